@@ -1,0 +1,33 @@
+"""fmjax: foundation models from gin configs, in JAX and Flax.
+
+For notebooks:
+
+    experiment = fmjax.load_experiment("quickstart.gin", ["train.steps=50"])
+    fmjax.train(experiment, "runs/a")
+    run = fmjax.load("runs/a")
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "load_experiment": ("fmjax.config", "load"),
+    "train": ("fmjax.runs", "train"),
+    "evaluate": ("fmjax.evaluation.validation", "evaluate_run"),
+    "load": ("fmjax.inference.load", "load"),
+    "generate": ("fmjax.inference.generate", "generate"),
+}
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str):
+    # On demand, so that `import fmjax` takes no time and no JAX backend.
+    if name in _PUBLIC:
+        module, attribute = _PUBLIC[name]
+        return getattr(importlib.import_module(module), attribute)
+    raise AttributeError(f"module 'fmjax' has no attribute {name!r}")
+
+
+def __dir__():
+    return [*globals(), *__all__]

@@ -1,0 +1,1 @@
+"""Pure model definitions: linen modules that neither train nor load anything."""

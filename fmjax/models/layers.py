@@ -1,0 +1,165 @@
+"""The parts every family shares: norms, feed-forward, embeddings, dropout.
+
+Weights are made with `self.param` and applied with einsum rather than by linen's
+DenseGeneral, whose initializer fails on several feature axes under a mesh.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, Key
+
+ACTIVATIONS: dict[str, Callable] = {
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
+    "relu": nn.relu,
+    "silu": nn.silu,
+}
+
+Keys = Key[Array, " B"] | None
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+    """Places an activation by logical names; does nothing outside a mesh."""
+    return nn.with_logical_constraint(x, names)
+
+
+def normal_init(stddev: float, *names: str) -> Callable:
+    """A normal initializer of parameters with these logical axes."""
+    return nn.with_logical_partitioning(nn.initializers.normal(stddev), names)
+
+
+def zeros_init(*names: str) -> Callable:
+    """Zeros with these logical axes."""
+    return nn.with_logical_partitioning(nn.initializers.zeros, names)
+
+
+def fold_keys(keys: Keys, data: int | jax.Array) -> Keys:
+    """New keys for one place in the model, one per example; None stays None."""
+    if keys is None:
+        return None
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
+
+
+def dropout(x: Float[Array, "B ..."], rate: float, keys: Keys) -> Array:
+    """Zeroes a share `rate` of `x` and scales up the rest (Srivastava et al. 2014).
+
+    Each example draws with its own key, so that neither the mesh nor the microbatch
+    an example falls into changes what is dropped. Without keys nothing is.
+    """
+    if keys is None or rate == 0.0:
+        return x
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
+    return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
+
+
+class Norm(nn.Module):
+    """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019), in float32.
+
+    Attributes:
+      kind: "layernorm" or "rmsnorm".
+      epsilon: added to the variance or mean square.
+      bias: whether LayerNorm has an offset; RMSNorm never has.
+    """
+
+    kind: str
+    epsilon: float
+    bias: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """Normalizes over the last axis; keeps the dtype."""
+        ones = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
+        scale = self.param("scale", ones, x.shape[-1:])
+        y = x.astype(jnp.float32)
+        if self.kind == "layernorm":
+            y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.epsilon)
+        y = y * scale
+        if self.bias and self.kind == "layernorm":
+            y = y + self.param("bias", zeros_init("norm"), x.shape[-1:])
+        return y.astype(x.dtype)
+
+
+class FeedForward(nn.Module):
+    """act(x W_in) W_out, or (act(x W_gate) * x W_in) W_out (Shazeer 2020).
+
+    Attributes:
+      mlp_dim: width of the hidden layer.
+      activation: a name in `ACTIVATIONS`.
+      gated: whether a second projection gates the first.
+      bias: whether the projections have offsets.
+      init_std: standard deviation of the inward weights.
+      out_init_std: standard deviation of the outward weights.
+      dtype: of the computation.
+    """
+
+    mlp_dim: int
+    activation: str
+    gated: bool
+    bias: bool
+    init_std: float
+    out_init_std: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """Applies the layer to every position."""
+        activate = ACTIVATIONS[self.activation]
+        h = self._inward("in", x)
+        h = activate(self._inward("gate", x)) * h if self.gated else activate(h)
+        h = constrain(h, "batch", "length", "act_mlp")
+        out_init = normal_init(self.out_init_std, "mlp", "embed")
+        kernel = self.param("out", out_init, (self.mlp_dim, x.shape[-1]))
+        y = jnp.einsum("btf,fd->btd", h, kernel.astype(self.dtype))
+        if self.bias:
+            bias = self.param("out_bias", zeros_init("embed"), x.shape[-1:])
+            y = y + bias.astype(self.dtype)
+        return y
+
+    def _inward(self, name: str, x: Array) -> Array:
+        init = normal_init(self.init_std, "embed", "mlp")
+        kernel = self.param(name, init, (x.shape[-1], self.mlp_dim))
+        h = jnp.einsum("btd,df->btf", x, kernel.astype(self.dtype))
+        if self.bias:
+            bias = self.param(f"{name}_bias", zeros_init("mlp"), (self.mlp_dim,))
+            h = h + bias.astype(self.dtype)
+        return h
+
+
+class Embedding(nn.Module):
+    """A table of vectors, looked up by id.
+
+    Attributes:
+      num_rows: ids that may be looked up.
+      dim: width of a vector.
+      axis: logical name of the table's rows.
+      init_std: standard deviation of the table.
+      dtype: of the vectors given.
+    """
+
+    num_rows: int
+    dim: int
+    axis: str
+    init_std: float
+    dtype: jnp.dtype
+
+    def setup(self):
+        """Declares the table."""
+        init = normal_init(self.init_std, self.axis, "embed")
+        self.table = self.param("table", init, (self.num_rows, self.dim))
+
+    def __call__(self, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """Vectors of `ids`."""
+        return jnp.take(self.table, ids, axis=0).astype(self.dtype)
+
+    def attend(self, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        """Inner products of `x` with every row: the tied head, in float32."""
+        return jnp.einsum(
+            "...d,vd->...v",
+            x.astype(self.dtype),
+            self.table.astype(self.dtype),
+            preferred_element_type=jnp.float32,
+        )

@@ -1,0 +1,156 @@
+"""From a count of devices to a named mesh, and from logical axes to places on it."""
+
+import contextlib
+import dataclasses
+import math
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from fmjax.configurable import configurable, free
+from fmjax.errors import UserError
+from fmjax.sharding.rules import DEFAULT_RULES, LogicalRules
+
+# Neighbouring devices of a TPU slice or a GPU node talk fastest, and `make_mesh` gives
+# them to the axes on the right: tensor parallelism communicates most, data least.
+AXES = ("data", "fsdp", "stage", "expert", "context", "tensor")
+UNUSED_AXES = ("stage", "expert", "context")
+
+
+@configurable("mesh")
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh axes; one of them may be -1: whatever devices are left.
+
+    Attributes:
+      data: copies of the model, each with its share of the batch.
+      fsdp: shares of the batch that also shard parameters and optimizer state.
+      stage: pipeline stages. Nothing uses this axis yet.
+      expert: shards of a mixture of experts. Nothing uses this axis yet.
+      context: shards of the sequence. Nothing uses this axis yet.
+      tensor: shards of heads, feed-forward and vocabulary.
+      rules: (logical axis, mesh axis, several or None) pairs that come before
+        `fmjax.sharding.rules.DEFAULT_RULES`.
+    """
+
+    data: int = free(-1)
+    fsdp: int = free(1)
+    stage: int = free(1)
+    expert: int = free(1)
+    context: int = free(1)
+    tensor: int = free(1)
+    rules: LogicalRules = free(())
+
+    def __post_init__(self):
+        for axis in AXES:
+            size = getattr(self, axis)
+            if size == 0 or size < -1:
+                raise UserError(
+                    f"mesh.{axis} = {size}: expected a positive size, or -1 for all "
+                    "remaining devices."
+                )
+            if axis in UNUSED_AXES and size != 1:
+                raise UserError(
+                    f"mesh.{axis} = {size}: nothing in this model is sharded over "
+                    f"{axis!r}, so its devices would repeat each other's work. "
+                    "Expected 1."
+                )
+        if sum(getattr(self, axis) == -1 for axis in AXES) > 1:
+            raise UserError("mesh: only one axis may be -1.")
+        for name, target in self.rules:
+            for axis in (target,) if isinstance(target, str) else target or ():
+                if axis not in AXES:
+                    raise UserError(
+                        f"mesh.rules places {name!r} on {axis!r}: expected one of "
+                        f"{', '.join(AXES)}."
+                    )
+
+    @property
+    def all_rules(self) -> LogicalRules:
+        """The rules of this mesh: its own first, then the defaults."""
+        own = {name for name, _ in self.rules}
+        return self.rules + tuple(r for r in DEFAULT_RULES if r[0] not in own)
+
+    def sizes(self, num_devices: int) -> tuple[int, ...]:
+        """The size of every axis on `num_devices` devices, in the order of `AXES`."""
+        sizes = [getattr(self, axis) for axis in AXES]
+        known = math.prod(s for s in sizes if s != -1)
+        if -1 in sizes:
+            if num_devices % known:
+                raise UserError(
+                    f"mesh: {num_devices} devices cannot be divided into "
+                    f"{self._spelled()}."
+                )
+            sizes[sizes.index(-1)] = num_devices // known
+        elif known != num_devices:
+            raise UserError(
+                f"mesh: {self._spelled()} takes {known} devices, found {num_devices}. "
+                "Set one axis to -1 to take all."
+            )
+        return tuple(sizes)
+
+    def build(self, devices=None) -> jax.sharding.Mesh:
+        """The mesh over `devices`, all of the run's devices by default."""
+        devices = jax.devices() if devices is None else devices
+        # Linen's constraints need Auto: under Explicit, make_mesh's default, they fail.
+        return jax.make_mesh(
+            self.sizes(len(devices)),
+            AXES,
+            axis_types=(AxisType.Auto,) * len(AXES),
+            devices=devices,
+        )
+
+    def _spelled(self) -> str:
+        return " × ".join(
+            f"{a}={getattr(self, a)}" for a in AXES if getattr(self, a) != 1
+        )
+
+
+@contextlib.contextmanager
+def on_mesh(mesh: jax.sharding.Mesh, rules: LogicalRules):
+    """Inside, logical constraints in models mean places on `mesh`."""
+    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+        yield
+
+
+def batch_shards(mesh: jax.sharding.Mesh, rules: LogicalRules) -> int:
+    """How many pieces the batch axis is cut into."""
+    target = dict(rules)["batch"]
+    axes = (target,) if isinstance(target, str) else target or ()
+    return math.prod(mesh.shape[axis] for axis in axes)
+
+
+def batch_sharding(mesh: jax.sharding.Mesh, rules: LogicalRules) -> NamedSharding:
+    """Rows over the batch's mesh axes, everything else whole."""
+    return NamedSharding(mesh, PartitionSpec(dict(rules)["batch"]))
+
+
+def local_rows(sharding: NamedSharding, batch_size: int) -> range:
+    """The contiguous rows of a global batch that this process's devices hold.
+
+    Raises:
+      UserError: if the rows of this process are not contiguous on this mesh.
+    """
+    indices = sharding.addressable_devices_indices_map((batch_size,)).values()
+    pieces = sorted({index[0].indices(batch_size)[:2] for index in indices})
+    rows = range(pieces[0][0], pieces[-1][1])
+    if sum(stop - start for start, stop in pieces) != len(rows):
+        raise UserError(
+            f"mesh: process {jax.process_index()} would hold scattered rows {pieces} "
+            "of the batch. Give the axes that cross processes to data or fsdp."
+        )
+    return rows
+
+
+def global_batch(
+    batch: dict[str, np.ndarray], sharding: NamedSharding, batch_size: int
+) -> dict[str, jax.Array]:
+    """Joins every process's rows into global arrays of `batch_size` rows."""
+    return {
+        name: jax.make_array_from_process_local_data(
+            sharding, rows, (batch_size, *rows.shape[1:])
+        )
+        for name, rows in batch.items()
+    }

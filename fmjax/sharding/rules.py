@@ -1,0 +1,91 @@
+"""Which mesh axis each logical axis lands on. Models only name; this page decides."""
+
+import jax
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from fmjax.errors import UserError
+
+LogicalRules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
+
+# Parameters: FSDP takes the width that every matrix has (ZeRO-3), tensor parallelism
+# the other side (Megatron-LM, Shoeybi et al. 2019). Activations: the batch over data
+# and fsdp, heads and hidden units over tensor, the width whole.
+DEFAULT_RULES: LogicalRules = (
+    ("batch", ("data", "fsdp")),
+    ("length", None),
+    ("embed", "fsdp"),
+    ("mlp", "tensor"),
+    ("heads", "tensor"),
+    ("kv_heads", "tensor"),
+    ("vocab", "tensor"),
+    ("layers", None),
+    ("kv", None),
+    ("norm", None),
+    ("position", None),
+    ("act_embed", None),
+    ("act_heads", "tensor"),
+    ("act_kv_heads", "tensor"),
+    ("act_mlp", "tensor"),
+    ("act_vocab", "tensor"),
+)
+
+
+def logical_axes(boxed):
+    """A tree of logical-name tuples, one a leaf, of a tree of boxed abstract arrays."""
+    return jax.tree.map(
+        lambda leaf: (
+            tuple(leaf.names)
+            if isinstance(leaf, nn.Partitioned)
+            else (None,) * leaf.ndim
+        ),
+        boxed,
+        is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned),
+    )
+
+
+def param_specs(axes, shapes, mesh: Mesh, rules: LogicalRules):
+    """A tree of PartitionSpecs for parameters with these logical axes.
+
+    Args:
+      axes: tree of tuples of logical names, as `logical_axes` gives it.
+      shapes: tree of arrays or ShapeDtypeStructs of the same structure.
+      mesh: the mesh that the specs are for.
+      rules: logical to mesh axes.
+
+    Raises:
+      UserError: for a name without a rule, or an axis that its mesh axes don't divide.
+    """
+    known = dict(rules)
+
+    def spec(path, names, leaf):
+        where = jax.tree_util.keystr(path, simple=True, separator="/")
+        for name in names:
+            if name is not None and name not in known:
+                raise UserError(
+                    f"{where}: no rule for logical axis {name!r}; add it to mesh.rules."
+                )
+        placed = nn.logical_to_mesh_axes(names, rules)
+        for name, size, target in zip(names, leaf.shape, placed):
+            axes = (target,) if isinstance(target, str) else target or ()
+            for axis in axes:
+                if size % mesh.shape[axis]:
+                    raise UserError(
+                        f"mesh.{axis} = {mesh.shape[axis]} does not divide axis "
+                        f"{name!r} of {where}, which has size {size}. Choose another "
+                        f"size, or leave it whole: mesh.rules = (('{name}', None),)."
+                    )
+        return PartitionSpec(*placed)
+
+    return jax.tree_util.tree_map_with_path(
+        spec, axes, shapes, is_leaf=lambda x: isinstance(x, tuple)
+    )
+
+
+def named_shardings(specs, mesh: Mesh):
+    """The same tree with each PartitionSpec bound to `mesh`."""
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec),
+        specs,
+        is_leaf=lambda x: isinstance(x, PartitionSpec),
+    )

@@ -1,0 +1,32 @@
+"""Eight virtual devices for every test, set before JAX starts its backend."""
+
+import os
+import pathlib
+
+# LLVM's optimizations take most of the time of tests that run each program once.
+# Subprocesses inherit this.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+)
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    # Test runs must not fill, or profit from, the caches of whoever runs them.
+    os.environ["FMJAX_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+    """The folder of real datasets beside the checkout; skips where it is missing."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the datasets in ../shared/data, which are not here")
+    return SHARED

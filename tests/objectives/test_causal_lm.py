@@ -1,0 +1,158 @@
+"""The causal language-model loss against float64 NumPy, and its memory."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from fmjax.models.gpt import GPT
+from fmjax.models.transformer import TransformerConfig
+from fmjax.objectives.causal_lm import CausalLM
+from fmjax.objectives.terms import total
+
+V = 101
+CONFIG = TransformerConfig(num_layers=2, embed_dim=24, num_heads=4, dtype="float32")
+
+
+def objective(**kwargs):
+    tie = kwargs.pop("tie_embeddings", True)
+    model = GPT(CONFIG, vocab_size=V, max_length=33, tie_embeddings=tie)
+    return CausalLM(model, **kwargs)
+
+
+def variables(obj):
+    params = nn.unbox(obj.init(jax.random.key(0)))
+    return jax.tree.map(lambda x: x * 3, params)
+
+
+def batch(rows=4, length=33):
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, V, (rows, length + 1)).astype(np.int32)
+    weights = np.ones((rows, length), np.float32)
+    weights[1, 20:] = 0
+    weights[3] = 0
+    return {"tokens": ids[:, :-1], "targets": ids[:, 1:], "weights": weights}
+
+
+def direct(obj, params, data):
+    """The loss written down directly, holding all logits."""
+    out = obj.model.apply({"params": params}, data["tokens"], method="hidden")
+    logits = obj.model.apply({"params": params}, out["hidden"], method="head")[..., :V]
+    log_p = jax.nn.log_softmax(logits)
+    smooth = obj.label_smoothing
+    target = jax.nn.one_hot(data["targets"], V) * (1 - smooth) + smooth / V
+    nll = -(target * log_p).sum(-1)
+    z = jax.nn.logsumexp(logits, -1) ** 2
+    w = data["weights"]
+    return ((nll + obj.z_loss * z) * w).sum() / w.sum()
+
+
+@pytest.mark.parametrize("tie_embeddings", [True, False])
+@pytest.mark.parametrize(
+    ("z_loss", "smoothing", "chunks"),
+    [(0, 0, 2), (0, 0, 5), (0, 0, 64), (0.01, 0, 33), (0.01, 0.1, 5)],
+)
+def test_chunked_equals_direct(tie_embeddings, z_loss, smoothing, chunks):
+    obj = objective(
+        tie_embeddings=tie_embeddings,
+        z_loss=float(z_loss),
+        label_smoothing=float(smoothing),
+        head_chunks=chunks,
+    )
+    params, data = variables(obj)["params"], batch()
+    a, grad_a = jax.jit(
+        jax.value_and_grad(lambda p: total(obj.loss({"params": p}, data, None)[0]))
+    )(params)
+    b, grad_b = jax.jit(jax.value_and_grad(lambda p: direct(obj, p, data)))(params)
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+    flat_a, flat_b = (
+        dict(jax.tree_util.tree_leaves_with_path(g)) for g in (grad_a, grad_b)
+    )
+    for path, x in flat_a.items():
+        # Keys' offsets cancel in the softmax: their gradient is rounding alone.
+        if "key_bias" in jax.tree_util.keystr(path):
+            continue
+        norm = np.linalg.norm(flat_b[path])
+        assert np.linalg.norm(x - flat_b[path]) <= 1e-5 * norm, path
+
+
+def test_value_against_float64():
+    obj = objective(z_loss=0.01, label_smoothing=0.1)
+    v, data = variables(obj), batch()
+    terms, metrics = obj.loss(v, data, None)
+    logits = np.float64(obj.model.apply(v, data["tokens"])["logits"])
+    w = data["weights"]
+    log_z = np.log(np.exp(logits).sum(-1))
+    gold = np.take_along_axis(logits, data["targets"][..., None], -1)[..., 0]
+    nll = ((log_z - gold) * w).sum()
+    uniform = ((log_z - logits.mean(-1)) * w).sum()
+    np.testing.assert_allclose(
+        terms["cross_entropy"].sum, 0.9 * nll + 0.1 * uniform, rtol=1e-5
+    )
+    np.testing.assert_allclose(terms["z_loss"].sum, (log_z**2 * w).sum(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["nll"].sum, nll, rtol=1e-5)
+    right = ((logits.argmax(-1) == data["targets"]) * w).sum()
+    assert metrics["accuracy"].sum == right
+    assert terms["cross_entropy"].weight == w.sum()
+    assert terms["z_loss"].coefficient == 0.01
+
+
+def test_loss_ignores_padding():
+    obj = objective()
+    v, data = variables(obj), batch()
+    changed = {k: x.copy() for k, x in data.items()}
+    changed["targets"][data["weights"] == 0] = 7
+    a, b = (total(obj.loss(v, d, None)[0]) for d in (data, changed))
+    np.testing.assert_array_equal(a, b)
+
+
+def test_bits_per_byte():
+    obj = objective()
+    v, data = variables(obj), batch()
+    data["target_bytes"] = np.float32([10, 20, 30, 0])
+    _, metrics = obj.loss(v, data, None)
+    got = metrics["bits_per_byte"]
+    np.testing.assert_allclose(got.sum, metrics["nll"].sum / np.log(2), rtol=1e-6)
+    assert got.weight == 60
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_logits_of_a_batch_never_exist(devices):
+    # Everything but the head is small here, so the head decides the memory.
+    rows, length, vocab = 16, 64, 16384
+    model = GPT(
+        dataclasses.replace(CONFIG, embed_dim=16, num_layers=1),
+        vocab_size=vocab,
+        max_length=length,
+    )
+    obj = CausalLM(model, z_loss=1e-4, head_chunks=16)
+    mesh = jax.make_mesh(
+        (devices,),
+        ("data",),
+        axis_types=(jax.sharding.AxisType.Auto,),
+        devices=jax.devices()[:devices],
+    )
+    rows_over_data = jax.sharding.NamedSharding(
+        mesh, jax.sharding.PartitionSpec("data")
+    )
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    spec = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    data = {"tokens": spec, "targets": spec, "weights": spec.update(dtype=jnp.float32)}
+    shapes = nn.unbox(jax.eval_shape(obj.init, jax.random.key(0)))
+    compiled = (
+        jax.jit(
+            jax.value_and_grad(lambda v, b: total(obj.loss(v, b, None)[0])),
+            in_shardings=(everywhere, rows_over_data),
+        )
+        .lower(shapes, data)
+        .compile()
+    )
+    logits = rows * length * vocab * 4 // devices
+    assert compiled.memory_analysis().temp_size_in_bytes < logits / 2
+    held = re.findall(r"f32\[([\d,]+)\]", compiled.as_text())
+    largest = max(int(np.prod([int(n) for n in dims.split(",")])) for dims in held)
+    assert largest * 4 < logits / 2
