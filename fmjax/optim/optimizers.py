@@ -1,0 +1,247 @@
+"""Optimizers by name, composed of optax's transformations.
+
+Each one is: clip the global norm of the gradient, find a direction, add the decoupled
+weight decay λθ (Loshchilov and Hutter 2019, arXiv:1711.05101), step by -lr. The decay
+is multiplied by the learning rate, as in PyTorch, and acts on matrices and tables alone
+(`axes.is_matrix`). Biases and norms are not decayed. What a weight is, and that leaves
+of scanned layers are many weights, is told by logical names; so scanned and unrolled
+layers get the same updates.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import optax
+from jaxtyping import Array, Float, Int
+from optax import contrib
+
+from fmjax.configurable import configurable
+from fmjax.optim.axes import (
+    decay_mask,
+    is_hidden_matrix,
+    is_matrix,
+    map_by_axes,
+    muon_dimensions,
+    sides,
+)
+from fmjax.optim.bounds import expect
+from fmjax.optim.factored import scale_by_factored_rms
+from fmjax.optim.per_layer import per_layer
+from fmjax.optim.schedules import Schedule
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """What all optimizers have: a schedule, weight decay and clipping."""
+
+    schedule: Schedule
+    weight_decay: float = 0.1  # GPT-3: arXiv:2005.14165, appendix B
+    clip_norm: float | None = 1.0  # GPT-3; of the global norm, None: no clipping
+
+    def __post_init__(self):
+        """Raises UserError for values out of bounds."""
+        expect(self, "weight_decay", self.weight_decay >= 0, "0 or more")
+        fits = self.clip_norm is None or self.clip_norm > 0
+        expect(self, "clip_norm", fits, "None (no clipping) or a number above 0")
+
+    def build(self, axes: Any, train_steps: int) -> optax.GradientTransformation:
+        """The optimizer as a gradient transformation of unboxed parameters.
+
+        Args:
+          axes: a tree like the parameters, with a tuple of logical names a leaf.
+          train_steps: the end of the run, for schedules that read it.
+
+        Raises:
+          UserError: the schedule does not fit into `train_steps`.
+        """
+        clip = optax.identity()
+        if self.clip_norm is not None:
+            clip = optax.clip_by_global_norm(self.clip_norm)
+        rate = self.schedule.build(train_steps)
+        return optax.chain(
+            clip, *self._direction(axes), optax.scale_by_learning_rate(rate)
+        )
+
+    def learning_rate(
+        self, step: int | Int[Array, ""], train_steps: int
+    ) -> Float[Array, ""]:
+        """The learning rate that the update at `step` = 0, 1, … uses."""
+        return self.schedule.build(train_steps)(step)
+
+    def _direction(self, axes: Any) -> list[optax.GradientTransformation]:
+        """What stands between clipping and the learning rate."""
+        raise NotImplementedError
+
+    def _decay(self, axes: Any) -> optax.GradientTransformation:
+        return optax.add_decayed_weights(self.weight_decay, decay_mask(axes))
+
+    def _expect_rates(self, *fields: str) -> None:
+        for field in fields:
+            fits = 0 <= getattr(self, field) < 1
+            expect(self, field, fits, "at least 0 and below 1")
+
+
+@configurable("adamw")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (arXiv:1412.6980, arXiv:1711.05101).
+
+    The defaults are GPT-3's (Brown et al. 2020, arXiv:2005.14165, appendix B).
+    """
+
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+
+    def __post_init__(self):
+        """Raises UserError for values out of bounds."""
+        super().__post_init__()
+        self._expect_rates("b1", "b2")
+        expect(self, "eps", self.eps > 0, "a number above 0")
+
+    def _direction(self, axes):
+        return [optax.scale_by_adam(self.b1, self.b2, self.eps), self._decay(axes)]
+
+
+@configurable("adafactor")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adafactor(Optimizer):
+    """Adafactor without momentum (Shazeer and Stern 2018, arXiv:1804.04235).
+
+    Learning rates are relative: an update is clipped to `clipping_threshold` in root
+    mean square, then multiplied by that of its weight, at least 1e-3 (algorithm 4).
+    The defaults are the paper's, which T5 trains with: no weight decay, and no other
+    clipping than that of each update.
+    """
+
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    decay_rate: float = 0.8
+    clipping_threshold: float = 1.0
+    min_dim_size_to_factor: int = 128  # T5X's; below it, factoring saves nothing
+
+    def __post_init__(self):
+        """Raises UserError for values out of bounds."""
+        super().__post_init__()
+        fits = 0 < self.decay_rate <= 1
+        expect(self, "decay_rate", fits, "a number above 0, at most 1")
+        fits = self.clipping_threshold > 0
+        expect(self, "clipping_threshold", fits, "a number above 0")
+        fits = self.min_dim_size_to_factor >= 1
+        expect(self, "min_dim_size_to_factor", fits, "1 or more")
+
+    def _direction(self, axes):
+        return [
+            scale_by_factored_rms(axes, self.decay_rate, self.min_dim_size_to_factor),
+            per_layer(optax.clip_by_block_rms(self.clipping_threshold), axes),
+            per_layer(optax.scale_by_param_block_rms(min_scale=1e-3), axes),
+            self._decay(axes),
+        ]
+
+
+@configurable("lamb")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lamb(Optimizer):
+    """LAMB: Adam's update rescaled to the norm of its weight, layer by layer.
+
+    You et al. 2020 (arXiv:1904.00962, algorithm 2). As in the code of ALBERT and of
+    NVIDIA's BERT, biases and norms are neither decayed nor rescaled. The defaults are
+    the paper's for BERT.
+    """
+
+    weight_decay: float = 0.01
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-6
+
+    def __post_init__(self):
+        """Raises UserError for values out of bounds."""
+        super().__post_init__()
+        self._expect_rates("b1", "b2")
+        expect(self, "eps", self.eps > 0, "a number above 0")
+
+    def _direction(self, axes):
+        return [
+            optax.scale_by_adam(self.b1, self.b2, self.eps),
+            self._decay(axes),
+            per_layer(optax.scale_by_trust_ratio(), axes, only=is_matrix),
+        ]
+
+
+@configurable("lion")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lion(Optimizer):
+    """Lion: the sign of an interpolated momentum (Chen et al. 2023, arXiv:2302.06675).
+
+    Its steps are larger than Adam's: the paper takes learning rates 3 to 10 times
+    smaller and weight decays as many times larger (section 5).
+    """
+
+    weight_decay: float = 1.0
+    b1: float = 0.9
+    b2: float = 0.99
+
+    def __post_init__(self):
+        """Raises UserError for values out of bounds."""
+        super().__post_init__()
+        self._expect_rates("b1", "b2")
+
+    def _direction(self, axes):
+        return [optax.scale_by_lion(self.b1, self.b2), self._decay(axes)]
+
+
+@configurable("muon")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Muon(Optimizer):
+    """Muon for hidden matrices, AdamW for every other parameter.
+
+    The Nesterov momentum of a matrix [in, out] is orthogonalized by five Newton-Schulz
+    steps (Jordan et al. 2024, kellerjordan.github.io/posts/muon) and multiplied by
+    update_rms · √max(in, out), which gives it the root mean square of an AdamW update:
+    both share one schedule and one weight decay (Liu et al. 2025, arXiv:2502.16982,
+    eq. 4). Heads and head width are one side of a matrix. Optax corrects the bias of
+    the momentum as NAdam does, which Jordan's code does not.
+    """
+
+    momentum: float = 0.95
+    update_rms: float = 0.2
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+
+    def __post_init__(self):
+        """Raises UserError for values out of bounds."""
+        super().__post_init__()
+        self._expect_rates("momentum", "b1", "b2")
+        expect(self, "update_rms", self.update_rms > 0, "a number above 0")
+        expect(self, "eps", self.eps > 0, "a number above 0")
+
+    def _direction(self, axes):
+        # partition() hides the leaves of the other part behind MaskedNodes.
+        dimensions = map_by_axes(
+            lambda names: (
+                muon_dimensions(names)
+                if is_hidden_matrix(names)
+                else optax.MaskedNode()
+            ),
+            axes,
+        )
+
+        def match_rms(names, update):
+            if not is_hidden_matrix(names):
+                return update
+            longer = max(math.prod(update.shape[i] for i in s) for s in sides(names))
+            return self.update_rms * math.sqrt(longer) * update
+
+        muon = optax.chain(
+            contrib.scale_by_muon(
+                beta=self.momentum, weight_dimension_numbers=dimensions
+            ),
+            optax.stateless(lambda updates, _: map_by_axes(match_rms, axes, updates)),
+        )
+        parts = {"muon": muon, "adam": optax.scale_by_adam(self.b1, self.b2, self.eps)}
+        labels = map_by_axes(
+            lambda names: "muon" if is_hidden_matrix(names) else "adam", axes
+        )
+        return [optax.partition(parts, labels), self._decay(axes)]

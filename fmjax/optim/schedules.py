@@ -1,0 +1,236 @@
+"""Learning-rate schedules by name.
+
+Steps count from 0: the rate at step t is the one that the (t+1)-th update uses. Every
+linear warm-up over w steps is nanoGPT's, peak · (t + 1) / (w + 1) for t < w, which
+wastes no update on a rate of zero and meets the peak at t = w.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from fmjax.configurable import configurable
+from fmjax.errors import UserError
+from fmjax.optim.bounds import expect
+
+StepToRate = Callable[[int | Int[Array, ""]], Float[Array, ""]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The learning rate as a function of the step; `learning_rate` is its peak."""
+
+    learning_rate: float
+
+    def __post_init__(self):
+        """Raises UserError for values out of bounds."""
+        fits = 0 < self.learning_rate < float("inf")
+        expect(self, "learning_rate", fits, "a finite number above 0")
+
+    @property
+    def reads_train_steps(self) -> bool:
+        """Whether another `train.steps` makes another schedule."""
+        return False
+
+    def build(self, train_steps: int) -> StepToRate:
+        """Maps a step, which may be traced, to the learning rate in float32."""
+        curve = self._curve(train_steps)
+        return lambda step: jnp.asarray(curve(step), jnp.float32)
+
+    def _curve(self, train_steps: int) -> optax.Schedule:
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _WithWarmup(Schedule):
+    warmup_steps: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        expect(self, "warmup_steps", self.warmup_steps >= 0, "0 or more")
+
+    def _warm_up_to(self, after: optax.Schedule) -> optax.Schedule:
+        """Warm-up joined to `after`, whose step 0 is the end of the warm-up."""
+        if self.warmup_steps == 0:
+            return after
+        start = self.learning_rate / (self.warmup_steps + 1)
+        rise = optax.linear_schedule(start, self.learning_rate, self.warmup_steps)
+        return optax.join_schedules([rise, after], [self.warmup_steps])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _ToTheEnd(_WithWarmup):
+    end_fraction: float = 0.0  # of the peak, at step `steps` and after
+    steps: int | None = None  # None: the run's own train.steps
+
+    def __post_init__(self):
+        super().__post_init__()
+        fits = 0 <= self.end_fraction <= 1
+        expect(self, "end_fraction", fits, "a number from 0 to 1")
+        fits = self.steps is None or self.steps > 0
+        expect(self, "steps", fits, "None (train.steps) or a number above 0")
+
+    @property
+    def reads_train_steps(self) -> bool:
+        return self.steps is None
+
+    def _curve(self, train_steps: int) -> optax.Schedule:
+        steps = train_steps if self.steps is None else self.steps
+        if self.warmup_steps > steps:
+            end = "train.steps" if self.steps is None else f"{self.gin_name}.steps"
+            raise UserError(
+                f"{self.gin_name}.warmup_steps = {self.warmup_steps}: expected at most "
+                f"{end} = {steps}, the end of the schedule."
+            )
+        return self._warm_up_to(self._decay(steps))
+
+    def _decay(self, steps: int) -> optax.Schedule:
+        raise NotImplementedError
+
+
+@configurable("constant")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Constant(_WithWarmup):
+    """Warm-up, then the peak for ever."""
+
+    def _curve(self, train_steps: int) -> optax.Schedule:
+        return self._warm_up_to(optax.constant_schedule(self.learning_rate))
+
+
+@configurable("linear")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Linear(_ToTheEnd):
+    """Warm-up, then a straight line to `end_fraction` of the peak at the end.
+
+    BERT (Devlin et al. 2019, arXiv:1810.04805, A.2) decays so, to zero.
+    """
+
+    def _decay(self, steps: int) -> optax.Schedule:
+        return optax.linear_schedule(
+            self.learning_rate,
+            self.learning_rate * self.end_fraction,
+            max(1, steps - self.warmup_steps),
+        )
+
+
+@configurable("cosine")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cosine(_ToTheEnd):
+    """Warm-up, then half a cosine to `end_fraction` of the peak at the end.
+
+    With x from 0 at the end of the warm-up to 1 at `steps` and after, the rate is
+    peak · (f + (1 - f) · (1 + cos πx) / 2) (Loshchilov and Hutter 2017,
+    arXiv:1608.03983, eq. 5). The tenth is GPT-3's (Brown et al. 2020,
+    arXiv:2005.14165, appendix B).
+    """
+
+    end_fraction: float = 0.1
+
+    def _decay(self, steps: int) -> optax.Schedule:
+        return optax.cosine_decay_schedule(
+            self.learning_rate,
+            max(1, steps - self.warmup_steps),
+            alpha=self.end_fraction,
+        )
+
+
+@configurable("inverse_square_root")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InverseSquareRoot(_WithWarmup):
+    """Warm-up, then peak · √(timescale / max(t, timescale)).
+
+    T5 has no warm-up: its 1/√max(t, 10⁴) is learning_rate 0.01 and timescale 10,000
+    (Raffel et al. 2020, arXiv:1910.10683, 3.1.2). The first transformer warms up for as
+    long as the timescale, 4,000 steps, to a peak of (512 · 4,000)^-½ (Vaswani et al.
+    2017, arXiv:1706.03762, eq. 3).
+    """
+
+    timescale: int = 10_000
+
+    def __post_init__(self):
+        """Raises UserError for values out of bounds."""
+        super().__post_init__()
+        fits = self.timescale > 0 and self.timescale >= self.warmup_steps
+        expect(
+            self,
+            "timescale",
+            fits,
+            f"at least 1 and {self.gin_name}.warmup_steps = {self.warmup_steps}",
+        )
+
+    def _curve(self, train_steps: int) -> optax.Schedule:
+        def decay(steps_after_warmup):
+            step = steps_after_warmup + self.warmup_steps
+            ratio = self.timescale / jnp.maximum(step, self.timescale)
+            return self.learning_rate * jnp.sqrt(ratio)
+
+        return self._warm_up_to(decay)
+
+
+@configurable("cyclic")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cyclic(Schedule):
+    """Up and down in straight lines between `low_fraction` of the peak and the peak.
+
+    The triangular policy of Smith 2017 (arXiv:1506.01186, section 3): a cycle of
+    `cycle_steps` starts and ends low and meets the peak halfway.
+    """
+
+    cycle_steps: int
+    low_fraction: float = 0.25  # the paper's rule of thumb: between 1/4 and 1/3
+
+    def __post_init__(self):
+        """Raises UserError for values out of bounds."""
+        super().__post_init__()
+        expect(self, "cycle_steps", self.cycle_steps >= 2, "2 or more")
+        fits = 0 <= self.low_fraction <= 1
+        expect(self, "low_fraction", fits, "a number from 0 to 1")
+
+    def _curve(self, train_steps: int) -> optax.Schedule:
+        def triangle(step):
+            phase = (step % self.cycle_steps) / self.cycle_steps
+            height = 1 - jnp.abs(2 * phase - 1)
+            low = self.low_fraction
+            return self.learning_rate * (low + (1 - low) * height)
+
+        return triangle
+
+
+@configurable("warmup_stable_decay")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WarmupStableDecay(_ToTheEnd):
+    """Warm-up, the peak, and a decay over the last `decay_fraction` of the steps.
+
+    With x from 0 to 1 over the decay, the rate is peak · (f + (1 - f) · (1 - √x)): the
+    "1-sqrt" cooldown of Hägele et al. 2024 (arXiv:2405.18392, section 3), who find a
+    fifth of the steps enough. The plan is MiniCPM's (Hu et al. 2024, arXiv:2404.06395).
+    """
+
+    decay_fraction: float = 0.2
+
+    def __post_init__(self):
+        """Raises UserError for values out of bounds."""
+        super().__post_init__()
+        fits = 0 < self.decay_fraction <= 1
+        expect(self, "decay_fraction", fits, "a number above 0, at most 1")
+
+    def _decay(self, steps: int) -> optax.Schedule:
+        decay_steps = max(1, round(self.decay_fraction * steps))
+        stable_steps = steps - decay_steps - self.warmup_steps
+        if stable_steps < 0:
+            raise UserError(
+                f"{self.gin_name}.warmup_steps = {self.warmup_steps}: expected at most "
+                f"{steps - decay_steps}, the step at which the decay begins."
+            )
+
+        def cool_down(step):
+            # join_schedules evaluates every piece everywhere: no root of a negative.
+            x = jnp.clip(step / decay_steps, 0, 1)
+            f = self.end_fraction
+            return self.learning_rate * (f + (1 - f) * (1 - jnp.sqrt(x)))
+
+        stable = optax.constant_schedule(self.learning_rate)
+        return optax.join_schedules([stable, cool_down], [stable_steps])

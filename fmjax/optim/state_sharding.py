@@ -1,0 +1,54 @@
+"""Where an optimizer's state lies on the mesh: beside the parameters it belongs to."""
+
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import PartitionSpec
+
+
+def state_specs(
+    transformation: optax.GradientTransformation,
+    abstract_params: Any,
+    param_specs: Any,
+) -> Any:
+    """Partition specs for the state of a gradient transformation.
+
+    A leaf of the state belongs to the parameter whose path its own path ends with. It
+    takes that parameter's spec where both have the same shape; an axis that a factored
+    statistic has summed over, and kept with size 1, is not partitioned. All else
+    (counts, coefficients) is replicated.
+
+    Args:
+      transformation: from `Optimizer.build`.
+      abstract_params: nested dict of unboxed arrays or `jax.ShapeDtypeStruct`s.
+      param_specs: a `PartitionSpec` for each of them.
+
+    Returns:
+      A tree of `PartitionSpec` like `jax.eval_shape(transformation.init, ...)`.
+    """
+    params, structure = jax.tree_util.tree_flatten_with_path(abstract_params)
+    specs = structure.flatten_up_to(param_specs)
+    owners = {path: (param.shape, spec) for (path, param), spec in zip(params, specs)}
+
+    def spec_of(path, leaf):
+        # The longest path first: `head/kernel` may stand beside a `kernel`.
+        for start in range(len(path)):
+            if owner := owners.get(path[start:]):
+                return _spec_beside(leaf.shape, *owner)
+        return PartitionSpec()
+
+    state = jax.eval_shape(transformation.init, abstract_params)
+    return jax.tree_util.tree_map_with_path(spec_of, state)
+
+
+def _spec_beside(
+    shape: tuple[int, ...], param_shape: tuple[int, ...], spec: PartitionSpec
+) -> PartitionSpec:
+    if shape == param_shape:
+        return spec
+    if len(shape) != len(param_shape):
+        return PartitionSpec()
+    entries = tuple(spec) + (None,) * (len(shape) - len(spec))
+    sizes = zip(shape, param_shape, entries)
+    return PartitionSpec(*(e if size == full else None for size, full, e in sizes))
