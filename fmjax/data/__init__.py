@@ -1,0 +1,1 @@
+"""seqio defines the tasks, an ArrayRecord cache and Grain serve them as batches."""

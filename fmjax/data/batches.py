@@ -1,0 +1,255 @@
+"""Rows of a cache as batches: order a pure function of (seed, position).
+
+Row p = position · batch_size + r of a run depends on the seed and p alone, and a
+process reads the rows [start, stop) of each global batch: neither the number of
+processes, nor prefetching, nor where a run was interrupted changes what is read.
+"""
+
+import collections
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import grain
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader
+
+from fmjax.data.cache import Cache, decode_record
+from fmjax.data.packing import Layout, Record, Row, empty_record
+from fmjax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+# Random access: what lies ahead in the file is not read next.
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+
+
+class Records:
+    """Random access to the records of several caches, numbered one after another.
+
+    A record that cannot be read or holds ids outside the vocabulary becomes an empty
+    one, whose row has zero weight, and is counted in `bad_rows`.
+    """
+
+    def __init__(self, caches: Sequence[Cache], layout: Layout, vocab_size: int):
+        """Opens the shards; they are read when asked for."""
+        shards = [str(shard) for cache in caches for shard in cache.shards]
+        self._readers = [ArrayRecordReader(shard, _READER_OPTIONS) for shard in shards]
+        sizes = [reader.num_records() for reader in self._readers]
+        self._starts = np.cumsum([0, *sizes])
+        self._layout = layout
+        self._vocab_size = vocab_size
+        self._lock = threading.Lock()
+        self._bad: set[int] = set()
+        ends = list(itertools.accumulate(cache.rows for cache in caches))
+        self.ranges = tuple(map(range, [0, *ends[:-1]], ends))
+        if len(self) != ends[-1]:
+            raise UserError(
+                f"The shards of {[str(cache.folder) for cache in caches]} hold "
+                f"{len(self)} rows; {ends[-1]} are expected. Delete the folders to "
+                "have them built again."
+            )
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def read(self, numbers: Sequence[int]) -> list[Record]:
+        """The records of these numbers, in one call a shard."""
+        shards = np.searchsorted(self._starts, numbers, side="right") - 1
+        records: list[Record | None] = [None] * len(numbers)
+        for shard in np.unique(shards):
+            places = np.flatnonzero(shards == shard)
+            inside = [int(numbers[place] - self._starts[shard]) for place in places]
+            try:
+                contents = self._readers[shard].read(inside)
+            except Exception:
+                contents = [None] * len(inside)  # Find out below which one it was.
+            for place, index, content in zip(places, inside, contents):
+                number = int(numbers[place])
+                records[place] = self._decode(number, int(shard), index, content)
+        return records
+
+    @property
+    def bad_rows(self) -> int:
+        """Distinct records found to be bad so far."""
+        return len(self._bad)
+
+    def _decode(
+        self, number: int, shard: int, index: int, content: bytes | None
+    ) -> Record:
+        try:
+            if content is None:
+                (content,) = self._readers[shard].read([index])
+            record = decode_record(content)
+            tokens = record["tokens"]
+            if tokens.size and not 0 <= tokens.min() <= tokens.max() < self._vocab_size:
+                raise ValueError("ids outside the vocabulary")
+            self._layout.check(record)
+        except Exception:
+            # Whatever is wrong with one record must not end a run of weeks.
+            with self._lock:
+                self._bad.add(number)
+            return empty_record()
+        return record
+
+
+class Batches:
+    """Iterator of batches made ahead in background threads.
+
+    The state is the position of the next batch to be returned, whatever has been
+    prefetched. `bad_rows` counts records that became rows of zero weight.
+    """
+
+    def __init__(
+        self,
+        batch_at: Callable[[int], Batch],
+        *,
+        threads: int,
+        prefetch: int,
+        records: Records,
+        stop: int | None = None,
+    ):
+        """Takes the function from position to batch, and where to stop, if anywhere."""
+        self._batch_at = batch_at
+        self._stop = stop
+        self._prefetch = max(prefetch, 1)
+        self._records = records
+        self._pool = ThreadPoolExecutor(max(threads, 1), thread_name_prefix="batches")
+        self._ahead: collections.deque = collections.deque()
+        self._position = 0
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __len__(self) -> int:
+        if self._stop is None:
+            raise TypeError("training batches have no end")
+        return self._stop
+
+    def __next__(self) -> Batch:
+        if self._stop is not None and self._position >= self._stop:
+            raise StopIteration
+        while len(self._ahead) < self._prefetch:
+            position = self._position + len(self._ahead)
+            if self._stop is not None and position >= self._stop:
+                break
+            self._ahead.append(self._pool.submit(self._batch_at, position))
+        batch = self._ahead.popleft().result()
+        self._position += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """{"position": of the next batch}."""
+        return {"position": self._position}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Goes to a position, forwards or back."""
+        while self._ahead:
+            self._ahead.popleft().cancel()
+        self._position = int(state["position"])
+
+    @property
+    def bad_rows(self) -> int:
+        """Distinct records found to be bad so far."""
+        return self._records.bad_rows
+
+    def close(self) -> None:
+        """Stops the threads."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def train_batches(
+    records: Records,
+    rates: Sequence[float],
+    layout: Layout,
+    *,
+    batch_size: int,
+    rows: range,
+    seed: int,
+    threads: int,
+    prefetch: int,
+) -> Batches:
+    """Endless batches, reshuffled every epoch, mixed at fixed rates.
+
+    Args:
+      records: of the members of the mixture.
+      rates: the members' shares of the rows.
+      layout: makes rows of records.
+      batch_size: rows of the global batch.
+      rows: those that this process reads, contiguous.
+      seed: of the order and of everything random in a row.
+      threads: that make batches.
+      prefetch: batches made ahead.
+    """
+    # Grain's epochs use seed + epoch; hashed seeds keep runs with seeds 1 and 2 apart.
+    row_seed, *seeds = np.random.SeedSequence(seed).generate_state(1 + len(rates))
+    shuffled = [
+        grain.MapDataset.range(own.start, own.stop).shuffle(seed=int(own_seed)).repeat()
+        for own, own_seed in zip(records.ranges, seeds)
+    ]
+    # Record numbers rather than records: Grain's bookkeeping costs more than reading.
+    order = shuffled[0]
+    if len(shuffled) > 1:
+        order = grain.MapDataset.mix(shuffled, list(rates))
+
+    def batch_at(position: int) -> Batch:
+        numbers = [position * batch_size + r for r in rows]
+        found = records.read([int(order[number]) for number in numbers])
+        return stack(
+            [
+                layout.row(record, _row_rng(int(row_seed), number))
+                for number, record in zip(numbers, found)
+            ]
+        )
+
+    return Batches(batch_at, threads=threads, prefetch=prefetch, records=records)
+
+
+def eval_batches(
+    records: Records,
+    layout: Layout,
+    token_bytes: np.ndarray,
+    *,
+    batch_size: int,
+    rows: range,
+    max_batches: int | None,
+    threads: int,
+    prefetch: int,
+) -> Batches:
+    """Every row once and in order; rows of zeros fill the last batch.
+
+    Every process sees the same number of batches. Each batch has `target_bytes`.
+    """
+
+    def batch_at(position: int) -> Batch:
+        first = position * batch_size
+        numbers = [first + r for r in rows if first + r < len(records)]
+        found = records.read(numbers) if numbers else []
+        found += [empty_record()] * (len(rows) - len(found))
+        return with_target_bytes(
+            stack([layout.row(record) for record in found]), token_bytes
+        )
+
+    stop = -(-len(records) // batch_size)
+    if max_batches is not None:
+        stop = min(stop, max_batches)
+    return Batches(
+        batch_at, stop=stop, threads=threads, prefetch=prefetch, records=records
+    )
+
+
+def stack(rows: Sequence[Row]) -> Batch:
+    """Rows [T] to a batch [B, T]."""
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def with_target_bytes(batch: Batch, token_bytes: np.ndarray) -> Batch:
+    """Adds `target_bytes` float32 [B]: text bytes behind each row's counted targets."""
+    counted = token_bytes[batch["targets"]] * batch["weights"]
+    return batch | {"target_bytes": counted.sum(-1, dtype=np.float32)}
+
+
+def _row_rng(seed: int, number: int) -> Callable[[], np.random.Generator]:
+    """Randomness of row `number` of a run, made only if the layout draws any."""
+    return lambda: np.random.Generator(np.random.Philox(key=[seed, number]))

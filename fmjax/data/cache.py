@@ -1,0 +1,288 @@
+"""The offline cache: rows of one split of one task as ArrayRecord shards.
+
+A cache is a folder named after a digest of everything that shaped it, so a changed
+source, tokenizer or length finds another folder and nothing is ever stale. Opening one
+needs neither TensorFlow nor seqio.
+"""
+
+import contextlib
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from array_record.python.array_record_module import ArrayRecordWriter
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from fmjax.data.documents import Skipped, Tokenized
+from fmjax.data.folders import atomic_folder, digest_of
+from fmjax.data.packing import Layout, Record
+from fmjax.data.tokenizers import Tokenizer
+from fmjax.errors import UserError
+
+# Raised whenever the meaning or the form of records changes.
+FORMAT_VERSION = 1
+_METADATA = "metadata.json"
+_SHARD_BYTES = 1 << 28
+# One record a group, for random access; ids are small already, so no compression.
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheKey:
+    """Names a cache: whatever changes its rows changes the key.
+
+    Attributes:
+      task: seqio's name of the task.
+      split: "train" or "validation".
+      documents: what shapes the tokenized documents (see `tasks.Member.keys`).
+      layout: how they become rows.
+    """
+
+    task: str
+    split: str
+    documents: dict
+    layout: Layout
+
+    def as_json(self) -> dict:
+        """What metadata.json repeats of the key."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "task": self.task,
+            "split": self.split,
+            "documents": self.documents,
+            "layout": dataclasses.asdict(self.layout),
+        }
+
+    def folder(self, root: Path) -> Path:
+        """Where the cache lies under the root of all caches."""
+        name = f"{self.task}-{self.split}-{self.layout.mode}{self.layout.length}"
+        return root / "rows" / f"{name}-{digest_of(self.as_json())}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """An opened cache.
+
+    Attributes:
+      folder: where it lies.
+      shards: its ArrayRecord files in order.
+      rows: number of records.
+      documents: documents that went in.
+      skipped: documents left out as broken.
+      skipped_names: the first of those.
+      tokens: tokens of the documents, EOS included.
+      bytes: bytes of their text, None if the task does not keep it.
+      targets: targets that count, over all rows.
+      padding_share: share of positions whose target does not count.
+      seconds: time it took to build.
+    """
+
+    folder: Path
+    shards: tuple[Path, ...]
+    rows: int
+    documents: int
+    skipped: int
+    skipped_names: tuple[str, ...]
+    tokens: int
+    bytes: int | None
+    targets: int
+    padding_share: float
+    seconds: float
+
+
+def is_built(root: Path, key: CacheKey) -> bool:
+    """Whether the cache's folder is there; folders appear only when complete."""
+    return (key.folder(root) / _METADATA).is_file()
+
+
+def build_cache(
+    root: Path,
+    key: CacheKey,
+    documents: Callable[[Skipped], Iterable[Tokenized]],
+    tokenizer: Tokenizer,
+    total_bytes: int | None = None,
+) -> Cache:
+    """Writes a cache unless it is there already, and opens it.
+
+    Args:
+      root: root of all caches.
+      key: names the cache; its layout makes the rows.
+      documents: gives the tokenized documents, noting those it leaves out.
+      tokenizer: whose files are stored beside the rows.
+      total_bytes: bytes of all documents, roughly, for the progress bar.
+
+    Raises:
+      UserError: the split holds no rows, or the folder cannot be written.
+    """
+    if key.folder(root).exists():
+        return open_cache(root, key)
+    started = time.monotonic()
+    skipped = Skipped()
+    counts = {"documents": 0, "tokens": 0, "bytes": 0, "rows": 0, "targets": 0}
+    sized = True
+    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
+    with (
+        atomic_folder(key.folder(root)) as folder,
+        _progress(f"{key.task} {key.split}", total_bytes) as advance,
+    ):
+
+        def counted() -> Iterator[np.ndarray]:
+            nonlocal sized
+            for document in documents(skipped):
+                counts["documents"] += 1
+                counts["tokens"] += len(document.tokens)
+                counts["bytes"] += document.size or 0
+                sized = sized and document.size is not None
+                advance(document.size or 0, counts["documents"])
+                yield document.tokens
+
+        def encoded() -> Iterator[bytes]:
+            for record in key.layout.records(counted()):
+                counts["rows"] += 1
+                counts["targets"] += key.layout.targets_in(record)
+                yield _encode(record, dtype)
+
+        shards = _write_shards(folder, encoded())
+        if not counts["rows"]:
+            raise UserError(
+                f"The {key.split} split of {key.task} gives no rows: it has "
+                f"{counts['documents']} documents, and {skipped.count} left out as "
+                f"broken{_examples(skipped)}."
+            )
+        tokenizer.save(folder / "tokenizer")
+        positions = counts["rows"] * key.layout.length
+        metadata = {
+            "key": key.as_json(),
+            **counts,
+            "bytes": counts["bytes"] if sized else None,
+            "padding_share": 1 - counts["targets"] / positions,
+            "skipped": skipped.count,
+            "skipped_names": skipped.names,
+            "seconds": round(time.monotonic() - started, 3),
+            "shards": shards,
+        }
+        (folder / _METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
+    if skipped.count:
+        _say(f"{skipped.count} documents left out as broken{_examples(skipped)}")
+    return open_cache(root, key)
+
+
+def open_cache(root: Path, key: CacheKey) -> Cache:
+    """Opens a cache, checking that it is what the key asks for and that it is whole.
+
+    Raises:
+      UserError: it is missing or damaged; the message names the file.
+    """
+    folder = key.folder(root)
+    file = folder / _METADATA
+    remedy = f"Delete {folder} to have it built again."
+    try:
+        metadata = json.loads(file.read_bytes())
+        if digest_of(metadata["key"]) != digest_of(key.as_json()):
+            raise UserError(f"{file} describes another cache than its name. {remedy}")
+        sizes = dict(metadata["shards"])
+        fields = [field.name for field in dataclasses.fields(Cache)[2:]]
+        values = {name: metadata[name] for name in fields}
+    except FileNotFoundError:
+        if folder.exists():
+            raise UserError(f"{file} is missing. {remedy}") from None
+        raise UserError(
+            f"The {key.split} split of {key.task} is not cached: there is no {file}. "
+            "`fmjax data cache` builds it."
+        ) from None
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error!r}). {remedy}") from error
+    for name, size in sizes.items():
+        shard = folder / Path(name).name
+        found = shard.stat().st_size if shard.is_file() else None
+        if found != size:
+            state = "is missing" if found is None else f"has {found} bytes"
+            raise UserError(f"{shard} {state}; expected {size} bytes. {remedy}")
+    values["skipped_names"] = tuple(values["skipped_names"])
+    shards = tuple(folder / Path(name).name for name in sizes)
+    return Cache(folder=folder, shards=shards, **values)
+
+
+def decode_record(record: bytes) -> Record:
+    """A dict of arrays out of the bytes of a record; raises if they are damaged."""
+    return safetensors.numpy.load(record)
+
+
+def _encode(record: Record, dtype) -> bytes:
+    arrays = {
+        name: np.ascontiguousarray(array, dtype if name == "tokens" else array.dtype)
+        for name, array in record.items()
+    }
+    return safetensors.numpy.save(arrays)
+
+
+def _write_shards(folder: Path, records: Iterable[bytes]) -> dict[str, int]:
+    """Writes shards of bounded size; returns their sizes by name."""
+    sizes = {}
+    writer, written = None, 0
+    try:
+        for record in records:
+            if writer is None:
+                name = f"rows-{len(sizes):05d}.array_record"
+                sizes[name] = 0
+                writer = ArrayRecordWriter(str(folder / name), _WRITER_OPTIONS)
+            writer.write(record)
+            written += len(record)
+            if written >= _SHARD_BYTES:
+                writer.close()
+                writer, written = None, 0
+    finally:
+        if writer is not None:
+            writer.close()
+    return {name: (folder / name).stat().st_size for name in sizes}
+
+
+@contextlib.contextmanager
+def _progress(title: str, total_bytes: int | None):
+    """Yields `advance(bytes, documents)`: a bar on a terminal, a line now and then."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = ("{task.description}", BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, "MB", TimeRemainingColumn(), console=console) as bar:
+            total = None if total_bytes is None else max(1, round(total_bytes / 1e6))
+            task = bar.add_task(f"Caching {title}", total=total)
+            size = 0
+
+            def advance(more: int, documents: int) -> None:
+                nonlocal size
+                del documents
+                size += more
+                bar.update(task, completed=int(size / 1e6))
+
+            yield advance
+            bar.update(task, completed=total or int(size / 1e6))
+        return
+
+    size, said = 0, time.monotonic()
+    _say(f"Caching {title}")
+
+    def advance(more: int, documents: int) -> None:
+        nonlocal size, said
+        size += more
+        if time.monotonic() - said > 10:
+            said = time.monotonic()
+            share = f" of some {total_bytes / 1e6:.0f}" if total_bytes else ""
+            _say(f"Caching {title}: {documents} documents, {size / 1e6:.0f}{share} MB")
+
+    yield advance
+
+
+def _examples(skipped: Skipped) -> str:
+    return f" ({', '.join(skipped.names[:3])}, …)" if skipped.names else ""
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,63 @@
+"""Tokenized documents out of a seqio task, the broken ones counted and left out."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from fmjax.data.seqio_import import quiet_stderr
+
+
+@dataclasses.dataclass
+class Tokenized:
+    """A tokenized document.
+
+    Attributes:
+      tokens: int32 [N], ending in EOS where the vocabulary has one.
+      size: bytes of its text, or None if the task does not keep the text.
+    """
+
+    tokens: np.ndarray
+    size: int | None
+
+
+@dataclasses.dataclass
+class Skipped:
+    """Documents left out because they are no UTF-8 or have ids out of range."""
+
+    count: int = 0
+    names: list[str] = dataclasses.field(default_factory=list)
+
+    def add(self, name: str) -> None:
+        """Counts a document, and keeps the first twenty names."""
+        self.count += 1
+        if len(self.names) < 20:
+            self.names.append(name)
+
+
+def tokenized_documents(
+    dataset, name: str, vocab_size: int, skipped: Skipped
+) -> Iterator[Tokenized]:
+    """Documents of a seqio task's tf.data.Dataset, bad ones counted and left out."""
+    examples = iter(dataset.as_numpy_iterator())
+    with quiet_stderr():  # The first example loads TensorFlow's kernels.
+        first = list(itertools.islice(examples, 1))
+    for number, example in enumerate(itertools.chain(first, examples)):
+        tokens = np.asarray(example["targets"], np.int32)
+        text = example.get("targets_pretokenized")
+        text = text if isinstance(text, bytes) else None
+        out_of_range = tokens.size and (tokens.min() < 0 or tokens.max() >= vocab_size)
+        if out_of_range or (text is not None and not _is_utf8(text)):
+            label = example.get("name", f"document {number}".encode())
+            skipped.add(f"{name}: {label.decode(errors='replace')}")
+            continue
+        yield Tokenized(tokens, None if text is None else len(text))
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

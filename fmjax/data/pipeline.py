@@ -1,0 +1,262 @@
+"""The configurable `data`: from a task to the batches that a training loop reads."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from fmjax.configurable import configurable, free, path
+from fmjax.data import batches
+from fmjax.data.cache import Cache, CacheKey, build_cache, is_built, open_cache
+from fmjax.data.documents import tokenized_documents
+from fmjax.data.folders import cache_root, digest_of, wait_until
+from fmjax.data.packing import Layout
+from fmjax.data.streaming import (
+    StreamedBatches,
+    StreamedRows,
+    streamed_eval_batches,
+)
+from fmjax.data.tasks import Member, Mixture, SeqioTask, TextTask, seqio_provider
+from fmjax.data.tokenizers import Tokenizer
+from fmjax.errors import UserError, suggest
+
+Task = TextTask | Mixture | SeqioTask
+
+
+@configurable("data")
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What a language model trains on and is evaluated on, as rows of T tokens.
+
+    Attributes:
+      train: the task or mixture to train on: its `train` split.
+      validation: whose `validation` split is evaluated; that of `train` if None.
+      length: T, tokens in a row.
+      rows: 'blocks' cuts the stream of documents every T tokens; 'packed' sets whole
+        documents side by side, with segment ids that keep attention inside each.
+      random_window: training rows start anywhere in the stream (nanoGPT's sampling)
+        instead of every T tokens; for 'blocks'.
+      streaming: read straight from seqio instead of from an offline cache.
+      cache_dir: where caches are kept; $FMJAX_CACHE or ~/.cache/fmjax if None.
+      threads: that make batches.
+      prefetch: batches made ahead.
+    """
+
+    train: Task
+    validation: Task | None = None
+    length: int = 256
+    rows: str = "blocks"
+    random_window: bool = False
+    streaming: bool = False
+    cache_dir: str | None = path(None)
+    threads: int = free(2)
+    prefetch: int = free(4)
+
+    def __post_init__(self):
+        if self.length < 1:
+            raise UserError(f"data.length is {self.length}; expected at least 1.")
+        if self.rows not in ("blocks", "packed"):
+            raise UserError(
+                f"data.rows is {self.rows!r}; expected 'blocks' or 'packed'."
+                + suggest(self.rows, ("blocks", "packed"))
+            )
+        if self.random_window and self.rows != "blocks":
+            raise UserError("data.random_window needs data.rows = 'blocks'.")
+
+    @functools.cached_property
+    def root(self) -> Path:
+        """Root of all caches."""
+        return cache_root(self.cache_dir)
+
+    def tokenizer(self) -> Tokenizer:
+        """The vocabulary, made from the train split's text on first use.
+
+        Raises:
+          UserError: the tasks of `train` and `validation` do not share one.
+        """
+        return self._tokenizer
+
+    def prepare(self) -> None:
+        """Builds whatever is missing: tokenizer and caches.
+
+        Safe to run in several processes, but wasteful: let one prepare and the others
+        `wait_until_prepared`.
+        """
+        if self.streaming:
+            self.tokenizer()
+            return
+        for member, key in self._keys("train") + self._keys("validation"):
+            if not is_built(self.root, key):
+                self._build(member, key)
+
+    def wait_until_prepared(self, timeout_seconds: float = 3600) -> None:
+        """Waits for another process's `prepare`; raises TimeoutError."""
+        wait_until(self._tokenizers_are_built, "the tokenizer", timeout_seconds)
+        if not self.streaming:
+            wait_until(self.is_prepared, "the caches", timeout_seconds)
+
+    def is_prepared(self) -> bool:
+        """Whether `prepare` has nothing left to do."""
+        if not self._tokenizers_are_built():
+            return False
+        keys = [] if self.streaming else self._keys("train") + self._keys("validation")
+        return all(is_built(self.root, key) for _, key in keys)
+
+    def train_batches(
+        self, batch_size: int, rows: range, seed: int
+    ) -> batches.Batches | StreamedBatches:
+        """Endless batches with `get_state`, `set_state`, `close` and `bad_rows`.
+
+        Args:
+          batch_size: rows of the global batch.
+          rows: those that this process reads, contiguous.
+          seed: of order and windows.
+
+        Returns:
+          Iterator of dicts: `tokens`, `targets` int32 [B, T], `weights` float32
+          [B, T], and when packed `segment_ids` and `positions` int32 [B, T].
+        """
+        layout = self._layout("train")
+        if self.streaming:
+            return StreamedBatches(
+                self._streamed("train"), batch_size, rows, seed, self.prefetch
+            )
+        keys = self._keys("train")
+        return batches.train_batches(
+            self._records("train"),
+            [member.rate for member, _ in keys],
+            layout,
+            batch_size=batch_size,
+            rows=rows,
+            seed=seed,
+            threads=self.threads,
+            prefetch=self.prefetch,
+        )
+
+    def eval_batches(
+        self, batch_size: int, rows: range, max_batches: int | None = None
+    ) -> batches.Batches | Iterator[batches.Batch]:
+        """The validation split once, in order; adds `target_bytes` float32 [B].
+
+        The last batch is filled with rows of zeros. Arguments as in `train_batches`.
+        """
+        if self.streaming:
+            return streamed_eval_batches(
+                self._streamed("validation"),
+                self._token_bytes,
+                batch_size=batch_size,
+                own=rows,
+                max_batches=max_batches,
+            )
+        return batches.eval_batches(
+            self._records("validation"),
+            self._layout("validation"),
+            self._token_bytes,
+            batch_size=batch_size,
+            rows=rows,
+            max_batches=max_batches,
+            threads=self.threads,
+            prefetch=self.prefetch,
+        )
+
+    def target_counts(self) -> tuple[np.ndarray, int]:
+        """How often each id is a counted target of the validation split.
+
+        Returns:
+          int64 [V], and the bytes of text that all of them stand for.
+        """
+        counts = np.zeros(self._tokenizer.vocab_size, np.int64)
+        every = self.eval_batches(64, range(64))
+        for batch in every:
+            counted = batch["targets"][batch["weights"] > 0]
+            counts += np.bincount(counted, minlength=len(counts))
+        if isinstance(every, batches.Batches):
+            every.close()
+        return counts, int(counts @ self._token_bytes)
+
+    def fingerprint(self) -> str:
+        """Changes whenever the rows do: contents, tokenizer, layout; not the paths."""
+        keys = self._keys("train") + self._keys("validation")
+        rates = [member.rate for member, _ in keys]
+        return digest_of([[key.as_json() for _, key in keys], rates, self.streaming])
+
+    def caches(self, split: str) -> tuple[Cache, ...]:
+        """The opened caches of a split, one a member of the mixture."""
+        return tuple(open_cache(self.root, key) for _, key in self._keys(split))
+
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer:
+        tokenizer = self.train.build_tokenizer(self.root)
+        if self.validation is not None:
+            other = self.validation.build_tokenizer(self.root)
+            if other.digest != tokenizer.digest:
+                raise UserError(
+                    "data.validation has another vocabulary than data.train; bind the "
+                    "same sentencepiece.file for both."
+                )
+        return tokenizer
+
+    @functools.cached_property
+    def _token_bytes(self) -> np.ndarray:
+        return self._tokenizer.token_bytes()
+
+    def _tokenizers_are_built(self) -> bool:
+        tasks = [self.train] + ([self.validation] if self.validation else [])
+        return all(task.tokenizer_is_built(self.root) for task in tasks)
+
+    def _task(self, split: str) -> Task:
+        if split == "validation" and self.validation is not None:
+            return self.validation
+        return self.train
+
+    @functools.cached_property
+    def _members(self) -> dict[str, tuple[Member, ...]]:
+        members = {}
+        for split in ("train", "validation"):
+            members[split] = self._task(split).members(self.root)
+            for member in members[split]:
+                if split not in member.keys:
+                    raise UserError(
+                        f"The task {member.name!r} has no {split} split; it has "
+                        f"{sorted(member.keys)}. Bind data.{split} to one that does."
+                    )
+        return members
+
+    def _layout(self, split: str) -> Layout:
+        mode = self.rows
+        if self.random_window and split == "train":
+            mode = "windows"
+        tokenizer = self._tokenizer
+        return Layout(mode, self.length, tokenizer.bos_id, tokenizer.eos_id)
+
+    def _keys(self, split: str) -> list[tuple[Member, CacheKey]]:
+        layout = self._layout(split)
+        return [
+            (member, CacheKey(member.name, split, member.keys[split], layout))
+            for member in self._members[split]
+        ]
+
+    def _build(self, member: Member, key: CacheKey) -> None:
+        tokenizer = self._tokenizer
+
+        def documents(skipped):
+            dataset = member.task.seqio(member.name, tokenizer).get_dataset(
+                None, key.split, shuffle=False, try_in_mem_cache=False
+            )
+            return tokenized_documents(
+                dataset, f"{key.task} {key.split}", tokenizer.vocab_size, skipped
+            )
+
+        build_cache(self.root, key, documents, tokenizer, member.sizes[key.split])
+
+    def _records(self, split: str) -> batches.Records:
+        size = self._tokenizer.vocab_size
+        return batches.Records(self.caches(split), self._layout(split), size)
+
+    def _streamed(self, split: str) -> StreamedRows:
+        members = self._members[split]
+        provider, tasks = seqio_provider(self._task(split), members, self._tokenizer)
+        size = self._tokenizer.vocab_size
+        return StreamedRows(provider, tasks, split, self._layout(split), size)

@@ -1,0 +1,63 @@
+"""The one place where TensorFlow and seqio come in: late, on the CPU only, quietly."""
+
+import contextlib
+import functools
+import os
+import sys
+import types
+from collections.abc import Iterator
+
+from fmjax.errors import UserError
+
+
+@functools.cache
+def import_seqio() -> types.ModuleType:
+    """Returns the seqio module, with TensorFlow kept away from accelerators.
+
+    Raises:
+      UserError: TensorFlow or seqio is not installed. Reading a cache that is already
+        built needs neither.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with quiet_stderr():
+        return _import()
+
+
+@contextlib.contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Drops what TensorFlow's C++ prints as it starts, whatever its log level."""
+    sys.stderr.flush()
+    try:
+        saved = os.dup(2)
+    except OSError:  # There is no standard error.
+        yield
+        return
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def _import() -> types.ModuleType:
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise UserError(
+            "Building or streaming a dataset needs TensorFlow and seqio, which are not "
+            f"installed here ({error}). Build the cache elsewhere with `fmjax data "
+            "cache` and set data.cache_dir to it."
+        ) from error
+    # JAX owns the accelerators: TensorFlow would take all of their memory. It refuses
+    # where whoever imported it has set it up already.
+    with contextlib.suppress(RuntimeError):
+        tf.config.set_visible_devices([], "GPU")
+    try:
+        import seqio
+    except ImportError as error:
+        raise UserError(
+            f"Building or streaming a dataset needs seqio: {error}."
+        ) from error
+    return seqio
