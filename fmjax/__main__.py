@@ -1,0 +1,7 @@
+"""`python -m fmjax`."""
+
+import sys
+
+from fmjax.cli import main
+
+sys.exit(main())

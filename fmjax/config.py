@@ -1,0 +1,359 @@
+"""gin, and gin only here: from a config's name and bindings to a frozen Experiment.
+
+gin keeps its bindings in globals. `load` works on a state of its own under a lock and
+puts the caller's back, so that two experiments in one notebook never meet. A config
+from a stranger imports nothing: `import` lines are refused without `trust`.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import glob
+import importlib
+import inspect
+import os
+import pathlib
+import pkgutil
+import sys
+import threading
+import types
+import typing
+from collections.abc import Iterator, Sequence
+
+import gin
+import typeguard
+from gin import config as gin_state
+from gin import config_parser
+
+from fmjax import experiment as experiment_module
+from fmjax.errors import UserError, suggest
+from fmjax.experiment import Experiment, fields_of
+
+ROOMS = ("models", "objectives", "optim", "data", "training", "sharding")
+
+
+def load(
+    config: str | os.PathLike, bindings: Sequence[str] = (), trust: bool = False
+) -> Experiment:
+    """Reads a gin file and bindings once, into a frozen experiment.
+
+    Args:
+      config: a path, or a name under configs/ with or without ".gin".
+      bindings: "NAME=VALUE" each; a value that is no gin literal is taken as a string.
+      trust: allows `import` lines, which run code.
+
+    Raises:
+      UserError: for an unknown file, name, type or missing value.
+    """
+    with _isolated():
+        reader = _Reader(trust)
+        reader.read_file(_find(str(config), pathlib.Path.cwd()))
+        for binding in bindings:
+            reader.read_binding(binding)
+        reader.check_macros()
+        experiment = _resolve()
+        reader.check_used()
+        return dataclasses.replace(experiment, modules=tuple(reader.modules))
+
+
+def configs_folder() -> pathlib.Path:
+    """The shipped configs: beside the package in a checkout, inside it in a wheel."""
+    inside = pathlib.Path(__file__).parent / "configs"
+    return inside if inside.is_dir() else pathlib.Path(__file__).parents[1] / "configs"
+
+
+class _Reader:
+    """Binds the statements of gin files in order, checking every name as it goes."""
+
+    def __init__(self, trust: bool):
+        self.trust = trust
+        self.modules: list[str] = []
+        self.macros_used: dict[str, str] = {}
+        self.macros_set: set[str] = set()
+        self.from_user: dict[str, str] = {}
+        self.including: list[pathlib.Path] = []
+
+    def read_file(self, path: pathlib.Path) -> None:
+        if path in self.including:
+            raise UserError(f"{path} includes itself.")
+        self.including.append(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not UTF-8 text: {error}.") from None
+        self._read(text, str(path), path.parent)
+        self.including.pop()
+
+    def read_binding(self, binding: str) -> None:
+        name, equals, value = binding.partition("=")
+        name = name.strip()
+        if not equals or not name:
+            raise UserError(f"{binding!r}: expected NAME=VALUE, as in train.steps=100.")
+        source = f"{binding!r} on the command line"
+        try:
+            statement = f"{name} = {value.strip() or repr('')}"
+            parsed = list(
+                config_parser.ConfigParser(statement, _Delegate(self, source))
+            )
+            plain = len(parsed) == 1
+        except (SyntaxError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            plain = False
+        if not plain:
+            statement = f"{name} = {value.strip()!r}"
+        self._read(statement, source, pathlib.Path.cwd())
+        if "." in name:
+            self.from_user[name.rsplit(".", 1)[0].rsplit("/", 1)[-1]] = binding
+
+    def check_macros(self) -> None:
+        for name, source in self.macros_used.items():
+            if name not in self.macros_set:
+                raise UserError(
+                    f"{source} uses %{name}, which has no value. Add {name}=VALUE to "
+                    f"the command, or {name} = VALUE to a config."
+                )
+
+    def check_used(self) -> None:
+        # A binding of a configurable that the experiment never makes does nothing, and
+        # whoever typed it believes otherwise.
+        used = {selector.rsplit(".", 1)[-1] for _, selector in _operative()}
+        for owner, binding in self.from_user.items():
+            if owner.rsplit(".", 1)[-1] not in used:
+                raise UserError(
+                    f"{binding!r}: this experiment does not use {owner!r}. It uses "
+                    f"{', '.join(sorted(used - {'macro'}))}."
+                )
+
+    def _read(self, text: str, source: str, folder: pathlib.Path) -> None:
+        statements = iter(config_parser.ConfigParser(text, _Delegate(self, source)))
+        while True:
+            try:
+                statement = next(statements)
+            except StopIteration:
+                return
+            except SyntaxError as error:
+                raise UserError(f"{source}: {error}") from None
+            if isinstance(statement, config_parser.ImportStatement):
+                self._import(statement, source)
+            elif isinstance(statement, config_parser.IncludeStatement):
+                self.read_file(_find(statement.filename, folder, source))
+            elif isinstance(statement, config_parser.BindingStatement):
+                self._bind(statement, source)
+
+    def _import(self, statement, source: str) -> None:
+        if not self.trust:
+            raise UserError(
+                f"{source} imports {statement.module!r}, which runs its code. Add "
+                "--trust (in Python: trust=True) if you trust it."
+            )
+        if str(pathlib.Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(pathlib.Path.cwd()))
+        try:
+            module = importlib.import_module(statement.module)
+        except ImportError as error:
+            raise UserError(f"{source}: cannot import: {error}.") from None
+        _register(module)
+        self.modules.append(statement.module)
+
+    def _bind(self, statement, source: str) -> None:
+        scope, selector, field, value, location = statement
+        where = f"{source}, line {location.line_num}" if location else source
+        if source.endswith("command line"):
+            where = source
+        if not field:
+            name = f"{scope}/{selector}" if scope else selector
+            self.macros_set.add(name)
+            gin.bind_parameter((name, "gin.macro", "value"), value)
+            return
+        known = _known()
+        if selector not in known:
+            try:
+                gin.bind_parameter((scope, selector, field), value)
+                return
+            except ValueError:
+                names = [f"{k}.{f}" for k, fields in known.items() for f in fields]
+                raise UserError(
+                    f"{where}: nothing is called {selector!r}."
+                    + suggest(f"{selector}.{field}", names)
+                ) from None
+        if field not in known[selector]:
+            raise UserError(
+                f"{where}: {selector!r} has no field {field!r}."
+                + suggest(field, known[selector])
+                + f" It has {', '.join(known[selector])}."
+            )
+        gin.bind_parameter((scope, selector, field), value)
+
+
+class _Delegate(gin_state.ParserDelegate):
+    """Makes gin's references, and notes which macros are used where."""
+
+    def __init__(self, reader: _Reader, source: str):
+        super().__init__()
+        self.reader, self.source = reader, source
+
+    def configurable_reference(self, scoped_selector, evaluate):
+        selector = scoped_selector.rsplit("/", 1)[-1]
+        if not gin_state._REGISTRY.matching_selectors(selector):
+            raise UserError(
+                f"{self.source}: @{scoped_selector} refers to nothing."
+                + suggest(selector, _known())
+            )
+        return super().configurable_reference(scoped_selector, evaluate)
+
+    def macro(self, name):
+        self.reader.macros_used.setdefault(name, self.source)
+        return super().macro(name)
+
+
+def _find(name: str, folder: pathlib.Path, source: str = "") -> pathlib.Path:
+    """The file that a config or an include names: beside `folder`, then in configs/."""
+    given = pathlib.Path(name).expanduser()
+    candidates = [folder / given, configs_folder() / given]
+    candidates += [path.with_name(f"{path.name}.gin") for path in candidates]
+    for path in candidates:
+        if path.is_file():
+            return path.resolve()
+    shipped = configs_folder()
+    names = [str(p.relative_to(shipped)) for p in shipped.rglob("*.gin")]
+    by = f"{source} includes " if source else ""
+    raise UserError(
+        f"{by}{name!r}: no such file, here or under configs/." + suggest(name, names)
+    )
+
+
+def _resolve() -> Experiment:
+    try:
+        return gin.get_configurable("experiment")()
+    except UserError as error:
+        # gin appends where in its call stack it was; the message alone is for the user.
+        raise UserError(str(error).split("\n  In call to configurable")[0]) from None
+
+
+_LOCK = threading.RLock()
+_STATE = {
+    "_CONFIG": dict,
+    "_IMPORTS": set,
+    "_OPERATIVE_CONFIG": dict,
+    "_SINGLETONS": dict,
+}
+
+
+@contextlib.contextmanager
+def _isolated() -> Iterator[None]:
+    """Inside, gin's bindings are empty; afterwards they are the caller's again."""
+    with _LOCK:
+        _register_rooms()
+        saved = {name: getattr(gin_state, name) for name in _STATE}
+        locked = gin.config_is_locked()
+        for name, empty in _STATE.items():
+            setattr(gin_state, name, empty())
+        gin_state._set_config_is_locked(False)
+        try:
+            yield
+        finally:
+            for name, value in saved.items():
+                setattr(gin_state, name, value)
+            gin_state._set_config_is_locked(locked)
+
+
+def _operative():
+    return gin_state._OPERATIVE_CONFIG
+
+
+_CLASSES: dict[str, type] = {}
+
+
+@functools.cache
+def _register_rooms() -> None:
+    _register(experiment_module)
+    for room in ROOMS:
+        package = importlib.import_module(f"fmjax.{room}")
+        for info in pkgutil.iter_modules(package.__path__):
+            _register(importlib.import_module(f"fmjax.{room}.{info.name}"))
+
+
+def _register(module: types.ModuleType) -> None:
+    """Makes the module's configurable classes known to gin."""
+    for cls in vars(module).values():
+        if not isinstance(cls, type) or "gin_name" not in vars(cls):
+            continue
+        if cls.__module__ != module.__name__ or _CLASSES.get(cls.gin_name) is cls:
+            continue
+        if cls.gin_name in _CLASSES:
+            raise UserError(
+                f"{cls.__module__}.{cls.__name__} and "
+                f"{_CLASSES[cls.gin_name].__module__} are both called {cls.gin_name!r}."
+            )
+        _CLASSES[cls.gin_name] = cls
+        gin.register(cls.gin_name, module="fmjax")(_constructor(cls))
+
+
+def _known() -> dict[str, list[str]]:
+    return {name: [f.name for f in fields_of(cls)] for name, cls in _CLASSES.items()}
+
+
+def _constructor(cls: type):
+    """A function of keywords, as gin wants it, that checks values before `cls` does."""
+    fields = {field.name: field for field in fields_of(cls)}
+    hints = typing.get_type_hints(cls)
+
+    def construct(**values):
+        for name, field in fields.items():
+            default = (field.default, field.default_factory)
+            if name not in values and default == (dataclasses.MISSING,) * 2:
+                raise UserError(
+                    f"{cls.gin_name}.{name} has no value; bind it in a config or "
+                    "on the command line."
+                )
+        for name, value in values.items():
+            value = _tuples(value)
+            if fields[name].metadata.get("path"):
+                value = _absolute(value)
+            values[name] = value
+            try:
+                typeguard.check_type(value, hints[name])
+                if isinstance(value, bool) and hints[name] in (int, float):
+                    raise typeguard.TypeCheckError("is a boolean")
+            except typeguard.TypeCheckError:
+                raise UserError(
+                    f"{cls.gin_name}.{name} = {value!r}: expected "
+                    f"{_spelled(hints[name])}, found {type(value).__name__}."
+                ) from None
+        return cls(**values)
+
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in fields
+    ]
+    construct.__signature__ = inspect.Signature(parameters)
+    construct.__name__ = cls.gin_name
+    return construct
+
+
+def _tuples(value):
+    if isinstance(value, (list, tuple)):
+        return tuple(_tuples(v) for v in value)
+    return value
+
+
+def _absolute(value):
+    if isinstance(value, tuple):
+        return tuple(_absolute(v) for v in value)
+    if not isinstance(value, str) or "://" in value:
+        return value
+    return os.path.abspath(os.path.expanduser(value))
+
+
+def _spelled(hint) -> str:
+    text = getattr(hint, "__name__", None) if isinstance(hint, type) else None
+    return text or str(hint).replace("typing.", "").replace("Literal", "one of ")
+
+
+def shipped_configs() -> list[str]:
+    """Names of all shipped gin files, relative to configs/."""
+    root = configs_folder()
+    return sorted(
+        os.path.relpath(p, root)
+        for p in glob.glob(str(root / "**" / "*.gin"), recursive=True)
+    )

@@ -1,0 +1,1 @@
+"""Measuring a trained run, and comparing runs."""

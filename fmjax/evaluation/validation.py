@@ -1,0 +1,68 @@
+"""Evaluating a run directory on its validation split."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from fmjax import run_dir as run_dirs
+from fmjax.evaluation.unigram import baseline
+from fmjax.sharding.mesh import (
+    MeshConfig,
+    batch_sharding,
+    global_batch,
+    local_rows,
+    on_mesh,
+)
+from fmjax.training.checkpoints import restore_model
+from fmjax.training.evaluate import evaluate
+from fmjax.training.loop import check_divisible
+from fmjax.training.step import make_eval_step
+
+
+def evaluate_run(
+    run_dir: str | os.PathLike,
+    *,
+    step: int | None = None,
+    bindings: Sequence[str] = (),
+    trust: bool = False,
+) -> dict[str, float]:
+    """Loss and metrics of a checkpoint over the whole validation split.
+
+    Args:
+      run_dir: the run directory.
+      step: of the checkpoint; None for the newest.
+      bindings: "NAME=VALUE" over the stored config, such as another data path.
+      trust: the stored config may import code.
+
+    Returns:
+      As `fmjax.training.evaluate.evaluate`, with "step", "perplexity" and the unigram
+      baseline.
+    """
+    folder = pathlib.Path(run_dir).expanduser().absolute()
+    experiment = run_dirs.load_experiment(folder, trust, bindings)
+    # The run's own mesh may be of another machine; on this one, take all devices.
+    meant = any(binding.startswith("mesh.") for binding in bindings)
+    mesh_config = experiment.mesh if meant else MeshConfig()
+    mesh, rules = mesh_config.build(), mesh_config.all_rules
+    size = experiment.train.eval_batch_size or experiment.train.batch_size
+    check_divisible("train.eval_batch_size", size, 1, mesh, rules)
+    objective, data = experiment.objective, experiment.data
+    if jax.process_index() == 0:
+        data.prepare()
+    data.wait_until_prepared()
+    variables, step = restore_model(folder, objective, mesh, rules, step)
+    sharding = batch_sharding(mesh, rules)
+    batches = data.eval_batches(size, local_rows(sharding, size))
+    with on_mesh(mesh, rules):
+        values = evaluate(
+            make_eval_step(objective),
+            variables,
+            batches,
+            lambda batch: global_batch(batch, sharding, size),
+        )
+    if "nll" in values:
+        values["perplexity"] = float(np.exp(values["nll"]))
+    return {"step": step, **values, **baseline(*data.target_counts())}

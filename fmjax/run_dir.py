@@ -1,0 +1,67 @@
+"""A run directory: whose it is, and the experiment it was started with."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+from fmjax import config as gin_config
+from fmjax.errors import UserError
+from fmjax.experiment import Experiment, differences, render
+
+CONFIG = "config.gin"
+TOKENIZER = "tokenizer"
+
+
+def claim(
+    run_dir: pathlib.Path, experiment: Experiment, override: bool, trust: bool = False
+) -> str:
+    """Makes the directory this experiment's; returns the config as stored there.
+
+    Raises:
+      UserError: if it holds a run that means something else, or things that are no run.
+    """
+    stored = run_dir / CONFIG
+    if stored.exists() and not override:
+        changed = differences(
+            load_experiment(run_dir, trust or bool(experiment.modules)),
+            experiment,
+            free=False,
+        )
+        if changed:
+            table = "\n".join(
+                f"  {name}: {was or '(absent)'} → {now or '(absent)'}"
+                for name, was, now in changed
+            )
+            raise UserError(
+                f"{run_dir} holds a run that means something else:\n{table}\n"
+                "Take another --run_dir, or add --override to continue it changed."
+            )
+    elif not stored.exists() and run_dir.is_dir() and any(run_dir.iterdir()):
+        raise UserError(
+            f"{run_dir} is not empty and holds no {CONFIG}: not a run directory. "
+            "Take another --run_dir."
+        )
+    return render(experiment)
+
+
+def write(run_dir: pathlib.Path, config_text: str) -> None:
+    """Stores the config, replacing an older one in one step."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    beside = run_dir / f"{CONFIG}.tmp"
+    beside.write_text(config_text, encoding="utf-8")
+    os.replace(beside, run_dir / CONFIG)
+
+
+def load_experiment(
+    run_dir: pathlib.Path, trust: bool = False, bindings: Sequence[str] = ()
+) -> Experiment:
+    """The experiment that a run directory was started with, with `bindings` over it.
+
+    Raises:
+      UserError: if it is no run directory, or its config imports code without `trust`.
+    """
+    if not run_dir.is_dir():
+        raise UserError(f"{run_dir}: no such directory.")
+    if not (run_dir / CONFIG).is_file():
+        raise UserError(f"{run_dir}: no {CONFIG} in it, so not a run directory.")
+    return gin_config.load(run_dir / CONFIG, bindings, trust)

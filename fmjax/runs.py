@@ -1,0 +1,92 @@
+"""Starting, or continuing, a run of an experiment in a directory."""
+
+import os
+import pathlib
+from collections.abc import Callable
+
+import jax
+
+from fmjax import run_dir as run_dirs
+from fmjax.errors import UserError
+from fmjax.experiment import Experiment
+from fmjax.training import loop
+
+
+def train(
+    experiment: Experiment,
+    run_dir: str | os.PathLike,
+    *,
+    override: bool = False,
+    trust: bool = False,
+) -> loop.Outcome:
+    """Trains `experiment` in `run_dir` to its end, or until it is told to stop.
+
+    Args:
+      experiment: from `fmjax.load_experiment`.
+      run_dir: a new or empty directory, or one where this experiment was started.
+      override: continue a run although it now means something else.
+      trust: the stored config may import code.
+
+    Raises:
+      UserError: before anything is compiled or overwritten.
+      fmjax.training.step_log.Diverged: if the loss is not finite.
+    """
+    for part in ("data", "optimizer"):
+        if getattr(experiment, part) is None:
+            raise UserError(
+                f"experiment.{part} has no value, so there is nothing to train; "
+                "include runs/pretrain.gin or bind it."
+            )
+    folder = pathlib.Path(run_dir).expanduser().absolute()
+    config_text = run_dirs.claim(folder, experiment, override, trust)
+
+    def store() -> None:
+        if jax.process_index() == 0:
+            run_dirs.write(folder, config_text)
+            experiment.data.tokenizer().save(folder / run_dirs.TOKENIZER)
+
+    return loop.train(
+        experiment,
+        folder,
+        config_text,
+        evaluations=[unigram_baseline(experiment), sample(experiment)],
+        on_checked=store,
+        changed_data=override,
+    )
+
+
+def unigram_baseline(experiment: Experiment) -> Callable:
+    """At the end: the entropy of single tokens on the validation split."""
+
+    def evaluation(step: int, variables: dict, last: bool) -> dict:
+        if not last or jax.process_index() != 0:
+            return {}
+        from fmjax.evaluation.unigram import baseline
+
+        return baseline(*experiment.data.target_counts())
+
+    return evaluation
+
+
+def sample(experiment: Experiment) -> Callable:
+    """At the end: how the model continues train.sample_prompt."""
+    prompt = experiment.train.sample_prompt
+
+    def evaluation(step: int, variables: dict, last: bool) -> dict:
+        if prompt is None or not last:
+            return {}
+        from fmjax.inference.generate import generate
+        from fmjax.inference.load import Run
+
+        run = Run(
+            config=experiment,
+            model=experiment.objective.model,
+            params=variables["params"],
+            tokenizer=experiment.data.tokenizer(),
+            step=step,
+        )
+        room = run.model.max_length - len(run.tokenizer.encode(prompt)) - 1
+        text = generate(run, [prompt], max_tokens=min(200, room), temperature=0.8)[0]
+        return {"sample": prompt + text}
+
+    return evaluation

@@ -1,0 +1,263 @@
+"""The whole run, top to bottom: set up, restore, step, log, evaluate, save, finish."""
+
+import dataclasses
+import importlib.metadata
+import os
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from fmjax.errors import UserError
+from fmjax.sharding.mesh import (
+    batch_sharding,
+    batch_shards,
+    global_batch,
+    local_rows,
+    on_mesh,
+)
+from fmjax.training.checkpoints import Checkpoints
+from fmjax.training.evaluate import evaluate
+from fmjax.training.interruption import Interruption
+from fmjax.training.metrics import MetricWriter, NoWriter
+from fmjax.training.progress import Reporter
+from fmjax.training.state import State, plan_state
+from fmjax.training.step import make_eval_step, make_train_step
+from fmjax.training.step_log import Diverged, StepLog
+from fmjax.training.throughput import mfu
+
+# (step, variables, whether it is the last) → figures to log and texts to show.
+Evaluation = Callable[[int, dict, bool], dict[str, float | str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended.
+
+    Attributes:
+      step: updates done.
+      finished: whether that is all of them; otherwise the run was told to stop.
+      state: the state at that step.
+      validation: the last evaluation, empty if there was none.
+    """
+
+    step: int
+    finished: bool
+    state: State
+    validation: dict[str, float]
+
+
+def train(
+    experiment: Any,
+    run_dir: pathlib.Path,
+    config_text: str,
+    evaluations: Sequence[Evaluation] = (),
+    *,
+    on_checked: Callable[[], None] = lambda: None,
+    changed_data: bool = False,
+) -> Outcome:
+    """Runs an experiment to its end, from wherever the last call stopped.
+
+    Args:
+      experiment: a resolved `fmjax.config.Experiment`.
+      run_dir: where everything is kept; the caller has checked that it is this run's.
+      config_text: the whole config, stored with every checkpoint.
+      evaluations: called after each evaluation on the validation split.
+      on_checked: called when everything fits, before anything is made.
+      changed_data: continue although the data is not what the checkpoint was made with.
+
+    Raises:
+      UserError: where parts of the experiment do not fit; nothing is compiled then.
+      Diverged: if the loss is not finite.
+    """
+    run, data, objective = experiment.train, experiment.data, experiment.objective
+    say = Reporter()
+    use_compilation_cache(run.compilation_cache)
+    mesh, rules = experiment.mesh.build(), experiment.mesh.all_rules
+    sharding = batch_sharding(mesh, rules)
+    eval_size = run.eval_batch_size or run.batch_size
+    check_divisible("train.batch_size", run.batch_size, run.microbatches, mesh, rules)
+    check_divisible("train.eval_batch_size", eval_size, 1, mesh, rules)
+
+    if jax.process_index() == 0:
+        data.prepare()
+    data.wait_until_prepared()
+    objective.check(data.length, data.tokenizer().vocab_size)
+    plan = plan_state(
+        objective,
+        experiment.optimizer,
+        mesh,
+        rules,
+        train_steps=run.steps,
+        seed=run.seed,
+        ema=run.ema_decay is not None,
+    )
+    on_checked()
+    batches = data.train_batches(
+        run.batch_size, local_rows(sharding, run.batch_size), run.seed
+    )
+    flops = objective.train_flops_per_token(plan.shapes.params, data.length)
+    size = sum(leaf.size for leaf in jax.tree.leaves(plan.shapes.params))
+    shape = " × ".join(f"{a}={n}" for a, n in mesh.shape.items() if n > 1) or "1 device"
+    say.say(f"{size:,} parameters on {shape} ({mesh.devices.flat[0].device_kind})")
+
+    checkpoints = Checkpoints(
+        run_dir,
+        keep_last=run.keep_last,
+        keep_every=run.keep_every,
+        keep_best=run.keep_best,
+    )
+    if checkpoints.steps:
+        start = checkpoints.steps[-1]
+        state, data_state, _ = checkpoints.restore(plan.shapes, start)
+        check_same_data(data_state, data.fingerprint(), changed_data)
+        batches.set_state(data_state["iterator"])
+        say.say(f"resuming from step {start}")
+    else:
+        start, state = 0, plan.init()
+
+    train_step = make_train_step(
+        objective,
+        plan,
+        lambda step: experiment.optimizer.learning_rate(step, run.steps),
+        mesh,
+        rules,
+        seed=run.seed,
+        microbatches=run.microbatches,
+        ema_decay=run.ema_decay,
+    )
+    eval_step = make_eval_step(objective)
+    first = jax.process_index() == 0
+    writer = (
+        MetricWriter(run_dir, start, run.wandb_project, config_text)
+        if first
+        else NoWriter()
+    )
+
+    def write(step: int, values: dict[str, float]) -> None:
+        speed = values["tokens_per_second"]
+        values["mfu"] = mfu(speed, flops, mesh.size)
+        writer.write(step, "train", values)
+        say.log(step, run.steps, values)
+
+    def validate(step: int, last: bool) -> dict[str, float]:
+        split = data.eval_batches(
+            eval_size,
+            local_rows(sharding, eval_size),
+            max_batches=None if last else run.eval_batches,
+        )
+        began = time.perf_counter()
+        values = evaluate(
+            eval_step,
+            state.eval_variables,
+            split,
+            lambda b: global_batch(b, sharding, eval_size),
+        )
+        values["seconds"] = time.perf_counter() - began
+        say.say(f"step {step}/{run.steps}  validation " + spelled(values))
+        for evaluation in evaluations:
+            for name, value in evaluation(step, state.eval_variables, last).items():
+                if isinstance(value, str):
+                    say.say(f"{name}: {value}")
+                    writer.write_text(step, name, value)
+                else:
+                    values[name] = value
+        writer.write(step, "validation", values)
+        return values
+
+    def save(loss: float | None) -> None:
+        checkpoints.save(
+            state,
+            {"iterator": batches.get_state(), "fingerprint": data.fingerprint()},
+            {"config": config_text, "versions": versions()},
+            loss,
+        )
+
+    validation: dict[str, float] = {}
+    step, interrupted = start, False
+    log = StepLog(run.log_every, run.steps, write)
+    say.start(start, run.steps)
+    try:
+        with on_mesh(mesh, rules), Interruption() as interruption:
+            while step < run.steps and not interrupted:
+                batch = global_batch(next(batches), sharding, run.batch_size)
+                state, metrics = train_step(state, batch)
+                step += 1
+                log.push(step, metrics)
+                say.advance(step)
+                interrupted = interruption.reached(step)
+                done = step == run.steps
+                fresh = done or (run.eval_every and step % run.eval_every == 0)
+                if fresh and not interrupted:
+                    with log.paused():
+                        validation = validate(step, last=done)
+                due = run.checkpoint_every and step % run.checkpoint_every == 0
+                if due or done or interrupted:
+                    # A state is saved only once its loss is known to be finite.
+                    with log.paused():
+                        save(validation["loss"] if fresh and not interrupted else None)
+            checkpoints.wait()
+    except Diverged as error:
+        checkpoints.wait()
+        saved = checkpoints.steps
+        where = f"; the last checkpoint is of step {saved[-1]}" if saved else ""
+        raise Diverged(
+            f"{error}. The last good step is {error.step - 1}{where}.", error.step
+        ) from None
+    finally:
+        say.stop()
+        writer.close()
+        batches.close()
+        checkpoints.close()
+    if start == run.steps:
+        say.say(f"finished already, at step {start}; train.steps asks for no more")
+    if interrupted:
+        say.say(f"interrupted: step {step} is saved; the same command continues")
+    return Outcome(step, step >= run.steps, state, validation)
+
+
+def check_divisible(name, size, microbatches, mesh, rules) -> None:
+    """Raises a UserError unless the batch axis's shards divide each microbatch."""
+    shards = batch_shards(mesh, rules)
+    if size % (shards * microbatches):
+        by = f"the mesh cuts the batch in {shards} (mesh.data × mesh.fsdp)"
+        if microbatches > 1:
+            by += f", train.microbatches = {microbatches}"
+        raise UserError(
+            f"{name} = {size} is not divisible: {by}. Nearest that is: "
+            f"{-(-size // (shards * microbatches)) * shards * microbatches}."
+        )
+
+
+def check_same_data(saved: dict, fingerprint: str, allowed: bool) -> None:
+    """Raises a UserError if the data changed since the checkpoint was made."""
+    if saved["fingerprint"] != fingerprint and not allowed:
+        raise UserError(
+            "the data is not what this run was started with (its files, tokenizer or "
+            f"preprocessing changed: fingerprint {fingerprint}, checkpoint "
+            f"{saved['fingerprint']}). Start a new --run_dir, or add --override."
+        )
+
+
+def use_compilation_cache(folder: str | None) -> None:
+    """Keeps compiled programs on disk, so that a restart does not compile again."""
+    if folder == "":
+        return
+    home = os.environ.get("FMJAX_CACHE") or pathlib.Path.home() / ".cache" / "fmjax"
+    jax.config.update("jax_compilation_cache_dir", str(folder or f"{home}/xla"))
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that a run's numbers depend on."""
+    names = ("fmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def spelled(values: dict[str, float]) -> str:
+    """Figures in a line."""
+    return "  ".join(
+        f"{name} {value:,.0f}" if name == "tokens" else f"{name} {value:.4f}"
+        for name, value in values.items()
+    )

@@ -1,0 +1,115 @@
+"""What a run writes down: metrics.jsonl, TensorBoard events, Weights & Biases."""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+FILE = "metrics.jsonl"
+
+
+class MetricWriter:
+    """Appends to a run's metrics, from the step that it starts at.
+
+    Args:
+      run_dir: the run directory.
+      start: lines and events past this step are of a future that a resume has undone,
+        and are dropped.
+      wandb_project: also report there; None for no.
+      config: text stored with the Weights & Biases run.
+    """
+
+    def __init__(
+        self,
+        run_dir: pathlib.Path,
+        start: int,
+        wandb_project: str | None = None,
+        config: str = "",
+    ):
+        from tensorboardX import SummaryWriter
+
+        drop_after(run_dir / FILE, start)
+        self._file = (run_dir / FILE).open("a", encoding="utf-8")
+        self._events = SummaryWriter(str(run_dir), purge_step=start + 1)
+        self._wandb = None
+        if wandb_project:
+            import wandb
+
+            self._wandb = wandb.init(
+                project=wandb_project,
+                dir=run_dir,
+                id=run_dir.name,
+                resume="allow",
+                config={"gin": config},
+            )
+
+    def write(self, step: int, split: str, values: dict[str, Any]) -> None:
+        """One line: step, split, and the values; what is not finite becomes null."""
+        line = {"step": step, "split": split} | {
+            name: None if isinstance(v, float) and not math.isfinite(v) else v
+            for name, v in values.items()
+        }
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        scalars = {
+            f"{split}/{name}": v
+            for name, v in line.items()
+            if isinstance(v, (int, float)) and name != "step"
+        }
+        for name, value in scalars.items():
+            self._events.add_scalar(name, value, step)
+        if self._wandb:
+            self._wandb.log(scalars, step=step)
+
+    def write_text(self, step: int, name: str, text: str) -> None:
+        """A text for TensorBoard."""
+        self._events.add_text(name, text, step)
+
+    def close(self) -> None:
+        """Flushes everything."""
+        self._file.close()
+        self._events.close()
+        if self._wandb:
+            self._wandb.finish()
+
+
+class NoWriter:
+    """The metrics of every process but the first: none."""
+
+    def write(self, step: int, split: str, values: dict[str, Any]) -> None:
+        """Does nothing."""
+
+    def write_text(self, step: int, name: str, text: str) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+def drop_after(path: pathlib.Path, step: int) -> None:
+    """Rewrites a metrics file without lines past `step` or cut off in the middle."""
+    if not path.exists():
+        return
+    kept = [text + "\n" for text, line in _whole(path) if line["step"] <= step]
+    beside = path.with_suffix(".tmp")
+    beside.write_text("".join(kept), encoding="utf-8")
+    os.replace(beside, path)
+
+
+def read(run_dir: pathlib.Path, split: str | None = None) -> list[dict[str, Any]]:
+    """The lines of a run's metrics, of one split or of all."""
+    values = [value for _, value in _whole(pathlib.Path(run_dir) / FILE)]
+    return [v for v in values if split is None or v["split"] == split]
+
+
+def _whole(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(text, value) of every line but one that a killed process left unfinished."""
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(value, dict) and {"step", "split"} <= value.keys():
+            yield text, value

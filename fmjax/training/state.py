@@ -1,0 +1,136 @@
+"""The state of a run, and where every leaf of it lies on the mesh."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from fmjax.objectives.terms import Objective
+from fmjax.optim.state_sharding import state_specs
+from fmjax.sharding.mesh import on_mesh
+from fmjax.sharding.rules import (
+    LogicalRules,
+    logical_axes,
+    named_shardings,
+    param_specs,
+)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What a step takes and gives.
+
+    Attributes:
+      step: int32 scalar, updates done so far.
+      params: unboxed parameters, float32.
+      extra: the model's other collections by name (batch statistics, a queue).
+      opt_state: the optimizer's.
+      ema: averaged parameters, or None.
+    """
+
+    step: jax.Array
+    params: Any
+    extra: dict[str, Any]
+    opt_state: Any
+    ema: Any = None
+
+    @property
+    def variables(self) -> dict:
+        """What the objective's loss takes."""
+        return {"params": self.params, **self.extra}
+
+    @property
+    def eval_variables(self) -> dict:
+        """The same with the averaged parameters where there are any."""
+        params = self.params if self.ema is None else self.ema
+        return {"params": params, **self.extra}
+
+
+@dataclasses.dataclass(frozen=True)
+class StatePlan:
+    """How to make a state, known before any of it is allocated.
+
+    Attributes:
+      transformation: the optimizer, as a gradient transformation.
+      shapes: a State of ShapeDtypeStructs with their shardings.
+      shardings: a State of NamedShardings.
+      init: () → State, compiled to make each leaf where it belongs.
+    """
+
+    transformation: optax.GradientTransformation
+    shapes: State
+    shardings: State
+    init: Any
+
+
+def abstract_variables(objective: Objective) -> tuple[dict, dict]:
+    """(logical axes, shapes) of the variables, as trees of tuples and of structs."""
+    boxed = jax.eval_shape(objective.init, jax.random.key(0))
+    return logical_axes(boxed), nn.unbox(boxed)
+
+
+def plan_state(
+    objective: Objective,
+    optimizer: Any,
+    mesh: jax.sharding.Mesh,
+    rules: LogicalRules,
+    *,
+    train_steps: int,
+    seed: int = 0,
+    ema: bool = False,
+) -> StatePlan:
+    """Plans the state of a run; nothing is allocated.
+
+    Args:
+      objective: what is minimized.
+      optimizer: a configurable of `fmjax.optim.optimizers`.
+      mesh: where the state will lie.
+      rules: logical to mesh axes.
+      train_steps: the end of the run, for schedules that read it.
+      seed: of the parameters.
+      ema: whether to keep averaged parameters.
+    """
+    axes, shapes = abstract_variables(objective)
+    specs = param_specs(axes, shapes, mesh, rules)
+    tx = optimizer.build(axes["params"], train_steps)
+    shardings = named_shardings(
+        State(
+            step=jax.sharding.PartitionSpec(),
+            params=specs["params"],
+            extra={name: tree for name, tree in specs.items() if name != "params"},
+            opt_state=state_specs(tx, shapes["params"], specs["params"]),
+            ema=specs["params"] if ema else None,
+        ),
+        mesh,
+    )
+
+    def init() -> State:
+        variables = nn.unbox(objective.init(jax.random.key(seed)))
+        params = variables.pop("params")
+        return State(
+            step=jnp.int32(0),
+            params=params,
+            extra=variables,
+            opt_state=tx.init(params),
+            ema=params if ema else None,
+        )
+
+    with on_mesh(mesh, rules):
+        compiled = jax.jit(init, out_shardings=shardings)
+        shapes = jax.tree.map(
+            lambda s, sharding: jax.ShapeDtypeStruct(
+                s.shape, s.dtype, sharding=sharding
+            ),
+            jax.eval_shape(init),
+            shardings,
+        )
+
+    def make() -> State:
+        with on_mesh(mesh, rules):
+            return compiled()
+
+    return StatePlan(tx, shapes, shardings, make)

@@ -1,0 +1,140 @@
+"""One training step and one evaluation step, jitted over a mesh."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Int, Key
+
+from fmjax.objectives.terms import Batch, Objective, total
+from fmjax.sharding.mesh import batch_sharding
+from fmjax.sharding.rules import LogicalRules
+from fmjax.training.state import State, StatePlan
+
+Metrics = dict[str, jax.Array]
+Sums = dict[str, tuple[jax.Array, jax.Array]]
+
+
+def example_keys(seed: int, step: Int[Array, ""], rows: int) -> Key[Array, " rows"]:
+    """A key for every row of a global batch, the same on every mesh."""
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
+
+
+def make_train_step(
+    objective: Objective,
+    plan: StatePlan,
+    learning_rate: Callable,
+    mesh: jax.sharding.Mesh,
+    rules: LogicalRules,
+    *,
+    seed: int,
+    microbatches: int = 1,
+    ema_decay: float | None = None,
+) -> Callable[[State, Batch], tuple[State, Metrics]]:
+    """A jitted (state, global batch) → (next state, metrics); the state is donated.
+
+    Metrics are float32 scalars: "loss", each term's share of it under the term's name,
+    each ratio of the objective, "grad_norm" (before clipping), "learning_rate", and
+    "tokens", the weight of the first term.
+    """
+
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        rows = next(iter(batch.values())).shape[0]
+        keys = example_keys(seed, state.step, rows)
+        grads, metrics = accumulate(objective, state, batch, keys, microbatches)
+        updates, opt_state = plan.transformation.update(
+            grads, state.opt_state, state.params
+        )
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            ema = optax.incremental_update(params, ema, 1 - ema_decay)
+        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["learning_rate"] = jnp.float32(learning_rate(state.step))
+        return State(state.step + 1, params, state.extra, opt_state, ema), metrics
+
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(plan.shardings, batch_sharding(mesh, rules)),
+        out_shardings=(plan.shardings, None),
+    )
+
+
+def make_eval_step(objective: Objective) -> Callable[[dict, Batch], tuple[Sums, Sums]]:
+    """A jitted (variables, global batch) → (sum, weight) of each term and each ratio.
+
+    A term's sum has its coefficient in it: the loss is the sum of sum / weight.
+    """
+
+    def step(variables: dict, batch: Batch):
+        terms, ratios = objective.loss(variables, batch, None)
+        shares = {
+            name: (term.coefficient * term.sum, term.weight)
+            for name, term in terms.items()
+        }
+        return shares, {name: tuple(ratio) for name, ratio in ratios.items()}
+
+    return jax.jit(step)
+
+
+def accumulate(
+    objective: Objective,
+    state: State,
+    batch: Batch,
+    keys: Key[Array, " B"],
+    microbatches: int,
+) -> tuple[dict, Metrics]:
+    """Gradients and metrics of a global batch, computed in `microbatches` pieces.
+
+    Each term is divided by its weight over the whole batch from the start, so the
+    pieces add up to the gradient of the whole, whatever their padding.
+    """
+    # Weights depend on the batch alone: XLA drops the forward pass from this.
+    terms, _ = objective.loss(state.variables, batch, None)
+    weights = {name: term.weight for name, term in terms.items()}
+
+    def loss(params, batch, keys):
+        terms, ratios = objective.loss({"params": params, **state.extra}, batch, keys)
+        sums = {name: term.coefficient * term.sum for name, term in terms.items()}
+        return total(terms, weights), (sums, ratios)
+
+    gradient = jax.value_and_grad(loss, has_aux=True)
+    if microbatches == 1:
+        (value, (sums, ratios)), grads = gradient(state.params, batch, keys)
+    else:
+
+        def add(carry, piece):
+            batch, keys = piece
+            (value, aux), grads = gradient(state.params, batch, keys)
+            return jax.tree.map(jnp.add, carry, (value, aux, grads)), None
+
+        pieces = jax.tree.map(lambda x: split_rows(x, microbatches), (batch, keys))
+        first = jax.tree.map(lambda x: x[0], pieces)
+        shapes = jax.eval_shape(gradient, state.params, *first)
+        (value, aux), grads = jax.tree.map(
+            lambda s: jnp.zeros(s.shape, s.dtype), shapes
+        )
+        (value, (sums, ratios), grads), _ = jax.lax.scan(
+            add, (value, aux, grads), pieces
+        )
+    metrics = {"loss": value, "tokens": next(iter(weights.values()))}
+    for name in sums:
+        metrics[name] = sums[name] / jnp.maximum(weights[name], 1e-9)
+    for name, ratio in ratios.items():
+        metrics[name] = ratio.sum / jnp.maximum(ratio.weight, 1e-9)
+    return grads, metrics
+
+
+def split_rows(x: jax.Array, pieces: int) -> jax.Array:
+    """[B, …] → [pieces, B / pieces, …]; piece i takes rows i, i + pieces, ….
+
+    Strided, because then every device's share of a piece is rows that it already has.
+    """
+    split = jnp.moveaxis(x.reshape(-1, pieces, *x.shape[1:]), 1, 0)
+    return nn.with_logical_constraint(
+        split, (None, "batch") + (None,) * (split.ndim - 2)
+    )

@@ -1,0 +1,77 @@
+"""How long a run is, how large its batches are, and how often it looks up."""
+
+import dataclasses
+
+from fmjax.configurable import configurable, free, path
+from fmjax.errors import UserError
+
+
+@configurable("train")
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The run itself.
+
+    Attributes:
+      steps: optimizer steps.
+      batch_size: rows of the global batch of a step.
+      seed: of parameters, data order and dropout.
+      microbatches: pieces that a batch is computed in, one after the other, to fit
+        memory; the result is that of the whole batch.
+      ema_decay: keeps an exponential moving average of the parameters, by which the run
+        is then evaluated and loaded; None keeps none.
+      eval_every: steps between evaluations on the validation split; 0 for none but the
+        last.
+      eval_batches: batches of an evaluation on the way; None for the whole split. The
+        last evaluation always reads the whole split.
+      eval_batch_size: rows of an evaluation batch; None means batch_size.
+      checkpoint_every: steps between checkpoints; 0 for none but the last.
+      keep_last: newest checkpoints kept.
+      keep_every: checkpoints whose step is a multiple of this are kept for ever.
+      keep_best: checkpoints of lowest validation loss kept besides.
+      log_every: steps between lines of metrics.
+      sample_prompt: what the text printed at the end continues; None prints none.
+      compilation_cache: folder of compiled programs; None means $FMJAX_CACHE/xla or
+        ~/.cache/fmjax/xla; "" for no cache.
+      wandb_project: Weights & Biases project to report to (extra `[wandb]`).
+    """
+
+    steps: int = 1000
+    batch_size: int = 32
+    seed: int = 0
+    microbatches: int = free(1)
+    ema_decay: float | None = None
+    eval_every: int = free(0)
+    eval_batches: int | None = free(None)
+    eval_batch_size: int | None = free(None)
+    checkpoint_every: int = free(0)
+    keep_last: int = free(2)
+    keep_every: int | None = free(None)
+    keep_best: int = free(0)
+    log_every: int = free(10)
+    sample_prompt: str | None = free(None)
+    compilation_cache: str | None = path(None)
+    wandb_project: str | None = free(None)
+
+    def __post_init__(self):
+        for name in ("batch_size", "microbatches", "keep_last", "log_every"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in (
+            "steps", "seed", "eval_every", "checkpoint_every", "keep_best"
+        ):  # fmt: skip
+            self._require(name, getattr(self, name) >= 0, "at least 0")
+        for name in ("eval_batches", "eval_batch_size", "keep_every"):
+            value = getattr(self, name)
+            self._require(name, value is None or value >= 1, "at least 1, or None")
+        decay = self.ema_decay
+        self._require("ema_decay", decay is None or 0 < decay < 1, "0 < x < 1, or None")
+        self._require(
+            "microbatches",
+            self.batch_size % self.microbatches == 0,
+            f"a divisor of train.batch_size = {self.batch_size}",
+        )
+
+    def _require(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise UserError(
+                f"train.{name} = {getattr(self, name)}: expected {expected}."
+            )

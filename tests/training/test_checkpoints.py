@@ -1,0 +1,94 @@
+"""What is saved comes back to the bit, on any mesh, and the right ones are kept."""
+
+import jax
+import numpy as np
+import pytest
+
+from fmjax.errors import UserError
+from fmjax.models.gpt import GPT
+from fmjax.models.transformer import TransformerConfig
+from fmjax.objectives.causal_lm import CausalLM
+from fmjax.optim.optimizers import AdamW
+from fmjax.optim.schedules import Constant
+from fmjax.sharding.mesh import MeshConfig
+from fmjax.training.checkpoints import (
+    Checkpoints,
+    restore_model,
+    save_model,
+    saved_steps,
+)
+from fmjax.training.state import State, plan_state
+
+CONFIG = TransformerConfig(num_layers=2, embed_dim=16, num_heads=2)
+OBJECTIVE = CausalLM(GPT(CONFIG, vocab_size=50, max_length=8))
+
+
+def plan(mesh_config, devices=None, ema=True):
+    mesh = mesh_config.build(devices)
+    optimizer = AdamW(schedule=Constant(learning_rate=1e-3))
+    rules = mesh_config.all_rules
+    made = plan_state(OBJECTIVE, optimizer, mesh, rules, train_steps=5, ema=ema)
+    return made, mesh, rules
+
+
+def at(state: State, step: int) -> State:
+    return State(
+        jax.numpy.int32(step), state.params, state.extra, state.opt_state, state.ema
+    )
+
+
+def test_a_state_comes_back_to_the_bit_on_another_mesh(tmp_path):
+    made, _, _ = plan(MeshConfig(data=2, fsdp=2, tensor=2))
+    state = made.init()
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(at(state, 3), {"iterator": {"position": 7}}, {"config": "x"})
+    checkpoints.close()
+    other, _, _ = plan(MeshConfig(), jax.devices()[:1])
+    reader = Checkpoints(tmp_path)
+    restored, data, meta = reader.restore(other.shapes, 3)
+    assert (data, meta) == ({"iterator": {"position": 7}}, {"config": "x"})
+    assert int(restored.step) == 3
+    jax.tree.map(np.testing.assert_array_equal, restored.params, state.params)
+    jax.tree.map(np.testing.assert_array_equal, restored.opt_state, state.opt_state)
+    for leaf in jax.tree.leaves(restored):
+        assert leaf.sharding.num_devices == 1
+    reader.close()
+
+
+@pytest.mark.parametrize("ema", [True, False])
+def test_a_model_loads_without_its_optimizer(tmp_path, ema):
+    made, mesh, rules = plan(MeshConfig(data=1, fsdp=8))
+    state = made.init()
+    average = jax.tree.map(lambda x: x * 2, state.params)
+    checkpoints = Checkpoints(tmp_path)
+    state = State(state.step, state.params, {}, state.opt_state, average)
+    checkpoints.save(at(state, 4), {}, {})
+    checkpoints.close()
+    variables, step = restore_model(tmp_path, OBJECTIVE, mesh, rules, ema=ema)
+    assert step == 4
+    want = average if ema else state.params
+    jax.tree.map(np.testing.assert_array_equal, variables["params"], want)
+    table = variables["params"]["tokens"]["table"]
+    assert table.sharding.shard_shape(table.shape) == (128, 2)
+
+
+def test_last_best_and_every_are_kept(tmp_path):
+    made, _, _ = plan(MeshConfig(), jax.devices()[:1], ema=False)
+    state = made.init()
+    checkpoints = Checkpoints(tmp_path, keep_last=2, keep_every=4, keep_best=1)
+    for step, loss in enumerate([5.0, 1.0, 3.0, 4.0, 2.0, 6.0, 7.0], start=1):
+        checkpoints.save(at(state, step), {}, {}, loss)
+    checkpoints.close()
+    assert saved_steps(tmp_path) == [2, 4, 6, 7]
+
+
+def test_what_does_not_fit_is_named(tmp_path):
+    made, mesh, rules = plan(MeshConfig(), jax.devices()[:1])
+    with pytest.raises(UserError, match="no checkpoint"):
+        restore_model(tmp_path, OBJECTIVE, mesh, rules)
+    save_model(tmp_path, made.init().params)
+    with pytest.raises(UserError, match="step 9"):
+        restore_model(tmp_path, OBJECTIVE, mesh, rules, step=9)
+    wider = CausalLM(GPT(CONFIG, vocab_size=500, max_length=8))
+    with pytest.raises(UserError, match="tokens/table should be"):
+        restore_model(tmp_path, wider, mesh, rules)

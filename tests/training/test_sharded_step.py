@@ -1,0 +1,162 @@
+"""The same config gives the same losses and gradients on every mesh."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from fmjax.models.gpt import GPT
+from fmjax.models.transformer import TransformerConfig
+from fmjax.objectives.causal_lm import CausalLM
+from fmjax.optim.optimizers import AdamW
+from fmjax.optim.schedules import Cosine
+from fmjax.sharding.mesh import MeshConfig, batch_sharding, global_batch, on_mesh
+from fmjax.training.state import plan_state
+from fmjax.training.step import accumulate, example_keys, make_train_step
+
+V, T, B, STEPS = 60, 12, 16, 20
+CONFIG = TransformerConfig(
+    num_layers=2,
+    embed_dim=32,
+    num_heads=4,
+    num_kv_heads=2,
+    mlp_dim=48,
+    norm="rmsnorm",
+    activation="silu",
+    gated_mlp=True,
+    bias=False,
+    rope_theta=10000.0,
+    dropout=0.1,
+    attention_dropout=0.1,
+    dtype="float32",
+)
+OBJECTIVE = CausalLM(
+    GPT(CONFIG, V, T, learned_positions=False, tie_embeddings=False, vocab_multiple=64),
+    z_loss=1e-3,
+)
+OPTIMIZER = AdamW(schedule=Cosine(learning_rate=1e-3, warmup_steps=5))
+MESHES = {
+    "data": MeshConfig(data=8),
+    "fsdp": MeshConfig(data=1, fsdp=8),
+    "tensor": MeshConfig(data=4, tensor=2),
+    "data_fsdp_tensor": MeshConfig(data=2, fsdp=2, tensor=2),
+}
+
+
+def batch(step: int) -> dict[str, np.ndarray]:
+    """Rows of uneven padding, and packed documents."""
+    rng = np.random.default_rng(step)
+    ids = rng.integers(0, V, (B, T + 1)).astype(np.int32)
+    lengths = rng.integers(1, T + 1, B)
+    weights = (np.arange(T) < lengths[:, None]).astype(np.float32)
+    cuts = rng.integers(1, T, B)[:, None]
+    segments = np.where(np.arange(T) < cuts, 1, 2) * (weights > 0)
+    positions = np.where(np.arange(T) < cuts, np.arange(T), np.arange(T) - cuts)
+    return {
+        "tokens": ids[:, :-1],
+        "targets": ids[:, 1:],
+        "weights": weights,
+        "segment_ids": segments.astype(np.int32),
+        "positions": positions.astype(np.int32),
+    }
+
+
+@dataclasses.dataclass
+class Result:
+    losses: np.ndarray
+    gradients: dict[str, np.ndarray]
+    state: object
+
+
+def run(mesh_config, microbatches=1, objective=OBJECTIVE, steps=STEPS) -> Result:
+    devices = jax.devices() if mesh_config else jax.devices()[:1]
+    mesh_config = mesh_config or MeshConfig()
+    mesh, rules = mesh_config.build(devices), mesh_config.all_rules
+    plan = plan_state(objective, OPTIMIZER, mesh, rules, train_steps=STEPS)
+    state = plan.init()
+    place = lambda b: global_batch(b, batch_sharding(mesh, rules), B)  # noqa: E731
+    step = make_train_step(
+        objective,
+        plan,
+        lambda s: OPTIMIZER.learning_rate(s, STEPS),
+        mesh,
+        rules,
+        seed=0,
+        microbatches=microbatches,
+    )
+
+    @jax.jit
+    def gradients(state, data):
+        keys = example_keys(0, state.step, B)
+        return accumulate(objective, state, data, keys, microbatches)[0]
+
+    with on_mesh(mesh, rules):
+        grads = gradients(state, place(batch(0)))
+        losses = []
+        for i in range(steps):
+            state, metrics = step(state, place(batch(i)))
+            losses.append(float(metrics["loss"]))
+    named = jax.tree_util.tree_leaves_with_path(jax.device_get(grads))
+    named = {jax.tree_util.keystr(path): leaf for path, leaf in named}
+    return Result(np.array(losses), named, state)
+
+
+def assert_same(a: Result, b: Result) -> None:
+    np.testing.assert_allclose(a.losses, b.losses, rtol=1e-5)
+    for name, gradient in a.gradients.items():
+        difference = np.linalg.norm(gradient - b.gradients[name])
+        assert difference <= 1e-5 * np.linalg.norm(gradient), name
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return run(None)
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_eight_devices_compute_what_one_does(name, one_device):
+    assert_same(one_device, run(MESHES[name]))
+
+
+def test_parameters_and_optimizer_state_are_sharded():
+    state = run(MESHES["data_fsdp_tensor"], steps=1).state
+    query = state.params["stack"]["layers"]["attention"]["query"]
+    assert query.sharding.shard_shape(query.shape) == (2, 16, 2, 8)
+    adam = [
+        leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape == query.shape
+    ]
+    assert adam
+    assert all(leaf.sharding == query.sharding for leaf in adam)
+
+
+@pytest.mark.parametrize("name", [None, "data_fsdp_tensor"])
+def test_accumulation_equals_one_big_batch(name, one_device):
+    # Dropout is on and padding uneven, so every microbatch has another weight.
+    assert_same(one_device, run(MESHES.get(name), microbatches=2))
+
+
+def test_accumulation_with_terms_of_different_weights(one_device):
+    objective = TwoTerms(OBJECTIVE)
+    assert_same(
+        run(None, objective=objective, steps=3),
+        run(None, microbatches=4, objective=objective, steps=3),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoTerms:
+    """The language model, and a term of its own denominator over the first tokens."""
+
+    inner: CausalLM
+
+    def init(self, rng):
+        return self.inner.init(rng)
+
+    def loss(self, variables, data, rng):
+        terms, ratios = self.inner.loss(variables, data, rng)
+        first = dict(data)
+        first["weights"] = data["weights"] * (data["tokens"] < V // 3)
+        other, _ = self.inner.loss(variables, first, rng)
+        term = other["cross_entropy"]._replace(coefficient=0.5)
+        return terms | {"first": term}, ratios
