@@ -11,6 +11,7 @@ from fmjax.models.layers import (
     Keys,
     constrain,
     dropout,
+    matmul,
     normal_init,
     zeros_init,
 )
@@ -171,7 +172,9 @@ class Attention(nn.Module):
             normal_init(self.out_init_std, "heads", "kv", "embed"),
             (self.num_heads, self.head_dim, x.shape[-1]),
         )
-        y = jnp.einsum("bthk,hkd->btd", out, kernel.astype(self.dtype))
+        out = out.reshape(*out.shape[:2], -1)
+        kernel = kernel.astype(self.dtype).reshape(-1, x.shape[-1])
+        y = matmul(out, kernel, self.dtype)
         if self.bias:
             bias = self.param("out_bias", zeros_init("embed"), x.shape[-1:])
             y = y + bias.astype(self.dtype)
@@ -180,7 +183,9 @@ class Attention(nn.Module):
     def _project(self, name: str, x: Array, heads: int, axis: str) -> Array:
         init = normal_init(self.init_std, "embed", axis, "kv")
         kernel = self.param(name, init, (x.shape[-1], heads, self.head_dim))
-        y = jnp.einsum("btd,dhk->bthk", x, kernel.astype(self.dtype))
+        kernel = kernel.astype(self.dtype).reshape(x.shape[-1], -1)
+        y = matmul(x, kernel, self.dtype)
+        y = y.reshape(*y.shape[:2], heads, self.head_dim)
         if self.bias:
             shape = (heads, self.head_dim)
             bias = self.param(f"{name}_bias", zeros_init(axis, "kv"), shape)

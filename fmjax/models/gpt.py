@@ -14,6 +14,7 @@ from fmjax.models.layers import (
     constrain,
     dropout,
     fold_keys,
+    matmul,
     normal_init,
 )
 from fmjax.models.transformer import Stack, TransformerConfig
@@ -144,12 +145,8 @@ class GPT(nn.Module):
             logits = self.tokens.attend(hidden)
         else:
             dtype = self.transformer.compute_dtype
-            logits = jnp.einsum(
-                "...d,dv->...v",
-                hidden.astype(dtype),
-                self.head_kernel.astype(dtype),
-                preferred_element_type=jnp.float32,
-            )
+            kernel = self.head_kernel.astype(dtype)
+            logits = matmul(hidden.astype(dtype), kernel, jnp.float32)
         logits = constrain(logits, "batch", "length", "act_vocab")
         if self.padded_vocab_size == self.vocab_size:
             return logits

@@ -50,20 +50,22 @@ class CausalLM:
 
     def check(self, length: int, vocab_size: int) -> None:
         """Raises a UserError where the model cannot take such batches."""
+        name = self.model.gin_name
         if length > self.model.max_length:
             raise UserError(
-                f"data.length = {length} exceeds gpt.max_length = "
+                f"data.length = {length} exceeds {name}.max_length = "
                 f"{self.model.max_length}."
             )
         if vocab_size > self.model.vocab_size:
             raise UserError(
-                f"the data's vocabulary has {vocab_size} entries, gpt.vocab_size = "
+                f"the data's vocabulary has {vocab_size} entries, {name}.vocab_size = "
                 f"{self.model.vocab_size} is smaller."
             )
 
-    def train_flops_per_token(self, params, length: int) -> float:
-        """FLOPs of a training step for each token."""
-        return self.model.train_flops_per_token(params, length)
+    def train_flops_per_token(self, params, length: int) -> float | None:
+        """FLOPs of a training step for each token, where the model knows a formula."""
+        formula = getattr(self.model, "train_flops_per_token", None)
+        return formula(params, length) if formula else None
 
     def loss(
         self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None

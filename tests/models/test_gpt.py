@@ -32,12 +32,18 @@ def make(config, **kwargs):
     kwargs = {"vocab_size": 50, "max_length": 16} | kwargs
     kwargs |= {"learned_positions": not llama, "tie_embeddings": not llama}
     model = GPT(config, **kwargs)
-    params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    init = jax.jit(model.init)
+    params = init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     # Larger than at the start of training, so that every part shows in the output.
     leaves, tree = jax.tree.flatten(nn.unbox(params))
     keys = jax.random.split(jax.random.key(1), len(leaves))
     leaves = [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)]
     return model, jax.tree.unflatten(tree, leaves)
+
+
+def apply(model, params, *args, **kwargs):
+    # Eagerly, every operation would be compiled by itself.
+    return jax.jit(model.apply)({"params": params}, *args, **kwargs)
 
 
 def tokens(rows=2, length=16, seed=0):
@@ -61,8 +67,8 @@ def test_scanned_equals_unrolled(config):
     unrolled = model.clone(transformer=dataclasses.replace(config, scan_layers=False))
     apart = params | {"stack": unstack_layers(params["stack"], config.num_layers)}
     x = tokens()
-    a = model.apply({"params": params}, x)["logits"]
-    b = unrolled.apply({"params": apart}, x)["logits"]
+    a = apply(model, params, x)["logits"]
+    b = apply(unrolled, apart, x)["logits"]
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
     again = stack_layers(apart["stack"], config.num_layers)
     jax.tree.map(np.testing.assert_array_equal, again, params["stack"])
@@ -91,7 +97,7 @@ def test_logits_depend_on_no_later_token(config):
     x = tokens(1)
     y = x.copy()
     y[:, 9:] = (y[:, 9:] + 1) % 50
-    a, b = (model.apply({"params": params}, t)["logits"] for t in (x, y))
+    a, b = (apply(model, params, t)["logits"] for t in (x, y))
     np.testing.assert_array_equal(a[:, :9], b[:, :9])
     assert np.abs(a[:, 9:] - b[:, 9:]).max() > 1e-3
 
@@ -102,18 +108,17 @@ def test_packed_documents_are_as_if_alone(config):
     x = tokens(1)
     segments = np.array([[1] * 7 + [2] * 6 + [0] * 3])
     positions = np.array([[*range(7), *range(6), *range(3)]])
-    packed = model.apply(
-        {"params": params}, x, positions=positions, segment_ids=segments
-    )["logits"]
+    packed = apply(model, params, x, positions=positions, segment_ids=segments)
+    packed = packed["logits"]
     for part in (slice(0, 7), slice(7, 13)):
-        alone = model.apply({"params": params}, x[:, part])["logits"]
+        alone = apply(model, params, x[:, part])["logits"]
         np.testing.assert_allclose(packed[:, part], alone, rtol=1e-4, atol=1e-4)
 
 
 def test_padded_vocabulary_is_never_predicted():
     model, params = make(GPT2, vocab_multiple=64)
     params["tokens"]["table"] = params["tokens"]["table"].at[50:].set(100.0)
-    out = model.apply({"params": params}, tokens())
+    out = apply(model, params, tokens())
     assert out["logits"].shape == (2, 16, 50)
     head = model.apply({"params": params}, out["hidden"], method="head")
     assert head.shape == (2, 16, 64)

@@ -1,0 +1,125 @@
+"""Loading run directories, and calling what was loaded."""
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+import fmjax
+from fmjax import run_dir
+from fmjax.data.tokenizers import ByteTokenizer
+from fmjax.errors import UserError
+from fmjax.experiment import Experiment, render
+from fmjax.models.gpt import GPT
+from fmjax.models.transformer import TransformerConfig
+from fmjax.objectives.causal_lm import CausalLM
+from fmjax.sharding.mesh import MeshConfig
+from fmjax.training import checkpoints
+
+MODEL = GPT(TransformerConfig(2, 12, 2, init_std=0.3, dtype="float32"), 259, 16)
+TOKENS = np.random.default_rng(0).integers(259, size=(3, 7))
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A run directory, and the parameters in it."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    tokens = jax.ShapeDtypeStruct((1, 1), np.int32)
+    shapes = nn.unbox(jax.eval_shape(MODEL.init, jax.random.key(0), tokens))["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda s: rng.normal(scale=0.3, size=s.shape).astype(np.float32), shapes
+    )
+    run_dir.write(folder, render(Experiment(CausalLM(MODEL))))
+    ByteTokenizer().save(folder / run_dir.TOKENIZER)
+    checkpoints.save_model(folder, params)
+    return folder, params
+
+
+@pytest.fixture(scope="module")
+def run(stored):
+    return fmjax.load(stored[0])
+
+
+def test_a_run_comes_back_whole(stored, run):
+    assert run.model == MODEL
+    assert run.config == Experiment(CausalLM(MODEL))
+    assert run.step == 0
+    assert run.tokenizer.vocab_size == 259
+    jax.tree.map(np.testing.assert_array_equal, run.params, stored[1])
+
+
+def test_logits_are_the_models_without_padding(stored, run):
+    expected = MODEL.apply({"params": stored[1]}, TOKENS)
+    for tokens in (TOKENS, TOKENS.tolist(), jax.numpy.asarray(TOKENS)):
+        out = run(tokens=tokens)
+        assert out["logits"].shape == (3, 7, 259)
+        assert out["logits"].dtype == np.float32
+        for name in ("logits", "hidden"):
+            np.testing.assert_allclose(out[name], expected[name], atol=1e-5)
+
+
+def test_mask_segments_and_positions_reach_the_model(run):
+    plain = run(tokens=TOKENS)["logits"]
+    mask = np.ones((3, 7), bool)
+    mask[:, 2] = False
+    segments = np.repeat([[1, 1, 1, 2, 2, 2, 2]], 3, axis=0)
+    positions = np.repeat([[0, 1, 2, 0, 1, 2, 3]], 3, axis=0)
+    # Without the third token, the others' keys keep their places.
+    masked = run(tokens=TOKENS, mask=mask)["logits"]
+    np.testing.assert_allclose(masked[:, :2], plain[:, :2], atol=1e-5)
+    assert np.abs(masked[:, 3:] - plain[:, 3:]).max() > 1e-2
+    # Packed documents are read as each by itself; a mask holds within them.
+    packed = run(tokens=TOKENS, segment_ids=segments, positions=positions)["logits"]
+    apart = run(tokens=TOKENS[:, 3:])["logits"]
+    np.testing.assert_allclose(packed[:, 3:], apart, atol=1e-5)
+    both = run(tokens=TOKENS, segment_ids=segments, positions=positions, mask=mask)
+    np.testing.assert_allclose(both["logits"][:, :2], plain[:, :2], atol=1e-5)
+    np.testing.assert_allclose(both["logits"][:, 3:], apart, atol=1e-5)
+    mask[:, 4] = False
+    both = run(tokens=TOKENS, segment_ids=segments, positions=positions, mask=mask)
+    assert np.abs(both["logits"][:, 5:] - apart[:, 2:]).max() > 1e-2
+
+
+def test_a_mesh_may_be_given(stored, run):
+    spread = fmjax.load(stored[0], mesh=MeshConfig(data=-1, fsdp=2, tensor=2))
+    np.testing.assert_allclose(
+        spread(tokens=TOKENS)["logits"], run(tokens=TOKENS)["logits"], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"tokens": [[0, 259]]}, "tokens: found 0 to 259; expected 0 to 258"),
+        ({"tokens": [[-1]]}, "found -1"),
+        ({"tokens": [[2**40]]}, "found 1099511627776"),
+        ({"tokens": [[0.5]]}, "expected integers"),
+        ({"tokens": [[1, 2], [3]]}, "rows of different lengths"),
+        ({"tokens": [1, 2]}, r"shape \(2,\); expected \[B, T\]"),
+        ({"tokens": [[1, 2]], "mask": [[1]]}, "mask: shape"),
+        ({"tokens": [[1]], "positions": [[16]]}, "positions: found 16"),
+        ({"tokens": [[1] * 17]}, "gpt.max_length = 16"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_named(run, inputs, message):
+    with pytest.raises(UserError, match=message):
+        run(**inputs)
+
+
+def test_directories_that_are_no_runs_are_named(tmp_path, stored):
+    with pytest.raises(UserError, match="no such directory"):
+        fmjax.load(tmp_path / "nothing")
+    with pytest.raises(UserError, match=r"config\.gin"):
+        fmjax.load(tmp_path)
+    run_dir.write(tmp_path, render(Experiment(CausalLM(MODEL))))
+    with pytest.raises(UserError, match="no checkpoint"):
+        fmjax.load(tmp_path)
+    with pytest.raises(UserError, match="step 7"):
+        fmjax.load(stored[0], step=7)
+
+
+def test_a_run_without_tokenizer_loads(tmp_path, stored):
+    run_dir.write(tmp_path, render(Experiment(CausalLM(MODEL))))
+    checkpoints.save_model(tmp_path, stored[1])
+    assert fmjax.load(tmp_path).tokenizer is None

@@ -1,0 +1,193 @@
+"""What is refused on import, from folders written without torch or transformers."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import fmjax
+from fmjax.errors import UserError
+from fmjax.interop.hugging_face import import_model
+
+GPT2 = {
+    "model_type": "gpt2",
+    "n_layer": 2,
+    "n_embd": 6,
+    "n_head": 2,
+    "n_positions": 8,
+    "vocab_size": 11,
+}
+LLAMA = {
+    "model_type": "llama",
+    "num_hidden_layers": 2,
+    "hidden_size": 6,
+    "intermediate_size": 10,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 4,
+    "max_position_embeddings": 8,
+    "vocab_size": 11,
+}
+GPT2_SHAPES = {
+    "wte.weight": (11, 6),
+    "wpe.weight": (8, 6),
+    "ln_f.weight": (6,),
+    "ln_f.bias": (6,),
+} | {
+    f"h.{layer}.{name}": shape
+    for layer in range(2)
+    for name, shape in {
+        "ln_1.weight": (6,),
+        "ln_1.bias": (6,),
+        "ln_2.weight": (6,),
+        "ln_2.bias": (6,),
+        "attn.c_attn.weight": (6, 18),
+        "attn.c_attn.bias": (18,),
+        "attn.c_proj.weight": (6, 6),
+        "attn.c_proj.bias": (6,),
+        "mlp.c_fc.weight": (6, 24),
+        "mlp.c_fc.bias": (24,),
+        "mlp.c_proj.weight": (24, 6),
+        "mlp.c_proj.bias": (6,),
+    }.items()
+}
+
+
+@pytest.fixture
+def tensors():
+    rng = np.random.default_rng(0)
+    return {
+        name: rng.normal(size=shape).astype(np.float32)
+        for name, shape in GPT2_SHAPES.items()
+    }
+
+
+def write(folder, tensors, config=GPT2):
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def refused(tmp_path, folder, message):
+    with pytest.raises(UserError, match=message):
+        import_model(folder, tmp_path / "run")
+    # Nothing is left behind.
+    assert not list(tmp_path.glob("*run*"))
+
+
+@pytest.mark.parametrize(
+    ("config", "option", "value"),
+    [
+        (GPT2, "scale_attn_weights", False),
+        (GPT2, "scale_attn_by_inverse_layer_idx", True),
+        (GPT2, "reorder_and_upcast_attn", True),
+        (GPT2, "add_cross_attention", True),
+        (GPT2, "activation_function", "tanh"),
+        (GPT2, "embd_pdrop", 0.3),
+        (GPT2, "n_layer", "2"),
+        (GPT2, "n_layer", 2.0),
+        (GPT2, "n_layer", True),
+        (GPT2, "n_head", None),
+        (GPT2, "tie_word_embeddings", 1),
+        (GPT2, "quantization_config", {"bits": 4}),
+        (GPT2, "something_new", None),
+        (LLAMA, "rope_scaling", {"rope_type": "llama3", "factor": 8.0}),
+        (LLAMA, "rope_scaling", {"type": "linear", "factor": 2.0}),
+        (LLAMA, "rope_parameters", {"rope_type": "yarn", "rope_theta": 1e4}),
+        (LLAMA, "rope_parameters", {"rope_type": "default", "factor": 2.0}),
+        (LLAMA, "rope_parameters", {"partial_rotary_factor": 0.5}),
+        (LLAMA, "partial_rotary_factor", 0.5),
+        (LLAMA, "attention_bias", True),
+        (LLAMA, "mlp_bias", True),
+        (LLAMA, "pretraining_tp", 2),
+        (LLAMA, "hidden_act", "quick_gelu"),
+        (LLAMA, "sliding_window", 128),
+        (LLAMA, "head_dim", 3),
+        (LLAMA, "model_type", "mixtral"),
+    ],
+)
+def test_options_that_are_not_supported_are_named(
+    tmp_path, tensors, config, option, value
+):
+    folder = write(tmp_path / "hf", tensors, {**config, option: value})
+    refused(tmp_path, folder, option)
+
+
+def test_missing_and_superfluous_tensors_are_named(tmp_path, tensors):
+    less = {k: v for k, v in tensors.items() if k != "h.1.mlp.c_fc.bias"}
+    refused(tmp_path, write(tmp_path / "hf", less), r"has no h\.1\.mlp\.c_fc\.bias")
+    more = {**tensors, "h.2.ln_1.bias": np.zeros(6, np.float32)}
+    refused(tmp_path, write(tmp_path / "hf", more), r"no place for: h\.2\.ln_1\.bias")
+
+
+def test_tensors_of_other_shapes_and_kinds_are_named(tmp_path, tensors):
+    # Of the right size, so that a reshape would not notice.
+    turned = {**tensors, "h.0.mlp.c_fc.weight": np.zeros((24, 6), np.float32)}
+    refused(tmp_path, write(tmp_path / "hf", turned), r"c_fc\.weight has shape \(24, 6")
+    whole = {**tensors, "ln_f.bias": np.zeros(6, np.int8)}
+    refused(tmp_path, write(tmp_path / "hf", whole), r"ln_f\.bias is stored as I8")
+
+
+def test_a_tied_head_that_is_not_the_embedding_is_named(tmp_path, tensors):
+    tied = {**tensors, "lm_head.weight": tensors["wte.weight"].copy()}
+    import_model(write(tmp_path / "hf", tied), tmp_path / "tied")
+    tied["lm_head.weight"][0, 0] += 1
+    refused(tmp_path, write(tmp_path / "hf", tied), r"lm_head\.weight differs")
+
+
+def test_constants_and_prefixes_of_old_files_are_read(tmp_path, tensors):
+    import_model(write(tmp_path / "hf", tensors), tmp_path / "new")
+    constants = {
+        "h.0.attn.bias": np.ones((1, 1, 8, 8), np.uint8),
+        "h.0.attn.masked_bias": np.full((), -1e4, np.float32),
+    }
+    prefixed = {f"transformer.{k}": v for k, v in (tensors | constants).items()}
+    import_model(write(tmp_path / "hf", prefixed), tmp_path / "old")
+    tokens = np.arange(8).reshape(2, 4)
+    new, old = (fmjax.load(tmp_path / name) for name in ("new", "old"))
+    np.testing.assert_array_equal(
+        new(tokens=tokens)["logits"], old(tokens=tokens)["logits"]
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["../stolen.safetensors", "/etc/passwd", "model.bin", "a\\b.safetensors", 3]
+)
+def test_an_index_that_leaves_the_folder_is_refused(tmp_path, tensors, name):
+    folder = write(tmp_path / "hf", tensors)
+    (folder / "model.safetensors").rename(tmp_path / "stolen.safetensors")
+    index = {"weight_map": dict.fromkeys(tensors, name)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused(tmp_path, folder, "expected a .safetensors file of the folder")
+
+
+def test_files_that_are_missing_or_damaged_are_named(tmp_path, tensors):
+    folder = write(tmp_path / "hf", tensors)
+    index = folder / "model.safetensors.index.json"
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    refused(tmp_path, folder, "model.safetensors cannot be read")
+    weights.unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    refused(tmp_path, folder, "never pickled")
+    index.write_text("{}")
+    refused(tmp_path, folder, "index.json is damaged")
+    index.write_text('{"weight_map": {"a": "shard.safetensors"}}')
+    refused(tmp_path, folder, r"has no shard\.safetensors")
+    (folder / "config.json").write_text("{")
+    refused(tmp_path, folder, r"config\.json is not JSON")
+    (folder / "config.json").unlink()
+    refused(tmp_path, folder, r"config\.json: no such file")
+    refused(tmp_path, tmp_path / "nothing", "no such directory")
+
+
+def test_a_directory_with_something_in_it_is_left_alone(tmp_path, tensors):
+    folder, target = write(tmp_path / "hf", tensors), tmp_path / "taken"
+    target.mkdir()
+    import_model(folder, target)
+    before = sorted(target.rglob("*"))
+    with pytest.raises(UserError, match="not empty"):
+        import_model(folder, target)
+    assert sorted(target.rglob("*")) == before
