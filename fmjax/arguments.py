@@ -1,0 +1,102 @@
+"""What each verb takes on the command line."""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The verb and its arguments; prints the usage and exits with 2 if they are wrong."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    # Bindings may stand anywhere; argparse takes only those beside the config.
+    stray = [word for word in rest if word.startswith("-") or "=" not in word]
+    if stray or (rest and not hasattr(args, "bindings")):
+        parser.error(f"unrecognized arguments: {' '.join(stray or rest)}")
+    if rest:
+        args.bindings += rest
+    return args
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fmjax", description="Foundation models from gin configs, in JAX and Flax."
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def verb(name, text):
+        sub = verbs.add_parser(name, help=text, description=text)
+        sub.set_defaults(verb=name)
+        return sub
+
+    def takes_config(sub):
+        sub.add_argument("config", help="a gin file, or a name under configs/")
+        takes_bindings(sub)
+
+    def takes_bindings(sub):
+        sub.add_argument(
+            "bindings", nargs="*", metavar="NAME=VALUE", help="gin bindings"
+        )
+        takes_trust(sub)
+
+    def takes_trust(sub):
+        sub.add_argument(
+            "--trust", action="store_true", help="let the config import Python modules"
+        )
+
+    def takes_run(sub):
+        sub.add_argument("run_dir", help="a run directory")
+        sub.add_argument("--step", type=int, help="of the checkpoint; else the newest")
+
+    sub = verb("train", "Train a config, or continue a run.")
+    takes_config(sub)
+    sub.add_argument("--run_dir", required=True, help="where everything is kept")
+    sub.add_argument(
+        "--override", action="store_true", help="continue a run with a changed config"
+    )
+    sub.add_argument(
+        "--cluster",
+        action="store_true",
+        help="find the run's other processes through Slurm, Cloud TPU, GKE or MPI",
+    )
+
+    sub = verb("eval", "Evaluate a run on its validation split.")
+    takes_run(sub)
+    takes_bindings(sub)
+
+    sub = verb("generate", "Continue prompts with a run's model.")
+    takes_run(sub)
+    takes_trust(sub)
+    sub.add_argument("--prompt", action="append", required=True, help="may be repeated")
+    sub.add_argument("--max_tokens", type=int, default=100)
+    sub.add_argument("--temperature", type=float, default=1.0, help="0 is greedy")
+    sub.add_argument("--top_k", type=int)
+    sub.add_argument("--top_p", type=float)
+    sub.add_argument("--seed", type=int, default=0)
+
+    sub = verb("data", "Cache a config's data, or look into it.")
+    sub.add_argument("action", choices=["cache", "inspect"])
+    takes_config(sub)
+    sub.add_argument("--examples", type=int, default=3, help="that inspect decodes")
+
+    sub = verb("tokenizer", "Train a SentencePiece model on text files.")
+    sub.add_argument("action", choices=["train"])
+    sub.add_argument("files", nargs="+", help="text files or globs")
+    sub.add_argument("--out", type=pathlib.Path, required=True, help="a new .model")
+    sub.add_argument("--vocab_size", type=int, default=8192)
+    sub.add_argument("--model_type", choices=["bpe", "unigram"], default="bpe")
+    sub.add_argument("--training_bytes", type=int, default=4_000_000)
+
+    sub = verb("config", "Print a config whole: every binding a run takes.")
+    takes_config(sub)
+
+    sub = verb("compare", "Compare runs: a table, a plot, and their configs.")
+    sub.add_argument("run_dirs", nargs="+", metavar="DIR")
+    sub.add_argument("--plot", type=pathlib.Path, default=pathlib.Path("compare.png"))
+    sub.add_argument("--metric", default="loss", help="what is plotted over steps")
+    takes_trust(sub)
+
+    sub = verb("import", "Import a Hugging Face folder as a run directory.")
+    sub.add_argument("hf_dir", help="config.json and *.safetensors")
+    sub.add_argument("run_dir", help="a new directory")
+    return parser
