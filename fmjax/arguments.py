@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The verb and its arguments; prints the usage and exits with 2 if they are wrong."""
+    """The verb and its arguments; exits with 2 where they are wrong."""
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
     # Bindings may stand anywhere; argparse takes only those beside the config.
