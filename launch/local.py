@@ -1,0 +1,147 @@
+"""Runs an fmjax verb in several processes of this machine, as a cluster would.
+
+    python launch/local.py --processes 2 -- train quickstart.gin --run_dir runs/two
+
+What they print is prefixed with the process's number. SIGTERM and Ctrl-C are passed on,
+so that the run saves and stops; a second Ctrl-C ends it at once. Where one process
+fails, the others are ended too. Exit codes: that of the first process that failed, else
+75 if the run is unfinished (start it again), else 0.
+"""
+
+import argparse
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+UNFINISHED = 75
+GRACE_SECONDS = 10  # for the others to say for themselves what is wrong
+PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
+
+
+def main() -> int:
+    """Starts the processes and waits for all of them; returns the exit code."""
+    args = _parser().parse_args()
+    port = args.port or _free_port()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "fmjax", *args.command],
+            env=_environment(index, args, port),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            # Out of the terminal's group: Ctrl-C reaches them through us alone.
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+        for index in range(args.processes)
+    ]
+    _pass_on_signals(processes)
+    readers = [
+        threading.Thread(target=_print_prefixed, args=(index, process), daemon=True)
+        for index, process in enumerate(processes)
+    ]
+    for reader in readers:
+        reader.start()
+    code = _wait(processes)
+    for reader in readers:
+        reader.join(timeout=GRACE_SECONDS)
+    return code
+
+
+def _wait(processes: list[subprocess.Popen]) -> int:
+    """Waits until all have ended, ending the others when one fails."""
+    running = dict(enumerate(processes))
+    failed, deadline, unfinished = 0, None, False
+    while running:
+        for index, process in list(running.items()):
+            code = process.poll()
+            if code is None:
+                continue
+            del running[index]
+            unfinished = unfinished or code == UNFINISHED
+            if code not in (0, UNFINISHED) and not failed:
+                failed = 128 - code if code < 0 else code
+                deadline = time.monotonic() + GRACE_SECONDS
+                print(f"[{index}] ended with exit code {failed}", file=sys.stderr)
+        if deadline and time.monotonic() > deadline:
+            # SIGTERM would ask them to agree on a step with one that is gone.
+            for process in running.values():
+                process.kill()
+        time.sleep(0.05)
+    return failed or (UNFINISHED if unfinished else 0)
+
+
+def _pass_on_signals(processes: list[subprocess.Popen]) -> None:
+    interrupts = 0
+
+    def pass_on(number, frame):
+        nonlocal interrupts
+        interrupts += number == signal.SIGINT
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(
+                    signal.SIGKILL if interrupts > 1 else signal.SIGTERM
+                )
+
+    signal.signal(signal.SIGTERM, pass_on)
+    signal.signal(signal.SIGINT, pass_on)
+
+
+def _print_prefixed(index: int, process: subprocess.Popen) -> None:
+    for line in process.stdout:
+        text = f"[{index}] {line.decode(errors='replace')}"
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        sys.stdout.flush()
+
+
+def _environment(index: int, args: argparse.Namespace, port: int) -> dict[str, str]:
+    variables = {
+        "FMJAX_COORDINATOR": f"localhost:{port}",
+        "FMJAX_NUM_PROCESSES": str(args.processes),
+        "FMJAX_PROCESS_ID": str(index),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if args.devices_per_process:
+        variables["JAX_PLATFORMS"] = "cpu"
+        variables["JAX_NUM_CPU_DEVICES"] = str(args.devices_per_process)
+        # Gloo's collectives hold a thread of XLA's pool each, which has one a core by
+        # default: two devices on two cores then wait for each other for ever.
+        threads = max(os.cpu_count() or 1, 4 * args.devices_per_process)
+        variables["PJRT_NPROC"] = str(threads)
+    return os.environ | variables
+
+
+def _die_with_parent() -> None:
+    # A launcher that is killed must not leave processes behind that write to the run.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--processes", type=int, required=True, metavar="N")
+    parser.add_argument(
+        "--devices_per_process",
+        type=int,
+        metavar="K",
+        help="virtual CPU devices of each; without it, the devices that JAX finds",
+    )
+    parser.add_argument("--port", type=int, help="of the coordinator; by default, a free one")
+    parser.add_argument("command", nargs="+", metavar="-- VERB ARGS")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Makes .venv with everything that the tests need, then runs lint and tests. Arguments go
+# to pytest: bash launch/test.sh tests/e2e -x
+set -euo pipefail
+# shellcheck source=launch/venv.sh
+source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
+cd "$ROOT"
+
+# Where wheels of torch for the CPU alone are offered under this version, pip takes those.
+install_fmjax test,parity torch==2.13.0
+bash launch/python312.sh
+
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/lint-imports
+if command -v shellcheck >/dev/null; then
+  shellcheck -x launch/*.sh launch/*/*.sh launch/*/*.sbatch .ci/run
+fi
+exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"

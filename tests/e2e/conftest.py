@@ -1,0 +1,82 @@
+"""A tiny config, one process of it to its end, and ways to run the command."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+TINY = pathlib.Path(__file__).parent / "tiny.gin"
+DEADLINE_SECONDS = 300
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> list[str]:
+    """The tiny config and what it asks for: arguments of `fmjax train`."""
+    text = tmp_path_factory.mktemp("text") / "text.txt"
+    text.write_text(pathlib.Path(textwrap.__file__).read_text())
+    return [str(TINY), f"TEXT_FILE={text}"]
+
+
+@pytest.fixture(scope="session")
+def fmjax():
+    """Runs `fmjax ARGS` in a process of its own: one CPU device, another folder."""
+
+    def run(*args, python=sys.executable, **environment) -> subprocess.CompletedProcess:
+        with _start(args, python, environment) as process:
+            out, err = process.communicate(timeout=DEADLINE_SECONDS)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def fmjax_until():
+    """Runs `fmjax ARGS`, and sends a signal once `ready()` holds; the exit code."""
+
+    def run(ready, number: signal.Signals, *args) -> int:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        with _start(args, sys.executable, {}, out=subprocess.DEVNULL) as process:
+            while not ready() and time.monotonic() < deadline:
+                assert process.poll() is None, "it ended before the signal"
+                time.sleep(0.01)
+            process.send_signal(number)
+            return process.wait(timeout=DEADLINE_SECONDS)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, tiny, fmjax) -> pathlib.Path:
+    """A run of the tiny config that nothing disturbed."""
+    run_dir = tmp_path_factory.mktemp("finished") / "run"
+    ended = fmjax("train", *tiny, "--run_dir", run_dir)
+    assert ended.returncode == 0, ended.stderr
+    return run_dir
+
+
+@pytest.fixture
+def verb(capsys):
+    """Runs `fmjax ARGS` in this process: (exit code, stdout, stderr)."""
+    from fmjax.cli import main
+
+    def run(*args) -> tuple[int, str, str]:
+        code = main([str(arg) for arg in args])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def _start(args, python, environment, out=subprocess.PIPE) -> subprocess.Popen:
+    return subprocess.Popen(
+        [str(python), "-m", "fmjax", *map(str, args)],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
+        cwd="/",
+        stdout=out,
+        stderr=out,
+        text=True,
+    )

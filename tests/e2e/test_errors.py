@@ -1,0 +1,111 @@
+"""A user's mistake: a message naming the binding, exit code 2, nothing written."""
+
+import pytest
+
+MISTAKES = {
+    "unknown field": (["train.step=5"], ["'train'", "'steps'"]),
+    "unknown name": (["trian.steps=5"], ["'trian'", "'train.steps'"]),
+    "wrong type": (["train.steps=ten"], ["train.steps", "'ten'", "int"]),
+    "wrong value": (["train.batch_size=0"], ["train.batch_size", "at least 1"]),
+    "no binding": (["steps"], ["steps"]),
+    "missing file": (["TEXT_FILE=/no/such.txt"], ["text_files.files", "/no/such.txt"]),
+    "unused binding": (["adafactor.clip_norm=1.0"], ["adafactor"]),
+    "vocabulary larger than the model's": (
+        ["gpt.vocab_size=100"],
+        ["gpt.vocab_size", "100", "259"],
+    ),
+    "batch not divisible by the mesh": (
+        ["train.batch_size=12"],
+        ["train.batch_size = 12", "mesh.data", "16"],
+    ),
+    "longer than the positions": (
+        ["data.length=64"],
+        ["data.length", "64", "gpt.max_length", "32"],
+    ),
+    "heads not divisible by the mesh": (
+        ["mesh.data=2", "mesh.tensor=4"],
+        ["mesh.tensor", "4"],
+    ),
+    "more devices than there are": (["mesh.data=3"], ["mesh", "data=3", "8"]),
+    "an axis that nothing uses": (["mesh.stage=2"], ["mesh.stage", "2"]),
+    "warm-up longer than the run": (
+        ["train.steps=4"],
+        ["cosine.warmup_steps", "train.steps = 4"],
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake_is_explained(mistake, tiny, tmp_path, capsys):
+    from fmjax.cli import main
+
+    bindings, named = MISTAKES[mistake]
+    run_dir = tmp_path / "run"
+
+    try:
+        code = main(["train", *tiny, *bindings, "--run_dir", str(run_dir)])
+    except SystemExit as error:  # argparse's own
+        code = error.code
+
+    err = capsys.readouterr().err
+    assert code == 2
+    assert "Traceback" not in err
+    for name in named:
+        assert name in err
+    assert not run_dir.exists()
+
+
+def test_missing_config_suggests_a_shipped_one(tmp_path, verb):
+    code, _, err = verb("train", "quickstrat.gin", "--run_dir", tmp_path / "run")
+
+    assert code == 2
+    assert "'quickstart.gin'" in err
+
+
+def test_macro_without_value_is_named(tiny, tmp_path, verb):
+    code, _, err = verb("train", tiny[0], "--run_dir", tmp_path / "run")
+
+    assert code == 2
+    assert "TEXT_FILE" in err
+
+
+def test_other_folders_are_left_alone(tiny, tmp_path, verb):
+    (tmp_path / "thesis.tex").write_text("mine")
+
+    code, _, err = verb("train", *tiny, "--run_dir", tmp_path)
+
+    assert code == 2
+    assert "not empty" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("name", ["eval", "generate", "compare"])
+def test_verbs_refuse_what_is_no_run(name, tmp_path, verb):
+    more = ["--prompt", "a"] if name == "generate" else []
+
+    code, _, err = verb(name, tmp_path, *more)
+
+    assert code == 2
+    assert str(tmp_path) in err
+
+
+def test_a_process_ends_with_the_message_alone(tiny, tmp_path, fmjax):
+    ended = fmjax("train", *tiny, "train.steps=ten", "--run_dir", tmp_path / "run")
+
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("fmjax: train.steps = 'ten'")
+
+
+def test_loss_that_is_not_finite_stops_the_run(tiny, tmp_path, verb):
+    code, _, err = verb(
+        "train", *tiny, "--run_dir", tmp_path / "run",
+        "cosine.learning_rate=1e30", "cosine.warmup_steps=0", "train.steps=20",
+        "train.checkpoint_every=1",
+    )  # fmt: skip
+
+    assert code == 3
+    assert "the loss of step" in err
+    assert "The last good step is" in err
+    assert "Traceback" not in err

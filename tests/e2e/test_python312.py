@@ -1,0 +1,32 @@
+"""The newest jax needs Python 3.12: a run there, on a cache that was built here."""
+
+import pathlib
+import shutil
+
+import pytest
+
+from fmjax.training.checkpoints import saved_steps
+
+PYTHON = pathlib.Path(__file__).parents[2] / ".venv312" / "bin" / "python"
+
+
+@pytest.mark.skipif(
+    not (PYTHON.parents[1] / "installed").exists(),
+    reason="no .venv312: launch/python312.sh makes it where it finds a Python 3.12",
+)
+def test_newest_jax_trains_and_continues_what_the_oldest_began(
+    finished, tmp_path, tiny, fmjax
+):
+    new = fmjax(
+        "train", *tiny, "train.steps=30", "--run_dir", tmp_path / "new", python=PYTHON
+    )
+    assert new.returncode == 0, new.stderr
+    assert saved_steps(tmp_path / "new") == [20, 30]
+
+    shutil.copytree(finished, tmp_path / "old")
+    old = fmjax(
+        "train", *tiny, "train.steps=165", "--override",
+        "--run_dir", tmp_path / "old", python=PYTHON,
+    )  # fmt: skip
+    assert old.returncode == 0, old.stderr
+    assert "resuming from step 160" in old.stdout

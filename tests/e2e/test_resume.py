@@ -1,0 +1,146 @@
+"""A run that is stopped, however it is stopped, ends as if nothing had happened."""
+
+import json
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from fmjax.inference.load import load
+from fmjax.training.checkpoints import saved_steps
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory, tiny, fmjax_until):
+    """A run that got SIGTERM after some 30 steps, and its exit code."""
+    run_dir = tmp_path_factory.mktemp("interrupted") / "run"
+    code = fmjax_until(
+        lambda: logged(run_dir) >= 30, signal.SIGTERM,
+        "train", *tiny, "--run_dir", run_dir,
+    )  # fmt: skip
+    return run_dir, code
+
+
+def test_killed_run_ends_with_the_same_bits(
+    finished, tmp_path, tiny, fmjax, fmjax_until
+):
+    command = ("train", *tiny, "--run_dir", tmp_path / "run")
+    code = fmjax_until(
+        lambda: saved_steps(tmp_path / "run")[-1:] >= [40], signal.SIGKILL, *command
+    )
+    assert code == -signal.SIGKILL
+    assert logged(tmp_path / "run") < 160
+
+    again = fmjax(*command)
+
+    assert again.returncode == 0, again.stderr
+    assert "resuming from step" in again.stdout
+    assert_same_run(tmp_path / "run", finished)
+
+
+def test_sigterm_saves_and_exits_75_and_the_same_command_ends_with_the_same_bits(
+    finished, interrupted, tmp_path, tiny, fmjax
+):
+    run_dir, code = interrupted
+    assert code == 75
+    (step,) = [step for step in saved_steps(run_dir) if step % 20]
+    assert step == logged(run_dir)
+    shutil.copytree(run_dir, tmp_path / "run")
+
+    again = fmjax("train", *tiny, "--run_dir", tmp_path / "run")
+
+    assert again.returncode == 0, again.stderr
+    assert f"resuming from step {step}" in again.stdout
+    assert_same_run(tmp_path / "run", finished)
+
+
+def test_mesh_and_intervals_may_change_on_resume(
+    finished, interrupted, tmp_path, tiny, verb
+):
+    shutil.copytree(interrupted[0], tmp_path / "run")
+
+    code, out, err = verb(
+        "train", *tiny, "--run_dir", tmp_path / "run",
+        "mesh.data=2", "mesh.fsdp=4", "train.microbatches=1",
+        "train.checkpoint_every=0", "train.eval_every=50", "train.log_every=2",
+    )  # fmt: skip
+
+    assert code == 0, err
+    assert "data=2 × fsdp=4" in out
+    there, here = losses(finished), losses(tmp_path / "run")
+    # Another mesh sums in another order: equal at first, close for long.
+    np.testing.assert_allclose(here[-1], there[-1], rtol=0.02)
+
+
+def test_finished_run_is_left_alone(finished, tiny, verb):
+    before = files(finished)
+
+    code, out, _ = verb("train", *tiny, "--run_dir", finished)
+
+    assert code == 0
+    assert "finished already, at step 160" in out
+    assert files(finished) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("cosine.learning_rate = 0.01 → 0.02", "cosine.learning_rate=0.02"),
+        ("transformer.mlp_dim: 64 → 96", "transformer.mlp_dim=96"),
+        ("train.seed: 0 → 1", "train.seed=1"),
+        ("train.batch_size: 8 → 16", "train.batch_size=16"),
+        ("train.steps: 160 → 170", "train.steps=170"),  # the schedule reads it
+    ],
+    ids=lambda change: change[1],
+)
+def test_changed_meaning_is_refused(finished, tiny, verb, change):
+    before = files(finished)
+
+    code, _, err = verb("train", *tiny, "--run_dir", finished, change[1])
+
+    assert code == 2
+    assert change[0].replace(" =", ":") in err
+    assert "--override" in err
+    assert "Traceback" not in err
+    assert files(finished) == before
+
+
+def test_override_continues_with_the_change(finished, tmp_path, tiny, verb):
+    shutil.copytree(finished, tmp_path / "run")
+
+    code, out, err = verb(
+        "train", *tiny, "--run_dir", tmp_path / "run", "train.steps=170", "--override"
+    )
+
+    assert code == 0, err
+    assert "resuming from step 160" in out
+    assert saved_steps(tmp_path / "run")[-1] == 170
+    assert "train.steps = 170" in (tmp_path / "run" / "config.gin").read_text()
+
+
+def logged(run_dir) -> int:
+    file = run_dir / "metrics.jsonl"
+    return file.read_text().count('"train"') if file.exists() else 0
+
+
+def losses(run_dir) -> list[float]:
+    lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if line["split"] == "train"]
+
+
+def files(run_dir) -> dict:
+    return {
+        path.relative_to(run_dir): path.read_bytes()
+        for path in run_dir.rglob("*")
+        if path.is_file() and "tfevents" not in path.name  # a new one at each start
+    }
+
+
+def assert_same_run(one, other):
+    """The same last checkpoint bit for bit, and the same losses of every step."""
+    assert saved_steps(one)[-1] == saved_steps(other)[-1] == 160
+    jax.tree.map(np.testing.assert_array_equal, load(one).params, load(other).params)
+    assert losses(one) == losses(other)
+    assert len(losses(one)) == 160

@@ -1,0 +1,148 @@
+"""Against runs whose metrics are written by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fmjax import config
+from fmjax.errors import UserError
+from fmjax.evaluation.compare import compare, curves
+from fmjax.experiment import render
+
+TRAIN = {"loss": 3.0, "tokens": 64.0, "step_seconds": 0.5, "tokens_per_second": 128.0}
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    def make(name, lines, *bindings):
+        run_dir = tmp_path / name
+        run_dir.mkdir(parents=True)
+        experiment = config.load("quickstart.gin", bindings)
+        (run_dir / "config.gin").write_text(render(experiment))
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (run_dir / "metrics.jsonl").write_text(text)
+        return run_dir
+
+    return make
+
+
+def train(step, **values):
+    return {"step": step, "split": "train"} | TRAIN | values
+
+
+def validation(step, loss, **values):
+    return {"step": step, "split": "validation", "loss": loss, "seconds": 10.0} | values
+
+
+def test_table_holds_best_and_last_figures(make_run, tmp_path, capsys):
+    run_dir = make_run(
+        "a",
+        [
+            train(10, loss=5.0, tokens_per_second=1.0),
+            train(20, loss=3.25),
+            validation(20, 3.125, bits_per_byte=2.5),
+            train(40, loss=2.75),
+            validation(40, 3.5, bits_per_byte=2.875),
+        ],
+    )
+
+    compare([run_dir], tmp_path / "a.png")
+
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "│ a " in line]
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    # 40 steps of half a second, and two evaluations of ten.
+    assert cells == [
+        "a", "40", "2.7500", "3.1250 at 20", "3.5000", "2.8750", "128", "0:00:40",
+    ]  # fmt: skip
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bindings_that_differ_are_listed(make_run, tmp_path, capsys):
+    runs = [
+        make_run("a", [train(1)]),
+        make_run("b", [train(1)], "cosine.learning_rate=0.5"),
+        make_run("c", [train(1)], "train.seed=7", "train.log_every=3"),
+    ]
+
+    compare(runs, tmp_path / "a.png")
+
+    out = capsys.readouterr().out
+    rows = {
+        cells[0]: cells[1:]
+        for cells in ([c.strip() for c in line.split("│")[1:-1]]
+                      for line in out.splitlines() if "│" in line)
+    }  # fmt: skip
+    assert rows["cosine.learning_rate"] == ["0.002", "0.5", "0.002"]
+    assert rows["train.seed"] == ["0", "0", "7"]
+    assert rows["train.log_every"] == ["10", "10", "3"]
+    assert "train.batch_size" not in rows
+
+
+def test_curves_are_those_of_the_metrics(make_run):
+    runs = [
+        make_run("a", [train(1, loss=4.0), train(2, loss=None), validation(2, 3.0)]),
+        make_run("b", [train(2, loss=2.0)], "train.seed=1"),
+    ]
+
+    (axes,) = curves(runs).axes
+
+    drawn = [line.get_xydata().tolist() for line in axes.lines]
+    np.testing.assert_equal(
+        drawn, [[[1.0, 4.0], [2.0, np.nan]], [[2.0, 3.0]], [[2.0, 2.0]]]
+    )
+    assert axes.get_xlabel() == "step"
+    labels = [line.get_label() for line in axes.lines[1:]]
+    assert labels == ["a: train.seed = 0", "b: train.seed = 1"]
+
+
+def test_batches_of_different_size_are_compared_over_tokens(make_run):
+    small = make_run("a", [train(4, tokens=64.0)])
+    large = make_run("b", [train(4, tokens=256.0)])
+
+    (axes,) = curves([small, large]).axes
+
+    assert axes.get_xlabel() == "tokens"
+    assert [line.get_xdata().tolist() for line in axes.lines] == [[256.0], [1024.0]]
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths(make_run, tmp_path, capsys):
+    runs = [make_run("x/run", [train(1)]), make_run("y/run", [train(1)])]
+
+    compare(runs, tmp_path / "a.png")
+
+    out = capsys.readouterr().out.replace("│", "")
+    assert "x/run" in out
+    assert "y/run" in out
+    assert "The configs are the same." in out
+
+
+def test_line_that_a_killed_process_left_unfinished_is_skipped(make_run):
+    run_dir = make_run("a", [train(1)])
+    with (run_dir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "spl')
+
+    (axes,) = curves([run_dir]).axes
+
+    assert axes.lines[0].get_xdata().tolist() == [1]
+
+
+def test_missing_and_empty_metrics_are_named(make_run, tmp_path):
+    run_dir = make_run("a", [])
+    file = run_dir / "metrics.jsonl"
+    with pytest.raises(UserError, match=f"{file} has no lines"):
+        compare([run_dir], tmp_path / "a.png")
+    file.unlink()
+    with pytest.raises(UserError, match=str(file)):
+        compare([run_dir], tmp_path / "a.png")
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_unknown_metric_suggests_a_known_one(make_run):
+    with pytest.raises(UserError, match=r"'los'.*'loss'"):
+        curves([make_run("a", [train(1)])], metric="los")
+
+
+def test_picture_of_unknown_format_is_the_users_mistake(make_run, tmp_path):
+    with pytest.raises(UserError, match=r"a\.jpq"):
+        compare([make_run("a", [train(1)])], tmp_path / "a.jpq")

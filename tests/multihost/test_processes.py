@@ -1,0 +1,133 @@
+"""Two processes of this machine train as one does, stop together, and go on alone."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+
+from fmjax.training.checkpoints import saved_steps
+
+ROOT = pathlib.Path(__file__).parents[2]
+LAUNCHER = [
+    sys.executable, str(ROOT / "launch" / "local.py"),
+    "--processes", "2", "--devices_per_process", "1", "--",
+]  # fmt: skip
+STEPS = 300
+DEADLINE_SECONDS = 300
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory) -> list[str]:
+    """The verb, a tiny config and its bindings."""
+    text = tmp_path_factory.mktemp("text") / "text.txt"
+    text.write_text(pathlib.Path(textwrap.__file__).read_text())
+    tiny = ROOT / "tests" / "e2e" / "tiny.gin"
+    return [
+        "train", str(tiny), f"TEXT_FILE={text}", f"train.steps={STEPS}",
+        "train.checkpoint_every=0",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory, train) -> pathlib.Path:
+    """The run of a single process with two devices."""
+    run_dir = tmp_path_factory.mktemp("one") / "run"
+    ended = alone(*train, "--run_dir", run_dir)
+    assert ended.returncode == 0, ended.stdout
+    return run_dir
+
+
+def test_two_processes_have_the_losses_of_one(one_process, tmp_path, train):
+    ended = together(*train, "--run_dir", tmp_path / "run")
+
+    assert ended.returncode == 0, ended.stdout
+    assert "[0] " in ended.stdout
+    here, there = losses(tmp_path / "run"), losses(one_process)
+    assert len(here) == STEPS
+    np.testing.assert_allclose(here[:20], there[:20], rtol=1e-5)
+    np.testing.assert_allclose(here[-1], there[-1], rtol=1e-2)
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/task").exists(), reason="needs /proc")
+def test_sigterm_to_one_stops_both_at_one_step_and_one_process_continues(
+    one_process, tmp_path, train
+):
+    command = [*train, "--run_dir", str(tmp_path / "run")]
+    with subprocess.Popen(
+        [*LAUNCHER, *command],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as launcher:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while len(losses(tmp_path / "run")) < 20 and time.monotonic() < deadline:
+            assert launcher.poll() is None, launcher.communicate()[0]
+            time.sleep(0.02)
+        os.kill(children(launcher.pid)[1], signal.SIGTERM)
+        out, _ = launcher.communicate(timeout=DEADLINE_SECONDS)
+    assert launcher.returncode == 75, out
+    (step,) = saved_steps(tmp_path / "run")
+    assert f"interrupted: step {step} is saved" in out
+    assert 20 <= step < STEPS
+    assert len(losses(tmp_path / "run")) == step
+
+    again = alone(*command)
+
+    assert again.returncode == 0, again.stdout
+    assert f"resuming from step {step}" in again.stdout
+    here, there = losses(tmp_path / "run"), losses(one_process)
+    assert len(here) == STEPS
+    np.testing.assert_allclose(here[:20], there[:20], rtol=1e-5)
+    np.testing.assert_allclose(here[-1], there[-1], rtol=1e-2)
+
+
+def test_users_mistake_ends_all_processes_with_its_code(tmp_path, train):
+    began = time.monotonic()
+
+    ended = together(*train, "train.batch_size=7", "--run_dir", tmp_path / "run")
+
+    assert ended.returncode == 2
+    assert "train.batch_size = 7" in ended.stdout
+    assert "Traceback" not in ended.stdout
+    assert time.monotonic() - began < 120
+    assert not (tmp_path / "run").exists()
+
+
+def together(*args) -> subprocess.CompletedProcess:
+    return run([*LAUNCHER, *map(str, args)])
+
+
+def alone(*args) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "fmjax", *map(str, args)]
+    return run(command, JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="2")
+
+
+def run(command, **environment) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+    )
+
+
+def losses(run_dir) -> list[float]:
+    file = run_dir / "metrics.jsonl"
+    if not file.exists():
+        return []
+    lines = [json.loads(line) for line in file.read_text().splitlines(keepends=True)
+             if line.endswith("\n")]  # fmt: skip
+    return [line["loss"] for line in lines if line["split"] == "train"]
+
+
+def children(pid: int) -> list[int]:
+    text = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]
