@@ -29,8 +29,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(verb=name)
         return sub
 
-    def takes_config(sub):
-        sub.add_argument("config", help="a gin file, or a name under configs/")
+    def takes_config(sub, where="configs/"):
+        sub.add_argument("config", help=f"a gin file, or a name under {where}")
         takes_bindings(sub)
 
     def takes_bindings(sub):
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb("data", "Cache a config's data, or look into it.")
     sub.add_argument("action", choices=["cache", "inspect"])
-    takes_config(sub)
+    takes_config(sub, "configs/ or configs/data/")
     sub.add_argument("--examples", type=int, default=3, help="that inspect decodes")
 
     sub = verb("tokenizer", "Train a SentencePiece model on text files.")

@@ -75,9 +75,7 @@ def _data(args) -> None:
 
     from fmjax import config
 
-    data = config.load(args.config, args.bindings, args.trust).data
-    if data is None:
-        raise UserError(f"{args.config} binds no experiment.data.")
+    data = config.load_data(args.config, args.bindings, args.trust)
     data.prepare()
     if args.action == "cache":
         folders = {

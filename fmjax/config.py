@@ -26,6 +26,7 @@ from gin import config as gin_state
 from gin import config_parser
 
 from fmjax import experiment as experiment_module
+from fmjax.data.pipeline import Data
 from fmjax.errors import UserError, suggest
 from fmjax.experiment import Experiment, fields_of
 
@@ -45,15 +46,28 @@ def load(
     Raises:
       UserError: for an unknown file, name, type or missing value.
     """
+    experiment, modules = _load("experiment", str(config), bindings, trust)
+    return dataclasses.replace(experiment, modules=modules)
+
+
+def load_data(config: str, bindings: Sequence[str] = (), trust: bool = False) -> Data:
+    """The `data` alone of a whole config, or of a file under configs/data/."""
+    beside = pathlib.Path("data") / config
+    if not _exists(config) and _exists(str(beside)):
+        config = str(beside)
+    return _load("data", config, bindings, trust)[0]
+
+
+def _load(root: str, config: str, bindings: Sequence[str], trust: bool):
     with _isolated():
         reader = _Reader(trust)
-        reader.read_file(_find(str(config), pathlib.Path.cwd()))
+        reader.read_file(_find(config, pathlib.Path.cwd()))
         for binding in bindings:
             reader.read_binding(binding)
         reader.check_macros()
-        experiment = _resolve()
+        resolved = _resolve(root)
         reader.check_used()
-        return dataclasses.replace(experiment, modules=tuple(reader.modules))
+        return resolved, tuple(reader.modules)
 
 
 def configs_folder() -> pathlib.Path:
@@ -207,6 +221,12 @@ class _Delegate(gin_state.ParserDelegate):
         return super().macro(name)
 
 
+def _exists(name: str) -> bool:
+    with contextlib.suppress(UserError):
+        return bool(_find(name, pathlib.Path.cwd()))
+    return False
+
+
 def _find(name: str, folder: pathlib.Path, source: str = "") -> pathlib.Path:
     """The file that a config or an include names: beside `folder`, then in configs/."""
     given = pathlib.Path(name).expanduser()
@@ -223,9 +243,9 @@ def _find(name: str, folder: pathlib.Path, source: str = "") -> pathlib.Path:
     )
 
 
-def _resolve() -> Experiment:
+def _resolve(root: str):
     try:
-        return gin.get_configurable("experiment")()
+        return gin.get_configurable(root)()
     except UserError as error:
         # gin appends where in its call stack it was; the message alone is for the user.
         raise UserError(str(error).split("\n  In call to configurable")[0]) from None

@@ -36,12 +36,17 @@ def claim(
                 f"{run_dir} holds a run that means something else:\n{table}\n"
                 "Take another --run_dir, or add --override to continue it changed."
             )
-    elif not stored.exists() and run_dir.is_dir() and any(run_dir.iterdir()):
+    elif not stored.exists() and run_dir.is_dir() and _others(run_dir):
         raise UserError(
             f"{run_dir} is not empty and holds no {CONFIG}: not a run directory. "
             "Take another --run_dir."
         )
     return render(experiment)
+
+
+def _others(run_dir: pathlib.Path) -> bool:
+    # Another process of the same run may be writing the config at this moment.
+    return any(path.name != f"{CONFIG}.tmp" for path in run_dir.iterdir())
 
 
 def write(run_dir: pathlib.Path, config_text: str) -> None:

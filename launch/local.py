@@ -138,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="K",
         help="virtual CPU devices of each; without it, the devices that JAX finds",
     )
-    parser.add_argument("--port", type=int, help="of the coordinator; by default, a free one")
+    parser.add_argument("--port", type=int, help="of the coordinator; else a free one")
     parser.add_argument("command", nargs="+", metavar="-- VERB ARGS")
     return parser
 

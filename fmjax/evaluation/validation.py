@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from fmjax import run_dir as run_dirs
+from fmjax.errors import UserError
 from fmjax.evaluation.unigram import baseline
 from fmjax.sharding.mesh import (
     MeshConfig,
@@ -43,6 +44,11 @@ def evaluate_run(
     """
     folder = pathlib.Path(run_dir).expanduser().absolute()
     experiment = run_dirs.load_experiment(folder, trust, bindings)
+    if experiment.data is None:
+        raise UserError(
+            f"{folder} has no data to evaluate on (it was imported); bind "
+            "experiment.data=@data() and data.train=…."
+        )
     # The run's own mesh may be of another machine; on this one, take all devices.
     meant = any(binding.startswith("mesh.") for binding in bindings)
     mesh_config = experiment.mesh if meant else MeshConfig()

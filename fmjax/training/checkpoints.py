@@ -199,20 +199,26 @@ def restore_model(
         places,
     )
     params = shapes.pop("params")
-    folder = run_dir / FOLDER / str(step) / "state"
-    with ocp.PyTreeCheckpointer() as reader:
-        saved = reader.metadata(folder).item_metadata.tree
+    with ocp.CheckpointManager(
+        run_dir / FOLDER,
+        item_names=("state", "data", "meta"),
+        item_handlers={
+            "state": ocp.PyTreeCheckpointHandler(),
+            "data": ocp.JsonCheckpointHandler(),
+            "meta": ocp.JsonCheckpointHandler(),
+        },
+        options=ocp.CheckpointManagerOptions(create=False),
+    ) as reader:
+        saved = reader.item_metadata(step)["state"].tree
         name = "ema" if ema and "ema" in saved else "params"
         tree = {name: params, "extra": shapes} if shapes else {name: params}
-        _check_fits(tree, saved, folder)
-        restored = reader.restore(
-            folder,
-            args=ocp.args.PyTreeRestore(
-                tree,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(tree),
-                partial_restore=True,
-            ),
+        _check_fits(tree, saved, run_dir / FOLDER / str(step))
+        args = ocp.args.PyTreeRestore(
+            tree,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(tree),
+            partial_restore=True,
         )
+        restored = reader.restore(step, args=ocp.args.Composite(state=args))["state"]
     return {"params": restored[name], **restored.get("extra", {})}, step
 
 

@@ -81,10 +81,6 @@ def train(
     check_divisible("train.batch_size", run.batch_size, run.microbatches, mesh, rules)
     check_divisible("train.eval_batch_size", eval_size, 1, mesh, rules)
 
-    if jax.process_index() == 0:
-        data.prepare()
-    data.wait_until_prepared()
-    objective.check(data.length, data.tokenizer().vocab_size)
     plan = plan_state(
         objective,
         experiment.optimizer,
@@ -94,6 +90,10 @@ def train(
         seed=run.seed,
         ema=run.ema_decay is not None,
     )
+    if jax.process_index() == 0:
+        objective.check(data.length, data.tokenizer().vocab_size)
+        data.prepare()
+    data.wait_until_prepared()
     on_checked()
     batches = data.train_batches(
         run.batch_size, local_rows(sharding, run.batch_size), run.seed
@@ -187,8 +187,9 @@ def train(
                 step += 1
                 log.push(step, metrics)
                 say.advance(step)
-                interrupted = interruption.reached(step)
                 done = step == run.steps
+                # Told to stop at the very end, a run still ends as every other does.
+                interrupted = interruption.reached(step) and not done
                 fresh = done or (run.eval_every and step % run.eval_every == 0)
                 if fresh and not interrupted:
                     with log.paused():

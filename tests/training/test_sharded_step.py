@@ -144,6 +144,29 @@ def test_accumulation_with_terms_of_different_weights(one_device):
     )
 
 
+def test_averaged_parameters():
+    mesh_config = MeshConfig()
+    mesh, rules = mesh_config.build(), mesh_config.all_rules
+    plan = plan_state(OBJECTIVE, OPTIMIZER, mesh, rules, train_steps=STEPS, ema=True)
+    step = make_train_step(
+        OBJECTIVE, plan, lambda s: 0.0, mesh, rules, seed=0, ema_decay=0.75
+    )
+    state = plan.init()
+    want = jax.device_get(state.params)
+    with on_mesh(mesh, rules):
+        for i in range(3):
+            placed = global_batch(batch(i), batch_sharding(mesh, rules), B)
+            state, _ = step(state, placed)
+            now = jax.device_get(state.params)
+            want = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, want, now)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+        want,
+        jax.device_get(state.ema),
+    )
+    assert state.eval_variables["params"] is state.ema
+
+
 @dataclasses.dataclass(frozen=True)
 class TwoTerms:
     """The language model, and a term of its own denominator over the first tokens."""

@@ -1,0 +1,178 @@
+"""gin files in, frozen experiments out: round trips, isolation, trust, errors."""
+
+import dataclasses
+import sys
+
+import gin
+import pytest
+
+from fmjax import config
+from fmjax.errors import UserError
+from fmjax.experiment import bindings_of, differences, render
+from fmjax.training.state import abstract_variables
+
+RUNS = [
+    name
+    for name in config.shipped_configs()
+    if name.startswith("papers/") or "/" not in name
+]
+MACROS = ["TEXT_FILE=some/text.txt", "TFDS_DIR=some/folder"]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_shipped_run_loads_builds_and_says_what_it_costs(name):
+    experiment = config.load(name, MACROS)
+    _, shapes = abstract_variables(experiment.objective)
+    assert "params" in shapes
+    experiment.optimizer.schedule.build(experiment.train.steps)
+    header = (config.configs_folder() / name).read_text().split("\ninclude")[0]
+    assert f"fmjax train {name}" in header
+    assert "Costs" in header
+    assert "Expect" in header or "expect" in header
+
+
+@pytest.mark.parametrize("name", sorted(set(config.shipped_configs()) - set(RUNS)))
+def test_every_part_fits_into_a_run(name, tmp_path):
+    run = f"include 'quickstart.gin'\ninclude '{name}'\n"
+    (tmp_path / "run.gin").write_text(run)
+    experiment = config.load(tmp_path / "run.gin", MACROS)
+    if name.startswith("optim/"):
+        assert experiment.optimizer.gin_name == name[6:-4]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_printed_experiments_read_back_equal(name, tmp_path):
+    experiment = config.load(name, MACROS)
+    (tmp_path / "whole.gin").write_text(render(experiment))
+    again = config.load(tmp_path / "whole.gin")
+    assert again == experiment
+    assert render(again) == render(experiment)
+
+
+def test_two_values_of_one_kind_get_scopes(tmp_path):
+    experiment = config.load(
+        "quickstart.gin",
+        [
+            *MACROS,
+            "data.validation=@other/text_task()",
+            "other/text_task.source=@text_files()",
+            "text_files.files=%TEXT_FILE",
+        ],
+    )
+    names = {owner for owner, _ in bindings_of(experiment)}
+    assert {"text_task", "text_task_2/text_task"} <= names
+    (tmp_path / "whole.gin").write_text(render(experiment))
+    assert config.load(tmp_path / "whole.gin") == experiment
+
+
+def test_bindings_of_the_caller_are_left_alone():
+    @gin.configurable(module="somebody")
+    def elsewhere(value=1):
+        return value
+
+    gin.bind_parameter("elsewhere.value", 5)
+    a = config.load("quickstart.gin", ["train.steps=3"])
+    b = config.load("quickstart.gin")
+    assert (a.train.steps, b.train.steps) == (3, 500)
+    assert elsewhere() == 5
+    gin.clear_config()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        a.train.steps = 4
+
+
+def test_imports_run_only_when_trusted(tmp_path, monkeypatch):
+    (tmp_path / "somebodys_model.py").write_text(
+        "import dataclasses\n"
+        "from fmjax.configurable import configurable\n"
+        "from fmjax.optim.optimizers import AdamW\n"
+        "@configurable('mine')\n"
+        "@dataclasses.dataclass(frozen=True, kw_only=True)\n"
+        "class Mine(AdamW):\n"
+        "    extra: int = 7\n"
+    )
+    (tmp_path / "mine.gin").write_text(
+        "import somebodys_model\n"
+        "include 'quickstart.gin'\n"
+        "experiment.optimizer = @mine()\n"
+        "mine.schedule = @cosine()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="--trust"):
+        config.load("mine.gin")
+    assert "somebodys_model" not in sys.modules
+    experiment = config.load("mine.gin", trust=True)
+    assert experiment.optimizer.extra == 7
+    assert experiment.modules == ("somebodys_model",)
+    (tmp_path / "whole.gin").write_text(render(experiment))
+    with pytest.raises(UserError, match="--trust"):
+        config.load("whole.gin")
+    assert config.load("whole.gin", trust=True) == experiment
+
+
+def test_strings_need_no_quotes_and_paths_become_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    experiment = config.load(
+        "papers/nanogpt_shakespeare/cpu.gin",
+        ["TEXT_FILE=../a b/text.txt", "transformer.norm=rmsnorm", "train.seed=3"],
+    )
+    assert experiment.data.train.source.files == str(tmp_path.parent / "a b/text.txt")
+    assert experiment.objective.model.transformer.norm == "rmsnorm"
+    assert experiment.train.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("bindings", "message"),
+    [
+        (["trian.steps=3"], "Did you mean 'train.steps'"),
+        (["train.stpes=3"], "Did you mean 'steps'"),
+        (["train.steps=many"], "train.steps = 'many': expected int, found str"),
+        (["train.steps=True"], "train.steps = True: expected int, found bool"),
+        (["transformer.norm=rms"], "transformer.norm = 'rms'"),
+        (["lion.b1=0.9"], "does not use 'lion'"),
+        (["experiment.optimizer=@adamv()"], "Did you mean 'adamw'"),
+        (["train.steps=%STEPS"], "%STEPS, which has no value"),
+        (["train.steps"], "expected NAME=VALUE"),
+        (["train.microbatches=3"], "train.microbatches = 3"),
+        (["muon.schedule=@cosine()"], "does not use 'muon'"),
+    ],
+)
+def test_mistakes_are_named(bindings, message):
+    with pytest.raises(UserError) as error:
+        config.load("quickstart.gin", bindings)
+    assert message in str(error.value)
+
+
+def test_unset_macros_and_missing_files_are_named(tmp_path):
+    with pytest.raises(UserError, match="TEXT_FILE=VALUE"):
+        config.load("papers/nanogpt_shakespeare/cpu.gin")
+    with pytest.raises(UserError, match=r"Did you mean 'quickstart.gin'"):
+        config.load("quickstrat.gin")
+    (tmp_path / "a.gin").write_text("include 'b.gin'\n")
+    (tmp_path / "b.gin").write_text("include 'a.gin'\n")
+    with pytest.raises(UserError, match="includes itself"):
+        config.load(tmp_path / "a.gin")
+    (tmp_path / "c.gin").write_text("train.steps = = 3\n")
+    with pytest.raises(UserError, match=r"c.gin"):
+        config.load(tmp_path / "c.gin")
+
+
+def test_what_changes_the_meaning_of_a_run():
+    old = config.load("quickstart.gin")
+
+    def changed(*bindings):
+        new = config.load("quickstart.gin", bindings)
+        return [name for name, _, _ in differences(old, new, free=False)]
+
+    assert changed("mesh.fsdp=2", "train.log_every=3", "data.cache_dir=elsewhere") == []
+    assert changed("transformer.remat=full", "train.microbatches=2") == []
+    assert changed("train.seed=1") == ["train.seed"]
+    assert changed("adamw.b1=0.8", "gpt.vocab_size=9000") == [
+        "adamw.b1",
+        "gpt.vocab_size",
+    ]
+    # The cosine reads train.steps; a schedule with its own end, or none, does not.
+    assert changed("train.steps=501") == ["train.steps"]
+    old = config.load("quickstart.gin", ["cosine.steps=500"])
+    assert changed("cosine.steps=500", "train.steps=501") == []
+    new = config.load("quickstart.gin", ["train.steps=501"])
+    assert "train.steps" in [name for name, *_ in differences(old, new)]
