@@ -73,7 +73,7 @@ def test_bindings_of_the_caller_are_left_alone():
     gin.bind_parameter("elsewhere.value", 5)
     a = config.load("quickstart.gin", ["train.steps=3"])
     b = config.load("quickstart.gin")
-    assert (a.train.steps, b.train.steps) == (3, 500)
+    assert (a.train.steps, b.train.steps) == (3, 400)
     assert elsewhere() == 5
     gin.clear_config()
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -171,8 +171,8 @@ def test_what_changes_the_meaning_of_a_run():
         "gpt.vocab_size",
     ]
     # The cosine reads train.steps; a schedule with its own end, or none, does not.
-    assert changed("train.steps=501") == ["train.steps"]
-    old = config.load("quickstart.gin", ["cosine.steps=500"])
-    assert changed("cosine.steps=500", "train.steps=501") == []
-    new = config.load("quickstart.gin", ["train.steps=501"])
+    assert changed("train.steps=401") == ["train.steps"]
+    old = config.load("quickstart.gin", ["cosine.steps=400"])
+    assert changed("cosine.steps=400", "train.steps=401") == []
+    new = config.load("quickstart.gin", ["train.steps=401"])
     assert "train.steps" in [name for name, *_ in differences(old, new)]

@@ -158,12 +158,14 @@ def train(
         values["seconds"] = time.perf_counter() - began
         say.say(f"step {step}/{run.steps}  validation " + spelled(values))
         for evaluation in evaluations:
-            for name, value in evaluation(step, state.eval_variables, last).items():
-                if isinstance(value, str):
-                    say.say(f"{name}: {value}")
-                    writer.write_text(step, name, value)
-                else:
-                    values[name] = value
+            found = evaluation(step, state.eval_variables, last)
+            figures = {k: v for k, v in found.items() if not isinstance(v, str)}
+            if figures:
+                values |= figures
+                say.say(f"step {step}/{run.steps}  {spelled(figures)}")
+            for name in found.keys() - figures.keys():
+                say.say(f"{name}: {found[name]}")
+                writer.write_text(step, name, found[name])
         writer.write(step, "validation", values)
         return values
 
