@@ -10,6 +10,10 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
 )
 
+# XLA's pool has a thread a core; eight devices that wait for each other want more.
+os.environ.setdefault("PJRT_NPROC", "32")
+os.environ.setdefault("NPROC", "32")
+
 import jax
 import pytest
 

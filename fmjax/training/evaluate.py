@@ -26,7 +26,13 @@ def evaluate(
     Returns:
       "loss", each term's share of it, each ratio, and "tokens".
     """
-    outputs = [eval_step(variables, place(batch)) for batch in batches]
+    outputs: list = []
+    for batch in batches:
+        placed = place(batch)
+        # One batch at a time: with many in flight, the collectives of virtual devices
+        # wait for threads that other batches hold, for ever.
+        jax.block_until_ready(outputs[-1:])
+        outputs.append(eval_step(variables, placed))
     # Sums of float32 batches in float64: the order of a long split must not matter.
     totals: list[dict] = [collections.defaultdict(lambda: np.zeros(2)) for _ in "tr"]
     for output in jax.device_get(outputs):
