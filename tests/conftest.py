@@ -18,6 +18,8 @@ import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
+# One program at a time, for the same reason.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
 
