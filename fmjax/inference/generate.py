@@ -15,9 +15,9 @@ from fmjax.data.tokenizers import start_id
 from fmjax.errors import UserError
 from fmjax.inference.load import Run
 from fmjax.inference.sampling import Sampling, sample
-from fmjax.models.attention import KeyValueCache
 from fmjax.models.gpt import GPT
 from fmjax.models.layers import constrain
+from fmjax.models.transformer import Cache
 
 # Prompts are padded to a power of two of at least this, so that few shapes compile.
 _SHORTEST_BUCKET = 16
@@ -213,7 +213,7 @@ class _State(NamedTuple):
     counts: jax.Array  # [B]
     ended: jax.Array  # [B]
     hidden: jax.Array  # [B, 1, D], of the newest id
-    cache: KeyValueCache
+    cache: Cache
 
 
 # The rules are flax's, outside what jit knows to tell traces apart by, hence a static

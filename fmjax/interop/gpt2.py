@@ -45,7 +45,7 @@ def build(options: Options) -> GPT:
         ),
         vocab_size=options.take("vocab_size", int, 50257),
         max_length=options.take("n_positions", int, 1024),
-        learned_positions=True,
+        positions="learned",
         tie_embeddings=options.take("tie_word_embeddings", bool, True),
     )
     options.require("n_ctx", model.max_length)
@@ -64,9 +64,9 @@ def sources(model: GPT) -> dict[str, Source]:
 
     table = {
         "tokens/table": Source("wte.weight", (V, D)),
-        "positions/table": Source("wpe.weight", (model.max_length, D)),
-        "final_norm/scale": Source("ln_f.weight", (D,)),
-        "final_norm/bias": Source("ln_f.bias", (D,)),
+        "inputs/positions/table": Source("wpe.weight", (model.max_length, D)),
+        "stack/final_norm/scale": Source("ln_f.weight", (D,)),
+        "stack/final_norm/bias": Source("ln_f.bias", (D,)),
         f"{block}/attention/out": Source(
             f"{layer}.attn.c_proj.weight", (D, D), lambda w: w.reshape(H, K, D)
         ),
@@ -84,5 +84,5 @@ def sources(model: GPT) -> dict[str, Source]:
         table[path] = Source(f"{joined}.weight", (D, 3 * D), part(i))
         table[f"{path}_bias"] = Source(f"{joined}.bias", (3 * D,), part(i))
     if not model.tie_embeddings:
-        table["head"] = Source("lm_head.weight", (V, D), np.transpose)
+        table["language_head/kernel"] = Source("lm_head.weight", (V, D), np.transpose)
     return table

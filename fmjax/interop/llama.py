@@ -35,7 +35,7 @@ def build(options: Options) -> GPT:
         ),
         vocab_size=options.take("vocab_size", int, 32000),
         max_length=options.take("max_position_embeddings", int, 2048),
-        learned_positions=False,
+        positions="none",
         tie_embeddings=options.take("tie_word_embeddings", bool, False),
     )
 
@@ -67,7 +67,7 @@ def sources(model: GPT) -> dict[str, Source]:
 
     table = {
         "tokens/table": Source("embed_tokens.weight", (V, D)),
-        "final_norm/scale": Source("norm.weight", (D,)),
+        "stack/final_norm/scale": Source("norm.weight", (D,)),
         f"{block}/attention_norm/scale": Source(
             f"{layer}.input_layernorm.weight", (D,)
         ),
@@ -97,5 +97,5 @@ def sources(model: GPT) -> dict[str, Source]:
         ),
     }
     if not model.tie_embeddings:
-        table["head"] = Source("lm_head.weight", (V, D), np.transpose)
+        table["language_head/kernel"] = Source("lm_head.weight", (V, D), np.transpose)
     return table

@@ -1,14 +1,17 @@
-"""Multi-head attention with grouped queries, rotary positions, packing and a cache."""
+"""Multi-head attention: to itself or a source, grouped, packed, with a cache."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from fmjax.models.disentangled import disentangled_scores
 from fmjax.models.layers import (
     Keys,
+    Norm,
     constrain,
     dropout,
     matmul,
@@ -39,46 +42,61 @@ def attend(
     v: Float[Array, "B S G K"],
     mask: Bool[Array, "B T S"] | None,
     *,
+    causal: bool = True,
+    bias: Float[Array, "B H T S"] | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
     implementation: str = "auto",
     dropout_rate: float = 0.0,
     keys: Keys = None,
 ) -> Float[Array, "B T H K"]:
-    """softmax(q k^T / sqrt(K)) v, each of the G key heads serving H / G query heads.
+    """softmax(scale · q k^T + bias) v, each of the G key heads serving H / G heads.
 
     Args:
       q: queries.
       k: keys.
       v: values.
-      mask: where attention is allowed; None means causal, for T = S.
+      mask: where attention is allowed; None leaves that to `causal`.
+      causal: without a mask, whether a query sees only keys up to its own (T = S).
+      bias: added to the scores; its first axis may be 1.
+      scale: of the scores; None means K^(-1/2).
+      softcap: scores x become softcap · tanh(x / softcap) (Gemma 2), before the bias.
       implementation: "xla", "cudnn" (flash attention on NVIDIA; float16 or bfloat16,
-        no dropout), or "auto", which takes cudnn where it can.
+        no dropout, bias or softcap), or "auto", which takes cudnn where it can.
       dropout_rate: share of the attention weights that is dropped.
       keys: one key per example, or None for no dropout.
     """
-    dropping = keys is not None and dropout_rate > 0
+    B, T, H, K = q.shape
+    S, G = k.shape[1:3]
+    scale = K**-0.5 if scale is None else scale
     if implementation == "auto":
-        fits = q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0
-        fits = fits and q.shape[-1] <= 256 and not dropping
+        fits = q.dtype in (jnp.bfloat16, jnp.float16) and K % 8 == 0 and K <= 256
+        plain = bias is None and softcap is None
+        plain = plain and (keys is None or dropout_rate == 0)
         on_gpu = jax.default_backend() == "gpu"
-        implementation = "cudnn" if on_gpu and fits else "xla"
+        implementation = "cudnn" if on_gpu and fits and plain else "xla"
     if implementation == "cudnn":
         return jax.nn.dot_product_attention(
             q,
             k,
             v,
             mask=None if mask is None else mask[:, None],
-            is_causal=mask is None,
+            scale=scale,
+            is_causal=mask is None and causal,
             implementation="cudnn",
         )
-    B, T, H, K = q.shape
-    S, G = k.shape[1:3]
-    if mask is None:
+    if mask is None and causal:
         mask = (jnp.arange(T)[:, None] >= jnp.arange(S))[None]
-    grouped = (q * K**-0.5).reshape(B, T, G, H // G, K)
+    grouped = (q * scale).reshape(B, T, G, H // G, K)
     scores = jnp.einsum(
         "btgrk,bsgk->bgrts", grouped, k, preferred_element_type=jnp.float32
     )
-    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
+    if bias is not None:
+        scores = scores + bias.reshape(-1, G, H // G, T, S)
+    if mask is not None:
+        scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = dropout(jax.nn.softmax(scores, axis=-1), dropout_rate, keys)
     out = jnp.einsum("bgrts,bsgk->btgrk", weights.astype(v.dtype), v)
     return out.reshape(B, T, H, K)
@@ -103,6 +121,7 @@ class KeyValueCache:
     def write(self, k: Array, v: Array, positions: Int[Array, "B T"]):
         """The cache with `k` and `v`, both [B, T, G, K], at `positions`."""
         rows = jnp.arange(k.shape[0])[:, None]
+        positions = jnp.broadcast_to(positions, k.shape[:2])
         return KeyValueCache(
             self.k.at[rows, positions].set(k.astype(self.k.dtype)),
             self.v.at[rows, positions].set(v.astype(self.v.dtype)),
@@ -110,14 +129,20 @@ class KeyValueCache:
 
 
 class Attention(nn.Module):
-    """Causal self-attention (Vaswani et al. 2017), grouped (Ainslie et al. 2023).
+    """Multi-head attention (Vaswani et al. 2017), grouped (Ainslie et al. 2023).
 
     Attributes:
       num_heads: query heads.
       num_kv_heads: key and value heads; must divide num_heads.
       head_dim: width of a head.
-      bias: whether the projections have offsets.
+      cross: attends to a source instead of to itself.
+      causal: whether, without a mask, a query sees only keys up to its own.
+      inward_bias: whether the projections to queries, keys and values have offsets.
+      bias: whether the projection back has one.
       rope_theta: base of the rotary frequencies; None for no rotary positions.
+      qk_norm: epsilon of an RMSNorm over each query and key; None for no norm.
+      scale: of the scores; None means head_dim^(-1/2).
+      softcap: see `attend`.
       dropout: share of attention weights dropped in training.
       implementation: see `attend`.
       init_std: standard deviation of the inward weights.
@@ -128,8 +153,14 @@ class Attention(nn.Module):
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    cross: bool
+    causal: bool
+    inward_bias: bool
     bias: bool
     rope_theta: float | None
+    qk_norm: float | None
+    scale: float | None
+    softcap: float | None
     dropout: float
     implementation: str
     init_std: float
@@ -140,29 +171,79 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
+        *,
         positions: Int[Array, "B T"],
         mask: Bool[Array, "B T S"] | None,
+        bias: Float[Array, "B H T S"] | None,
+        relative: tuple[Float[Array, "P D"], Int[Array, "B T S"]] | None,
+        source: Float[Array, "B S E"] | None,
         cache: KeyValueCache | None,
         keys: Keys,
     ) -> tuple[Float[Array, "B T D"], KeyValueCache | None]:
-        """Returns the layer's output and, given a cache, the cache with x written."""
-        q = self._project("query", x, self.num_heads, "heads")
-        k = self._project("key", x, self.num_kv_heads, "kv_heads")
-        v = self._project("value", x, self.num_kv_heads, "kv_heads")
-        if self.rope_theta is not None:
+        """One layer of attention.
+
+        Args:
+          x: what attends.
+          positions: of x; rotary positions and the cache's slots.
+          mask: where attention is allowed; None for `causal`, or everywhere.
+          bias: added to the scores.
+          relative: vectors of relative positions and which one stands between each
+            query and key, for disentangled attention.
+          source: what is attended to, with `cross`; None if it is in the cache.
+          cache: of earlier tokens, or of the source; None for none.
+          keys: one key per example for dropout.
+
+        Returns:
+          The layer's output and, given a cache, the cache with what was read.
+        """
+        if self.cross:
+            read_width = x.shape[-1] if source is None else source.shape[-1]
+        else:
+            source, read_width = x, x.shape[-1]
+        to_query = self._projection("query", x.shape[-1], self.num_heads, "heads")
+        to_key = self._projection("key", read_width, self.num_kv_heads, "kv_heads")
+        to_value = self._projection("value", read_width, self.num_kv_heads, "kv_heads")
+        q, k, v = to_query(x), None, None
+        if source is not None:
+            k, v = to_key(source), to_value(source)
+        if self.qk_norm is not None:
+            # The weight's axis is a head's width, which is never sharded.
+            norms = [
+                Norm("rmsnorm", self.qk_norm, False, axis="kv", name=name)
+                for name in ("query_norm", "key_norm")
+            ]
+            q, k = norms[0](q), norms[1](k)
+        if self.rope_theta is not None and not self.cross:
             q = rotate(q, positions, self.rope_theta)
             k = rotate(k, positions, self.rope_theta)
         q = constrain(q, "batch", "length", "act_heads", None)
-        k = constrain(k, "batch", "length", "act_kv_heads", None)
-        v = constrain(v, "batch", "length", "act_kv_heads", None)
+        if k is not None:
+            k = constrain(k, "batch", "length", "act_kv_heads", None)
+            v = constrain(v, "batch", "length", "act_kv_heads", None)
+        scale = self.scale
+        if relative is not None:
+            # One share each for content, content to position, position to content.
+            scale = (3 * self.head_dim) ** -0.5
+            vectors, rows = relative
+            scores = disentangled_scores(
+                q, k, to_query(vectors[None])[0], to_key(vectors[None])[0], rows
+            )
+            bias = scale * scores
         if cache is not None:
-            cache = cache.write(k, v, positions)
+            if not self.cross:
+                cache = cache.write(k, v, positions)
+            elif source is not None:
+                cache = KeyValueCache(k, v)
             k, v = cache.k.astype(q.dtype), cache.v.astype(q.dtype)
         out = attend(
             q,
             k,
             v,
             mask,
+            causal=self.causal and not self.cross,
+            bias=bias,
+            scale=scale,
+            softcap=self.softcap,
             implementation=self.implementation,
             dropout_rate=self.dropout,
             keys=keys,
@@ -176,18 +257,23 @@ class Attention(nn.Module):
         kernel = kernel.astype(self.dtype).reshape(-1, x.shape[-1])
         y = matmul(out, kernel, self.dtype)
         if self.bias:
-            bias = self.param("out_bias", zeros_init("embed"), x.shape[-1:])
-            y = y + bias.astype(self.dtype)
+            offset = self.param("out_bias", zeros_init("embed"), x.shape[-1:])
+            y = y + offset.astype(self.dtype)
         return y, cache
 
-    def _project(self, name: str, x: Array, heads: int, axis: str) -> Array:
+    def _projection(self, name: str, width: int, heads: int, axis: str) -> Callable:
+        """Declares a projection to heads; it may be applied to several arrays."""
         init = normal_init(self.init_std, "embed", axis, "kv")
-        kernel = self.param(name, init, (x.shape[-1], heads, self.head_dim))
-        kernel = kernel.astype(self.dtype).reshape(x.shape[-1], -1)
-        y = matmul(x, kernel, self.dtype)
-        y = y.reshape(*y.shape[:2], heads, self.head_dim)
-        if self.bias:
+        kernel = self.param(name, init, (width, heads, self.head_dim))
+        kernel = kernel.astype(self.dtype).reshape(width, -1)
+        offset = None
+        if self.inward_bias:
             shape = (heads, self.head_dim)
-            bias = self.param(f"{name}_bias", zeros_init(axis, "kv"), shape)
-            y = y + bias.astype(self.dtype)
-        return y
+            offset = self.param(f"{name}_bias", zeros_init(axis, "kv"), shape)
+
+        def apply(x: Array) -> Array:
+            y = matmul(x.astype(self.dtype), kernel, self.dtype)
+            y = y.reshape(*y.shape[:2], heads, self.head_dim)
+            return y if offset is None else y + offset.astype(self.dtype)
+
+        return apply

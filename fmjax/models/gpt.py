@@ -1,23 +1,24 @@
-"""Decoder-only language models: GPT-2 (Radford et al. 2019) to Llama (Touvron 2023)."""
+"""Decoder-only language models: GPT-2 (Radford et al. 2019) to Mixtral (Jiang 2024)."""
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
-from fmjax.models.attention import KeyValueCache
-from fmjax.models.layers import (
-    Embedding,
-    Keys,
-    constrain,
-    dropout,
-    fold_keys,
-    matmul,
-    normal_init,
+from fmjax.models.flops import attention_flops, multiplying_weights
+from fmjax.models.inputs import (
+    InputLayer,
+    Positions,
+    check_length,
+    outputs,
+    real_tokens,
+    visible,
 )
-from fmjax.models.transformer import Stack, TransformerConfig
+from fmjax.models.language_head import LanguageHead, padded
+from fmjax.models.layers import Embedding, Keys, fold_keys
+from fmjax.models.transformer import Cache, Context, Stack, empty_cache
+from fmjax.models.transformer_config import TransformerConfig
 
 
 @configurable("gpt")
@@ -28,48 +29,77 @@ class GPT(nn.Module):
       transformer: the stack's sizes and choices.
       vocab_size: V; ids at and above it are never predicted.
       max_length: the longest sequence; learned positions have as many rows.
-      learned_positions: adds a learned vector for each position (GPT-2); without it,
-        positions come from transformer.rope_theta.
+      positions: vectors added for each position: "learned" (GPT-2), "sinusoidal", or
+        "none" where transformer.rope_theta or position_bias tells them.
+      position_offset: row of position 0 in the learned table (OPT: 2).
+      positions_from_mask: with a mask, positions count unmasked tokens only (OPT).
+      embed_norm: normalizes token vectors (BLOOM).
+      embed_scale: multiplies them by sqrt(D) (Gemma).
       tie_embeddings: the head is the transposed embedding table (Press & Wolf 2017).
+      logits_softcap: logits x become cap · tanh(x / cap) (Gemma 2); None leaves them.
       vocab_multiple: the tables are padded to a multiple of this, so that they shard.
     """
 
     transformer: TransformerConfig
     vocab_size: int
     max_length: int
-    learned_positions: bool = True
+    positions: Positions = "learned"
+    position_offset: int = 0
+    positions_from_mask: bool = False
+    embed_norm: bool = False
+    embed_scale: bool = False
     tie_embeddings: bool = True
+    logits_softcap: float | None = None
     vocab_multiple: int = 128
 
     def __post_init__(self):
         for name in ("vocab_size", "max_length", "vocab_multiple"):
             if getattr(self, name) < 1:
                 raise UserError(f"gpt.{name} = {getattr(self, name)} is below 1.")
-        if not self.learned_positions and self.transformer.rope_theta is None:
+        c = self.transformer
+        told = c.rope_theta is not None or c.position_bias != "none"
+        if self.positions == "none" and not told:
             raise UserError(
-                "gpt.learned_positions = False and transformer.rope_theta = None leave "
-                "the model without positions; set one of them."
+                "gpt.positions = 'none', transformer.rope_theta = None and "
+                "transformer.position_bias = 'none' leave the model without positions; "
+                "set one of them."
+            )
+        if c.position_bias == "disentangled":
+            raise UserError(
+                "transformer.position_bias = 'disentangled' is for encoders; a "
+                "key-value cache cannot hold it."
             )
         super().__post_init__()
 
     @property
     def padded_vocab_size(self) -> int:
         """Rows of the embedding table: vocab_size rounded up to vocab_multiple."""
-        return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
+        return padded(self.vocab_size, self.vocab_multiple)
 
     def setup(self):
         """Declares the parts."""
         c = self.transformer
-        rows, width, std = self.padded_vocab_size, c.embed_dim, c.init_std
-        dtype = c.compute_dtype
-        self.tokens = Embedding(rows, width, "vocab", std, dtype)
-        if self.learned_positions:
-            self.positions = Embedding(self.max_length, width, "position", std, dtype)
+        rows, dtype = self.padded_vocab_size, c.compute_dtype
+        self.tokens = Embedding(rows, c.embed_dim, "vocab", c.init_std, dtype)
+        self.inputs = InputLayer(
+            c,
+            self.max_length,
+            self.positions,
+            self.position_offset,
+            norm=self.embed_norm,
+            scale=self.embed_scale,
+        )
         self.stack = Stack(c)
-        self.final_norm = c.make_norm(None)
-        if not self.tie_embeddings:
-            init = normal_init(std, "embed", "vocab")
-            self.head_kernel = self.param("head", init, (width, rows))
+        self.language_head = LanguageHead(
+            self.vocab_size,
+            rows,
+            self.tie_embeddings,
+            False,
+            1.0,
+            self.logits_softcap,
+            c.init_std,
+            dtype,
+        )
 
     def __call__(
         self,
@@ -78,6 +108,7 @@ class GPT(nn.Module):
         segment_ids: Int[Array, "B T"] | None = None,
         mask: Bool[Array, "B T"] | None = None,
         keys: Keys = None,
+        hidden_states: bool = False,
     ) -> dict[str, Array]:
         """Logits of the next token at every position.
 
@@ -85,16 +116,20 @@ class GPT(nn.Module):
           tokens: ids below vocab_size.
           positions: of each token in its document; 0 … T-1 if not given.
           segment_ids: tokens attend only to their own segment.
-          mask: False for padding, which no other token attends to.
+          mask: False for padding, which no token attends to.
           keys: one key per example for dropout; None in evaluation.
+          hidden_states: whether to give them.
 
         Returns:
           logits: float32 [B, T, V], without vocabulary padding; hidden: [B, T, D],
-          after the final norm.
+          after the final norm; hidden_states: [layers + 1, B, T, D], the stack's input
+          and every block's output, the last one after the final norm.
         """
-        out = self.hidden(tokens, positions, segment_ids, mask, keys=keys)
+        out = self.hidden(
+            tokens, positions, segment_ids, mask, None, keys, hidden_states
+        )
         logits = self.head(out["hidden"])[..., : self.vocab_size]
-        return {"logits": logits, "hidden": out["hidden"]}
+        return outputs(out) | {"logits": logits}
 
     def hidden(
         self,
@@ -102,79 +137,54 @@ class GPT(nn.Module):
         positions: Int[Array, "B T"] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
         mask: Bool[Array, "B T"] | None = None,
-        cache: KeyValueCache | None = None,
+        cache: Cache | None = None,
         keys: Keys = None,
-    ) -> dict[str, Array | KeyValueCache | None]:
+        hidden_states: bool = False,
+    ) -> dict[str, Array | Cache | None]:
         """Everything below the head; see `__call__`.
 
         Returns:
           hidden: [B, T, D], after the final norm; cache: the given cache with these
-          tokens written at their positions, or None.
+          tokens written at their positions, or None; router: of a mixture of experts,
+          [layers, B] each, else empty; hidden_states where asked for.
         """
-        B, T = tokens.shape
-        if T > self.max_length:
-            raise UserError(
-                f"sequence of {T} tokens, gpt.max_length = {self.max_length}."
-            )
+        T = tokens.shape[1]
+        check_length("gpt", tokens, self.max_length)
         if positions is None:
-            positions = jnp.broadcast_to(jnp.arange(T), (B, T))
-        causal = jnp.tril(jnp.ones((T, T), bool))
-        attend_to = None
-        if cache is not None:
-            slots = jnp.arange(cache.k.shape[-3])
-            attend_to = slots <= positions[..., None]
-        elif segment_ids is not None or mask is not None:
-            if segment_ids is None:
-                segment_ids = mask
-            elif mask is not None:
-                segment_ids = jnp.where(mask, segment_ids, -1)
-            attend_to = (segment_ids[:, :, None] == segment_ids[:, None, :]) & causal
-        x = self.tokens(tokens)
-        if self.learned_positions:
-            x = x + self.positions(positions)
-        x = constrain(x, "batch", "length", "act_embed")
-        # Blocks fold their index, 0 and up; the embeddings take the next one.
-        at_embedding = fold_keys(keys, self.transformer.num_layers)
-        x = dropout(x, self.transformer.dropout, at_embedding)
-        x, cache = self.stack(x, positions, attend_to, cache, keys)
-        return {"hidden": self.final_norm(x), "cache": cache}
+            positions = jnp.arange(T)[None]
+            if self.positions_from_mask and mask is not None:
+                positions = mask.cumsum(1) * mask - 1
+        if cache is None:
+            allowed = visible(True, segment_ids, mask, T)
+        else:
+            slots = jnp.arange(cache.own.k.shape[-3])
+            allowed = slots <= positions[..., None]
+        # Blocks fold their index, 0 and up; the input takes the next one.
+        at_input = fold_keys(keys, self.transformer.num_layers)
+        x = self.inputs(self.tokens(tokens), positions, None, at_input)
+        real = real_tokens(segment_ids, mask)
+        context = Context(positions, mask=allowed, real=real, keys=keys)
+        return self.stack(x, context, cache, hidden_states)
 
     def head(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T padded_V"]:
         """Logits over the padded vocabulary, float32; padding gets -1e30."""
-        if self.tie_embeddings:
-            logits = self.tokens.attend(hidden)
-        else:
-            dtype = self.transformer.compute_dtype
-            kernel = self.head_kernel.astype(dtype)
-            logits = matmul(hidden.astype(dtype), kernel, jnp.float32)
-        logits = constrain(logits, "batch", "length", "act_vocab")
-        if self.padded_vocab_size == self.vocab_size:
-            return logits
-        real = jnp.arange(self.padded_vocab_size) < self.vocab_size
-        return jnp.where(real, logits, -1e30)
+        return self.language_head(hidden, self.tokens.table)
 
-    def empty_cache(self, batch_size: int, length: int) -> KeyValueCache:
+    def empty_cache(self, batch_size: int, length: int) -> Cache:
         """A cache for `length` positions of every row."""
-        c = self.transformer
-        shape = (c.num_layers, batch_size, length, c.kv_heads, c.head_width)
-        return KeyValueCache(
-            jnp.zeros(shape, c.compute_dtype), jnp.zeros(shape, c.compute_dtype)
-        )
+        return empty_cache(self.transformer, batch_size, length)
 
     def train_flops_per_token(self, params, length: int) -> float:
         """Matrix FLOPs of a training step for each token (PaLM, appendix B).
 
         6 for every weight that multiplies (tables that are only looked up don't), and
-        12 · layers · H · K · length for attention, causal or not.
+        attention's products, causal or not.
 
         Args:
           params: the parameters, or their shapes.
           length: tokens of a sequence.
         """
-        c = self.transformer
-        weights = sum(leaf.size for leaf in jax.tree.leaves(params))
-        if self.learned_positions:
-            weights -= self.max_length * c.embed_dim
-        if not self.tie_embeddings:
-            weights -= self.padded_vocab_size * c.embed_dim
-        return 6.0 * weights + 12.0 * c.num_layers * c.num_heads * c.head_width * length
+        weights = multiplying_weights(params, self.transformer)
+        if self.tie_embeddings:
+            weights += self.padded_vocab_size * self.transformer.embed_dim
+        return 6.0 * weights + attention_flops(self.transformer, length)

@@ -17,6 +17,7 @@ ACTIVATIONS: dict[str, Callable] = {
     "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
     "relu": nn.relu,
     "silu": nn.silu,
+    "tanh": jnp.tanh,
 }
 
 Keys = Key[Array, " B"] | None
@@ -27,12 +28,12 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     return nn.with_logical_constraint(x, names)
 
 
-def normal_init(stddev: float, *names: str) -> Callable:
+def normal_init(stddev: float, *names: str | None) -> Callable:
     """A normal initializer of parameters with these logical axes."""
     return nn.with_logical_partitioning(nn.initializers.normal(stddev), names)
 
 
-def zeros_init(*names: str) -> Callable:
+def zeros_init(*names: str | None) -> Callable:
     """Zeros with these logical axes."""
     return nn.with_logical_partitioning(nn.initializers.zeros, names)
 
@@ -91,24 +92,29 @@ class Norm(nn.Module):
       kind: "layernorm" or "rmsnorm".
       epsilon: added to the variance or mean square.
       bias: whether LayerNorm has an offset; RMSNorm never has.
+      unit_offset: the weight is stored less one, as in Gemma.
+      axis: logical name of the last axis.
     """
 
     kind: str
     epsilon: float
     bias: bool
+    unit_offset: bool = False
+    axis: str = "norm"
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """Normalizes over the last axis; keeps the dtype."""
-        ones = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
-        scale = self.param("scale", ones, x.shape[-1:])
+        init = nn.initializers.zeros if self.unit_offset else nn.initializers.ones
+        init = nn.with_logical_partitioning(init, (self.axis,))
+        scale = self.param("scale", init, x.shape[-1:])
         y = x.astype(jnp.float32)
         if self.kind == "layernorm":
             y = y - y.mean(-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.epsilon)
-        y = y * scale
+        y = y * (scale + 1 if self.unit_offset else scale)
         if self.bias and self.kind == "layernorm":
-            y = y + self.param("bias", zeros_init("norm"), x.shape[-1:])
+            y = y + self.param("bias", zeros_init(self.axis), x.shape[-1:])
         return y.astype(x.dtype)
 
 
@@ -122,6 +128,7 @@ class FeedForward(nn.Module):
       bias: whether the projections have offsets.
       init_std: standard deviation of the inward weights.
       out_init_std: standard deviation of the outward weights.
+      dropout: share of the hidden layer dropped in training.
       dtype: of the computation.
     """
 
@@ -131,15 +138,17 @@ class FeedForward(nn.Module):
     bias: bool
     init_std: float
     out_init_std: float
+    dropout: float
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    def __call__(self, x: Float[Array, "B T D"], keys: Keys) -> Float[Array, "B T D"]:
         """Applies the layer to every position."""
         activate = ACTIVATIONS[self.activation]
         h = self._inward("in", x)
         h = activate(self._inward("gate", x)) * h if self.gated else activate(h)
         h = constrain(h, "batch", "length", "act_mlp")
+        h = dropout(h, self.dropout, keys)
         out_init = normal_init(self.out_init_std, "mlp", "embed")
         kernel = self.param("out", out_init, (self.mlp_dim, x.shape[-1]))
         y = matmul(h, kernel.astype(self.dtype), self.dtype)
@@ -156,6 +165,35 @@ class FeedForward(nn.Module):
             bias = self.param(f"{name}_bias", zeros_init("mlp"), (self.mlp_dim,))
             h = h + bias.astype(self.dtype)
         return h
+
+
+class Dense(nn.Module):
+    """x W + b from one width to another.
+
+    Attributes:
+      features: the width given.
+      axes: logical names of the weight's two axes.
+      bias: whether there is an offset.
+      init_std: standard deviation of the weight.
+      dtype: of the computation.
+    """
+
+    features: int
+    axes: tuple[str | None, str | None]
+    bias: bool
+    init_std: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
+        """Applies the layer to the last axis."""
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", normal_init(self.init_std, *self.axes), shape)
+        y = matmul(x.astype(self.dtype), kernel.astype(self.dtype), self.dtype)
+        if self.bias:
+            bias = self.param("bias", zeros_init(self.axes[1]), shape[1:])
+            y = y + bias.astype(self.dtype)
+        return y
 
 
 class Embedding(nn.Module):
@@ -183,9 +221,3 @@ class Embedding(nn.Module):
     def __call__(self, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """Vectors of `ids`."""
         return jnp.take(self.table, ids, axis=0).astype(self.dtype)
-
-    def attend(self, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
-        """Inner products of `x` with every row: the tied head, in float32."""
-        return matmul(
-            x.astype(self.dtype), self.table.T.astype(self.dtype), jnp.float32
-        )

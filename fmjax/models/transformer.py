@@ -1,17 +1,28 @@
-"""A stack of pre-norm transformer blocks, scanned or unrolled, with remat."""
+"""A stack of transformer blocks, scanned or unrolled, with rematerialization."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from fmjax.configurable import configurable, free
-from fmjax.errors import UserError
 from fmjax.models.attention import Attention, KeyValueCache
-from fmjax.models.layers import FeedForward, Keys, Norm, constrain, dropout, fold_keys
+from fmjax.models.disentangled import log_bucket
+from fmjax.models.layers import (
+    Dense,
+    FeedForward,
+    Keys,
+    Norm,
+    constrain,
+    dropout,
+    fold_keys,
+    normal_init,
+)
+from fmjax.models.mixture_of_experts import MixtureOfExperts, Router
+from fmjax.models.position_bias import RelativeBias, alibi
+from fmjax.models.transformer_config import TransformerConfig
 
 # What the backward pass keeps of a block; the rest is computed again.
 REMAT_POLICIES = {
@@ -21,188 +32,242 @@ REMAT_POLICIES = {
 }
 
 
-@configurable("transformer")
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class TransformerConfig:
-    """Sizes and choices of a transformer stack.
+class Context:
+    """What every block of a stack reads beside its input.
 
     Attributes:
-      num_layers: blocks.
-      embed_dim: width D of the residual stream.
-      num_heads: query heads H.
-      num_kv_heads: key and value heads; None means num_heads.
-      head_dim: width K of a head; None means embed_dim / num_heads.
-      mlp_dim: hidden width of the feed-forward layer; None means 4 · embed_dim.
-      norm: "layernorm" or "rmsnorm".
-      norm_epsilon: added to the norm's variance.
-      activation: of the feed-forward layer; gelu_tanh is GPT-2's.
-      gated_mlp: a gate on the feed-forward layer; with silu this is SwiGLU.
-      bias: offsets in projections and LayerNorms.
-      rope_theta: base of rotary positions; None for none.
-      dropout: share of embeddings and of each layer's output dropped in training.
-      attention_dropout: share of attention weights dropped in training.
-      init_std: standard deviation of weights; those that write to the residual stream
-        take init_std / sqrt(2 · num_layers), as in GPT-2 (Radford et al. 2019).
-      dtype: of the computation; "auto" is bfloat16 on accelerators, float32 on CPUs.
-        Parameters are float32 always.
-      attention: see `fmjax.models.attention.attend`.
-      scan_layers: one compiled block for all layers, their parameters stacked: compiles
-        in a fraction of the time. False repeats the block, with parameters apart.
-      remat: what the backward pass recomputes: "none"; "weights" keeps the products
-        with weights; "dots" keeps all matrix products; "full" keeps block inputs only.
+      positions: int [B or 1, T], of each token in its document.
+      mask: bool [B or 1, T, S], where attention to itself is allowed; None leaves it to
+        the stack's `causal`.
+      real: bool [B, T], False for padding, which visits no expert.
+      source: [B, S, D], what a decoder attends to; None also when the cache has it.
+      source_mask: bool [B, T or 1, S], where attention to the source is allowed.
+      keys: one key per example for dropout.
+      bias: [B or 1, H, T, S], added to scores; the stack makes it.
+      relative: vectors [P, D] and rows [B or 1, T, S] for disentangled attention; the
+        stack makes them.
     """
 
-    num_layers: int
-    embed_dim: int
-    num_heads: int
-    num_kv_heads: int | None = None
-    head_dim: int | None = None
-    mlp_dim: int | None = None
-    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
-    norm_epsilon: float = 1e-5
-    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu_tanh"
-    gated_mlp: bool = False
-    bias: bool = True
-    rope_theta: float | None = None
-    dropout: float = 0.0
-    attention_dropout: float = 0.0
-    init_std: float = 0.02
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    attention: Literal["auto", "xla", "cudnn"] = free("auto")
-    scan_layers: bool = True
-    remat: Literal["none", "weights", "dots", "full"] = free("none")
+    positions: Int[Array, "B T"]
+    mask: Bool[Array, "B T S"] | None = None
+    real: Bool[Array, "B T"] | None = None
+    source: Float[Array, "B S D"] | None = None
+    source_mask: Bool[Array, "B T S"] | None = None
+    keys: Keys = None
+    bias: Float[Array, "B H T S"] | None = None
+    relative: tuple[Array, Array] | None = None
 
-    def __post_init__(self):
-        for name in ("num_layers", "embed_dim", "num_heads", "kv_heads", "mlp_width"):
-            if getattr(self, name) < 1:
-                raise UserError(
-                    f"transformer.{name} = {getattr(self, name)} is below 1."
-                )
-        if self.head_dim is None and self.embed_dim % self.num_heads:
-            raise UserError(
-                f"transformer.num_heads = {self.num_heads} does not divide "
-                f"transformer.embed_dim = {self.embed_dim}; set transformer.head_dim."
-            )
-        if self.num_heads % self.kv_heads:
-            raise UserError(
-                f"transformer.num_kv_heads = {self.kv_heads} does not divide "
-                f"transformer.num_heads = {self.num_heads}."
-            )
-        if self.rope_theta is not None and self.head_width % 2:
-            raise UserError(
-                f"transformer.head_dim = {self.head_width} is odd; rotary positions "
-                "turn pairs."
-            )
-        for name in ("dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(
-                    f"transformer.{name} = {getattr(self, name)}: expected 0 ≤ x < 1."
-                )
 
-    @property
-    def kv_heads(self) -> int:
-        """Key and value heads, resolved."""
-        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+class Cache(NamedTuple):
+    """Of a block, or with a leading layers axis of a stack.
 
-    @property
-    def head_width(self) -> int:
-        """Width of a head, resolved."""
-        return self.head_dim or self.embed_dim // self.num_heads
+    Attributes:
+      own: keys and values of earlier tokens.
+      source: those of what a decoder attends to; None in a model without.
+    """
 
-    @property
-    def mlp_width(self) -> int:
-        """Hidden width of the feed-forward layer, resolved."""
-        return 4 * self.embed_dim if self.mlp_dim is None else self.mlp_dim
+    own: KeyValueCache
+    source: KeyValueCache | None = None
 
-    @property
-    def compute_dtype(self) -> jnp.dtype:
-        """The dtype of activations, resolved for this machine."""
-        if self.dtype == "auto":
-            on_cpu = jax.default_backend() == "cpu"
-            return jnp.dtype(jnp.float32 if on_cpu else jnp.bfloat16)
-        return jnp.dtype(self.dtype)
 
-    def make_norm(self, name: str) -> Norm:
-        """A norm of this config's kind."""
-        return Norm(self.norm, self.norm_epsilon, self.bias, name=name)
+class Beside(NamedTuple):
+    """What a block gives beside its output; a stack adds a leading layers axis.
+
+    Attributes:
+      cache: the given cache with these tokens in it, or None.
+      router: of a mixture of experts, see `MixtureOfExperts`; empty without one.
+      output: [B, T, D], the block's output, where asked for.
+    """
+
+    cache: Cache | None
+    router: Router
+    output: Float[Array, "B T D"] | None
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+    """Attention, attention to a source if there is one, and feed-forward, each added.
+
+    Attributes:
+      config: sizes and choices.
+      causal: whether, without a mask, tokens see only what is before them.
+      cross: whether there is attention to a source.
+      keep_output: whether to give the output a second time, for the stack to keep.
+    """
 
     config: TransformerConfig
+    causal: bool
+    cross: bool
+    keep_output: bool
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        layer: tuple[Int[Array, ""], KeyValueCache | None],
-        positions: Int[Array, "B T"],
-        mask: Bool[Array, "B T S"] | None,
-        keys: Keys,
-    ) -> tuple[Float[Array, "B T D"], KeyValueCache | None]:
+        layer: tuple[Int[Array, ""], Cache | None],
+        context: Context,
+    ) -> tuple[Float[Array, "B T D"], Beside]:
         """Applies one layer, given as its index and its cache."""
-        c = self.config
         index, cache = layer
-        keys = fold_keys(keys, index)
-        out_std = c.init_std / (2 * c.num_layers) ** 0.5
-        attention = Attention(
+        keys = fold_keys(context.keys, index)
+        own = source = None
+        if cache is not None:
+            own, source = cache
+        x, own = self._add(
+            x,
+            "attention",
+            fold_keys(keys, 1),
+            lambda y: self._attention("attention", cross=False)(
+                y,
+                positions=context.positions,
+                mask=self._window(context, index),
+                bias=context.bias,
+                relative=context.relative,
+                source=None,
+                cache=own,
+                keys=fold_keys(keys, 0),
+            ),
+        )
+        if self.cross:
+            x, source = self._add(
+                x,
+                "cross_attention",
+                fold_keys(keys, 4),
+                lambda y: self._attention("cross_attention", cross=True)(
+                    y,
+                    positions=context.positions,
+                    mask=context.source_mask,
+                    bias=None,
+                    relative=None,
+                    source=context.source,
+                    cache=source,
+                    keys=fold_keys(keys, 3),
+                ),
+            )
+        x, router = self._add(
+            x,
+            "mlp",
+            fold_keys(keys, 2),
+            lambda y: self._feed_forward(y, context.real, fold_keys(keys, 5)),
+        )
+        cache = None if cache is None else Cache(own, source)
+        return x, Beside(cache, router, x if self.keep_output else None)
+
+    def _add(self, x, name, keys, layer):
+        """x plus what `layer` gives for it, and norms where they belong."""
+        c = self.config
+        norm = c.make_norm(f"{name}_norm")
+        y, beside = layer(x if c.norm_position == "post" else norm(x))
+        if c.norm_position == "sandwich":
+            y = c.make_norm(f"{name}_out_norm")(y)
+        x = x + dropout(y, c.dropout, keys)
+        if c.norm_position == "post":
+            x = norm(x)
+        return constrain(x, "batch", "length", "act_embed"), beside
+
+    def _attention(self, name: str, cross: bool) -> Attention:
+        c = self.config
+        return Attention(
             num_heads=c.num_heads,
             num_kv_heads=c.kv_heads,
             head_dim=c.head_width,
+            cross=cross,
+            causal=self.causal,
+            inward_bias=c.bias if c.qkv_bias is None else c.qkv_bias,
             bias=c.bias,
             rope_theta=c.rope_theta,
+            qk_norm=c.norm_epsilon if c.qk_norm else None,
+            scale=c.attention_scale,
+            softcap=c.attention_softcap,
             dropout=c.attention_dropout,
             implementation=c.attention,
             init_std=c.init_std,
-            out_init_std=out_std,
+            out_init_std=c.out_init_std,
             dtype=c.compute_dtype,
-            name="attention",
+            name=name,
         )
-        y, cache = attention(
-            c.make_norm("attention_norm")(x), positions, mask, cache, fold_keys(keys, 0)
-        )
-        x = constrain(
-            x + dropout(y, c.dropout, fold_keys(keys, 1)),
-            "batch",
-            "length",
-            "act_embed",
-        )
-        feed_forward = FeedForward(
-            mlp_dim=c.mlp_width,
-            activation=c.activation,
-            gated=c.gated_mlp,
-            bias=c.bias,
-            init_std=c.init_std,
-            out_init_std=out_std,
-            dtype=c.compute_dtype,
-            name="mlp",
-        )
-        y = feed_forward(c.make_norm("mlp_norm")(x))
-        x = constrain(
-            x + dropout(y, c.dropout, fold_keys(keys, 2)),
-            "batch",
-            "length",
-            "act_embed",
-        )
-        return x, cache
+
+    def _window(self, context: Context, index: Int[Array, ""]) -> Array | None:
+        """The mask of this layer, of a window or of all."""
+        c = self.config
+        if c.global_every is None or context.mask is None:
+            return context.mask
+        # Both were made once for all layers: [2, B, T, S], windowed and whole.
+        return jnp.where((index + 1) % c.global_every == 0, *context.mask[::-1])
+
+    def _feed_forward(self, x: Array, real: Array | None, keys: Keys):
+        c = self.config
+        shared = {
+            "mlp_dim": c.mlp_width,
+            "activation": c.activation,
+            "gated": c.gated_mlp,
+            "init_std": c.init_std,
+            "out_init_std": c.out_init_std,
+            "dtype": c.compute_dtype,
+            "name": "mlp",
+        }
+        if c.num_experts is None:
+            layer = FeedForward(bias=c.bias, dropout=c.mlp_dropout, **shared)
+            return layer(x, keys), {}
+        return MixtureOfExperts(
+            num_experts=c.num_experts,
+            per_token=c.experts_per_token,
+            capacity=c.expert_capacity,
+            **shared,
+        )(x, real)
 
 
 class Stack(nn.Module):
-    """All blocks, without the final norm."""
+    """All blocks; before them a projection of vectors of another width, a norm after.
+
+    Where blocks end with a norm of their own, there is no final one.
+
+    Attributes:
+      config: sizes and choices.
+      causal: whether, without a mask, tokens see only what is before them.
+      cross: whether blocks attend to a source.
+    """
 
     config: TransformerConfig
+    causal: bool = True
+    cross: bool = False
 
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "B T D"],
-        positions: Int[Array, "B T"],
-        mask: Bool[Array, "B T S"] | None,
-        cache: KeyValueCache | None,
-        keys: Keys,
-    ) -> tuple[Float[Array, "B T D"], KeyValueCache | None]:
-        """Applies every block in turn; the cache has a leading layers axis."""
+        x: Float[Array, "B T E"],
+        context: Context,
+        cache: Cache | None = None,
+        hidden_states: bool = False,
+    ) -> dict[str, Any]:
+        """Applies every block in turn.
+
+        Returns:
+          hidden: [B, T, D], after the final norm; cache: the given one with these
+          tokens in it, or None; router: [layers, B] each, see `MixtureOfExperts`, empty
+          without one; hidden_states where asked for: [layers + 1, B, T, D], the first
+          block's input and every block's output, the last one after the final norm.
+        """
+        c = self.config
+        if x.shape[-1] != c.embed_dim:
+            axes = (None, "embed")
+            x = Dense(
+                c.embed_dim, axes, True, c.init_std, c.compute_dtype, name="project"
+            )(x)
+        context = self._with_positions(context, cache)
+        y, beside = self._blocks(x, context, cache, hidden_states)
+        if c.norm_position != "post":
+            y = c.make_norm("final_norm")(y)
+        out = {"hidden": y, "cache": beside.cache, "router": beside.router}
+        if hidden_states:
+            inner = beside.output[:-1]
+            out["hidden_states"] = jnp.concatenate([x[None], inner, y[None]])
+        return out
+
+    def _blocks(
+        self, x: Array, context: Context, cache: Cache | None, keep_outputs: bool
+    ) -> tuple[Array, Beside]:
         c = self.config
         block = Block
         if c.remat != "none":
@@ -210,37 +275,97 @@ class Stack(nn.Module):
             block = nn.remat(
                 Block, policy=REMAT_POLICIES[c.remat], prevent_cse=not c.scan_layers
             )
+        arguments = (c, self.causal, self.cross, keep_outputs)
         if c.scan_layers:
             scanned = nn.scan(
                 block,
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
-                in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+                in_axes=(0, nn.broadcast),
                 out_axes=0,
                 length=c.num_layers,
                 metadata_params={nn.PARTITION_NAME: "layers"},
-            )(c, name="layers")
-            indices = jnp.arange(c.num_layers)
-            return scanned(x, (indices, cache), positions, mask, keys)
-        caches = []
+            )(*arguments, name="layers")
+            return scanned(x, (jnp.arange(c.num_layers), cache), context)
+        every = []
         for i in range(c.num_layers):
-            one = jax.tree.map(lambda leaf, i=i: leaf[i], cache)
-            x, one = block(c, name=f"layer_{i}")(
-                x, (jnp.int32(i), one), positions, mask, keys
-            )
-            caches.append(one)
-        return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *caches)
+            own = jax.tree.map(lambda leaf, i=i: leaf[i], cache)
+            one = block(*arguments, name=f"layer_{i}")
+            x, beside = one(x, (jnp.int32(i), own), context)
+            every.append(beside)
+        return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *every)
+
+    def _with_positions(self, context: Context, cache: Cache | None) -> Context:
+        """The context with all that depends on both a query's and a key's position."""
+        c = self.config
+        queries = keys = context.positions
+        if cache is not None:
+            keys = jnp.arange(cache.own.k.shape[-3])[None]
+        mask = context.mask
+        if c.window is not None:
+            if mask is None and self.causal:
+                mask = keys[:, None, :] <= queries[:, :, None]
+            near = queries[:, :, None] - keys[:, None, :] < c.window
+            windowed = near if mask is None else mask & near
+            if c.global_every is not None:
+                whole = jnp.ones_like(windowed) if mask is None else mask
+                windowed = jnp.stack(jnp.broadcast_arrays(windowed, whole))
+            mask = windowed
+        bias = relative = None
+        if c.position_bias == "alibi":
+            bias = alibi(c.num_heads, queries, keys)
+        elif c.position_bias == "buckets":
+            bias = RelativeBias(
+                c.num_heads,
+                c.relative_buckets,
+                c.relative_max_distance,
+                self.causal,
+                c.init_std,
+                name="relative_bias",
+            )(queries, keys)
+        elif c.position_bias == "disentangled":
+            relative = self._relative_vectors(queries, keys)
+        return dataclasses.replace(context, mask=mask, bias=bias, relative=relative)
+
+    def _relative_vectors(self, queries: Array, keys: Array) -> tuple[Array, Array]:
+        c = self.config
+        shape = (2 * c.relative_buckets, c.embed_dim)
+        init = normal_init(c.init_std, "bucket", "embed")
+        table = self.param("relative_vectors", init, shape).astype(c.compute_dtype)
+        norm = Norm("layernorm", c.norm_epsilon, c.bias, name="relative_norm")
+        offset = queries[:, :, None] - keys[:, None, :]
+        rows = log_bucket(offset, c.relative_buckets, c.relative_max_distance)
+        rows = jnp.clip(rows + c.relative_buckets, 0, shape[0] - 1)
+        return norm(table), rows
+
+
+def empty_cache(
+    config: TransformerConfig, rows: int, length: int, source_length: int | None = None
+) -> Cache:
+    """A stack's cache for `length` positions of every row, and of a source."""
+    c = config
+
+    def zeros(length):
+        shape = (c.num_layers, rows, length, c.kv_heads, c.head_width)
+        return KeyValueCache(
+            jnp.zeros(shape, c.compute_dtype), jnp.zeros(shape, c.compute_dtype)
+        )
+
+    return Cache(zeros(length), None if source_length is None else zeros(source_length))
 
 
 def stack_layers(params: dict, num_layers: int) -> dict:
     """A stack's parameters with `layer_0 … layer_{n-1}` joined as `layers`."""
-    layers = [params[f"layer_{i}"] for i in range(num_layers)]
-    return {"layers": jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)}
+    names = [f"layer_{i}" for i in range(num_layers)]
+    joined = jax.tree.map(lambda *xs: jnp.stack(xs), *(params[name] for name in names))
+    rest = {name: tree for name, tree in params.items() if name not in names}
+    return {**rest, "layers": joined}
 
 
 def unstack_layers(params: dict, num_layers: int) -> dict:
     """The inverse of `stack_layers`."""
-    return {
+    rest = {name: tree for name, tree in params.items() if name != "layers"}
+    return rest | {
         f"layer_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"])
         for i in range(num_layers)
     }

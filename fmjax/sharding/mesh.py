@@ -16,7 +16,7 @@ from fmjax.sharding.rules import DEFAULT_RULES, LogicalRules
 # Neighbouring devices of a TPU slice or a GPU node talk fastest, and `make_mesh` gives
 # them to the axes on the right: tensor parallelism communicates most, data least.
 AXES = ("data", "fsdp", "stage", "expert", "context", "tensor")
-UNUSED_AXES = ("stage", "expert", "context")
+UNUSED_AXES = ("stage", "context")
 
 
 @configurable("mesh")
@@ -28,7 +28,7 @@ class MeshConfig:
       data: copies of the model, each with its share of the batch.
       fsdp: shares of the batch that also shard parameters and optimizer state.
       stage: pipeline stages. Nothing uses this axis yet.
-      expert: shards of a mixture of experts. Nothing uses this axis yet.
+      expert: shards of the experts of a mixture, which share a batch.
       context: shards of the sequence. Nothing uses this axis yet.
       tensor: shards of heads, feed-forward and vocabulary.
       rules: (logical axis, mesh axis, several or None) pairs that come before

@@ -19,15 +19,19 @@ DEFAULT_RULES: LogicalRules = (
     ("heads", "tensor"),
     ("kv_heads", "tensor"),
     ("vocab", "tensor"),
+    ("expert", "expert"),
     ("layers", None),
     ("kv", None),
     ("norm", None),
     ("position", None),
+    ("token_type", None),
+    ("bucket", None),
     ("act_embed", None),
     ("act_heads", "tensor"),
     ("act_kv_heads", "tensor"),
     ("act_mlp", "tensor"),
     ("act_vocab", "tensor"),
+    ("act_expert", "expert"),
 )
 
 
@@ -77,9 +81,24 @@ def param_specs(axes, shapes, mesh: Mesh, rules: LogicalRules):
                     )
         return PartitionSpec(*placed)
 
-    return jax.tree_util.tree_map_with_path(
+    specs = jax.tree_util.tree_map_with_path(
         spec, axes, shapes, is_leaf=lambda x: isinstance(x, tuple)
     )
+    _check_experts(specs, mesh)
+    return specs
+
+
+def _check_experts(specs, mesh: Mesh) -> None:
+    """Raises a UserError for a mesh with an expert axis that no parameter is on."""
+    if mesh.shape.get("expert", 1) == 1:
+        return
+    leaves = jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, PartitionSpec))
+    if not any("expert" in jax.tree.leaves(tuple(spec)) for spec in leaves):
+        raise UserError(
+            f"mesh.expert = {mesh.shape['expert']}: the model has no experts, so these "
+            "devices would repeat each other's work. Expected 1, or a value for "
+            "transformer.num_experts."
+        )
 
 
 def named_shardings(specs, mesh: Mesh):

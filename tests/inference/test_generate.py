@@ -38,7 +38,7 @@ STYLES = {
             "num_kv_heads": 2,
             "head_dim": 6,
         },
-        "model": {"learned_positions": False, "tie_embeddings": False},
+        "model": {"positions": "none", "tie_embeddings": False},
     },
 }
 

@@ -30,7 +30,7 @@ LLAMA = dataclasses.replace(
 def make(config, **kwargs):
     llama = config.rope_theta is not None
     kwargs = {"vocab_size": 50, "max_length": 16} | kwargs
-    kwargs |= {"learned_positions": not llama, "tie_embeddings": not llama}
+    kwargs |= {"positions": "none" if llama else "learned", "tie_embeddings": not llama}
     model = GPT(config, **kwargs)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
     # Larger than at the start of training, so that every part shows in the output.

@@ -32,7 +32,7 @@ CONFIG = TransformerConfig(
     dtype="float32",
 )
 OBJECTIVE = CausalLM(
-    GPT(CONFIG, V, T, learned_positions=False, tie_embeddings=False, vocab_multiple=64),
+    GPT(CONFIG, V, T, positions="none", tie_embeddings=False, vocab_multiple=64),
     z_loss=1e-3,
 )
 OPTIMIZER = AdamW(schedule=Cosine(learning_rate=1e-3, warmup_steps=5))

@@ -1,0 +1,36 @@
+"""Matrix FLOPs of training, by formula (PaLM, Chowdhery et al. 2022, appendix B)."""
+
+import jax
+
+from fmjax.models.transformer_config import TransformerConfig
+
+# Looked up by row, not multiplied.
+_TABLES = ("table", "relative_vectors")
+
+
+def multiplying_weights(params, config: TransformerConfig) -> float:
+    """How many weights each token is multiplied with, once for every product.
+
+    Tables that are only looked up count as none, experts by the share that a token
+    visits.
+
+    Args:
+      params: parameters, or their shapes.
+      config: of the stack in them.
+    """
+    visited = 1.0
+    if config.num_experts is not None:
+        visited = config.experts_per_token / config.num_experts
+    count = 0.0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        names = [key.key for key in path]
+        if names[-1] in _TABLES:
+            continue
+        expert = len(names) > 1 and names[-2] == "mlp" and names[-1] != "router"
+        count += leaf.size * (visited if expert else 1.0)
+    return count
+
+
+def attention_flops(config: TransformerConfig, length: float) -> float:
+    """Training FLOPs of all layers' scores and sums for a token that sees `length`."""
+    return 12.0 * config.num_layers * config.num_heads * config.head_width * length

@@ -1,0 +1,128 @@
+"""What a transformer reads beside token vectors, and which of it is real."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from fmjax.errors import UserError
+from fmjax.models.layers import Embedding, Keys, constrain, dropout
+from fmjax.models.position_bias import sinusoids
+from fmjax.models.transformer_config import TransformerConfig
+
+Positions = Literal["learned", "sinusoidal", "sinusoidal_halves", "none"]
+
+
+class InputLayer(nn.Module):
+    """Adds positions and types to token vectors, normalizes, drops.
+
+    Attributes:
+      config: of the transformer that reads the result.
+      max_length: positions that there are.
+      positions: "learned" vectors, "sinusoidal" ones (Vaswani et al. 2017; with
+        "sinusoidal_halves" sines first, then cosines), or "none".
+      position_offset: row of position 0 in the learned table; the rows before it are
+        for padding, as in OPT, RoBERTa and BART.
+      num_token_types: rows of the table of token types; 0 for none.
+      norm: whether the sum is normalized.
+      scale: whether token vectors are multiplied by sqrt(D).
+    """
+
+    config: TransformerConfig
+    max_length: int
+    positions: Positions
+    position_offset: int = 0
+    num_token_types: int = 0
+    norm: bool = False
+    scale: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        positions: Int[Array, "B T"],
+        token_types: Int[Array, "B T"] | None,
+        keys: Keys,
+    ) -> Float[Array, "B T D"]:
+        """From token vectors to what the transformer, or a projection, reads."""
+        c = self.config
+        width = x.shape[-1]
+        if self.scale:
+            # Rounded to the dtype of the computation, as all who publish weights do.
+            x = x * jnp.asarray(width**0.5, x.dtype)
+        if self.num_token_types:
+            types = Embedding(
+                self.num_token_types,
+                width,
+                "token_type",
+                c.init_std,
+                c.compute_dtype,
+                name="token_types",
+            )
+            if token_types is None:
+                token_types = jnp.zeros((1, 1), jnp.int32)
+            x = x + types(token_types)
+        if self.positions == "learned":
+            table = Embedding(
+                self.max_length + self.position_offset,
+                width,
+                "position",
+                c.init_std,
+                c.compute_dtype,
+                name="positions",
+            )
+            x = x + table(positions + self.position_offset)
+        elif self.positions != "none":
+            interleaved = self.positions == "sinusoidal"
+            x = x + sinusoids(positions, width, interleaved).astype(x.dtype)
+        if self.norm:
+            x = c.make_norm("norm")(x)
+        return dropout(constrain(x, "batch", "length", "act_embed"), c.dropout, keys)
+
+
+def check_length(name: str, tokens: Array, max_length: int) -> None:
+    """Raises UserError for a sequence longer than a model's positions."""
+    if tokens.shape[-1] > max_length:
+        raise UserError(
+            f"sequence of {tokens.shape[-1]} tokens, {name}.max_length = {max_length}."
+        )
+
+
+def visible(
+    causal: bool,
+    segment_ids: Int[Array, "B T"] | None,
+    mask: Array | None,
+    length: int,
+) -> Array | None:
+    """Where attention of a sequence to itself is allowed, bool [B, T, T].
+
+    None where neither segments nor padding restrict it. A mask hides padding from
+    all, padding itself included; segments are blind to each other.
+    """
+    if segment_ids is None and mask is None:
+        return None
+    allowed = jnp.ones((1, length, length), bool)
+    if causal:
+        allowed = jnp.tril(allowed)
+    if segment_ids is not None:
+        allowed &= segment_ids[:, :, None] == segment_ids[:, None, :]
+    if mask is not None:
+        allowed &= mask[:, None, :]
+    return allowed
+
+
+def real_tokens(segment_ids: Array | None, mask: Array | None) -> Array | None:
+    """False for padding, bool [B, T]; None where nothing tells it apart.
+
+    Rows that were packed have segment id 0 there.
+    """
+    if segment_ids is None:
+        return mask
+    real = segment_ids > 0
+    return real if mask is None else real & mask
+
+
+def outputs(out: dict) -> dict[str, Array]:
+    """What a model gives its callers of what its stack gives the model."""
+    return {name: x for name, x in out.items() if name not in ("cache", "router")}

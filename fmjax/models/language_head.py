@@ -1,0 +1,63 @@
+"""From hidden vectors to logits over the vocabulary."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from fmjax.models.layers import constrain, matmul, normal_init, zeros_init
+
+# Far below any logit, and still finite in bfloat16.
+_NEVER = -1e30
+
+
+class LanguageHead(nn.Module):
+    """Logits, tied to the table of token vectors (Press & Wolf 2017) or not.
+
+    Attributes:
+      vocab_size: V; ids at and above it are padding, never predicted.
+      padded_size: rows of the table.
+      tied: whether the weights are the table.
+      bias: whether there is an offset.
+      scale: multiplies the hidden vectors.
+      softcap: logits x become softcap · tanh(x / softcap); None leaves them.
+      init_std: standard deviation of untied weights.
+      dtype: of the product's operands; logits are float32.
+    """
+
+    vocab_size: int
+    padded_size: int
+    tied: bool
+    bias: bool
+    scale: float
+    softcap: float | None
+    init_std: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, hidden: Float[Array, "B T D"], table: Float[Array, "padded_V D"]
+    ) -> Float[Array, "B T padded_V"]:
+        """Logits, those of vocabulary padding -1e30."""
+        if self.tied:
+            kernel = table.T
+        else:
+            init = normal_init(self.init_std, "embed", "vocab")
+            shape = (hidden.shape[-1], self.padded_size)
+            kernel = self.param("kernel", init, shape)
+        if self.scale != 1.0:
+            hidden = hidden * jnp.asarray(self.scale, hidden.dtype)
+        hidden = hidden.astype(self.dtype)
+        logits = matmul(hidden, kernel.astype(self.dtype), jnp.float32)
+        if self.bias:
+            logits = logits + self.param("bias", zeros_init("vocab"), kernel.shape[1:])
+        logits = constrain(logits, "batch", "length", "act_vocab")
+        if self.softcap is not None:
+            logits = self.softcap * jnp.tanh(logits / self.softcap)
+        if self.padded_size == self.vocab_size:
+            return logits
+        return jnp.where(jnp.arange(self.padded_size) < self.vocab_size, logits, _NEVER)
+
+
+def padded(vocab_size: int, multiple: int) -> int:
+    """vocab_size rounded up to a multiple."""
+    return -(-vocab_size // multiple) * multiple

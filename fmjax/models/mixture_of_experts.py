@@ -1,0 +1,145 @@
+"""Feed-forward layers of which each token visits a few (Shazeer et al. 2017)."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from fmjax.models.layers import ACTIVATIONS, constrain, normal_init
+
+Router = dict[str, Float[Array, " B"]]
+
+
+class MixtureOfExperts(nn.Module):
+    """A router's top-k of E feed-forward layers without offsets.
+
+    The weights of a token's experts are their probabilities, divided by their sum for
+    k > 1 (Mixtral, Jiang et al. 2024); a single expert keeps its probability as it is
+    (Switch, Fedus et al. 2022): divided by itself it would teach the router nothing.
+
+    Attributes:
+      num_experts: E.
+      per_token: k.
+      capacity: slots that an expert has for each sequence of T tokens, as a multiple of
+        k T / E; tokens beyond are dropped, last ones first. None drops none: tokens are
+        sorted by expert and multiplied in groups of any size.
+      mlp_dim: hidden width of an expert.
+      activation: a name in `ACTIVATIONS`.
+      gated: whether a second projection gates the first.
+      init_std: standard deviation of the inward weights and the router.
+      out_init_std: standard deviation of the outward weights.
+      dtype: of the computation; the router computes in float32.
+    """
+
+    num_experts: int
+    per_token: int
+    capacity: float | None
+    mlp_dim: int
+    activation: str
+    gated: bool
+    init_std: float
+    out_init_std: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], real: Bool[Array, "B T"] | None
+    ) -> tuple[Float[Array, "B T D"], Router]:
+        """Applies the layer; `real` is False for padding, which visits no expert.
+
+        Returns:
+          The layer's output, zero for padding and for dropped tokens, and for each
+          sequence "load_balance", E Σ_e f_e p_e of the share f_e of choices that expert
+          e got and its mean probability p_e (Switch, equation 4; 1 when balanced), and
+          "router_z", the mean of logsumexp² of the router's logits (ST-MoE, Zoph et al.
+          2022, equation 5). Both are of one sequence alone, so that neither the mesh
+          nor microbatches change them.
+        """
+        D, E, k = x.shape[-1], self.num_experts, self.per_token
+        router = self.param("router", normal_init(self.init_std, "embed", None), (D, E))
+        logits = x.astype(jnp.float32) @ router
+        probabilities = jax.nn.softmax(logits, axis=-1)
+        weights, chosen = jax.lax.top_k(probabilities, k)
+        if k > 1:
+            weights = weights / weights.sum(-1, keepdims=True)
+        if real is None:
+            real = jnp.ones(x.shape[:2], bool)
+        real = jnp.broadcast_to(real, x.shape[:2])
+        weights = jnp.where(real[..., None], weights, 0)
+        kernels = self._kernels(D)
+        if self.capacity is None:
+            y = self._dropless(x, chosen, kernels)
+        else:
+            y, kept = self._with_capacity(x, chosen, real, kernels)
+            weights = weights * kept
+        y = jnp.einsum("btkd,btk->btd", y, weights.astype(y.dtype))
+        count = jnp.maximum(real.sum(-1), 1).astype(jnp.float32)
+        ones = jax.nn.one_hot(chosen, E).sum(2) * real[..., None]
+        share = ones.sum(1) / (k * count[:, None])
+        mean = (probabilities * real[..., None]).sum(1) / count[:, None]
+        log_z = jax.nn.logsumexp(logits, axis=-1)
+        return constrain(y, "batch", "length", "act_embed"), {
+            "load_balance": E * (share * mean).sum(-1),
+            "router_z": (log_z**2 * real).sum(-1) / count,
+        }
+
+    def _kernels(self, width: int) -> dict[str, Array]:
+        E, F = self.num_experts, self.mlp_dim
+        inward = normal_init(self.init_std, "expert", "embed", "mlp")
+        outward = normal_init(self.out_init_std, "expert", "mlp", "embed")
+        kernels = {"in": self.param("in", inward, (E, width, F))}
+        if self.gated:
+            kernels["gate"] = self.param("gate", inward, (E, width, F))
+        kernels["out"] = self.param("out", outward, (E, F, width))
+        return {name: kernel.astype(self.dtype) for name, kernel in kernels.items()}
+
+    def _feed_forward(self, x, kernels, multiply):
+        activate = ACTIVATIONS[self.activation]
+        h = multiply(x, kernels["in"])
+        h = activate(multiply(x, kernels["gate"])) * h if self.gated else activate(h)
+        return multiply(h, kernels["out"])
+
+    def _dropless(
+        self, x: Float[Array, "B T D"], chosen: Int[Array, "B T k"], kernels
+    ) -> Float[Array, "B T k D"]:
+        B, T, D = x.shape
+        choices = chosen.reshape(-1)
+        order = jnp.argsort(choices)
+        sizes = jnp.bincount(choices, length=self.num_experts).astype(jnp.int32)
+        tokens = x.reshape(-1, D)[order // self.per_token]
+        y = self._feed_forward(
+            tokens, kernels, lambda a, w: jax.lax.ragged_dot(a, w, sizes)
+        )
+        return y[jnp.argsort(order)].reshape(B, T, self.per_token, D)
+
+    def _with_capacity(
+        self,
+        x: Float[Array, "B T D"],
+        chosen: Int[Array, "B T k"],
+        real: Bool[Array, "B T"],
+        kernels,
+    ) -> tuple[Float[Array, "B T k D"], Bool[Array, "B T k"]]:
+        B, T, D = x.shape
+        E, k = self.num_experts, self.per_token
+        slots = min(T, max(1, round(self.capacity * k * T / E)))
+        # First choices of all tokens come before second ones, earlier before later.
+        first = jnp.moveaxis(jax.nn.one_hot(chosen, E, dtype=jnp.int32), 2, 1)
+        first = (first * real[:, None, :, None]).reshape(B, k * T, E)
+        place = ((first.cumsum(1) - first) * first).sum(-1)
+        place = jnp.moveaxis(place.reshape(B, k, T), 1, 2)
+        kept = (place < slots) & real[..., None]
+        # A slot past the end is nobody's.
+        slot = jnp.where(kept, chosen * slots + place, E * slots).reshape(B, T * k)
+        token = jnp.broadcast_to(jnp.arange(T * k) // k, (B, T * k))
+        empty = jnp.full((B, E * slots), T)
+        holder = jax.vmap(lambda e, s, t: e.at[s].set(t, mode="drop"))
+        holder = holder(empty, slot, token)
+        rows = jax.vmap(lambda a, i: a.at[i].get(mode="fill", fill_value=0))
+        inputs = rows(x, holder).reshape(B, E, slots, D)
+        inputs = constrain(inputs, "batch", "act_expert", None, "act_embed")
+        y = self._feed_forward(
+            inputs, kernels, lambda a, w: jnp.einsum("besi,eio->beso", a, w)
+        )
+        y = constrain(y, "batch", "act_expert", None, "act_embed")
+        y = rows(y.reshape(B, E * slots, D), slot).reshape(B, T, k, D)
+        return y, kept

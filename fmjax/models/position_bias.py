@@ -1,0 +1,103 @@
+"""Positions as something added to attention scores, or as fixed sines."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from fmjax.models.layers import normal_init
+
+
+def sinusoids(
+    positions: Int[Array, "B T"], width: int, interleaved: bool
+) -> Float[Array, "B T D"]:
+    """Sines and cosines of geometric wavelengths (Vaswani et al. 2017, section 3.5).
+
+    Args:
+      positions: of each token.
+      width: D; pair i of the ceil(D/2) pairs has the frequency 10000^(-2i/D).
+      interleaved: sine and cosine of a pair side by side, as in the paper; otherwise
+        all sines come first, as in Marian.
+    """
+    frequency = 10000.0 ** (-2 * jnp.arange((width + 1) // 2) / width)
+    angle = positions[..., None].astype(jnp.float32) * frequency
+    sin, cos = jnp.sin(angle), jnp.cos(angle)[..., : width // 2]
+    if not interleaved:
+        return jnp.concatenate([sin, cos], axis=-1)
+    both = jnp.zeros((*positions.shape, width), jnp.float32)
+    return both.at[..., 0::2].set(sin).at[..., 1::2].set(cos)
+
+
+def alibi_slopes(num_heads: int) -> Float[np.ndarray, " H"]:
+    """How fast each head's attention falls with distance (Press et al. 2022).
+
+    A geometric sequence from 2^(-8/H) for H a power of two; for another H, that of the
+    next lower power n, then every other one of the sequence for 2n.
+    """
+    n = 2 ** math.floor(math.log2(num_heads))
+    slopes = [2 ** (-8 * (i + 1) / n) for i in range(n)]
+    slopes += [2 ** (-4 * (2 * i + 1) / n) for i in range(num_heads - n)]
+    return np.array(slopes, np.float32)
+
+
+def alibi(
+    num_heads: int, queries: Int[Array, "B T"], keys: Int[Array, "B S"]
+) -> Float[Array, "B H T S"]:
+    """-slope · (query position - key position), a number for each head."""
+    distance = queries[:, None, :, None] - keys[:, None, None, :]
+    return -alibi_slopes(num_heads)[:, None, None] * distance.astype(jnp.float32)
+
+
+def relative_bucket(
+    offset: Int[Array, "..."], num_buckets: int, max_distance: int, causal: bool
+) -> Int[Array, "..."]:
+    """T5's bucket of key position - query position (Raffel et al. 2020, section 2.1).
+
+    Near offsets have a bucket each, those further off share logarithmically wider ones
+    up to max_distance. Without `causal` each sign has half of the buckets.
+    """
+    bucket = jnp.zeros_like(offset)
+    if causal:
+        distance = jnp.maximum(-offset, 0)
+    else:
+        num_buckets //= 2
+        bucket = jnp.where(offset > 0, num_buckets, 0)
+        distance = jnp.abs(offset)
+    exact = num_buckets // 2
+    ratio = jnp.maximum(distance, 1).astype(jnp.float32) / exact
+    far = jnp.log(ratio) / math.log(max_distance / exact) * (num_buckets - exact)
+    far = jnp.minimum(exact + far.astype(jnp.int32), num_buckets - 1)
+    return bucket + jnp.where(distance < exact, distance, far)
+
+
+class RelativeBias(nn.Module):
+    """A learned number for each head and bucket of relative positions.
+
+    Attributes:
+      num_heads: H.
+      num_buckets: see `relative_bucket`.
+      max_distance: likewise.
+      causal: likewise.
+      init_std: standard deviation of the table.
+    """
+
+    num_heads: int
+    num_buckets: int
+    max_distance: int
+    causal: bool
+    init_std: float
+
+    @nn.compact
+    def __call__(
+        self, queries: Int[Array, "B T"], keys: Int[Array, "B S"]
+    ) -> Float[Array, "B H T S"]:
+        """The bias between these positions."""
+        init = normal_init(self.init_std, "bucket", "heads")
+        table = self.param("table", init, (self.num_buckets, self.num_heads))
+        offset = keys[:, None, :] - queries[:, :, None]
+        bucket = relative_bucket(
+            offset, self.num_buckets, self.max_distance, self.causal
+        )
+        return jnp.moveaxis(table[bucket], -1, 1)

@@ -1,0 +1,201 @@
+"""Sizes and choices of a stack of transformer blocks."""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from fmjax.configurable import configurable, free
+from fmjax.errors import UserError
+from fmjax.models.layers import Norm
+
+
+@configurable("transformer")
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes and choices of a transformer stack.
+
+    Attributes:
+      num_layers: blocks.
+      embed_dim: width D of the residual stream.
+      num_heads: query heads H.
+      num_kv_heads: key and value heads; None means num_heads.
+      head_dim: width K of a head; None means embed_dim / num_heads.
+      mlp_dim: hidden width of the feed-forward layer; None means 4 · embed_dim.
+      norm: "layernorm" or "rmsnorm".
+      norm_position: "pre" normalizes what a layer reads, "post" the sum that it writes
+        to (Vaswani et al. 2017), "sandwich" what it reads and what it adds (Gemma 2).
+      norm_epsilon: added to the norm's variance.
+      unit_offset_norm: norm weights are stored less one, as in Gemma.
+      activation: of the feed-forward layer; gelu_tanh is GPT-2's.
+      gated_mlp: a gate on the feed-forward layer; with silu this is SwiGLU.
+      bias: offsets in projections and LayerNorms.
+      qkv_bias: offsets in the projections to queries, keys and values; None means bias.
+      rope_theta: base of rotary positions; None for none.
+      position_bias: what is added to attention scores: "alibi" (Press et al. 2022),
+        "buckets" of relative positions (T5), or what "disentangled" vectors of relative
+        positions give (DeBERTa).
+      relative_buckets: for "buckets" and "disentangled".
+      relative_max_distance: the distance from which on the last bucket serves all.
+      window: of the positions up to its own, how many a token sees; None for all.
+      global_every: with a window, every n-th layer sees all; None for none.
+      qk_norm: an RMSNorm over each query and key head (Dehghani et al. 2023).
+      attention_scale: of the scores; None means head_dim^(-1/2).
+      attention_softcap: scores x become cap · tanh(x / cap); None leaves them.
+      num_experts: feed-forward layers of which a token visits a few; None for one.
+      experts_per_token: how many it visits.
+      expert_capacity: slots of an expert as a multiple of its fair share of a sequence;
+        None drops no token.
+      dropout: share of embeddings and of each layer's output dropped in training.
+      attention_dropout: share of attention weights dropped in training.
+      mlp_dropout: share of the feed-forward's hidden layer dropped in training.
+      init_std: standard deviation of weights; those that write to the residual stream
+        take init_std / sqrt(2 · num_layers), as in GPT-2 (Radford et al. 2019).
+      dtype: of the computation; "auto" is bfloat16 on accelerators, float32 on CPUs.
+        Parameters are float32 always.
+      attention: see `fmjax.models.attention.attend`.
+      scan_layers: one compiled block for all layers, their parameters stacked: compiles
+        in a fraction of the time. False repeats the block, with parameters apart.
+      remat: what the backward pass recomputes: "none"; "weights" keeps the products
+        with weights; "dots" keeps all matrix products; "full" keeps block inputs only.
+    """
+
+    num_layers: int
+    embed_dim: int
+    num_heads: int
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    mlp_dim: int | None = None
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    norm_position: Literal["pre", "post", "sandwich"] = "pre"
+    norm_epsilon: float = 1e-5
+    unit_offset_norm: bool = False
+    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu_tanh"
+    gated_mlp: bool = False
+    bias: bool = True
+    qkv_bias: bool | None = None
+    rope_theta: float | None = None
+    position_bias: Literal["none", "alibi", "buckets", "disentangled"] = "none"
+    relative_buckets: int = 32
+    relative_max_distance: int = 128
+    window: int | None = None
+    global_every: int | None = None
+    qk_norm: bool = False
+    attention_scale: float | None = None
+    attention_softcap: float | None = None
+    num_experts: int | None = None
+    experts_per_token: int = 2
+    expert_capacity: float | None = None
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    mlp_dropout: float = 0.0
+    init_std: float = 0.02
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attention: Literal["auto", "xla", "cudnn"] = free("auto")
+    scan_layers: bool = True
+    remat: Literal["none", "weights", "dots", "full"] = free("none")
+
+    def __post_init__(self):
+        for name in ("num_layers", "embed_dim", "num_heads", "kv_heads", "mlp_width"):
+            if getattr(self, name) < 1:
+                raise UserError(
+                    f"transformer.{name} = {getattr(self, name)} is below 1."
+                )
+        if self.head_dim is None and self.embed_dim % self.num_heads:
+            raise UserError(
+                f"transformer.num_heads = {self.num_heads} does not divide "
+                f"transformer.embed_dim = {self.embed_dim}; set transformer.head_dim."
+            )
+        if self.num_heads % self.kv_heads:
+            raise UserError(
+                f"transformer.num_kv_heads = {self.kv_heads} does not divide "
+                f"transformer.num_heads = {self.num_heads}."
+            )
+        if self.rope_theta is not None and self.head_width % 2:
+            raise UserError(
+                f"transformer.head_dim = {self.head_width} is odd; rotary positions "
+                "turn pairs."
+            )
+        if self.position_bias == "disentangled" and self.kv_heads != self.num_heads:
+            raise UserError(
+                f"transformer.num_kv_heads = {self.kv_heads}: disentangled attention "
+                f"needs as many as transformer.num_heads = {self.num_heads}."
+            )
+        if self.relative_buckets < 4 or self.relative_buckets % 2:
+            raise UserError(
+                f"transformer.relative_buckets = {self.relative_buckets}: expected an "
+                "even number of at least 4."
+            )
+        if self.relative_max_distance <= self.relative_buckets // 2:
+            raise UserError(
+                f"transformer.relative_max_distance = {self.relative_max_distance}: "
+                "expected more than half of transformer.relative_buckets = "
+                f"{self.relative_buckets}."
+            )
+        for name in ("window", "global_every", "num_experts"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UserError(
+                    f"transformer.{name} = {getattr(self, name)} is below 1."
+                )
+        if self.global_every is not None and self.window is None:
+            raise UserError(
+                f"transformer.global_every = {self.global_every} needs "
+                "transformer.window, which is None."
+            )
+        if self.num_experts is not None:
+            if not 1 <= self.experts_per_token <= self.num_experts:
+                raise UserError(
+                    f"transformer.experts_per_token = {self.experts_per_token}: "
+                    f"expected 1 to transformer.num_experts = {self.num_experts}."
+                )
+            if self.expert_capacity is not None and self.expert_capacity <= 0:
+                raise UserError(
+                    f"transformer.expert_capacity = {self.expert_capacity}: expected "
+                    "more than 0, or None."
+                )
+            if self.bias or self.mlp_dropout:
+                raise UserError(
+                    f"transformer.num_experts = {self.num_experts}: experts have no "
+                    "offsets and no dropout; expected transformer.bias = False and "
+                    "transformer.mlp_dropout = 0."
+                )
+        for name in ("dropout", "attention_dropout", "mlp_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(
+                    f"transformer.{name} = {getattr(self, name)}: expected 0 ≤ x < 1."
+                )
+
+    @property
+    def kv_heads(self) -> int:
+        """Key and value heads, resolved."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def head_width(self) -> int:
+        """Width of a head, resolved."""
+        return self.head_dim or self.embed_dim // self.num_heads
+
+    @property
+    def mlp_width(self) -> int:
+        """Hidden width of the feed-forward layer, resolved."""
+        return 4 * self.embed_dim if self.mlp_dim is None else self.mlp_dim
+
+    @property
+    def compute_dtype(self) -> jnp.dtype:
+        """The dtype of activations, resolved for this machine."""
+        if self.dtype == "auto":
+            on_cpu = jax.default_backend() == "cpu"
+            return jnp.dtype(jnp.float32 if on_cpu else jnp.bfloat16)
+        return jnp.dtype(self.dtype)
+
+    @property
+    def out_init_std(self) -> float:
+        """Standard deviation of weights that write to the residual stream."""
+        return self.init_std / (2 * self.num_layers) ** 0.5
+
+    def make_norm(self, name: str) -> Norm:
+        """A norm of this config's kind."""
+        return Norm(
+            self.norm, self.norm_epsilon, self.bias, self.unit_offset_norm, name=name
+        )
