@@ -93,8 +93,8 @@ def fmjax_step(args, ids):
     }
     batch = global_batch(batch, batch_sharding(mesh, rules), args.batch)
     state = plan.init()
-    flops = objective.train_flops_per_token(plan.shapes.params, args.length)
-    flops *= args.batch * args.length
+    rows = {"tokens": (args.length,)}
+    flops = args.batch * objective.train_flops_per_row(plan.shapes.params, rows)
     peak = peak_flops()
     print(f"{flops / 1e12:.3f} TFLOP a step; peak {peak or 'unknown'}")
 

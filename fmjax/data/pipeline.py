@@ -12,7 +12,7 @@ from fmjax.data import batches
 from fmjax.data.cache import Cache, CacheKey, build_cache, is_built, open_cache
 from fmjax.data.documents import tokenized_documents
 from fmjax.data.folders import cache_root, digest_of, wait_until
-from fmjax.data.packing import Layout
+from fmjax.data.packing import Layout, empty_record
 from fmjax.data.streaming import (
     StreamedBatches,
     StreamedRows,
@@ -103,6 +103,11 @@ class Data:
             return False
         keys = [] if self.streaming else self._keys("train") + self._keys("validation")
         return all(is_built(self.root, key) for _, key in keys)
+
+    def row_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each array of a training row."""
+        row = self._layout("train").row(empty_record())
+        return {name: array.shape for name, array in row.items()}
 
     def train_batches(
         self, batch_size: int, rows: range, seed: int

@@ -185,11 +185,13 @@ class Bert(nn.Module):
             out["class_logits"] = self.classifier(pooled).astype(jnp.float32)
         return out
 
-    def train_flops_per_token(self, params, length: int) -> float:
-        """Matrix FLOPs of a training step for each token, read or predicted."""
+    def train_flops_per_token(
+        self, params, length: int, predicted: float = 1.0
+    ) -> float:
+        """Matrix FLOPs of a training step for each token; the head reads a share."""
         weights = multiplying_weights(params, self.transformer)
         if self.language_head:
-            weights += self.padded_vocab_size * self.transformer.embed_dim
+            weights += predicted * self.padded_vocab_size * self.transformer.embed_dim
         return 6.0 * weights + attention_flops(self.transformer, length)
 
 

@@ -173,11 +173,13 @@ class Electra(nn.Module):
             keys=keys,
         )
 
-    def train_flops_per_token(self, params, length: int) -> float:
-        """Matrix FLOPs of a training step for each token, both encoders'."""
+    def train_flops_per_token(
+        self, params, length: int, predicted: float = 1.0
+    ) -> float:
+        """Matrix FLOPs of a training step for each token; one head reads a share."""
         weights = multiplying_weights(params, self.discriminator)
         flops = attention_flops(self.discriminator, length)
         if self.generator is not None:
-            weights += self.padded_vocab_size * self._width
+            weights += predicted * self.padded_vocab_size * self._width
             flops += attention_flops(self.generator, length)
         return 6.0 * weights + flops

@@ -220,4 +220,7 @@ class Embedding(nn.Module):
 
     def __call__(self, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """Vectors of `ids`."""
-        return jnp.take(self.table, ids, axis=0).astype(self.dtype)
+        # Gathered whole in width first, as FSDP gathers every weight that is used; from
+        # shards of it XLA would repeat the lookup on every device.
+        table = constrain(self.table.astype(self.dtype), self.axis, None)
+        return jnp.take(table, ids, axis=0)

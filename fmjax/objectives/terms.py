@@ -1,11 +1,14 @@
 """What every objective gives: named terms that add up over microbatches and hosts."""
 
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import jax
 from jaxtyping import Array, Float, Key
 
 Batch = dict[str, jax.Array]
+# The shape of each array of a row.
+RowShapes = Mapping[str, tuple[int, ...]]
 
 
 class Term(NamedTuple):
@@ -46,11 +49,11 @@ class Objective(Protocol):
     ) -> tuple[dict[str, Term], dict[str, Ratio]]:
         """Terms and metrics of a batch; one key an example, None in evaluation."""
 
-    def check(self, length: int, vocab_size: int) -> None:
-        """Raises a UserError where the model cannot take such batches."""
+    def check(self, rows: RowShapes, vocab_size: int) -> None:
+        """Raises a UserError where the model cannot take such rows."""
 
-    def train_flops_per_token(self, params, length: int) -> float | None:
-        """FLOPs of a training step for each target, None where no formula is known."""
+    def train_flops_per_row(self, params, rows: RowShapes) -> float:
+        """Matrix FLOPs of a training step for a row, by the papers' formulas."""
 
 
 def total(terms: dict[str, Term], weights: dict[str, jax.Array] | None = None):

@@ -91,14 +91,14 @@ def train(
         ema=run.ema_decay is not None,
     )
     if jax.process_index() == 0:
-        objective.check(data.length, data.tokenizer().vocab_size)
+        objective.check(data.row_shapes(), data.tokenizer().vocab_size)
         data.prepare()
     data.wait_until_prepared()
     on_checked()
     batches = data.train_batches(
         run.batch_size, local_rows(sharding, run.batch_size), run.seed
     )
-    flops = objective.train_flops_per_token(plan.shapes.params, data.length)
+    flops = objective.train_flops_per_row(plan.shapes.params, data.row_shapes())
     size = sum(leaf.size for leaf in jax.tree.leaves(plan.shapes.params))
     shape = " × ".join(f"{a}={n}" for a, n in mesh.shape.items() if n > 1) or "1 device"
     say.say(f"{size:,} parameters on {shape} ({mesh.devices.flat[0].device_kind})")
@@ -137,8 +137,8 @@ def train(
     )
 
     def write(step: int, values: dict[str, float]) -> None:
-        speed = values["tokens_per_second"]
-        values["mfu"] = mfu(speed, flops, mesh.size)
+        rows_per_second = run.batch_size / values["step_seconds"]
+        values["mfu"] = mfu(rows_per_second * flops, mesh.size)
         writer.write(step, "train", values)
         say.log(step, run.steps, values)
 

@@ -30,11 +30,12 @@ def peak_flops(device: jax.Device | None = None) -> float | None:
     return None
 
 
-def mfu(
-    tokens_per_second: float, flops_per_token: float | None, num_devices: int
-) -> float | None:
-    """Model FLOPs utilization (PaLM, Chowdhery et al. 2022, appendix B), 0 … 1."""
+def mfu(flops_per_second: float, num_devices: int) -> float | None:
+    """Model FLOPs utilization (PaLM, Chowdhery et al. 2022, appendix B), 0 … 1.
+
+    Args:
+      flops_per_second: of the model by formula; what is recomputed does not count.
+      num_devices: that share the work.
+    """
     peak = peak_flops()
-    if peak is None or flops_per_token is None:
-        return None
-    return tokens_per_second * flops_per_token / (peak * num_devices)
+    return None if peak is None else flops_per_second / (peak * num_devices)

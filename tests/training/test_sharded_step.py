@@ -5,17 +5,16 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from on_meshes import MESHES, OPTIMIZER, STEPS, assert_same, run_steps
 
 from fmjax.models.gpt import GPT
 from fmjax.models.transformer import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
-from fmjax.optim.optimizers import AdamW
-from fmjax.optim.schedules import Cosine
 from fmjax.sharding.mesh import MeshConfig, batch_sharding, global_batch, on_mesh
 from fmjax.training.state import plan_state
-from fmjax.training.step import accumulate, example_keys, make_train_step
+from fmjax.training.step import make_train_step
 
-V, T, B, STEPS = 60, 12, 16, 20
+V, T, B = 60, 12, 16
 CONFIG = TransformerConfig(
     num_layers=2,
     embed_dim=32,
@@ -35,13 +34,6 @@ OBJECTIVE = CausalLM(
     GPT(CONFIG, V, T, positions="none", tie_embeddings=False, vocab_multiple=64),
     z_loss=1e-3,
 )
-OPTIMIZER = AdamW(schedule=Cosine(learning_rate=1e-3, warmup_steps=5))
-MESHES = {
-    "data": MeshConfig(data=8),
-    "fsdp": MeshConfig(data=1, fsdp=8),
-    "tensor": MeshConfig(data=4, tensor=2),
-    "data_fsdp_tensor": MeshConfig(data=2, fsdp=2, tensor=2),
-}
 
 
 def batch(step: int) -> dict[str, np.ndarray]:
@@ -62,51 +54,8 @@ def batch(step: int) -> dict[str, np.ndarray]:
     }
 
 
-@dataclasses.dataclass
-class Result:
-    losses: np.ndarray
-    gradients: dict[str, np.ndarray]
-    state: object
-
-
-def run(mesh_config, microbatches=1, objective=OBJECTIVE, steps=STEPS) -> Result:
-    devices = jax.devices() if mesh_config else jax.devices()[:1]
-    mesh_config = mesh_config or MeshConfig()
-    mesh, rules = mesh_config.build(devices), mesh_config.all_rules
-    plan = plan_state(objective, OPTIMIZER, mesh, rules, train_steps=STEPS)
-    state = plan.init()
-    place = lambda b: global_batch(b, batch_sharding(mesh, rules), B)  # noqa: E731
-    step = make_train_step(
-        objective,
-        plan,
-        lambda s: OPTIMIZER.learning_rate(s, STEPS),
-        mesh,
-        rules,
-        seed=0,
-        microbatches=microbatches,
-    )
-
-    @jax.jit
-    def gradients(state, data):
-        keys = example_keys(0, state.step, B)
-        return accumulate(objective, state, data, keys, microbatches)[0]
-
-    with on_mesh(mesh, rules):
-        grads = gradients(state, place(batch(0)))
-        losses = []
-        for i in range(steps):
-            state, metrics = step(state, place(batch(i)))
-            losses.append(float(metrics["loss"]))
-    named = jax.tree_util.tree_leaves_with_path(jax.device_get(grads))
-    named = {jax.tree_util.keystr(path): leaf for path, leaf in named}
-    return Result(np.array(losses), named, state)
-
-
-def assert_same(a: Result, b: Result) -> None:
-    np.testing.assert_allclose(a.losses, b.losses, rtol=1e-5)
-    for name, gradient in a.gradients.items():
-        difference = np.linalg.norm(gradient - b.gradients[name])
-        assert difference <= 1e-5 * np.linalg.norm(gradient), name
+def run(mesh_config, microbatches=1, objective=OBJECTIVE, steps=STEPS):
+    return run_steps(objective, batch, mesh_config, microbatches, steps)
 
 
 @pytest.fixture(scope="module")

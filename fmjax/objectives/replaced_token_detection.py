@@ -1,0 +1,156 @@
+"""Replaced-token detection (ELECTRA, Clark et al. 2020)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from fmjax.configurable import configurable
+from fmjax.errors import UserError
+from fmjax.models.layers import fold_keys
+from fmjax.objectives.masked_lm import (
+    check_predictions,
+    chosen,
+    encoder_flops,
+    pick,
+)
+from fmjax.objectives.terms import Batch, Ratio, RowShapes, Term
+from fmjax.objectives.token_prediction import TokenPrediction
+
+
+@configurable("replaced_token_detection")
+@dataclasses.dataclass(frozen=True)
+class ReplacedTokenDetection(TokenPrediction):
+    """A generator fills in masked tokens; a discriminator tells which it got wrong.
+
+    Its model is `electra`. The generator learns to predict, not to fool: no gradient
+    passes through the tokens that it draws (section 2). Every token that is no padding
+    is told apart, and one that the generator happened to restore counts as real.
+
+    Attributes:
+      detection: coefficient of the discriminator's loss (λ = 50 in the paper).
+      max_predictions: the most masked tokens of a row that are predicted and replaced;
+        None looks for them in all T positions.
+    """
+
+    detection: float = 50.0
+    max_predictions: int | None = None
+
+    may_read = ("positions", "segment_ids", "token_types")
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_predictions(self.gin_name, self.max_predictions)
+        if self.detection < 0:
+            raise UserError(
+                f"{self.gin_name}.detection = {self.detection} is negative."
+            )
+
+    def loss(
+        self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
+    ) -> tuple[dict[str, Term], dict[str, Ratio]]:
+        """Terms and metrics of a batch.
+
+        Args:
+          variables: {"params": …}.
+          batch: tokens int32 [B, T] with masks, targets int32 [B, T] and weights
+            float32 [B, T] of what was masked; segment_ids int32 [B, T], 0 for padding;
+            optionally positions and token_types.
+          rng: one key an example; None in evaluation, where what is drawn depends on
+            the example's tokens alone.
+
+        Returns:
+          Terms "detection", "cross_entropy" (the generator's) and what else
+          `TokenPrediction` has; metrics of both, "replaced" the share of tokens that
+          differ and "auc" the chance that of two tokens of a sequence, one of them
+          replaced, the discriminator gives that one the higher score.
+        """
+        inputs = {name: batch[name] for name in self.may_read if name in batch}
+        generated = self.model.apply(
+            variables,
+            batch["tokens"],
+            **inputs,
+            keys=fold_keys(rng, 0),
+            method="generator_hidden",
+        )
+        places = chosen(batch["weights"], self.max_predictions)
+        hidden, targets, weights = (
+            pick(x, places)
+            for x in (generated["hidden"], batch["targets"], batch["weights"])
+        )
+        generator, metrics = self._predict(
+            variables, hidden, targets, weights, "generator_head"
+        )
+        corrupted, replaced = self._corrupt(variables, hidden, places, batch, rng)
+        out = self.model.apply(
+            variables, corrupted, **inputs, keys=fold_keys(rng, 1), method="hidden"
+        )
+        logits = self.model.apply(variables, out["hidden"], method="head")
+        real = (batch["segment_ids"] > 0).astype(jnp.float32)
+        count = real.sum()
+        # -log σ(x) where replaced, -log(1 - σ(x)) elsewhere.
+        nll = jax.nn.softplus(jnp.where(replaced, -logits, logits))
+        terms = {"detection": Term((nll * real).sum(), count, self.detection)}
+        right = ((logits > 0) == replaced) * real
+        metrics = {f"generator_{name}": ratio for name, ratio in metrics.items()}
+        metrics["detection_accuracy"] = Ratio(right.sum(), count)
+        metrics["replaced"] = Ratio((replaced * real).sum(), count)
+        metrics["auc"] = _auc(logits, replaced & (real > 0), ~replaced & (real > 0))
+        return terms | generator | self._router_terms(out, batch), metrics
+
+    def train_flops_per_row(self, params, rows: RowShapes) -> float:
+        """Matrix FLOPs of a training step for a row, padding or not."""
+        return encoder_flops(self, params, rows)
+
+    def _targets(self) -> tuple[str, ...]:
+        # Padding is told by segment ids alone, so they must be there.
+        return (*super()._targets(), "segment_ids")
+
+    def _corrupt(
+        self, variables, hidden, places, batch, rng
+    ) -> tuple[Int[Array, "B T"], Bool[Array, "B T"]]:
+        """Tokens with draws of the generator at the masked places, and which differ."""
+        if rng is None:
+            places_of = jnp.arange(1, batch["targets"].shape[1] + 1)
+            sums = (batch["targets"] * places_of).sum(-1)
+            rng = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), sums)
+        drawn = self._draw(variables, hidden, fold_keys(rng, 2))
+        was_masked = batch["weights"] > 0
+        originals = jnp.where(was_masked, batch["targets"], batch["tokens"])
+        if places is not None:
+            rows = jnp.arange(places.shape[0])[:, None]
+            drawn = originals.at[rows, places].set(drawn)
+            # Tokens that were masked beyond the limit are put back as they were.
+            was_masked &= jnp.zeros_like(was_masked).at[rows, places].set(True)
+        corrupted = jnp.where(was_masked, drawn, originals)
+        return corrupted, corrupted != originals
+
+    def _draw(
+        self, variables, hidden: Float[Array, "B P G"], keys: Key[Array, " B"]
+    ) -> Int[Array, "B P"]:
+        """A token for each place, chunk by chunk, so that few logits are ever held."""
+        B, P, _ = hidden.shape
+        size = -(-P // min(self.head_chunks, P))
+        starts = jnp.arange(0, P, size)
+        hidden = jnp.pad(hidden, [(0, 0), (0, -P % size), (0, 0)])
+
+        def chunk(start):
+            part = jax.lax.dynamic_slice_in_dim(hidden, start, size, axis=1)
+            logits = self.model.apply(variables, part, method="generator_head")
+            at = fold_keys(keys, start)
+            return jax.vmap(jax.random.categorical)(at, logits).astype(jnp.int32)
+
+        drawn = jnp.moveaxis(jax.lax.map(chunk, starts), 0, 1).reshape(B, -1)
+        return jax.lax.stop_gradient(drawn[:, :P])
+
+
+def _auc(
+    scores: Float[Array, "B T"], positive: Bool[Array, "B T"], negative: Array
+) -> Ratio:
+    """Pairs of a positive and a negative of one row in order; ties count half."""
+    above = (scores[:, :, None] > scores[:, None, :]) + 0.5 * (
+        scores[:, :, None] == scores[:, None, :]
+    )
+    pairs = positive[:, :, None] & negative[:, None, :]
+    return Ratio((above * pairs).sum(), pairs.sum().astype(jnp.float32))

@@ -1,0 +1,189 @@
+"""Every family and objective computes the same on every mesh, dropout on."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from on_meshes import MESHES, assert_same_gradients, gradients_of
+
+from fmjax.models.bert import Bert
+from fmjax.models.electra import Electra
+from fmjax.models.gpt import GPT
+from fmjax.models.seq2seq import Seq2Seq
+from fmjax.models.transformer_config import TransformerConfig
+from fmjax.objectives.causal_lm import CausalLM
+from fmjax.objectives.masked_lm import MaskedLM
+from fmjax.objectives.replaced_token_detection import ReplacedTokenDetection
+from fmjax.objectives.seq2seq_lm import Seq2SeqLM
+from fmjax.sharding.mesh import MeshConfig
+
+V, B, T, S = 60, 16, 12, 10
+PRE = TransformerConfig(
+    num_layers=2,
+    embed_dim=32,
+    num_heads=4,
+    mlp_dim=48,
+    dropout=0.1,
+    attention_dropout=0.1,
+    dtype="float32",
+)
+POST = dataclasses.replace(PRE, norm_position="post", mlp_dropout=0.1)
+BUCKETS = dataclasses.replace(
+    PRE, norm="rmsnorm", bias=False, position_bias="buckets", attention_scale=1.0
+)
+EXPERTS = dataclasses.replace(PRE, rope_theta=1e4, bias=False, num_experts=4)
+SIZES = {"vocab_size": V, "max_length": T, "vocab_multiple": 64}
+
+
+def ids(rng, *shape):
+    return rng.integers(5, V, shape).astype(np.int32)
+
+
+def rows(rng, length):
+    """Segment ids and positions of two packed texts and padding."""
+    at = np.arange(length)
+    cut = rng.integers(2, length - 2, (B, 1))
+    end = cut + rng.integers(1, length, (B, 1))
+    segments = np.where(at < cut, 1, np.where(at < end, 2, 0)).astype(np.int32)
+    positions = np.where(at < cut, at, at - cut).astype(np.int32)
+    return segments, positions
+
+
+def causal(step):
+    rng = np.random.default_rng(step)
+    tokens = ids(rng, B, T + 1)
+    segments, positions = rows(rng, T)
+    return {
+        "tokens": tokens[:, :-1],
+        "targets": tokens[:, 1:],
+        "weights": (segments > 0).astype(np.float32),
+        "segment_ids": segments,
+        "positions": positions,
+    }
+
+
+def masked(step):
+    rng = np.random.default_rng(step)
+    originals = ids(rng, B, T)
+    segments, positions = rows(rng, T)
+    weights = (rng.random((B, T)) < 0.3) & (segments > 0)
+    return {
+        "tokens": np.where(weights, 4, originals).astype(np.int32),
+        "targets": np.where(weights, originals, 0).astype(np.int32),
+        "weights": weights.astype(np.float32),
+        "segment_ids": segments,
+        "positions": positions,
+    }
+
+
+def with_next_sentence(step):
+    rng = np.random.default_rng(step)
+    return masked(step) | {
+        "token_types": rng.integers(0, 2, (B, T)).astype(np.int32),
+        "next_sentence": rng.integers(0, 2, B).astype(np.int32),
+        "next_sentence_weights": (rng.random(B) < 0.7).astype(np.float32),
+    }
+
+
+def pairs(step):
+    rng = np.random.default_rng(step)
+    encoder, encoder_positions = rows(rng, S)
+    decoder, decoder_positions = rows(rng, T)
+    return {
+        "encoder_tokens": ids(rng, B, S),
+        "encoder_segment_ids": encoder,
+        "encoder_positions": encoder_positions,
+        "decoder_tokens": ids(rng, B, T),
+        "decoder_segment_ids": decoder,
+        "decoder_positions": decoder_positions,
+        "targets": ids(rng, B, T),
+        "weights": (decoder > 0).astype(np.float32),
+    }
+
+
+FAMILIES = {
+    "bert": (
+        MaskedLM(Bert(POST, **SIZES, pooler="tanh", next_sentence=True)),
+        with_next_sentence,
+    ),
+    "deberta": (
+        MaskedLM(
+            Bert(
+                dataclasses.replace(
+                    POST,
+                    position_bias="disentangled",
+                    relative_buckets=8,
+                    relative_max_distance=16,
+                ),
+                **SIZES,
+                positions="none",
+                num_token_types=0,
+            ),
+            max_predictions=5,
+        ),
+        masked,
+    ),
+    "electra": (
+        ReplacedTokenDetection(
+            Electra(
+                POST,
+                dataclasses.replace(POST, embed_dim=16, head_dim=4),
+                **SIZES,
+                embed_dim=16,
+            ),
+            max_predictions=5,
+        ),
+        masked,
+    ),
+    "t5": (Seq2SeqLM(Seq2Seq(BUCKETS, BUCKETS, **SIZES, head_scale=True)), pairs),
+    "bart": (
+        Seq2SeqLM(
+            Seq2Seq(
+                POST,
+                dataclasses.replace(POST, num_layers=1),
+                **SIZES,
+                positions="learned",
+                position_offset=2,
+                embed_norm=True,
+                embed_scale=True,
+                head_bias=True,
+            ),
+            label_smoothing=0.1,
+        ),
+        pairs,
+    ),
+    "experts": (
+        CausalLM(
+            GPT(EXPERTS, **SIZES, positions="none"), load_balance=1e-2, router_z=1e-3
+        ),
+        causal,
+    ),
+    "experts_with_capacity": (
+        CausalLM(
+            GPT(
+                dataclasses.replace(EXPERTS, expert_capacity=1.0, scan_layers=False),
+                **SIZES,
+                positions="none",
+            ),
+            load_balance=1e-2,
+            router_z=1e-3,
+        ),
+        causal,
+    ),
+}
+EXPERT_MESHES = {
+    "expert": MeshConfig(data=2, expert=4),
+    "data_fsdp_expert_tensor": MeshConfig(data=1, fsdp=2, expert=2, tensor=2),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_eight_devices_compute_what_one_does(family):
+    objective, batch = FAMILIES[family]
+    # Two microbatches on one device: accumulation adds up in the same comparison.
+    loss, gradients = gradients_of(objective, batch(0), None, microbatches=2)
+    meshes = MESHES | (EXPERT_MESHES if "experts" in family else {})
+    for mesh in meshes.values():
+        other, others = gradients_of(objective, batch(0), mesh)
+        np.testing.assert_allclose(other, loss, rtol=1e-5)
+        assert_same_gradients(gradients, others)
