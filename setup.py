@@ -39,6 +39,7 @@ setup(
         "rich>=13",
         "safetensors>=0.5",
         "tensorboardX>=2.6",
+        "tokenizers>=0.21",
         "typeguard>=4.4,<5",
         "xxhash>=3",
     ],

@@ -1,90 +1,176 @@
-"""Hugging Face's tokenizers, each described whole by its tokenizer.json."""
+"""Hugging Face's tokenizers, each described whole by the files saved with a model."""
 
+import base64
+import functools
 import json
-import re
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import xxhash
 
-from fmjax.errors import UserError
+from fmjax.data import special_template
+from fmjax.data.hugging_face_definitions import DefinedTokenizer
+from fmjax.data.hugging_face_families import NAMES
+from fmjax.data.hugging_face_files import TARGET, TOKENIZER, TokenizerFiles
+from fmjax.data.hugging_face_sentencepiece import PieceTokenizer
+from fmjax.data.hugging_face_vocabulary import vocabulary_class
+from fmjax.errors import UserError, suggest
 
-# A byte without a piece of its own, in vocabularies made like Llama 2's.
-_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+_SIDES = ("source", "target")
+# What `add_bos_token` and `add_eos_token` put around a text, and around two.
+_ADDED_ENDS = {
+    (False, False): ("A", "A B1"),
+    (True, False): ("bos A", "bos A bos1 B1"),
+    (False, True): ("A eos", "A eos B1 eos1"),
+    (True, True): ("bos A eos", "bos A eos bos1 B1 eos1"),
+}
 
 
 class HuggingFaceTokenizer:
-    """A tokenizer.json together with the ids of its specials.
+    """A tokenizer as transformers saved it: tokenizer.json, or the older files.
 
-    Needs the package `tokenizers`, which is imported here and nowhere else. Its
-    bos_id is what the tokenizer itself puts in front of a text, not what some
+    Read are WordPiece's vocab.txt, byte-level BPE's vocab.json and merges.txt,
+    SentencePiece models and Marian's pair of them; specials are those that
+    tokenizer_config.json, special_tokens_map.json and added_tokens.json name. None
+    of the folder's code is run.
+
+    Its bos_id is what the tokenizer itself puts in front of a text, not what some
     config calls so: GPT-2 has a BOS by name that no document began with.
+
+    Attributes:
+      files: the files that it was read from, by name, for a model's export.
     """
 
     kind = "hugging_face"
     file_name = "hugging_face.json"
 
-    def __init__(self, definition: str, eos_id: int | None, pad_id: int | None):
-        """Takes the text of a tokenizer.json; raises UserError if it is not one."""
-        self._definition = definition
-        self._tokenizer = _parse(definition)
-        self.vocab_size = max(self._tokenizer.get_vocab().values(), default=-1) + 1
-        self.pad_id = pad_id
-        self.bos_id = self._put_in_front()
-        self.eos_id = eos_id
-        content = b"hugging_face" + self._content()
-        self.digest = xxhash.xxh3_128_hexdigest(content)
+    def __init__(
+        self,
+        files: Mapping[str, bytes],
+        model: Mapping[str, object] | None = None,
+        side: str = "source",
+    ):
+        """Takes the tokenizer's files.
+
+        Args:
+          files: their contents by name.
+          model: of config.json, `model_type` and the ids of bos, eos and pad, which
+            tokenizers that name no class or special need.
+          side: 'source' or 'target': in Marian's models each language has its own
+            pieces.
+
+        Raises:
+          UserError: the files do not describe a tokenizer that can be read here.
+        """
+        self.files = dict(files)
+        self._model = dict(model or {})
+        self._side = side
+        described = TokenizerFiles(self.files, self._model)
+        described.require("split_special_tokens", False)
+        if TOKENIZER in files or described.family.vocabulary in (
+            "wordpiece",
+            "byte_level",
+            "qwen2",
+        ):
+            self._tokenizer = DefinedTokenizer(described)
+        else:
+            self._tokenizer = PieceTokenizer(described, side)
+        self.vocab_size = max(self._tokenizer.ids.values(), default=-1) + 1
+        self._names = described.names()
+        self._single, self._pair = self._templates(described)
+        first, last = self._single[0], self._single[-1]
+        self.bos_id = first.special
+        self.pad_id = self._named_or_of_model("pad")
+        self.eos_id = self.special_id("eos")
+        if self.eos_id is None:
+            self.eos_id = last.special
+        if self.eos_id is None:
+            self.eos_id = self._named_or_of_model("eos")
+        self.digest = xxhash.xxh3_128_hexdigest(b"hugging_face" + self._content())
 
     @classmethod
     def from_folder(cls, folder: Path) -> "HuggingFaceTokenizer | None":
-        """Of a folder that transformers saved; None if it has no tokenizer.json."""
-        file = folder / "tokenizer.json"
-        if not file.is_file():
-            return None
+        """Of a folder that transformers saved; None if it has no tokenizer.
+
+        Raises:
+          UserError: it has one of a kind, or with an option, that is not known here.
+        """
         try:
-            definition = file.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file} cannot be read: {error}") from error
-        ids = _parse(definition).token_to_id
-        return cls(
-            definition, _special("eos", folder, ids), _special("pad", folder, ids)
-        )
+            files = TokenizerFiles.read(folder)
+            return None if files is None else cls(files.contents, files.model)
+        except UserError as error:
+            raise UserError(f"{folder}: {error}") from error
+
+    @functools.cached_property
+    def target(self) -> "HuggingFaceTokenizer":
+        """For a decoder's texts: of Marian's two models the second, else itself."""
+        if TARGET not in self.files or self._side == "target":
+            return self
+        return HuggingFaceTokenizer(self.files, self._model, side="target")
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without specials."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        """Ids of a text, without specials around it; see `wrap`."""
+        return self._tokenizer.encode(text)
 
     def decode(self, ids) -> str:
         """Text of ids; specials and ids past the vocabulary stand for nothing."""
-        known = [int(i) for i in ids if 0 <= i < self.vocab_size]
-        return self._tokenizer.decode(known, skip_special_tokens=True)
+        return self._tokenizer.decode([int(i) for i in ids if 0 <= i < self.vocab_size])
+
+    def wrap(
+        self, first: Sequence[int], second: Sequence[int] | None = None
+    ) -> tuple[list[int], list[int]]:
+        """One or two encoded texts with the specials that the model expects.
+
+        BERT gets [CLS] first [SEP] second [SEP], T5 a </s> behind each, GPT-2 nothing.
+
+        Returns:
+          The ids, and the token type of each: of BERT's and DeBERTa's 1 for the second
+          text.
+        """
+        if second is None:
+            return special_template.fill(self._single, [first])
+        return special_template.fill(self._pair, [first, second])
+
+    def special_id(self, name: str) -> int | None:
+        """The id of 'bos', 'eos', 'unk', 'sep', 'pad', 'cls' or 'mask'; None without.
+
+        Raises:
+          UserError: for another name.
+        """
+        if name not in NAMES:
+            raise UserError(
+                f"No special is called {name!r}; expected one of {', '.join(NAMES)}."
+                f"{suggest(name, NAMES)}"
+            )
+        return self._tokenizer.ids.get(self._names.get(name))
+
+    def id_of(self, special: str) -> int | None:
+        """The id of a special token as it is spelled, None where there is none."""
+        found = self._tokenizer.ids.get(special)
+        return found if found in self._tokenizer.special_ids else None
+
+    def word_starts(self) -> np.ndarray:
+        """bool [V]: ids that begin a word, by the marks of WordPiece and of spaces."""
+        pieces = self._tokenizer.ids
+        inside_marked = any(piece.startswith("##") for piece in pieces)
+        starts = np.zeros(self.vocab_size, bool)
+        for piece, i in pieces.items():
+            if inside_marked:
+                starts[i] = not piece.startswith("##")
+            else:
+                starts[i] = piece.startswith(("\u2581", "\u0120", " "))
+        return starts
 
     def token_bytes(self) -> np.ndarray:
         """int32 [V]: UTF-8 bytes of text that each id stands for; specials 0.
 
+        WordPiece's words count the space before them.
+
         Raises:
           UserError: for pieces that are neither bytes nor text with a mark for spaces.
         """
-        decoder = json.loads(self._definition).get("decoder")
-        types = {part.get("type") for part in _decoders(decoder)}
-        if not types & {"ByteLevel", "Metaspace", "ByteFallback"}:
-            raise UserError(
-                "tokenizer.json: bytes of a token are known for decoders ByteLevel, "
-                f"Metaspace and ByteFallback; found {sorted(map(str, types))}."
-            )
-        sizes = np.zeros(self.vocab_size, np.int32)
-        added = self._tokenizer.get_added_tokens_decoder()
-        for piece, i in self._tokenizer.get_vocab().items():
-            if i in added:
-                sizes[i] = 0 if added[i].special else len(piece.encode())
-            elif "ByteLevel" in types:
-                sizes[i] = len(piece)  # a character for each byte
-            elif _BYTE.fullmatch(piece):
-                sizes[i] = 1
-            else:
-                sizes[i] = len(piece.replace("\u2581", " ").encode())
-        return sizes
+        return self._tokenizer.token_bytes(self.vocab_size)
 
     def save(self, folder: str | Path) -> None:
         """Writes `fmjax_tokenizer.json` and the file it names."""
@@ -92,74 +178,60 @@ class HuggingFaceTokenizer:
 
         save_files(self, folder, self._content())
 
+    def save_original(self, folder: str | Path) -> None:
+        """Writes the files that this was read from, as they were."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in self.files.items():
+            (folder / name).write_bytes(content)
+
     @classmethod
     def from_file(cls, content: bytes) -> "HuggingFaceTokenizer":
         """Of the content of the file that `save` wrote."""
         fields = json.loads(content)
-        return cls(fields["definition"], fields["eos_id"], fields["pad_id"])
+        if fields["side"] not in _SIDES:
+            raise UserError(f"side is {fields['side']!r}; expected one of {_SIDES}.")
+        files = {}
+        for name, (encoding, text) in fields["files"].items():
+            plain = encoding == "text"
+            files[name] = text.encode() if plain else base64.b64decode(text)
+        return cls(files, fields["model"], fields["side"])
 
     def seqio_vocabulary(self):
-        """Raises UserError: seqio has no vocabulary of this kind."""
-        raise UserError(
-            "seqio tasks cannot use a tokenizer.json; expected a SentencePiece model."
-        )
+        """A seqio.Vocabulary with the same ids."""
+        return vocabulary_class()(self)
 
     def _content(self) -> bytes:
-        fields = {
-            "definition": self._definition,
-            "eos_id": self.eos_id,
-            "pad_id": self.pad_id,
-        }
-        return json.dumps(fields).encode()
+        files = {name: _printable(content) for name, content in self.files.items()}
+        fields = {"files": files, "model": self._model, "side": self._side}
+        return json.dumps(fields, sort_keys=True).encode()
 
-    def _put_in_front(self) -> int | None:
-        plain = self.encode("a")
-        whole = self._tokenizer.encode("a", add_special_tokens=True).ids
-        return None if whole[: len(plain)] == plain else whole[0]
+    def _templates(self, files: TokenizerFiles):
+        """The specials around one text, and around two."""
+        flags = [files.flag(f"add_{name}_token", None) for name in ("bos", "eos")]
+        if flags != [None, None]:
+            bos, eos = flags
+            if bos is None:
+                # The class's own: Llama's puts BOS in front unless told not to.
+                bos = files.family.single.startswith("bos")
+            templates = _ADDED_ENDS[bos, bool(eos)]
+        elif self._tokenizer.template is not None:
+            return self._tokenizer.template
+        else:
+            templates = files.family.single, files.family.pair
+        return [special_template.parse(t, self.special_id) for t in templates]
+
+    def _named_or_of_model(self, name: str) -> int | None:
+        found = self.special_id(name)
+        if found is None:
+            found = self._model.get(f"{name}_token_id")
+        # Instruction-tuned models list several ends; the tokenizer's own was not named.
+        found = found[0] if isinstance(found, list) and found else found
+        return found if isinstance(found, int) else None
 
 
-def _parse(definition: str):
+def _printable(content: bytes) -> tuple[str, str]:
     try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise UserError(
-            "A tokenizer.json needs the package `tokenizers`: pip install tokenizers."
-        ) from None
-    try:
-        tokenizer = Tokenizer.from_str(definition)
-    except Exception as error:  # the package raises no narrower class
-        raise UserError(f"Not a tokenizer.json: {error}") from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
-
-
-def _decoders(decoder: dict | None) -> Iterator[dict]:
-    """A decoder of a tokenizer.json and those inside it."""
-    if decoder:
-        yield decoder
-        for inner in decoder.get("decoders", ()):
-            yield from _decoders(inner)
-
-
-def _special(name: str, folder: Path, ids) -> int | None:
-    """The id of a special that one of a saved model's files names, if any does."""
-    for file in ("tokenizer_config.json", "special_tokens_map.json"):
-        token = _read(folder / file).get(f"{name}_token")
-        token = token.get("content") if isinstance(token, dict) else token
-        if isinstance(token, str) and ids(token) is not None:
-            return ids(token)
-    found = _read(folder / "config.json").get(f"{name}_token_id")
-    # Instruction-tuned models list several ends; the tokenizer's own was not named.
-    found = found[0] if isinstance(found, list) and found else found
-    return found if isinstance(found, int) else None
-
-
-def _read(file: Path) -> dict:
-    try:
-        fields = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is not JSON: {error}") from error
-    return fields if isinstance(fields, dict) else {}
+        return "text", content.decode("utf-8")
+    except UnicodeDecodeError:
+        return "base64", base64.b64encode(content).decode()

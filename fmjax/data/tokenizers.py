@@ -15,6 +15,7 @@ import sentencepiece as spm
 import xxhash
 
 from fmjax.data.hugging_face_tokenizer import HuggingFaceTokenizer
+from fmjax.data.hugging_face_vocabulary import vocabulary_class
 from fmjax.data.seqio_import import import_seqio
 from fmjax.errors import UserError
 
@@ -275,7 +276,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 def from_seqio(vocabulary) -> Tokenizer:
     """The tokenizer behind a seqio.Vocabulary of a user's own task."""
     seqio = import_seqio()
-    if isinstance(vocabulary, _character_vocabulary_class()):
+    if isinstance(vocabulary, (_character_vocabulary_class(), vocabulary_class())):
         return vocabulary.tokenizer
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):
         return SentencePieceTokenizer(vocabulary.sp_model)

@@ -9,7 +9,7 @@ import pytest
 tokenizers = pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers")
 
-from tokenizers import (  # noqa: E402  # noqa: E402
+from tokenizers import (  # noqa: E402
     decoders,
     models,
     normalizers,
@@ -126,6 +126,13 @@ def test_bytes_of_other_decoders_are_not_guessed(tmp_path):
 def test_a_damaged_file_is_named(tmp_path):
     assert HuggingFaceTokenizer.from_folder(tmp_path) is None
     (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match=r"Not a tokenizer\.json"):
+        HuggingFaceTokenizer.from_folder(tmp_path)
+    # Here the package panics: the two pieces join to none that it knows.
+    damaged = json.loads(byte_level().backend_tokenizer.to_str())
+    damaged["model"]["vocab"] = {"a": 0, "b": 1}
+    damaged["model"]["merges"] = [["a", "b"]]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(damaged))
     with pytest.raises(UserError, match=r"Not a tokenizer\.json"):
         HuggingFaceTokenizer.from_folder(tmp_path)
 
