@@ -16,7 +16,11 @@ RUNS = [
     for name in config.shipped_configs()
     if name.startswith("papers/") or "/" not in name
 ]
-MACROS = ["TEXT_FILE=some/text.txt", "TFDS_DIR=some/folder"]
+MACROS = [
+    "TEXT_FILE=some/text.txt",
+    "TFDS_DIR=some/folder",
+    "PAIRS_DIR=some/folder",
+]
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -16,11 +16,12 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from fmjax.data.cache import Cache, decode_record
-from fmjax.data.packing import Layout, Record, Row, empty_record
+from fmjax.data.packing import Record, Row, RowLayout, empty_record
 from fmjax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
+_EVAL_SEED = 0
 # Random access: what lies ahead in the file is not read next.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 
@@ -32,7 +33,7 @@ class Records:
     one, whose row has zero weight, and is counted in `bad_rows`.
     """
 
-    def __init__(self, caches: Sequence[Cache], layout: Layout, vocab_size: int):
+    def __init__(self, caches: Sequence[Cache], layout: RowLayout, vocab_size: int):
         """Opens the shards; they are read when asked for."""
         shards = [str(shard) for cache in caches for shard in cache.shards]
         self._readers = [ArrayRecordReader(shard, _READER_OPTIONS) for shard in shards]
@@ -69,6 +70,10 @@ class Records:
                 number = int(numbers[place])
                 records[place] = self._decode(number, int(shard), index, content)
         return records
+
+    def draw(self, rng: np.random.Generator) -> Record:
+        """Any one record."""
+        return self.read([int(rng.integers(len(self)))])[0]
 
     @property
     def bad_rows(self) -> int:
@@ -162,7 +167,7 @@ class Batches:
 def train_batches(
     records: Records,
     rates: Sequence[float],
-    layout: Layout,
+    layout: RowLayout,
     *,
     batch_size: int,
     rows: range,
@@ -198,7 +203,7 @@ def train_batches(
         found = records.read([int(order[number]) for number in numbers])
         return stack(
             [
-                layout.row(record, _row_rng(int(row_seed), number))
+                layout.row(record, _row_rng(int(row_seed), number), records.draw)
                 for number, record in zip(numbers, found)
             ]
         )
@@ -208,7 +213,7 @@ def train_batches(
 
 def eval_batches(
     records: Records,
-    layout: Layout,
+    layout: RowLayout,
     token_bytes: np.ndarray,
     *,
     batch_size: int,
@@ -219,7 +224,8 @@ def eval_batches(
 ) -> Batches:
     """Every row once and in order; rows of zeros fill the last batch.
 
-    Every process sees the same number of batches. Each batch has `target_bytes`.
+    Every process sees the same number of batches. Each batch has `target_bytes`, where
+    targets are the text itself.
     """
 
     def batch_at(position: int) -> Batch:
@@ -227,9 +233,13 @@ def eval_batches(
         numbers = [first + r for r in rows if first + r < len(records)]
         found = records.read(numbers) if numbers else []
         found += [empty_record()] * (len(rows) - len(found))
-        return with_target_bytes(
-            stack([layout.row(record) for record in found]), token_bytes
-        )
+        # What is corrupted at random is so in the same way in every evaluation.
+        made = [
+            layout.row(record, _row_rng(_EVAL_SEED, number), records.draw)
+            for number, record in enumerate(found, first + rows.start)
+        ]
+        batch = stack(made)
+        return with_target_bytes(batch, token_bytes) if layout.has_text_bytes else batch
 
     stop = -(-len(records) // batch_size)
     if max_batches is not None:

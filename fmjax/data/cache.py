@@ -19,9 +19,9 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from fmjax.data.documents import Skipped, Tokenized
+from fmjax.data.documents import Document, Skipped, Tokenized
 from fmjax.data.folders import atomic_folder, digest_of
-from fmjax.data.packing import Layout, Record
+from fmjax.data.packing import Record, RowLayout
 from fmjax.data.tokenizers import Tokenizer
 from fmjax.errors import UserError
 
@@ -47,7 +47,7 @@ class CacheKey:
     task: str
     split: str
     documents: dict
-    layout: Layout
+    layout: RowLayout
 
     def as_json(self) -> dict:
         """What metadata.json repeats of the key."""
@@ -56,12 +56,12 @@ class CacheKey:
             "task": self.task,
             "split": self.split,
             "documents": self.documents,
-            "layout": dataclasses.asdict(self.layout),
+            "layout": self.layout.cache_key(),
         }
 
     def folder(self, root: Path) -> Path:
         """Where the cache lies under the root of all caches."""
-        name = f"{self.task}-{self.split}-{self.layout.mode}{self.layout.length}"
+        name = f"{self.task}-{self.split}-{self.layout.name}"
         return root / "rows" / f"{name}-{digest_of(self.as_json())}"
 
 
@@ -124,7 +124,8 @@ def build_cache(
         return open_cache(root, key)
     started = time.monotonic()
     skipped = Skipped()
-    counts = {"documents": 0, "tokens": 0, "bytes": 0, "rows": 0, "targets": 0}
+    counts = {"documents": 0, "tokens": 0, "bytes": 0, "rows": 0}
+    counts |= {"targets": 0, "room": 0}
     sized = True
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
     with (
@@ -132,7 +133,7 @@ def build_cache(
         _progress(f"{key.task} {key.split}", total_bytes) as advance,
     ):
 
-        def counted() -> Iterator[np.ndarray]:
+        def counted() -> Iterator[Document]:
             nonlocal sized
             for document in documents(skipped):
                 counts["documents"] += 1
@@ -140,12 +141,14 @@ def build_cache(
                 counts["bytes"] += document.size or 0
                 sized = sized and document.size is not None
                 advance(document.size or 0, counts["documents"])
-                yield document.tokens
+                yield document.content
 
         def encoded() -> Iterator[bytes]:
             for record in key.layout.records(counted()):
                 counts["rows"] += 1
-                counts["targets"] += key.layout.targets_in(record)
+                used, room = key.layout.filled(record)
+                counts["targets"] += used
+                counts["room"] += room
                 yield _encode(record, dtype)
 
         shards = _write_shards(folder, encoded())
@@ -156,12 +159,11 @@ def build_cache(
                 f"broken{_examples(skipped)}."
             )
         tokenizer.save(folder / "tokenizer")
-        positions = counts["rows"] * key.layout.length
         metadata = {
             "key": key.as_json(),
+            "padding_share": 1 - counts["targets"] / counts.pop("room"),
             **counts,
             "bytes": counts["bytes"] if sized else None,
-            "padding_share": 1 - counts["targets"] / positions,
             "skipped": skipped.count,
             "skipped_names": skipped.names,
             "seconds": round(time.monotonic() - started, 3),

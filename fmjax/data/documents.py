@@ -8,6 +8,8 @@ import numpy as np
 
 from fmjax.data.seqio_import import quiet_stderr
 
+Document = np.ndarray | tuple[np.ndarray, np.ndarray]
+
 
 @dataclasses.dataclass
 class Tokenized:
@@ -16,10 +18,17 @@ class Tokenized:
     Attributes:
       tokens: int32 [N], ending in EOS where the vocabulary has one.
       size: bytes of its text, or None if the task does not keep the text.
+      inputs: of a pair what is read, int32; None where there is one text.
     """
 
     tokens: np.ndarray
     size: int | None
+    inputs: np.ndarray | None = None
+
+    @property
+    def content(self) -> Document:
+        """What a layout takes: tokens, or a pair of them."""
+        return self.tokens if self.inputs is None else (self.inputs, self.tokens)
 
 
 @dataclasses.dataclass
@@ -37,22 +46,29 @@ class Skipped:
 
 
 def tokenized_documents(
-    dataset, name: str, vocab_size: int, skipped: Skipped
+    dataset, name: str, vocab_size: int, skipped: Skipped, pairs: bool = False
 ) -> Iterator[Tokenized]:
-    """Documents of a seqio task's tf.data.Dataset, bad ones counted and left out."""
+    """Documents of a seqio task's tf.data.Dataset, bad ones counted and left out.
+
+    With `pairs` each has the `inputs` feature beside `targets`.
+    """
     examples = iter(dataset.as_numpy_iterator())
     with quiet_stderr():  # The first example loads TensorFlow's kernels.
         first = list(itertools.islice(examples, 1))
     for number, example in enumerate(itertools.chain(first, examples)):
         tokens = np.asarray(example["targets"], np.int32)
+        inputs = None
+        if pairs:
+            inputs = np.asarray(example["inputs"], np.int32)
         text = example.get("targets_pretokenized")
         text = text if isinstance(text, bytes) else None
-        out_of_range = tokens.size and (tokens.min() < 0 or tokens.max() >= vocab_size)
+        both = tokens if inputs is None else np.concatenate([inputs, tokens])
+        out_of_range = both.size and (both.min() < 0 or both.max() >= vocab_size)
         if out_of_range or (text is not None and not _is_utf8(text)):
             label = example.get("name", f"document {number}".encode())
             skipped.add(f"{name}: {label.decode(errors='replace')}")
             continue
-        yield Tokenized(tokens, None if text is None else len(text))
+        yield Tokenized(tokens, None if text is None else len(text), inputs)
 
 
 def _is_utf8(text: bytes) -> bool:

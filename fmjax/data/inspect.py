@@ -52,9 +52,9 @@ class DataReport:
       vocab_size: of the tokenizer.
       length: T.
       row_targets: counted targets of a sample of training rows: (least, median, most).
-      padding_share: of that sample.
+      padding_share: of that sample; of both sides where rows have two.
       examples: decoded training rows.
-      tokens_per_second: counted targets a second that the reader gave on this machine.
+      tokens_per_second: that the reader gave on this machine, padding left out.
       bad_rows: records found damaged while reading.
     """
 
@@ -84,7 +84,7 @@ class DataReport:
             yield Text(f"cached in {self.splits[0].folder}", overflow="fold")
         least, median, most = self.row_targets
         yield Text(
-            f"vocabulary {self.vocab_size:,}, rows of {self.length} tokens with "
+            f"vocabulary {self.vocab_size:,}, rows of {self.length} places with "
             f"{least} to {most} targets (median {median}), "
             f"padding {self.padding_share:.2%}\n"
             f"read at {self.tokens_per_second:,.0f} tokens per second"
@@ -112,11 +112,12 @@ def inspect(
     try:
         first = next(stream)
         started = time.perf_counter()
-        targets = 0
+        filled = room = 0
         while (elapsed := time.perf_counter() - started) < seconds or not weights:
             batch = next(stream)
             weights.append(batch["weights"].sum(-1).astype(int))
-            targets += int(weights[-1].sum())
+            for used in _used(batch):
+                filled, room = filled + int(used.sum()), room + used.size
         bad_rows = stream.bad_rows
     finally:
         stream.close()
@@ -124,14 +125,14 @@ def inspect(
     return DataReport(
         splits=() if data.streaming else tuple(_splits(data)),
         vocab_size=tokenizer.vocab_size,
-        length=data.length,
+        length=data.row_shapes()["targets"][0],
         row_targets=(int(counts.min()), int(np.median(counts)), int(counts.max())),
-        padding_share=float(1 - counts.mean() / data.length),
+        padding_share=float(1 - filled / room),
         examples=tuple(
             _decode(tokenizer, {name: array[r] for name, array in first.items()})
             for r in range(min(examples, batch_size))
         ),
-        tokens_per_second=targets / elapsed,
+        tokens_per_second=filled / elapsed,
         bad_rows=bad_rows,
     )
 
@@ -154,12 +155,59 @@ def _splits(data: Data):
             )
 
 
+def _used(batch) -> list[np.ndarray]:
+    """Where each side of a batch holds tokens."""
+    if "encoder_tokens" in batch:
+        return [batch["encoder_segment_ids"] > 0, batch["weights"] > 0]
+    if "segment_ids" in batch:
+        return [batch["segment_ids"] > 0]
+    return [batch["weights"] > 0]
+
+
 def _decode(tokenizer, row) -> str:
-    """Text of a row's targets, with a line between packed documents."""
+    """Text of a row, with a line between packed documents.
+
+    Of an encoder-decoder's, what is read and what must be written; of a masked one, the
+    text with «what was chosen → what stands there» in it.
+    """
     counted = row["weights"] > 0
+    if "encoder_tokens" in row:
+        texts = []
+        for segment in range(1, int(row["decoder_segment_ids"].max()) + 1):
+            read = row["encoder_tokens"][row["encoder_segment_ids"] == segment]
+            written = row["targets"][row["decoder_segment_ids"] == segment]
+            texts.append(f"{_spell(tokenizer, read)}\n→ {_spell(tokenizer, written)}")
+        return "\n―――\n".join(texts)
+    if not counted[row.get("segment_ids", counted) > 0].all():
+        return _masked(tokenizer, row, counted)
     segments = row.get("segment_ids", np.ones_like(row["targets"]))
     texts = [
         tokenizer.decode(row["targets"][counted & (segments == segment)])
         for segment in np.unique(segments[counted])
     ]
     return "\n―――\n".join(texts)
+
+
+def _masked(tokenizer, row, counted: np.ndarray) -> str:
+    parts = []
+    real = row["segment_ids"] > 0
+    cuts = np.flatnonzero(np.diff(counted[real])) + 1
+    for places in np.split(np.flatnonzero(real), cuts):
+        read = _spell(tokenizer, row["tokens"][places])
+        if len(places) and counted[places[0]]:
+            read = f"«{_spell(tokenizer, row['targets'][places])} → {read}»"
+        parts.append(read)
+    return "".join(parts)
+
+
+def _spell(tokenizer, ids: np.ndarray) -> str:
+    """Text of ids, those that stand for none as ⟨id⟩."""
+    is_text = tokenizer.token_bytes()[ids] > 0
+    cuts = np.flatnonzero(np.diff(is_text)) + 1
+    return "".join(
+        tokenizer.decode(part.tolist())
+        if tokenizer.token_bytes()[part[0]]
+        else "".join(f"⟨{i}⟩" for i in part)
+        for part in np.split(ids, cuts)
+        if len(part)
+    )

@@ -8,7 +8,7 @@ vocabulary has one.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -19,9 +19,49 @@ Row = dict[str, np.ndarray]
 _OPEN_ROWS = 256
 
 
+class RowLayout(Protocol):
+    """From documents to the records that a cache holds, and from those to rows."""
+
+    length: int
+
+    @property
+    def name(self) -> str:
+        """Says what the records are, in the name of a cache's folder."""
+
+    def cache_key(self) -> dict:
+        """What of the layout shapes the records."""
+
+    @property
+    def has_text_bytes(self) -> bool:
+        """Whether every token of the text is a target once."""
+
+    def records(self, documents: Iterable) -> Iterator[Record]:
+        """Records of documents: int arrays [N], EOS included, or pairs of them."""
+
+    def row(
+        self,
+        record: Record,
+        rng: Callable[[], np.random.Generator] | None = None,
+        other: Callable[[np.random.Generator], Record] | None = None,
+    ) -> Row:
+        """The row of a record; an empty one gives zeros of weight zero.
+
+        Args:
+          record: as `records` made it.
+          rng: gives the generator of all that is random in the row.
+          other: draws another record.
+        """
+
+    def check(self, record: Record) -> None:
+        """Raises ValueError if `row` cannot take the record."""
+
+    def filled(self, record: Record) -> tuple[int, int]:
+        """How much of a row the record fills, and of how much."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How documents become rows.
+    """How documents become rows of next tokens; see `RowLayout`.
 
     Attributes:
       mode: "blocks" (the stream of documents cut every T tokens), "windows" (T tokens
@@ -36,6 +76,20 @@ class Layout:
     bos_id: int | None
     eos_id: int | None
 
+    @property
+    def name(self) -> str:
+        """Says what the records are, in the name of a cache's folder."""
+        return f"{self.mode}{self.length}"
+
+    def cache_key(self) -> dict:
+        """What of the layout shapes the records: all of it."""
+        return dataclasses.asdict(self)
+
+    @property
+    def has_text_bytes(self) -> bool:
+        """Every token of the text is a target once."""
+        return True
+
     def records(self, documents: Iterable[np.ndarray]) -> Iterator[Record]:
         """Records of documents (int arrays [N], EOS included)."""
         if self.mode == "packed":
@@ -46,21 +100,26 @@ class Layout:
         else:
             stream = _first_starting_with(self.eos_id, documents)
         size = 2 * self.length if self.mode == "windows" else self.length + 1
-        return _cut(stream, size, self.length)
+        return cut(stream, size, self.length)
 
     def row(
-        self, record: Record, rng: Callable[[], np.random.Generator] | None = None
+        self,
+        record: Record,
+        rng: Callable[[], np.random.Generator] | None = None,
+        other=None,
     ) -> Row:
         """The row of a record; an empty record gives zeros of weight zero.
 
         Args:
           record: as `records` made it.
           rng: gives the generator that draws a window's start; mode "windows" only.
+          other: not needed; see `corruption.Pieces`.
 
         Returns:
           `tokens`, `targets` int32 [T], `weights` float32 [T], and when packed
           `segment_ids` (1, 2, … in order; 0 is padding) and `positions` int32 [T].
         """
+        del other
         tokens = record["tokens"].astype(np.int32)
         if self.mode == "packed":
             return self._packed_row(tokens, record["lengths"])
@@ -85,11 +144,11 @@ class Layout:
         if tokens.ndim != 1 or not 0 < targets <= most:
             raise ValueError(f"{targets} targets in a record; expected 1 to {most}")
 
-    def targets_in(self, record: Record) -> int:
-        """How many targets of a row of this record count."""
+    def filled(self, record: Record) -> tuple[int, int]:
+        """How many targets of a row of this record count, and how many could."""
         if self.mode == "packed":
-            return len(record["tokens"]) - len(record["lengths"])
-        return min(len(record["tokens"]) - 1, self.length)
+            return len(record["tokens"]) - len(record["lengths"]), self.length
+        return min(len(record["tokens"]) - 1, self.length), self.length
 
     def _packed_row(self, tokens: np.ndarray, lengths: np.ndarray) -> Row:
         row = self._zeros(("tokens", "targets", "segment_ids", "positions"))
@@ -130,7 +189,7 @@ def _first_starting_with(first, documents):
     yield from documents
 
 
-def _cut(stream: Iterable[np.ndarray], size: int, stride: int) -> Iterator[Record]:
+def cut(stream: Iterable[np.ndarray], size: int, stride: int) -> Iterator[Record]:
     """Pieces of `size` tokens every `stride` of the concatenation, and the rest.
 
     With size = stride + 1 every token but the first is a target once. With size =
@@ -151,8 +210,9 @@ def _cut(stream: Iterable[np.ndarray], size: int, stride: int) -> Iterator[Recor
             start += stride
             first = False
         kept, total = [tokens[start:]], len(tokens) - start
-    # What overlaps the piece before has been predicted; the first piece has none.
-    overlap = 1 if first else size - stride
+    # What overlaps the piece before has been predicted; the first piece has none, but
+    # where pieces overlap its first token is no target.
+    overlap = min(1, size - stride) if first else size - stride
     if total > overlap:
         yield {"tokens": np.concatenate(kept)}
 

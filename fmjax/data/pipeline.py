@@ -10,9 +10,16 @@ import numpy as np
 from fmjax.configurable import configurable, free, path
 from fmjax.data import batches
 from fmjax.data.cache import Cache, CacheKey, build_cache, is_built, open_cache
+from fmjax.data.corruption import Pieces
+from fmjax.data.corruption_mixture import CorruptionMixture
 from fmjax.data.documents import tokenized_documents
 from fmjax.data.folders import cache_root, digest_of, wait_until
-from fmjax.data.packing import Layout, empty_record
+from fmjax.data.infilling import Infilling
+from fmjax.data.masking import Masking
+from fmjax.data.packing import Layout, RowLayout, empty_record
+from fmjax.data.pairs import Pairs
+from fmjax.data.prefix_lm import PrefixLM
+from fmjax.data.span_corruption import SpanCorruption
 from fmjax.data.streaming import (
     StreamedBatches,
     StreamedRows,
@@ -23,6 +30,7 @@ from fmjax.data.tokenizers import Tokenizer
 from fmjax.errors import UserError, suggest
 
 Task = TextTask | Mixture | SeqioTask
+CorruptionConfig = SpanCorruption | PrefixLM | Infilling | CorruptionMixture | Masking
 
 
 @configurable("data")
@@ -35,7 +43,11 @@ class Data:
       validation: whose `validation` split is evaluated; that of `train` if None.
       length: T, tokens in a row.
       rows: 'blocks' cuts the stream of documents every T tokens; 'packed' sets whole
-        documents side by side, with segment ids that keep attention inside each.
+        documents, or pairs, side by side, with segment ids that keep attention inside
+        each; 'documents' gives each document, or pair, rows of its own.
+      corruption: what is done to the text whenever it is read, such as
+        @span_corruption(); None predicts each next token.
+      target_length: the decoder's tokens in a row of pairs; None means length.
       random_window: training rows start anywhere in the stream (nanoGPT's sampling)
         instead of every T tokens; for 'blocks'.
       streaming: read straight from seqio instead of from an offline cache.
@@ -48,6 +60,8 @@ class Data:
     validation: Task | None = None
     length: int = 256
     rows: str = "blocks"
+    corruption: CorruptionConfig | None = None
+    target_length: int | None = None
     random_window: bool = False
     streaming: bool = False
     cache_dir: str | None = path(None)
@@ -57,10 +71,20 @@ class Data:
     def __post_init__(self):
         if self.length < 1:
             raise UserError(f"data.length is {self.length}; expected at least 1.")
-        if self.rows not in ("blocks", "packed"):
+        kinds = ("blocks", "packed", "documents")
+        if self.rows not in kinds:
             raise UserError(
-                f"data.rows is {self.rows!r}; expected 'blocks' or 'packed'."
-                + suggest(self.rows, ("blocks", "packed"))
+                f"data.rows is {self.rows!r}; expected one of {', '.join(kinds)}."
+                + suggest(self.rows, kinds)
+            )
+        if self.corruption is not None and self.rows == "packed":
+            raise UserError(
+                "data.rows is 'packed', which data.corruption cannot take; expected "
+                "'blocks' or 'documents'."
+            )
+        if self.target_length is not None and self.target_length < 1:
+            raise UserError(
+                f"data.target_length is {self.target_length}; expected at least 1."
             )
         if self.random_window and self.rows != "blocks":
             raise UserError("data.random_window needs data.rows = 'blocks'.")
@@ -106,7 +130,7 @@ class Data:
 
     def row_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each array of a training row."""
-        row = self._layout("train").row(empty_record())
+        row = self._layout("train").row(empty_record(), np.random.default_rng)
         return {name: array.shape for name, array in row.items()}
 
     def train_batches(
@@ -120,8 +144,10 @@ class Data:
           seed: of order and windows.
 
         Returns:
-          Iterator of dicts: `tokens`, `targets` int32 [B, T], `weights` float32
-          [B, T], and when packed `segment_ids` and `positions` int32 [B, T].
+          Iterator of dicts, their shapes as in `row_shapes`: `targets` int32 [B, T] and
+          `weights` float32 [B, T] with `tokens` int32 [B, T], and where rows have parts
+          or padding `segment_ids` and `positions`; or, for an encoder-decoder, what
+          `encoder_decoder_row` gives.
         """
         layout = self._layout("train")
         if self.streaming:
@@ -143,9 +169,10 @@ class Data:
     def eval_batches(
         self, batch_size: int, rows: range, max_batches: int | None = None
     ) -> batches.Batches | Iterator[batches.Batch]:
-        """The validation split once, in order; adds `target_bytes` float32 [B].
+        """The validation split once, in order.
 
-        The last batch is filled with rows of zeros. Arguments as in `train_batches`.
+        Where targets are the text itself, `target_bytes` float32 [B] is added. The
+        last batch is filled with rows of zeros. Arguments as in `train_batches`.
         """
         if self.streaming:
             return streamed_eval_batches(
@@ -166,11 +193,12 @@ class Data:
             prefetch=self.prefetch,
         )
 
-    def target_counts(self) -> tuple[np.ndarray, int]:
+    def target_counts(self) -> tuple[np.ndarray, int | None]:
         """How often each id is a counted target of the validation split.
 
         Returns:
-          int64 [V], and the bytes of text that all of them stand for.
+          int64 [V], and the bytes of text that all of them stand for; None where
+          targets are not the text itself.
         """
         counts = np.zeros(self._tokenizer.vocab_size, np.int64)
         every = self.eval_batches(64, range(64))
@@ -179,6 +207,8 @@ class Data:
             counts += np.bincount(counted, minlength=len(counts))
         if isinstance(every, batches.Batches):
             every.close()
+        if not self._layout("validation").has_text_bytes:
+            return counts, None
         return counts, int(counts @ self._token_bytes)
 
     def fingerprint(self) -> str:
@@ -229,12 +259,38 @@ class Data:
                     )
         return members
 
-    def _layout(self, split: str) -> Layout:
+    def _layout(self, split: str) -> RowLayout:
+        tokenizer = self._tokenizer
+        if self._task(split).has_inputs(self.root):
+            if self.corruption is not None or self.random_window:
+                raise UserError(
+                    "data.corruption and data.random_window are for plain text; the "
+                    f"task of data.{split} has inputs and targets."
+                )
+            target_length = self.target_length or self.length
+            return Pairs(self.length, target_length, self.rows == "packed")
+        if self.target_length is not None:
+            raise UserError(
+                f"data.target_length is {self.target_length}, but the task of "
+                f"data.{split} has no inputs; expected None."
+            )
+        if self.corruption is not None:
+            corrupt = self._corrupt
+            whole = self.rows == "documents"
+            return Pieces(self.length, corrupt, whole, tokenizer.eos_id)
         mode = self.rows
+        if mode == "documents":
+            raise UserError(
+                "data.rows is 'documents', which data.corruption or a task of pairs "
+                "takes; expected 'blocks' or 'packed'."
+            )
         if self.random_window and split == "train":
             mode = "windows"
-        tokenizer = self._tokenizer
         return Layout(mode, self.length, tokenizer.bos_id, tokenizer.eos_id)
+
+    @functools.cached_property
+    def _corrupt(self):
+        return self.corruption.bind(self._tokenizer, self.length)
 
     def _keys(self, split: str) -> list[tuple[Member, CacheKey]]:
         layout = self._layout(split)
@@ -251,7 +307,11 @@ class Data:
                 None, key.split, shuffle=False, try_in_mem_cache=False
             )
             return tokenized_documents(
-                dataset, f"{key.task} {key.split}", tokenizer.vocab_size, skipped
+                dataset,
+                f"{key.task} {key.split}",
+                tokenizer.vocab_size,
+                skipped,
+                isinstance(key.layout, Pairs),
             )
 
         build_cache(self.root, key, documents, tokenizer, member.sizes[key.split])

@@ -6,6 +6,7 @@ numbers: resuming makes the epoch's rows again and skips those already returned,
 is exact, takes time, and holds for the same number of processes only.
 """
 
+import collections
 import itertools
 import queue
 import threading
@@ -15,10 +16,13 @@ import numpy as np
 
 from fmjax.data.batches import Batch, stack, with_target_bytes
 from fmjax.data.documents import Skipped, tokenized_documents
-from fmjax.data.packing import Layout, Row
+from fmjax.data.packing import Row, RowLayout
+from fmjax.data.pairs import Pairs
 from fmjax.data.seqio_import import import_seqio
 from fmjax.errors import UserError
 
+# Records that a row can take another text from (next sentences).
+_RECENT = 256
 _STATE = ("position", "epoch", "row", "processes")
 
 
@@ -29,7 +33,14 @@ class StreamedRows:
       skipped: documents left out as broken so far.
     """
 
-    def __init__(self, provider, tasks, split: str, layout: Layout, vocab_size: int):
+    def __init__(
+        self,
+        provider,
+        tasks,
+        split: str,
+        layout: RowLayout,
+        vocab_size: int,
+    ):
         """Takes a seqio.Task or seqio.Mixture, and the tasks in it."""
         self._provider = provider
         self._tasks = tasks
@@ -55,6 +66,11 @@ class StreamedRows:
         )
         yield from self._rows(dataset, [seed, epoch, index])
 
+    @property
+    def has_text_bytes(self) -> bool:
+        """Whether targets are the text itself."""
+        return self._layout.has_text_bytes
+
     def in_order(self) -> Iterator[Row]:
         """Every row of the split, once, as a cache would hold it."""
         for task in self._tasks:
@@ -70,9 +86,14 @@ class StreamedRows:
             f"{self._provider.name} {self._split}",
             self._vocab_size,
             self.skipped,
+            isinstance(self._layout, Pairs),
         )
-        for record in self._layout.records(d.tokens for d in documents):
-            yield self._layout.row(record, lambda: rng)
+        recent: collections.deque = collections.deque(maxlen=_RECENT)
+        for record in self._layout.records(d.content for d in documents):
+            recent.append(record)
+            yield self._layout.row(
+                record, lambda: rng, lambda rng: recent[int(rng.integers(len(recent)))]
+            )
 
 
 class StreamedBatches:
@@ -179,7 +200,8 @@ def streamed_eval_batches(
             return
         zeros = {name: np.zeros_like(array) for name, array in made[0].items()}
         made += [zeros] * (batch_size - len(made))
-        yield with_target_bytes(stack([made[r] for r in own]), token_bytes)
+        batch = stack([made[r] for r in own])
+        yield with_target_bytes(batch, token_bytes) if rows.has_text_bytes else batch
 
 
 class _Ahead:

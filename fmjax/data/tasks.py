@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fmjax.configurable import configurable
 from fmjax.data.folders import digest_of
+from fmjax.data.pair_files import PairFiles
 from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources import TextFiles
 from fmjax.data.stdlib import PythonStdlib
@@ -55,7 +56,7 @@ class Member:
 @configurable("text_task")
 @dataclasses.dataclass(frozen=True)
 class TextTask:
-    """Plain text: documents of a source, tokenized, each ended by EOS.
+    """Plain text, or pairs of texts, of a source; tokenized, each ended by EOS.
 
     Attributes:
       source: where documents come from.
@@ -63,7 +64,7 @@ class TextTask:
       name: its name in seqio's registry and in the cache.
     """
 
-    source: TextFiles | PythonStdlib | Tfds
+    source: TextFiles | PairFiles | PythonStdlib | Tfds
     tokenizer: SentencePiece | Characters | Bytes
     name: str = "text"
 
@@ -78,6 +79,11 @@ class TextTask:
         """Whether `build_tokenizer` would only read."""
         folder = self.tokenizer.folder(self.source, root)
         return folder is None or (folder / DESCRIPTOR).is_file()
+
+    def has_inputs(self, root: Path) -> bool:
+        """Whether examples are pairs."""
+        del root
+        return "inputs" in self.source.features()
 
     def members(self, root: Path) -> tuple[Member, ...]:
         """Itself, at rate 1."""
@@ -117,7 +123,11 @@ class TextTask:
                     seqio.preprocessors.tokenize,
                     seqio.preprocessors.append_eos,
                 ],
-                output_features={"targets": seqio.Feature(vocabulary, add_eos=add_eos)},
+                output_features={
+                    name: seqio.Feature(vocabulary, add_eos=add_eos)
+                    for name in ("inputs", "targets")
+                    if name in self.source.features()
+                },
             )
             _registered[self.name] = key
         return seqio.TaskRegistry.get(self.name)
@@ -164,6 +174,13 @@ class SeqioTask:
     def tokenizer_is_built(self, root: Path) -> bool:
         """Whether `build_tokenizer` would only read."""
         return self._provider() is not None or self._note(root).is_file()
+
+    def has_inputs(self, root: Path) -> bool:
+        """Whether examples are pairs: all tasks have a feature `inputs`."""
+        provider = self._provider()
+        if provider is None:
+            return self._noted(root)["has_inputs"]
+        return _has_inputs(provider)
 
     def members(self, root: Path) -> tuple[Member, ...]:
         """The tasks behind the name, with seqio's rates."""
@@ -217,7 +234,9 @@ class SeqioTask:
         note = self._note(root)
         note.parent.mkdir(parents=True, exist_ok=True)
         temporary = note.with_suffix(f".{uuid.uuid4().hex}")
-        temporary.write_text(json.dumps({"tokenizer": folder, "members": members}))
+        noted = {"tokenizer": folder, "members": members}
+        noted["has_inputs"] = _has_inputs(provider)
+        temporary.write_text(json.dumps(noted))
         os.replace(temporary, note)
         return members
 
@@ -287,6 +306,16 @@ class Mixture:
         """Whether `build_tokenizer` would only read."""
         return all(task.tokenizer_is_built(root) for task in self.tasks)
 
+    def has_inputs(self, root: Path) -> bool:
+        """Whether examples are pairs; raises UserError if only some are."""
+        found = {task.has_inputs(root) for task in self.tasks}
+        if len(found) > 1:
+            raise UserError(
+                "mixture.tasks has tasks with inputs and tasks without; expected all "
+                "of one kind."
+            )
+        return found.pop()
+
     def members(self, root: Path) -> tuple[Member, ...]:
         """The members of every task, a nested mixture's rates scaled to its own."""
         members = []
@@ -333,6 +362,10 @@ def _rekey(features: dict[str, str]):
         return seqio.preprocessors.rekey(dataset, features)
 
     return rekey
+
+
+def _has_inputs(provider) -> bool:
+    return all("inputs" in task.output_features for task in _tasks_of(provider))
 
 
 def _tasks_of(provider) -> list:

@@ -46,6 +46,16 @@ class Tokenizer(Protocol):
     def decode(self, ids) -> str:
         """Text of ids; specials and ids past the vocabulary stand for nothing."""
 
+    def id_of(self, special: str) -> int | None:
+        """The id of a special token as it is spelled, None where there is none."""
+
+    def word_starts(self) -> np.ndarray:
+        """bool [V]: ids that begin a word, a space before it included.
+
+        Raises:
+          UserError: the vocabulary does not tell.
+        """
+
     def token_bytes(self) -> np.ndarray:
         """int32 [V]: UTF-8 bytes of text that each id stands for; specials 0."""
 
@@ -92,6 +102,17 @@ class SentencePieceTokenizer:
     def decode(self, ids) -> str:
         """Text of ids; specials and ids past the vocabulary stand for nothing."""
         return self._processor.decode([int(i) for i in ids if 0 <= i < self.vocab_size])
+
+    def id_of(self, special: str) -> int | None:
+        """The id of a special token as it is spelled, None where there is none."""
+        found = self._processor.piece_to_id(special)
+        return found if self._processor.is_control(found) else None
+
+    def word_starts(self) -> np.ndarray:
+        """bool [V]: ids that begin a word, a space before it included."""
+        sp = self._processor
+        pieces = (sp.id_to_piece(i) for i in range(self.vocab_size))
+        return np.array([piece.startswith("\u2581") for piece in pieces])
 
     def token_bytes(self) -> np.ndarray:
         """int32 [V]: UTF-8 bytes of text that each id stands for; specials 0."""
@@ -159,6 +180,14 @@ class CharacterTokenizer:
             self.characters[i] for i in shifted if 0 <= i < len(self.characters)
         )
 
+    def id_of(self, special: str) -> None:
+        """There are no specials but padding and end."""
+        del special
+
+    def word_starts(self) -> np.ndarray:
+        """Raises UserError: characters don't say where words begin."""
+        raise UserError("A vocabulary of characters does not say where words begin.")
+
     def token_bytes(self) -> np.ndarray:
         """int32 [V]: UTF-8 bytes of text that each id stands for; specials 0."""
         sizes = [len(character.encode()) for character in self.characters]
@@ -204,6 +233,17 @@ class ByteTokenizer:
         """Text of ids; broken UTF-8 shows as U+FFFD."""
         text = bytes(int(i) - 3 for i in ids if 3 <= i < 259)
         return text.decode("utf-8", errors="replace")
+
+    def id_of(self, special: str) -> int | None:
+        """The id of <extra_id_i>, the first of which is the highest, as in ByT5."""
+        for i in range(self.extra_ids):
+            if special == f"<extra_id_{i}>":
+                return self.vocab_size - 1 - i
+        return None
+
+    def word_starts(self) -> np.ndarray:
+        """Raises UserError: bytes don't say where words begin."""
+        raise UserError("A vocabulary of bytes does not say where words begin.")
 
     def token_bytes(self) -> np.ndarray:
         """int32 [V]: 1 for each byte, 0 for specials."""

@@ -35,12 +35,16 @@ class SentencePiece:
       vocab_size: ids, with 0 padding, 1 end, 2 unknown and 256 bytes among them.
       model_type: 'bpe' (trains ten times faster) or 'unigram'.
       training_bytes: text to train on: lines spread evenly over the split.
+      specials: tokens that stand for no text, such as '[MASK]', among the ids.
+      sentinels: how many of <extra_id_0>, <extra_id_1>, … are among them (T5).
     """
 
     file: str | None = path(None)
     vocab_size: int = 8192
     model_type: str = "bpe"
     training_bytes: int = 4_000_000
+    specials: tuple[str, ...] = ()
+    sentinels: int = 0
 
     def __post_init__(self):
         if self.model_type not in ("bpe", "unigram"):
@@ -48,10 +52,13 @@ class SentencePiece:
                 f"sentencepiece.model_type is {self.model_type!r}; expected 'bpe' or "
                 "'unigram'." + suggest(self.model_type, ("bpe", "unigram"))
             )
-        if self.vocab_size < 300:
+        if self.sentinels < 0:
+            raise UserError(f"sentencepiece.sentinels = {self.sentinels} is negative.")
+        least = 300 + len(self.specials) + self.sentinels
+        if self.vocab_size < least:
             raise UserError(
                 f"sentencepiece.vocab_size is {self.vocab_size}; expected at least "
-                "300: 256 bytes, 3 specials, and characters."
+                f"{least}: 256 bytes, specials, sentinels, and characters."
             )
 
     def folder(self, source: Source, root: Path) -> Path | None:
@@ -113,7 +120,19 @@ class Characters:
 @configurable("bytes")
 @dataclasses.dataclass(frozen=True)
 class Bytes:
-    """UTF-8 bytes with padding, end and unknown: 259 ids, nothing to train."""
+    """UTF-8 bytes with padding, end and unknown: 259 ids, nothing to train.
+
+    Attributes:
+      sentinels: how many of <extra_id_0>, <extra_id_1>, … follow (ByT5).
+    """
+
+    sentinels: int = 0
+
+    def __post_init__(self):
+        if not 0 <= self.sentinels <= 100_000:
+            raise UserError(
+                f"bytes.sentinels = {self.sentinels}: expected 0 to 100000."
+            )
 
     def folder(self, source: Source, root: Path) -> None:
         """Nothing is kept."""
@@ -121,7 +140,7 @@ class Bytes:
     def build(self, source: Source, root: Path) -> Tokenizer:
         """Needs no text."""
         del source, root
-        return ByteTokenizer()
+        return ByteTokenizer(self.sentinels)
 
 
 def train_sentencepiece(
@@ -187,6 +206,10 @@ def _train_model(texts: Iterable[bytes], size: int, settings: SentencePiece) -> 
             bos_id=-1,
             # Written into the model, so a fixed number keeps its digest the same.
             num_threads=4,
+            control_symbols=[
+                *settings.specials,
+                *(f"<extra_id_{i}>" for i in range(settings.sentinels)),
+            ],
             minloglevel=2,
         )
     except RuntimeError as error:

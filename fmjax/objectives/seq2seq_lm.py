@@ -2,8 +2,10 @@
 
 import dataclasses
 
+import jax.numpy as jnp
+
 from fmjax.configurable import configurable
-from fmjax.objectives.terms import RowShapes
+from fmjax.objectives.terms import Batch, RowShapes
 from fmjax.objectives.token_prediction import TokenPrediction
 
 
@@ -14,17 +16,22 @@ class Seq2SeqLM(TokenPrediction):
 
     Its model is an encoder-decoder, such as `seq2seq`. What is read and what must be
     written is the data's affair: pairs, spans of a corrupted text, the rest of a text.
+    Each text's first target is predicted from the model's start id, every other from
+    the target before it.
     """
 
-    reads = ("encoder_tokens", "decoder_tokens")
-    may_read = (
-        "encoder_segment_ids",
-        "encoder_positions",
-        "decoder_segment_ids",
-        "decoder_positions",
-    )
+    reads = ("encoder_tokens", "decoder_positions")
+    may_read = ("encoder_segment_ids", "encoder_positions", "decoder_segment_ids")
 
     def train_flops_per_row(self, params, rows: RowShapes) -> float:
         """Matrix FLOPs of a training step for a row, padding or not."""
-        (source,), (length,) = rows["encoder_tokens"], rows["decoder_tokens"]
+        (source,), (length,) = rows["encoder_tokens"], rows["targets"]
         return length * self.model.train_flops_per_token(params, length, source)
+
+    def _hidden(self, variables: dict, batch: Batch, rng) -> dict:
+        names = (*self.reads, *self.may_read)
+        read = {name: batch[name] for name in names if name in batch}
+        before = jnp.roll(batch["targets"], 1, axis=1)
+        first = batch["decoder_positions"] == 0
+        read["decoder_tokens"] = jnp.where(first, self.model.start_id, before)
+        return self.model.apply(variables, **read, keys=rng, method="hidden")

@@ -37,7 +37,7 @@ def test_blocks_predict_every_token_once_and_in_order(documents, length, bos):
     else:
         expected = [int(t) for d in documents for t in (bos, *d)][1:]
     assert targets == expected
-    assert sum(layout.targets_in(record) for record in records) == len(expected)
+    assert sum(layout.filled(record)[0] for record in records) == len(expected)
 
 
 @given(documents_of, st.integers(1, 9))
@@ -120,7 +120,7 @@ def test_packing_fills_rows():
     documents = [np.ones(n, np.int32) for n in rng.integers(5, 60, 3000)]
     layout = Layout("packed", 128, None, EOS)
     records = list(layout.records(documents))
-    targets = sum(layout.targets_in(record) for record in records)
+    targets = sum(layout.filled(record)[0] for record in records)
     assert targets / (len(records) * 128) > 0.98
 
 

@@ -93,7 +93,6 @@ def pairs(step):
         "encoder_tokens": ids(rng, B, S),
         "encoder_segment_ids": encoder,
         "encoder_positions": encoder_positions,
-        "decoder_tokens": ids(rng, B, T),
         "decoder_segment_ids": decoder,
         "decoder_positions": decoder_positions,
         "targets": ids(rng, B, T),

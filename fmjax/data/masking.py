@@ -1,0 +1,133 @@
+"""Masked tokens (BERT, Devlin et al. 2019, section 3.1), and next sentences."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from fmjax.configurable import configurable
+from fmjax.data.corruption import Rng
+from fmjax.data.packing import Row
+from fmjax.data.specials import ordinary_ids, special_id
+from fmjax.data.tokenizers import Tokenizer
+from fmjax.errors import UserError
+
+
+@configurable("masking")
+@dataclasses.dataclass(frozen=True)
+class Masking:
+    """Some tokens are chosen to be predicted; most of them are masked.
+
+    A row is [CLS] text [SEP], or with next sentences [CLS] A [SEP] B [SEP]: both halves
+    of a piece of text, or in half of the rows the second half of another piece.
+
+    Attributes:
+      rate: share of the tokens that is chosen, at least one.
+      masked: share of the chosen that becomes [MASK]; ELECTRA masks all.
+      replaced: share of them that becomes any token; the rest stays.
+      whole_words: choose words, as they start in the vocabulary, with all their tokens.
+      next_sentence: whether rows hold two halves, and say if one followed the other.
+    """
+
+    rate: float = 0.15
+    masked: float = 0.8
+    replaced: float = 0.1
+    whole_words: bool = False
+    next_sentence: bool = False
+
+    def __post_init__(self):
+        if not 0 < self.rate < 1:
+            raise UserError(f"masking.rate = {self.rate}: expected 0 < x < 1.")
+        shares = (self.masked, self.replaced)
+        if min(shares) < 0 or sum(shares) > 1 + 1e-9:
+            raise UserError(
+                f"masking.masked = {self.masked}, masking.replaced = {self.replaced}: "
+                "expected shares of at most 1 together."
+            )
+
+    def bind(self, tokenizer: Tokenizer, length: int) -> "_Masking":
+        """For a vocabulary and rows of `length`; see `Corruption`."""
+        return _Masking(self, tokenizer, length)
+
+
+class _Masking:
+    def __init__(self, settings: Masking, tokenizer, length: int):
+        name = "@masking()"
+        self.settings, self.length = settings, length
+        self.mask, self.cls, self.sep = (
+            special_id(tokenizer, which, name) for which in ("mask", "cls", "sep")
+        )
+        self.ordinary = ordinary_ids(tokenizer)
+        self.word_starts = tokenizer.word_starts() if settings.whole_words else None
+        self.raw_length = length - (3 if settings.next_sentence else 2)
+        if self.raw_length < 2:
+            raise UserError(
+                f"data.length = {length} is too small for @masking(); expected at "
+                f"least {length + 2 - self.raw_length}."
+            )
+
+    def row(self, tokens: np.ndarray, rng: Rng, other: Callable[[], np.ndarray]) -> Row:
+        """See `Corrupt.row`."""
+        T = self.length
+        row = {
+            name: np.zeros(T, np.int32) for name in ("tokens", "targets", "segment_ids")
+        }
+        row["weights"] = np.zeros(T, np.float32)
+        if self.settings.next_sentence:
+            row |= {
+                "token_types": np.zeros(T, np.int32),
+                "next_sentence": np.zeros((), np.int32),
+                "next_sentence_weights": np.zeros((), np.float32),
+            }
+        if not len(tokens):
+            return row
+        sentences = [tokens]
+        if self.settings.next_sentence:
+            sentences = self._sentences(tokens, rng, other, row)
+        at = 1
+        row["tokens"][0] = self.cls
+        is_text = np.zeros(T, bool)
+        for number, sentence in enumerate(sentences):
+            end = at + len(sentence)
+            row["tokens"][at:end] = sentence
+            row["tokens"][end] = self.sep
+            is_text[at:end] = True
+            if number:
+                row["token_types"][at : end + 1] = 1
+            at = end + 1
+        row["segment_ids"][:at] = 1
+        self._mask(row, np.flatnonzero(is_text), rng)
+        return row
+
+    def _sentences(self, tokens, rng: Rng, other, row: Row) -> list[np.ndarray]:
+        cut = max(len(tokens) // 2, 1)
+        first, second = tokens[:cut], tokens[cut:]
+        if rng.random() < 0.5:
+            row["next_sentence"][...] = 1
+            second = other()[-max(len(second), 1) :]
+        row["next_sentence_weights"][...] = float(len(second) > 0)
+        return [first, second]
+
+    def _mask(self, row: Row, places: np.ndarray, rng: Rng) -> None:
+        chosen = self._choose(row["tokens"], places, rng)
+        row["targets"][chosen] = row["tokens"][chosen]
+        row["weights"][chosen] = 1
+        dice = rng.random(len(chosen))
+        masked = dice < self.settings.masked
+        replaced = ~masked & (dice < self.settings.masked + self.settings.replaced)
+        row["tokens"][chosen[masked]] = self.mask
+        row["tokens"][chosen[replaced]] = rng.choice(self.ordinary, replaced.sum())
+
+    def _choose(self, tokens, places: np.ndarray, rng: Rng) -> np.ndarray:
+        count = max(round(self.settings.rate * len(places)), 1)
+        if self.word_starts is None:
+            return np.sort(rng.choice(places, count, replace=False))
+        starts = self.word_starts[tokens[places]]
+        starts[0] = True
+        word = np.cumsum(starts) - 1
+        sizes = np.bincount(word)
+        order = rng.permutation(len(sizes))
+        # Words while they fit; one longer than the whole budget would take its place.
+        taken = order[np.cumsum(sizes[order]) <= count]
+        taken = taken if len(taken) else order[:1]
+        return places[np.isin(word, taken)]

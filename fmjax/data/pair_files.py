@@ -1,0 +1,100 @@
+"""Parallel text files: line n of one is the translation of line n of the other."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import xxhash
+
+from fmjax.configurable import configurable, path
+from fmjax.data.seqio_import import import_seqio
+from fmjax.data.sources import Document, check_split, digest_files
+from fmjax.errors import UserError
+
+
+@configurable("pair_files")
+@dataclasses.dataclass(frozen=True)
+class PairFiles:
+    """UTF-8 text files of which equal lines belong together: FOLDER/SPLIT.LANGUAGE.
+
+    Attributes:
+      folder: holds the files.
+      inputs: what is read: the ending of its files, a line an example.
+      targets: what is to be written: the ending of its files, with as many lines.
+      train: the training split's files before their ending.
+      validation: the validation split's.
+    """
+
+    folder: str = path()
+    inputs: str = "en"
+    targets: str = "de"
+    train: str = "train"
+    validation: str = "val"
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Both."""
+        return ("train", "validation")
+
+    def fingerprint(self, split: str) -> str:
+        """Digest of the split's two files."""
+        names = [digest_files([file]) for file in self._files(split)]
+        return xxhash.xxh3_128_hexdigest(" ".join(["pair_files", *names]).encode())
+
+    def documents(self, split: str) -> Iterator[Document]:
+        """Every line of both files: what a vocabulary is trained on."""
+        for file in self._files(split):
+            with open(file, "rb") as lines:
+                for number, line in enumerate(lines, 1):
+                    if text := line.strip():
+                        yield f"{file.name}, line {number}", text
+
+    def pairs(self, split: str) -> Iterator[tuple[str, bytes, bytes]]:
+        """(a name, input, target) of every line; raises UserError where one lacks."""
+        inputs, targets = self._files(split)
+        with open(inputs, "rb") as left, open(targets, "rb") as right:
+            for number, line in enumerate(left, 1):
+                other = right.readline()
+                if not other:
+                    raise UserError(f"{targets} has fewer lines than {inputs}.")
+                yield f"{inputs.name}, line {number}", line.strip(), other.strip()
+            if right.readline():
+                raise UserError(f"{targets} has more lines than {inputs}.")
+
+    def size(self, split: str) -> int:
+        """Bytes of the target texts."""
+        return self._files(split)[1].stat().st_size
+
+    def features(self) -> dict[str, str]:
+        """As `seqio_source` yields them."""
+        return {"inputs": "inputs", "targets": "targets", "name": "name"}
+
+    def seqio_source(self):
+        """A seqio.FunctionDataSource."""
+        seqio = import_seqio()
+        import tensorflow as tf
+
+        def dataset(split, shuffle_files, seed=None):
+            del shuffle_files, seed  # Pairs have one order; seqio shuffles after us.
+            text = tf.TensorSpec((), tf.string)
+            names = ("name", "inputs", "targets")
+            return tf.data.Dataset.from_generator(
+                lambda: (dict(zip(names, pair)) for pair in self.pairs(split)),
+                output_signature=dict.fromkeys(names, text),
+            )
+
+        return seqio.FunctionDataSource(dataset, splits=self.splits)
+
+    def _files(self, split: str) -> tuple[Path, Path]:
+        check_split("pair_files", split, self.splits)
+        folder = Path(self.folder).expanduser().absolute()
+        found = []
+        for side in ("inputs", "targets"):
+            file = folder / f"{getattr(self, split)}.{getattr(self, side)}"
+            if not file.is_file():
+                raise UserError(
+                    f"{file}: no such file; expected one by pair_files.folder, "
+                    f"pair_files.{split} and pair_files.{side}."
+                )
+            found.append(file)
+        return found[0], found[1]
