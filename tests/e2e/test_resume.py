@@ -56,6 +56,24 @@ def test_sigterm_saves_and_exits_75_and_the_same_command_ends_with_the_same_bits
     assert_same_run(tmp_path / "run", finished)
 
 
+def test_streamed_run_is_stopped_and_ends_with_the_same_bits(
+    tmp_path, tiny, fmjax, fmjax_until
+):
+    streamed = ("train", *tiny, "data.streaming=True", "--run_dir")
+    whole = fmjax(*streamed, tmp_path / "whole")
+    code = fmjax_until(
+        lambda: logged(tmp_path / "run") >= 30, signal.SIGTERM,
+        *streamed, tmp_path / "run",
+    )  # fmt: skip
+    assert code == 75
+
+    again = fmjax(*streamed, tmp_path / "run")
+
+    assert "resuming from step" in again.stdout, again.stderr
+    assert whole.returncode == again.returncode == 0
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
 def test_mesh_and_intervals_may_change_on_resume(
     finished, interrupted, tmp_path, tiny, verb
 ):

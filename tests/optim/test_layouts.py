@@ -149,8 +149,6 @@ def test_scanned_and_unrolled_layers_get_the_same_updates(name):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_sharded_state_gives_the_same_updates(name):
-    if jax.device_count() < 8:
-        pytest.skip("needs 8 (virtual) devices")
     mesh = jax.make_mesh(
         (2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3
     )

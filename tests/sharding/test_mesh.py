@@ -29,7 +29,7 @@ def test_one_axis_takes_what_is_left():
         ({"data": 0}, "mesh.data = 0"),
         ({"data": -1, "fsdp": -1}, "only one axis"),
         ({"context": 2}, "mesh.context = 2"),
-        ({"expert": -1}, "mesh.expert = -1"),
+        ({"stage": -1}, "mesh.stage = -1"),
         ({"rules": (("embed", "fdsp"),)}, "'fdsp'"),
     ],
 )
@@ -71,6 +71,24 @@ def test_sizes_that_an_axis_does_not_divide_are_named():
         param_specs(
             {"w": ("mpl",)}, {"w": jnp.zeros(4)}, config.build(), config.all_rules
         )
+
+
+def test_an_expert_axis_needs_experts():
+    config = MeshConfig(data=-1, expert=2)
+    with pytest.raises(UserError, match=r"mesh.expert = 2.*transformer.num_experts"):
+        param_specs(
+            {"w": ("embed", "mlp")},
+            {"w": jnp.zeros((4, 6))},
+            config.build(),
+            config.all_rules,
+        )
+    specs = param_specs(
+        {"w": ("expert", "embed", "mlp")},
+        {"w": jnp.zeros((4, 4, 6))},
+        config.build(),
+        config.all_rules,
+    )
+    assert specs["w"] == PartitionSpec("expert", "fsdp", "tensor")
 
 
 def test_the_batch_lies_over_data_and_fsdp():
