@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
+from fmjax.objectives.router_terms import router_terms
 from fmjax.objectives.terms import Batch, Ratio, RowShapes, Term
 from fmjax.objectives.token_prediction import TokenPrediction
 
@@ -71,7 +72,7 @@ class MaskedLM(TokenPrediction):
             metrics["next_sentence_accuracy"] = Ratio(
                 (right * weights).sum(), weights.sum()
             )
-        return terms | self._router_terms(out, batch), metrics
+        return terms | router_terms(self, out, batch), metrics
 
     def train_flops_per_row(self, params, rows: RowShapes) -> float:
         """Matrix FLOPs of a training step for a row, padding or not."""

@@ -15,6 +15,7 @@ from fmjax.objectives.masked_lm import (
     encoder_flops,
     pick,
 )
+from fmjax.objectives.router_terms import router_terms
 from fmjax.objectives.terms import Batch, Ratio, RowShapes, Term
 from fmjax.objectives.token_prediction import TokenPrediction
 
@@ -97,7 +98,7 @@ class ReplacedTokenDetection(TokenPrediction):
         metrics["detection_accuracy"] = Ratio(right.sum(), count)
         metrics["replaced"] = Ratio((replaced * real).sum(), count)
         metrics["auc"] = _auc(logits, replaced & (real > 0), ~replaced & (real > 0))
-        return terms | generator | self._router_terms(out, batch), metrics
+        return terms | generator | router_terms(self, out, batch), metrics
 
     def train_flops_per_row(self, params, rows: RowShapes) -> float:
         """Matrix FLOPs of a training step for a row, padding or not."""

@@ -1,7 +1,6 @@
 """Cross-entropy of tokens that a model predicts: what language objectives share."""
 
 import dataclasses
-import inspect
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +8,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from fmjax.configurable import free
-from fmjax.errors import UserError, suggest
+from fmjax.errors import UserError
 from fmjax.objectives.chunked_head import chunked_sums
+from fmjax.objectives.fit import check_model, check_rows
+from fmjax.objectives.router_terms import router_terms
 from fmjax.objectives.terms import Batch, Ratio, RowShapes, Term
 
 
@@ -52,13 +53,7 @@ class TokenPrediction:
                 f"{name}.head_chunks = {self.head_chunks}: expected at least 2, so "
                 "that the logits of a whole batch are never held."
             )
-        missing = [m for m in ("hidden", "head") if not hasattr(self.model, m)]
-        inputs = set(self.reads) - set(_parameters(self.model))
-        if missing or inputs:
-            raise UserError(
-                f"{name}.model = @{getattr(self.model, 'gin_name', '?')}(): expected a "
-                f"model that reads {', '.join(self.reads)} and predicts tokens."
-            )
+        check_model(self)
 
     def init(self, rng: Key[Array, ""]) -> dict:
         """Boxed variables of the model."""
@@ -71,32 +66,7 @@ class TokenPrediction:
           rows: the shape of each array of a row.
           vocab_size: of the data.
         """
-        name = self.model.gin_name
-        known = {*self.reads, *self.may_read, *self._targets(), "target_bytes"}
-        for field in (*self.reads, *self._targets()):
-            if field not in rows:
-                raise UserError(
-                    f"experiment.objective = @{self.gin_name}() needs rows with "
-                    f"{field!r}; those of data have {', '.join(rows)}."
-                )
-        for field in rows:
-            if field not in known:
-                raise UserError(
-                    f"experiment.objective = @{self.gin_name}() does not read "
-                    f"{field!r}, which data's rows have.{suggest(field, known)}"
-                )
-        for field in self.reads:
-            (length,) = rows[field]
-            if length > self.model.max_length:
-                raise UserError(
-                    f"data has rows of {length} {field}, which exceeds "
-                    f"{name}.max_length = {self.model.max_length}."
-                )
-        if vocab_size > self.model.vocab_size:
-            raise UserError(
-                f"the data's vocabulary has {vocab_size} entries, {name}.vocab_size = "
-                f"{self.model.vocab_size} is smaller."
-            )
+        check_rows(self, self._targets(), rows, vocab_size)
 
     def train_flops_per_row(self, params, rows: RowShapes) -> float:
         """Matrix FLOPs of a training step for a row, padding or not."""
@@ -125,7 +95,7 @@ class TokenPrediction:
         if "target_bytes" in batch:
             nll, num_bytes = metrics["nll"].sum, batch["target_bytes"].sum()
             metrics["bits_per_byte"] = Ratio(nll / jnp.log(2.0), num_bytes)
-        return terms | self._router_terms(out, batch), metrics
+        return terms | router_terms(self, out, batch), metrics
 
     def _targets(self) -> tuple[str, ...]:
         return ("targets", "weights")
@@ -181,20 +151,3 @@ class TokenPrediction:
         correct = (gold >= logits.max(-1)).astype(jnp.float32)
         aux = ((nll * weights).sum(), (correct * weights).sum())
         return tuple(differentiable), jax.lax.stop_gradient(aux)
-
-    def _router_terms(self, out: dict, batch: Batch) -> dict[str, Term]:
-        """Each sequence's losses, averaged over layers and sequences with a target."""
-        counts = (batch["weights"].sum(-1) > 0).astype(jnp.float32)
-        routers = [out[name] for name in ("router", "encoder_router") if out.get(name)]
-        terms = {}
-        for name in ("load_balance", "router_z"):
-            if getattr(self, name) and routers:
-                every = jnp.concatenate([router[name] for router in routers])
-                sums = (every.mean(0) * counts).sum()
-                terms[name] = Term(sums, counts.sum(), getattr(self, name))
-        return terms
-
-
-def _parameters(model: nn.Module) -> tuple[str, ...]:
-    """Names of what a model's call takes."""
-    return tuple(inspect.signature(type(model).__call__).parameters)
