@@ -13,6 +13,7 @@ from fmjax.models.inputs import (
     InputLayer,
     Positions,
     check_length,
+    check_sizes,
     outputs,
     real_tokens,
     visible,
@@ -65,9 +66,7 @@ class Bert(nn.Module):
     vocab_multiple: int = 128
 
     def __post_init__(self):
-        for name in ("vocab_size", "max_length", "vocab_multiple"):
-            if getattr(self, name) < 1:
-                raise UserError(f"bert.{name} = {getattr(self, name)} is below 1.")
+        check_sizes(self)
         if self.pooler == "none" and (self.next_sentence or self.num_classes):
             raise UserError(
                 "bert.pooler = 'none', which bert.next_sentence and bert.num_classes "

@@ -5,13 +5,13 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from fmjax.configurable import configurable
-from fmjax.errors import UserError
 from fmjax.models.bert import MaskedHead
 from fmjax.models.flops import attention_flops, multiplying_weights
 from fmjax.models.inputs import (
     InputLayer,
     Positions,
     check_length,
+    check_sizes,
     outputs,
     real_tokens,
     visible,
@@ -50,9 +50,7 @@ class Electra(nn.Module):
     vocab_multiple: int = 128
 
     def __post_init__(self):
-        for name in ("vocab_size", "max_length", "vocab_multiple"):
-            if getattr(self, name) < 1:
-                raise UserError(f"electra.{name} = {getattr(self, name)} is below 1.")
+        check_sizes(self)
         super().__post_init__()
 
     @property

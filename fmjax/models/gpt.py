@@ -11,6 +11,7 @@ from fmjax.models.inputs import (
     InputLayer,
     Positions,
     check_length,
+    check_sizes,
     outputs,
     real_tokens,
     visible,
@@ -53,9 +54,7 @@ class GPT(nn.Module):
     vocab_multiple: int = 128
 
     def __post_init__(self):
-        for name in ("vocab_size", "max_length", "vocab_multiple"):
-            if getattr(self, name) < 1:
-                raise UserError(f"gpt.{name} = {getattr(self, name)} is below 1.")
+        check_sizes(self)
         c = self.transformer
         told = c.rope_theta is not None or c.position_bias != "none"
         if self.positions == "none" and not told:

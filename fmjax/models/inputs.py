@@ -81,6 +81,15 @@ class InputLayer(nn.Module):
         return dropout(constrain(x, "batch", "length", "act_embed"), c.dropout, keys)
 
 
+def check_sizes(model: nn.Module) -> None:
+    """Raises UserError for a model without vocabulary or positions."""
+    for name in ("vocab_size", "max_length", "vocab_multiple"):
+        if getattr(model, name) < 1:
+            raise UserError(
+                f"{model.gin_name}.{name} = {getattr(model, name)} is below 1."
+            )
+
+
 def check_length(name: str, tokens: Array, max_length: int) -> None:
     """Raises UserError for a sequence longer than a model's positions."""
     if tokens.shape[-1] > max_length:

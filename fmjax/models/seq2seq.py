@@ -11,6 +11,7 @@ from fmjax.models.inputs import (
     InputLayer,
     Positions,
     check_length,
+    check_sizes,
     outputs,
     real_tokens,
     visible,
@@ -61,9 +62,7 @@ class Seq2Seq(nn.Module):
     vocab_multiple: int = 128
 
     def __post_init__(self):
-        for name in ("vocab_size", "max_length", "vocab_multiple"):
-            if getattr(self, name) < 1:
-                raise UserError(f"seq2seq.{name} = {getattr(self, name)} is below 1.")
+        check_sizes(self)
         if not 0 <= self.start_id < self.vocab_size:
             raise UserError(
                 f"seq2seq.start_id = {self.start_id}: expected 0 to seq2seq.vocab_size "
