@@ -1,5 +1,8 @@
 """Ids of a vocabulary that stand for no text, looked up by what they are for."""
 
+import itertools
+from collections.abc import Iterable
+
 import numpy as np
 
 from fmjax.data.tokenizers import Tokenizer
@@ -31,8 +34,8 @@ def special_id(tokenizer: Tokenizer, name: str, reader: str) -> int:
             return found
     raise UserError(
         f"{reader} needs the special token {spellings[0]!r}, which the vocabulary does "
-        "not have. Add it where a vocabulary is trained: sentencepiece.specials = "
-        f"({spellings[0]!r},)."
+        f"not have. Add it: sentencepiece.specials = ({spellings[0]!r},), or "
+        "bytes.specials, or characters.specials."
     )
 
 
@@ -42,10 +45,23 @@ def sentinel_ids(tokenizer: Tokenizer, count: int, reader: str) -> np.ndarray:
     if None in ids:
         raise UserError(
             f"{reader} needs {count} sentinels, of which the vocabulary has "
-            f"{ids.index(None)}. Where it is trained, set sentencepiece.sentinels = "
-            f"{count} or bytes.sentinels = {count}."
+            f"{ids.index(None)}. Set sentencepiece.sentinels = {count}, or "
+            "bytes.sentinels, or characters.sentinels."
         )
     return np.array(ids, np.int32)
+
+
+def spellings(tokenizer: Tokenizer, also: Iterable[str] = ()) -> dict[int, str]:
+    """Special tokens as they are spelled, by id: those known here, and `also`."""
+    sentinels = (f"<extra_id_{i}>" for i in itertools.count())
+    known = itertools.takewhile(
+        lambda name: tokenizer.id_of(name) is not None, sentinels
+    )
+    found = {tokenizer.pad_id: "<pad>", tokenizer.eos_id: "</s>"}
+    for name in (*itertools.chain(*_SPELLINGS.values()), *also, *known):
+        found.setdefault(tokenizer.id_of(name), name)
+    found.pop(None, None)
+    return found
 
 
 def ordinary_ids(tokenizer: Tokenizer) -> np.ndarray:
@@ -58,6 +74,6 @@ def end_id(tokenizer: Tokenizer, reader: str) -> int:
     if tokenizer.eos_id is None:
         raise UserError(
             f"{reader} needs a vocabulary with an end of document; characters have one "
-            "with characters.specials = True."
+            "with characters.ends = True."
         )
     return tokenizer.eos_id

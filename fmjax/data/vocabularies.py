@@ -11,6 +11,8 @@ import sentencepiece as spm
 from fmjax.configurable import configurable, path
 from fmjax.data.folders import atomic_folder, digest_of
 from fmjax.data.sources import Source, TextFiles
+from fmjax.data.special_names import names_above
+from fmjax.data.special_pieces import with_specials
 from fmjax.data.tokenizers import (
     DESCRIPTOR,
     ByteTokenizer,
@@ -31,12 +33,15 @@ class SentencePiece:
     """A SentencePiece model; trained on the task's train split if no file is given.
 
     Attributes:
-      file: a trained `.model`, whose own settings then hold.
-      vocab_size: ids, with 0 padding, 1 end, 2 unknown and 256 bytes among them.
+      file: a trained `.model`, whose own settings then hold; specials and sentinels
+        that it lacks are put behind its pieces.
+      vocab_size: ids of a trained model, with 0 padding, 1 end, 2 unknown, 256 bytes,
+        specials and sentinels among them.
       model_type: 'bpe' (trains ten times faster) or 'unigram'.
       training_bytes: text to train on: lines spread evenly over the split.
-      specials: tokens that stand for no text, such as '[MASK]', among the ids.
-      sentinels: how many of <extra_id_0>, <extra_id_1>, … are among them (T5).
+      specials: tokens that stand for no text, such as '[MASK]'.
+      sentinels: how many of <extra_id_0>, <extra_id_1>, … there are, the first of which
+        has the highest id (T5).
     """
 
     file: str | None = path(None)
@@ -52,14 +57,17 @@ class SentencePiece:
                 f"sentencepiece.model_type is {self.model_type!r}; expected 'bpe' or "
                 "'unigram'." + suggest(self.model_type, ("bpe", "unigram"))
             )
-        if self.sentinels < 0:
-            raise UserError(f"sentencepiece.sentinels = {self.sentinels} is negative.")
-        least = 300 + len(self.specials) + self.sentinels
+        least = 300 + len(self.names)
         if self.vocab_size < least:
             raise UserError(
                 f"sentencepiece.vocab_size is {self.vocab_size}; expected at least "
                 f"{least}: 256 bytes, specials, sentinels, and characters."
             )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its highest ids; see `names_above`."""
+        return names_above(self.specials, self.sentinels, "sentencepiece")
 
     def folder(self, source: Source, root: Path) -> Path | None:
         """Where the trained model is kept; None where a file is given."""
@@ -76,7 +84,7 @@ class SentencePiece:
             `vocab_size`.
         """
         if self.file is not None:
-            return _read_model(self.file)
+            return _read_model(self.file, self.names)
 
         def train() -> Tokenizer:
             texts = (text for _, text in source.documents("train"))
@@ -94,14 +102,23 @@ class Characters:
     """The distinct characters of the task's text, validation included, as nanoGPT does.
 
     Attributes:
-      specials: add padding (0) and end of document (1) before the characters.
+      ends: add padding (0) and end of document (1) before the characters.
+      specials: tokens that stand for no text, such as '[MASK]', behind them.
+      sentinels: how many of <extra_id_0>, <extra_id_1>, … follow (T5).
     """
 
-    specials: bool = False
+    ends: bool = False
+    specials: tuple[str, ...] = ()
+    sentinels: int = 0
+
+    def __post_init__(self):
+        names_above(self.specials, self.sentinels, "characters")
 
     def folder(self, source: Source, root: Path) -> Path:
         """Where the list of characters is kept."""
-        key = [self.specials, *(source.fingerprint(split) for split in source.splits)]
+        key = [self.ends, *(source.fingerprint(split) for split in source.splits)]
+        if names := names_above(self.specials, self.sentinels, "characters"):
+            key.append(names)
         return root / "tokenizers" / f"characters-{digest_of(key)}"
 
     def build(self, source: Source, root: Path) -> Tokenizer:
@@ -112,7 +129,8 @@ class Characters:
             for split in source.splits:
                 for _, text in source.documents(split):
                     characters.update(_valid(text))
-            return CharacterTokenizer("".join(sorted(characters)), self.specials)
+            names = names_above(self.specials, self.sentinels, "characters")
+            return CharacterTokenizer("".join(sorted(characters)), self.ends, names)
 
         return _built(self.folder(source, root), collect)
 
@@ -123,16 +141,15 @@ class Bytes:
     """UTF-8 bytes with padding, end and unknown: 259 ids, nothing to train.
 
     Attributes:
+      specials: tokens that stand for no text, such as '[MASK]', behind them.
       sentinels: how many of <extra_id_0>, <extra_id_1>, … follow (ByT5).
     """
 
+    specials: tuple[str, ...] = ()
     sentinels: int = 0
 
     def __post_init__(self):
-        if not 0 <= self.sentinels <= 100_000:
-            raise UserError(
-                f"bytes.sentinels = {self.sentinels}: expected 0 to 100000."
-            )
+        names_above(self.specials, self.sentinels, "bytes")
 
     def folder(self, source: Source, root: Path) -> None:
         """Nothing is kept."""
@@ -140,7 +157,7 @@ class Bytes:
     def build(self, source: Source, root: Path) -> Tokenizer:
         """Needs no text."""
         del source, root
-        return ByteTokenizer(self.sentinels)
+        return ByteTokenizer(names_above(self.specials, self.sentinels, "bytes"))
 
 
 def train_sentencepiece(
@@ -192,7 +209,7 @@ def _train_model(texts: Iterable[bytes], size: int, settings: SentencePiece) -> 
             sentence_iterator=itertools.chain([first], lines),
             model_writer=model,
             model_type=settings.model_type,
-            vocab_size=settings.vocab_size,
+            vocab_size=settings.vocab_size - len(settings.names),
             byte_fallback=True,
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
@@ -206,10 +223,6 @@ def _train_model(texts: Iterable[bytes], size: int, settings: SentencePiece) -> 
             bos_id=-1,
             # Written into the model, so a fixed number keeps its digest the same.
             num_threads=4,
-            control_symbols=[
-                *settings.specials,
-                *(f"<extra_id_{i}>" for i in range(settings.sentinels)),
-            ],
             minloglevel=2,
         )
     except RuntimeError as error:
@@ -217,7 +230,7 @@ def _train_model(texts: Iterable[bytes], size: int, settings: SentencePiece) -> 
             f"sentencepiece.vocab_size = {settings.vocab_size} does not fit the text "
             f"it is trained on: {error}"
         ) from error
-    return model.getvalue()
+    return with_specials(model.getvalue(), settings.names)
 
 
 def _lines(texts: Iterable[bytes]) -> Iterator[str]:
@@ -246,7 +259,7 @@ def _valid(text: bytes) -> str:
         return ""
 
 
-def _read_model(file: str) -> Tokenizer:
+def _read_model(file: str, names: tuple[str, ...]) -> Tokenizer:
     try:
         model = Path(file).expanduser().read_bytes()
     except OSError as error:
@@ -254,7 +267,7 @@ def _read_model(file: str) -> Tokenizer:
             f"sentencepiece.file = {file!r} cannot be read: {error}"
         ) from error
     try:
-        return SentencePieceTokenizer(model)
+        return SentencePieceTokenizer(with_specials(model, names))
     except UserError as error:
         raise UserError(f"sentencepiece.file = {file!r}: {error}") from error
 

@@ -45,7 +45,7 @@ def decoded(batches, tokenizer):
 
 @pytest.mark.parametrize("rows", ["blocks", "packed"])
 @pytest.mark.parametrize(
-    "tokenizer", [Bytes(), Characters(specials=True), SentencePiece(vocab_size=310)]
+    "tokenizer", [Bytes(), Characters(ends=True), SentencePiece(vocab_size=310)]
 )
 def test_a_text_task_gives_its_text_back(tmp_path, text, tokenizer, rows):
     train = task_of(text, tokenizer, validation_fraction=0.5)
@@ -86,7 +86,7 @@ def test_names_of_a_users_own_tasks_are_left_alone(tmp_path, text):
 
 
 def test_character_ids_agree_with_tensorflow():
-    tokenizer = CharacterTokenizer("\n abzß字😀", specials=True)
+    tokenizer = CharacterTokenizer("\n abzß字😀", ends=True)
     vocabulary = tokenizer.seqio_vocabulary()
     for text in ("ab\nzß 字😀", "😀", ""):
         assert vocabulary.encode_tf(text).numpy().tolist() == tokenizer.encode(text)

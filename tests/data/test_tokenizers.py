@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources import TextFiles
 from fmjax.data.stdlib import PythonStdlib
 from fmjax.data.tokenizers import (
@@ -12,6 +13,7 @@ from fmjax.data.tokenizers import (
     ByteTokenizer,
     CharacterTokenizer,
     SentencePieceTokenizer,
+    from_seqio,
     load_tokenizer,
     start_id,
 )
@@ -57,7 +59,7 @@ def test_sentencepiece_gives_text_back(trained, text):
 @settings(deadline=None, max_examples=150)
 @given(text=text_of)
 def test_every_tokenizer_gives_any_text_back(trained, text):
-    characters = CharacterTokenizer("".join(sorted(set(text))), specials=True)
+    characters = CharacterTokenizer("".join(sorted(set(text))), ends=True)
     for tokenizer in (trained, ByteTokenizer(), characters):
         ids = tokenizer.encode(text)
         assert tokenizer.decode(ids) == text
@@ -99,9 +101,11 @@ def test_characters_are_those_of_nanogpt(shared_data, root):
     "make",
     [
         lambda trained: trained,
-        lambda trained: CharacterTokenizer("\nabcß", specials=True),
+        lambda trained: CharacterTokenizer("\nabcß", ends=True),
         lambda trained: CharacterTokenizer("ab"),
         lambda trained: ByteTokenizer(),
+        lambda trained: CharacterTokenizer("ab", names=("[MASK]", "<extra_id_0>")),
+        lambda trained: ByteTokenizer(("[MASK]", "<extra_id_0>")),
     ],
 )
 def test_saved_tokenizers_come_back(trained, tmp_path, make):
@@ -111,6 +115,7 @@ def test_saved_tokenizers_come_back(trained, tmp_path, make):
     assert loaded.digest == tokenizer.digest
     assert loaded.encode("ab\nab".replace("\n", "")) == tokenizer.encode("abab")
     np.testing.assert_array_equal(loaded.token_bytes(), tokenizer.token_bytes())
+    assert loaded.id_of("[MASK]") == tokenizer.id_of("[MASK]")
     assert not (tmp_path / "tokenizer.json").exists()  # Hugging Face's name.
 
 
@@ -170,3 +175,78 @@ def test_bytes_are_byt5s():
     tokenizer = Bytes().build(None, None)
     assert tokenizer.encode("aß") == [100, 198, 162]
     assert tokenizer.vocab_size == 259
+
+
+NAMES = ("[CLS]", "[MASK]")
+
+
+@pytest.mark.parametrize(
+    "vocabulary",
+    [
+        SentencePiece(
+            vocab_size=512, training_bytes=200_000, specials=NAMES, sentinels=3
+        ),
+        Characters(ends=True, specials=NAMES, sentinels=3),
+        Bytes(specials=NAMES, sentinels=3),
+    ],
+    ids=lambda vocabulary: type(vocabulary).__name__,
+)
+def test_special_tokens_have_the_highest_ids_and_sentinels_descend(root, vocabulary):
+    tokenizer = vocabulary.build(PythonStdlib(), root)
+    # T5's convention: <extra_id_0> is the last id, <extra_id_1> the one before it.
+    names = ["<extra_id_0>", "<extra_id_1>", "<extra_id_2>", "[MASK]", "[CLS]"]
+    last = tokenizer.vocab_size - 1
+    assert [tokenizer.id_of(name) for name in names] == [last - i for i in range(5)]
+    assert tokenizer.id_of("<extra_id_3>") is tokenizer.id_of("a") is None
+    assert not tokenizer.token_bytes()[-5:].any()
+    assert tokenizer.token_bytes()[-6] > 0
+    # A text that spells one is text: nobody can smuggle a special token in.
+    assert max(tokenizer.encode("[MASK]<extra_id_0>")) < last - 4
+    ids = [*tokenizer.encode("ab"), last, last - 3]
+    assert tokenizer.decode(ids) == "ab"
+    assert tokenizer.seqio_vocabulary().vocab_size == tokenizer.vocab_size
+
+
+def test_a_given_model_gets_the_special_tokens_that_it_lacks(trained, root, tmp_path):
+    trained.save(tmp_path)
+    file = str(tmp_path / SentencePieceTokenizer.file_name)
+    more = SentencePiece(file=file, specials=NAMES, sentinels=2)
+    tokenizer = more.build(PythonStdlib(), root)
+    assert tokenizer.vocab_size == trained.vocab_size + 4
+    assert tokenizer.encode("def f(x):") == trained.encode("def f(x):")
+    tokenizer.save(tmp_path / "more")
+    file = str(tmp_path / "more" / SentencePieceTokenizer.file_name)
+    again = SentencePiece(file=file, specials=NAMES, sentinels=2)
+    assert again.build(PythonStdlib(), root).digest == tokenizer.digest
+    with pytest.raises(UserError, match="'self' stands for text in this model"):
+        SentencePiece(file=file, specials=("self",)).build(PythonStdlib(), root)
+
+
+def test_seqios_own_sentinels_are_special(trained, tmp_path):
+    seqio = import_seqio()
+    trained.save(tmp_path)
+    file = str(tmp_path / SentencePieceTokenizer.file_name)
+    vocabulary = seqio.SentencePieceVocabulary(file, extra_ids=4)
+    tokenizer = from_seqio(vocabulary)
+    assert tokenizer.vocab_size == vocabulary.vocab_size == trained.vocab_size + 4
+    for i in range(4):
+        (found,) = vocabulary.encode(f" <extra_id_{i}>")
+        assert tokenizer.id_of(f"<extra_id_{i}>") == found == 515 - i
+    assert tokenizer.token_bytes().tolist() == [*trained.token_bytes(), 0, 0, 0, 0]
+    assert tokenizer.decode([515, *trained.encode("ab"), 512]) == "ab"
+    in_bytes = from_seqio(seqio.ByteVocabulary(2))
+    assert [in_bytes.id_of(f"<extra_id_{i}>") for i in (0, 1)] == [260, 259]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Bytes(sentinels=-1), "bytes.sentinels = -1"),
+        (lambda: Characters(specials=("[A]", "[A]")), "characters.specials = "),
+        (lambda: SentencePiece(specials=("",)), "sentencepiece.specials = "),
+        (lambda: SentencePiece(vocab_size=399, sentinels=100), "at least 400"),
+    ],
+)
+def test_names_that_cannot_be_are_refused(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
