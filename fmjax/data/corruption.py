@@ -14,15 +14,25 @@ from fmjax.data.tokenizers import Tokenizer
 
 Rng = np.random.Generator
 
+# Draws of another piece before one is content with the same.
+_TRIES = 10
+
 
 class Corruption(Protocol):
     """A configurable that says how text is corrupted."""
 
-    def bind(self, tokenizer: Tokenizer, length: int) -> "Corrupt":
-        """The same for a vocabulary and rows of `length` tokens.
+    def raw_length(self, length: int) -> int:
+        """The most tokens of text that fit into rows of `length`.
 
         Raises:
-          UserError: the vocabulary lacks a special token, or length is too small.
+          UserError: length is too small.
+        """
+
+    def bind(self, tokenizer: Tokenizer, length: int, raw_length: int) -> "Corrupt":
+        """The same for a vocabulary, rows of `length` and text of `raw_length` tokens.
+
+        Raises:
+          UserError: the vocabulary lacks a special token.
         """
 
 
@@ -94,12 +104,17 @@ class Pieces:
     ) -> Row:
         """The record, corrupted; see `Corrupt.row`."""
         generator = rng()
+        tokens = record["tokens"].astype(np.int32)
 
         def another() -> np.ndarray:
-            found = record if other is None else other(generator)
-            return found["tokens"].astype(np.int32)
+            # Where there is little else the piece itself comes up; not for ever.
+            for _ in range(_TRIES):
+                found = other(generator)["tokens"].astype(np.int32)
+                if len(found) and not np.array_equal(found, tokens):
+                    return found
+            return tokens
 
-        return self.corrupt.row(record["tokens"].astype(np.int32), generator, another)
+        return self.corrupt.row(tokens, generator, another)
 
     def check(self, record: Record) -> None:
         """Raises ValueError if `row` cannot take the record."""

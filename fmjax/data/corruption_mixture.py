@@ -42,18 +42,22 @@ class CorruptionMixture:
                 f"corruption_mixture.rates = {self.rates}; expected positive numbers."
             )
 
-    def bind(self, tokenizer: Tokenizer, length: int) -> "_CorruptionMixture":
+    def raw_length(self, length: int) -> int:
+        """The least of all; see `Corruption`."""
+        return min(c.raw_length(length) for c in self.corruptions)
+
+    def bind(
+        self, tokenizer: Tokenizer, length: int, raw_length: int
+    ) -> "_CorruptionMixture":
         """For a vocabulary, and encoder rows of `length`; see `Corruption`."""
-        return _CorruptionMixture(
-            [c.bind(tokenizer, length) for c in self.corruptions], self.rates, length
-        )
+        members = [c.bind(tokenizer, length, raw_length) for c in self.corruptions]
+        return _CorruptionMixture(members, self.rates, length, raw_length)
 
 
 class _CorruptionMixture:
-    def __init__(self, members: list, rates, length: int):
-        self.members, self.length = members, length
+    def __init__(self, members: list, rates, length: int, raw: int):
+        self.members, self.length, self.raw_length = members, length, raw
         self.shares = np.cumsum(rates) / np.sum(rates)
-        self.raw_length = min(member.raw_length for member in members)
         self.target_length = max(member.target_length for member in members)
 
     def row(self, tokens: np.ndarray, rng: Rng, other=None) -> Row:

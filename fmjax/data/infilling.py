@@ -38,22 +38,25 @@ class Infilling:
         if self.mean_span <= 0:
             raise UserError(f"infilling.mean_span = {self.mean_span} is not above 0.")
 
-    def bind(self, tokenizer: Tokenizer, length: int) -> "_Infilling":
-        """For a vocabulary and rows of `length` on both sides; see `Corruption`."""
-        return _Infilling(self, tokenizer, length)
+    def raw_length(self, length: int) -> int:
+        """All but EOS: masks are no more than what they hide; see `Corruption`."""
+        if length < 2:
+            raise UserError(f"data.length = {length}: @infilling() needs at least 2.")
+        return length - 1
+
+    def bind(self, tokenizer: Tokenizer, length: int, raw_length: int) -> "_Infilling":
+        """For a vocabulary and encoder rows of `length`; see `Corruption`."""
+        return _Infilling(self, tokenizer, length, raw_length)
 
 
 class _Infilling:
-    def __init__(self, settings: Infilling, tokenizer, length: int):
+    def __init__(self, settings: Infilling, tokenizer, length: int, raw: int):
         name = "@infilling()"
-        self.settings, self.length, self.target_length = settings, length, length
+        self.settings, self.length, self.raw_length = settings, length, raw
+        self.target_length = raw + 1
         self.eos = np.array([end_id(tokenizer, name)], np.int32)
         self.mask = special_id(tokenizer, "mask", name) if settings.mask else None
         self.ends = _ends_sentence(tokenizer) if settings.permute_sentences else None
-        # Spans of no tokens add masks: as many as there can be have their room.
-        self.raw_length = length - 1
-        if self.raw_length < 1:
-            raise UserError(f"data.length = {length}: @infilling() needs at least 2.")
 
     def row(self, tokens: np.ndarray, rng: Rng, other=None) -> Row:
         """See `Corrupt.row`."""
@@ -83,17 +86,20 @@ class _Infilling:
             if surplus > 0:
                 lengths = np.delete(lengths, np.flatnonzero(lengths == 0)[:surplus])
         # Where each span lies among the tokens that are kept.
-        kept = len(tokens) - lengths.sum()
-        gaps = np.sort(rng.integers(0, kept + 1, len(lengths)))
-        starts = gaps + np.cumsum(lengths) - lengths
-        drop = np.zeros(len(tokens) + 1, np.int32)
-        np.add.at(drop, starts, 1)
-        np.add.at(drop, starts + lengths, -1)
-        keep = np.cumsum(drop)[:-1] == 0
+        count = len(tokens) - lengths.sum()
+        gaps = np.sort(rng.integers(0, count + 1, len(lengths)))
+        # Kept text and spans take turns, text first and last.
+        turns = np.empty(2 * len(lengths) + 1, np.int64)
+        turns[::2] = np.diff(gaps, prepend=0, append=count)
+        turns[1::2] = lengths
+        kept = tokens[np.repeat(np.arange(len(turns)) % 2 == 0, turns)]
         if self.mask is None:
-            return tokens[keep]
-        masked = np.insert(tokens, starts, self.mask)
-        return masked[np.insert(keep, starts, True)]
+            return kept
+        is_text = np.ones(count + len(lengths), bool)
+        is_text[gaps + np.arange(len(lengths))] = False
+        read = np.full(len(is_text), self.mask, np.int32)
+        read[is_text] = kept
+        return read
 
     def _spans(self, budget: int, rng: Rng) -> np.ndarray:
         """Poisson lengths up to `budget` tokens, the last one cut."""

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fmjax.data.pipeline import Data
+from fmjax.data.specials import spellings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +108,7 @@ def inspect(
     """
     data.prepare()
     tokenizer = data.tokenizer()
+    spell = _Speller(tokenizer, data.corruption)
     stream = data.train_batches(batch_size, range(batch_size), seed=0)
     weights = []
     try:
@@ -129,7 +131,7 @@ def inspect(
         row_targets=(int(counts.min()), int(np.median(counts)), int(counts.max())),
         padding_share=float(1 - filled / room),
         examples=tuple(
-            _decode(tokenizer, {name: array[r] for name, array in first.items()})
+            _decode(spell, {name: array[r] for name, array in first.items()})
             for r in range(min(examples, batch_size))
         ),
         tokens_per_second=filled / elapsed,
@@ -164,7 +166,7 @@ def _used(batch) -> list[np.ndarray]:
     return [batch["weights"] > 0]
 
 
-def _decode(tokenizer, row) -> str:
+def _decode(spell: "_Speller", row) -> str:
     """Text of a row, with a line between packed documents.
 
     Of an encoder-decoder's, what is read and what must be written; of a masked one, the
@@ -176,38 +178,50 @@ def _decode(tokenizer, row) -> str:
         for segment in range(1, int(row["decoder_segment_ids"].max()) + 1):
             read = row["encoder_tokens"][row["encoder_segment_ids"] == segment]
             written = row["targets"][row["decoder_segment_ids"] == segment]
-            texts.append(f"{_spell(tokenizer, read)}\n→ {_spell(tokenizer, written)}")
+            texts.append(f"{spell(read)}\n→ {spell(written)}")
         return "\n―――\n".join(texts)
     if not counted[row.get("segment_ids", counted) > 0].all():
-        return _masked(tokenizer, row, counted)
+        return _masked(spell, row, counted)
     segments = row.get("segment_ids", np.ones_like(row["targets"]))
     texts = [
-        tokenizer.decode(row["targets"][counted & (segments == segment)])
+        spell.tokenizer.decode(row["targets"][counted & (segments == segment)])
         for segment in np.unique(segments[counted])
     ]
     return "\n―――\n".join(texts)
 
 
-def _masked(tokenizer, row, counted: np.ndarray) -> str:
+def _masked(spell: "_Speller", row, counted: np.ndarray) -> str:
     parts = []
     real = row["segment_ids"] > 0
     cuts = np.flatnonzero(np.diff(counted[real])) + 1
     for places in np.split(np.flatnonzero(real), cuts):
-        read = _spell(tokenizer, row["tokens"][places])
+        read = spell(row["tokens"][places])
         if len(places) and counted[places[0]]:
-            read = f"«{_spell(tokenizer, row['targets'][places])} → {read}»"
+            read = f"«{spell(row['targets'][places])} → {read}»"
         parts.append(read)
+    if row.get("next_sentence_weights", 0):
+        whence = "another text" if row["next_sentence"] else "the same text"
+        parts.append(f"\n→ the second sentence is from {whence}")
     return "".join(parts)
 
 
-def _spell(tokenizer, ids: np.ndarray) -> str:
-    """Text of ids, those that stand for none as ⟨id⟩."""
-    is_text = tokenizer.token_bytes()[ids] > 0
-    cuts = np.flatnonzero(np.diff(is_text)) + 1
-    return "".join(
-        tokenizer.decode(part.tolist())
-        if tokenizer.token_bytes()[part[0]]
-        else "".join(f"⟨{i}⟩" for i in part)
-        for part in np.split(ids, cuts)
-        if len(part)
-    )
+class _Speller:
+    """Text of ids, special tokens as they are spelled."""
+
+    def __init__(self, tokenizer, corruption):
+        self.tokenizer = tokenizer
+        self._is_text = tokenizer.token_bytes() > 0
+        members = getattr(corruption, "corruptions", (corruption,))
+        modes = (getattr(member, "mode", "") for member in members)
+        self._spellings = spellings(tokenizer, filter(None, modes))
+
+    def __call__(self, ids: np.ndarray) -> str:
+        is_text = self._is_text[ids]
+        cuts = np.flatnonzero(np.diff(is_text)) + 1
+        return "".join(
+            self.tokenizer.decode(part.tolist())
+            if self._is_text[part[0]]
+            else "".join(self._spellings.get(i, f"⟨{i}⟩") for i in part.tolist())
+            for part in np.split(ids, cuts)
+            if len(part)
+        )

@@ -18,8 +18,8 @@ from fmjax.errors import UserError
 class Masking:
     """Some tokens are chosen to be predicted; most of them are masked.
 
-    A row is [CLS] text [SEP], or with next sentences [CLS] A [SEP] B [SEP]: both halves
-    of a piece of text, or in half of the rows the second half of another piece.
+    A row is [CLS] text [SEP], or with next sentences [CLS] A [SEP] B [SEP]: a piece of
+    text cut anywhere, B in half of the rows the end of another piece instead.
 
     Attributes:
       rate: share of the tokens that is chosen, at least one.
@@ -45,26 +45,30 @@ class Masking:
                 "expected shares of at most 1 together."
             )
 
-    def bind(self, tokenizer: Tokenizer, length: int) -> "_Masking":
+    def raw_length(self, length: int) -> int:
+        """All but [CLS] and the one or two [SEP]; see `Corruption`."""
+        around = 3 if self.next_sentence else 2
+        if length < around + 2:
+            raise UserError(
+                f"data.length = {length} is too small for @masking(); expected at "
+                f"least {around + 2}."
+            )
+        return length - around
+
+    def bind(self, tokenizer: Tokenizer, length: int, raw_length: int) -> "_Masking":
         """For a vocabulary and rows of `length`; see `Corruption`."""
-        return _Masking(self, tokenizer, length)
+        return _Masking(self, tokenizer, length, raw_length)
 
 
 class _Masking:
-    def __init__(self, settings: Masking, tokenizer, length: int):
+    def __init__(self, settings: Masking, tokenizer, length: int, raw: int):
         name = "@masking()"
-        self.settings, self.length = settings, length
+        self.settings, self.length, self.raw_length = settings, length, raw
         self.mask, self.cls, self.sep = (
             special_id(tokenizer, which, name) for which in ("mask", "cls", "sep")
         )
         self.ordinary = ordinary_ids(tokenizer)
         self.word_starts = tokenizer.word_starts() if settings.whole_words else None
-        self.raw_length = length - (3 if settings.next_sentence else 2)
-        if self.raw_length < 2:
-            raise UserError(
-                f"data.length = {length} is too small for @masking(); expected at "
-                f"least {length + 2 - self.raw_length}."
-            )
 
     def row(self, tokens: np.ndarray, rng: Rng, other: Callable[[], np.ndarray]) -> Row:
         """See `Corrupt.row`."""
@@ -82,7 +86,7 @@ class _Masking:
         if not len(tokens):
             return row
         sentences = [tokens]
-        if self.settings.next_sentence:
+        if self.settings.next_sentence and len(tokens) > 1:
             sentences = self._sentences(tokens, rng, other, row)
         at = 1
         row["tokens"][0] = self.cls
@@ -100,12 +104,13 @@ class _Masking:
         return row
 
     def _sentences(self, tokens, rng: Rng, other, row: Row) -> list[np.ndarray]:
-        cut = max(len(tokens) // 2, 1)
+        # Of halves, the second's length alone would often tell where it is from.
+        cut = int(rng.integers(1, len(tokens)))
         first, second = tokens[:cut], tokens[cut:]
         if rng.random() < 0.5:
             row["next_sentence"][...] = 1
-            second = other()[-max(len(second), 1) :]
-        row["next_sentence_weights"][...] = float(len(second) > 0)
+            second = other()[-len(second) :]
+        row["next_sentence_weights"][...] = 1
         return [first, second]
 
     def _mask(self, row: Row, places: np.ndarray, rng: Rng) -> None:
@@ -127,7 +132,11 @@ class _Masking:
         word = np.cumsum(starts) - 1
         sizes = np.bincount(word)
         order = rng.permutation(len(sizes))
-        # Words while they fit; one longer than the whole budget would take its place.
-        taken = order[np.cumsum(sizes[order]) <= count]
-        taken = taken if len(taken) else order[:1]
-        return places[np.isin(word, taken)]
+        chosen = np.zeros(len(sizes), bool)
+        for i, size in zip(order.tolist(), sizes[order].tolist()):
+            if size <= count:  # A word that no longer fits is passed over.
+                chosen[i] = True
+                count -= size
+        if not chosen.any():
+            chosen[order[0]] = True
+        return places[chosen[word]]

@@ -21,11 +21,13 @@ class Pairs:
       target_length: T, the most tokens of targets.
       packed: whether a row holds several pairs, segment i of the targets being that of
         segment i of the sources.
+      eos_id: the end of a text, which a text that is cut keeps.
     """
 
     length: int
     target_length: int
     packed: bool
+    eos_id: int
 
     @property
     def name(self) -> str:
@@ -45,13 +47,13 @@ class Pairs:
     def records(
         self, documents: Iterable[tuple[np.ndarray, np.ndarray]]
     ) -> Iterator[Record]:
-        """Records of (source, target) int arrays, EOS included; long ones are cut.
+        """Records of (source, target) int arrays; long ones are cut.
 
-        Cut texts keep their end, EOS. Pairs with an empty side are left out.
+        Pairs with an empty side are left out.
         """
         limits = (self.length, self.target_length)
         pairs = (
-            tuple(map(_shortened, pair, limits))
+            tuple(map(self._shortened, pair, limits))
             for pair in documents
             if len(pair[0]) and len(pair[1])
         )
@@ -80,11 +82,12 @@ class Pairs:
         """Tokens of a record on both sides, and how many there could be."""
         return len(record["tokens"]), self.length + self.target_length
 
-
-def _shortened(tokens: np.ndarray, limit: int) -> np.ndarray:
-    if len(tokens) <= limit:
-        return tokens
-    return np.concatenate([tokens[: limit - 1], tokens[-1:]])
+    def _shortened(self, tokens: np.ndarray, limit: int) -> np.ndarray:
+        if len(tokens) <= limit:
+            return tokens
+        if tokens[-1] != self.eos_id:
+            return tokens[:limit]
+        return np.append(tokens[: limit - 1], tokens[-1])
 
 
 def _packed(pairs, limits: np.ndarray) -> Iterator[Record]:

@@ -20,6 +20,7 @@ from fmjax.data.packing import Layout, RowLayout, empty_record
 from fmjax.data.pairs import Pairs
 from fmjax.data.prefix_lm import PrefixLM
 from fmjax.data.span_corruption import SpanCorruption
+from fmjax.data.specials import end_id
 from fmjax.data.streaming import (
     StreamedBatches,
     StreamedRows,
@@ -77,11 +78,13 @@ class Data:
                 f"data.rows is {self.rows!r}; expected one of {', '.join(kinds)}."
                 + suggest(self.rows, kinds)
             )
-        if self.corruption is not None and self.rows == "packed":
-            raise UserError(
-                "data.rows is 'packed', which data.corruption cannot take; expected "
-                "'blocks' or 'documents'."
-            )
+        if self.corruption is not None:
+            if self.rows == "packed":
+                raise UserError(
+                    "data.rows is 'packed', which data.corruption cannot take; "
+                    "expected 'blocks' or 'documents'."
+                )
+            self.corruption.raw_length(self.length)  # It may be too small.
         if self.target_length is not None and self.target_length < 1:
             raise UserError(
                 f"data.target_length is {self.target_length}; expected at least 1."
@@ -267,8 +270,12 @@ class Data:
                     "data.corruption and data.random_window are for plain text; the "
                     f"task of data.{split} has inputs and targets."
                 )
-            target_length = self.target_length or self.length
-            return Pairs(self.length, target_length, self.rows == "packed")
+            return Pairs(
+                self.length,
+                self.target_length or self.length,
+                self.rows == "packed",
+                end_id(tokenizer, "A task of pairs"),
+            )
         if self.target_length is not None:
             raise UserError(
                 f"data.target_length is {self.target_length}, but the task of "
@@ -290,7 +297,8 @@ class Data:
 
     @functools.cached_property
     def _corrupt(self):
-        return self.corruption.bind(self._tokenizer, self.length)
+        raw_length = self.corruption.raw_length(self.length)
+        return self.corruption.bind(self._tokenizer, self.length, raw_length)
 
     def _keys(self, split: str) -> list[tuple[Member, CacheKey]]:
         layout = self._layout(split)

@@ -36,26 +36,31 @@ class PrefixLM:
                 "expected 0 ≤ least ≤ most ≤ 1."
             )
 
-    def bind(self, tokenizer: Tokenizer, length: int) -> "_PrefixLM":
-        """For a vocabulary and rows of `length` on both sides; see `Corruption`."""
-        return _PrefixLM(self, tokenizer, length)
+    def raw_length(self, length: int) -> int:
+        """All but the mode: what is not read makes room for EOS; see `Corruption`."""
+        raw = length - bool(self.mode)
+        if raw < 2:
+            raise UserError(
+                f"data.length = {length} is too small for @prefix_lm(); expected at "
+                f"least {2 + bool(self.mode)}."
+            )
+        return raw
+
+    def bind(self, tokenizer: Tokenizer, length: int, raw_length: int) -> "_PrefixLM":
+        """For a vocabulary and encoder rows of `length`; see `Corruption`."""
+        return _PrefixLM(self, tokenizer, length, raw_length)
 
 
 class _PrefixLM:
-    def __init__(self, settings: PrefixLM, tokenizer, length: int):
+    def __init__(self, settings: PrefixLM, tokenizer, length: int, raw: int):
         name = "@prefix_lm()"
-        self.settings, self.length, self.target_length = settings, length, length
+        self.settings, self.length, self.raw_length = settings, length, raw
+        # At least one token is read; EOS takes its place.
+        self.target_length = raw
         self.mode = np.zeros(0, np.int32)
         if settings.mode:
             self.mode = np.array([special_id(tokenizer, settings.mode, name)], np.int32)
         self.eos = np.array([end_id(tokenizer, name)], np.int32)
-        # At least one token is left to write, and EOS ends both sides.
-        self.raw_length = length - len(self.mode)
-        if self.raw_length < 2:
-            raise UserError(
-                f"data.length = {length} is too small for @prefix_lm(); expected at "
-                f"least {2 + len(self.mode)}."
-            )
 
     def row(self, tokens: np.ndarray, rng: Rng, other=None) -> Row:
         """See `Corrupt.row`; a single token is too few and gives zeros."""

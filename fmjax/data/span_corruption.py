@@ -52,8 +52,8 @@ class SpanCorruption:
         spans = max(round(noise / self.mean_span), 1)
         return noise, min(spans, raw - noise)
 
-    def bind(self, tokenizer: Tokenizer, length: int) -> "_SpanCorruption":
-        """For a vocabulary, and encoder rows of `length`; see `Corruption`."""
+    def raw_length(self, length: int) -> int:
+        """So many that they fill the encoder's row; see `Corruption`."""
         raw = 2
         while self.lengths(raw + 1)[0] <= length:
             raw += 1
@@ -62,7 +62,13 @@ class SpanCorruption:
                 f"data.length = {length} is too small for @span_corruption(): two "
                 f"tokens of text become {self.lengths(2)[0]}."
             )
-        return _SpanCorruption(self, tokenizer, length, raw)
+        return raw
+
+    def bind(
+        self, tokenizer: Tokenizer, length: int, raw_length: int
+    ) -> "_SpanCorruption":
+        """For a vocabulary, and encoder rows of `length`; see `Corruption`."""
+        return _SpanCorruption(self, tokenizer, length, raw_length)
 
 
 class _SpanCorruption:
@@ -92,9 +98,12 @@ class _SpanCorruption:
         turns = np.stack([kept, taken], axis=1).reshape(-1)
         is_noise = np.repeat(np.arange(2 * spans) % 2 == 1, turns)
         sentinels = self.sentinels[:spans]
-        read = np.insert(tokens, starts, sentinels)
-        # Inserted in front of each span: drop the spans, keep the sentinels.
-        keep = np.insert(~is_noise, starts, True)
-        read = np.concatenate([self.mode, read[keep], self.eos])
-        targets = np.insert(tokens[is_noise], np.cumsum(taken) - taken, sentinels)
+        # A sentinel takes the place of the first token of its span.
+        marked, left = tokens.copy(), ~is_noise
+        marked[starts], left[starts] = sentinels, True
+        read = np.concatenate([self.mode, marked[left], self.eos])
+        is_text = np.ones(noise + spans, bool)
+        is_text[np.cumsum(taken) - taken + np.arange(spans)] = False
+        targets = np.empty(noise + spans, np.int32)
+        targets[is_text], targets[~is_text] = tokens[is_noise], sentinels
         return read, np.concatenate([targets, self.eos])

@@ -138,7 +138,8 @@ class TextTask:
 class SeqioTask:
     """A task or mixture that your own Python module registered with seqio.
 
-    Its `targets` feature is used, with the vocabulary it declares. The cache's key
+    Its `targets` feature is used, with the vocabulary it declares; where it has
+    `inputs` too, examples are pairs, and both have one vocabulary. The cache's key
     holds the names and arguments of source and preprocessors, not the code inside
     them: rename the task when that changes. A cache that is built is read without
     seqio and without the module.
@@ -150,7 +151,7 @@ class SeqioTask:
     name: str
 
     def build_tokenizer(self, root: Path) -> Tokenizer:
-        """The tokenizer behind the vocabulary of `targets`."""
+        """The tokenizer behind the vocabulary of `targets` and `inputs`."""
         provider = self._provider()
         if provider is None:
             return load_tokenizer(root / "tokenizers" / self._noted(root)["tokenizer"])
@@ -161,12 +162,15 @@ class SeqioTask:
                     f"The seqio task {task.name!r} has no feature 'targets'; it has "
                     f"{sorted(task.output_features)}."
                 )
-            tokenizer = from_seqio(task.output_features["targets"].vocabulary)
-            tokenizers[tokenizer.digest] = tokenizer
+            for feature in ("inputs", "targets"):
+                if feature in task.output_features:
+                    vocabulary = task.output_features[feature].vocabulary
+                    tokenizer = from_seqio(vocabulary)
+                    tokenizers[tokenizer.digest] = tokenizer
         if len(tokenizers) != 1:
             raise UserError(
-                f"The tasks of the seqio mixture {self.name!r} have "
-                f"{len(tokenizers)} different vocabularies; a model has one."
+                f"The inputs and targets of the seqio task or mixture {self.name!r} "
+                f"have {len(tokenizers)} different vocabularies; a model has one."
             )
         (tokenizer,) = tokenizers.values()
         return tokenizer

@@ -50,8 +50,9 @@ def text(n, seed=0):
     return generator(seed).integers(TEXT, V, n).astype(np.int32)
 
 
-def spans_of(corruption, length=64):
-    return corruption.bind(Vocabulary(), length)
+def bind(corruption, length, raw_length=None):
+    raw_length = raw_length or corruption.raw_length(length)
+    return corruption.bind(Vocabulary(), length, raw_length)
 
 
 def sides(row):
@@ -70,7 +71,7 @@ seeds = st.integers(0, 2**32 - 1)
 def test_span_corruption_has_the_papers_lengths(rate, mean, raw, read, targets):
     corruption = SpanCorruption(rate, mean)
     assert corruption.lengths(raw) == (read, targets)
-    bound = spans_of(corruption, read)
+    bound = bind(corruption, read)
     assert (bound.raw_length, bound.target_length) == (raw, targets)
     row = bound.row(text(raw), generator(0))
     # Static and full: no padding on either side.
@@ -86,7 +87,7 @@ def test_span_corruption_has_the_papers_lengths(rate, mean, raw, read, targets):
 )
 def test_spans_and_the_rest_give_the_text_back(n, rate, mean, mode, seed):
     corruption = SpanCorruption(rate, mean, mode="[R]" if mode else "")
-    bound = spans_of(corruption, 70)
+    bound = bind(corruption, 70)
     tokens = text(min(n, bound.raw_length), seed)
     read, targets = sides(bound.row(tokens, generator(seed)))
 
@@ -107,7 +108,7 @@ def test_spans_and_the_rest_give_the_text_back(n, rate, mean, mode, seed):
 
 def test_spans_have_the_papers_statistics():
     # 0.15 of the tokens in spans of 3, over a million tokens.
-    bound = SpanCorruption().bind(Vocabulary(), 200)
+    bound = bind(SpanCorruption(), 200)
     rng = generator(1)
     rows = 1_000_000 // bound.raw_length + 1
     kept, taken, spans = 0, [], 0
@@ -126,7 +127,7 @@ def test_spans_have_the_papers_statistics():
 @given(st.integers(2, 60), st.floats(0, 1), st.floats(0, 1), seeds)
 def test_prefix_and_rest_are_the_text(n, a, b, seed):
     least, most = sorted((a, b))
-    bound = PrefixLM(least, most, mode="[CLM]").bind(Vocabulary(), 64)
+    bound = bind(PrefixLM(least, most, mode="[CLM]"), 64)
     tokens = text(n, seed)
     read, targets = sides(bound.row(tokens, generator(seed)))
     assert read[0] == SPECIALS["[CLM]"]
@@ -141,7 +142,7 @@ def test_prefix_and_rest_are_the_text(n, a, b, seed):
 @given(st.integers(1, 80), st.floats(0, 0.9), st.booleans(), st.booleans(), seeds)
 def test_infilling_leaves_the_rest_and_asks_for_the_whole(n, rate, permute, mask, seed):
     corruption = Infilling(rate, 3.0, permute, mask)
-    bound = corruption.bind(Vocabulary(), 81)
+    bound = bind(corruption, 81)
     tokens = np.arange(TEXT, TEXT + n, dtype=np.int32)
     read, targets = sides(bound.row(tokens, generator(seed)))
     assert targets == [*tokens.tolist(), EOS]
@@ -166,7 +167,7 @@ def test_infilling_leaves_the_rest_and_asks_for_the_whole(n, rate, permute, mask
 
 def test_sentences_change_places_whole():
     tokens = np.array([51, 60, 52, 53, 70, 54, 55], np.int32)  # 60 and 70 end one.
-    bound = Infilling(rate=0.0).bind(Vocabulary(), 16)
+    bound = bind(Infilling(rate=0.0), 16)
     orders = collections.Counter(
         tuple(sides(bound.row(tokens, generator(seed)))[0][:-1]) for seed in range(600)
     )
@@ -177,19 +178,23 @@ def test_sentences_change_places_whole():
 
 
 def test_infilling_has_the_papers_statistics():
-    bound = Infilling(permute_sentences=False).bind(Vocabulary(), 513)
+    bound = bind(Infilling(permute_sentences=False), 513)
     rng = generator(0)
     tokens = text(512)
-    masked = total = 0
+    masked = total = masks = 0
     lengths = collections.Counter()
     for _ in range(2000):
         spans = bound._spans(round(0.3 * 512), rng)
         lengths.update(spans[:-1].tolist())  # The last one is cut.
-        read = bound._infilled(tokens, rng)
-        masked += 512 - (read != SPECIALS["[MASK]"]).sum()
+        read, _ = bound.corrupted(tokens, rng)
+        is_mask = read[:-1] == SPECIALS["[MASK]"]
+        masks += is_mask.sum()
+        masked += 512 - (~is_mask).sum()
         total += 512
     assert total >= 1_000_000
     assert abs(masked / total - 0.3) < 0.001
+    # One mask a span: 3 tokens each, the last one fewer.
+    assert abs(masked / masks - 3.0) < 0.06
     drawn = sum(lengths.values())
     # P(k) = 3^k e^-3 / k!; leaving the last span out favours short ones a little.
     for k, p in enumerate([0.0498, 0.1494, 0.2240, 0.2240, 0.1680, 0.1008]):
@@ -204,7 +209,7 @@ def test_mixture_draws_at_its_rates_and_alexatm_continues_after_a_fifth_to_four(
         ),
         (0.8, 0.2),
     )
-    bound = alexatm.bind(Vocabulary(), 200)
+    bound = bind(alexatm, 200)
     tokens = text(bound.raw_length)
     shares, kept, rows = [], [], 6000
     for seed in range(rows):
@@ -224,10 +229,12 @@ def test_mixture_draws_at_its_rates_and_alexatm_continues_after_a_fifth_to_four(
 
 
 def test_all_rows_of_a_mixture_have_one_shape():
-    ul2 = CorruptionMixture(
-        (SpanCorruption(mode="[R]"), PrefixLM(), SpanCorruption(0.5, 8.0)), (1, 1, 1)
-    )
-    bound = ul2.bind(Vocabulary(), 48)
+    # Alone @span_corruption() at rate 0.5 would want 44 sentinels, of which 40 are.
+    many = SpanCorruption(0.5, 3.0)
+    with pytest.raises(UserError, match=r"sentencepiece\.sentinels = 44"):
+        bind(many, 176)
+    ul2 = CorruptionMixture((SpanCorruption(mode="[R]"), PrefixLM(), many), (1, 1, 1))
+    bound = bind(ul2, 176)
     tokens = text(bound.raw_length)
     shapes = {
         tuple((name, array.shape) for name, array in sorted(row.items()))
@@ -238,7 +245,7 @@ def test_all_rows_of_a_mixture_have_one_shape():
 
 @functools.cache
 def masked_rows(masking):
-    bound = masking.bind(Vocabulary(), 128)
+    bound = bind(masking, 128)
     rng = generator(0)
     rows = [
         bound.row(text(min(126, 100 + i % 60), i), rng, lambda: text(30, 10**6))
@@ -269,7 +276,7 @@ def test_masking_has_the_papers_statistics():
 @settings(deadline=None)
 @given(st.integers(1, 62), st.booleans(), seeds)
 def test_masked_rows_and_targets_give_the_text_back(n, whole_words, seed):
-    bound = Masking(whole_words=whole_words).bind(Vocabulary(), 64)
+    bound = bind(Masking(whole_words=whole_words), 64)
     tokens = text(n, seed)
     row = bound.row(tokens, generator(seed), lambda: tokens)
     back = np.where(row["weights"] > 0, row["targets"], row["tokens"])
@@ -285,8 +292,45 @@ def test_masked_rows_and_targets_give_the_text_back(n, whole_words, seed):
             assert word.all() == word.any()
 
 
+def test_whole_words_are_chosen_at_the_papers_rate():
+    rows = masked_rows(Masking(whole_words=True))
+    originals = np.where(rows["weights"] > 0, rows["targets"], rows["tokens"])
+    assert abs(rows["weights"].sum() / (originals >= TEXT).sum() - 0.15) < 0.002
+
+
+def test_a_second_sentences_length_does_not_tell_where_it_is_from():
+    bound = bind(Masking(next_sentence=True), 43)
+    lengths = {0: [], 1: []}
+    for seed in range(4000):
+        row = bound.row(text(40, seed), generator(seed), lambda s=seed: text(40, s + 1))
+        lengths[int(row["next_sentence"])].append(row["token_types"].sum())
+    # Uniform over 39 lengths: the mean of 2000 has a standard deviation of 0.25.
+    assert abs(np.mean(lengths[0]) - np.mean(lengths[1])) < 1.5
+    # One token cannot be cut: there is no second sentence, and no label.
+    row = bound.row(text(1), generator(0), lambda: text(40))
+    assert row["next_sentence_weights"] == row["token_types"].sum() == 0
+
+
+def test_another_text_is_not_the_same_one():
+    layout = Pieces(43, bind(Masking(next_sentence=True), 43), True, EOS)
+    record, another = {"tokens": text(40, 1)}, {"tokens": text(40, 2)}
+    labels = set()
+    for seed in range(60):
+        row = layout.row(
+            record,
+            lambda seed=seed: generator(seed),
+            lambda rng: record if rng.random() < 0.5 else another,
+        )
+        back = np.where(row["weights"] > 0, row["targets"], row["tokens"])
+        second = back[row["token_types"] == 1][:-1]
+        source = another if row["next_sentence"] else record
+        assert second.tolist() == source["tokens"][-len(second) :].tolist()
+        labels.add(int(row["next_sentence"]))
+    assert labels == {0, 1}
+
+
 def test_next_sentences_follow_half_of_the_time():
-    bound = Masking(next_sentence=True, rate=0.01).bind(Vocabulary(), 43)
+    bound = bind(Masking(next_sentence=True, rate=0.01), 43)
     tokens, elsewhere = np.arange(100, 140), np.arange(500, 540)
     labels = []
     for seed in range(2000):
@@ -296,7 +340,11 @@ def test_next_sentences_follow_half_of_the_time():
         assert back[0] == SPECIALS["[CLS]"]
         assert second[-1] == SPECIALS["[SEP]"]
         source = elsewhere if row["next_sentence"] else tokens
-        assert second[:-1].tolist() == source[20:].tolist()
+        assert second[:-1].tolist() == source[41 - len(second) :].tolist()
+        first = back[row["token_types"] == 0]
+        assert (
+            first[1 : 42 - len(second)].tolist() == tokens[: 41 - len(second)].tolist()
+        )
         assert row["next_sentence_weights"] == 1
         labels.append(int(row["next_sentence"]))
     assert abs(np.mean(labels) - 0.5) < 0.05
@@ -308,7 +356,7 @@ def test_next_sentences_follow_half_of_the_time():
     ids=lambda c: type(c).__name__,
 )
 def test_rows_depend_on_the_generator_alone_and_empty_records_weigh_nothing(corruption):
-    layout = Pieces(64, corruption.bind(Vocabulary(), 64), True, EOS)
+    layout = Pieces(64, bind(corruption, 64), True, EOS)
     record = {"tokens": text(40).astype(np.uint16)}
 
     def row(seed):
@@ -327,7 +375,7 @@ def test_rows_depend_on_the_generator_alone_and_empty_records_weigh_nothing(corr
 @pytest.mark.parametrize("whole", [True, False])
 def test_pieces_hold_every_token_of_the_text_once(whole):
     documents = [text(n, n) for n in (5, 130, 1, 64, 63)]
-    layout = Pieces(64, Masking().bind(Vocabulary(), 64), whole, EOS)
+    layout = Pieces(64, bind(Masking(), 64), whole, EOS)
     ended = [np.append(document, EOS) for document in documents]
     records = [record["tokens"] for record in layout.records(ended)]
     assert np.concatenate(records).tolist() == np.concatenate(documents).tolist()
@@ -347,4 +395,4 @@ def test_pieces_hold_every_token_of_the_text_once(whole):
 )
 def test_what_cannot_be_is_refused(corruption, length, message):
     with pytest.raises(UserError, match=message):
-        corruption.bind(Vocabulary(), length)
+        bind(corruption, length)

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from fmjax.data.pair_files import PairFiles
 from fmjax.data.pairs import Pairs
 from fmjax.data.pipeline import Data
-from fmjax.data.tasks import TextTask
-from fmjax.data.vocabularies import Bytes
+from fmjax.data.seqio_import import import_seqio
+from fmjax.data.span_corruption import SpanCorruption
+from fmjax.data.tasks import SeqioTask, TextTask
+from fmjax.data.vocabularies import Bytes, Characters
 from fmjax.errors import UserError
 
 EOS = 1
@@ -21,7 +23,7 @@ texts = st.lists(st.integers(2, 99), max_size=20).map(
 @settings(deadline=None)
 @given(st.lists(st.tuples(texts, texts), max_size=30), st.booleans())
 def test_every_pair_is_a_segment_of_one_row(pairs, packed):
-    layout = Pairs(24, 18, packed)
+    layout = Pairs(24, 18, packed, EOS)
     seen = []
     for record in layout.records(pairs):
         layout.check(record)
@@ -90,6 +92,79 @@ def test_translations_from_files(files, tmp_path, rows, streaming):
     batches = data.train_batches(4, range(4), seed=0)
     assert next(batches)["weights"].sum() > 0
     batches.close()
+
+
+def register(name, inputs_vocabulary, vocabulary, features=("inputs", "targets")):
+    """A user's own task of thirty greetings, as seqio's users write one."""
+    seqio = import_seqio()
+    import tensorflow as tf
+
+    def dataset(split, shuffle_files, seed=None):
+        del split, shuffle_files, seed
+        numbers = [str(i) for i in range(30)]
+        texts = {
+            "inputs": tf.constant([f"hello number {n}" for n in numbers]),
+            "targets": tf.constant([f"hallo Nummer {n}" for n in numbers]),
+        }
+        return tf.data.Dataset.from_tensor_slices({f: texts[f] for f in features})
+
+    vocabularies = {"inputs": inputs_vocabulary, "targets": vocabulary}
+    seqio.TaskRegistry.add(
+        name,
+        source=seqio.FunctionDataSource(dataset, splits=("train", "validation")),
+        preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
+        output_features={
+            feature: seqio.Feature(vocabularies[feature], add_eos=True)
+            for feature in features
+        },
+    )
+    return SeqioTask(name)
+
+
+def test_a_users_own_seqio_task_with_inputs_gives_pairs(tmp_path):
+    vocabulary = import_seqio().ByteVocabulary(4)
+    task = register("greetings", vocabulary, vocabulary)
+    data = Data(task, length=64, rows="packed", cache_dir=str(tmp_path))
+    data.prepare()
+    found = {}
+    for batch in data.eval_batches(4, range(4)):
+        for r in range(4):
+            for i in range(1, batch["decoder_segment_ids"][r].max() + 1):
+                source = batch["encoder_tokens"][r][
+                    batch["encoder_segment_ids"][r] == i
+                ]
+                target = batch["targets"][r][batch["decoder_segment_ids"][r] == i]
+                assert source[-1] == target[-1] == EOS
+                found[vocabulary.decode(source)] = vocabulary.decode(target)
+    assert found == {f"hello number {i}": f"hallo Nummer {i}" for i in range(30)}
+
+    other = register("two_vocabularies", import_seqio().ByteVocabulary(5), vocabulary)
+    with pytest.raises(UserError, match="'two_vocabularies' have 2 different"):
+        Data(other, cache_dir=str(tmp_path)).tokenizer()
+
+
+def test_a_users_own_seqio_task_gives_spans_with_its_extra_ids(tmp_path):
+    vocabulary = import_seqio().ByteVocabulary(10)
+    task = register("hallo", None, vocabulary, ("targets",))
+    data = Data(task, length=64, corruption=SpanCorruption(), cache_dir=str(tmp_path))
+    data.prepare()
+    batch = next(data.eval_batches(2, range(2)))
+    # seqio numbers extra ids from the end of the vocabulary: 268, 267, ….
+    assert batch["targets"][:, 0].tolist() == [268, 268]
+    assert (batch["encoder_tokens"] == 267).sum(1).tolist() == [1, 1]
+
+
+def test_a_pair_needs_an_end(files, tmp_path):
+    endless = TextTask(files, Characters(), name="endless")
+    with pytest.raises(UserError, match=r"characters\.ends = True"):
+        Data(endless, cache_dir=str(tmp_path / "cache")).row_shapes()
+
+
+def test_a_text_without_an_end_is_cut_where_it_is_too_long():
+    pair = (np.arange(2, 12), np.array([*range(2, 12), EOS]))
+    (record,) = Pairs(4, 5, False, EOS).records([pair])
+    assert record["tokens"].tolist() == [2, 3, 4, 5, 2, 3, 4, 5, EOS]
+    assert record["lengths"].tolist() == [4, 5]
 
 
 def test_what_does_not_fit_is_refused(files, tmp_path):
