@@ -22,6 +22,7 @@ from fmjax.errors import UserError
 Batch = dict[str, np.ndarray]
 
 _EVAL_SEED = 0
+_thread = threading.local()
 # Random access: what lies ahead in the file is not read next.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 
@@ -262,4 +263,16 @@ def with_target_bytes(batch: Batch, token_bytes: np.ndarray) -> Batch:
 
 def _row_rng(seed: int, number: int) -> Callable[[], np.random.Generator]:
     """Randomness of row `number` of a run, made only if the layout draws any."""
-    return lambda: np.random.Generator(np.random.Philox(key=[seed, number]))
+
+    def generator() -> np.random.Generator:
+        # A thread's one generator is set anew for each row: making another asks the
+        # system for entropy, which takes as long as the row.
+        if not hasattr(_thread, "generator"):
+            _thread.generator = np.random.Generator(np.random.Philox(key=[0, 0]))
+            _thread.start = _thread.generator.bit_generator.state
+        key = np.array([seed, number], np.uint64)
+        state = _thread.start["state"] | {"key": key}
+        _thread.generator.bit_generator.state = _thread.start | {"state": state}
+        return _thread.generator
+
+    return generator

@@ -133,5 +133,8 @@ class Pieces:
 
 def partition(total: int, parts: int, rng: Rng) -> np.ndarray:
     """`parts` lengths of at least 1 that add up to `total`, uniformly drawn."""
-    cuts = np.sort(rng.choice(total - 1, parts - 1, replace=False)) + 1
-    return np.diff(np.concatenate([[0], cuts, [total]]))
+    ends = np.empty(parts, np.int64)
+    ends[:-1] = np.sort(rng.permutation(total - 1)[: parts - 1]) + 1
+    ends[-1] = total
+    ends[1:] -= ends[:-1].copy()
+    return ends

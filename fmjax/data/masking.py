@@ -121,12 +121,13 @@ class _Masking:
         masked = dice < self.settings.masked
         replaced = ~masked & (dice < self.settings.masked + self.settings.replaced)
         row["tokens"][chosen[masked]] = self.mask
-        row["tokens"][chosen[replaced]] = rng.choice(self.ordinary, replaced.sum())
+        drawn = rng.integers(len(self.ordinary), size=replaced.sum())
+        row["tokens"][chosen[replaced]] = self.ordinary[drawn]
 
     def _choose(self, tokens, places: np.ndarray, rng: Rng) -> np.ndarray:
         count = max(round(self.settings.rate * len(places)), 1)
         if self.word_starts is None:
-            return np.sort(rng.choice(places, count, replace=False))
+            return places[np.sort(rng.permutation(len(places))[:count])]
         starts = self.word_starts[tokens[places]]
         starts[0] = True
         word = np.cumsum(starts) - 1

@@ -19,9 +19,10 @@ class SpanCorruption:
     """Spans of a text are replaced by sentinels, and are to be written behind them.
 
     With n tokens, round(rate · n) are taken out in round(rate · n / mean_span) spans;
-    how long each is, and what lies between, is uniform over all partitions. Text comes
-    in pieces so long that the encoder's row is full: 568 tokens for 512 at the default
-    rates, with 114 targets.
+    how long each is, and what lies between, is uniform over all partitions. As in T5's
+    own code the text begins with what is kept and ends with a span, so that a single
+    span is the end of the text. Text comes in pieces so long that the encoder's row is
+    full: 568 tokens for 512 at the default rates, with 114 targets.
 
     Attributes:
       rate: share of the tokens that is taken out.

@@ -20,7 +20,8 @@ from fmjax.errors import UserError
 
 EOS, TEXT = 1, 50  # Ids from TEXT on stand for text.
 V = 1000
-SPECIALS = {"[MASK]": 3, "[CLS]": 4, "[SEP]": 5, "[CLM]": 6, "[R]": 7}
+SPECIALS = {"[MASK]": 3, "[CLS]": 4, "[SEP]": 5, "[CLM]": 6}
+SPECIALS |= {"[R]": 7, "[S]": 8, "[X]": 9}
 SPECIALS |= {f"<extra_id_{i}>": 49 - i for i in range(40)}
 
 
@@ -228,6 +229,29 @@ def test_mixture_draws_at_its_rates_and_alexatm_continues_after_a_fifth_to_four(
     assert abs(np.mean(kept) - 0.85) < 0.005
 
 
+def test_ul2s_denoisers_have_the_papers_statistics():
+    # Table 1 of the paper: seven denoisers, (mean span, rate), in equal shares.
+    spans = [("[R]", 3, 0.15), ("[R]", 8, 0.15), ("[X]", 3, 0.5), ("[X]", 8, 0.5)]
+    spans += [("[X]", 64, 0.15), ("[X]", 64, 0.5)]
+    members = [SpanCorruption(rate, float(mean), mode) for mode, mean, rate in spans]
+    members.append(PrefixLM(0.5, 1.0, mode="[S]"))
+    bound = bind(CorruptionMixture(tuple(members), (1,) * 7), 200)
+    tokens = text(bound.raw_length)
+    names = {SPECIALS[mode]: mode for mode in ("[R]", "[S]", "[X]")}
+    written = collections.defaultdict(list)
+    for seed in range(5500):
+        read, targets = sides(bound.row(tokens, generator(seed)))
+        written[names[read[0]]].append(sum(t >= TEXT for t in targets) / len(tokens))
+    rows = sum(map(len, written.values()))
+    assert rows * len(tokens) > 1_000_000
+    shares = {mode: len(found) / rows for mode, found in written.items()}
+    assert shares == pytest.approx({"[R]": 2 / 7, "[S]": 1 / 7, "[X]": 4 / 7}, abs=0.02)
+    # [X] takes half of the text in three of four denoisers; [S] a quarter on average.
+    means = {mode: np.mean(found) for mode, found in written.items()}
+    want = {"[R]": 0.15, "[S]": 0.25, "[X]": (3 * 0.5 + 0.15) / 4}
+    assert means == pytest.approx(want, abs=0.015)
+
+
 def test_all_rows_of_a_mixture_have_one_shape():
     # Alone @span_corruption() at rate 0.5 would want 44 sentinels, of which 40 are.
     many = SpanCorruption(0.5, 3.0)
@@ -387,7 +411,7 @@ def test_pieces_hold_every_token_of_the_text_once(whole):
 @pytest.mark.parametrize(
     ("corruption", "length", "message"),
     [
-        (SpanCorruption(mode="[X]"), 64, r"sentencepiece.specials = \('\[X\]',\)"),
+        (SpanCorruption(mode="[Q]"), 64, r"sentencepiece.specials = \('\[Q\]',\)"),
         (SpanCorruption(), 2000, "sentencepiece.sentinels"),
         (SpanCorruption(), 2, "data.length = 2"),
         (Masking(), 3, "data.length = 3"),
