@@ -30,6 +30,7 @@ setup(
         "tensorflow-text>=2.21,<2.22",
         "tensorflow-datasets>=4.9.10,<5",
         "importlib_resources",  # tensorflow-datasets imports it, undeclared
+        "einops>=0.8",
         "protobuf<7",  # 7 rejects bools in Int64List, which seqio writes
         "sentencepiece>=0.2.1,<0.2.3",  # 0.2.3 needs protobuf 7
         # config.py swaps gin's private state in and out, so the version is exact.

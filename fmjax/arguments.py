@@ -99,4 +99,16 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("import", "Import a Hugging Face folder as a run directory.")
     sub.add_argument("hf_dir", help="config.json and *.safetensors")
     sub.add_argument("run_dir", help="a new directory")
+
+    sub = verb("export", "Export a run as a Hugging Face folder.")
+    takes_run(sub)
+    takes_trust(sub)
+    sub.add_argument("hf_dir", help="a new directory")
+    sub.add_argument(
+        "--dtype", choices=["float32", "float16", "bfloat16"], default="float32"
+    )
+    sub.add_argument(
+        "--max_shard_gb", type=float, default=5, help="of a file of weights"
+    )
+    sub.add_argument("--model_type", help="where several fit the model")
     return parser

@@ -117,8 +117,26 @@ def _compare(args) -> None:
 def _import(args) -> None:
     from fmjax.interop.hugging_face import import_model
 
-    import_model(args.hf_dir, args.run_dir)
+    left_out = import_model(args.hf_dir, args.run_dir)
     print(f"imported {args.hf_dir} into {args.run_dir}")
+    if left_out:
+        print(f"left out, of other heads: {', '.join(left_out)}")
+
+
+def _export(args) -> None:
+    from fmjax.interop.export import export_model
+
+    notes = export_model(
+        args.run_dir,
+        args.hf_dir,
+        step=args.step,
+        dtype=args.dtype,
+        max_shard_bytes=int(args.max_shard_gb * 1e9),
+        model_type=args.model_type,
+        trust=args.trust,
+    )
+    print(f"exported {args.run_dir} into {args.hf_dir}")
+    print("\n".join(notes))
 
 
 VERBS = {
@@ -130,6 +148,7 @@ VERBS = {
     "config": _config,
     "compare": _compare,
     "import": _import,
+    "export": _export,
 }
 
 

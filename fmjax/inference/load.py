@@ -16,8 +16,8 @@ from jaxtyping import Array, ArrayLike
 
 from fmjax import run_dir
 from fmjax.data.tokenizers import Tokenizer, load_tokenizer
-from fmjax.errors import UserError
 from fmjax.experiment import Experiment
+from fmjax.inference.inputs import inputs_of
 from fmjax.sharding.mesh import MeshConfig, batch_shards, on_mesh
 from fmjax.sharding.rules import LogicalRules
 from fmjax.training import checkpoints
@@ -48,46 +48,39 @@ class Run:
     rules: LogicalRules | None = None
 
     def __call__(
-        self,
-        tokens: ArrayLike,
-        mask: ArrayLike | None = None,
-        segment_ids: ArrayLike | None = None,
-        positions: ArrayLike | None = None,
+        self, *, hidden_states: bool = False, **inputs: ArrayLike
     ) -> dict[str, Array]:
-        """Logits of the next token at every position.
+        """What the model says, by the names that every family shares.
 
         Args:
-          tokens: int [B, T], ids below the model's vocab_size.
-          mask: bool [B, T], False for padding.
-          segment_ids: int [B, T]; tokens attend only to their own segment.
-          positions: int [B, T]; 0 … T-1 if not given.
+          hidden_states: whether to give those of all layers.
+          **inputs: what the model's call takes. Of one text, all [B, T]: `tokens`, ids
+            below vocab_size, with optional `mask`, False for padding, `segment_ids`;
+            tokens attend only to their own segment, `positions`, and `token_types`.
+            Of an encoder-decoder: `encoder_tokens` [B, S], `decoder_tokens` [B, T],
+            optional `encoder_mask`, and segment ids and positions of both sides.
 
         Returns:
-          logits: float32 [B, T, V] without vocabulary padding; hidden: [B, T, D].
+          logits: float32 [B, T, V] without vocabulary padding, or ELECTRA's [B, T];
+          hidden: [B, T, D], after the final norm; with `hidden_states`, those of all
+          layers, [layers + 1, B, T, D]; and what else the model gives, such as pooled
+          [B, D] and encoder_hidden [B, S, D].
 
         Raises:
-          UserError: for arrays of other shapes, or ids that the model does not have.
+          UserError: for names that the model does not know, arrays of other shapes, or
+            ids that it does not have.
         """
-        inputs = {"tokens": _integers("tokens", tokens, self.model.vocab_size)}
-        if positions is not None:
-            limit = self.model.max_length
-            inputs["positions"] = _integers("positions", positions, limit)
-        if segment_ids is not None:
-            inputs["segment_ids"] = _integers("segment_ids", segment_ids, 2**31)
-        if mask is not None:
-            inputs["mask"] = _integers("mask", mask, 2).astype(bool)
-        shape = inputs["tokens"].shape
-        for name, array in inputs.items():
-            if array.ndim != 2 or array.shape != shape:
-                raise UserError(
-                    f"{name}: shape {array.shape}; expected [B, T], of tokens as of "
-                    "all that goes with them."
-                )
-        rows = [(0, -shape[0] % self.row_multiple), (0, 0)]
-        padded = {name: np.pad(array, rows) for name, array in inputs.items()}
+        read = inputs_of(self.model, inputs)
+        rows = len(next(iter(read.values())))
+        more = [(0, -rows % self.row_multiple), (0, 0)]
+        padded = {name: np.pad(array, more) for name, array in read.items()}
         with self.on_mesh():
-            out = self._apply({"params": self.params, **self.extra}, padded)
-        return jax.tree.map(lambda leaf: leaf[: shape[0]], out)
+            variables = {"params": self.params, **self.extra}
+            out = self._apply(variables, padded, hidden_states)
+        return {
+            name: x[:, :rows] if name.endswith("hidden_states") else x[:rows]
+            for name, x in out.items()
+        }
 
     def on_mesh(self) -> contextlib.AbstractContextManager:
         """The context in which the model computes on the run's mesh."""
@@ -112,10 +105,10 @@ class Run:
 
     @functools.cached_property
     def _apply(self):
-        def apply(variables, inputs):
-            return self.model.apply(variables, **inputs)
+        def apply(variables, inputs, hidden_states):
+            return self.model.apply(variables, **inputs, hidden_states=hidden_states)
 
-        return jax.jit(apply)
+        return jax.jit(apply, static_argnums=2)
 
 
 def load(
@@ -158,20 +151,3 @@ def load(
         extra=variables,
         rules=mesh.all_rules,
     )
-
-
-def _integers(name: str, values: ArrayLike, limit: int) -> np.ndarray:
-    """`values` as int32, each checked to be from 0 to limit - 1."""
-    try:
-        array = np.asarray(values)
-    except ValueError:
-        raise UserError(
-            f"{name}: rows of different lengths; expected [B, T]."
-        ) from None
-    if array.dtype.kind not in "iub":
-        raise UserError(f"{name}: found {array.dtype}; expected integers.")
-    if array.size and not 0 <= array.min() <= array.max() < limit:
-        raise UserError(
-            f"{name}: found {array.min()} to {array.max()}; expected 0 to {limit - 1}."
-        )
-    return array.astype(np.int32)

@@ -1,77 +1,89 @@
 """Models that Hugging Face's transformers saved become run directories."""
 
-import os
-import shutil
 from pathlib import Path
 
 from fmjax import run_dir as run_dirs
 from fmjax.data.hugging_face_tokenizer import HuggingFaceTokenizer
-from fmjax.errors import UserError, suggest
+from fmjax.errors import UserError
 from fmjax.experiment import Experiment, render
-from fmjax.interop import gpt2, llama
+from fmjax.interop import model_fields
+from fmjax.interop.families import FAMILIES
+from fmjax.interop.family import find
+from fmjax.interop.new_folder import new_folder
 from fmjax.interop.options import Options
-from fmjax.interop.weights import Weights, read_params
-from fmjax.models.gpt import GPT
-from fmjax.objectives.causal_lm import CausalLM
+from fmjax.interop.tensor_files import TensorFiles
+from fmjax.interop.weights import copy_that_differs, left_out, read_params
 from fmjax.training import checkpoints
-
-# By model_type; a family is `build`, `sources`, PREFIX and CONSTANTS.
-FAMILIES = {"gpt2": gpt2, "llama": llama}
+from fmjax.training.state import abstract_variables
 
 
-def import_model(hf_dir: str | Path, run_dir: str | Path) -> None:
+def import_model(hf_dir: str | Path, run_dir: str | Path) -> list[str]:
     """Writes a run directory with the model and tokenizer of a saved model.
 
     Args:
-      hf_dir: config.json and safetensors files, as `save_pretrained` writes them; of a
-        tokenizer, tokenizer.json is read.
+      hf_dir: config.json and safetensors files, as `save_pretrained` writes them, and
+        a tokenizer's files.
       run_dir: the directory to make.
+
+    Returns:
+      Names of tensors that were left out: heads that config.json's architecture lacks.
 
     Raises:
       UserError: for an option, a tensor or a file that this model cannot take; nothing
         is written then.
     """
     source = Path(hf_dir).expanduser()
-    target = Path(run_dir).expanduser().absolute()
     if not source.is_dir():
         raise UserError(f"{source}: no such directory; expected a saved model.")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} exists and is not empty; expected a new directory.")
-    model, params = read_model(source)
-    tokenizer = HuggingFaceTokenizer.from_folder(source)
-    if tokenizer is not None and tokenizer.vocab_size > model.vocab_size:
-        raise UserError(
-            f"{source}: tokenizer.json has ids up to {tokenizer.vocab_size - 1}, "
-            f"config.json a vocab_size of {model.vocab_size}."
-        )
-    # Renamed when whole, so that no half of a run is ever taken for one.
-    partial = target.parent / f".{target.name}.importing-{os.getpid()}"
-    partial.mkdir(parents=True)
-    try:
-        experiment = Experiment(objective=CausalLM(model=model))
-        run_dirs.write(partial, render(experiment))
+    with new_folder(run_dir) as folder:
+        experiment, params, unread = read_model(source)
+        vocab_size = experiment.objective.model.vocab_size
+        tokenizer = HuggingFaceTokenizer.from_folder(source)
+        if tokenizer is not None and tokenizer.vocab_size > vocab_size:
+            raise UserError(
+                f"{source}: its tokenizer has ids up to {tokenizer.vocab_size - 1}, "
+                f"config.json a vocab_size of {vocab_size}."
+            )
+        run_dirs.write(folder, render(experiment))
         if tokenizer is not None:
-            tokenizer.save(partial / run_dirs.TOKENIZER)
-        checkpoints.save_model(partial, params)
-        os.replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            tokenizer.save(folder / run_dirs.TOKENIZER)
+        checkpoints.save_model(folder, params)
+    return unread
 
 
-def read_model(hf_dir: Path) -> tuple[GPT, dict]:
-    """The model and its parameters, float32 NumPy arrays."""
+def read_model(hf_dir: Path) -> tuple[Experiment, dict, list[str]]:
+    """The experiment, its parameters as float32 NumPy arrays, and what is left out."""
     file = hf_dir / "config.json"
     options = Options.read(file)
-    kind = options.take("model_type", str, "")
-    if kind not in FAMILIES:
-        raise UserError(
-            f"{file}: model_type = {kind!r} is not supported; expected one of "
-            f"{', '.join(FAMILIES)}.{suggest(kind, FAMILIES)}"
+    model_type = options.take("model_type", str, "")
+    named = (options.take("architectures", list, None) or [None])[0]
+    try:
+        family = find(FAMILIES, model_type, named)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    with TensorFiles(hf_dir) as files:
+        found = {family.short(name) for name in files.names}
+        architecture = family.choose(named, found)
+        values = family.read(options, architecture)
+        for name, field in family.optional.items():
+            values[field] = family.short(name) in found
+        copy = copy_that_differs(files, family)
+        if copy is not None and values.get("tie_embeddings", True):
+            if not family.unties:
+                raise UserError(
+                    f"{hf_dir}: tie_word_embeddings = True, but {copy} differs from "
+                    f"{family.copies[copy]}."
+                )
+            values["tie_embeddings"] = False
+        model = model_fields.build(family.model, values)
+        experiment = Experiment(objective=family.objective(model=model))
+        axes, shapes = abstract_variables(experiment.objective)
+        params = read_params(
+            files,
+            family,
+            architecture,
+            axes["params"],
+            shapes["params"],
+            model.vocab_size,
         )
-    family = FAMILIES[kind]
-    model = family.build(options)
-    options.finish()
-    with Weights(hf_dir, family.PREFIX) as weights:
-        return model, read_params(
-            weights, model, family.sources(model), family.CONSTANTS
-        )
+        return experiment, params, left_out(files, family, architecture)

@@ -10,14 +10,15 @@ from fmjax.errors import UserError
 # computes from its tokens.
 _HARMLESS = frozenset(
     """
-    _attn_implementation_autoset _commit_hash _name_or_path architectures
+    _attn_implementation_autoset _commit_hash _name_or_path _num_labels
     attn_implementation bad_words_ids begin_suppress_tokens bos_token_id
-    decoder_start_token_id diversity_penalty do_sample dtype early_stopping
-    encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty
-    finetuning_task forced_bos_token_id forced_eos_token_id gradient_checkpointing
-    id2label label2id length_penalty max_length min_length model_type
+    cache_implementation chunk_size_feed_forward decoder_start_token_id directionality
+    diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size
+    eos_token_id exponential_decay_length_penalty finetuning_task forced_bos_token_id
+    forced_eos_token_id gradient_checkpointing id2label label2id length_penalty
+    max_length min_length model_type
     no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
-    output_attentions output_hidden_states output_scores pad_token_id prefix
+    output_attentions output_hidden_states output_past output_scores pad_token_id prefix
     problem_type remove_invalid_values repetition_penalty return_dict
     return_dict_in_generate sep_token_id suppress_tokens task_specific_params
     temperature tokenizer_class top_k top_p torch_dtype torchscript
@@ -25,20 +26,12 @@ _HARMLESS = frozenset(
     """.split()  # noqa: SIM905
 )
 
-ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-}
-
 
 class Options:
     """The options of a file (or of an object inside it), taken out one by one."""
 
     def __init__(self, values: dict[str, Any], source: str):
+        self._all = values
         self._values = dict(values)
         self._source = source
 
@@ -55,10 +48,17 @@ class Options:
             raise UserError(f"{file} holds no JSON object.")
         return cls(values, str(file))
 
-    def take(self, name: str, kind: type, default: Any) -> Any:
-        """The value of an option, or what Hugging Face takes where there is none."""
+    def take(self, name: str, kind: type, default: Any, null: bool = False) -> Any:
+        """The value of an option, or what Hugging Face takes where there is none.
+
+        Args:
+          name: of the option.
+          kind: the type that it has.
+          default: what Hugging Face takes.
+          null: whether null is a value of its own.
+        """
         value = self._values.pop(name, default)
-        if value is None and default is None:
+        if value is None and (default is None or null):
             return None
         accepted = (int, float) if kind is float else kind
         if not isinstance(value, accepted) or (
@@ -69,23 +69,26 @@ class Options:
             )
         return kind(value)
 
-    def take_activation(self, name: str, default: str) -> str:
-        """fmjax's name of an activation."""
-        value = self.take(name, str, default)
-        if value not in ACTIVATIONS:
-            self._refuse(name, value, f"one of {', '.join(ACTIVATIONS)}")
-        return ACTIVATIONS[value]
+    def peek(self, name: str, default: Any) -> Any:
+        """An option that another entry takes, or the default."""
+        return self._all.get(name, default)
 
     def take_options(self, name: str) -> "Options | None":
         """The options of an object inside, or None where there is none."""
         values = self.take(name, dict, None)
         return None if values is None else Options(values, f"{self._source}: {name}")
 
-    def require(self, name: str, *supported: Any) -> None:
-        """Takes an option of which only some values, or its absence, are supported."""
-        value = self._values.pop(name, supported[0])
+    def require(self, name: str, *supported: Any, default: Any = None) -> None:
+        """Takes an option of which only some values are supported.
+
+        Args:
+          name: of the option.
+          supported: these.
+          default: what Hugging Face takes where there is none; None means the first.
+        """
+        value = self._values.pop(name, supported[0] if default is None else default)
         if value not in supported:
-            self._refuse(name, value, " or ".join(map(repr, supported)))
+            self.refuse(name, value, " or ".join(map(repr, supported)))
 
     def ignore(self, *names: str) -> None:
         """Takes options that don't change what the model computes."""
@@ -96,9 +99,10 @@ class Options:
         """Raises a UserError for an option that was not taken and may matter."""
         for name, value in self._values.items():
             if name not in _HARMLESS:
-                self._refuse(name, value, "no such option")
+                self.refuse(name, value, "no such option")
 
-    def _refuse(self, name: str, value: Any, expected: str) -> None:
+    def refuse(self, name: str, value: Any, expected: str) -> None:
+        """Raises the UserError for an option's value."""
         raise UserError(
             f"{self._source}: {name} = {value!r} is not supported; expected {expected}."
         )

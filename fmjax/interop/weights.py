@@ -1,180 +1,228 @@
-"""Safetensors files of a folder, read a tensor at a time into a model's parameters."""
+"""A model's parameters and the tensors of a family's files, each from the other."""
 
-import contextlib
-import json
 import re
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from flax import linen as nn
-from safetensors import SafetensorError, safe_open
 
 from fmjax.errors import UserError
-from fmjax.models.gpt import GPT
-from fmjax.sharding.rules import logical_axes
+from fmjax.interop.family import Architecture, Family
+from fmjax.interop.rows import Row
+from fmjax.interop.tensor_files import Tensor, TensorFiles
 
-# NumPy knows bfloat16 by the package ml_dtypes, which jax imports.
-_FLOATS = ("F64", "F32", "F16", "BF16")
+_UNROLLED = re.compile(r"layer_(\d+)")
 
 
-class Source(NamedTuple):
-    """Where a parameter comes from.
+class Leaf(NamedTuple):
+    """A parameter.
 
     Attributes:
-      name: of the tensor in the files; {layer} stands for the index of a layer, over
-        which the parameter is stacked.
-      shape: of the tensor.
-      convert: from the tensor, float32, to the parameter, but for padding.
+      shape: in one layer, without vocabulary padding.
+      real: what of that is no padding.
+      layers: how many there are; None outside of layers.
     """
 
-    name: str
     shape: tuple[int, ...]
-    convert: Callable[[np.ndarray], np.ndarray] = np.asarray
+    real: tuple[slice, ...]
+    layers: int | None
 
 
-class Weights:
-    """The tensors of a folder's safetensors files by name; nothing is read yet."""
+class Place(NamedTuple):
+    """A tensor, and the parts of parameters that it holds.
 
-    def __init__(self, folder: Path, prefix: str):
-        """Opens the files.
+    Attributes:
+      row: of the family's table.
+      name: of the tensor, by `Family.short`.
+      layer: its layer; 0 outside of layers.
+      expert: its expert; None without.
+      shape: of what it holds, as `Row` takes it.
+    """
 
-        Args:
-          folder: holds model.safetensors, or model.safetensors.index.json and shards.
-          prefix: taken off names: a model saved without its head doesn't have it.
-        """
-        self._folder = folder
-        self._opened = contextlib.ExitStack()
-        self._found = {}
-        for file in _files(folder):
-            try:
-                opened = self._opened.enter_context(safe_open(file, framework="np"))
-            except (OSError, SafetensorError) as error:
-                raise UserError(f"{file} cannot be read: {error}.") from error
-            for name in opened.keys():  # noqa: SIM118
-                self._found[name.removeprefix(prefix)] = (opened, name)
+    row: Row
+    name: str
+    layer: int
+    expert: int | None
+    shape: tuple[int, ...]
 
-    @property
-    def names(self) -> set[str]:
-        """Names of all tensors."""
-        return set(self._found)
 
-    def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """A tensor as float32; a UserError if it has another shape or no floats."""
-        file, name_in_file = self._found[name]
-        info = file.get_slice(name_in_file)
-        if tuple(info.get_shape()) != shape:
-            raise UserError(
-                f"{self._folder}: {name} has shape {tuple(info.get_shape())}; "
-                f"config.json makes it {shape}."
-            )
-        if info.get_dtype() not in _FLOATS:
-            raise UserError(
-                f"{self._folder}: {name} is stored as {info.get_dtype()}; expected one "
-                f"of {', '.join(_FLOATS)}."
-            )
-        return file.get_tensor(name_in_file).astype(np.float32)
+def leaves(axes: dict, shapes: dict, vocab_size: int) -> dict[str, Leaf]:
+    """Parameters by path, those of all layers under one, scanned or unrolled.
 
-    def __enter__(self) -> "Weights":
-        return self
+    Args:
+      axes: tree of the parameters' logical axes.
+      shapes: tree of their shapes.
+      vocab_size: entries of axes named "vocab" that are no padding.
+    """
+    found: dict[str, Leaf] = {}
 
-    def __exit__(self, *error) -> None:
-        self._opened.close()
+    def visit(path, axes, shape):
+        if isinstance(axes, dict):
+            for name, inside in axes.items():
+                visit((*path, name), inside, shape[name])
+            return
+        layers, shape = None, shape.shape
+        key = "/".join(path)
+        if "layers" in path:
+            (layers, *shape), (_, *axes) = shape, axes
+        elif _UNROLLED.search(key):
+            key = _UNROLLED.sub("layers", key)
+            layers = 1 + (found[key].layers if key in found else 0)
+        real = tuple(slice(vocab_size if a == "vocab" else None) for a in axes)
+        cut = (vocab_size if a == "vocab" else n for a, n in zip(axes, shape))
+        found[key] = Leaf(tuple(cut), real, layers)
+
+    visit((), axes, shapes)
+    return found
+
+
+def places(rows: tuple[Row, ...], found: dict[str, Leaf], family: Family):
+    """Every tensor of a model's files, in the order of the table.
+
+    Raises:
+      UserError: for a parameter that the table does not have.
+    """
+    placed, result = set(), []
+    for row in rows:
+        unless = row.given.startswith("!")
+        if row.given and (row.given.lstrip("!") in found) == unless:
+            continue
+        if row.paths[0] not in found:
+            continue
+        placed.update(row.paths)
+        leaf = found[row.paths[0]]
+        shape, experts = leaf.shape, [None]
+        if "{expert}" in row.name:
+            experts, shape = range(shape[0]), shape[1:]
+        if len(row.paths) > 1:
+            shape = (len(row.paths), *shape)
+        for layer in range(1 if leaf.layers is None else leaf.layers):
+            for expert in experts:
+                name = family.short(row.name).format(layer=layer, expert=expert)
+                result.append(Place(row, name, layer, expert, shape))
+    if missing := sorted(set(found) - placed):
+        raise UserError(f"{missing[0]}: {family.model_type} has no tensor for it.")
+    return result
 
 
 def read_params(
-    weights: Weights, model: GPT, sources: Mapping[str, Source], constants: str
+    files: TensorFiles,
+    family: Family,
+    architecture: Architecture,
+    axes: dict,
+    shapes: dict,
+    vocab_size: int,
 ) -> dict:
     """A model's parameters, float32 NumPy arrays, vocabulary padding zero.
 
     Args:
-      weights: the files.
-      model: what they are read into, its layers scanned.
-      sources: by the parameter's path, as "stack/layers/attention/query".
-      constants: pattern of names that hold no weights; old files have some.
+      files: where from.
+      family: of the model.
+      architecture: likewise.
+      axes: tree of the parameters' logical axes, layers scanned.
+      shapes: tree of their shapes.
+      vocab_size: V.
 
     Raises:
       UserError: for a missing tensor, one that has no place, or one of another shape.
     """
-    tokens = jax.ShapeDtypeStruct((1, 1), np.int32)
-    boxed = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
-    num_layers = model.transformer.num_layers
-    _check_names(weights, model, sources, constants)
+    found = leaves(axes, shapes, vocab_size)
+    expected = places(family.rows_of(architecture), found, family)
+    in_files = {family.short(name): name for name in files.names}
+    _check_names(files, family, architecture, expected, in_files)
+    params: dict[str, Any] = {}
+    arrays = {}
+    for path in found:
+        node, shape = params, shapes
+        *folders, name = path.split("/")
+        for folder in folders:
+            node, shape = node.setdefault(folder, {}), shape[folder]
+        arrays[path] = node[name] = np.zeros(shape[name].shape, np.float32)
+    for place in expected:
+        shape_there = place.row.shape_there(place.shape)
+        tensor = files.read(in_files[place.name], shape_there)
+        for path, part in zip(
+            place.row.paths, place.row.to_here(tensor, place.shape), strict=True
+        ):
+            target = arrays[path]
+            if found[path].layers is not None:
+                target = target[place.layer]
+            if place.expert is None:
+                target[found[path].real] = part
+            else:
+                target[place.expert] = part
+    return params
 
-    def fill(path, names, leaf) -> np.ndarray:
-        source = sources[jax.tree_util.keystr(path, simple=True, separator="/")]
-        filled = np.zeros(leaf.shape, np.float32)
-        real = tuple(
-            slice(model.vocab_size if name == "vocab" else None) for name in names
+
+def tensors(
+    params: dict, family: Family, architecture: Architecture, found: dict[str, Leaf]
+) -> Iterator[Tensor]:
+    """The tensors that a model's files hold.
+
+    Args:
+      params: the parameters, layers scanned or not.
+      family: of the model.
+      architecture: likewise.
+      found: what `leaves` gives for them.
+    """
+    for place in places(family.rows_of(architecture), found, family):
+        name = place.row.name
+        if architecture.bare:
+            name = name.removeprefix(family.prefix)
+
+        def make(place=place) -> np.ndarray:
+            parts = [
+                _part(params, path, found[path], place) for path in place.row.paths
+            ]
+            return place.row.to_there(parts)
+
+        yield Tensor(
+            name.format(layer=place.layer, expert=place.expert),
+            place.row.shape_there(place.shape),
+            make,
         )
-        if "{layer}" not in source.name:
-            filled[real] = source.convert(weights.read(source.name, source.shape))
-            return filled
-        for layer in range(num_layers):
-            name = source.name.format(layer=layer)
-            filled[layer] = source.convert(weights.read(name, source.shape))
-        return filled
-
-    return jax.tree_util.tree_map_with_path(
-        fill,
-        logical_axes(boxed),
-        nn.unbox(boxed),
-        is_leaf=lambda node: isinstance(node, tuple),
-    )
 
 
-def _check_names(
-    weights: Weights, model: GPT, sources: Mapping[str, Source], constants: str
-) -> None:
-    expected = {
-        source.name.format(layer=layer)
-        for source in sources.values()
-        for layer in range(model.transformer.num_layers)
-    }
-    found = {name for name in weights.names if not re.fullmatch(constants, name)}
-    if model.tie_embeddings and "lm_head.weight" in found:
-        table = sources["tokens/table"]
-        head, tokens = (
-            weights.read(name, table.shape) for name in ("lm_head.weight", table.name)
-        )
-        if not np.array_equal(head, tokens):
-            raise UserError(
-                f"{weights._folder}: tie_word_embeddings = True, but lm_head.weight "
-                f"differs from {table.name}."
-            )
-        found.remove("lm_head.weight")
+def _part(params: dict, path: str, leaf: Leaf, place: Place) -> np.ndarray:
+    node: Any = params
+    scanned = True
+    for name in path.split("/"):
+        if name == "layers" and name not in node:
+            name, scanned = f"layer_{place.layer}", False
+        node = node[name]
+    if leaf.layers is not None and scanned:
+        node = node[place.layer]
+    if place.expert is not None:
+        return np.asarray(node[place.expert])
+    return np.asarray(node)[leaf.real]
+
+
+def copy_that_differs(files: TensorFiles, family: Family) -> str | None:
+    """Of the tensors that should be copies of others, the first that is none."""
+    in_files = {family.short(name): name for name in files.names}
+    for copy, original in family.copies.items():
+        names = [in_files.get(family.short(name)) for name in (copy, original)]
+        if None not in names and not files.equal(*names):
+            return copy
+    return None
+
+
+def left_out(files: TensorFiles, family: Family, architecture: Architecture):
+    """Names of tensors in the files that belong to other architectures."""
+    others = family.others(architecture)
+    return [name for name in files.names if family.short(name) in others]
+
+
+def _check_names(files, family, architecture, expected, in_files) -> None:
+    wanted = {place.name for place in expected}
+    known = {family.short(name) for name in family.copies}
+    known |= family.others(architecture)
+    found = {n for n in in_files if not re.fullmatch(family.constants, n)}
+    unknown = sorted(found - wanted - known)
     for what, names in (
-        ("has no", sorted(expected - found)),
-        ("has tensors that this model has no place for:", sorted(found - expected)),
+        ("has no", sorted(wanted - found)),
+        ("has tensors that this model has no place for:", unknown),
     ):
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            raise UserError(f"{weights._folder} {what} {', '.join(names[:5])}{more}.")
-
-
-def _files(folder: Path) -> list[Path]:
-    """The folder's safetensors files: one, or what an index names."""
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
-    if not index.is_file():
-        raise UserError(
-            f"{folder}: no model.safetensors. Only safetensors are read, never pickled "
-            "files (.bin), which can run code; save_pretrained writes them."
-        )
-    try:
-        named = json.loads(index.read_bytes())["weight_map"].values()
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{index} is damaged: {error!r}.") from error
-    for name in named:
-        # A plain name, so that a stranger's index cannot have other files read.
-        plain = isinstance(name, str) and not re.search(r"[/\\\0]", name)
-        if not plain or not name.endswith(".safetensors"):
-            raise UserError(
-                f"{index} names {name!r}; expected a .safetensors file of the folder."
-            )
-        if not (folder / name).is_file():
-            raise UserError(f"{folder} has no {name}, which {index.name} names.")
-    return [folder / name for name in sorted(set(named))]
+            raise UserError(f"{files.folder} {what} {', '.join(names[:5])}{more}.")

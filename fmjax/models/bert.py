@@ -49,6 +49,8 @@ class Bert(nn.Module):
         such layer. The heads for sentences read it.
       next_sentence: whether to tell if a second sentence followed the first.
       num_classes: of a classifier of the whole text; None for no classifier.
+      embed_dim: width of the vectors of tokens, positions and types, projected to the
+        transformer's (ELECTRA's generator); None means the same.
       vocab_multiple: the tables are padded to a multiple of this, so that they shard.
     """
 
@@ -63,6 +65,7 @@ class Bert(nn.Module):
     pooler: Literal["none", "tanh", "gelu"] = "none"
     next_sentence: bool = False
     num_classes: int | None = None
+    embed_dim: int | None = None
     vocab_multiple: int = 128
 
     def __post_init__(self):
@@ -83,7 +86,8 @@ class Bert(nn.Module):
         """Declares the parts."""
         c = self.transformer
         D, std, dtype = c.embed_dim, c.init_std, c.compute_dtype
-        self.tokens = Embedding(self.padded_vocab_size, D, "vocab", std, dtype)
+        rows, width = self.padded_vocab_size, self.embed_dim or D
+        self.tokens = Embedding(rows, width, "vocab", std, dtype)
         self.inputs = InputLayer(
             c,
             self.max_length,
@@ -94,7 +98,7 @@ class Bert(nn.Module):
         )
         self.stack = Stack(c, causal=False)
         if self.language_head:
-            self.masked_head = MaskedHead(c, self.vocab_size, self.padded_vocab_size, D)
+            self.masked_head = MaskedHead(c, self.vocab_size, rows, width)
         if self.pooler != "none":
             self.pool = Dense(D, ("embed", None), True, std, dtype)
         if self.next_sentence:
@@ -190,7 +194,8 @@ class Bert(nn.Module):
         """Matrix FLOPs of a training step for each token; the head reads a share."""
         weights = multiplying_weights(params, self.transformer)
         if self.language_head:
-            weights += predicted * self.padded_vocab_size * self.transformer.embed_dim
+            width = self.embed_dim or self.transformer.embed_dim
+            weights += predicted * self.padded_vocab_size * width
         return 6.0 * weights + attention_flops(self.transformer, length)
 
 

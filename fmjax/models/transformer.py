@@ -334,7 +334,9 @@ class Stack(nn.Module):
         table = self.param("relative_vectors", init, shape).astype(c.compute_dtype)
         norm = Norm("layernorm", c.norm_epsilon, c.bias, name="relative_norm")
         offset = queries[:, :, None] - keys[:, None, :]
-        rows = log_bucket(offset, c.relative_buckets, c.relative_max_distance)
+        rows = offset
+        if c.relative_max_distance is not None:
+            rows = log_bucket(offset, c.relative_buckets, c.relative_max_distance)
         rows = jnp.clip(rows + c.relative_buckets, 0, shape[0] - 1)
         return norm(table), rows
 

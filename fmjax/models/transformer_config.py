@@ -37,7 +37,8 @@ class TransformerConfig:
         "buckets" of relative positions (T5), or what "disentangled" vectors of relative
         positions give (DeBERTa).
       relative_buckets: for "buckets" and "disentangled".
-      relative_max_distance: the distance from which on the last bucket serves all.
+      relative_max_distance: the distance from which on the last bucket serves all; for
+        "disentangled" None gives every distance below relative_buckets its own.
       window: of the positions up to its own, how many a token sees; None for all.
       global_every: with a window, every n-th layer sees all; None for none.
       qk_norm: an RMSNorm over each query and key head (Dehghani et al. 2023).
@@ -78,7 +79,7 @@ class TransformerConfig:
     rope_theta: float | None = None
     position_bias: Literal["none", "alibi", "buckets", "disentangled"] = "none"
     relative_buckets: int = 32
-    relative_max_distance: int = 128
+    relative_max_distance: int | None = 128
     window: int | None = None
     global_every: int | None = None
     qk_norm: bool = False
@@ -127,7 +128,13 @@ class TransformerConfig:
                 f"transformer.relative_buckets = {self.relative_buckets}: expected an "
                 "even number of at least 4."
             )
-        if self.relative_max_distance <= self.relative_buckets // 2:
+        if self.relative_max_distance is None:
+            if self.position_bias == "buckets":
+                raise UserError(
+                    "transformer.relative_max_distance = None: expected a number for "
+                    "transformer.position_bias = 'buckets'."
+                )
+        elif self.relative_max_distance <= self.relative_buckets // 2:
             raise UserError(
                 f"transformer.relative_max_distance = {self.relative_max_distance}: "
                 "expected more than half of transformer.relative_buckets = "

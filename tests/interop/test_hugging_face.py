@@ -105,7 +105,7 @@ def refused(tmp_path, folder, message):
         (LLAMA, "hidden_act", "quick_gelu"),
         (LLAMA, "sliding_window", 128),
         (LLAMA, "head_dim", 3),
-        (LLAMA, "model_type", "mixtral"),
+        (LLAMA, "model_type", "falcon"),
     ],
 )
 def test_options_that_are_not_supported_are_named(

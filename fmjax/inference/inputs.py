@@ -1,0 +1,88 @@
+"""Arrays for a model's call, checked by name, shape and range before it is made."""
+
+import inspect
+from collections.abc import Mapping
+
+import numpy as np
+from flax import linen as nn
+from jaxtyping import ArrayLike
+
+from fmjax.errors import UserError, suggest
+
+# Arguments of a model's call that are no arrays of tokens.
+_OTHERS = ("self", "keys", "hidden_states")
+
+
+def inputs_of(
+    model: nn.Module, arrays: Mapping[str, ArrayLike]
+) -> dict[str, np.ndarray]:
+    """What a model's call takes, integers as int32 and masks as booleans.
+
+    Raises:
+      UserError: for a name that the model's call does not have or lacks, for arrays of
+        other shapes than [B, T], or for ids that the model does not have.
+    """
+    called = inspect.signature(type(model).__call__).parameters
+    known = [name for name in called if name not in _OTHERS]
+    for name in arrays:
+        if name not in known:
+            raise UserError(
+                f"{name}: @{model.gin_name}() takes {', '.join(known)}."
+                f"{suggest(name, known)}"
+            )
+    for name in known:
+        required = called[name].default is inspect.Parameter.empty
+        if required and arrays.get(name) is None:
+            raise UserError(f"{name} is missing; @{model.gin_name}() reads it.")
+    read = {
+        name: _integers(name, values, _limit(model, name))
+        for name, values in arrays.items()
+        if values is not None
+    }
+    rows = next(iter(read.values())).shape[:1]
+    for name, array in read.items():
+        # The two texts of an encoder-decoder have lengths of their own.
+        side = next(n for n in known if n in read and _side(n) == _side(name))
+        if array.ndim != 2 or array.shape != (*rows, *read[side].shape[1:]):
+            raise UserError(
+                f"{name}: shape {array.shape}; expected [B, T], of {side} as of all "
+                "that goes with it."
+            )
+    return {n: a.astype(bool) if n.endswith("mask") else a for n, a in read.items()}
+
+
+def _side(name: str) -> str:
+    side, _, rest = name.partition("_")
+    return side if rest and side in ("encoder", "decoder") else ""
+
+
+def _limit(model: nn.Module, name: str) -> int:
+    """The number of values that an array may have."""
+    if name.endswith("mask"):
+        return 2
+    if name.endswith("segment_ids"):
+        return 2**31
+    if name.endswith("positions"):
+        return model.max_length
+    if name == "token_types":
+        if not model.num_token_types:
+            raise UserError(f"token_types: {model.gin_name}.num_token_types = 0.")
+        return model.num_token_types
+    return model.vocab_size
+
+
+def _integers(name: str, values: ArrayLike, limit: int) -> np.ndarray:
+    """`values` as int32, each checked to be from 0 to limit - 1."""
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise UserError(
+            f"{name}: rows of different lengths; expected [B, T]."
+        ) from None
+    if array.dtype.kind not in "iub":
+        raise UserError(f"{name}: found {array.dtype}; expected integers.")
+    if array.size and not 0 <= array.min() <= array.max() < limit:
+        raise UserError(
+            f"{name}: found {array.min()} to {array.max()}; expected 0 to {limit - 1}."
+        )
+    return array.astype(np.int32)

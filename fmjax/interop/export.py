@@ -1,0 +1,130 @@
+"""Runs become folders that Hugging Face's transformers loads."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from fmjax import run_dir as run_dirs
+from fmjax.data.tokenizers import load_tokenizer
+from fmjax.errors import UserError, suggest
+from fmjax.interop import tensor_files, tokenizer_files
+from fmjax.interop.families import FAMILIES
+from fmjax.interop.family import Architecture, Family, Unlike
+from fmjax.interop.new_folder import new_folder
+from fmjax.interop.weights import leaves, tensors
+from fmjax.sharding.mesh import MeshConfig
+from fmjax.training import checkpoints
+from fmjax.training.state import abstract_variables
+
+MAX_SHARD_BYTES = 5 * 10**9
+
+
+def export_model(
+    run_dir: str | os.PathLike,
+    hf_dir: str | os.PathLike,
+    *,
+    step: int | None = None,
+    dtype: str = "float32",
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    model_type: str | None = None,
+    trust: bool = False,
+) -> list[str]:
+    """Writes config.json, weights and tokenizer of a run, as `save_pretrained` does.
+
+    Args:
+      run_dir: what `fmjax train` or `fmjax import` wrote.
+      hf_dir: the folder to make.
+      step: of the checkpoint; the newest if not given. Averaged parameters are taken
+        where the run kept them.
+      dtype: of the weights: float32, float16 or bfloat16.
+      max_shard_bytes: of a file of weights.
+      model_type: of config.json, where several fit a model; the first if not given.
+      trust: lets the run's config import the Python modules that it names.
+
+    Returns:
+      What a reader of the folder should know: what it is, and what it lacks.
+
+    Raises:
+      UserError: for a run that no model_type can hold, naming the field; nothing is
+        written then.
+    """
+    source = Path(run_dir).expanduser().absolute()
+    experiment = run_dirs.load_experiment(source, trust)
+    objective = experiment.objective
+    if dtype not in tensor_files.DTYPES:
+        raise UserError(
+            f"dtype = {dtype!r}; expected one of {', '.join(tensor_files.DTYPES)}."
+            f"{suggest(dtype, tensor_files.DTYPES)}"
+        )
+    if max_shard_bytes < 1:
+        raise UserError(f"max_shard_bytes = {max_shard_bytes} is below 1.")
+    family, name, architecture, config = describe(objective.model, model_type)
+    objective = dataclasses.replace(objective, model=family.kept(objective.model))
+    folder = source / run_dirs.TOKENIZER
+    tokenizer = load_tokenizer(folder) if folder.is_dir() else None
+    axes, shapes = (tree["params"] for tree in abstract_variables(objective))
+    found = leaves(axes, shapes, objective.model.vocab_size)
+    notes = [f"model_type {family.model_type}, {name}"]
+    notes += [f"without {objective.model.gin_name}.{name}" for name in family.without]
+    with new_folder(hf_dir) as target:
+        # On the host, for an accelerator may not hold the model whole.
+        mesh = MeshConfig().build(jax.local_devices(backend="cpu")[:1])
+        rules = MeshConfig().all_rules
+        variables, _ = checkpoints.restore_model(
+            source, objective, mesh, rules, step=step
+        )
+        every = tensors(variables["params"], family, architecture, found)
+        tensor_files.write(target, every, dtype, max_shard_bytes)
+        notes.append(tokenizer_files.write(target, tokenizer))
+        about = {"model_type": family.model_type, "architectures": [name]}
+        about |= {"dtype": dtype} | tokenizer_files.ids(tokenizer)
+        text = json.dumps(about | config, indent=2, sort_keys=True)
+        (target / "config.json").write_text(text + "\n", encoding="utf-8")
+    return notes
+
+
+def describe(
+    model: nn.Module, model_type: str | None = None
+) -> tuple[Family, str, Architecture, dict[str, Any]]:
+    """What a model is to Hugging Face.
+
+    Args:
+      model: of a run.
+      model_type: what it should be; None for the first that fits.
+
+    Returns:
+      The family, the architecture's name and itself, and config.json's options.
+
+    Raises:
+      UserError: no family holds such a model; names a field.
+    """
+    families = [f for f in FAMILIES if type(model) is f.model]
+    if not families:
+        raise UserError(
+            f"@{getattr(model, 'gin_name', type(model).__name__)}() is no model that "
+            "transformers has."
+        )
+    if model_type is not None:
+        known = list(dict.fromkeys(f.model_type for f in families))
+        families = [f for f in families if f.model_type == model_type]
+        if not families:
+            raise UserError(
+                f"model_type = {model_type!r} does not hold @{model.gin_name}(); "
+                f"expected one of {', '.join(known)}.{suggest(model_type, known)}"
+            )
+    refused = []
+    for family in families:
+        try:
+            return family, *family.write(family.kept(model))
+        except Unlike as error:
+            refused.append((error.distance, family, error))
+    _, family, error = min(refused, key=lambda each: each[0])
+    raise UserError(
+        f"transformers has no such model. The nearest, {family.model_type}, has "
+        f"nothing for {error}"
+    )

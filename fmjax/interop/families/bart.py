@@ -1,0 +1,136 @@
+"""BART (Lewis et al. 2020) and Marian (Junczys-Dowmunt et al. 2018)."""
+
+from typing import Any
+
+from fmjax.interop.entries import Constant, Entry, Fixed, Ignored, Option, activation
+from fmjax.interop.family import Architecture, Family
+from fmjax.interop.rows import Row, attention, feed_forward, norm
+from fmjax.models.seq2seq import Seq2Seq
+from fmjax.objectives.seq2seq_lm import Seq2SeqLM
+
+
+def _side(side: str) -> tuple[Row, ...]:
+    layer, block = f"model.{side}.layers.{{layer}}", f"{side}_stack/layers"
+    rows = (
+        Row(f"{side}_inputs/positions/table", f"model.{side}.embed_positions.weight"),
+        *norm(f"{side}_inputs/norm", f"model.{side}.layernorm_embedding"),
+        *_attention(f"{block}/attention", f"{layer}.self_attn"),
+        *norm(f"{block}/attention_norm", f"{layer}.self_attn_layer_norm"),
+        *feed_forward(f"{block}/mlp", layer, in_="fc1", out="fc2"),
+        *norm(f"{block}/mlp_norm", f"{layer}.final_layer_norm"),
+    )
+    if side == "encoder":
+        return rows
+    return (
+        *rows,
+        *_attention(f"{block}/cross_attention", f"{layer}.encoder_attn"),
+        *norm(f"{block}/cross_attention_norm", f"{layer}.encoder_attn_layer_norm"),
+    )
+
+
+def _attention(path: str, name: str) -> tuple[Row, ...]:
+    return attention(path, name, "q_proj k_proj v_proj", f"{name}.out_proj")
+
+
+def _entries(
+    vocab_size: int, start_id: int, fixed: dict[str, Any], vocabularies: str = ""
+) -> tuple[Entry, ...]:
+    sides = [
+        entry
+        for side in ("encoder", "decoder")
+        for entry in (
+            Option(
+                f"{side}_layers",
+                f"{side}.num_layers",
+                int,
+                12,
+                others="num_hidden_layers" if side == "encoder" else "",
+            ),
+            Option(f"{side}_attention_heads", f"{side}.num_heads", int, 16),
+            Option(f"{side}_ffn_dim", f"{side}.mlp_dim", int, 4096),
+            Constant(f"{side}_layerdrop", 0.0),
+        )
+    ]
+    return (
+        *sides,
+        Option("d_model", "*.embed_dim", int, 1024),
+        activation("activation_function", "*.activation", "gelu"),
+        Option("dropout", "*.dropout", float, 0.1),
+        Option("attention_dropout", "*.attention_dropout", float, 0.0),
+        Option("activation_dropout", "*.mlp_dropout", float, 0.0),
+        Option("init_std", "*.init_std", float, 0.02),
+        Option("vocab_size", "vocab_size", int, vocab_size, others=vocabularies),
+        Option("max_position_embeddings", "max_length", int, 1024),
+        Option("scale_embedding", "embed_scale", bool, False),
+        Option("decoder_start_token_id", "start_id", int, start_id),
+        Option("tie_word_embeddings", "tie_embeddings", bool, True),
+        Fixed({"*.norm_position": "post"} | fixed),
+        Constant("is_encoder_decoder", True),
+        Constant("is_decoder", False),
+        # Transformers reads none of these; older configs have them.
+        Constant("normalize_before", False),
+        Constant("normalize_embedding", fixed["embed_norm"]),
+        Constant("add_final_layer_norm", False),
+        Constant("add_bias_logits", False),
+        Constant("static_position_embeddings", fixed["positions"] != "learned"),
+        Ignored("extra_pos_embeddings force_bos_token_to_be_generated save_step"),
+        # Of a head that no class here has.
+        Ignored("classifier_dropout classif_dropout"),
+    )
+
+
+_ROWS = (
+    Row("tokens/table", "model.shared.weight"),
+    *_side("encoder"),
+    *_side("decoder"),
+    Row("language_head/kernel", "lm_head.weight", "d v -> v d"),
+    Row("language_head/bias", "final_logits_bias", "v -> 1 v"),
+)
+_COPIES = {
+    name: "model.shared.weight"
+    for name in (
+        "model.encoder.embed_tokens.weight",
+        "model.decoder.embed_tokens.weight",
+        "lm_head.weight",
+    )
+}
+_OPTIONAL = {"final_logits_bias": "head_bias"}
+
+BART = Family(
+    model_type="bart",
+    model=Seq2Seq,
+    objective=Seq2SeqLM,
+    entries=_entries(
+        50265, 2, {"positions": "learned", "position_offset": 2, "embed_norm": True}
+    ),
+    rows=_ROWS,
+    architectures={
+        "BartForConditionalGeneration": Architecture(),
+        "BartModel": Architecture(),
+    },
+    prefix="model.",
+    copies=_COPIES,
+    optional=_OPTIONAL,
+)
+
+MARIAN = Family(
+    model_type="marian",
+    model=Seq2Seq,
+    objective=Seq2SeqLM,
+    entries=(
+        *_entries(
+            58101,
+            58100,
+            {"positions": "sinusoidal_halves", "embed_norm": False},
+            "decoder_vocab_size",
+        ),
+        Constant("share_encoder_decoder_embeddings", True),
+    ),
+    rows=_ROWS,
+    architectures={"MarianMTModel": Architecture(), "MarianModel": Architecture()},
+    prefix="model.",
+    copies=_COPIES,
+    optional=_OPTIONAL,
+    # Sines.
+    constants=r"(en|de)coder\.embed_positions\.weight",
+)

@@ -1,0 +1,170 @@
+"""BERT (Devlin et al. 2019), and what encoders like it share."""
+
+from typing import Any
+
+from fmjax.errors import UserError
+from fmjax.interop.entries import (
+    Constant,
+    Entry,
+    Fixed,
+    Option,
+    Values,
+    activation,
+)
+from fmjax.interop.family import Architecture, Family
+from fmjax.interop.options import Options
+from fmjax.interop.rows import Row, attention, feed_forward, linear, norm
+from fmjax.models.bert import Bert
+from fmjax.objectives.masked_lm import MaskedLM
+
+# As in files that were converted from TensorFlow.
+RENAMED = (
+    (r"LayerNorm\.gamma$", "LayerNorm.weight"),
+    (r"LayerNorm\.beta$", "LayerNorm.bias"),
+)
+POSITION_IDS = r"embeddings\.position_ids"
+
+
+class Labels:
+    """The number of classes, told by their names."""
+
+    fields = ("num_classes",)
+
+    def read(self, options: Options) -> dict[str, Any]:
+        """Takes the options; see `Entry`."""
+        names = options.take("id2label", dict, None)
+        count = options.take("num_labels", int, len(names) if names else 2)
+        return {"num_classes": count}
+
+    def write(self, values: Values) -> dict[str, Any]:
+        """The options; see `Entry`."""
+        if values["num_classes"] is None:
+            raise UserError("num_classes = None; expected a number.")
+        names = {str(i): f"LABEL_{i}" for i in range(values["num_classes"])}
+        return {"id2label": names, "label2id": {n: int(i) for i, n in names.items()}}
+
+
+def heads(language: bool = False, pooler: str = "none", pairs: bool = False) -> Fixed:
+    """Which heads a model has."""
+    return Fixed({"language_head": language, "pooler": pooler, "next_sentence": pairs})
+
+
+def masked_head(transform: str, layer_norm: str, bias: str) -> tuple[Row, ...]:
+    """The language head's weights, by their names."""
+    return (
+        *linear("masked_head/transform", transform),
+        *norm("masked_head/norm", layer_norm),
+        Row("masked_head/vocabulary/bias", bias),
+    )
+
+
+def sizes(owner: str, **defaults: Any) -> tuple[Entry, ...]:
+    """Options that all encoders of this kind have; `defaults` are those that differ."""
+    take = {
+        "num_hidden_layers": 12,
+        "hidden_size": 768,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "layer_norm_eps": 1e-12,
+        "vocab_size": 30522,
+        "type_vocab_size": 2,
+    } | defaults
+    c = owner
+    return (
+        Option("num_hidden_layers", f"{c}.num_layers", int, take["num_hidden_layers"]),
+        Option("hidden_size", f"{c}.embed_dim", int, take["hidden_size"]),
+        Option(
+            "num_attention_heads", f"{c}.num_heads", int, take["num_attention_heads"]
+        ),
+        Option("intermediate_size", f"{c}.mlp_dim", int, take["intermediate_size"]),
+        activation("hidden_act", f"{c}.activation", "gelu"),
+        Option("layer_norm_eps", f"{c}.norm_epsilon", float, take["layer_norm_eps"]),
+        Option(
+            "hidden_dropout_prob",
+            f"{c}.dropout",
+            float,
+            0.1,
+            others="classifier_dropout",
+        ),
+        Option("attention_probs_dropout_prob", f"{c}.attention_dropout", float, 0.1),
+        Option("initializer_range", f"{c}.init_std", float, 0.02),
+        Option("vocab_size", "vocab_size", int, take["vocab_size"]),
+        Option("type_vocab_size", "num_token_types", int, take["type_vocab_size"]),
+        Fixed({f"{c}.norm_position": "post"}),
+        Constant("tie_word_embeddings", True),
+        Constant("position_embedding_type", "absolute"),
+        Constant("is_decoder", False),
+        Constant("add_cross_attention", False),
+    )
+
+
+MAX_LENGTH = Option("max_position_embeddings", "max_length", int, 512)
+
+
+def encoder(name: str, stack: str, projections: str) -> tuple[Row, ...]:
+    """Weights of the inputs and the stack.
+
+    Args:
+      name: of what the tensors' names begin with.
+      stack: path of the stack.
+      projections: what those to queries, keys and values are called.
+    """
+    layer, block = f"{name}.encoder.layer.{{layer}}", f"{stack}/layers"
+    return (
+        Row("tokens/table", f"{name}.embeddings.word_embeddings.weight"),
+        Row("inputs/positions/table", f"{name}.embeddings.position_embeddings.weight"),
+        Row(
+            "inputs/token_types/table",
+            f"{name}.embeddings.token_type_embeddings.weight",
+        ),
+        *norm("inputs/norm", f"{name}.embeddings.LayerNorm"),
+        *attention(
+            f"{block}/attention",
+            f"{layer}.attention.self",
+            projections,
+            f"{layer}.attention.output.dense",
+        ),
+        *norm(f"{block}/attention_norm", f"{layer}.attention.output.LayerNorm"),
+        *feed_forward(
+            f"{block}/mlp", layer, in_="intermediate.dense", out="output.dense"
+        ),
+        *norm(f"{block}/mlp_norm", f"{layer}.output.LayerNorm"),
+    )
+
+
+_BERT_MASKED = masked_head(
+    "cls.predictions.transform.dense",
+    "cls.predictions.transform.LayerNorm",
+    "cls.predictions.bias",
+)
+_BERT_POOL = linear("pool", "bert.pooler.dense")
+_BERT_PAIRS = linear("sentence_head", "cls.seq_relationship")
+
+BERT = Family(
+    model_type="bert",
+    model=Bert,
+    objective=MaskedLM,
+    entries=(*sizes("transformer"), MAX_LENGTH),
+    rows=encoder("bert", "stack", "query key value"),
+    architectures={
+        "BertForMaskedLM": Architecture((heads(True),), _BERT_MASKED),
+        "BertForPreTraining": Architecture(
+            (heads(True, "tanh", True),), _BERT_MASKED + _BERT_POOL + _BERT_PAIRS
+        ),
+        "BertForNextSentencePrediction": Architecture(
+            (heads(False, "tanh", True),), _BERT_POOL + _BERT_PAIRS
+        ),
+        "BertForSequenceClassification": Architecture(
+            (heads(False, "tanh"), Labels()),
+            _BERT_POOL + linear("classifier", "classifier"),
+        ),
+        "BertModel": Architecture((heads(False, "tanh"),), _BERT_POOL, bare=True),
+    },
+    prefix="bert.",
+    copies={
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
+    constants=POSITION_IDS,
+    renamed=RENAMED,
+)

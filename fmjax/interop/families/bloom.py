@@ -1,0 +1,66 @@
+"""BLOOM (BigScience 2022)."""
+
+from fmjax.interop.entries import Constant, Fixed, Ignored, Option
+from fmjax.interop.family import Architecture, Family
+from fmjax.interop.rows import Row, attention_out, feed_forward, norm
+from fmjax.models.gpt import GPT
+from fmjax.objectives.causal_lm import CausalLM
+
+_LAYER, _BLOCK = "transformer.h.{layer}", "stack/layers"
+_QKV = [f"{_BLOCK}/attention/{name}" for name in ("query", "key", "value")]
+_JOINED = f"{_LAYER}.self_attention.query_key_value"
+
+BLOOM = Family(
+    model_type="bloom",
+    model=GPT,
+    objective=CausalLM,
+    entries=(
+        Option("n_layer", "transformer.num_layers", int, 2, others="num_hidden_layers"),
+        Option("hidden_size", "transformer.embed_dim", int, 64, others="n_embed"),
+        Option("n_head", "transformer.num_heads", int, 8, others="num_attention_heads"),
+        Option("layer_norm_epsilon", "transformer.norm_epsilon", float, 1e-5),
+        Option("hidden_dropout", "transformer.dropout", float, 0.0),
+        Option("attention_dropout", "transformer.attention_dropout", float, 0.0),
+        Option("initializer_range", "transformer.init_std", float, 0.02),
+        Option("vocab_size", "vocab_size", int, 250880),
+        # Positions go on for ever; this is how many it was trained on.
+        Option("seq_length", "max_length", int, 2048),
+        Option("tie_word_embeddings", "tie_embeddings", bool, True),
+        Fixed(
+            {
+                "transformer.position_bias": "alibi",
+                "positions": "none",
+                "positions_from_mask": True,
+                "embed_norm": True,
+            }
+        ),
+        Constant("apply_residual_connection_post_layernorm", False),
+        Constant("slow_but_exact", False),
+        Constant("n_inner", None),
+        # How its training was computed; transformers reads none of them.
+        Ignored("pretraining_tp offset_alibi skip_bias_add skip_bias_add_qkv"),
+        Ignored("bias_dropout_fusion masked_softmax_fusion attention_softmax_in_fp32"),
+    ),
+    # Query, key and value of a head lie together.
+    rows=(
+        Row("tokens/table", "transformer.word_embeddings.weight"),
+        *norm("inputs/norm", "transformer.word_embeddings_layernorm"),
+        *norm("stack/final_norm", "transformer.ln_f"),
+        *norm(f"{_BLOCK}/attention_norm", f"{_LAYER}.input_layernorm"),
+        Row(" ".join(_QKV), f"{_JOINED}.weight", "q d h k -> (h q k) d"),
+        Row(
+            " ".join(f"{path}_bias" for path in _QKV),
+            f"{_JOINED}.bias",
+            "q h k -> (h q k)",
+        ),
+        *attention_out(f"{_BLOCK}/attention", f"{_LAYER}.self_attention.dense"),
+        *norm(f"{_BLOCK}/mlp_norm", f"{_LAYER}.post_attention_layernorm"),
+        *feed_forward(
+            f"{_BLOCK}/mlp", f"{_LAYER}.mlp", in_="dense_h_to_4h", out="dense_4h_to_h"
+        ),
+        Row("language_head/kernel", "lm_head.weight", "d v -> v d"),
+    ),
+    architectures={"BloomForCausalLM": Architecture(), "BloomModel": Architecture()},
+    prefix="transformer.",
+    copies={"lm_head.weight": "transformer.word_embeddings.weight"},
+)

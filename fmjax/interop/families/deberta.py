@@ -1,0 +1,165 @@
+"""DeBERTa-v2 and v3 (He et al. 2021, 2023)."""
+
+from typing import Any
+
+from fmjax.interop.entries import Constant, Fixed, Ignored, Option, Values
+from fmjax.interop.families.bert import (
+    MAX_LENGTH,
+    POSITION_IDS,
+    RENAMED,
+    Labels,
+    encoder,
+    heads,
+    masked_head,
+    sizes,
+)
+from fmjax.interop.family import Architecture, Family
+from fmjax.interop.options import Options
+from fmjax.interop.rows import Row, linear, norm
+from fmjax.models.bert import Bert
+from fmjax.objectives.masked_lm import MaskedLM
+
+_PARTS = {"c2p", "p2c"}
+_POOLERS = {"gelu": "gelu", "tanh": "tanh"}
+
+
+class Distances:
+    """Rows of relative positions: each distance's own, or logarithmic buckets."""
+
+    fields = ("transformer.relative_buckets", "transformer.relative_max_distance")
+
+    def read(self, options: Options) -> dict[str, Any]:
+        """Takes the options; see `Entry`."""
+        farthest = options.take("max_relative_positions", int, -1)
+        if farthest < 1:
+            farthest = options.peek("max_position_embeddings", 512)
+        buckets = options.take("position_buckets", int, -1)
+        told = (buckets, farthest) if buckets > 0 else (farthest, None)
+        return dict(zip(self.fields, told))
+
+    def write(self, values: Values) -> dict[str, Any]:
+        """The options; see `Entry`."""
+        buckets, farthest = (values[field] for field in self.fields)
+        if farthest is None:
+            return {"position_buckets": -1, "max_relative_positions": buckets}
+        return {"position_buckets": buckets, "max_relative_positions": farthest}
+
+
+class Parts:
+    """Which parts the scores have beside content to content: both."""
+
+    fields = ()
+
+    def read(self, options: Options) -> dict[str, Any]:
+        """Takes the option, a list or joined by bars; see `Entry`."""
+        told = options.peek("pos_att_type", None)
+        options.ignore("pos_att_type")
+        parts = told.split("|") if isinstance(told, str) else told
+        if not isinstance(parts, list) or {str(p).strip() for p in parts} != _PARTS:
+            options.refuse("pos_att_type", told, "p2c and c2p")
+        return {}
+
+    def write(self, values: Values) -> dict[str, Any]:
+        """The option; see `Entry`."""
+        del values
+        return {"pos_att_type": sorted(_PARTS)}
+
+
+class HeadWidth:
+    """The width of a head, which some configs spell out."""
+
+    fields = ()
+
+    def read(self, options: Options) -> dict[str, Any]:
+        """Takes the option; see `Entry`."""
+        width = options.peek("hidden_size", 1536)
+        width //= options.peek("num_attention_heads", 24)
+        options.require("attention_head_size", width)
+        return {}
+
+    def write(self, values: Values) -> dict[str, Any]:
+        """No option; see `Entry`."""
+        del values
+        return {}
+
+
+_CLASSIFIER = (
+    *linear("pool", "pooler.dense"),
+    *linear("classifier", "classifier"),
+)
+DEBERTA = Family(
+    model_type="deberta-v2",
+    model=Bert,
+    objective=MaskedLM,
+    entries=(
+        *sizes(
+            "transformer",
+            num_hidden_layers=24,
+            hidden_size=1536,
+            num_attention_heads=24,
+            intermediate_size=6144,
+            layer_norm_eps=1e-7,
+            vocab_size=128100,
+            type_vocab_size=0,
+        ),
+        MAX_LENGTH,
+        Distances(),
+        Parts(),
+        HeadWidth(),
+        Option(
+            "position_biased_input",
+            "positions",
+            bool,
+            True,
+            spelled={True: "learned", False: "none"},
+        ),
+        Fixed({"transformer.position_bias": "disentangled"}),
+        Constant("relative_attention", True, default=False),
+        Constant("share_att_key", True, default=False),
+        Constant("norm_rel_ebd", "layer_norm", default="none"),
+        # Two spellings of one head's names.
+        Constant("legacy", True, False),
+        # Of training.
+        Ignored("pooler_dropout cls_dropout"),
+    ),
+    rows=(
+        *encoder("deberta", "stack", "query_proj key_proj value_proj"),
+        Row("stack/relative_vectors", "deberta.encoder.rel_embeddings.weight"),
+        *norm("stack/relative_norm", "deberta.encoder.LayerNorm"),
+    ),
+    architectures={
+        "DebertaV2ForMaskedLM": Architecture(
+            (heads(True), Ignored("pooler_hidden_act pooler_hidden_size")),
+            masked_head(
+                "cls.predictions.transform.dense",
+                "cls.predictions.transform.LayerNorm",
+                "cls.predictions.bias",
+            ),
+        ),
+        "DebertaV2ForSequenceClassification": Architecture(
+            (
+                Fixed({"language_head": False, "next_sentence": False}),
+                Option("pooler_hidden_act", "pooler", str, "gelu", spelled=_POOLERS),
+                Ignored("pooler_hidden_size"),
+                Labels(),
+            ),
+            _CLASSIFIER,
+        ),
+        "DebertaV2Model": Architecture(
+            (heads(), Ignored("pooler_hidden_act pooler_hidden_size")), bare=True
+        ),
+    },
+    prefix="deberta.",
+    copies={
+        "cls.predictions.decoder.weight": "deberta.embeddings.word_embeddings.weight"
+    },
+    constants=POSITION_IDS,
+    renamed=(
+        *RENAMED,
+        (
+            r"^lm_predictions\.lm_head\.(dense|LayerNorm)",
+            r"cls.predictions.transform.\1",
+        ),
+        (r"^lm_predictions\.lm_head\.bias", "cls.predictions.bias"),
+    ),
+)

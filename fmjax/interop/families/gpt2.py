@@ -1,0 +1,68 @@
+"""GPT-2 (Radford et al. 2019)."""
+
+from fmjax.interop.entries import Constant, Ignored, Option, activation
+from fmjax.interop.family import Architecture, Family
+from fmjax.interop.rows import Row, norm
+from fmjax.models.gpt import GPT
+from fmjax.objectives.causal_lm import CausalLM
+
+_LAYER, _BLOCK = "transformer.h.{layer}", "stack/layers"
+_QKV = [f"{_BLOCK}/attention/{name}" for name in ("query", "key", "value")]
+_HEAD = (Row("language_head/kernel", "lm_head.weight", "d v -> v d"),)
+
+GPT2 = Family(
+    model_type="gpt2",
+    model=GPT,
+    objective=CausalLM,
+    entries=(
+        Option("n_layer", "transformer.num_layers", int, 12),
+        Option("n_embd", "transformer.embed_dim", int, 768),
+        Option("n_head", "transformer.num_heads", int, 12),
+        Option("n_inner", "transformer.mlp_dim", int, None),
+        Option("layer_norm_epsilon", "transformer.norm_epsilon", float, 1e-5),
+        activation("activation_function", "transformer.activation", "gelu_new"),
+        Option("resid_pdrop", "transformer.dropout", float, 0.1),
+        Option("embd_pdrop", "transformer.dropout", float, 0.1),
+        Option("attn_pdrop", "transformer.attention_dropout", float, 0.1),
+        Option("initializer_range", "transformer.init_std", float, 0.02),
+        Option("vocab_size", "vocab_size", int, 50257),
+        Option("n_positions", "max_length", int, 1024, others="n_ctx"),
+        Option("tie_word_embeddings", "tie_embeddings", bool, True),
+        Constant("scale_attn_weights", True),
+        Constant("scale_attn_by_inverse_layer_idx", False),
+        Constant("reorder_and_upcast_attn", False),
+        Constant("add_cross_attention", False),
+        # Of a classification head, whose weights would be refused by name.
+        Ignored("summary_type summary_use_proj summary_activation"),
+        Ignored("summary_proj_to_labels summary_first_dropout"),
+    ),
+    # GPT-2's matrices are [inputs, outputs]; query, key and value are joined.
+    rows=(
+        Row("tokens/table", "transformer.wte.weight"),
+        Row("inputs/positions/table", "transformer.wpe.weight"),
+        *norm("stack/final_norm", "transformer.ln_f"),
+        *norm(f"{_BLOCK}/attention_norm", f"{_LAYER}.ln_1"),
+        Row(" ".join(_QKV), f"{_LAYER}.attn.c_attn.weight", "q d h k -> d (q h k)"),
+        Row(
+            " ".join(f"{path}_bias" for path in _QKV),
+            f"{_LAYER}.attn.c_attn.bias",
+            "q h k -> (q h k)",
+        ),
+        Row(
+            f"{_BLOCK}/attention/out",
+            f"{_LAYER}.attn.c_proj.weight",
+            "h k d -> (h k) d",
+        ),
+        Row(f"{_BLOCK}/attention/out_bias", f"{_LAYER}.attn.c_proj.bias"),
+        *norm(f"{_BLOCK}/mlp_norm", f"{_LAYER}.ln_2"),
+        Row(f"{_BLOCK}/mlp/in", f"{_LAYER}.mlp.c_fc.weight"),
+        Row(f"{_BLOCK}/mlp/in_bias", f"{_LAYER}.mlp.c_fc.bias"),
+        Row(f"{_BLOCK}/mlp/out", f"{_LAYER}.mlp.c_proj.weight"),
+        Row(f"{_BLOCK}/mlp/out_bias", f"{_LAYER}.mlp.c_proj.bias"),
+        *_HEAD,
+    ),
+    architectures={"GPT2LMHeadModel": Architecture(), "GPT2Model": Architecture()},
+    prefix="transformer.",
+    copies={"lm_head.weight": "transformer.wte.weight"},
+    constants=r"h\.\d+\.attn\.(bias|masked_bias)",
+)

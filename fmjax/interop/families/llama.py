@@ -1,0 +1,179 @@
+"""Llama (Touvron et al. 2023), Mistral (Jiang 2023), and what their variants share."""
+
+from typing import Any
+
+from fmjax.errors import UserError
+from fmjax.interop.entries import Constant, Fixed, Option, Values, activation
+from fmjax.interop.family import Architecture, Family
+from fmjax.interop.options import Options
+from fmjax.interop.rows import Row, attention, feed_forward, norm
+from fmjax.models.gpt import GPT
+from fmjax.objectives.causal_lm import CausalLM
+
+LAYER, BLOCK = "model.layers.{layer}", "stack/layers"
+
+
+class Rope:
+    """The base of plain rotary positions, which versions 4 and 5 spell apart."""
+
+    fields = ("transformer.rope_theta",)
+
+    def __init__(self, default: float = 10000.0):
+        """Takes the base where none is told."""
+        self._default = default
+
+    def read(self, options: Options) -> dict[str, Any]:
+        """Takes the options; see `Entry`."""
+        theta = options.take("rope_theta", float, self._default)
+        options.require("partial_rotary_factor", 1.0, None)
+        for name in ("rope_scaling", "rope_parameters"):
+            if (inside := options.take_options(name)) is None:
+                continue
+            inside.require("rope_type", "default")
+            inside.require("type", "default")
+            inside.require("partial_rotary_factor", 1.0, None)
+            theta = inside.take("rope_theta", float, theta)
+            inside.finish()
+        return {self.fields[0]: theta}
+
+    def write(self, values: Values) -> dict[str, Any]:
+        """The options, in both spellings; see `Entry`."""
+        theta = values[self.fields[0]]
+        if theta is None:
+            raise UserError(f"{self.fields[0]} = None; expected a number.")
+        inside = {"rope_type": "default", "rope_theta": theta}
+        return {"rope_theta": theta, "rope_parameters": inside}
+
+
+def sizes(**defaults: Any) -> tuple[Entry, ...]:
+    """Options that all variants have; `defaults` are those that differ."""
+    take = {
+        "num_hidden_layers": 32,
+        "hidden_size": 4096,
+        "num_attention_heads": 32,
+        "num_key_value_heads": None,
+        "intermediate_size": 14336,
+        "head_dim": None,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "vocab_size": 32000,
+        "tie_word_embeddings": False,
+    } | defaults
+    c = "transformer"
+    return (
+        Option("num_hidden_layers", f"{c}.num_layers", int, take["num_hidden_layers"]),
+        Option("hidden_size", f"{c}.embed_dim", int, take["hidden_size"]),
+        Option(
+            "num_attention_heads", f"{c}.num_heads", int, take["num_attention_heads"]
+        ),
+        Option(
+            "num_key_value_heads",
+            f"{c}.num_kv_heads",
+            int,
+            take["num_key_value_heads"],
+            null=True,
+        ),
+        Option("head_dim", f"{c}.head_dim", int, take["head_dim"], null=True),
+        Option("intermediate_size", f"{c}.mlp_dim", int, take["intermediate_size"]),
+        Option("rms_norm_eps", f"{c}.norm_epsilon", float, take["rms_norm_eps"]),
+        Option("attention_dropout", f"{c}.attention_dropout", float, 0.0),
+        Option("initializer_range", f"{c}.init_std", float, 0.02),
+        Option("vocab_size", "vocab_size", int, take["vocab_size"]),
+        Option(
+            "max_position_embeddings",
+            "max_length",
+            int,
+            take["max_position_embeddings"],
+        ),
+        Option(
+            "tie_word_embeddings", "tie_embeddings", bool, take["tie_word_embeddings"]
+        ),
+    )
+
+
+_SHARED = {
+    "transformer.norm": "rmsnorm",
+    "transformer.bias": False,
+    "transformer.gated_mlp": True,
+    "positions": "none",
+}
+ATTENTION = attention(
+    f"{BLOCK}/attention",
+    f"{LAYER}.self_attn",
+    "q_proj k_proj v_proj",
+    f"{LAYER}.self_attn.o_proj",
+)
+FEED_FORWARD = feed_forward(
+    f"{BLOCK}/mlp", f"{LAYER}.mlp", gate="gate_proj", in_="up_proj", out="down_proj"
+)
+NORMS = (
+    *norm(f"{BLOCK}/attention_norm", f"{LAYER}.input_layernorm"),
+    *norm(f"{BLOCK}/mlp_norm", f"{LAYER}.post_attention_layernorm"),
+)
+_ENDS = (
+    Row("tokens/table", "model.embed_tokens.weight"),
+    *norm("stack/final_norm", "model.norm"),
+    Row("language_head/kernel", "lm_head.weight", "d v -> v d"),
+)
+
+
+def family(
+    model_type: str,
+    classes: str,
+    fixed: dict[str, Any],
+    entries: tuple[Entry, ...],
+    rows: tuple[Row, ...],
+) -> Family:
+    """A variant of Llama.
+
+    Args:
+      model_type: in config.json.
+      classes: what its classes' names begin with.
+      fixed: fields beside those that all variants have in common.
+      entries: options.
+      rows: weights of a layer.
+    """
+    return Family(
+        model_type=model_type,
+        model=GPT,
+        objective=CausalLM,
+        entries=(*entries, Fixed(_SHARED | fixed)),
+        rows=(*_ENDS, *rows),
+        architectures={
+            f"{classes}ForCausalLM": Architecture(),
+            f"{classes}Model": Architecture(),
+        },
+        prefix="model.",
+        copies={"lm_head.weight": "model.embed_tokens.weight"},
+        constants=r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
+    )
+
+
+SILU = activation("hidden_act", "transformer.activation", "silu")
+
+LLAMA = family(
+    "llama",
+    "Llama",
+    {},
+    (
+        *sizes(intermediate_size=11008, max_position_embeddings=2048),
+        SILU,
+        Rope(),
+        Constant("attention_bias", False),
+        Constant("mlp_bias", False),
+        Constant("pretraining_tp", 1, None),
+    ),
+    (*NORMS, *ATTENTION, *FEED_FORWARD),
+)
+MISTRAL = family(
+    "mistral",
+    "Mistral",
+    {},
+    (
+        *sizes(num_key_value_heads=8, max_position_embeddings=131072),
+        SILU,
+        Rope(),
+        Option("sliding_window", "transformer.window", int, 4096, null=True),
+    ),
+    (*NORMS, *ATTENTION, *FEED_FORWARD),
+)

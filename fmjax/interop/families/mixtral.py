@@ -1,0 +1,42 @@
+"""Mixtral (Jiang et al. 2024)."""
+
+from fmjax.interop.entries import Constant, Ignored, Option
+from fmjax.interop.families.llama import (
+    ATTENTION,
+    BLOCK,
+    LAYER,
+    NORMS,
+    SILU,
+    Rope,
+    family,
+    sizes,
+)
+from fmjax.interop.rows import LINEAR, Row
+
+_EXPERTS = f"{LAYER}.block_sparse_moe"
+MIXTRAL = family(
+    "mixtral",
+    "Mixtral",
+    {},
+    (
+        *sizes(
+            num_key_value_heads=8, max_position_embeddings=131072, rms_norm_eps=1e-5
+        ),
+        SILU,
+        Rope(1e6),
+        Option("sliding_window", "transformer.window", int, None),
+        Option("num_local_experts", "transformer.num_experts", int, 8),
+        Option("num_experts_per_tok", "transformer.experts_per_token", int, 2),
+        Constant("router_jitter_noise", 0.0),
+        # Of training.
+        Ignored("output_router_logits router_aux_loss_coef"),
+    ),
+    (
+        *NORMS,
+        *ATTENTION,
+        Row(f"{BLOCK}/mlp/router", f"{_EXPERTS}.gate.weight", LINEAR),
+        Row(f"{BLOCK}/mlp/gate", f"{_EXPERTS}.experts.{{expert}}.w1.weight", LINEAR),
+        Row(f"{BLOCK}/mlp/out", f"{_EXPERTS}.experts.{{expert}}.w2.weight", LINEAR),
+        Row(f"{BLOCK}/mlp/in", f"{_EXPERTS}.experts.{{expert}}.w3.weight", LINEAR),
+    ),
+)

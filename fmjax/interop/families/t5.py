@@ -1,0 +1,198 @@
+"""T5 (Raffel et al. 2020) and T5 1.1."""
+
+from typing import Any
+
+from fmjax.errors import UserError
+from fmjax.interop.entries import ACTIVATIONS, Constant, Fixed, Ignored, Option, Values
+from fmjax.interop.family import Architecture, Family
+from fmjax.interop.options import Options
+from fmjax.interop.rows import LINEAR, Row, attention, norm
+from fmjax.models.seq2seq import Seq2Seq
+from fmjax.objectives.seq2seq_lm import Seq2SeqLM
+
+
+class FeedForwardKind:
+    """The feed-forward layer as "relu" or "gated-gelu", and what follows from it."""
+
+    fields = (
+        "encoder.activation",
+        "decoder.activation",
+        "encoder.gated_mlp",
+        "decoder.gated_mlp",
+    )
+
+    def read(self, options: Options) -> dict[str, Any]:
+        """Takes the options; see `Entry`."""
+        kind = options.take("feed_forward_proj", str, "relu")
+        gate, _, name = kind.rpartition("-")
+        # The one with a gate has been the approximation from the start.
+        name = "gelu_new" if kind == "gated-gelu" else name
+        if gate not in ("", "gated") or name not in ACTIVATIONS:
+            expected = f"(gated-){{{', '.join(ACTIVATIONS)}}}"
+            options.refuse("feed_forward_proj", kind, expected)
+        options.require("dense_act_fn", name)
+        options.require("is_gated_act", gate == "gated")
+        given = ACTIVATIONS[name]
+        return dict(zip(self.fields, (given, given, gate == "gated", gate == "gated")))
+
+    def write(self, values: Values) -> dict[str, Any]:
+        """The option; see `Entry`."""
+        activation, other, gated, other_gated = (values[f] for f in self.fields)
+        if (activation, gated) != (other, other_gated):
+            raise UserError(
+                f"decoder.activation = {other!r} and gated_mlp = {other_gated}; "
+                f"expected the encoder's {activation!r} and {gated}."
+            )
+        spelled = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+        if activation not in spelled:
+            raise UserError(
+                f"encoder.activation = {activation!r}; expected one of "
+                f"{', '.join(spelled)}."
+            )
+        name = spelled[activation]
+        if gated:
+            name = "gated-gelu" if name == "gelu_new" else f"gated-{name}"
+        return {"feed_forward_proj": name}
+
+
+class Head:
+    """Whether the head is tied, and whether what it reads is scaled.
+
+    Version 4 of transformers tells both by tie_word_embeddings. Version 5 says there
+    that the head is tied always, and tells the scale apart.
+    """
+
+    fields = ("tie_embeddings", "head_scale")
+
+    def read(self, options: Options) -> dict[str, Any]:
+        """Takes the options; see `Entry`."""
+        tied = options.take("tie_word_embeddings", bool, True)
+        scaled = options.take("scale_decoder_outputs", bool, tied)
+        return dict(zip(self.fields, (tied, scaled)))
+
+    def write(self, values: Values) -> dict[str, Any]:
+        """The options; see `Entry`."""
+        tied, scaled = (values[field] for field in self.fields)
+        return {"tie_word_embeddings": tied, "scale_decoder_outputs": scaled}
+
+
+class DecoderLayers:
+    """The decoder's layers: as many as the encoder's if nothing else is told."""
+
+    fields = ("decoder.num_layers",)
+
+    def read(self, options: Options) -> dict[str, Any]:
+        """Takes the option; see `Entry`."""
+        same = options.peek("num_layers", 6)
+        layers = options.take("num_decoder_layers", int, same, null=True)
+        return {self.fields[0]: same if layers is None else layers}
+
+    def write(self, values: Values) -> dict[str, Any]:
+        """The option; see `Entry`."""
+        return {"num_decoder_layers": values[self.fields[0]]}
+
+
+class StartId:
+    """The decoder's first input: the id of padding if no other is told."""
+
+    fields = ("start_id",)
+
+    def read(self, options: Options) -> dict[str, Any]:
+        """Takes the option; see `Entry`."""
+        padding = options.peek("pad_token_id", 0) or 0
+        start = options.take("decoder_start_token_id", int, padding, null=True)
+        return {"start_id": padding if start is None else start}
+
+    def write(self, values: Values) -> dict[str, Any]:
+        """The option; see `Entry`."""
+        return {"decoder_start_token_id": values["start_id"]}
+
+
+def _side(side: str) -> tuple[Row, ...]:
+    layer, stack = f"{side}.block.{{layer}}.layer", f"{side}_stack"
+    block, last = f"{stack}/layers", 1 if side == "encoder" else 2
+    own, source, dense = (
+        f"{layer}.0.SelfAttention",
+        f"{layer}.1.EncDecAttention",
+        f"{layer}.{last}.DenseReluDense",
+    )
+    gate = f"{block}/mlp/gate"
+    rows = (
+        Row(
+            f"{stack}/relative_bias/table",
+            f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        ),
+        *norm(f"{stack}/final_norm", f"{side}.final_layer_norm"),
+        *norm(f"{block}/attention_norm", f"{layer}.0.layer_norm"),
+        *attention(f"{block}/attention", own, "q k v", f"{own}.o"),
+        *norm(f"{block}/mlp_norm", f"{layer}.{last}.layer_norm"),
+        Row(f"{block}/mlp/in", f"{dense}.wi.weight", LINEAR, given=f"!{gate}"),
+        Row(gate, f"{dense}.wi_0.weight", LINEAR),
+        Row(f"{block}/mlp/in", f"{dense}.wi_1.weight", LINEAR, given=gate),
+        Row(f"{block}/mlp/out", f"{dense}.wo.weight", LINEAR),
+    )
+    if side == "encoder":
+        return rows
+    return (
+        *rows,
+        *norm(f"{block}/cross_attention_norm", f"{layer}.1.layer_norm"),
+        *attention(f"{block}/cross_attention", source, "q k v", f"{source}.o"),
+    )
+
+
+T5 = Family(
+    model_type="t5",
+    model=Seq2Seq,
+    objective=Seq2SeqLM,
+    entries=(
+        Option("num_layers", "encoder.num_layers", int, 6),
+        DecoderLayers(),
+        Option("d_model", "*.embed_dim", int, 512),
+        Option("num_heads", "*.num_heads", int, 8),
+        Option("d_kv", "*.head_dim", int, 64),
+        Option("d_ff", "*.mlp_dim", int, 2048),
+        FeedForwardKind(),
+        Option("layer_norm_epsilon", "*.norm_epsilon", float, 1e-6),
+        Option("relative_attention_num_buckets", "*.relative_buckets", int, 32),
+        Option("relative_attention_max_distance", "*.relative_max_distance", int, 128),
+        Option(
+            "dropout_rate", "*.dropout *.attention_dropout *.mlp_dropout", float, 0.1
+        ),
+        Option("vocab_size", "vocab_size", int, 32128),
+        # Relative positions go on for ever; this is how many it was trained on.
+        Option("n_positions", "max_length", int, 512),
+        Head(),
+        StartId(),
+        Fixed(
+            {
+                "*.norm": "rmsnorm",
+                "*.bias": False,
+                "*.attention_scale": 1.0,
+                "*.position_bias": "buckets",
+            }
+        ),
+        Constant("is_encoder_decoder", True),
+        Constant("is_decoder", False),
+        # Of training, and of a head that no class here has.
+        Ignored("initializer_factor classifier_dropout"),
+    ),
+    rows=(
+        Row("tokens/table", "shared.weight"),
+        *_side("encoder"),
+        *_side("decoder"),
+        Row("language_head/kernel", "lm_head.weight", "d v -> v d"),
+    ),
+    architectures={
+        "T5ForConditionalGeneration": Architecture(),
+        "T5WithLMHeadModel": Architecture(),
+        "T5Model": Architecture(),
+    },
+    copies={
+        "encoder.embed_tokens.weight": "shared.weight",
+        "decoder.embed_tokens.weight": "shared.weight",
+        "lm_head.weight": "shared.weight",
+    },
+    # A table that nothing reads, in files converted from TensorFlow.
+    constants=r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
+    unties=True,
+)

@@ -1,0 +1,64 @@
+"""Sliding windows of some layers, as transformers spells them."""
+
+from typing import Any
+
+from fmjax.interop.entries import Values
+from fmjax.interop.options import Options
+
+
+class LayerTypes:
+    """Which layers have a sliding window: all, or all but every n-th."""
+
+    fields = ("transformer.window", "transformer.global_every")
+
+    def __init__(self, layers: int, flag: str | None, period: int | None):
+        """Describes what Hugging Face takes where layer_types does not tell.
+
+        Args:
+          layers: the default of num_hidden_layers.
+          flag: an option without which there is no window.
+          period: every which layer sees all; None for those below max_window_layers.
+        """
+        self._layers, self._flag, self._period = layers, flag, period
+
+    def read(self, options: Options) -> dict[str, Any]:
+        """Takes the options; see `Entry`."""
+        window = options.take("sliding_window", int, 4096, null=True)
+        if self._flag is not None and not options.take(self._flag, bool, False):
+            window = None
+        layers = options.peek("num_hidden_layers", self._layers)
+        if self._period is None:
+            first = options.take("max_window_layers", int, 28)
+            whole = [window is None or i < first for i in range(layers)]
+        else:
+            whole = [(i + 1) % self._period == 0 for i in range(layers)]
+        kinds = options.take("layer_types", list, None)
+        if kinds is not None:
+            whole = [kind == "full_attention" for kind in kinds]
+        if kinds is not None and set(kinds) - {"full_attention", "sliding_attention"}:
+            options.refuse("layer_types", kinds, "full_attention or sliding_attention")
+        if all(whole):
+            return dict.fromkeys(self.fields)
+        every = whole.index(True) + 1 if any(whole) else None
+        told = [every is not None and (i + 1) % every == 0 for i in range(layers)]
+        if whole != told or window is None:
+            options.refuse(
+                "layer_types" if kinds is not None else "max_window_layers",
+                kinds if kinds is not None else first,
+                "a sliding_window in all layers, in none, or in all but every n-th",
+            )
+        return {"transformer.window": window, "transformer.global_every": every}
+
+    def write(self, values: Values) -> dict[str, Any]:
+        """The options; see `Entry`."""
+        window, every = (values[field] for field in self.fields)
+        kinds = [
+            "full_attention"
+            if window is None or (every is not None and (i + 1) % every == 0)
+            else "sliding_attention"
+            for i in range(values["transformer.num_layers"])
+        ]
+        written = {"sliding_window": window, "layer_types": kinds}
+        if self._period is None:
+            written["max_window_layers"] = 0 if window else len(kinds)
+        return written if self._flag is None else written | {self._flag: bool(window)}

@@ -1,0 +1,193 @@
+"""What a family of models is to Hugging Face: two tables, and what uses them."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from flax import linen as nn
+
+from fmjax.errors import UserError, suggest
+from fmjax.interop import model_fields
+from fmjax.interop.entries import Entry
+from fmjax.interop.options import Options
+from fmjax.interop.rows import Row
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """A class of transformers: a family's transformer with some heads.
+
+    Attributes:
+      entries: options and fields beside the family's.
+      rows: weights beside the family's.
+      bare: whether its tensors' names lack the family's prefix.
+    """
+
+    entries: tuple[Entry, ...] = ()
+    rows: tuple[Row, ...] = ()
+    bare: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """How models of one model_type are spelled there.
+
+    Attributes:
+      model_type: in config.json.
+      model: the class here.
+      objective: what an imported run is trained further with.
+      entries: config.json's options and the model's fields.
+      rows: weights; parameters that a model does not have are passed over.
+      architectures: by their names in config.json; of those that fit a model, the
+        first is written.
+      prefix: before the names of tensors in all but bare architectures.
+      copies: tensors that may stand in a file although they are tied to others: their
+        names, and those of the others.
+      optional: tensors whose absence means a field to be False, or None.
+      constants: pattern of tensors that hold no weights; old files have some.
+      renamed: (pattern, replacement) of names that old files have.
+      unties: whether a tied head that differs from the table is read as an untied one,
+        whatever config.json says.
+      without: fields of a model for parts that no file holds.
+    """
+
+    model_type: str
+    model: type[nn.Module]
+    objective: type
+    entries: tuple[Entry, ...]
+    rows: tuple[Row, ...]
+    architectures: Mapping[str, Architecture]
+    prefix: str = ""
+    copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    optional: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    constants: str = "(?!)"
+    renamed: tuple[tuple[str, str], ...] = ()
+    unties: bool = False
+    without: tuple[str, ...] = ()
+
+    def kept(self, model: nn.Module) -> nn.Module:
+        """The part of a model that files hold."""
+        return model.clone(**dict.fromkeys(self.without))
+
+    def short(self, name: str) -> str:
+        """A tensor's name, of a row or a file, as all files have it in common."""
+        for pattern, replacement in self.renamed:
+            name = re.sub(pattern, replacement, name)
+        return name.removeprefix(self.prefix)
+
+    def others(self, architecture: Architecture) -> set[str]:
+        """Names of tensors that only other architectures have."""
+        every = [row for a in self.architectures.values() for row in a.rows]
+        own = self.rows_of(architecture)
+        return {self.short(row.name) for row in every if row not in own}
+
+    def rows_of(self, architecture: Architecture) -> tuple[Row, ...]:
+        """Weights of the family and of an architecture."""
+        return self.rows + architecture.rows
+
+    def choose(self, named: str | None, found: set[str]) -> Architecture:
+        """The architecture that a file is of.
+
+        That is the one named in config.json, or a larger one whose heads the file has
+        too, as BERT's has one for pairs; without a name the largest.
+        """
+        required = self.architectures[named].rows if named else ()
+        fit = [
+            a
+            for a in self.architectures.values()
+            if {self.short(r.name) for r in a.rows} <= found
+            and set(required) <= set(a.rows)
+        ]
+        fit = fit or [self.architectures[named or next(iter(self.architectures))]]
+        return max(fit, key=lambda a: len(a.rows))
+
+    def read(self, options: Options, architecture: Architecture) -> dict[str, Any]:
+        """The fields that a config.json tells."""
+        values: dict[str, Any] = {}
+        told_by: dict[str, str] = {}
+        for entry in self.entries + architecture.entries:
+            for field, value in entry.read(options).items():
+                teller = getattr(entry, "name", "")
+                if field in values and values[field] != value:
+                    options.refuse(
+                        teller,
+                        value,
+                        f"{values[field]!r}, as {told_by[field]} has it, for "
+                        f"{model_fields.spelled(self.model, field)} is both",
+                    )
+                values[field], told_by[field] = value, teller
+        options.finish()
+        return values
+
+    def write(self, model: nn.Module) -> tuple[str, Architecture, dict[str, Any]]:
+        """The architecture's name, itself, and config.json's options, of a model.
+
+        Raises:
+          UserError: the family has nothing like it; names a field.
+        """
+        refused = []
+        for name, architecture in self.architectures.items():
+            problems, config = self._written(model, architecture)
+            if not problems:
+                return name, architecture, config
+            refused.append(problems)
+        problems = min(refused, key=len)
+        raise Unlike(len(problems), "; ".join(problems))
+
+    def _written(self, model: nn.Module, architecture: Architecture):
+        values = model_fields.values_of(model)
+        left = set(model_fields.unusual(model))
+        problems, config = [], {}
+        for entry in self.entries + architecture.entries:
+            left.difference_update(entry.fields)
+            try:
+                config |= entry.write(values)
+            except UserError as error:
+                problems.append(str(error))
+        for field in sorted(left - {*self.optional.values()}):
+            problems.append(
+                f"{field} = {values[field]!r}, for which there is no option."
+            )
+        named = (
+            re.sub(
+                r"^\S+",
+                lambda match: model_fields.spelled(self.model, match[0]),
+                problem,
+            )
+            for problem in problems
+        )
+        return list(named), config
+
+
+class Unlike(UserError):
+    """A family has nothing like a model.
+
+    Attributes:
+      distance: fields that it has nothing for.
+    """
+
+    def __init__(self, distance: int, message: str):
+        super().__init__(message)
+        self.distance = distance
+
+
+def find(families: tuple[Family, ...], model_type: str, named: str | None) -> Family:
+    """The family of a config.json; raises UserError for one that is not supported."""
+    known = dict.fromkeys(f.model_type for f in families)
+    of_type = [f for f in families if f.model_type == model_type]
+    if not of_type:
+        raise UserError(
+            f"model_type = {model_type!r} is not supported; expected one of "
+            f"{', '.join(known)}.{suggest(model_type, known)}"
+        )
+    if named is None:
+        return of_type[0]
+    for family in of_type:
+        if named in family.architectures:
+            return family
+    names = [name for f in of_type for name in f.architectures]
+    raise UserError(
+        f"architectures = [{named!r}] is not supported; expected one of "
+        f"{', '.join(names)}.{suggest(named, names)}"
+    )

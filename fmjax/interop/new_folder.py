@@ -1,0 +1,29 @@
+"""A folder that appears whole or not at all."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from fmjax.errors import UserError
+
+
+@contextlib.contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """Inside, a folder to write into; it gets its name when all went well.
+
+    Raises:
+      UserError: something is there already.
+    """
+    target = Path(path).expanduser().absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} exists and is not empty; expected a new directory.")
+    # Renamed when whole, so that no half of it is ever taken for one.
+    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        os.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,170 @@
+"""Safetensors files of a folder, read and written a tensor at a time."""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from fmjax.errors import UserError
+
+# NumPy knows bfloat16 by the package ml_dtypes.
+_FLOATS = ("F64", "F32", "F16", "BF16")
+DTYPES = {
+    "float32": ("F32", np.float32),
+    "float16": ("F16", np.float16),
+    "bfloat16": ("BF16", ml_dtypes.bfloat16),
+}
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+class TensorFiles:
+    """The tensors of a folder's safetensors files by name; nothing is read yet."""
+
+    def __init__(self, folder: Path):
+        """Opens model.safetensors, or the shards of model.safetensors.index.json."""
+        self.folder = folder
+        self._opened = contextlib.ExitStack()
+        self._found = {}
+        for file in _files(folder):
+            try:
+                opened = self._opened.enter_context(safe_open(file, framework="np"))
+            except (OSError, SafetensorError) as error:
+                raise UserError(f"{file} cannot be read: {error}.") from error
+            for name in opened.keys():  # noqa: SIM118
+                self._found[name] = opened
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all tensors."""
+        return list(self._found)
+
+    def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """A tensor as float32; a UserError if it has another shape or no floats."""
+        file = self._found[name]
+        info = file.get_slice(name)
+        if tuple(info.get_shape()) != shape:
+            raise UserError(
+                f"{self.folder}: {name} has shape {tuple(info.get_shape())}; "
+                f"config.json makes it {shape}."
+            )
+        if info.get_dtype() not in _FLOATS:
+            raise UserError(
+                f"{self.folder}: {name} is stored as {info.get_dtype()}; expected one "
+                f"of {', '.join(_FLOATS)}."
+            )
+        return file.get_tensor(name).astype(np.float32, copy=False)
+
+    def equal(self, name: str, other: str) -> bool:
+        """Whether two tensors are the same."""
+        a, b = (self._found[n].get_tensor(n) for n in (name, other))
+        return np.array_equal(a, b)
+
+    def __enter__(self) -> "TensorFiles":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._opened.close()
+
+
+class Tensor(NamedTuple):
+    """A tensor that is to be written.
+
+    Attributes:
+      name: in the file.
+      shape: of it.
+      make: gives it, when its turn comes.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    make: object
+
+
+def write(
+    folder: Path, tensors: Iterable[Tensor], dtype: str, max_shard_bytes: int
+) -> None:
+    """Writes tensors in their order, holding one of them at a time.
+
+    Args:
+      folder: gets model.safetensors or, beyond the limit, shards and their index.
+      tensors: what to write.
+      dtype: a name in `DTYPES`.
+      max_shard_bytes: of a file's tensors; a larger tensor has a file of its own.
+    """
+    shards: list[list[Tensor]] = [[]]
+    size = total = 0
+    for tensor in tensors:
+        more = _bytes(tensor, dtype)
+        if shards[-1] and size + more > max_shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(tensor)
+        size, total = size + more, total + more
+    if len(shards) == 1:
+        _write_file(folder / _SINGLE, shards[0], dtype)
+        return
+    files = {}
+    for i, shard in enumerate(shards, 1):
+        name = f"model-{i:05}-of-{len(shards):05}.safetensors"
+        _write_file(folder / name, shard, dtype)
+        files |= {tensor.name: name for tensor in shard}
+    index = {"metadata": {"total_size": total}, "weight_map": files}
+    (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _write_file(file: Path, tensors: list[Tensor], dtype: str) -> None:
+    """One file, as safetensors lays it out; its own writer would hold all tensors."""
+    code, kind = DTYPES[dtype]
+    header: dict = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for tensor in tensors:
+        end = start + _bytes(tensor, dtype)
+        header[tensor.name] = {
+            "dtype": code,
+            "shape": tensor.shape,
+            "data_offsets": [start, end],
+        }
+        start = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("wb") as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors:
+            array = np.ascontiguousarray(tensor.make(), dtype=kind)
+            out.write(array.reshape(-1).view(np.uint8).data)
+
+
+def _bytes(tensor: Tensor, dtype: str) -> int:
+    return int(np.prod(tensor.shape)) * np.dtype(DTYPES[dtype][1]).itemsize
+
+
+def _files(folder: Path) -> list[Path]:
+    """The folder's safetensors files: one, or what an index names."""
+    index = folder / _INDEX
+    if (folder / _SINGLE).is_file():
+        return [folder / _SINGLE]
+    if not index.is_file():
+        raise UserError(
+            f"{folder}: no model.safetensors. Only safetensors are read, never pickled "
+            "files (.bin), which can run code; save_pretrained writes them."
+        )
+    try:
+        named = json.loads(index.read_bytes())["weight_map"].values()
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{index} is damaged: {error!r}.") from error
+    for name in named:
+        # A plain name, so that a stranger's index cannot have other files read.
+        plain = isinstance(name, str) and not re.search(r"[/\\\0]", name)
+        if not plain or not name.endswith(".safetensors"):
+            raise UserError(
+                f"{index} names {name!r}; expected a .safetensors file of the folder."
+            )
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} has no {name}, which {index.name} names.")
+    return [folder / name for name in sorted(set(named))]

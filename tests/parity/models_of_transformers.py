@@ -1,0 +1,92 @@
+"""Small random models of `transformers`, and what they compute."""
+
+import json
+
+import numpy as np
+import torch
+import transformers
+
+from fmjax.interop.export import export_model
+from fmjax.interop.hugging_face import import_model
+
+torch.set_num_threads(2)
+
+# Sizes that nothing divides by chance, so that no transposition goes unnoticed.
+VOCAB, LENGTH = 203, 28
+ENDS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
+
+
+def random_model(architecture, options, spread=0.15):
+    """A model whose every weight and buffer, norms and offsets too, is random."""
+    torch.manual_seed(0)
+    cls = getattr(transformers, architecture)
+    # Grouped products of experts need widths of multiples of four.
+    plain = dict(attn_implementation="eager", experts_implementation="eager")
+    model = cls(cls.config_class(**options, **plain)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight) * spread)
+        for name, buffer in model.named_buffers():
+            if name == "final_logits_bias":
+                buffer.add_(torch.randn_like(buffer))
+    return model
+
+
+def imported(model, folder, **saving):
+    """The folder of a run that a model was imported into."""
+    model.save_pretrained(folder / "hf", **saving)
+    import_model(folder / "hf", folder / "run")
+    return folder / "run"
+
+
+def text(seed=0, length=LENGTH, left=False):
+    """Tokens of several rows and a mask, padded on one side."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(2, VOCAB, size=(4, length))
+    real = np.array([[length], [17], [1], [9]])
+    mask = np.arange(length) < real
+    return tokens, mask[:, ::-1].copy() if left else mask
+
+
+def close(ours, theirs, where=None):
+    """Asserts |a - b| ≤ 1e-4 · max(1, max|b|), where a mask says so."""
+    ours, theirs = np.asarray(ours), theirs.detach().float().numpy()
+    assert ours.shape == theirs.shape
+    if where is not None:
+        ours, theirs = ours[where], theirs[where]
+    bound = 1e-4 * max(1.0, np.abs(theirs).max())
+    assert np.abs(ours - theirs).max() <= bound
+
+
+def all_close(ours, theirs, where=None):
+    """The same for hidden states of all layers."""
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs):
+        close(a, b, where)
+
+
+def edit_config(folder, **changes):
+    """Changes options of a saved config.json; None takes one away."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text()) | changes
+    config = {name: value for name, value in config.items() if value is not None}
+    file.write_text(json.dumps(config))
+
+
+def comes_back(theirs, run, folder, **exporting):
+    """Asserts that what was imported is exported with equal bits, whole and no more."""
+    model_type = theirs.config.model_type
+    export_model(run, folder, model_type=model_type, **exporting)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model_type"] == model_type
+    cls = getattr(transformers, config["architectures"][0])
+    again, info = cls.from_pretrained(folder, output_loading_info=True)
+    assert not any(info.values()), info
+    before, after = theirs.state_dict(), again.state_dict()
+    # A bare model's tensors have the prefix of one with a head.
+    prefix = f"{again.base_model_prefix}." if type(again) is not type(theirs) else ""
+    for name, tensor in before.items():
+        name = name if name in after else prefix + name
+        assert torch.equal(tensor, after[name]), name
+    return again

@@ -1,0 +1,130 @@
+"""Imported encoders against Hugging Face's transformers, on random weights."""
+
+import numpy as np
+import pytest
+import torch
+from parity.models_of_transformers import (
+    LENGTH,
+    VOCAB,
+    all_close,
+    close,
+    comes_back,
+    imported,
+    random_model,
+    text,
+)
+
+import fmjax
+
+BERT = dict(
+    vocab_size=VOCAB,
+    hidden_size=30,
+    num_hidden_layers=3,
+    num_attention_heads=5,
+    intermediate_size=44,
+    max_position_embeddings=LENGTH,
+)
+ROBERTA = {**BERT, "max_position_embeddings": LENGTH + 2, "pad_token_id": 1}
+ELECTRA = {**BERT, "embedding_size": 14}
+# Buckets and distances that the text goes beyond.
+DEBERTA = {
+    **BERT,
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+    "position_buckets": 8,
+    "max_relative_positions": 20,
+    "layer_norm_eps": 1e-5,
+}
+CLASSES = {"num_labels": 7}
+CONFIGS = {
+    "bert": ("BertForMaskedLM", BERT),
+    "bert, pairs": ("BertForPreTraining", {**BERT, "hidden_act": "gelu_new"}),
+    "bert, pairs alone": ("BertForNextSentencePrediction", BERT),
+    "bert, bare": ("BertModel", {**BERT, "type_vocab_size": 3}),
+    "bert, classes": ("BertForSequenceClassification", {**BERT, **CLASSES}),
+    "roberta": ("RobertaForMaskedLM", ROBERTA),
+    "roberta, other padding": (
+        "RobertaForMaskedLM",
+        {**ROBERTA, "pad_token_id": 4, "max_position_embeddings": LENGTH + 5},
+    ),
+    "roberta, classes": ("RobertaForSequenceClassification", {**ROBERTA, **CLASSES}),
+    "roberta, bare": ("RobertaModel", ROBERTA),
+    "electra": ("ElectraForPreTraining", ELECTRA),
+    "electra, one width": ("ElectraForPreTraining", {**ELECTRA, "embedding_size": 30}),
+    "electra, generator": ("ElectraForMaskedLM", ELECTRA),
+    "electra, classes": ("ElectraForSequenceClassification", {**ELECTRA, **CLASSES}),
+    "electra, bare": ("ElectraModel", ELECTRA),
+    "deberta": ("DebertaV2ForMaskedLM", {**DEBERTA, "position_biased_input": False}),
+    "deberta, positions, types": (
+        "DebertaV2ForMaskedLM",
+        {**DEBERTA, "type_vocab_size": 2, "position_buckets": 16},
+    ),
+    "deberta, no buckets": (
+        "DebertaV2ForMaskedLM",
+        {**DEBERTA, "position_buckets": -1, "max_relative_positions": 12},
+    ),
+    "deberta, other names of the head": (
+        "DebertaV2ForMaskedLM",
+        {**DEBERTA, "legacy": False},
+    ),
+    "deberta, classes": ("DebertaV2ForSequenceClassification", {**DEBERTA, **CLASSES}),
+    "deberta, bare": ("DebertaV2Model", DEBERTA),
+}
+# What theirs is called here.
+OUTPUTS = {
+    "prediction_logits": "logits",
+    "seq_relationship_logits": "next_sentence",
+    "pooler_output": "pooled",
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_output_is_theirs(name, tmp_path):
+    architecture, options = CONFIGS[name]
+    theirs = random_model(architecture, options)
+    run = imported(theirs, tmp_path, max_shard_size="20KB")
+    if "other names" not in name:
+        comes_back(theirs, run, tmp_path / "again")
+    ours = fmjax.load(run)
+    types = getattr(theirs.config, "type_vocab_size", 0)
+    for left in (False, True):
+        tokens, mask = text(left=left)
+        if options.get("pad_token_id") is not None:
+            tokens = np.where(mask, np.maximum(tokens, 5), options["pad_token_id"])
+        inputs = {"tokens": tokens, "mask": mask}
+        read = {
+            "input_ids": torch.tensor(tokens),
+            "attention_mask": torch.tensor(mask).long(),
+        }
+        if types and "roberta" not in name:
+            token_types = np.random.default_rng(2).integers(types, size=tokens.shape)
+            inputs["token_types"] = token_types
+            read["token_type_ids"] = torch.tensor(token_types)
+        with torch.no_grad():
+            expected = theirs(**read, output_hidden_states=True)
+        out = ours(**inputs, hidden_states=True)
+        close(out["hidden"], expected.hidden_states[-1], mask)
+        all_close(out["hidden_states"], expected.hidden_states, mask)
+        compared = 0
+        for key, value in expected.items():
+            key = OUTPUTS.get(key, key)
+            if key in ("last_hidden_state", "hidden_states"):
+                continue
+            if key == "logits" and "classes" in name:
+                key = "class_logits"
+            if key == "logits" and "alone" in name:
+                key = "next_sentence"
+            # Of a text, where its first token is no padding.
+            whole = key not in ("logits",)
+            where = mask[:, 0] if whole else mask
+            close(out[key], value, where)
+            compared += 1
+        assert compared == len(set(out) - {"hidden", "hidden_states"} - _inner(name))
+
+
+def _inner(name):
+    """What we give and they keep to themselves."""
+    kept_back = {"classes", "pairs", "pairs alone"}
+    return {"pooled"} if kept_back & set(name.split(", ")) else set()
