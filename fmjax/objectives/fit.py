@@ -49,7 +49,7 @@ def check_rows(
         (length,) = rows[field]
         if length > model.max_length:
             raise UserError(
-                f"data has rows of {length} {field}, which exceeds "
+                f"data.length gives rows of {length} {field}, which exceeds "
                 f"{model.gin_name}.max_length = {model.max_length}."
             )
     if vocab_size > model.vocab_size:
