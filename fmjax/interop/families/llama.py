@@ -3,7 +3,7 @@
 from typing import Any
 
 from fmjax.errors import UserError
-from fmjax.interop.entries import Constant, Fixed, Option, Values, activation
+from fmjax.interop.entries import Constant, Entry, Fixed, Option, Values, activation
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.options import Options
 from fmjax.interop.rows import Row, attention, feed_forward, norm
