@@ -41,6 +41,7 @@ CUT_SHORT = {
         "train.eval_batch_size=512",
     ],
     "fmjax import": [],
+    "fmjax export": [],
 }  # fmt: skip
 
 
