@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import jax
+
 from fmjax import run_dir as run_dirs
 from fmjax.data.hugging_face_tokenizer import HuggingFaceTokenizer
 from fmjax.errors import UserError
@@ -47,7 +49,9 @@ def import_model(hf_dir: str | Path, run_dir: str | Path) -> list[str]:
         run_dirs.write(folder, render(experiment))
         if tokenizer is not None:
             tokenizer.save(folder / run_dirs.TOKENIZER)
-        checkpoints.save_model(folder, params)
+        # Orbax would copy NumPy's arrays; these are taken over as they are.
+        host = jax.local_devices(backend="cpu")[0]
+        checkpoints.save_model(folder, jax.device_put(params, host))
     return unread
 
 
@@ -61,29 +65,29 @@ def read_model(hf_dir: Path) -> tuple[Experiment, dict, list[str]]:
         family = find(FAMILIES, model_type, named)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
-    with TensorFiles(hf_dir) as files:
-        found = {family.short(name) for name in files.names}
-        architecture = family.choose(named, found)
-        values = family.read(options, architecture)
-        for name, field in family.optional.items():
-            values[field] = family.short(name) in found
-        copy = copy_that_differs(files, family)
-        if copy is not None and values.get("tie_embeddings", True):
-            if not family.unties:
-                raise UserError(
-                    f"{hf_dir}: tie_word_embeddings = True, but {copy} differs from "
-                    f"{family.copies[copy]}."
-                )
-            values["tie_embeddings"] = False
-        model = model_fields.build(family.model, values)
-        experiment = Experiment(objective=family.objective(model=model))
-        axes, shapes = abstract_variables(experiment.objective)
-        params = read_params(
-            files,
-            family,
-            architecture,
-            axes["params"],
-            shapes["params"],
-            model.vocab_size,
-        )
-        return experiment, params, left_out(files, family, architecture)
+    files = TensorFiles(hf_dir)
+    found = {family.short(name) for name in files.names}
+    architecture = family.choose(named, found)
+    values = family.read(options, architecture)
+    for name, field in family.optional.items():
+        values[field] = family.short(name) in found
+    copy = copy_that_differs(files, family)
+    if copy is not None and values.get("tie_embeddings", True):
+        if not family.unties:
+            raise UserError(
+                f"{hf_dir}: tie_word_embeddings = True, but {copy} differs from "
+                f"{family.copies[copy]}."
+            )
+        values["tie_embeddings"] = False
+    model = model_fields.build(family.model, values)
+    experiment = Experiment(objective=family.objective(model=model))
+    axes, shapes = abstract_variables(experiment.objective)
+    params = read_params(
+        files,
+        family,
+        architecture,
+        axes["params"],
+        shapes["params"],
+        model.vocab_size,
+    )
+    return experiment, params, left_out(files, family, architecture)

@@ -1,6 +1,5 @@
 """Safetensors files of a folder, read and written a tensor at a time."""
 
-import contextlib
 import json
 import re
 from collections.abc import Iterable
@@ -29,15 +28,16 @@ class TensorFiles:
     def __init__(self, folder: Path):
         """Opens model.safetensors, or the shards of model.safetensors.index.json."""
         self.folder = folder
-        self._opened = contextlib.ExitStack()
-        self._found = {}
+        self._found: dict[str, tuple[Path, tuple[int, ...], str]] = {}
         for file in _files(folder):
             try:
-                opened = self._opened.enter_context(safe_open(file, framework="np"))
+                with safe_open(file, framework="np") as opened:
+                    for name in opened.keys():  # noqa: SIM118
+                        info = opened.get_slice(name)
+                        shape, dtype = tuple(info.get_shape()), info.get_dtype()
+                        self._found[name] = file, shape, dtype
             except (OSError, SafetensorError) as error:
                 raise UserError(f"{file} cannot be read: {error}.") from error
-            for name in opened.keys():  # noqa: SIM118
-                self._found[name] = opened
 
     @property
     def names(self) -> list[str]:
@@ -46,30 +46,27 @@ class TensorFiles:
 
     def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """A tensor as float32; a UserError if it has another shape or no floats."""
-        file = self._found[name]
-        info = file.get_slice(name)
-        if tuple(info.get_shape()) != shape:
+        _, found, dtype = self._found[name]
+        if found != shape:
             raise UserError(
-                f"{self.folder}: {name} has shape {tuple(info.get_shape())}; "
-                f"config.json makes it {shape}."
+                f"{self.folder}: {name} has shape {found}; config.json makes it "
+                f"{shape}."
             )
-        if info.get_dtype() not in _FLOATS:
+        if dtype not in _FLOATS:
             raise UserError(
-                f"{self.folder}: {name} is stored as {info.get_dtype()}; expected one "
-                f"of {', '.join(_FLOATS)}."
+                f"{self.folder}: {name} is stored as {dtype}; expected one of "
+                f"{', '.join(_FLOATS)}."
             )
-        return file.get_tensor(name).astype(np.float32, copy=False)
+        return self._tensor(name).astype(np.float32, copy=False)
 
     def equal(self, name: str, other: str) -> bool:
         """Whether two tensors are the same."""
-        a, b = (self._found[n].get_tensor(n) for n in (name, other))
-        return np.array_equal(a, b)
+        return np.array_equal(self._tensor(name), self._tensor(other))
 
-    def __enter__(self) -> "TensorFiles":
-        return self
-
-    def __exit__(self, *error) -> None:
-        self._opened.close()
+    def _tensor(self, name: str) -> np.ndarray:
+        # A file that stays open stays mapped, and what was read of it in memory.
+        with safe_open(self._found[name][0], framework="np") as opened:
+            return opened.get_tensor(name)
 
 
 class Tensor(NamedTuple):

@@ -51,6 +51,13 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             run_dir / FOLDER,
             item_names=("state", "data", "meta"),
+            item_handlers={
+                # Weights compress by a tenth at most, for three times the time and a
+                # second copy in memory.
+                "state": ocp.PyTreeCheckpointHandler(use_compression=False),
+                "data": ocp.JsonCheckpointHandler(),
+                "meta": ocp.JsonCheckpointHandler(),
+            },
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=preserve.AnyPreservationPolicy(policies),
                 enable_async_checkpointing=True,
@@ -198,12 +205,17 @@ def restore_model(
         shapes,
         places,
     )
+    # An array is held more than once while it is read, so that one large one is read
+    # at a time.
+    largest = max(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     params = shapes.pop("params")
     with ocp.CheckpointManager(
         run_dir / FOLDER,
         item_names=("state", "data", "meta"),
         item_handlers={
-            "state": ocp.PyTreeCheckpointHandler(),
+            "state": ocp.PyTreeCheckpointHandler(
+                restore_concurrent_gb=1.01e-9 * largest
+            ),
             "data": ocp.JsonCheckpointHandler(),
             "meta": ocp.JsonCheckpointHandler(),
         },
