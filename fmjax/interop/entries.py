@@ -109,6 +109,25 @@ class Option:
         )
 
 
+class Same:
+    """An option that may lack or be null, but not differ from another's field."""
+
+    def __init__(self, name: str, field: str, kind: type):
+        """Takes the option's name, the field and the type of its value."""
+        self.name, self._field, self._kind = name, field, kind
+        self.fields = ()
+
+    def read(self, options: Options) -> dict[str, Any]:
+        """Takes the option; see `Entry`."""
+        value = options.take(self.name, self._kind, None)
+        return {} if value is None else {self._field: value}
+
+    def write(self, values: Values) -> dict[str, Any]:
+        """No option; see `Entry`."""
+        del values
+        return {}
+
+
 class Fixed:
     """Fields that have the same value in every model of a family."""
 

@@ -2,7 +2,15 @@
 
 from typing import Any
 
-from fmjax.interop.entries import Constant, Entry, Fixed, Ignored, Option, activation
+from fmjax.interop.entries import (
+    Constant,
+    Entry,
+    Fixed,
+    Ignored,
+    Option,
+    Same,
+    activation,
+)
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.rows import Row, attention, feed_forward, norm
 from fmjax.models.seq2seq import Seq2Seq
@@ -33,7 +41,7 @@ def _attention(path: str, name: str) -> tuple[Row, ...]:
 
 
 def _entries(
-    vocab_size: int, start_id: int, fixed: dict[str, Any], vocabularies: str = ""
+    vocab_size: int, start_id: int, fixed: dict[str, Any]
 ) -> tuple[Entry, ...]:
     sides = [
         entry
@@ -59,7 +67,7 @@ def _entries(
         Option("attention_dropout", "*.attention_dropout", float, 0.0),
         Option("activation_dropout", "*.mlp_dropout", float, 0.0),
         Option("init_std", "*.init_std", float, 0.02),
-        Option("vocab_size", "vocab_size", int, vocab_size, others=vocabularies),
+        Option("vocab_size", "vocab_size", int, vocab_size),
         Option("max_position_embeddings", "max_length", int, 1024),
         Option("scale_embedding", "embed_scale", bool, False),
         Option("decoder_start_token_id", "start_id", int, start_id),
@@ -122,8 +130,8 @@ MARIAN = Family(
             58101,
             58100,
             {"positions": "sinusoidal_halves", "embed_norm": False},
-            "decoder_vocab_size",
         ),
+        Same("decoder_vocab_size", "vocab_size", int),
         Constant("share_encoder_decoder_embeddings", True),
     ),
     rows=_ROWS,

@@ -8,6 +8,7 @@ from fmjax.interop.entries import (
     Entry,
     Fixed,
     Option,
+    Same,
     Values,
     activation,
 )
@@ -79,13 +80,8 @@ def sizes(owner: str, **defaults: Any) -> tuple[Entry, ...]:
         Option("intermediate_size", f"{c}.mlp_dim", int, take["intermediate_size"]),
         activation("hidden_act", f"{c}.activation", "gelu"),
         Option("layer_norm_eps", f"{c}.norm_epsilon", float, take["layer_norm_eps"]),
-        Option(
-            "hidden_dropout_prob",
-            f"{c}.dropout",
-            float,
-            0.1,
-            others="classifier_dropout",
-        ),
+        Option("hidden_dropout_prob", f"{c}.dropout", float, 0.1),
+        Same("classifier_dropout", f"{c}.dropout", float),
         Option("attention_probs_dropout_prob", f"{c}.attention_dropout", float, 0.1),
         Option("initializer_range", f"{c}.init_std", float, 0.02),
         Option("vocab_size", "vocab_size", int, take["vocab_size"]),

@@ -1,6 +1,6 @@
 """GPT-2 (Radford et al. 2019)."""
 
-from fmjax.interop.entries import Constant, Ignored, Option, activation
+from fmjax.interop.entries import Constant, Ignored, Option, Same, activation
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.rows import Row, norm
 from fmjax.models.gpt import GPT
@@ -26,7 +26,8 @@ GPT2 = Family(
         Option("attn_pdrop", "transformer.attention_dropout", float, 0.1),
         Option("initializer_range", "transformer.init_std", float, 0.02),
         Option("vocab_size", "vocab_size", int, 50257),
-        Option("n_positions", "max_length", int, 1024, others="n_ctx"),
+        Option("n_positions", "max_length", int, 1024),
+        Same("n_ctx", "max_length", int),
         Option("tie_word_embeddings", "tie_embeddings", bool, True),
         Constant("scale_attn_weights", True),
         Constant("scale_attn_by_inverse_layer_idx", False),

@@ -1,6 +1,6 @@
 """OPT (Zhang et al. 2022)."""
 
-from fmjax.interop.entries import Constant, Fixed, Option, activation
+from fmjax.interop.entries import Constant, Fixed, Option, Same, activation
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.rows import Row, attention, feed_forward, norm
 from fmjax.models.gpt import GPT
@@ -15,13 +15,8 @@ OPT = Family(
     objective=CausalLM,
     entries=(
         Option("num_hidden_layers", "transformer.num_layers", int, 12),
-        Option(
-            "hidden_size",
-            "transformer.embed_dim",
-            int,
-            768,
-            others="word_embed_proj_dim",
-        ),
+        Option("hidden_size", "transformer.embed_dim", int, 768),
+        Same("word_embed_proj_dim", "transformer.embed_dim", int),
         Option("num_attention_heads", "transformer.num_heads", int, 12),
         Option("ffn_dim", "transformer.mlp_dim", int, 3072),
         activation("activation_function", "transformer.activation", "relu"),

@@ -1,0 +1,151 @@
+"""Options of config.json that are not supported are named, in every family."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from fmjax.errors import UserError
+from fmjax.interop.entries import Option
+from fmjax.interop.families import FAMILIES
+from fmjax.interop.hugging_face import read_model
+from fmjax.interop.options import Options
+
+DEBERTA = {
+    "relative_attention": True,
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+    "pos_att_type": "c2p|p2c",
+}
+
+
+def refused(folder, model_type, options, message):
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": model_type} | options)
+    )
+    save_file({"a": np.zeros(1, np.float32)}, folder / "model.safetensors")
+    with pytest.raises(UserError, match=message):
+        read_model(folder)
+
+
+@pytest.mark.parametrize(
+    "family", FAMILIES, ids=lambda f: f"{f.model_type}-{f.model.gin_name}"
+)
+def test_an_option_that_nobody_knows_is_named(tmp_path, family):
+    named = {"architectures": [next(iter(family.architectures))]}
+    more = DEBERTA if family.model_type == "deberta-v2" else {}
+    refused(
+        tmp_path,
+        family.model_type,
+        named | more | {"no_such_option": 1},
+        "no_such_option = 1",
+    )
+
+
+@pytest.mark.parametrize("model_type", dict.fromkeys(f.model_type for f in FAMILIES))
+def test_an_architecture_that_nobody_knows_is_named(tmp_path, model_type):
+    refused(
+        tmp_path,
+        model_type,
+        {"architectures": ["XForQuestionAnswering"]},
+        "XForQuestionAnswering.*expected one of",
+    )
+
+
+@pytest.mark.parametrize(
+    ("model_type", "option", "value"),
+    [
+        ("opt", "word_embed_proj_dim", 512),
+        ("opt", "enable_bias", False),
+        ("opt", "layer_norm_elementwise_affine", False),
+        ("opt", "_remove_final_layer_norm", True),
+        ("opt", "layerdrop", 0.1),
+        ("bloom", "apply_residual_connection_post_layernorm", True),
+        ("bloom", "slow_but_exact", True),
+        ("mistral", "rope_scaling", {"rope_type": "yarn", "factor": 4.0}),
+        ("mistral", "layer_types", ["full_attention"]),
+        ("qwen2", "rope_parameters", {"rope_type": "linear", "factor": 2.0}),
+        ("qwen2", "layer_types", ["chunked_attention"] * 32),
+        ("qwen3", "attention_bias", True),
+        ("gemma2", "use_bidirectional_attention", True),
+        ("gemma2", "layer_types", ["full_attention"] + ["sliding_attention"] * 25),
+        ("mixtral", "router_jitter_noise", 0.1),
+        ("bert", "position_embedding_type", "relative_key"),
+        ("bert", "is_decoder", True),
+        ("bert", "add_cross_attention", True),
+        ("bert", "tie_word_embeddings", False),
+        ("bert", "hidden_act", "mish"),
+        ("bert", "classifier_dropout", 0.3),
+        ("roberta", "position_embedding_type", "relative_key_query"),
+        ("electra", "hidden_act", "tanh"),
+        ("deberta-v2", "conv_kernel_size", 3),
+        ("deberta-v2", "share_att_key", False),
+        ("deberta-v2", "norm_rel_ebd", "none"),
+        ("deberta-v2", "pos_att_type", ["c2p"]),
+        ("deberta-v2", "relative_attention", False),
+        ("deberta-v2", "embedding_size", 128),
+        ("deberta-v2", "attention_head_size", 32),
+        ("t5", "feed_forward_proj", "gated-mish"),
+        ("t5", "dense_act_fn", "gelu"),
+        ("t5", "is_encoder_decoder", False),
+        ("t5", "is_decoder", True),
+        ("bart", "normalize_before", True),
+        ("bart", "add_final_layer_norm", True),
+        ("bart", "normalize_embedding", False),
+        ("bart", "static_position_embeddings", True),
+        ("bart", "encoder_layerdrop", 0.1),
+        ("bart", "num_hidden_layers", 3),
+        ("marian", "share_encoder_decoder_embeddings", False),
+        ("marian", "decoder_vocab_size", 7),
+        ("marian", "normalize_embedding", True),
+    ],
+)
+def test_an_option_that_means_another_model_is_named(
+    tmp_path, model_type, option, value
+):
+    more = {"deberta-v2": DEBERTA, "bart": {"encoder_layers": 12}}.get(model_type, {})
+    refused(tmp_path, model_type, more | {option: value}, option)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        (["full"] * 4, (None, None)),
+        (["sliding"] * 4, (5, None)),
+        (["sliding", "full"] * 2, (5, 2)),
+        (["sliding", "sliding", "full", "sliding"], (5, 3)),
+    ],
+)
+@pytest.mark.parametrize("model_type", ["qwen2", "gemma2"])
+def test_kinds_of_layers_are_windows_and_back(model_type, kinds, expected):
+    (family,) = (f for f in FAMILIES if f.model_type == model_type)
+    (entry,) = (e for e in family.entries if "transformer.window" in e.fields)
+    kinds = [f"{kind}_attention" for kind in kinds]
+    told = {"num_hidden_layers": 4, "sliding_window": 5, "layer_types": kinds}
+    fields = entry.read(Options(told | {"use_sliding_window": True}, "config.json"))
+    assert tuple(fields.values()) == expected
+    written = entry.write(fields | {"transformer.num_layers": 4})
+    assert written["layer_types"] == kinds
+    assert entry.read(Options(written | {"num_hidden_layers": 4}, "")) == fields
+
+
+def test_windows_of_the_upper_layers_alone_are_refused():
+    (family,) = (f for f in FAMILIES if f.model_type == "qwen2")
+    (entry,) = (e for e in family.entries if "transformer.window" in e.fields)
+    told = {"num_hidden_layers": 4, "use_sliding_window": True, "max_window_layers": 2}
+    with pytest.raises(UserError, match="max_window_layers = 2"):
+        entry.read(Options(told, "config.json"))
+    above = told | {"max_window_layers": 4}
+    assert set(entry.read(Options(above, "config.json")).values()) == {None}
+
+
+def test_no_table_has_an_option_or_a_weight_twice():
+    for family in FAMILIES:
+        for architecture in family.architectures.values():
+            entries = family.entries + architecture.entries
+            names = [e.name for e in entries if isinstance(e, Option)]
+            assert len(names) == len(set(names))
+            rows = family.rows_of(architecture)
+            tensors = [(row.name, row.given) for row in rows]
+            assert len(tensors) == len(set(tensors))
