@@ -16,4 +16,7 @@ bash launch/python312.sh
 if command -v shellcheck >/dev/null; then
   shellcheck -x launch/*.sh launch/*/*.sh launch/*/*.sbatch .ci/run
 fi
-exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
+# Files in order of their names: the long ones, of e2e, are among the first and not left
+# for one worker at the end.
+exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+  --durations 25 --durations-min 5 "$@"
