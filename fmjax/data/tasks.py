@@ -15,6 +15,7 @@ from pathlib import Path
 from fmjax.configurable import configurable
 from fmjax.data.folders import digest_of
 from fmjax.data.pair_files import PairFiles
+from fmjax.data.saved_tokenizer import SavedTokenizer
 from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources import TextFiles
 from fmjax.data.stdlib import PythonStdlib
@@ -65,7 +66,7 @@ class TextTask:
     """
 
     source: TextFiles | PairFiles | PythonStdlib | Tfds
-    tokenizer: SentencePiece | Characters | Bytes
+    tokenizer: SentencePiece | Characters | Bytes | SavedTokenizer
     name: str = "text"
 
     def __post_init__(self):
@@ -77,7 +78,7 @@ class TextTask:
 
     def tokenizer_is_built(self, root: Path) -> bool:
         """Whether `build_tokenizer` would only read."""
-        folder = self.tokenizer.folder(self.source, root)
+        folder = self.tokenizer.cached_in(self.source, root)
         return folder is None or (folder / DESCRIPTOR).is_file()
 
     def has_inputs(self, root: Path) -> bool:

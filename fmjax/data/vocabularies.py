@@ -69,7 +69,7 @@ class SentencePiece:
         """Of its highest ids; see `names_above`."""
         return names_above(self.specials, self.sentinels, "sentencepiece")
 
-    def folder(self, source: Source, root: Path) -> Path | None:
+    def cached_in(self, source: Source, root: Path) -> Path | None:
         """Where the trained model is kept; None where a file is given."""
         if self.file is not None:
             return None
@@ -93,7 +93,7 @@ class SentencePiece:
             )
             return _train(texts, size, self)
 
-        return _built(self.folder(source, root), train)
+        return _built(self.cached_in(source, root), train)
 
 
 @configurable("characters")
@@ -114,7 +114,7 @@ class Characters:
     def __post_init__(self):
         names_above(self.specials, self.sentinels, "characters")
 
-    def folder(self, source: Source, root: Path) -> Path:
+    def cached_in(self, source: Source, root: Path) -> Path:
         """Where the list of characters is kept."""
         key = [self.ends, *(source.fingerprint(split) for split in source.splits)]
         if names := names_above(self.specials, self.sentinels, "characters"):
@@ -132,7 +132,7 @@ class Characters:
             names = names_above(self.specials, self.sentinels, "characters")
             return CharacterTokenizer("".join(sorted(characters)), self.ends, names)
 
-        return _built(self.folder(source, root), collect)
+        return _built(self.cached_in(source, root), collect)
 
 
 @configurable("bytes")
@@ -151,7 +151,7 @@ class Bytes:
     def __post_init__(self):
         names_above(self.specials, self.sentinels, "bytes")
 
-    def folder(self, source: Source, root: Path) -> None:
+    def cached_in(self, source: Source, root: Path) -> None:
         """Nothing is kept."""
 
     def build(self, source: Source, root: Path) -> Tokenizer:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from fmjax import run_dir as run_dirs
+from fmjax.data.tokenizers import load_tokenizer
 from fmjax.errors import UserError
 from fmjax.evaluation.unigram import baseline
 from fmjax.sharding.mesh import (
@@ -41,6 +42,9 @@ def evaluate_run(
     Returns:
       As `fmjax.training.evaluate.evaluate`, with "step", "perplexity" and the unigram
       baseline.
+
+    Raises:
+      UserError: for a run without data, or data whose tokenizer is not the run's.
     """
     folder = pathlib.Path(run_dir).expanduser().absolute()
     experiment = run_dirs.load_experiment(folder, trust, bindings)
@@ -56,6 +60,7 @@ def evaluate_run(
     size = experiment.train.eval_batch_size or experiment.train.batch_size
     check_divisible("train.eval_batch_size", size, 1, mesh, rules)
     objective, data = experiment.objective, experiment.data
+    check_tokenizer(folder, data.tokenizer().digest)
     if jax.process_index() == 0:
         data.prepare()
     data.wait_until_prepared()
@@ -72,3 +77,17 @@ def evaluate_run(
     if "nll" in values:
         values["perplexity"] = float(np.exp(values["nll"]))
     return {"step": step, **values, **baseline(*data.target_counts())}
+
+
+def check_tokenizer(folder: pathlib.Path, digest: str) -> None:
+    """Raises a UserError unless the digest is that of the tokenizer in a run directory.
+
+    A vocabulary may be trained anew, on changed text, and give other ids the same names.
+    """
+    stored = folder / run_dirs.TOKENIZER
+    if stored.is_dir() and (own := load_tokenizer(stored).digest) != digest:
+        raise UserError(
+            f"experiment.data has another tokenizer ({digest}) than the run, in "
+            f"{stored} ({own}): its ids mean other tokens. Bind the files or the text "
+            "that the run's was made from."
+        )
