@@ -82,7 +82,7 @@ def evaluate_run(
 def check_tokenizer(folder: pathlib.Path, digest: str) -> None:
     """Raises a UserError unless the digest is that of the tokenizer in a run directory.
 
-    A vocabulary may be trained anew, on changed text, and give other ids the same names.
+    A vocabulary may be trained anew, on changed text: its ids then mean other tokens.
     """
     stored = folder / run_dirs.TOKENIZER
     if stored.is_dir() and (own := load_tokenizer(stored).digest) != digest:

@@ -71,5 +71,5 @@ def test_a_folder_without_one_is_refused(tmp_path):
     from fmjax.data.saved_tokenizer import SavedTokenizer
 
     for folder in (tmp_path, tmp_path / "none"):
-        with pytest.raises(UserError, match="saved_tokenizer.folder"):
+        with pytest.raises(UserError, match=r"saved_tokenizer\.folder"):
             SavedTokenizer(str(folder)).build(None, None)
