@@ -26,9 +26,10 @@ from gin import config as gin_state
 from gin import config_parser
 
 from fmjax import experiment as experiment_module
+from fmjax.configurable import fields_of
 from fmjax.data.pipeline import Data
 from fmjax.errors import UserError, suggest
-from fmjax.experiment import Experiment, fields_of
+from fmjax.experiment import Experiment
 
 ROOMS = ("models", "objectives", "optim", "data", "training", "sharding")
 

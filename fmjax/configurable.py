@@ -30,3 +30,10 @@ def path(default: Any = dataclasses.MISSING) -> Any:
     Where a file lies does not change what a run means, so paths are free.
     """
     return dataclasses.field(default=default, metadata={"free": True, "path": True})
+
+
+def fields_of(cls: type) -> list[dataclasses.Field]:
+    """The fields of a configurable class that gin may bind."""
+    # Linen adds `parent` and `name` to every module.
+    hidden = {"parent", "name"} if hasattr(cls, "apply") else set()
+    return [f for f in dataclasses.fields(cls) if f.init and f.name not in hidden]

@@ -3,7 +3,7 @@
 import dataclasses
 import typing
 
-from fmjax.configurable import configurable
+from fmjax.configurable import configurable, fields_of
 from fmjax.data.pipeline import Data
 from fmjax.sharding.mesh import MeshConfig
 from fmjax.training.train_config import TrainConfig
@@ -119,13 +119,6 @@ def differences(
             continue
         result.append((".".join(key), was.get(key), now.get(key)))
     return result
-
-
-def fields_of(cls: type) -> list[dataclasses.Field]:
-    """The fields of a configurable class that gin may bind."""
-    # Linen adds `parent` and `name` to every module.
-    hidden = {"parent", "name"} if hasattr(cls, "apply") else set()
-    return [f for f in dataclasses.fields(cls) if f.init and f.name not in hidden]
 
 
 def _reads_train_steps(experiment: Experiment) -> bool:

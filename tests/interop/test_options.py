@@ -9,8 +9,8 @@ from safetensors.numpy import save_file
 from fmjax.errors import UserError
 from fmjax.interop.entries import Option
 from fmjax.interop.families import FAMILIES
-from fmjax.interop.hugging_face import read_model
 from fmjax.interop.options import Options
+from fmjax.interop.saved_model import read_model
 
 DEBERTA = {
     "relative_attention": True,

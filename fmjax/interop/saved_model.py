@@ -1,0 +1,62 @@
+"""A model that Hugging Face's transformers saved, as an objective and parameters."""
+
+from pathlib import Path
+
+from fmjax.errors import UserError
+from fmjax.interop import model_fields
+from fmjax.interop.families import FAMILIES
+from fmjax.interop.family import find
+from fmjax.interop.options import Options
+from fmjax.interop.tensor_files import TensorFiles
+from fmjax.interop.weights import copy_that_differs, left_out, read_params
+from fmjax.objectives.terms import Objective
+from fmjax.training.state import abstract_variables
+
+
+def read_model(hf_dir: Path) -> tuple[Objective, dict, list[str]]:
+    """What a saved model is trained further with, its parameters, and what is left out.
+
+    Args:
+      hf_dir: config.json and safetensors files, as `save_pretrained` writes them.
+
+    Returns:
+      The family's objective with the model, its parameters as float32 NumPy arrays,
+      layers scanned, and names of tensors of heads that the architecture lacks.
+
+    Raises:
+      UserError: for an option or a tensor that the model cannot take.
+    """
+    file = hf_dir / "config.json"
+    options = Options.read(file)
+    model_type = options.take("model_type", str, "")
+    named = (options.take("architectures", list, None) or [None])[0]
+    try:
+        family = find(FAMILIES, model_type, named)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    files = TensorFiles(hf_dir)
+    found = {family.short(name) for name in files.names}
+    architecture = family.choose(named, found)
+    values = family.read(options, architecture)
+    for name, field in family.optional.items():
+        values[field] = family.short(name) in found
+    copy = copy_that_differs(files, family)
+    if copy is not None and values.get("tie_embeddings", True):
+        if not family.unties:
+            raise UserError(
+                f"{hf_dir}: tie_word_embeddings = True, but {copy} differs from "
+                f"{family.copies[copy]}."
+            )
+        values["tie_embeddings"] = False
+    model = model_fields.build(family.model, values)
+    objective = family.objective(model=model)
+    axes, shapes = abstract_variables(objective)
+    params = read_params(
+        files,
+        family,
+        architecture,
+        axes["params"],
+        shapes["params"],
+        model.vocab_size,
+    )
+    return objective, params, left_out(files, family, architecture)
