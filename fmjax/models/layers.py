@@ -38,6 +38,11 @@ def zeros_init(*names: str | None) -> Callable:
     return nn.with_logical_partitioning(nn.initializers.zeros, names)
 
 
+def constant_init(value: float, *names: str | None) -> Callable:
+    """One value everywhere, with these logical axes."""
+    return nn.with_logical_partitioning(nn.initializers.constant(value), names)
+
+
 def fold_keys(keys: Keys, data: int | jax.Array) -> Keys:
     """New keys for one place in the model, one per example; None stays None."""
     if keys is None:
@@ -54,6 +59,20 @@ def dropout(x: Float[Array, "B ..."], rate: float, keys: Keys) -> Array:
     if keys is None or rate == 0.0:
         return x
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
+    return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
+
+
+def drop_examples(
+    x: Float[Array, "B ..."], rate: float | Float[Array, ""], keys: Keys
+) -> Array:
+    """Zeroes `x` of a share `rate` of examples and scales up the others'.
+
+    Without keys nothing is zeroed.
+    """
+    if keys is None:
+        return x
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate))(keys)
+    keep = keep.reshape(-1, *(1,) * (x.ndim - 1))
     return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
 
 

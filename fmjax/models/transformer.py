@@ -15,7 +15,9 @@ from fmjax.models.layers import (
     FeedForward,
     Keys,
     Norm,
+    constant_init,
     constrain,
+    drop_examples,
     dropout,
     fold_keys,
     normal_init,
@@ -128,6 +130,7 @@ class Block(nn.Module):
                 cache=own,
                 keys=fold_keys(keys, 0),
             ),
+            index,
         )
         if self.cross:
             x, source = self._add(
@@ -144,24 +147,34 @@ class Block(nn.Module):
                     cache=source,
                     keys=fold_keys(keys, 3),
                 ),
+                index,
             )
         x, router = self._add(
             x,
             "mlp",
             fold_keys(keys, 2),
             lambda y: self._feed_forward(y, context.real, fold_keys(keys, 5)),
+            index,
         )
         cache = None if cache is None else Cache(own, source)
         return x, Beside(cache, router, x if self.keep_output else None)
 
-    def _add(self, x, name, keys, layer):
+    def _add(self, x, name, keys, layer, index):
         """x plus what `layer` gives for it, and norms where they belong."""
         c = self.config
         norm = c.make_norm(f"{name}_norm")
         y, beside = layer(x if c.norm_position == "post" else norm(x))
         if c.norm_position == "sandwich":
             y = c.make_norm(f"{name}_out_norm")(y)
-        x = x + dropout(y, c.dropout, keys)
+        if c.layer_scale is not None:
+            init = constant_init(c.layer_scale, "norm")
+            factors = self.param(f"{name}_scale", init, y.shape[-1:])
+            y = y * factors.astype(y.dtype)
+        y = dropout(y, c.dropout, keys)
+        if c.stochastic_depth:
+            rate = c.stochastic_depth * (index + 1) / c.num_layers
+            y = drop_examples(y, rate, fold_keys(keys, 0))
+        x = x + y
         if c.norm_position == "post":
             x = norm(x)
         return constrain(x, "batch", "length", "act_embed"), beside

@@ -51,6 +51,10 @@ class TransformerConfig:
       dropout: share of embeddings and of each layer's output dropped in training.
       attention_dropout: share of attention weights dropped in training.
       mlp_dropout: share of the feed-forward's hidden layer dropped in training.
+      stochastic_depth: share of examples that skip what the last layer adds, in
+        training; of layer l of L, l/L of that (Huang et al. 2016).
+      layer_scale: first value of a learned factor for each feature that a layer adds
+        (CaiT, Touvron et al. 2021); None for no such factors.
       init_std: standard deviation of weights; those that write to the residual stream
         take init_std / sqrt(2 · num_layers), as in GPT-2 (Radford et al. 2019).
       dtype: of the computation; "auto" is bfloat16 on accelerators, float32 on CPUs.
@@ -91,6 +95,8 @@ class TransformerConfig:
     dropout: float = 0.0
     attention_dropout: float = 0.0
     mlp_dropout: float = 0.0
+    stochastic_depth: float = 0.0
+    layer_scale: float | None = None
     init_std: float = 0.02
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attention: Literal["auto", "xla", "cudnn"] = free("auto")
@@ -167,7 +173,8 @@ class TransformerConfig:
                     "offsets and no dropout; expected transformer.bias = False and "
                     "transformer.mlp_dropout = 0."
                 )
-        for name in ("dropout", "attention_dropout", "mlp_dropout"):
+        rates = ("dropout", "attention_dropout", "mlp_dropout", "stochastic_depth")
+        for name in rates:
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(
                     f"transformer.{name} = {getattr(self, name)}: expected 0 ≤ x < 1."

@@ -1,0 +1,152 @@
+"""From images to vectors of patches that know their places, and back to pixels."""
+
+import einops
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from fmjax.errors import UserError
+from fmjax.models.image_positions import Grid, resize_positions, sincos_2d
+from fmjax.models.layers import constrain, matmul, normal_init, zeros_init
+from fmjax.models.transformer_config import TransformerConfig
+
+
+def pair(size: int | tuple[int, int]) -> Grid:
+    """A height and a width, given as one number where they are equal."""
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def grid_of(image: Grid, patch: Grid) -> Grid:
+    """Rows and columns of patches in an image."""
+    return image[0] // patch[0], image[1] // patch[1]
+
+
+def to_patches(
+    images: Float[Array, "B height width C"], patch: Grid
+) -> Float[Array, "B N P"]:
+    """Images cut into patches, row by row; P = patch height · width · C."""
+    pattern = "b (y h) (x w) c -> b (y x) (h w c)"
+    return einops.rearrange(images, pattern, h=patch[0], w=patch[1])
+
+
+def to_images(
+    patches: Float[Array, "B N P"], grid: Grid, patch: Grid
+) -> Float[Array, "B height width C"]:
+    """The inverse of `to_patches`."""
+    pattern = "b (y x) (h w c) -> b (y h) (x w) c"
+    return einops.rearrange(patches, pattern, y=grid[0], h=patch[0], w=patch[1])
+
+
+class PatchEmbedding(nn.Module):
+    """Patches, each through one matrix, with positions.
+
+    Attributes:
+      config: of the transformer that reads them.
+      grid: rows and columns of patches that learned positions are for.
+      patch: height and width of a patch.
+      channels: C.
+      positions: "learned" or "sincos".
+      prefix: names of learned tokens before the patches; learned positions have rows
+        for them, sin-cos positions leave them as they are.
+      mask_token: whether a learned vector can stand for masked patches.
+      owner: gin name of the model, for its errors.
+    """
+
+    config: TransformerConfig
+    grid: Grid
+    patch: Grid
+    channels: int
+    positions: str
+    prefix: tuple[str, ...]
+    mask_token: bool
+    owner: str
+
+    def setup(self):
+        """Declares the weights."""
+        c = self.config
+        D = c.embed_dim
+        shape = (*self.patch, self.channels)
+        fan_in = self.patch[0] * self.patch[1] * self.channels
+        # Unit variance for unit pixels, as large as sin-cos positions.
+        init = normal_init(fan_in**-0.5, "patch_y", "patch_x", "channel", "embed")
+        self.kernel = self.param("kernel", init, (*shape, D))
+        self.bias = self.param("bias", zeros_init("embed"), (D,))
+        # Named as vectors are, so that weight decay leaves them alone.
+        token = normal_init(c.init_std, "norm")
+        self.tokens = [self.param(name, token, (D,)) for name in self.prefix]
+        if self.mask_token:
+            self.mask_vector = self.param("mask_token", token, (D,))
+        if self.positions == "learned":
+            rows = len(self.prefix) + self.grid[0] * self.grid[1]
+            init = normal_init(c.init_std, "position", "embed")
+            self.table = self.param("positions", init, (rows, D))
+
+    def __call__(
+        self,
+        images: Float[Array, "B height width C"],
+        masked: Bool[Array, "B N"] | None = None,
+    ) -> Float[Array, "B N D"]:
+        """Vectors of patches with their positions; see `ViT`."""
+        dtype = self.config.compute_dtype
+        grid = self._grid(images)
+        kernel = self.kernel.astype(dtype).reshape(-1, self.config.embed_dim)
+        x = matmul(to_patches(images.astype(dtype), self.patch), kernel, dtype)
+        x = x + self.bias.astype(dtype)
+        if masked is not None:
+            if not self.mask_token:
+                raise UserError(f"masked: {self.owner}.mask_token = False.")
+            x = jnp.where(masked[..., None], self.mask_vector.astype(dtype), x)
+        x = x + self.place(grid).astype(dtype)
+        return constrain(x, "batch", "length", "act_embed")
+
+    def place(self, grid: Grid) -> Float[Array, "N D"]:
+        """The positions of a grid's patches."""
+        if self.positions == "sincos":
+            return jnp.asarray(sincos_2d(grid, self.config.embed_dim))
+        first = len(self.prefix)
+        return resize_positions(self.table, self.grid, grid, first)[first:]
+
+    def with_prefix(self, patches: Float[Array, "B N D"]) -> Float[Array, "B T D"]:
+        """The class token and others with their positions, then the patches."""
+        if not self.prefix:
+            return patches
+        first = jnp.stack(self.tokens)
+        if self.positions == "learned":
+            first = first + self.table[: len(self.prefix)]
+        shape = (len(patches), *first.shape)
+        first = jnp.broadcast_to(first.astype(patches.dtype), shape)
+        joined = jnp.concatenate([first, patches], axis=1)
+        return constrain(joined, "batch", "length", "act_embed")
+
+    def _grid(self, images: Array) -> Grid:
+        _, height, width, channels = images.shape
+        if channels != self.channels:
+            raise UserError(
+                f"images: {channels} channels; expected {self.owner}.channels = "
+                f"{self.channels}."
+            )
+        if height % self.patch[0] or width % self.patch[1]:
+            raise UserError(
+                f"images: {height} × {width} pixels; expected multiples of "
+                f"{self.owner}.patch_size = {self.patch[0]} × {self.patch[1]}."
+            )
+        return grid_of((height, width), self.patch)
+
+
+def check_image_sizes(model: nn.Module) -> None:
+    """Raises UserError for sizes that give no patches."""
+    name = model.gin_name
+    for field in ("image_size", "patch_size"):
+        size = getattr(model, field)
+        if len(pair(size)) != 2 or min(pair(size)) < 1:
+            raise UserError(
+                f"{name}.{field} = {size}: expected a number from 1 on, or two."
+            )
+    if model.channels < 1:
+        raise UserError(f"{name}.channels = {model.channels} is below 1.")
+    image, patch = pair(model.image_size), pair(model.patch_size)
+    if image[0] % patch[0] or image[1] % patch[1]:
+        raise UserError(
+            f"{name}.patch_size = {model.patch_size} does not divide "
+            f"{name}.image_size = {model.image_size}."
+        )

@@ -1,0 +1,202 @@
+"""Vision transformers: ViT (Dosovitskiy et al. 2021), DeiT, DINOv2, SigLIP's tower."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from fmjax.configurable import configurable
+from fmjax.errors import UserError
+from fmjax.models.attention_pooling import AttentionPooling
+from fmjax.models.flops import attention_flops, multiplying_weights
+from fmjax.models.image_positions import Grid
+from fmjax.models.inputs import outputs
+from fmjax.models.layers import ACTIVATIONS, Dense, Keys, dropout, fold_keys
+from fmjax.models.patches import PatchEmbedding, check_image_sizes, grid_of, pair
+from fmjax.models.transformer import Context, Stack
+from fmjax.models.transformer_config import TransformerConfig
+
+Pooling = Literal["class_token", "average", "class_token_and_average", "attention"]
+
+
+@configurable("vit")
+class ViT(nn.Module):
+    """An encoder of images, cut into patches, with the heads that are asked for.
+
+    Attributes:
+      transformer: the stack's sizes and choices.
+      image_size: pixels in height and width that learned positions are for; images of
+        other sizes get positions in between.
+      patch_size: pixels of a patch likewise.
+      channels: of a pixel.
+      positions: vectors added for each place: "learned", or fixed "sincos" in two
+        dimensions (MoCo v3, Chen et al. 2021).
+      class_token: a learned vector before the patches.
+      pooling: what stands for the image: the "class_token", the "average" of patches,
+        both side by side (DINOv2's classifier), or "attention" of a learned query
+        (Zhai et al. 2022).
+      pooler: activation of a layer over it, "tanh" in ViT's pretraining; "none" for no
+        such layer.
+      num_classes: of a classifier; 0 for none.
+      distillation_token: a second learned vector, after the class token (DeiT, Touvron
+        et al. 2021).
+      distillation_head: whether it has a classifier too; the logits are then the mean
+        of both.
+      mask_token: whether a learned vector can stand for masked patches.
+    """
+
+    transformer: TransformerConfig
+    image_size: int | tuple[int, int] = 224
+    patch_size: int | tuple[int, int] = 16
+    channels: int = 3
+    positions: Literal["learned", "sincos"] = "learned"
+    class_token: bool = True
+    pooling: Pooling = "class_token"
+    pooler: Literal["none", "tanh"] = "none"
+    num_classes: int = 0
+    distillation_token: bool = False
+    distillation_head: bool = False
+    mask_token: bool = False
+
+    def __post_init__(self):
+        check_image_sizes(self)
+        if self.num_classes < 0:
+            raise UserError(f"vit.num_classes = {self.num_classes} is below 0.")
+        if "class_token" in self.pooling and not self.class_token:
+            raise UserError(
+                f"vit.pooling = {self.pooling!r} needs vit.class_token, which is "
+                "False; expected 'average' or 'attention'."
+            )
+        if self.distillation_token and not self.class_token:
+            raise UserError(
+                "vit.distillation_token = True needs vit.class_token, which is False."
+            )
+        if self.distillation_head and not (
+            self.distillation_token and self.num_classes
+        ):
+            raise UserError(
+                "vit.distillation_head = True needs vit.distillation_token and "
+                "vit.num_classes."
+            )
+        super().__post_init__()
+
+    @property
+    def grid(self) -> Grid:
+        """Rows and columns of patches of an image of image_size."""
+        return grid_of(pair(self.image_size), pair(self.patch_size))
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the patches."""
+        return self.class_token + self.distillation_token
+
+    def setup(self):
+        """Declares the parts."""
+        c = self.transformer
+        D, std, dtype = c.embed_dim, c.init_std, c.compute_dtype
+        names = ("class_token", "distillation_token")
+        self.patches = PatchEmbedding(
+            c,
+            self.grid,
+            pair(self.patch_size),
+            self.channels,
+            self.positions,
+            tuple(name for name in names if getattr(self, name)),
+            self.mask_token,
+            self.gin_name,
+        )
+        self.stack = Stack(c, causal=False)
+        if self.pooling == "attention":
+            self.attention_pool = AttentionPooling(c)
+        if self.pooler != "none":
+            self.pool = Dense(D, ("embed", None), True, std, dtype)
+        if self.num_classes:
+            # From zero, so that training starts with every class alike.
+            head = Dense(self.num_classes, ("embed", None), True, 0.0, dtype)
+            self.classifier = head
+        if self.distillation_head:
+            self.distillation_classifier = head.clone()
+
+    def __call__(
+        self,
+        images: Float[Array, "B height width C"],
+        masked: Bool[Array, "B N"] | None = None,
+        keys: Keys = None,
+        hidden_states: bool = False,
+    ) -> dict[str, Array]:
+        """What the model's heads say of images.
+
+        Args:
+          images: normalized; of another size than image_size if patches divide it.
+          masked: True for patches that the mask token stands for.
+          keys: one key per example for dropout; None in evaluation.
+          hidden_states: whether to give them.
+
+        Returns:
+          hidden: [B, T, D] after the final norm: class and distillation token, then the
+          patches row by row; pooled: [B, D], or [B, 2D] of class token and average;
+          logits: float32 [B, num_classes] where there is a classifier, with
+          class_logits and distillation_logits where there are two; hidden_states:
+          [layers + 1, B, T, D].
+        """
+        x = self.patches(images, masked)
+        return self.encode(x, keys, hidden_states)
+
+    def encode(
+        self,
+        patches: Float[Array, "B N D"],
+        keys: Keys = None,
+        hidden_states: bool = False,
+    ) -> dict[str, Array]:
+        """The same from patch vectors that have their positions, or some of them."""
+        c = self.transformer
+        x = self.patches.with_prefix(patches)
+        x = dropout(x, c.dropout, fold_keys(keys, c.num_layers))
+        context = Context(jnp.arange(x.shape[1])[None], keys=keys)
+        out = self.stack(x, context, None, hidden_states)
+        hidden = out["hidden"]
+        return outputs(out) | self.head(hidden, keys)
+
+    def head(
+        self, hidden: Float[Array, "B T D"], keys: Keys = None
+    ) -> dict[str, Array]:
+        """`pooled` and the logits of hidden vectors."""
+        pooled = self._pooled(hidden, keys)
+        if self.pooler != "none":
+            pooled = ACTIVATIONS[self.pooler](self.pool(pooled))
+        out = {"pooled": pooled}
+        if self.num_classes:
+            out["logits"] = self.classifier(pooled).astype(jnp.float32)
+        if self.distillation_head:
+            other = self.distillation_classifier(hidden[:, 1]).astype(jnp.float32)
+            out |= {"class_logits": out["logits"], "distillation_logits": other}
+            out["logits"] = (out["class_logits"] + other) / 2
+        return out
+
+    def _pooled(self, hidden: Array, keys: Keys) -> Array:
+        if self.pooling == "attention":
+            return self.attention_pool(hidden, fold_keys(keys, -1))
+        first = hidden[:, 0]
+        if self.pooling == "class_token":
+            return first
+        average = hidden[:, self.prefix :].mean(1)
+        if self.pooling == "average":
+            return average
+        return jnp.concatenate([first, average], axis=-1)
+
+    def train_flops_per_image(self, params, image_size: Grid | None = None) -> float:
+        """Matrix FLOPs of a training step for each image of this size."""
+        c = self.transformer
+        rows, columns = grid_of(
+            image_size or pair(self.image_size), pair(self.patch_size)
+        )
+        N = rows * columns
+        T = N + self.prefix
+        each = 6.0 * multiplying_weights(params["stack"], c) + attention_flops(c, T)
+        heads = {k: v for k, v in params.items() if k not in ("patches", "stack")}
+        return (
+            T * each
+            + 6.0 * N * params["patches"]["kernel"].size
+            + 6.0 * multiplying_weights(heads, c)
+        )
