@@ -16,6 +16,7 @@ _PUBLIC = {
     "train": ("fmjax.runs", "train"),
     "evaluate": ("fmjax.evaluation.validation", "evaluate_run"),
     "load": ("fmjax.inference.load", "load"),
+    "beam_search": ("fmjax.inference.generate", "beam_search"),
     "generate": ("fmjax.inference.generate", "generate"),
 }
 __all__ = list(_PUBLIC)

@@ -64,15 +64,21 @@ def _parser() -> argparse.ArgumentParser:
     takes_run(sub)
     takes_bindings(sub)
 
-    sub = verb("generate", "Continue prompts with a run's model.")
+    sub = verb("generate", "Continue prompts with a run's model, or answer them.")
     takes_run(sub)
     takes_trust(sub)
     sub.add_argument("--prompt", action="append", required=True, help="may be repeated")
     sub.add_argument("--max_tokens", type=int, default=100)
-    sub.add_argument("--temperature", type=float, default=1.0, help="0 is greedy")
-    sub.add_argument("--top_k", type=int)
-    sub.add_argument("--top_p", type=float)
+    sub.add_argument("--temperature", type=float, help="1 if not given; 0 is greedy")
+    sub.add_argument("--top_k", type=int, help="draw from the k likeliest tokens")
+    sub.add_argument("--top_p", type=float, help="draw from the likeliest share p")
     sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--beams", type=int, help="search for the likeliest text instead")
+    sub.add_argument(
+        "--length_penalty",
+        type=float,
+        help="of Wu et al. 2016, for beams: more favours longer texts; 0 if not given",
+    )
 
     sub = verb("data", "Cache a config's data, or look into it.")
     sub.add_argument("action", choices=["cache", "inspect"])

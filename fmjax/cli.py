@@ -54,20 +54,21 @@ def _eval(args) -> None:
 
 
 def _generate(args) -> None:
-    from fmjax.inference.generate import generate
+    from fmjax.inference import generate as texts
     from fmjax.inference.load import load
 
-    texts = generate(
-        load(args.run_dir, step=args.step, trust=args.trust),
-        args.prompt,
-        max_tokens=args.max_tokens,
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        seed=args.seed,
-    )
-    for prompt, text in zip(args.prompt, texts):
-        print(prompt + text)
+    run = load(args.run_dir, step=args.step, trust=args.trust)
+    options = {
+        "max_tokens": args.max_tokens,
+        "temperature": args.temperature,
+        "top_k": args.top_k,
+        "top_p": args.top_p,
+        "seed": args.seed,
+        "beams": args.beams,
+        "length_penalty": args.length_penalty,
+    }
+    for prompt, text in zip(args.prompt, texts.generate(run, args.prompt, **options)):
+        print(texts.with_prompt(run, prompt, text))
 
 
 def _data(args) -> None:

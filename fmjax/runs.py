@@ -75,7 +75,7 @@ def sample(experiment: Experiment) -> Callable:
     def evaluation(step: int, variables: dict, last: bool) -> dict:
         if prompt is None or not last:
             return {}
-        from fmjax.inference.generate import generate
+        from fmjax.inference.generate import generate, with_prompt
         from fmjax.inference.load import Run
 
         run = Run(
@@ -87,6 +87,6 @@ def sample(experiment: Experiment) -> Callable:
         )
         room = run.model.max_length - len(run.tokenizer.encode(prompt)) - 1
         text = generate(run, [prompt], max_tokens=min(200, room), temperature=0.8)[0]
-        return {"sample": prompt + text}
+        return {"sample": with_prompt(run, prompt, text)}
 
     return evaluation

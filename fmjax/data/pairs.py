@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,6 +11,8 @@ from fmjax.data.packing import Record, Row
 
 # Rows that stay open for short pairs; more fills better and searches longer.
 _OPEN_ROWS = 256
+
+Tokens = TypeVar("Tokens", np.ndarray, list[int])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +56,9 @@ class Pairs:
         """
         limits = (self.length, self.target_length)
         pairs = (
-            tuple(map(self._shortened, pair, limits))
+            tuple(
+                shortened(text, limit, self.eos_id) for text, limit in zip(pair, limits)
+            )
             for pair in documents
             if len(pair[0]) and len(pair[1])
         )
@@ -82,12 +87,14 @@ class Pairs:
         """Tokens of a record on both sides, and how many there could be."""
         return len(record["tokens"]), self.length + self.target_length
 
-    def _shortened(self, tokens: np.ndarray, limit: int) -> np.ndarray:
-        if len(tokens) <= limit:
-            return tokens
-        if tokens[-1] != self.eos_id:
-            return tokens[:limit]
-        return np.append(tokens[: limit - 1], tokens[-1])
+
+def shortened(tokens: Tokens, limit: int, eos_id: int | None) -> Tokens:
+    """The first `limit` tokens of a text, its EOS in place of the last of them."""
+    if len(tokens) <= limit or tokens[-1] != eos_id:
+        return tokens[:limit]
+    cut = tokens[:limit].copy()
+    cut[-1] = eos_id
+    return cut
 
 
 def _packed(pairs, limits: np.ndarray) -> Iterator[Record]:

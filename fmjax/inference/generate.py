@@ -1,26 +1,28 @@
-"""Autoregressive generation with a key-value cache: one compiled loop on the device."""
+"""Texts from texts: what a trained run writes behind a prompt, or in answer to it."""
 
-import dataclasses
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from flax import linen as nn
-from jaxtyping import Array, Int, UInt32
-
-from fmjax.data.tokenizers import start_id
+from fmjax.data.pairs import shortened
 from fmjax.errors import UserError
+from fmjax.inference.beam_search import Hypothesis, beam_search_tokens
+from fmjax.inference.decoder import SourceDecoder, decoder_of
 from fmjax.inference.load import Run
-from fmjax.inference.sampling import Sampling, sample
-from fmjax.models.gpt import GPT
-from fmjax.models.layers import constrain
-from fmjax.models.transformer import Cache
+from fmjax.inference.prompts import encode
+from fmjax.inference.sampling import Sampling
+from fmjax.inference.token_loop import generate_tokens
 
-# Prompts are padded to a power of two of at least this, so that few shapes compile.
-_SHORTEST_BUCKET = 16
+
+class ScoredText(NamedTuple):
+    """A text that beam search found.
+
+    Attributes:
+      text: without its prompt.
+      score: its log-probability over the length penalty.
+    """
+
+    text: str
+    score: float
 
 
 def generate(
@@ -28,276 +30,165 @@ def generate(
     prompts: Sequence[str],
     *,
     max_tokens: int = 100,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int = 0,
+    beams: int | None = None,
+    length_penalty: float | None = None,
 ) -> list[str]:
-    """Continues texts with a trained run, all of them in one batch.
+    """Continues texts, or answers them with an encoder-decoder, all in one batch.
 
     Args:
       run: what `fmjax.load` gave.
-      prompts: texts; each is read as the beginning of a document.
-      max_tokens: the most tokens written after a prompt; the end of a document stops it
+      prompts: texts; each is read as the beginning of a document, or by an encoder as
+        the whole of one.
+      max_tokens: the most tokens written for a prompt; the end of a document stops it
         earlier.
-      temperature: see `Sampling`.
+      temperature: see `Sampling`; 1 if not given.
       top_k: see `Sampling`.
       top_p: see `Sampling`.
       seed: a row draws by the seed, its place in `prompts` and its position alone.
+      beams: nothing is drawn, but the likeliest text looked for, see `beam_search`.
+      length_penalty: of the beam search; 0 if not given.
 
     Returns:
-      The continuations, without their prompts.
+      What was written, without the prompts.
 
     Raises:
-      UserError: for a run without a tokenizer, an empty prompt where the tokenizer has
-        no id to begin with, or numbers out of range.
+      UserError: for a run without a tokenizer or with a model that only reads, an empty
+        prompt where the tokenizer has no id to begin with, numbers out of range, or
+        options that do not go together.
     """
-    tokenizer = run.tokenizer
-    if tokenizer is None:
-        raise UserError(
-            "This run has no tokenizer, so no text goes in or out; "
-            "fmjax.inference.generate.generate_tokens takes ids."
+    if beams is not None:
+        drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        for name, value in drawing.items():
+            if value is not None:
+                raise UserError(
+                    f"{name} = {value}: nothing is drawn with beams = {beams}; "
+                    "expected one of the two."
+                )
+        found = beam_search(
+            run,
+            prompts,
+            beams=beams,
+            length_penalty=length_penalty or 0.0,
+            max_tokens=max_tokens,
         )
-    if isinstance(prompts, str):
-        raise UserError(f"prompts = {prompts!r}: expected a list of texts.")
-    ids = [_prompt(run, text) for text in prompts]
-    # Copies of the first row fill the last shard, and end when it does.
-    filled = ids + ids[:1] * (-len(ids) % run.row_multiple)
-    with run.on_mesh():
-        written = generate_tokens(
+        return [best.text for best, *_ in found]
+    if length_penalty is not None:
+        raise UserError(f"length_penalty = {length_penalty}: expected beams with it.")
+    ids = _encoded(run, prompts)
+
+    def draw(filled: list[list[int]], **options) -> list[list[int]]:
+        return generate_tokens(
             run.model,
             run.params,
             filled,
             max_tokens=max_tokens,
-            sampling=Sampling(temperature, top_k, top_p),
+            sampling=Sampling(
+                1.0 if temperature is None else temperature, top_k, top_p
+            ),
             seed=seed,
             rows=[*range(len(ids)), *[0] * (len(filled) - len(ids))],
-            eos_id=tokenizer.eos_id,
-            vocab_size=tokenizer.vocab_size,
+            **options,
         )
-    return [_continuation(tokenizer, *pair) for pair in zip(ids, written)]
+
+    return [_text(run, *pair) for pair in zip(ids, _in_batch(run, ids, draw))]
 
 
-def generate_tokens(
-    model: GPT,
-    params: dict,
-    prompts: Sequence[Sequence[int]],
+def beam_search(
+    run: Run,
+    prompts: Sequence[str],
     *,
-    max_tokens: int,
-    sampling: Sampling,
-    seed: int = 0,
-    rows: Sequence[int] | None = None,
-    eos_id: int | None = None,
-    vocab_size: int | None = None,
-) -> list[list[int]]:
-    """Continues rows of ids of different lengths in one batch.
+    beams: int = 4,
+    length_penalty: float = 0.0,
+    n_best: int = 1,
+    max_tokens: int = 100,
+    longest_prompt: int | None = None,
+) -> list[list[ScoredText]]:
+    """Looks for the texts of the best score, for all prompts in one batch.
 
     Args:
-      model: a decoder with `hidden`, `head` and `empty_cache`.
-      params: its parameters.
-      prompts: ids, at least one a row.
-      max_tokens: the most ids written after a prompt.
-      sampling: how they are drawn.
-      seed: see `rows`.
-      rows: a number for each row; what it draws depends on this, on the seed and on the
-        position, and not on the batch. Its place in the batch if not given.
-      eos_id: ends a row, of which it then is the last id.
-      vocab_size: ids at and above it are never drawn; model.vocab_size if not given.
+      run: as in `generate`.
+      prompts: likewise.
+      beams: see `beam_search_tokens`.
+      length_penalty: see `fmjax.inference.beam_search.penalty`.
+      n_best: texts for each prompt, at most `beams`.
+      max_tokens: as in `generate`.
+      longest_prompt: tokens that are read of a longer one, its EOS the last of them;
+        all of them if not given.
 
     Returns:
-      The ids written after each prompt.
+      For each prompt n_best texts, the best first.
 
     Raises:
-      UserError: where a prompt and max_tokens exceed model.max_length, or a number is
-        out of range.
+      UserError: as `generate`.
     """
-    sampling.check()
-    lengths = [len(prompt) for prompt in prompts]
-    if not lengths:
-        return []
-    if max_tokens < 1:
-        raise UserError(f"max_tokens = {max_tokens}: expected at least 1.")
-    if min(lengths) < 1:
-        raise UserError(f"prompt {lengths.index(0)} has no tokens; expected one.")
-    if max(lengths) + max_tokens > model.max_length:
-        raise UserError(
-            f"max_tokens = {max_tokens} after a prompt of {max(lengths)} tokens make "
-            f"{max(lengths) + max_tokens}, gpt.max_length = {model.max_length}."
-        )
-    bucket = max(_SHORTEST_BUCKET, 1 << (max(lengths) - 1).bit_length())
-    padded = np.zeros((len(prompts), min(bucket, model.max_length)), np.int32)
-    for row, prompt in zip(padded, prompts):
-        row[: len(prompt)] = prompt
-    if padded.min() < 0 or padded.max() >= model.vocab_size:
-        raise UserError(
-            f"prompts hold ids from {padded.min()} to {padded.max()}; expected 0 to "
-            f"gpt.vocab_size - 1 = {model.vocab_size - 1}."
-        )
-    written = decode(
-        model,
-        params,
-        padded,
-        np.array(lengths, np.int32),
-        np.uint32(seed % 2**32),
-        np.arange(len(prompts)) if rows is None else np.array(rows),
-        sampling,
-        np.int32(-1 if eos_id is None else eos_id),
-        max_tokens=max_tokens,
-        vocab_size=min(model.vocab_size, vocab_size or model.vocab_size),
-    )
-    tokens, counts = np.asarray(written.tokens), np.asarray(written.counts)
-    return [row[:count].tolist() for row, count in zip(tokens, counts)]
+    ids = _encoded(run, prompts)
+    if longest_prompt is not None:
+        end = run.tokenizer.eos_id
+        ids = [shortened(prompt, longest_prompt, end) for prompt in ids]
 
-
-class Written(NamedTuple):
-    """What `decode` gives.
-
-    Attributes:
-      tokens: int32 [B, max_tokens], zeros after each row's end.
-      counts: int32 [B], ids of each row, an end-of-document id among them.
-    """
-
-    tokens: Int[Array, "B N"]
-    counts: Int[Array, " B"]
-
-
-def decode(
-    model: GPT,
-    params: dict,
-    prompts: Int[Array, "B P"],
-    lengths: Int[Array, " B"],
-    seed: UInt32[Array, ""],
-    rows: Int[Array, " B"],
-    sampling: Sampling,
-    eos_id: Int[Array, ""],
-    *,
-    max_tokens: int,
-    vocab_size: int,
-) -> Written:
-    """Reads prompts at once, then writes token by token until every row ended.
-
-    It is compiled once for every (model, B, P, max_tokens, vocab_size).
-
-    Args:
-      model: a decoder.
-      params: its parameters.
-      prompts: right-padded ids.
-      lengths: ids of each prompt, from 1 to P.
-      seed: of the key of a draw, which is folded with the row's number and with the
-        position that is drawn.
-      rows: numbers of the rows.
-      sampling: how ids are drawn.
-      eos_id: ends a row; -1 for none.
-      max_tokens: ids written for each row.
-      vocab_size: ids at and above it are never drawn.
-    """
-    return _decode(
-        model,
-        nn.get_logical_axis_rules(),
-        max_tokens,
-        vocab_size,
-        params,
-        prompts,
-        lengths,
-        seed,
-        rows,
-        # 0 and 1.0 are of different types, which would compile twice.
-        dataclasses.replace(sampling, temperature=np.float32(sampling.temperature)),
-        eos_id,
-    )
-
-
-class _State(NamedTuple):
-    count: jax.Array  # ids written so far
-    tokens: jax.Array  # [B, max_tokens]
-    counts: jax.Array  # [B]
-    ended: jax.Array  # [B]
-    hidden: jax.Array  # [B, 1, D], of the newest id
-    cache: Cache
-
-
-# The rules are flax's, outside what jit knows to tell traces apart by, hence a static
-# argument of their own.
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _decode(
-    model,
-    rules,
-    max_tokens,
-    vocab_size,
-    params,
-    prompts,
-    lengths,
-    seed,
-    rows,
-    sampling,
-    eos_id,
-):
-    del rules
-    B, P = prompts.shape
-    variables = {"params": params}
-    fold = jax.vmap(jax.random.fold_in)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), rows)
-
-    def read(tokens, positions, cache):
-        out = model.apply(
-            variables, tokens, positions=positions, cache=cache, method="hidden"
-        )
-        return out["hidden"], out["cache"]
-
-    def unfinished(state):
-        return (state.count < max_tokens) & ~state.ended.all()
-
-    def step(state):
-        # Slots are positions: each row goes on at its own length, over its padding.
-        position = lengths + state.count
-        logits = model.apply(variables, state.hidden, method="head")[:, 0, :vocab_size]
-        drawn = sample(logits, fold(keys, position), sampling)
-        drawn = jnp.where(state.ended, 0, drawn)
-        hidden, cache = read(drawn[:, None], position[:, None], state.cache)
-        return _State(
-            count=state.count + 1,
-            tokens=state.tokens.at[:, state.count].set(drawn),
-            counts=state.counts + ~state.ended,
-            ended=state.ended | (drawn == eos_id),
-            hidden=hidden,
-            cache=cache,
+    def search(filled: list[list[int]], **options) -> list[list[Hypothesis]]:
+        return beam_search_tokens(
+            run.model,
+            run.params,
+            filled,
+            max_tokens=max_tokens,
+            beams=beams,
+            length_penalty=length_penalty,
+            n_best=n_best,
+            **options,
         )
 
-    cache = model.empty_cache(B, min(P + max_tokens, model.max_length))
-    hidden, cache = read(prompts, jnp.broadcast_to(jnp.arange(P), (B, P)), cache)
-    start = _State(
-        count=jnp.int32(0),
-        tokens=jnp.zeros((B, max_tokens), jnp.int32),
-        counts=jnp.zeros(B, jnp.int32),
-        ended=jnp.zeros(B, bool),
-        hidden=jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1),
-        cache=cache,
-    )
-    end = jax.lax.while_loop(unfinished, step, start)
-    # Whole on every device, so that every process can read them.
-    return Written(constrain(end.tokens, None, None), constrain(end.counts, None))
+    return [
+        [ScoredText(_text(run, prompt, h.tokens), h.score) for h in found]
+        for prompt, found in zip(ids, _in_batch(run, ids, search))
+    ]
 
 
-def _prompt(run: Run, text: str) -> list[int]:
-    """Ids of the beginning of a document, as the model read it in training."""
-    # What a model that was imported read is not known but from its tokenizer's BOS.
-    imported = run.config.data is None
-    first = run.tokenizer.bos_id if imported and text else start_id(run.tokenizer)
-    ids = ([] if first is None else [first]) + run.tokenizer.encode(text)
+def with_prompt(run: Run, prompt: str, text: str) -> str:
+    """What a person reads: a continuation behind its prompt, an answer alone."""
+    answers = isinstance(decoder_of(run.model), SourceDecoder)
+    return text if answers else prompt + text
+
+
+def _encoded(run: Run, prompts: Sequence[str]) -> list[list[int]]:
+    decoder_of(run.model)
+    if isinstance(prompts, str):
+        raise UserError(f"prompts = {prompts!r}: expected a list of texts.")
+    return [encode(run, text) for text in prompts]
+
+
+def _in_batch(run: Run, ids: list[list[int]], write: Callable) -> list:
+    """What `write` gives for ids, on the run's mesh and by its tokenizer."""
     if not ids:
-        raise UserError(
-            "An empty prompt needs a tokenizer with an id that begins or ends a "
-            "document, which this run's does not have. Expected some text."
+        return []
+    tokenizer = run.tokenizer
+    # Copies of the first row fill the last shard, and end when it does.
+    filled = ids + ids[:1] * (-len(ids) % run.row_multiple)
+    padding = tokenizer.pad_id
+    with run.on_mesh():
+        return write(
+            filled,
+            eos_id=tokenizer.eos_id,
+            padding_id=None if padding == tokenizer.eos_id else padding,
+            vocab_size=tokenizer.vocab_size,
         )
-    return ids
 
 
-def _continuation(tokenizer, prompt: list[int], new: list[int]) -> str:
-    """The text of `new`, decoded behind its prompt, on which its spelling may depend.
+def _text(run: Run, prompt: list[int], new: list[int]) -> str:
+    """The text of `new`.
 
+    Behind a prompt it is decoded with it, as its spelling may depend on it:
     SentencePiece, for one, drops a space in front of the first piece it decodes.
     """
+    tokenizer = run.tokenizer
     if new and new[-1] == tokenizer.eos_id:
         new = new[:-1]
+    if isinstance(decoder_of(run.model), SourceDecoder):
+        # Marian's languages have vocabularies of their own.
+        return getattr(tokenizer, "target", tokenizer).decode(new)
     before, whole = tokenizer.decode(prompt), tokenizer.decode(prompt + new)
     return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(new)

@@ -190,7 +190,8 @@ class Attention(nn.Module):
           relative: vectors of relative positions and which one stands between each
             query and key, for disentangled attention.
           source: what is attended to, with `cross`; None if it is in the cache.
-          cache: of earlier tokens, or of the source; None for none.
+          cache: of earlier tokens, or of the source; None for none. Of fewer rows than
+            x, each source is that of as many rows in a row.
           keys: one key per example for dropout.
 
         Returns:
@@ -235,6 +236,9 @@ class Attention(nn.Module):
             elif source is not None:
                 cache = KeyValueCache(k, v)
             k, v = cache.k.astype(q.dtype), cache.v.astype(q.dtype)
+        if self.cross and len(k) != len(q):
+            # Beams share a source: their queries stand side by side in its row.
+            q = q.reshape(len(k), -1, *q.shape[2:])
         out = attend(
             q,
             k,
@@ -253,7 +257,7 @@ class Attention(nn.Module):
             normal_init(self.out_init_std, "heads", "kv", "embed"),
             (self.num_heads, self.head_dim, x.shape[-1]),
         )
-        out = out.reshape(*out.shape[:2], -1)
+        out = out.reshape(*x.shape[:2], -1)
         kernel = kernel.astype(self.dtype).reshape(-1, x.shape[-1])
         y = matmul(out, kernel, self.dtype)
         if self.bias:

@@ -1,0 +1,84 @@
+"""Prompts: from texts to ids as the model read them in training, padded for a batch."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from fmjax.data.hugging_face_tokenizer import HuggingFaceTokenizer
+from fmjax.data.tokenizers import start_id
+from fmjax.errors import UserError
+from fmjax.inference.decoder import Decoder, SourceDecoder, decoder_of
+from fmjax.inference.load import Run
+
+# Prompts are padded to a power of two of at least this, so that few shapes compile.
+_SHORTEST_BUCKET = 16
+
+
+class Prompts(NamedTuple):
+    """Right-padded prompts.
+
+    Attributes:
+      tokens: int32 [B, P].
+      lengths: int32 [B], from 1 to P.
+    """
+
+    tokens: Int[np.ndarray, "B P"]
+    lengths: Int[np.ndarray, " B"]
+
+
+def encode(run: Run, text: str) -> list[int]:
+    """Ids of a prompt: the beginning of a document, or all that an encoder reads.
+
+    Raises:
+      UserError: for a run without a tokenizer, an empty prompt where the tokenizer has
+        no id to begin with, or a model that does not write.
+    """
+    tokenizer = run.tokenizer
+    if tokenizer is None:
+        raise UserError(
+            "This run has no tokenizer, so no text goes in or out; "
+            "fmjax.inference.token_loop.generate_tokens takes ids."
+        )
+    # What a model that was imported read is not known but from its tokenizer.
+    imported = run.config.data is None
+    ids = tokenizer.encode(text)
+    if isinstance(decoder_of(run.model), SourceDecoder):
+        if imported and isinstance(tokenizer, HuggingFaceTokenizer):
+            return tokenizer.wrap(ids)[0]
+        return ids if tokenizer.eos_id is None else [*ids, tokenizer.eos_id]
+    first = tokenizer.bos_id if imported and text else start_id(tokenizer)
+    ids = ([] if first is None else [first]) + ids
+    if not ids:
+        raise UserError(
+            "An empty prompt needs a tokenizer with an id that begins or ends a "
+            "document, which this run's does not have. Expected some text."
+        )
+    return ids
+
+
+def pad(decoder: Decoder, prompts: Sequence[Sequence[int]], max_tokens: int) -> Prompts:
+    """Joins ids of one or more prompts of different lengths.
+
+    Raises:
+      UserError: where a prompt is empty or has an id that the model does not, or
+        max_tokens is below 1 or too many for the model.
+    """
+    model = decoder.model
+    lengths = [len(prompt) for prompt in prompts]
+    if max_tokens < 1:
+        raise UserError(f"max_tokens = {max_tokens}: expected at least 1.")
+    if min(lengths) < 1:
+        raise UserError(f"prompt {lengths.index(0)} has no tokens; expected one.")
+    decoder.check(max(lengths), max_tokens)
+    bucket = max(_SHORTEST_BUCKET, 1 << (max(lengths) - 1).bit_length())
+    tokens = np.zeros((len(prompts), min(bucket, model.max_length)), np.int32)
+    for row, prompt in zip(tokens, prompts):
+        row[: len(prompt)] = prompt
+    if tokens.min() < 0 or tokens.max() >= model.vocab_size:
+        raise UserError(
+            f"prompts hold ids from {tokens.min()} to {tokens.max()}; expected 0 to "
+            f"{model.gin_name}.vocab_size - 1 = {model.vocab_size - 1}."
+        )
+    return Prompts(tokens, np.array(lengths, np.int32))
