@@ -5,6 +5,7 @@ import typing
 
 from fmjax.configurable import configurable, fields_of
 from fmjax.data.pipeline import Data
+from fmjax.optim.freezing import Freeze
 from fmjax.sharding.mesh import MeshConfig
 from fmjax.training.train_config import TrainConfig
 
@@ -20,6 +21,7 @@ class Experiment:
       optimizer: an optimizer and its schedule; None likewise.
       mesh: how devices are arranged.
       train: length, batch and intervals of the run.
+      freeze: parameters that do not change until a step.
       modules: Python modules that its gin files imported.
     """
 
@@ -28,6 +30,7 @@ class Experiment:
     optimizer: typing.Any = None
     mesh: MeshConfig = MeshConfig()
     train: TrainConfig = TrainConfig()
+    freeze: tuple[Freeze, ...] = ()
     modules: tuple[str, ...] = ()
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import optax
 from optax.contrib import MuonDimensionNumbers
 
 Names = tuple[str | None, ...]
@@ -18,8 +19,16 @@ HIDDEN = frozenset({"embed", "mlp", "heads", "kv_heads", "kv"})
 
 
 def map_by_axes(function: Callable, axes: Any, *trees: Any) -> Any:
-    """Maps `function(names, *leaves)` over trees that are like the tree of axes."""
-    return jax.tree.map(function, axes, *trees, is_leaf=lambda x: isinstance(x, tuple))
+    """Maps `function(names, *leaves)` over trees that are like the tree of axes.
+
+    Where axes have `optax.MaskedNode`, so has the result.
+    """
+    return jax.tree.map(function, axes, *trees, is_leaf=is_names)
+
+
+def is_names(x: Any) -> bool:
+    """Whether it is a leaf of a tree of axes."""
+    return isinstance(x, tuple) and not isinstance(x, optax.MaskedNode)
 
 
 def is_stacked(names: Names) -> bool:

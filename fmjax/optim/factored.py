@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from fmjax.optim.axes import Names, is_matrix, map_by_axes, sides
+from fmjax.optim.axes import Names, is_matrix, is_names, map_by_axes, sides
 
 
 class FactoredState(NamedTuple):
@@ -101,5 +101,5 @@ def scale_by_factored_rms(
 
 def _unzip(results: Any, axes: Any) -> list[Any]:
     """A tree of tuples as a list of trees."""
-    length = len(jax.tree.leaves(results, is_leaf=lambda x: isinstance(x, tuple))[0])
+    length = len(jax.tree.leaves(results, is_leaf=is_names)[0])
     return [map_by_axes(lambda _, r, i=i: r[i], axes, results) for i in range(length)]

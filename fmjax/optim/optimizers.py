@@ -27,6 +27,7 @@ from fmjax.optim.axes import (
 )
 from fmjax.optim.bounds import expect
 from fmjax.optim.factored import scale_by_factored_rms
+from fmjax.optim.freezing import Freezing, by_first_step
 from fmjax.optim.per_layer import per_layer
 from fmjax.optim.schedules import Schedule
 
@@ -45,12 +46,16 @@ class Optimizer:
         fits = self.clip_norm is None or self.clip_norm > 0
         expect(self, "clip_norm", fits, "None (no clipping) or a number above 0")
 
-    def build(self, axes: Any, train_steps: int) -> optax.GradientTransformation:
+    def build(
+        self, axes: Any, train_steps: int, freezing: Freezing | None = None
+    ) -> optax.GradientTransformation:
         """The optimizer as a gradient transformation of unboxed parameters.
 
         Args:
           axes: a tree like the parameters, with a tuple of logical names a leaf.
           train_steps: the end of the run, for schedules that read it.
+          freezing: which of them are trained when; all of them always, if not given.
+            Updates then take the gradients and parameters of a phase.
 
         Raises:
           UserError: the schedule does not fit into `train_steps`.
@@ -59,9 +64,15 @@ class Optimizer:
         if self.clip_norm is not None:
             clip = optax.clip_by_global_norm(self.clip_norm)
         rate = self.schedule.build(train_steps)
-        return optax.chain(
-            clip, *self._direction(axes), optax.scale_by_learning_rate(rate)
-        )
+        if freezing is None or freezing.begins == [0]:
+            directions = self._direction(axes)
+        else:
+            directions = [
+                by_first_step(
+                    lambda own: optax.chain(*self._direction(own)), axes, freezing
+                )
+            ]
+        return optax.chain(clip, *directions, optax.scale_by_learning_rate(rate))
 
     def learning_rate(
         self, step: int | Int[Array, ""], train_steps: int

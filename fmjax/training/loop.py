@@ -89,6 +89,7 @@ def train(
         train_steps=run.steps,
         seed=run.seed,
         ema=run.ema_decay is not None,
+        freeze=experiment.freeze,
     )
     if jax.process_index() == 0:
         objective.check(data.row_shapes(), data.tokenizer().vocab_size)
@@ -102,6 +103,8 @@ def train(
     size = sum(leaf.size for leaf in jax.tree.leaves(plan.shapes.params))
     shape = " × ".join(f"{a}={n}" for a, n in mesh.shape.items() if n > 1) or "1 device"
     say.say(f"{size:,} parameters on {shape} ({mesh.devices.flat[0].device_kind})")
+    for line in plan.freezing.spelled(plan.shapes.params):
+        say.say(line)
 
     checkpoints = Checkpoints(
         run_dir,
@@ -185,7 +188,7 @@ def train(
         with on_mesh(mesh, rules), Interruption() as interruption:
             while step < run.steps and not interrupted:
                 batch = global_batch(next(batches), sharding, run.batch_size)
-                state, metrics = train_step(state, batch)
+                state, metrics = train_step(state, batch, plan.freezing.phase(step))
                 step += 1
                 log.push(step, metrics)
                 say.advance(step)

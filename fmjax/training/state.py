@@ -1,6 +1,7 @@
 """The state of a run, and where every leaf of it lies on the mesh."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import optax
 from flax import linen as nn
 
 from fmjax.objectives.terms import Objective
+from fmjax.optim.freezing import Freeze, Freezing, plan_freezing
 from fmjax.optim.state_sharding import state_specs
 from fmjax.sharding.mesh import on_mesh
 from fmjax.sharding.rules import (
@@ -56,12 +58,14 @@ class StatePlan:
 
     Attributes:
       transformation: the optimizer, as a gradient transformation.
+      freezing: which parameters are trained when.
       shapes: a State of ShapeDtypeStructs with their shardings.
       shardings: a State of NamedShardings.
       init: () → State, compiled to make each leaf where it belongs.
     """
 
     transformation: optax.GradientTransformation
+    freezing: Freezing
     shapes: State
     shardings: State
     init: Any
@@ -82,6 +86,7 @@ def plan_state(
     train_steps: int,
     seed: int = 0,
     ema: bool = False,
+    freeze: Sequence[Freeze] = (),
 ) -> StatePlan:
     """Plans the state of a run; nothing is allocated.
 
@@ -93,10 +98,12 @@ def plan_state(
       train_steps: the end of the run, for schedules that read it.
       seed: of the parameters.
       ema: whether to keep averaged parameters.
+      freeze: parameters that do not change until a step.
     """
     axes, shapes = abstract_variables(objective)
     specs = param_specs(axes, shapes, mesh, rules)
-    tx = optimizer.build(axes["params"], train_steps)
+    freezing = plan_freezing(freeze, shapes["params"])
+    tx = optimizer.build(axes["params"], train_steps, freezing)
     shardings = named_shardings(
         State(
             step=jax.sharding.PartitionSpec(),
@@ -133,4 +140,4 @@ def plan_state(
         with on_mesh(mesh, rules):
             return compiled()
 
-    return StatePlan(tx, shapes, shardings, make)
+    return StatePlan(tx, freezing, shapes, shardings, make)

@@ -1,6 +1,7 @@
 """One training step and one evaluation step, jitted over a mesh."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Int, Key
 
 from fmjax.objectives.terms import Batch, Objective, total
+from fmjax.optim.freezing import merged
 from fmjax.sharding.mesh import batch_sharding
 from fmjax.sharding.rules import LogicalRules
 from fmjax.training.state import State, StatePlan
@@ -33,31 +35,39 @@ def make_train_step(
     seed: int,
     microbatches: int = 1,
     ema_decay: float | None = None,
-) -> Callable[[State, Batch], tuple[State, Metrics]]:
-    """A jitted (state, global batch) → (next state, metrics); the state is donated.
+) -> Callable[..., tuple[State, Metrics]]:
+    """A jitted (state, global batch, phase) → (next state, metrics).
+
+    The state is donated. The phase, 0 if not given, is that of the state's step, see
+    `fmjax.optim.freezing`; each is compiled by itself.
 
     Metrics are float32 scalars: "loss", each term's share of it under the term's name,
     each ratio of the objective, "grad_norm" (before clipping), "learning_rate", and
     "tokens", the weight of the first term.
     """
 
-    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+    def step(state: State, batch: Batch, phase: int = 0) -> tuple[State, Metrics]:
         rows = next(iter(batch.values())).shape[0]
         keys = example_keys(seed, state.step, rows)
-        grads, metrics = accumulate(objective, state, batch, keys, microbatches)
-        updates, opt_state = plan.transformation.update(
-            grads, state.opt_state, state.params
+        trained = plan.freezing.trained(state.params, phase)
+        grads, metrics = accumulate(
+            objective, state, batch, keys, microbatches, trained
         )
-        params = optax.apply_updates(state.params, updates)
+        updates, opt_state = plan.transformation.update(grads, state.opt_state, trained)
+        trained = optax.apply_updates(trained, updates)
+        params = merged(trained, state.params)
         ema = state.ema
         if ema is not None:
-            ema = optax.incremental_update(params, ema, 1 - ema_decay)
+            averaged = plan.freezing.trained(ema, phase)
+            averaged = optax.incremental_update(trained, averaged, 1 - ema_decay)
+            ema = merged(averaged, ema)
         metrics["grad_norm"] = optax.global_norm(grads)
         metrics["learning_rate"] = jnp.float32(learning_rate(state.step))
         return State(state.step + 1, params, state.extra, opt_state, ema), metrics
 
     return jax.jit(
         step,
+        static_argnums=2,
         donate_argnums=0,
         in_shardings=(plan.shardings, batch_sharding(mesh, rules)),
         out_shardings=(plan.shardings, None),
@@ -87,8 +97,12 @@ def accumulate(
     batch: Batch,
     keys: Key[Array, " B"],
     microbatches: int,
-) -> tuple[dict, Metrics]:
+    trained: Any = None,
+) -> tuple[Any, Metrics]:
     """Gradients and metrics of a global batch, computed in `microbatches` pieces.
+
+    Gradients are of `trained`, those of the parameters that do not count as constants;
+    of all of them if not given.
 
     Each term is divided by its weight over the whole batch from the start, so the
     pieces add up to the gradient of the whole, whatever their padding.
@@ -97,24 +111,27 @@ def accumulate(
     terms, _ = objective.loss(state.variables, batch, None)
     weights = {name: term.weight for name, term in terms.items()}
 
-    def loss(params, batch, keys):
+    trained = state.params if trained is None else trained
+
+    def loss(trained, batch, keys):
+        params = merged(trained, state.params)
         terms, ratios = objective.loss({"params": params, **state.extra}, batch, keys)
         sums = {name: term.coefficient * term.sum for name, term in terms.items()}
         return total(terms, weights), (sums, ratios)
 
     gradient = jax.value_and_grad(loss, has_aux=True)
     if microbatches == 1:
-        (value, (sums, ratios)), grads = gradient(state.params, batch, keys)
+        (value, (sums, ratios)), grads = gradient(trained, batch, keys)
     else:
 
         def add(carry, piece):
             batch, keys = piece
-            (value, aux), grads = gradient(state.params, batch, keys)
+            (value, aux), grads = gradient(trained, batch, keys)
             return jax.tree.map(jnp.add, carry, (value, aux, grads)), None
 
         pieces = jax.tree.map(lambda x: split_rows(x, microbatches), (batch, keys))
         first = jax.tree.map(lambda x: x[0], pieces)
-        shapes = jax.eval_shape(gradient, state.params, *first)
+        shapes = jax.eval_shape(gradient, trained, *first)
         (value, aux), grads = jax.tree.map(
             lambda s: jnp.zeros(s.shape, s.dtype), shapes
         )
