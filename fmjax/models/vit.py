@@ -176,7 +176,8 @@ class ViT(nn.Module):
 
     def _pooled(self, hidden: Array, keys: Keys) -> Array:
         if self.pooling == "attention":
-            return self.attention_pool(hidden, fold_keys(keys, -1))
+            at_pool = fold_keys(keys, self.transformer.num_layers + 1)
+            return self.attention_pool(hidden, at_pool)
         first = hidden[:, 0]
         if self.pooling == "class_token":
             return first

@@ -3,6 +3,7 @@
 import inspect
 
 from fmjax.errors import UserError, suggest
+from fmjax.models.patches import pair
 from fmjax.objectives.terms import RowShapes
 
 
@@ -30,9 +31,28 @@ def check_rows(
       rows: the shape of each array of a row.
       vocab_size: of the data.
     """
-    name, model = objective.gin_name, objective.model
-    needed = (*objective.reads, *targets)
-    known = {*needed, *objective.may_read, "target_bytes"}
+    model = objective.model
+    check_names(objective, (*objective.reads, *targets), objective.may_read, rows)
+    for field in objective.reads:
+        (length,) = rows[field]
+        if length > model.max_length:
+            raise UserError(
+                f"data.length gives rows of {length} {field}, which exceeds "
+                f"{model.gin_name}.max_length = {model.max_length}."
+            )
+    if vocab_size > model.vocab_size:
+        raise UserError(
+            f"the data's vocabulary has {vocab_size} entries, "
+            f"{model.gin_name}.vocab_size = {model.vocab_size} is smaller."
+        )
+
+
+def check_names(
+    objective, needed: tuple[str, ...], optional: tuple[str, ...], rows: RowShapes
+) -> None:
+    """Raises a UserError for rows that lack an array, or have one that goes unread."""
+    name = objective.gin_name
+    known = {*needed, *optional, "target_bytes"}
     for field in needed:
         if field not in rows:
             raise UserError(
@@ -45,15 +65,15 @@ def check_rows(
                 f"experiment.objective = @{name}() does not read {field!r}, which "
                 f"data's rows have.{suggest(field, known)}"
             )
-    for field in objective.reads:
-        (length,) = rows[field]
-        if length > model.max_length:
-            raise UserError(
-                f"data.length gives rows of {length} {field}, which exceeds "
-                f"{model.gin_name}.max_length = {model.max_length}."
-            )
-    if vocab_size > model.vocab_size:
+
+
+def check_images(model, shape: tuple[int, ...]) -> None:
+    """Raises a UserError where images [height, width, C] are not of a model's size."""
+    expected = (*pair(model.image_size), model.channels)
+    if tuple(shape) != expected:
+        found, wanted = (" × ".join(map(str, size)) for size in (shape, expected))
         raise UserError(
-            f"the data's vocabulary has {vocab_size} entries, "
-            f"{model.gin_name}.vocab_size = {model.vocab_size} is smaller."
+            f"data gives images of {found}; expected {wanted}, for "
+            f"{model.gin_name}.image_size = {model.image_size} and "
+            f"{model.gin_name}.channels = {model.channels}."
         )

@@ -1,0 +1,147 @@
+"""Masked autoencoders of images (He et al. 2022)."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from fmjax.configurable import configurable
+from fmjax.models.flops import attention_flops, multiplying_weights
+from fmjax.models.image_positions import Grid, sincos_2d
+from fmjax.models.layers import Dense, Keys, constrain, fold_keys, normal_init
+from fmjax.models.patches import check_image_sizes, grid_of, pair
+from fmjax.models.transformer import Context, Stack
+from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.vit import ViT
+
+
+@configurable("mae")
+class MAE(nn.Module):
+    """An encoder that sees some patches, and a small decoder that paints all of them.
+
+    Both have fixed sin-cos positions.
+
+    Attributes:
+      encoder: its sizes and choices.
+      decoder: those of the decoder.
+      image_size: pixels in height and width.
+      patch_size: pixels of a patch likewise.
+      channels: of a pixel.
+    """
+
+    encoder: TransformerConfig
+    decoder: TransformerConfig
+    image_size: int | tuple[int, int] = 224
+    patch_size: int | tuple[int, int] = 16
+    channels: int = 3
+
+    def __post_init__(self):
+        check_image_sizes(self)
+        super().__post_init__()
+
+    @property
+    def grid(self) -> Grid:
+        """Rows and columns of patches of an image of image_size."""
+        return grid_of(pair(self.image_size), pair(self.patch_size))
+
+    def setup(self):
+        """Declares the parts."""
+        c = self.decoder
+        D, std, dtype = c.embed_dim, c.init_std, c.compute_dtype
+        self.vit = ViT(
+            self.encoder,
+            self.image_size,
+            self.patch_size,
+            self.channels,
+            positions="sincos",
+        )
+        self.into_decoder = Dense(D, ("embed", None), True, std, dtype)
+        self.mask_token = self.param("mask_token", normal_init(std, "norm"), (D,))
+        self.decoder_stack = Stack(c, causal=False)
+        height, width = pair(self.patch_size)
+        pixels = height * width * self.channels
+        self.to_pixels = Dense(pixels, ("embed", None), True, std, dtype)
+
+    def __call__(
+        self,
+        images: Float[Array, "B height width C"],
+        visible: Int[Array, "B K"] | None = None,
+        keys: Keys = None,
+        hidden_states: bool = False,
+    ) -> dict[str, Array]:
+        """Paints images of which the encoder sees some patches, or all.
+
+        Args:
+          images: normalized.
+          visible: places of the patches that are seen, row by row from 0; None for all.
+          keys: one key per example for dropout; None in evaluation.
+          hidden_states: whether to give the encoder's.
+
+        Returns:
+          hidden: [B, 1 + K, D] of the encoder: the class token, then the seen patches;
+          pooled: [B, D], its class token; logits: float32 [B, N, P], pixels of every
+          patch, P = patch height · width · C; with `hidden_states` those of the
+          encoder, [layers + 1, B, 1 + K, D].
+        """
+        out = self.hidden(images, visible, keys, hidden_states)
+        grid = grid_of(images.shape[1:3], pair(self.patch_size))
+        keys = fold_keys(keys, self.encoder.num_layers + 1)
+        return out | {"logits": self.decode(out["hidden"], visible, grid, keys)}
+
+    def hidden(
+        self,
+        images: Float[Array, "B height width C"],
+        visible: Int[Array, "B K"] | None = None,
+        keys: Keys = None,
+        hidden_states: bool = False,
+    ) -> dict[str, Array]:
+        """The encoder's part of `__call__`."""
+        patches = self.vit.patches(images)
+        if visible is not None:
+            patches = jnp.take_along_axis(patches, visible[..., None], axis=1)
+            patches = constrain(patches, "batch", "length", "act_embed")
+        return self.vit.encode(patches, keys, hidden_states)
+
+    def decode(
+        self,
+        hidden: Float[Array, "B 1+K D"],
+        visible: Int[Array, "B K"] | None,
+        grid: Grid,
+        keys: Keys = None,
+    ) -> Float[Array, "B N P"]:
+        """The pixels of every patch of a grid."""
+        c = self.decoder
+        x = self.into_decoder(hidden)
+        first, patches = x[:, :1], x[:, 1:]
+        if visible is not None:
+            N = grid[0] * grid[1]
+            # A product with ones and zeros is faster to differentiate than a scatter.
+            at = (visible[:, None, :] == jnp.arange(N)[:, None]).astype(x.dtype)
+            seen = at.sum(-1, keepdims=True)
+            patches = jnp.einsum("bnk,bkd->bnd", at, patches)
+            patches = patches + (1 - seen) * self.mask_token.astype(x.dtype)
+        patches = patches + jnp.asarray(sincos_2d(grid, c.embed_dim)).astype(x.dtype)
+        x = jnp.concatenate([first, patches], axis=1)
+        x = constrain(x, "batch", "length", "act_embed")
+        context = Context(jnp.arange(x.shape[1])[None], keys=keys)
+        x = self.decoder_stack(x, context)["hidden"]
+        return self.to_pixels(x)[:, 1:].astype(jnp.float32)
+
+    def train_flops_per_image(
+        self, params, visible: int | None = None, image_size: Grid | None = None
+    ) -> float:
+        """Matrix FLOPs of a training step for each image of which so many are seen."""
+        rows, columns = grid_of(
+            image_size or pair(self.image_size), pair(self.patch_size)
+        )
+        N = rows * columns
+        K = N if visible is None else visible
+        flops = 6.0 * N * params["vit"]["patches"]["kernel"].size
+        flops += 6.0 * (1 + K) * params["into_decoder"]["kernel"].size
+        flops += 6.0 * N * params["to_pixels"]["kernel"].size
+        for config, stack, tokens in (
+            (self.encoder, params["vit"]["stack"], 1 + K),
+            (self.decoder, params["decoder_stack"], 1 + N),
+        ):
+            each = 6.0 * multiplying_weights(stack, config)
+            flops += tokens * (each + attention_flops(config, tokens))
+        return flops

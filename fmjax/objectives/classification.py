@@ -1,0 +1,144 @@
+"""Supervised classification of images, by softmax or by a yes or no of each class."""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Key
+
+from fmjax.configurable import configurable
+from fmjax.errors import UserError
+from fmjax.models.patches import pair
+from fmjax.objectives.fit import check_images, check_names
+from fmjax.objectives.terms import Batch, Ratio, RowShapes, Term
+
+# Of fewer classes the five best say little.
+_TOP = 5
+
+
+@configurable("classification")
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """Mean cross-entropy of the classes of images.
+
+    Attributes:
+      model: gives `logits` of `images`, such as `vit` with vit.num_classes.
+      output: "softmax", or "sigmoid": the sum of binary cross-entropies over classes,
+        each by itself (Beyer et al. 2020, "Are we done with ImageNet?"), of which
+        several may be right.
+      label_smoothing: share of each target spread over all classes (Szegedy 2016).
+    """
+
+    model: nn.Module
+    output: Literal["softmax", "sigmoid"] = "softmax"
+    label_smoothing: float = 0.0
+
+    def __post_init__(self):
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(
+                f"classification.label_smoothing = {self.label_smoothing}: expected "
+                "0 ≤ x < 1."
+            )
+        name = getattr(self.model, "gin_name", "?")
+        if not hasattr(self.model, "num_classes") or not hasattr(
+            self.model, "image_size"
+        ):
+            raise UserError(
+                f"classification.model = @{name}(): expected a model of images with a "
+                "classifier, such as @vit()."
+            )
+        if not self.model.num_classes:
+            raise UserError(
+                f"{name}.num_classes = {self.model.num_classes}, which "
+                "@classification() needs; expected at least 1."
+            )
+
+    def init(self, rng: Key[Array, ""]) -> dict:
+        """Boxed variables of the model."""
+        shape = (1, *pair(self.model.image_size), self.model.channels)
+        return self.model.init(rng, jnp.zeros(shape))
+
+    def check(self, rows: RowShapes, vocab_size: int) -> None:
+        """Raises a UserError where the model cannot take such rows.
+
+        Args:
+          rows: the shape of each array of a row.
+          vocab_size: of the data; not looked at.
+        """
+        del vocab_size
+        mixed = ("other_labels", "label_share")
+        check_names(self, ("images", "labels", "weights"), mixed, rows)
+        check_images(self.model, rows["images"])
+        classes = (self.model.num_classes,)
+        if rows["labels"] == () or (rows["labels"], self.output) == (
+            classes,
+            "sigmoid",
+        ):
+            return
+        name = self.model.gin_name
+        raise UserError(
+            f"data gives labels of shape {rows['labels']}; expected one number, or "
+            f"with classification.output = 'sigmoid' {name}.num_classes = {classes[0]}."
+        )
+
+    def train_flops_per_row(self, params, rows: RowShapes) -> float:
+        """Matrix FLOPs of a training step for an image."""
+        return self.model.train_flops_per_image(params, rows["images"][:2])
+
+    def loss(
+        self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
+    ) -> tuple[dict[str, Term], dict[str, Ratio]]:
+        """Terms and metrics of a batch.
+
+        Args:
+          variables: {"params": …}.
+          batch: images float32 [B, height, width, C], weights float32 [B], labels int32
+            [B], or, for "sigmoid", float32 [B, num_classes] of which any may be 1;
+            of images that were mixed with others also other_labels int32 [B] and
+            label_share float32 [B], the share of `labels`.
+          rng: one key an example for dropout, None in evaluation.
+
+        Returns:
+          Term "cross_entropy"; metrics "accuracy", and "top5_accuracy" of more than 5
+          classes: how often the best, or one of the five best, is right, which for a
+          mixed image it is by its share.
+        """
+        out = self.model.apply(variables, batch["images"], keys=rng)
+        logits, weights = out["logits"], batch["weights"]
+        targets = self._targets(batch)
+        losses = self._cross_entropy(logits, targets)
+        terms = {"cross_entropy": Term((losses * weights).sum(), weights.sum())}
+        _, places = jax.lax.top_k(logits, min(_TOP, logits.shape[-1]))
+        right = jnp.take_along_axis(targets, places, axis=-1)
+        shares = {"accuracy": right[:, 0]}
+        if logits.shape[-1] > _TOP:
+            shares["top5_accuracy"] = jnp.minimum(right.sum(-1), 1)
+        metrics = {
+            name: Ratio((share * weights).sum(), weights.sum())
+            for name, share in shares.items()
+        }
+        return terms, metrics
+
+    def _targets(self, batch: Batch) -> Float[Array, "B classes"]:
+        labels = batch["labels"]
+        if labels.ndim == 2:
+            return labels
+        K = self.model.num_classes
+        targets = jax.nn.one_hot(labels, K)
+        if "other_labels" in batch:
+            share = batch["label_share"][:, None]
+            others = jax.nn.one_hot(batch["other_labels"], K)
+            targets = share * targets + (1 - share) * others
+        return targets
+
+    def _cross_entropy(
+        self, logits: Float[Array, "B classes"], targets: Float[Array, "B classes"]
+    ) -> Float[Array, " B"]:
+        share = self.label_smoothing
+        targets = (1 - share) * targets + share / logits.shape[-1]
+        if self.output == "softmax":
+            return -(targets * jax.nn.log_softmax(logits)).sum(-1)
+        yes, no = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+        return -(targets * yes + (1 - targets) * no).sum(-1)

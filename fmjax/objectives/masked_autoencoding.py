@@ -1,0 +1,148 @@
+"""Masked autoencoding of images (MAE, He et al. 2022)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, Key
+
+from fmjax.configurable import configurable
+from fmjax.errors import UserError
+from fmjax.models.layers import Keys
+from fmjax.models.patches import grid_of, pair, to_images, to_patches
+from fmjax.objectives.fit import check_images, check_names
+from fmjax.objectives.terms import Batch, Ratio, RowShapes, Term
+
+# Added to the variance of a patch, as in the authors' code.
+_EPSILON = 1e-6
+
+
+@configurable("masked_autoencoding")
+@dataclasses.dataclass(frozen=True)
+class MaskedAutoencoding:
+    """Mean squared error of the pixels of patches that the encoder did not see.
+
+    Attributes:
+      model: paints images from some of their patches, such as `mae`.
+      mask_share: of an image's patches that are hidden.
+      normalize_pixels: predicts each patch less its mean, in units of its standard
+        deviation.
+    """
+
+    model: nn.Module
+    mask_share: float = 0.75
+    normalize_pixels: bool = True
+
+    def __post_init__(self):
+        if not hasattr(self.model, "decode") or not hasattr(self.model, "patch_size"):
+            raise UserError(
+                "masked_autoencoding.model = "
+                f"@{getattr(self.model, 'gin_name', '?')}(): expected a model that "
+                "paints patches, such as @mae()."
+            )
+        rows, columns = self.model.grid
+        if not 0 < self.num_visible(rows * columns) < rows * columns:
+            raise UserError(
+                f"masked_autoencoding.mask_share = {self.mask_share} hides none or all "
+                f"of {rows * columns} patches."
+            )
+
+    def num_visible(self, patches: int) -> int:
+        """How many patches of so many the encoder sees."""
+        return int(patches * (1 - self.mask_share))
+
+    def init(self, rng: Key[Array, ""]) -> dict:
+        """Boxed variables of the model."""
+        shape = (1, *pair(self.model.image_size), self.model.channels)
+        return self.model.init(rng, jnp.zeros(shape))
+
+    def check(self, rows: RowShapes, vocab_size: int) -> None:
+        """Raises a UserError where the model cannot take such rows.
+
+        Args:
+          rows: the shape of each array of a row.
+          vocab_size: of the data; not looked at.
+        """
+        del vocab_size
+        check_names(self, ("images", "weights"), ("labels",), rows)
+        check_images(self.model, rows["images"])
+
+    def train_flops_per_row(self, params, rows: RowShapes) -> float:
+        """Matrix FLOPs of a training step for an image."""
+        del rows
+        height, width = self.model.grid
+        return self.model.train_flops_per_image(
+            params, self.num_visible(height * width)
+        )
+
+    def loss(
+        self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
+    ) -> tuple[dict[str, Term], dict[str, Ratio]]:
+        """The term of a batch.
+
+        Args:
+          variables: {"params": …}.
+          batch: images float32 [B, height, width, C], weights float32 [B].
+          rng: one key an example for masks and dropout; None in evaluation, where an
+            image's own pixels decide what is masked.
+
+        Returns:
+          Term "squared_error"; no metrics.
+        """
+        images, weights = batch["images"], batch["weights"]
+        visible = self.visible(images, rng)
+        painted = self.model.apply(variables, images, visible, keys=rng)["logits"]
+        targets, _, _ = self._targets(images)
+        errors = ((painted - targets) ** 2).mean(-1)
+        hidden = ~_seen(visible, errors.shape[1])
+        losses = (errors * hidden).sum(-1) / hidden.sum(-1)
+        return {"squared_error": Term((losses * weights).sum(), weights.sum())}, {}
+
+    def visible(
+        self, images: Float[Array, "B height width C"], keys: Keys
+    ) -> Int[Array, "B K"]:
+        """Places of the patches that the encoder sees, in order."""
+        height, width = grid_of(images.shape[1:3], pair(self.model.patch_size))
+        if keys is None:
+            # Whole numbers add up to the same on every mesh.
+            bits = jax.lax.bitcast_convert_type(images.astype(jnp.float32), jnp.uint32)
+            seeds = bits.sum((1, 2, 3), dtype=jnp.uint32)
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), seeds)
+        else:
+            keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 2**31)
+        shuffled = jax.vmap(lambda key: jax.random.permutation(key, height * width))
+        return jnp.sort(shuffled(keys)[:, : self.num_visible(height * width)], axis=-1)
+
+    def pictures(
+        self, variables: dict, images: Float[Array, "B height width C"]
+    ) -> Float[Array, "B 3 height width C"]:
+        """Each image, what is seen of it (0 elsewhere), and what is painted.
+
+        Seen patches are shown as they are, others as painted; with normalize_pixels
+        they get the mean and deviation of the true patch, as in the paper's figures.
+        """
+        visible = self.visible(images, None)
+        painted = self.model.apply(variables, images, visible)["logits"]
+        _, mean, deviation = self._targets(images)
+        painted = painted * deviation + mean
+        patch = pair(self.model.patch_size)
+        true = to_patches(images, patch)
+        seen = _seen(visible, true.shape[1])[..., None]
+        shown = (true, jnp.where(seen, true, 0.0), jnp.where(seen, true, painted))
+        grid = grid_of(images.shape[1:3], patch)
+        return jnp.stack([to_images(x, grid, patch) for x in shown], axis=1)
+
+    def _targets(self, images: Array) -> tuple[Array, Array | float, Array | float]:
+        """Targets, and what is taken off and divided by to make them."""
+        patches = to_patches(images, pair(self.model.patch_size))
+        if not self.normalize_pixels:
+            return patches, 0.0, 1.0
+        mean = patches.mean(-1, keepdims=True)
+        deviation = jnp.sqrt(patches.var(-1, keepdims=True, ddof=1) + _EPSILON)
+        return (patches - mean) / deviation, mean, deviation
+
+
+def _seen(visible: Int[Array, "B K"], patches: int) -> Array:
+    """True for patches that are seen, [B, N]."""
+    return (visible[:, None, :] == jnp.arange(patches)[:, None]).any(-1)
