@@ -1,0 +1,137 @@
+"""Contrastive losses over a global batch that never hold all of its logits.
+
+Both sides are compared chunk by chunk: each device holds the logits of its own rows
+with one chunk of the other side, and computes them again for the gradients. Embeddings
+of the whole batch are small and are gathered; logits, of which there are B², are not.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+# Stands for log 0; an infinity would give gradients that are no numbers.
+_NONE = -1e30
+
+
+def softmax_contrast(
+    x: Float[Array, "B E"],
+    y: Float[Array, "B E"],
+    scale: Float[Array, ""],
+    counts: Bool[Array, " B"],
+    chunks: int,
+) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+    """Cross-entropy of telling each row's partner from those of all others.
+
+    Row i of x belongs to row i of y, as in CLIP (Radford et al. 2021, figure 3); their
+    loss is the mean of both results.
+
+    Args:
+      x: of one side, float32, of unit length where cosines are meant.
+      y: of the other.
+      scale: multiplies the inner products (the inverse temperature).
+      counts: False for rows of padding, which are nobody's alternative.
+      chunks: pieces that y is cut into, a divisor of B.
+
+    Returns:
+      Of each x among all y, and of each y among all x; zero for padding.
+    """
+    match = scale * (x * y).sum(-1)
+    x = x * scale
+
+    def of_chunk(log_z, chunk):
+        y, counts_y = chunk
+        logits = x @ y.T  # [B, c]
+        among = jax.nn.logsumexp(jnp.where(counts_y, logits, _NONE), axis=1)
+        other = jax.nn.logsumexp(jnp.where(counts[:, None], logits, _NONE), axis=0)
+        return jnp.logaddexp(log_z, among), other
+
+    start = jnp.full(len(x), _NONE)
+    log_z, others = _scan(of_chunk, start, (_whole(y), _whole(counts)), chunks)
+    of_x, of_y = log_z - match, others.reshape(-1) - match
+    return jnp.where(counts, of_x, 0.0), jnp.where(counts, of_y, 0.0)
+
+
+def sigmoid_contrast(
+    x: Float[Array, "B E"],
+    y: Float[Array, "B E"],
+    scale: Float[Array, ""],
+    bias: Float[Array, ""],
+    counts: Bool[Array, " B"],
+    chunks: int,
+) -> Float[Array, " B"]:
+    """Each pair judged by itself, as in SigLIP (Zhai et al. 2023, equation 1).
+
+    Args:
+      x: of one side, float32.
+      y: of the other, row i belonging to row i.
+      scale: multiplies the inner products.
+      bias: added to them.
+      counts: False for rows of padding.
+      chunks: pieces that y is cut into, a divisor of B.
+
+    Returns:
+      Of each x the sum over all y; zero for padding.
+    """
+    rows = jnp.arange(len(x))
+    x = x * scale
+
+    def of_chunk(sums, chunk):
+        y, counts_y, columns = chunk
+        logits = x @ y.T + bias  # [B, c]
+        agree = jnp.where(rows[:, None] == columns, logits, -logits)
+        losses = jnp.where(counts_y, -jax.nn.log_sigmoid(agree), 0.0)
+        return sums + losses.sum(1), None
+
+    sides = (_whole(y), _whole(counts), rows)
+    sums, _ = _scan(of_chunk, jnp.zeros(len(x)), sides, chunks)
+    return jnp.where(counts, sums, 0.0)
+
+
+def view_contrast(
+    z: Float[Array, "B 2 E"],
+    temperature: float,
+    counts: Bool[Array, " B"],
+    chunks: int,
+) -> Float[Array, " B"]:
+    """NT-Xent of two views of each image (SimCLR, Chen et al. 2020, equation 1).
+
+    Each view's alternatives are both views of all other images, its partner included
+    and itself left out.
+
+    Args:
+      z: float32, of unit length.
+      temperature: divides the inner products.
+      counts: False for rows of padding.
+      chunks: pieces that the images are cut into, a divisor of B.
+
+    Returns:
+      The mean of the cross-entropies of an image's two views; zero for padding.
+    """
+    match = (z[:, 0] * z[:, 1]).sum(-1) / temperature
+    rows = jnp.arange(len(z))
+    own = jnp.eye(2, dtype=bool)[:, None]  # [2, 1, 2]
+    x = z / temperature
+
+    def of_chunk(log_z, chunk):
+        y, counts_y, columns = chunk
+        logits = jnp.einsum("bve,cwe->bvcw", x, y)
+        itself = (rows[:, None] == columns)[:, None, :, None] & own
+        left_out = itself | ~counts_y[:, None]
+        among = jax.nn.logsumexp(jnp.where(left_out, _NONE, logits), axis=(2, 3))
+        return jnp.logaddexp(log_z, among), None
+
+    start = jnp.full((len(z), 2), _NONE)
+    log_z, _ = _scan(of_chunk, start, (_whole(z), _whole(counts), rows), chunks)
+    return jnp.where(counts, log_z.mean(-1) - match, 0.0)
+
+
+def _whole(x: Array) -> Array:
+    """The rows of all devices on each of them."""
+    return nn.with_logical_constraint(x, (None,) * x.ndim)
+
+
+def _scan(of_chunk, start, arrays, chunks: int):
+    """Scans over chunks of rows, whose logits are made again for the gradients."""
+    pieces = jax.tree.map(lambda a: a.reshape(chunks, -1, *a.shape[1:]), arrays)
+    return jax.lax.scan(jax.checkpoint(of_chunk), start, pieces)
