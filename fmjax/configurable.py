@@ -24,12 +24,13 @@ def free(default: Any = dataclasses.MISSING) -> Any:
     return dataclasses.field(default=default, metadata={"free": True})
 
 
-def path(default: Any = dataclasses.MISSING) -> Any:
+def path(default: Any = dataclasses.MISSING, free: bool = True) -> Any:
     """A file, folder or glob (or a tuple of them): made absolute in a stored config.
 
-    Where a file lies does not change what a run means, so paths are free.
+    Where a file lies does not change what a run means, so paths are free; but not where
+    nothing else tells what is read.
     """
-    return dataclasses.field(default=default, metadata={"free": True, "path": True})
+    return dataclasses.field(default=default, metadata={"free": free, "path": True})
 
 
 def fields_of(cls: type) -> list[dataclasses.Field]:

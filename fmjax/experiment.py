@@ -7,6 +7,7 @@ from fmjax.configurable import configurable, fields_of
 from fmjax.data.pipeline import Data
 from fmjax.optim.freezing import Freeze
 from fmjax.sharding.mesh import MeshConfig
+from fmjax.training.init_from import InitFrom
 from fmjax.training.train_config import TrainConfig
 
 
@@ -21,6 +22,7 @@ class Experiment:
       optimizer: an optimizer and its schedule; None likewise.
       mesh: how devices are arranged.
       train: length, batch and intervals of the run.
+      init_from: parameters of other runs that it starts from.
       freeze: parameters that do not change until a step.
       modules: Python modules that its gin files imported.
     """
@@ -30,6 +32,7 @@ class Experiment:
     optimizer: typing.Any = None
     mesh: MeshConfig = MeshConfig()
     train: TrainConfig = TrainConfig()
+    init_from: tuple[InitFrom, ...] = ()
     freeze: tuple[Freeze, ...] = ()
     modules: tuple[str, ...] = ()
 

@@ -5,8 +5,10 @@ import pathlib
 from collections.abc import Sequence
 
 from fmjax import config as gin_config
+from fmjax.data.tokenizers import load_tokenizer
 from fmjax.errors import UserError
 from fmjax.experiment import Experiment, differences, render
+from fmjax.training.init_from import InitFrom, Source
 
 CONFIG = "config.gin"
 TOKENIZER = "tokenizer"
@@ -70,3 +72,20 @@ def load_experiment(
     if not (run_dir / CONFIG).is_file():
         raise UserError(f"{run_dir}: no {CONFIG} in it, so not a run directory.")
     return gin_config.load(run_dir / CONFIG, bindings, trust)
+
+
+def source_of(wanted: InitFrom, trust: bool = False) -> Source:
+    """The run that parameters are wanted from, as its directory tells.
+
+    Raises:
+      UserError: if it is no run directory, or its config imports code without `trust`.
+    """
+    run_dir = pathlib.Path(wanted.run)
+    try:
+        experiment = load_experiment(run_dir, trust)
+    except UserError as error:
+        raise UserError(f"init_from.run: {error}") from None
+    vocab_size = getattr(experiment.objective.model, "vocab_size", None)
+    saved = run_dir / TOKENIZER
+    tokenizer = load_tokenizer(saved) if saved.is_dir() else None
+    return Source(wanted, vocab_size, tokenizer)

@@ -10,6 +10,7 @@ from fmjax import run_dir as run_dirs
 from fmjax.errors import UserError
 from fmjax.experiment import Experiment
 from fmjax.training import loop
+from fmjax.training.checkpoints import saved_steps
 
 
 def train(
@@ -43,27 +44,32 @@ def train(
     def store() -> None:
         if jax.process_index() == 0:
             run_dirs.write(folder, config_text)
-            experiment.data.tokenizer().save(folder / run_dirs.TOKENIZER)
+            if (tokenizer := experiment.data.tokenizer()) is not None:
+                tokenizer.save(folder / run_dirs.TOKENIZER)
 
     return loop.train(
         experiment,
         folder,
         config_text,
         evaluations=[unigram_baseline(experiment), sample(experiment)],
+        sources=[]
+        if saved_steps(folder)
+        else [run_dirs.source_of(wanted, trust) for wanted in experiment.init_from],
         on_checked=store,
         changed_data=override,
     )
 
 
 def unigram_baseline(experiment: Experiment) -> Callable:
-    """At the end: the entropy of single tokens on the validation split."""
+    """At the end: the entropy of single tokens on a validation split of text."""
 
     def evaluation(step: int, variables: dict, last: bool) -> dict:
         if not last or jax.process_index() != 0:
             return {}
         from fmjax.evaluation.unigram import baseline
 
-        return baseline(*experiment.data.target_counts())
+        counts = experiment.data.target_counts()
+        return {} if counts is None else baseline(*counts)
 
     return evaluation
 

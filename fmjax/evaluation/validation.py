@@ -19,8 +19,8 @@ from fmjax.sharding.mesh import (
     on_mesh,
 )
 from fmjax.training.checkpoints import restore_model
+from fmjax.training.checks import check_divisible
 from fmjax.training.evaluate import evaluate
-from fmjax.training.loop import check_divisible
 from fmjax.training.step import make_eval_step
 
 

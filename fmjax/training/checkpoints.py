@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from flax import traverse_util
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 
 from fmjax.errors import UserError
@@ -168,6 +169,78 @@ def save_model(run_dir: pathlib.Path, params: dict, extra: dict | None = None) -
     checkpoints.close()
 
 
+class SavedState:
+    """A checkpoint of a run, of which parts can be read.
+
+    Attributes:
+      folder: the checkpoint's.
+      step: its step.
+      shapes: of every array of the state, by path: "params/tokens/table".
+      params: "ema" where averaged parameters were kept, and are asked for, or "params".
+    """
+
+    def __init__(
+        self, run_dir: str | pathlib.Path, step: int | None = None, ema: bool = True
+    ):
+        """Reads what a checkpoint has, the newest if no step is given.
+
+        Raises:
+          UserError: if there is no such checkpoint.
+        """
+        folder = pathlib.Path(run_dir).absolute() / FOLDER
+        steps = saved_steps(folder.parent)
+        if not steps or (step is not None and step not in steps):
+            wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
+            raise UserError(f"{folder}: no {wanted}; found {steps or 'none'}.")
+        self.step = steps[-1] if step is None else step
+        self.folder = folder / str(self.step)
+        with _reader(folder) as reader:
+            tree = reader.item_metadata(self.step)["state"].tree
+        self.shapes = {
+            jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(
+                tree, is_leaf=lambda x: hasattr(x, "shape")
+            )
+        }
+        self.params = "ema" if ema and "ema" in tree else "params"
+
+    @property
+    def param_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the parameters, by their own path: "tokens/table"."""
+        prefix = f"{self.params}/"
+        return {
+            name.removeprefix(prefix): shape
+            for name, shape in self.shapes.items()
+            if name.startswith(prefix)
+        }
+
+    def read_params(self, wanted: dict[str, jax.ShapeDtypeStruct]) -> dict:
+        """Arrays by path, of the parameters that are wanted, placed as asked."""
+        tree = traverse_util.unflatten_dict(wanted, sep="/")
+        read = self.read({self.params: tree})[self.params]
+        return traverse_util.flatten_dict(read, sep="/")
+
+    def read(self, tree: dict) -> dict:
+        """A part of the state, each array read straight to its place on the mesh.
+
+        Args:
+          tree: nested dict of ShapeDtypeStructs with their shardings.
+        """
+        # An array is held more than once while it is read, so that one large one is
+        # read at a time.
+        leaves = jax.tree.leaves(tree)
+        largest = max(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+        args = ocp.args.PyTreeRestore(
+            tree,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(tree),
+            partial_restore=True,
+        )
+        with _reader(self.folder.parent, 1.01e-9 * largest) as reader:
+            return reader.restore(self.step, args=ocp.args.Composite(state=args))[
+                "state"
+            ]
+
+
 def restore_model(
     run_dir: pathlib.Path,
     objective: Objective,
@@ -192,12 +265,7 @@ def restore_model(
     Raises:
       UserError: if there is no such checkpoint, or it does not fit the model.
     """
-    run_dir = pathlib.Path(run_dir).absolute()
-    steps = saved_steps(run_dir)
-    if not steps or (step is not None and step not in steps):
-        wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
-        raise UserError(f"{run_dir / FOLDER}: no {wanted}; found {steps or 'none'}.")
-    step = steps[-1] if step is None else step
+    saved = SavedState(run_dir, step, ema)
     axes, shapes = abstract_variables(objective)
     places = named_shardings(param_specs(axes, shapes, mesh, rules), mesh)
     shapes = jax.tree.map(
@@ -205,46 +273,32 @@ def restore_model(
         shapes,
         places,
     )
-    # An array is held more than once while it is read, so that one large one is read
-    # at a time.
-    largest = max(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     params = shapes.pop("params")
-    with ocp.CheckpointManager(
-        run_dir / FOLDER,
+    tree = {saved.params: params, "extra": shapes} if shapes else {saved.params: params}
+    _check_fits(tree, saved)
+    restored = saved.read(tree)
+    return {"params": restored[saved.params], **restored.get("extra", {})}, saved.step
+
+
+def _check_fits(wanted: dict, saved: SavedState) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(wanted):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if saved.shapes.get(name) != leaf.shape:
+            raise UserError(
+                f"{saved.folder}: {name} should be {leaf.shape} by config.gin, found "
+                f"{saved.shapes.get(name, 'nothing')}."
+            )
+
+
+def _reader(folder: pathlib.Path, gigabytes: float | None = None):
+    """Orbax's manager of the checkpoints in a folder, for reading alone."""
+    return ocp.CheckpointManager(
+        folder,
         item_names=("state", "data", "meta"),
         item_handlers={
-            "state": ocp.PyTreeCheckpointHandler(
-                restore_concurrent_gb=1.01e-9 * largest
-            ),
+            "state": ocp.PyTreeCheckpointHandler(restore_concurrent_gb=gigabytes),
             "data": ocp.JsonCheckpointHandler(),
             "meta": ocp.JsonCheckpointHandler(),
         },
         options=ocp.CheckpointManagerOptions(create=False),
-    ) as reader:
-        saved = reader.item_metadata(step)["state"].tree
-        name = "ema" if ema and "ema" in saved else "params"
-        tree = {name: params, "extra": shapes} if shapes else {name: params}
-        _check_fits(tree, saved, run_dir / FOLDER / str(step))
-        args = ocp.args.PyTreeRestore(
-            tree,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(tree),
-            partial_restore=True,
-        )
-        restored = reader.restore(step, args=ocp.args.Composite(state=args))["state"]
-    return {"params": restored[name], **restored.get("extra", {})}, step
-
-
-def _check_fits(wanted: dict, saved: dict, folder: pathlib.Path) -> None:
-    found = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(
-            saved, is_leaf=lambda x: hasattr(x, "shape")
-        )
-    }
-    for path, leaf in jax.tree_util.tree_leaves_with_path(wanted):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if found.get(name) != leaf.shape:
-            raise UserError(
-                f"{folder}: {name} should be {leaf.shape} by config.gin, found "
-                f"{found.get(name, 'nothing')}."
-            )
+    )

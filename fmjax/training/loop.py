@@ -1,8 +1,6 @@
 """The whole run, top to bottom: set up, restore, step, log, evaluate, save, finish."""
 
 import dataclasses
-import importlib.metadata
-import os
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -10,19 +8,15 @@ from typing import Any
 
 import jax
 
-from fmjax.errors import UserError
-from fmjax.sharding.mesh import (
-    batch_sharding,
-    batch_shards,
-    global_batch,
-    local_rows,
-    on_mesh,
-)
+from fmjax.sharding.mesh import batch_sharding, global_batch, local_rows, on_mesh
 from fmjax.training.checkpoints import Checkpoints
+from fmjax.training.checks import check_divisible, check_same_data
+from fmjax.training.environment import use_compilation_cache, versions
 from fmjax.training.evaluate import evaluate
+from fmjax.training.init_from import Source, check_tokenizers, plan_copies, start_from
 from fmjax.training.interruption import Interruption
 from fmjax.training.metrics import MetricWriter, NoWriter
-from fmjax.training.progress import Reporter
+from fmjax.training.progress import Reporter, spelled
 from fmjax.training.state import State, plan_state
 from fmjax.training.step import make_eval_step, make_train_step
 from fmjax.training.step_log import Diverged, StepLog
@@ -55,6 +49,7 @@ def train(
     config_text: str,
     evaluations: Sequence[Evaluation] = (),
     *,
+    sources: Sequence[Source] = (),
     on_checked: Callable[[], None] = lambda: None,
     changed_data: bool = False,
 ) -> Outcome:
@@ -65,6 +60,7 @@ def train(
       run_dir: where everything is kept; the caller has checked that it is this run's.
       config_text: the whole config, stored with every checkpoint.
       evaluations: called after each evaluation on the validation split.
+      sources: the runs of experiment.init_from; none where the run continues.
       on_checked: called when everything fits, before anything is made.
       changed_data: continue although the data is not what the checkpoint was made with.
 
@@ -91,8 +87,11 @@ def train(
         ema=run.ema_decay is not None,
         freeze=experiment.freeze,
     )
+    copies = plan_copies(sources, plan, getattr(objective.model, "vocab_size", None))
     if jax.process_index() == 0:
-        objective.check(data.row_shapes(), data.tokenizer().vocab_size)
+        tokenizer = data.tokenizer()
+        check_tokenizers(copies, tokenizer)
+        objective.check(data.row_shapes(), tokenizer and tokenizer.vocab_size)
         data.prepare()
     data.wait_until_prepared()
     on_checked()
@@ -105,6 +104,8 @@ def train(
     say.say(f"{size:,} parameters on {shape} ({mesh.devices.flat[0].device_kind})")
     for line in plan.freezing.spelled(plan.shapes.params):
         say.say(line)
+    for copy in copies:
+        say.say(copy.spelled())
 
     checkpoints = Checkpoints(
         run_dir,
@@ -119,7 +120,7 @@ def train(
         batches.set_state(data_state["iterator"])
         say.say(f"resuming from step {start}")
     else:
-        start, state = 0, plan.init()
+        start, state = 0, start_from(copies, plan.init())
 
     train_step = make_train_step(
         objective,
@@ -222,48 +223,3 @@ def train(
     if interrupted:
         say.say(f"interrupted: step {step} is saved; the same command continues")
     return Outcome(step, step >= run.steps, state, validation)
-
-
-def check_divisible(name, size, microbatches, mesh, rules) -> None:
-    """Raises a UserError unless the batch axis's shards divide each microbatch."""
-    shards = batch_shards(mesh, rules)
-    if size % (shards * microbatches):
-        by = f"the mesh cuts the batch in {shards} (mesh.data × mesh.fsdp)"
-        if microbatches > 1:
-            by += f", train.microbatches = {microbatches}"
-        raise UserError(
-            f"{name} = {size} is not divisible: {by}. Nearest that is: "
-            f"{-(-size // (shards * microbatches)) * shards * microbatches}."
-        )
-
-
-def check_same_data(saved: dict, fingerprint: str, allowed: bool) -> None:
-    """Raises a UserError if the data changed since the checkpoint was made."""
-    if saved["fingerprint"] != fingerprint and not allowed:
-        raise UserError(
-            "the data is not what this run was started with (its files, tokenizer or "
-            f"preprocessing changed: fingerprint {fingerprint}, checkpoint "
-            f"{saved['fingerprint']}). Start a new --run_dir, or add --override."
-        )
-
-
-def use_compilation_cache(folder: str | None) -> None:
-    """Keeps compiled programs on disk, so that a restart does not compile again."""
-    if folder == "":
-        return
-    home = os.environ.get("FMJAX_CACHE") or pathlib.Path.home() / ".cache" / "fmjax"
-    jax.config.update("jax_compilation_cache_dir", str(folder or f"{home}/xla"))
-
-
-def versions() -> dict[str, str]:
-    """Versions of the libraries that a run's numbers depend on."""
-    names = ("fmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    return {name: importlib.metadata.version(name) for name in names}
-
-
-def spelled(values: dict[str, float]) -> str:
-    """Figures in a line."""
-    return "  ".join(
-        f"{name} {value:,.0f}" if name == "tokens" else f"{name} {value:.4f}"
-        for name, value in values.items()
-    )

@@ -76,3 +76,11 @@ class Reporter:
         if self._bar:
             self._bar.stop()
             self._bar = None
+
+
+def spelled(values: dict[str, float]) -> str:
+    """Figures in a line."""
+    return "  ".join(
+        f"{name} {value:,.0f}" if name == "tokens" else f"{name} {value:.4f}"
+        for name, value in values.items()
+    )

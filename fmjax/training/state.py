@@ -57,6 +57,7 @@ class StatePlan:
     """How to make a state, known before any of it is allocated.
 
     Attributes:
+      axes: logical names of the variables, a tuple for each.
       transformation: the optimizer, as a gradient transformation.
       freezing: which parameters are trained when.
       shapes: a State of ShapeDtypeStructs with their shardings.
@@ -64,6 +65,7 @@ class StatePlan:
       init: () → State, compiled to make each leaf where it belongs.
     """
 
+    axes: dict
     transformation: optax.GradientTransformation
     freezing: Freezing
     shapes: State
@@ -140,4 +142,4 @@ def plan_state(
         with on_mesh(mesh, rules):
             return compiled()
 
-    return StatePlan(tx, freezing, shapes, shardings, make)
+    return StatePlan(axes, tx, freezing, shapes, shardings, make)

@@ -1,0 +1,307 @@
+"""Starting from parameters of other runs: which go where, and reading them there."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+from jax.sharding import NamedSharding, PartitionSpec
+
+from fmjax.configurable import configurable, path
+from fmjax.data.tokenizers import Tokenizer
+from fmjax.errors import UserError
+from fmjax.models.parameter_paths import Pattern, Slot, is_scanned, slots
+from fmjax.training.checkpoints import SavedState
+from fmjax.training.state import State, StatePlan
+
+BINDING = "init_from.parameters"
+
+
+@configurable("init_from")
+@dataclasses.dataclass(frozen=True)
+class InitFrom:
+    """Parameters of another run, of whatever model, that this one starts from.
+
+    Read at step 0 alone: a run that continues needs its own checkpoints only. Averaged
+    parameters are taken where the other run kept them. Scanned layers become unrolled
+    ones, and the other way round. Tables of a vocabulary need the same tokenizer.
+
+    Attributes:
+      run: its directory, trained or imported.
+      parameters: patterns of what to take, see `fmjax.models.parameter_paths`, each
+        with the place it goes to: 'stack/** -> encoder_stack/**'. Wildcards stand for
+        the same text on both sides; without an arrow, paths are the same. All that a
+        side matches must have its counterpart on the other.
+      step: of the checkpoint; None for the newest.
+    """
+
+    run: str = path(free=False)
+    parameters: tuple[str, ...] = ("**",)
+    step: int | None = None
+
+    def __post_init__(self):
+        """Raises UserError for what are no pairs of patterns."""
+        if not self.parameters:
+            raise UserError(f"{BINDING} = (): expected one pattern or more.")
+        for text in self.parameters:
+            source, target = _patterns(text)
+            if source.wildcards != target.wildcards:
+                raise UserError(
+                    f"{BINDING}: {text!r} has {source.wildcards or 'no wildcards'} on "
+                    f"one side, {target.wildcards or 'none'} on the other; expected "
+                    "the same, in the same order."
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A run to start from, as its directory tells.
+
+    Attributes:
+      wanted: what to take of it.
+      vocab_size: its model's; None where the model has no vocabulary.
+      tokenizer: None where the run has none.
+    """
+
+    wanted: InitFrom
+    vocab_size: int | None
+    tokenizer: Tokenizer | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """One layer's parameter, there and here.
+
+    Attributes:
+      source: where it lies in the other run.
+      target: where it goes.
+      rows: (axis, count) where only so many of an axis are real, those of a vocabulary
+        that is padded; None for all.
+    """
+
+    source: Slot
+    target: Slot
+    rows: tuple[int, int] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Copy:
+    """What is taken from one run, checked.
+
+    Attributes:
+      source: the run.
+      saved: its checkpoint.
+      pieces: what goes where, by the path here.
+      shapes: of its arrays that are read.
+    """
+
+    source: Source
+    saved: SavedState
+    pieces: dict[str, Piece]
+    shapes: dict[str, tuple[int, ...]]
+
+    def spelled(self) -> str:
+        """A line that says what is taken."""
+        count = sum(
+            math.prod(_shape(self.shapes, piece.source))
+            for piece in self.pieces.values()
+        )
+        averaged = ", averaged" if self.saved.params == "ema" else ""
+        return (
+            f"starting from {self.source.wanted.run} (step {self.saved.step}"
+            f"{averaged}): {len(self.pieces)} tensors, {count:,} parameters; "
+            + ", ".join(self.source.wanted.parameters)
+        )
+
+
+def plan_copies(
+    sources: Sequence[Source], plan: StatePlan, vocab_size: int | None
+) -> list[Copy]:
+    """Finds what goes where; nothing but metadata is read.
+
+    Args:
+      sources: the runs to take parameters from.
+      plan: of this run's state.
+      vocab_size: of this run's model; None where it has no vocabulary.
+
+    Raises:
+      UserError: no such checkpoint, nothing matches, a tensor has no counterpart, or
+        shapes or vocabularies differ.
+    """
+    axes = traverse_util.flatten_dict(plan.axes["params"], sep="/")
+    leaves = traverse_util.flatten_dict(plan.shapes.params, sep="/")
+    shapes = {name: leaf.shape for name, leaf in leaves.items()}
+    places, copies, taken = slots(shapes), [], set()
+    for source in sources:
+        saved = SavedState(source.wanted.run, source.wanted.step)
+        there = saved.param_shapes
+        pieces = {}
+        for target, origin in _pairs(source.wanted, slots(there), places).items():
+            if target in taken:
+                raise UserError(f"{BINDING}: {target!r} is taken twice.")
+            taken.add(target)
+            here = places[target]
+            names = axes[here.array][here.layer is not None :]
+            pieces[target] = Piece(
+                slots(there)[origin], here, _rows(names, source, vocab_size, target)
+            )
+        _check_shapes(pieces, there, shapes, source.wanted.run)
+        read = {piece.source.array for piece in pieces.values()}
+        copies.append(Copy(source, saved, pieces, {name: there[name] for name in read}))
+    return copies
+
+
+def check_tokenizers(copies: Sequence[Copy], own: Tokenizer | None) -> None:
+    """Raises a UserError where a table's rows would stand for other tokens here.
+
+    Args:
+      copies: from `plan_copies`.
+      own: this run's tokenizer; None where it has none.
+    """
+    for copy in copies:
+        tables = [name for name, piece in copy.pieces.items() if piece.rows]
+        digests = [t and t.digest for t in (copy.source.tokenizer, own)]
+        if tables and (None in digests or len(set(digests)) > 1):
+            run = copy.source.wanted.run
+            raise UserError(
+                f"{BINDING} takes {tables[0]!r}, whose rows are a vocabulary's, but "
+                f"the tokenizer of {run} has the digest {digests[0]}, this run's "
+                f"{digests[1]}. Expected the same, such as text_task.tokenizer = "
+                f"@saved_tokenizer(), saved_tokenizer.folder = {run!r}."
+            )
+
+
+def start_from(copies: Sequence[Copy], state: State) -> State:
+    """The state with what is taken in its place, the average's too.
+
+    Each array is read straight to where its counterpart lies on the mesh.
+    """
+    for copy in copies:
+        places = traverse_util.flatten_dict(state.params, sep="/")
+        read = copy.saved.read_params(_placed(copy, places))
+
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state.params)
+        put = jax.jit(
+            functools.partial(_put, tuple(copy.pieces.values())),
+            donate_argnums=0,
+            out_shardings=shardings,
+        )
+        state = dataclasses.replace(
+            state,
+            params=put(state.params, read),
+            ema=None if state.ema is None else put(state.ema, read),
+        )
+    return state
+
+
+def _patterns(text: str) -> tuple[Pattern, Pattern]:
+    source, arrow, target = (side.strip() for side in text.partition("->"))
+    return Pattern(source, BINDING), Pattern(target if arrow else source, BINDING)
+
+
+def _pairs(
+    wanted: InitFrom, there: dict[str, Slot], here: dict[str, Slot]
+) -> dict[str, str]:
+    """Path here → path there, of all that is wanted."""
+    every: dict[str, str] = {}
+    for text in wanted.parameters:
+        source, target = _patterns(text)
+        found = source.find(there, wanted.run)
+        pairs = {target.fill(texts): name for name, texts in found.items()}
+        goals = target.find(here, "this run's model")
+        homeless = [name for goal, name in pairs.items() if goal not in here]
+        lacking = [goal for goal in goals if goal not in pairs]
+        if homeless or lacking:
+            told = [f"{_few(homeless)} there, without a place here"] * bool(homeless)
+            told += [f"{_few(lacking)} here, without a source there"] * bool(lacking)
+            raise UserError(
+                f"{BINDING}: {text!r} of {wanted.run} does not fit this run's model: "
+                f"{'; '.join(told)}. Expected a counterpart for each; narrower "
+                "patterns leave tensors out."
+            )
+        if twice := pairs.keys() & every.keys():
+            raise UserError(f"{BINDING}: {min(twice)!r} is taken twice.")
+        every |= pairs
+    return every
+
+
+def _rows(
+    names: tuple[str | None, ...], source: Source, vocab_size: int | None, target: str
+) -> tuple[int, int] | None:
+    if "vocab" not in names or vocab_size is None:
+        return None
+    if source.vocab_size != vocab_size:
+        raise UserError(
+            f"{BINDING} takes {target!r}, whose rows are a vocabulary's: "
+            f"{source.wanted.run} has vocab_size = {source.vocab_size}, this run "
+            f"{vocab_size}. Expected the same."
+        )
+    return names.index("vocab"), vocab_size
+
+
+def _check_shapes(pieces: dict[str, Piece], there: dict, here: dict, run: str) -> None:
+    for name, piece in pieces.items():
+        theirs, ours = _shape(there, piece.source), _shape(here, piece.target)
+        compared = [list(theirs), list(ours)]
+        if piece.rows and len(theirs) == len(ours):
+            # Padding to a multiple may differ; what is real does not.
+            for sizes in compared:
+                sizes[piece.rows[0]] = piece.rows[1]
+        if compared[0] != compared[1]:
+            raise UserError(
+                f"{BINDING}: {_spelled(piece.source)!r} of {run} has the shape "
+                f"{theirs}, {name!r} here {ours}. Expected the same."
+            )
+
+
+def _shape(shapes: dict[str, tuple[int, ...]], slot: Slot) -> tuple[int, ...]:
+    shape = tuple(shapes[slot.array])
+    return shape if slot.layer is None else shape[1:]
+
+
+def _spelled(slot: Slot) -> str:
+    if slot.layer is None:
+        return slot.array
+    return slot.array.replace("layers", f"layer_{slot.layer}", 1)
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" * (len(names) > 3))
+
+
+def _put(pieces: Sequence[Piece], params: Any, read: dict) -> Any:
+    """The parameters with pieces of what was read in their places."""
+    leaves = traverse_util.flatten_dict(params, sep="/")
+    for piece in pieces:
+        value = read[piece.source.array]
+        if piece.source.layer is not None:
+            value = value[piece.source.layer]
+        where: list[Any] = [slice(None)] * value.ndim
+        if piece.rows:
+            axis, count = piece.rows
+            where[axis] = slice(count)
+        value = value[tuple(where)]
+        if piece.target.layer is not None:
+            where.insert(0, piece.target.layer)
+        old = leaves[piece.target.array]
+        leaves[piece.target.array] = old.at[tuple(where)].set(value)
+    return traverse_util.unflatten_dict(leaves, sep="/")
+
+
+def _placed(copy: Copy, places: dict[str, jax.Array]) -> dict:
+    """The arrays to read, each with the sharding of where it goes."""
+    structs = {}
+    for piece in copy.pieces.values():
+        name, place = piece.source.array, places[piece.target.array]
+        axes = list(place.sharding.spec) + [None] * place.ndim
+        axes = axes[is_scanned(piece.target.array) : place.ndim]
+        spec = PartitionSpec(*[None] * is_scanned(name), *axes)
+        sharding = NamedSharding(place.sharding.mesh, spec)
+        structs[name] = jax.ShapeDtypeStruct(
+            copy.shapes[name], jnp.float32, sharding=sharding
+        )
+    return structs

@@ -1,0 +1,213 @@
+"""Parameters of one run land in another, whatever its layers' layout and its mesh."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from on_meshes import build, random_state
+
+from fmjax.data.character_tokenizer import CharacterTokenizer
+from fmjax.data.tokenizers import ByteTokenizer
+from fmjax.errors import UserError
+from fmjax.models.bert import Bert
+from fmjax.models.seq2seq import Seq2Seq
+from fmjax.models.transformer import stack_layers, unstack_layers
+from fmjax.models.transformer_config import TransformerConfig
+from fmjax.objectives.masked_lm import MaskedLM
+from fmjax.objectives.seq2seq_lm import Seq2SeqLM
+from fmjax.optim.optimizers import AdamW
+from fmjax.optim.schedules import Constant
+from fmjax.sharding.mesh import MeshConfig, on_mesh
+from fmjax.training.checkpoints import Checkpoints, save_model
+from fmjax.training.init_from import (
+    InitFrom,
+    Source,
+    check_tokenizers,
+    plan_copies,
+    start_from,
+)
+from fmjax.training.state import State, abstract_variables, plan_state
+
+V, LAYERS = 259, 3
+SCANNED = TransformerConfig(num_layers=LAYERS, embed_dim=16, num_heads=2)
+UNROLLED = dataclasses.replace(SCANNED, scan_layers=False)
+ENCODER = ("stack/** -> encoder_stack/**", "tokens/table")
+
+
+def bert_params(config, multiple=128):
+    """Random parameters of an encoder, the same numbers whatever the layout."""
+    objective = MaskedLM(Bert(UNROLLED, V, 8, vocab_multiple=multiple))
+    rng = np.random.default_rng(0)
+    shapes = abstract_variables(objective)[1]["params"]
+    params = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(s.dtype), shapes)
+    if config.scan_layers:
+        params["stack"] = stack_layers(params["stack"], LAYERS)
+    return jax.tree.map(np.asarray, params)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Run directories of that encoder, scanned and unrolled."""
+    folders = {}
+    for name, config in {"scanned": SCANNED, "unrolled": UNROLLED}.items():
+        folders[name] = tmp_path_factory.mktemp(name)
+        save_model(folders[name], bert_params(config))
+    return folders
+
+
+def target(config=SCANNED, mesh_config=None, ema=False, vocab_size=V):
+    mesh, rules = build(mesh_config)
+    objective = Seq2SeqLM(Seq2Seq(config, config, vocab_size, 8, vocab_multiple=16))
+    plan = plan_state(
+        objective,
+        AdamW(schedule=Constant(learning_rate=1e-3)),
+        mesh,
+        rules,
+        train_steps=3,
+        ema=ema,
+    )
+    return plan, objective, mesh, rules
+
+
+def source(run, *parameters, vocab_size=V, tokenizer=None, step=None):
+    wanted = InitFrom(run=str(run), parameters=parameters or ENCODER, step=step)
+    return Source(wanted, vocab_size, tokenizer)
+
+
+def started(plan, objective, mesh, rules, *sources):
+    copies = plan_copies(sources, plan, V)
+    state = random_state(objective, mesh, rules)
+    if plan.shapes.ema is not None:
+        average = jax.tree.map(jax.numpy.copy, state.params)
+        state = dataclasses.replace(state, ema=average)
+    before = jax.device_get(state)
+    with on_mesh(mesh, rules):
+        return before, start_from(copies, state), copies
+
+
+def assert_equal(found, wanted):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), wanted)
+
+
+@pytest.mark.parametrize(
+    ("layout", "config", "mesh_config"),
+    [
+        ("unrolled", SCANNED, None),
+        ("scanned", SCANNED, MeshConfig(data=1, fsdp=4, tensor=2)),
+        ("scanned", UNROLLED, MeshConfig(data=1, fsdp=4, tensor=2)),
+    ],
+)
+def test_an_encoder_lands_in_an_encoder_decoder(runs, layout, config, mesh_config):
+    made = target(config, mesh_config)
+    before, state, copies = started(*made, source(runs[layout]))
+    wanted = bert_params(UNROLLED)
+    if config.scan_layers:
+        wanted["stack"] = stack_layers(wanted["stack"], LAYERS)
+    assert_equal(state.params["encoder_stack"], wanted["stack"])
+    # The tables are padded to other multiples: only what is real is taken.
+    table = before.params["tokens"]["table"].copy()
+    assert table.shape[0] < wanted["tokens"]["table"].shape[0]
+    table[:V] = wanted["tokens"]["table"][:V]
+    assert_equal(state.params["tokens"]["table"], table)
+    assert_equal(state.params["decoder_stack"], before.params["decoder_stack"])
+    jax.tree.map(
+        lambda leaf, shape: leaf.sharding == shape.sharding or pytest.fail("moved"),
+        state.params,
+        made[0].shapes.params,
+    )
+    taken = jax.tree.leaves((wanted["stack"], wanted["tokens"]))
+    real = sum(leaf.size for leaf in taken)
+    assert f"{real:,} parameters" in copies[0].spelled()
+
+
+def test_averaged_parameters_are_taken_and_begin_the_average(tmp_path):
+    params = bert_params(UNROLLED)
+    average = jax.tree.map(lambda x: 2 * x, params)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(State(jax.numpy.int32(7), params, {}, (), average), {}, {})
+    checkpoints.close()
+    made = target(UNROLLED, ema=True)
+    _, state, copies = started(*made, source(tmp_path))
+    assert_equal(state.params["encoder_stack"], average["stack"])
+    assert_equal(state.ema, jax.device_get(state.params))
+    assert "(step 7, averaged)" in copies[0].spelled()
+
+
+def test_layers_go_where_patterns_send_them(runs):
+    made = target(SCANNED)
+    one = "stack/layer_0/{0} -> decoder_stack/layer_2/{0}"
+    before, state, _ = started(
+        *made,
+        source(runs["unrolled"], one.format("attention/**"), one.format("mlp/**")),
+        source(runs["scanned"], "stack/final_norm/* -> encoder_stack/final_norm/*"),
+    )
+    theirs = bert_params(UNROLLED)["stack"]
+    ours = unstack_layers(jax.device_get(state.params["decoder_stack"]), LAYERS)
+    untouched = unstack_layers(before.params["decoder_stack"], LAYERS)
+    for part in ("attention", "mlp"):
+        assert_equal(ours["layer_2"][part], theirs["layer_0"][part])
+        assert_equal(ours["layer_1"][part], untouched["layer_1"][part])
+    assert_equal(state.params["encoder_stack"]["final_norm"], theirs["final_norm"])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (("stak/** -> encoder_stack/**",), "Did you mean 'stack/[*][*]'"),
+        (("stack/** -> encoder/**",), "Did you mean 'encoder_stack/[*][*]'"),
+        (
+            ("stack/layer_*/** -> encoder_stack/**",),
+            r"has \['\*', '\*\*'\] on one side, \['\*\*'\] on the other",
+        ),
+        (("stack/** -> decoder_stack/**",), "cross_attention.* here, without a source"),
+        (("** -> encoder_stack/**",), "inputs/norm/bias.* there, without a place here"),
+        ((*ENCODER, "tokens/*"), "'tokens/table' is taken twice"),
+        (
+            ("stack/*/mlp/in -> encoder_stack/*/mlp/out",),
+            r"has the shape \(16, 64\), .*mlp/out' here \(64, 16\)",
+        ),
+        ((), r"init_from.parameters = \(\): expected one"),
+    ],
+)
+def test_what_does_not_fit_is_told(runs, parameters, message):
+    plan, *_ = target()
+
+    def make():
+        wanted = InitFrom(run=str(runs["scanned"]), parameters=parameters)
+        plan_copies([Source(wanted, V, None)], plan, V)
+
+    with pytest.raises(UserError, match=message) as info:
+        make()
+    assert str(info.value).startswith("init_from.parameters")
+
+
+def test_a_model_of_another_width_is_refused(runs):
+    plan, *_ = target(dataclasses.replace(SCANNED, embed_dim=24))
+    with pytest.raises(UserError, match=r"\(16,\), .* here \(24,\)"):
+        plan_copies([source(runs["scanned"], ENCODER[0])], plan, V)
+
+
+def test_a_checkpoint_that_is_not_there_is_told(runs, tmp_path):
+    plan, *_ = target()
+    with pytest.raises(UserError, match="no checkpoint; found none"):
+        plan_copies([source(tmp_path)], plan, V)
+    with pytest.raises(UserError, match=r"no checkpoint of step 5; found \[0\]"):
+        plan_copies([source(runs["scanned"], step=5)], plan, V)
+
+
+def test_tables_need_the_same_vocabulary(runs):
+    plan, *_ = target()
+    with pytest.raises(UserError, match="vocab_size = 200, this run 259"):
+        plan_copies([source(runs["scanned"], vocab_size=200)], plan, V)
+    own, other = ByteTokenizer(), CharacterTokenizer(("a", "b"))
+    for tokenizer in (other, None):
+        copies = plan_copies([source(runs["scanned"], tokenizer=tokenizer)], plan, V)
+        with pytest.raises(UserError, match="@saved_tokenizer") as info:
+            check_tokenizers(copies, own)
+        assert own.digest in str(info.value)
+        assert str(tokenizer and tokenizer.digest) in str(info.value)
+    same = source(runs["scanned"], tokenizer=ByteTokenizer())
+    check_tokenizers(plan_copies([same], plan, V), own)
+    no_table = source(runs["scanned"], ENCODER[0], tokenizer=other)
+    check_tokenizers(plan_copies([no_table], plan, V), own)
