@@ -9,9 +9,13 @@ from on_meshes import MESHES, assert_same_gradients, gradients_of
 from fmjax.models.bert import Bert
 from fmjax.models.electra import Electra
 from fmjax.models.gpt import GPT
+from fmjax.models.mae import MAE
 from fmjax.models.seq2seq import Seq2Seq
 from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.vit import ViT
 from fmjax.objectives.causal_lm import CausalLM
+from fmjax.objectives.classification import Classification
+from fmjax.objectives.masked_autoencoding import MaskedAutoencoding
 from fmjax.objectives.masked_lm import MaskedLM
 from fmjax.objectives.replaced_token_detection import ReplacedTokenDetection
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM
@@ -31,6 +35,7 @@ POST = dataclasses.replace(PRE, norm_position="post", mlp_dropout=0.1)
 BUCKETS = dataclasses.replace(
     PRE, norm="rmsnorm", bias=False, position_bias="buckets", attention_scale=1.0
 )
+DEEP = dataclasses.replace(PRE, layer_scale=0.5, stochastic_depth=0.4)
 EXPERTS = dataclasses.replace(PRE, rope_theta=1e4, bias=False, num_experts=4)
 SIZES = {"vocab_size": V, "max_length": T, "vocab_multiple": 64}
 
@@ -98,6 +103,21 @@ def pairs(step):
         "targets": ids(rng, B, T),
         "weights": (decoder > 0).astype(np.float32),
     }
+
+
+def images(step):
+    rng = np.random.default_rng(step)
+    return {
+        "images": rng.normal(size=(B, 8, 12, 3)).astype(np.float32),
+        "labels": rng.integers(0, 6, B).astype(np.int32),
+        "other_labels": rng.integers(0, 6, B).astype(np.int32),
+        "label_share": rng.random(B).astype(np.float32),
+        "weights": (rng.random(B) < 0.8).astype(np.float32),
+    }
+
+
+def plain_images(step):
+    return {name: images(step)[name] for name in ("images", "weights")}
 
 
 FAMILIES = {
@@ -168,6 +188,47 @@ FAMILIES = {
             router_z=1e-3,
         ),
         causal,
+    ),
+    "vit": (
+        Classification(
+            ViT(
+                DEEP,
+                image_size=(8, 12),
+                patch_size=4,
+                pooler="tanh",
+                num_classes=6,
+                distillation_token=True,
+                distillation_head=True,
+            ),
+            label_smoothing=0.1,
+        ),
+        images,
+    ),
+    "vit_pooled_by_attention": (
+        Classification(
+            ViT(
+                dataclasses.replace(DEEP, num_layers=1, scan_layers=False),
+                image_size=(8, 12),
+                patch_size=2,
+                positions="sincos",
+                class_token=False,
+                pooling="attention",
+                num_classes=6,
+            ),
+            output="sigmoid",
+        ),
+        images,
+    ),
+    "mae": (
+        MaskedAutoencoding(
+            MAE(
+                dataclasses.replace(PRE, num_layers=1),
+                dataclasses.replace(PRE, num_layers=1, embed_dim=16),
+                image_size=(8, 12),
+                patch_size=2,
+            )
+        ),
+        plain_images,
     ),
 }
 EXPERT_MESHES = {
