@@ -1,0 +1,150 @@
+"""Every family's training step beside that of `transformers`, in turns, medians.
+
+    python benchmarks/families.py [--families gpt2 bert] [--size cpu|gpu] [--compile]
+
+Of each family the model of `transformers` is made (extra `[parity]`), and its weights
+are read into ours, so that the losses of the first step must agree. Then both train on
+the same batch. MFU is by the same formula for both; on a CPU its peak is that of a
+matrix product timed in the same turns.
+
+Where others use the machine, threads wait for each other at every product, those of
+PyTorch most of all; CPU seconds of one thread each still tell which has more to do:
+
+    taskset -c 0 python benchmarks/families.py --cpu-time
+"""
+
+import argparse
+import dataclasses
+import os
+import platform
+import time
+
+import jax
+import numpy as np
+import torch
+import transformers
+from families_of_transformers import FAMILIES, Family, Size
+from rich.console import Console
+from rich.table import Column, Table
+from side_by_side import Peak, fmjax_step, take_turns, torch_step, train_flops
+
+from fmjax.models.transformer import unstack_layers
+from fmjax.models.transformer_config import TransformerConfig
+
+SIZES = {
+    "smoke": Size(2, 48, 3, 128, 2, 32),
+    "small": Size(4, 192, 3, 4096, 4, 128),
+    "cpu": Size(6, 384, 6, 8192, 8, 256),
+    "gpu": Size(12, 1024, 16, 32768, 32, 1024),
+}
+
+
+def main() -> None:
+    args = arguments()
+    torch.manual_seed(0)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    size = dataclasses.replace(
+        SIZES[args.size], **{n: v for n, v in vars(args).items() if n in NUMBERS and v}
+    )
+    device = jax.devices()[0].device_kind
+    console = Console(width=100)
+    console.print(
+        f"{device}, {platform.machine()}, {os.cpu_count()} CPUs, "
+        f"jax {jax.__version__}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}\n{size}, {args.rounds} turns; ± half "
+        "of what holds half of the steps; speed: how many times PyTorch's"
+    )
+    for name in args.families:
+        console.print(measure(name, FAMILIES[name], size, args))
+
+
+NUMBERS = [field.name for field in dataclasses.fields(Size)]
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    backend = "cpu" if jax.default_backend() == "cpu" else "gpu"
+    parser.add_argument(
+        "--families", nargs="+", choices=FAMILIES, default=[*FAMILIES], metavar="NAME"
+    )
+    parser.add_argument("--size", choices=SIZES, default=backend)
+    for name in NUMBERS:
+        parser.add_argument(f"--{name}", type=int, help=f"other {name} than the size's")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--compile", action="store_true", help="torch.compile as well")
+    parser.add_argument("--unrolled", action="store_true", help="no scan over layers")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="of all threads, instead of wall time"
+    )
+    parser.add_argument("--alone", action="store_true", help="without PyTorch")
+    return parser.parse_args()
+
+
+def measure(name: str, family: Family, size: Size, args) -> Table:
+    """A row for each contender; ends the program where the models differ."""
+    theirs = family.make(size)
+    batch = family.batch(size, np.random.default_rng(0))
+    objective, params = family.ours(theirs, size)
+    if args.unrolled:
+        objective, params = unrolled(objective, params)
+    contenders = {"fmjax": fmjax_step(objective, batch, params)}
+    if not args.alone:
+        contenders["PyTorch"] = torch_step(theirs, family.loss, batch)
+    if args.compile:
+        contenders["torch.compile"] = torch_step(
+            family.make(size), family.loss, batch, compiled=True
+        )
+    peak = Peak()
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    steps = {name: contender.step for name, contender in contenders.items()}
+    timings = take_turns({**steps, "peak": peak.step}, args.rounds, clock)
+    flops = train_flops(objective, batch)
+    tokens = sum(batch[n].size for n in ("tokens", "encoder_tokens") if n in batch)
+    if "encoder_tokens" in batch:
+        tokens += batch["targets"].size
+    ours = timings["fmjax"]
+    columns = ("parameters", "first loss", "ms/step", "tokens/s", "MFU", "speed")
+    table = Table(Column(name, min_width=13), *columns)
+    for contender, (_, parameters) in contenders.items():
+        timing = timings[contender]
+        seconds = timing.median
+        table.add_row(
+            contender,
+            f"{parameters:,}",
+            f"{timing.first_loss:.5f}",
+            f"{1000 * seconds:.1f} ± {timing.spread / 2:.0%}",
+            f"{tokens / seconds:,.0f}",
+            f"{flops / seconds / peak.flops(timings['peak']):.1%}",
+            "" if contender == "fmjax" else f"{seconds / ours.median:.2f}",
+        )
+    if args.alone:
+        return table
+    loss, expected = ours.first_loss, timings["PyTorch"].first_loss
+    if abs(loss - expected) > family.tolerance * expected:
+        raise SystemExit(f"{name}: first loss {loss}, that of PyTorch is {expected}")
+    if contenders["fmjax"].parameters != contenders["PyTorch"].parameters:
+        raise SystemExit(f"{name}: the models have not as many parameters")
+    return table
+
+
+def unrolled(objective, params: dict):
+    """The same without a scan over layers."""
+    model = objective.model
+    fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
+    stacks = {
+        name: dataclasses.replace(value, scan_layers=False)
+        for name, value in fields.items()
+        if isinstance(value, TransformerConfig)
+    }
+    for name, tree in params.items():
+        if "layers" in tree:
+            num_layers = len(jax.tree.leaves(tree["layers"])[0])
+            params = {**params, name: unstack_layers(tree, num_layers)}
+    return dataclasses.replace(objective, model=model.clone(**stacks)), params
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""Training steps of fmjax and of PyTorch, timed in turns in one process.
+
+Both get AdamW, clipping and the same arrays; float32 on CPUs, on a GPU bfloat16 over
+float32 parameters. Ratios between the two carry over between machines; seconds don't.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+# JAX would take three quarters of a GPU's memory; PyTorch needs as much.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import linen as nn
+
+from fmjax.objectives.terms import Objective
+from fmjax.optim.optimizers import AdamW
+from fmjax.optim.schedules import Constant
+from fmjax.sharding.mesh import MeshConfig, batch_sharding, global_batch, on_mesh
+from fmjax.training.state import plan_state
+from fmjax.training.step import make_train_step
+from fmjax.training.throughput import peak_flops
+
+Arrays = dict[str, np.ndarray]
+OPTIMIZER = AdamW(schedule=Constant(learning_rate=1e-4, warmup_steps=0))
+
+
+class Contender(NamedTuple):
+    """One way to train a model.
+
+    Attributes:
+      step: trains on the batch once more and gives the loss before.
+      parameters: how many there are.
+    """
+
+    step: Callable[[], float]
+    parameters: int
+
+
+class Timing(NamedTuple):
+    """Of a contender.
+
+    Attributes:
+      first_loss: before any training.
+      seconds: of each timed step.
+    """
+
+    first_loss: float
+    seconds: list[float]
+
+    @property
+    def median(self) -> float:
+        """Seconds of a step."""
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Half of the steps lie within this share of the median, around it."""
+        if len(self.seconds) < 2:
+            return 0.0
+        low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return (high - low) / self.median
+
+
+def take_turns(
+    steps: dict[str, Callable[[], float]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Timing]:
+    """Times all steps `rounds` times in turns, after two that compile and warm up."""
+    first = {name: step() for name, step in steps.items()}
+    timings = {name: Timing(loss, []) for name, loss in first.items()}
+    for i in range(rounds + 1):
+        for name, step in steps.items():
+            start = clock()
+            step()
+            if i:
+                timings[name].seconds.append(clock() - start)
+    return timings
+
+
+def fmjax_step(objective: Objective, batch: Arrays, params: Any = None) -> Contender:
+    """A training step as `fmjax train` makes it, on one device.
+
+    Args:
+      objective: what is minimized.
+      batch: the arrays that it reads.
+      params: to start from; random ones if not given.
+    """
+    mesh_config = MeshConfig()
+    mesh, rules = mesh_config.build(jax.devices()[:1]), mesh_config.all_rules
+    plan = plan_state(objective, OPTIMIZER, mesh, rules, train_steps=100)
+    train = make_train_step(
+        objective, plan, lambda s: OPTIMIZER.learning_rate(s, 100), mesh, rules, seed=0
+    )
+    rows = len(next(iter(batch.values())))
+    data = global_batch(batch, batch_sharding(mesh, rules), rows)
+    state = plan.init()
+    if params is not None:
+        # Copied, for the state is donated.
+        params = jax.tree.map(np.array, params)
+        put = jax.device_put(params, plan.shardings.params)
+        state = state.__class__(state.step, put, state.extra, state.opt_state)
+
+    def step() -> float:
+        nonlocal state
+        with on_mesh(mesh, rules):
+            state, metrics = train(state, data)
+        return float(jax.block_until_ready(metrics["loss"]))
+
+    return Contender(step, sum(x.size for x in jax.tree.leaves(plan.shapes.params)))
+
+
+def torch_step(
+    model: torch.nn.Module,
+    loss_of: Callable[..., torch.Tensor],
+    batch: Arrays,
+    *,
+    compiled: bool = False,
+) -> Contender:
+    """The same in PyTorch.
+
+    Args:
+      model: holds all parameters.
+      loss_of: (model, **batch) → loss.
+      batch: what it reads; integers become int64.
+      compiled: whether `loss_of` goes through torch.compile.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = model.to(device).train()
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed}, {"params": others, "weight_decay": 0.0}],
+        lr=1e-4,
+        betas=(OPTIMIZER.b1, OPTIMIZER.b2),
+        eps=OPTIMIZER.eps,
+        weight_decay=OPTIMIZER.weight_decay,
+        fused=True,
+    )
+    arrays = {name: torch.tensor(x, device=device) for name, x in batch.items()}
+    arrays = {n: x if x.is_floating_point() else x.long() for n, x in arrays.items()}
+
+    def loss() -> torch.Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            return loss_of(model, **arrays)
+
+    run = torch.compile(loss) if compiled else loss
+
+    def step() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        value = run()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER.clip_norm)
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return value.item()
+
+    # BART's offset of logits, which ours trains, is stored but no parameter.
+    stored = {t.data_ptr(): t.numel() for t in model.state_dict().values()}
+    return Contender(step, sum(stored.values()))
+
+
+def train_flops(objective: Objective, batch: Arrays) -> float:
+    """Model FLOPs of a step, by the papers' formulas."""
+    shapes = nn.unbox(jax.eval_shape(objective.init, jax.random.key(0)))
+    rows = {name: x.shape[1:] for name, x in batch.items()}
+    count = len(next(iter(batch.values())))
+    return count * objective.train_flops_per_row(shapes["params"], rows)
+
+
+class Peak:
+    """What a device can do: of its data sheet, else of a matrix product timed here."""
+
+    SIZE = 1536
+
+    def __init__(self):
+        """Finds out whether it must be timed."""
+        self.known = peak_flops()
+        a = jnp.ones((self.SIZE, self.SIZE), jnp.float32)
+        product = jax.jit(lambda a: (a @ a).sum())
+        self.step = lambda: float(product(a))
+
+    def flops(self, timing: Timing) -> float:
+        """FLOP/s, by the fastest of the products timed in turns with all else."""
+        return self.known or 2 * self.SIZE**3 / min(timing.seconds)
