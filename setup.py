@@ -37,8 +37,10 @@ setup(
         "gin-config==0.5.0",
         "jaxtyping",
         "matplotlib>=3.8",
+        "pillow>=11",
         "rich>=13",
         "safetensors>=0.5",
+        "scikit-learn>=1.5",  # its digits are the images that are on every machine
         "tensorboardX>=2.6",
         "tokenizers>=0.21",
         "typeguard>=4.4,<5",
@@ -49,6 +51,7 @@ setup(
         "tpu": ["jax[tpu]"],
         "beam": ["apache-beam"],
         "wandb": ["wandb"],
+        "eval": ["sacrebleu>=2.4,<3"],
         "parity": ["torch", "transformers>=5,<6"],
         "notebooks": ["ipykernel", "nbclient", "nbformat", "jupyterlab", "pandas"],
         "test": [
@@ -60,6 +63,7 @@ setup(
             "pytest>=8",
             "pytest-xdist",
             "ruff==0.17.*",
+            "sacrebleu>=2.4,<3",
             "tensorboard",
         ],
     },

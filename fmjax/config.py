@@ -27,6 +27,7 @@ from gin import config_parser
 
 from fmjax import experiment as experiment_module
 from fmjax.configurable import fields_of
+from fmjax.data.image_data import ImageData
 from fmjax.data.pipeline import Data
 from fmjax.errors import UserError, suggest
 from fmjax.experiment import Experiment
@@ -51,12 +52,17 @@ def load(
     return dataclasses.replace(experiment, modules=modules)
 
 
-def load_data(config: str, bindings: Sequence[str] = (), trust: bool = False) -> Data:
-    """The `data` alone of a whole config, or of a file under configs/data/."""
+def load_data(
+    config: str, bindings: Sequence[str] = (), trust: bool = False
+) -> Data | ImageData:
+    """The data alone of a whole config, or of a file under configs/data/.
+
+    It is what the config binds to experiment.data, or else `@data()`.
+    """
     beside = pathlib.Path("data") / config
     if not _exists(config) and _exists(str(beside)):
         config = str(beside)
-    return _load("data", config, bindings, trust)[0]
+    return _load("experiment.data", config, bindings, trust)[0]
 
 
 def _load(root: str, config: str, bindings: Sequence[str], trust: bool):
@@ -66,6 +72,8 @@ def _load(root: str, config: str, bindings: Sequence[str], trust: bool):
         for binding in bindings:
             reader.read_binding(binding)
         reader.check_macros()
+        if root == "experiment.data":
+            root = _bound_data()
         resolved = _resolve(root)
         reader.check_used()
         return resolved, tuple(reader.modules)
@@ -181,22 +189,23 @@ class _Reader:
             self.macros_set.add(name)
             gin.bind_parameter((name, "gin.macro", "value"), value)
             return
-        known = _known()
-        if selector not in known:
+        if selector not in _CLASSES:
             try:
                 gin.bind_parameter((scope, selector, field), value)
                 return
             except ValueError:
+                known = _known()
                 names = [f"{k}.{f}" for k, fields in known.items() for f in fields]
                 raise UserError(
                     f"{where}: nothing is called {selector!r}."
                     + suggest(f"{selector}.{field}", names)
                 ) from None
-        if field not in known[selector]:
+        fields = [f.name for f in fields_of(_CLASSES[selector])]
+        if field not in fields:
             raise UserError(
                 f"{where}: {selector!r} has no field {field!r}."
-                + suggest(field, known[selector])
-                + f" It has {', '.join(known[selector])}."
+                + suggest(field, fields)
+                + f" It has {', '.join(fields)}."
             )
         gin.bind_parameter((scope, selector, field), value)
 
@@ -242,6 +251,14 @@ def _find(name: str, folder: pathlib.Path, source: str = "") -> pathlib.Path:
     raise UserError(
         f"{by}{name!r}: no such file, here or under configs/." + suggest(name, names)
     )
+
+
+def _bound_data() -> str:
+    """The name of the configurable that is bound to experiment.data."""
+    try:
+        return gin.query_parameter("experiment.data").scoped_selector
+    except (ValueError, AttributeError):  # Nothing is bound, or no configurable.
+        return "data"
 
 
 def _resolve(root: str):

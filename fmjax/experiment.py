@@ -4,6 +4,7 @@ import dataclasses
 import typing
 
 from fmjax.configurable import configurable, fields_of
+from fmjax.data.image_data import ImageData
 from fmjax.data.pipeline import Data
 from fmjax.optim.freezing import Freeze
 from fmjax.sharding.mesh import MeshConfig
@@ -28,7 +29,7 @@ class Experiment:
     """
 
     objective: typing.Any
-    data: Data | None = None
+    data: Data | ImageData | None = None
     optimizer: typing.Any = None
     mesh: MeshConfig = MeshConfig()
     train: TrainConfig = TrainConfig()

@@ -16,7 +16,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from fmjax.data.cache import Cache, decode_record
-from fmjax.data.packing import Record, Row, RowLayout, empty_record
+from fmjax.data.packing import BadRecord, Record, Row, RowLayout, empty_record
 from fmjax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -30,8 +30,9 @@ _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 class Records:
     """Random access to the records of several caches, numbered one after another.
 
-    A record that cannot be read or holds ids outside the vocabulary becomes an empty
-    one, whose row has zero weight, and is counted in `bad_rows`.
+    A record that cannot be read, or holds ids outside the vocabulary or what its layout
+    can make no row of, becomes an empty one, whose row has zero weight, and is counted
+    in `bad_rows`.
     """
 
     def __init__(self, caches: Sequence[Cache], layout: RowLayout, vocab_size: int):
@@ -76,10 +77,29 @@ class Records:
         """Any one record."""
         return self.read([int(rng.integers(len(self)))])[0]
 
+    def row(
+        self, number: int, record: Record, rng: Callable[[], np.random.Generator]
+    ) -> Row:
+        """The row of a record that `read` gave."""
+        try:
+            return self._layout.row(record, rng, self.draw)
+        except BadRecord:
+            self._note(number)
+            return self._layout.row(empty_record(), rng, self.draw)
+
+    @property
+    def has_text_bytes(self) -> bool:
+        """Whether targets are the text itself."""
+        return self._layout.has_text_bytes
+
     @property
     def bad_rows(self) -> int:
         """Distinct records found to be bad so far."""
         return len(self._bad)
+
+    def _note(self, number: int) -> None:
+        with self._lock:
+            self._bad.add(number)
 
     def _decode(
         self, number: int, shard: int, index: int, content: bytes | None
@@ -88,14 +108,13 @@ class Records:
             if content is None:
                 (content,) = self._readers[shard].read([index])
             record = decode_record(content)
-            tokens = record["tokens"]
+            tokens = record.get("tokens", np.zeros(0))
             if tokens.size and not 0 <= tokens.min() <= tokens.max() < self._vocab_size:
                 raise ValueError("ids outside the vocabulary")
             self._layout.check(record)
         except Exception:
             # Whatever is wrong with one record must not end a run of weeks.
-            with self._lock:
-                self._bad.add(number)
+            self._note(number)
             return empty_record()
         return record
 
@@ -168,7 +187,6 @@ class Batches:
 def train_batches(
     records: Records,
     rates: Sequence[float],
-    layout: RowLayout,
     *,
     batch_size: int,
     rows: range,
@@ -181,7 +199,6 @@ def train_batches(
     Args:
       records: of the members of the mixture.
       rates: the members' shares of the rows.
-      layout: makes rows of records.
       batch_size: rows of the global batch.
       rows: those that this process reads, contiguous.
       seed: of the order and of everything random in a row.
@@ -201,11 +218,11 @@ def train_batches(
 
     def batch_at(position: int) -> Batch:
         numbers = [position * batch_size + r for r in rows]
-        found = records.read([int(order[number]) for number in numbers])
+        places = [int(order[number]) for number in numbers]
         return stack(
             [
-                layout.row(record, _row_rng(int(row_seed), number), records.draw)
-                for number, record in zip(numbers, found)
+                records.row(place, record, _row_rng(int(row_seed), number))
+                for number, place, record in zip(numbers, places, records.read(places))
             ]
         )
 
@@ -214,7 +231,6 @@ def train_batches(
 
 def eval_batches(
     records: Records,
-    layout: RowLayout,
     token_bytes: np.ndarray,
     *,
     batch_size: int,
@@ -236,11 +252,13 @@ def eval_batches(
         found += [empty_record()] * (len(rows) - len(found))
         # What is corrupted at random is so in the same way in every evaluation.
         made = [
-            layout.row(record, _row_rng(_EVAL_SEED, number), records.draw)
+            records.row(number, record, _row_rng(_EVAL_SEED, number))
             for number, record in enumerate(found, first + rows.start)
         ]
         batch = stack(made)
-        return with_target_bytes(batch, token_bytes) if layout.has_text_bytes else batch
+        if records.has_text_bytes:
+            batch = with_target_bytes(batch, token_bytes)
+        return batch
 
     stop = -(-len(records) // batch_size)
     if max_batches is not None:

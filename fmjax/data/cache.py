@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import safetensors.numpy
@@ -19,7 +20,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from fmjax.data.documents import Document, Skipped, Tokenized
+from fmjax.data.documents import Skipped
 from fmjax.data.folders import atomic_folder, digest_of
 from fmjax.data.packing import Record, RowLayout
 from fmjax.data.tokenizers import Tokenizer
@@ -31,6 +32,20 @@ _METADATA = "metadata.json"
 _SHARD_BYTES = 1 << 28
 # One record a group, for random access; ids are small already, so no compression.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
+
+
+class Example(Protocol):
+    """What a cache is built of.
+
+    Attributes:
+      num_tokens: of its text.
+      size: bytes of its text or image, or None if the task does not keep them.
+      content: what the layout makes records of.
+    """
+
+    num_tokens: int
+    size: int | None
+    content: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +88,11 @@ class Cache:
       folder: where it lies.
       shards: its ArrayRecord files in order.
       rows: number of records.
-      documents: documents that went in.
-      skipped: documents left out as broken.
+      documents: documents, or images, that went in.
+      skipped: those left out as broken.
       skipped_names: the first of those.
       tokens: tokens of the documents, EOS included.
-      bytes: bytes of their text, None if the task does not keep it.
+      bytes: bytes of their text or images, None if the task does not keep the text.
       targets: targets that count, over all rows.
       padding_share: share of positions whose target does not count.
       seconds: time it took to build.
@@ -104,8 +119,8 @@ def is_built(root: Path, key: CacheKey) -> bool:
 def build_cache(
     root: Path,
     key: CacheKey,
-    documents: Callable[[Skipped], Iterable[Tokenized]],
-    tokenizer: Tokenizer,
+    documents: Callable[[Skipped], Iterable[Example]],
+    tokenizer: Tokenizer | None,
     total_bytes: int | None = None,
 ) -> Cache:
     """Writes a cache unless it is there already, and opens it.
@@ -114,7 +129,7 @@ def build_cache(
       root: root of all caches.
       key: names the cache; its layout makes the rows.
       documents: gives the tokenized documents, noting those it leaves out.
-      tokenizer: whose files are stored beside the rows.
+      tokenizer: whose files are stored beside the rows, if there is one.
       total_bytes: bytes of all documents, roughly, for the progress bar.
 
     Raises:
@@ -127,17 +142,18 @@ def build_cache(
     counts = {"documents": 0, "tokens": 0, "bytes": 0, "rows": 0}
     counts |= {"targets": 0, "room": 0}
     sized = True
-    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
+    small = tokenizer is not None and tokenizer.vocab_size <= 1 << 16
+    dtype = np.uint16 if small else np.int32
     with (
         atomic_folder(key.folder(root)) as folder,
         _progress(f"{key.task} {key.split}", total_bytes) as advance,
     ):
 
-        def counted() -> Iterator[Document]:
+        def counted() -> Iterator[Any]:
             nonlocal sized
             for document in documents(skipped):
                 counts["documents"] += 1
-                counts["tokens"] += len(document.tokens)
+                counts["tokens"] += document.num_tokens
                 counts["bytes"] += document.size or 0
                 sized = sized and document.size is not None
                 advance(document.size or 0, counts["documents"])
@@ -155,10 +171,11 @@ def build_cache(
         if not counts["rows"]:
             raise UserError(
                 f"The {key.split} split of {key.task} gives no rows: it has "
-                f"{counts['documents']} documents, and {skipped.count} left out as "
+                f"{counts['documents']} examples, and {skipped.count} left out as "
                 f"broken{_examples(skipped)}."
             )
-        tokenizer.save(folder / "tokenizer")
+        if tokenizer is not None:
+            tokenizer.save(folder / "tokenizer")
         metadata = {
             "key": key.as_json(),
             "padding_share": 1 - counts["targets"] / counts.pop("room"),
@@ -171,7 +188,7 @@ def build_cache(
         }
         (folder / _METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
     if skipped.count:
-        _say(f"{skipped.count} documents left out as broken{_examples(skipped)}")
+        _say(f"{skipped.count} examples left out as broken{_examples(skipped)}")
     return open_cache(root, key)
 
 
@@ -277,7 +294,7 @@ def _progress(title: str, total_bytes: int | None):
         if time.monotonic() - said > 10:
             said = time.monotonic()
             share = f" of some {total_bytes / 1e6:.0f}" if total_bytes else ""
-            _say(f"Caching {title}: {documents} documents, {size / 1e6:.0f}{share} MB")
+            _say(f"Caching {title}: {documents} examples, {size / 1e6:.0f}{share} MB")
 
     yield advance
 

@@ -26,6 +26,11 @@ class Tokenized:
     inputs: np.ndarray | None = None
 
     @property
+    def num_tokens(self) -> int:
+        """Of what is written, for a pair."""
+        return len(self.tokens)
+
+    @property
     def content(self) -> Document:
         """What a layout takes: tokens, or a pair of them."""
         return self.tokens if self.inputs is None else (self.inputs, self.tokens)
@@ -33,7 +38,7 @@ class Tokenized:
 
 @dataclasses.dataclass
 class Skipped:
-    """Documents left out because they are no UTF-8 or have ids out of range."""
+    """Examples left out: no UTF-8, ids out of range, images that nobody can read."""
 
     count: int = 0
     names: list[str] = dataclasses.field(default_factory=list)
@@ -64,14 +69,15 @@ def tokenized_documents(
         text = text if isinstance(text, bytes) else None
         both = tokens if inputs is None else np.concatenate([inputs, tokens])
         out_of_range = both.size and (both.min() < 0 or both.max() >= vocab_size)
-        if out_of_range or (text is not None and not _is_utf8(text)):
+        if out_of_range or (text is not None and not is_utf8(text)):
             label = example.get("name", f"document {number}".encode())
             skipped.add(f"{name}: {label.decode(errors='replace')}")
             continue
         yield Tokenized(tokens, None if text is None else len(text), inputs)
 
 
-def _is_utf8(text: bytes) -> bool:
+def is_utf8(text: bytes) -> bool:
+    """Whether the bytes are a text."""
     try:
         text.decode()
     except UnicodeDecodeError:

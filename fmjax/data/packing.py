@@ -19,10 +19,12 @@ Row = dict[str, np.ndarray]
 _OPEN_ROWS = 256
 
 
+class BadRecord(ValueError):
+    """No row can be made of a record."""
+
+
 class RowLayout(Protocol):
     """From documents to the records that a cache holds, and from those to rows."""
-
-    length: int
 
     @property
     def name(self) -> str:
@@ -50,6 +52,9 @@ class RowLayout(Protocol):
           record: as `records` made it.
           rng: gives the generator of all that is random in the row.
           other: draws another record.
+
+        Raises:
+          BadRecord: what is wrong with the record shows only now.
         """
 
     def check(self, record: Record) -> None:

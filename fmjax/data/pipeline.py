@@ -3,20 +3,21 @@
 import dataclasses
 import functools
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
 from fmjax.configurable import configurable, free, path
 from fmjax.data import batches
-from fmjax.data.cache import Cache, CacheKey, build_cache, is_built, open_cache
+from fmjax.data.cache import CacheKey, build_cache
+from fmjax.data.cached_data import CachedData
 from fmjax.data.corruption import Pieces
 from fmjax.data.corruption_mixture import CorruptionMixture
 from fmjax.data.documents import tokenized_documents
-from fmjax.data.folders import cache_root, digest_of, wait_until
+from fmjax.data.folders import wait_until
 from fmjax.data.infilling import Infilling
 from fmjax.data.masking import Masking
-from fmjax.data.packing import Layout, RowLayout, empty_record
+from fmjax.data.mixture import Mixture, seqio_provider
+from fmjax.data.packing import Layout, RowLayout
 from fmjax.data.pairs import Pairs
 from fmjax.data.prefix_lm import PrefixLM
 from fmjax.data.span_corruption import SpanCorruption
@@ -26,8 +27,7 @@ from fmjax.data.streaming import (
     StreamedRows,
     streamed_eval_batches,
 )
-from fmjax.data.tasks import Member, Mixture, SeqioTask, TextTask, seqio_provider
-from fmjax.data.tokenizers import Tokenizer
+from fmjax.data.tasks import Member, SeqioTask, TextTask
 from fmjax.errors import UserError, suggest
 
 Task = TextTask | Mixture | SeqioTask
@@ -36,7 +36,7 @@ CorruptionConfig = SpanCorruption | PrefixLM | Infilling | CorruptionMixture | M
 
 @configurable("data")
 @dataclasses.dataclass(frozen=True)
-class Data:
+class Data(CachedData):
     """What a language model trains on and is evaluated on, as rows of T tokens.
 
     Attributes:
@@ -91,60 +91,38 @@ class Data:
             )
         if self.random_window and self.rows != "blocks":
             raise UserError("data.random_window needs data.rows = 'blocks'.")
-
-    @functools.cached_property
-    def root(self) -> Path:
-        """Root of all caches."""
-        return cache_root(self.cache_dir)
-
-    def tokenizer(self) -> Tokenizer:
-        """The vocabulary, made from the train split's text on first use.
-
-        Raises:
-          UserError: the tasks of `train` and `validation` do not share one.
-        """
-        return self._tokenizer
+        for split in ("train", "validation"):
+            task = getattr(self, split)
+            if isinstance(task, Mixture) and task.of_images:
+                raise UserError(
+                    f"data.{split} is a mixture of images; bind experiment.data = "
+                    f"@images() and images.{split}."
+                )
 
     def prepare(self) -> None:
-        """Builds whatever is missing: tokenizer and caches.
-
-        Safe to run in several processes, but wasteful: let one prepare and the others
-        `wait_until_prepared`.
-        """
+        """Builds whatever is missing; see `CachedData`. Streaming needs no cache."""
         if self.streaming:
             self.tokenizer()
             return
-        for member, key in self._keys("train") + self._keys("validation"):
-            if not is_built(self.root, key):
-                self._build(member, key)
+        super().prepare()
 
     def wait_until_prepared(self, timeout_seconds: float = 3600) -> None:
         """Waits for another process's `prepare`; raises TimeoutError."""
-        wait_until(self._tokenizers_are_built, "the tokenizer", timeout_seconds)
-        if not self.streaming:
-            wait_until(self.is_prepared, "the caches", timeout_seconds)
+        if self.streaming:
+            wait_until(self._tokenizers_are_built, "the tokenizer", timeout_seconds)
+            return
+        super().wait_until_prepared(timeout_seconds)
 
     def is_prepared(self) -> bool:
         """Whether `prepare` has nothing left to do."""
-        if not self._tokenizers_are_built():
-            return False
-        keys = [] if self.streaming else self._keys("train") + self._keys("validation")
-        return all(is_built(self.root, key) for _, key in keys)
-
-    def row_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each array of a training row."""
-        row = self._layout("train").row(empty_record(), np.random.default_rng)
-        return {name: array.shape for name, array in row.items()}
+        if self.streaming:
+            return self._tokenizers_are_built()
+        return super().is_prepared()
 
     def train_batches(
         self, batch_size: int, rows: range, seed: int
     ) -> batches.Batches | StreamedBatches:
-        """Endless batches with `get_state`, `set_state`, `close` and `bad_rows`.
-
-        Args:
-          batch_size: rows of the global batch.
-          rows: those that this process reads, contiguous.
-          seed: of order and windows.
+        """Endless batches; see `CachedData`.
 
         Returns:
           Iterator of dicts, their shapes as in `row_shapes`: `targets` int32 [B, T] and
@@ -152,48 +130,24 @@ class Data:
           or padding `segment_ids` and `positions`; or, for an encoder-decoder, what
           `encoder_decoder_row` gives.
         """
-        layout = self._layout("train")
-        if self.streaming:
-            return StreamedBatches(
-                self._streamed("train"), batch_size, rows, seed, self.prefetch
-            )
-        keys = self._keys("train")
-        return batches.train_batches(
-            self._records("train"),
-            [member.rate for member, _ in keys],
-            layout,
-            batch_size=batch_size,
-            rows=rows,
-            seed=seed,
-            threads=self.threads,
-            prefetch=self.prefetch,
+        if not self.streaming:
+            return super().train_batches(batch_size, rows, seed)
+        return StreamedBatches(
+            self._streamed("train"), batch_size, rows, seed, self.prefetch
         )
 
     def eval_batches(
         self, batch_size: int, rows: range, max_batches: int | None = None
     ) -> batches.Batches | Iterator[batches.Batch]:
-        """The validation split once, in order.
-
-        Where targets are the text itself, `target_bytes` float32 [B] is added. The
-        last batch is filled with rows of zeros. Arguments as in `train_batches`.
-        """
-        if self.streaming:
-            return streamed_eval_batches(
-                self._streamed("validation"),
-                self._token_bytes,
-                batch_size=batch_size,
-                own=rows,
-                max_batches=max_batches,
-            )
-        return batches.eval_batches(
-            self._records("validation"),
-            self._layout("validation"),
+        """The validation split once, in order; see `CachedData`."""
+        if not self.streaming:
+            return super().eval_batches(batch_size, rows, max_batches)
+        return streamed_eval_batches(
+            self._streamed("validation"),
             self._token_bytes,
             batch_size=batch_size,
-            rows=rows,
+            own=rows,
             max_batches=max_batches,
-            threads=self.threads,
-            prefetch=self.prefetch,
         )
 
     def target_counts(self) -> tuple[np.ndarray, int | None]:
@@ -214,53 +168,8 @@ class Data:
             return counts, None
         return counts, int(counts @ self._token_bytes)
 
-    def fingerprint(self) -> str:
-        """Changes whenever the rows do: contents, tokenizer, layout; not the paths."""
-        keys = self._keys("train") + self._keys("validation")
-        rates = [member.rate for member, _ in keys]
-        return digest_of([[key.as_json() for _, key in keys], rates, self.streaming])
-
-    def caches(self, split: str) -> tuple[Cache, ...]:
-        """The opened caches of a split, one a member of the mixture."""
-        return tuple(open_cache(self.root, key) for _, key in self._keys(split))
-
-    @functools.cached_property
-    def _tokenizer(self) -> Tokenizer:
-        tokenizer = self.train.build_tokenizer(self.root)
-        if self.validation is not None:
-            other = self.validation.build_tokenizer(self.root)
-            if other.digest != tokenizer.digest:
-                raise UserError(
-                    "data.validation has another vocabulary than data.train; bind the "
-                    "same sentencepiece.file for both."
-                )
-        return tokenizer
-
-    @functools.cached_property
-    def _token_bytes(self) -> np.ndarray:
-        return self._tokenizer.token_bytes()
-
-    def _tokenizers_are_built(self) -> bool:
-        tasks = [self.train] + ([self.validation] if self.validation else [])
-        return all(task.tokenizer_is_built(self.root) for task in tasks)
-
-    def _task(self, split: str) -> Task:
-        if split == "validation" and self.validation is not None:
-            return self.validation
-        return self.train
-
-    @functools.cached_property
-    def _members(self) -> dict[str, tuple[Member, ...]]:
-        members = {}
-        for split in ("train", "validation"):
-            members[split] = self._task(split).members(self.root)
-            for member in members[split]:
-                if split not in member.keys:
-                    raise UserError(
-                        f"The task {member.name!r} has no {split} split; it has "
-                        f"{sorted(member.keys)}. Bind data.{split} to one that does."
-                    )
-        return members
+    def _identity(self) -> bool:
+        return self.streaming
 
     def _layout(self, split: str) -> RowLayout:
         tokenizer = self._tokenizer
@@ -300,13 +209,6 @@ class Data:
         raw_length = self.corruption.raw_length(self.length)
         return self.corruption.bind(self._tokenizer, self.length, raw_length)
 
-    def _keys(self, split: str) -> list[tuple[Member, CacheKey]]:
-        layout = self._layout(split)
-        return [
-            (member, CacheKey(member.name, split, member.keys[split], layout))
-            for member in self._members[split]
-        ]
-
     def _build(self, member: Member, key: CacheKey) -> None:
         tokenizer = self._tokenizer
 
@@ -323,10 +225,6 @@ class Data:
             )
 
         build_cache(self.root, key, documents, tokenizer, member.sizes[key.split])
-
-    def _records(self, split: str) -> batches.Records:
-        size = self._tokenizer.vocab_size
-        return batches.Records(self.caches(split), self._layout(split), size)
 
     def _streamed(self, split: str) -> StreamedRows:
         members = self._members[split]

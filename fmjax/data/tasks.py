@@ -1,4 +1,4 @@
-"""What to read: seqio tasks and mixtures, from gin or from a user's own Python.
+"""What to read: seqio tasks of text, from gin or from a user's own Python.
 
 A configured task becomes `Member`s, each one seqio task with a rate: names, keys and
 tokenizer are known without TensorFlow, the seqio task is registered when asked for.
@@ -51,7 +51,7 @@ class Member:
     rate: float
     keys: dict[str, dict]
     sizes: dict[str, int | None]
-    task: "TextTask | SeqioTask"
+    task: "TextTask | SeqioTask | ImageTask"
 
 
 @configurable("text_task")
@@ -70,7 +70,7 @@ class TextTask:
     name: str = "text"
 
     def __post_init__(self):
-        _check_name("text_task", self.name)
+        check_name("text_task", self.name)
 
     def build_tokenizer(self, root: Path) -> Tokenizer:
         """Reads or makes the tokenizer; `root` is the cache's."""
@@ -104,34 +104,23 @@ class TextTask:
         """The seqio.Task in seqio's registry, added or brought up to date."""
         del name
         seqio = import_seqio()
-        key = digest_of([dataclasses.asdict(self), tokenizer.digest])
-        known = seqio.TaskRegistry.names()
-        if self.name in known and _registered.get(self.name) != key:
-            if self.name not in _registered:
-                raise UserError(
-                    f"text_task.name = {self.name!r} is the name of a task that your "
-                    "own module registered with seqio; choose another."
-                )
-            seqio.TaskRegistry.remove(self.name)
-        if self.name not in seqio.TaskRegistry.names():
-            vocabulary = tokenizer.seqio_vocabulary()
-            add_eos = tokenizer.eos_id is not None
-            seqio.TaskRegistry.add(
-                self.name,
-                source=self.source.seqio_source(),
-                preprocessors=[
-                    _rekey(self.source.features()),
-                    seqio.preprocessors.tokenize,
-                    seqio.preprocessors.append_eos,
-                ],
-                output_features={
-                    name: seqio.Feature(vocabulary, add_eos=add_eos)
-                    for name in ("inputs", "targets")
-                    if name in self.source.features()
-                },
-            )
-            _registered[self.name] = key
-        return seqio.TaskRegistry.get(self.name)
+        vocabulary = tokenizer.seqio_vocabulary()
+        add_eos = tokenizer.eos_id is not None
+        return registered(
+            "text_task",
+            self,
+            tokenizer,
+            preprocessors=[
+                rekey(self.source.features()),
+                seqio.preprocessors.tokenize,
+                seqio.preprocessors.append_eos,
+            ],
+            output_features={
+                name: seqio.Feature(vocabulary, add_eos=add_eos)
+                for name in ("inputs", "targets")
+                if name in self.source.features()
+            },
+        )
 
 
 @configurable("seqio_task")
@@ -263,104 +252,37 @@ class SeqioTask:
         )
 
 
-@configurable("mixture")
-@dataclasses.dataclass(frozen=True)
-class Mixture:
-    """Several tasks, their rows drawn at fixed rates; all share one vocabulary.
+def registered(kind: str, task, tokenizer: Tokenizer | None, **arguments):
+    """The seqio.Task of a configured task, added to the registry or brought up to date.
 
-    Attributes:
-      tasks: the members.
-      rates: the share of rows that each gives, relative to the others.
-      name: its name in seqio's registry.
+    Args:
+      kind: the configurable's name in gin.
+      task: it; its `name` is the seqio task's.
+      tokenizer: what else the seqio task depends on.
+      **arguments: of seqio.TaskRegistry.add beside name and source.
+
+    Raises:
+      UserError: a user's own task has that name.
     """
-
-    tasks: tuple[TextTask | SeqioTask, ...]
-    rates: tuple[float | int, ...]
-    name: str = "mixture"
-
-    def __post_init__(self):
-        _check_name("mixture", self.name)
-        if len(self.tasks) != len(self.rates) or not self.tasks:
-            raise UserError(
-                f"mixture.rates has {len(self.rates)} numbers for {len(self.tasks)} "
-                "tasks in mixture.tasks; expected one for each."
-            )
-        if min(self.rates) <= 0:
-            raise UserError(
-                f"mixture.rates is {self.rates}; expected positive numbers."
-            )
-        names = [task.name for task in self.tasks]
-        if len(set(names)) < len(names):
-            raise UserError(
-                f"mixture.tasks has the names {names}; expected each to differ "
-                "(text_task.name)."
-            )
-
-    def build_tokenizer(self, root: Path) -> Tokenizer:
-        """The one tokenizer of all tasks; raises UserError if they differ."""
-        tokenizers = [task.build_tokenizer(root) for task in self.tasks]
-        if len({tokenizer.digest for tokenizer in tokenizers}) > 1:
-            raise UserError(
-                "The tasks of a mixture must share one vocabulary; those of "
-                f"{[task.name for task in self.tasks]} differ. Train one with `fmjax "
-                "tokenizer train` and bind sentencepiece.file to it."
-            )
-        return tokenizers[0]
-
-    def tokenizer_is_built(self, root: Path) -> bool:
-        """Whether `build_tokenizer` would only read."""
-        return all(task.tokenizer_is_built(root) for task in self.tasks)
-
-    def has_inputs(self, root: Path) -> bool:
-        """Whether examples are pairs; raises UserError if only some are."""
-        found = {task.has_inputs(root) for task in self.tasks}
-        if len(found) > 1:
-            raise UserError(
-                "mixture.tasks has tasks with inputs and tasks without; expected all "
-                "of one kind."
-            )
-        return found.pop()
-
-    def members(self, root: Path) -> tuple[Member, ...]:
-        """The members of every task, a nested mixture's rates scaled to its own."""
-        members = []
-        for task, rate in zip(self.tasks, self.rates):
-            own = task.members(root)
-            total = sum(member.rate for member in own)
-            members += [
-                dataclasses.replace(member, rate=rate * member.rate / total)
-                for member in own
-            ]
-        return tuple(members)
-
-
-def seqio_provider(
-    task: TextTask | SeqioTask | Mixture, members: tuple[Member, ...], tokenizer
-):
-    """A seqio.Task, or for several members a seqio.Mixture, in seqio's registries.
-
-    Returns:
-      the provider, and the seqio.Task of each member.
-    """
-    tasks = [member.task.seqio(member.name, tokenizer) for member in members]
-    if len(tasks) == 1:
-        return tasks[0], tasks
     seqio = import_seqio()
-    if isinstance(task, SeqioTask):
-        return seqio.MixtureRegistry.get(task.name), tasks
-    if task.name in seqio.MixtureRegistry.names():
+    key = digest_of([dataclasses.asdict(task), getattr(tokenizer, "digest", None)])
+    known = seqio.TaskRegistry.names()
+    if task.name in known and _registered.get(task.name) != key:
         if task.name not in _registered:
             raise UserError(
-                f"mixture.name = {task.name!r} is the name of a mixture that your own "
+                f"{kind}.name = {task.name!r} is the name of a task that your own "
                 "module registered with seqio; choose another."
             )
-        seqio.MixtureRegistry.remove(task.name)
-    rates = [(member.name, member.rate) for member in members]
-    _registered[task.name] = digest_of(rates)
-    return seqio.MixtureRegistry.add(task.name, rates), tasks
+        seqio.TaskRegistry.remove(task.name)
+    if task.name not in seqio.TaskRegistry.names():
+        source = task.source.seqio_source()
+        seqio.TaskRegistry.add(task.name, source=source, **arguments)
+        _registered[task.name] = key
+    return seqio.TaskRegistry.get(task.name)
 
 
-def _rekey(features: dict[str, str]):
+def rekey(features: dict[str, str]):
+    """seqio's preprocessor that keeps and renames features: new name → old name."""
     seqio = import_seqio()
 
     def rekey(dataset):
@@ -385,7 +307,8 @@ def _describe(thing) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
 
 
-def _check_name(binding: str, name: str) -> None:
+def check_name(binding: str, name: str) -> None:
+    """Raises a UserError unless seqio can take the name."""
     if not re.fullmatch(r"[A-Za-z_]\w*", name):
         raise UserError(
             f"{binding}.name is {name!r}; expected letters, digits and underscores."

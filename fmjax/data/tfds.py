@@ -1,4 +1,4 @@
-"""Text that TensorFlow Datasets has prepared on disk as a source."""
+"""What TensorFlow Datasets has prepared on disk as a source: here text, and images."""
 
 import dataclasses
 import json
@@ -15,9 +15,73 @@ from fmjax.data.sources import Document, check_split
 from fmjax.errors import UserError, suggest
 
 
+class PreparedDataset:
+    """What datasets of every kind have in common; subclasses are dataclasses.
+
+    Attributes:
+      name: dataset, config and version: "imdb_reviews/plain_text:1.0.0".
+      data_dir: the folder TFDS prepared it in; TFDS's own default if None.
+      train: TFDS expression of the train split, such as "train+unsupervised".
+      validation: TFDS expression of the validation split, such as "test" or
+        "train[95%:]"; None where there is none.
+    """
+
+    def __post_init__(self):
+        if not re.fullmatch(r"[\w-]+(/[\w.-]+)?:\d+\.\d+\.\d+", self.name):
+            raise UserError(
+                f"{self.gin_name}.name is {self.name!r}; expected "
+                "dataset[/config]:version, such as 'imdb_reviews/plain_text:1.0.0'."
+            )
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """`train`, and `validation` if set."""
+        return ("train",) if self.validation is None else ("train", "validation")
+
+    def size(self, split: str) -> int | None:
+        """Bytes of the records in the splits named, sub-ranges not taken off."""
+        info = json.loads(self.info_file().read_bytes())
+        sizes = {part["name"]: int(part["numBytes"]) for part in info["splits"]}
+        named = re.findall(r"[a-zA-Z]\w*", self.expression(split))
+        return sum(sizes.get(part, 0) for part in named) or None
+
+    def expression(self, split: str) -> str:
+        """What TFDS calls `train` or `validation`."""
+        check_split(self.gin_name, split, self.splits)
+        return self.train if split == "train" else self.validation
+
+    def info_file(self) -> Path:
+        """dataset_info.json; raises a UserError where the dataset is not prepared."""
+        default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+        folder = Path(self.data_dir or default).expanduser()
+        file = folder / self.name.replace(":", "/") / "dataset_info.json"
+        if not file.is_file():
+            raise UserError(
+                f"{self.gin_name}.name = {self.name!r} is not prepared in "
+                f"{self.gin_name}.data_dir = {str(folder)!r}: {file} does not exist. "
+                "`tfds build` prepares it."
+            )
+        return file
+
+    def info_digest(self) -> str:
+        """Digest of dataset_info.json, which has checksums of the records."""
+        return xxhash.xxh3_128_hexdigest(self.info_file().read_bytes())
+
+    def seqio_source(self, **options):
+        """A seqio.TfdsDataSource."""
+        self.info_file()
+        return import_seqio().TfdsDataSource(
+            self.name,
+            tfds_data_dir=self.data_dir,
+            splits={split: self.expression(split) for split in self.splits},
+            read_only=True,
+            **options,
+        )
+
+
 @configurable("tfds")
 @dataclasses.dataclass(frozen=True)
-class Tfds:
+class Tfds(PreparedDataset):
     """A text dataset that TensorFlow Datasets has prepared on disk.
 
     Attributes:
@@ -35,23 +99,11 @@ class Tfds:
     train: str = "train"
     validation: str | None = "test"
 
-    def __post_init__(self):
-        if not re.fullmatch(r"[\w-]+(/[\w.-]+)?:\d+\.\d+\.\d+", self.name):
-            raise UserError(
-                f"tfds.name is {self.name!r}; expected dataset[/config]:version, such "
-                "as 'imdb_reviews/plain_text:1.0.0'."
-            )
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """`train`, and `validation` if set."""
-        return ("train",) if self.validation is None else ("train", "validation")
-
     def fingerprint(self, split: str) -> str:
         """Digest of name, version, split expression, field and dataset_info.json."""
-        info = xxhash.xxh3_128_hexdigest(self._info_file().read_bytes())
+        info = self.info_digest()
         return xxhash.xxh3_128_hexdigest(
-            f"tfds {self.name} {self.field} {self._expression(split)} {info}".encode()
+            f"tfds {self.name} {self.field} {self.expression(split)} {info}".encode()
         )
 
     def documents(self, split: str) -> Iterator[Document]:
@@ -60,41 +112,9 @@ class Tfds:
         for number, example in enumerate(dataset.as_numpy_iterator()):
             yield f"{self.name} {split} {number}", self._text(example)
 
-    def size(self, split: str) -> int | None:
-        """Bytes of the records in the splits named, sub-ranges not taken off."""
-        info = json.loads(self._info_file().read_bytes())
-        sizes = {part["name"]: int(part["numBytes"]) for part in info["splits"]}
-        named = re.findall(r"[a-zA-Z]\w*", self._expression(split))
-        return sum(sizes.get(part, 0) for part in named) or None
-
     def features(self) -> dict[str, str]:
         """The text field alone: TFDS examples carry no names."""
         return {"targets": self.field}
-
-    def seqio_source(self):
-        """A seqio.TfdsDataSource."""
-        self._info_file()
-        return import_seqio().TfdsDataSource(
-            self.name,
-            tfds_data_dir=self.data_dir,
-            splits={split: self._expression(split) for split in self.splits},
-            read_only=True,
-        )
-
-    def _expression(self, split: str) -> str:
-        check_split("tfds", split, self.splits)
-        return self.train if split == "train" else self.validation
-
-    def _info_file(self) -> Path:
-        default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-        folder = Path(self.data_dir or default).expanduser()
-        file = folder / self.name.replace(":", "/") / "dataset_info.json"
-        if not file.is_file():
-            raise UserError(
-                f"tfds.name = {self.name!r} is not prepared in tfds.data_dir = "
-                f"{str(folder)!r}: {file} does not exist. `tfds build` prepares it."
-            )
-        return file
 
     def _text(self, example) -> bytes:
         if self.field not in example:

@@ -40,8 +40,8 @@ def evaluate_run(
       trust: the stored config may import code.
 
     Returns:
-      As `fmjax.training.evaluate.evaluate`, with "step", "perplexity" and the unigram
-      baseline.
+      As `fmjax.training.evaluate.evaluate`, with "step", and for text "perplexity" and
+      the unigram baseline.
 
     Raises:
       UserError: for a run without data, or data whose tokenizer is not the run's.
@@ -60,7 +60,8 @@ def evaluate_run(
     size = experiment.train.eval_batch_size or experiment.train.batch_size
     check_divisible("train.eval_batch_size", size, 1, mesh, rules)
     objective, data = experiment.objective, experiment.data
-    check_tokenizer(folder, data.tokenizer().digest)
+    if (tokenizer := data.tokenizer()) is not None:
+        check_tokenizer(folder, tokenizer.digest)
     if jax.process_index() == 0:
         data.prepare()
     data.wait_until_prepared()
@@ -76,7 +77,8 @@ def evaluate_run(
         )
     if "nll" in values:
         values["perplexity"] = float(np.exp(values["nll"]))
-    return {"step": step, **values, **baseline(*data.target_counts())}
+    counts = data.target_counts()
+    return {"step": step, **values, **(baseline(*counts) if counts else {})}
 
 
 def check_tokenizer(folder: pathlib.Path, digest: str) -> None:

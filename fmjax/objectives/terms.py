@@ -49,8 +49,8 @@ class Objective(Protocol):
     ) -> tuple[dict[str, Term], dict[str, Ratio]]:
         """Terms and metrics of a batch; one key an example, None in evaluation."""
 
-    def check(self, rows: RowShapes, vocab_size: int) -> None:
-        """Raises a UserError where the model cannot take such rows."""
+    def check(self, rows: RowShapes, vocab_size: int | None) -> None:
+        """Raises a UserError where the model cannot take such rows; None: no text."""
 
     def train_flops_per_row(self, params, rows: RowShapes) -> float:
         """Matrix FLOPs of a training step for a row, by the papers' formulas."""

@@ -52,14 +52,13 @@ def training(cache, layout=LAYOUT, batch_size=4, rows=None, seed=0, **changes):
     records = Records(caches, layout, vocab_size)
     rows = range(batch_size) if rows is None else rows
     return train_batches(
-        records, rates, layout, batch_size=batch_size, rows=rows, seed=seed, **options
+        records, rates, batch_size=batch_size, rows=rows, seed=seed, **options
     )
 
 
 def evaluation(cache, layout=LAYOUT, batch_size=4, rows=None, max_batches=None):
     return eval_batches(
         Records([cache], layout, TOKENIZER.vocab_size),
-        layout,
         TOKENIZER.token_bytes(),
         batch_size=batch_size,
         rows=range(batch_size) if rows is None else rows,

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from fmjax.data.inspect import inspect
+from fmjax.data.mixture import Mixture
 from fmjax.data.pipeline import Data
 from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources import TextFiles
-from fmjax.data.tasks import Mixture, SeqioTask, TextTask
+from fmjax.data.tasks import SeqioTask, TextTask
 from fmjax.data.tfds import Tfds
 from fmjax.data.tokenizers import ByteTokenizer, CharacterTokenizer
 from fmjax.data.vocabularies import Bytes, Characters, SentencePiece

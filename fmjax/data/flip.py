@@ -1,0 +1,36 @@
+"""Mirror images."""
+
+import dataclasses
+
+from PIL import Image
+
+from fmjax.configurable import configurable
+from fmjax.data.augmentation import PictureChange, Rng
+from fmjax.errors import UserError
+
+
+@configurable("flip")
+@dataclasses.dataclass(frozen=True)
+class Flip(PictureChange):
+    """Left and right change places.
+
+    Attributes:
+      probability: of doing so.
+    """
+
+    probability: float = 0.5
+
+    def __post_init__(self):
+        check_probability("flip.probability", self.probability)
+
+    def change(self, picture: Image.Image, rng: Rng) -> Image.Image:
+        """See `PictureChange`."""
+        if rng.random() >= self.probability:
+            return picture
+        return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+def check_probability(name: str, probability: float) -> None:
+    """Raises a UserError unless it is one."""
+    if not 0 <= probability <= 1:
+        raise UserError(f"{name} is {probability}; expected 0 to 1.")

@@ -1,0 +1,89 @@
+"""Image examples out of a seqio task, the broken ones counted and left out."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from fmjax.data.documents import Skipped, is_utf8
+from fmjax.data.image_decoding import check_picture
+from fmjax.data.packing import BadRecord
+from fmjax.data.seqio_import import quiet_stderr
+
+
+@dataclasses.dataclass
+class ImageExample:
+    """An encoded image with what is known of it.
+
+    Attributes:
+      image: the file's bytes.
+      label: its class, None where there are none.
+      tokens: int32 [N] of its caption, ending in EOS where the vocabulary has one; None
+        where there is none.
+    """
+
+    image: bytes
+    label: int | None
+    tokens: np.ndarray | None
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the caption."""
+        return 0 if self.tokens is None else len(self.tokens)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the image."""
+        return len(self.image)
+
+    @property
+    def content(self) -> "ImageExample":
+        """All of it."""
+        return self
+
+
+def image_examples(
+    dataset, name: str, classes: int, vocab_size: int, skipped: Skipped
+) -> Iterator[ImageExample]:
+    """Examples of a seqio task's tf.data.Dataset, bad ones counted and left out.
+
+    Args:
+      dataset: of `image`, and where there are any `label` and `targets`.
+      name: of it, for messages.
+      classes: labels are below; 0 if there are none.
+      vocab_size: ids are below.
+      skipped: counts what cannot be decoded, or has a label or an id out of range.
+    """
+    examples = iter(dataset.as_numpy_iterator())
+    with quiet_stderr():  # The first example loads TensorFlow's kernels.
+        first = list(itertools.islice(examples, 1))
+    for number, found in enumerate(itertools.chain(first, examples)):
+        tokens = found.get("targets")
+        example = ImageExample(
+            image=found["image"],
+            label=int(found["label"]) if classes else None,
+            tokens=None if tokens is None else np.asarray(tokens, np.int32),
+        )
+        reason = _fault(example, classes, vocab_size)
+        if not is_utf8(found.get("targets_pretokenized", b"")):
+            reason = "has a caption that is no UTF-8"
+        if reason is None:
+            yield example
+        else:
+            label = found.get("name", f"image {number}".encode())
+            skipped.add(f"{name}: {label.decode(errors='replace')} {reason}")
+
+
+def _fault(example: ImageExample, classes: int, vocab_size: int) -> str | None:
+    if classes and not 0 <= example.label < classes:
+        return f"has label {example.label} of {classes} classes"
+    tokens = example.tokens
+    in_range = tokens is None or ((tokens >= 0) & (tokens < vocab_size)).all()
+    if not in_range:
+        return "has a caption with ids outside the vocabulary"
+    try:
+        check_picture(example.image)
+    except BadRecord as error:
+        return str(error)
+    return None

@@ -1,0 +1,103 @@
+"""What every image goes through that is not augmented: resize, crop, normalize."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from fmjax.configurable import configurable
+from fmjax.data.image_decoding import Box, read_picture
+from fmjax.errors import UserError, suggest
+
+RESAMPLING = {kind.name.lower(): kind for kind in Image.Resampling}
+
+
+@configurable("preprocessing")
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """From an encoded image to the normalized numbers that a model reads.
+
+    Attributes:
+      size: S, of the S × S result.
+      fit: 'crop' resizes the shorter side and takes the middle; 'squash' resizes both
+        sides to S, whatever the aspect ratio.
+      shorter_side: what 'crop' resizes the shorter side to; None means S.
+      resampling: Pillow's filter: 'bilinear', 'bicubic', 'lanczos', 'box', 'hamming' or
+        'nearest'.
+      mean: of red, green, blue between 0 and 1; it is taken off.
+      std: what is divided by.
+    """
+
+    size: int = 224
+    fit: str = "crop"
+    shorter_side: int | None = None
+    resampling: str = "bicubic"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self):
+        check_preprocessing(self)
+
+    def __call__(self, content: bytes) -> Float[np.ndarray, "S S 3"]:
+        """The numbers of an encoded image.
+
+        Raises:
+          fmjax.data.packing.BadRecord: it cannot be decoded.
+        """
+        return self.normalize(self.read(content))
+
+    def read(self, content: bytes, region=None) -> Image.Image:
+        """The S × S picture of an encoded image, out of `region` if one is given."""
+        region = region or self.region
+        return read_picture(content, region, self.size, RESAMPLING[self.resampling])
+
+    def region(self, width: int, height: int) -> Box:
+        """The part of an image that is looked at when nothing is augmented."""
+        if self.fit == "squash":
+            return 0, 0, width, height
+        # Resizing and cropping in one, rounded as transformers does in two steps.
+        short = self.shorter_side or self.size
+        shorter, longer = sorted((width, height))
+        long = int(short * longer / shorter)
+        wide, high = (short, long) if width <= height else (long, short)
+        left, top = ((edge - self.size) // 2 for edge in (wide, high))
+        across, down = width / wide, height / high
+        right, bottom = left + self.size, top + self.size
+        return left * across, top * down, right * across, bottom * down
+
+    def normalize(self, picture: Image.Image) -> Float[np.ndarray, "S S 3"]:
+        """(x / 255 - mean) / std."""
+        std = np.array(self.std, np.float64)
+        scale = (1 / (255 * std)).astype(np.float32)
+        shift = (-np.array(self.mean) / std).astype(np.float32)
+        numbers = np.asarray(picture, np.float32)
+        numbers *= scale
+        numbers += shift
+        return numbers
+
+    def shown(self, images: Float[np.ndarray, "*any 3"]) -> np.ndarray:
+        """Normalized numbers as uint8 to look at."""
+        values = (images * np.float32(self.std) + np.float32(self.mean)) * 255
+        return np.clip(values.round(), 0, 255).astype(np.uint8)
+
+
+def check_preprocessing(settings) -> None:
+    """Raises a UserError where a configurable with these fields has impossible ones."""
+    owner, size, short = settings.gin_name, settings.size, settings.shorter_side
+    if size < 1:
+        raise UserError(f"{owner}.size is {size}; expected at least 1.")
+    for name, known in (("fit", ("crop", "squash")), ("resampling", RESAMPLING)):
+        found = getattr(settings, name)
+        if found not in known:
+            raise UserError(
+                f"{owner}.{name} is {found!r}; expected one of {', '.join(known)}."
+                + suggest(found, known)
+            )
+    if short is not None and (settings.fit == "squash" or short < size):
+        raise UserError(
+            f"{owner}.shorter_side is {short}; expected None, or with {owner}.fit = "
+            f"'crop' at least {owner}.size = {size}."
+        )
+    if min(settings.std) <= 0:
+        raise UserError(f"{owner}.std is {settings.std}; expected positive numbers.")
