@@ -20,6 +20,7 @@ MACROS = [
     "TEXT_FILE=some/text.txt",
     "TFDS_DIR=some/folder",
     "PAIRS_DIR=some/folder",
+    "ENCODER=some/run",
 ]
 
 
