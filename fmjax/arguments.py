@@ -63,6 +63,14 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("eval", "Evaluate a run on its validation split.")
     takes_run(sub)
     takes_bindings(sub)
+    sub.add_argument(
+        "--bleu", action="store_true", help="of translations too, which it keeps"
+    )
+    sub.add_argument("--beams", type=int, help="of translations; 4 if not given")
+    sub.add_argument("--length_penalty", type=float, help="0.6 if not given")
+    sub.add_argument(
+        "--max_tokens", type=int, help="if not given, 50 more than the longest source"
+    )
 
     sub = verb("generate", "Continue prompts with a run's model, or answer them.")
     takes_run(sub)

@@ -47,10 +47,17 @@ def _train(args) -> int:
 def _eval(args) -> None:
     from fmjax.evaluation.validation import evaluate_run
 
-    values = evaluate_run(
-        args.run_dir, step=args.step, bindings=args.bindings, trust=args.trust
-    )
-    print(json.dumps(values, indent=2))
+    which = {"step": args.step, "bindings": args.bindings, "trust": args.trust}
+    names = ("beams", "length_penalty", "max_tokens")
+    given = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
+    if given and not args.bleu:
+        raise UserError(f"--{next(iter(given))} is for --bleu, which is not given.")
+    values = {}
+    if args.bleu:
+        from fmjax.evaluation.bleu import bleu_of_run
+
+        values = bleu_of_run(args.run_dir, **which, **given)
+    print(json.dumps(values | evaluate_run(args.run_dir, **which), indent=2))
 
 
 def _generate(args) -> None:

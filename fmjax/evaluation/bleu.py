@@ -1,0 +1,152 @@
+"""BLEU (Papineni et al. 2002) of a run's translations, as sacrebleu computes it."""
+
+import os
+import pathlib
+import types
+from collections.abc import Sequence
+
+import jax
+import xxhash
+from rich.console import Console
+from rich.progress import track
+
+from fmjax import run_dir as run_dirs
+from fmjax.data.text_pairs import text_pairs
+from fmjax.errors import UserError
+from fmjax.inference.decoder import SourceDecoder, decoder_of
+from fmjax.inference.generate import beam_search
+from fmjax.inference.load import Run, load
+from fmjax.inference.prompts import encode
+from fmjax.sharding.mesh import MeshConfig
+
+# Of a translation over its source (Vaswani et al. 2017, section 6.1).
+_MORE_TOKENS = 50
+
+
+def bleu_of_run(
+    run_dir: str | os.PathLike,
+    *,
+    step: int | None = None,
+    bindings: Sequence[str] = (),
+    trust: bool = False,
+    beams: int = 4,
+    length_penalty: float = 0.6,
+    max_tokens: int | None = None,
+) -> dict[str, float | int | str]:
+    """Translates the validation split's sources and compares with its targets.
+
+    What was read, written and expected is kept, a line a pair, in the run directory:
+    bleu/STEP-…/{sources,hypotheses,references}.txt.
+
+    Args:
+      run_dir: the run directory, of an encoder-decoder.
+      step: of the checkpoint; None for the newest.
+      bindings: "NAME=VALUE" over the stored config's data, mesh and batch size.
+      trust: the stored config may import code.
+      beams: see `fmjax.inference.beam_search`; 1 is greedy.
+      length_penalty: likewise; both as Vaswani et al. 2017 have them.
+      max_tokens: of a translation; 50 more than the longest source if not given, as far
+        as the model goes.
+
+    Returns:
+      "step", "bleu" from 0 to 100, "bleu_signature", sacrebleu's own, "bleu_pairs", how
+      many there are, and "bleu_files", the folder.
+
+    Raises:
+      UserError: sacrebleu is not installed, the data has no pairs, or the model reads
+        and writes one text only.
+    """
+    sacrebleu = _import_sacrebleu()
+    folder = pathlib.Path(run_dir).expanduser().absolute()
+    experiment = run_dirs.load_experiment(folder, trust, bindings)
+    if experiment.data is None:
+        raise UserError(
+            f"{folder} has no data to translate (it was imported); bind "
+            "experiment.data=@data() and data.train=…."
+        )
+    model = experiment.objective.model
+    if not isinstance(decoder_of(model), SourceDecoder):
+        raise UserError(
+            f"BLEU compares translations, which @{model.gin_name}() does not write; "
+            "expected an encoder-decoder, such as @seq2seq()."
+        )
+    pairs = text_pairs(experiment.data)
+    if not pairs:
+        raise UserError("The validation split of experiment.data has no pairs.")
+    meant = any(binding.startswith("mesh.") for binding in bindings)
+    mesh = experiment.mesh if meant else MeshConfig()
+    run = load(folder, step=step, mesh=mesh, trust=trust)
+    sources, references = ([_line(text) for text in side] for side in zip(*pairs))
+    size = experiment.train.eval_batch_size or experiment.train.batch_size
+    hypotheses = _translate(run, sources, size, beams, length_penalty, max_tokens)
+    options = f"beams{beams}-penalty{length_penalty:g}"
+    digest = xxhash.xxh3_64_hexdigest("\n".join(sources + references).encode())[:8]
+    # Another split's translations lie beside these.
+    place = folder / "bleu" / f"{run.step}-{options}-{digest}"
+    if jax.process_index() == 0:
+        place.mkdir(parents=True, exist_ok=True)
+        for name, lines in (
+            ("sources", sources),
+            ("hypotheses", hypotheses),
+            ("references", references),
+        ):
+            text = "".join(f"{line}\n" for line in lines)
+            (place / f"{name}.txt").write_text(text, encoding="utf-8")
+    metric = sacrebleu.metrics.BLEU()
+    return {
+        "step": run.step,
+        "bleu": metric.corpus_score(hypotheses, [references]).score,
+        "bleu_signature": str(metric.get_signature()),
+        "bleu_pairs": len(pairs),
+        "bleu_files": str(place),
+    }
+
+
+def _translate(
+    run: Run,
+    sources: Sequence[str],
+    batch_size: int,
+    beams: int,
+    length_penalty: float,
+    max_tokens: int | None,
+) -> list[str]:
+    """One text for each, in batches of sources of like lengths."""
+    limit = run.model.max_length
+    lengths = [len(encode(run, source)) for source in sources]
+    if max_tokens is None:
+        max_tokens = min(max(lengths) + _MORE_TOKENS, limit)
+    order = sorted(range(len(sources)), key=lambda i: lengths[i])
+    found = {}
+    console = Console(stderr=True)
+    silent = jax.process_index() != 0 or not console.is_terminal
+    starts = range(0, len(order), batch_size)
+    for start in track(starts, "translating", console=console, disable=silent):
+        rows = order[start : start + batch_size]
+        # The last batch is filled: a batch of fewer rows would compile anew.
+        filled = rows + rows[:1] * (batch_size - len(rows))
+        texts = beam_search(
+            run,
+            [sources[i] for i in filled],
+            beams=beams,
+            length_penalty=length_penalty,
+            max_tokens=max_tokens,
+            longest_prompt=limit,
+        )
+        found |= {i: _line(best.text) for i, (best, *_) in zip(rows, texts)}
+    return [found[i] for i in range(len(sources))]
+
+
+def _line(text: str) -> str:
+    """Without line breaks: files have a text a line."""
+    return " ".join(text.splitlines())
+
+
+def _import_sacrebleu() -> types.ModuleType:
+    try:
+        import sacrebleu
+    except ImportError as error:
+        raise UserError(
+            f"BLEU needs sacrebleu ({error}); expected it installed, as by pip install "
+            "'fmjax[eval]'."
+        ) from error
+    return sacrebleu

@@ -1,0 +1,147 @@
+"""BLEU of a run that learned one sentence, against sacrebleu on the files it wrote."""
+
+import json
+import pathlib
+import sys
+
+import jax
+import numpy as np
+import pytest
+import sacrebleu
+from flax import linen as nn
+
+from fmjax import run_dir
+from fmjax.cli import main
+from fmjax.data.pair_files import PairFiles
+from fmjax.data.pipeline import Data
+from fmjax.data.sources import TextFiles
+from fmjax.data.tasks import TextTask
+from fmjax.data.tokenizers import ByteTokenizer
+from fmjax.data.vocabularies import Bytes
+from fmjax.errors import UserError
+from fmjax.evaluation.bleu import bleu_of_run
+from fmjax.experiment import Experiment, render
+from fmjax.models.seq2seq import Seq2Seq
+from fmjax.models.transformer_config import TransformerConfig
+from fmjax.objectives.seq2seq_lm import Seq2SeqLM
+from fmjax.training import checkpoints
+
+LEARNED = "ein Hund rennt."
+OTHERS = ["eine Katze rennt.", "", "ein Hund rennt. Nein"]
+TINY = [
+    "text_task.tokenizer=@bytes()",
+    "data.length=24",
+    "seq2seq.vocab_size=259",
+    "seq2seq.max_length=24",
+    "transformer.num_layers=1",
+    "transformer.embed_dim=32",
+    "transformer.num_heads=2",
+    "transformer.mlp_dim=32",
+    "transformer.dropout=0.0",
+    "train.steps=40",
+    "train.batch_size=8",
+    "train.eval_batch_size=8",
+    "inverse_square_root.learning_rate=2e-2",
+    "inverse_square_root.warmup_steps=5",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Parallel files; more validation pairs than a batch, of several lengths."""
+    folder = tmp_path_factory.mktemp("pairs")
+    sources = [f"a dog runs {'on ' * (i % 5)}" for i in range(6)]
+    for name, count, targets in (
+        ("train", 40, [LEARNED] * 40),
+        ("val", 10, [*[LEARNED] * 4, *OTHERS, *[LEARNED] * 3]),
+        ("test", 3, OTHERS),
+    ):
+        for language, lines in (("en", sources * 8), ("de", targets)):
+            text = "".join(f"{line}\n" for line in lines[:count])
+            (folder / f"{name}.{language}").write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_a_run_is_trained_and_its_translations_compared(
+    folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("FMJAX_CACHE", str(tmp_path / "cache"))
+    config = ["small/transformer_multi30k.gin", f"PAIRS_DIR={folder}", *TINY]
+    run = str(tmp_path / "run")
+    assert main(["train", *config, "--run_dir", run]) == 0
+    capsys.readouterr()
+
+    scores = {}
+    for split in ("val", "test"):
+        options = [f"pair_files.validation={split}", "--beams", "2"]
+        assert main(["eval", run, *options, "--bleu", "--max_tokens", "20"]) == 0
+        values = json.loads(capsys.readouterr().out)
+        files = pathlib.Path(values["bleu_files"])
+        assert files.parent == tmp_path / "run" / "bleu"
+        lines = {
+            name: (files / f"{name}.txt").read_text(encoding="utf-8").split("\n")[:-1]
+            for name in ("sources", "hypotheses", "references")
+        }
+        for name, language in (("sources", "en"), ("references", "de")):
+            there = (folder / f"{split}.{language}").read_text(encoding="utf-8")
+            assert [x.strip() for x in lines[name]] == [
+                x.strip() for x in there.split("\n")[:-1]
+            ]
+        assert set(lines["hypotheses"]) == {LEARNED}
+        theirs = sacrebleu.corpus_bleu(lines["hypotheses"], [lines["references"]])
+        assert values["bleu"] == theirs.score
+        assert values["bleu_pairs"] == len(lines["references"])
+        assert values["bleu_signature"].startswith("nrefs:1|case:mixed")
+        assert values["loss"] > 0
+        scores[split] = values["bleu"]
+    assert 0 < scores["test"] < scores["val"] < 100
+
+    assert main(["generate", run, "--prompt", "a dog", "--beams", "2",
+                 "--max_tokens", "20"]) == 0  # fmt: skip
+    assert capsys.readouterr().out == f"{LEARNED}\n"
+
+
+def store(path, source=None):
+    """A run directory of an untrained encoder-decoder on some data."""
+    stack = TransformerConfig(1, 8, 2)
+    model = Seq2Seq(stack, stack, 259, 16)
+    ids = jax.ShapeDtypeStruct((1, 1), np.int32)
+    shapes = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), ids, ids))
+    params = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), shapes["params"])
+    data = source and Data(TextTask(source, Bytes()), length=16)
+    run_dir.write(path, render(Experiment(Seq2SeqLM(model), data)))
+    ByteTokenizer().save(path / run_dir.TOKENIZER)
+    checkpoints.save_model(path, params)
+    return path
+
+
+def test_runs_without_pairs_are_refused(tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("no pairs in here")
+    with pytest.raises(UserError, match="no data to translate"):
+        bleu_of_run(store(tmp_path / "imported"))
+    run = store(tmp_path / "text", TextFiles(files=str(tmp_path / "text.txt")))
+    with pytest.raises(UserError, match="no pairs of inputs and targets"):
+        bleu_of_run(run)
+    assert main(["eval", str(run), "--beams", "3"]) == 2
+    assert "--beams is for --bleu" in capsys.readouterr().err
+
+
+def test_a_model_that_does_not_translate_is_refused(folder, tmp_path):
+    run = store(tmp_path / "run", PairFiles(str(folder)))
+    with pytest.raises(UserError, match=r"@gpt\(\) does not write"):
+        bleu_of_run(
+            run,
+            bindings=[
+                "experiment.objective=@causal_lm()",
+                "causal_lm.model=@gpt()",
+                "gpt.transformer=@transformer()",
+                "gpt.vocab_size=259",
+                "gpt.max_length=16",
+            ],
+        )
+
+
+def test_without_sacrebleu_its_extra_is_named(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    with pytest.raises(UserError, match=r"fmjax\[eval\]"):
+        bleu_of_run(store(tmp_path / "run", PairFiles(str(folder))))
