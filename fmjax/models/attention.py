@@ -141,7 +141,8 @@ class Attention(nn.Module):
       bias: whether the projection back has one.
       rope_theta: base of the rotary frequencies; None for no rotary positions.
       qk_norm: epsilon of an RMSNorm over each query and key; None for no norm.
-      scale: of the scores; None means head_dim^(-1/2).
+      scale: of the scores; None means head_dim^(-1/2). Queries' weights start smaller
+        by as much as it is larger than that, as in T5.
       softcap: see `attend`.
       dropout: share of attention weights dropped in training.
       implementation: see `attend`.
@@ -201,9 +202,15 @@ class Attention(nn.Module):
             read_width = x.shape[-1] if source is None else source.shape[-1]
         else:
             source, read_width = x, x.shape[-1]
-        to_query = self._projection("query", x.shape[-1], self.num_heads, "heads")
-        to_key = self._projection("key", read_width, self.num_kv_heads, "kv_heads")
-        to_value = self._projection("value", read_width, self.num_kv_heads, "kv_heads")
+        std, kv_heads = self.init_std, self.num_kv_heads
+        query_std = (
+            std if self.scale is None else std / (self.scale * self.head_dim**0.5)
+        )
+        to_query = self._projection(
+            "query", x.shape[-1], self.num_heads, "heads", query_std
+        )
+        to_key = self._projection("key", read_width, kv_heads, "kv_heads", std)
+        to_value = self._projection("value", read_width, kv_heads, "kv_heads", std)
         q, k, v = to_query(x), None, None
         if source is not None:
             k, v = to_key(source), to_value(source)
@@ -265,9 +272,11 @@ class Attention(nn.Module):
             y = y + offset.astype(self.dtype)
         return y, cache
 
-    def _projection(self, name: str, width: int, heads: int, axis: str) -> Callable:
+    def _projection(
+        self, name: str, width: int, heads: int, axis: str, std: float
+    ) -> Callable:
         """Declares a projection to heads; it may be applied to several arrays."""
-        init = normal_init(self.init_std, "embed", axis, "kv")
+        init = normal_init(std, "embed", axis, "kv")
         kernel = self.param(name, init, (width, heads, self.head_dim))
         kernel = kernel.astype(self.dtype).reshape(width, -1)
         offset = None

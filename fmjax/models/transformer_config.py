@@ -42,7 +42,8 @@ class TransformerConfig:
       window: of the positions up to its own, how many a token sees; None for all.
       global_every: with a window, every n-th layer sees all; None for none.
       qk_norm: an RMSNorm over each query and key head (Dehghani et al. 2023).
-      attention_scale: of the scores; None means head_dim^(-1/2).
+      attention_scale: of the scores; None means head_dim^(-1/2). Queries' weights start
+        smaller by as much as it is larger than that, as in T5.
       attention_softcap: scores x become cap · tanh(x / cap); None leaves them.
       num_experts: feed-forward layers of which a token visits a few; None for one.
       experts_per_token: how many it visits.
