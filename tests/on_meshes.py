@@ -10,8 +10,9 @@ from fmjax.optim.optimizers import AdamW
 from fmjax.optim.schedules import Cosine
 from fmjax.sharding.mesh import MeshConfig, batch_sharding, global_batch, on_mesh
 from fmjax.sharding.rules import named_shardings, param_specs
+from fmjax.training.accumulation import accumulate
 from fmjax.training.state import State, abstract_variables, plan_state
-from fmjax.training.step import accumulate, example_keys, make_train_step
+from fmjax.training.step import example_keys, make_train_step
 
 STEPS = 20
 OPTIMIZER = AdamW(schedule=Cosine(learning_rate=1e-3, warmup_steps=5))

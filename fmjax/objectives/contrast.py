@@ -126,6 +126,34 @@ def view_contrast(
     return jnp.where(counts, log_z.mean(-1) - match, 0.0)
 
 
+def is_nearest(
+    x: Float[Array, "B E"],
+    y: Float[Array, "B E"],
+    counts: Bool[Array, " B"],
+    chunks: int,
+) -> tuple[Bool[Array, " B"], Bool[Array, " B"]]:
+    """Whether a row's partner is its nearest: of x among all y, of y among all x.
+
+    No gradient is taken. Where others are as near, it is.
+    """
+    x, y = jax.lax.stop_gradient((x, y))
+    match = (x * y).sum(-1)
+    # Rounding must not make a partner a rival of itself.
+    limit = match + 1e-6
+    rows = jnp.arange(len(x))
+
+    def of_chunk(near, chunk):
+        y, counts_y, limits, columns = chunk
+        products = x @ y.T
+        rival = (rows[:, None] != columns) & counts[:, None] & counts_y
+        nearer = (rival & (products > limit[:, None])).any(1)
+        return near & ~nearer, ~(rival & (products > limits)).any(0)
+
+    sides = (_whole(y), _whole(counts), _whole(limit), rows)
+    of_x, of_y = _scan(of_chunk, counts, sides, chunks)
+    return of_x, of_y.reshape(-1) & counts
+
+
 def _whole(x: Array) -> Array:
     """The rows of all devices on each of them."""
     return nn.with_logical_constraint(x, (None,) * x.ndim)

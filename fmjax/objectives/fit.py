@@ -34,17 +34,7 @@ def check_rows(
     model = objective.model
     check_names(objective, (*objective.reads, *targets), objective.may_read, rows)
     for field in objective.reads:
-        (length,) = rows[field]
-        if length > model.max_length:
-            raise UserError(
-                f"data.length gives rows of {length} {field}, which exceeds "
-                f"{model.gin_name}.max_length = {model.max_length}."
-            )
-    if vocab_size > model.vocab_size:
-        raise UserError(
-            f"the data's vocabulary has {vocab_size} entries, "
-            f"{model.gin_name}.vocab_size = {model.vocab_size} is smaller."
-        )
+        check_tokens(model, field, rows[field], vocab_size)
 
 
 def check_names(
@@ -65,6 +55,23 @@ def check_names(
                 f"experiment.objective = @{name}() does not read {field!r}, which "
                 f"data's rows have.{suggest(field, known)}"
             )
+
+
+def check_tokens(
+    model, field: str, shape: tuple[int, ...], vocab_size: int | None
+) -> None:
+    """Raises a UserError where a model cannot take tokens [T] of a vocabulary."""
+    (length,) = shape
+    if length > model.max_length:
+        raise UserError(
+            f"data.length gives rows of {length} {field}, which exceeds "
+            f"{model.gin_name}.max_length = {model.max_length}."
+        )
+    if vocab_size is not None and vocab_size > model.vocab_size:
+        raise UserError(
+            f"the data's vocabulary has {vocab_size} entries, "
+            f"{model.gin_name}.vocab_size = {model.vocab_size} is smaller."
+        )
 
 
 def check_images(model, shape: tuple[int, ...]) -> None:

@@ -1,21 +1,19 @@
 """One training step and one evaluation step, jitted over a mesh."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from jaxtyping import Array, Int, Key
 
-from fmjax.objectives.terms import Batch, Objective, total
+from fmjax.objectives.terms import Batch, Objective
 from fmjax.optim.freezing import merged
 from fmjax.sharding.mesh import batch_sharding
 from fmjax.sharding.rules import LogicalRules
+from fmjax.training.accumulation import Metrics, accumulate
 from fmjax.training.state import State, StatePlan
 
-Metrics = dict[str, jax.Array]
 Sums = dict[str, tuple[jax.Array, jax.Array]]
 
 
@@ -89,69 +87,3 @@ def make_eval_step(objective: Objective) -> Callable[[dict, Batch], tuple[Sums, 
         return shares, {name: tuple(ratio) for name, ratio in ratios.items()}
 
     return jax.jit(step)
-
-
-def accumulate(
-    objective: Objective,
-    state: State,
-    batch: Batch,
-    keys: Key[Array, " B"],
-    microbatches: int,
-    trained: Any = None,
-) -> tuple[Any, Metrics]:
-    """Gradients and metrics of a global batch, computed in `microbatches` pieces.
-
-    Gradients are of `trained`, those of the parameters that do not count as constants;
-    of all of them if not given.
-
-    Each term is divided by its weight over the whole batch from the start, so the
-    pieces add up to the gradient of the whole, whatever their padding.
-    """
-    # Weights depend on the batch alone: XLA drops the forward pass from this.
-    terms, _ = objective.loss(state.variables, batch, None)
-    weights = {name: term.weight for name, term in terms.items()}
-
-    trained = state.params if trained is None else trained
-
-    def loss(trained, batch, keys):
-        params = merged(trained, state.params)
-        terms, ratios = objective.loss({"params": params, **state.extra}, batch, keys)
-        sums = {name: term.coefficient * term.sum for name, term in terms.items()}
-        return total(terms, weights), (sums, ratios)
-
-    gradient = jax.value_and_grad(loss, has_aux=True)
-    if microbatches == 1:
-        (value, (sums, ratios)), grads = gradient(trained, batch, keys)
-    else:
-
-        def add(carry, piece):
-            batch, keys = piece
-            (value, aux), grads = gradient(trained, batch, keys)
-            return jax.tree.map(jnp.add, carry, (value, aux, grads)), None
-
-        pieces = jax.tree.map(lambda x: split_rows(x, microbatches), (batch, keys))
-        first = jax.tree.map(lambda x: x[0], pieces)
-        shapes = jax.eval_shape(gradient, trained, *first)
-        (value, aux), grads = jax.tree.map(
-            lambda s: jnp.zeros(s.shape, s.dtype), shapes
-        )
-        (value, (sums, ratios), grads), _ = jax.lax.scan(
-            add, (value, aux, grads), pieces
-        )
-    metrics = {"loss": value, "tokens": next(iter(weights.values()))}
-    for name in sums:
-        metrics[name] = sums[name] / jnp.maximum(weights[name], 1e-9)
-    for name, ratio in ratios.items():
-        metrics[name] = ratio.sum / jnp.maximum(ratio.weight, 1e-9)
-    return grads, metrics
-
-
-def split_rows(x: jax.Array, pieces: int) -> jax.Array:
-    """[B, …] → [pieces, B / pieces, …]; piece i takes rows i, i + pieces, ….
-
-    Strided, because then every device's share of a piece is rows that it already has.
-    """
-    split = jnp.moveaxis(x.reshape(-1, pieces, *x.shape[1:]), 1, 0)
-    return nn.with_logical_constraint(
-        split, (None, "batch") + (None,) * (split.ndim - 2)
-    )

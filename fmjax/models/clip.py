@@ -1,0 +1,160 @@
+"""Two towers, of images and of texts, that meet in one space: CLIP, SigLIP, LiT."""
+
+import math
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from fmjax.configurable import configurable
+from fmjax.errors import UserError
+from fmjax.models.layers import Dense, Keys, constant_init, fold_keys
+from fmjax.models.text_tower import TextTower
+from fmjax.models.vit import ViT
+
+# Whatever is learned, cosines are multiplied by no more (CLIP, section 2.5).
+MOST_SCALE = 100.0
+
+
+@configurable("clip")
+class CLIP(nn.Module):
+    """Embeddings of images and texts, of unit length (Radford et al. 2021).
+
+    Attributes:
+      image: the tower of images; its `pooled` stands for the image.
+      text: the tower of texts likewise.
+      embed_dim: E, width that an image's vector is projected to; None takes it as it
+        is, and as wide as the text's (SigLIP).
+      text_bias: whether the text's projection has an offset (SigLIP).
+      scale: multiplies cosines at the start: the inverse temperature.
+      bias: added to the products at the start, and learned (SigLIP: -10); None for
+        none.
+    """
+
+    image: ViT
+    text: TextTower
+    embed_dim: int | None = 512
+    text_bias: bool = False
+    scale: float = 1 / 0.07
+    bias: float | None = None
+
+    def __post_init__(self):
+        if self.embed_dim is not None and self.embed_dim < 1:
+            raise UserError(f"clip.embed_dim = {self.embed_dim} is below 1.")
+        if not 0 < self.scale <= MOST_SCALE:
+            raise UserError(
+                f"clip.scale = {self.scale}: expected 0 < x ≤ {MOST_SCALE:.0f}."
+            )
+        if self.image.num_classes:
+            raise UserError(
+                f"vit.num_classes = {self.image.num_classes}, which @clip() has no "
+                "use for; expected 0."
+            )
+        super().__post_init__()
+
+    @property
+    def vocab_size(self) -> int:
+        """Of the texts."""
+        return self.text.vocab_size
+
+    @property
+    def image_size(self) -> int | tuple[int, int]:
+        """Pixels of the images."""
+        return self.image.image_size
+
+    @property
+    def width(self) -> int:
+        """E, of both embeddings."""
+        return self.embed_dim or self.image.transformer.embed_dim
+
+    def setup(self):
+        """Declares the parts."""
+        image, text = self.image.transformer, self.text.transformer
+        names = ("embed", None)
+        if self.embed_dim is not None:
+            self.image_projection = Dense(
+                self.width, names, False, image.init_std, image.compute_dtype
+            )
+        self.text_projection = Dense(
+            self.width, names, self.text_bias, text.init_std, text.compute_dtype
+        )
+
+        start = math.log(self.scale)
+        self.log_scale = self.param("log_scale", constant_init(start), ())
+        if self.bias is not None:
+            self.logit_bias = self.param("logit_bias", constant_init(self.bias), ())
+
+    def __call__(
+        self,
+        images: Float[Array, "B height width C"] | None = None,
+        tokens: Int[Array, "B T"] | None = None,
+        mask: Bool[Array, "B T"] | None = None,
+        keys: Keys = None,
+    ) -> dict[str, Array]:
+        """Embeddings of what is given.
+
+        Args:
+          images: normalized.
+          tokens: ids of texts.
+          mask: False for padding.
+          keys: one key per example for dropout; None in evaluation.
+
+        Returns:
+          image_embeddings, text_embeddings: float32 [B, E], of unit length, each where
+          it is asked for; logit_scale, and logit_bias if there is one: scalars.
+        """
+        out = self.scaling()
+        if images is not None:
+            out["image_embeddings"] = self.embed_images(images, fold_keys(keys, 0))
+        if tokens is not None:
+            out["text_embeddings"] = self.embed_texts(tokens, mask, fold_keys(keys, 1))
+        return out
+
+    def embed_images(
+        self, images: Float[Array, "B height width C"], keys: Keys = None
+    ) -> Float[Array, "B E"]:
+        """Of unit length, float32."""
+        pooled = self.image(images, keys=keys)["pooled"]
+        if self.embed_dim is not None:
+            pooled = self.image_projection(pooled)
+        return of_unit_length(pooled)
+
+    def embed_texts(
+        self,
+        tokens: Int[Array, "B T"],
+        mask: Bool[Array, "B T"] | None = None,
+        keys: Keys = None,
+    ) -> Float[Array, "B E"]:
+        """Of unit length, float32."""
+        pooled = self.text(tokens, mask, keys)["pooled"]
+        return of_unit_length(self.text_projection(pooled))
+
+    def scaling(self) -> dict[str, Float[Array, ""]]:
+        """logit_scale, never above 100, and logit_bias where there is one."""
+        scale = jnp.exp(jnp.minimum(self.log_scale, math.log(MOST_SCALE)))
+        out = {"logit_scale": scale}
+        if self.bias is not None:
+            out["logit_bias"] = self.logit_bias
+        return out
+
+    def train_flops_per_pair(
+        self, params, image_size: tuple[int, int], length: int
+    ) -> float:
+        """Matrix FLOPs of a training step for an image and its text."""
+        projections = [
+            params[name]["kernel"].size
+            for name in ("image_projection", "text_projection")
+            if name in params
+        ]
+        return (
+            self.image.train_flops_per_image(params["image"], image_size)
+            + self.text.train_flops_per_text(params["text"], length)
+            + 6.0 * sum(projections)
+        )
+
+
+def of_unit_length(x: Float[Array, "... E"]) -> Float[Array, "... E"]:
+    """x / ‖x‖ in float32; a vector of zeros stays one."""
+    x = x.astype(jnp.float32)
+    squares = (x * x).sum(-1, keepdims=True)
+    return x / jnp.sqrt(jnp.maximum(squares, 1e-24))

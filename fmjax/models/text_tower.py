@@ -1,0 +1,106 @@
+"""A text encoder that gives one vector, as CLIP's and SigLIP's towers do."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Int
+
+from fmjax.configurable import configurable
+from fmjax.models.flops import attention_flops, multiplying_weights
+from fmjax.models.inputs import (
+    InputLayer,
+    check_length,
+    check_sizes,
+    outputs,
+    visible,
+)
+from fmjax.models.language_head import padded
+from fmjax.models.layers import Embedding, Keys, fold_keys
+from fmjax.models.transformer import Context, Stack
+from fmjax.models.transformer_config import TransformerConfig
+
+
+@configurable("text_tower")
+class TextTower(nn.Module):
+    """A transformer over tokens, of which the last one stands for the text.
+
+    Attributes:
+      transformer: the stack's sizes and choices.
+      vocab_size: V.
+      max_length: the longest text; learned positions have as many rows.
+      attention: "causal" (CLIP), or "full": every token reads every other (SigLIP).
+      eos_id: where no mask is given, a text's last token is the first of this id;
+        None takes the last place, padding or not (SigLIP).
+      vocab_multiple: the table is padded to a multiple of this, so that it shards.
+    """
+
+    transformer: TransformerConfig
+    vocab_size: int
+    max_length: int
+    attention: Literal["causal", "full"] = "causal"
+    eos_id: int | None = None
+    vocab_multiple: int = 128
+
+    def __post_init__(self):
+        check_sizes(self)
+        super().__post_init__()
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding table: vocab_size rounded up to vocab_multiple."""
+        return padded(self.vocab_size, self.vocab_multiple)
+
+    def setup(self):
+        """Declares the parts."""
+        c = self.transformer
+        self.tokens = Embedding(
+            self.padded_vocab_size, c.embed_dim, "vocab", c.init_std, c.compute_dtype
+        )
+        self.inputs = InputLayer(c, self.max_length, "learned")
+        self.stack = Stack(c, causal=self.attention == "causal")
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        mask: Bool[Array, "B T"] | None = None,
+        keys: Keys = None,
+        hidden_states: bool = False,
+    ) -> dict[str, Array]:
+        """Vectors of texts.
+
+        Args:
+          tokens: ids below vocab_size.
+          mask: False for padding, which no token attends to.
+          keys: one key per example for dropout; None in evaluation.
+          hidden_states: whether to give them.
+
+        Returns:
+          hidden: [B, T, D] after the final norm; pooled: [B, D], that of the last token
+          that is no padding; hidden_states: [layers + 1, B, T, D].
+        """
+        c, T = self.transformer, tokens.shape[1]
+        check_length(self.gin_name, tokens, self.max_length)
+        positions = jnp.arange(T)[None]
+        at_input = fold_keys(keys, c.num_layers)
+        x = self.inputs(self.tokens(tokens), positions, None, at_input)
+        causal = self.attention == "causal"
+        context = Context(positions, mask=visible(causal, None, mask, T), keys=keys)
+        out = self.stack(x, context, None, hidden_states)
+        last = self._last(tokens, mask)
+        pooled = jnp.take_along_axis(out["hidden"], last[:, None, None], axis=1)[:, 0]
+        return outputs(out) | {"pooled": pooled}
+
+    def _last(self, tokens: Array, mask: Array | None) -> Int[Array, " B"]:
+        places = jnp.arange(tokens.shape[1])
+        if mask is not None:
+            return jnp.where(mask, places, 0).max(1)
+        if self.eos_id is not None:
+            return (tokens == self.eos_id).argmax(1)
+        return jnp.full(len(tokens), len(places) - 1)
+
+    def train_flops_per_text(self, params, length: int) -> float:
+        """Matrix FLOPs of a training step for each text of `length` tokens."""
+        c = self.transformer
+        weights = multiplying_weights(params["stack"], c)
+        return length * (6.0 * weights + attention_flops(c, length))

@@ -1,0 +1,128 @@
+"""Images and their texts told from all others of the batch (CLIP, SigLIP)."""
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Key
+
+from fmjax.configurable import configurable, free
+from fmjax.errors import UserError
+from fmjax.models.patches import pair
+from fmjax.objectives.contrast import is_nearest, sigmoid_contrast, softmax_contrast
+from fmjax.objectives.fit import check_images, check_names, check_tokens
+from fmjax.objectives.terms import Batch, Ratio, RowShapes, Term
+
+Embeddings = dict[str, Float[Array, "B E"]]
+
+
+@configurable("image_text_contrast")
+@dataclasses.dataclass(frozen=True)
+class ImageTextContrast:
+    """The symmetric contrastive loss of a global batch.
+
+    Attributes:
+      model: gives embeddings of both sides, such as `clip`.
+      output: "softmax" (Radford et al. 2021), the mean over both directions; or
+        "sigmoid" (Zhai et al. 2023), of each pair by itself, which wants clip.bias.
+      chunks: pieces of the batch that logits are computed with, one at a time.
+    """
+
+    model: nn.Module
+    output: Literal["softmax", "sigmoid"] = "softmax"
+    chunks: int = free(8)
+
+    def __post_init__(self):
+        if self.chunks < 1:
+            raise UserError(
+                f"image_text_contrast.chunks = {self.chunks}: expected at least 1."
+            )
+        name = getattr(self.model, "gin_name", "?")
+        if not hasattr(self.model, "embed_texts"):
+            raise UserError(
+                f"image_text_contrast.model = @{name}(): expected a model that embeds "
+                "images and texts, such as @clip()."
+            )
+        if self.output == "sigmoid" and self.model.bias is None:
+            raise UserError(
+                f"{name}.bias = None, which image_text_contrast.output = 'sigmoid' "
+                "needs; expected a number, such as -10.0."
+            )
+
+    def init(self, rng: Key[Array, ""]) -> dict:
+        """Boxed variables of the model."""
+        image = self.model.image
+        shape = (1, *pair(image.image_size), image.channels)
+        return self.model.init(rng, jnp.zeros(shape), jnp.zeros((1, 1), jnp.int32))
+
+    def check(self, rows: RowShapes, vocab_size: int | None) -> None:
+        """Raises a UserError where the model cannot take such rows."""
+        check_names(self, ("images", "tokens", "mask", "weights"), ("labels",), rows)
+        check_images(self.model.image, rows["images"])
+        check_tokens(self.model.text, "tokens", rows["tokens"], vocab_size)
+
+    def train_flops_per_row(self, params, rows: RowShapes) -> float:
+        """Matrix FLOPs of a training step for a pair, the loss's own left out."""
+        return self.model.train_flops_per_pair(
+            params, rows["images"][:2], rows["tokens"][0]
+        )
+
+    def loss(
+        self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
+    ) -> tuple[dict[str, Term], dict[str, Ratio]]:
+        """Terms and metrics of a global batch; see `embed` for what it has.
+
+        Returns:
+          Term "contrastive"; metrics "image_to_text" and "text_to_image": how often the
+          nearest of the other side is the right one; "logit_scale".
+        """
+        embeddings, _, _ = self.embed(variables, batch, rng)
+        return self.loss_from_embeddings(variables, embeddings, batch)
+
+    def embed(
+        self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
+    ) -> tuple[Embeddings, dict, dict]:
+        """What of the loss can be computed of some rows alone: embeddings, no terms.
+
+        Args:
+          variables: {"params": …}.
+          batch: images float32 [B, height, width, C], tokens int32 [B, T], mask bool
+            [B, T], weights float32 [B], 0 for rows of padding.
+          rng: one key an example for dropout, None in evaluation.
+        """
+        out = self.model.apply(
+            variables, batch["images"], batch["tokens"], batch["mask"], keys=rng
+        )
+        names = ("image_embeddings", "text_embeddings")
+        return {name: out[name] for name in names}, {}, {}
+
+    def loss_from_embeddings(
+        self, variables: dict, embeddings: Embeddings, batch: Batch
+    ) -> tuple[dict[str, Term], dict[str, Ratio]]:
+        """The loss of all rows, given their embeddings."""
+        images = embeddings["image_embeddings"]
+        texts = embeddings["text_embeddings"]
+        scaling = self.model.apply(variables, method="scaling")
+        weights = batch["weights"]
+        counts, chunks = weights > 0, _divisor(len(weights), self.chunks)
+        scale = scaling["logit_scale"]
+        if self.output == "softmax":
+            both = softmax_contrast(images, texts, scale, counts, chunks)
+            losses = (both[0] + both[1]) / 2
+        else:
+            bias = scaling["logit_bias"]
+            losses = sigmoid_contrast(images, texts, scale, bias, counts, chunks)
+        rows = counts.sum().astype(jnp.float32)
+        found = is_nearest(images, texts, counts, chunks)
+        metrics = {
+            name: Ratio(right.sum().astype(jnp.float32), rows)
+            for name, right in zip(("image_to_text", "text_to_image"), found)
+        }
+        metrics["logit_scale"] = Ratio(scale * rows, rows)
+        return {"contrastive": Term(losses.sum(), rows)}, metrics
+
+
+def _divisor(rows: int, most: int) -> int:
+    """The largest divisor of `rows` that is no larger than `most`."""
+    return next(n for n in range(min(most, rows), 0, -1) if rows % n == 0)

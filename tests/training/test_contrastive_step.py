@@ -1,0 +1,116 @@
+"""A loss that sees the whole batch: the same on every mesh, in one piece or in four."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from on_meshes import MESHES, assert_same_gradients, gradients_of
+
+from fmjax.models.clip import CLIP
+from fmjax.models.text_tower import TextTower
+from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.vit import ViT
+from fmjax.objectives.image_text_contrast import ImageTextContrast
+
+V, B, T, SIZE = 60, 32, 6, 8
+BLOCKS = TransformerConfig(
+    num_layers=1,
+    embed_dim=16,
+    num_heads=2,
+    mlp_dim=24,
+    dropout=0.1,
+    attention_dropout=0.1,
+    dtype="float32",
+)
+MODEL = CLIP(
+    image=ViT(BLOCKS, image_size=SIZE, patch_size=4),
+    text=TextTower(BLOCKS, V, T, vocab_multiple=8),
+    embed_dim=8,
+    scale=5.0,
+)
+SOFTMAX = ImageTextContrast(MODEL, chunks=4)
+SIGMOID = ImageTextContrast(MODEL.clone(bias=-2.0), output="sigmoid", chunks=4)
+
+
+def batch():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, T + 1, B)
+    return {
+        "images": rng.normal(size=(B, SIZE, SIZE, 3)).astype(np.float32),
+        "tokens": rng.integers(0, V, (B, T)).astype(np.int32),
+        "mask": np.arange(T) < lengths[:, None],
+        "weights": (np.arange(B) % 5 != 2).astype(np.float32),
+    }
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """The loss and the gradients on one device, in one piece."""
+    return gradients_of(SOFTMAX, batch(), None)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "microbatches"),
+    [(None, 4), ("data", 1), ("fsdp", 2), ("data_fsdp_tensor", 4)],
+)
+def test_neither_meshes_nor_microbatches_change_it(mesh, microbatches, whole):
+    loss, gradients = gradients_of(SOFTMAX, batch(), MESHES.get(mesh), microbatches)
+    np.testing.assert_allclose(loss, whole[0], rtol=1e-5)
+    assert_same_gradients(whole[1], gradients)
+
+
+@pytest.mark.parametrize("objective", [SOFTMAX, SIGMOID], ids=["softmax", "sigmoid"])
+def test_the_loss_is_its_definition(objective):
+    data = batch()
+    variables = objective.init(jax.random.key(0))
+    variables = jax.tree.map(
+        lambda x: x.value, variables, is_leaf=lambda x: hasattr(x, "value")
+    )
+    terms, metrics = objective.loss(variables, data, None)
+    out = objective.model.apply(variables, data["images"], data["tokens"], data["mask"])
+    x, y = (
+        np.asarray(out[f"{side}_embeddings"], np.float64) for side in ("image", "text")
+    )
+    np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, rtol=1e-6)
+    real = data["weights"] > 0
+    logits = 5.0 * x[real] @ y[real].T
+    same = np.eye(real.sum(), dtype=bool)
+    if objective is SOFTMAX:
+        rows = np.log(np.exp(logits).sum(1)) - logits[same]
+        columns = np.log(np.exp(logits).sum(0)) - logits[same]
+        expected = (rows + columns).sum() / 2
+    else:
+        expected = np.log1p(np.exp(np.where(same, -1, 1) * (logits - 2.0))).sum()
+    term = terms["contrastive"]
+    assert term.weight == real.sum()
+    np.testing.assert_allclose(term.sum, expected, rtol=1e-5)
+    for name, axis in (("image_to_text", 1), ("text_to_image", 0)):
+        right = logits.argmax(axis) == np.arange(real.sum())
+        assert metrics[name].sum == right.sum()
+
+
+def test_the_learned_scale_is_clipped():
+    variables = {"params": {"log_scale": np.float32(9.0)}}
+    out = MODEL.apply(variables, method="scaling")
+    np.testing.assert_allclose(out["logit_scale"], 100.0, rtol=1e-5)
+
+
+def test_texts_end_at_their_last_token():
+    tower = MODEL.text
+    tokens = batch()["tokens"][:3]
+    params = tower.init(jax.random.key(0), tokens)
+    lengths = np.array([2, 6, 4])
+    mask = np.arange(T) < lengths[:, None]
+    pooled = tower.apply(params, tokens, mask)["pooled"]
+    for row, length in enumerate(lengths):
+        alone = tower.apply(params, tokens[row : row + 1, :length])["pooled"]
+        np.testing.assert_allclose(pooled[row], alone[0], atol=1e-5)
+    ended = np.where(mask, tokens, 0)
+    ended[np.arange(3), lengths - 1] = 59
+    by_id = dataclasses.replace(tower, eos_id=59)
+    np.testing.assert_allclose(
+        by_id.apply(params, ended)["pooled"],
+        tower.apply(params, ended, mask)["pooled"],
+        atol=1e-5,
+    )
