@@ -9,18 +9,19 @@ from jaxtyping import ArrayLike
 
 from fmjax.errors import UserError, suggest
 
-# Arguments of a model's call that are no arrays of tokens.
+# Arguments of a model's call that are no arrays.
 _OTHERS = ("self", "keys", "hidden_states")
 
 
 def inputs_of(
     model: nn.Module, arrays: Mapping[str, ArrayLike]
 ) -> dict[str, np.ndarray]:
-    """What a model's call takes, integers as int32 and masks as booleans.
+    """What a model's call takes: integers as int32, masks as booleans, images float32.
 
     Raises:
       UserError: for a name that the model's call does not have or lacks, for arrays of
-        other shapes than [B, T], or for ids that the model does not have.
+        other shapes than [B, T], or [B, height, width, C] of images, or for ids that
+        the model does not have.
     """
     called = inspect.signature(type(model).__call__).parameters
     known = [name for name in called if name not in _OTHERS]
@@ -35,12 +36,21 @@ def inputs_of(
         if required and arrays.get(name) is None:
             raise UserError(f"{name} is missing; @{model.gin_name}() reads it.")
     read = {
-        name: _integers(name, values, _limit(model, name))
+        name: _images(values)
+        if name == "images"
+        else _integers(name, values, _limit(model, name))
         for name, values in arrays.items()
         if values is not None
     }
     rows = next(iter(read.values())).shape[:1]
     for name, array in read.items():
+        if name == "images":
+            if array.shape[:1] != rows:
+                raise UserError(
+                    f"images: {len(array)} of them; expected {rows[0]}, as of all that "
+                    "goes with them."
+                )
+            continue
         # The two texts of an encoder-decoder have lengths of their own.
         side = next(n for n in known if n in read and _side(n) == _side(name))
         if array.ndim != 2 or array.shape != (*rows, *read[side].shape[1:]):
@@ -48,18 +58,28 @@ def inputs_of(
                 f"{name}: shape {array.shape}; expected [B, T], of {side} as of all "
                 "that goes with it."
             )
-    return {n: a.astype(bool) if n.endswith("mask") else a for n, a in read.items()}
+    return {n: a.astype(bool) if _is_mask(n) else a for n, a in read.items()}
+
+
+def _is_mask(name: str) -> bool:
+    return name.endswith("mask") or name == "masked"
 
 
 def _side(name: str) -> str:
+    if name == "images":
+        return name
+    if name in ("visible", "masked"):
+        return "patches"
     side, _, rest = name.partition("_")
     return side if rest and side in ("encoder", "decoder") else ""
 
 
 def _limit(model: nn.Module, name: str) -> int:
     """The number of values that an array may have."""
-    if name.endswith("mask"):
+    if _is_mask(name):
         return 2
+    if name == "visible":
+        return model.grid[0] * model.grid[1]
     if name.endswith("segment_ids"):
         return 2**31
     if name.endswith("positions"):
@@ -86,3 +106,19 @@ def _integers(name: str, values: ArrayLike, limit: int) -> np.ndarray:
             f"{name}: found {array.min()} to {array.max()}; expected 0 to {limit - 1}."
         )
     return array.astype(np.int32)
+
+
+def _images(values: ArrayLike) -> np.ndarray:
+    """Normalized images as float32 [B, height, width, C]."""
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise UserError("images: of different sizes; expected one array.") from None
+    if array.ndim != 4:
+        raise UserError(f"images: shape {array.shape}; expected [B, height, width, C].")
+    if array.dtype.kind != "f":
+        raise UserError(
+            f"images: found {array.dtype}; expected normalized floats, as "
+            "`run.preprocess` gives them."
+        )
+    return array.astype(np.float32)

@@ -57,14 +57,16 @@ class Run:
           **inputs: what the model's call takes. Of one text, all [B, T]: `tokens`, ids
             below vocab_size, with optional `mask`, False for padding, `segment_ids`;
             tokens attend only to their own segment, `positions`, and `token_types`.
-            Of an encoder-decoder: `encoder_tokens` [B, S], `decoder_tokens` [B, T],
-            optional `encoder_mask`, and segment ids and positions of both sides.
+            Of images `images` [B, height, width, C], normalized, and for patches
+            `masked` or `visible`, see the model. Of an encoder-decoder:
+            `encoder_tokens` [B, S], `decoder_tokens` [B, T], optional `encoder_mask`,
+            and segment ids and positions of both sides.
 
         Returns:
-          logits: float32 [B, T, V] without vocabulary padding, or ELECTRA's [B, T];
-          hidden: [B, T, D], after the final norm; with `hidden_states`, those of all
-          layers, [layers + 1, B, T, D]; and what else the model gives, such as pooled
-          [B, D] and encoder_hidden [B, S, D].
+          logits: float32 [B, T, V] without vocabulary padding, or ELECTRA's [B, T], or
+          of images [B, classes]; hidden: [B, T, D], after the final norm; with
+          `hidden_states`, those of all layers, [layers + 1, B, T, D]; and what else the
+          model gives, such as pooled [B, D] and encoder_hidden [B, S, D].
 
         Raises:
           UserError: for names that the model does not know, arrays of other shapes, or
@@ -72,8 +74,11 @@ class Run:
         """
         read = inputs_of(self.model, inputs)
         rows = len(next(iter(read.values())))
-        more = [(0, -rows % self.row_multiple), (0, 0)]
-        padded = {name: np.pad(array, more) for name, array in read.items()}
+        more = -rows % self.row_multiple
+        padded = {
+            name: np.pad(array, [(0, more)] + [(0, 0)] * (array.ndim - 1))
+            for name, array in read.items()
+        }
         with self.on_mesh():
             variables = {"params": self.params, **self.extra}
             out = self._apply(variables, padded, hidden_states)

@@ -98,6 +98,8 @@ class Option:
                     f"{self.fields[0]} = {first!r} and {field} = {other!r}; expected "
                     f"the same, for {self.name} is both."
                 )
+        if first is None and not self._null and self._default is not None:
+            raise UserError(f"{self.fields[0]} = None; expected a value.")
         if self._spelled is None:
             return {self.name: first}
         for theirs, ours in self._spelled.items():
@@ -107,6 +109,31 @@ class Option:
             f"{self.fields[0]} = {first!r}; expected one of "
             f"{', '.join(map(repr, dict.fromkeys(self._spelled.values())))}."
         )
+
+
+class Size:
+    """A height and a width in pixels; one number where they are equal."""
+
+    def __init__(self, name: str, field: str, default: int):
+        """Takes the option's name, the field, and Hugging Face's default."""
+        self.name, self.fields, self._default = name, (field,), default
+
+    def read(self, options: Options) -> dict[str, Any]:
+        """Takes the option; see `Entry`."""
+        if not isinstance(options.peek(self.name, self._default), list):
+            return {self.fields[0]: options.take(self.name, int, self._default)}
+        height, width = self._pair(options, options.take(self.name, list, None))
+        return {self.fields[0]: height if height == width else (height, width)}
+
+    def write(self, values: Values) -> dict[str, Any]:
+        """The option; see `Entry`."""
+        size = values[self.fields[0]]
+        return {self.name: size if isinstance(size, int) else list(size)}
+
+    def _pair(self, options: Options, size: list) -> list:
+        if len(size) != 2 or not all(isinstance(edge, int) for edge in size):
+            options.refuse(self.name, size, "a height and a width")
+        return size
 
 
 class Same:

@@ -64,11 +64,12 @@ def export_model(
     if max_shard_bytes < 1:
         raise UserError(f"max_shard_bytes = {max_shard_bytes} is below 1.")
     family, name, architecture, config = describe(objective.model, model_type)
+    config |= family.write_objective(objective)
     objective = dataclasses.replace(objective, model=family.kept(objective.model))
     folder = source / run_dirs.TOKENIZER
     tokenizer = load_tokenizer(folder) if folder.is_dir() else None
     axes, shapes = (tree["params"] for tree in abstract_variables(objective))
-    found = leaves(axes, shapes, objective.model.vocab_size)
+    found = leaves(axes, shapes, getattr(objective.model, "vocab_size", 0))
     notes = [f"model_type {family.model_type}, {name}"]
     notes += [f"without {objective.model.gin_name}.{name}" for name in family.without]
     with new_folder(hf_dir) as target:
@@ -78,7 +79,9 @@ def export_model(
         variables, _ = checkpoints.restore_model(
             source, objective, mesh, rules, step=step
         )
-        every = tensors(variables["params"], family, architecture, found)
+        every = tensors(
+            variables["params"], objective.model, family, architecture, found
+        )
         tensor_files.write(target, every, dtype, max_shard_bytes)
         notes.append(tokenizer_files.write(target, tokenizer))
         about = {"model_type": family.model_type, "architectures": [name]}

@@ -2,9 +2,10 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from flax import linen as nn
 
 from fmjax.errors import UserError, suggest
@@ -41,9 +42,12 @@ class Family:
       rows: weights; parameters that a model does not have are passed over.
       architectures: by their names in config.json; of those that fit a model, the
         first is written.
+      trained_by: config.json's options that are fields of the objective.
       prefix: before the names of tensors in all but bare architectures.
       copies: tensors that may stand in a file although they are tied to others: their
         names, and those of the others.
+      computed: of a model, tensors by name that are no parameters here.
+      trained: fields of a model whose files hold others in their place.
       optional: tensors whose absence means a field to be False, or None.
       constants: pattern of tensors that hold no weights; old files have some.
       renamed: (pattern, replacement) of names that old files have.
@@ -58,8 +62,11 @@ class Family:
     entries: tuple[Entry, ...]
     rows: tuple[Row, ...]
     architectures: Mapping[str, Architecture]
+    trained_by: tuple[Entry, ...] = ()
     prefix: str = ""
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    computed: Callable[[nn.Module], dict[str, np.ndarray]] = lambda model: {}
+    trained: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     optional: Mapping[str, str] = dataclasses.field(default_factory=dict)
     constants: str = "(?!)"
     renamed: tuple[tuple[str, str], ...] = ()
@@ -119,6 +126,21 @@ class Family:
                 values[field], told_by[field] = value, teller
         options.finish()
         return values
+
+    def read_objective(self, options: Options) -> dict[str, Any]:
+        """The fields of the objective that a config.json tells; before `read`."""
+        values: dict[str, Any] = {}
+        for entry in self.trained_by:
+            values |= entry.read(options)
+        return values
+
+    def write_objective(self, objective: Any) -> dict[str, Any]:
+        """config.json's options of the objective; none of another one's."""
+        config: dict[str, Any] = {}
+        if type(objective) is self.objective:
+            for entry in self.trained_by:
+                config |= entry.write(vars(objective))
+        return config
 
     def write(self, model: nn.Module) -> tuple[str, Architecture, dict[str, Any]]:
         """The architecture's name, itself, and config.json's options, of a model.

@@ -33,7 +33,7 @@ def import_model(hf_dir: str | Path, run_dir: str | Path) -> list[str]:
         raise UserError(f"{source}: no such directory; expected a saved model.")
     with new_folder(run_dir) as folder:
         objective, params, unread = read_model(source)
-        vocab_size = objective.model.vocab_size
+        vocab_size = getattr(objective.model, "vocab_size", 0)
         tokenizer = HuggingFaceTokenizer.from_folder(source)
         if tokenizer is not None and tokenizer.vocab_size > vocab_size:
             raise UserError(

@@ -13,7 +13,7 @@ from fmjax.models.transformer_config import TransformerConfig
 NEUTRAL = frozenset(
     """
     attention_dropout attention dropout dtype embed_init_std init_std mlp_dropout remat
-    scan_layers vocab_multiple
+    scan_layers stochastic_depth vocab_multiple
     """.split()  # noqa: SIM905
 )
 

@@ -8,7 +8,12 @@ from fmjax.interop.families import FAMILIES
 from fmjax.interop.family import find
 from fmjax.interop.options import Options
 from fmjax.interop.tensor_files import TensorFiles
-from fmjax.interop.weights import copy_that_differs, left_out, read_params
+from fmjax.interop.weights import (
+    computed_otherwise,
+    copy_that_differs,
+    left_out,
+    read_params,
+)
 from fmjax.objectives.terms import Objective
 from fmjax.training.state import abstract_variables
 
@@ -37,6 +42,7 @@ def read_model(hf_dir: Path) -> tuple[Objective, dict, list[str]]:
     files = TensorFiles(hf_dir)
     found = {family.short(name) for name in files.names}
     architecture = family.choose(named, found)
+    trained_by = family.read_objective(options)
     values = family.read(options, architecture)
     for name, field in family.optional.items():
         values[field] = family.short(name) in found
@@ -49,7 +55,9 @@ def read_model(hf_dir: Path) -> tuple[Objective, dict, list[str]]:
             )
         values["tie_embeddings"] = False
     model = model_fields.build(family.model, values)
-    objective = family.objective(model=model)
+    if computed_otherwise(files, family, model):
+        model = model_fields.build(family.model, values | family.trained)
+    objective = family.objective(model=model, **trained_by)
     axes, shapes = abstract_variables(objective)
     params = read_params(
         files,
@@ -57,6 +65,6 @@ def read_model(hf_dir: Path) -> tuple[Objective, dict, list[str]]:
         architecture,
         axes["params"],
         shapes["params"],
-        model.vocab_size,
+        model,
     )
     return objective, params, left_out(files, family, architecture)

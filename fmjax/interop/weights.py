@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+from flax import linen as nn
 
 from fmjax.errors import UserError
 from fmjax.interop.family import Architecture, Family
@@ -112,7 +113,7 @@ def read_params(
     architecture: Architecture,
     axes: dict,
     shapes: dict,
-    vocab_size: int,
+    model: nn.Module,
 ) -> dict:
     """A model's parameters, float32 NumPy arrays, vocabulary padding zero.
 
@@ -122,15 +123,16 @@ def read_params(
       architecture: likewise.
       axes: tree of the parameters' logical axes, layers scanned.
       shapes: tree of their shapes.
-      vocab_size: V.
+      model: the model.
 
     Raises:
       UserError: for a missing tensor, one that has no place, or one of another shape.
     """
-    found = leaves(axes, shapes, vocab_size)
+    found = leaves(axes, shapes, getattr(model, "vocab_size", 0))
     expected = places(family.rows_of(architecture), found, family)
     in_files = {family.short(name): name for name in files.names}
-    _check_names(files, family, architecture, expected, in_files)
+    computed = family.computed(model)
+    _check_names(files, family, architecture, expected, in_files, computed)
     params: dict[str, Any] = {}
     arrays = {}
     for path in found:
@@ -164,12 +166,17 @@ def _zeros(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def tensors(
-    params: dict, family: Family, architecture: Architecture, found: dict[str, Leaf]
+    params: dict,
+    model: nn.Module,
+    family: Family,
+    architecture: Architecture,
+    found: dict[str, Leaf],
 ) -> Iterator[Tensor]:
     """The tensors that a model's files hold.
 
     Args:
       params: the parameters, layers scanned or not.
+      model: whose they are.
       family: of the model.
       architecture: likewise.
       found: what `leaves` gives for them.
@@ -190,6 +197,10 @@ def tensors(
             place.row.shape_there(place.shape),
             make,
         )
+    for name, array in family.computed(model).items():
+        if architecture.bare:
+            name = name.removeprefix(family.prefix)
+        yield Tensor(name, array.shape, lambda array=array: array)
 
 
 def _part(params: dict, path: str, leaf: Leaf, place: Place) -> np.ndarray:
@@ -216,15 +227,31 @@ def copy_that_differs(files: TensorFiles, family: Family) -> str | None:
     return None
 
 
+def computed_otherwise(files: TensorFiles, family: Family, model: nn.Module) -> bool:
+    """Whether files hold other values than what a model computes for itself."""
+    in_files = {family.short(name): name for name in files.names}
+    try:
+        expected = family.computed(model)
+    except UserError:  # There are none for such a model.
+        return True
+    for name, array in expected.items():
+        stored = in_files.get(family.short(name))
+        if stored is not None:
+            found = files.read(stored, array.shape)
+            if not np.allclose(found, array, rtol=0, atol=1e-6):
+                return True
+    return False
+
+
 def left_out(files: TensorFiles, family: Family, architecture: Architecture):
     """Names of tensors in the files that belong to other architectures."""
     others = family.others(architecture)
     return [name for name in files.names if family.short(name) in others]
 
 
-def _check_names(files, family, architecture, expected, in_files) -> None:
+def _check_names(files, family, architecture, expected, in_files, computed) -> None:
     wanted = {place.name for place in expected}
-    known = {family.short(name) for name in family.copies}
+    known = {family.short(name) for name in (*family.copies, *computed)}
     known |= family.others(architecture)
     found = {n for n in in_files if not re.fullmatch(family.constants, n)}
     unknown = sorted(found - wanted - known)

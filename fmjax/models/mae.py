@@ -1,12 +1,14 @@
 """Masked autoencoders of images (He et al. 2022)."""
 
+from typing import Literal
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from fmjax.configurable import configurable
 from fmjax.models.flops import attention_flops, multiplying_weights
-from fmjax.models.image_positions import Grid, sincos_2d
+from fmjax.models.image_positions import Grid, resize_positions, sincos_2d
 from fmjax.models.layers import Dense, Keys, constrain, fold_keys, normal_init
 from fmjax.models.patches import check_image_sizes, grid_of, pair
 from fmjax.models.transformer import Context, Stack
@@ -18,14 +20,13 @@ from fmjax.models.vit import ViT
 class MAE(nn.Module):
     """An encoder that sees some patches, and a small decoder that paints all of them.
 
-    Both have fixed sin-cos positions.
-
     Attributes:
       encoder: its sizes and choices.
       decoder: those of the decoder.
       image_size: pixels in height and width.
       patch_size: pixels of a patch likewise.
       channels: of a pixel.
+      positions: of both, as in `ViT`; the paper's are fixed.
     """
 
     encoder: TransformerConfig
@@ -33,6 +34,7 @@ class MAE(nn.Module):
     image_size: int | tuple[int, int] = 224
     patch_size: int | tuple[int, int] = 16
     channels: int = 3
+    positions: Literal["learned", "sincos"] = "sincos"
 
     def __post_init__(self):
         check_image_sizes(self)
@@ -52,10 +54,14 @@ class MAE(nn.Module):
             self.image_size,
             self.patch_size,
             self.channels,
-            positions="sincos",
+            positions=self.positions,
         )
         self.into_decoder = Dense(D, ("embed", None), True, std, dtype)
         self.mask_token = self.param("mask_token", normal_init(std, "norm"), (D,))
+        if self.positions == "learned":
+            rows = 1 + self.grid[0] * self.grid[1]
+            init = normal_init(std, "position", "embed")
+            self.decoder_positions = self.param("decoder_positions", init, (rows, D))
         self.decoder_stack = Stack(c, causal=False)
         height, width = pair(self.patch_size)
         pixels = height * width * self.channels
@@ -109,7 +115,6 @@ class MAE(nn.Module):
         keys: Keys = None,
     ) -> Float[Array, "B N P"]:
         """The pixels of every patch of a grid."""
-        c = self.decoder
         x = self.into_decoder(hidden)
         first, patches = x[:, :1], x[:, 1:]
         if visible is not None:
@@ -119,12 +124,18 @@ class MAE(nn.Module):
             seen = at.sum(-1, keepdims=True)
             patches = jnp.einsum("bnk,bkd->bnd", at, patches)
             patches = patches + (1 - seen) * self.mask_token.astype(x.dtype)
-        patches = patches + jnp.asarray(sincos_2d(grid, c.embed_dim)).astype(x.dtype)
         x = jnp.concatenate([first, patches], axis=1)
+        x = x + self._decoder_positions(grid).astype(x.dtype)
         x = constrain(x, "batch", "length", "act_embed")
         context = Context(jnp.arange(x.shape[1])[None], keys=keys)
         x = self.decoder_stack(x, context)["hidden"]
         return self.to_pixels(x)[:, 1:].astype(jnp.float32)
+
+    def _decoder_positions(self, grid: Grid) -> Float[Array, "1+N D"]:
+        if self.positions == "learned":
+            return resize_positions(self.decoder_positions, self.grid, grid, prefix=1)
+        table = sincos_2d(grid, self.decoder.embed_dim)
+        return jnp.pad(table, [(1, 0), (0, 0)])
 
     def train_flops_per_image(
         self, params, visible: int | None = None, image_size: Grid | None = None

@@ -12,7 +12,7 @@ from fmjax.models.attention_pooling import AttentionPooling
 from fmjax.models.flops import attention_flops, multiplying_weights
 from fmjax.models.image_positions import Grid
 from fmjax.models.inputs import outputs
-from fmjax.models.layers import ACTIVATIONS, Dense, Keys, dropout, fold_keys
+from fmjax.models.layers import Dense, Keys, dropout, fold_keys
 from fmjax.models.patches import PatchEmbedding, check_image_sizes, grid_of, pair
 from fmjax.models.transformer import Context, Stack
 from fmjax.models.transformer_config import TransformerConfig
@@ -36,8 +36,7 @@ class ViT(nn.Module):
       pooling: what stands for the image: the "class_token", the "average" of patches,
         both side by side (DINOv2's classifier), or "attention" of a learned query
         (Zhai et al. 2022).
-      pooler: activation of a layer over it, "tanh" in ViT's pretraining; "none" for no
-        such layer.
+      pooler: whether a layer with tanh is over it, as in ViT's pretraining.
       num_classes: of a classifier; 0 for none.
       distillation_token: a second learned vector, after the class token (DeiT, Touvron
         et al. 2021).
@@ -53,7 +52,7 @@ class ViT(nn.Module):
     positions: Literal["learned", "sincos"] = "learned"
     class_token: bool = True
     pooling: Pooling = "class_token"
-    pooler: Literal["none", "tanh"] = "none"
+    pooler: bool = False
     num_classes: int = 0
     distillation_token: bool = False
     distillation_head: bool = False
@@ -109,7 +108,7 @@ class ViT(nn.Module):
         self.stack = Stack(c, causal=False)
         if self.pooling == "attention":
             self.attention_pool = AttentionPooling(c)
-        if self.pooler != "none":
+        if self.pooler:
             self.pool = Dense(D, ("embed", None), True, std, dtype)
         if self.num_classes:
             # From zero, so that training starts with every class alike.
@@ -163,8 +162,8 @@ class ViT(nn.Module):
     ) -> dict[str, Array]:
         """`pooled` and the logits of hidden vectors."""
         pooled = self._pooled(hidden, keys)
-        if self.pooler != "none":
-            pooled = ACTIVATIONS[self.pooler](self.pool(pooled))
+        if self.pooler:
+            pooled = jnp.tanh(self.pool(pooled))
         out = {"pooled": pooled}
         if self.num_classes:
             out["logits"] = self.classifier(pooled).astype(jnp.float32)

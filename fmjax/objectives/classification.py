@@ -49,11 +49,6 @@ class Classification:
                 f"classification.model = @{name}(): expected a model of images with a "
                 "classifier, such as @vit()."
             )
-        if not self.model.num_classes:
-            raise UserError(
-                f"{name}.num_classes = {self.model.num_classes}, which "
-                "@classification() needs; expected at least 1."
-            )
 
     def init(self, rng: Key[Array, ""]) -> dict:
         """Boxed variables of the model."""
@@ -68,6 +63,11 @@ class Classification:
           vocab_size: of the data; not looked at.
         """
         del vocab_size
+        if not self.model.num_classes:
+            raise UserError(
+                f"{self.model.gin_name}.num_classes = 0, which @classification() "
+                "needs; expected at least 1."
+            )
         mixed = ("other_labels", "label_share")
         check_names(self, ("images", "labels", "weights"), mixed, rows)
         check_images(self.model, rows["images"])

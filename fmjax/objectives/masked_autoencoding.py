@@ -41,11 +41,10 @@ class MaskedAutoencoding:
                 f"@{getattr(self.model, 'gin_name', '?')}(): expected a model that "
                 "paints patches, such as @mae()."
             )
-        rows, columns = self.model.grid
-        if not 0 < self.num_visible(rows * columns) < rows * columns:
+        if not 0 <= self.mask_share < 1:
             raise UserError(
-                f"masked_autoencoding.mask_share = {self.mask_share} hides none or all "
-                f"of {rows * columns} patches."
+                f"masked_autoencoding.mask_share = {self.mask_share}: expected "
+                "0 ≤ x < 1."
             )
 
     def num_visible(self, patches: int) -> int:
@@ -67,6 +66,12 @@ class MaskedAutoencoding:
         del vocab_size
         check_names(self, ("images", "weights"), ("labels",), rows)
         check_images(self.model, rows["images"])
+        height, width = self.model.grid
+        if not 0 < self.num_visible(height * width) < height * width:
+            raise UserError(
+                f"masked_autoencoding.mask_share = {self.mask_share} hides none or all "
+                f"of {height * width} patches."
+            )
 
     def train_flops_per_row(self, params, rows: RowShapes) -> float:
         """Matrix FLOPs of a training step for an image."""

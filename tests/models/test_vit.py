@@ -47,7 +47,7 @@ def apply(model, params, *args, **kwargs):
 
 
 EVERYTHING = dict(
-    pooler="tanh", distillation_token=True, distillation_head=True, mask_token=True
+    pooler=True, distillation_token=True, distillation_head=True, mask_token=True
 )
 
 

@@ -142,7 +142,7 @@ def test_rows_that_fit():
 
 def test_models_without_classes_are_refused():
     with pytest.raises(UserError, match=r"vit\.num_classes"):
-        objective(0)
+        objective(0).check(ROWS, 0)
     with pytest.raises(UserError, match=r"classification\.model"):
         Classification(Bert(CONFIG, 50, 8))
     with pytest.raises(UserError, match="label_smoothing"):

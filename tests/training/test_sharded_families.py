@@ -195,7 +195,7 @@ FAMILIES = {
                 DEEP,
                 image_size=(8, 12),
                 patch_size=4,
-                pooler="tanh",
+                pooler=True,
                 num_classes=6,
                 distillation_token=True,
                 distillation_head=True,

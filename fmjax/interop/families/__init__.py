@@ -4,6 +4,7 @@ from fmjax.interop.families.bart import BART, MARIAN
 from fmjax.interop.families.bert import BERT
 from fmjax.interop.families.bloom import BLOOM
 from fmjax.interop.families.deberta import DEBERTA
+from fmjax.interop.families.dinov2 import DINOV2
 from fmjax.interop.families.electra import ELECTRA, ELECTRA_ENCODER
 from fmjax.interop.families.gemma2 import GEMMA2
 from fmjax.interop.families.gpt2 import GPT2
@@ -13,10 +14,13 @@ from fmjax.interop.families.opt import OPT
 from fmjax.interop.families.qwen import QWEN2, QWEN3
 from fmjax.interop.families.roberta import ROBERTA
 from fmjax.interop.families.t5 import T5
+from fmjax.interop.families.vit import DEIT, VIT
+from fmjax.interop.families.vit_mae import VIT_MAE, VIT_MAE_ENCODER
 
 # A model that several could hold is written as the first of them.
 FAMILIES = (
     *(GPT2, OPT, BLOOM, LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, MIXTRAL),
     *(BERT, ROBERTA, ELECTRA, ELECTRA_ENCODER, DEBERTA),
     *(T5, BART, MARIAN),
+    *(VIT, DEIT, DINOV2, VIT_MAE, VIT_MAE_ENCODER),
 )

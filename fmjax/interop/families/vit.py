@@ -1,0 +1,172 @@
+"""ViT (Dosovitskiy et al. 2021), DeiT (Touvron et al. 2021), and what they share."""
+
+from typing import Any
+
+from fmjax.errors import UserError
+from fmjax.interop.entries import (
+    Constant,
+    Entry,
+    Fixed,
+    Ignored,
+    Option,
+    Same,
+    Size,
+    Values,
+    activation,
+)
+from fmjax.interop.families.bert import Labels
+from fmjax.interop.family import Architecture, Family
+from fmjax.interop.rows import Row, attention, feed_forward, linear, norm
+from fmjax.models.vit import ViT
+from fmjax.objectives.classification import Classification
+
+
+class Classes(Labels):
+    """The number of classes of a model that has a classifier."""
+
+    def write(self, values: Values) -> dict[str, Any]:
+        """The options; see `Entry`."""
+        if not values["num_classes"]:
+            raise UserError("num_classes = 0; expected a number.")
+        return super().write(values)
+
+
+NO_CLASSES = Fixed({"num_classes": 0})
+
+
+def sizes(owner: str, both: str, **defaults: Any) -> tuple[Entry, ...]:
+    """Options that all encoders of images have; `defaults` are those that differ.
+
+    Args:
+      owner: of the encoder's sizes.
+      both: of what encoder and decoder have in common, where there is one.
+      **defaults: by the options' names.
+    """
+    take = {"layer_norm_eps": 1e-12, "patch_size": 16} | defaults
+    c = owner
+    return (
+        Option("num_hidden_layers", f"{c}.num_layers", int, 12),
+        Option("hidden_size", f"{c}.embed_dim", int, 768),
+        Option("num_attention_heads", f"{c}.num_heads", int, 12),
+        Option("layer_norm_eps", f"{both}.norm_epsilon", float, take["layer_norm_eps"]),
+        Option("hidden_dropout_prob", f"{both}.dropout", float, 0.0),
+        Option("attention_probs_dropout_prob", f"{both}.attention_dropout", float, 0.0),
+        Option("initializer_range", f"{both}.init_std", float, 0.02),
+        Option("qkv_bias", f"{both}.qkv_bias", bool, True),
+        Size("image_size", "image_size", 224),
+        Size("patch_size", "patch_size", take["patch_size"]),
+        Option("num_channels", "channels", int, 3),
+    )
+
+
+FEED_FORWARD = (
+    Option("intermediate_size", "transformer.mlp_dim", int, 3072),
+    activation("hidden_act", "transformer.activation", "gelu"),
+)
+
+
+def inputs(name: str, path: str) -> tuple[Row, ...]:
+    """Weights of patches, tokens before them and positions.
+
+    Args:
+      name: of what the tensors' names begin with.
+      path: of the patch embedding.
+    """
+    projection = f"{name}.embeddings.patch_embeddings.projection"
+    positions = f"{name}.embeddings.position_embeddings"
+    return (
+        Row(f"{path}/class_token", f"{name}.embeddings.cls_token", "d -> 1 1 d"),
+        Row(f"{path}/kernel", f"{projection}.weight", "h w c d -> d c h w"),
+        Row(f"{path}/bias", f"{projection}.bias"),
+        Row(f"{path}/positions", positions, "n d -> 1 n d"),
+    )
+
+
+def blocks(name: str, stack: str) -> tuple[Row, ...]:
+    """Weights of a stack's layers.
+
+    Args:
+      name: of a layer, with {layer} in it.
+      stack: path of the stack.
+    """
+    block = f"{stack}/layers"
+    return (
+        *norm(f"{block}/attention_norm", f"{name}.layernorm_before"),
+        *attention(
+            f"{block}/attention",
+            f"{name}.attention.attention",
+            "query key value",
+            f"{name}.attention.output.dense",
+        ),
+        *norm(f"{block}/mlp_norm", f"{name}.layernorm_after"),
+        *feed_forward(
+            f"{block}/mlp", name, in_="intermediate.dense", out="output.dense"
+        ),
+    )
+
+
+def encoder(name: str) -> tuple[Row, ...]:
+    """Weights of a model without its heads."""
+    return (
+        *inputs(name, "patches"),
+        *blocks(f"{name}.encoder.layer.{{layer}}", "stack"),
+        *norm("stack/final_norm", f"{name}.layernorm"),
+    )
+
+
+_ENTRIES = (
+    *sizes("transformer", "transformer"),
+    *FEED_FORWARD,
+    Same("pooler_output_size", "transformer.embed_dim", int),
+    Constant("pooler_act", "tanh"),
+    Ignored("encoder_stride"),
+)
+_CLASSIFIER = linear("classifier", "classifier")
+_NO_POOLER = Fixed({"pooler": False})
+
+VIT = Family(
+    model_type="vit",
+    model=ViT,
+    objective=Classification,
+    entries=_ENTRIES,
+    rows=encoder("vit"),
+    architectures={
+        "ViTForImageClassification": Architecture((Classes(), _NO_POOLER), _CLASSIFIER),
+        "ViTModel": Architecture(
+            (NO_CLASSES,), linear("pool", "vit.pooler.dense"), bare=True
+        ),
+    },
+    prefix="vit.",
+    optional={"pooler.dense.weight": "pooler"},
+)
+_ONE_HEAD = Fixed({"distillation_head": False})
+_DISTILLED = linear("distillation_classifier", "distillation_classifier")
+
+DEIT = Family(
+    model_type="deit",
+    model=ViT,
+    objective=Classification,
+    entries=(*_ENTRIES, Fixed({"distillation_token": True})),
+    rows=(
+        *encoder("deit"),
+        Row(
+            "patches/distillation_token",
+            "deit.embeddings.distillation_token",
+            "d -> 1 1 d",
+        ),
+    ),
+    architectures={
+        "DeiTForImageClassificationWithTeacher": Architecture(
+            (Classes(), _NO_POOLER, Fixed({"distillation_head": True})),
+            (*linear("classifier", "cls_classifier"), *_DISTILLED),
+        ),
+        "DeiTForImageClassification": Architecture(
+            (Classes(), _NO_POOLER, _ONE_HEAD), _CLASSIFIER
+        ),
+        "DeiTModel": Architecture(
+            (NO_CLASSES, _ONE_HEAD), linear("pool", "deit.pooler.dense"), bare=True
+        ),
+    },
+    prefix="deit.",
+    optional={"pooler.dense.weight": "pooler"},
+)
