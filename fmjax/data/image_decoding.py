@@ -20,7 +20,7 @@ _MOST_PIXELS = 1 << 26
 _ORIENTATION = 0x0112  # EXIF's tag.
 # A JPEG is decoded at a half, quarter or eighth where that leaves this many pixels for
 # each one that is asked for: the result differs by less than 1/255 on average.
-_SPARE = 2.0
+_SPARE = 1.5
 
 
 def read_picture(
@@ -72,8 +72,9 @@ def _open(content: bytes) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    # Most files have no EXIF, and parsing none takes as long as a small picture.
-    if image.format == "JPEG" and "exif" not in image.info:
+    # Most JPEGs have no EXIF, and looking for it takes as long as decoding a small one;
+    # of TIFF, Pillow carries it out itself.
+    if image.format == "TIFF" or (image.format == "JPEG" and "exif" not in image.info):
         return 1
     return image.getexif().get(_ORIENTATION, 1)
 

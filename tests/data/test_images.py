@@ -13,6 +13,7 @@ from fmjax.data.digits import Digits
 from fmjax.data.image_data import ImageData
 from fmjax.data.image_folder import ImageFolder
 from fmjax.data.image_task import ImageTask
+from fmjax.data.mixing import CutMix, Mixup
 from fmjax.data.mixture import Mixture
 from fmjax.data.pipeline import Data
 from fmjax.data.random_crop import RandomResizedCrop
@@ -93,10 +94,45 @@ def test_evaluation_augments_nothing_unless_there_are_two_views(digits):
     np.testing.assert_array_equal(*twice)
 
 
+def test_mixing_draws_another_image_and_its_label(digits):
+    plain = read(digits.train_batches(64, range(64), seed=3), 1)
+    mixing = dataclasses.replace(digits, augment=(Mixup(1.0),))
+    assert mixing.row_shapes().keys() - digits.row_shapes().keys() == {
+        "other_labels", "label_share"
+    }  # fmt: skip
+    found = read(mixing.train_batches(64, range(64), seed=3), 1)
+    np.testing.assert_array_equal(found["labels"], plain["labels"])
+    share = found["label_share"][:, None, None, None]
+    others = (found["images"] - share * plain["images"]) / (1 - share)
+    theirs = load_digits()
+    digits_by_label = theirs.images[:1438] / 8 - 1
+    for other, label, own in zip(others, found["other_labels"], found["label_share"]):
+        away = np.abs(digits_by_label - other[..., 0]).max((1, 2))
+        assert own > 0.9 or theirs.target[away.argmin()] == label
+        assert own > 0.9 or away.min() < 0.01
+    mixing = dataclasses.replace(mixing, augment=(Mixup(1.0), CutMix()))
+    found = read(mixing.train_batches(64, range(64), seed=3), 1)
+    # Neither the process nor the batch decides what is mixed in.
+    half = read(mixing.train_batches(64, range(32, 64), seed=3), 1)
+    for name in found:
+        np.testing.assert_array_equal(half[name], found[name][32:])
+    assert "label_share" not in read(mixing.eval_batches(8, range(8), 1))
+    twice = dataclasses.replace(mixing, views=1, train=captioned(), caption_length=12)
+    with pytest.raises(
+        UserError, match=r"images\.augment mixes images; expected .* with"
+    ):
+        twice.row_shapes()
+
+
+TEMPLATES = ("a photo of {}.", "the digit {}", "{}")
+
+
+def captioned():
+    return ImageTask(Digits(), Characters(ends=True), TEMPLATES, "digits")
+
+
 def test_captions_of_templates_name_the_class_and_need_no_cache(digits):
-    templates = ("a photo of {}.", "the digit {}", "{}")
-    task = ImageTask(Digits(), Characters(ends=True), templates, "digits")
-    data = dataclasses.replace(digits, train=task, caption_length=12)
+    data = dataclasses.replace(digits, train=captioned(), caption_length=12)
     assert data.caches("train") == digits.caches("train")
     tokenizer = data.tokenizer()
     found = read(data.train_batches(30, range(30), seed=0), 2)
@@ -107,7 +143,7 @@ def test_captions_of_templates_name_the_class_and_need_no_cache(digits):
         assert tokens[length - 1] == tokenizer.eos_id
         assert not tokens[length:].any()
         text = tokenizer.decode(tokens[:length])
-        cut = [t.replace("{}", str(label))[:11] for t in templates]
+        cut = [t.replace("{}", str(label))[:11] for t in TEMPLATES]
         seen.add(cut.index(text))
     assert seen == {0, 1, 2}
     prompts = data.captions().of_texts(["the digit 3", "8"])

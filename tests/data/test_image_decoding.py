@@ -1,0 +1,161 @@
+"""Files of every kind to upright RGB, regions of them, resized as Pillow does."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from image_files import encoded, picture
+from PIL import Image, ImageOps
+
+from fmjax.data import image_decoding
+from fmjax.data.image_decoding import check_picture, read_picture
+from fmjax.data.image_preprocessing import Preprocessing
+from fmjax.data.packing import BadRecord
+
+PIXELS = picture(0, 24, 24)
+RGB = Image.fromarray(PIXELS)
+
+
+def whole(content: bytes, size: int = 24) -> np.ndarray:
+    made = read_picture(
+        content, lambda w, h: (0, 0, w, h), size, Image.Resampling.BICUBIC
+    )
+    assert made.mode == "RGB"
+    return np.asarray(made).astype(int)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "GIF", "JPEG", "WEBP"])
+def test_every_format_gives_the_same_picture(kind):
+    lossless = kind in ("PNG", "BMP", "TIFF", "PPM")
+    options = {} if lossless or kind == "GIF" else {"quality": 95}
+    difference = np.abs(whole(encoded(RGB, kind, **options)) - PIXELS)
+    assert difference.max() == 0 if lossless else difference.mean() < 6
+
+
+def test_grey_of_one_eight_and_sixteen_bits():
+    grey = RGB.convert("L")
+    want = np.repeat(np.asarray(grey)[..., None], 3, -1).astype(int)
+    np.testing.assert_array_equal(whole(encoded(grey)), want)
+    sixteen = np.asarray(grey).astype(np.uint16) * 257  # 255 → 65535
+    for kind in ("PNG", "TIFF"):
+        np.testing.assert_array_equal(whole(encoded(sixteen, kind)), want)
+    bits = np.asarray(grey.point(lambda v: 255 * (v > 99)))
+    one = encoded(Image.fromarray(bits).convert("1"))
+    np.testing.assert_array_equal(whole(one)[..., 0], bits)
+
+
+def test_palettes_cmyk_and_transparency():
+    palette = RGB.quantize(256)
+    np.testing.assert_array_equal(
+        whole(encoded(palette)), np.asarray(palette.convert("RGB"))
+    )
+    cmyk = encoded(RGB.convert("CMYK"), "JPEG", quality=98)
+    assert np.abs(whole(cmyk) - PIXELS).mean() < 4
+    alpha = np.zeros((24, 24), np.uint8)
+    alpha[:12] = 255
+    alpha[0] = 51  # a fifth
+    clear = RGB.copy()
+    clear.putalpha(Image.fromarray(alpha))
+    seen = whole(encoded(clear))
+    np.testing.assert_array_equal(seen[1:12], PIXELS[1:12])
+    assert (seen[12:] == 255).all()
+    np.testing.assert_allclose(seen[0], PIXELS[0] / 5 + 255 * 4 / 5, atol=1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_exif_is_carried_out_before_a_region_is_chosen(orientation, kind):
+    stored = Image.fromarray(picture(1, 16, 10))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(stored, kind, exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    sizes = []
+
+    def top_left(width, height):
+        sizes.append((width, height))
+        return 0, 0, 8, 8
+
+    made = read_picture(content, top_left, 8, Image.Resampling.NEAREST)
+    assert sizes == [upright.size]
+    np.testing.assert_array_equal(made, upright.convert("RGB").crop((0, 0, 8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "cannot identify"),
+        (b"no picture", "cannot identify"),
+        (encoded(RGB, "JPEG")[:-40], "truncated"),
+        (encoded(RGB)[:-60], "truncated"),
+        (encoded(np.zeros((4, 4), np.float32), "TIFF"), "floating-point"),
+        (encoded(np.full((4, 4), 1 << 20, np.int32), "TIFF"), "16 bits"),
+    ],
+)
+def test_what_cannot_be_read_says_why(content, message):
+    with pytest.raises(BadRecord, match=message):
+        check_picture(content)
+
+
+def test_gigantic_pictures_are_refused_before_they_are_decoded(monkeypatch):
+    monkeypatch.setattr(image_decoding, "_MOST_PIXELS", 500)
+    with pytest.raises(BadRecord, match="24 × 24 pixels; expected at most 500"):
+        check_picture(encoded(RGB))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    width=st.integers(3, 60), height=st.integers(3, 60), size=st.integers(1, 30),
+    extra=st.integers(0, 9), filter=st.sampled_from(["bilinear", "bicubic", "lanczos"]),
+)  # fmt: skip
+def test_the_middle_is_what_resizing_and_then_cropping_gives(
+    width, height, size, extra, filter
+):
+    image = Image.fromarray(picture(2, width, height))
+    short = size + extra
+    made = Preprocessing(size, "crop", short, filter).read(encoded(image))
+    # transformers' and torchvision's two steps.
+    long = int(short * max(width, height) / min(width, height))
+    wide, high = (short, long) if width <= height else (long, short)
+    resized = image.resize((wide, high), Image.Resampling[filter.upper()])
+    left, top = (wide - size) // 2, (high - size) // 2
+    want = resized.crop((left, top, left + size, top + size))
+    difference = np.abs(np.asarray(made, int) - np.asarray(want, int))
+    assert difference.max() <= 1  # a rounding of the box in float32
+    squashed = Preprocessing(size, "squash", None, filter).read(encoded(image))
+    np.testing.assert_array_equal(
+        squashed, image.resize((size, size), Image.Resampling[filter.upper()])
+    )
+
+
+def test_numbers_are_normalized_and_shown_again():
+    settings = Preprocessing(24, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+    numbers = settings(encoded(RGB))
+    assert numbers.dtype == np.float32
+    want = (PIXELS / 255 - [0.4, 0.5, 0.6]) / [0.2, 0.25, 0.3]
+    np.testing.assert_allclose(numbers, want, atol=2e-6)
+    np.testing.assert_array_equal(settings.shown(numbers), PIXELS)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_jpegs_decoded_at_a_fraction_look_the_same(orientation):
+    # Photographs have most of their power in slow waves: a sum of octaves.
+    rng = np.random.default_rng(0)
+    photo = np.zeros((900, 1200, 3))
+    for octave in range(1, 8):
+        noise = rng.normal(size=(3 * 2**octave, 4 * 2**octave, 3)) * 60 / 2**octave
+        for channel in range(3):
+            layer = Image.fromarray(noise[..., channel].astype(np.float32))
+            photo[..., channel] += layer.resize((1200, 900), Image.Resampling.BICUBIC)
+    photo = np.clip(photo + 128, 0, 255).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(photo, "JPEG", quality=92, exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    for box, size in [((0, 0, 900, 900), 224), ((10.5, 20, 850, 870.5), 100)]:
+        made = read_picture(content, lambda w, h: box, size, Image.Resampling.BICUBIC)  # noqa: B023
+        want = upright.resize((size, size), Image.Resampling.BICUBIC, box=box)
+        difference = np.abs(np.asarray(made, int) - np.asarray(want, int))
+        assert difference.mean() < 1
