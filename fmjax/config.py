@@ -325,7 +325,7 @@ def _register(module: types.ModuleType) -> None:
                 f"{_CLASSES[cls.gin_name].__module__} are both called {cls.gin_name!r}."
             )
         _CLASSES[cls.gin_name] = cls
-        gin.register(cls.gin_name, module="fmjax")(_constructor(cls))
+        gin.register(cls.gin_name)(_constructor(cls))
 
 
 def _known() -> dict[str, list[str]]:
@@ -366,6 +366,8 @@ def _constructor(cls: type):
     ]
     construct.__signature__ = inspect.Signature(parameters)
     construct.__name__ = cls.gin_name
+    # Of no module: a whole name is found before others', such as gin.constant.
+    construct.__module__ = None
     return construct
 
 
