@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from jax.sharding import AbstractMesh
+from models.test_vision_sizes import COUNTS as VISION
 
 from fmjax import config
 from fmjax.data.vocabularies import Bytes
@@ -268,7 +269,7 @@ def build(tmp_path_factory):
 
 def test_every_model_that_ships_is_counted():
     models = config.configs_folder() / "models"
-    assert {path.stem for path in models.glob("*.gin")} == set(COUNTS)
+    assert {path.stem for path in models.glob("*.gin")} == {*COUNTS, *VISION}
 
 
 @pytest.mark.parametrize("name", COUNTS)

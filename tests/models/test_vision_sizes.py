@@ -1,0 +1,74 @@
+"""Vision models at the sizes of their papers, counted."""
+
+import jax
+import pytest
+import torch
+import transformers
+
+from fmjax import config
+from fmjax.training.state import abstract_variables
+
+
+def of_transformers(architecture, **options):
+    """How many weights a model of transformers has, fixed tables left out."""
+    cls = getattr(transformers, architecture)
+    with torch.device("meta"):
+        model = cls(cls.config_class(**options))
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def vit(layers, width, heads, patch=16, mlp=None):
+    return of_transformers(
+        "ViTForImageClassification",
+        num_hidden_layers=layers,
+        hidden_size=width,
+        num_attention_heads=heads,
+        intermediate_size=4 * width if mlp is None else mlp,
+        patch_size=patch,
+        num_labels=1000,
+    )
+
+
+def plain():
+    """Without a class token and learned positions."""
+    return vit(12, 384, 6) - 384 - 197 * 384
+
+
+COUNTS = {
+    "vit_ti16": lambda: vit(12, 192, 3),
+    "vit_s16": lambda: vit(12, 384, 6),
+    "vit_s16_plain": plain,
+    "vit_b32": lambda: vit(12, 768, 12, 32),
+    "vit_b16": lambda: vit(12, 768, 12),
+    "vit_l16": lambda: vit(24, 1024, 16),
+    "vit_h14": lambda: vit(32, 1280, 16, 14),
+    "vit_g14": lambda: vit(40, 1408, 16, 14, 6144),
+    # Sizes are that configuration's defaults.
+    "mae_b16": lambda: of_transformers("ViTMAEForPreTraining"),
+}
+# In millions, as the papers have it.
+PAPERS = {"vit_ti16": 5.7, "vit_s16": 22, "vit_b16": 86, "vit_l16": 307, "vit_h14": 632}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_parameter_counts(name, tmp_path):
+    files = ["quickstart.gin", "data/digits.gin", f"models/{name}.gin"]
+    (tmp_path / "run.gin").write_text("".join(f"include '{f}'\n" for f in files))
+    experiment = config.load(tmp_path / "run.gin")
+    axes, shapes = abstract_variables(experiment.objective)
+    del axes
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    assert count == COUNTS[name]()
+    header = (config.configs_folder() / "models" / f"{name}.gin").read_text()
+    assert f"{count:,} parameters" in header.replace("\n# ", " ")
+    experiment.optimizer.schedule.build(experiment.train.steps)
+    if name in PAPERS:
+        assert abs(count / 1e6 - PAPERS[name]) < 0.015 * PAPERS[name]
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_each_model_takes_the_rows_that_come_with_it(name, tmp_path):
+    files = ["quickstart.gin", "data/digits.gin", f"models/{name}.gin"]
+    (tmp_path / "run.gin").write_text("".join(f"include '{f}'\n" for f in files))
+    experiment = config.load(tmp_path / "run.gin")
+    experiment.objective.check(experiment.data.row_shapes(), None)
