@@ -14,12 +14,13 @@ from fmjax.training.state import abstract_variables
 RUNS = [
     name
     for name in config.shipped_configs()
-    if name.startswith("papers/") or "/" not in name
+    if name.startswith(("papers/", "small/")) or "/" not in name
 ]
 MACROS = [
     "TEXT_FILE=some/text.txt",
     "TFDS_DIR=some/folder",
     "PAIRS_DIR=some/folder",
+    "IMAGE_FOLDER=some/folder",
     "ENCODER=some/run",
 ]
 
@@ -181,3 +182,9 @@ def test_what_changes_the_meaning_of_a_run():
     assert changed("cosine.steps=400", "train.steps=401") == []
     new = config.load("quickstart.gin", ["train.steps=401"])
     assert "train.steps" in [name for name, *_ in differences(old, new)]
+
+
+def test_a_name_that_gin_has_too_is_ours():
+    bindings = ["adamw.schedule=@constant()", "constant.learning_rate=1e-3"]
+    experiment = config.load("quickstart.gin", bindings)
+    assert experiment.optimizer.schedule.gin_name == "constant"
