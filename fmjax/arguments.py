@@ -92,6 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("action", choices=["cache", "inspect"])
     takes_config(sub, "configs/ or configs/data/")
     sub.add_argument("--examples", type=int, default=3, help="that inspect decodes")
+    sub.add_argument(
+        "--picture", type=pathlib.Path, help="of augmented images, that inspect writes"
+    )
 
     sub = verb("tokenizer", "Train a SentencePiece model on text files.")
     sub.add_argument("action", choices=["train"])

@@ -82,6 +82,10 @@ def _data(args) -> None:
     from rich.console import Console
 
     from fmjax import config
+    from fmjax.data.contact_sheet import write_contact_sheet
+    from fmjax.data.image_data import ImageData
+    from fmjax.data.inspect import inspect
+    from fmjax.data.inspect_images import inspect_images
 
     data = config.load_data(args.config, args.bindings, args.trust)
     data.prepare()
@@ -91,9 +95,15 @@ def _data(args) -> None:
         }
         print("\n".join(folders) or "nothing to cache: data.streaming = True")
         return
-    from fmjax.data.inspect import inspect
-
-    inspect(data, examples=args.examples).render(Console())
+    if not isinstance(data, ImageData):
+        if args.picture is not None:
+            raise UserError("--picture is for images; this data is text.")
+        inspect(data, examples=args.examples).render(Console())
+        return
+    inspect_images(data, examples=args.examples).render(Console())
+    if args.picture is not None:
+        write_contact_sheet(data, args.picture)
+        print(f"wrote {args.picture}")
 
 
 def _tokenizer(args) -> None:

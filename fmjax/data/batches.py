@@ -87,6 +87,11 @@ class Records:
             self._note(number)
             return self._layout.row(empty_record(), rng, self.draw)
 
+    def reading(self, number: int, seed: int) -> Row:
+        """The row of one record, by the randomness of (seed, number)."""
+        (record,) = self.read([number])
+        return self.row(number, record, _row_rng(seed, number))
+
     @property
     def has_text_bytes(self) -> bool:
         """Whether targets are the text itself."""

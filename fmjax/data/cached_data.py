@@ -82,7 +82,7 @@ class CachedData(abc.ABC):
           Iterator of dicts of arrays [B, …], their shapes as in `row_shapes`.
         """
         return batches.train_batches(
-            self._records("train"),
+            self.records("train"),
             [member.rate for member, _ in self._keys("train")],
             batch_size=batch_size,
             rows=rows,
@@ -100,7 +100,7 @@ class CachedData(abc.ABC):
         last batch is filled with rows of zeros. Arguments as in `train_batches`.
         """
         return batches.eval_batches(
-            self._records("validation"),
+            self.records("validation"),
             self._token_bytes,
             batch_size=batch_size,
             rows=rows,
@@ -122,6 +122,11 @@ class CachedData(abc.ABC):
     def caches(self, split: str) -> tuple[Cache, ...]:
         """The opened caches of a split, one a member of the mixture."""
         return tuple(open_cache(self.root, key) for _, key in self._keys(split))
+
+    def records(self, split: str) -> batches.Records:
+        """Random access to the cached examples of a split."""
+        layout = self._layout(split)
+        return batches.Records(self.caches(split), layout, self._vocab_size)
 
     @abc.abstractmethod
     def _layout(self, split: str) -> RowLayout:
@@ -185,7 +190,3 @@ class CachedData(abc.ABC):
             (member, CacheKey(member.name, split, member.keys[split], layout))
             for member in self._members[split]
         ]
-
-    def _records(self, split: str) -> batches.Records:
-        layout = self._layout(split)
-        return batches.Records(self.caches(split), layout, self._vocab_size)

@@ -1,7 +1,6 @@
 """Rows of images: what the cache keeps of an example, and what is read out of it."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -77,7 +76,7 @@ class ImageRows:
         """
         if "image" not in record:
             return self._zeros()
-        rng = functools.cache(rng)  # One generator: asked again, it starts again.
+        rng = _Once(rng)
         row = self._image(record, rng)
         row["weights"] = np.array(1, np.float32)
         if self.augmentations.mixes:
@@ -144,3 +143,15 @@ class ImageRows:
         if self.captions is not None:
             row |= self.captions.row(np.zeros(0, np.int32))
         return row
+
+
+class _Once:
+    """One generator for the whole row: asked again, `rng` starts it anew."""
+
+    def __init__(self, rng: Callable[[], np.random.Generator]):
+        self._rng, self._generator = rng, None
+
+    def __call__(self) -> np.random.Generator:
+        if self._generator is None:
+            self._generator = self._rng()
+        return self._generator

@@ -1,4 +1,4 @@
-"""What is in a dataset and how fast it is read: the report of `fmjax data inspect`."""
+"""What is in a dataset of text and how fast it is read: `fmjax data inspect`."""
 
 import dataclasses
 import time
@@ -6,42 +6,11 @@ import time
 import numpy as np
 from rich.console import Console, Group
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
 from fmjax.data.pipeline import Data
 from fmjax.data.specials import spellings
-
-
-@dataclasses.dataclass(frozen=True)
-class SplitReport:
-    """One split of one task, as its cache describes it.
-
-    Attributes:
-      task: name.
-      split: "train" or "validation".
-      folder: of the cache.
-      rows: records.
-      documents: that went in.
-      skipped: documents left out as broken, and the names of some.
-      skipped_names: the first of those.
-      tokens: of the documents.
-      bytes: of their text, or None.
-      padding_share: of all positions.
-      build_seconds: time the cache took to build.
-    """
-
-    task: str
-    split: str
-    folder: str
-    rows: int
-    documents: int
-    skipped: int
-    skipped_names: tuple[str, ...]
-    tokens: int
-    bytes: int | None
-    padding_share: float
-    build_seconds: float
+from fmjax.data.split_report import SplitReport, split_reports, split_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,16 +42,7 @@ class DataReport:
         console.print(Group(*self._parts()))
 
     def _parts(self):
-        table = Table("task", "split", "rows", "documents", "left out", "tokens")
-        table.add_column("bytes/token", justify="right")
-        table.add_column("padding", justify="right")
-        for s in self.splits:
-            ratio = "?" if s.bytes is None else f"{s.bytes / max(s.tokens, 1):.2f}"
-            counts = [f"{n:,}" for n in (s.rows, s.documents, s.skipped, s.tokens)]
-            table.add_row(s.task, s.split, *counts, ratio, f"{s.padding_share:.2%}")
-        if self.splits:
-            yield table
-            yield Text(f"cached in {self.splits[0].folder}", overflow="fold")
+        yield from split_table(self.splits, of_images=False)
         least, median, most = self.row_targets
         yield Text(
             f"vocabulary {self.vocab_size:,}, rows of {self.length} places with "
@@ -125,7 +85,7 @@ def inspect(
         stream.close()
     counts = np.concatenate(weights)
     return DataReport(
-        splits=() if data.streaming else tuple(_splits(data)),
+        splits=() if data.streaming else split_reports(data),
         vocab_size=tokenizer.vocab_size,
         length=data.row_shapes()["targets"][0],
         row_targets=(int(counts.min()), int(np.median(counts)), int(counts.max())),
@@ -137,24 +97,6 @@ def inspect(
         tokens_per_second=filled / elapsed,
         bad_rows=bad_rows,
     )
-
-
-def _splits(data: Data):
-    for split in ("train", "validation"):
-        for cache in data.caches(split):
-            yield SplitReport(
-                task=cache.folder.name.partition(f"-{split}-")[0],
-                split=split,
-                folder=str(cache.folder),
-                rows=cache.rows,
-                documents=cache.documents,
-                skipped=cache.skipped,
-                skipped_names=cache.skipped_names,
-                tokens=cache.tokens,
-                bytes=cache.bytes,
-                padding_share=cache.padding_share,
-                build_seconds=cache.seconds,
-            )
 
 
 def _used(batch) -> list[np.ndarray]:

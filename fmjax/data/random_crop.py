@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from fmjax.configurable import configurable
 from fmjax.data.augmentation import PictureChange, RegionChoice, Rng
@@ -70,9 +70,8 @@ class PaddedCrop(PictureChange):
 
     def change(self, picture: Image.Image, rng: Rng) -> Image.Image:
         """See `PictureChange`."""
-        left, top = rng.integers(2 * self.pixels + 1, size=2).tolist()
-        padded = ImageOps.expand(picture, self.pixels)
-        return padded.crop((left, top, left + picture.width, top + picture.height))
+        left, top = rng.integers(-self.pixels, self.pixels + 1, size=2).tolist()
+        return picture.crop((left, top, left + picture.width, top + picture.height))
 
 
 def check_range(name: str, pair: tuple[float, float], most: float = math.inf) -> None:
