@@ -10,23 +10,21 @@ import dataclasses
 import functools
 import glob
 import importlib
-import inspect
 import os
 import pathlib
 import pkgutil
 import sys
 import threading
 import types
-import typing
 from collections.abc import Iterator, Sequence
 
 import gin
-import typeguard
 from gin import config as gin_state
 from gin import config_parser
 
 from fmjax import experiment as experiment_module
 from fmjax.configurable import fields_of
+from fmjax.construction import constructor
 from fmjax.data.image_data import ImageData
 from fmjax.data.pipeline import Data
 from fmjax.errors import UserError, suggest
@@ -325,69 +323,11 @@ def _register(module: types.ModuleType) -> None:
                 f"{_CLASSES[cls.gin_name].__module__} are both called {cls.gin_name!r}."
             )
         _CLASSES[cls.gin_name] = cls
-        gin.register(cls.gin_name)(_constructor(cls))
+        gin.register(cls.gin_name)(constructor(cls))
 
 
 def _known() -> dict[str, list[str]]:
     return {name: [f.name for f in fields_of(cls)] for name, cls in _CLASSES.items()}
-
-
-def _constructor(cls: type):
-    """A function of keywords, as gin wants it, that checks values before `cls` does."""
-    fields = {field.name: field for field in fields_of(cls)}
-    hints = typing.get_type_hints(cls)
-
-    def construct(**values):
-        for name, field in fields.items():
-            default = (field.default, field.default_factory)
-            if name not in values and default == (dataclasses.MISSING,) * 2:
-                raise UserError(
-                    f"{cls.gin_name}.{name} has no value; bind it in a config or "
-                    "on the command line."
-                )
-        for name, value in values.items():
-            value = _tuples(value)
-            if fields[name].metadata.get("path"):
-                value = _absolute(value)
-            values[name] = value
-            try:
-                typeguard.check_type(value, hints[name])
-                if isinstance(value, bool) and hints[name] in (int, float):
-                    raise typeguard.TypeCheckError("is a boolean")
-            except typeguard.TypeCheckError:
-                raise UserError(
-                    f"{cls.gin_name}.{name} = {value!r}: expected "
-                    f"{_spelled(hints[name])}, found {type(value).__name__}."
-                ) from None
-        return cls(**values)
-
-    parameters = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in fields
-    ]
-    construct.__signature__ = inspect.Signature(parameters)
-    construct.__name__ = cls.gin_name
-    # Of no module: a whole name is found before others', such as gin.constant.
-    construct.__module__ = None
-    return construct
-
-
-def _tuples(value):
-    if isinstance(value, (list, tuple)):
-        return tuple(_tuples(v) for v in value)
-    return value
-
-
-def _absolute(value):
-    if isinstance(value, tuple):
-        return tuple(_absolute(v) for v in value)
-    if not isinstance(value, str) or "://" in value:
-        return value
-    return os.path.abspath(os.path.expanduser(value))
-
-
-def _spelled(hint) -> str:
-    text = getattr(hint, "__name__", None) if isinstance(hint, type) else None
-    return text or str(hint).replace("typing.", "").replace("Literal", "one of ")
 
 
 def shipped_configs() -> list[str]:
