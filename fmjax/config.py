@@ -8,7 +8,6 @@ from a stranger imports nothing: `import` lines are refused without `trust`.
 import contextlib
 import dataclasses
 import functools
-import glob
 import importlib
 import os
 import pathlib
@@ -23,6 +22,7 @@ from gin import config as gin_state
 from gin import config_parser
 
 from fmjax import experiment as experiment_module
+from fmjax.config_files import exists, find
 from fmjax.configurable import fields_of
 from fmjax.construction import constructor
 from fmjax.data.image_data import ImageData
@@ -58,7 +58,7 @@ def load_data(
     It is what the config binds to experiment.data, or else `@data()`.
     """
     beside = pathlib.Path("data") / config
-    if not _exists(config) and _exists(str(beside)):
+    if not exists(config) and exists(str(beside)):
         config = str(beside)
     return _load("experiment.data", config, bindings, trust)[0]
 
@@ -66,7 +66,7 @@ def load_data(
 def _load(root: str, config: str, bindings: Sequence[str], trust: bool):
     with _isolated():
         reader = _Reader(trust)
-        reader.read_file(_find(config, pathlib.Path.cwd()))
+        reader.read_file(find(config, pathlib.Path.cwd()))
         for binding in bindings:
             reader.read_binding(binding)
         reader.check_macros()
@@ -75,12 +75,6 @@ def _load(root: str, config: str, bindings: Sequence[str], trust: bool):
         resolved = _resolve(root)
         reader.check_used()
         return resolved, tuple(reader.modules)
-
-
-def configs_folder() -> pathlib.Path:
-    """The shipped configs: beside the package in a checkout, inside it in a wheel."""
-    inside = pathlib.Path(__file__).parent / "configs"
-    return inside if inside.is_dir() else pathlib.Path(__file__).parents[1] / "configs"
 
 
 class _Reader:
@@ -158,7 +152,7 @@ class _Reader:
             if isinstance(statement, config_parser.ImportStatement):
                 self._import(statement, source)
             elif isinstance(statement, config_parser.IncludeStatement):
-                self.read_file(_find(statement.filename, folder, source))
+                self.read_file(find(statement.filename, folder, source))
             elif isinstance(statement, config_parser.BindingStatement):
                 self._bind(statement, source)
 
@@ -227,28 +221,6 @@ class _Delegate(gin_state.ParserDelegate):
     def macro(self, name):
         self.reader.macros_used.setdefault(name, self.source)
         return super().macro(name)
-
-
-def _exists(name: str) -> bool:
-    with contextlib.suppress(UserError):
-        return bool(_find(name, pathlib.Path.cwd()))
-    return False
-
-
-def _find(name: str, folder: pathlib.Path, source: str = "") -> pathlib.Path:
-    """The file that a config or an include names: beside `folder`, then in configs/."""
-    given = pathlib.Path(name).expanduser()
-    candidates = [folder / given, configs_folder() / given]
-    candidates += [path.with_name(f"{path.name}.gin") for path in candidates]
-    for path in candidates:
-        if path.is_file():
-            return path.resolve()
-    shipped = configs_folder()
-    names = [str(p.relative_to(shipped)) for p in shipped.rglob("*.gin")]
-    by = f"{source} includes " if source else ""
-    raise UserError(
-        f"{by}{name!r}: no such file, here or under configs/." + suggest(name, names)
-    )
 
 
 def _bound_data() -> str:
@@ -328,12 +300,3 @@ def _register(module: types.ModuleType) -> None:
 
 def _known() -> dict[str, list[str]]:
     return {name: [f.name for f in fields_of(cls)] for name, cls in _CLASSES.items()}
-
-
-def shipped_configs() -> list[str]:
-    """Names of all shipped gin files, relative to configs/."""
-    root = configs_folder()
-    return sorted(
-        os.path.relpath(p, root)
-        for p in glob.glob(str(root / "**" / "*.gin"), recursive=True)
-    )

@@ -6,14 +6,14 @@ import sys
 import gin
 import pytest
 
-from fmjax import config
+from fmjax import config, config_files
 from fmjax.errors import UserError
 from fmjax.experiment import bindings_of, differences, render
 from fmjax.training.state import abstract_variables
 
 RUNS = [
     name
-    for name in config.shipped_configs()
+    for name in config_files.shipped_configs()
     if name.startswith(("papers/", "small/")) or "/" not in name
 ]
 MACROS = [
@@ -31,13 +31,16 @@ def test_every_shipped_run_loads_builds_and_says_what_it_costs(name):
     _, shapes = abstract_variables(experiment.objective)
     assert "params" in shapes
     experiment.optimizer.schedule.build(experiment.train.steps)
-    header = (config.configs_folder() / name).read_text().split("\ninclude")[0]
+    header = (config_files.configs_folder() / name).read_text().split("\ninclude")[0]
     assert f"fmjax train {name}" in header
     assert "Costs" in header
     assert "Expect" in header or "expect" in header
 
 
-@pytest.mark.parametrize("name", sorted(set(config.shipped_configs()) - set(RUNS)))
+PARTS = sorted(set(config_files.shipped_configs()) - set(RUNS))
+
+
+@pytest.mark.parametrize("name", PARTS)
 def test_every_part_fits_into_a_run(name, tmp_path):
     run = f"include 'quickstart.gin'\ninclude '{name}'\n"
     (tmp_path / "run.gin").write_text(run)

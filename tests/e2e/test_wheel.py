@@ -12,12 +12,12 @@ ROOT = pathlib.Path(__file__).parents[2]
 LOOK = """
 import pathlib, sys
 import fmjax
-from fmjax import config
+from fmjax import config, config_files
 
 home = pathlib.Path(sys.argv[1])
 assert home in pathlib.Path(fmjax.__file__).parents, fmjax.__file__
-assert home in config.configs_folder().parents, config.configs_folder()
-print("\\n".join(config.shipped_configs()))
+assert home in config_files.configs_folder().parents, config_files.configs_folder()
+print("\\n".join(config_files.shipped_configs()))
 config.load("quickstart.gin", ["train.steps=100"])
 """
 

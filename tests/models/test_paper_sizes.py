@@ -11,7 +11,7 @@ import transformers
 from jax.sharding import AbstractMesh
 from models.test_vision_sizes import COUNTS as VISION
 
-from fmjax import config
+from fmjax import config, config_files
 from fmjax.data.vocabularies import Bytes
 from fmjax.sharding.mesh import AXES, MeshConfig
 from fmjax.sharding.rules import param_specs
@@ -268,7 +268,7 @@ def build(tmp_path_factory):
 
 
 def test_every_model_that_ships_is_counted():
-    models = config.configs_folder() / "models"
+    models = config_files.configs_folder() / "models"
     assert {path.stem for path in models.glob("*.gin")} == {*COUNTS, *VISION}
 
 
@@ -283,7 +283,7 @@ def test_parameter_counts(name, build):
             count -= padding * leaf.size // model.padded_vocab_size
         count += leaf.size
     assert count == COUNTS[name]()
-    header = (config.configs_folder() / "models" / f"{name}.gin").read_text()
+    header = (config_files.configs_folder() / "models" / f"{name}.gin").read_text()
     assert name == "nanogpt" or f"{count:,} parameters" in header.replace("\n# ", " ")
     experiment.optimizer.schedule.build(experiment.train.steps)
 

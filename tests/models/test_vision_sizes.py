@@ -5,7 +5,7 @@ import pytest
 import torch
 import transformers
 
-from fmjax import config
+from fmjax import config, config_files
 from fmjax.training.state import abstract_variables
 
 
@@ -59,7 +59,7 @@ def test_parameter_counts(name, tmp_path):
     del axes
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
     assert count == COUNTS[name]()
-    header = (config.configs_folder() / "models" / f"{name}.gin").read_text()
+    header = (config_files.configs_folder() / "models" / f"{name}.gin").read_text()
     assert f"{count:,} parameters" in header.replace("\n# ", " ")
     experiment.optimizer.schedule.build(experiment.train.steps)
     if name in PAPERS:

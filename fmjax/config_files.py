@@ -1,0 +1,45 @@
+"""Where gin files lie: beside whoever names them, and shipped under configs/."""
+
+import contextlib
+import pathlib
+
+from fmjax.errors import UserError, suggest
+
+
+def configs_folder() -> pathlib.Path:
+    """The shipped configs: beside the package in a checkout, inside it in a wheel."""
+    inside = pathlib.Path(__file__).parent / "configs"
+    return inside if inside.is_dir() else pathlib.Path(__file__).parents[1] / "configs"
+
+
+def shipped_configs() -> list[str]:
+    """Names of all shipped gin files, relative to configs/."""
+    root = configs_folder()
+    return sorted(file.relative_to(root).as_posix() for file in root.rglob("*.gin"))
+
+
+def exists(name: str) -> bool:
+    """Whether `find` would find it from the working directory."""
+    with contextlib.suppress(UserError):
+        return bool(find(name, pathlib.Path.cwd()))
+    return False
+
+
+def find(name: str, folder: pathlib.Path, source: str = "") -> pathlib.Path:
+    """The file that a config or an include names: beside `folder`, then in configs/.
+
+    Raises:
+      UserError: there is none; it names the nearest that ships, and the `source` that
+        asked for it.
+    """
+    given = pathlib.Path(name).expanduser()
+    candidates = [folder / given, configs_folder() / given]
+    candidates += [path.with_name(f"{path.name}.gin") for path in candidates]
+    for path in candidates:
+        if path.is_file():
+            return path.resolve()
+    by = f"{source} includes " if source else ""
+    raise UserError(
+        f"{by}{name!r}: no such file, here or under configs/."
+        + suggest(name, shipped_configs())
+    )
