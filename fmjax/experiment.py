@@ -5,6 +5,7 @@ import typing
 
 from fmjax.configurable import configurable, fields_of
 from fmjax.data.image_data import ImageData
+from fmjax.data.image_preprocessing import Preprocessing
 from fmjax.data.pipeline import Data
 from fmjax.optim.freezing import Freeze
 from fmjax.sharding.mesh import MeshConfig
@@ -25,6 +26,8 @@ class Experiment:
       train: length, batch and intervals of the run.
       init_from: parameters of other runs that it starts from.
       freeze: parameters that do not change until a step.
+      preprocessing: what an imported model's images go through; None for one of text,
+        and for that of `data`.
       modules: Python modules that its gin files imported.
     """
 
@@ -35,7 +38,13 @@ class Experiment:
     train: TrainConfig = TrainConfig()
     init_from: tuple[InitFrom, ...] = ()
     freeze: tuple[Freeze, ...] = ()
+    preprocessing: Preprocessing | None = None
     modules: tuple[str, ...] = ()
+
+    @property
+    def image_preprocessing(self) -> Preprocessing | None:
+        """What images go through, the model's own or the data's; None for text."""
+        return self.preprocessing or getattr(self.data, "preprocessing", None)
 
 
 def render(experiment: Experiment) -> str:

@@ -56,6 +56,18 @@ def read_picture(
         raise BadRecord(f"cannot be decoded: {error}") from error
 
 
+def take_region(
+    image: Image.Image,
+    region: Callable[[int, int], Box],
+    size: int,
+    resampling: Image.Resampling,
+) -> Image.Image:
+    """The same of an image that was opened already; arguments as of `read_picture`."""
+    picture = _upright_rgb(image)
+    box = region(picture.width, picture.height)
+    return picture.resize((size, size), resampling, box=box)
+
+
 def check_picture(content: bytes) -> None:
     """Raises BadRecord where `read_picture` would, by decoding the image whole."""
     read_picture(content, lambda w, h: (0, 0, w, h), 1, Image.Resampling.NEAREST)

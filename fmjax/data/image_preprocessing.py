@@ -8,7 +8,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from fmjax.configurable import configurable
-from fmjax.data.image_decoding import Box, read_picture
+from fmjax.data.image_decoding import Box, read_picture, take_region
 from fmjax.errors import UserError, suggest
 
 RESAMPLING = {kind.name.lower(): kind for kind in Image.Resampling}
@@ -22,8 +22,9 @@ class Preprocessing:
     Attributes:
       size: S, of the S × S result.
       fit: 'crop' resizes the shorter side and takes the middle; 'squash' resizes both
-        sides to S, whatever the aspect ratio.
-      shorter_side: what 'crop' resizes the shorter side to; None means S.
+        sides alike, whatever the aspect ratio.
+      shorter_side: what 'crop' resizes the shorter side to, and 'squash' both, before
+        the middle is taken; None means S.
       resampling: Pillow's filter: 'bilinear', 'bicubic', 'lanczos', 'box', 'hamming' or
         'nearest'.
       mean: of red, green, blue between 0 and 1; it is taken off.
@@ -48,6 +49,11 @@ class Preprocessing:
         """
         return self.normalize(self.read(content))
 
+    def of_picture(self, picture: Image.Image) -> Float[np.ndarray, "S S 3"]:
+        """The numbers of an image that was opened already."""
+        resampling = RESAMPLING[self.resampling]
+        return self.normalize(take_region(picture, self.region, self.size, resampling))
+
     def read(self, content: bytes, region=None) -> Image.Image:
         """The S × S picture of an encoded image, out of `region` if one is given."""
         region = region or self.region
@@ -55,12 +61,11 @@ class Preprocessing:
 
     def region(self, width: int, height: int) -> Box:
         """The part of an image that is looked at when nothing is augmented."""
-        if self.fit == "squash":
-            return 0, 0, width, height
         # Resizing and cropping in one, rounded as transformers does in two steps.
-        short = self.shorter_side or self.size
-        shorter, longer = sorted((width, height))
-        long = int(short * longer / shorter)
+        short = long = self.shorter_side or self.size
+        if self.fit == "crop":
+            shorter, longer = sorted((width, height))
+            long = int(short * longer / shorter)
         wide, high = (short, long) if width <= height else (long, short)
         left, top = ((edge - self.size) // 2 for edge in (wide, high))
         across, down = width / wide, height / high
@@ -100,10 +105,10 @@ def check_preprocessing(settings) -> None:
                 f"{owner}.{name} is {found!r}; expected one of {', '.join(known)}."
                 + suggest(found, known)
             )
-    if short is not None and (settings.fit == "squash" or short < size):
+    if short is not None and short < size:
         raise UserError(
-            f"{owner}.shorter_side is {short}; expected None, or with {owner}.fit = "
-            f"'crop' at least {owner}.size = {size}."
+            f"{owner}.shorter_side is {short}; expected None, or at least "
+            f"{owner}.size = {size}."
         )
     if min(settings.std) <= 0:
         raise UserError(f"{owner}.std is {settings.std}; expected positive numbers.")

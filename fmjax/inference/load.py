@@ -5,17 +5,19 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+import PIL.Image
 from flax import linen as nn
 from jax.sharding import NamedSharding
-from jaxtyping import Array, ArrayLike
+from jaxtyping import Array, ArrayLike, Float
 
 from fmjax import run_dir
 from fmjax.data.tokenizers import Tokenizer, load_tokenizer
+from fmjax.errors import UserError
 from fmjax.experiment import Experiment
 from fmjax.inference.inputs import inputs_of
 from fmjax.sharding.mesh import MeshConfig, batch_shards, on_mesh
@@ -86,6 +88,23 @@ class Run:
             name: x[:, :rows] if name.endswith("hidden_states") else x[:rows]
             for name, x in out.items()
         }
+
+    def preprocess(
+        self, images: Iterable[PIL.Image.Image]
+    ) -> Float[np.ndarray, "B S S 3"]:
+        """Pictures as the model reads them: resized, cropped, normalized.
+
+        Raises:
+          UserError: the run's images, if it has any, come with no preprocessing.
+        """
+        preprocessing = self.config.image_preprocessing
+        if preprocessing is None:
+            raise UserError(
+                "experiment.preprocessing is None, and experiment.data gives no "
+                "images; expected @preprocessing(), as an import of a folder with "
+                "preprocessor_config.json writes it."
+            )
+        return np.stack([preprocessing.of_picture(image) for image in images])
 
     def on_mesh(self) -> contextlib.AbstractContextManager:
         """The context in which the model computes on the run's mesh."""

@@ -12,7 +12,7 @@ from flax import linen as nn
 from fmjax import run_dir as run_dirs
 from fmjax.data.tokenizers import load_tokenizer
 from fmjax.errors import UserError, suggest
-from fmjax.interop import tensor_files, tokenizer_files
+from fmjax.interop import preprocessor_file, tensor_files, tokenizer_files
 from fmjax.interop.families import FAMILIES
 from fmjax.interop.family import Architecture, Family, Unlike
 from fmjax.interop.new_folder import new_folder
@@ -84,6 +84,9 @@ def export_model(
         )
         tensor_files.write(target, every, dtype, max_shard_bytes)
         notes.append(tokenizer_files.write(target, tokenizer))
+        if experiment.image_preprocessing is not None:
+            preprocessor_file.write(target, experiment.image_preprocessing)
+            notes.append(f"images' preprocessing in {preprocessor_file.FILE}")
         about = {"model_type": family.model_type, "architectures": [name]}
         about |= {"dtype": dtype} | tokenizer_files.ids(tokenizer)
         text = json.dumps(about | config, indent=2, sort_keys=True)

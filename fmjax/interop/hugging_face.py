@@ -8,6 +8,7 @@ from fmjax import run_dir as run_dirs
 from fmjax.data.hugging_face_tokenizer import HuggingFaceTokenizer
 from fmjax.errors import UserError
 from fmjax.experiment import Experiment, render
+from fmjax.interop import preprocessor_file
 from fmjax.interop.new_folder import new_folder
 from fmjax.interop.saved_model import read_model
 from fmjax.training import checkpoints
@@ -18,7 +19,7 @@ def import_model(hf_dir: str | Path, run_dir: str | Path) -> list[str]:
 
     Args:
       hf_dir: config.json and safetensors files, as `save_pretrained` writes them, and
-        a tokenizer's files.
+        a tokenizer's files, or what tells how images become numbers.
       run_dir: the directory to make.
 
     Returns:
@@ -40,7 +41,9 @@ def import_model(hf_dir: str | Path, run_dir: str | Path) -> list[str]:
                 f"{source}: its tokenizer has ids up to {tokenizer.vocab_size - 1}, "
                 f"config.json a vocab_size of {vocab_size}."
             )
-        run_dirs.write(folder, render(Experiment(objective=objective)))
+        preprocessing = preprocessor_file.read(source)
+        experiment = Experiment(objective=objective, preprocessing=preprocessing)
+        run_dirs.write(folder, render(experiment))
         if tokenizer is not None:
             tokenizer.save(folder / run_dirs.TOKENIZER)
         # Orbax would copy NumPy's arrays; these are taken over as they are.

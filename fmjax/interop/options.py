@@ -90,6 +90,11 @@ class Options:
         if value not in supported:
             self.refuse(name, value, " or ".join(map(repr, supported)))
 
+    def without_nulls(self) -> "Options":
+        """The same where null is no value: what the default is taken for."""
+        values = {name: v for name, v in self._values.items() if v is not None}
+        return Options(values, self._source)
+
     def ignore(self, *names: str) -> None:
         """Takes options that don't change what the model computes."""
         for name in names:

@@ -1,0 +1,166 @@
+"""How images become numbers, in preprocessor_config.json."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fmjax.data.image_preprocessing import RESAMPLING, Preprocessing
+from fmjax.interop.options import Options
+
+FILE = "preprocessor_config.json"
+# Where a processor of texts and images keeps the same.
+_JOINT_FILE, _INSIDE = "processor_config.json", "image_processor"
+
+_CLIP = {
+    "size": {"shortest_edge": 224},
+    "crop_size": 224,
+    "do_center_crop": True,
+    "resample": 3,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
+_PLAIN = {
+    "size": {"height": 224, "width": 224},
+    "crop_size": 224,
+    "do_center_crop": False,
+    "resample": 2,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
+# What transformers' classes take where a file says nothing.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "ViT": _PLAIN,
+    "DeiT": _PLAIN
+    | {
+        "size": {"height": 256, "width": 256},
+        "do_center_crop": True,
+        "resample": 3,
+    },
+    "Bit": _CLIP,
+    "CLIP": _CLIP,
+    "Siglip": _PLAIN | {"resample": 3},
+}
+
+
+def read(folder: Path) -> Preprocessing | None:
+    """What a saved model's images go through; None where no file tells.
+
+    Raises:
+      UserError: for an option that is not supported.
+    """
+    if (folder / FILE).is_file():
+        options = Options.read(folder / FILE)
+    elif (folder / _JOINT_FILE).is_file():
+        options = Options.read(folder / _JOINT_FILE).take_options(_INSIDE)
+    else:
+        options = None
+    return None if options is None else _read(options.without_nulls())
+
+
+def write(folder: Path, preprocessing: Preprocessing) -> None:
+    """Writes the file that transformers' AutoImageProcessor reads."""
+    p = preprocessing
+    side = p.shorter_side or p.size
+    square = {"height": side, "width": side}
+    cropped = p.fit == "crop" or p.shorter_side is not None
+    config = {
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": side} if p.fit == "crop" else square,
+        "resample": int(RESAMPLING[p.resampling]),
+        "do_center_crop": cropped,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(p.mean),
+        "image_std": list(p.std),
+        "image_processor_type": "ViTImageProcessor",
+    }
+    if cropped:
+        config["crop_size"] = {"height": p.size, "width": p.size}
+        kind = "Bit" if p.fit == "crop" else "DeiT"
+        config["image_processor_type"] = f"{kind}ImageProcessor"
+    text = json.dumps(config, indent=2, sort_keys=True)
+    (folder / FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def _read(options: Options) -> Preprocessing:
+    default = _DEFAULTS[_kind(options)]
+    for name in ("do_resize", "do_rescale", "do_normalize"):
+        options.require(name, True)
+    factor = options.take("rescale_factor", float, 1 / 255)
+    if abs(factor * 255 - 1) > 1e-6:
+        options.refuse("rescale_factor", factor, "1/255")
+    # Pictures here are of three colours always.
+    options.ignore("do_convert_rgb")
+    # Of other classes, or of how theirs are called.
+    options.ignore("processor_class", "_processor_class", "data_format", "device")
+    options.ignore("input_data_format", "disable_grouping", "return_tensors")
+    options.require("default_to_square", True, False)
+    height, width, shorter = _size(options, "size", default["size"])
+    if options.take("do_center_crop", bool, default["do_center_crop"]):
+        size, across, _ = _size(options, "crop_size", default["crop_size"], True)
+        if size != across:
+            options.refuse("crop_size", [size, across], "a square")
+    elif shorter is not None:
+        options.refuse("do_center_crop", False, "True where size has shortest_edge")
+    else:
+        options.ignore("crop_size")
+        size = height
+    if shorter is None and height != width:
+        options.refuse("size", [height, width], "a square")
+    side = height if shorter is None else shorter
+    if side < size:
+        options.refuse("size", side, f"at least crop_size = {size}")
+    number = options.take("resample", int, default["resample"])
+    names = {int(kind): name for name, kind in RESAMPLING.items()}
+    if number not in names:
+        options.refuse("resample", number, f"one of {', '.join(map(str, names))}")
+    preprocessing = Preprocessing(
+        size=size,
+        fit="squash" if shorter is None else "crop",
+        shorter_side=None if side == size else side,
+        resampling=names[number],
+        mean=_colours(options, "image_mean", default),
+        std=_colours(options, "image_std", default),
+    )
+    options.finish()
+    return preprocessing
+
+
+def _kind(options: Options) -> str:
+    """Of the known ones, by the class that the file names, of any version."""
+    name = options.take("image_processor_type", str, None)
+    name = options.take("feature_extractor_type", str, None) if name is None else name
+    kind = name or ""
+    for end in ("Fast", "Pil", "ImageProcessor", "FeatureExtractor"):
+        kind = kind.removesuffix(end)
+    if kind not in _DEFAULTS:
+        expected = ", ".join(f"{known}ImageProcessor" for known in _DEFAULTS)
+        options.refuse("image_processor_type", name, f"one of {expected}")
+    options.ignore("feature_extractor_type")
+    return kind
+
+
+def _size(options: Options, name: str, default: Any, square: bool = False):
+    """(height, width, None), or (0, 0, shorter side)."""
+    value = options.peek(name, default)
+    options.ignore(name)
+    if isinstance(value, int):
+        # Older files; then it is the shorter side where that is the default.
+        if isinstance(default, dict) and "shortest_edge" in default and not square:
+            return 0, 0, value
+        return value, value, None
+    keys = set(value) if isinstance(value, dict) else set()
+    if keys == {"height", "width"}:
+        return value["height"], value["width"], None
+    if keys == {"shortest_edge"} and not square:
+        return 0, 0, value["shortest_edge"]
+    options.refuse(name, value, "height and width, or shortest_edge")
+
+
+def _colours(options: Options, name: str, default: dict) -> tuple[float, float, float]:
+    values = options.take(name, list, default[name])
+    if len(values) != 3:
+        options.refuse(name, values, "three numbers")
+    return tuple(map(float, values))
