@@ -87,19 +87,22 @@ def attend(
         )
     if mask is None and causal:
         mask = (jnp.arange(T)[:, None] >= jnp.arange(S))[None]
-    grouped = (q * scale).reshape(B, T, G, H // G, K)
-    scores = jnp.einsum(
-        "btgrk,bsgk->bgrts", grouped, k, preferred_element_type=jnp.float32
-    )
+    # Heads first, and those that share keys one below the other: products of matrices,
+    # which XLA's CPU backend does not make of more axes by itself.
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q * scale, k, v))
+    q = q.reshape(B, G, H // G * T, K)
+    scores = jnp.einsum("bgtk,bgsk->bgts", q, k, preferred_element_type=jnp.float32)
+    scores = scores.reshape(B, H, T, S)
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
     if bias is not None:
-        scores = scores + bias.reshape(-1, G, H // G, T, S)
+        scores = scores + bias
     if mask is not None:
-        scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+        scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
     weights = dropout(jax.nn.softmax(scores, axis=-1), dropout_rate, keys)
-    out = jnp.einsum("bgrts,bsgk->btgrk", weights.astype(v.dtype), v)
-    return out.reshape(B, T, H, K)
+    weights = weights.astype(v.dtype).reshape(B, G, H // G * T, S)
+    out = jnp.einsum("bgts,bgsk->bgtk", weights, v)
+    return jnp.swapaxes(out.reshape(B, H, T, K), 1, 2)
 
 
 @jax.tree_util.register_dataclass

@@ -9,7 +9,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 def test_families_are_measured_side_by_side():
     # The program itself refuses models that differ in size or in the first loss.
-    arguments = "--families gpt2 --size smoke --rounds 1".split()
+    arguments = ["--families", "gpt2", "--size", "smoke", "--rounds", "1"]
     done = subprocess.run(
         [sys.executable, FOLDER / "families.py", *arguments],
         capture_output=True,
