@@ -165,9 +165,13 @@ def _search(
         scores = jax.nn.log_softmax(logits)[:, :vocab_size]
         scores = jnp.where(ids == padding_id, -jnp.inf, scores)
         scores = state.live.scores[..., None] + scores.reshape(B, K, -1)
-        # One of every beginning's ids is EOS, so that K or more of these are not.
-        scores, which = jax.lax.top_k(scores.reshape(B, -1), min(2 * K, K * vocab_size))
-        parents, drawn = which // vocab_size, which % vocab_size
+        # One of every beginning's ids is EOS, so that K or more of these are not. First
+        # of each beginning: XLA would sort all K · V of them on a CPU.
+        scores, drawn = jax.lax.top_k(scores, min(2 * K, vocab_size))
+        each = scores.shape[-1]
+        scores, which = jax.lax.top_k(scores.reshape(B, -1), min(2, each) * K)
+        parents = which // each
+        drawn = jnp.take_along_axis(drawn.reshape(B, -1), which, axis=1)
         tokens = jnp.take_along_axis(state.live.tokens, parents[..., None], axis=1)
         tokens = tokens.at[:, :, state.count].set(drawn)
         count = state.count + 1
@@ -219,10 +223,12 @@ def _reorder(own: KeyValueCache, parents: Int[Array, "B K"]) -> KeyValueCache:
     """Gives every beam what its parent has read."""
     B, K = parents.shape
 
+    # Row by row, so that rows which lie on several devices stay there.
+    of_row = jax.vmap(lambda beams, p: beams[p])
+    of_layers = jax.vmap(of_row, (0, None))
+
     def reorder(x):
         rows = x.reshape(len(x), B, K, *x.shape[2:])
-        # Row by row, so that rows which lie on several devices stay there.
-        chosen = jax.vmap(lambda beams, p: beams[:, p], (1, 0), 1)(rows, parents)
-        return chosen.reshape(x.shape)
+        return of_layers(rows, parents).reshape(x.shape)
 
     return jax.tree.map(reorder, own)
