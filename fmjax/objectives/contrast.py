@@ -154,6 +154,11 @@ def is_nearest(
     return of_x, of_y.reshape(-1) & counts
 
 
+def divisor(rows: int, most: int) -> int:
+    """The largest divisor of `rows` that is no larger than `most`."""
+    return next(n for n in range(min(most, rows), 0, -1) if rows % n == 0)
+
+
 def _whole(x: Array) -> Array:
     """The rows of all devices on each of them."""
     return nn.with_logical_constraint(x, (None,) * x.ndim)

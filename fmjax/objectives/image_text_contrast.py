@@ -10,7 +10,12 @@ from jaxtyping import Array, Float, Key
 from fmjax.configurable import configurable, free
 from fmjax.errors import UserError
 from fmjax.models.patches import pair
-from fmjax.objectives.contrast import is_nearest, sigmoid_contrast, softmax_contrast
+from fmjax.objectives.contrast import (
+    divisor,
+    is_nearest,
+    sigmoid_contrast,
+    softmax_contrast,
+)
 from fmjax.objectives.fit import check_images, check_names, check_tokens
 from fmjax.objectives.terms import Batch, Ratio, RowShapes, Term
 
@@ -105,7 +110,7 @@ class ImageTextContrast:
         texts = embeddings["text_embeddings"]
         scaling = self.model.apply(variables, method="scaling")
         weights = batch["weights"]
-        counts, chunks = weights > 0, _divisor(len(weights), self.chunks)
+        counts, chunks = weights > 0, divisor(len(weights), self.chunks)
         scale = scaling["logit_scale"]
         if self.output == "softmax":
             both = softmax_contrast(images, texts, scale, counts, chunks)
@@ -121,8 +126,3 @@ class ImageTextContrast:
         }
         metrics["logit_scale"] = Ratio(scale * rows, rows)
         return {"contrastive": Term(losses.sum(), rows)}, metrics
-
-
-def _divisor(rows: int, most: int) -> int:
-    """The largest divisor of `rows` that is no larger than `most`."""
-    return next(n for n in range(min(most, rows), 0, -1) if rows % n == 0)

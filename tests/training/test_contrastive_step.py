@@ -8,10 +8,12 @@ import pytest
 from on_meshes import MESHES, assert_same_gradients, gradients_of
 
 from fmjax.models.clip import CLIP
+from fmjax.models.simclr import SimCLR
 from fmjax.models.text_tower import TextTower
 from fmjax.models.transformer_config import TransformerConfig
 from fmjax.models.vit import ViT
 from fmjax.objectives.image_text_contrast import ImageTextContrast
+from fmjax.objectives.image_view_contrast import ImageViewContrast
 
 V, B, T, SIZE = 60, 32, 6, 8
 BLOCKS = TransformerConfig(
@@ -32,6 +34,8 @@ MODEL = CLIP(
 SOFTMAX = ImageTextContrast(MODEL, chunks=4)
 SIGMOID = ImageTextContrast(MODEL.clone(bias=-2.0), output="sigmoid", chunks=4)
 
+VIEWS = ImageViewContrast(SimCLR(MODEL.image, embed_dim=8), chunks=4)
+
 
 def batch():
     rng = np.random.default_rng(0)
@@ -42,6 +46,19 @@ def batch():
         "mask": np.arange(T) < lengths[:, None],
         "weights": (np.arange(B) % 5 != 2).astype(np.float32),
     }
+
+
+def views():
+    rng = np.random.default_rng(1)
+    images = rng.normal(size=(B, 2, SIZE, SIZE, 3)).astype(np.float32)
+    return {"views": images, "weights": batch()["weights"]}
+
+
+def test_views_in_pieces_on_a_mesh_are_views_at_once_on_one_device():
+    loss, gradients = gradients_of(VIEWS, views(), None)
+    other = gradients_of(VIEWS, views(), MESHES["data_fsdp_tensor"], 4)
+    np.testing.assert_allclose(other[0], loss, rtol=1e-5)
+    assert_same_gradients(gradients, other[1])
 
 
 @pytest.fixture(scope="module")

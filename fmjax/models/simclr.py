@@ -1,0 +1,89 @@
+"""An image encoder and the head by which its views are compared (SimCLR)."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from fmjax.configurable import configurable
+from fmjax.errors import UserError
+from fmjax.models.clip import of_unit_length
+from fmjax.models.layers import Dense, Keys, fold_keys
+from fmjax.models.vit import ViT
+
+
+@configurable("simclr")
+class SimCLR(nn.Module):
+    """Embeddings of images for contrast (Chen et al. 2020, section 2.1).
+
+    What is kept after pretraining is the encoder: its `pooled` serves other tasks
+    better than the embeddings behind the head do (section 4.2).
+
+    Attributes:
+      encoder: of images, without a classifier.
+      embed_dim: E, width of the embeddings.
+      head_dim: width of the head's one hidden layer; None means the encoder's.
+    """
+
+    encoder: ViT
+    embed_dim: int = 128
+    head_dim: int | None = None
+
+    def __post_init__(self):
+        for name in ("embed_dim", "head_dim"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"simclr.{name} = {value} is below 1.")
+        if self.encoder.num_classes:
+            raise UserError(
+                f"vit.num_classes = {self.encoder.num_classes}, which @simclr() has no "
+                "use for; expected 0."
+            )
+        super().__post_init__()
+
+    @property
+    def image_size(self) -> int | tuple[int, int]:
+        """Pixels of the images."""
+        return self.encoder.image_size
+
+    @property
+    def channels(self) -> int:
+        """Of a pixel."""
+        return self.encoder.channels
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "B height width C"],
+        keys: Keys = None,
+        hidden_states: bool = False,
+    ) -> dict[str, Array]:
+        """What the encoder gives, and image_embeddings: float32 [B, E], of unit length.
+
+        Args:
+          images: normalized.
+          keys: one key per example for dropout; None in evaluation.
+          hidden_states: whether to give them.
+        """
+        c = self.encoder.transformer
+        out = self.encoder(images, keys=keys, hidden_states=hidden_states)
+        width = self.head_dim or c.embed_dim
+        std, dtype = c.init_std, c.compute_dtype
+        inner = Dense(width, ("embed", "mlp"), True, std, dtype, name="head_in")
+        outer = Dense(self.embed_dim, ("mlp", None), False, std, dtype, name="head_out")
+        embeddings = of_unit_length(outer(nn.relu(inner(out["pooled"]))))
+        return out | {"image_embeddings": embeddings}
+
+    def embed_views(
+        self, views: Float[Array, "B 2 height width C"], keys: Keys = None
+    ) -> Float[Array, "B 2 E"]:
+        """Embeddings of both views, each with dropout of its own."""
+        pair = [
+            self(views[:, i], fold_keys(keys, i))["image_embeddings"] for i in range(2)
+        ]
+        return jnp.stack(pair, axis=1)
+
+    def train_flops_per_image(self, params, image_size=None) -> float:
+        """Matrix FLOPs of a training step for each view."""
+        head = params["head_in"]["kernel"].size + params["head_out"]["kernel"].size
+        encoder = self.encoder.train_flops_per_image(params["encoder"], image_size)
+        return encoder + 6.0 * head
