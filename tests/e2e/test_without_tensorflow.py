@@ -1,15 +1,27 @@
 """On a built cache, training and everything after need neither TensorFlow nor seqio."""
 
 import os
+import pathlib
 import subprocess
 import sys
 
 BLOCKED = """
 import sys
+from importlib.machinery import PathFinder
 
-# As if not installed, for `import` and for `importlib.util.find_spec` alike.
-for name in ("tensorflow", "tensorflow_datasets", "tensorflow_text", "seqio"):
-    sys.modules[name] = None
+BLOCKED = ("tensorflow", "tensorflow_datasets", "tensorflow_text", "seqio")
+
+
+class Finder(PathFinder):
+    # As if not installed, for `import` and for `importlib.util.find_spec` alike.
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name.partition(".")[0] in BLOCKED:
+            return None
+        return super().find_spec(name, path, target)
+
+
+sys.meta_path = [Finder if each is PathFinder else each for each in sys.meta_path]
 import fmjax
 from fmjax.cli import main
 
@@ -58,3 +70,23 @@ def test_missing_cache_says_what_is_needed(tiny, tmp_path):
     assert "data.cache_dir" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_images_are_decoded_and_augmented_without_tensorflow(fmjax, tmp_path):
+    images = [f"images.cache_dir={tmp_path / 'cache'}"]
+    config = pathlib.Path(__file__).parent / "tiny_images.gin"
+    built = fmjax("data", "cache", config, *images)
+    assert built.returncode == 0, built.stderr
+    run = tmp_path / "run"
+    ended = blocked(
+        "data", "inspect", config, *images, "--picture", tmp_path / "a.png",
+        "+", "train", config, *images, "--run_dir", run,
+        "+", "eval", run,
+    )  # fmt: skip
+
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "a.png").is_file()
+    # Without text there is nothing to tokenize and no unigram to compare with.
+    assert not (run / "tokenizer").exists()
+    assert "unigram" not in ended.stdout
+    assert '"accuracy"' in ended.stdout
