@@ -57,7 +57,7 @@ class ImageReport:
 
 
 def inspect_images(
-    data: ImageData, *, examples: int = 3, batch_size: int = 64, seconds: float = 2.0
+    data: ImageData, *, examples: int = 3, batch_size: int = 16, seconds: float = 2.0
 ) -> ImageReport:
     """Builds what is missing, reads training batches for a while and reports.
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from image_files import write_classes
 
 from fmjax.cli import main
 
@@ -70,6 +71,9 @@ def test_every_command_runs(tmp_path, monkeypatch, capfd, shared_data):
         (tmp_path / "corpus" / f"{name}.txt").write_text(text, encoding="utf-8")
     (mine,) = [block for block in blocks("gin") if "TEXT_FILE" in block]
     (tmp_path / "mine.gin").write_text(mine, encoding="utf-8")
+    (pictures,) = [block for block in blocks("gin") if "IMAGE_FOLDER" in block]
+    (tmp_path / "pictures.gin").write_text(pictures, encoding="utf-8")
+    write_classes(tmp_path / "pictures", {"cat": 20, "dog": 20})
     save_random_gpt2(tmp_path / "path/to/hf_gpt2")
 
     for command in commands():
