@@ -92,15 +92,19 @@ class CachedData(abc.ABC):
         )
 
     def eval_batches(
-        self, batch_size: int, rows: range, max_batches: int | None = None
+        self,
+        batch_size: int,
+        rows: range,
+        max_batches: int | None = None,
+        split: str = "validation",
     ) -> batches.Batches | Iterator[batches.Batch]:
-        """The validation split once, in order.
+        """A split once, in order.
 
         Where targets are the text itself, `target_bytes` float32 [B] is added. The
         last batch is filled with rows of zeros. Arguments as in `train_batches`.
         """
         return batches.eval_batches(
-            self.records("validation"),
+            self.records(split),
             self._token_bytes,
             batch_size=batch_size,
             rows=rows,

@@ -1,6 +1,5 @@
 """A picture of augmented examples, to look at before a run."""
 
-import dataclasses
 import pathlib
 
 import numpy as np
@@ -29,7 +28,7 @@ def write_contact_sheet(
     Raises:
       UserError: the file cannot be written.
     """
-    plain = dataclasses.replace(data, augment=(), views=1)
+    plain = data.plain()
     as_is, augmented = plain.records("train"), data.records("train")
     lines = []
     for number in np.linspace(0, len(as_is) - 1, images).astype(int).tolist():

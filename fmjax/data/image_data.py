@@ -81,6 +81,10 @@ class ImageData(CachedData):
                     f"images.{split} is a mixture of text; expected @image_task()s."
                 )
 
+    def plain(self) -> "ImageData":
+        """The same images, neither augmented nor in two views, of the same caches."""
+        return dataclasses.replace(self, augment=(), views=1)
+
     @property
     def preprocessing(self) -> Preprocessing:
         """What becomes of an image that is not augmented."""

@@ -137,13 +137,17 @@ class Data(CachedData):
         )
 
     def eval_batches(
-        self, batch_size: int, rows: range, max_batches: int | None = None
+        self,
+        batch_size: int,
+        rows: range,
+        max_batches: int | None = None,
+        split: str = "validation",
     ) -> batches.Batches | Iterator[batches.Batch]:
-        """The validation split once, in order; see `CachedData`."""
+        """A split once, in order; see `CachedData`."""
         if not self.streaming:
-            return super().eval_batches(batch_size, rows, max_batches)
+            return super().eval_batches(batch_size, rows, max_batches, split)
         return streamed_eval_batches(
-            self._streamed("validation"),
+            self._streamed(split),
             self._token_bytes,
             batch_size=batch_size,
             own=rows,

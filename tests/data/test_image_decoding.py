@@ -1,5 +1,6 @@
 """Files of every kind to upright RGB, regions of them, resized as Pillow does."""
 
+import contextlib
 import io
 
 import numpy as np
@@ -97,6 +98,20 @@ def test_exif_is_carried_out_before_a_region_is_chosen(orientation, kind):
 def test_what_cannot_be_read_says_why(content, message):
     with pytest.raises(BadRecord, match=message):
         check_picture(content)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    kind=st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"]),
+    damage=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=4),
+    kept=st.floats(0.1, 1),
+)
+def test_damaged_files_are_pictures_or_bad_records(kind, damage, kept):
+    content = bytearray(encoded(RGB, kind))
+    for place, value in damage:
+        content[int(place * (len(content) - 1))] = value
+    with contextlib.suppress(BadRecord):
+        whole(bytes(content[: int(kept * len(content))]))
 
 
 def test_gigantic_pictures_are_refused_before_they_are_decoded(monkeypatch):

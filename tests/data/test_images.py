@@ -90,6 +90,11 @@ def test_evaluation_augments_nothing_unless_there_are_two_views(digits):
     for batches in (views.eval_batches, lambda *a: views.train_batches(*a[:2], seed=0)):
         found = read(batches(8, range(8), 1), 1)["views"]
         assert (found[:, 0] != found[:, 1]).any((1, 2, 3)).all()
+    np.testing.assert_array_equal(
+        read(views.plain().eval_batches(8, range(8), 1))["images"], plain["images"]
+    )
+    train = read(views.plain().eval_batches(8, range(8), 1, "train"))
+    np.testing.assert_array_equal(train["labels"], load_digits().target[:8])
     twice = [read(views.eval_batches(8, range(8), 1))["views"] for _ in range(2)]
     np.testing.assert_array_equal(*twice)
 
