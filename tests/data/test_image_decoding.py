@@ -138,7 +138,9 @@ def test_the_middle_is_what_resizing_and_then_cropping_gives(
     left, top = (wide - size) // 2, (high - size) // 2
     want = resized.crop((left, top, left + size, top + size))
     difference = np.abs(np.asarray(made, int) - np.asarray(want, int))
-    assert difference.max() <= 1  # a rounding of the box in float32
+    # Pillow rounds the box to float32, and between the two directions to bytes.
+    assert difference.max() <= 3
+    assert difference.mean() < 1
     squashed = Preprocessing(size, "squash", None, filter).read(encoded(image))
     np.testing.assert_array_equal(
         squashed, image.resize((size, size), Image.Resampling[filter.upper()])
