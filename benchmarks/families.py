@@ -4,8 +4,8 @@
 
 Of each family the model of `transformers` is made (extra `[parity]`), and its weights
 are read into ours, so that the losses of the first step must agree. Then both train on
-the same batch. MFU is by the same formula for both; on a CPU its peak is that of a
-matrix product timed in the same turns.
+the same batch. MFU is by the same formula for both; on a CPU its peak is that of the
+faster library's matrix product, timed in the same turns.
 
 Where others use the machine, threads wait for each other at every product, those of
 PyTorch most of all; CPU seconds of one thread each still tell which has more to do:
@@ -100,7 +100,7 @@ def measure(name: str, family: Family, size: Size, args) -> Table:
     peak = Peak()
     clock = time.process_time if args.cpu_time else time.perf_counter
     steps = {name: contender.step for name, contender in contenders.items()}
-    timings = take_turns({**steps, "peak": peak.step}, args.rounds, clock)
+    timings = take_turns(steps | peak.steps, args.rounds, clock)
     flops = train_flops(objective, batch)
     tokens = sum(batch[n].size for n in ("tokens", "encoder_tokens") if n in batch)
     if "encoder_tokens" in batch:
@@ -117,7 +117,7 @@ def measure(name: str, family: Family, size: Size, args) -> Table:
             f"{timing.first_loss:.5f}",
             f"{1000 * seconds:.1f} ± {timing.spread / 2:.0%}",
             f"{tokens / seconds:,.0f}",
-            f"{flops / seconds / peak.flops(timings['peak']):.1%}",
+            f"{flops / seconds / peak.flops(timings):.1%}",
             "" if contender == "fmjax" else f"{seconds / ours.median:.2f}",
         )
     if args.alone:
