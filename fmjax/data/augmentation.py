@@ -6,6 +6,7 @@ All that is random is drawn from the generator it is given.
 """
 
 import abc
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -128,3 +129,18 @@ class Augmentations:
             "other_labels": other["labels"],
             "label_share": np.array(share, np.float32),
         }
+
+
+def check_probability(name: str, probability: float) -> None:
+    """Raises a UserError unless it is one."""
+    if not 0 <= probability <= 1:
+        raise UserError(f"{name} is {probability}; expected 0 to 1.")
+
+
+def check_range(name: str, pair: tuple[float, float], most: float = math.inf) -> None:
+    """Raises a UserError unless 0 < pair[0] <= pair[1] <= most."""
+    if not 0 < pair[0] <= pair[1] <= most:
+        raise UserError(
+            f"{name} is {pair}; expected 0 < least <= most"
+            + (f" <= {most}." if math.isfinite(most) else ".")
+        )

@@ -6,8 +6,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from fmjax.configurable import configurable
-from fmjax.data.augmentation import PictureChange, Rng
-from fmjax.data.flip import check_probability
+from fmjax.data.augmentation import PictureChange, Rng, check_probability
 from fmjax.errors import UserError
 
 

@@ -5,8 +5,7 @@ import dataclasses
 from PIL import Image
 
 from fmjax.configurable import configurable
-from fmjax.data.augmentation import PictureChange, Rng
-from fmjax.errors import UserError
+from fmjax.data.augmentation import PictureChange, Rng, check_probability
 
 
 @configurable("flip")
@@ -28,9 +27,3 @@ class Flip(PictureChange):
         if rng.random() >= self.probability:
             return picture
         return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-
-
-def check_probability(name: str, probability: float) -> None:
-    """Raises a UserError unless it is one."""
-    if not 0 <= probability <= 1:
-        raise UserError(f"{name} is {probability}; expected 0 to 1.")

@@ -5,9 +5,7 @@ import dataclasses
 from PIL import Image, ImageFilter
 
 from fmjax.configurable import configurable
-from fmjax.data.augmentation import PictureChange, Rng
-from fmjax.data.flip import check_probability
-from fmjax.data.random_crop import check_range
+from fmjax.data.augmentation import PictureChange, Rng, check_probability, check_range
 
 
 @configurable("gaussian_blur")

@@ -5,8 +5,7 @@ import dataclasses
 from PIL import Image
 
 from fmjax.configurable import configurable
-from fmjax.data.augmentation import PictureChange, Rng
-from fmjax.data.flip import check_probability
+from fmjax.data.augmentation import PictureChange, Rng, check_probability
 
 
 @configurable("grayscale")

@@ -13,7 +13,7 @@ from fmjax.data.image_preprocessing import Preprocessing, check_preprocessing
 from fmjax.data.image_rows import ImageRows
 from fmjax.data.image_task import ImageTask
 from fmjax.data.mixture import Mixture
-from fmjax.data.tasks import Member
+from fmjax.data.tasks import Member, SeqioTask, TextTask
 from fmjax.errors import UserError
 
 
@@ -44,8 +44,8 @@ class ImageData(CachedData):
       prefetch: batches made ahead.
     """
 
-    train: ImageTask | Mixture
-    validation: ImageTask | Mixture | None = None
+    train: ImageTask | SeqioTask | Mixture
+    validation: ImageTask | SeqioTask | Mixture | None = None
     size: int = 224
     fit: str = "crop"
     shorter_side: int | None = None
@@ -76,9 +76,9 @@ class ImageData(CachedData):
             )
         for split in ("train", "validation"):
             task = getattr(self, split)
-            if isinstance(task, Mixture) and not task.of_images:
+            if isinstance(task, Mixture) and task.has(TextTask):
                 raise UserError(
-                    f"images.{split} is a mixture of text; expected @image_task()s."
+                    f"images.{split} is a mixture of text; expected tasks of images."
                 )
 
     def plain(self) -> "ImageData":

@@ -10,6 +10,7 @@ from fmjax.data.documents import Skipped, is_utf8
 from fmjax.data.image_decoding import check_picture
 from fmjax.data.packing import BadRecord
 from fmjax.data.seqio_import import quiet_stderr
+from fmjax.errors import UserError
 
 
 @dataclasses.dataclass
@@ -59,7 +60,13 @@ def image_examples(
     with quiet_stderr():  # The first example loads TensorFlow's kernels.
         first = list(itertools.islice(examples, 1))
     for number, found in enumerate(itertools.chain(first, examples)):
-        tokens = found.get("targets")
+        for feature in ("image", "label") if classes else ("image",):
+            if feature not in found:
+                raise UserError(
+                    f"{name} has examples without {feature!r}; they have "
+                    f"{sorted(found)}."
+                )
+        tokens = found.get("targets") if vocab_size else None
         example = ImageExample(
             image=found["image"],
             label=int(found["label"]) if classes else None,

@@ -39,8 +39,8 @@ class ImageRows:
         return "images"
 
     def cache_key(self) -> dict:
-        """Nothing of the layout shapes the records."""
-        return {"name": self.name}
+        """What of the layout shapes the records: which labels there can be."""
+        return {"name": self.name, "classes": self.classes}
 
     @property
     def has_text_bytes(self) -> bool:

@@ -9,8 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fmjax.configurable import configurable
-from fmjax.data.augmentation import Mix, Rng
-from fmjax.data.flip import check_probability
+from fmjax.data.augmentation import Mix, Rng, check_probability
 from fmjax.errors import UserError
 
 

@@ -40,7 +40,7 @@ class Mixture:
             raise UserError(
                 f"mixture.rates is {self.rates}; expected positive numbers."
             )
-        if len({isinstance(task, ImageTask) for task in self.tasks}) > 1:
+        if self.has(ImageTask) and self.has(TextTask):
             raise UserError(
                 "mixture.tasks has tasks of images and tasks of text; expected all of "
                 "one kind."
@@ -77,10 +77,9 @@ class Mixture:
             )
         return found.pop()
 
-    @property
-    def of_images(self) -> bool:
-        """Whether the tasks are of images."""
-        return isinstance(self.tasks[0], ImageTask)
+    def has(self, kind: type) -> bool:
+        """Whether any task is of a kind."""
+        return any(isinstance(task, kind) for task in self.tasks)
 
     def class_names(self) -> tuple[str, ...]:
         """The classes of tasks of images; raises UserError where they differ."""

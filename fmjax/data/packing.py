@@ -38,7 +38,7 @@ class RowLayout(Protocol):
         """Whether every token of the text is a target once."""
 
     def records(self, documents: Iterable) -> Iterator[Record]:
-        """Records of documents: int arrays [N], EOS included, or pairs of them."""
+        """Records of documents: int arrays [N], EOS included, pairs, or images."""
 
     def row(
         self,

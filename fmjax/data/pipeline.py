@@ -14,6 +14,7 @@ from fmjax.data.corruption import Pieces
 from fmjax.data.corruption_mixture import CorruptionMixture
 from fmjax.data.documents import tokenized_documents
 from fmjax.data.folders import wait_until
+from fmjax.data.image_task import ImageTask
 from fmjax.data.infilling import Infilling
 from fmjax.data.masking import Masking
 from fmjax.data.mixture import Mixture, seqio_provider
@@ -93,7 +94,7 @@ class Data(CachedData):
             raise UserError("data.random_window needs data.rows = 'blocks'.")
         for split in ("train", "validation"):
             task = getattr(self, split)
-            if isinstance(task, Mixture) and task.of_images:
+            if isinstance(task, Mixture) and task.has(ImageTask):
                 raise UserError(
                     f"data.{split} is a mixture of images; bind experiment.data = "
                     f"@images() and images.{split}."
@@ -177,6 +178,11 @@ class Data(CachedData):
 
     def _layout(self, split: str) -> RowLayout:
         tokenizer = self._tokenizer
+        if tokenizer is None:
+            raise UserError(
+                f"data.{split} has images and no text; bind experiment.data = @images()"
+                f" and images.{split}."
+            )
         if self._task(split).has_inputs(self.root):
             if self.corruption is not None or self.random_window:
                 raise UserError(

@@ -6,7 +6,7 @@ import math
 from PIL import Image
 
 from fmjax.configurable import configurable
-from fmjax.data.augmentation import PictureChange, RegionChoice, Rng
+from fmjax.data.augmentation import PictureChange, RegionChoice, Rng, check_range
 from fmjax.data.image_decoding import Box
 from fmjax.errors import UserError
 
@@ -72,12 +72,3 @@ class PaddedCrop(PictureChange):
         """See `PictureChange`."""
         left, top = rng.integers(-self.pixels, self.pixels + 1, size=2).tolist()
         return picture.crop((left, top, left + picture.width, top + picture.height))
-
-
-def check_range(name: str, pair: tuple[float, float], most: float = math.inf) -> None:
-    """Raises a UserError unless 0 < pair[0] <= pair[1] <= most."""
-    if not 0 < pair[0] <= pair[1] <= most:
-        raise UserError(
-            f"{name} is {pair}; expected 0 < least <= most"
-            + (f" <= {most}." if math.isfinite(most) else ".")
-        )

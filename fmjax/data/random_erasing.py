@@ -7,9 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fmjax.configurable import configurable
-from fmjax.data.augmentation import NumberChange, Rng
-from fmjax.data.flip import check_probability
-from fmjax.data.random_crop import check_range
+from fmjax.data.augmentation import NumberChange, Rng, check_probability, check_range
 
 # Draws of a rectangle before nothing is erased.
 _TRIES = 10

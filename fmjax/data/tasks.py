@@ -129,23 +129,33 @@ class SeqioTask:
     """A task or mixture that your own Python module registered with seqio.
 
     Its `targets` feature is used, with the vocabulary it declares; where it has
-    `inputs` too, examples are pairs, and both have one vocabulary. The cache's key
+    `inputs` too, examples are pairs, and both have one vocabulary. For `images`, its
+    features are `image`, a scalar string that holds a file, and any of `label`, a
+    scalar integer, and `targets`, the caption. The cache's key
     holds the names and arguments of source and preprocessors, not the code inside
     them: rename the task when that changes. A cache that is built is read without
     seqio and without the module.
 
     Attributes:
       name: its name in seqio's registries.
+      classes: of images, what labels 0, 1, … are called; none leaves labels out.
     """
 
     name: str
+    classes: tuple[str, ...] = ()
 
-    def build_tokenizer(self, root: Path) -> Tokenizer:
-        """The tokenizer behind the vocabulary of `targets` and `inputs`."""
+    def build_tokenizer(self, root: Path) -> Tokenizer | None:
+        """The tokenizer behind the vocabulary of `targets` and `inputs`, if any."""
         provider = self._provider()
         if provider is None:
-            return load_tokenizer(root / "tokenizers" / self._noted(root)["tokenizer"])
+            folder = self._noted(root)["tokenizer"]
+            return folder and load_tokenizer(root / "tokenizers" / folder)
         tokenizers = {}
+        features = [task.output_features for task in _tasks_of(provider)]
+        if not any("targets" in f for f in features) and all(
+            "image" in f for f in features
+        ):
+            return None
         for task in _tasks_of(provider):
             if "targets" not in task.output_features:
                 raise UserError(
@@ -176,6 +186,14 @@ class SeqioTask:
             return self._noted(root)["has_inputs"]
         return _has_inputs(provider)
 
+    def class_names(self) -> tuple[str, ...]:
+        """Of images, what labels are called."""
+        return self.classes
+
+    def caption_templates(self) -> tuple[str, ...]:
+        """Captions of images are in `targets`."""
+        return ()
+
     def members(self, root: Path) -> tuple[Member, ...]:
         """The tasks behind the name, with seqio's rates."""
         provider = self._provider()
@@ -203,6 +221,7 @@ class SeqioTask:
     def _describe(self, provider, root: Path) -> list[dict]:
         """Members as JSON, noted in the cache for readers without seqio."""
         tokenizer = self.build_tokenizer(root)
+        digest = None if tokenizer is None else tokenizer.digest
         rate = getattr(provider, "get_rate", lambda task: 1.0)
         members = [
             {
@@ -214,7 +233,7 @@ class SeqioTask:
                         "preprocessors": [_describe(p) for p in task.preprocessors],
                         "split": split,
                         "task": task.name,
-                        "tokenizer": tokenizer.digest,
+                        "tokenizer": digest,
                     }
                     for split in sorted(task.splits)
                 },
@@ -222,8 +241,8 @@ class SeqioTask:
             }
             for task in _tasks_of(provider)
         ]
-        folder = f"seqio-{tokenizer.digest}"
-        if not (root / "tokenizers" / folder / DESCRIPTOR).is_file():
+        folder = digest and f"seqio-{digest}"
+        if folder and not (root / "tokenizers" / folder / DESCRIPTOR).is_file():
             tokenizer.save(root / "tokenizers" / folder)
         note = self._note(root)
         note.parent.mkdir(parents=True, exist_ok=True)

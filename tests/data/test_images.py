@@ -17,6 +17,8 @@ from fmjax.data.mixing import CutMix, Mixup
 from fmjax.data.mixture import Mixture
 from fmjax.data.pipeline import Data
 from fmjax.data.random_crop import RandomResizedCrop
+from fmjax.data.seqio_import import import_seqio
+from fmjax.data.tasks import SeqioTask
 from fmjax.data.tfds_images import TfdsImages
 from fmjax.data.vocabularies import Characters
 from fmjax.errors import UserError
@@ -318,6 +320,62 @@ def test_what_does_not_fit_is_refused(tmp_path, digits):
     Image.fromarray(picture(0)).save(folder / "stray.png")
     with pytest.raises(UserError, match=r"stray\.png is in none of the classes"):
         list(ImageFolder(str(folder)).images("train"))
+
+
+@pytest.fixture(scope="module")
+def own_task():
+    """A user's own task of twelve pictures, as seqio's users write one."""
+    seqio = import_seqio()
+    import tensorflow as tf
+
+    def dataset(split, shuffle_files, seed=None):
+        del split, shuffle_files, seed
+        examples = {
+            "image": [encoded(picture(i)) for i in range(12)],
+            "label": [i % 3 for i in range(12)],
+            "targets": [f"number {i}" for i in range(12)],
+        }
+        return tf.data.Dataset.from_tensor_slices(examples)
+
+    as_it_is = seqio.PassThroughVocabulary(0)
+    features = {
+        "image": seqio.Feature(as_it_is, add_eos=False, dtype=tf.string, rank=0),
+        "label": seqio.Feature(as_it_is, add_eos=False, dtype=tf.int32, rank=0),
+    }
+    caption = {"targets": seqio.Feature(seqio.ByteVocabulary(0))}
+    for name, more in [("own_pictures", {}), ("own_captions", caption)]:
+        seqio.TaskRegistry.add(
+            name,
+            source=seqio.FunctionDataSource(dataset, splits=("train", "validation")),
+            preprocessors=[
+                seqio.preprocessors.tokenize,
+                seqio.preprocessors.append_eos,
+            ],
+            output_features=features | more,
+        )
+
+
+def test_a_users_own_seqio_tasks(own_task, tmp_path):
+    classes = ("a", "b", "c")
+    data = ImageData(
+        SeqioTask("own_pictures", classes), size=8, cache_dir=str(tmp_path)
+    )
+    data.prepare()
+    found = read(data.eval_batches(12, range(12)))
+    assert found["labels"].tolist() == [i % 3 for i in range(12)]
+    assert found.keys() == {"images", "labels", "weights"}
+    # Labels are kept only where there are classes: a cache of its own.
+    unlabelled = dataclasses.replace(data, train=SeqioTask("own_pictures"))
+    assert not unlabelled.is_prepared()
+    captions = dataclasses.replace(data, train=SeqioTask("own_captions"))
+    captions.prepare()
+    both = read(captions.eval_batches(12, range(12)))
+    np.testing.assert_array_equal(both["images"], found["images"])
+    assert [*map(captions.tokenizer().decode, both["tokens"])] == [
+        f"number {i}" for i in range(12)
+    ]
+    with pytest.raises(UserError, match=r"data\.train has images and no text"):
+        Data(data.train, cache_dir=str(tmp_path)).row_shapes()
 
 
 def test_mixtures_draw_at_their_rates(digits):
