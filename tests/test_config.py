@@ -14,7 +14,7 @@ from fmjax.training.state import abstract_variables
 RUNS = [
     name
     for name in config_files.shipped_configs()
-    if name.startswith(("papers/", "small/")) or "/" not in name
+    if name.startswith(("papers/", "small/", "vit/")) or "/" not in name
 ]
 MACROS = [
     "TEXT_FILE=some/text.txt",

@@ -83,6 +83,18 @@ class Classification:
             f"with classification.output = 'sigmoid' {name}.num_classes = {classes[0]}."
         )
 
+    def check_classes(self, names: tuple[str, ...]) -> None:
+        """Raises a UserError where the model has other classes than the data.
+
+        Args:
+          names: of the data's classes.
+        """
+        if len(names) != self.model.num_classes:
+            raise UserError(
+                f"{self.model.gin_name}.num_classes = {self.model.num_classes}; "
+                f"expected {len(names)}, the classes of experiment.data."
+            )
+
     def train_flops_per_row(self, params, rows: RowShapes) -> float:
         """Matrix FLOPs of a training step for an image."""
         return self.model.train_flops_per_image(params, rows["images"][:2])

@@ -92,6 +92,8 @@ def train(
         tokenizer = data.tokenizer()
         check_tokenizers(copies, tokenizer)
         objective.check(data.row_shapes(), tokenizer and tokenizer.vocab_size)
+        if check_classes := getattr(objective, "check_classes", None):
+            check_classes(data.class_names())
         data.prepare()
     data.wait_until_prepared()
     on_checked()

@@ -147,3 +147,10 @@ def test_models_without_classes_are_refused():
         Classification(Bert(CONFIG, 50, 8))
     with pytest.raises(UserError, match="label_smoothing"):
         objective(label_smoothing=1.0)
+
+
+def test_other_classes_than_those_of_the_data_are_refused():
+    objective().check_classes(tuple("abcdefg"))
+    for names in ("abcdef", "abcdefgh"):
+        with pytest.raises(UserError, match=r"vit\.num_classes = 7; expected"):
+            objective().check_classes(tuple(names))
