@@ -60,7 +60,9 @@ class MaskedLM(TokenPrediction):
         out = self._hidden(variables, batch, rng)
         places = chosen(batch["weights"], self.max_predictions)
         terms, metrics = self._predict(
-            variables, *(pick(x, places) for x in self._predicted(out, batch))
+            variables,
+            *(pick(x, places) for x in self._predicted(out, batch)),
+            length=batch["weights"].shape[1],
         )
         if "next_sentence" in batch:
             weights = batch["next_sentence_weights"]

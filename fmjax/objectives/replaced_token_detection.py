@@ -75,13 +75,14 @@ class ReplacedTokenDetection(TokenPrediction):
             keys=fold_keys(rng, 0),
             method="generator_hidden",
         )
+        length = batch["weights"].shape[1]
         places = chosen(batch["weights"], self.max_predictions)
         hidden, targets, weights = (
             pick(x, places)
             for x in (generated["hidden"], batch["targets"], batch["weights"])
         )
         generator, metrics = self._predict(
-            variables, hidden, targets, weights, "generator_head"
+            variables, hidden, targets, weights, "generator_head", length
         )
         corrupted, replaced = self._corrupt(variables, hidden, places, batch, rng)
         out = self.model.apply(
@@ -116,7 +117,8 @@ class ReplacedTokenDetection(TokenPrediction):
             places_of = jnp.arange(1, batch["targets"].shape[1] + 1)
             sums = (batch["targets"] * places_of).sum(-1)
             rng = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), sums)
-        drawn = self._draw(variables, hidden, fold_keys(rng, 2))
+        length = batch["targets"].shape[1]
+        drawn = self._draw(variables, hidden, fold_keys(rng, 2), length)
         was_masked = batch["weights"] > 0
         originals = jnp.where(was_masked, batch["targets"], batch["tokens"])
         if places is not None:
@@ -128,11 +130,15 @@ class ReplacedTokenDetection(TokenPrediction):
         return corrupted, corrupted != originals
 
     def _draw(
-        self, variables, hidden: Float[Array, "B P G"], keys: Key[Array, " B"]
+        self,
+        variables: dict,
+        hidden: Float[Array, "B P G"],
+        keys: Key[Array, " B"],
+        length: int,
     ) -> Int[Array, "B P"]:
         """A token for each place, chunk by chunk, so that few logits are ever held."""
         B, P, _ = hidden.shape
-        size = -(-P // min(self.head_chunks, P))
+        size = -(-P // self._pieces(P, length))
         starts = jnp.arange(0, P, size)
         hidden = jnp.pad(hidden, [(0, 0), (0, -P % size), (0, 0)])
 

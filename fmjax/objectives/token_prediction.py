@@ -26,6 +26,7 @@ class TokenPrediction:
       load_balance: coefficient of a mixture of experts' balance loss (Switch: 1e-2).
       router_z: of its router z-loss (ST-MoE: 1e-3).
       head_chunks: pieces of T in which logits are computed; one at a time is held.
+        Where few of T are predicted, there are fewer pieces, but no larger ones.
     """
 
     model: nn.Module
@@ -112,15 +113,19 @@ class TokenPrediction:
         targets: Int[Array, "B T"],
         weights: Float[Array, "B T"],
         head: str = "head",
+        length: int | None = None,
     ) -> tuple[dict[str, Term], dict[str, Ratio]]:
-        """Terms "cross_entropy" and "z_loss", metrics "nll" and "accuracy"."""
+        """Terms "cross_entropy" and "z_loss", metrics "nll" and "accuracy".
+
+        Those given may be a few of `length` tokens a row; None: they are all.
+        """
 
         def sums(hidden, targets, weights):
             logits = self.model.apply(variables, hidden, method=head)
             return self._sums(logits, targets, weights)
 
         differentiable, (nll, correct) = chunked_sums(
-            sums, hidden, (targets, weights), self.head_chunks
+            sums, hidden, (targets, weights), self._pieces(hidden.shape[1], length)
         )
         weight = weights.sum()
         terms = {"cross_entropy": Term(differentiable[0], weight)}
@@ -128,6 +133,11 @@ class TokenPrediction:
             terms["z_loss"] = Term(differentiable[1], weight, self.z_loss)
         metrics = {"nll": Ratio(nll, weight), "accuracy": Ratio(correct, weight)}
         return terms, metrics
+
+    def _pieces(self, predicted: int, length: int | None) -> int:
+        """In how many pieces of T to compute the logits of `predicted` places."""
+        size = -(-(length or predicted) // self.head_chunks)
+        return -(-predicted // size)
 
     def _sums(
         self,

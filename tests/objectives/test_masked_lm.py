@@ -1,5 +1,7 @@
 """Masked tokens and next sentences against float64 NumPy."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
@@ -141,3 +143,14 @@ def test_what_does_not_fit_is_refused():
         objective().check(rows | {"encoder_tokens": (T,)}, V)
     with pytest.raises(UserError, match="max_predictions = 0"):
         objective(max_predictions=0)
+
+
+def test_few_predictions_fill_few_pieces_that_hold_no_more_than_those_of_all():
+    obj = objective()
+    for length in (8, 30, 128, 512):
+        largest = math.ceil(length / obj.head_chunks)
+        for predicted in range(1, length + 1):
+            pieces = obj._pieces(predicted, length)
+            assert math.ceil(predicted / pieces) <= largest
+            # One fewer would hold more.
+            assert pieces == 1 or math.ceil(predicted / (pieces - 1)) > largest

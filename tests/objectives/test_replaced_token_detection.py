@@ -122,9 +122,8 @@ def test_draws_follow_the_generator():
     )["hidden"][:, :3]
     logits = MODEL.apply(v, hidden, method="generator_head")
     p = np.asarray(jax.nn.softmax(logits, axis=-1), np.float64)[0, :, :V]
-    drawn = obj._draw(
-        v, np.repeat(hidden, n, axis=0), jax.random.split(jax.random.key(3), n)
-    )
+    keys = jax.random.split(jax.random.key(3), n)
+    drawn = obj._draw(v, np.repeat(hidden, n, axis=0), keys, length=3)
     for place in range(3):
         counts = np.bincount(np.asarray(drawn)[:, place], minlength=V)
         assert len(counts) == V  # Never vocabulary padding.
