@@ -20,8 +20,8 @@ So measured on 2026-11-21, on one of two cores of a busy Xeon with AVX-512 (floa
                                       electra 0.68, mixtral 0.30
 
 Most of the rest is the matrix product, which XLA has from Eigen: at these sizes it does
-0.7 to 0.9 of the FLOP/s of PyTorch's MKL. `ragged_dot`, of the experts, multiplies every
-token by every expert on CPUs. Nothing was measured on a GPU yet.
+0.7 to 0.9 of the FLOP/s of PyTorch's MKL. The experts lose by `ragged_dot`, which has no
+implementation of its own on CPUs. Nothing was measured on a GPU yet.
 """
 
 import argparse
