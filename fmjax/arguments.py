@@ -71,6 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--max_tokens", type=int, help="if not given, 50 more than the longest source"
     )
+    for name, text in (
+        ("linear_probe", "accuracy of logistic regression from an image encoder"),
+        ("knn", "accuracy of its nearest neighbours"),
+        ("zero_shot", "accuracy of classes by prompts, of two towers"),
+        ("retrieval", "recall of captions by images and of images by captions"),
+    ):
+        sub.add_argument(f"--{name}", action="store_true", help=text)
 
     sub = verb("generate", "Continue prompts with a run's model, or answer them.")
     takes_run(sub)

@@ -11,10 +11,11 @@ from fmjax.errors import UserError
 from fmjax.experiment import bindings_of, differences, render
 from fmjax.training.state import abstract_variables
 
+FOLDERS_OF_RUNS = ("clip/", "papers/", "simclr/", "small/", "vit/")
 RUNS = [
     name
     for name in config_files.shipped_configs()
-    if name.startswith(("papers/", "small/", "vit/")) or "/" not in name
+    if name.startswith(FOLDERS_OF_RUNS) or "/" not in name
 ]
 MACROS = [
     "TEXT_FILE=some/text.txt",

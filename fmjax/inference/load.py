@@ -84,10 +84,7 @@ class Run:
         with self.on_mesh():
             variables = {"params": self.params, **self.extra}
             out = self._apply(variables, padded, hidden_states)
-        return {
-            name: x[:, :rows] if name.endswith("hidden_states") else x[:rows]
-            for name, x in out.items()
-        }
+        return {name: _of_rows(name, x, rows) for name, x in out.items()}
 
     def preprocess(
         self, images: Iterable[PIL.Image.Image]
@@ -175,3 +172,10 @@ def load(
         extra=variables,
         rules=mesh.all_rules,
     )
+
+
+def _of_rows(name: str, x: Array, rows: int) -> Array:
+    """An output without the rows that filled the batch."""
+    if x.ndim == 0:  # of the model, such as logit_scale
+        return x
+    return x[:, :rows] if name.endswith("hidden_states") else x[:rows]

@@ -90,6 +90,7 @@ class CLIP(nn.Module):
         tokens: Int[Array, "B T"] | None = None,
         mask: Bool[Array, "B T"] | None = None,
         keys: Keys = None,
+        hidden_states: bool = False,
     ) -> dict[str, Array]:
         """Embeddings of what is given.
 
@@ -98,36 +99,47 @@ class CLIP(nn.Module):
           tokens: ids of texts.
           mask: False for padding.
           keys: one key per example for dropout; None in evaluation.
+          hidden_states: whether to give those of both towers.
 
         Returns:
-          image_embeddings, text_embeddings: float32 [B, E], of unit length, each where
-          it is asked for; logit_scale, and logit_bias if there is one: scalars.
+          image_embeddings, text_embeddings: float32 [B, E], of unit length; with
+          image_pooled, text_pooled [B, D], image_hidden, text_hidden [B, N, D] and
+          image_hidden_states, text_hidden_states what the towers give; of either side
+          where it is asked for. logit_scale, and logit_bias if there is one: scalars.
         """
         out = self.scaling()
         if images is not None:
-            out["image_embeddings"] = self.embed_images(images, fold_keys(keys, 0))
+            out |= self.embed_images(images, fold_keys(keys, 0), hidden_states)
         if tokens is not None:
-            out["text_embeddings"] = self.embed_texts(tokens, mask, fold_keys(keys, 1))
+            out |= self.embed_texts(tokens, mask, fold_keys(keys, 1), hidden_states)
         return out
 
     def embed_images(
-        self, images: Float[Array, "B height width C"], keys: Keys = None
-    ) -> Float[Array, "B E"]:
-        """Of unit length, float32."""
-        pooled = self.image(images, keys=keys)["pooled"]
+        self,
+        images: Float[Array, "B height width C"],
+        keys: Keys = None,
+        hidden_states: bool = False,
+    ) -> dict[str, Array]:
+        """image_embeddings and what the tower gives."""
+        out = self.image(images, keys=keys, hidden_states=hidden_states)
+        vector = out["pooled"]
         if self.embed_dim is not None:
-            pooled = self.image_projection(pooled)
-        return of_unit_length(pooled)
+            vector = self.image_projection(vector)
+        given = {f"image_{name}": x for name, x in out.items()}
+        return given | {"image_embeddings": of_unit_length(vector)}
 
     def embed_texts(
         self,
         tokens: Int[Array, "B T"],
         mask: Bool[Array, "B T"] | None = None,
         keys: Keys = None,
-    ) -> Float[Array, "B E"]:
-        """Of unit length, float32."""
-        pooled = self.text(tokens, mask, keys)["pooled"]
-        return of_unit_length(self.text_projection(pooled))
+        hidden_states: bool = False,
+    ) -> dict[str, Array]:
+        """text_embeddings and what the tower gives."""
+        out = self.text(tokens, mask, keys, hidden_states)
+        given = {f"text_{name}": x for name, x in out.items()}
+        vector = self.text_projection(out["pooled"])
+        return given | {"text_embeddings": of_unit_length(vector)}
 
     def scaling(self) -> dict[str, Float[Array, ""]]:
         """logit_scale, never above 100, and logit_bias where there is one."""
