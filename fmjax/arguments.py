@@ -77,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
         ("zero_shot", "accuracy of classes by prompts, of two towers"),
         ("retrieval", "recall of captions by images and of images by captions"),
     ):
-        sub.add_argument(f"--{name}", action="store_true", help=text)
+        sub.add_argument(
+            f"--{name}", action="append_const", dest="measures", const=name, help=text
+        )
 
     sub = verb("generate", "Continue prompts with a run's model, or answer them.")
     takes_run(sub)

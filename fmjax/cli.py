@@ -57,22 +57,11 @@ def _eval(args) -> None:
         from fmjax.evaluation.bleu import bleu_of_run
 
         values = bleu_of_run(args.run_dir, **which, **given)
-    if args.linear_probe or args.knn or args.zero_shot or args.retrieval:
-        values |= _measures_of_images(args, which)
+    if args.measures:
+        from fmjax.evaluation.image_measures import measure_images
+
+        values |= measure_images(args.run_dir, args.measures, **which)
     print(json.dumps(values | evaluate_run(args.run_dir, **which), indent=2))
-
-
-def _measures_of_images(args, which: dict) -> dict[str, float]:
-    from fmjax.evaluation import probes, zero_shot
-    from fmjax.evaluation.image_features import load_images
-
-    images, values = load_images(args.run_dir, **which), {}
-    for measure in (
-        probes.linear_probe, probes.knn, zero_shot.zero_shot, zero_shot.retrieval
-    ):  # fmt: skip
-        if getattr(args, measure.__name__):
-            values |= measure(images)
-    return values
 
 
 def _generate(args) -> None:
