@@ -8,6 +8,7 @@ import jax
 
 from fmjax import run_dir as run_dirs
 from fmjax.errors import UserError
+from fmjax.evaluation.reconstructions import reconstructions
 from fmjax.experiment import Experiment
 from fmjax.training import loop
 from fmjax.training.checkpoints import saved_steps
@@ -51,7 +52,11 @@ def train(
         experiment,
         folder,
         config_text,
-        evaluations=[unigram_baseline(experiment), sample(experiment)],
+        evaluations=[
+            unigram_baseline(experiment),
+            sample(experiment),
+            reconstructions(experiment),
+        ],
         sources=[]
         if saved_steps(folder)
         else [run_dirs.source_of(wanted, trust) for wanted in experiment.init_from],

@@ -40,13 +40,13 @@ def write_contact_sheet(
         shown = [data.preprocessing.shown(tile) for tile in tiles]
         lines.append((describe(plain, first), shown))
     try:
-        _sheet(lines).save(file)
+        draw_sheet(lines).save(file)
     except (OSError, ValueError) as error:
         raise UserError(f"Cannot write the picture {file}: {error}.") from error
 
 
-def _sheet(lines: list[tuple[str, list[np.ndarray]]]) -> Image.Image:
-    """Each line's text above its tiles."""
+def draw_sheet(lines: list[tuple[str, list[np.ndarray]]]) -> Image.Image:
+    """Each line's text above its tiles, uint8 [S, S, 3], small ones enlarged."""
     size = len(lines[0][1][0])
     scale = -(-_LEAST // size)
     side = size * scale

@@ -120,13 +120,14 @@ class MaskedAutoencoding:
         return jnp.sort(shuffled(keys)[:, : self.num_visible(height * width)], axis=-1)
 
     def pictures(
-        self, variables: dict, images: Float[Array, "B height width C"]
+        self, variables: dict, batch: Batch
     ) -> Float[Array, "B 3 height width C"]:
-        """Each image, what is seen of it (0 elsewhere), and what is painted.
+        """Each image of a batch, what is seen of it (0 elsewhere), and what is painted.
 
         Seen patches are shown as they are, others as painted; with normalize_pixels
         they get the mean and deviation of the true patch, as in the paper's figures.
         """
+        images = batch["images"]
         visible = self.visible(images, None)
         painted = self.model.apply(variables, images, visible)["logits"]
         _, mean, deviation = self._targets(images)

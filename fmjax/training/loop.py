@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from fmjax.sharding.mesh import batch_sharding, global_batch, local_rows, on_mesh
 from fmjax.training.checkpoints import Checkpoints
@@ -22,8 +23,9 @@ from fmjax.training.step import make_eval_step, make_train_step
 from fmjax.training.step_log import Diverged, StepLog
 from fmjax.training.throughput import mfu
 
-# (step, variables, whether it is the last) → figures to log and texts to show.
-Evaluation = Callable[[int, dict, bool], dict[str, float | str]]
+# (step, variables, whether it is the last) → figures to log, texts and pictures (uint8
+# [H, W, 3]) to show.
+Evaluation = Callable[[int, dict, bool], dict[str, float | str | np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,13 +167,16 @@ def train(
         say.say(f"step {step}/{run.steps}  validation " + spelled(values))
         for evaluation in evaluations:
             found = evaluation(step, state.eval_variables, last)
-            figures = {k: v for k, v in found.items() if not isinstance(v, str)}
+            figures = {k: v for k, v in found.items() if isinstance(v, float)}
             if figures:
                 values |= figures
                 say.say(f"step {step}/{run.steps}  {spelled(figures)}")
             for name in found.keys() - figures.keys():
-                say.say(f"{name}: {found[name]}")
-                writer.write_text(step, name, found[name])
+                if isinstance(found[name], str):
+                    say.say(f"{name}: {found[name]}")
+                    writer.write_text(step, name, found[name])
+                else:
+                    writer.write_picture(step, name, found[name])
         writer.write(step, "validation", values)
         return values
 

@@ -7,7 +7,10 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 FILE = "metrics.jsonl"
+PICTURES = "pictures"
 
 
 class MetricWriter:
@@ -30,6 +33,7 @@ class MetricWriter:
     ):
         from tensorboardX import SummaryWriter
 
+        self._run_dir = run_dir
         drop_after(run_dir / FILE, start)
         self._file = (run_dir / FILE).open("a", encoding="utf-8")
         self._events = SummaryWriter(str(run_dir), purge_step=start + 1)
@@ -67,6 +71,15 @@ class MetricWriter:
         """A text for TensorBoard."""
         self._events.add_text(name, text, step)
 
+    def write_picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        """A picture, uint8 [H, W, 3], for TensorBoard and as a file of the run."""
+        from PIL import Image
+
+        file = self._run_dir / PICTURES / f"{name}_{step:06d}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(file)
+        self._events.add_image(name, picture, step, dataformats="HWC")
+
     def close(self) -> None:
         """Flushes everything."""
         self._file.close()
@@ -82,6 +95,9 @@ class NoWriter:
         """Does nothing."""
 
     def write_text(self, step: int, name: str, text: str) -> None:
+        """Does nothing."""
+
+    def write_picture(self, step: int, name: str, picture: np.ndarray) -> None:
         """Does nothing."""
 
     def close(self) -> None:

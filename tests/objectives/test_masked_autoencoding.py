@@ -110,7 +110,7 @@ def test_masks_are_the_images_own():
 def test_pictures_show_what_is_seen_as_it_is():
     obj = objective()
     v, images = variables(obj), batch()["images"]
-    shown = np.asarray(jax.jit(obj.pictures)(v, images))
+    shown = np.asarray(jax.jit(obj.pictures)(v, {"images": images}))
     assert shown.shape == (B, 3, 12, 10, 3)
     np.testing.assert_array_equal(shown[:, 0], images)
     visible = np.asarray(obj.visible(images, None))
