@@ -201,10 +201,8 @@ class Attention(nn.Module):
         Returns:
           The layer's output and, given a cache, the cache with what was read.
         """
-        if self.cross:
-            read_width = x.shape[-1] if source is None else source.shape[-1]
-        else:
-            source, read_width = x, x.shape[-1]
+        if not self.cross:
+            source = x
         std, kv_heads = self.init_std, self.num_kv_heads
         query_std = (
             std if self.scale is None else std / (self.scale * self.head_dim**0.5)
@@ -212,10 +210,11 @@ class Attention(nn.Module):
         to_query = self._projection(
             "query", x.shape[-1], self.num_heads, "heads", query_std
         )
-        to_key = self._projection("key", read_width, kv_heads, "kv_heads", std)
-        to_value = self._projection("value", read_width, kv_heads, "kv_heads", std)
         q, k, v = to_query(x), None, None
         if source is not None:
+            width = source.shape[-1]
+            to_key = self._projection("key", width, kv_heads, "kv_heads", std)
+            to_value = self._projection("value", width, kv_heads, "kv_heads", std)
             k, v = to_key(source), to_value(source)
         if self.qk_norm is not None:
             # The weight's axis is a head's width, which is never sharded.
@@ -223,7 +222,8 @@ class Attention(nn.Module):
                 Norm("rmsnorm", self.qk_norm, False, axis="kv", name=name)
                 for name in ("query_norm", "key_norm")
             ]
-            q, k = norms[0](q), norms[1](k)
+            q = norms[0](q)
+            k = None if k is None else norms[1](k)
         if self.rope_theta is not None and not self.cross:
             q = rotate(q, positions, self.rope_theta)
             k = rotate(k, positions, self.rope_theta)

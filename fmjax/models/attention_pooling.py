@@ -1,4 +1,4 @@
-"""One vector of a sequence, by attention of a learned query."""
+"""A few vectors of a sequence, by attention of learned queries."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -10,26 +10,32 @@ from fmjax.models.transformer_config import TransformerConfig
 
 
 class AttentionPooling(nn.Module):
-    """Multi-head attention pooling (Zhai et al. 2022, "Scaling vision transformers").
+    """Multi-head attention pooling: learned queries attend to all vectors.
 
-    A learned query attends to all vectors; a feed-forward layer with a norm before it
-    is added to what it finds.
+    What they find is normalized (CoCa, Yu et al. 2022, section 3.2); or a feed-forward
+    layer reads it normalized and adds to it (Zhai et al. 2022, "Scaling vision
+    transformers").
 
     Attributes:
       config: of the transformer whose vectors these are.
+      queries: Q, how many there are.
+      feed_forward: whether there is a feed-forward layer.
     """
 
     config: TransformerConfig
+    queries: int
+    feed_forward: bool
 
     @nn.compact
     def __call__(
         self, hidden: Float[Array, "B T D"], keys: Keys
-    ) -> Float[Array, "B D"]:
-        """The pooled vector of each sequence."""
+    ) -> Float[Array, "B Q D"]:
+        """The pooled vectors of each sequence."""
         c = self.config
         B, _, D = hidden.shape
-        query = self.param("query", normal_init(c.init_std, "norm"), (D,))
-        query = jnp.broadcast_to(query.astype(hidden.dtype), (B, 1, D))
+        init = normal_init(c.init_std, None, "norm")
+        query = self.param("query", init, (self.queries, D))
+        query = jnp.broadcast_to(query.astype(hidden.dtype), (B, self.queries, D))
         found, _ = Attention(
             num_heads=c.num_heads,
             num_kv_heads=c.num_heads,
@@ -50,7 +56,7 @@ class AttentionPooling(nn.Module):
             name="attention",
         )(
             query,
-            positions=jnp.zeros((1, 1), jnp.int32),
+            positions=jnp.zeros((1, self.queries), jnp.int32),
             mask=None,
             bias=None,
             relative=None,
@@ -58,6 +64,9 @@ class AttentionPooling(nn.Module):
             cache=None,
             keys=None,
         )
+        normalized = c.make_norm("norm")(found)
+        if not self.feed_forward:
+            return normalized
         layer = FeedForward(
             mlp_dim=c.mlp_width,
             activation=c.activation,
@@ -69,4 +78,23 @@ class AttentionPooling(nn.Module):
             dtype=c.compute_dtype,
             name="mlp",
         )
-        return (found + layer(c.make_norm("norm")(found), fold_keys(keys, 0)))[:, 0]
+        return found + layer(normalized, fold_keys(keys, 0))
+
+
+def pooling_flops(params, config: TransformerConfig, length: int) -> float:
+    """Matrix FLOPs of a training step for a sequence of `length` vectors.
+
+    Args:
+      params: of an `AttentionPooling`, or their shapes.
+      config: as there.
+      length: of a sequence.
+    """
+    c, attention = config, params["attention"]
+    queries = params["query"].shape[0]
+    read = sum(attention[name].size for name in ("key", "value"))
+    asked = sum(attention[name].size for name in ("query", "out"))
+    if "mlp" in params:
+        matrices = (leaf for leaf in params["mlp"].values() if leaf.ndim == 2)
+        asked += sum(leaf.size for leaf in matrices)
+    products = 12.0 * c.num_heads * c.head_width * length * queries
+    return 6.0 * (length * read + queries * asked) + products

@@ -10,7 +10,7 @@ from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.layers import Dense, Keys, constant_init, fold_keys
 from fmjax.models.text_tower import TextTower
-from fmjax.models.vit import ViT
+from fmjax.models.vit import ViT, check_tower
 
 # Whatever is learned, cosines are multiplied by no more (CLIP, section 2.5).
 MOST_SCALE = 100.0
@@ -38,18 +38,18 @@ class CLIP(nn.Module):
     scale: float = 1 / 0.07
     bias: float | None = None
 
+    # Whether the image's tower pools its vectors.
+    reads_pooled = True
+
     def __post_init__(self):
+        name = self.gin_name
         if self.embed_dim is not None and self.embed_dim < 1:
-            raise UserError(f"clip.embed_dim = {self.embed_dim} is below 1.")
+            raise UserError(f"{name}.embed_dim = {self.embed_dim} is below 1.")
         if not 0 < self.scale <= MOST_SCALE:
             raise UserError(
                 f"clip.scale = {self.scale}: expected 0 < x ≤ {MOST_SCALE:.0f}."
             )
-        if self.image.num_classes:
-            raise UserError(
-                f"vit.num_classes = {self.image.num_classes}, which @clip() has no "
-                "use for; expected 0."
-            )
+        check_tower(self.image, name, self.reads_pooled)
         super().__post_init__()
 
     @property

@@ -8,7 +8,7 @@ from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.clip import of_unit_length
 from fmjax.models.layers import Dense, Keys, fold_keys
-from fmjax.models.vit import ViT
+from fmjax.models.vit import ViT, check_tower
 
 
 @configurable("simclr")
@@ -33,11 +33,7 @@ class SimCLR(nn.Module):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"simclr.{name} = {value} is below 1.")
-        if self.encoder.num_classes:
-            raise UserError(
-                f"vit.num_classes = {self.encoder.num_classes}, which @simclr() has no "
-                "use for; expected 0."
-            )
+        check_tower(self.encoder, self.gin_name)
         super().__post_init__()
 
     @property

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
-from fmjax.models.attention_pooling import AttentionPooling
+from fmjax.models.attention_pooling import AttentionPooling, pooling_flops
 from fmjax.models.flops import attention_flops, multiplying_weights
 from fmjax.models.image_positions import Grid
 from fmjax.models.inputs import outputs
@@ -17,7 +17,9 @@ from fmjax.models.patches import PatchEmbedding, check_image_sizes, grid_of, pai
 from fmjax.models.transformer import Context, Stack
 from fmjax.models.transformer_config import TransformerConfig
 
-Pooling = Literal["class_token", "average", "class_token_and_average", "attention"]
+Pooling = Literal[
+    "class_token", "average", "class_token_and_average", "attention", "none"
+]
 
 
 @configurable("vit")
@@ -35,7 +37,7 @@ class ViT(nn.Module):
       class_token: a learned vector before the patches.
       pooling: what stands for the image: the "class_token", the "average" of patches,
         both side by side (DINOv2's classifier), or "attention" of a learned query
-        (Zhai et al. 2022).
+        (Zhai et al. 2022); "none" where another module pools.
       pooler: whether a layer with tanh is over it, as in ViT's pretraining.
       num_classes: of a classifier; 0 for none.
       distillation_token: a second learned vector, after the class token (DeiT, Touvron
@@ -66,6 +68,12 @@ class ViT(nn.Module):
             raise UserError(
                 f"vit.pooling = {self.pooling!r} needs vit.class_token, which is "
                 "False; expected 'average' or 'attention'."
+            )
+        if self.pooling == "none" and (self.num_classes or self.pooler):
+            raise UserError(
+                "vit.pooling = 'none' leaves vit.num_classes = "
+                f"{self.num_classes} and vit.pooler = {self.pooler} nothing to read; "
+                "expected 0 and False, or another pooling."
             )
         if self.distillation_token and not self.class_token:
             raise UserError(
@@ -107,7 +115,7 @@ class ViT(nn.Module):
         )
         self.stack = Stack(c, causal=False)
         if self.pooling == "attention":
-            self.attention_pool = AttentionPooling(c)
+            self.attention_pool = AttentionPooling(c, queries=1, feed_forward=True)
         if self.pooler:
             self.pool = Dense(D, ("embed", None), True, std, dtype)
         if self.num_classes:
@@ -134,10 +142,10 @@ class ViT(nn.Module):
 
         Returns:
           hidden: [B, T, D] after the final norm: class and distillation token, then the
-          patches row by row; pooled: [B, D], or [B, 2D] of class token and average;
-          logits: float32 [B, num_classes] where there is a classifier, with
-          class_logits and distillation_logits where there are two; hidden_states:
-          [layers + 1, B, T, D].
+          patches row by row; pooled, where there is pooling: [B, D], or [B, 2D] of
+          class token and average; logits: float32 [B, num_classes] where there is a
+          classifier, with class_logits and distillation_logits where there are two;
+          hidden_states: [layers + 1, B, T, D].
         """
         x = self.patches(images, masked)
         return self.encode(x, keys, hidden_states)
@@ -161,6 +169,8 @@ class ViT(nn.Module):
         self, hidden: Float[Array, "B T D"], keys: Keys = None
     ) -> dict[str, Array]:
         """`pooled` and the logits of hidden vectors."""
+        if self.pooling == "none":
+            return {}
         pooled = self._pooled(hidden, keys)
         if self.pooler:
             pooled = jnp.tanh(self.pool(pooled))
@@ -176,7 +186,7 @@ class ViT(nn.Module):
     def _pooled(self, hidden: Array, keys: Keys) -> Array:
         if self.pooling == "attention":
             at_pool = fold_keys(keys, self.transformer.num_layers + 1)
-            return self.attention_pool(hidden, at_pool)
+            return self.attention_pool(hidden, at_pool)[:, 0]
         first = hidden[:, 0]
         if self.pooling == "class_token":
             return first
@@ -194,9 +204,34 @@ class ViT(nn.Module):
         N = rows * columns
         T = N + self.prefix
         each = 6.0 * multiplying_weights(params["stack"], c) + attention_flops(c, T)
-        heads = {k: v for k, v in params.items() if k not in ("patches", "stack")}
+        pool = 0.0
+        if self.pooling == "attention":
+            pool = pooling_flops(params["attention_pool"], c, T)
+        others = ("patches", "stack", "attention_pool")
+        heads = {k: v for k, v in params.items() if k not in others}
         return (
             T * each
             + 6.0 * N * params["patches"]["kernel"].size
             + 6.0 * multiplying_weights(heads, c)
+            + pool
+        )
+
+
+def check_tower(image: ViT, owner: str, pooled: bool = True) -> None:
+    """Raises UserError for a ViT whose heads the model `owner` has no use for.
+
+    Args:
+      image: the ViT.
+      owner: gin name of the model that it is a part of.
+      pooled: whether that reads the ViT's `pooled`, or pools itself.
+    """
+    if image.num_classes:
+        raise UserError(
+            f"vit.num_classes = {image.num_classes}, which @{owner}() has no use for; "
+            "expected 0."
+        )
+    if pooled == (image.pooling == "none"):
+        expected = "another" if pooled else "'none', as it pools itself"
+        raise UserError(
+            f"vit.pooling = {image.pooling!r} in @{owner}(); expected {expected}."
         )

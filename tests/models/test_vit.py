@@ -156,7 +156,7 @@ def test_attention_pooling_is_siglips():
         attention[name] = into[part].T.reshape(20, 5, 4)
         attention[f"{name}_bias"] = offsets[part].reshape(5, 4)
     params = {
-        "query": weights["probe"][0, 0],
+        "query": weights["probe"][0],
         "attention": attention,
         "norm": {
             "scale": weights["layernorm.weight"],
@@ -170,8 +170,9 @@ def test_attention_pooling_is_siglips():
         },
     }
     x = rng.normal(size=(2, 9, 20)).astype("f")
-    pool = AttentionPooling(dataclasses.replace(CONFIG, mlp_dim=28))
-    got = apply(pool, params, x, None)
+    config = dataclasses.replace(CONFIG, mlp_dim=28)
+    pool = AttentionPooling(config, queries=1, feed_forward=True)
+    got = apply(pool, params, x, None)[:, 0]
     with torch.no_grad():
         want = theirs(torch.tensor(x)).numpy()
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
