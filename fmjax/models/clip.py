@@ -121,12 +121,21 @@ class CLIP(nn.Module):
         hidden_states: bool = False,
     ) -> dict[str, Array]:
         """image_embeddings and what the tower gives."""
-        out = self.image(images, keys=keys, hidden_states=hidden_states)
+        out = self.see(images, keys, hidden_states)
         vector = out["pooled"]
         if self.embed_dim is not None:
             vector = self.image_projection(vector)
         given = {f"image_{name}": x for name, x in out.items()}
         return given | {"image_embeddings": of_unit_length(vector)}
+
+    def see(
+        self,
+        images: Float[Array, "B height width C"],
+        keys: Keys = None,
+        hidden_states: bool = False,
+    ) -> dict[str, Array]:
+        """What the tower gives of images."""
+        return self.image(images, keys=keys, hidden_states=hidden_states)
 
     def embed_texts(
         self,

@@ -39,20 +39,18 @@ class ImageTextContrast:
     chunks: int = free(8)
 
     def __post_init__(self):
+        own, name = self.gin_name, getattr(self.model, "gin_name", "?")
         if self.chunks < 1:
-            raise UserError(
-                f"image_text_contrast.chunks = {self.chunks}: expected at least 1."
-            )
-        name = getattr(self.model, "gin_name", "?")
+            raise UserError(f"{own}.chunks = {self.chunks}: expected at least 1.")
         if not hasattr(self.model, "embed_texts"):
             raise UserError(
-                f"image_text_contrast.model = @{name}(): expected a model that embeds "
-                "images and texts, such as @clip()."
+                f"{own}.model = @{name}(): expected a model that embeds images and "
+                "texts, such as @clip()."
             )
         if self.output == "sigmoid" and self.model.bias is None:
             raise UserError(
-                f"{name}.bias = None, which image_text_contrast.output = 'sigmoid' "
-                "needs; expected a number, such as -10.0."
+                f"{name}.bias = None, which {own}.output = 'sigmoid' needs; expected a "
+                "number, such as -10.0."
             )
 
     def init(self, rng: Key[Array, ""]) -> dict:
@@ -82,8 +80,9 @@ class ImageTextContrast:
           Term "contrastive"; metrics "image_to_text" and "text_to_image": how often the
           nearest of the other side is the right one; "logit_scale".
         """
-        embeddings, _, _ = self.embed(variables, batch, rng)
-        return self.loss_from_embeddings(variables, embeddings, batch)
+        embeddings, own_terms, own_metrics = self.embed(variables, batch, rng)
+        terms, metrics = self.loss_from_embeddings(variables, embeddings, batch)
+        return terms | own_terms, metrics | own_metrics
 
     def embed(
         self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
