@@ -20,8 +20,8 @@ def inputs_of(
 
     Raises:
       UserError: for a name that the model's call does not have or lacks, for arrays of
-        other shapes than [B, T], or [B, height, width, C] of images, or for ids that
-        the model does not have.
+        other shapes than [B, T], or [B, height, width, C] of images, for ids that the
+        model does not have, or for no arrays at all.
     """
     called = inspect.signature(type(model).__call__).parameters
     known = [name for name in called if name not in _OTHERS]
@@ -42,10 +42,13 @@ def inputs_of(
         for name, values in arrays.items()
         if values is not None
     }
+    if not read:
+        raise UserError(f"No arrays; @{model.gin_name}() takes {', '.join(known)}.")
     rows = next(iter(read.values())).shape[:1]
+    apart = rows_apart(model)
     for name, array in read.items():
         if name == "images":
-            if array.shape[:1] != rows:
+            if array.shape[:1] != rows and not apart:
                 raise UserError(
                     f"images: {len(array)} of them; expected {rows[0]}, as of all that "
                     "goes with them."
@@ -53,12 +56,19 @@ def inputs_of(
             continue
         # The two texts of an encoder-decoder have lengths of their own.
         side = next(n for n in known if n in read and _side(n) == _side(name))
-        if array.ndim != 2 or array.shape != (*rows, *read[side].shape[1:]):
+        of_side = read[side].shape
+        expected = of_side if apart else (*rows, *of_side[1:])
+        if array.ndim != 2 or array.shape != expected:
             raise UserError(
                 f"{name}: shape {array.shape}; expected [B, T], of {side} as of all "
                 "that goes with it."
             )
     return {n: a.astype(bool) if _is_mask(n) else a for n, a in read.items()}
+
+
+def rows_apart(model: nn.Module) -> bool:
+    """Whether images and texts need not be as many: each is encoded by itself."""
+    return getattr(model, "rows_apart", False)
 
 
 def _is_mask(name: str) -> bool:

@@ -19,7 +19,7 @@ from fmjax import run_dir
 from fmjax.data.tokenizers import Tokenizer, load_tokenizer
 from fmjax.errors import UserError
 from fmjax.experiment import Experiment
-from fmjax.inference.inputs import inputs_of
+from fmjax.inference.inputs import inputs_of, rows_apart
 from fmjax.sharding.mesh import MeshConfig, batch_shards, on_mesh
 from fmjax.sharding.rules import LogicalRules
 from fmjax.training import checkpoints
@@ -66,25 +66,22 @@ class Run:
 
         Returns:
           logits: float32 [B, T, V] without vocabulary padding, or ELECTRA's [B, T], or
-          of images [B, classes]; hidden: [B, T, D], after the final norm; with
-          `hidden_states`, those of all layers, [layers + 1, B, T, D]; and what else the
-          model gives, such as pooled [B, D] and encoder_hidden [B, S, D].
+          of images [B, classes], or of images and texts [images, texts]; hidden: [B, T,
+          D], after the final norm; with `hidden_states`, those of all layers, [layers +
+          1, B, T, D]; and what else the model gives, such as pooled [B, D] and
+          encoder_hidden [B, S, D].
 
         Raises:
           UserError: for names that the model does not know, arrays of other shapes, or
             ids that it does not have.
         """
         read = inputs_of(self.model, inputs)
-        rows = len(next(iter(read.values())))
-        more = -rows % self.row_multiple
-        padded = {
-            name: np.pad(array, [(0, more)] + [(0, 0)] * (array.ndim - 1))
-            for name, array in read.items()
-        }
+        padded = {name: self._padded(array) for name, array in read.items()}
         with self.on_mesh():
             variables = {"params": self.params, **self.extra}
             out = self._apply(variables, padded, hidden_states)
-        return {name: _of_rows(name, x, rows) for name, x in out.items()}
+        rows = {name: len(array) for name, array in read.items()}
+        return {name: self._of_rows(name, x, rows) for name, x in out.items()}
 
     def preprocess(
         self, images: Iterable[PIL.Image.Image]
@@ -123,6 +120,21 @@ class Run:
     @property
     def _rules(self) -> LogicalRules:
         return self.config.mesh.all_rules if self.rules is None else self.rules
+
+    def _padded(self, array: np.ndarray) -> np.ndarray:
+        more = -len(array) % self.row_multiple
+        return np.pad(array, [(0, more)] + [(0, 0)] * (array.ndim - 1))
+
+    def _of_rows(self, name: str, x: Array, rows: Mapping[str, int]) -> Array:
+        """An output without the rows that filled the batch."""
+        if x.ndim == 0:  # of the model, such as logit_scale
+            return x
+        count = next(iter(rows.values()))
+        if rows_apart(self.model):
+            if name == "logits":
+                return x[: rows["images"], : rows["tokens"]]
+            count = rows["images" if name.startswith("image_") else "tokens"]
+        return x[:, :count] if name.endswith("hidden_states") else x[:count]
 
     @functools.cached_property
     def _apply(self):
@@ -172,10 +184,3 @@ def load(
         extra=variables,
         rules=mesh.all_rules,
     )
-
-
-def _of_rows(name: str, x: Array, rows: int) -> Array:
-    """An output without the rows that filled the batch."""
-    if x.ndim == 0:  # of the model, such as logit_scale
-        return x
-    return x[:, :rows] if name.endswith("hidden_states") else x[:rows]

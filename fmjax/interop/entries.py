@@ -17,6 +17,7 @@ ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
     "relu": "relu",
     "silu": "silu",
     "swish": "silu",
@@ -114,20 +115,32 @@ class Option:
 class Size:
     """A height and a width in pixels; one number where they are equal."""
 
-    def __init__(self, name: str, field: str, default: int):
-        """Takes the option's name, the field, and Hugging Face's default."""
+    def __init__(self, name: str, field: str, default: int, square: bool = False):
+        """Describes the option.
+
+        Args:
+          name: in config.json.
+          field: of the model.
+          default: what Hugging Face takes where there is none.
+          square: whether height and width must be equal.
+        """
         self.name, self.fields, self._default = name, (field,), default
+        self._square = square
 
     def read(self, options: Options) -> dict[str, Any]:
         """Takes the option; see `Entry`."""
         if not isinstance(options.peek(self.name, self._default), list):
             return {self.fields[0]: options.take(self.name, int, self._default)}
         height, width = self._pair(options, options.take(self.name, list, None))
+        if self._square and height != width:
+            options.refuse(self.name, [height, width], "a square")
         return {self.fields[0]: height if height == width else (height, width)}
 
     def write(self, values: Values) -> dict[str, Any]:
         """The option; see `Entry`."""
         size = values[self.fields[0]]
+        if self._square and not isinstance(size, int):
+            raise UserError(f"{self.fields[0]} = {size}; expected one number.")
         return {self.name: size if isinstance(size, int) else list(size)}
 
     def _pair(self, options: Options, size: list) -> list:
@@ -173,6 +186,25 @@ class Fixed:
         for field, expected in self._values.items():
             if values[field] != expected:
                 raise UserError(f"{field} = {values[field]!r}; expected {expected!r}.")
+        return {}
+
+
+class Assumed:
+    """Fields that no option tells: what a model that is read has, others or not."""
+
+    def __init__(self, values: Values):
+        """Takes the fields and the values of a model that is read."""
+        self._values = values
+        self.fields = tuple(values)
+
+    def read(self, options: Options) -> Values:
+        """The fields; see `Entry`."""
+        del options
+        return self._values
+
+    def write(self, values: Values) -> dict[str, Any]:
+        """No options, whatever the fields are; see `Entry`."""
+        del values
         return {}
 
 

@@ -54,6 +54,7 @@ class Family:
       unties: whether a tied head that differs from the table is read as an untied one,
         whatever config.json says.
       without: fields of a model for parts that no file holds.
+      objects: of config.json, whose options entries name as "object.option".
     """
 
     model_type: str
@@ -72,6 +73,7 @@ class Family:
     renamed: tuple[tuple[str, str], ...] = ()
     unties: bool = False
     without: tuple[str, ...] = ()
+    objects: tuple[str, ...] = ()
 
     def kept(self, model: nn.Module) -> nn.Module:
         """The part of a model that files hold."""
@@ -111,6 +113,7 @@ class Family:
 
     def read(self, options: Options, architecture: Architecture) -> dict[str, Any]:
         """The fields that a config.json tells."""
+        options = options.opened(*self.objects)
         values: dict[str, Any] = {}
         told_by: dict[str, str] = {}
         for entry in self.entries + architecture.entries:
@@ -179,7 +182,14 @@ class Family:
             )
             for problem in problems
         )
-        return list(named), config
+        return list(named), self._with_objects(config)
+
+    def _with_objects(self, config: dict[str, Any]) -> dict[str, Any]:
+        whole: dict[str, Any] = {name: {} for name in self.objects}
+        for name, value in config.items():
+            owner, _, option = name.rpartition(".")
+            (whole[owner] if owner else whole)[option] = value
+        return whole
 
 
 class Unlike(UserError):

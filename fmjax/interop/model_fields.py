@@ -1,6 +1,8 @@
 """A model's fields under dotted names, those of its transformers included."""
 
 import dataclasses
+import functools
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,8 +34,11 @@ def values_of(model: nn.Module) -> dict[str, Any]:
                 "qkv_bias": value.bias if value.qkv_bias is None else value.qkv_bias,
             }
             values |= {f"{field.name}.{name}": v for name, v in inside.items()}
+        elif isinstance(value, nn.Module):
+            inside = values_of(value)
+            values |= {f"{field.name}.{name}": v for name, v in inside.items()}
         elif field.name == "embed_dim" and value is None:
-            values["embed_dim"] = model.transformer.embed_dim
+            values["embed_dim"] = _width(model)
         else:
             values[field.name] = value
     return values
@@ -44,65 +49,74 @@ def unusual(model: nn.Module) -> dict[str, Any]:
     values = values_of(model)
     found = {}
     for name, value in values.items():
-        owner, _, field = name.rpartition(".")
-        config = getattr(model, owner) if owner else None
+        *owners, field = name.split(".")
         if field in NEUTRAL:
             continue
-        cls = type(model) if config is None else TransformerConfig
-        known = {f.name: f for f in fields_of(cls)}
+        owner = functools.reduce(getattr, owners, model)
+        known = {f.name: f for f in fields_of(type(owner))}
         default = known[field].default
         usual = [] if default is dataclasses.MISSING else [default]
-        usual += _same_as_default(model, config, field)
+        usual += _same_as_default(owner, field)
         if value not in usual:
             found[name] = value
     return found
 
 
-def build(cls: type[nn.Module], values: Mapping[str, Any]) -> nn.Module:
-    """The model with these fields."""
-    configs: dict[str, dict[str, Any]] = {}
+def build(cls: type, values: Mapping[str, Any]) -> Any:
+    """The model with these fields; or, of a model, a part."""
+    parts: dict[str, dict[str, Any]] = {}
     plain = {}
     for name, value in values.items():
-        owner, _, field = name.rpartition(".")
-        if owner:
-            configs.setdefault(owner, {})[field] = value
+        part, _, rest = name.partition(".")
+        if rest:
+            parts.setdefault(part, {})[rest] = value
         else:
             plain[name] = value
-    made = {owner: TransformerConfig(**fields) for owner, fields in configs.items()}
+    made = {part: build(_type(cls, part), fields) for part, fields in parts.items()}
     return cls(**made, **plain)
 
 
-def spelled(model: type[nn.Module], name: str) -> str:
+def spelled(model: type, name: str) -> str:
     """A field's dotted name as gin has it."""
-    owner, _, field = name.rpartition(".")
-    if not owner:
-        return f"{model.gin_name}.{field}"
-    if owner == "transformer":
-        return f"transformer.{field}"
-    return f"{model.gin_name}.{owner}: transformer.{field}"
+    part, _, rest = name.partition(".")
+    if not rest:
+        return f"{model.gin_name}.{part}"
+    if part == "transformer":
+        return f"transformer.{rest}"
+    return f"{model.gin_name}.{part}: {spelled(_type(model, part), rest)}"
 
 
-def _same_as_default(
-    model: nn.Module, config: TransformerConfig | None, field: str
-) -> list[Any]:
+def _type(cls: type, part: str) -> type:
+    """Of a field that holds a part; `Part | None` is a Part."""
+    (field,) = (field for field in fields_of(cls) if field.name == part)
+    return next(iter(typing.get_args(field.type)), field.type)
+
+
+def _width(model: nn.Module) -> int | None:
+    """Of the transformer, if a model has one of its own."""
+    config = getattr(model, "transformer", None)
+    return None if config is None else config.embed_dim
+
+
+def _same_as_default(owner: nn.Module | TransformerConfig, field: str) -> list[Any]:
     """Values that mean the same as the field's default, or nothing at all."""
-    if config is None:
+    if not isinstance(owner, TransformerConfig):
         if field == "embed_dim":
-            return [model.transformer.embed_dim]
-        if field == "position_offset" and model.positions != "learned":
-            return [model.position_offset]
-        if field == "positions_from_mask" and model.positions == "none":
-            return [model.positions_from_mask]
+            return [_width(owner)]
+        if field == "position_offset" and owner.positions != "learned":
+            return [owner.position_offset]
+        if field == "positions_from_mask" and owner.positions == "none":
+            return [owner.positions_from_mask]
         return []
     derived = {
-        "num_kv_heads": config.num_heads,
-        "head_dim": config.embed_dim / config.num_heads,
-        "mlp_dim": 4 * config.embed_dim,
-        "qkv_bias": config.bias,
-        "attention_scale": config.head_width**-0.5,
+        "num_kv_heads": owner.num_heads,
+        "head_dim": owner.embed_dim / owner.num_heads,
+        "mlp_dim": 4 * owner.embed_dim,
+        "qkv_bias": owner.bias,
+        "attention_scale": owner.head_width**-0.5,
     }
     if field in derived:
         return [derived[field]]
-    unread = field.startswith("relative_") and config.position_bias in ("none", "alibi")
-    unread |= field.startswith("expert") and config.num_experts is None
-    return [getattr(config, field)] if unread else []
+    unread = field.startswith("relative_") and owner.position_bias in ("none", "alibi")
+    unread |= field.startswith("expert") and owner.num_experts is None
+    return [getattr(owner, field)] if unread else []

@@ -69,6 +69,21 @@ class Options:
             )
         return kind(value)
 
+    def opened(self, *names: str) -> "Options":
+        """The same with the options inside these objects, as "object.option".
+
+        Where older files have another object of that name with "_dict" behind it, that
+        one counts, as it does for transformers.
+        """
+        values = dict(self._values)
+        for name in names:
+            objects = [values.pop(each, None) for each in (f"{name}_dict", name)]
+            chosen = next((each for each in objects if each is not None), {})
+            if not isinstance(chosen, dict):
+                self.refuse(name, chosen, "an object")
+            values |= {f"{name}.{option}": v for option, v in chosen.items()}
+        return Options(values, self._source)
+
     def peek(self, name: str, default: Any) -> Any:
         """An option that another entry takes, or the default."""
         return self._all.get(name, default)
@@ -103,7 +118,7 @@ class Options:
     def finish(self) -> None:
         """Raises a UserError for an option that was not taken and may matter."""
         for name, value in self._values.items():
-            if name not in _HARMLESS:
+            if name.rpartition(".")[2] not in _HARMLESS:
                 self.refuse(name, value, "no such option")
 
     def refuse(self, name: str, value: Any, expected: str) -> None:

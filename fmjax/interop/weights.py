@@ -214,7 +214,7 @@ def _part(params: dict, path: str, leaf: Leaf, place: Place) -> np.ndarray:
         node = node[place.layer]
     if place.expert is not None:
         return np.asarray(node[place.expert])
-    return np.asarray(node)[leaf.real]
+    return np.asarray(node)[(*leaf.real, ...)]
 
 
 def copy_that_differs(files: TensorFiles, family: Family) -> str | None:

@@ -12,9 +12,6 @@ from fmjax.models.layers import Dense, Keys, constant_init, fold_keys
 from fmjax.models.text_tower import TextTower
 from fmjax.models.vit import ViT, check_tower
 
-# Whatever is learned, cosines are multiplied by no more (CLIP, section 2.5).
-MOST_SCALE = 100.0
-
 
 @configurable("clip")
 class CLIP(nn.Module):
@@ -27,6 +24,8 @@ class CLIP(nn.Module):
         is, and as wide as the text's (SigLIP).
       text_bias: whether the text's projection has an offset (SigLIP).
       scale: multiplies cosines at the start: the inverse temperature.
+      max_scale: whatever is learned, cosines are multiplied by no more (CLIP, section
+        2.5); None sets no limit (SigLIP).
       bias: added to the products at the start, and learned (SigLIP: -10); None for
         none.
     """
@@ -36,18 +35,23 @@ class CLIP(nn.Module):
     embed_dim: int | None = 512
     text_bias: bool = False
     scale: float = 1 / 0.07
+    max_scale: float | None = 100.0
     bias: float | None = None
 
     # Whether the image's tower pools its vectors.
     reads_pooled = True
+    # Whether a call may have more images than texts, or fewer.
+    rows_apart = True
 
     def __post_init__(self):
         name = self.gin_name
         if self.embed_dim is not None and self.embed_dim < 1:
             raise UserError(f"{name}.embed_dim = {self.embed_dim} is below 1.")
-        if not 0 < self.scale <= MOST_SCALE:
+        most = math.inf if self.max_scale is None else self.max_scale
+        if not 0 < self.scale <= most:
             raise UserError(
-                f"clip.scale = {self.scale}: expected 0 < x ≤ {MOST_SCALE:.0f}."
+                f"{name}.scale = {self.scale}: expected 0 < x ≤ {name}.max_scale = "
+                f"{self.max_scale}."
             )
         check_tower(self.image, name, self.reads_pooled)
         super().__post_init__()
@@ -87,12 +91,12 @@ class CLIP(nn.Module):
     def __call__(
         self,
         images: Float[Array, "B height width C"] | None = None,
-        tokens: Int[Array, "B T"] | None = None,
-        mask: Bool[Array, "B T"] | None = None,
+        tokens: Int[Array, "texts T"] | None = None,
+        mask: Bool[Array, "texts T"] | None = None,
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
-        """Embeddings of what is given.
+        """Embeddings of what is given; of images and texts there may be other numbers.
 
         Args:
           images: normalized.
@@ -106,12 +110,16 @@ class CLIP(nn.Module):
           image_pooled, text_pooled [B, D], image_hidden, text_hidden [B, N, D] and
           image_hidden_states, text_hidden_states what the towers give; of either side
           where it is asked for. logit_scale, and logit_bias if there is one: scalars.
+          Given both, logits: float32 [B, texts], of each image with each text.
         """
         out = self.scaling()
         if images is not None:
             out |= self.embed_images(images, fold_keys(keys, 0), hidden_states)
         if tokens is not None:
             out |= self.embed_texts(tokens, mask, fold_keys(keys, 1), hidden_states)
+        if images is not None and tokens is not None:
+            products = out["image_embeddings"] @ out["text_embeddings"].T
+            out["logits"] = out["logit_scale"] * products + out.get("logit_bias", 0.0)
         return out
 
     def embed_images(
@@ -151,9 +159,11 @@ class CLIP(nn.Module):
         return given | {"text_embeddings": of_unit_length(vector)}
 
     def scaling(self) -> dict[str, Float[Array, ""]]:
-        """logit_scale, never above 100, and logit_bias where there is one."""
-        scale = jnp.exp(jnp.minimum(self.log_scale, math.log(MOST_SCALE)))
-        out = {"logit_scale": scale}
+        """logit_scale, never above max_scale, and logit_bias where there is one."""
+        log_scale = self.log_scale
+        if self.max_scale is not None:
+            log_scale = jnp.minimum(log_scale, math.log(self.max_scale))
+        out = {"logit_scale": jnp.exp(log_scale)}
         if self.bias is not None:
             out["logit_bias"] = self.logit_bias
         return out

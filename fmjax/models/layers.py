@@ -17,6 +17,8 @@ ACTIVATIONS: dict[str, Callable] = {
     "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
     "relu": nn.relu,
     "silu": nn.silu,
+    # GPT-1's approximation of gelu, by which OpenAI's CLIP was trained.
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
     "tanh": jnp.tanh,
 }
 

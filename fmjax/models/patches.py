@@ -49,6 +49,7 @@ class PatchEmbedding(nn.Module):
       prefix: names of learned tokens before the patches; learned positions have rows
         for them, sin-cos positions leave them as they are.
       mask_token: whether a learned vector can stand for masked patches.
+      bias: whether there is an offset.
       owner: gin name of the model, for its errors.
     """
 
@@ -59,6 +60,7 @@ class PatchEmbedding(nn.Module):
     positions: str
     prefix: tuple[str, ...]
     mask_token: bool
+    bias: bool
     owner: str
 
     def setup(self):
@@ -70,7 +72,8 @@ class PatchEmbedding(nn.Module):
         # Unit variance for unit pixels, as large as sin-cos positions.
         init = normal_init(fan_in**-0.5, "patch_y", "patch_x", "channel", "embed")
         self.kernel = self.param("kernel", init, (*shape, D))
-        self.bias = self.param("bias", zeros_init("embed"), (D,))
+        if self.bias:
+            self.offset = self.param("bias", zeros_init("embed"), (D,))
         # Named as vectors are, so that weight decay leaves them alone.
         token = normal_init(c.init_std, "norm")
         self.tokens = [self.param(name, token, (D,)) for name in self.prefix]
@@ -91,7 +94,8 @@ class PatchEmbedding(nn.Module):
         grid = self._grid(images)
         kernel = self.kernel.astype(dtype).reshape(-1, self.config.embed_dim)
         x = matmul(to_patches(images.astype(dtype), self.patch), kernel, dtype)
-        x = x + self.bias.astype(dtype)
+        if self.bias:
+            x = x + self.offset.astype(dtype)
         if masked is not None:
             if not self.mask_token:
                 raise UserError(f"masked: {self.owner}.mask_token = False.")

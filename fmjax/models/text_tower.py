@@ -7,6 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Int
 
 from fmjax.configurable import configurable
+from fmjax.errors import UserError
 from fmjax.models.flops import attention_flops, multiplying_weights
 from fmjax.models.inputs import (
     InputLayer,
@@ -20,18 +21,22 @@ from fmjax.models.layers import Embedding, Keys, fold_keys
 from fmjax.models.transformer import Context, Stack
 from fmjax.models.transformer_config import TransformerConfig
 
+Pooling = Literal["last_token", "eos", "highest_id", "last_place"]
+
 
 @configurable("text_tower")
 class TextTower(nn.Module):
-    """A transformer over tokens, of which the last one stands for the text.
+    """A transformer over tokens, of which one stands for the text.
 
     Attributes:
       transformer: the stack's sizes and choices.
       vocab_size: V.
       max_length: the longest text; learned positions have as many rows.
       attention: "causal" (CLIP), or "full": every token reads every other (SigLIP).
-      eos_id: where no mask is given, a text's last token is the first of this id;
-        None takes the last place, padding or not (SigLIP).
+      pooling: which one: the "last_token" that is no padding, as the mask tells; "eos",
+        the first of eos_id; the "highest_id", as end-of-text is in OpenAI's CLIP; or
+        the "last_place", padding or not (SigLIP).
+      eos_id: for "eos".
       vocab_multiple: the table is padded to a multiple of this, so that it shards.
     """
 
@@ -39,11 +44,17 @@ class TextTower(nn.Module):
     vocab_size: int
     max_length: int
     attention: Literal["causal", "full"] = "causal"
+    pooling: Pooling = "last_token"
     eos_id: int | None = None
     vocab_multiple: int = 128
 
     def __post_init__(self):
         check_sizes(self)
+        if (self.pooling == "eos") != (self.eos_id is not None):
+            raise UserError(
+                f"text_tower.eos_id = {self.eos_id} with text_tower.pooling = "
+                f"{self.pooling!r}; expected an id with 'eos', and None without."
+            )
         super().__post_init__()
 
     @property
@@ -76,8 +87,8 @@ class TextTower(nn.Module):
           hidden_states: whether to give them.
 
         Returns:
-          hidden: [B, T, D] after the final norm; pooled: [B, D], that of the last token
-          that is no padding; hidden_states: [layers + 1, B, T, D].
+          hidden: [B, T, D] after the final norm; pooled: [B, D], that of the token that
+          stands for the text; hidden_states: [layers + 1, B, T, D].
         """
         c, T = self.transformer, tokens.shape[1]
         check_length(self.gin_name, tokens, self.max_length)
@@ -87,16 +98,19 @@ class TextTower(nn.Module):
         causal = self.attention == "causal"
         context = Context(positions, mask=visible(causal, None, mask, T), keys=keys)
         out = self.stack(x, context, None, hidden_states)
-        last = self._last(tokens, mask)
-        pooled = jnp.take_along_axis(out["hidden"], last[:, None, None], axis=1)[:, 0]
+        place = self._place(tokens, mask)
+        pooled = jnp.take_along_axis(out["hidden"], place[:, None, None], axis=1)[:, 0]
         return outputs(out) | {"pooled": pooled}
 
-    def _last(self, tokens: Array, mask: Array | None) -> Int[Array, " B"]:
-        places = jnp.arange(tokens.shape[1])
-        if mask is not None:
-            return jnp.where(mask, places, 0).max(1)
-        if self.eos_id is not None:
+    def _place(self, tokens: Array, mask: Array | None) -> Int[Array, " B"]:
+        """Of the token that stands for the text."""
+        if self.pooling == "eos":
             return (tokens == self.eos_id).argmax(1)
+        if self.pooling == "highest_id":
+            return tokens.argmax(1)
+        places = jnp.arange(tokens.shape[1])
+        if self.pooling == "last_token" and mask is not None:
+            return jnp.where(mask, places, 0).max(1)
         return jnp.full(len(tokens), len(places) - 1)
 
     def train_flops_per_text(self, params, length: int) -> float:

@@ -28,7 +28,7 @@ class TransformerConfig:
         to (Vaswani et al. 2017), "sandwich" what it reads and what it adds (Gemma 2).
       norm_epsilon: added to the norm's variance.
       unit_offset_norm: norm weights are stored less one, as in Gemma.
-      activation: of the feed-forward layer; gelu_tanh is GPT-2's.
+      activation: of the feed-forward layer; gelu_tanh is GPT-2's, quick_gelu CLIP's.
       gated_mlp: a gate on the feed-forward layer; with silu this is SwiGLU.
       bias: offsets in projections and LayerNorms.
       qkv_bias: offsets in the projections to queries, keys and values; None means bias.
@@ -77,7 +77,7 @@ class TransformerConfig:
     norm_position: Literal["pre", "post", "sandwich"] = "pre"
     norm_epsilon: float = 1e-5
     unit_offset_norm: bool = False
-    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu_tanh"
+    activation: Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"] = "gelu_tanh"
     gated_mlp: bool = False
     bias: bool = True
     qkv_bias: bool | None = None
@@ -209,7 +209,7 @@ class TransformerConfig:
         """Standard deviation of weights that write to the residual stream."""
         return self.init_std / (2 * self.num_layers) ** 0.5
 
-    def make_norm(self, name: str) -> Norm:
+    def make_norm(self, name: str | None = None) -> Norm:
         """A norm of this config's kind."""
         return Norm(
             self.norm, self.norm_epsilon, self.bias, self.unit_offset_norm, name=name

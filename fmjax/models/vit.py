@@ -1,4 +1,4 @@
-"""Vision transformers: ViT (Dosovitskiy et al. 2021), DeiT, DINOv2, SigLIP's tower."""
+"""Vision transformers: ViT (Dosovitskiy et al. 2021), DeiT, DINOv2, CLIP's tower."""
 
 from typing import Literal
 
@@ -35,6 +35,8 @@ class ViT(nn.Module):
       positions: vectors added for each place: "learned", or fixed "sincos" in two
         dimensions (MoCo v3, Chen et al. 2021).
       class_token: a learned vector before the patches.
+      patch_bias: whether the projection of patches has an offset.
+      embed_norm: normalizes what the first layer reads (CLIP, Radford et al. 2021).
       pooling: what stands for the image: the "class_token", the "average" of patches,
         both side by side (DINOv2's classifier), or "attention" of a learned query
         (Zhai et al. 2022); "none" where another module pools.
@@ -53,6 +55,8 @@ class ViT(nn.Module):
     channels: int = 3
     positions: Literal["learned", "sincos"] = "learned"
     class_token: bool = True
+    patch_bias: bool = True
+    embed_norm: bool = False
     pooling: Pooling = "class_token"
     pooler: bool = False
     num_classes: int = 0
@@ -111,8 +115,11 @@ class ViT(nn.Module):
             self.positions,
             tuple(name for name in names if getattr(self, name)),
             self.mask_token,
+            self.patch_bias,
             self.gin_name,
         )
+        if self.embed_norm:
+            self.input_norm = c.make_norm()
         self.stack = Stack(c, causal=False)
         if self.pooling == "attention":
             self.attention_pool = AttentionPooling(c, queries=1, feed_forward=True)
@@ -159,6 +166,8 @@ class ViT(nn.Module):
         """The same from patch vectors that have their positions, or some of them."""
         c = self.transformer
         x = self.patches.with_prefix(patches)
+        if self.embed_norm:
+            x = self.input_norm(x)
         x = dropout(x, c.dropout, fold_keys(keys, c.num_layers))
         context = Context(jnp.arange(x.shape[1])[None], keys=keys)
         out = self.stack(x, context, None, hidden_states)

@@ -279,7 +279,7 @@ def test_models_of_our_own_have_names_there():
     [
         ({"image_size": [8, 8, 8]}, "image_size"),
         ({"pooler_output_size": 12}, "pooler_output_size"),
-        ({"hidden_act": "quick_gelu"}, "hidden_act"),
+        ({"hidden_act": "mish"}, "hidden_act"),
         ({"head_mask": 1}, "head_mask"),
     ],
 )

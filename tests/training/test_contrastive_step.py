@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from on_meshes import MESHES, assert_same_gradients, gradients_of
 
+from fmjax.errors import UserError
 from fmjax.models.clip import CLIP
 from fmjax.models.simclr import SimCLR
 from fmjax.models.text_tower import TextTower
@@ -111,6 +112,8 @@ def test_the_learned_scale_is_clipped():
     variables = {"params": {"log_scale": np.float32(9.0)}}
     out = MODEL.apply(variables, method="scaling")
     np.testing.assert_allclose(out["logit_scale"], 100.0, rtol=1e-5)
+    free = MODEL.clone(max_scale=None).apply(variables, method="scaling")
+    np.testing.assert_allclose(free["logit_scale"], np.exp(9.0), rtol=1e-5)
 
 
 def test_texts_end_at_their_last_token():
@@ -125,9 +128,12 @@ def test_texts_end_at_their_last_token():
         np.testing.assert_allclose(pooled[row], alone[0], atol=1e-5)
     ended = np.where(mask, tokens, 0)
     ended[np.arange(3), lengths - 1] = 59
-    by_id = dataclasses.replace(tower, eos_id=59)
-    np.testing.assert_allclose(
-        by_id.apply(params, ended)["pooled"],
-        tower.apply(params, ended, mask)["pooled"],
-        atol=1e-5,
-    )
+    for ids in ({"pooling": "eos", "eos_id": 59}, {"pooling": "highest_id"}):
+        by_id = dataclasses.replace(tower, **ids)
+        np.testing.assert_allclose(
+            by_id.apply(params, ended)["pooled"],
+            tower.apply(params, ended, mask)["pooled"],
+            atol=1e-5,
+        )
+    with pytest.raises(UserError, match=r"text_tower\.eos_id = None"):
+        dataclasses.replace(tower, pooling="eos")

@@ -3,6 +3,7 @@
 from fmjax.interop.families.bart import BART, MARIAN
 from fmjax.interop.families.bert import BERT
 from fmjax.interop.families.bloom import BLOOM
+from fmjax.interop.families.clip import CLIP
 from fmjax.interop.families.deberta import DEBERTA
 from fmjax.interop.families.dinov2 import DINOV2
 from fmjax.interop.families.electra import ELECTRA, ELECTRA_ENCODER
@@ -13,6 +14,7 @@ from fmjax.interop.families.mixtral import MIXTRAL
 from fmjax.interop.families.opt import OPT
 from fmjax.interop.families.qwen import QWEN2, QWEN3
 from fmjax.interop.families.roberta import ROBERTA
+from fmjax.interop.families.siglip import SIGLIP
 from fmjax.interop.families.t5 import T5
 from fmjax.interop.families.vit import DEIT, VIT
 from fmjax.interop.families.vit_mae import VIT_MAE, VIT_MAE_ENCODER
@@ -23,4 +25,5 @@ FAMILIES = (
     *(BERT, ROBERTA, ELECTRA, ELECTRA_ENCODER, DEBERTA),
     *(T5, BART, MARIAN),
     *(VIT, DEIT, DINOV2, VIT_MAE, VIT_MAE_ENCODER),
+    *(CLIP, SIGLIP),
 )

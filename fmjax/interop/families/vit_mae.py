@@ -1,12 +1,11 @@
 """Masked autoencoders (He et al. 2022)."""
 
 import functools
-from typing import Any
 
 import numpy as np
 from flax import linen as nn
 
-from fmjax.interop.entries import Fixed, Ignored, Option, Values, activation
+from fmjax.interop.entries import Assumed, Fixed, Ignored, Option, activation
 from fmjax.interop.families.vit import (
     FEED_FORWARD,
     NO_CLASSES,
@@ -16,7 +15,6 @@ from fmjax.interop.families.vit import (
     sizes,
 )
 from fmjax.interop.family import Architecture, Family
-from fmjax.interop.options import Options
 from fmjax.interop.rows import Row, linear, norm
 from fmjax.models.image_positions import sincos_2d
 from fmjax.models.mae import MAE
@@ -26,22 +24,8 @@ from fmjax.objectives.masked_autoencoding import MaskedAutoencoding
 
 _POSITIONS = "vit.embeddings.position_embeddings"
 _DECODER = "decoder.decoder_pos_embed"
-
-
-class Positions:
-    """Sin-cos positions, or others if a file holds others."""
-
-    fields = ("positions",)
-
-    def read(self, options: Options) -> dict[str, Any]:
-        """The field; see `Entry`."""
-        del options
-        return {"positions": "sincos"}
-
-    def write(self, values: Values) -> dict[str, Any]:
-        """No option, whichever they are; see `Entry`."""
-        del values
-        return {}
+# Or others, if a file holds others.
+_SINCOS = Assumed({"positions": "sincos"})
 
 
 def _positions(model: nn.Module, **owners: str) -> dict[str, np.ndarray]:
@@ -66,7 +50,7 @@ VIT_MAE = Family(
         Option("decoder_hidden_size", "decoder.embed_dim", int, 512),
         Option("decoder_num_attention_heads", "decoder.num_heads", int, 16),
         Option("decoder_intermediate_size", "decoder.mlp_dim", int, 2048),
-        Positions(),
+        _SINCOS,
     ),
     rows=(
         *inputs("vit", "vit/patches"),
@@ -100,7 +84,7 @@ VIT_MAE_ENCODER = Family(
         *sizes("transformer", "transformer"),
         *FEED_FORWARD,
         NO_CLASSES,
-        Positions(),
+        _SINCOS,
         Fixed({"pooler": False}),
         Ignored(
             "decoder_hidden_size decoder_intermediate_size decoder_num_attention_heads "

@@ -1,0 +1,240 @@
+"""CLIP (Radford et al. 2021), and what two towers share."""
+
+import math
+from typing import Any
+
+from fmjax.errors import UserError
+from fmjax.interop.entries import (
+    Assumed,
+    Constant,
+    Entry,
+    Fixed,
+    Ignored,
+    Option,
+    Size,
+    Values,
+    activation,
+)
+from fmjax.interop.family import Architecture, Family
+from fmjax.interop.options import Options
+from fmjax.interop.rows import LINEAR, Row, attention, feed_forward, norm
+from fmjax.models.clip import CLIP as Model
+from fmjax.objectives.image_text_contrast import ImageTextContrast
+
+TEXT, IMAGE = "text_config", "vision_config"
+
+
+class EndOfText:
+    """Which token stands for a text: the first of an id.
+
+    Where the id is 2, as older files have it whatever their vocabulary, transformers
+    takes the highest id instead.
+    """
+
+    name = f"{TEXT}.eos_token_id"
+    fields = ("text.pooling", "text.eos_id")
+
+    def read(self, options: Options) -> dict[str, Any]:
+        """Takes the option; see `Entry`."""
+        eos = options.take(self.name, int, 49407)
+        values = ("highest_id", None) if eos == 2 else ("eos", eos)
+        return dict(zip(self.fields, values))
+
+    def write(self, values: Values) -> dict[str, Any]:
+        """The option; see `Entry`."""
+        pooling, eos = (values[field] for field in self.fields)
+        if pooling not in ("eos", "highest_id"):
+            raise UserError(
+                f"text.pooling = {pooling!r}; expected 'eos' or 'highest_id'."
+            )
+        if eos == 2:
+            raise UserError(
+                "text.eos_id = 2; expected another id, for this one means the highest."
+            )
+        return {self.name: 2 if eos is None else eos}
+
+
+class FirstScale:
+    """What multiplies cosines before training, as a logarithm."""
+
+    name = "logit_scale_init_value"
+    fields = ("scale",)
+
+    def read(self, options: Options) -> dict[str, Any]:
+        """Takes the option; see `Entry`."""
+        return {"scale": math.exp(options.take(self.name, float, 2.6592))}
+
+    def write(self, values: Values) -> dict[str, Any]:
+        """The option; see `Entry`."""
+        return {self.name: math.log(values["scale"])}
+
+
+def sizes(object_: str, tower: str, **defaults: Any) -> tuple[Entry, ...]:
+    """Options that both towers have.
+
+    Args:
+      object_: of config.json.
+      tower: the field of the model.
+      **defaults: what Hugging Face takes, by the options' names.
+    """
+    o, c = object_, f"{tower}.transformer"
+    return (
+        Option(f"{o}.num_hidden_layers", f"{c}.num_layers", int, 12),
+        Option(f"{o}.hidden_size", f"{c}.embed_dim", int, defaults["hidden_size"]),
+        Option(
+            f"{o}.num_attention_heads",
+            f"{c}.num_heads",
+            int,
+            defaults["num_attention_heads"],
+        ),
+        Option(
+            f"{o}.intermediate_size",
+            f"{c}.mlp_dim",
+            int,
+            defaults["intermediate_size"],
+        ),
+        activation(f"{o}.hidden_act", f"{c}.activation", defaults["hidden_act"]),
+        Option(
+            f"{o}.layer_norm_eps",
+            f"{c}.norm_epsilon",
+            float,
+            defaults["layer_norm_eps"],
+        ),
+        Option(f"{o}.attention_dropout", f"{c}.attention_dropout", float, 0.0),
+        *(
+            Constant(f"{o}.{name}", False)
+            for name in ("add_cross_attention", "is_decoder", "is_encoder_decoder")
+        ),
+        Constant(f"{o}.pruned_heads", {}),
+        # Of other classes, of training, or read by none of the classes here.
+        *(
+            Ignored(f"{o}.{name}")
+            for name in (
+                "architectures",
+                "cross_attention_hidden_size",
+                "dropout",
+                "initializer_factor",
+                "projection_dim",
+                "tf_legacy_loss",
+                "tie_encoder_decoder",
+                "tie_word_embeddings",
+                "use_bfloat16",
+            )
+        ),
+    )
+
+
+def image_sizes(patch_size: int) -> tuple[Entry, ...]:
+    """Options of images; `patch_size` is what Hugging Face takes."""
+    return (
+        Size(f"{IMAGE}.image_size", "image.image_size", 224, square=True),
+        Size(f"{IMAGE}.patch_size", "image.patch_size", patch_size, square=True),
+        Option(f"{IMAGE}.num_channels", "image.channels", int, 3),
+    )
+
+
+def text_sizes(vocab_size: int, length: int) -> tuple[Entry, ...]:
+    """Options of texts; what Hugging Face takes."""
+    return (
+        Option(f"{TEXT}.vocab_size", "text.vocab_size", int, vocab_size),
+        Option(f"{TEXT}.max_position_embeddings", "text.max_length", int, length),
+    )
+
+
+def towers() -> tuple[Row, ...]:
+    """Weights that both families have."""
+    image, text = "vision_model.embeddings", "text_model.embeddings"
+    return (
+        Row("image/patches/class_token", f"{image}.class_embedding"),
+        Row(
+            "image/patches/kernel",
+            f"{image}.patch_embedding.weight",
+            "h w c d -> d c h w",
+        ),
+        Row("image/patches/bias", f"{image}.patch_embedding.bias"),
+        Row("image/patches/positions", f"{image}.position_embedding.weight"),
+        *norm("image/input_norm", "vision_model.pre_layrnorm"),
+        *_blocks("image/stack/layers", "vision_model.encoder.layers.{layer}"),
+        *norm("image/stack/final_norm", "vision_model.post_layernorm"),
+        Row("text/tokens/table", f"{text}.token_embedding.weight"),
+        Row("text/inputs/positions/table", f"{text}.position_embedding.weight"),
+        *_blocks("text/stack/layers", "text_model.encoder.layers.{layer}"),
+        *norm("text/stack/final_norm", "text_model.final_layer_norm"),
+    )
+
+
+def _blocks(block: str, name: str) -> tuple[Row, ...]:
+    return (
+        *norm(f"{block}/attention_norm", f"{name}.layer_norm1"),
+        *attention(
+            f"{block}/attention",
+            f"{name}.self_attn",
+            "q_proj k_proj v_proj",
+            f"{name}.self_attn.out_proj",
+        ),
+        *norm(f"{block}/mlp_norm", f"{name}.layer_norm2"),
+        *feed_forward(f"{block}/mlp", f"{name}.mlp", in_="fc1", out="fc2"),
+    )
+
+
+# Of every model, or of training.
+UNREAD = (
+    Constant("is_encoder_decoder", False),
+    Ignored("initializer_factor tie_word_embeddings"),
+)
+# Numbers of positions, which old files have.
+POSITION_IDS = r"(text|vision)_model\.embeddings\.position_ids"
+# transformers does not limit the scale, nor is that told.
+UNLIMITED = Assumed({"max_scale": None})
+
+CLIP = Family(
+    model_type="clip",
+    model=Model,
+    objective=ImageTextContrast,
+    entries=(
+        *sizes(
+            TEXT,
+            "text",
+            hidden_size=512,
+            num_attention_heads=8,
+            intermediate_size=2048,
+            hidden_act="quick_gelu",
+            layer_norm_eps=1e-5,
+        ),
+        *text_sizes(49408, 77),
+        EndOfText(),
+        *sizes(
+            IMAGE,
+            "image",
+            hidden_size=768,
+            num_attention_heads=12,
+            intermediate_size=3072,
+            hidden_act="quick_gelu",
+            layer_norm_eps=1e-5,
+        ),
+        *image_sizes(32),
+        *(
+            Option(
+                f"{object_}.initializer_range",
+                f"{tower}.transformer.init_std",
+                float,
+                0.02,
+            )
+            for object_, tower in ((TEXT, "text"), (IMAGE, "image"))
+        ),
+        Option("projection_dim", "embed_dim", int, 512),
+        FirstScale(),
+        UNLIMITED,
+        Fixed({"image.embed_norm": True, "image.patch_bias": False}),
+        *UNREAD,
+    ),
+    rows=(
+        *towers(),
+        Row("image_projection/kernel", "visual_projection.weight", LINEAR),
+        Row("text_projection/kernel", "text_projection.weight", LINEAR),
+        Row("log_scale", "logit_scale"),
+    ),
+    architectures={"CLIPModel": Architecture()},
+    constants=POSITION_IDS,
+    objects=(TEXT, IMAGE),
+)

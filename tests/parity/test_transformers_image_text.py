@@ -1,0 +1,315 @@
+"""Imported models of images and texts against Hugging Face's transformers."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+import transformers
+from parity.models_of_transformers import (
+    VOCAB,
+    all_close,
+    close,
+    comes_back,
+    edit_config,
+    imported,
+    random_model,
+)
+
+import fmjax
+from fmjax.errors import UserError
+from fmjax.interop import model_fields
+from fmjax.interop.export import describe
+from fmjax.interop.families import FAMILIES
+from fmjax.interop.family import find
+from fmjax.interop.hugging_face import import_model
+from fmjax.interop.options import Options
+from fmjax.models.clip import CLIP as Model
+from fmjax.models.text_tower import TextTower
+from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.vit import ViT
+from fmjax.objectives.image_text_contrast import ImageTextContrast
+
+LENGTH = 19
+# Sizes that nothing divides by chance, so that no transposition goes unnoticed.
+VISION = dict(
+    hidden_size=30,
+    num_hidden_layers=3,
+    num_attention_heads=5,
+    intermediate_size=44,
+    image_size=21,
+    patch_size=7,
+)
+TEXT = dict(
+    vocab_size=VOCAB,
+    hidden_size=36,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    intermediate_size=52,
+    max_position_embeddings=LENGTH + 2,
+    eos_token_id=5,
+)
+CLIP = dict(text_config=TEXT, vision_config=VISION, projection_dim=22)
+SIGLIP = dict(text_config=TEXT | {"projection_size": 30}, vision_config=VISION)
+CONFIGS = {
+    "clip": ("CLIPModel", CLIP),
+    "clip, end of text by rank": (
+        "CLIPModel",
+        CLIP
+        | {
+            "text_config": TEXT | {"eos_token_id": 2, "hidden_act": "gelu"},
+            "vision_config": VISION | {"layer_norm_eps": 1e-3, "num_channels": 2},
+        },
+    ),
+    "siglip": ("SiglipModel", SIGLIP),
+}
+
+
+def pixels(height=21, width=21, channels=3, rows=3):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(rows, height, width, channels)).astype(np.float32)
+
+
+def texts(eos):
+    """Four rows that end with `eos`, the last of them padded with more of it."""
+    rng = np.random.default_rng(1)
+    tokens = rng.integers(8, VOCAB - 3, size=(4, LENGTH))
+    lengths = np.array([LENGTH, 12, 2, 7])
+    mask = np.arange(LENGTH) < lengths[:, None]
+    tokens = np.where(mask, tokens, 0)
+    tokens[np.arange(4), lengths - 1] = eos
+    tokens[3, lengths[3] :] = eos
+    return tokens, mask
+
+
+def read_by_theirs(model, images, tokens, mask):
+    """What a model of theirs gives, and what its towers give by themselves."""
+    of_images = {
+        "pixel_values": torch.tensor(images).permute(0, 3, 1, 2),
+        "interpolate_pos_encoding": True,
+    }
+    of_texts = {"input_ids": torch.tensor(tokens)}
+    if mask is not None:
+        of_texts["attention_mask"] = torch.tensor(mask).long()
+    with torch.no_grad():
+        return (
+            model(**of_images, **of_texts),
+            model.vision_model(**of_images, output_hidden_states=True),
+            model.text_model(**of_texts, output_hidden_states=True),
+        )
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_output_is_theirs(name, tmp_path):
+    architecture, options = CONFIGS[name]
+    theirs = random_model(architecture, options)
+    run = imported(theirs, tmp_path, max_shard_size="20KB")
+    comes_back(theirs, run, tmp_path / "again", max_shard_bytes=20_000)
+    assert len(list((tmp_path / "again").glob("*.safetensors"))) > 2
+    ours = fmjax.load(run)
+    by_rank = options["text_config"]["eos_token_id"] == 2
+    tokens, mask = texts(VOCAB - 1 if by_rank else 5)
+    channels = options["vision_config"].get("num_channels", 3)
+    for size, mask_given in (((21, 21), None), ((35, 14), mask))[by_rank:]:
+        images = pixels(*size, channels)
+        expected = read_by_theirs(theirs, images, tokens, mask_given)
+        out = ours(images=images, tokens=tokens, mask=mask_given, hidden_states=True)
+        compare(out, *expected, theirs)
+
+
+def compare(out, expected, image, text, theirs):
+    """Every output here, and nothing else, is one of theirs."""
+    siglip = theirs.config.model_type == "siglip"
+    with torch.no_grad():
+        # CLIP's norm after the last layer is over the pooled vector alone there.
+        norm = theirs.vision_model.post_layernorm
+        normed = image.last_hidden_state if siglip else norm(image.last_hidden_state)
+        # SigLIP's pooled text is projected there.
+        pooled = text.last_hidden_state[:, -1] if siglip else text.pooler_output
+    close(out.pop("image_embeddings"), expected.image_embeds)
+    close(out.pop("text_embeddings"), expected.text_embeds)
+    close(out.pop("logits"), expected.logits_per_image)
+    close(out.pop("logit_scale"), theirs.logit_scale.exp().reshape(()))
+    if siglip:
+        close(out.pop("logit_bias"), theirs.logit_bias.reshape(()))
+    close(out.pop("image_pooled"), image.pooler_output)
+    close(out.pop("text_pooled"), pooled)
+    # The last of all layers comes before the final norm there.
+    for side, them in (("image", image), ("text", text)):
+        states = out.pop(f"{side}_hidden_states")
+        all_close(states[:-1], them.hidden_states[:-1])
+        np.testing.assert_array_equal(states[-1], out[f"{side}_hidden"])
+    close(out.pop("image_hidden"), normed)
+    close(out.pop("text_hidden"), text.last_hidden_state)
+    assert not out
+
+
+def test_what_config_json_leaves_out_is_as_transformers_has_it():
+    for model_type, config in (
+        ("clip", transformers.CLIPConfig()),
+        ("siglip", transformers.SiglipConfig()),
+    ):
+        family = find(FAMILIES, model_type, None)
+        (architecture,) = family.architectures.values()
+        whole = json.loads(config.to_json_string(use_diff=False))
+        del whole["architectures"]
+        nothing, everything = (
+            model_fields.build(family.model, family.read(options, architecture))
+            for options in (Options({}, "none"), Options(whole, "all"))
+        )
+        assert nothing == everything
+
+
+def test_older_files(tmp_path):
+    # As openai/clip-vit-large-patch14 has them.
+    theirs = random_model("CLIPModel", CLIP)
+    run = imported(theirs, tmp_path)
+    file = tmp_path / "hf/config.json"
+    text = json.loads(file.read_text())["text_config"]
+    of_every_model = dict(
+        dropout=0.0,
+        pruned_heads={},
+        is_decoder=False,
+        add_cross_attention=False,
+        cross_attention_hidden_size=None,
+        tie_word_embeddings=True,
+        tf_legacy_loss=False,
+    )
+    edit_config(
+        tmp_path / "hf",
+        text_config=text | of_every_model | {"hidden_size": 72},
+        text_config_dict=TEXT,
+    )
+    weights = tmp_path / "hf/model.safetensors"
+    every = safetensors.numpy.load_file(weights)
+    every["text_model.embeddings.position_ids"] = np.arange(21)[None]
+    safetensors.numpy.save_file(every, weights)
+    import_model(tmp_path / "hf", tmp_path / "older")
+    images, (tokens, _) = pixels(), texts(5)
+    a, b = (
+        fmjax.load(r)(images=images, tokens=tokens)["logits"]
+        for r in (run, tmp_path / "older")
+    )
+    np.testing.assert_array_equal(a, b)
+
+
+def test_losses_go_on_as_they_were(tmp_path):
+    for architecture, options in (CONFIGS["clip"], CONFIGS["siglip"]):
+        theirs = random_model(architecture, options)
+        run = fmjax.load(imported(theirs, tmp_path / architecture))
+        images, (tokens, mask) = pixels(rows=4), texts(5)
+        with torch.no_grad():
+            expected = theirs(
+                pixel_values=torch.tensor(images).permute(0, 3, 1, 2),
+                input_ids=torch.tensor(tokens),
+                attention_mask=torch.tensor(mask).long(),
+                return_loss=True,
+            ).loss
+        batch = {"images": images, "tokens": tokens, "mask": mask}
+        batch["weights"] = np.ones(4, np.float32)
+        objective = run.config.objective
+        assert isinstance(objective, ImageTextContrast)
+        terms, _ = objective.loss({"params": run.params}, batch, None)
+        term = terms["contrastive"]
+        close(term.sum / term.weight, expected)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "object_", "options", "named"),
+    [
+        ("CLIPModel", None, {"projection_dim": "wide"}, "projection_dim"),
+        ("CLIPModel", None, {"logit_bias": 1.0}, "logit_bias"),
+        ("CLIPModel", "text_config", {"hidden_act": "mish"}, "text_config.hidden_act"),
+        ("CLIPModel", "text_config", {"eos_token_id": [2, 3]}, "eos_token_id"),
+        ("CLIPModel", "text_config", {"rope_theta": 1e4}, "text_config.rope_theta"),
+        (
+            "CLIPModel",
+            "vision_config",
+            {"image_size": [21, 28]},
+            "vision_config.image_size",
+        ),
+        (
+            "SiglipModel",
+            "vision_config",
+            {"vision_use_head": False},
+            "vision_config.vision_use_head",
+        ),
+        (
+            "SiglipModel",
+            "text_config",
+            {"projection_size": 36},
+            "text_config.projection_size = 36 .* vision_config.hidden_size|"
+            "vision_config.hidden_size = 30 .* text_config.projection_size",
+        ),
+    ],
+)
+def test_options_that_are_not_supported_are_refused(
+    architecture, object_, options, named, tmp_path
+):
+    every = {"CLIPModel": CLIP, "SiglipModel": SIGLIP}[architecture]
+    random_model(architecture, every).save_pretrained(tmp_path / "hf")
+    if object_ is not None:
+        config = json.loads((tmp_path / "hf/config.json").read_text())
+        options = {object_: config[object_] | options}
+    edit_config(tmp_path / "hf", **options)
+    with pytest.raises(UserError, match=named):
+        import_model(tmp_path / "hf", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+BLOCKS = TransformerConfig(num_layers=1, embed_dim=8, num_heads=2, activation="gelu")
+OF_CLIP = Model(
+    ViT(BLOCKS, image_size=8, patch_size=4, patch_bias=False, embed_norm=True),
+    TextTower(BLOCKS, 9, 5, pooling="highest_id"),
+    embed_dim=4,
+)
+OF_SIGLIP = Model(
+    ViT(BLOCKS, image_size=8, patch_size=4, class_token=False, pooling="attention"),
+    TextTower(BLOCKS, 9, 5, attention="full", pooling="last_place"),
+    embed_dim=None,
+    text_bias=True,
+    bias=-10.0,
+)
+
+
+def test_models_of_our_own_have_names_there():
+    assert describe(OF_CLIP)[1] == "CLIPModel"
+    assert describe(OF_SIGLIP)[1] == "SiglipModel"
+
+
+@pytest.mark.parametrize(
+    ("model", "side", "changes", "named"),
+    [
+        (OF_CLIP, "text", {"pooling": "last_token"}, "clip.text: text_tower.pooling"),
+        (OF_CLIP, "text", {"pooling": "eos", "eos_id": 2}, "text_tower.eos_id"),
+        (OF_CLIP, "image", {"positions": "sincos"}, "clip.image: vit.positions"),
+        (OF_CLIP, "image", {"image_size": (8, 12)}, "clip.image: vit.image_size"),
+        (OF_SIGLIP, "image", {"class_token": True}, "clip.image: vit.class_token"),
+    ],
+)
+def test_what_transformers_has_not_is_refused(model, side, changes, named):
+    model = model.clone(**{side: getattr(model, side).clone(**changes)})
+    with pytest.raises(UserError, match=named):
+        describe(model)
+
+
+def test_images_and_texts_need_not_be_as_many(tmp_path):
+    ours = fmjax.load(imported(random_model("CLIPModel", CLIP), tmp_path))
+    tokens, _ = texts(5)
+    both = ours(images=pixels(rows=2), tokens=tokens)
+    assert both["logits"].shape == (2, 4)
+    alone = ours(tokens=tokens)
+    assert set(alone) == {
+        "text_hidden",
+        "text_pooled",
+        "text_embeddings",
+        "logit_scale",
+    }
+    np.testing.assert_allclose(
+        alone["text_embeddings"], both["text_embeddings"], atol=1e-6
+    )
+    with pytest.raises(UserError, match="images, tokens, mask"):
+        ours()
+    with pytest.raises(UserError, match="mask"):
+        ours(tokens=tokens, mask=np.ones((2, LENGTH), bool))
