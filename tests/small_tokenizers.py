@@ -6,6 +6,7 @@ SentencePiece models) into a folder and returns it.
 
 import io
 import json
+import string
 from pathlib import Path
 
 import sentencepiece as spm
@@ -58,6 +59,7 @@ MARKED = [
     "<|endoftext|> a<|endoftext|>b",
     "<extra_id_0> a <extra_id_1>b <extra_id_99>",
     "<bos>a<eos>",
+    "A CAT <|startoftext|>a dog<|endoftext|>",
     ">>fra<< the cat",
 ]
 
@@ -90,6 +92,34 @@ def byte_level(folder: Path, specials: tuple[str, ...]) -> Path:
     return folder
 
 
+def clip(folder: Path) -> Path:
+    """CLIP's vocab.json and merges.txt, whose words end in </w>."""
+    end = "</w>"
+    tokenizer = tokenizers.Tokenizer(models.BPE(end_of_word_suffix=end))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=700, initial_alphabet=alphabet, end_of_word_suffix=end
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    # Every byte ends a word too, and specials come last.
+    saved = json.loads(tokenizer.to_str())["model"]
+    pieces = [*saved["vocab"], *(f"{byte}{end}" for byte in alphabet)]
+    pieces = [*dict.fromkeys(pieces), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    ids = {piece: i for i, piece in enumerate(pieces)}
+    (folder / "vocab.json").write_text(json.dumps(ids))
+    lines = ["#version: 0.2", *(" ".join(merge) for merge in saved["merges"])]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
 def sentencepiece(folder: Path, name: str, lines=CORPUS, **settings) -> Path:
     """A SentencePiece model under a name."""
     model = io.BytesIO()
@@ -111,6 +141,18 @@ def t5(folder: Path) -> Path:
     ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
     return sentencepiece(
         folder, "spiece.model", vocab_size=430, character_coverage=0.99, **ids
+    )
+
+
+def siglip(folder: Path) -> Path:
+    """SigLIP's spiece.model."""
+    ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    lines = [
+        line.lower().translate(str.maketrans("", "", string.punctuation))
+        for line in CORPUS
+    ]
+    return sentencepiece(
+        folder, "spiece.model", lines, vocab_size=400, character_coverage=0.99, **ids
     )
 
 

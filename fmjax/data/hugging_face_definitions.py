@@ -27,6 +27,13 @@ from fmjax.errors import UserError
 # A byte without a piece of its own, in vocabularies made like Llama 2's.
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
+# How CLIP does, in lower case: each digit alone, and no spaces; a word's last piece has
+# a mark behind it.
+_CLIP_WORDS = (
+    r"<\|(?:startof|endof)text\|>|'(?:[stmd]|re|ve|ll)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+)
+_CLIP_END = "</w>"
+
 # How Qwen 2 cuts a text before it counts bytes, after GPT-4: digits stand alone.
 _QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+"
@@ -62,6 +69,7 @@ class DefinedTokenizer:
             known = self._tokenizer.get_vocab()
             self._add(list(files.added(known).items()))
         self.ids = self._tokenizer.get_vocab()
+        self._end = getattr(self._tokenizer.model, "end_of_word_suffix", None) or ""
         added = self._tokenizer.get_added_tokens_decoder()
         self.special_ids = {i for i, token in added.items() if token.special}
         self.template = self._template() if TOKENIZER in files.contents else None
@@ -72,7 +80,9 @@ class DefinedTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; specials stand for nothing."""
-        return self._tokenizer.decode(ids, skip_special_tokens=True)
+        text = self._tokenizer.decode(ids, skip_special_tokens=True)
+        # What a decoder of bytes leaves in it, and where a word ends.
+        return text.replace(self._end, " ").strip() if self._end else text
 
     def token_bytes(self, size: int) -> np.ndarray:
         """int32 [V]: UTF-8 bytes of text that each id stands for; specials 0.
@@ -98,7 +108,9 @@ class DefinedTokenizer:
             if i in added:
                 sizes[i] = len(piece.encode())
             elif "ByteLevel" in types:
-                sizes[i] = len(piece)  # a character for each byte
+                # A character for each byte; behind a word's end comes a space.
+                whole = piece.removesuffix(self._end)
+                sizes[i] = len(whole) + (whole != piece)
             elif _BYTE.fullmatch(piece):
                 sizes[i] = 1
             elif prefix is None:
@@ -172,8 +184,9 @@ def _byte_level(files: TokenizerFiles) -> Tokenizer:
                 f"{MERGES} does not fit {BPE}: {' '.join(parts)!r} does not join two "
                 "pieces to a third."
             )
-    model = models.BPE(ids, merges)
-    tokenizer = Tokenizer(model)
+    if files.family.vocabulary == "clip":
+        return _clip(files, ids, merges)
+    tokenizer = Tokenizer(models.BPE(ids, merges))
     space = files.flag("add_prefix_space", False)
     if files.family.vocabulary == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
@@ -185,6 +198,27 @@ def _byte_level(files: TokenizerFiles) -> Tokenizer:
         )
     else:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _clip(files: TokenizerFiles, ids: dict, merges: list) -> Tokenizer:
+    unknown = files.names().get("unk")
+    model = models.BPE(ids, merges, unk_token=unknown, end_of_word_suffix=_CLIP_END)
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFC(),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Lowercase(),
+        ]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_CLIP_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 

@@ -15,7 +15,7 @@ class Family:
 
     Attributes:
       vocabulary: the form of its vocabulary where there is no tokenizer.json:
-        'wordpiece', 'byte_level', 'qwen2' (byte-level too), 'sentencepiece',
+        'wordpiece', 'byte_level', 'qwen2' and 'clip' (byte-level too), 'sentencepiece',
         'xlm_roberta' (its pieces moved), 'marian' (two models); None: it needs one.
       specials: the tokens behind the names of NAMES, unless the files say otherwise.
       single: what stands around one text, A, in names of NAMES.
@@ -23,6 +23,8 @@ class Family:
       mask_takes_space: the mask swallows white space before it.
       legacy: SentencePiece's text behind a special begins as a word does.
       extra_ids: T5's sentinels, <extra_id_0> the last id of all.
+      canonical: capitals, punctuation and all but single spaces go before a
+        SentencePiece model cuts a text (SigLIP).
     """
 
     vocabulary: str | None
@@ -32,6 +34,7 @@ class Family:
     mask_takes_space: bool = False
     legacy: bool = True
     extra_ids: int = 0
+    canonical: bool = False
 
 
 _BERT = {
@@ -53,6 +56,12 @@ FAMILIES = {
     "BartTokenizer": _ROBERTA_FAMILY,
     "BertTokenizer": _BERT_FAMILY,
     "BloomTokenizer": Family(None, _ENDS | {"pad": "<pad>"}),
+    "CLIPTokenizer": Family(
+        "clip",
+        _END_OF_TEXT | {"bos": "<|startoftext|>", "pad": "<|endoftext|>"},
+        "bos A eos",
+        "bos A eos eos B eos",
+    ),
     "DebertaV2Tokenizer": Family(
         "sentencepiece", _BERT | {"bos": "[CLS]", "eos": "[SEP]"}, **_CLS_SEP
     ),
@@ -75,6 +84,14 @@ FAMILIES = {
     ),
     "Qwen2Tokenizer": Family("qwen2", _END_OF_TEXT | {"pad": "<|endoftext|>"}),
     "RobertaTokenizer": _ROBERTA_FAMILY,
+    "SiglipTokenizer": Family(
+        "sentencepiece",
+        {"eos": "</s>", "unk": "<unk>", "pad": "</s>"},
+        "A eos",
+        "A eos B eos",
+        legacy=False,
+        canonical=True,
+    ),
     "T5Tokenizer": Family(
         "sentencepiece",
         {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"},
@@ -94,6 +111,7 @@ _BY_MODEL_TYPE = {
     "bart": "BartTokenizer",
     "bert": "BertTokenizer",
     "bloom": "BloomTokenizer",
+    "clip": "CLIPTokenizer",
     "deberta-v2": "DebertaV2Tokenizer",
     "electra": "ElectraTokenizer",
     "gemma2": "GemmaTokenizer",
@@ -106,6 +124,7 @@ _BY_MODEL_TYPE = {
     "qwen2": "Qwen2Tokenizer",
     "qwen3": "Qwen2Tokenizer",
     "roberta": "RobertaTokenizer",
+    "siglip": "SiglipTokenizer",
     "t5": "T5Tokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
 }

@@ -3,6 +3,7 @@
 SentencePiece itself cuts the text; ids may be others than the model's own.
 """
 
+import string
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -22,6 +23,7 @@ from fmjax.errors import UserError
 
 # The pieces that every XLM-R begins with; of its model the first three are left out.
 _XLM_ROBERTA = ("<s>", "<pad>", "</s>", "<unk>")
+_NO_SIGNS = str.maketrans("", "", string.punctuation)
 
 
 class PieceTokenizer:
@@ -48,7 +50,8 @@ class PieceTokenizer:
         self._bare = _processor(name, content, add_dummy_prefix=False)
         self._strips = self._bare.normalize(" a") == "a"
         self._prefix = _prefix(files)
-        self._lower = bool(files.flag("do_lower_case", False))
+        self._canonical = files.family.canonical
+        self._lower = bool(files.flag("do_lower_case", self._canonical))
         self._codes = files.family.vocabulary == "marian"
         self.ids, within = _ids(files, side, self._pieces)
         self._unknown = _unknown(files, self.ids, self._pieces)
@@ -91,7 +94,8 @@ class PieceTokenizer:
         sizes = np.zeros(size, np.int32)
         sp = self._pieces
         for piece, i in self.ids.items():
-            if i in self.special_ids or sp.is_unused(own := sp.piece_to_id(piece)):
+            own = sp.piece_to_id(piece)
+            if i in self.special_ids or sp.is_unused(own) or sp.is_control(own):
                 continue
             text = piece if i in self._added else piece.replace("\u2581", " ")
             sizes[i] = 1 if sp.is_byte(own) else len(text.encode())
@@ -106,6 +110,8 @@ class PieceTokenizer:
 
     def _cut(self, text: str, first: bool) -> list[str]:
         text = text.lower() if self._lower else text
+        if self._canonical:
+            text = " ".join(text.replace("\u2581", " ").translate(_NO_SIGNS).split())
         code = []
         if self._codes and text.startswith(">>") and "<<" in text:
             # The language to translate to, as in '>>fra<< the cat'.
@@ -163,6 +169,8 @@ def _ids(
         return files.ids(TARGET_VOCABULARY if separate else BPE), {}
     pieces = [sp.id_to_piece(i) for i in range(sp.get_piece_size())]
     controls = [piece for i, piece in enumerate(pieces) if sp.is_control(i)]
+    if files.family.canonical:
+        controls = []  # Their signs go from a text before they are found.
     if files.family.vocabulary == "xlm_roberta":
         pieces = [*_XLM_ROBERTA, *pieces[3:]]
     ids = {piece: i for i, piece in enumerate(pieces)}

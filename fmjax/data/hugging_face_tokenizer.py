@@ -72,6 +72,7 @@ class HuggingFaceTokenizer:
             "wordpiece",
             "byte_level",
             "qwen2",
+            "clip",
         ):
             self._tokenizer = DefinedTokenizer(described)
         else:

@@ -141,6 +141,16 @@ def test_bytes_of_wordpiece_count_the_space_before_a_word(tmp_path):
     assert not sizes[:5].any()
 
 
+def test_words_of_clip_end_with_a_space(tmp_path):
+    tokenizer = configured(small.clip(tmp_path), "CLIPTokenizer")
+    sizes = tokenizer.token_bytes()
+    ids = tokenizer.encode("The  quick Über-fox, 42")
+    written = tokenizer.decode([tokenizer.bos_id, *ids, tokenizer.eos_id])
+    assert written == "the quick über - fox , 4 2"
+    assert sizes[ids].sum() == len(written.encode()) + 1
+    assert tokenizer.wrap(ids)[0] == [tokenizer.bos_id, *ids, tokenizer.eos_id]
+
+
 @pytest.mark.parametrize(
     ("make", "in_front"), [(small.llama, 1), (small.gemma, 0), (small.t5, 1)]
 )

@@ -68,6 +68,8 @@ CASES = {
     "deberta": ("DebertaV2Tokenizer", small.deberta, {}),
     "xlm_roberta": ("XLMRobertaTokenizer", small.xlm_roberta, {}),
     "marian": ("MarianTokenizer", small.marian, {}),
+    "clip": ("CLIPTokenizer", small.clip, {}),
+    "siglip": ("SiglipTokenizer", small.siglip, {}),
 }
 # Where transformers 5 does not read a SentencePiece model as SentencePiece does.
 OWN_READING = ("llama", "llama_eos", "gemma", "deberta")
@@ -171,7 +173,7 @@ def test_the_second_language_of_a_pair_has_pieces_of_its_own(tmp_path):
 
 
 def test_every_language_comes_back_as_transformers_writes_it(tmp_path):
-    for case in ("gpt2", "roberta", "qwen2", "llama", "gemma", "t5"):
+    for case in ("gpt2", "roberta", "qwen2", "llama", "gemma", "t5", "clip"):
         folder = older_files(case, tmp_path / case)
         theirs, ours = (
             read_by_transformers(case, folder),
