@@ -29,6 +29,15 @@ def vit(layers, width, heads, patch=16, mlp=None):
     )
 
 
+def clip_l14():
+    wide = dict(hidden_size=768, intermediate_size=3072, num_attention_heads=12)
+    wider = dict(hidden_size=1024, intermediate_size=4096, num_attention_heads=16)
+    wider |= dict(num_hidden_layers=24, patch_size=14)
+    return of_transformers(
+        "CLIPModel", text_config=wide, vision_config=wider, projection_dim=768
+    )
+
+
 def plain():
     """Without a class token and learned positions."""
     return vit(12, 384, 6) - 384 - 197 * 384
@@ -45,16 +54,27 @@ COUNTS = {
     "vit_g14": lambda: vit(40, 1408, 16, 14, 6144),
     # Sizes are that configuration's defaults.
     "mae_b16": lambda: of_transformers("ViTMAEForPreTraining"),
+    "clip_b32": lambda: of_transformers("CLIPModel"),
+    "clip_b16": lambda: of_transformers("CLIPModel", vision_config={"patch_size": 16}),
+    "clip_l14": clip_l14,
+    "siglip_b16": lambda: of_transformers("SiglipModel"),
 }
 # In millions, as the papers have it.
 PAPERS = {"vit_ti16": 5.7, "vit_s16": 22, "vit_b16": 86, "vit_l16": 307, "vit_h14": 632}
 
 
+def small_data_with(name, folder):
+    """A model of this size on digits, with captions where it reads texts."""
+    texts = name.startswith(("clip", "siglip"))
+    data = "digits_captions" if texts else "digits"
+    files = ["quickstart.gin", f"data/{data}.gin", f"models/{name}.gin"]
+    (folder / "run.gin").write_text("".join(f"include '{f}'\n" for f in files))
+    return config.load(folder / "run.gin")
+
+
 @pytest.mark.parametrize("name", COUNTS)
 def test_parameter_counts(name, tmp_path):
-    files = ["quickstart.gin", "data/digits.gin", f"models/{name}.gin"]
-    (tmp_path / "run.gin").write_text("".join(f"include '{f}'\n" for f in files))
-    experiment = config.load(tmp_path / "run.gin")
+    experiment = small_data_with(name, tmp_path)
     axes, shapes = abstract_variables(experiment.objective)
     del axes
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
@@ -68,7 +88,5 @@ def test_parameter_counts(name, tmp_path):
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_each_model_takes_the_rows_that_come_with_it(name, tmp_path):
-    files = ["quickstart.gin", "data/digits.gin", f"models/{name}.gin"]
-    (tmp_path / "run.gin").write_text("".join(f"include '{f}'\n" for f in files))
-    experiment = config.load(tmp_path / "run.gin")
+    experiment = small_data_with(name, tmp_path)
     experiment.objective.check(experiment.data.row_shapes(), None)
