@@ -233,7 +233,7 @@ class CaptionDecoder(nn.Module):
         cross = sum(
             leaf.size
             for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-            if path[-2].key == "cross_attention" and path[-1].key in ("key", "value")
+            if path[-1].key in ("key", "value") and path[-2].key == "cross_attention"
         )
         both = multiplying_weights(params["multimodal_stack"], c) - cross
         both += self.padded_vocab_size * c.embed_dim

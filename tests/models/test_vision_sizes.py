@@ -38,6 +38,32 @@ def clip_l14():
     )
 
 
+def coca_parts(image_layers, text_layers, width, image_mlp, text_mlp):
+    """Of CoCa's image tower, its decoder, and all else."""
+    D, V, E = width, 64000, width
+    norm, attention = 2 * D, 4 * (D * D + D)
+
+    def mlp(hidden):
+        return 2 * D * hidden + hidden + D
+
+    image = 18 * 18 * 3 * D + D + 16 * 16 * D + norm
+    image += image_layers * (attention + mlp(image_mlp) + 2 * norm)
+    # Both tables, positions of a start and 64 tokens, and [CLS].
+    text = 2 * V * D + 65 * D + D + 2 * norm
+    text += text_layers * (attention + mlp(text_mlp) + 2 * norm)
+    text += text_layers * (2 * attention + mlp(text_mlp) + 3 * norm)
+    # Queries and poolers, projections, scale.
+    rest = (256 + 1) * D + 2 * (attention + norm) + 2 * D * E + 1
+    return image, text, rest
+
+
+COCA = {
+    "coca_base": coca_parts(12, 12, 768, 3072, 3072),
+    "coca_large": coca_parts(24, 12, 1024, 4096, 4096),
+    "coca_2b": coca_parts(40, 18, 1408, 6144, 5632),
+}
+
+
 def plain():
     """Without a class token and learned positions."""
     return vit(12, 384, 6) - 384 - 197 * 384
@@ -58,6 +84,7 @@ COUNTS = {
     "clip_b16": lambda: of_transformers("CLIPModel", vision_config={"patch_size": 16}),
     "clip_l14": clip_l14,
     "siglip_b16": lambda: of_transformers("SiglipModel"),
+    **{name: lambda parts=parts: sum(parts) for name, parts in COCA.items()},
 }
 # In millions, as the papers have it.
 PAPERS = {"vit_ti16": 5.7, "vit_s16": 22, "vit_b16": 86, "vit_l16": 307, "vit_h14": 632}
@@ -65,7 +92,7 @@ PAPERS = {"vit_ti16": 5.7, "vit_s16": 22, "vit_b16": 86, "vit_l16": 307, "vit_h1
 
 def small_data_with(name, folder):
     """A model of this size on digits, with captions where it reads texts."""
-    texts = name.startswith(("clip", "siglip"))
+    texts = name.startswith(("clip", "coca", "siglip"))
     data = "digits_captions" if texts else "digits"
     files = ["quickstart.gin", f"data/{data}.gin", f"models/{name}.gin"]
     (folder / "run.gin").write_text("".join(f"include '{f}'\n" for f in files))
@@ -84,6 +111,31 @@ def test_parameter_counts(name, tmp_path):
     experiment.optimizer.schedule.build(experiment.train.steps)
     if name in PAPERS:
         assert abs(count / 1e6 - PAPERS[name]) < 0.015 * PAPERS[name]
+
+
+# Table 1 of CoCa's paper, in millions: image tower, decoder, both.
+COCA_PAPER = {
+    "coca_base": (86, 297, 383),
+    "coca_large": (303, 484, 787),
+    "coca_2b": (1000, 1100, 2100),
+}
+
+
+@pytest.mark.parametrize("name", COCA)
+def test_cocas_halves_are_the_papers(name, tmp_path):
+    _, shapes = abstract_variables(small_data_with(name, tmp_path).objective)
+    counts = [
+        sum(leaf.size for leaf in jax.tree.leaves(shapes["params"][part]))
+        for part in ("image", "text")
+    ]
+    assert tuple(counts) == COCA[name][:2]
+    # The paper counts neither poolers nor projections.
+    for count, paper in zip((*counts, sum(counts)), COCA_PAPER[name]):
+        if paper < 1000:
+            assert abs(count / 1e6 - paper) < 0.01 * paper
+        else:
+            # Billions are cut to a decimal.
+            assert count // 10**8 * 100 == paper
 
 
 @pytest.mark.parametrize("name", COUNTS)
