@@ -60,7 +60,7 @@ def compare(
 def curves(
     run_dirs: Sequence[str | os.PathLike], metric: str = "loss", trust: bool = False
 ) -> "Figure":
-    """The curves of runs over steps, or over tokens where their batches differ in size.
+    """The curves of runs over steps, or where their batches differ, tokens or images.
 
     Args and errors as in `compare`.
     """
@@ -89,8 +89,12 @@ class _Run:
         )
 
     @property
-    def tokens_per_step(self) -> float:
-        return _mean([line["tokens"] for line in self.split("train")])
+    def unit(self) -> str:
+        return self.experiment.objective.unit
+
+    @property
+    def units_per_step(self) -> float:
+        return _mean([line[self.unit] for line in self.split("train")])
 
     @property
     def seconds(self) -> float:
@@ -139,7 +143,7 @@ def _figures(runs: list[_Run]) -> Table:
         "best validation",
         "last validation",
         "bits/byte",
-        "tokens/s",
+        "speed",
         "time",
     ):
         table.add_column(name, justify="right")
@@ -150,7 +154,7 @@ def _figures(runs: list[_Run]) -> Table:
             lowest = int(np.nanargmin(losses))
             best = f"{losses[lowest]:.4f} at {steps[lowest]}"
         # The median: a first step compiles, and a machine has other things to do.
-        speed = [line["tokens_per_second"] for line in run.split("train")]
+        speed = [line[f"{run.unit}_per_second"] for line in run.split("train")]
         table.add_row(
             run.label,
             str(max(line["step"] for line in run.lines)),
@@ -158,7 +162,7 @@ def _figures(runs: list[_Run]) -> Table:
             best,
             _last(losses),
             _last(run.series("validation", "bits_per_byte")[1]),
-            f"{np.median(speed):,.0f}" if speed else "—",
+            f"{np.median(speed):,.0f} {run.unit}/s" if speed else "—",
             _duration(run.seconds),
         )
     return table
@@ -195,13 +199,14 @@ def _draw(runs: list[_Run], metric: str) -> "Figure":
                 f"{run.file} has no metric {metric!r}.{suggest(metric, known)} It has "
                 f"{', '.join(sorted(known))}."
             )
-    sizes = np.array([run.tokens_per_step for run in runs])
-    over_tokens = bool(sizes.max() > 1.01 * sizes.min())
+    sizes = np.array([run.units_per_step for run in runs])
+    units = {run.unit for run in runs}
+    over_units = len(units) == 1 and bool(sizes.max() > 1.01 * sizes.min())
     figure = Figure(figsize=(7.5, 4.8), layout="constrained", facecolor="white")
     axes = figure.add_subplot()
     handles = []
     for index, run in enumerate(runs):
-        scale = run.tokens_per_step if over_tokens else 1
+        scale = run.units_per_step if over_units else 1
         color = f"C{index % 10}"
         steps, values = run.series("train", metric)
         thin = {"color": color, "linewidth": 0.9, "alpha": 0.6}
@@ -212,7 +217,7 @@ def _draw(runs: list[_Run], metric: str) -> "Figure":
             (line,) = axes.plot(checked * scale, values, **thick)
         line.set_label(_legend(run, runs))
         handles.append(line)
-    axes.set_xlabel("tokens" if over_tokens else "step")
+    axes.set_xlabel(units.pop() if over_units else "step")
     axes.set_ylabel(metric)
     axes.set_title("thin: training, thick: validation", fontsize=9, color="0.35")
     axes.grid(color="0.9")

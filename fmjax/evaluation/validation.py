@@ -74,6 +74,7 @@ def evaluate_run(
             variables,
             batches,
             lambda batch: global_batch(batch, sharding, size),
+            objective.unit,
         )
     if "nll" in values:
         values["perplexity"] = float(np.exp(values["nll"]))

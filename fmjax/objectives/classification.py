@@ -35,6 +35,8 @@ class Classification:
     output: Literal["softmax", "sigmoid"] = "softmax"
     label_smoothing: float = 0.0
 
+    unit = "images"
+
     def __post_init__(self):
         if not 0 <= self.label_smoothing < 1:
             raise UserError(

@@ -38,6 +38,8 @@ class ImageTextContrast:
     output: Literal["softmax", "sigmoid"] = "softmax"
     chunks: int = free(8)
 
+    unit = "pairs"
+
     def __post_init__(self):
         own, name = self.gin_name, getattr(self.model, "gin_name", "?")
         if self.chunks < 1:

@@ -31,6 +31,8 @@ class ImageViewContrast:
     temperature: float = 0.1
     chunks: int = free(8)
 
+    unit = "images"
+
     def __post_init__(self):
         if self.temperature <= 0:
             raise UserError(

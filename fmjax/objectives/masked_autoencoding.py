@@ -34,6 +34,8 @@ class MaskedAutoencoding:
     mask_share: float = 0.75
     normalize_pixels: bool = True
 
+    unit = "images"
+
     def __post_init__(self):
         if not hasattr(self.model, "decode") or not hasattr(self.model, "patch_size"):
             raise UserError(

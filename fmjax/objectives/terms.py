@@ -7,6 +7,7 @@ import jax
 from jaxtyping import Array, Float, Key
 
 Batch = dict[str, jax.Array]
+UNITS = ("tokens", "images", "pairs")
 # The shape of each array of a row.
 RowShapes = Mapping[str, tuple[int, ...]]
 
@@ -36,10 +37,12 @@ class Ratio(NamedTuple):
 class Objective(Protocol):
     """What training minimizes: a frozen dataclass that holds a model.
 
-    The weight of the first term counts the targets, by which throughput is measured.
+    The weight of the first term counts the targets, by which throughput is measured;
+    `unit`, one of `UNITS`, says what they are.
     """
 
     model: object
+    unit: str
 
     def init(self, rng: Key[Array, ""]) -> dict:
         """Boxed variables {"params": …, other collections}."""

@@ -36,6 +36,7 @@ class TokenPrediction:
     router_z: float = 0.0
     head_chunks: int = free(8)
 
+    unit = "tokens"
     # What `init` and `_hidden` read of a batch: those that must be there, and others.
     reads = ("tokens",)
     may_read = ("positions", "segment_ids")

@@ -50,7 +50,7 @@ def accumulate(
     (value, (sums, ratios)), grads = add_up(
         objective, variables, weighted, trained, batch, keys, microbatches
     )
-    metrics = {"loss": value, "tokens": next(iter(weights.values()))}
+    metrics = {"loss": value, objective.unit: next(iter(weights.values()))}
     for name in sums:
         metrics[name] = sums[name] / jnp.maximum(weights[name], 1e-9)
     for name, ratio in ratios.items():

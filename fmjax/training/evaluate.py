@@ -14,6 +14,7 @@ def evaluate(
     variables: dict,
     batches: Iterable[dict[str, np.ndarray]],
     place: Callable[[dict[str, np.ndarray]], Batch],
+    unit: str,
 ) -> dict[str, float]:
     """Loss, terms and ratios over all batches; every target counts the same.
 
@@ -22,9 +23,11 @@ def evaluate(
       variables: {"params": …, other collections}.
       batches: this process's rows, as many batches in every process.
       place: local rows → global arrays.
+      unit: of what the objective counts.
 
     Returns:
-      "loss", each term's share of it, each ratio, and "tokens".
+      "loss", each term's share of it, each ratio, and how many "tokens", or whatever
+      the unit is.
     """
     outputs: list = []
     for batch in batches:
@@ -44,5 +47,5 @@ def evaluate(
     for name, (value, weight) in [*terms.items(), *ratios.items()]:
         result[name] = float(value / weight) if weight else float("nan")
     result["loss"] = sum(result[name] for name in terms)
-    result["tokens"] = float(next(iter(terms.values()))[1]) if terms else 0.0
+    result[unit] = float(next(iter(terms.values()))[1]) if terms else 0.0
     return result

@@ -148,7 +148,7 @@ def train(
         rows_per_second = run.batch_size / values["step_seconds"]
         values["mfu"] = mfu(rows_per_second * flops, mesh.size)
         writer.write(step, "train", values)
-        say.log(step, run.steps, values)
+        say.log(step, run.steps, objective.unit, values)
 
     def validate(step: int, last: bool) -> dict[str, float]:
         split = data.eval_batches(
@@ -162,6 +162,7 @@ def train(
             state.eval_variables,
             split,
             lambda b: global_batch(b, sharding, eval_size),
+            objective.unit,
         )
         values["seconds"] = time.perf_counter() - began
         say.say(f"step {step}/{run.steps}  validation " + spelled(values))
@@ -190,7 +191,7 @@ def train(
 
     validation: dict[str, float] = {}
     step, interrupted = start, False
-    log = StepLog(run.log_every, run.steps, write)
+    log = StepLog(run.log_every, run.steps, objective.unit, write)
     say.start(start, run.steps)
     try:
         with on_mesh(mesh, rules), Interruption() as interruption:

@@ -15,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from fmjax.objectives.terms import UNITS
+
 
 class Reporter:
     """Prints for the first process of a run; the others are silent."""
@@ -57,11 +59,11 @@ class Reporter:
         if self._bar:
             self._bar.update(self._task, completed=step)
 
-    def log(self, step: int, steps: int, values: dict[str, Any]) -> None:
+    def log(self, step: int, steps: int, unit: str, values: dict[str, Any]) -> None:
         """The figures of a step: beside the bar, or as a line every few seconds."""
         note = (
             f"loss {values['loss']:.4f}  lr {values['learning_rate']:.2e}  "
-            f"{values['tokens_per_second']:,.0f} tokens/s"
+            f"{values[f'{unit}_per_second']:,.0f} {unit}/s"
         )
         if values.get("mfu") is not None:
             note += f"  mfu {values['mfu']:.1%}"
@@ -81,6 +83,6 @@ class Reporter:
 def spelled(values: dict[str, float]) -> str:
     """Figures in a line."""
     return "  ".join(
-        f"{name} {value:,.0f}" if name == "tokens" else f"{name} {value:.4f}"
+        f"{name} {value:,.0f}" if name in UNITS else f"{name} {value:.4f}"
         for name, value in values.items()
     )

@@ -41,7 +41,7 @@ def make_train_step(
 
     Metrics are float32 scalars: "loss", each term's share of it under the term's name,
     each ratio of the objective, "grad_norm" (before clipping), "learning_rate", and
-    "tokens", the weight of the first term.
+    under the name of its unit, such as "tokens", the weight of the first term.
     """
 
     def step(state: State, batch: Batch, phase: int = 0) -> tuple[State, Metrics]:

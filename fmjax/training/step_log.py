@@ -34,16 +34,19 @@ class StepLog:
     Args:
       every: steps between the lines.
       last: the last step of the run, which always has a line.
+      unit: of what the objective counts.
       write: called with (step, values); values also hold "step_seconds" and
-        "tokens_per_second" since the line before.
+        "tokens_per_second", or whatever the unit is, since the line before.
     """
 
-    def __init__(self, every: int, last: int, write: Callable[[int, dict], None]):
-        self._every, self._last, self._write = every, last, write
+    def __init__(
+        self, every: int, last: int, unit: str, write: Callable[[int, dict], None]
+    ):
+        self._every, self._last, self._unit, self._write = every, last, unit, write
         self._pending: collections.deque = collections.deque()
         self._start = time.perf_counter()
         self._steps = 0
-        self._tokens = 0.0
+        self._count = 0.0
 
     def push(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Notes the metrics of `step`, and reads those of two steps before.
@@ -73,13 +76,13 @@ class StepLog:
             if not math.isfinite(loss):
                 raise Diverged(f"the loss of step {step} is {loss}", step)
             self._steps += 1
-            self._tokens += float(metrics["tokens"])
+            self._count += float(metrics[self._unit])
             if step % self._every and step != self._last:
                 continue
             now = time.perf_counter()
             seconds = max(now - self._start, 1e-9)
             values = {k: float(v) for k, v in jax.device_get(metrics).items()}
             values["step_seconds"] = seconds / self._steps
-            values["tokens_per_second"] = self._tokens / seconds
+            values[f"{self._unit}_per_second"] = self._count / seconds
             self._write(step, values)
-            self._start, self._steps, self._tokens = now, 0, 0.0
+            self._start, self._steps, self._count = now, 0, 0.0

@@ -54,7 +54,8 @@ def test_table_holds_best_and_last_figures(make_run, tmp_path, capsys):
     cells = [cell.strip() for cell in row.strip("│").split("│")]
     # 40 steps of half a second, and two evaluations of ten.
     assert cells == [
-        "a", "40", "2.7500", "3.1250 at 20", "3.5000", "2.8750", "128", "0:00:40",
+        "a", "40", "2.7500", "3.1250 at 20", "3.5000", "2.8750",
+        "128 tokens/s", "0:00:40",
     ]  # fmt: skip
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
