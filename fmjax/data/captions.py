@@ -22,9 +22,18 @@ class Captions:
         length: int,
         templates: Sequence[str] = (),
         class_names: Sequence[str] = (),
+        masked: bool = True,
     ):
-        """Takes templates with a `{}` for the class, if captions are made of them."""
-        self.tokenizer, self.length = tokenizer, length
+        """Describes the rows.
+
+        Args:
+          tokenizer: of the texts.
+          length: T.
+          templates: with a `{}` for the class, if captions are made of them.
+          class_names: of these.
+          masked: whether the mask tells padding apart; False counts it as text.
+        """
+        self.tokenizer, self.length, self._masked = tokenizer, length, masked
         self.templated = bool(templates)
         self._by_label = [
             [self._ended(template.replace("{}", name)) for template in templates]
@@ -36,7 +45,8 @@ class Captions:
 
         Returns:
           `tokens` int32 [T]: BOS if the vocabulary has one, the caption, cut before its
-          EOS if it is too long, padding; `mask` bool [T], False for padding.
+          EOS if it is too long, padding; `mask` bool [T], False for padding, or True
+          throughout where that counts as text.
         """
         tokenizer = self.tokenizer
         tokens = np.asarray(tokens, np.int32)
@@ -45,7 +55,8 @@ class Captions:
         tokens = shortened(tokens, self.length, tokenizer.eos_id)
         row = np.full(self.length, tokenizer.pad_id or 0, np.int32)
         row[: len(tokens)] = tokens
-        return {"tokens": row, "mask": np.arange(self.length) < len(tokens)}
+        real = len(tokens) if self._masked else self.length
+        return {"tokens": row, "mask": np.arange(self.length) < real}
 
     def of_class(self, label: int, rng) -> np.ndarray:
         """Tokens of one of the templates, any of them; `rng` gives the generator."""

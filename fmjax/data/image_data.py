@@ -39,6 +39,8 @@ class ImageData(CachedData):
         then changes of the picture, of its numbers, and mixes with others.
       views: 2 gives each image twice, differently augmented (SimCLR).
       caption_length: T, tokens of a caption with its BOS and EOS.
+      mask_captions: whether padding of captions is told apart; False for models that
+        read it as text, as SigLIP does.
       cache_dir: where caches are kept; $FMJAX_CACHE or ~/.cache/fmjax if None.
       threads: that make batches.
       prefetch: batches made ahead.
@@ -55,6 +57,7 @@ class ImageData(CachedData):
     augment: tuple[Augmentation, ...] = ()
     views: int = 1
     caption_length: int = 32
+    mask_captions: bool = True
     cache_dir: str | None = path(None)
     threads: int = free(2)
     prefetch: int = free(4)
@@ -121,7 +124,11 @@ class ImageData(CachedData):
             captions = None
             if self._tokenizer is not None:
                 captions = Captions(
-                    self._tokenizer, self.caption_length, templates, names
+                    self._tokenizer,
+                    self.caption_length,
+                    templates,
+                    names,
+                    self.mask_captions,
                 )
             augmented = split == "train" or self.views == 2
             layouts[split] = ImageRows(

@@ -78,7 +78,7 @@ def write(folder: Path, preprocessing: Preprocessing) -> None:
     }
     if cropped:
         config["crop_size"] = {"height": p.size, "width": p.size}
-        kind = "Bit" if p.fit == "crop" else "DeiT"
+        kind = "CLIP" if p.fit == "crop" else "DeiT"
         config["image_processor_type"] = f"{kind}ImageProcessor"
     text = json.dumps(config, indent=2, sort_keys=True)
     (folder / FILE).write_text(text + "\n", encoding="utf-8")

@@ -156,6 +156,10 @@ def test_captions_of_templates_name_the_class_and_need_no_cache(digits):
     prompts = data.captions().of_texts(["the digit 3", "8"])
     assert prompts["tokens"].shape == prompts["mask"].shape == (2, 12)
     assert prompts["mask"].sum(1).tolist() == [12, 2]
+    padded = dataclasses.replace(data, mask_captions=False).captions()
+    whole = padded.of_texts(["the digit 3", "8"])
+    np.testing.assert_array_equal(whole["tokens"], prompts["tokens"])
+    assert whole["mask"].all()
     assert data.target_counts() is None
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import safetensors.numpy
+import small_tokenizers
 import torch
 import transformers
 from parity.models_of_transformers import (
@@ -16,11 +17,13 @@ from parity.models_of_transformers import (
     imported,
     random_model,
 )
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
 import fmjax
 from fmjax.errors import UserError
 from fmjax.interop import model_fields
-from fmjax.interop.export import describe
+from fmjax.interop.export import describe, export_model
 from fmjax.interop.families import FAMILIES
 from fmjax.interop.family import find
 from fmjax.interop.hugging_face import import_model
@@ -213,6 +216,56 @@ def test_losses_go_on_as_they_were(tmp_path):
         terms, _ = objective.loss({"params": run.params}, batch, None)
         term = terms["contrastive"]
         close(term.sum / term.weight, expected)
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_pictures_and_captions_are_read_as_theirs(family, tmp_path):
+    name = {"clip": "CLIP", "siglip": "Siglip"}[family]
+    getattr(small_tokenizers, family)(tmp_path / "tokenizer")
+    tokenizer = getattr(transformers, f"{name}Tokenizer").from_pretrained(
+        tmp_path / "tokenizer", model_max_length=LENGTH
+    )
+    size = {"shortest_edge": 24} if family == "clip" else {"height": 21, "width": 21}
+    processor = getattr(transformers, f"{name}Processor")(
+        image_processor=getattr(transformers, f"{name}ImageProcessorPil")(
+            size=size, crop_size=21
+        ),
+        tokenizer=tokenizer,
+    )
+    architecture, options = CONFIGS[family]
+    ids = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    text = options["text_config"] | ids
+    theirs = random_model(architecture, options | {"text_config": text})
+    processor.save_pretrained(tmp_path / "hf")
+    run = fmjax.load(imported(theirs, tmp_path))
+
+    pictures = [Image.fromarray(x) for x in load_sample_images().images]
+    captions = ["A Chinese temple.", "the fox, the cat & a dog: 42"]
+    read = processor(
+        text=captions,
+        images=pictures,
+        padding="max_length",
+        truncation=True,
+        return_tensors="pt",
+    )
+    images = run.preprocess(pictures)
+    std = run.config.preprocessing.std
+    want = np.moveaxis(read["pixel_values"].numpy(), 1, -1)
+    assert np.abs((images - want) * std).mean() < 2 / 255
+    tokens = np.full((2, LENGTH), run.tokenizer.pad_id)
+    for row, caption in zip(tokens, captions):
+        ids, _ = run.tokenizer.wrap(run.tokenizer.encode(caption))
+        row[: len(ids)] = ids[:LENGTH]
+    np.testing.assert_array_equal(tokens, read["input_ids"])
+    with torch.no_grad():
+        expected = theirs(read["input_ids"], torch.tensor(images).permute(0, 3, 1, 2))
+    close(run(images=images, tokens=tokens)["logits"], expected.logits_per_image)
+
+    export_model(tmp_path / "run", tmp_path / "again")
+    again = transformers.AutoProcessor.from_pretrained(tmp_path / "again")
+    assert again(text=captions)["input_ids"] == processor(text=captions)["input_ids"]
+    pixels = again(images=pictures, return_tensors="pt")["pixel_values"].numpy()
+    np.testing.assert_allclose(pixels, read["pixel_values"], atol=0.1)
 
 
 @pytest.mark.parametrize(
