@@ -76,15 +76,22 @@ def _parser() -> argparse.ArgumentParser:
         ("knn", "accuracy of its nearest neighbours"),
         ("zero_shot", "accuracy of classes by prompts, of two towers"),
         ("retrieval", "recall of captions by images and of images by captions"),
+        ("captions", "share of images whose written caption names their class"),
     ):
         sub.add_argument(
             f"--{name}", action="append_const", dest="measures", const=name, help=text
         )
 
-    sub = verb("generate", "Continue prompts with a run's model, or answer them.")
+    sub = verb("generate", "Continue prompts, answer them, or caption images.")
     takes_run(sub)
     takes_trust(sub)
-    sub.add_argument("--prompt", action="append", required=True, help="may be repeated")
+    sub.add_argument("--prompt", action="append", help="may be repeated")
+    sub.add_argument(
+        "--image",
+        action="append",
+        type=pathlib.Path,
+        help="to be captioned; may be repeated; with one prompt, or one for each",
+    )
     sub.add_argument("--max_tokens", type=int, default=100)
     sub.add_argument("--temperature", type=float, help="1 if not given; 0 is greedy")
     sub.add_argument("--top_k", type=int, help="draw from the k likeliest tokens")

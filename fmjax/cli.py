@@ -66,10 +66,18 @@ def _eval(args) -> None:
 
 def _generate(args) -> None:
     from fmjax.inference import generate as texts
+    from fmjax.inference.image_files import read_images
     from fmjax.inference.load import load
 
+    if not (args.prompt or args.image):
+        raise UserError("neither --prompt nor --image is given; expected one of them.")
     run = load(args.run_dir, step=args.step, trust=args.trust)
+    prompts, images = args.prompt or [""], None
+    if args.image:
+        images = read_images(run, args.image)
+        prompts = prompts * len(images) if len(prompts) == 1 else prompts
     options = {
+        "images": images,
         "max_tokens": args.max_tokens,
         "temperature": args.temperature,
         "top_k": args.top_k,
@@ -78,7 +86,7 @@ def _generate(args) -> None:
         "beams": args.beams,
         "length_penalty": args.length_penalty,
     }
-    for prompt, text in zip(args.prompt, texts.generate(run, args.prompt, **options)):
+    for prompt, text in zip(prompts, texts.generate(run, prompts, **options)):
         print(texts.with_prompt(run, prompt, text))
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -53,23 +53,27 @@ class ImageRun:
 
     def features(self, split: str) -> Features:
         """Encodes a split once, in order."""
+        found: dict[str, list[np.ndarray]] = {}
+        for batch in self.batches(split):
+            for name, rows in self._encode(batch).items():
+                found.setdefault(name, []).append(rows[batch["weights"] > 0])
+        arrays = {name: np.concatenate(rows) for name, rows in found.items()}
+        names = [field.name for field in dataclasses.fields(Features)]
+        return Features(**{name: arrays.get(name) for name in names})
+
+    def batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:
+        """A split once, in order; the last batch is filled by rows of weight 0."""
         size = self.batch_size + -self.batch_size % self.run.row_multiple
         batches = self.data.eval_batches(size, range(size), split=split)
         silent = jax.process_index() != 0 or not Console(stderr=True).is_terminal
-        found: dict[str, list[np.ndarray]] = {}
-        for batch in track(
+        yield from track(
             batches,
             f"encoding {split}",
             total=len(batches),
             console=Console(stderr=True),
             disable=silent,
-        ):
-            for name, rows in self._encode(batch).items():
-                found.setdefault(name, []).append(rows[batch["weights"] > 0])
+        )
         batches.close()
-        arrays = {name: np.concatenate(rows) for name, rows in found.items()}
-        names = [field.name for field in dataclasses.fields(Features)]
-        return Features(**{name: arrays.get(name) for name in names})
 
     def _encode(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         towers = hasattr(self.run.model, "embed_texts")

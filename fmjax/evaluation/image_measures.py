@@ -3,12 +3,14 @@
 import os
 from collections.abc import Sequence
 
+from fmjax.evaluation.captions import captions
 from fmjax.evaluation.image_features import load_images
 from fmjax.evaluation.probes import knn, linear_probe
 from fmjax.evaluation.zero_shot import retrieval, zero_shot
 
 MEASURES = {
-    measure.__name__: measure for measure in (linear_probe, knn, zero_shot, retrieval)
+    measure.__name__: measure
+    for measure in (linear_probe, knn, zero_shot, retrieval, captions)
 }
 
 

@@ -11,9 +11,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from fmjax.errors import UserError
-from fmjax.inference.decoder import decoder_of, next_logits
+from fmjax.inference.decoder import Own, decoder_of, next_logits
 from fmjax.inference.prompts import pad
-from fmjax.models.attention import KeyValueCache
 from fmjax.models.layers import constrain
 
 
@@ -45,6 +44,7 @@ def beam_search_tokens(
     params: dict,
     prompts: Sequence[Sequence[int]],
     *,
+    images: Float[np.ndarray, "B height width C"] | None = None,
     max_tokens: int,
     beams: int,
     length_penalty: float = 0.0,
@@ -64,6 +64,7 @@ def beam_search_tokens(
       model: as in `generate_tokens`.
       params: its parameters.
       prompts: ids, at least one a row.
+      images: one a prompt, for a model that sees them, normalized.
       max_tokens: the most ids written for a prompt.
       beams: K, beginnings kept; 1 is greedy.
       length_penalty: see `penalty`.
@@ -87,7 +88,7 @@ def beam_search_tokens(
         raise UserError(f"length_penalty = {length_penalty}: expected 0 or more.")
     if not prompts:
         return []
-    padded = pad(decoder, prompts, max_tokens)
+    padded = pad(decoder, prompts, max_tokens, images)
     found = _search(
         decoder,
         nn.get_logical_axis_rules(),
@@ -95,8 +96,7 @@ def beam_search_tokens(
         beams,
         min(model.vocab_size, vocab_size or model.vocab_size),
         params,
-        padded.tokens,
-        padded.lengths,
+        padded,
         np.float32(length_penalty),
         np.int32(-1 if eos_id is None else eos_id),
         np.int32(-1 if padding_id is None else padding_id),
@@ -132,7 +132,7 @@ class _State(NamedTuple):
     live: _Texts  # their scores are log-probabilities
     ended: _Texts  # with the length penalty
     hidden: jax.Array  # [B · K, 1, D], of each beginning's newest id
-    own: KeyValueCache
+    own: Own
 
 
 # See `token_loop` for the rules.
@@ -145,14 +145,14 @@ def _search(
     vocab_size,
     params,
     prompts,
-    lengths,
     alpha,
     eos_id,
     padding_id,
 ):
     del rules
-    B, ids = len(prompts), jnp.arange(vocab_size)
-    hidden, own, source = decoder.begin(params, prompts, lengths, max_tokens)
+    lengths = prompts.lengths
+    B, ids = len(lengths), jnp.arange(vocab_size)
+    hidden, own, source = decoder.begin(params, prompts, max_tokens)
 
     def unfinished(state):
         # Scores fall with every token, and the penalty helps the longest most.
@@ -219,7 +219,7 @@ def _search(
     return jax.tree.map(lambda x: constrain(x, *[None] * x.ndim), ended)
 
 
-def _reorder(own: KeyValueCache, parents: Int[Array, "B K"]) -> KeyValueCache:
+def _reorder(own: Own, parents: Int[Array, "B K"]) -> Own:
     """Gives every beam what its parent has read."""
     B, K = parents.shape
 

@@ -12,6 +12,23 @@ from fmjax.errors import UserError
 from fmjax.models.attention import KeyValueCache
 from fmjax.models.transformer import Cache
 
+# What a decoder adds every token to: a cache, or one for each of its halves.
+Own = KeyValueCache | tuple[KeyValueCache, KeyValueCache]
+
+
+class Prompts(NamedTuple):
+    """Right-padded prompts, and the images that go with them.
+
+    Attributes:
+      tokens: int32 [B, P].
+      lengths: int32 [B], from 1 to P.
+      images: float32 [B, height, width, C], normalized; None for a model of texts.
+    """
+
+    tokens: Int[Array, "B P"]
+    lengths: Int[Array, " B"]
+    images: Float[Array, "B height width C"] | None = None
+
 
 class Begun(NamedTuple):
     """What has been read before the first token is written.
@@ -23,7 +40,7 @@ class Begun(NamedTuple):
     """
 
     hidden: Float[Array, "B 1 D"]
-    own: KeyValueCache
+    own: Own
     source: KeyValueCache | None
 
 
@@ -37,6 +54,8 @@ class PromptDecoder:
 
     model: nn.Module
 
+    reads_images = False
+
     def check(self, longest: int, max_tokens: int) -> None:
         """Raises a UserError where a prompt and what is written are too long."""
         if longest + max_tokens > self.model.max_length:
@@ -46,21 +65,14 @@ class PromptDecoder:
                 f"{self.model.max_length}."
             )
 
-    def begin(
-        self,
-        params: dict,
-        prompts: Int[Array, "B P"],
-        lengths: Int[Array, " B"],
-        max_tokens: int,
-    ) -> Begun:
-        """Reads right-padded prompts at once."""
-        B, P = prompts.shape
+    def begin(self, params: dict, prompts: Prompts, max_tokens: int) -> Begun:
+        """Reads prompts at once."""
+        B, P = prompts.tokens.shape
         size = min(P + max_tokens, self.model.max_length)
         cache = self.model.empty_cache(B, size)
         positions = jnp.broadcast_to(jnp.arange(P), (B, P))
-        hidden, cache = self._apply(params, prompts, positions, cache)
-        last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)
-        return Begun(last, cache.own, None)
+        hidden, cache = self._apply(params, prompts.tokens, positions, cache)
+        return Begun(_last(hidden, prompts.lengths), cache.own, None)
 
     def position(
         self, lengths: Int[Array, " B"], count: Int[Array, ""]
@@ -104,6 +116,8 @@ class SourceDecoder:
 
     model: nn.Module
 
+    reads_images = False
+
     def check(self, longest: int, max_tokens: int) -> None:
         """Raises a UserError where either side is too long."""
         limit = self.model.max_length
@@ -114,17 +128,12 @@ class SourceDecoder:
                     f"{limit}."
                 )
 
-    def begin(
-        self,
-        params: dict,
-        prompts: Int[Array, "B P"],
-        lengths: Int[Array, " B"],
-        max_tokens: int,
-    ) -> Begun:
-        """Encodes right-padded prompts, and reads the decoder's first input."""
-        B, P = prompts.shape
-        mask = _real(P, lengths)
-        encoded = self.model.apply({"params": params}, prompts, mask, method="encode")
+    def begin(self, params: dict, prompts: Prompts, max_tokens: int) -> Begun:
+        """Encodes prompts, and reads the decoder's first input."""
+        tokens = prompts.tokens
+        B, P = tokens.shape
+        mask = _real(P, prompts.lengths)
+        encoded = self.model.apply({"params": params}, tokens, mask, method="encode")
         out = self.model.apply(
             {"params": params},
             jnp.full((B, 1), self.model.start_id),
@@ -164,7 +173,53 @@ class SourceDecoder:
         return out["hidden"], out["cache"].own
 
 
-Decoder = PromptDecoder | SourceDecoder
+@dataclasses.dataclass(frozen=True)
+class ImageDecoder(PromptDecoder):
+    """A captioner: it sees an image, and goes on behind a prompt.
+
+    Attributes:
+      model: with `embed_images`, `decode`, `head`, `empty_cache` and `start_id`.
+    """
+
+    reads_images = True
+
+    def begin(self, params: dict, prompts: Prompts, max_tokens: int) -> Begun:
+        """Sees the images and reads the prompts, both at once."""
+        B, P = prompts.tokens.shape
+        size = min(P + max_tokens, self.model.max_length)
+        seen = self.model.apply(
+            {"params": params}, prompts.images, method="embed_images"
+        )
+        hidden, (first, second) = self.model.apply(
+            {"params": params},
+            prompts.tokens,
+            seen["image_source"],
+            jnp.broadcast_to(jnp.arange(P), (B, P)),
+            self.model.empty_cache(B, size),
+            method="decode",
+        )
+        last = _last(hidden, prompts.lengths)
+        return Begun(last, (first.own, second.own), second.source)
+
+    def read(
+        self,
+        params: dict,
+        tokens: Int[Array, "R 1"],
+        positions: Int[Array, "R 1"],
+        own: Own,
+        source: KeyValueCache,
+        lengths: Int[Array, " B"],
+    ) -> tuple[Float[Array, "R 1 D"], Own]:
+        """As `PromptDecoder.read`; R / B rows in a row share an image."""
+        del lengths
+        cache = (Cache(own[0]), Cache(own[1], source))
+        hidden, (first, second) = self.model.apply(
+            {"params": params}, tokens, None, positions, cache, method="decode"
+        )
+        return hidden, (first.own, second.own)
+
+
+Decoder = PromptDecoder | SourceDecoder | ImageDecoder
 
 
 def decoder_of(model: nn.Module) -> Decoder:
@@ -176,8 +231,10 @@ def decoder_of(model: nn.Module) -> Decoder:
     if not hasattr(model, "empty_cache"):
         raise UserError(
             f"@{model.gin_name}() is an encoder: it reads texts whole and writes none. "
-            "Expected a model with a decoder, such as @gpt() or @seq2seq()."
+            "Expected a model with a decoder, such as @gpt(), @seq2seq() or @coca()."
         )
+    if hasattr(model, "embed_images"):
+        return ImageDecoder(model)
     return SourceDecoder(model) if hasattr(model, "encode") else PromptDecoder(model)
 
 
@@ -187,6 +244,13 @@ def next_logits(
     """Of the token behind each row, without padding of the vocabulary."""
     logits = model.apply({"params": params}, hidden, method="head")
     return logits[:, 0, : model.vocab_size]
+
+
+def _last(
+    hidden: Float[Array, "B P D"], lengths: Int[Array, " B"]
+) -> Float[Array, "B 1 D"]:
+    """Of each row that of its last token."""
+    return jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)
 
 
 def _real(length: int, lengths: jax.Array) -> Bool[Array, "B {length}"]:

@@ -1,16 +1,22 @@
-"""Texts from texts: what a trained run writes behind a prompt, or in answer to it."""
+"""What a trained run writes: behind a prompt, in answer to it, or of an image."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
 
 from fmjax.data.pairs import shortened
 from fmjax.errors import UserError
 from fmjax.inference.beam_search import Hypothesis, beam_search_tokens
 from fmjax.inference.decoder import SourceDecoder, decoder_of
+from fmjax.inference.inputs import inputs_of
 from fmjax.inference.load import Run
 from fmjax.inference.prompts import encode
 from fmjax.inference.sampling import Sampling
 from fmjax.inference.token_loop import generate_tokens
+
+Images = Float[np.ndarray, "B height width C"]
 
 
 class ScoredText(NamedTuple):
@@ -29,6 +35,7 @@ def generate(
     run: Run,
     prompts: Sequence[str],
     *,
+    images: Images | None = None,
     max_tokens: int = 100,
     temperature: float | None = None,
     top_k: int | None = None,
@@ -41,8 +48,9 @@ def generate(
 
     Args:
       run: what `fmjax.load` gave.
-      prompts: texts; each is read as the beginning of a document, or by an encoder as
-        the whole of one.
+      prompts: texts; each is read as the beginning of a document or a caption, or by an
+        encoder as the whole of one.
+      images: one a prompt, for a model that sees them, as `run.preprocess` gives them.
       max_tokens: the most tokens written for a prompt; the end of a document stops it
         earlier.
       temperature: see `Sampling`; 1 if not given.
@@ -57,8 +65,9 @@ def generate(
 
     Raises:
       UserError: for a run without a tokenizer or with a model that only reads, an empty
-        prompt where the tokenizer has no id to begin with, numbers out of range, or
-        options that do not go together.
+        prompt where the tokenizer has no id to begin with, images that do not go with
+        the prompts or the model, numbers out of range, or options that do not go
+        together.
     """
     if beams is not None:
         drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
@@ -71,6 +80,7 @@ def generate(
         found = beam_search(
             run,
             prompts,
+            images=images,
             beams=beams,
             length_penalty=length_penalty or 0.0,
             max_tokens=max_tokens,
@@ -94,13 +104,14 @@ def generate(
             **options,
         )
 
-    return [_text(run, *pair) for pair in zip(ids, _in_batch(run, ids, draw))]
+    return [_text(run, *pair) for pair in zip(ids, _in_batch(run, ids, images, draw))]
 
 
 def beam_search(
     run: Run,
     prompts: Sequence[str],
     *,
+    images: Images | None = None,
     beams: int = 4,
     length_penalty: float = 0.0,
     n_best: int = 1,
@@ -112,6 +123,7 @@ def beam_search(
     Args:
       run: as in `generate`.
       prompts: likewise.
+      images: likewise.
       beams: see `beam_search_tokens`.
       length_penalty: see `fmjax.inference.beam_search.penalty`.
       n_best: texts for each prompt, at most `beams`.
@@ -144,7 +156,7 @@ def beam_search(
 
     return [
         [ScoredText(_text(run, prompt, h.tokens), h.score) for h in found]
-        for prompt, found in zip(ids, _in_batch(run, ids, search))
+        for prompt, found in zip(ids, _in_batch(run, ids, images, search))
     ]
 
 
@@ -161,17 +173,24 @@ def _encoded(run: Run, prompts: Sequence[str]) -> list[list[int]]:
     return [encode(run, text) for text in prompts]
 
 
-def _in_batch(run: Run, ids: list[list[int]], write: Callable) -> list:
+def _in_batch(
+    run: Run, ids: list[list[int]], images: Images | None, write: Callable
+) -> list:
     """What `write` gives for ids, on the run's mesh and by its tokenizer."""
     if not ids:
         return []
     tokenizer = run.tokenizer
     # Copies of the first row fill the last shard, and end when it does.
-    filled = ids + ids[:1] * (-len(ids) % run.row_multiple)
+    more = -len(ids) % run.row_multiple
+    filled = ids + ids[:1] * more
+    if images is not None:
+        images = inputs_of(run.model, {"images": images})["images"]
+        images = np.concatenate([images, *[images[:1]] * more])
     padding = tokenizer.pad_id
     with run.on_mesh():
         return write(
             filled,
+            images=images,
             eos_id=tokenizer.eos_id,
             padding_id=None if padding == tokenizer.eos_id else padding,
             vocab_size=tokenizer.vocab_size,

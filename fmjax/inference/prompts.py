@@ -1,35 +1,28 @@
 """Prompts: from texts to ids as the model read them in training, padded for a batch."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float
 
 from fmjax.data.hugging_face_tokenizer import HuggingFaceTokenizer
 from fmjax.data.tokenizers import start_id
 from fmjax.errors import UserError
-from fmjax.inference.decoder import Decoder, SourceDecoder, decoder_of
+from fmjax.inference.decoder import (
+    Decoder,
+    ImageDecoder,
+    Prompts,
+    SourceDecoder,
+    decoder_of,
+)
 from fmjax.inference.load import Run
 
 # Prompts are padded to a power of two of at least this, so that few shapes compile.
 _SHORTEST_BUCKET = 16
 
 
-class Prompts(NamedTuple):
-    """Right-padded prompts.
-
-    Attributes:
-      tokens: int32 [B, P].
-      lengths: int32 [B], from 1 to P.
-    """
-
-    tokens: Int[np.ndarray, "B P"]
-    lengths: Int[np.ndarray, " B"]
-
-
 def encode(run: Run, text: str) -> list[int]:
-    """Ids of a prompt: the beginning of a document, or all that an encoder reads.
+    """Ids of a prompt: the beginning of a text, or all that an encoder reads.
 
     Raises:
       UserError: for a run without a tokenizer, an empty prompt where the tokenizer has
@@ -43,12 +36,16 @@ def encode(run: Run, text: str) -> list[int]:
         )
     # What a model that was imported read is not known but from its tokenizer.
     imported = run.config.data is None
-    ids = tokenizer.encode(text)
-    if isinstance(decoder_of(run.model), SourceDecoder):
+    ids, decoder = tokenizer.encode(text), decoder_of(run.model)
+    if isinstance(decoder, SourceDecoder):
         if imported and isinstance(tokenizer, HuggingFaceTokenizer):
             return tokenizer.wrap(ids)[0]
         return ids if tokenizer.eos_id is None else [*ids, tokenizer.eos_id]
-    first = tokenizer.bos_id if imported and text else start_id(tokenizer)
+    if isinstance(decoder, ImageDecoder):
+        first = run.model.start_id
+        first = tokenizer.bos_id if first is None else first
+    else:
+        first = tokenizer.bos_id if imported and text else start_id(tokenizer)
     ids = ([] if first is None else [first]) + ids
     if not ids:
         raise UserError(
@@ -58,14 +55,26 @@ def encode(run: Run, text: str) -> list[int]:
     return ids
 
 
-def pad(decoder: Decoder, prompts: Sequence[Sequence[int]], max_tokens: int) -> Prompts:
+def pad(
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    images: Float[np.ndarray, "B height width C"] | None = None,
+) -> Prompts:
     """Joins ids of one or more prompts of different lengths.
 
     Raises:
-      UserError: where a prompt is empty or has an id that the model does not, or
-        max_tokens is below 1 or too many for the model.
+      UserError: where a prompt is empty or has an id that the model does not,
+        max_tokens is below 1 or too many for the model, or there are not as many images
+        as prompts for a model that sees them, and none for another.
     """
     model = decoder.model
+    expected = len(prompts) if decoder.reads_images else 0
+    if expected != (found := 0 if images is None else len(images)):
+        raise UserError(
+            f"{found} images for {len(prompts)} prompts; @{model.gin_name}() needs "
+            f"{expected}."
+        )
     lengths = [len(prompt) for prompt in prompts]
     if max_tokens < 1:
         raise UserError(f"max_tokens = {max_tokens}: expected at least 1.")
@@ -81,4 +90,4 @@ def pad(decoder: Decoder, prompts: Sequence[Sequence[int]], max_tokens: int) -> 
             f"prompts hold ids from {tokens.min()} to {tokens.max()}; expected 0 to "
             f"{model.gin_name}.vocab_size - 1 = {model.vocab_size - 1}."
         )
-    return Prompts(tokens, np.array(lengths, np.int32))
+    return Prompts(tokens, np.array(lengths, np.int32), images)

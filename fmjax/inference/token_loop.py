@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
-from fmjax.inference.decoder import decoder_of, next_logits
+from fmjax.inference.decoder import Own, decoder_of, next_logits
 from fmjax.inference.prompts import pad
 from fmjax.inference.sampling import Sampling, sample
-from fmjax.models.attention import KeyValueCache
 from fmjax.models.layers import constrain
 
 
@@ -23,6 +22,7 @@ def generate_tokens(
     params: dict,
     prompts: Sequence[Sequence[int]],
     *,
+    images: Float[np.ndarray, "B height width C"] | None = None,
     max_tokens: int,
     sampling: Sampling,
     seed: int = 0,
@@ -40,6 +40,7 @@ def generate_tokens(
       model: with a decoder, and maybe an encoder, which then reads the prompts.
       params: its parameters.
       prompts: ids, at least one a row.
+      images: one a prompt, for a model that sees them, normalized.
       max_tokens: the most ids written for a prompt.
       sampling: how they are drawn.
       seed: see `rows`.
@@ -54,21 +55,20 @@ def generate_tokens(
 
     Raises:
       UserError: for a model without a decoder, prompts and max_tokens that exceed
-        model.max_length, or a number out of range.
+        model.max_length, images that do not go with them, or a number out of range.
     """
     decoder = decoder_of(model)
     sampling.check()
     if not prompts:
         return []
-    padded = pad(decoder, prompts, max_tokens)
+    padded = pad(decoder, prompts, max_tokens, images)
     written = _write(
         decoder,
         nn.get_logical_axis_rules(),
         max_tokens,
         min(model.vocab_size, vocab_size or model.vocab_size),
         params,
-        padded.tokens,
-        padded.lengths,
+        padded,
         np.uint32(seed % 2**32),
         np.arange(len(prompts)) if rows is None else np.array(rows),
         # 0 and 1.0 are of different types, which would compile twice.
@@ -91,7 +91,7 @@ class _State(NamedTuple):
     counts: jax.Array  # [B]
     ended: jax.Array  # [B]
     hidden: jax.Array  # [B, 1, D], of the newest id
-    own: KeyValueCache
+    own: Own
 
 
 # The rules are flax's, outside what jit knows to tell traces apart by, hence a static
@@ -104,7 +104,6 @@ def _write(
     vocab_size,
     params,
     prompts,
-    lengths,
     seed,
     rows,
     sampling,
@@ -112,10 +111,11 @@ def _write(
     padding_id,
 ):
     del rules
-    B = len(prompts)
+    lengths = prompts.lengths
+    B = len(lengths)
     fold = jax.vmap(jax.random.fold_in)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), rows)
-    hidden, own, source = decoder.begin(params, prompts, lengths, max_tokens)
+    hidden, own, source = decoder.begin(params, prompts, max_tokens)
 
     def unfinished(state):
         return (state.count < max_tokens) & ~state.ended.all()
