@@ -45,8 +45,8 @@ def alibi_slopes(num_heads: int) -> Float[np.ndarray, " H"]:
 def alibi(
     num_heads: int, queries: Int[Array, "B T"], keys: Int[Array, "B S"]
 ) -> Float[Array, "B H T S"]:
-    """-slope · (query position - key position), a number for each head."""
-    distance = queries[:, None, :, None] - keys[:, None, None, :]
+    """-slope · |query position - key position|, a number for each head."""
+    distance = jnp.abs(queries[:, None, :, None] - keys[:, None, None, :])
     return -alibi_slopes(num_heads)[:, None, None] * distance.astype(jnp.float32)
 
 

@@ -33,9 +33,9 @@ class TransformerConfig:
       bias: offsets in projections and LayerNorms.
       qkv_bias: offsets in the projections to queries, keys and values; None means bias.
       rope_theta: base of rotary positions; None for none.
-      position_bias: what is added to attention scores: "alibi" (Press et al. 2022),
-        "buckets" of relative positions (T5), or what "disentangled" vectors of relative
-        positions give (DeBERTa).
+      position_bias: what is added to attention scores: "alibi" (Press et al. 2022; to
+        both sides alike in encoders), "buckets" of relative positions (T5), or what
+        "disentangled" vectors of relative positions give (DeBERTa).
       relative_buckets: for "buckets" and "disentangled".
       relative_max_distance: the distance from which on the last bucket serves all; for
         "disentangled" None gives every distance below relative_buckets its own.

@@ -35,12 +35,12 @@ def test_slopes_of_other_head_counts(heads):
     np.testing.assert_allclose(alibi_slopes(heads), two[:, 0, 1], rtol=1e-6)
 
 
-def test_alibi_falls_with_distance():
+def test_alibi_falls_with_distance_to_both_sides():
     queries, keys = np.array([[5, 0], [9, 3]]), np.array([[0, 1, 5], [3, 2, 9]])
     got = alibi(4, jnp.asarray(queries), jnp.asarray(keys))
     for b, h, t, s in np.ndindex(got.shape):
         slope = 2.0 ** (-2 * (h + 1))
-        assert got[b, h, t, s] == -slope * (queries[b, t] - keys[b, s])
+        assert got[b, h, t, s] == -slope * abs(queries[b, t] - keys[b, s])
 
 
 @pytest.mark.parametrize("width", [8, 9])
