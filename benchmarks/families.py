@@ -36,7 +36,9 @@ import jax
 import numpy as np
 import torch
 import transformers
-from families_of_transformers import FAMILIES, Family, Size
+from families_of_transformers import FAMILIES as LANGUAGE
+from families_of_transformers import Family, Size
+from image_families import IMAGE_FAMILIES
 from rich.console import Console
 from rich.table import Column, Table
 from side_by_side import Peak, fmjax_step, take_turns, torch_step, train_flops
@@ -44,6 +46,7 @@ from side_by_side import Peak, fmjax_step, take_turns, torch_step, train_flops
 from fmjax.models.transformer import unstack_layers
 from fmjax.models.transformer_config import TransformerConfig
 
+FAMILIES = LANGUAGE | IMAGE_FAMILIES
 SIZES = {
     "smoke": Size(2, 48, 3, 128, 2, 32),
     "small": Size(4, 192, 3, 4096, 4, 128),
@@ -115,11 +118,10 @@ def measure(name: str, family: Family, size: Size, args) -> Table:
     steps = {name: contender.step for name, contender in contenders.items()}
     timings = take_turns(steps | peak.steps, args.rounds, clock)
     flops = train_flops(objective, batch)
-    tokens = sum(batch[n].size for n in ("tokens", "encoder_tokens") if n in batch)
-    if "encoder_tokens" in batch:
-        tokens += batch["targets"].size
+    read = family.read_by_a_step(batch)
     ours = timings["fmjax"]
-    columns = ("parameters", "first loss", "ms/step", "tokens/s", "MFU", "speed")
+    per_second = f"{family.unit}/s"
+    columns = ("parameters", "first loss", "ms/step", per_second, "MFU", "speed")
     table = Table(Column(name, min_width=13), *columns)
     for contender, (_, parameters) in contenders.items():
         timing = timings[contender]
@@ -129,7 +131,7 @@ def measure(name: str, family: Family, size: Size, args) -> Table:
             f"{parameters:,}",
             f"{timing.first_loss:.5f}",
             f"{1000 * seconds:.1f} ± {timing.spread / 2:.0%}",
-            f"{tokens / seconds:,.0f}",
+            f"{read / seconds:,.0f}",
             f"{flops / seconds / peak.flops(timings):.1%}",
             "" if contender == "fmjax" else f"{seconds / ours.median:.2f}",
         )

@@ -32,7 +32,8 @@ class Size:
       heads: of attention.
       vocab: entries.
       batch: rows.
-      length: tokens of a row; an encoder-decoder writes a quarter as many.
+      length: tokens of a row; an encoder-decoder writes a quarter as many, an image
+        has about as many patches.
     """
 
     layers: int
@@ -74,6 +75,7 @@ class Family:
       loss: (model, **batch) → PyTorch's loss.
       read: model → our objective and its parameters, the same weights.
       tolerance: of the first loss, as a share of it.
+      unit: of what a step reads, "tokens", "images" or "pairs".
     """
 
     make: Callable[[Size], torch.nn.Module]
@@ -82,6 +84,15 @@ class Family:
     read: Callable[[torch.nn.Module], tuple[Any, dict]] = saved_and_read
     # bfloat16 has 8 bits.
     tolerance: float = 1e-2 if torch.cuda.is_available() else 1e-4
+    unit: str = "tokens"
+
+    def read_by_a_step(self, batch: Arrays) -> int:
+        """Tokens, or images, of a batch."""
+        if self.unit != "tokens":
+            return len(next(iter(batch.values())))
+        if "encoder_tokens" in batch:
+            return batch["encoder_tokens"].size + batch["targets"].size
+        return batch["tokens"].size
 
     def ours(self, model: torch.nn.Module, size: Size) -> tuple[Any, dict]:
         """Our objective and its parameters, with the same weights."""

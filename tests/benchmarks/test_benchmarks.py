@@ -9,7 +9,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 def test_families_are_measured_side_by_side():
     # The program itself refuses models that differ in size or in the first loss.
-    arguments = ["--families", "gpt2", "--size", "smoke", "--rounds", "1"]
+    arguments = ["--families", "gpt2", "vit", "--size", "smoke", "--rounds", "1"]
     done = subprocess.run(
         [sys.executable, FOLDER / "families.py", *arguments],
         capture_output=True,
@@ -18,4 +18,4 @@ def test_families_are_measured_side_by_side():
     )
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if "│" in line]
-    assert [row[1] for row in rows] == ["fmjax", "PyTorch"]
+    assert [row[1] for row in rows] == ["fmjax", "PyTorch"] * 2

@@ -1,0 +1,126 @@
+"""The families of `transformers` that read images; see families_of_transformers.py.
+
+Images are cut into about as many patches of 16 × 16 as texts have tokens.
+"""
+
+import math
+
+import numpy as np
+import torch
+import transformers
+from families_of_transformers import Arrays, Family, Size
+from torch.nn.functional import cross_entropy
+
+PATCH = 16
+CLASSES = 1000
+
+
+def pixels(size: Size) -> int:
+    """Of an image's side."""
+    return PATCH * math.isqrt(size.length)
+
+
+def images(size: Size, rng: np.random.Generator) -> Arrays:
+    """Normalized images that all count."""
+    shape = (size.batch, pixels(size), pixels(size), 3)
+    return {
+        "images": rng.standard_normal(shape, np.float32),
+        "weights": np.ones(size.batch, np.float32),
+    }
+
+
+def labelled_images(size: Size, rng: np.random.Generator) -> Arrays:
+    labels = rng.integers(0, CLASSES, size.batch, dtype=np.int32)
+    return images(size, rng) | {"labels": labels}
+
+
+def vision_config(kind: type, size: Size, **options):
+    """A config of theirs; nothing is dropped."""
+    return kind(
+        image_size=pixels(size),
+        patch_size=PATCH,
+        hidden_size=size.width,
+        intermediate_size=4 * size.width,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        **options,
+    )
+
+
+def vit(size: Size) -> torch.nn.Module:
+    config = vision_config(transformers.ViTConfig, size, num_labels=CLASSES)
+    return transformers.ViTForImageClassification(config)
+
+
+def classification_loss(model, images, weights, labels):
+    logits = model(images.permute(0, 3, 1, 2)).logits
+    return cross_entropy(logits.float(), labels)
+
+
+def mae(size: Size) -> torch.nn.Module:
+    """A decoder of half the width and a third of the layers, as B/16's about is."""
+    config = vision_config(
+        transformers.ViTMAEConfig,
+        size,
+        decoder_hidden_size=size.width // 2,
+        decoder_intermediate_size=2 * size.width,
+        decoder_num_hidden_layers=max(1, size.layers // 3),
+        decoder_num_attention_heads=size.heads,
+        mask_ratio=0.75,
+        norm_pix_loss=True,
+    )
+    return transformers.ViTMAEForPreTraining(config)
+
+
+def painting_loss(model, images, weights):
+    return model(images.permute(0, 3, 1, 2)).loss
+
+
+def clip(size: Size) -> torch.nn.Module:
+    """Towers of one width; captions have as many tokens as images have patches."""
+    tower = {
+        "hidden_size": size.width,
+        "intermediate_size": 4 * size.width,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+    }
+    text = {
+        "vocab_size": size.vocab,
+        "max_position_embeddings": size.length,
+        "eos_token_id": size.vocab - 1,
+    }
+    vision = {"image_size": pixels(size), "patch_size": PATCH}
+    return transformers.CLIPModel(
+        transformers.CLIPConfig(
+            text_config=tower | text,
+            vision_config=tower | vision,
+            projection_dim=size.width,
+        )
+    )
+
+
+def pairs(size: Size, rng: np.random.Generator) -> Arrays:
+    """Images and captions, the last token of which ends them."""
+    shape = (size.batch, size.length)
+    tokens = rng.integers(1, size.vocab - 1, shape, dtype=np.int32)
+    tokens[:, -1] = size.vocab - 1
+    return images(size, rng) | {"tokens": tokens, "mask": np.ones(shape, bool)}
+
+
+def contrastive_loss(model, images, weights, tokens, mask):
+    return model(
+        input_ids=tokens,
+        pixel_values=images.permute(0, 3, 1, 2),
+        attention_mask=mask.long(),
+        return_loss=True,
+    ).loss
+
+
+IMAGE_FAMILIES = {
+    "vit": Family(vit, labelled_images, classification_loss, unit="images"),
+    # Which patches are hidden differs.
+    "vit_mae": Family(mae, images, painting_loss, tolerance=0.02, unit="images"),
+    "clip": Family(clip, pairs, contrastive_loss, unit="pairs"),
+}
