@@ -101,11 +101,7 @@ class MAE(nn.Module):
         hidden_states: bool = False,
     ) -> dict[str, Array]:
         """The encoder's part of `__call__`."""
-        patches = self.vit.patches(images)
-        if visible is not None:
-            patches = jnp.take_along_axis(patches, visible[..., None], axis=1)
-            patches = constrain(patches, "batch", "length", "act_embed")
-        return self.vit.encode(patches, keys, hidden_states)
+        return self.vit.encode(self._seen(images, visible), keys, hidden_states)
 
     def decode(
         self,
@@ -115,7 +111,22 @@ class MAE(nn.Module):
         keys: Keys = None,
     ) -> Float[Array, "B N P"]:
         """The pixels of every patch of a grid."""
-        x = self.into_decoder(hidden)
+        x = self._laid_out(self.into_decoder(hidden), visible, grid)
+        context = Context(jnp.arange(x.shape[1])[None], keys=keys)
+        return self._pixels(self.decoder_stack(x, context)["hidden"], grid)
+
+    def _seen(self, images: Array, visible: Array | None) -> Float[Array, "B K D"]:
+        """Vectors of the patches that the encoder sees."""
+        patches = self.vit.patches(images)
+        if visible is None:
+            return patches
+        patches = jnp.take_along_axis(patches, visible[..., None], axis=1)
+        return constrain(patches, "batch", "length", "act_embed")
+
+    def _laid_out(
+        self, x: Float[Array, "B 1+K E"], visible: Array | None, grid: Grid
+    ) -> Float[Array, "B 1+N E"]:
+        """What the decoder reads: every patch at its place, seen or not."""
         first, patches = x[:, :1], x[:, 1:]
         if visible is not None:
             N = grid[0] * grid[1]
@@ -126,10 +137,12 @@ class MAE(nn.Module):
             patches = patches + (1 - seen) * self.mask_token.astype(x.dtype)
         x = jnp.concatenate([first, patches], axis=1)
         x = x + self._decoder_positions(grid).astype(x.dtype)
-        x = constrain(x, "batch", "length", "act_embed")
-        context = Context(jnp.arange(x.shape[1])[None], keys=keys)
-        x = self.decoder_stack(x, context)["hidden"]
-        return self.to_pixels(x)[:, 1:].astype(jnp.float32)
+        return constrain(x, "batch", "length", "act_embed")
+
+    def _pixels(self, x: Float[Array, "B T E"], grid: Grid) -> Float[Array, "B N P"]:
+        """Of the patches, which come behind the class token."""
+        patches = self.to_pixels(x[:, 1 : 1 + grid[0] * grid[1]])
+        return patches.astype(jnp.float32)
 
     def _decoder_positions(self, grid: Grid) -> Float[Array, "1+N D"]:
         if self.positions == "learned":
@@ -138,20 +151,27 @@ class MAE(nn.Module):
         return jnp.pad(table, [(1, 0), (0, 0)])
 
     def train_flops_per_image(
-        self, params, visible: int | None = None, image_size: Grid | None = None
+        self,
+        params,
+        visible: int | None = None,
+        image_size: Grid | None = None,
+        beside: int = 0,
     ) -> float:
-        """Matrix FLOPs of a training step for each image of which so many are seen."""
+        """Matrix FLOPs of a training step for each image of which so many are seen.
+
+        `beside` more vectors go through both stacks.
+        """
         rows, columns = grid_of(
             image_size or pair(self.image_size), pair(self.patch_size)
         )
         N = rows * columns
         K = N if visible is None else visible
         flops = 6.0 * N * params["vit"]["patches"]["kernel"].size
-        flops += 6.0 * (1 + K) * params["into_decoder"]["kernel"].size
+        flops += 6.0 * (1 + K + beside) * params["into_decoder"]["kernel"].size
         flops += 6.0 * N * params["to_pixels"]["kernel"].size
         for config, stack, tokens in (
-            (self.encoder, params["vit"]["stack"], 1 + K),
-            (self.decoder, params["decoder_stack"], 1 + N),
+            (self.encoder, params["vit"]["stack"], 1 + K + beside),
+            (self.decoder, params["decoder_stack"], 1 + N + beside),
         ):
             each = 6.0 * multiplying_weights(stack, config)
             flops += tokens * (each + attention_flops(config, tokens))

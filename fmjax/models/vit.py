@@ -12,7 +12,7 @@ from fmjax.models.attention_pooling import AttentionPooling, pooling_flops
 from fmjax.models.flops import attention_flops, multiplying_weights
 from fmjax.models.image_positions import Grid
 from fmjax.models.inputs import outputs
-from fmjax.models.layers import Dense, Keys, dropout, fold_keys
+from fmjax.models.layers import Dense, Keys, constrain, dropout, fold_keys
 from fmjax.models.patches import PatchEmbedding, check_image_sizes, grid_of, pair
 from fmjax.models.transformer import Context, Stack
 from fmjax.models.transformer_config import TransformerConfig
@@ -162,14 +162,30 @@ class ViT(nn.Module):
         patches: Float[Array, "B N D"],
         keys: Keys = None,
         hidden_states: bool = False,
+        beside: Float[Array, "B S D"] | None = None,
+        beside_mask: Bool[Array, "B S"] | None = None,
     ) -> dict[str, Array]:
-        """The same from patch vectors that have their positions, or some of them."""
+        """The same from patch vectors that have their positions, or some of them.
+
+        Args:
+          patches: those vectors.
+          keys: as in `__call__`.
+          hidden_states: likewise.
+          beside: vectors of something else, behind the patches in all that is given.
+          beside_mask: False for those of them that nothing attends to.
+        """
         c = self.transformer
         x = self.patches.with_prefix(patches)
+        mask = None
+        if beside is not None:
+            before = jnp.ones(x.shape[:2], bool)
+            mask = jnp.concatenate([before, beside_mask], axis=1)[:, None]
+            x = jnp.concatenate([x, beside.astype(x.dtype)], axis=1)
+            x = constrain(x, "batch", "length", "act_embed")
         if self.embed_norm:
             x = self.input_norm(x)
         x = dropout(x, c.dropout, fold_keys(keys, c.num_layers))
-        context = Context(jnp.arange(x.shape[1])[None], keys=keys)
+        context = Context(jnp.arange(x.shape[1])[None], mask=mask, keys=keys)
         out = self.stack(x, context, None, hidden_states)
         hidden = out["hidden"]
         return outputs(out) | self.head(hidden, keys)

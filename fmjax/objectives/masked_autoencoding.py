@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
-from fmjax.models.layers import Keys
+from fmjax.models.layers import Keys, fold_keys
 from fmjax.models.patches import grid_of, pair, to_images, to_patches
 from fmjax.objectives.fit import check_images, check_names
 from fmjax.objectives.terms import Batch, Ratio, RowShapes, Term
@@ -39,14 +39,13 @@ class MaskedAutoencoding:
     def __post_init__(self):
         if not hasattr(self.model, "decode") or not hasattr(self.model, "patch_size"):
             raise UserError(
-                "masked_autoencoding.model = "
+                f"{self.gin_name}.model = "
                 f"@{getattr(self.model, 'gin_name', '?')}(): expected a model that "
                 "paints patches, such as @mae()."
             )
         if not 0 <= self.mask_share < 1:
             raise UserError(
-                f"masked_autoencoding.mask_share = {self.mask_share}: expected "
-                "0 ≤ x < 1."
+                f"{self.gin_name}.mask_share = {self.mask_share}: expected 0 ≤ x < 1."
             )
 
     def num_visible(self, patches: int) -> int:
@@ -67,12 +66,15 @@ class MaskedAutoencoding:
         """
         del vocab_size
         check_names(self, ("images", "weights"), ("labels",), rows)
+        self._check_patches(rows)
+
+    def _check_patches(self, rows: RowShapes) -> None:
         check_images(self.model, rows["images"])
         height, width = self.model.grid
         if not 0 < self.num_visible(height * width) < height * width:
             raise UserError(
-                f"masked_autoencoding.mask_share = {self.mask_share} hides none or all "
-                f"of {height * width} patches."
+                f"{self.gin_name}.mask_share = {self.mask_share} hides none or all of "
+                f"{height * width} patches."
             )
 
     def train_flops_per_row(self, params, rows: RowShapes) -> float:
@@ -97,14 +99,24 @@ class MaskedAutoencoding:
         Returns:
           Term "squared_error"; no metrics.
         """
-        images, weights = batch["images"], batch["weights"]
-        visible = self.visible(images, rng)
-        painted = self.model.apply(variables, images, visible, keys=rng)["logits"]
-        targets, _, _ = self._targets(images)
+        visible = self.visible(batch["images"], rng)
+        painted = self._paint(variables, batch, visible, rng)
+        return {"squared_error": self._squared_error(painted, batch, visible)}, {}
+
+    def _paint(
+        self, variables: dict, batch: Batch, visible: Array, keys: Keys
+    ) -> Float[Array, "B N P"]:
+        return self.model.apply(variables, batch["images"], visible, keys=keys)[
+            "logits"
+        ]
+
+    def _squared_error(self, painted: Array, batch: Batch, visible: Array) -> Term:
+        targets, _, _ = self._scaled(batch["images"])
         errors = ((painted - targets) ** 2).mean(-1)
         hidden = ~_seen(visible, errors.shape[1])
         losses = (errors * hidden).sum(-1) / hidden.sum(-1)
-        return {"squared_error": Term((losses * weights).sum(), weights.sum())}, {}
+        weights = batch["weights"]
+        return Term((losses * weights).sum(), weights.sum())
 
     def visible(
         self, images: Float[Array, "B height width C"], keys: Keys
@@ -112,12 +124,8 @@ class MaskedAutoencoding:
         """Places of the patches that the encoder sees, in order."""
         height, width = grid_of(images.shape[1:3], pair(self.model.patch_size))
         if keys is None:
-            # Whole numbers add up to the same on every mesh.
-            bits = jax.lax.bitcast_convert_type(images.astype(jnp.float32), jnp.uint32)
-            seeds = bits.sum((1, 2, 3), dtype=jnp.uint32)
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), seeds)
-        else:
-            keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 2**31)
+            keys = keys_of(images)
+        keys = fold_keys(keys, 2**31)
         shuffled = jax.vmap(lambda key: jax.random.permutation(key, height * width))
         return jnp.sort(shuffled(keys)[:, : self.num_visible(height * width)], axis=-1)
 
@@ -131,8 +139,8 @@ class MaskedAutoencoding:
         """
         images = batch["images"]
         visible = self.visible(images, None)
-        painted = self.model.apply(variables, images, visible)["logits"]
-        _, mean, deviation = self._targets(images)
+        painted = self._paint(variables, batch, visible, None)
+        _, mean, deviation = self._scaled(images)
         painted = painted * deviation + mean
         patch = pair(self.model.patch_size)
         true = to_patches(images, patch)
@@ -141,7 +149,7 @@ class MaskedAutoencoding:
         grid = grid_of(images.shape[1:3], patch)
         return jnp.stack([to_images(x, grid, patch) for x in shown], axis=1)
 
-    def _targets(self, images: Array) -> tuple[Array, Array | float, Array | float]:
+    def _scaled(self, images: Array) -> tuple[Array, Array | float, Array | float]:
         """Targets, and what is taken off and divided by to make them."""
         patches = to_patches(images, pair(self.model.patch_size))
         if not self.normalize_pixels:
@@ -149,6 +157,14 @@ class MaskedAutoencoding:
         mean = patches.mean(-1, keepdims=True)
         deviation = jnp.sqrt(patches.var(-1, keepdims=True, ddof=1) + _EPSILON)
         return (patches - mean) / deviation, mean, deviation
+
+
+def keys_of(images: Float[Array, "B height width C"]) -> Key[Array, " B"]:
+    """A key of each image's own, made of its pixels."""
+    # Whole numbers add up to the same on every mesh.
+    bits = jax.lax.bitcast_convert_type(images.astype(jnp.float32), jnp.uint32)
+    seeds = bits.sum((1, 2, 3), dtype=jnp.uint32)
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), seeds)
 
 
 def _seen(visible: Int[Array, "B K"], patches: int) -> Array:

@@ -9,6 +9,7 @@ from on_meshes import MESHES, assert_same_gradients, gradients_of
 from fmjax.models.bert import Bert
 from fmjax.models.electra import Electra
 from fmjax.models.gpt import GPT
+from fmjax.models.m3ae import M3AE
 from fmjax.models.mae import MAE
 from fmjax.models.seq2seq import Seq2Seq
 from fmjax.models.transformer_config import TransformerConfig
@@ -17,6 +18,7 @@ from fmjax.objectives.causal_lm import CausalLM
 from fmjax.objectives.classification import Classification
 from fmjax.objectives.masked_autoencoding import MaskedAutoencoding
 from fmjax.objectives.masked_lm import MaskedLM
+from fmjax.objectives.masked_vision_language import MaskedVisionLanguage
 from fmjax.objectives.replaced_token_detection import ReplacedTokenDetection
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM
 from fmjax.sharding.mesh import MeshConfig
@@ -118,6 +120,14 @@ def images(step):
 
 def plain_images(step):
     return {name: images(step)[name] for name in ("images", "weights")}
+
+
+def captioned_images(step):
+    rng = np.random.default_rng(step)
+    return plain_images(step) | {
+        "tokens": ids(rng, B, T),
+        "mask": np.arange(T) < rng.integers(1, T + 1, (B, 1)),
+    }
 
 
 FAMILIES = {
@@ -229,6 +239,18 @@ FAMILIES = {
             )
         ),
         plain_images,
+    ),
+    "m3ae": (
+        MaskedVisionLanguage(
+            M3AE(
+                dataclasses.replace(PRE, num_layers=1),
+                dataclasses.replace(PRE, num_layers=1, embed_dim=16),
+                image_size=(8, 12),
+                patch_size=2,
+                **SIZES,
+            )
+        ),
+        captioned_images,
     ),
 }
 EXPERT_MESHES = {

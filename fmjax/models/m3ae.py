@@ -1,0 +1,163 @@
+"""Masked autoencoders of images and their texts (M3AE, Geng et al. 2022)."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from fmjax.configurable import configurable
+from fmjax.models.image_positions import Grid
+from fmjax.models.inputs import InputLayer, check_length, check_sizes
+from fmjax.models.language_head import LanguageHead, padded
+from fmjax.models.layers import Embedding, Keys, fold_keys, normal_init
+from fmjax.models.mae import MAE
+from fmjax.models.patches import grid_of, pair
+from fmjax.models.transformer import Context
+
+
+@configurable("m3ae")
+class M3AE(MAE):
+    """One encoder sees some patches of an image and some words of its text.
+
+    A decoder paints all patches and says all words, each side given what is seen of
+    both. Without a text it is `MAE`.
+
+    Attributes:
+      vocab_size: V, of the texts.
+      max_length: the longest text.
+      vocab_multiple: the tables are padded to a multiple of this, so that they shard.
+
+    The other fields are those of `MAE`; positions of words are learned.
+    """
+
+    vocab_size: int = 0
+    max_length: int = 0
+    vocab_multiple: int = 128
+
+    def __post_init__(self):
+        check_sizes(self)
+        super().__post_init__()
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the tables: vocab_size rounded up to vocab_multiple."""
+        return padded(self.vocab_size, self.vocab_multiple)
+
+    def setup(self):
+        """Declares the parts."""
+        super().setup()
+        c, d = self.encoder, self.decoder
+        rows = self.padded_vocab_size
+        self.tokens = Embedding(rows, c.embed_dim, "vocab", c.init_std, c.compute_dtype)
+        self.inputs = InputLayer(c, self.max_length, "learned")
+        init = normal_init(d.init_std, "position", "embed")
+        shape = (self.max_length, d.embed_dim)
+        self.decoder_word_positions = self.param("decoder_word_positions", init, shape)
+        self.words = LanguageHead(
+            self.vocab_size,
+            rows,
+            tied=False,
+            bias=True,
+            scale=1.0,
+            softcap=None,
+            init_std=d.init_std,
+            dtype=d.compute_dtype,
+        )
+
+    def __call__(
+        self,
+        images: Float[Array, "B height width C"],
+        tokens: Int[Array, "B T"] | None = None,
+        mask: Bool[Array, "B T"] | None = None,
+        visible: Int[Array, "B K"] | None = None,
+        keys: Keys = None,
+        hidden_states: bool = False,
+    ) -> dict[str, Array]:
+        """Paints images and says texts of which the encoder sees some, or all.
+
+        Args:
+          images: normalized.
+          tokens: ids below vocab_size; None for images alone.
+          mask: False for padding.
+          visible: places of the patches that are seen; None for all.
+          keys: one key per example for dropout; None in evaluation.
+          hidden_states: whether to give the encoder's.
+
+        Returns:
+          As `MAE`, `hidden` being [B, 1 + K + T, D]: the class token, patches, words;
+          with tokens also word_logits: float32 [B, T, V].
+        """
+        if tokens is None:
+            return super().__call__(images, visible, keys, hidden_states)
+        if mask is None:
+            mask = jnp.ones(tokens.shape, bool)
+        out, words = self.reconstruct(
+            images, tokens, mask, visible, mask, keys, hidden_states
+        )
+        return out | {"word_logits": self.head(words)[..., : self.vocab_size]}
+
+    def reconstruct(
+        self,
+        images: Float[Array, "B height width C"],
+        tokens: Int[Array, "B T"],
+        mask: Bool[Array, "B T"],
+        visible: Int[Array, "B K"] | None,
+        seen: Bool[Array, "B T"],
+        keys: Keys = None,
+        hidden_states: bool = False,
+    ) -> tuple[dict[str, Array], Float[Array, "B T E"]]:
+        """What `__call__` gives, and vectors of words for `head`.
+
+        Args:
+          images: as in `__call__`, and so what is not named here.
+          tokens: likewise.
+          mask: likewise.
+          visible: likewise.
+          seen: True for tokens that the encoder sees.
+          keys: likewise.
+          hidden_states: likewise.
+        """
+        check_length(self.gin_name, tokens, self.max_length)
+        grid = grid_of(images.shape[1:3], pair(self.patch_size))
+        places = jnp.arange(tokens.shape[1])[None]
+        # Other draws than those of the patches.
+        at_words = fold_keys(keys, self.encoder.num_layers + 2)
+        words = self.inputs(self.tokens(tokens), places, None, at_words)
+        patches = self._seen(images, visible)
+        out = self.vit.encode(patches, keys, hidden_states, words, seen & mask)
+        keys = fold_keys(keys, self.encoder.num_layers + 1)
+        pixels, words = self._decode_both(
+            out["hidden"], mask, visible, seen, grid, keys
+        )
+        return out | {"logits": pixels}, words
+
+    def head(self, words: Float[Array, "B T E"]) -> Float[Array, "B T padded_V"]:
+        """Logits over the padded vocabulary, float32; padding gets -1e30."""
+        return self.words(words, None)
+
+    def _decode_both(
+        self,
+        hidden: Array,
+        mask: Array,
+        visible: Array | None,
+        seen: Array,
+        grid: Grid,
+        keys: Keys,
+    ) -> tuple[Float[Array, "B N P"], Float[Array, "B T E"]]:
+        T = mask.shape[1]
+        x = self.into_decoder(hidden)
+        patches = self._laid_out(x[:, :-T], visible, grid)
+        words = jnp.where(seen[..., None], x[:, -T:], self.mask_token.astype(x.dtype))
+        words = words + self.decoder_word_positions[:T].astype(x.dtype)
+        before = jnp.ones(patches.shape[:2], bool)
+        context = Context(
+            jnp.arange(patches.shape[1] + T)[None],
+            mask=jnp.concatenate([before, mask], axis=1)[:, None],
+            keys=keys,
+        )
+        x = jnp.concatenate([patches, words], axis=1)
+        x = self.decoder_stack(x, context)["hidden"]
+        return self._pixels(x, grid), x[:, -T:]
+
+    def train_flops_per_pair(self, params, visible: int, length: int) -> float:
+        """Matrix FLOPs of a training step for an image and a text of this length."""
+        flops = self.train_flops_per_image(params, visible, beside=length)
+        return flops + 6.0 * length * params["words"]["kernel"].size

@@ -1,0 +1,134 @@
+"""Masked patches given words, and masked words given patches (M3AE, Geng et al. 2022).
+
+`masked_autoencoding` is its case of images alone.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
+
+from fmjax.configurable import configurable
+from fmjax.errors import UserError
+from fmjax.models.layers import Keys, fold_keys
+from fmjax.models.patches import pair
+from fmjax.objectives.fit import check_names, check_tokens
+from fmjax.objectives.masked_autoencoding import MaskedAutoencoding, keys_of
+from fmjax.objectives.terms import Batch, Ratio, RowShapes, Term
+from fmjax.objectives.token_loss import TokenLoss
+
+
+@configurable("masked_vision_language")
+@dataclasses.dataclass(frozen=True)
+class MaskedVisionLanguage(MaskedAutoencoding, TokenLoss):
+    """Squared error of hidden patches and cross-entropy of hidden words.
+
+    The encoder sees what is left of both; an image's patches are hidden as in
+    `MaskedAutoencoding`, of a text's tokens a share of those that are no padding.
+
+    Attributes:
+      model: reconstructs both, such as `m3ae`.
+      word_mask_share: of a text's tokens that are hidden, at least one.
+      words: coefficient of their cross-entropy (0.5 in the paper).
+
+    The other fields are those of `MaskedAutoencoding` and `TokenLoss`.
+    """
+
+    word_mask_share: float = 0.75
+    words: float = 0.5
+
+    unit = "pairs"
+
+    def __post_init__(self):
+        MaskedAutoencoding.__post_init__(self)
+        TokenLoss.__post_init__(self)
+        own = self.gin_name
+        if not hasattr(self.model, "reconstruct"):
+            raise UserError(
+                f"{own}.model = @{getattr(self.model, 'gin_name', '?')}(): expected a "
+                "model that reconstructs images and texts, such as @m3ae()."
+            )
+        if not 0 < self.word_mask_share <= 1:
+            raise UserError(
+                f"{own}.word_mask_share = {self.word_mask_share}: expected 0 < x ≤ 1."
+            )
+        if self.words < 0:
+            raise UserError(f"{own}.words = {self.words} is negative.")
+
+    def init(self, rng: Key[Array, ""]) -> dict:
+        """Boxed variables of the model."""
+        shape = (1, *pair(self.model.image_size), self.model.channels)
+        return self.model.init(rng, jnp.zeros(shape), jnp.zeros((1, 1), jnp.int32))
+
+    def check(self, rows: RowShapes, vocab_size: int | None) -> None:
+        """Raises a UserError where the model cannot take such rows."""
+        check_names(self, ("images", "tokens", "mask", "weights"), ("labels",), rows)
+        self._check_patches(rows)
+        check_tokens(self.model, "tokens", rows["tokens"], vocab_size)
+
+    def train_flops_per_row(self, params, rows: RowShapes) -> float:
+        """Matrix FLOPs of a training step for a pair."""
+        height, width = self.model.grid
+        (length,) = rows["tokens"]
+        return self.model.train_flops_per_pair(
+            params, self.num_visible(height * width), length
+        )
+
+    def loss(
+        self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
+    ) -> tuple[dict[str, Term], dict[str, Ratio]]:
+        """Terms and metrics of a batch.
+
+        Args:
+          variables: {"params": …}.
+          batch: images float32 [B, height, width, C], tokens int32 [B, T], mask bool
+            [B, T], weights float32 [B].
+          rng: one key an example for masks and dropout; None in evaluation, where an
+            image's own pixels decide what is masked.
+
+        Returns:
+          Terms "squared_error", "cross_entropy" and, with a coefficient, "z_loss";
+          metrics "nll" and "accuracy" of the hidden words.
+        """
+        visible = self.visible(batch["images"], rng)
+        hidden = self.hidden_words(batch["images"], batch["mask"], rng)
+        out, vectors = self._reconstruct(variables, batch, visible, ~hidden, rng)
+        weights = hidden * batch["weights"][:, None]
+        terms, metrics = self._predict(variables, vectors, batch["tokens"], weights)
+        words = terms["cross_entropy"]._replace(coefficient=self.words)
+        error = self._squared_error(out["logits"], batch, visible)
+        return {"squared_error": error} | terms | {"cross_entropy": words}, metrics
+
+    def hidden_words(
+        self,
+        images: Float[Array, "B height width C"],
+        mask: Bool[Array, "B T"],
+        keys: Keys,
+    ) -> Bool[Array, "B T"]:
+        """True for the tokens that the encoder does not see; never for padding."""
+        if keys is None:
+            keys = keys_of(images)
+        draw = jax.vmap(lambda key: jax.random.uniform(key, mask.shape[1:]))
+        # Padding is behind all others, so that a share of the others comes first.
+        order = jnp.where(mask, draw(fold_keys(keys, 2**31 + 1)), 2.0)
+        rank = order.argsort(-1).argsort(-1)
+        count = jnp.round(self.word_mask_share * mask.sum(-1, keepdims=True))
+        return mask & (rank < jnp.maximum(count, 1))
+
+    def _paint(self, variables, batch, visible, keys) -> Float[Array, "B N P"]:
+        """Patches given all words, for pictures."""
+        seen = batch["mask"]
+        return self._reconstruct(variables, batch, visible, seen, keys)[0]["logits"]
+
+    def _reconstruct(self, variables, batch, visible, seen, keys):
+        return self.model.apply(
+            variables,
+            batch["images"],
+            batch["tokens"],
+            batch["mask"],
+            visible,
+            seen,
+            keys=keys,
+            method="reconstruct",
+        )
