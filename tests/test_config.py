@@ -11,7 +11,16 @@ from fmjax.errors import UserError
 from fmjax.experiment import bindings_of, differences, render
 from fmjax.training.state import abstract_variables
 
-FOLDERS_OF_RUNS = tuple("clip/ coca/ m3ae/ mae/ papers/ simclr/ small/ vit/".split())
+FOLDERS_OF_RUNS = (
+    "clip/",
+    "coca/",
+    "m3ae/",
+    "mae/",
+    "papers/",
+    "simclr/",
+    "small/",
+    "vit/",
+)
 RUNS = [
     name
     for name in config_files.shipped_configs()
