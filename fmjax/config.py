@@ -1,36 +1,26 @@
 """gin, and gin only here: from a config's name and bindings to a frozen Experiment.
 
-gin keeps its bindings in globals. `load` works on a state of its own under a lock and
-puts the caller's back, so that two experiments in one notebook never meet. A config
-from a stranger imports nothing: `import` lines are refused without `trust`.
+A config from a stranger imports nothing: `import` lines are refused without `trust`.
 """
 
-import contextlib
 import dataclasses
-import functools
 import importlib
 import os
 import pathlib
-import pkgutil
 import sys
-import threading
-import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import gin
 from gin import config as gin_state
 from gin import config_parser
 
-from fmjax import experiment as experiment_module
+from fmjax import gin_registry as registry
 from fmjax.config_files import exists, find
 from fmjax.configurable import fields_of
-from fmjax.construction import constructor
 from fmjax.data.image_data import ImageData
 from fmjax.data.pipeline import Data
 from fmjax.errors import UserError, suggest
 from fmjax.experiment import Experiment
-
-ROOMS = ("models", "objectives", "optim", "data", "training", "sharding")
 
 
 def load(
@@ -64,7 +54,7 @@ def load_data(
 
 
 def _load(root: str, config: str, bindings: Sequence[str], trust: bool):
-    with _isolated():
+    with registry.isolated():
         reader = _Reader(trust)
         reader.read_file(find(config, pathlib.Path.cwd()))
         for binding in bindings:
@@ -132,7 +122,7 @@ class _Reader:
     def check_used(self) -> None:
         # A binding of a configurable that the experiment never makes does nothing, and
         # whoever typed it believes otherwise.
-        used = {selector.rsplit(".", 1)[-1] for _, selector in _operative()}
+        used = registry.used()
         for owner, binding in self.from_user.items():
             if owner.rsplit(".", 1)[-1] not in used:
                 raise UserError(
@@ -168,7 +158,7 @@ class _Reader:
             module = importlib.import_module(statement.module)
         except ImportError as error:
             raise UserError(f"{source}: cannot import: {error}.") from None
-        _register(module)
+        registry.register(module)
         self.modules.append(statement.module)
 
     def _bind(self, statement, source: str) -> None:
@@ -181,18 +171,19 @@ class _Reader:
             self.macros_set.add(name)
             gin.bind_parameter((name, "gin.macro", "value"), value)
             return
-        if selector not in _CLASSES:
+        if selector not in registry.CLASSES:
             try:
                 gin.bind_parameter((scope, selector, field), value)
                 return
             except ValueError:
-                known = _known()
-                names = [f"{k}.{f}" for k, fields in known.items() for f in fields]
+                names = [
+                    f"{name}.{f}" for name, fs in registry.known().items() for f in fs
+                ]
                 raise UserError(
                     f"{where}: nothing is called {selector!r}."
                     + suggest(f"{selector}.{field}", names)
                 ) from None
-        fields = [f.name for f in fields_of(_CLASSES[selector])]
+        fields = [f.name for f in fields_of(registry.CLASSES[selector])]
         if field not in fields:
             raise UserError(
                 f"{where}: {selector!r} has no field {field!r}."
@@ -214,7 +205,7 @@ class _Delegate(gin_state.ParserDelegate):
         if not gin_state._REGISTRY.matching_selectors(selector):
             raise UserError(
                 f"{self.source}: @{scoped_selector} refers to nothing."
-                + suggest(selector, _known())
+                + suggest(selector, registry.known())
             )
         return super().configurable_reference(scoped_selector, evaluate)
 
@@ -237,66 +228,3 @@ def _resolve(root: str):
     except UserError as error:
         # gin appends where in its call stack it was; the message alone is for the user.
         raise UserError(str(error).split("\n  In call to configurable")[0]) from None
-
-
-_LOCK = threading.RLock()
-_STATE = {
-    "_CONFIG": dict,
-    "_IMPORTS": set,
-    "_OPERATIVE_CONFIG": dict,
-    "_SINGLETONS": dict,
-}
-
-
-@contextlib.contextmanager
-def _isolated() -> Iterator[None]:
-    """Inside, gin's bindings are empty; afterwards they are the caller's again."""
-    with _LOCK:
-        _register_rooms()
-        saved = {name: getattr(gin_state, name) for name in _STATE}
-        locked = gin.config_is_locked()
-        for name, empty in _STATE.items():
-            setattr(gin_state, name, empty())
-        gin_state._set_config_is_locked(False)
-        try:
-            yield
-        finally:
-            for name, value in saved.items():
-                setattr(gin_state, name, value)
-            gin_state._set_config_is_locked(locked)
-
-
-def _operative():
-    return gin_state._OPERATIVE_CONFIG
-
-
-_CLASSES: dict[str, type] = {}
-
-
-@functools.cache
-def _register_rooms() -> None:
-    _register(experiment_module)
-    for room in ROOMS:
-        package = importlib.import_module(f"fmjax.{room}")
-        for info in pkgutil.iter_modules(package.__path__):
-            _register(importlib.import_module(f"fmjax.{room}.{info.name}"))
-
-
-def _register(module: types.ModuleType) -> None:
-    """Makes the module's configurable classes known to gin."""
-    for cls in vars(module).values():
-        if not isinstance(cls, type) or "gin_name" not in vars(cls):
-            continue
-        if cls.__module__ != module.__name__ or _CLASSES.get(cls.gin_name) is cls:
-            continue
-        if cls.gin_name in _CLASSES:
-            raise UserError(
-                f"{cls.__module__}.{cls.__name__} and "
-                f"{_CLASSES[cls.gin_name].__module__} are both called {cls.gin_name!r}."
-            )
-        _CLASSES[cls.gin_name] = cls
-        gin.register(cls.gin_name)(constructor(cls))
-
-
-def _known() -> dict[str, list[str]]:
-    return {name: [f.name for f in fields_of(cls)] for name, cls in _CLASSES.items()}

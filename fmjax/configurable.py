@@ -1,4 +1,4 @@
-"""What a class needs in order to be named in a gin file; gin itself stays in config.py.
+"""What a class needs in order to be named in a gin file; gin itself is not needed.
 
 A configurable is a frozen dataclass or a linen module whose fields are literals
 (numbers, strings, booleans, None, tuples of these) or other configurables. So every

@@ -112,7 +112,7 @@ def test_the_path_from_the_command_to_the_loss_is_short():
     )
     names = [name.split(":")[0] for name in re.findall(r"`([\w/]+\.py)", path)]
     assert names[0] == "cli.py"
-    assert names[-1] == "objectives/token_prediction.py"
+    assert names[-1] == "objectives/token_loss.py"
     lines = [
         line
         for name in names
