@@ -2,13 +2,14 @@
 
 import os
 import pathlib
-from collections.abc import Callable
 
 import jax
 
 from fmjax import run_dir as run_dirs
 from fmjax.errors import UserError
 from fmjax.evaluation.reconstructions import reconstructions
+from fmjax.evaluation.sample import sample
+from fmjax.evaluation.unigram import unigram_baseline
 from fmjax.experiment import Experiment
 from fmjax.training import loop
 from fmjax.training.checkpoints import saved_steps
@@ -63,41 +64,3 @@ def train(
         on_checked=store,
         changed_data=override,
     )
-
-
-def unigram_baseline(experiment: Experiment) -> Callable:
-    """At the end: the entropy of single tokens on a validation split of text."""
-
-    def evaluation(step: int, variables: dict, last: bool) -> dict:
-        if not last or jax.process_index() != 0:
-            return {}
-        from fmjax.evaluation.unigram import baseline
-
-        counts = experiment.data.target_counts()
-        return {} if counts is None else baseline(*counts)
-
-    return evaluation
-
-
-def sample(experiment: Experiment) -> Callable:
-    """At the end: how the model continues train.sample_prompt."""
-    prompt = experiment.train.sample_prompt
-
-    def evaluation(step: int, variables: dict, last: bool) -> dict:
-        if prompt is None or not last:
-            return {}
-        from fmjax.inference.generate import generate, with_prompt
-        from fmjax.inference.load import Run
-
-        run = Run(
-            config=experiment,
-            model=experiment.objective.model,
-            params=variables["params"],
-            tokenizer=experiment.data.tokenizer(),
-            step=step,
-        )
-        room = run.model.max_length - len(run.tokenizer.encode(prompt)) - 1
-        text = generate(run, [prompt], max_tokens=min(200, room), temperature=0.8)[0]
-        return {"sample": with_prompt(run, prompt, text)}
-
-    return evaluation

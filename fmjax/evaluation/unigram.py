@@ -1,14 +1,20 @@
 """What a model that knows only how often each token occurs would reach."""
 
+from collections.abc import Callable
+
+import jax
 import numpy as np
 from jaxtyping import Int
+
+from fmjax.experiment import Experiment
 
 
 def baseline(counts: Int[np.ndarray, " V"], num_bytes: int | None) -> dict[str, float]:
     """The unigram entropy of a split's targets, -Σ p log p over their own counts.
 
     No model without context does better on that split, so a loss clearly below it has
-    learned from context.
+    learned from context; or from the targets themselves, where some of them can be
+    seen: of BERT's one in ten, which alone is worth a tenth of the entropy.
 
     Args:
       counts: how often each id is a target.
@@ -26,3 +32,15 @@ def baseline(counts: Int[np.ndarray, " V"], num_bytes: int | None) -> dict[str, 
         bits = entropy * float(total) / np.log(2) / num_bytes
         found["unigram_bits_per_byte"] = float(bits)
     return found
+
+
+def unigram_baseline(experiment: Experiment) -> Callable:
+    """At the end: the entropy of single tokens on a validation split of text."""
+
+    def evaluation(step: int, variables: dict, last: bool) -> dict:
+        if not last or jax.process_index() != 0:
+            return {}
+        counts = experiment.data.target_counts()
+        return {} if counts is None else baseline(*counts)
+
+    return evaluation

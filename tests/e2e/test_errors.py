@@ -89,6 +89,17 @@ def test_verbs_refuse_what_is_no_run(name, tmp_path, verb):
     assert str(tmp_path) in err
 
 
+def test_a_sample_of_a_model_that_does_not_write_is_refused(tmp_path, verb):
+    for config, name in (("vit/digits.gin", "vit"), ("coca/digits.gin", "coca")):
+        code, _, err = verb(
+            "train", config, "train.sample_prompt='a '", "--run_dir", tmp_path / "run"
+        )
+
+        assert code == 2
+        assert f"train.sample_prompt = 'a ': @{name}()" in err
+        assert not (tmp_path / "run").exists()
+
+
 def test_a_process_ends_with_the_message_alone(tiny, tmp_path, fmjax):
     ended = fmjax("train", *tiny, "train.steps=ten", "--run_dir", tmp_path / "run")
 
