@@ -20,11 +20,11 @@ TEXT = TransformerConfig(num_layers=2, embed_dim=20, num_heads=4)
 IMAGE = dataclasses.replace(TEXT, embed_dim=24)
 
 
-def build(start_id=1, **options):
+def build(start_id=1, text=TEXT, **options):
     """A model with parameters far from zero, so that every part shows."""
     model = CoCa(
         image=ViT(IMAGE, image_size=8, patch_size=4, class_token=False, pooling="none"),
-        text=CaptionDecoder(TEXT, TEXT, V, T, start_id, vocab_multiple=8),
+        text=CaptionDecoder(text, text, V, T, start_id, vocab_multiple=8),
         **{"embed_dim": 10, "caption_queries": 5} | options,
     )
     shapes = jax.eval_shape(model.init, jax.random.key(0), images(), tokens())
@@ -121,9 +121,12 @@ def test_padding_changes_nothing(built):
     np.testing.assert_allclose(out["logits"][:1, :3], alone["logits"], atol=1e-4)
 
 
-@pytest.mark.parametrize("start_id", [1, None])
-def test_captions_with_a_cache_are_those_without(start_id):
-    model, params = build(start_id)
+@pytest.mark.parametrize(
+    ("start_id", "text"),
+    [(1, TEXT), (None, TEXT), (1, dataclasses.replace(TEXT, qk_norm=True))],
+)
+def test_captions_with_a_cache_are_those_without(start_id, text):
+    model, params = build(start_id, text)
     want = apply(model, params, images(), tokens())["hidden"]
     ids = tokens()
     if start_id is not None:
