@@ -102,7 +102,7 @@ def refused(tmp_path, folder, message):
         (LLAMA, "attention_bias", True),
         (LLAMA, "mlp_bias", True),
         (LLAMA, "pretraining_tp", 2),
-        (LLAMA, "hidden_act", "quick_gelu"),
+        (LLAMA, "hidden_act", "laplace"),
         (LLAMA, "sliding_window", 128),
         (LLAMA, "head_dim", 3),
         (LLAMA, "model_type", "falcon"),

@@ -122,6 +122,8 @@ class TwoTerms:
 
     inner: CausalLM
 
+    unit = "tokens"
+
     def init(self, rng):
         return self.inner.init(rng)
 
