@@ -129,6 +129,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--metric", default="loss", help="what is plotted over steps")
     takes_trust(sub)
 
+    sub = verb("status", "Say how a run is, and what went wrong.")
+    sub.add_argument("run_dir", help="a run directory")
+    takes_trust(sub)
+
     sub = verb("import", "Import a Hugging Face folder as a run directory.")
     sub.add_argument("hf_dir", help="config.json and *.safetensors")
     sub.add_argument("run_dir", help="a new directory")

@@ -11,6 +11,8 @@ from fmjax.errors import UserError
 UNFINISHED = 75  # EX_TEMPFAIL: start me again
 USER_ERROR = 2
 DIVERGED = 3
+CANNOT_SAVE = 4
+BAD_DEVICE = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,16 +33,24 @@ def _train(args) -> int:
 
     join_processes(args.cluster)
     from fmjax import config, runs
-    from fmjax.training.step_log import Diverged
+    from fmjax.training.bad_step_log import Diverged
+    from fmjax.training.device_check import BadDevice
+    from fmjax.training.saver import CannotSave
+    from fmjax.training.watchdog import end_process
 
+    codes = {Diverged: DIVERGED, CannotSave: CANNOT_SAVE, BadDevice: BAD_DEVICE}
     experiment = config.load(args.config, args.bindings, args.trust)
     try:
         outcome = runs.train(
-            experiment, args.run_dir, override=args.override, trust=args.trust
+            experiment,
+            args.run_dir,
+            override=args.override,
+            trust=args.trust,
+            on_hang=end_process(UNFINISHED),
         )
-    except Diverged as error:
+    except tuple(codes) as error:
         print(f"fmjax: {error}", file=sys.stderr)
-        return DIVERGED
+        return codes[type(error)]
     return 0 if outcome.finished else UNFINISHED
 
 
@@ -144,6 +154,14 @@ def _compare(args) -> None:
     compare(args.run_dirs, picture=args.plot, metric=args.metric, trust=args.trust)
 
 
+def _status(args) -> None:
+    import pathlib
+
+    from fmjax.run_status import status
+
+    print("\n".join(status(pathlib.Path(args.run_dir), args.trust)))
+
+
 def _import(args) -> None:
     from fmjax.interop.hugging_face import import_model
 
@@ -177,6 +195,7 @@ VERBS = {
     "tokenizer": _tokenizer,
     "config": _config,
     "compare": _compare,
+    "status": _status,
     "import": _import,
     "export": _export,
 }

@@ -9,6 +9,7 @@ from fmjax.data.image_preprocessing import Preprocessing
 from fmjax.data.pipeline import Data
 from fmjax.optim.freezing import Freeze
 from fmjax.sharding.mesh import MeshConfig
+from fmjax.training.bad_steps import BadSteps
 from fmjax.training.init_from import InitFrom
 from fmjax.training.train_config import TrainConfig
 
@@ -26,6 +27,7 @@ class Experiment:
       train: length, batch and intervals of the run.
       init_from: parameters of other runs that it starts from.
       freeze: parameters that do not change until a step.
+      bad_steps: what to do about a loss that is not finite, or far out of the usual.
       preprocessing: what an imported model's images go through; None for one of text,
         and for that of `data`.
       modules: Python modules that its gin files imported.
@@ -38,6 +40,7 @@ class Experiment:
     train: TrainConfig = TrainConfig()
     init_from: tuple[InitFrom, ...] = ()
     freeze: tuple[Freeze, ...] = ()
+    bad_steps: BadSteps = BadSteps()
     preprocessing: Preprocessing | None = None
     modules: tuple[str, ...] = ()
 

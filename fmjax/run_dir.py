@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 from fmjax import config as gin_config
+from fmjax import run_lock
 from fmjax.data.tokenizers import load_tokenizer
 from fmjax.errors import UserError
 from fmjax.experiment import Experiment, differences, render
@@ -47,8 +48,9 @@ def claim(
 
 
 def _others(run_dir: pathlib.Path) -> bool:
-    # Another process of the same run may be writing the config at this moment.
-    return any(path.name != f"{CONFIG}.tmp" for path in run_dir.iterdir())
+    # Another process of the same run may be writing these at this moment.
+    own = (f"{CONFIG}.tmp", run_lock.FILE, f".{run_lock.FILE}")
+    return any(not path.name.startswith(own) for path in run_dir.iterdir())
 
 
 def write(run_dir: pathlib.Path, config_text: str) -> None:

@@ -2,17 +2,26 @@
 
 import os
 import pathlib
+import sys
+from collections.abc import Callable
 
 import jax
 
 from fmjax import run_dir as run_dirs
+from fmjax import run_lock
 from fmjax.errors import UserError
 from fmjax.evaluation.reconstructions import reconstructions
 from fmjax.evaluation.sample import sample
 from fmjax.evaluation.unigram import unigram_baseline
 from fmjax.experiment import Experiment
+from fmjax.run_lock import RunLock
 from fmjax.training import loop
-from fmjax.training.checkpoints import saved_steps
+from fmjax.training.saved_state import saved_steps
+
+
+def warn(why: str) -> None:
+    """Says that a run seems to hang."""
+    print(f"fmjax: seems to hang: {why}", file=sys.stderr, flush=True)
 
 
 def train(
@@ -21,6 +30,7 @@ def train(
     *,
     override: bool = False,
     trust: bool = False,
+    on_hang: Callable[[str], None] = warn,
 ) -> loop.Outcome:
     """Trains `experiment` in `run_dir` to its end, or until it is told to stop.
 
@@ -29,10 +39,12 @@ def train(
       run_dir: a new or empty directory, or one where this experiment was started.
       override: continue a run although it now means something else.
       trust: the stored config may import code.
+      on_hang: called, in another thread, with what seems to hang; warns if not given.
 
     Raises:
       UserError: before anything is compiled or overwritten.
-      fmjax.training.step_log.Diverged: if the loss is not finite.
+      fmjax.training.bad_step_log.Diverged: if the loss is not finite; see there, and
+        `fmjax.training.loop.train`, for what else.
     """
     for part in ("data", "optimizer"):
         if getattr(experiment, part) is None:
@@ -43,24 +55,33 @@ def train(
     folder = pathlib.Path(run_dir).expanduser().absolute()
     config_text = run_dirs.claim(folder, experiment, override, trust)
 
+    first, lock = jax.process_index() == 0, RunLock(folder)
+    if first:
+        run_lock.refuse_if_taken(folder)
+
     def store() -> None:
-        if jax.process_index() == 0:
+        if first:
+            lock.take()
             run_dirs.write(folder, config_text)
             if (tokenizer := experiment.data.tokenizer()) is not None:
                 tokenizer.save(folder / run_dirs.TOKENIZER)
 
-    return loop.train(
-        experiment,
-        folder,
-        config_text,
-        evaluations=[
-            unigram_baseline(experiment),
-            sample(experiment),
-            reconstructions(experiment),
-        ],
-        sources=[]
-        if saved_steps(folder)
-        else [run_dirs.source_of(wanted, trust) for wanted in experiment.init_from],
-        on_checked=store,
-        changed_data=override,
-    )
+    try:
+        return loop.train(
+            experiment,
+            folder,
+            config_text,
+            evaluations=[
+                unigram_baseline(experiment),
+                sample(experiment),
+                reconstructions(experiment),
+            ],
+            sources=[]
+            if saved_steps(folder)
+            else [run_dirs.source_of(wanted, trust) for wanted in experiment.init_from],
+            on_checked=store,
+            on_hang=on_hang,
+            changed_data=override,
+        )
+    finally:
+        lock.release()

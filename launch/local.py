@@ -4,8 +4,11 @@
 
 What they print is prefixed with the process's number. SIGTERM and Ctrl-C are passed on,
 so that the run saves and stops; a second Ctrl-C ends it at once. Where one process
-fails, the others are ended too. Exit codes: that of the first process that failed, else
-75 if the run is unfinished (start it again), else 0.
+fails, or stops long before the others, those are ended too, within seconds. With
+--restarts N a run that ended so is started again up to N times, and continues from its
+newest checkpoint; one that was told to stop, that diverged, or that the user has to
+correct is not. Exit codes: that of the first process that failed, else 75 if the run is
+unfinished (start it again), else 0.
 """
 
 import argparse
@@ -19,13 +22,47 @@ import threading
 import time
 
 UNFINISHED = 75
+# A mistake of the user's, a loss that is not finite, a device that computes wrongly:
+# another start would end the same way.
+FINAL = (0, 2, 3, 5)
 GRACE_SECONDS = 10  # for the others to say for themselves what is wrong
+STOP_SECONDS = 60  # between the ends of processes that stop together
 PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 
 
 def main() -> int:
     """Starts the processes and waits for all of them; returns the exit code."""
     args = _parser().parse_args()
+    told = _Told()
+    for left in reversed(range(args.restarts + 1)):
+        code = _run(args, told)
+        if code in FINAL or told.to_stop or not left:
+            return code
+        print(f"ended with {code}; starting again, {left - 1} left", file=sys.stderr)
+    return code
+
+
+class _Told:
+    """Passes signals on to the processes of the moment."""
+
+    def __init__(self):
+        self.to_stop = False
+        self.processes: list[subprocess.Popen] = []
+        self._interrupts = 0
+        signal.signal(signal.SIGTERM, self._pass_on)
+        signal.signal(signal.SIGINT, self._pass_on)
+
+    def _pass_on(self, number, frame):
+        self.to_stop = True
+        self._interrupts += number == signal.SIGINT
+        at_once = self._interrupts > 1
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL if at_once else signal.SIGTERM)
+
+
+def _run(args: argparse.Namespace, told: _Told) -> int:
+    """Starts the processes and waits for all of them; returns the exit code."""
     port = args.port or _free_port()
     processes = [
         subprocess.Popen(
@@ -39,7 +76,7 @@ def main() -> int:
         )
         for index in range(args.processes)
     ]
-    _pass_on_signals(processes)
+    told.processes = processes
     readers = [
         threading.Thread(target=_print_prefixed, args=(index, process), daemon=True)
         for index, process in enumerate(processes)
@@ -53,7 +90,7 @@ def main() -> int:
 
 
 def _wait(processes: list[subprocess.Popen]) -> int:
-    """Waits until all have ended, ending the others when one fails."""
+    """Waits until all have ended, ending the others when one fails or is far ahead."""
     running = dict(enumerate(processes))
     failed, deadline, unfinished = 0, None, False
     while running:
@@ -63,9 +100,11 @@ def _wait(processes: list[subprocess.Popen]) -> int:
                 continue
             del running[index]
             unfinished = unfinished or code == UNFINISHED
+            if code and not deadline:
+                grace = STOP_SECONDS if code == UNFINISHED else GRACE_SECONDS
+                deadline = time.monotonic() + grace
             if code not in (0, UNFINISHED) and not failed:
                 failed = 128 - code if code < 0 else code
-                deadline = time.monotonic() + GRACE_SECONDS
                 print(f"[{index}] ended with exit code {failed}", file=sys.stderr)
         if deadline and time.monotonic() > deadline:
             # SIGTERM would ask them to agree on a step with one that is gone.
@@ -73,22 +112,6 @@ def _wait(processes: list[subprocess.Popen]) -> int:
                 process.kill()
         time.sleep(0.05)
     return failed or (UNFINISHED if unfinished else 0)
-
-
-def _pass_on_signals(processes: list[subprocess.Popen]) -> None:
-    interrupts = 0
-
-    def pass_on(number, frame):
-        nonlocal interrupts
-        interrupts += number == signal.SIGINT
-        for process in processes:
-            if process.poll() is None:
-                process.send_signal(
-                    signal.SIGKILL if interrupts > 1 else signal.SIGTERM
-                )
-
-    signal.signal(signal.SIGTERM, pass_on)
-    signal.signal(signal.SIGINT, pass_on)
 
 
 def _print_prefixed(index: int, process: subprocess.Popen) -> None:
@@ -137,6 +160,9 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         metavar="K",
         help="virtual CPU devices of each; without it, the devices that JAX finds",
+    )
+    parser.add_argument(
+        "--restarts", type=int, default=0, metavar="N", help="of a run that failed"
     )
     parser.add_argument("--port", type=int, help="of the coordinator; else a free one")
     parser.add_argument("command", nargs="+", metavar="-- VERB ARGS")

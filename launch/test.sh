@@ -16,7 +16,6 @@ bash launch/python312.sh
 if command -v shellcheck >/dev/null; then
   shellcheck -x launch/*.sh launch/*/*.sh launch/*/*.sbatch .ci/run
 fi
-# Files in order of their names: the long ones, of e2e, are among the first and not left
-# for one worker at the end.
+# Files in the order that tests/conftest.py gives them.
 exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
   --durations 25 --durations-min 5 "$@"

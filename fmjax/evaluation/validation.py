@@ -18,9 +18,9 @@ from fmjax.sharding.mesh import (
     local_rows,
     on_mesh,
 )
-from fmjax.training.checkpoints import restore_model
 from fmjax.training.checks import check_divisible
 from fmjax.training.evaluate import evaluate
+from fmjax.training.saved_state import restore_model
 from fmjax.training.step import make_eval_step
 
 

@@ -22,7 +22,7 @@ from fmjax.experiment import Experiment
 from fmjax.inference.inputs import inputs_of, rows_apart
 from fmjax.sharding.mesh import MeshConfig, batch_shards, on_mesh
 from fmjax.sharding.rules import LogicalRules
-from fmjax.training import checkpoints
+from fmjax.training import saved_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +171,7 @@ def load(
     devices = jax.local_devices()[:1] if mesh is None else jax.devices()
     mesh = mesh or MeshConfig()
     mesh = dataclasses.replace(mesh, rules=mesh.rules or config.mesh.rules)
-    variables, step = checkpoints.restore_model(
+    variables, step = saved_state.restore_model(
         directory, config.objective, mesh.build(devices), mesh.all_rules, step=step
     )
     folder = directory / run_dir.TOKENIZER

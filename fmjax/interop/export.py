@@ -18,7 +18,7 @@ from fmjax.interop.family import Architecture, Family, Unlike
 from fmjax.interop.new_folder import new_folder
 from fmjax.interop.weights import leaves, tensors
 from fmjax.sharding.mesh import MeshConfig
-from fmjax.training import checkpoints
+from fmjax.training import saved_state
 from fmjax.training.state import abstract_variables
 
 MAX_SHARD_BYTES = 5 * 10**9
@@ -76,7 +76,7 @@ def export_model(
         # On the host, for an accelerator may not hold the model whole.
         mesh = MeshConfig().build(jax.local_devices(backend="cpu")[:1])
         rules = MeshConfig().all_rules
-        variables, _ = checkpoints.restore_model(
+        variables, _ = saved_state.restore_model(
             source, objective, mesh, rules, step=step
         )
         every = tensors(

@@ -1,22 +1,59 @@
-"""Checkpoints of a run: checkpoints/STEP/{state,data,meta}, written by Orbax.
+"""Checkpoints of a run: checkpoints/STEP/{state,data,meta,digests}, written by Orbax.
 
-A step's folder appears whole or not at all: Orbax writes beside it and renames.
+A step's folder appears whole or not at all: Orbax writes beside it and renames. What it
+holds is compared with its digests when it is read; one that is damaged is set aside for
+the one before.
 """
 
+import contextlib
+import dataclasses
+import json
+import os
 import pathlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
-from flax import traverse_util
+from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 
 from fmjax.errors import UserError
-from fmjax.objectives.terms import Objective
-from fmjax.sharding.rules import LogicalRules, named_shardings, param_specs
-from fmjax.training.state import State, abstract_variables
+from fmjax.training.digest_item import DigestRestore, DigestSave
+from fmjax.training.digests import Digests, damaged, opened, own_pieces, sealed
+from fmjax.training.saved_state import (
+    FOLDER,
+    ITEMS,
+    in_a_line,
+    item_handlers,
+    saved_steps,
+)
+from fmjax.training.state import State
 
-FOLDER = "checkpoints"
+DAMAGED = "damaged"
+
+
+class Damaged(Exception):
+    """A checkpoint that cannot be read, or is not what its digests say."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A checkpoint that was read whole.
+
+    Attributes:
+      step: of the state.
+      state: on the mesh that was asked for.
+      data: what was saved of the data.
+      meta: what was saved beside.
+    """
+
+    step: int
+    state: State
+    data: dict[str, Any]
+    meta: dict[str, Any]
 
 
 class Checkpoints:
@@ -37,28 +74,21 @@ class Checkpoints:
         keep_every: int | None = None,
         keep_best: int = 0,
     ):
+        self._run_dir = run_dir
+        self._losses = _losses(run_dir)
         policies: list[preserve.PreservationPolicy] = [preserve.LatestN(keep_last)]
         if keep_every:
             policies.append(preserve.EveryNSteps(keep_every))
         if keep_best:
-            # Orbax takes the largest; checkpoints without a figure are not candidates.
-            policies.append(
-                preserve.BestN(
-                    get_metric_fn=lambda metrics: -metrics["loss"],
-                    n=keep_best,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
+            policies.append(_KeepBest(self._losses, keep_best))
         self._manager = ocp.CheckpointManager(
             run_dir / FOLDER,
-            item_names=("state", "data", "meta"),
-            item_handlers={
-                # Weights compress by a tenth at most, for three times the time and a
-                # second copy in memory.
-                "state": ocp.PyTreeCheckpointHandler(use_compression=False),
-                "data": ocp.JsonCheckpointHandler(),
-                "meta": ocp.JsonCheckpointHandler(),
-            },
+            item_names=ITEMS,
+            # Weights compress by a tenth at most, for three times the time and a
+            # second copy in memory.
+            item_handlers=item_handlers(
+                ocp.PyTreeCheckpointHandler(use_compression=False)
+            ),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=preserve.AnyPreservationPolicy(policies),
                 enable_async_checkpointing=True,
@@ -84,44 +114,233 @@ class Checkpoints:
           data: the iterator's position and the data's fingerprint.
           meta: the config and library versions.
           loss: validation loss, by which the best are kept.
+
+        Raises:
+          Exception: whatever the file system says, of this save or the one before.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(_as_tree(state)),
-                data=ocp.args.JsonSave(data),
-                meta=ocp.args.JsonSave(meta),
-            ),
-            metrics=None if loss is None else {"loss": loss},
-        )
-
-    def restore(self, shapes: State, step: int) -> tuple[State, dict, dict]:
-        """The (state, data, meta) of a step, the state placed as `shapes` says."""
-        tree = _as_tree(shapes)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeRestore(
-                    tree,
-                    restore_args=ocp.checkpoint_utils.construct_restore_args(tree),
+        tree = _as_tree(state)
+        meta = meta | {"loss": loss}
+        if loss is not None:
+            self._losses[step] = loss
+        with self._forgetting_failures():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(tree),
+                    data=ocp.args.JsonSave(sealed(data)),
+                    meta=ocp.args.JsonSave(sealed(meta)),
+                    digests=DigestSave(own_pieces(tree)),
                 ),
-                data=ocp.args.JsonRestore(),
-                meta=ocp.args.JsonRestore(),
-            ),
+            )
+
+    def restore(self, shapes: State, step: int) -> Restored:
+        """A checkpoint, its state placed as `shapes` says.
+
+        Raises:
+          Damaged: it cannot be read, or is not what its digests say.
+          UserError: it is whole, and of another state than `shapes`.
+        """
+        tree = _as_tree(shapes)
+        digests = _agreed(
+            lambda: (
+                self._manager.restore(
+                    step, args=ocp.args.Composite(digests=DigestRestore())
+                ).digests
+            )
         )
-        return _from_tree(restored.state, shapes), restored.data, restored.meta
+        if not digests:
+            raise Damaged("no digests")
+        self._check_fits(tree, digests, step)
+
+        def read() -> Restored:
+            items = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeRestore(
+                        tree,
+                        restore_args=ocp.checkpoint_utils.construct_restore_args(tree),
+                    ),
+                    data=ocp.args.JsonRestore(),
+                    meta=ocp.args.JsonRestore(),
+                ),
+            )
+            data, meta = opened(items.data), opened(items.meta)
+            return Restored(step, items.state, data, meta)
+
+        restored = _agreed(read)
+        if bad := damaged(restored.state, digests):
+            raise Damaged(f"not what was saved: {', '.join(bad[:3])}")
+        return dataclasses.replace(restored, state=_from_tree(restored.state, shapes))
+
+    def restore_newest(
+        self, shapes: State, say: Callable[[str], None], before: int | None = None
+    ) -> Restored | None:
+        """The newest checkpoint that is whole; None if there is no checkpoint.
+
+        Damaged ones that are newer are moved to the run directory's `damaged`.
+
+        Args:
+          shapes: where to put the state.
+          say: is told what was set aside.
+          before: only checkpoints of smaller steps count.
+
+        Raises:
+          UserError: there are checkpoints, and none is whole; all are left in place.
+        """
+        steps = [s for s in self.steps if before is None or s < before]
+        found: dict[int, str] = {}
+        for step in reversed(steps):
+            try:
+                restored = self.restore(shapes, step)
+            except Damaged as error:
+                found[step] = str(error)
+                continue
+            for bad, why in found.items():
+                place = self._set_aside(bad)
+                say(f"checkpoint {bad} is damaged ({why}); set aside as {place}")
+            return restored
+        if found:
+            table = "\n".join(f"  {step}: {why}" for step, why in found.items())
+            raise UserError(
+                f"{self._run_dir / FOLDER}: no checkpoint is whole.\n{table}\n"
+                "Nothing was changed. Put back a copy of one, or take a new --run_dir."
+            )
+        return None
+
+    def drop_after(self, step: int) -> None:
+        """Deletes checkpoints past a step, of a future that a rollback has undone."""
+        self.wait()
+        for later in [s for s in self.steps if s > step]:
+            self._manager.delete(later)
 
     def wait(self) -> None:
-        """Returns when everything is on disk."""
-        self._manager.wait_until_finished()
+        """Returns when everything is on disk.
+
+        Raises:
+          Exception: whatever the file system says.
+        """
+        with self._forgetting_failures():
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+
+    def settle(self) -> None:
+        """Waits, whether what is being written comes to be or not."""
+        with contextlib.suppress(Exception):
+            self.wait()
+
+    def check(self) -> None:
+        """Raises what `wait` would, of a save that has failed by now; does not wait."""
+        with self._forgetting_failures():
+            self._manager.check_for_errors()
 
     def close(self) -> None:
-        """Waits, and releases Orbax's threads."""
-        self.wait()
-        self._manager.close()
+        """Waits, and releases Orbax's threads; a failure now is not reported."""
+        with contextlib.suppress(Exception):
+            self._manager.close()
+
+    def _check_fits(self, tree: dict, digests: Digests, step: int) -> None:
+        found = {piece.path: (piece.shape, piece.dtype) for piece in digests}
+        wanted = {
+            jax.tree_util.keystr(path, simple=True, separator="/"): (
+                leaf.shape,
+                str(leaf.dtype),
+            )
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for name in wanted.keys() | found.keys():
+            if wanted.get(name) != found.get(name):
+                here, there = (
+                    "{1} {0}".format(*kind) if kind else "nothing"
+                    for kind in (wanted.get(name), found.get(name))
+                )
+                raise UserError(
+                    f"{self._run_dir / FOLDER / str(step)}: {name} should be {here} by "
+                    f"the config, found {there}."
+                )
+
+    @contextlib.contextmanager
+    def _forgetting_failures(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            # Each of Orbax's threads raises once.
+            with contextlib.suppress(Exception):
+                self._manager.wait_until_finished()
+            # On a disk that is full, what is half written is in the way.
+            if jax.process_index() == 0:
+                for half in (self._run_dir / FOLDER).glob("*.orbax-checkpoint-tmp*"):
+                    shutil.rmtree(half, ignore_errors=True)
+            # What was to be deleted for a checkpoint that never came is still there.
+            self._manager.reload()
+            raise
+
+    def _set_aside(self, step: int) -> pathlib.Path:
+        target = self._run_dir / DAMAGED / str(step)
+        if jax.process_index() == 0:
+            target.parent.mkdir(exist_ok=True)
+            count = 1
+            while target.exists():
+                count += 1
+                target = target.with_name(f"{step}-{count}")
+            os.replace(self._run_dir / FOLDER / str(step), target)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"checkpoint {step} is set aside")
+        self._manager.reload()
+        return target
+
+
+class _KeepBest:
+    """Orbax's policy for the checkpoints of lowest loss.
+
+    Its own, `BestN`, forgets the losses when a run is started again.
+    """
+
+    def __init__(self, losses: dict[int, float], count: int):
+        self._losses, self._count = losses, count
+
+    def should_preserve(self, checkpoints: Sequence, *, context) -> list[bool]:
+        del context
+        steps = [info.step for info in checkpoints]
+        known = [step for step in steps if step in self._losses]
+        best = sorted(known, key=lambda step: self._losses[step])[: self._count]
+        return [step in best for step in steps]
+
+
+def _losses(run_dir: pathlib.Path) -> dict[int, float]:
+    """The validation losses of the checkpoints, as far as they can be read."""
+    losses = {}
+    for step in saved_steps(run_dir):
+        file = run_dir / FOLDER / str(step) / "meta" / "metadata"
+        try:
+            loss = opened(json.loads(file.read_bytes()))["loss"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if loss is not None:
+            losses[step] = loss
+    return losses
+
+
+def _agreed(read: Callable[[], Any]) -> Any:
+    """What reading gives, if it does so in every process.
+
+    Raises:
+      Damaged: it failed, here or elsewhere.
+    """
+    value, error = None, None
+    try:
+        value = read()
+    except Exception as raised:  # Whatever a damaged file makes the libraries raise.
+        error = raised
+    failed = np.array([error is not None])
+    if jax.process_count() > 1:
+        failed = multihost_utils.process_allgather(failed).reshape(-1)
+    if failed.any():
+        why = in_a_line(error) if error else f"process {failed.argmax()} cannot read it"
+        raise Damaged(why) from error
+    return value
 
 
 def _as_tree(state: State) -> dict:
@@ -154,151 +373,9 @@ def _key_name(key) -> str:
     raise TypeError(f"cannot name {key!r}")
 
 
-def saved_steps(run_dir: pathlib.Path) -> list[int]:
-    """Steps with a finished checkpoint under `run_dir`, in order."""
-    folder = pathlib.Path(run_dir) / FOLDER
-    if not folder.is_dir():
-        return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
-
-
 def save_model(run_dir: pathlib.Path, params: dict, extra: dict | None = None) -> None:
     """Writes step 0 of a run that starts from these parameters, for an import."""
     checkpoints = Checkpoints(pathlib.Path(run_dir).absolute())
     checkpoints.save(State(jax.numpy.int32(0), params, extra or {}, ()), {}, {})
+    checkpoints.wait()
     checkpoints.close()
-
-
-class SavedState:
-    """A checkpoint of a run, of which parts can be read.
-
-    Attributes:
-      folder: the checkpoint's.
-      step: its step.
-      shapes: of every array of the state, by path: "params/tokens/table".
-      params: "ema" where averaged parameters were kept, and are asked for, or "params".
-    """
-
-    def __init__(
-        self, run_dir: str | pathlib.Path, step: int | None = None, ema: bool = True
-    ):
-        """Reads what a checkpoint has, the newest if no step is given.
-
-        Raises:
-          UserError: if there is no such checkpoint.
-        """
-        folder = pathlib.Path(run_dir).absolute() / FOLDER
-        steps = saved_steps(folder.parent)
-        if not steps or (step is not None and step not in steps):
-            wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
-            raise UserError(f"{folder}: no {wanted}; found {steps or 'none'}.")
-        self.step = steps[-1] if step is None else step
-        self.folder = folder / str(self.step)
-        with _reader(folder) as reader:
-            tree = reader.item_metadata(self.step)["state"].tree
-        self.shapes = {
-            jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(
-                tree, is_leaf=lambda x: hasattr(x, "shape")
-            )
-        }
-        self.params = "ema" if ema and "ema" in tree else "params"
-
-    @property
-    def param_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of the parameters, by their own path: "tokens/table"."""
-        prefix = f"{self.params}/"
-        return {
-            name.removeprefix(prefix): shape
-            for name, shape in self.shapes.items()
-            if name.startswith(prefix)
-        }
-
-    def read_params(self, wanted: dict[str, jax.ShapeDtypeStruct]) -> dict:
-        """Arrays by path, of the parameters that are wanted, placed as asked."""
-        tree = traverse_util.unflatten_dict(wanted, sep="/")
-        read = self.read({self.params: tree})[self.params]
-        return traverse_util.flatten_dict(read, sep="/")
-
-    def read(self, tree: dict) -> dict:
-        """A part of the state, each array read straight to its place on the mesh.
-
-        Args:
-          tree: nested dict of ShapeDtypeStructs with their shardings.
-        """
-        # An array is held more than once while it is read, so that one large one is
-        # read at a time.
-        leaves = jax.tree.leaves(tree)
-        largest = max(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-        args = ocp.args.PyTreeRestore(
-            tree,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(tree),
-            partial_restore=True,
-        )
-        with _reader(self.folder.parent, 1.01e-9 * largest) as reader:
-            return reader.restore(self.step, args=ocp.args.Composite(state=args))[
-                "state"
-            ]
-
-
-def restore_model(
-    run_dir: pathlib.Path,
-    objective: Objective,
-    mesh: jax.sharding.Mesh,
-    rules: LogicalRules,
-    step: int | None = None,
-    ema: bool = True,
-) -> tuple[dict, int]:
-    """The variables of a checkpoint, each leaf read straight to its place on the mesh.
-
-    Args:
-      run_dir: the run directory.
-      objective: the run's, whose model tells names and shapes.
-      mesh: where to put them.
-      rules: logical to mesh axes.
-      step: of the checkpoint; None for the newest.
-      ema: prefer the averaged parameters where the run kept them.
-
-    Returns:
-      ({"params": …, other collections}, the step).
-
-    Raises:
-      UserError: if there is no such checkpoint, or it does not fit the model.
-    """
-    saved = SavedState(run_dir, step, ema)
-    axes, shapes = abstract_variables(objective)
-    places = named_shardings(param_specs(axes, shapes, mesh, rules), mesh)
-    shapes = jax.tree.map(
-        lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
-        shapes,
-        places,
-    )
-    params = shapes.pop("params")
-    tree = {saved.params: params, "extra": shapes} if shapes else {saved.params: params}
-    _check_fits(tree, saved)
-    restored = saved.read(tree)
-    return {"params": restored[saved.params], **restored.get("extra", {})}, saved.step
-
-
-def _check_fits(wanted: dict, saved: SavedState) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(wanted):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if saved.shapes.get(name) != leaf.shape:
-            raise UserError(
-                f"{saved.folder}: {name} should be {leaf.shape} by config.gin, found "
-                f"{saved.shapes.get(name, 'nothing')}."
-            )
-
-
-def _reader(folder: pathlib.Path, gigabytes: float | None = None):
-    """Orbax's manager of the checkpoints in a folder, for reading alone."""
-    return ocp.CheckpointManager(
-        folder,
-        item_names=("state", "data", "meta"),
-        item_handlers={
-            "state": ocp.PyTreeCheckpointHandler(restore_concurrent_gb=gigabytes),
-            "data": ocp.JsonCheckpointHandler(),
-            "meta": ocp.JsonCheckpointHandler(),
-        },
-        options=ocp.CheckpointManagerOptions(create=False),
-    )

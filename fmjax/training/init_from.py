@@ -15,7 +15,7 @@ from fmjax.configurable import configurable, path
 from fmjax.data.tokenizers import Tokenizer
 from fmjax.errors import UserError
 from fmjax.models.parameter_paths import Pattern, Slot, is_scanned, slots
-from fmjax.training.checkpoints import SavedState
+from fmjax.training.saved_state import SavedState
 from fmjax.training.state import State, StatePlan
 
 BINDING = "init_from.parameters"

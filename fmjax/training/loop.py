@@ -10,18 +10,23 @@ import jax
 import numpy as np
 
 from fmjax.sharding.mesh import batch_sharding, global_batch, local_rows, on_mesh
+from fmjax.training.bad_step_log import BadStepLog, Diverged, Rollback
 from fmjax.training.checkpoints import Checkpoints
 from fmjax.training.checks import check_divisible, check_same_data
+from fmjax.training.device_check import check_devices
 from fmjax.training.environment import use_compilation_cache, versions
 from fmjax.training.evaluate import evaluate
 from fmjax.training.init_from import Source, check_tokenizers, plan_copies, start_from
 from fmjax.training.interruption import Interruption
-from fmjax.training.metrics import MetricWriter, NoWriter
-from fmjax.training.progress import Reporter, spelled
+from fmjax.training.metrics import MetricWriter
+from fmjax.training.numbered_batches import next_batch
+from fmjax.training.reports import Reports
+from fmjax.training.saver import Saver
 from fmjax.training.state import State, plan_state
 from fmjax.training.step import make_eval_step, make_train_step
-from fmjax.training.step_log import Diverged, StepLog
+from fmjax.training.step_log import StepLog
 from fmjax.training.throughput import mfu
+from fmjax.training.watchdog import Watchdog
 
 # (step, variables, whether it is the last) → figures to log, texts and pictures (uint8
 # [H, W, 3]) to show.
@@ -53,6 +58,7 @@ def train(
     *,
     sources: Sequence[Source] = (),
     on_checked: Callable[[], None] = lambda: None,
+    on_hang: Callable[[str], None],
     changed_data: bool = False,
 ) -> Outcome:
     """Runs an experiment to its end, from wherever the last call stopped.
@@ -64,14 +70,16 @@ def train(
       evaluations: called after each evaluation on the validation split.
       sources: the runs of experiment.init_from; none where the run continues.
       on_checked: called when everything fits, before anything is made.
+      on_hang: called from another thread with what hangs, where something does.
       changed_data: continue although the data is not what the checkpoint was made with.
 
     Raises:
       UserError: where parts of the experiment do not fit; nothing is compiled then.
-      Diverged: if the loss is not finite.
+      Diverged: at a bad step, where experiment.bad_steps says stop.
+      CannotSave: if saving fails again and again.
+      BadDevice: if a device computes wrongly.
     """
     run, data, objective = experiment.train, experiment.data, experiment.objective
-    say = Reporter()
     use_compilation_cache(run.compilation_cache)
     mesh, rules = experiment.mesh.build(), experiment.mesh.all_rules
     sharding = batch_sharding(mesh, rules)
@@ -88,6 +96,7 @@ def train(
         seed=run.seed,
         ema=run.ema_decay is not None,
         freeze=experiment.freeze,
+        bad_steps=experiment.bad_steps,
     )
     copies = plan_copies(sources, plan, getattr(objective.model, "vocab_size", None))
     if jax.process_index() == 0:
@@ -103,13 +112,18 @@ def train(
         run.batch_size, local_rows(sharding, run.batch_size), run.seed
     )
     flops = objective.train_flops_per_row(plan.shapes.params, data.row_shapes())
-    size = sum(leaf.size for leaf in jax.tree.leaves(plan.shapes.params))
-    shape = " × ".join(f"{a}={n}" for a, n in mesh.shape.items() if n > 1) or "1 device"
-    say.say(f"{size:,} parameters on {shape} ({mesh.devices.flat[0].device_kind})")
-    for line in plan.freezing.spelled(plan.shapes.params):
-        say.say(line)
+    reports = Reports(
+        run_dir,
+        run.steps,
+        objective.unit,
+        lambda seconds: mfu(run.batch_size / seconds * flops, mesh.size),
+        lambda step: MetricWriter(run_dir, step, run.wandb_project, config_text),
+    )
+    for line in (plan.spelled(mesh), *plan.freezing.spelled(plan.shapes.params)):
+        reports.say(line)
     for copy in copies:
-        say.say(copy.spelled())
+        reports.say(copy.spelled())
+    check_devices(mesh)
 
     checkpoints = Checkpoints(
         run_dir,
@@ -117,15 +131,12 @@ def train(
         keep_every=run.keep_every,
         keep_best=run.keep_best,
     )
-    if checkpoints.steps:
-        start = checkpoints.steps[-1]
-        state, data_state, _ = checkpoints.restore(plan.shapes, start)
-        check_same_data(data_state, data.fingerprint(), changed_data)
-        batches.set_state(data_state["iterator"])
-        say.say(f"resuming from step {start}")
-    else:
-        start, state = 0, start_from(copies, plan.init())
-
+    saver = Saver(
+        checkpoints,
+        run.save_attempts,
+        run.save_pause_seconds,
+        lambda text: reports.event("save failed", step, text),
+    )
     train_step = make_train_step(
         objective,
         plan,
@@ -137,18 +148,21 @@ def train(
         ema_decay=run.ema_decay,
     )
     eval_step = make_eval_step(objective)
-    first = jax.process_index() == 0
-    writer = (
-        MetricWriter(run_dir, start, run.wandb_project, config_text)
-        if first
-        else NoWriter()
-    )
+    beginning = batches.get_state()
 
-    def write(step: int, values: dict[str, float]) -> None:
-        rows_per_second = run.batch_size / values["step_seconds"]
-        values["mfu"] = mfu(rows_per_second * flops, mesh.size)
-        writer.write(step, "train", values)
-        say.log(step, run.steps, objective.unit, values)
+    def restore() -> tuple[int, State]:
+        found = checkpoints.restore_newest(
+            plan.shapes, lambda text: reports.event("damaged checkpoint", 0, text)
+        )
+        if not found:
+            batches.set_state(beginning)
+            reports.note("started", 0)
+            return 0, start_from(copies, plan.init())
+        check_same_data(found.data, data.fingerprint(), changed_data)
+        batches.set_state(found.data["iterator"])
+        if found.step < run.steps:
+            reports.event("resumed", found.step, f"resuming from step {found.step}")
+        return found.step, found.state
 
     def validate(step: int, last: bool) -> dict[str, float]:
         split = data.eval_batches(
@@ -165,69 +179,94 @@ def train(
             objective.unit,
         )
         values["seconds"] = time.perf_counter() - began
-        say.say(f"step {step}/{run.steps}  validation " + spelled(values))
+        found: dict = {}
         for evaluation in evaluations:
-            found = evaluation(step, state.eval_variables, last)
-            figures = {k: v for k, v in found.items() if isinstance(v, float)}
-            if figures:
-                values |= figures
-                say.say(f"step {step}/{run.steps}  {spelled(figures)}")
-            for name in found.keys() - figures.keys():
-                if isinstance(found[name], str):
-                    say.say(f"{name}: {found[name]}")
-                    writer.write_text(step, name, found[name])
-                else:
-                    writer.write_picture(step, name, found[name])
-        writer.write(step, "validation", values)
-        return values
+            found |= evaluation(step, state.eval_variables, last)
+        return reports.validation(step, values, found)
 
-    def save(loss: float | None) -> None:
-        checkpoints.save(
-            state,
-            {"iterator": batches.get_state(), "fingerprint": data.fingerprint()},
-            {"config": config_text, "versions": versions()},
-            loss,
-        )
+    def to_save(loss: float | None) -> tuple:
+        position = {"iterator": batches.get_state(), "fingerprint": data.fingerprint()}
+        return state, position, {"config": config_text, "versions": versions()}, loss
+
+    def roll_back(error: Rollback) -> None:
+        older = [saved for saved in checkpoints.steps if saved < error.step]
+        if checkpoints.steps and not older:
+            raise Diverged(f"{error}, and no checkpoint is older", error.step)
+        checkpoints.drop_after(error.step - 1)
+        bad.keep(error.record)
+        without = f"without the batches {error.record['passed_over']}"
+        reports.event("rollback", error.step, f"{error}; going back, {without}")
 
     validation: dict[str, float] = {}
-    step, interrupted = start, False
-    log = StepLog(run.log_every, run.steps, objective.unit, write)
-    say.start(start, run.steps)
+    start, rewinds, interrupted = 0, True, False
+    watchdog = Watchdog(
+        run_dir,
+        index=jax.process_index(),
+        count=jax.process_count(),
+        factor=run.hang_factor,
+        at_least=run.hang_seconds,
+        on_hang=lambda why: (reports.note("hung", step, why), on_hang(why)),
+    )
     try:
-        with on_mesh(mesh, rules), Interruption() as interruption:
-            while step < run.steps and not interrupted:
-                batch = global_batch(next(batches), sharding, run.batch_size)
-                state, metrics = train_step(state, batch, plan.freezing.phase(step))
-                step += 1
-                log.push(step, metrics)
-                say.advance(step)
-                done = step == run.steps
-                # Told to stop at the very end, a run still ends as every other does.
-                interrupted = interruption.reached(step) and not done
-                fresh = done or (run.eval_every and step % run.eval_every == 0)
-                if fresh and not interrupted:
-                    with log.paused():
-                        validation = validate(step, last=done)
-                due = run.checkpoint_every and step % run.checkpoint_every == 0
-                if due or done or interrupted:
-                    # A state is saved only once its loss is known to be finite.
-                    with log.paused():
-                        save(validation["loss"] if fresh and not interrupted else None)
-            checkpoints.wait()
+        with on_mesh(mesh, rules), Interruption() as interruption, watchdog:
+            while rewinds:
+                start, state = restore()
+                step, rewinds = start, False
+                reports.start(start)
+                bad = BadStepLog(run_dir, start, experiment.bad_steps)
+                log = StepLog(
+                    run.log_every,
+                    run.steps,
+                    objective.unit,
+                    reports.training,
+                    bad.check,
+                )
+                try:
+                    while step < run.steps and not interrupted:
+                        watchdog.begin(step + 1)
+                        number, batch = next_batch(batches, bad.passed_over)
+                        batch = global_batch(batch, sharding, run.batch_size)
+                        phase = plan.freezing.phase(step)
+                        state, metrics = train_step(state, batch, phase)
+                        step += 1
+                        log.push(step, number, metrics)
+                        reports.advance(step)
+                        done = step == run.steps
+                        # Told to stop at the very end, a run still ends as any other.
+                        interrupted = interruption.reached(step) and not done
+                        fresh = done or (run.eval_every and step % run.eval_every == 0)
+                        due = run.checkpoint_every and step % run.checkpoint_every == 0
+                        if not (fresh or due or interrupted or saver.is_due_again()):
+                            continue
+                        # What is validated or saved is a state whose loss was read.
+                        with log.paused(), watchdog.paused():
+                            loss = None
+                            if fresh and not interrupted:
+                                validation = validate(step, last=done)
+                                loss = validation["loss"]
+                            if done or interrupted:
+                                saver.finish(*to_save(loss))
+                            elif due or saver.is_due_again():
+                                saver.save(*to_save(loss))
+                except Rollback as error:
+                    roll_back(error)
+                    rewinds = True
     except Diverged as error:
-        checkpoints.wait()
+        checkpoints.settle()
         saved = checkpoints.steps
         where = f"; the last checkpoint is of step {saved[-1]}" if saved else ""
-        raise Diverged(
-            f"{error}. The last good step is {error.step - 1}{where}.", error.step
-        ) from None
+        told = f"{error}. The last good step is {error.step - 1}{where}."
+        reports.note("diverged", error.step, told)
+        raise Diverged(told, error.step) from None
     finally:
-        say.stop()
-        writer.close()
+        reports.close()
         batches.close()
         checkpoints.close()
     if start == run.steps:
-        say.say(f"finished already, at step {start}; train.steps asks for no more")
+        reports.say(f"finished already, at step {start}; train.steps asks for no more")
+    elif not interrupted:
+        reports.note("finished", step)
     if interrupted:
-        say.say(f"interrupted: step {step} is saved; the same command continues")
+        told = f"interrupted: step {step} is saved; the same command continues"
+        reports.event("interrupted", step, told)
     return Outcome(step, step >= run.steps, state, validation)

@@ -19,6 +19,7 @@ from fmjax.sharding.rules import (
     named_shardings,
     param_specs,
 )
+from fmjax.training.bad_steps import STOP, BadSteps, Guard
 
 
 @jax.tree_util.register_dataclass
@@ -32,6 +33,8 @@ class State:
       extra: the model's other collections by name (batch statistics, a queue).
       opt_state: the optimizer's.
       ema: averaged parameters, or None.
+      guard: what steps are judged by, see `fmjax.training.bad_steps`; None where no
+        update is ever held back.
     """
 
     step: jax.Array
@@ -39,6 +42,7 @@ class State:
     extra: dict[str, Any]
     opt_state: Any
     ema: Any = None
+    guard: Guard | None = None
 
     @property
     def variables(self) -> dict:
@@ -60,6 +64,7 @@ class StatePlan:
       axes: logical names of the variables, a tuple for each.
       transformation: the optimizer, as a gradient transformation.
       freezing: which parameters are trained when.
+      bad_steps: what counts as a bad step, and what is to be done about it.
       shapes: a State of ShapeDtypeStructs with their shardings.
       shardings: a State of NamedShardings.
       init: () → State, compiled to make each leaf where it belongs.
@@ -68,9 +73,18 @@ class StatePlan:
     axes: dict
     transformation: optax.GradientTransformation
     freezing: Freezing
+    bad_steps: BadSteps
     shapes: State
     shardings: State
     init: Any
+
+    def spelled(self, mesh: jax.sharding.Mesh) -> str:
+        """A line that says how much there is, and where."""
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.shapes.params))
+        axes = (f"{name}={n}" for name, n in mesh.shape.items() if n > 1)
+        shape = " × ".join(axes) or "1 device"
+        kind = mesh.devices.flat[0].device_kind
+        return f"{size:,} parameters on {shape} ({kind})"
 
 
 def abstract_variables(objective: Objective) -> tuple[dict, dict]:
@@ -89,6 +103,7 @@ def plan_state(
     seed: int = 0,
     ema: bool = False,
     freeze: Sequence[Freeze] = (),
+    bad_steps: BadSteps = STOP,
 ) -> StatePlan:
     """Plans the state of a run; nothing is allocated.
 
@@ -101,11 +116,13 @@ def plan_state(
       seed: of the parameters.
       ema: whether to keep averaged parameters.
       freeze: parameters that do not change until a step.
+      bad_steps: what counts as a bad step.
     """
     axes, shapes = abstract_variables(objective)
     specs = param_specs(axes, shapes, mesh, rules)
     freezing = plan_freezing(freeze, shapes["params"])
     tx = optimizer.build(axes["params"], train_steps, freezing)
+    guard = jax.eval_shape(bad_steps.init)
     shardings = named_shardings(
         State(
             step=jax.sharding.PartitionSpec(),
@@ -113,6 +130,7 @@ def plan_state(
             extra={name: tree for name, tree in specs.items() if name != "params"},
             opt_state=state_specs(tx, shapes["params"], specs["params"]),
             ema=specs["params"] if ema else None,
+            guard=jax.tree.map(lambda _: jax.sharding.PartitionSpec(), guard),
         ),
         mesh,
     )
@@ -126,6 +144,7 @@ def plan_state(
             extra=variables,
             opt_state=tx.init(params),
             ema=params if ema else None,
+            guard=bad_steps.init(),
         )
 
     with on_mesh(mesh, rules):
@@ -142,4 +161,4 @@ def plan_state(
         with on_mesh(mesh, rules):
             return compiled()
 
-    return StatePlan(axes, tx, freezing, shapes, shardings, make)
+    return StatePlan(axes, tx, freezing, bad_steps, shapes, shardings, make)

@@ -41,7 +41,9 @@ def make_train_step(
 
     Metrics are float32 scalars: "loss", each term's share of it under the term's name,
     each ratio of the objective, "grad_norm" (before clipping), "learning_rate", and
-    under the name of its unit, such as "tokens", the weight of the first term.
+    under the name of its unit, such as "tokens", the weight of the first term. Where
+    `plan.bad_steps` holds updates back, "bad" is what it judged; of a bad step nothing
+    but the count of steps changes.
     """
 
     def step(state: State, batch: Batch, phase: int = 0) -> tuple[State, Metrics]:
@@ -51,6 +53,8 @@ def make_train_step(
         grads, metrics = accumulate(
             objective, state, batch, keys, microbatches, trained
         )
+        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["learning_rate"] = jnp.float32(learning_rate(state.step))
         updates, opt_state = plan.transformation.update(grads, state.opt_state, trained)
         trained = optax.apply_updates(trained, updates)
         params = merged(trained, state.params)
@@ -59,9 +63,19 @@ def make_train_step(
             averaged = plan.freezing.trained(ema, phase)
             averaged = optax.incremental_update(trained, averaged, 1 - ema_decay)
             ema = merged(averaged, ema)
-        metrics["grad_norm"] = optax.global_norm(grads)
-        metrics["learning_rate"] = jnp.float32(learning_rate(state.step))
-        return State(state.step + 1, params, state.extra, opt_state, ema), metrics
+        guard = state.guard
+        if guard is not None:
+            judged, guard = plan.bad_steps.judge(
+                guard, metrics["loss"], metrics["grad_norm"]
+            )
+            metrics["bad"] = judged
+            params, opt_state, ema = jax.tree.map(
+                lambda new, old: jnp.where(judged == 0, new, old),
+                (params, opt_state, ema),
+                (state.params, state.opt_state, state.ema),
+            )
+        done = State(state.step + 1, params, state.extra, opt_state, ema, guard)
+        return done, metrics
 
     return jax.jit(
         step,

@@ -1,31 +1,18 @@
 """Metrics of steps that are still being computed, read two steps late.
 
 Reading a step's loss waits for it. Two steps late it is there already, so that the
-accelerator never idles, a loss that is not finite is noticed at every step, and the
-host cannot run further ahead.
+accelerator never idles, a bad step is always noticed, and the host cannot run further
+ahead.
 """
 
 import collections
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator
 
 import jax
 
 LAG = 2
-
-
-class Diverged(RuntimeError):
-    """The loss of a step is not finite.
-
-    Attributes:
-      step: the step, counting from 1.
-    """
-
-    def __init__(self, message: str, step: int):
-        super().__init__(message)
-        self.step = step
 
 
 class StepLog:
@@ -37,28 +24,31 @@ class StepLog:
       unit: of what the objective counts.
       write: called with (step, values); values also hold "step_seconds" and
         "tokens_per_second", or whatever the unit is, since the line before.
+      check: called with (step, number of its batch, metrics) for every step; may raise.
     """
 
     def __init__(
-        self, every: int, last: int, unit: str, write: Callable[[int, dict], None]
+        self,
+        every: int,
+        last: int,
+        unit: str,
+        write: Callable[[int, dict], None],
+        check: Callable[[int, int, dict], None],
     ):
         self._every, self._last, self._unit, self._write = every, last, unit, write
+        self._check = check
         self._pending: collections.deque = collections.deque()
         self._start = time.perf_counter()
         self._steps = 0
         self._count = 0.0
 
-    def push(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Notes the metrics of `step`, and reads those of two steps before.
-
-        Raises:
-          Diverged: where a loss that was read is not finite.
-        """
-        self._pending.append((step, metrics))
+    def push(self, step: int, batch: int, metrics: dict[str, jax.Array]) -> None:
+        """Notes the metrics of `step`; reads and checks those of two steps before."""
+        self._pending.append((step, batch, metrics))
         self._read(LAG)
 
     def drain(self) -> None:
-        """Reads everything; raises `Diverged` likewise."""
+        """Reads and checks everything."""
         self._read(0)
 
     @contextlib.contextmanager
@@ -71,10 +61,8 @@ class StepLog:
 
     def _read(self, keep: int) -> None:
         while len(self._pending) > keep:
-            step, metrics = self._pending.popleft()
-            loss = float(metrics["loss"])
-            if not math.isfinite(loss):
-                raise Diverged(f"the loss of step {step} is {loss}", step)
+            step, batch, metrics = self._pending.popleft()
+            self._check(step, batch, metrics)
             self._steps += 1
             self._count += float(metrics[self._unit])
             if step % self._every and step != self._last:

@@ -28,6 +28,11 @@ class TrainConfig:
       keep_last: newest checkpoints kept.
       keep_every: checkpoints whose step is a multiple of this are kept for ever.
       keep_best: checkpoints of lowest validation loss kept besides.
+      save_attempts: failures to save, one after another, that end a run.
+      save_pause_seconds: before a save that failed is tried again; doubled each time.
+      hang_factor: a step may take so many times the median of the last ones before the
+        run counts as hung.
+      hang_seconds: that any step may take, and that a process may be silent.
       log_every: steps between lines of metrics.
       sample_prompt: what the text printed at the end continues; None prints none.
       compilation_cache: folder of compiled programs; None means $FMJAX_CACHE/xla or
@@ -47,13 +52,19 @@ class TrainConfig:
     keep_last: int = free(2)
     keep_every: int | None = free(None)
     keep_best: int = free(0)
+    save_attempts: int = free(6)
+    save_pause_seconds: float = free(10.0)
+    hang_factor: float = free(30.0)
+    hang_seconds: float = free(300.0)
     log_every: int = free(10)
     sample_prompt: str | None = free(None)
     compilation_cache: str | None = path(None)
     wandb_project: str | None = free(None)
 
     def __post_init__(self):
-        for name in ("batch_size", "microbatches", "keep_last", "log_every"):
+        for name in (
+            "batch_size", "microbatches", "keep_last", "save_attempts", "log_every"
+        ):  # fmt: skip
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in (
             "steps", "seed", "eval_every", "checkpoint_every", "keep_best"
@@ -62,6 +73,8 @@ class TrainConfig:
         for name in ("eval_batches", "eval_batch_size", "keep_every"):
             value = getattr(self, name)
             self._require(name, value is None or value >= 1, "at least 1, or None")
+        for name in ("save_pause_seconds", "hang_factor", "hang_seconds"):
+            self._require(name, getattr(self, name) > 0, "more than 0")
         decay = self.ema_decay
         self._require("ema_decay", decay is None or 0 < decay < 1, "0 < x < 1, or None")
         self._require(

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from fmjax.training.checkpoints import saved_steps
+from fmjax.training.saved_state import saved_steps
 
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCHER = [

@@ -11,12 +11,8 @@ from fmjax.objectives.causal_lm import CausalLM
 from fmjax.optim.optimizers import AdamW
 from fmjax.optim.schedules import Constant
 from fmjax.sharding.mesh import MeshConfig
-from fmjax.training.checkpoints import (
-    Checkpoints,
-    restore_model,
-    save_model,
-    saved_steps,
-)
+from fmjax.training.checkpoints import Checkpoints, save_model
+from fmjax.training.saved_state import restore_model, saved_steps
 from fmjax.training.state import State, plan_state
 
 CONFIG = TransformerConfig(num_layers=2, embed_dim=16, num_heads=2)
@@ -45,9 +41,11 @@ def test_a_state_comes_back_to_the_bit_on_another_mesh(tmp_path):
     checkpoints.close()
     other, _, _ = plan(MeshConfig(), jax.devices()[:1])
     reader = Checkpoints(tmp_path)
-    restored, data, meta = reader.restore(other.shapes, 3)
-    assert (data, meta) == ({"iterator": {"position": 7}}, {"config": "x"})
-    assert int(restored.step) == 3
+    found = reader.restore(other.shapes, 3)
+    assert found.data == {"iterator": {"position": 7}}
+    assert found.meta == {"config": "x", "loss": None}
+    restored = found.state
+    assert found.step == int(restored.step) == 3
     jax.tree.map(np.testing.assert_array_equal, restored.params, state.params)
     jax.tree.map(np.testing.assert_array_equal, restored.opt_state, state.opt_state)
     for leaf in jax.tree.leaves(restored):

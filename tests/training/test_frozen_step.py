@@ -135,7 +135,7 @@ def test_a_resumed_run_ends_with_the_same_bits(trainer, whole, tmp_path, stop):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state, {}, {})
     checkpoints.wait()
-    state, _, _ = checkpoints.restore(trainer.plan.shapes, stop)
+    state = checkpoints.restore(trainer.plan.shapes, stop).state
     checkpoints.close()
     history, _, _ = trainer.run(state, stop, STEPS)
     jax.tree.map(np.testing.assert_array_equal, history[-1], want[-1])

@@ -259,6 +259,7 @@ EXPERT_MESHES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_eight_devices_compute_what_one_does(family):
     objective, batch = FAMILIES[family]

@@ -1,0 +1,155 @@
+"""What is done about bad steps, and the record of them: bad_steps.jsonl."""
+
+import json
+import math
+import os
+import pathlib
+from typing import Any
+
+import jax
+
+from fmjax.training.bad_steps import NOT_FINITE, BadSteps
+
+FILE = "bad_steps.jsonl"
+
+
+class Diverged(RuntimeError):
+    """A bad step that ends the run.
+
+    Attributes:
+      step: the step, counting from 1.
+    """
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
+
+
+class Rollback(Exception):
+    """A run is to go on from before its bad steps, and without their batches.
+
+    Attributes:
+      step: the first of them, counting from 1.
+      record: for `BadStepLog.keep`, once nothing is left that comes after it.
+    """
+
+    def __init__(self, message: str, step: int, record: dict[str, Any]):
+        super().__init__(message)
+        self.step = step
+        self.record = record
+
+
+class BadStepLog:
+    """Judges what steps report; every process of a run comes to the same conclusion.
+
+    The first one keeps the record.
+
+    Args:
+      run_dir: where the record is.
+      start: the step that the run goes on from; records past it, but for rollbacks, are
+        of a future that is undone, and are dropped.
+      policy: what to do.
+    """
+
+    def __init__(self, run_dir: pathlib.Path, start: int, policy: BadSteps):
+        self._file = run_dir / FILE
+        self._policy = policy
+        self._writes = jax.process_index() == 0
+        self._records = [
+            record
+            for record in read(run_dir)
+            if record["action"] == "rollback" or record["step"] <= start
+        ]
+        if self._writes and self._file.exists():
+            beside = self._file.with_suffix(".tmp")
+            beside.write_text("".join(map(_line, self._records)), encoding="utf-8")
+            os.replace(beside, self._file)
+
+    @property
+    def passed_over(self) -> frozenset[int]:
+        """Numbers of the batches that rollbacks leave out."""
+        return frozenset(n for r in self._records for n in r["passed_over"])
+
+    def check(self, step: int, batch: int, values: dict[str, Any]) -> None:
+        """Looks at what a step reported.
+
+        Args:
+          step: counting from 1.
+          batch: number of its batch.
+          values: "loss", "grad_norm" and, where the step judged itself, "bad".
+
+        Raises:
+          Diverged: the run is to end.
+          Rollback: it is to go back.
+        """
+        loss, norm = float(values["loss"]), float(values["grad_norm"])
+        if "bad" in values:
+            why = int(values["bad"])
+        else:
+            finite = math.isfinite(loss)
+            why = 0 if finite or self._policy.not_finite == "off" else NOT_FINITE
+        if not why:
+            return
+        what = f"the loss of step {step} is {loss:.5g}, its gradient norm {norm:.5g}"
+        record = {
+            "step": step,
+            "batch": batch,
+            "why": "not finite" if why == NOT_FINITE else "spike",
+            "loss": loss if math.isfinite(loss) else repr(loss),
+            "grad_norm": norm if math.isfinite(norm) else repr(norm),
+            "action": self._policy.action(why),
+            "passed_over": [],
+        }
+        row = self._row(record)
+        if record["action"] == "skip" and len(row) > self._policy.patience:
+            record["action"] = "rollback"
+        if record["action"] == "rollback":
+            rollbacks = sum(r["action"] == "rollback" for r in self._records)
+            if rollbacks >= self._policy.max_rollbacks:
+                record["action"] = "stop"
+                what += f", after {rollbacks} rollbacks"
+            else:
+                record["passed_over"] = [r["batch"] for r in row]
+        if record["action"] == "rollback":
+            raise Rollback(what, row[0]["step"], record)
+        self.keep(record)
+        if record["action"] == "stop":
+            raise Diverged(what, step)
+
+    def keep(self, record: dict[str, Any]) -> None:
+        """Adds a record."""
+        self._records.append(record)
+        if self._writes:
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(_line(record))
+                file.flush()
+                os.fsync(file.fileno())
+
+    def _row(self, last: dict[str, Any]) -> list[dict[str, Any]]:
+        """The records of the bad steps in a row that end with the last one."""
+        row = [last]
+        for record in reversed(self._records):
+            if record["action"] != "skip" or record["step"] != row[0]["step"] - 1:
+                break
+            row.insert(0, record)
+        return row
+
+
+def read(run_dir: pathlib.Path) -> list[dict[str, Any]]:
+    """The records of a run's bad steps, without one that a killed process left torn."""
+    records = []
+    try:
+        text = (pathlib.Path(run_dir) / FILE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    for line in text.splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        records.append(record)
+    return records
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record) + "\n"

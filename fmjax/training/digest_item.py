@@ -1,0 +1,64 @@
+"""Digests as an item of an Orbax checkpoint: one file a process, of the same commit."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from fmjax.training.digests import (
+    Digests,
+    Piece,
+    as_json,
+    digest,
+    from_json,
+    opened,
+    sealed,
+)
+
+
+class DigestHandler(ocp.AsyncCheckpointHandler):
+    """Writes digests of pieces, computed while Orbax writes the pieces themselves."""
+
+    async def async_save(
+        self, directory: epath.Path, args: "DigestSave"
+    ) -> list[ocp.future.Future]:
+        """Starts computing and writing."""
+
+        async def write() -> None:
+            digests = {piece: digest(values) for piece, values in args.pieces.items()}
+            file = directory / f"{jax.process_index()}.json"
+            file.write_text(json.dumps(sealed(as_json(digests))))
+
+        return [ocp.future.CommitFutureAwaitingContractedSignals(write())]
+
+    def save(self, directory: epath.Path, args: "DigestSave") -> None:
+        """Unused: checkpoints are written in the background."""
+        raise NotImplementedError
+
+    def restore(self, directory: epath.Path, args: "DigestRestore") -> Digests:
+        """The digests of all processes."""
+        found: Digests = {}
+        for file in directory.glob("*.json"):
+            found |= from_json(opened(json.loads(file.read_text())))
+        return found
+
+
+@ocp.args.register_with_handler(DigestHandler, for_save=True)
+@dataclasses.dataclass
+class DigestSave(ocp.args.CheckpointArgs):
+    """What to digest.
+
+    Attributes:
+      pieces: of this process, see `fmjax.training.digests.own_pieces`.
+    """
+
+    pieces: dict[Piece, np.ndarray]
+
+
+@ocp.args.register_with_handler(DigestHandler, for_restore=True)
+@dataclasses.dataclass
+class DigestRestore(ocp.args.CheckpointArgs):
+    """Asks for the digests."""

@@ -1,0 +1,49 @@
+"""What happened to a run beside its steps: events.jsonl, for `fmjax status`."""
+
+import json
+import pathlib
+import time
+from typing import Any
+
+FILE = "events.jsonl"
+
+
+class Events:
+    """Appends to a run's events.
+
+    Args:
+      run_dir: the run directory.
+      writes: whether this process does; one of a run's is enough.
+    """
+
+    def __init__(self, run_dir: pathlib.Path, writes: bool):
+        self._file = run_dir / FILE
+        self._writes = writes
+
+    def note(self, kind: str, step: int, text: str = "") -> None:
+        """Adds an event; a file system that refuses is no reason to end a run."""
+        if not self._writes:
+            return
+        event = {"time": time.time(), "kind": kind, "step": step, "text": text}
+        try:
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(event) + "\n")
+        except OSError:
+            return
+
+
+def read(run_dir: pathlib.Path) -> list[dict[str, Any]]:
+    """The events of a run in order, without what a killed process left torn."""
+    try:
+        lines = (pathlib.Path(run_dir) / FILE).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    events = []
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(event, dict) and {"time", "kind", "step", "text"} <= event.keys():
+            events.append(event)
+    return events

@@ -1,0 +1,98 @@
+"""What a run tells: lines for people, metrics and events for files."""
+
+import pathlib
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from fmjax.training.events import Events
+from fmjax.training.metrics import MetricWriter, NoWriter
+from fmjax.training.progress import Reporter, spelled
+
+
+class Reports:
+    """Tells of a run to the terminal, metrics.jsonl, TensorBoard and events.jsonl.
+
+    Args:
+      run_dir: the run directory.
+      steps: of the whole run.
+      unit: of what the objective counts.
+      mfu: (step_seconds) → model FLOPs utilization.
+      open_writer: (start) → the metrics, without those past a step.
+    """
+
+    def __init__(
+        self,
+        run_dir: pathlib.Path,
+        steps: int,
+        unit: str,
+        mfu: Callable[[float], float],
+        open_writer: Callable[[int], MetricWriter],
+    ):
+        self._first = jax.process_index() == 0
+        self._events = Events(run_dir, self._first)
+        self._steps, self._unit, self._mfu = steps, unit, mfu
+        self._open_writer = open_writer
+        self._writer: MetricWriter | NoWriter = NoWriter()
+        self._say = Reporter()
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        self._say.say(text)
+
+    def event(self, kind: str, step: int, text: str) -> None:
+        """Something that happened at a step: a line, and one of events.jsonl."""
+        self.say(text)
+        self.note(kind, step, text)
+
+    def note(self, kind: str, step: int, text: str = "") -> None:
+        """The same without the line."""
+        self._events.note(kind, step, text)
+
+    def start(self, step: int) -> None:
+        """The run goes on from a step; what was told of later ones is undone."""
+        self._writer.close()
+        if self._first:
+            self._writer = self._open_writer(step)
+        self._say.start(step, self._steps)
+
+    def advance(self, step: int) -> None:
+        """A step is done."""
+        self._say.advance(step)
+
+    def training(self, step: int, values: dict[str, float]) -> None:
+        """The metrics of the steps up to this one."""
+        values["mfu"] = self._mfu(values["step_seconds"])
+        self._writer.write(step, "train", values)
+        self._say.log(step, self._steps, self._unit, values)
+
+    def validation(
+        self,
+        step: int,
+        values: dict[str, float],
+        found: dict[str, float | str | np.ndarray],
+    ) -> dict[str, float]:
+        """The validation loss, and the figures, texts and pictures found beside it.
+
+        Returns:
+          The values with the figures.
+        """
+        self.say(f"step {step}/{self._steps}  validation {spelled(values)}")
+        figures = {k: v for k, v in found.items() if isinstance(v, float)}
+        if figures:
+            self.say(f"step {step}/{self._steps}  {spelled(figures)}")
+        for name in found.keys() - figures.keys():
+            if isinstance(found[name], str):
+                self.say(f"{name}: {found[name]}")
+                self._writer.write_text(step, name, found[name])
+            else:
+                self._writer.write_picture(step, name, found[name])
+        self._writer.write(step, "validation", values | figures)
+        return values | figures
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        self._say.stop()
+        self._writer.close()
+        self._writer = NoWriter()

@@ -1,0 +1,112 @@
+"""Saving in spite of the file system: a save that fails is tried again later."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from fmjax.training.checkpoints import Checkpoints
+from fmjax.training.saved_state import in_a_line
+
+
+class CannotSave(RuntimeError):
+    """Saving has failed too often for a run to go on."""
+
+
+class Saver:
+    """Saves a run's checkpoints; failures are said, counted, and tried again.
+
+    A failed save harms nothing: older checkpoints stay, and the run goes on. In a run
+    of one process another is due after a pause that doubles with each failure. In one
+    of several a failure is noticed, by all together, when the next save is due.
+
+    Args:
+      checkpoints: where to.
+      attempts: failures in a row after which the run stops.
+      pause_seconds: before the first repetition.
+      say: is told what failed.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        attempts: int,
+        pause_seconds: float,
+        say: Callable[[str], None],
+    ):
+        self._checkpoints = checkpoints
+        self._attempts = attempts
+        self._pause = pause_seconds
+        self._say = say
+        self._failures = 0
+        self._writing = False
+        self._due_at: float | None = None
+        self.failed = 0
+
+    def is_due_again(self) -> bool:
+        """Whether a save failed, and its pause is over; cheap, for every step."""
+        if jax.process_count() > 1:
+            return False
+        try:
+            self._checkpoints.check()
+        except Exception as error:
+            self._writing = False
+            self._note(error)
+        return self._due_at is not None and time.monotonic() >= self._due_at
+
+    def save(self, *what: Any) -> None:
+        """Starts a save; arguments as for `Checkpoints.save`.
+
+        Raises:
+          CannotSave: this was one failure too many.
+        """
+        self._settle()
+        if self._try(lambda: self._checkpoints.save(*what)):
+            self._writing, self._due_at = True, None
+
+    def finish(self, *what: Any) -> None:
+        """Saves and waits until all is on disk, however often it takes."""
+        self.save(*what)
+        while not (self._writing and self._settle()):
+            time.sleep(max(0.0, (self._due_at or 0) - time.monotonic()))
+            self.save(*what)
+
+    def _settle(self) -> bool:
+        """Waits for what is being written; whether that went well."""
+        well = self._try(self._checkpoints.wait)
+        if well and self._writing:
+            self._failures = 0
+        self._writing = False
+        return well
+
+    def _try(self, act: Callable[[], None]) -> bool:
+        error = None
+        try:
+            act()
+        except Exception as raised:
+            error = raised
+        failed = np.array([error is not None])
+        if jax.process_count() > 1:
+            failed = multihost_utils.process_allgather(failed).reshape(-1)
+        if failed.any():
+            self._note(error or OSError(f"process {failed.argmax()} cannot save"))
+        return not failed.any()
+
+    def _note(self, error: Exception) -> None:
+        self._failures += 1
+        self.failed += 1
+        told = in_a_line(error)
+        if self._failures >= self._attempts:
+            raise CannotSave(
+                f"saving failed {self._failures} times in a row, last with {told}. "
+                "Older checkpoints are whole; the same command continues from there."
+            ) from error
+        pause = self._pause * 2 ** (self._failures - 1)
+        self._due_at = time.monotonic() + pause
+        self._say(
+            f"saving failed ({told}); trying again in {pause:.0f} s "
+            f"({self._failures} of {self._attempts})"
+        )

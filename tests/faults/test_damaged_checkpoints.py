@@ -1,0 +1,168 @@
+"""Whatever happens to a file of the newest checkpoint, no wrong bit is restored."""
+
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fmjax.errors import UserError
+from fmjax.models.gpt import GPT
+from fmjax.models.transformer import TransformerConfig
+from fmjax.objectives.causal_lm import CausalLM
+from fmjax.optim.optimizers import AdamW
+from fmjax.optim.schedules import Constant
+from fmjax.sharding.mesh import MeshConfig
+from fmjax.training.checkpoints import DAMAGED, Checkpoints
+from fmjax.training.saved_state import FOLDER, restore_model, saved_steps
+from fmjax.training.state import State, plan_state
+
+OBJECTIVE = CausalLM(
+    GPT(
+        TransformerConfig(num_layers=2, embed_dim=16, num_heads=2),
+        vocab_size=50,
+        max_length=8,
+    )
+)
+
+
+def plan(width=16):
+    objective = OBJECTIVE
+    if width != 16:
+        config = TransformerConfig(num_layers=2, embed_dim=width, num_heads=2)
+        objective = CausalLM(GPT(config, vocab_size=50, max_length=8))
+    mesh_config = MeshConfig()
+    mesh = mesh_config.build(jax.devices()[:1])
+    optimizer = AdamW(schedule=Constant(learning_rate=1e-3))
+    return plan_state(
+        objective, optimizer, mesh, mesh_config.all_rules, train_steps=5, seed=3
+    )
+
+
+def truncate(file: pathlib.Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def zero(file: pathlib.Path) -> None:
+    file.write_bytes(bytes(file.stat().st_size))
+
+
+def flip(file: pathlib.Path) -> None:
+    content = bytearray(file.read_bytes())
+    if content:
+        content[len(content) // 2] ^= 0x10
+    file.write_bytes(bytes(content))
+
+
+def remove(file: pathlib.Path) -> None:
+    file.unlink()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A run directory with checkpoints of steps 3 and 5, and their states."""
+    folder, states = tmp_path_factory.mktemp("saved"), {}
+    first = plan().init()
+    checkpoints = Checkpoints(folder, keep_last=2)
+    for step in (3, 5):
+        params = jax.tree.map(lambda x: x * step, first.params)  # noqa: B023
+        state = State(jnp.int32(step), params, {}, first.opt_state)
+        states[step] = jax.device_get(state)
+        checkpoints.save(state, {"iterator": {"position": step}}, {"config": "x"})
+    checkpoints.wait()
+    checkpoints.close()
+    return folder, states
+
+
+def all_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    found = (folder / FOLDER / "5").rglob("*")
+    return sorted(path.relative_to(folder) for path in found if path.is_file())
+
+
+@pytest.mark.parametrize("harm", [truncate, zero, flip, remove])
+def test_a_damaged_file_gives_the_same_bits_or_the_checkpoint_before(
+    saved, tmp_path, harm
+):
+    folder, states = saved
+    shapes = plan().shapes
+    fell_back = []
+    files = all_files(folder)
+    assert len(files) >= 10
+    for number, file in enumerate(files):
+        run_dir = tmp_path / str(number)
+        shutil.copytree(folder, run_dir)
+        harm(run_dir / file)
+        said: list[str] = []
+        checkpoints = Checkpoints(run_dir, keep_last=2)
+        found = checkpoints.restore_newest(shapes, said.append)
+        checkpoints.close()
+        assert found.data == {"iterator": {"position": found.step}}, file
+        jax.tree.map(np.testing.assert_array_equal, found.state, states[found.step])
+        if found.step == 3:
+            fell_back.append(file.parts[2])
+            assert len(said) == 1
+            assert (run_dir / DAMAGED / "5").is_dir()
+            assert saved_steps(run_dir) == [3]
+        else:
+            assert said == []
+        shutil.rmtree(run_dir)
+    assert {"state", "data", "meta", "digests"} <= set(fell_back)
+
+
+def test_every_byte_of_the_weights_is_looked_at(saved, tmp_path):
+    folder, states = saved
+    shapes = plan().shapes
+    content = max(
+        (folder / file for file in all_files(folder) if "d" in file.parts),
+        key=lambda file: file.stat().st_size,
+    )
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        run_dir = tmp_path / str(number)
+        shutil.copytree(folder, run_dir)
+        file = run_dir / content.relative_to(folder)
+        raw = bytearray(file.read_bytes())
+        raw[rng.integers(len(raw))] ^= 1 << int(rng.integers(8))
+        file.write_bytes(bytes(raw))
+        checkpoints = Checkpoints(run_dir)
+        found = checkpoints.restore_newest(shapes, lambda text: None)
+        checkpoints.close()
+        jax.tree.map(np.testing.assert_array_equal, found.state, states[found.step])
+
+
+def test_none_whole_is_an_error_that_lists_them_and_changes_nothing(saved, tmp_path):
+    shutil.copytree(saved[0], tmp_path / "run")
+    for step in (3, 5):
+        remove(tmp_path / "run" / FOLDER / str(step) / "data" / "metadata")
+    checkpoints = Checkpoints(tmp_path / "run")
+    with pytest.raises(UserError, match="no checkpoint is whole") as error:
+        checkpoints.restore_newest(plan().shapes, lambda text: None)
+    checkpoints.close()
+    assert "  5: " in str(error.value)
+    assert "  3: " in str(error.value)
+    assert saved_steps(tmp_path / "run") == [3, 5]
+
+
+def test_another_model_is_a_mistake_and_no_damage(saved, tmp_path):
+    shutil.copytree(saved[0], tmp_path / "run")
+    checkpoints = Checkpoints(tmp_path / "run")
+    with pytest.raises(UserError, match=r"should be float32 .* found float32"):
+        checkpoints.restore_newest(plan(width=32).shapes, lambda text: None)
+    checkpoints.close()
+    assert saved_steps(tmp_path / "run") == [3, 5]
+
+
+def test_a_model_is_not_loaded_with_a_wrong_bit(saved, tmp_path):
+    folder = saved[0]
+    shutil.copytree(folder, tmp_path / "run")
+    mesh = MeshConfig().build(jax.devices()[:1])
+    rules = MeshConfig().all_rules
+    restore_model(tmp_path / "run", OBJECTIVE, mesh, rules)
+    digests = tmp_path / "run" / FOLDER / "5" / "digests" / "0.json"
+    other = folder / FOLDER / "3" / "digests" / "0.json"
+    digests.write_bytes(other.read_bytes())
+    with pytest.raises(UserError, match="is damaged: params/"):
+        restore_model(tmp_path / "run", OBJECTIVE, mesh, rules)
+    restore_model(tmp_path / "run", OBJECTIVE, mesh, rules, step=3)

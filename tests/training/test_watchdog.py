@@ -1,0 +1,100 @@
+"""Who hangs is noticed and named; who evaluates is left in peace."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fmjax.training import watchdog as watchdogs
+from fmjax.training.watchdog import Watchdog
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(watchdogs, "BEAT_SECONDS", 0.02)
+
+
+def watch(run_dir, said, **kwargs):
+    defaults = {"factor": 5.0, "at_least": 0.3}
+    return Watchdog(run_dir, on_hang=said.append, **defaults | kwargs)
+
+
+def steps(dog, count, seconds=0.02):
+    for step in range(1, count + 1):
+        dog.begin(step)
+        time.sleep(seconds)
+
+
+def test_a_step_far_beyond_the_usual_is_noticed_once(tmp_path):
+    said = []
+    with watch(tmp_path, said) as dog:
+        steps(dog, 6)
+        assert said == []
+        dog.begin(7)
+        time.sleep(0.8)
+    assert len(said) == 1
+    assert said[0].startswith("step 7 has taken 0 s, where 0.0")
+
+
+def test_neither_pauses_nor_slow_steps_nor_the_first_count(tmp_path):
+    said = []
+    with watch(tmp_path, said) as dog:
+        dog.begin(1)
+        time.sleep(0.5)  # It compiles.
+        steps(dog, 6)
+        with dog.paused():
+            time.sleep(0.5)
+        steps(dog, 3, seconds=0.05)
+    assert said == []
+
+
+def beat(run_dir, index, step):
+    text = json.dumps({"host": "there", "pid": 7, "step": step, "time": time.time()})
+    file = run_dir / "heartbeats" / f"{index}.json"
+    beside = file.with_suffix(".test")
+    beside.write_text(text)
+    os.replace(beside, file)
+
+
+def test_the_process_that_the_others_wait_for_is_named(tmp_path):
+    said = []
+    with watch(tmp_path, said, count=3) as dog:
+        steps(dog, 6)
+        dog.begin(7)
+        for _ in range(40):
+            beat(tmp_path, 1, 7)
+            beat(tmp_path, 2, 5)
+            time.sleep(0.02)
+    (text,) = said
+    assert "process 2 (there, pid 7) hangs at step 5, others are at 7" in text
+
+
+def test_a_process_that_falls_silent_is_named_even_in_a_pause(tmp_path):
+    said = []
+    with watch(tmp_path, said, count=2) as dog, dog.paused():
+        beat(tmp_path, 1, 3)
+        time.sleep(0.8)
+    (text,) = said
+    assert text.startswith("process 1 (there, pid 7) has not been heard of for")
+
+
+def test_one_process_leaves_no_heartbeat(tmp_path):
+    with watch(tmp_path, []) as dog:
+        steps(dog, 3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_end_shows_every_thread(tmp_path):
+    script = (
+        "from fmjax.training.watchdog import end_process\n"
+        "end_process(75)('step 3 has taken 9 s')\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True
+    )
+    assert ended.returncode == 75
+    assert "hangs: step 3 has taken 9 s" in ended.stderr
+    assert "most recent call first" in ended.stderr
