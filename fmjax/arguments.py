@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     takes_trust(sub)
 
     sub = verb("status", "Say how a run is, and what went wrong.")
-    sub.add_argument("run_dir", help="a run directory")
+    sub.add_argument("run_dir", type=pathlib.Path, help="a run directory")
     takes_trust(sub)
 
     sub = verb("import", "Import a Hugging Face folder as a run directory.")

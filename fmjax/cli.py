@@ -101,31 +101,17 @@ def _generate(args) -> None:
 
 
 def _data(args) -> None:
-    from rich.console import Console
-
     from fmjax import config
-    from fmjax.data.contact_sheet import write_contact_sheet
-    from fmjax.data.image_data import ImageData
-    from fmjax.data.inspect import inspect
-    from fmjax.data.inspect_images import inspect_images
+    from fmjax.data.show import cache_folders, show
 
     data = config.load_data(args.config, args.bindings, args.trust)
     data.prepare()
     if args.action == "cache":
-        folders = {
-            str(c.folder): c for s in ("train", "validation") for c in data.caches(s)
-        }
-        print("\n".join(folders) or "nothing to cache: data.streaming = True")
-        return
-    if not isinstance(data, ImageData):
-        if args.picture is not None:
-            raise UserError("--picture is for images; this data is text.")
-        inspect(data, examples=args.examples).render(Console())
-        return
-    inspect_images(data, examples=args.examples).render(Console())
-    if args.picture is not None:
-        write_contact_sheet(data, args.picture)
-        print(f"wrote {args.picture}")
+        print(
+            "\n".join(cache_folders(data)) or "nothing to cache: data.streaming = True"
+        )
+    else:
+        show(data, args.examples, args.picture)
 
 
 def _tokenizer(args) -> None:
@@ -155,11 +141,9 @@ def _compare(args) -> None:
 
 
 def _status(args) -> None:
-    import pathlib
-
     from fmjax.run_status import status
 
-    print("\n".join(status(pathlib.Path(args.run_dir), args.trust)))
+    print("\n".join(status(args.run_dir, args.trust)))
 
 
 def _import(args) -> None:

@@ -2,12 +2,10 @@
 
 import dataclasses
 import pathlib
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from fmjax.sharding.mesh import batch_sharding, global_batch, local_rows, on_mesh
 from fmjax.training.bad_step_log import BadStepLog, Diverged, Rollback
@@ -15,7 +13,6 @@ from fmjax.training.checkpoints import Checkpoints
 from fmjax.training.checks import check_divisible, check_same_data
 from fmjax.training.device_check import check_devices
 from fmjax.training.environment import use_compilation_cache, versions
-from fmjax.training.evaluate import evaluate
 from fmjax.training.init_from import Source, check_tokenizers, plan_copies, start_from
 from fmjax.training.interruption import Interruption
 from fmjax.training.metrics import MetricWriter
@@ -23,14 +20,11 @@ from fmjax.training.numbered_batches import next_batch
 from fmjax.training.reports import Reports
 from fmjax.training.saver import Saver
 from fmjax.training.state import State, plan_state
-from fmjax.training.step import make_eval_step, make_train_step
+from fmjax.training.step import make_train_step
 from fmjax.training.step_log import StepLog
 from fmjax.training.throughput import mfu
+from fmjax.training.validation import Evaluation, Validation
 from fmjax.training.watchdog import Watchdog
-
-# (step, variables, whether it is the last) → figures to log, texts and pictures (uint8
-# [H, W, 3]) to show.
-Evaluation = Callable[[int, dict, bool], dict[str, float | str | np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,10 +113,9 @@ def train(
         lambda seconds: mfu(run.batch_size / seconds * flops, mesh.size),
         lambda step: MetricWriter(run_dir, step, run.wandb_project, config_text),
     )
-    for line in (plan.spelled(mesh), *plan.freezing.spelled(plan.shapes.params)):
+    lines = [plan.spelled(mesh), *plan.freezing.spelled(plan.shapes.params)]
+    for line in lines + [copy.spelled() for copy in copies]:
         reports.say(line)
-    for copy in copies:
-        reports.say(copy.spelled())
     check_devices(mesh)
 
     checkpoints = Checkpoints(
@@ -147,7 +140,7 @@ def train(
         microbatches=run.microbatches,
         ema_decay=run.ema_decay,
     )
-    eval_step = make_eval_step(objective)
+    validate = Validation(experiment, sharding, eval_size, evaluations)
     beginning = batches.get_state()
 
     def restore() -> tuple[int, State]:
@@ -163,26 +156,6 @@ def train(
         if found.step < run.steps:
             reports.event("resumed", found.step, f"resuming from step {found.step}")
         return found.step, found.state
-
-    def validate(step: int, last: bool) -> dict[str, float]:
-        split = data.eval_batches(
-            eval_size,
-            local_rows(sharding, eval_size),
-            max_batches=None if last else run.eval_batches,
-        )
-        began = time.perf_counter()
-        values = evaluate(
-            eval_step,
-            state.eval_variables,
-            split,
-            lambda b: global_batch(b, sharding, eval_size),
-            objective.unit,
-        )
-        values["seconds"] = time.perf_counter() - began
-        found: dict = {}
-        for evaluation in evaluations:
-            found |= evaluation(step, state.eval_variables, last)
-        return reports.validation(step, values, found)
 
     def to_save(loss: float | None) -> tuple:
         position = {"iterator": batches.get_state(), "fingerprint": data.fingerprint()}
@@ -201,8 +174,6 @@ def train(
     start, rewinds, interrupted = 0, True, False
     watchdog = Watchdog(
         run_dir,
-        index=jax.process_index(),
-        count=jax.process_count(),
         factor=run.hang_factor,
         at_least=run.hang_seconds,
         on_hang=lambda why: (reports.note("hung", step, why), on_hang(why)),
@@ -242,7 +213,8 @@ def train(
                         with log.paused(), watchdog.paused():
                             loss = None
                             if fresh and not interrupted:
-                                validation = validate(step, last=done)
+                                found = validate(step, state.eval_variables, done)
+                                validation = reports.validation(step, *found)
                                 loss = validation["loss"]
                             if done or interrupted:
                                 saver.finish(*to_save(loss))

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
+
 FOLDER = "heartbeats"
 BEAT_SECONDS = 1.0
 _STEPS = 32  # of which the median is taken
@@ -28,8 +30,8 @@ class Watchdog:
 
     Args:
       run_dir: the run directory, which all processes see.
-      index: of this process.
-      count: of processes.
+      index: of this process; None means JAX's.
+      count: of processes; None likewise.
       factor: a step may take so many times the median of the last ones.
       at_least: seconds that any step may take; also for which a process may be silent.
       on_hang: is told who hangs, in the watchdog's thread.
@@ -39,14 +41,15 @@ class Watchdog:
         self,
         run_dir: pathlib.Path,
         *,
-        index: int = 0,
-        count: int = 1,
+        index: int | None = None,
+        count: int | None = None,
         factor: float,
         at_least: float,
         on_hang: Callable[[str], None],
     ):
         self._folder = run_dir / FOLDER
-        self._index, self._count = index, count
+        self._index = jax.process_index() if index is None else index
+        self._count = jax.process_count() if count is None else count
         self._factor, self._at_least = factor, at_least
         self._on_hang = on_hang
         self._lock = threading.Lock()

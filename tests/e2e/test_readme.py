@@ -32,6 +32,7 @@ CUT_SHORT = {
     "fmjax eval": [],
     "fmjax generate": ["--max_tokens", "4"],
     "fmjax compare": [],
+    "fmjax status": [],
     "fmjax config": [],
     "fmjax data inspect": [],
     "python launch/local.py": [*SHORT],

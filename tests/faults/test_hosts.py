@@ -1,0 +1,89 @@
+"""A process that dies or hangs ends the run of all within seconds, and is named."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from fmjax.training.saved_state import saved_steps
+
+ROOT = pathlib.Path(__file__).parents[2]
+DEADLINE_SECONDS = 300
+STEPS = 160
+
+
+@pytest.fixture
+def launched(tmp_path):
+    """Two processes in a run of the tiny config, past its first checkpoint."""
+    text = tmp_path / "text.txt"
+    text.write_text(pathlib.Path(textwrap.__file__).read_text())
+    run_dir = tmp_path / "run"
+    started = []
+
+    def launch(*bindings, restarts=0):
+        command = [
+            sys.executable, ROOT / "launch" / "local.py", "--processes", "2",
+            "--devices_per_process", "1", "--restarts", restarts, "--",
+            "train", ROOT / "tests" / "e2e" / "tiny.gin", f"TEXT_FILE={text}",
+            "train.checkpoint_every=10", f"train.steps={STEPS}", *bindings,
+            "--run_dir", run_dir,
+        ]  # fmt: skip
+        process = subprocess.Popen(
+            list(map(str, command)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not saved_steps(run_dir) and time.monotonic() < deadline:
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.02)
+        return process, children(process.pid), run_dir
+
+    yield launch
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def children(pid: int) -> list[int]:
+    text = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_all_and_the_run_is_started_again(launched):
+    process, pids, run_dir = launched(restarts=1)
+    os.kill(pids[1], signal.SIGKILL)
+    out, _ = process.communicate(timeout=DEADLINE_SECONDS)
+    assert process.returncode == 0, out
+    assert "[1] ended with exit code 137" in out
+    assert "starting again, 0 left" in out
+    assert "resuming from step" in out
+    lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+    steps = [line["step"] for line in lines if line["split"] == "train"]
+    assert steps == list(range(1, STEPS + 1))
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_named_and_all_end(launched):
+    process, pids, run_dir = launched("train.hang_seconds=5", "train.steps=100000")
+    os.kill(pids[1], signal.SIGSTOP)
+    began = time.monotonic()
+    out, _ = process.communicate(timeout=DEADLINE_SECONDS)
+    # Its silence, or the step that waits for it, whichever is noticed first; then the
+    # launcher's patience with the one that cannot end by itself.
+    assert time.monotonic() - began < 120
+    assert process.returncode == 75, out
+    assert "fmjax: hangs: " in out
+    assert f"process 1 ({os.uname().nodename}, pid {pids[1]})" in out
+    assert "most recent call first" in out
+    assert not pathlib.Path(f"/proc/{pids[1]}").exists()
