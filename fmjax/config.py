@@ -101,7 +101,7 @@ class _Reader:
                 config_parser.ConfigParser(statement, _Delegate(self, source))
             )
             plain = len(parsed) == 1
-        except (SyntaxError, ValueError) as error:
+        except (SyntaxError, ValueError, RecursionError) as error:
             if isinstance(error, UserError):
                 raise
             plain = False
@@ -137,7 +137,9 @@ class _Reader:
                 statement = next(statements)
             except StopIteration:
                 return
-            except SyntaxError as error:
+            except UserError:
+                raise
+            except (SyntaxError, ValueError, RecursionError) as error:
                 raise UserError(f"{source}: {error}") from None
             if isinstance(statement, config_parser.ImportStatement):
                 self._import(statement, source)

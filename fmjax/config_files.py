@@ -1,6 +1,7 @@
 """Where gin files lie: beside whoever names them, and shipped under configs/."""
 
 import contextlib
+import os
 import pathlib
 
 from fmjax.errors import UserError, suggest
@@ -36,7 +37,7 @@ def find(name: str, folder: pathlib.Path, source: str = "") -> pathlib.Path:
     candidates = [folder / given, configs_folder() / given]
     candidates += [path.with_name(f"{path.name}.gin") for path in candidates]
     for path in candidates:
-        if path.is_file():
+        if os.path.isfile(path):  # Unlike pathlib's, false of what can be no name.
             return path.resolve()
     by = f"{source} includes " if source else ""
     raise UserError(

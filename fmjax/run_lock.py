@@ -92,7 +92,7 @@ def read(run_dir: pathlib.Path) -> dict[str, Any] | None:
         owner = json.loads((run_dir / FILE).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return owner if isinstance(owner, dict) else {}
 

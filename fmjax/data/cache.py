@@ -208,6 +208,7 @@ def open_cache(root: Path, key: CacheKey) -> Cache:
         sizes = dict(metadata["shards"])
         fields = [field.name for field in dataclasses.fields(Cache)[2:]]
         values = {name: metadata[name] for name in fields}
+        values["skipped_names"] = tuple(values["skipped_names"])
     except FileNotFoundError:
         if folder.exists():
             raise UserError(f"{file} is missing. {remedy}") from None
@@ -217,15 +218,17 @@ def open_cache(root: Path, key: CacheKey) -> Cache:
         ) from None
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error!r}). {remedy}") from error
     for name, size in sizes.items():
         shard = folder / Path(name).name
-        found = shard.stat().st_size if shard.is_file() else None
+        try:
+            found = shard.stat().st_size if shard.is_file() else None
+        except OSError as error:  # No name for a file.
+            raise UserError(f"{file} is damaged ({error!r}). {remedy}") from error
         if found != size:
             state = "is missing" if found is None else f"has {found} bytes"
             raise UserError(f"{shard} {state}; expected {size} bytes. {remedy}")
-    values["skipped_names"] = tuple(values["skipped_names"])
     shards = tuple(folder / Path(name).name for name in sizes)
     return Cache(folder=folder, shards=shards, **values)
 

@@ -153,11 +153,18 @@ def _files(folder: Path) -> list[Path]:
         )
     try:
         named = json.loads(index.read_bytes())["weight_map"].values()
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        RecursionError,
+    ) as error:
         raise UserError(f"{index} is damaged: {error!r}.") from error
     for name in named:
         # A plain name, so that a stranger's index cannot have other files read.
-        plain = isinstance(name, str) and not re.search(r"[/\\\0]", name)
+        plain = isinstance(name, str) and not re.search(r"[/\\\0]|.{200}", name)
         if not plain or not name.endswith(".safetensors"):
             raise UserError(
                 f"{index} names {name!r}; expected a .safetensors file of the folder."

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from fmjax import json_lines
 from fmjax.training.bad_steps import NOT_FINITE, BadSteps
 
 FILE = "bad_steps.jsonl"
@@ -136,19 +137,9 @@ class BadStepLog:
 
 
 def read(run_dir: pathlib.Path) -> list[dict[str, Any]]:
-    """The records of a run's bad steps, without one that a killed process left torn."""
-    records = []
-    try:
-        text = (pathlib.Path(run_dir) / FILE).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    for line in text.splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        records.append(record)
-    return records
+    """The records of a run's bad steps, in order."""
+    fields = {"step": int, "batch": int, "action": str, "passed_over": list}
+    return list(json_lines.read(pathlib.Path(run_dir) / FILE, fields))
 
 
 def _line(record: dict[str, Any]) -> str:

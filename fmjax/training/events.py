@@ -5,6 +5,8 @@ import pathlib
 import time
 from typing import Any
 
+from fmjax import json_lines
+
 FILE = "events.jsonl"
 
 
@@ -33,17 +35,6 @@ class Events:
 
 
 def read(run_dir: pathlib.Path) -> list[dict[str, Any]]:
-    """The events of a run in order, without what a killed process left torn."""
-    try:
-        lines = (pathlib.Path(run_dir) / FILE).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    events = []
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(event, dict) and {"time", "kind", "step", "text"} <= event.keys():
-            events.append(event)
-    return events
+    """The events of a run in order."""
+    fields = {"time": (int, float), "kind": str, "step": int, "text": str}
+    return list(json_lines.read(pathlib.Path(run_dir) / FILE, fields))

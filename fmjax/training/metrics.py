@@ -4,13 +4,15 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from fmjax import json_lines
+
 FILE = "metrics.jsonl"
 PICTURES = "pictures"
+_FIELDS = {"step": int, "split": str}
 
 
 class MetricWriter:
@@ -108,24 +110,21 @@ def drop_after(path: pathlib.Path, step: int) -> None:
     """Rewrites a metrics file without lines past `step` or cut off in the middle."""
     if not path.exists():
         return
-    kept = [text + "\n" for text, line in _whole(path) if line["step"] <= step]
+    kept = [line for line in json_lines.read(path, _FIELDS) if line["step"] <= step]
     beside = path.with_suffix(".tmp")
-    beside.write_text("".join(kept), encoding="utf-8")
+    text = "".join(json.dumps(line) + "\n" for line in kept)
+    beside.write_text(text, encoding="utf-8")
     os.replace(beside, path)
 
 
 def read(run_dir: pathlib.Path, split: str | None = None) -> list[dict[str, Any]]:
-    """The lines of a run's metrics, of one split or of all."""
-    values = [value for _, value in _whole(pathlib.Path(run_dir) / FILE)]
-    return [v for v in values if split is None or v["split"] == split]
+    """The lines of a run's metrics, of one split or of all.
 
-
-def _whole(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(text, value) of every line but one that a killed process left unfinished."""
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(value, dict) and {"step", "split"} <= value.keys():
-            yield text, value
+    Raises:
+      FileNotFoundError: the run has none.
+    """
+    path = pathlib.Path(run_dir) / FILE
+    if not path.exists():
+        raise FileNotFoundError(path)
+    every = json_lines.read(path, _FIELDS)
+    return [line for line in every if split is None or line["split"] == split]

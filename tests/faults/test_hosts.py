@@ -75,7 +75,7 @@ def test_a_killed_process_ends_all_and_the_run_is_started_again(launched):
 
 @pytest.mark.slow
 def test_a_process_that_hangs_is_named_and_all_end(launched):
-    process, pids, run_dir = launched("train.hang_seconds=5", "train.steps=100000")
+    process, pids, _ = launched("train.hang_seconds=5", "train.steps=100000")
     os.kill(pids[1], signal.SIGSTOP)
     began = time.monotonic()
     out, _ = process.communicate(timeout=DEADLINE_SECONDS)
