@@ -7,6 +7,7 @@ processes, nor prefetching, nor where a run was interrupted changes what is read
 
 import collections
 import itertools
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import grain
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
+from fmjax.data.bad_share import check_bad_share
 from fmjax.data.cache import Cache, decode_record
 from fmjax.data.packing import BadRecord, Record, Row, RowLayout, empty_record
 from fmjax.errors import UserError
@@ -22,6 +24,7 @@ from fmjax.errors import UserError
 Batch = dict[str, np.ndarray]
 
 _EVAL_SEED = 0
+_NAMED = 20  # broken records that are told of by name
 _thread = threading.local()
 # Random access: what lies ahead in the file is not read next.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
@@ -32,12 +35,20 @@ class Records:
 
     A record that cannot be read, or holds ids outside the vocabulary or what its layout
     can make no row of, becomes an empty one, whose row has zero weight, and is counted
-    in `bad_rows`.
+    in `bad_rows` and named on stderr; more than a share of those ends the run.
     """
 
-    def __init__(self, caches: Sequence[Cache], layout: RowLayout, vocab_size: int):
+    def __init__(
+        self,
+        caches: Sequence[Cache],
+        layout: RowLayout,
+        vocab_size: int,
+        bad_share: float = 1.0,
+    ):
         """Opens the shards; they are read when asked for."""
+        self._bad_share = bad_share
         shards = [str(shard) for cache in caches for shard in cache.shards]
+        self._shards = shards
         self._readers = [ArrayRecordReader(shard, _READER_OPTIONS) for shard in shards]
         sizes = [reader.num_records() for reader in self._readers]
         self._starts = np.cumsum([0, *sizes])
@@ -83,8 +94,8 @@ class Records:
         """The row of a record that `read` gave."""
         try:
             return self._layout.row(record, rng, self.draw)
-        except BadRecord:
-            self._note(number)
+        except BadRecord as error:
+            self._note(number, error)
             return self._layout.row(empty_record(), rng, self.draw)
 
     def reading(self, number: int, seed: int) -> Row:
@@ -102,9 +113,19 @@ class Records:
         """Distinct records found to be bad so far."""
         return len(self._bad)
 
-    def _note(self, number: int) -> None:
+    def _note(self, number: int, why: Exception) -> None:
         with self._lock:
+            if number in self._bad:
+                return
             self._bad.add(number)
+            shard = int(np.searchsorted(self._starts, number, side="right")) - 1
+            name = f"{self._shards[shard]}: record {number - self._starts[shard]}"
+            if len(self._bad) <= _NAMED:
+                told = f"broken, counts for nothing: {name} ({why!r:.200})"
+                print(told, file=sys.stderr, flush=True)
+            check_bad_share(
+                len(self._bad), len(self), self._bad_share, self._shards[shard], [name]
+            )
 
     def _decode(
         self, number: int, shard: int, index: int, content: bytes | None
@@ -117,9 +138,9 @@ class Records:
             if tokens.size and not 0 <= tokens.min() <= tokens.max() < self._vocab_size:
                 raise ValueError("ids outside the vocabulary")
             self._layout.check(record)
-        except Exception:
+        except Exception as error:
             # Whatever is wrong with one record must not end a run of weeks.
-            self._note(number)
+            self._note(number, error)
             return empty_record()
         return record
 

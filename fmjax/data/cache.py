@@ -20,6 +20,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from fmjax.data.bad_share import check_bad_share
 from fmjax.data.documents import Skipped
 from fmjax.data.folders import atomic_folder, digest_of
 from fmjax.data.packing import Record, RowLayout
@@ -122,6 +123,7 @@ def build_cache(
     documents: Callable[[Skipped], Iterable[Example]],
     tokenizer: Tokenizer | None,
     total_bytes: int | None = None,
+    bad_share: float = 1.0,
 ) -> Cache:
     """Writes a cache unless it is there already, and opens it.
 
@@ -131,9 +133,11 @@ def build_cache(
       documents: gives the tokenized documents, noting those it leaves out.
       tokenizer: whose files are stored beside the rows, if there is one.
       total_bytes: bytes of all documents, roughly, for the progress bar.
+      bad_share: of the documents that may be broken, see `fmjax.data.bad_share`.
 
     Raises:
-      UserError: the split holds no rows, or the folder cannot be written.
+      UserError: the split holds no rows, too much of it is broken, or the folder cannot
+        be written.
     """
     if key.folder(root).exists():
         return open_cache(root, key)
@@ -174,6 +178,8 @@ def build_cache(
                 f"{counts['documents']} examples, and {skipped.count} left out as "
                 f"broken{_examples(skipped)}."
             )
+        total = counts["documents"] + skipped.count
+        check_bad_share(skipped.count, total, bad_share, key.task, skipped.names)
         if tokenizer is not None:
             tokenizer.save(folder / "tokenizer")
         metadata = {

@@ -44,6 +44,9 @@ class ImageData(CachedData):
       cache_dir: where caches are kept; $FMJAX_CACHE or ~/.cache/fmjax if None.
       threads: that make batches.
       prefetch: batches made ahead.
+      bad_share: of the examples that may be broken. Those are left out of the cache, or
+        read as rows without weight, and named; more of them, and more than ten, end
+        the run.
     """
 
     train: ImageTask | SeqioTask | Mixture
@@ -61,6 +64,7 @@ class ImageData(CachedData):
     cache_dir: str | None = path(None)
     threads: int = free(2)
     prefetch: int = free(4)
+    bad_share: float = free(0.01)
 
     def __post_init__(self):
         check_preprocessing(self)
@@ -160,7 +164,9 @@ class ImageData(CachedData):
                 skipped,
             )
 
-        build_cache(self.root, key, examples, tokenizer, member.sizes[key.split])
+        build_cache(
+            self.root, key, examples, tokenizer, member.sizes[key.split], self.bad_share
+        )
 
     def _identity(self) -> str | None:
         # Captions of templates are no part of a cache.

@@ -56,6 +56,9 @@ class Data(CachedData):
       cache_dir: where caches are kept; $FMJAX_CACHE or ~/.cache/fmjax if None.
       threads: that make batches.
       prefetch: batches made ahead.
+      bad_share: of the examples that may be broken. Those are left out of the cache, or
+        read as rows without weight, and named; more of them, and more than ten, end
+        the run.
     """
 
     train: Task
@@ -69,6 +72,7 @@ class Data(CachedData):
     cache_dir: str | None = path(None)
     threads: int = free(2)
     prefetch: int = free(4)
+    bad_share: float = free(0.01)
 
     def __post_init__(self):
         if self.length < 1:
@@ -234,7 +238,14 @@ class Data(CachedData):
                 isinstance(key.layout, Pairs),
             )
 
-        build_cache(self.root, key, documents, tokenizer, member.sizes[key.split])
+        build_cache(
+            self.root,
+            key,
+            documents,
+            tokenizer,
+            member.sizes[key.split],
+            self.bad_share,
+        )
 
     def _streamed(self, split: str) -> StreamedRows:
         members = self._members[split]

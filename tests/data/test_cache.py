@@ -49,7 +49,8 @@ def training(cache, layout=LAYOUT, batch_size=4, rows=None, seed=0, **changes):
     options = {"threads": 2, "prefetch": 3} | changes
     rates = options.pop("rates", [1.0] * len(caches))
     vocab_size = options.pop("vocab_size", TOKENIZER.vocab_size)
-    records = Records(caches, layout, vocab_size)
+    bad_share = options.pop("bad_share", 1.0)
+    records = Records(caches, layout, vocab_size, bad_share)
     rows = range(batch_size) if rows is None else rows
     return train_batches(
         records, rates, batch_size=batch_size, rows=rows, seed=seed, **options
@@ -204,6 +205,33 @@ def test_damaged_records_become_rows_of_no_weight_and_are_counted(tmp_path):
             assert_same([row], [same])
     assert 0 < bad < cache.rows
     assert batches.bad_rows == bad
+
+
+def test_broken_records_are_named_and_too_many_end_the_run(tmp_path, capfd):
+    cache = build(tmp_path)
+    limit = 3 + ord("x")
+    some = training(cache, batch_size=1, vocab_size=limit, bad_share=0.9)
+    read(some, cache.rows)
+    assert "rows-00000.array_record: record" in capfd.readouterr().err
+    assert some.bad_rows > 10
+    many = training(cache, batch_size=1, vocab_size=limit, bad_share=0.01)
+    with pytest.raises(UserError, match=r"more than data.bad_share .* = 0.01 allows"):
+        read(many, cache.rows)
+
+
+def test_too_many_broken_documents_leave_no_cache(tmp_path):
+    def documents(skipped):
+        for number in range(12):
+            skipped.add(f"document {number}")
+        yield from documents_of(TEXTS)(skipped)
+
+    def build(share):
+        return build_cache(tmp_path, key_of(), documents, TOKENIZER, bad_share=share)
+
+    with pytest.raises(UserError, match=r"12 of 52 examples .* document 0, document 1"):
+        build(0.2)
+    assert not (key_of().folder(tmp_path)).exists()
+    assert build(0.3).skipped == 12
 
 
 @pytest.mark.parametrize("offset", [-30, 0, 40])

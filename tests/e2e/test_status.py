@@ -1,0 +1,76 @@
+"""`fmjax status` says in ten lines what a run is, and what went wrong."""
+
+import json
+import shutil
+import time
+
+from fmjax import run_lock
+from fmjax.run_lock import RunLock
+from fmjax.training import bad_step_log, events
+
+
+def lines_of(out: str) -> dict[str, str]:
+    rest = out.splitlines()[1:]
+    assert len(rest) == 10
+    return {line.split()[0]: line[11:] for line in rest}
+
+
+def test_a_finished_run(finished, verb):
+    code, out, _ = verb("status", finished)
+    assert code == 0
+    assert out.startswith(f"{finished}\n")
+    lines = lines_of(out)
+    assert lines["run"] == "causal_lm of gpt, on text_task"
+    assert lines["state"] == "finished"
+    assert lines["progress"] == "step 160 of 160 (100%)"
+    assert "tokens/s" in lines["speed"]
+    assert "validation" in lines["loss"]
+    assert lines["saved"].startswith("steps 140, 160; the last ")
+    assert lines["starts"].startswith("1, the first 20")
+    assert lines["trouble"] == "none"
+    assert lines["restart"] == "would find it finished and change nothing"
+
+
+def test_a_run_that_was_killed_after_trouble(finished, tmp_path, verb):
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished, run_dir)
+    shutil.rmtree(run_dir / "checkpoints" / "160")
+    told = [
+        {
+            "kind": "save failed",
+            "step": 60,
+            "text": "saving failed (OSError: no space)",
+        },
+        {"kind": "resumed", "step": 100, "text": ""},
+    ]
+    with (run_dir / events.FILE).open("a") as file:
+        for event in told:
+            file.write(json.dumps({"time": time.time()} | event) + "\n")
+    record = {"step": 150, "batch": 149, "action": "skip", "passed_over": []}
+    records = [record, record | {"step": 151, "action": "stop"}]
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    (run_dir / bad_step_log.FILE).write_text(text)
+    owner = {"host": "elsewhere", "pid": 7, "started": "1", "since": 0}
+    (run_dir / run_lock.FILE).write_text(json.dumps(owner))
+
+    lines = lines_of(verb("status", run_dir)[1])
+
+    assert lines["state"].startswith("process 7 on elsewhere trains it, last heard 0 s")
+    assert lines["trouble"].startswith("save failed ×1, steps skipped ×1; last: saving")
+    assert lines["starts"].endswith("resumed from step 100")
+    assert lines["restart"].startswith(
+        "would continue from step 140, and stop at step 151"
+    )
+    (run_dir / run_lock.FILE).unlink()
+    lines = lines_of(verb("status", run_dir)[1])
+    assert lines["state"] == "ended without a word, as where it was killed"
+    lock = RunLock(run_dir)
+    lock.take()
+    assert " trains it, last heard " in lines_of(verb("status", run_dir)[1])["state"]
+    lock.release()
+
+
+def test_no_run(tmp_path, verb):
+    code, _, err = verb("status", tmp_path / "none")
+    assert code == 2
+    assert "no such directory" in err
