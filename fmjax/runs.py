@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import sys
 from collections.abc import Callable
 
 import jax
@@ -17,11 +16,7 @@ from fmjax.experiment import Experiment
 from fmjax.run_lock import RunLock
 from fmjax.training import loop
 from fmjax.training.saved_state import saved_steps
-
-
-def warn(why: str) -> None:
-    """Says that a run seems to hang."""
-    print(f"fmjax: seems to hang: {why}", file=sys.stderr, flush=True)
+from fmjax.training.watchdog import warn
 
 
 def train(

@@ -175,6 +175,11 @@ class Watchdog:
         return self._folder / f"{index}.json"
 
 
+def warn(why: str) -> None:
+    """A Watchdog's `on_hang` that says so and no more."""
+    print(f"fmjax: seems to hang: {why}", file=sys.stderr, flush=True)
+
+
 def end_process(code: int) -> Callable[[str], None]:
     """A Watchdog's `on_hang` that says where every thread is, and ends the process."""
 
