@@ -26,7 +26,7 @@ UNFINISHED = 75
 # another start would end the same way.
 FINAL = (0, 2, 3, 5)
 GRACE_SECONDS = 10  # for the others to say for themselves what is wrong
-STOP_SECONDS = 60  # between the ends of processes that stop together
+STOP_SECONDS = 20  # between the ends of processes that stop together
 PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 
 
@@ -92,7 +92,7 @@ def _run(args: argparse.Namespace, told: _Told) -> int:
 def _wait(processes: list[subprocess.Popen]) -> int:
     """Waits until all have ended, ending the others when one fails or is far ahead."""
     running = dict(enumerate(processes))
-    failed, deadline, unfinished = 0, None, False
+    failed, deadline, unfinished, killed = 0, None, False, set()
     while running:
         for index, process in list(running.items()):
             code = process.poll()
@@ -103,12 +103,13 @@ def _wait(processes: list[subprocess.Popen]) -> int:
             if code and not deadline:
                 grace = STOP_SECONDS if code == UNFINISHED else GRACE_SECONDS
                 deadline = time.monotonic() + grace
-            if code not in (0, UNFINISHED) and not failed:
+            if code not in (0, UNFINISHED) and not failed and index not in killed:
                 failed = 128 - code if code < 0 else code
                 print(f"[{index}] ended with exit code {failed}", file=sys.stderr)
         if deadline and time.monotonic() > deadline:
             # SIGTERM would ask them to agree on a step with one that is gone.
-            for process in running.values():
+            for index, process in running.items():
+                killed.add(index)
                 process.kill()
         time.sleep(0.05)
     return failed or (UNFINISHED if unfinished else 0)
