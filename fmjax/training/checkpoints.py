@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -75,6 +76,8 @@ class Checkpoints:
         keep_best: int = 0,
     ):
         self._run_dir = run_dir
+        self._waiter: threading.Thread | None = None
+        self._failure: Exception | None = None
         self._losses = _losses(run_dir)
         policies: list[preserve.PreservationPolicy] = [preserve.LatestN(keep_last)]
         if keep_every:
@@ -119,6 +122,7 @@ class Checkpoints:
           Exception: whatever the file system says, of this save or the one before.
         """
         step = int(state.step)
+        self.wait()
         if step in self._manager.all_steps():
             return
         tree = _as_tree(state)
@@ -135,6 +139,15 @@ class Checkpoints:
                     digests=DigestSave(own_pieces(tree)),
                 ),
             )
+        # Orbax tells of a failure in the background whoever waits, and nobody else.
+        self._waiter = threading.Thread(target=self._watch, daemon=True)
+        self._waiter.start()
+
+    def _watch(self) -> None:
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            self._failure = error
 
     def restore(self, shapes: State, step: int) -> Restored:
         """A checkpoint, its state placed as `shapes` says.
@@ -222,9 +235,14 @@ class Checkpoints:
         Raises:
           Exception: whatever the file system says.
         """
-        with self._forgetting_failures():
-            self._manager.wait_until_finished()
-            self._manager.check_for_errors()
+        if self._waiter is None:
+            return
+        self._waiter.join()
+        self._waiter = None
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            with self._forgetting_failures():
+                raise failure
 
     def settle(self) -> None:
         """Waits, whether what is being written comes to be or not."""
@@ -233,8 +251,8 @@ class Checkpoints:
 
     def check(self) -> None:
         """Raises what `wait` would, of a save that has failed by now; does not wait."""
-        with self._forgetting_failures():
-            self._manager.check_for_errors()
+        if self._waiter is not None and not self._waiter.is_alive():
+            self.wait()
 
     def close(self) -> None:
         """Waits, and releases Orbax's threads; a failure now is not reported."""
