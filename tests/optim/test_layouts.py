@@ -127,7 +127,7 @@ def trained_scanned(name):
 
 
 def assert_same(found, expected):
-    """Equal to 2e-5 in the norm of each leaf."""
+    """Equal to 1e-5 in the norm of each leaf."""
 
     def compare(path, a, b):
         difference = np.linalg.norm(np.asarray(a, np.float64) - b)
