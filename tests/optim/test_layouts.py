@@ -131,8 +131,7 @@ def assert_same(found, expected):
 
     def compare(path, a, b):
         difference = np.linalg.norm(np.asarray(a, np.float64) - b)
-        # Muon's iteration makes more of rounding than the rest.
-        assert difference <= 2e-5 * np.linalg.norm(b), jax.tree_util.keystr(path)
+        assert difference <= 1e-5 * np.linalg.norm(b), jax.tree_util.keystr(path)
 
     jax.tree_util.tree_map_with_path(compare, found, expected)
 
