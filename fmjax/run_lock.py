@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import socket
+import sys
 import threading
 import time
 from typing import Any
@@ -38,7 +39,6 @@ class RunLock:
           UserError: another run has it; the message names its owner and age.
         """
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        refuse_if_taken(self._file.parent)
         with self._file.with_name(f".{FILE}.guard").open("w") as guard:
             # Of two that find a stale lock one is to see the other's.
             with contextlib.suppress(OSError):
@@ -64,10 +64,10 @@ class RunLock:
                 continue
 
 
-def refuse_if_taken(run_dir: pathlib.Path) -> None:
+def refuse_if_taken(run_dir: pathlib.Path, at_once: bool = False) -> None:
     """Raises a UserError if a run that is alive holds the directory.
 
-    To know that of another host's takes up to STALE_SECONDS.
+    To know that of another host's takes up to STALE_SECONDS; `at_once` lets those pass.
     """
     owner = read(run_dir)
     if owner is None:
@@ -76,7 +76,7 @@ def refuse_if_taken(run_dir: pathlib.Path) -> None:
         alive = owner.get("started") == _started(owner.get("pid", 0))
         if not alive or owner == _self():
             return
-    elif not _is_fresh(run_dir / FILE):
+    elif at_once or not _is_fresh(run_dir / FILE):
         return
     age = time.time() - owner.get("since", 0)
     raise UserError(
@@ -87,14 +87,21 @@ def refuse_if_taken(run_dir: pathlib.Path) -> None:
 
 
 def read(run_dir: pathlib.Path) -> dict[str, Any] | None:
-    """What the lock says of its owner: host, pid, started, since; None without lock."""
+    """What the lock says of its owner: host, pid, started, since.
+
+    None without a lock, nothing of one that is torn.
+    """
     try:
         owner = json.loads((run_dir / FILE).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, RecursionError):
         return {}
-    return owner if isinstance(owner, dict) else {}
+    kinds = {"host": str, "pid": int, "started": str, "since": (int, float)}
+    known = isinstance(owner, dict) and all(
+        isinstance(owner.get(name), kind) for name, kind in kinds.items()
+    )
+    return owner if known else {}
 
 
 def spell_seconds(seconds: float) -> str:
@@ -117,6 +124,8 @@ def is_alive(run_dir: pathlib.Path) -> bool | None:
 
 def _is_fresh(file: pathlib.Path) -> bool:
     """Whether the file's time moves."""
+    told = f"{file} is of another host; waiting {STALE_SECONDS:.0f} s for a sign of it"
+    print(told, file=sys.stderr, flush=True)
     try:
         before = file.stat().st_mtime_ns
         deadline = time.monotonic() + STALE_SECONDS

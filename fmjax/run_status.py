@@ -57,9 +57,11 @@ def _state(run_dir: pathlib.Path, told: list, saved: list[int], steps: int) -> s
         )
     if saved and saved[-1] >= steps:
         return "finished"
-    last = told[-1]["kind"] if told else "never started"
-    if last in ("interrupted", "never started"):
-        return last
+    if not told:
+        return "never started"
+    last = told[-1]
+    if last["kind"] in ("interrupted", "diverged", "hung"):
+        return f"{last['kind']} at step {last['step']:,}"
     return "ended without a word, as where it was killed"
 
 

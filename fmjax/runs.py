@@ -52,7 +52,7 @@ def train(
 
     first, lock = jax.process_index() == 0, RunLock(folder)
     if first:
-        run_lock.refuse_if_taken(folder)
+        run_lock.refuse_if_taken(folder, at_once=True)
 
     def store() -> None:
         if first:

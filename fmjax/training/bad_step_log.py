@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 
 from fmjax import json_lines
 from fmjax.training.bad_steps import NOT_FINITE, BadSteps
@@ -87,7 +88,7 @@ class BadStepLog:
         if "bad" in values:
             why = int(values["bad"])
         else:
-            finite = math.isfinite(loss)
+            finite = math.isfinite(loss) and math.isfinite(norm)
             why = 0 if finite or self._policy.not_finite == "off" else NOT_FINITE
         if not why:
             return
@@ -118,13 +119,15 @@ class BadStepLog:
             raise Diverged(what, step)
 
     def keep(self, record: dict[str, Any]) -> None:
-        """Adds a record."""
+        """Adds a record; after a rollback's every process can read it."""
         self._records.append(record)
         if self._writes:
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(_line(record))
                 file.flush()
                 os.fsync(file.fileno())
+        if record["action"] == "rollback" and jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"rollback {record['step']}")
 
     def _row(self, last: dict[str, Any]) -> list[dict[str, Any]]:
         """The records of the bad steps in a row that end with the last one."""

@@ -108,6 +108,3 @@ class BadSteps:
 
 
 STOP = BadSteps()
-
-
-STOP = BadSteps()

@@ -28,15 +28,15 @@ class DigestHandler(ocp.AsyncCheckpointHandler):
         """Starts computing and writing."""
 
         async def write() -> None:
-            digests = {piece: digest(values) for piece, values in args.pieces.items()}
-            file = directory / f"{jax.process_index()}.json"
-            file.write_text(json.dumps(sealed(as_json(digests))))
+            self.save(directory, args)
 
         return [ocp.future.CommitFutureAwaitingContractedSignals(write())]
 
     def save(self, directory: epath.Path, args: "DigestSave") -> None:
-        """Unused: checkpoints are written in the background."""
-        raise NotImplementedError
+        """Computes and writes."""
+        digests = {piece: digest(values) for piece, values in args.pieces.items()}
+        file = directory / f"{jax.process_index()}.json"
+        file.write_text(json.dumps(sealed(as_json(digests))))
 
     def restore(self, directory: epath.Path, args: "DigestRestore") -> Digests:
         """The digests of all processes."""

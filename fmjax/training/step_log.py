@@ -62,6 +62,8 @@ class StepLog:
     def _read(self, keep: int) -> None:
         while len(self._pending) > keep:
             step, batch, metrics = self._pending.popleft()
+            # All in one transfer.
+            metrics = jax.device_get(metrics)
             self._check(step, batch, metrics)
             self._steps += 1
             self._count += float(metrics[self._unit])
@@ -69,7 +71,7 @@ class StepLog:
                 continue
             now = time.perf_counter()
             seconds = max(now - self._start, 1e-9)
-            values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+            values = {k: float(v) for k, v in metrics.items()}
             values["step_seconds"] = seconds / self._steps
             values[f"{self._unit}_per_second"] = self._count / seconds
             self._write(step, values)

@@ -11,11 +11,10 @@ from fmjax.training import metrics
 
 @pytest.mark.slow
 def test_nanogpt_on_shakespeare(tmp_path, shared_data):
-    # A fifth of the run, whose whole reaches 1.91 as its header says, and nanoGPT's own
-    # code 1.903 and 1.906: see there.
+    # nanoGPT's own code reaches 1.903 and 1.906 for two seeds on two cores, over the
+    # whole validation split in blocks of 64.
     text = shared_data / "text" / "tinyshakespeare.txt"
     command = ["train", "papers/nanogpt_shakespeare/cpu.gin", f"TEXT_FILE={text}"]
-    command += ["train.steps=400", "train.eval_every=0"]
     subprocess.run(
         [sys.executable, "-m", "fmjax", *command, "--run_dir", tmp_path / "run"],
         # The tests' flags make programs that compile fast and run slowly.
@@ -24,6 +23,6 @@ def test_nanogpt_on_shakespeare(tmp_path, shared_data):
         timeout=1500,
     )
     last = metrics.read(tmp_path / "run", "validation")[-1]
-    assert last["step"] == 400
+    assert last["step"] == 2000
     assert last["tokens"] == 111_539
-    assert last["loss"] <= 2.4
+    assert last["loss"] <= 1.92

@@ -64,6 +64,10 @@ def test_a_run_that_was_killed_after_trouble(finished, tmp_path, verb):
     (run_dir / run_lock.FILE).unlink()
     lines = lines_of(verb("status", run_dir)[1])
     assert lines["state"] == "ended without a word, as where it was killed"
+    diverged = {"time": time.time(), "kind": "diverged", "step": 151, "text": "nan"}
+    with (run_dir / events.FILE).open("a") as file:
+        file.write(json.dumps(diverged) + "\n")
+    assert lines_of(verb("status", run_dir)[1])["state"] == "diverged at step 151"
     lock = RunLock(run_dir)
     lock.take()
     assert " trains it, last heard " in lines_of(verb("status", run_dir)[1])["state"]

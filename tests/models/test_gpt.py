@@ -36,7 +36,7 @@ def make(config, **kwargs):
     # Larger than at the start of training, so that every part shows in the output.
     rng = np.random.default_rng(1)
     params = jax.tree.map(
-        lambda leaf: rng.normal(0.2, 0.25, leaf.shape).astype(np.float32),
+        lambda leaf: rng.normal(0, 0.25, leaf.shape).astype(np.float32),
         nn.unbox(shapes)["params"],
     )
     return model, params

@@ -158,5 +158,7 @@ def test_a_loss_that_is_not_finite_stops_a_run_by_default(tmp_path, bad):
         log.check(2, 1, {"loss": bad, "grad_norm": 1.0})
     (line,) = (tmp_path / bad_step_log.FILE).read_text().splitlines()
     assert json.loads(line)["batch"] == 1
+    with pytest.raises(Diverged, match=f"gradient norm {bad}"):
+        log.check(3, 2, {"loss": 1.0, "grad_norm": bad})
     off = BadStepLog(tmp_path, 0, BadSteps(not_finite="off"))
     off.check(2, 1, {"loss": bad, "grad_norm": 1.0})

@@ -7,15 +7,21 @@ def metrics(loss=1.0, tokens=10.0):
     return {"loss": loss, "tokens": tokens}
 
 
-def test_lines_are_written_every_few_steps_and_at_the_end():
-    lines = []
+def log_of(every, last):
+    """A log, the steps of its lines, and what was checked."""
+    lines, checked = [], []
     log = StepLog(
-        every=4,
-        last=10,
+        every=every,
+        last=last,
         unit="tokens",
         write=lambda step, values: lines.append(step),
-        check=lambda *_: None,
+        check=lambda step, batch, found: checked.append((step, batch, found["loss"])),
     )
+    return log, lines, checked
+
+
+def test_lines_are_written_every_few_steps_and_at_the_end():
+    log, lines, _ = log_of(every=4, last=10)
     for step in range(1, 11):
         log.push(step, step, metrics())
     assert lines == [4, 8]
@@ -24,14 +30,7 @@ def test_lines_are_written_every_few_steps_and_at_the_end():
 
 
 def test_lines_do_not_depend_on_where_a_run_resumed():
-    lines = []
-    log = StepLog(
-        every=4,
-        last=10,
-        unit="tokens",
-        write=lambda step, values: lines.append(step),
-        check=lambda *_: None,
-    )
+    log, lines, _ = log_of(every=4, last=10)
     for step in range(6, 11):
         log.push(step, step, metrics())
     log.drain()
@@ -39,14 +38,7 @@ def test_lines_do_not_depend_on_where_a_run_resumed():
 
 
 def test_every_step_is_checked_two_steps_late():
-    seen = []
-    log = StepLog(
-        every=100,
-        last=100,
-        unit="tokens",
-        write=lambda *_: None,
-        check=lambda step, batch, values: seen.append((step, batch, values["loss"])),
-    )
+    log, _, seen = log_of(every=100, last=100)
     for step in range(1, 5):
         log.push(step, step + 10, metrics(step / 2))
     assert seen == [(1, 11, 0.5), (2, 12, 1.0)]
