@@ -7,12 +7,13 @@ the one before.
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import pathlib
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -95,6 +96,9 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=preserve.AnyPreservationPolicy(policies),
                 enable_async_checkpointing=True,
+                # In the background, a folder that is refused is noticed when the other
+                # threads have waited for it for five minutes.
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             ),
         )
 
@@ -119,7 +123,8 @@ class Checkpoints:
           loss: validation loss, by which the best are kept.
 
         Raises:
-          Exception: whatever the file system says, of this save or the one before.
+          Exception: whatever the file system says, of this save or the one before;
+            `recover` is to be called then.
         """
         step = int(state.step)
         self.wait()
@@ -129,19 +134,39 @@ class Checkpoints:
         meta = meta | {"loss": loss}
         if loss is not None:
             self._losses[step] = loss
-        with self._forgetting_failures():
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.PyTreeSave(tree),
-                    data=ocp.args.JsonSave(sealed(data)),
-                    meta=ocp.args.JsonSave(sealed(meta)),
-                    digests=DigestSave(own_pieces(tree)),
-                ),
-            )
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeSave(tree),
+                data=ocp.args.JsonSave(sealed(data)),
+                meta=ocp.args.JsonSave(sealed(meta)),
+                digests=DigestSave(own_pieces(tree)),
+            ),
+        )
         # Orbax tells of a failure in the background whoever waits, and nobody else.
         self._waiter = threading.Thread(target=self._watch, daemon=True)
         self._waiter.start()
+
+    def probe(self, state: State) -> None:
+        """Raises an OSError where a checkpoint cannot be written now.
+
+        That costs next to nothing, while half a save can keep the other processes of a
+        run waiting for this one until Orbax's time is up.
+        """
+        folder = self._run_dir / FOLDER
+        disk = shutil.disk_usage(folder)
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(_as_tree(state)))
+        # Some file systems do not know their size.
+        if disk.total and disk.free < size:
+            raise OSError(
+                errno.ENOSPC,
+                f"{os.strerror(errno.ENOSPC)}: {size:,} bytes are to be saved, "
+                f"{disk.free:,} are free",
+            )
+        probe = folder / f".probe-{jax.process_index()}"
+        probe.mkdir(exist_ok=True)
+        (probe / "byte").write_bytes(b"0")
+        shutil.rmtree(probe)
 
     def _watch(self) -> None:
         try:
@@ -224,8 +249,10 @@ class Checkpoints:
         return None
 
     def drop_after(self, step: int) -> None:
-        """Deletes checkpoints past a step, of a future that a rollback has undone."""
-        self.wait()
+        """Deletes checkpoints past a step, of a future that a rollback has undone.
+
+        Nothing may be being written.
+        """
         for later in [s for s in self.steps if s > step]:
             self._manager.delete(later)
 
@@ -233,7 +260,7 @@ class Checkpoints:
         """Returns when everything is on disk.
 
         Raises:
-          Exception: whatever the file system says.
+          Exception: whatever the file system says; `recover` is to be called then.
         """
         if self._waiter is None:
             return
@@ -241,8 +268,19 @@ class Checkpoints:
         self._waiter = None
         failure, self._failure = self._failure, None
         if failure is not None:
-            with self._forgetting_failures():
-                raise failure
+            raise failure
+
+    def recover(self) -> None:
+        """Clears away a save that failed, in this process or another; all call it."""
+        # Each of Orbax's threads raises once.
+        with contextlib.suppress(Exception):
+            self._manager.wait_until_finished()
+        # On a disk that is full, what is half written is in the way.
+        if jax.process_index() == 0:
+            for half in (self._run_dir / FOLDER).glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(half, ignore_errors=True)
+        # What was to be deleted for a checkpoint that never came is still there.
+        self._manager.reload()
 
     def settle(self) -> None:
         """Waits, whether what is being written comes to be or not."""
@@ -278,22 +316,6 @@ class Checkpoints:
                     f"{self._run_dir / FOLDER / str(step)}: {name} should be {here} by "
                     f"the config, found {there}."
                 )
-
-    @contextlib.contextmanager
-    def _forgetting_failures(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception:
-            # Each of Orbax's threads raises once.
-            with contextlib.suppress(Exception):
-                self._manager.wait_until_finished()
-            # On a disk that is full, what is half written is in the way.
-            if jax.process_index() == 0:
-                for half in (self._run_dir / FOLDER).glob("*.orbax-checkpoint-tmp*"):
-                    shutil.rmtree(half, ignore_errors=True)
-            # What was to be deleted for a checkpoint that never came is still there.
-            self._manager.reload()
-            raise
 
     def _set_aside(self, step: int) -> pathlib.Path:
         target = self._run_dir / DAMAGED / str(step)

@@ -165,6 +165,7 @@ def train(
         older = [saved for saved in checkpoints.steps if saved < error.step]
         if checkpoints.steps and not older:
             raise Diverged(f"{error}, and no checkpoint is older", error.step)
+        saver.settle()
         checkpoints.drop_after(error.step - 1)
         bad.keep(error.record)
         without = f"without the batches {error.record['passed_over']}"

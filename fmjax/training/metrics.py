@@ -1,5 +1,6 @@
 """What a run writes down: metrics.jsonl, TensorBoard events, Weights & Biases."""
 
+import contextlib
 import json
 import math
 import os
@@ -33,12 +34,14 @@ class MetricWriter:
         wandb_project: str | None = None,
         config: str = "",
     ):
-        from tensorboardX import SummaryWriter
+        from fmjax.training.tensorboard import TensorBoard
 
         self._run_dir = run_dir
         drop_after(run_dir / FILE, start)
-        self._file = (run_dir / FILE).open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(run_dir), purge_step=start + 1)
+        # Without a buffer of Python's, which forgets what the file system refuses.
+        self._file = (run_dir / FILE).open("ab", buffering=0)
+        self._unwritten = b""
+        self._tensorboard = TensorBoard(run_dir, start)
         self._wandb = None
         if wandb_project:
             import wandb
@@ -51,43 +54,59 @@ class MetricWriter:
                 config={"gin": config},
             )
 
-    def write(self, step: int, split: str, values: dict[str, Any]) -> None:
-        """One line: step, split, and the values; what is not finite becomes null."""
+    def write(self, step: int, split: str, values: dict[str, Any]) -> OSError | None:
+        """One line: step, split, and the values; what is not finite becomes null.
+
+        Returns:
+          Why it is not on disk yet; it is kept, and written with a later one.
+        """
         line = {"step": step, "split": split} | {
             name: None if isinstance(v, float) and not math.isfinite(v) else v
             for name, v in values.items()
         }
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        self._unwritten += json.dumps(line).encode() + b"\n"
         scalars = {
             f"{split}/{name}": v
             for name, v in line.items()
             if isinstance(v, (int, float)) and name != "step"
         }
         for name, value in scalars.items():
-            self._events.add_scalar(name, value, step)
+            self._tensorboard.add_scalar(step, name, value)
         if self._wandb:
             self._wandb.log(scalars, step=step)
+        return self._flush()
 
     def write_text(self, step: int, name: str, text: str) -> None:
         """A text for TensorBoard."""
-        self._events.add_text(name, text, step)
+        self._tensorboard.add_text(step, name, text)
 
     def write_picture(self, step: int, name: str, picture: np.ndarray) -> None:
         """A picture, uint8 [H, W, 3], for TensorBoard and as a file of the run."""
         from PIL import Image
 
         file = self._run_dir / PICTURES / f"{name}_{step:06d}.png"
-        file.parent.mkdir(exist_ok=True)
-        Image.fromarray(picture).save(file)
-        self._events.add_image(name, picture, step, dataformats="HWC")
+        # A picture is not worth a run, and can be made again from a checkpoint.
+        with contextlib.suppress(OSError):
+            file.parent.mkdir(exist_ok=True)
+            Image.fromarray(picture).save(file)
+        self._tensorboard.add_image(step, name, picture)
 
-    def close(self) -> None:
-        """Flushes everything."""
+    def close(self) -> OSError | None:
+        """Flushes everything; why not all is on disk."""
+        error = self._flush()
         self._file.close()
-        self._events.close()
+        self._tensorboard.close()
         if self._wandb:
             self._wandb.finish()
+        return error
+
+    def _flush(self) -> OSError | None:
+        try:
+            while self._unwritten:
+                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+        except OSError as error:
+            return error
+        return None
 
 
 class NoWriter:

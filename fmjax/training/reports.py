@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -35,6 +36,7 @@ class Reports:
         self._steps, self._unit, self._mfu = steps, unit, mfu
         self._open_writer = open_writer
         self._writer: MetricWriter | NoWriter = NoWriter()
+        self._unwritten: str | None = None
         self._say = Reporter()
 
     def say(self, text: str) -> None:
@@ -64,7 +66,7 @@ class Reports:
     def training(self, step: int, values: dict[str, float]) -> None:
         """The metrics of the steps up to this one."""
         values["mfu"] = self._mfu(values["step_seconds"])
-        self._writer.write(step, "train", values)
+        self._write(step, "train", values)
         self._say.log(step, self._steps, self._unit, values)
 
     def validation(
@@ -88,11 +90,19 @@ class Reports:
                 self._writer.write_text(step, name, found[name])
             else:
                 self._writer.write_picture(step, name, found[name])
-        self._writer.write(step, "validation", values | figures)
+        self._write(step, "validation", values | figures)
         return values | figures
 
     def close(self) -> None:
         """Nothing more comes."""
         self._say.stop()
-        self._writer.close()
+        if error := self._writer.close():
+            self.say(f"the last metrics were not written: {error}")
         self._writer = NoWriter()
+
+    def _write(self, step: int, split: str, values: dict[str, Any]) -> None:
+        error = self._writer.write(step, split, values)
+        told = error and str(error)
+        if told and told != self._unwritten:
+            self.say(f"metrics wait to be written: {told}")
+        self._unwritten = told

@@ -10,6 +10,9 @@ from jax.experimental import multihost_utils
 
 from fmjax.training.checkpoints import Checkpoints
 from fmjax.training.saved_state import in_a_line
+from fmjax.training.state import State
+
+LONGEST_PAUSE_SECONDS = 600.0
 
 
 class CannotSave(RuntimeError):
@@ -20,8 +23,9 @@ class Saver:
     """Saves a run's checkpoints; failures are said, counted, and tried again.
 
     A failed save harms nothing: older checkpoints stay, and the run goes on. In a run
-    of one process another is due after a pause that doubles with each failure. In one
-    of several a failure is noticed, by all together, when the next save is due.
+    of one process another is due after a pause that doubles with each failure, up to
+    LONGEST_PAUSE_SECONDS. In one of several a failure is noticed, by all together, when
+    the next save is due.
 
     Args:
       checkpoints: where to.
@@ -54,35 +58,42 @@ class Saver:
             self._checkpoints.check()
         except Exception as error:
             self._writing = False
+            self._checkpoints.recover()
             self._note(error)
         return self._due_at is not None and time.monotonic() >= self._due_at
 
-    def save(self, *what: Any) -> None:
+    def save(self, state: State, *what: Any) -> None:
         """Starts a save; arguments as for `Checkpoints.save`.
 
         Raises:
           CannotSave: this was one failure too many.
         """
-        self._settle()
-        if self._try(lambda: self._checkpoints.save(*what)):
+        self.settle()
+        if self._try(lambda: self._checkpoints.probe(state), begun=False) and self._try(
+            lambda: self._checkpoints.save(state, *what)
+        ):
             self._writing, self._due_at = True, None
 
     def finish(self, *what: Any) -> None:
         """Saves and waits until all is on disk, however often it takes."""
         self.save(*what)
-        while not (self._writing and self._settle()):
+        while not (self._writing and self.settle()):
             time.sleep(max(0.0, (self._due_at or 0) - time.monotonic()))
             self.save(*what)
 
-    def _settle(self) -> bool:
-        """Waits for what is being written; whether that went well."""
+    def settle(self) -> bool:
+        """Waits for what is being written; whether that went well.
+
+        Raises:
+          CannotSave: this was one failure too many.
+        """
         well = self._try(self._checkpoints.wait)
         if well and self._writing:
             self._failures = 0
         self._writing = False
         return well
 
-    def _try(self, act: Callable[[], None]) -> bool:
+    def _try(self, act: Callable[[], None], begun: bool = True) -> bool:
         error = None
         try:
             act()
@@ -91,6 +102,8 @@ class Saver:
         failed = np.array([error is not None])
         if jax.process_count() > 1:
             failed = multihost_utils.process_allgather(failed).reshape(-1)
+        if failed.any() and begun:
+            self._checkpoints.recover()
         if failed.any():
             self._note(error or OSError(f"process {failed.argmax()} cannot save"))
         return not failed.any()
@@ -104,7 +117,7 @@ class Saver:
                 f"saving failed {self._failures} times in a row, last with {told}. "
                 "Older checkpoints are whole; the same command continues from there."
             ) from error
-        pause = self._pause * 2 ** (self._failures - 1)
+        pause = min(self._pause * 2 ** (self._failures - 1), LONGEST_PAUSE_SECONDS)
         self._due_at = time.monotonic() + pause
         self._say(
             f"saving failed ({told}); trying again in {pause:.0f} s "

@@ -95,14 +95,15 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
-            if self._count > 1:
-                self._beat()
+            # Where this one cannot say that it lives, others' silence tells nothing.
+            if self._count > 1 and not self._beat():
+                self._seen.clear()
             why = self._late() or self._silent()
             if why:
                 self._on_hang(why)
                 return
 
-    def _beat(self) -> None:
+    def _beat(self) -> bool:
         beat = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -111,9 +112,12 @@ class Watchdog:
         }
         file = self._file(self._index)
         beside = file.with_suffix(".tmp")
-        with contextlib.suppress(OSError):
+        try:
             beside.write_text(json.dumps(beat))
             os.replace(beside, file)
+        except OSError:
+            return False
+        return True
 
     def _late(self) -> str | None:
         with self._lock:

@@ -11,8 +11,6 @@ checkpoint or the losses of any step differ from those of a run that nothing dis
 
 import argparse
 import collections
-import hashlib
-import json
 import os
 import pathlib
 import random
@@ -23,6 +21,8 @@ import sys
 import tempfile
 import textwrap
 import time
+
+from tests.run_digest import run_digest
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEADLINE_SECONDS = 300
@@ -77,16 +77,6 @@ class Run:
     def is_locked(self) -> bool:
         """Whether the run is about to restore, or further."""
         return (self.run_dir / "lock.json").exists()
-
-    def digest(self) -> str:
-        """Of the digests of the last checkpoint's arrays, and of all losses."""
-        last = max((self.run_dir / "checkpoints").iterdir(), key=lambda p: int(p.name))
-        arrays = json.loads((last / "digests" / "0.json").read_bytes())["value"]
-        lines = (self.run_dir / "metrics.jsonl").read_text().splitlines()
-        losses = [(v["step"], v["split"], v["loss"]) for v in map(json.loads, lines)]
-        data = json.loads((last / "data" / "metadata").read_bytes())["value"]
-        told = json.dumps([last.name, sorted(arrays), losses, data["iterator"]])
-        return hashlib.sha256(told.encode()).hexdigest()
 
 
 def kill_once(run: Run, moment: str, rng: random.Random, seconds: float) -> bool:
@@ -161,7 +151,7 @@ def torment(count: int, folder: pathlib.Path, seed: int = 0) -> dict[str, int]:
 
 def compare(run: Run, whole: Run) -> None:
     """Raises AssertionError unless two runs have ended alike, to the bit."""
-    if run.digest() != whole.digest():
+    if run_digest(run.run_dir) != run_digest(whole.run_dir):
         raise AssertionError(f"{run.run_dir} differs from {whole.run_dir}")
 
 

@@ -1,0 +1,97 @@
+"""A run in two parts ends as one in one part, to the bit, whatever it trains."""
+
+import pathlib
+import textwrap
+
+import pytest
+
+from fmjax.cli import main
+from fmjax.training.saved_state import saved_steps
+from tests.run_digest import run_digest
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "e2e"
+STEPS = 6
+# A schedule that does not read train.steps, so that a run may end where it likes.
+CONSTANT = (
+    "constant.learning_rate=1e-3", "constant.warmup_steps=0", "train.log_every=1",
+    "train.eval_every=3", "train.checkpoint_every=0",
+)  # fmt: skip
+
+
+def optimizer(name, *bindings):
+    return (
+        f"experiment.optimizer=@{name}()",
+        f"{name}.schedule=@constant()",
+        *bindings,
+    )
+
+
+ADAMW = optimizer("adamw")
+DROPOUT = ("transformer.dropout=0.1", "transformer.attention_dropout=0.1")
+MASKED = (
+    "experiment.objective=@masked_lm()", "masked_lm.model=@bert()",
+    "masked_lm.max_predictions=8", "bert.transformer=@transformer()",
+    "bert.vocab_size=384", "bert.max_length=32", "transformer.norm_position='pre'",
+    "data.rows='documents'", "data.corruption=@masking()",
+    "text_task.tokenizer=@sentencepiece()", "sentencepiece.vocab_size=384",
+    "sentencepiece.specials=('[CLS]', '[SEP]', '[MASK]')",
+)  # fmt: skip
+LANGUAGE = {
+    "adamw": ADAMW,
+    "adafactor": optimizer("adafactor", "adafactor.min_dim_size_to_factor=8"),
+    "lamb": optimizer("lamb"),
+    "lion": optimizer("lion"),
+    "muon": optimizer("muon"),
+    "accumulated, dropout": (
+        *ADAMW, *DROPOUT, "train.microbatches=2", "train.batch_size=16",
+    ),
+    "packed": (*ADAMW, "data.rows='packed'"),
+    "random windows": (*ADAMW, "data.random_window=True"),
+    "streamed": (*ADAMW, "data.streaming=True"),
+    "mixture": (
+        *ADAMW, "data.train=@mixture()", "data.rows='packed'",
+        "mixture.tasks=(@one/text_task(), @two/text_task())", "mixture.rates=(1, 3)",
+        "one/text_task.name='one'", "two/text_task.name='two'",
+    ),
+    "masked": (*ADAMW, *DROPOUT, *MASKED),
+    "bad steps judged": (
+        *ADAMW, "experiment.bad_steps=@bad_steps()", "bad_steps.spikes='skip'",
+    ),
+}  # fmt: skip
+IMAGES = {
+    "augmented, mixed": ADAMW,
+    "views": (
+        *ADAMW, "experiment.objective=@image_view_contrast()",
+        "image_view_contrast.model=@simclr()", "simclr.encoder=@vit()",
+        "simclr.embed_dim=8", "vit.num_classes=0", "images.views=2", "images.augment="
+        "(@random_resized_crop(), @flip(), @colour_jitter(), @grayscale())",
+    ),
+}  # fmt: skip
+
+
+def train(folder, config, bindings, steps):
+    command = ["train", str(CONFIGS / config), *bindings, *CONSTANT]
+    assert main([*command, f"train.steps={steps}", "--run_dir", str(folder)]) == 0
+    assert saved_steps(folder)[-1] == steps
+
+
+def assert_exact(tmp_path, config, bindings):
+    train(tmp_path / "whole", config, bindings, STEPS)
+    train(tmp_path / "parts", config, bindings, STEPS // 2)
+    before = run_digest(tmp_path / "parts")
+    train(tmp_path / "parts", config, bindings, STEPS)
+    assert run_digest(tmp_path / "parts") == run_digest(tmp_path / "whole") != before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", LANGUAGE)
+def test_language(tmp_path, what):
+    text = tmp_path / "text.txt"
+    text.write_text(pathlib.Path(textwrap.__file__).read_text())
+    assert_exact(tmp_path, "tiny.gin", (f"TEXT_FILE={text}", *LANGUAGE[what]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", IMAGES)
+def test_images(tmp_path, what):
+    assert_exact(tmp_path, "tiny_images.gin", IMAGES[what])
