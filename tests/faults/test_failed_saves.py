@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -140,6 +141,27 @@ def test_a_failed_save_deletes_nothing(tmp_path, monkeypatch, keep_last):
     saver.finish(*what(9))
     checkpoints.close()
     assert_whole(tmp_path, [*kept, 9][-keep_last:])
+
+
+def test_a_slow_file_system_holds_up_nothing_until_the_next_save(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, keep_last=9)
+    saver, said = saver_of(checkpoints)
+    original, goes_on = json.dumps, threading.Event()
+
+    def slow(value):
+        assert goes_on.wait(60)
+        return original(value)
+
+    monkeypatch.setattr("fmjax.training.digest_item.json.dumps", slow)
+    saver.save(*what(1))
+    for _ in range(100):
+        assert not saver.is_due_again()
+    assert saved_steps(tmp_path) == []
+    goes_on.set()
+    saver.finish(*what(2))
+    checkpoints.close()
+    assert said == []
+    assert_whole(tmp_path, [1, 2])
 
 
 def test_the_best_are_kept_after_a_restart(tmp_path):

@@ -20,7 +20,7 @@ from tests.run_digest import run_digest
 ROOT = pathlib.Path(__file__).parents[2]
 DEADLINE_SECONDS = 300
 # Several times as many as are done before all of the disk's troubles are over.
-STEPS = 600
+STEPS = 300
 BINDINGS = (
     f"train.steps={STEPS}", "train.checkpoint_every=20", "train.eval_every=0",
     "train.save_attempts=10000", "train.save_pause_seconds=0.01",

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 
+from fmjax.training import bad_step_log
 from fmjax.training.saved_state import saved_steps
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -84,6 +85,29 @@ def test_sigterm_to_one_stops_both_at_one_step_and_one_process_continues(
     assert len(here) == STEPS
     np.testing.assert_allclose(here[:20], there[:20], rtol=1e-5)
     np.testing.assert_allclose(here[-1], there[-1], rtol=1e-2)
+
+
+def test_bad_steps_are_judged_alike(tmp_path, train):
+    # So narrow a window that ordinary steps are beyond it.
+    command = [
+        *train, "train.steps=60", "train.checkpoint_every=10",
+        "experiment.bad_steps=@bad_steps()", "bad_steps.spikes='skip'",
+        "bad_steps.sigmas=1.0", "bad_steps.window=8", "bad_steps.patience=1",
+        "bad_steps.max_rollbacks=50", "--run_dir",
+    ]  # fmt: skip
+    for start, run_dir in ((together, tmp_path / "two"), (alone, tmp_path / "one")):
+        ended = start(*command, run_dir)
+        assert ended.returncode == 0, ended.stdout
+    names = ("step", "batch", "why", "action", "passed_over")
+    two, one = (
+        [[record[name] for name in names] for record in bad_step_log.read(run_dir)]
+        for run_dir in (tmp_path / "two", tmp_path / "one")
+    )
+    assert two == one
+    assert {record[3] for record in two} == {"skip", "rollback"}
+    np.testing.assert_allclose(
+        losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4
+    )
 
 
 def test_users_mistake_ends_all_processes_with_its_code(tmp_path, train):
