@@ -7,13 +7,24 @@ has died of a full disk.
 import contextlib
 import os
 import pathlib
+import sys
 import time
 
 import numpy as np
-from tensorboardX import summary as summaries
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
+
+# Where torch is installed tensorboardX loads it, for the name of a type: four seconds
+# of every start of a run.
+_hidden = "torch" not in sys.modules
+if _hidden:
+    sys.modules["torch"] = None
+try:
+    from tensorboardX import summary as summaries
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.proto.summary_pb2 import Summary
+finally:
+    if _hidden:
+        del sys.modules["torch"]
 
 FLUSH_SECONDS = 30.0
 
