@@ -38,11 +38,13 @@ import torch
 import transformers
 from families_of_transformers import FAMILIES as LANGUAGE
 from families_of_transformers import Family, Size
+from flax import linen as nn
 from image_families import IMAGE_FAMILIES
 from rich.console import Console
 from rich.table import Column, Table
 from side_by_side import Peak, fmjax_step, take_turns, torch_step, train_flops
 
+from fmjax.configurable import fields_of
 from fmjax.models.transformer import unstack_layers
 from fmjax.models.transformer_config import TransformerConfig
 
@@ -147,18 +149,28 @@ def measure(name: str, family: Family, size: Size, args) -> Table:
 
 def unrolled(objective, params: dict):
     """The same without a scan over layers."""
-    model = objective.model
-    fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
-    stacks = {
-        name: dataclasses.replace(value, scan_layers=False)
-        for name, value in fields.items()
-        if isinstance(value, TransformerConfig)
-    }
-    for name, tree in params.items():
-        if "layers" in tree:
-            num_layers = len(jax.tree.leaves(tree["layers"])[0])
-            params = {**params, name: unstack_layers(tree, num_layers)}
-    return dataclasses.replace(objective, model=model.clone(**stacks)), params
+    model = without_scan(objective.model)
+    return dataclasses.replace(objective, model=model), layers_apart(params)
+
+
+def without_scan(part):
+    """A model or a field of one, with the stacks of all models in it unrolled."""
+    if isinstance(part, TransformerConfig):
+        return dataclasses.replace(part, scan_layers=False)
+    if not isinstance(part, nn.Module):
+        return part
+    names = [field.name for field in fields_of(type(part))]
+    return part.clone(**{name: without_scan(getattr(part, name)) for name in names})
+
+
+def layers_apart(params):
+    """Parameters likewise."""
+    if not isinstance(params, dict):
+        return params
+    if "layers" in params:
+        num_layers = len(jax.tree.leaves(params["layers"])[0])
+        return unstack_layers(params, num_layers)
+    return {name: layers_apart(tree) for name, tree in params.items()}
 
 
 if __name__ == "__main__":

@@ -92,7 +92,9 @@ def _parser() -> argparse.ArgumentParser:
         type=pathlib.Path,
         help="to be captioned; may be repeated; with one prompt, or one for each",
     )
-    sub.add_argument("--max_tokens", type=int, default=100)
+    sub.add_argument(
+        "--max_tokens", type=int, help="if not given, 100, or as many as fit the model"
+    )
     sub.add_argument("--temperature", type=float, help="1 if not given; 0 is greedy")
     sub.add_argument("--top_k", type=int, help="draw from the k likeliest tokens")
     sub.add_argument("--top_p", type=float, help="draw from the likeliest share p")

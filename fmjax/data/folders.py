@@ -48,7 +48,8 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(
             f"Cannot write to the cache folder {final.parent}: {error}. "
-            "Set data.cache_dir or $FMJAX_CACHE to a folder that can be written."
+            "Set data.cache_dir (of images: images.cache_dir) or $FMJAX_CACHE to a "
+            "folder that can be written."
         ) from error
     try:
         yield temporary
@@ -72,7 +73,7 @@ def wait_until(ready: Callable[[], bool], what: str, timeout_seconds: float) -> 
         if time.monotonic() > deadline:
             raise TimeoutError(
                 f"Waited {timeout_seconds:.0f} s for another process to build {what}. "
-                "Do all processes see the same data.cache_dir?"
+                "Do all processes see the same data.cache_dir, or images.cache_dir?"
             )
         time.sleep(0.2)
 

@@ -15,6 +15,9 @@ from fmjax.data.packing import BadRecord
 # left, top, right, bottom in pixels, as Pillow counts them; fractions are fine.
 Box = tuple[float, float, float, float]
 
+# Pillow knows some forty more, hardly used and less tried; for EPS it has Ghostscript
+# run the program in the file.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 # A picture of this many pixels takes 200 MB while it is decoded.
 _MOST_PIXELS = 1 << 26
 _ORIENTATION = 0x0112  # EXIF's tag.
@@ -32,7 +35,7 @@ def read_picture(
     """A region of an encoded image, resized.
 
     Args:
-      content: of a file of any format that Pillow reads.
+      content: of a file, in one of FORMATS.
       region: (width, height) of the upright image → the box to take out of it.
       size: S of the S × S result.
       resampling: one of Pillow's filters, which average over what they shrink.
@@ -45,9 +48,17 @@ def read_picture(
             width, height = _upright_size(image)
             box = region(width, height)
             shrink = _reduce(image, min(box[2] - box[0], box[3] - box[1]) / size)
+            turned = _orientation(image)
             picture = _upright_rgb(image)
         if shrink > 1:
-            box = tuple(edge / shrink for edge in box)
+            # The last of the file's columns or rows may stand for fewer than `shrink`
+            # pixels; turned about, it comes first.
+            left = picture.width - width / shrink if turned in (2, 3, 6, 7) else 0
+            top = picture.height - height / shrink if turned in (3, 4, 7, 8) else 0
+            box = tuple(
+                edge / shrink + start
+                for edge, start in zip(box, (left, top) * 2, strict=True)
+            )
         return picture.resize((size, size), resampling, box=box)
     except BadRecord:
         raise
@@ -74,7 +85,7 @@ def check_picture(content: bytes) -> None:
 
 
 def _open(content: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(content))
+    image = Image.open(io.BytesIO(content), formats=FORMATS)
     if image.width * image.height > _MOST_PIXELS:
         raise BadRecord(
             f"has {image.width} × {image.height} pixels; expected at most "
@@ -101,8 +112,9 @@ def _reduce(image: Image.Image, ratio: float) -> int:
     if image.format != "JPEG" or ratio < 2 * _SPARE:
         return 1
     shrink = next(n for n in (8, 4, 2) if ratio >= n * _SPARE)
-    # Pillow takes the strongest reduction that keeps at least the size it is given.
-    image.draft(None, tuple(-(-edge // shrink) for edge in image.size))
+    # Pillow takes the strongest reduction whose size, rounded down, is at least this. The
+    # result's size is rounded up.
+    image.draft(None, tuple(edge // shrink for edge in image.size))
     return shrink
 
 

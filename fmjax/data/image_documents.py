@@ -1,15 +1,14 @@
 """Image examples out of a seqio task, the broken ones counted and left out."""
 
 import dataclasses
-import itertools
 from collections.abc import Iterator
 
 import numpy as np
 
-from fmjax.data.documents import Skipped, is_utf8
+from fmjax.data.documents import Skipped, is_utf8, label_of, read_examples
 from fmjax.data.image_decoding import check_picture
 from fmjax.data.packing import BadRecord
-from fmjax.data.seqio_import import quiet_stderr
+from fmjax.data.sources import DOCUMENT_BYTES
 from fmjax.errors import UserError
 
 
@@ -55,11 +54,11 @@ def image_examples(
       classes: labels are below; 0 if there are none.
       vocab_size: ids are below.
       skipped: counts what cannot be decoded, or has a label or an id out of range.
+
+    Raises:
+      UserError: there are other features, or as `read_examples`.
     """
-    examples = iter(dataset.as_numpy_iterator())
-    with quiet_stderr():  # The first example loads TensorFlow's kernels.
-        first = list(itertools.islice(examples, 1))
-    for number, found in enumerate(itertools.chain(first, examples)):
+    for number, found in read_examples(dataset, name, skipped):
         for feature in ("image", "label") if classes else ("image",):
             if feature not in found:
                 raise UserError(
@@ -73,16 +72,21 @@ def image_examples(
             tokens=None if tokens is None else np.asarray(tokens, np.int32),
         )
         reason = _fault(example, classes, vocab_size)
-        if not is_utf8(found.get("targets_pretokenized", b"")):
+        text = found.get("targets_pretokenized")
+        if isinstance(text, bytes) and not is_utf8(text):
             reason = "has a caption that is no UTF-8"
+        if isinstance(text, bytes) and len(text) > DOCUMENT_BYTES:
+            reason = f"has a caption of more than {DOCUMENT_BYTES:,} bytes"
         if reason is None:
             yield example
         else:
-            label = found.get("name", f"image {number}".encode())
-            skipped.add(f"{name}: {label.decode(errors='replace')} {reason}")
+            label = label_of(found, f"image {number}")
+            skipped.add(f"{name}: {label} {reason}")
 
 
 def _fault(example: ImageExample, classes: int, vocab_size: int) -> str | None:
+    if not example.image:
+        return "holds no image"
     if classes and not 0 <= example.label < classes:
         return f"has label {example.label} of {classes} classes"
     tokens = example.tokens

@@ -6,12 +6,14 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import xxhash
 
 from fmjax.configurable import configurable, path
 from fmjax.data.image_sources import FoundImage, image_function_source
-from fmjax.data.sources import Document, check_split, digest_files
+from fmjax.data.packing import BadRecord
+from fmjax.data.sources import DOCUMENT_BYTES, Document, check_split, digest_files
 from fmjax.errors import UserError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
@@ -20,16 +22,18 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".
 @configurable("image_folder")
 @dataclasses.dataclass(frozen=True)
 class ImageFolder:
-    """Images in a folder, every format that Pillow reads.
+    """Images in a folder: JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM.
 
-    Without a file of captions, the sub-folders of `folder` are classes, by name; where
-    there are none, images have no labels.
+    Without a file of captions, the sub-folders of `folder` that have images are its
+    classes, by name; where there are none, images have no labels. Folders whose name
+    begins with a dot, such as .git, are left out.
 
     Attributes:
       folder: holds the images, sub-folders of sub-folders included.
       captions: a file that names images, relative to `folder`, with their captions:
         name, tab, caption a line (.tsv), or {"image": name, "caption": text} (.jsonl).
-        An image may have several lines.
+        An image may have several lines. A line that names no image inside `folder`
+        counts as a broken image.
       validation_folder: as `folder`, of the validation split, with the same classes.
       validation_captions: its file of captions.
       validation_share: without a folder or captions for it, validation is this share of
@@ -70,11 +74,18 @@ class ImageFolder:
         return ("train", "validation")
 
     def class_names(self) -> tuple[str, ...]:
-        """The names of sub-folders, sorted; none where there are captions."""
+        """Names of sub-folders with images, sorted; none where there are captions."""
         if self.captions is not None:
             return ()
         root = _root(self.folder, "image_folder.folder")
-        return tuple(sorted(entry.name for entry in os.scandir(root) if entry.is_dir()))
+        folders = [entry for entry in os.scandir(root) if entry.is_dir()]
+        return tuple(
+            sorted(
+                entry.name
+                for entry in folders
+                if not _hidden(entry.name) and any(_files(Path(entry)))
+            )
+        )
 
     def fingerprint(self, split: str) -> str:
         """Digest of the split's images, their names and their captions."""
@@ -82,16 +93,17 @@ class ImageFolder:
         root = self._root_of(split)
         digest = xxhash.xxh3_128(b"image_folder")
         digest.update("\0".join(self.class_names()).encode())
-        for name, caption in entries:
-            digest.update(f"{name}\0".encode() + (caption or b"") + b"\0")
-        files = sorted({root / name for name, _ in entries})
-        digest.update(digest_files(files).encode())
+        for entry in entries:
+            digest.update(f"{entry.name}\0".encode() + (entry.caption or b"") + b"\0")
+        files = sorted({root / entry.name for entry in entries if not entry.broken})
+        digest.update(digest_files(files).encode() if files else b"")
         return digest.hexdigest()
 
     def size(self, split: str) -> int:
         """Bytes of the split's files."""
         root = self._root_of(split)
-        return sum((root / name).stat().st_size for name, _ in self._entries(split))
+        entries = [entry for entry in self._entries(split) if not entry.broken]
+        return sum((root / entry.name).stat().st_size for entry in entries)
 
     def features(self) -> dict[str, str]:
         """As `seqio_source` yields them."""
@@ -101,17 +113,23 @@ class ImageFolder:
         return features | ({"label": "label"} if self.class_names() else {})
 
     def images(self, split: str) -> Iterator[FoundImage]:
-        """By name, or as the captions stand in their file."""
+        """By name, or as the captions stand in their file; of broken ones no bytes."""
         root = self._root_of(split)
         labels = {name: label for label, name in enumerate(self.class_names())}
-        for name, caption in self._entries(split):
-            content = (root / name).read_bytes()
-            label = labels.get(Path(name).parts[0])
+        for name, caption, broken in self._entries(split):
+            content, label = b"", labels.get(Path(name).parts[0])
+            if not broken:
+                try:
+                    content = (root / name).read_bytes()
+                except OSError as error:
+                    name = f"{name} ({error.strerror})"
             yield FoundImage(name, content, label, caption)
 
     def texts(self, split: str) -> Iterator[Document]:
         """Every caption of a split."""
-        yield from self._entries(split)
+        for name, caption, broken in self._entries(split):
+            if not broken:
+                yield name, caption
 
     def seqio_source(self):
         """A seqio.FunctionDataSource."""
@@ -126,8 +144,8 @@ class ImageFolder:
             return _root(self.validation_folder, "image_folder.validation_folder")
         return _root(self.folder, "image_folder.folder")
 
-    def _entries(self, split: str) -> tuple[tuple[str, bytes | None], ...]:
-        """(name, caption) of the images of a split; the names relative to its root."""
+    def _entries(self, split: str) -> tuple["_Entry", ...]:
+        """The images of a split."""
         check_split("image_folder", split, self.splits)
         root = self._root_of(split)
         if self._has_own_validation:
@@ -135,9 +153,9 @@ class ImageFolder:
             return self._listed(root, file)
         held_out = split == "validation"
         return tuple(
-            (name, caption)
-            for name, caption in self._listed(root, self.captions)
-            if (_hash(name) < self.validation_share) == held_out
+            entry
+            for entry in self._listed(root, self.captions)
+            if (_hash(entry.name) < self.validation_share) == held_out
         )
 
     def _listed(self, root: Path, captions: str | None):
@@ -146,15 +164,30 @@ class ImageFolder:
             if not file.is_file():
                 raise UserError(f"image_folder.captions = {captions!r}: no such file.")
             return _read_captions(root, str(file), file.stat().st_mtime_ns)
-        found = tuple((name, None) for name in _names(root))
+        found = tuple(_Entry(name) for name in _names(root))
         classes = set(self.class_names())
-        strays = [n for n, _ in found if classes and Path(n).parts[0] not in classes]
+        names = [entry.name for entry in found if classes]
+        strays = [name for name in names if Path(name).parts[0] not in classes]
         if strays:
             raise UserError(
-                f"{root / strays[0]} is in none of the classes, the sub-folders of "
-                f"image_folder.folder: {', '.join(sorted(classes))}."
+                f"{root / strays[0]} is in none of the classes, the sub-folders with "
+                f"images of image_folder.folder: {', '.join(sorted(classes))}."
             )
         return found
+
+
+class _Entry(NamedTuple):
+    """An image that there should be.
+
+    Attributes:
+      name: relative to the root; of a broken line of captions where it is and why.
+      caption: its text in UTF-8, if it has one.
+      broken: whether it is such a line.
+    """
+
+    name: str
+    caption: bytes | None = None
+    broken: bool = False
 
 
 def _root(folder: str, binding: str) -> Path:
@@ -165,15 +198,24 @@ def _root(folder: str, binding: str) -> Path:
 
 
 def _names(root: Path) -> list[str]:
-    names = [
-        (Path(folder) / name).relative_to(root).as_posix()
-        for folder, _, files in os.walk(root)
-        for name in files
-        if name.lower().endswith(ENDINGS)
-    ]
+    names = [file.relative_to(root).as_posix() for file in _files(root)]
     if not names:
         raise UserError(f"{root} has no images: no files that end in {ENDINGS}.")
     return sorted(names)
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Images below a folder, those of hidden folders left out."""
+    for folder, below, files in os.walk(root):
+        below[:] = [name for name in below if not _hidden(name)]
+        for name in files:
+            if name.lower().endswith(ENDINGS):
+                yield Path(folder) / name
+
+
+def _hidden(name: str) -> bool:
+    # .git, and .ipynb_checkpoints with its copies of what was looked at.
+    return name.startswith(".")
 
 
 def _hash(name: str) -> float:
@@ -182,38 +224,66 @@ def _hash(name: str) -> float:
 
 
 @functools.lru_cache(maxsize=8)
-def _read_captions(
-    root: Path, captions: str, modified: int
-) -> tuple[tuple[str, bytes], ...]:
-    """(name, caption) a line; the time of the file is there to key the memo."""
+def _read_captions(root: Path, captions: str, modified: int) -> tuple[_Entry, ...]:
+    """An entry a line; the time of the file is there to key the memo."""
     del modified
-    is_json = captions.endswith(".jsonl")
+    parse = _of_json if captions.endswith(".jsonl") else _of_tabs
+    resolved = root.resolve()
     found = []
     for number, line in enumerate(Path(captions).read_bytes().split(b"\n"), 1):
         if not line.strip():
             continue
-        where = f"{captions}, line {number}"
-        name, caption = _of_json(line, where) if is_json else _of_tabs(line, where)
-        if not (root / name).is_file():
-            raise UserError(f"{where}: there is no image {root / name}.")
-        found.append((name, caption))
-    if not found:
-        raise UserError(f"{captions} has no captions.")
+        try:
+            name, caption = parse(line)
+            _check_name(resolved, name)
+            if len(caption) > DOCUMENT_BYTES:
+                raise BadRecord(f"the caption has over {DOCUMENT_BYTES:,} bytes")
+            found.append(_Entry(name, caption))
+        except BadRecord as error:
+            where = f"{Path(captions).name}, line {number}"
+            found.append(_Entry(f"{where} ({error})", b"", broken=True))
+    if all(entry.broken for entry in found):
+        first = f": {found[0].name}" if found else ""
+        raise UserError(f"{captions} has no captions of images in {root}{first}.")
     return tuple(found)
 
 
-def _of_tabs(line: bytes, where: str) -> tuple[str, bytes]:
+def _check_name(root: Path, name: str) -> None:
+    """Raises BadRecord unless the name is that of a file inside the resolved root.
+
+    Whoever wrote the captions may not choose which of the reader's files are read.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise BadRecord(f"{name!r:.100} is not inside the folder")
+    try:
+        name.encode()  # What is no Unicode can be a file's name, but not an example's.
+        file = (root / name).resolve()
+        found = file.is_file()
+    # Names that are too long, have a NUL, or are links in a circle.
+    except (OSError, ValueError, RuntimeError):
+        found = False
+    if not found:
+        raise BadRecord(f"there is no image {name!r:.100}")
+    if not file.is_relative_to(root):
+        raise BadRecord(f"{name!r:.100} is a link out of the folder")
+
+
+def _of_tabs(line: bytes) -> tuple[str, bytes]:
     name, tab, caption = line.partition(b"\t")
     if not tab:
-        raise UserError(f"{where}: there is no tab; expected NAME, tab, CAPTION.")
+        raise BadRecord("there is no tab; expected NAME, tab, CAPTION")
     return name.decode(errors="replace").strip(), caption.strip()
 
 
-def _of_json(line: bytes, where: str) -> tuple[str, bytes]:
+def _of_json(line: bytes) -> tuple[str, bytes]:
     try:
         found = json.loads(line)
-        return found["image"], found["caption"].strip().encode()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f'{where}: expected {{"image": NAME, "caption": TEXT}} ({error!r}).'
+        name, caption = found["image"], found["caption"].strip().encode()
+    # Deeply nested lists are a RecursionError.
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadRecord(
+            f'expected {{"image": NAME, "caption": TEXT}}, not {error!r:.100}'
         ) from None
+    if not isinstance(name, str):
+        raise BadRecord(f'"image" is {name!r:.100}; expected a name')
+    return name, caption

@@ -1,14 +1,16 @@
 """Parallel text files: line n of one is the translation of line n of the other."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import xxhash
 
 from fmjax.configurable import configurable, path
 from fmjax.data.seqio_import import import_seqio
-from fmjax.data.sources import Document, check_split, digest_files
+from fmjax.data.sources import DOCUMENT_BYTES, Document, check_split, digest_files
 from fmjax.errors import UserError
 
 
@@ -44,22 +46,25 @@ class PairFiles:
     def documents(self, split: str) -> Iterator[Document]:
         """Every line of both files: what a vocabulary is trained on."""
         for file in self._files(split):
-            with open(file, "rb") as lines:
-                for number, line in enumerate(lines, 1):
-                    if text := line.strip():
+            with open(file, "rb") as content:
+                for number, text in enumerate(_lines(content), 1):
+                    if text and len(text) <= DOCUMENT_BYTES:
                         yield f"{file.name}, line {number}", text
 
     def pairs(self, split: str) -> Iterator[tuple[str, bytes, bytes]]:
-        """(a name, input, target) of every line; raises UserError where one lacks."""
+        """(a name, input, target) of every line; raises UserError where one lacks.
+
+        What is longer than a document may be is cut, but not so far that it could pass.
+        """
         inputs, targets = self._files(split)
         with open(inputs, "rb") as left, open(targets, "rb") as right:
-            for number, line in enumerate(left, 1):
-                other = right.readline()
-                if not other:
+            lines = itertools.zip_longest(_lines(left), _lines(right))
+            for number, (text, other) in enumerate(lines, 1):
+                if other is None:
                     raise UserError(f"{targets} has fewer lines than {inputs}.")
-                yield f"{inputs.name}, line {number}", line.strip(), other.strip()
-            if right.readline():
-                raise UserError(f"{targets} has more lines than {inputs}.")
+                if text is None:
+                    raise UserError(f"{targets} has more lines than {inputs}.")
+                yield f"{inputs.name}, line {number}", text, other
 
     def size(self, split: str) -> int:
         """Bytes of the target texts."""
@@ -98,3 +103,12 @@ class PairFiles:
                 )
             found.append(file)
         return found[0], found[1]
+
+
+def _lines(content: BinaryIO) -> Iterator[bytes]:
+    """Lines without blanks around them; of gigantic ones the beginning, as it is."""
+    while line := content.readline(DOCUMENT_BYTES + 1):
+        rest = line
+        while len(rest) > DOCUMENT_BYTES and not rest.endswith(b"\n"):
+            rest = content.readline(DOCUMENT_BYTES + 1)
+        yield line if len(line) > DOCUMENT_BYTES else line.strip()

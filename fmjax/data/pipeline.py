@@ -251,4 +251,6 @@ class Data(CachedData):
         members = self._members[split]
         provider, tasks = seqio_provider(self._task(split), members, self._tokenizer)
         size = self._tokenizer.vocab_size
-        return StreamedRows(provider, tasks, split, self._layout(split), size)
+        return StreamedRows(
+            provider, tasks, split, self._layout(split), size, self.bad_share
+        )

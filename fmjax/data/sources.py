@@ -21,8 +21,9 @@ from fmjax.configurable import configurable, path
 from fmjax.data.seqio_import import import_seqio
 from fmjax.errors import UserError, suggest
 
-# Tokenizing takes some 40 bytes of memory a byte, so no document is much longer.
-_DOCUMENT_BYTES = 1 << 22
+# Tokenizing takes some 40 bytes of memory a byte, so no document is much longer: files
+# are cut, and what comes as one example is broken (see `documents`).
+DOCUMENT_BYTES = 1 << 22
 
 Document = tuple[str, bytes]  # A name for messages, and the text in UTF-8.
 
@@ -58,8 +59,8 @@ class TextFiles:
     Attributes:
       files: a path or glob (`**` goes into folders), or a tuple of them.
       document: what one document is: a 'file', a 'line', or a block of lines between
-        blank lines ('blank_line'). A file of over 4 MiB is several documents, cut at
-        the ends of lines.
+        blank lines ('blank_line'). One of over 4 MiB is several documents, cut at the
+        ends of lines where it has some.
       validation_files: the validation split, as `files`. Without it, validation is the
         tail of `files`.
       validation_fraction: that tail's share of the bytes, in the order of the files'
@@ -152,18 +153,15 @@ class TextFiles:
                 if self.document == "file":
                     begin = _character_start(content, begin)
                     end = _character_start(content, end)
-                    while begin < end:
-                        stop = _line_end(content, begin, end)
-                        text = content[begin:stop]
-                        if text.strip():
-                            yield file.name, text
-                        begin = stop
+                    yield from cut_text(file.name, content, begin, end)
                     return
                 separator = b"\n" if self.document == "line" else rb"(?:\n[ \t\r]*)+\n"
                 for number, (start, stop) in enumerate(_between(separator, content)):
-                    text = content[start:stop].rstrip(b"\r")
-                    if begin <= start < end and text.strip():
-                        yield f"{file.name}, {self.document} {number + 1}", text
+                    if begin <= start < end:
+                        while stop > start and content[stop - 1] == ord("\r"):
+                            stop -= 1
+                        name = f"{file.name}, {self.document} {number + 1}"
+                        yield from cut_text(name, content, start, stop)
 
 
 def function_source(source: Source):
@@ -227,20 +225,34 @@ def _digest_file(file: Path, size: int, modified: int) -> str:
     return digest.hexdigest()
 
 
-def _character_start(content: mmap.mmap, position: int) -> int:
+def cut_text(
+    name: str, content: bytes | mmap.mmap, begin: int, end: int
+) -> Iterator[Document]:
+    """A stretch of content as documents of at most 4 MiB, blank ones left out."""
+    while begin < end:
+        stop = _line_end(content, begin, end)
+        text = content[begin:stop]
+        if text.strip():
+            yield name, text
+        begin = stop
+
+
+def _character_start(content: bytes | mmap.mmap, position: int) -> int:
     """The first position from `position` on that starts a UTF-8 character."""
     position = min(max(position, 0), len(content))
-    while position < len(content) and content[position] & 0xC0 == 0x80:
-        position += 1
+    # No character goes on for more than three bytes; what does is no UTF-8.
+    for start in range(position, position + 4):
+        if start >= len(content) or content[start] & 0xC0 != 0x80:
+            return start
     return position
 
 
-def _line_end(content: mmap.mmap, begin: int, end: int) -> int:
+def _line_end(content: bytes | mmap.mmap, begin: int, end: int) -> int:
     """Where a document that starts at `begin` ends: `end`, if that is near enough."""
-    if end - begin <= _DOCUMENT_BYTES:
+    if end - begin <= DOCUMENT_BYTES:
         return end
-    line_end = content.rfind(b"\n", begin, begin + _DOCUMENT_BYTES) + 1
-    return line_end or _character_start(content, begin + _DOCUMENT_BYTES)
+    line_end = content.rfind(b"\n", begin, begin + DOCUMENT_BYTES) + 1
+    return line_end or _character_start(content, begin + DOCUMENT_BYTES - 3)
 
 
 def _between(separator: bytes, content: mmap.mmap) -> Iterator[tuple[int, int]]:

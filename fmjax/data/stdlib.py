@@ -11,7 +11,13 @@ from pathlib import Path
 import xxhash
 
 from fmjax.configurable import configurable
-from fmjax.data.sources import Document, check_split, digest_files, function_source
+from fmjax.data.sources import (
+    Document,
+    check_split,
+    cut_text,
+    digest_files,
+    function_source,
+)
 from fmjax.errors import UserError
 
 
@@ -52,8 +58,8 @@ class PythonStdlib:
         root = _stdlib_root()
         for file in self._files(split):
             text = file.read_bytes()
-            if text.strip():
-                yield file.relative_to(root).as_posix(), text
+            name = file.relative_to(root).as_posix()
+            yield from cut_text(name, text, 0, len(text))
 
     def size(self, split: str) -> int:
         """Bytes of the split."""

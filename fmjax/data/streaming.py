@@ -9,11 +9,13 @@ is exact, takes time, and holds for the same number of processes only.
 import collections
 import itertools
 import queue
+import sys
 import threading
 from collections.abc import Iterator
 
 import numpy as np
 
+from fmjax.data.bad_share import check_bad_share
 from fmjax.data.batches import Batch, stack, with_target_bytes
 from fmjax.data.documents import Skipped, tokenized_documents
 from fmjax.data.packing import Row, RowLayout
@@ -23,6 +25,8 @@ from fmjax.errors import UserError
 
 # Records that a row can take another text from (next sentences).
 _RECENT = 256
+# Broken documents whose names are said; the others only count.
+_NAMED = 10
 _STATE = ("position", "epoch", "row", "processes")
 
 
@@ -40,14 +44,15 @@ class StreamedRows:
         split: str,
         layout: RowLayout,
         vocab_size: int,
+        bad_share: float = 0.01,
     ):
-        """Takes a seqio.Task or seqio.Mixture, and the tasks in it."""
+        """Takes a seqio.Task or seqio.Mixture, the tasks in it, `data.bad_share`."""
         self._provider = provider
         self._tasks = tasks
         self._split = split
         self._layout = layout
         self._vocab_size = vocab_size
-        self.skipped = Skipped()
+        self.skipped = _SaidAndBounded(f"{provider.name} {split}", bad_share)
 
     def epoch(self, epoch: int, seed: int, index: int, processes: int) -> Iterator[Row]:
         """The shuffled rows of one epoch on shard `index` of `processes`.
@@ -94,6 +99,22 @@ class StreamedRows:
             yield self._layout.row(
                 record, lambda: rng, lambda rng: recent[int(rng.integers(len(recent)))]
             )
+
+
+class _SaidAndBounded(Skipped):
+    """Documents left out, said as they are: there is no cache to keep their names."""
+
+    def __init__(self, data: str, share: float):
+        super().__init__()
+        self._data = data
+        self._share = share
+
+    def add(self, name: str, count: int = 1) -> None:
+        """As `Skipped.add`; raises a UserError where it is more than the share."""
+        super().add(name, count)
+        if self.count - count < _NAMED:
+            print(f"broken, left out: {name}", file=sys.stderr, flush=True)
+        check_bad_share(self.count, self.total, self._share, self._data, self.names)
 
 
 class StreamedBatches:

@@ -1,6 +1,7 @@
 """What TensorFlow Datasets has prepared on disk as a source: here text, and images."""
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -10,8 +11,9 @@ from pathlib import Path
 import xxhash
 
 from fmjax.configurable import configurable, path
+from fmjax.data.documents import Skipped, read_examples
 from fmjax.data.seqio_import import import_seqio
-from fmjax.data.sources import Document, check_split
+from fmjax.data.sources import DOCUMENT_BYTES, Document, check_split
 from fmjax.errors import UserError, suggest
 
 
@@ -68,9 +70,11 @@ class PreparedDataset:
         return xxhash.xxh3_128_hexdigest(self.info_file().read_bytes())
 
     def seqio_source(self, **options):
-        """A seqio.TfdsDataSource."""
+        """A seqio.TfdsDataSource; texts that are too long are cut, but remain so."""
         self.info_file()
-        return import_seqio().TfdsDataSource(
+        text = self.features().get("targets")
+        return _data_source()(
+            text,
             self.name,
             tfds_data_dir=self.data_dir,
             splits={split: self.expression(split) for split in self.splits},
@@ -109,8 +113,12 @@ class Tfds(PreparedDataset):
     def documents(self, split: str) -> Iterator[Document]:
         """The texts, in TFDS's unshuffled order."""
         dataset = self.seqio_source().get_dataset(split, shuffle=False)
-        for number, example in enumerate(dataset.as_numpy_iterator()):
-            yield f"{self.name} {split} {number}", self._text(example)
+        name = f"{self.name} {split}"
+        # What is broken counts when the cache is built.
+        for number, example in read_examples(dataset, name, Skipped()):
+            text = self._text(example)
+            if len(text) <= DOCUMENT_BYTES:
+                yield f"{name} {number}", text
 
     def features(self) -> dict[str, str]:
         """The text field alone: TFDS examples carry no names."""
@@ -123,3 +131,38 @@ class Tfds(PreparedDataset):
                 f"has {sorted(example)}." + suggest(self.field, example)
             )
         return example[self.field]
+
+
+@functools.cache
+def _data_source() -> type:
+    """A class of seqio data sources: defining it needs seqio."""
+    seqio = import_seqio()
+    import tensorflow as tf
+
+    class DataSource(seqio.TfdsDataSource):
+        def __init__(self, text: str | None, *args, **options):
+            super().__init__(*args, **options)
+            self._text = text
+
+        def get_dataset(
+            self, split=None, shuffle=True, seed=None, shard_info=None, **options
+        ):
+            dataset = super().get_dataset(split, shuffle, seed, shard_info, **options)
+            if shard_info is not None:
+                # TFDS states the number of records of whole splits alone.
+                files = self.tfds_dataset.files(split)
+                own = files[shard_info.index :: shard_info.num_shards]
+                dataset = dataset.apply(
+                    tf.data.experimental.assert_cardinality(sum(f.take for f in own))
+                )
+            spec = dataset.element_spec.get(self._text)
+            if not isinstance(spec, tf.TensorSpec) or spec.dtype != tf.string:
+                return dataset
+
+            def clip(example):
+                text = tf.strings.substr(example[self._text], 0, DOCUMENT_BYTES + 1)
+                return example | {self._text: text}
+
+            return dataset.map(clip)
+
+    return DataSource

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import xxhash
 
 from fmjax.configurable import configurable, path
+from fmjax.data.documents import Skipped, read_examples
 from fmjax.data.seqio_import import import_seqio
-from fmjax.data.sources import Document
+from fmjax.data.sources import DOCUMENT_BYTES, Document
 from fmjax.data.tfds import PreparedDataset
 from fmjax.errors import UserError, suggest
 
@@ -59,9 +60,12 @@ class TfdsImages(PreparedDataset):
     def texts(self, split: str) -> Iterator[Document]:
         """The captions, in TFDS's unshuffled order."""
         dataset = self.seqio_source().get_dataset(split, shuffle=False)
-        captions = dataset.map(lambda example: example[self.caption])
-        for number, caption in enumerate(captions.as_numpy_iterator()):
-            yield f"{self.name} {split} {number}", caption
+        captions = dataset.map(lambda example: {"caption": example[self.caption]})
+        name = f"{self.name} {split}"
+        # What is broken counts when the cache is built.
+        for number, example in read_examples(captions, name, Skipped()):
+            if len(example["caption"]) <= DOCUMENT_BYTES:
+                yield f"{name} {number}", example["caption"]
 
     def seqio_source(self):
         """A seqio.TfdsDataSource that leaves images encoded."""

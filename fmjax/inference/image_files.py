@@ -7,9 +7,17 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Float
 
+from fmjax.data.image_decoding import FORMATS
 from fmjax.data.packing import BadRecord
 from fmjax.errors import UserError
 from fmjax.inference.load import Run
+
+_BROKEN = (
+    OSError,
+    SyntaxError,  # Pillow's, of some broken files.
+    PIL.Image.DecompressionBombError,
+    BadRecord,
+)
 
 
 def read_images(
@@ -23,9 +31,9 @@ def read_images(
     arrays = []
     for file in files:
         try:
-            with PIL.Image.open(file) as picture:
+            with PIL.Image.open(file, formats=FORMATS) as picture:
                 arrays.append(run.preprocess([picture]))
-        # Pillow raises SyntaxError on some broken files.
-        except (OSError, SyntaxError, BadRecord) as error:
-            raise UserError(f"{file}: {error}; expected an image.") from error
+        except _BROKEN as error:
+            expected = f"expected an image, one of {', '.join(FORMATS)}"
+            raise UserError(f"{file}: {error}; {expected}.") from error
     return np.concatenate(arrays)

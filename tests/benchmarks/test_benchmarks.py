@@ -4,6 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+with_paths = jax.tree_util.tree_leaves_with_path
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -19,3 +25,18 @@ def test_families_are_measured_side_by_side():
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if "│" in line]
     assert [row[1] for row in rows] == ["fmjax", "PyTorch"] * 2
+
+
+@pytest.mark.parametrize("name", ["vit_mae", "clip"])
+def test_stacks_of_models_in_models_are_unrolled_too(monkeypatch, name):
+    monkeypatch.syspath_prepend(FOLDER)
+    import families
+
+    family, size = families.FAMILIES[name], families.SIZES["smoke"]
+    objective, params = family.ours(family.make(size), size)
+    objective, params = families.unrolled(objective, params)
+    shapes = nn.unbox(jax.eval_shape(objective.init, jax.random.key(0)))["params"]
+    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, shapes)
+    paths = [jax.tree_util.keystr(path) for path, _ in with_paths(params)]
+    assert not any("'layers'" in path for path in paths)
+    assert sum("'layer_0'" in path for path in paths) > 20

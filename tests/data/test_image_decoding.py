@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import types
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from fmjax.data import image_decoding
 from fmjax.data.image_decoding import check_picture, read_picture
 from fmjax.data.image_preprocessing import Preprocessing
 from fmjax.data.packing import BadRecord
+from fmjax.errors import UserError
+from fmjax.inference.image_files import read_images
 
 PIXELS = picture(0, 24, 24)
 RGB = Image.fromarray(PIXELS)
@@ -33,6 +36,19 @@ def test_every_format_gives_the_same_picture(kind):
     options = {} if lossless or kind == "GIF" else {"quality": 95}
     difference = np.abs(whole(encoded(RGB, kind, **options)) - PIXELS)
     assert difference.max() == 0 if lossless else difference.mean() < 6
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PCX", "TGA", "ICO"])
+def test_other_formats_are_not_opened(kind, tmp_path):
+    # Pillow would hand the first to Ghostscript.
+    content = encoded(RGB, kind)
+    with pytest.raises(BadRecord, match="cannot be decoded: cannot identify"):
+        check_picture(content)
+    file = tmp_path / "picture.png"
+    file.write_bytes(content)
+    run = types.SimpleNamespace(preprocess=lambda pictures: np.stack(pictures))
+    with pytest.raises(UserError, match=r"picture\.png: .*; expected .*JPEG, PNG"):
+        read_images(run, [file])
 
 
 def test_grey_of_one_eight_and_sixteen_bits():
@@ -156,22 +172,25 @@ def test_numbers_are_normalized_and_shown_again():
     np.testing.assert_array_equal(settings.shown(numbers), PIXELS)
 
 
-@pytest.mark.parametrize("orientation", [1, 6])
-def test_jpegs_decoded_at_a_fraction_look_the_same(orientation):
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("width", "height"), [(1200, 900), (1281, 901)])
+def test_jpegs_decoded_at_a_fraction_look_the_same(width, height, orientation):
     # Photographs have most of their power in slow waves: a sum of octaves.
     rng = np.random.default_rng(0)
-    photo = np.zeros((900, 1200, 3))
+    photo = np.zeros((height, width, 3))
     for octave in range(1, 8):
         noise = rng.normal(size=(3 * 2**octave, 4 * 2**octave, 3)) * 60 / 2**octave
         for channel in range(3):
             layer = Image.fromarray(noise[..., channel].astype(np.float32))
-            photo[..., channel] += layer.resize((1200, 900), Image.Resampling.BICUBIC)
+            layer = layer.resize((width, height), Image.Resampling.BICUBIC)
+            photo[..., channel] += layer
     photo = np.clip(photo + 128, 0, 255).astype(np.uint8)
     exif = Image.Exif()
     exif[0x0112] = orientation
     content = encoded(photo, "JPEG", quality=92, exif=exif)
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
-    for box, size in [((0, 0, 900, 900), 224), ((10.5, 20, 850, 870.5), 100)]:
+    boxes = [(0, 0, 900, 900), (10.5, 20, 850, 870.5), (0, 0, *upright.size)]
+    for box, size in zip(boxes, (224, 100, 64), strict=True):
         made = read_picture(content, lambda w, h: box, size, Image.Resampling.BICUBIC)  # noqa: B023
         want = upright.resize((size, size), Image.Resampling.BICUBIC, box=box)
         difference = np.abs(np.asarray(made, int) - np.asarray(want, int))

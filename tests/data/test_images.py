@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import textwrap
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from image_files import encoded, picture, write_classes
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from fmjax import config, config_files
 from fmjax.data.digits import Digits
 from fmjax.data.image_data import ImageData
 from fmjax.data.image_folder import ImageFolder
@@ -180,6 +182,44 @@ def test_a_folder_of_classes(tmp_path):
     assert len(list(whole.images("train"))) == len(list(whole.images("validation")))
 
 
+def test_hidden_and_empty_folders_are_no_classes(tmp_path):
+    folder = write_classes(tmp_path / "pictures", {"cat": 3, "dog": 3, "bird/small": 2})
+    names = [file.relative_to(folder).as_posix() for file in folder.rglob("*.png")]
+    write_classes(folder, {".git": 1, "cat/.ipynb_checkpoints": 2})
+    (folder / "empty" / "below").mkdir(parents=True)
+    (folder / "empty" / "notes.txt").write_text("nothing to see")
+    source = ImageFolder(str(folder), validation_folder=str(folder))
+    assert source.class_names() == ("bird", "cat", "dog")
+    found = {image.name: image.label for image in source.images("train")}
+    assert found == {name: "bcd".index(name[0]) for name in names}
+    alone = ImageFolder(str(folder / "dog"), validation_share=0)
+    assert alone.class_names() == ()
+
+
+def test_a_few_captions_do_as_the_config_says(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    lines = [f"{i}.png\tthis is picture number {i}" for i in range(60)]
+    for i in range(60):
+        (folder / f"{i}.png").write_bytes(encoded(picture(i)))
+    (tmp_path / "captions.tsv").write_text("\n".join(lines))
+    file = config_files.configs_folder() / "data" / "image_folder.gin"
+    _, _, said = file.read_text().partition("With captions instead of classes:\n#\n")
+    suggested = [x.removeprefix("#") for x in said.partition("\n#\n")[0].split("\n")]
+    (tmp_path / "own.gin").write_text(textwrap.dedent("\n".join(suggested)))
+    bindings = [
+        f"IMAGE_FOLDER={folder}",
+        f"image_folder.captions={tmp_path / 'captions.tsv'}",
+        "images.size=8",
+    ]
+    data = config.load_data(str(tmp_path / "own.gin"), bindings)
+    data.prepare()
+    tokens = read(data.eval_batches(60, range(60)))["tokens"]
+    texts = [data.tokenizer().decode(row) for row in tokens if row.any()]
+    assert len(texts) > 2
+    assert {text.rstrip("0123456789") for text in texts} == {"this is picture number "}
+
+
 @pytest.mark.parametrize("ending", ["tsv", "jsonl"])
 def test_a_folder_with_captions(tmp_path, ending):
     folder = tmp_path / "pictures"
@@ -237,6 +277,48 @@ def test_broken_images_are_named_counted_and_left_out(tmp_path, capsys):
         "a/cut.jpg", "b/empty.png", "b/text.png"
     ]  # fmt: skip
     assert "cut.jpg cannot be decoded" in capsys.readouterr().err
+
+
+def test_captions_name_no_file_outside_the_folder(tmp_path, capsys):
+    folder = write_classes(tmp_path / "pictures", {"a": 4})
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(encoded(picture(9)))
+    (folder / "link.png").symlink_to(secret)
+    (folder / "linked").symlink_to(tmp_path)
+    (folder / "inside.png").symlink_to(folder / "a" / "0.png")
+    bad = [
+        '{"image": "../secret.png", "caption": "up"}',
+        json.dumps({"image": str(secret), "caption": "absolute"}),
+        '{"image": "a/../../secret.png", "caption": "down and up"}',
+        '{"image": "link.png", "caption": "a link"}',
+        '{"image": "linked/secret.png", "caption": "a linked folder"}',
+        '{"image": "missing.png", "caption": "not there"}',
+        '{"image": 5, "caption": "no name"}',
+        '{"image": "a/0.png"}',
+        '{"image": "\\u0000", "caption": "\\ud800"}',
+        "[" * 100_000,
+    ]
+    good = [f'{{"image": "a/{i}.png", "caption": "good {i}"}}' for i in range(4)]
+    good.append('{"image": "inside.png", "caption": "good link"}')
+    captions = tmp_path / "captions.jsonl"
+    captions.write_text("\n".join([*good[:2], *bad, *good[2:]]))
+    source = ImageFolder(str(folder), str(captions), validation_captions=str(captions))
+    assert [text for _, text in source.texts("train")] == [
+        *(b"good %d" % i for i in range(4)), b"good link"
+    ]  # fmt: skip
+    task = ImageTask(source, Characters(ends=True), name="inside")
+    data = ImageData(task, size=8, cache_dir=str(tmp_path / "cache"))
+    data.prepare()
+    (cache,) = data.caches("train")
+    assert (cache.rows, cache.skipped) == (5, len(bad))
+    assert all("holds no image" in name for name in cache.skipped_names)
+    assert cache.skipped_names[0] == (
+        "inside train: captions.jsonl, line 3 ('../secret.png' is not inside the "
+        "folder) holds no image"
+    )
+    assert "captions.jsonl, line 3" in capsys.readouterr().err
+    secret_picture = encoded(picture(9))
+    assert not any(image.image == secret_picture for image in source.images("train"))
 
 
 def test_an_image_that_breaks_after_caching_weighs_nothing(tmp_path):
@@ -318,8 +400,8 @@ def test_what_does_not_fit_is_refused(tmp_path, digits):
     for make, message in cases:
         with pytest.raises(UserError, match=message):
             make()
-    captions.write_text("a/0.png\tfine\nmissing.png\tnot there\n")
-    with pytest.raises(UserError, match=r"c\.tsv, line 2: there is no image"):
+    captions.write_text("missing.png\tnot there\n")
+    with pytest.raises(UserError, match=r"c\.tsv, line 1 \(there is no image"):
         list(ImageFolder(str(folder), str(captions)).images("train"))
     Image.fromarray(picture(0)).save(folder / "stray.png")
     with pytest.raises(UserError, match=r"stray\.png is in none of the classes"):

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fmjax.data import documents, pair_files
 from fmjax.data.pair_files import PairFiles
 from fmjax.data.pairs import Pairs
 from fmjax.data.pipeline import Data
@@ -92,6 +93,43 @@ def test_translations_from_files(files, tmp_path, rows, streaming):
     batches = data.train_batches(4, range(4), seed=0)
     assert next(batches)["weights"].sum() > 0
     batches.close()
+
+
+def test_broken_pairs_are_left_out_counted_and_named(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(pair_files, "DOCUMENT_BYTES", 30)
+    monkeypatch.setattr(documents, "DOCUMENT_BYTES", 30)
+    lines = (tmp_path / "train.en").read_bytes().split(b"\n")
+    lines[2], lines[5], lines[9] = b"no \xff text", b"  ", b"long" * 100
+    (tmp_path / "train.en").write_bytes(b"\n".join(lines))
+    lines = (tmp_path / "train.de").read_bytes().split(b"\n")
+    lines[11] = b""
+    (tmp_path / "train.de").write_bytes(b"\n".join(lines))
+    assert [len(x) for _, x, _ in files.pairs("train")][9] == 31
+    data = Data(
+        TextTask(files, Bytes(), name="torn_pairs"),
+        rows="packed",
+        cache_dir=str(tmp_path / "cache"),
+    )
+    data.prepare()
+    (cache,) = data.caches("train")
+    assert (cache.documents, cache.skipped) == (26, 4)
+    assert cache.skipped_names == (
+        "torn_pairs train: train.en, line 3 inputs is no UTF-8",
+        "torn_pairs train: train.en, line 6 inputs is empty",
+        "torn_pairs train: train.en, line 10 inputs is too long; expected at most 30 "
+        "bytes",
+        "torn_pairs train: train.en, line 12 targets is empty",
+    )
+
+
+def test_files_of_unequal_length_end_the_build_with_their_names(files, tmp_path):
+    (tmp_path / "train.fr").write_text("un\n")
+    task = TextTask(PairFiles(str(tmp_path), targets="fr"), Bytes(), name="unequal")
+    (tmp_path / "val.fr").write_text("un\n")
+    with pytest.raises(
+        UserError, match=r"unequal train cannot .* has fewer lines than"
+    ):
+        Data(task, cache_dir=str(tmp_path / "cache")).prepare()
 
 
 def register(name, inputs_vocabulary, vocabulary, features=("inputs", "targets")):

@@ -1,6 +1,7 @@
 """Tasks through seqio and TensorFlow, on small texts."""
 
 import io
+import itertools
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import textwrap
 import numpy as np
 import pytest
 
+from fmjax.data import documents, tfds
 from fmjax.data.inspect import inspect
 from fmjax.data.mixture import Mixture
 from fmjax.data.pipeline import Data
@@ -102,9 +104,158 @@ def test_broken_documents_are_left_out_counted_and_named(tmp_path):
     (cache,) = data.caches("train")
     assert cache.skipped == 5
     assert cache.documents == 10
-    assert cache.skipped_names[0] == "broken train: text.txt, line 2"
+    assert cache.skipped_names[0] == "broken train: text.txt, line 2 is no UTF-8"
     metadata = json.loads((cache.folder / "metadata.json").read_text())
     assert metadata["skipped_names"] == list(cache.skipped_names)
+
+
+def test_streaming_names_broken_documents_and_ends_past_the_share(tmp_path, capsys):
+    file = tmp_path / "text.txt"
+    file.write_bytes(b"fine\nbro\xffken\nalso fine\n" * 10 + b"tail\n")
+    data = data_of(tmp_path, task_of(str(file), name="torn"), streaming=True)
+    list(data.eval_batches(1, range(1), split="train"))
+    said = [x for x in capsys.readouterr().err.splitlines() if "broken" in x]
+    assert said[0] == "broken, left out: torn train: text.txt, line 2 is no UTF-8"
+    assert len(said) == 9
+    file.write_bytes(b"fine\nbro\xffken\nalso fine\n" * 20 + b"tail\n")
+    batches = data.train_batches(1, range(1), seed=0)
+    allowed = (
+        r"11 of \d+ examples of torn train .* more than data\.bad_share .* = 0\.01"
+    )
+    with pytest.raises(UserError, match=allowed):
+        list(itertools.islice(batches, 100))
+    batches.close()
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """Twenty records of TFDS in a shard, and where each begins."""
+    import_seqio()
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    texts = [f"document {i:02}" for i in range(20)]
+    dataset = tf.data.Dataset.from_tensor_slices({"text": texts})
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="tiny",
+        version="1.0.0",
+        data_dir=str(tmp_path / "tfds"),
+        split_datasets={"train": dataset, "test": dataset},
+        features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
+    )
+    (shard,) = (tmp_path / "tfds").glob("tiny/1.0.0/*train*")
+    content = shard.read_bytes()
+    starts = range(0, len(content), len(content) // 20)
+    return Tfds("tiny:1.0.0", data_dir=str(tmp_path / "tfds")), shard, starts
+
+
+def flip(file, place):
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+def test_what_a_cut_shard_lacks_is_counted_and_named(tmp_path, prepared):
+    source, shard, starts = prepared
+    task = TextTask(source, Bytes(), name="cut")
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: starts[10]])  # No record is damaged: there are fewer.
+    data = data_of(tmp_path, task)
+    data.prepare()
+    (cache,) = data.caches("train")
+    assert (cache.documents, cache.skipped) == (10, 10)
+    assert "cut train: 10 of 20 examples are missing" in cache.skipped_names[0]
+    shard.write_bytes(whole[: starts[9]])
+    with pytest.raises(UserError, match=r"11 of 20 examples of cut are broken"):
+        data_of(tmp_path / "again", task).prepare()
+
+
+def test_a_flipped_byte_costs_the_rest_of_its_shard(tmp_path, prepared):
+    source, shard, starts = prepared
+    flip(shard, starts[15] + 20)
+    data = data_of(tmp_path, TextTask(source, Bytes(), name="flipped"))
+    data.prepare()
+    (cache,) = data.caches("train")
+    assert (cache.documents, cache.skipped) == (15, 5)
+    first, rest = cache.skipped_names
+    assert first.startswith(
+        "flipped train: example 15 cannot be read: corrupted record"
+    )
+    assert rest.startswith("flipped train: 4 of 20 examples are missing")
+    assert len(list(source.documents("train"))) == 15
+
+
+def test_a_stream_of_one_process_of_several_misses_records_too(prepared):
+    source, shard, starts = prepared
+    seqio = import_seqio()
+    shard.write_bytes(shard.read_bytes()[: starts[12]])
+    dataset = source.seqio_source().get_dataset(
+        "train", shuffle=False, shard_info=seqio.ShardInfo(0, 1)
+    )
+    skipped = documents.Skipped()
+    assert len(list(documents.read_examples(dataset, "tiny", skipped))) == 12
+    assert skipped.count == 8
+
+
+def test_a_gigantic_document_is_broken(tmp_path, prepared, monkeypatch):
+    source, _, _ = prepared
+    monkeypatch.setattr(documents, "DOCUMENT_BYTES", 5)
+    monkeypatch.setattr(tfds, "DOCUMENT_BYTES", 5)
+    (example, *_) = source.seqio_source().get_dataset("train", shuffle=False)
+    assert example["text"].numpy() == b"docume"
+    with pytest.raises(UserError, match="too long; expected at most 5 bytes"):
+        data_of(tmp_path, TextTask(source, Bytes(), name="gigantic")).prepare()
+
+
+def test_an_empty_document_is_broken(tmp_path):
+    seqio = import_seqio()
+    register(seqio, "with_empty", ["a text", "", "  ", "another"] * 2)
+    data = data_of(tmp_path, SeqioTask("with_empty"))
+    data.prepare()
+    (cache,) = data.caches("train")
+    assert (cache.documents, cache.skipped) == (4, 4)
+    assert cache.skipped_names[0] == "with_empty train: document 1 is empty"
+
+
+def test_a_record_that_the_pipeline_cannot_decode_is_broken():
+    import_seqio()
+    import tensorflow as tf
+
+    numbers = tf.data.Dataset.from_tensor_slices({"n": ["1", "two", "3", "four"]})
+    dataset = numbers.map(lambda x: {"n": tf.strings.to_number(x["n"])}).prefetch(2)
+    skipped = documents.Skipped()
+    found = list(documents.read_examples(dataset, "numbers", skipped))
+    assert [(i, int(example["n"])) for i, example in found] == [(0, 1), (2, 3)]
+    assert (skipped.count, skipped.total) == (2, 4)
+    assert skipped.names[0].startswith("numbers: example 1 cannot be read: ")
+    assert "two" in skipped.names[0]
+
+
+def test_where_reading_cannot_go_on_the_error_says_where(tmp_path):
+    import_seqio()
+    import tensorflow as tf
+
+    def lines():
+        yield {"targets": "one"}
+        raise OSError("the disk is gone")
+
+    dead = tf.data.Dataset.from_generator(
+        lines, output_signature={"targets": tf.TensorSpec((), tf.string)}
+    )
+    ends = r"^own cannot be read beyond 1 examples: OSError: the disk is gone$"
+    with pytest.raises(UserError, match=ends):
+        list(documents.read_examples(dead, "own", documents.Skipped()))
+    # Nothing states how many records a user's own files should have.
+    file = str(tmp_path / "own.tfrecord")
+    with tf.io.TFRecordWriter(file) as writer:
+        for number in range(4):
+            writer.write(b"record %d" % number)
+    flip(tmp_path / "own.tfrecord", 60)
+    damaged = tf.data.TFRecordDataset(file).map(lambda x: {"targets": x})
+    with pytest.raises(
+        UserError, match="own cannot be read beyond 2 examples: corrupt"
+    ):
+        list(documents.read_examples(damaged, "own", documents.Skipped()))
 
 
 def test_a_changed_file_is_cached_anew(tmp_path, text):

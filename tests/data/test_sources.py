@@ -43,14 +43,27 @@ def test_a_cut_never_splits_a_character(tmp_path):
 
 
 def test_large_files_are_several_documents(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "_DOCUMENT_BYTES", 10)
+    monkeypatch.setattr(sources, "DOCUMENT_BYTES", 10)
     text = "one\ntwo\nthree\nä" + "字" * 9
     (tmp_path / "t.txt").write_text(text)
     source = TextFiles(str(tmp_path / "t.txt"), validation_fraction=0.0)
     parts = texts(source, "train")
     assert "".join(parts) == text
     assert parts[:2] == ["one\ntwo\n", "three\n"]
-    assert max(len(part.encode()) for part in parts) <= 12
+    assert max(len(part.encode()) for part in parts) <= 10
+    (tmp_path / "t.txt").write_bytes(b"\x80" * 25)  # No UTF-8: no characters either.
+    assert [len(text) for _, text in source.documents("train")] == [7, 7, 7, 4]
+
+
+@pytest.mark.parametrize("document", ["line", "blank_line"])
+def test_gigantic_lines_and_blocks_are_several_documents(
+    tmp_path, monkeypatch, document
+):
+    monkeypatch.setattr(sources, "DOCUMENT_BYTES", 10)
+    (tmp_path / "t.txt").write_text("short\n\n" + "ä" * 12 + "\r\n\n\nlast")
+    source = TextFiles(str(tmp_path / "t.txt"), document, validation_fraction=0.0)
+    parts = texts(source, "train")
+    assert parts == ["short", "ääää", "ääää", "ääää", "last"]
 
 
 def test_documents_are_lines_or_paragraphs(book):
