@@ -90,4 +90,4 @@ def source_of(wanted: InitFrom, trust: bool = False) -> Source:
     vocab_size = getattr(experiment.objective.model, "vocab_size", None)
     saved = run_dir / TOKENIZER
     tokenizer = load_tokenizer(saved) if saved.is_dir() else None
-    return Source(wanted, vocab_size, tokenizer)
+    return Source(wanted, vocab_size, tokenizer, experiment.objective)

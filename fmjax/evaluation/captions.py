@@ -25,7 +25,8 @@ def captions(images: ImageRun) -> dict[str, float]:
       UserError: the model writes no captions, or the data has no classes.
     """
     model, names = images.run.model, images.data.class_names()
-    if not isinstance(decoder_of(model), ImageDecoder):
+    decoder = decoder_of(model)
+    if not isinstance(decoder, ImageDecoder):
         raise UserError(
             f"@{model.gin_name}() writes no captions; expected a model that does, such "
             "as @coca()."
@@ -35,13 +36,15 @@ def captions(images: ImageRun) -> dict[str, float]:
             "Right captions are known by classes, and the images of experiment.data "
             "have none."
         )
+    # What a caption begins with is the model's start_id, or its BOS and one of its own.
+    longest = min(images.data.caption_length, decoder.room(1))
     right, rows = 0, 0
     for batch in images.batches("validation"):
         texts = generate(
             images.run,
             [""] * len(batch["images"]),
             images=batch["images"],
-            max_tokens=images.data.caption_length,
+            max_tokens=longest,
             temperature=0.0,
         )
         for text, label, weight in zip(texts, batch["labels"], batch["weights"]):

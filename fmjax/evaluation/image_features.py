@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
+import xxhash
 from jaxtyping import Float, Int
 from rich.console import Console
 from rich.progress import track
@@ -14,6 +15,7 @@ from rich.progress import track
 from fmjax import run_dir as run_dirs
 from fmjax.data.image_data import ImageData
 from fmjax.errors import UserError
+from fmjax.evaluation.validation import check_tokenizer, data_of
 from fmjax.inference.load import Run, load
 from fmjax.sharding.mesh import MeshConfig
 
@@ -28,6 +30,7 @@ class Features:
       labels: classes, where the data has them.
       texts: embeddings of the images' own captions, where run and data have them.
       captions: their tokens.
+      pictures: a digest of each image: one with several captions has a row for each.
     """
 
     vectors: Float[np.ndarray, "N D"]
@@ -35,6 +38,7 @@ class Features:
     labels: Int[np.ndarray, " N"] | None
     texts: Float[np.ndarray, "N E"] | None
     captions: Int[np.ndarray, "N T"] | None
+    pictures: Int[np.ndarray, " N"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +91,8 @@ class ImageRun:
         if "text_embeddings" in out:
             rows["texts"] = np.asarray(out["text_embeddings"])
             rows["captions"] = batch["tokens"]
+            digests = map(xxhash.xxh3_64_intdigest, batch["images"])
+            rows["pictures"] = np.fromiter(digests, np.uint64, len(batch["images"]))
         if "labels" in batch:
             rows["labels"] = batch["labels"]
         return rows
@@ -104,11 +110,13 @@ def load_images(
     Args:
       run_dir: the run directory.
       step: of the checkpoint; None for the newest.
-      bindings: "NAME=VALUE" over the stored config's data and batch size.
+      bindings: "NAME=VALUE" over the stored config's data and batch size; what they
+        leave open of the preprocessing is an imported run's own.
       trust: the stored config may import code.
 
     Raises:
-      UserError: for data without images, or a model that does not encode them.
+      UserError: for data without images or with another tokenizer than the run's, or a
+        model that does not encode images.
     """
     folder = pathlib.Path(run_dir).expanduser().absolute()
     experiment = run_dirs.load_experiment(folder, trust, bindings)
@@ -118,7 +126,9 @@ def load_images(
             f"{folder}: experiment.data = {name and f'@{name}()'}; measures of images "
             "need @images()."
         )
-    data = experiment.data.plain()
+    data = data_of(experiment, bindings).plain()
+    if (tokenizer := data.tokenizer()) is not None:
+        check_tokenizer(folder, tokenizer.digest)
     data.prepare()
     run = load(folder, step=step, mesh=MeshConfig(), trust=trust)
     if not hasattr(run.model, "image_size"):

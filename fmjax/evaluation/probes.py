@@ -1,5 +1,7 @@
 """How much of the classes an encoder's features tell: linear probe and k-NN."""
 
+import math
+
 import numpy as np
 from jaxtyping import Float, Int
 from sklearn.linear_model import LogisticRegression
@@ -11,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from fmjax.errors import UserError
 from fmjax.evaluation.image_features import Features, ImageRun
 
-# Inverse strengths of the probe's penalty, of which a held-out tenth chooses.
+# Inverse strengths of the probe's penalty, of which held-out images choose.
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _NEIGHBOURS, _TEMPERATURE = 20, 0.07
 
@@ -19,16 +21,30 @@ _NEIGHBOURS, _TEMPERATURE = 20, 0.07
 def linear_probe(images: ImageRun) -> dict[str, float]:
     """Accuracy of logistic regression from the train split's features.
 
-    Its penalty is chosen on a tenth of the train split, and it is then fitted on all.
+    Its penalty is chosen on a tenth of the train split, or as many images as there are
+    classes where those are more, and it is then fitted on all.
 
     Returns:
-      "linear_probe": accuracy on the validation split; "linear_probe_held_out": on the
-      tenth; "linear_probe_strength": the inverse penalty taken.
+      "linear_probe": accuracy on the validation split; "linear_probe_held_out": on what
+      was held out; "linear_probe_strength": the inverse penalty taken.
 
     Raises:
-      UserError: the data has no labels.
+      UserError: the data has no labels, images of one class alone, or a single one of
+        any.
     """
     train, validation = (_labelled(images, split) for split in ("train", "validation"))
+    classes, counts = np.unique(train.labels, return_counts=True)
+    rarest = images.data.class_names()[classes[counts.argmin()]]
+    if len(classes) < 2:
+        raise UserError(
+            f"All images of the train split are of the class {rarest!r}; a linear "
+            "probe tells classes apart, expected two or more."
+        )
+    if counts.min() < 2:
+        raise UserError(
+            f"The train split has one image of the class {rarest!r}; expected two or "
+            "more of each, for a linear probe is fitted on some and chosen by others."
+        )
     return fit_linear(
         train.vectors, train.labels, validation.vectors, validation.labels
     )
@@ -63,8 +79,10 @@ def fit_linear(
     test_labels: Int[np.ndarray, " M"],
 ) -> dict[str, float]:
     """What `linear_probe` gives, of any features, such as raw pixels."""
+    # Stratifying needs one image of each class at the least.
+    size = max(math.ceil(0.1 * len(labels)), len(np.unique(labels)))
     fitted, held_out, fitted_labels, held_out_labels = train_test_split(
-        train, labels, test_size=0.1, random_state=0, stratify=labels
+        train, labels, test_size=size, random_state=0, stratify=labels
     )
 
     def fit(x, y, strength):

@@ -1,5 +1,6 @@
 """Evaluating a run directory on its validation split."""
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
@@ -8,9 +9,12 @@ import jax
 import numpy as np
 
 from fmjax import run_dir as run_dirs
+from fmjax.data.image_data import ImageData
+from fmjax.data.pipeline import Data
 from fmjax.data.tokenizers import load_tokenizer
 from fmjax.errors import UserError
 from fmjax.evaluation.unigram import baseline
+from fmjax.experiment import Experiment
 from fmjax.sharding.mesh import (
     MeshConfig,
     batch_sharding,
@@ -36,7 +40,8 @@ def evaluate_run(
     Args:
       run_dir: the run directory.
       step: of the checkpoint; None for the newest.
-      bindings: "NAME=VALUE" over the stored config, such as another data path.
+      bindings: "NAME=VALUE" over the stored config, such as another data path; what
+        they leave open of images' preprocessing is an imported run's own.
       trust: the stored config may import code.
 
     Returns:
@@ -59,7 +64,7 @@ def evaluate_run(
     mesh, rules = mesh_config.build(), mesh_config.all_rules
     size = experiment.train.eval_batch_size or experiment.train.batch_size
     check_divisible("train.eval_batch_size", size, 1, mesh, rules)
-    objective, data = experiment.objective, experiment.data
+    objective, data = experiment.objective, data_of(experiment, bindings)
     if (tokenizer := data.tokenizer()) is not None:
         check_tokenizer(folder, tokenizer.digest)
     if jax.process_index() == 0:
@@ -80,6 +85,21 @@ def evaluate_run(
         values["perplexity"] = float(np.exp(values["nll"]))
     counts = data.target_counts()
     return {"step": step, **values, **(baseline(*counts) if counts else {})}
+
+
+def data_of(experiment: Experiment, bindings: Sequence[str]) -> Data | ImageData | None:
+    """An experiment's data; images by its own preprocessing unless bound otherwise.
+
+    An imported run has a preprocessing and no data: images that are bound to it would
+    be normalized by the defaults of @images(), and nothing would tell.
+    """
+    data, own = experiment.data, experiment.preprocessing
+    if own is None or not isinstance(data, ImageData):
+        return data
+    bound = {b.partition("=")[0].strip().rsplit("/", 1)[-1] for b in bindings}
+    fields = {field.name: getattr(own, field.name) for field in dataclasses.fields(own)}
+    free = {name: x for name, x in fields.items() if f"images.{name}" not in bound}
+    return dataclasses.replace(data, **free)
 
 
 def check_tokenizer(folder: pathlib.Path, digest: str) -> None:

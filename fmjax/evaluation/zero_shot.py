@@ -46,7 +46,8 @@ def zero_shot(
 def retrieval(images: ImageRun) -> dict[str, float]:
     """How often an image's caption is among the nearest 1, 5, 10, and the reverse.
 
-    A caption that others have too is right for each of them.
+    Each image and each caption counts once, however many rows have it: any of an
+    image's captions is right for it, and any of a caption's images for that.
 
     Returns:
       "image_to_text_recall@1", …, "text_to_image_recall@10" on the validation split.
@@ -56,16 +57,22 @@ def retrieval(images: ImageRun) -> dict[str, float]:
     """
     _check_towers(images)
     found = images.features("validation")
-    _, text = np.unique(found.captions, axis=0, return_inverse=True)
-    right = text[:, None] == text
-    products = found.images @ found.texts.T
+    _, first_image, image = np.unique(
+        found.pictures, return_index=True, return_inverse=True
+    )
+    _, first_text, text = np.unique(
+        found.captions, axis=0, return_index=True, return_inverse=True
+    )
+    right = np.zeros((len(first_image), len(first_text)), bool)
+    right[image, text] = True
+    products = found.images[first_image] @ found.texts[first_text].T
     return _recalls("image_to_text", products, right) | _recalls(
-        "text_to_image", products.T, right
+        "text_to_image", products.T, right.T
     )
 
 
 def _recalls(
-    name: str, products: Float[np.ndarray, "N N"], right: Bool[np.ndarray, "N N"]
+    name: str, products: Float[np.ndarray, "N M"], right: Bool[np.ndarray, "N M"]
 ) -> dict[str, float]:
     """Whether any right one is among the nearest."""
     nearest = np.argsort(-products, axis=1, kind="stable")[:, : max(_RANKS)]

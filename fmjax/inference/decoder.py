@@ -56,6 +56,10 @@ class PromptDecoder:
 
     reads_images = False
 
+    def room(self, longest: int) -> int:
+        """How many tokens fit behind a prompt of so many."""
+        return self.model.max_length - longest
+
     def check(self, longest: int, max_tokens: int) -> None:
         """Raises a UserError where a prompt and what is written are too long."""
         if longest + max_tokens > self.model.max_length:
@@ -117,6 +121,11 @@ class SourceDecoder:
     model: nn.Module
 
     reads_images = False
+
+    def room(self, longest: int) -> int:
+        """How many tokens can be written, whatever was read."""
+        del longest
+        return self.model.max_length
 
     def check(self, longest: int, max_tokens: int) -> None:
         """Raises a UserError where either side is too long."""

@@ -17,6 +17,8 @@ from fmjax.inference.sampling import Sampling
 from fmjax.inference.token_loop import generate_tokens
 
 Images = Float[np.ndarray, "B height width C"]
+# Written for a prompt where nobody says how many, and as many fit.
+_TOKENS = 100
 
 
 class ScoredText(NamedTuple):
@@ -36,7 +38,7 @@ def generate(
     prompts: Sequence[str],
     *,
     images: Images | None = None,
-    max_tokens: int = 100,
+    max_tokens: int | None = None,
     temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
@@ -52,7 +54,7 @@ def generate(
         encoder as the whole of one.
       images: one a prompt, for a model that sees them, as `run.preprocess` gives them.
       max_tokens: the most tokens written for a prompt; the end of a document stops it
-        earlier.
+        earlier. If not given 100, or as many as fit behind the longest prompt.
       temperature: see `Sampling`; 1 if not given.
       top_k: see `Sampling`.
       top_p: see `Sampling`.
@@ -89,6 +91,7 @@ def generate(
     if length_penalty is not None:
         raise UserError(f"length_penalty = {length_penalty}: expected beams with it.")
     ids = _encoded(run, prompts)
+    max_tokens = _fitting(run, ids) if max_tokens is None else max_tokens
 
     def draw(filled: list[list[int]], **options) -> list[list[int]]:
         return generate_tokens(
@@ -115,7 +118,7 @@ def beam_search(
     beams: int = 4,
     length_penalty: float = 0.0,
     n_best: int = 1,
-    max_tokens: int = 100,
+    max_tokens: int | None = None,
     longest_prompt: int | None = None,
 ) -> list[list[ScoredText]]:
     """Looks for the texts of the best score, for all prompts in one batch.
@@ -141,6 +144,7 @@ def beam_search(
     if longest_prompt is not None:
         end = run.tokenizer.eos_id
         ids = [shortened(prompt, longest_prompt, end) for prompt in ids]
+    max_tokens = _fitting(run, ids) if max_tokens is None else max_tokens
 
     def search(filled: list[list[int]], **options) -> list[list[Hypothesis]]:
         return beam_search_tokens(
@@ -171,6 +175,13 @@ def _encoded(run: Run, prompts: Sequence[str]) -> list[list[int]]:
     if isinstance(prompts, str):
         raise UserError(f"prompts = {prompts!r}: expected a list of texts.")
     return [encode(run, text) for text in prompts]
+
+
+def _fitting(run: Run, ids: list[list[int]]) -> int:
+    """100 tokens, or as many as fit behind the longest prompt."""
+    room = decoder_of(run.model).room(max(map(len, ids), default=0))
+    # A prompt that leaves no room is refused further on, by its length.
+    return max(1, min(_TOKENS, room))
 
 
 def _in_batch(

@@ -1,7 +1,9 @@
 """Two towers, of images and of texts, that meet in one space: CLIP, SigLIP, LiT."""
 
 import math
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
@@ -162,11 +164,22 @@ class CLIP(nn.Module):
         """logit_scale, never above max_scale, and logit_bias where there is one."""
         log_scale = self.log_scale
         if self.max_scale is not None:
-            log_scale = jnp.minimum(log_scale, math.log(self.max_scale))
+            # Its gradient stays, so that it can fall again.
+            above = jnp.maximum(log_scale - math.log(self.max_scale), 0.0)
+            log_scale = log_scale - jax.lax.stop_gradient(above)
         out = {"logit_scale": jnp.exp(log_scale)}
         if self.bias is not None:
             out["logit_bias"] = self.logit_bias
         return out
+
+    def limited(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Parameters after an update, their logit scale never above max_scale."""
+        if self.max_scale is None:
+            return params
+        most = math.log(self.max_scale)
+        # A frozen leaf is an empty tree.
+        scale = jax.tree.map(lambda x: jnp.minimum(x, most), params["log_scale"])
+        return params | {"log_scale": scale}
 
     def train_flops_per_pair(
         self, params, image_size: tuple[int, int], length: int

@@ -1,5 +1,8 @@
 """Positions on a grid of patches: fixed sines, and learned ones at another size."""
 
+import math
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -7,6 +10,32 @@ from jaxtyping import Array, Float
 from fmjax.errors import UserError
 
 Grid = tuple[int, int]
+
+
+class PatchAxis(str):
+    """The logical axis of a learned table of patches' positions, which tells its grid.
+
+    Rules and optimizers see "position", as in tables of texts. What the rows stand for
+    no shape could tell: 2 × 8 patches have as many as 4 × 4.
+
+    Attributes:
+      grid: rows and columns of patches.
+      prefix: rows of other tokens, before those of the patches.
+    """
+
+    grid: Grid
+    prefix: int
+
+    def __new__(cls, grid: Grid, prefix: int):
+        """Takes the attributes."""
+        axis = super().__new__(cls, "position")
+        axis.grid, axis.prefix = grid, prefix
+        return axis
+
+    @property
+    def rows(self) -> int:
+        """Of the whole table."""
+        return self.prefix + math.prod(self.grid)
 
 
 def sincos_2d(grid: Grid, width: int) -> Float[np.ndarray, "N D"]:
@@ -52,9 +81,12 @@ def resize_positions(
         return table
     first, patches = table[:prefix], table[prefix:]
     weights = np.kron(*(_bicubic(old, new) for old, new in zip(grid, new_grid)))
-    resized = weights.astype(np.float32) @ patches
-    concatenate = np.concatenate if isinstance(table, np.ndarray) else jnp.concatenate
-    return concatenate([first, resized])
+    weights = weights.astype(np.float32)
+    if isinstance(table, np.ndarray):
+        return np.concatenate([first, weights @ patches])
+    # Accelerators' default would round a table that training starts from.
+    resized = jnp.matmul(weights, patches, precision=jax.lax.Precision.HIGHEST)
+    return jnp.concatenate([first, resized])
 
 
 def _bicubic(old: int, new: int) -> Float[np.ndarray, "new old"]:

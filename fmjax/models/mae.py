@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from fmjax.configurable import configurable
 from fmjax.models.flops import attention_flops, multiplying_weights
-from fmjax.models.image_positions import Grid, resize_positions, sincos_2d
+from fmjax.models.image_positions import Grid, PatchAxis, resize_positions, sincos_2d
 from fmjax.models.layers import Dense, Keys, constrain, fold_keys, normal_init
 from fmjax.models.patches import check_image_sizes, grid_of, pair
 from fmjax.models.transformer import Context, Stack
@@ -59,9 +59,10 @@ class MAE(nn.Module):
         self.into_decoder = Dense(D, ("embed", None), True, std, dtype)
         self.mask_token = self.param("mask_token", normal_init(std, "norm"), (D,))
         if self.positions == "learned":
-            rows = 1 + self.grid[0] * self.grid[1]
-            init = normal_init(std, "position", "embed")
-            self.decoder_positions = self.param("decoder_positions", init, (rows, D))
+            axis = PatchAxis(self.grid, prefix=1)
+            init = normal_init(std, axis, "embed")
+            shape = (axis.rows, D)
+            self.decoder_positions = self.param("decoder_positions", init, shape)
         self.decoder_stack = Stack(c, causal=False)
         height, width = pair(self.patch_size)
         pixels = height * width * self.channels

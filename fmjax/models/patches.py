@@ -6,7 +6,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from fmjax.errors import UserError
-from fmjax.models.image_positions import Grid, resize_positions, sincos_2d
+from fmjax.models.image_positions import Grid, PatchAxis, resize_positions, sincos_2d
 from fmjax.models.layers import constrain, matmul, normal_init, zeros_init
 from fmjax.models.transformer_config import TransformerConfig
 
@@ -80,9 +80,9 @@ class PatchEmbedding(nn.Module):
         if self.mask_token:
             self.mask_vector = self.param("mask_token", token, (D,))
         if self.positions == "learned":
-            rows = len(self.prefix) + self.grid[0] * self.grid[1]
-            init = normal_init(c.init_std, "position", "embed")
-            self.table = self.param("positions", init, (rows, D))
+            axis = PatchAxis(self.grid, len(self.prefix))
+            init = normal_init(c.init_std, axis, "embed")
+            self.table = self.param("positions", init, (axis.rows, D))
 
     def __call__(
         self,

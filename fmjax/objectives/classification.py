@@ -1,7 +1,7 @@
 """Supervised classification of images, by softmax or by a yes or no of each class."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -85,12 +85,9 @@ class Classification:
             f"with classification.output = 'sigmoid' {name}.num_classes = {classes[0]}."
         )
 
-    def check_classes(self, names: tuple[str, ...]) -> None:
-        """Raises a UserError where the model has other classes than the data.
-
-        Args:
-          names: of the data's classes.
-        """
+    def check_data(self, data: Any) -> None:
+        """Raises a UserError where the model has other classes than the data."""
+        names = data.class_names()
         if len(names) != self.model.num_classes:
             raise UserError(
                 f"{self.model.gin_name}.num_classes = {self.model.num_classes}; "

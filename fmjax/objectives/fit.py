@@ -64,8 +64,9 @@ def check_tokens(
     (length,) = shape
     if length > model.max_length:
         raise UserError(
-            f"data.length gives rows of {length} {field}, which exceeds "
-            f"{model.gin_name}.max_length = {model.max_length}."
+            f"rows have {length} {field}, by data.length or, of captions, "
+            f"images.caption_length; this exceeds {model.gin_name}.max_length = "
+            f"{model.max_length}."
         )
     if vocab_size is not None and vocab_size > model.vocab_size:
         raise UserError(
@@ -80,7 +81,7 @@ def check_images(model, shape: tuple[int, ...]) -> None:
     if tuple(shape) != expected:
         found, wanted = (" × ".join(map(str, size)) for size in (shape, expected))
         raise UserError(
-            f"data gives images of {found}; expected {wanted}, for "
+            f"images.size gives images of {found}; expected {wanted}, for "
             f"{model.gin_name}.image_size = {model.image_size} and "
             f"{model.gin_name}.channels = {model.channels}."
         )

@@ -1,7 +1,7 @@
 """Images and their texts told from all others of the batch (CLIP, SigLIP)."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -66,6 +66,22 @@ class ImageTextContrast:
         check_names(self, ("images", "tokens", "mask", "weights"), ("labels",), rows)
         check_images(self.model.image, rows["images"])
         check_tokens(self.model.text, "tokens", rows["tokens"], vocab_size)
+
+    def check_data(self, data: Any) -> None:
+        """Raises a UserError where a wrong token would stand for the texts."""
+        tower, tokenizer = self.model.text, data.tokenizer()
+        by = getattr(tower, "pooling", None)
+        if by == "eos" and tower.eos_id != tokenizer.eos_id:
+            raise UserError(
+                f"text_tower.eos_id = {tower.eos_id}; expected {tokenizer.eos_id}, "
+                "which ends the texts of experiment.data."
+            )
+        if by == "highest_id" and tokenizer.eos_id != tokenizer.vocab_size - 1:
+            raise UserError(
+                "text_tower.pooling = 'highest_id', but the texts of experiment.data "
+                f"end with {tokenizer.eos_id} of {tokenizer.vocab_size}; expected "
+                f"'eos' with text_tower.eos_id = {tokenizer.eos_id}."
+            )
 
     def train_flops_per_row(self, params, rows: RowShapes) -> float:
         """Matrix FLOPs of a training step for a pair, the loss's own left out."""

@@ -14,9 +14,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from fmjax.configurable import configurable, path
 from fmjax.data.tokenizers import Tokenizer
 from fmjax.errors import UserError
+from fmjax.models.image_positions import PatchAxis, resize_positions
 from fmjax.models.parameter_paths import Pattern, Slot, is_scanned, slots
+from fmjax.objectives.terms import Objective
+from fmjax.optim.axes import Names
 from fmjax.training.saved_state import SavedState
-from fmjax.training.state import State, StatePlan
+from fmjax.training.state import State, StatePlan, abstract_variables
 
 BINDING = "init_from.parameters"
 
@@ -29,6 +32,7 @@ class InitFrom:
     Read at step 0 alone: a run that continues needs its own checkpoints only. Averaged
     parameters are taken where the other run kept them. Scanned layers become unrolled
     ones, and the other way round. Tables of a vocabulary need the same tokenizer.
+    Learned positions of patches are interpolated where images have another size.
 
     Attributes:
       run: its directory, trained or imported.
@@ -65,11 +69,19 @@ class Source:
       wanted: what to take of it.
       vocab_size: its model's; None where the model has no vocabulary.
       tokenizer: None where the run has none.
+      objective: what it minimized.
     """
 
     wanted: InitFrom
     vocab_size: int | None
     tokenizer: Tokenizer | None
+    objective: Objective
+
+    @functools.cached_property
+    def axes(self) -> dict[str, Names]:
+        """Logical names of its parameters' axes, by path; its model is traced."""
+        axes, _ = abstract_variables(self.objective)
+        return traverse_util.flatten_dict(axes["params"], sep="/")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +93,14 @@ class Piece:
       target: where it goes.
       rows: (axis, count) where only so many of an axis are real, those of a vocabulary
         that is padded; None for all.
+      resized: axis 0 there and here, of positions that are interpolated from one grid
+        to the other; None where they are not.
     """
 
     source: Slot
     target: Slot
     rows: tuple[int, int] | None
+    resized: tuple[PatchAxis, PatchAxis] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,10 +126,17 @@ class Copy:
             for piece in self.pieces.values()
         )
         averaged = ", averaged" if self.saved.params == "ema" else ""
+        resized = [
+            "{} interpolated from {} to {} patches".format(
+                name, *(" × ".join(map(str, axis.grid)) for axis in piece.resized)
+            )
+            for name, piece in self.pieces.items()
+            if piece.resized
+        ]
         return (
             f"starting from {self.source.wanted.run} (step {self.saved.step}"
             f"{averaged}): {len(self.pieces)} tensors, {count:,} parameters; "
-            + ", ".join(self.source.wanted.parameters)
+            + "; ".join([", ".join(self.source.wanted.parameters), *resized])
         )
 
 
@@ -130,7 +152,7 @@ def plan_copies(
 
     Raises:
       UserError: no such checkpoint, nothing matches, a tensor has no counterpart, or
-        shapes or vocabularies differ.
+        shapes, vocabularies or tokens before the patches differ.
     """
     axes = traverse_util.flatten_dict(plan.axes["params"], sep="/")
     leaves = traverse_util.flatten_dict(plan.shapes.params, sep="/")
@@ -146,8 +168,12 @@ def plan_copies(
             taken.add(target)
             here = places[target]
             names = axes[here.array][here.layer is not None :]
+            place = slots(there)[origin]
             pieces[target] = Piece(
-                slots(there)[origin], here, _rows(names, source, vocab_size, target)
+                place,
+                here,
+                _rows(names, source, vocab_size, target),
+                _resized(names, source, place, target),
             )
         _check_shapes(pieces, there, shapes, source.wanted.run)
         read = {piece.source.array for piece in pieces.values()}
@@ -230,7 +256,7 @@ def _pairs(
 
 
 def _rows(
-    names: tuple[str | None, ...], source: Source, vocab_size: int | None, target: str
+    names: Names, source: Source, vocab_size: int | None, target: str
 ) -> tuple[int, int] | None:
     if "vocab" not in names or vocab_size is None:
         return None
@@ -243,6 +269,27 @@ def _rows(
     return names.index("vocab"), vocab_size
 
 
+def _resized(
+    names: Names, source: Source, place: Slot, target: str
+) -> tuple[PatchAxis, PatchAxis] | None:
+    here = _patch_axis(names)
+    # The other run's model is traced for such tables alone.
+    there = here and _patch_axis(source.axes[place.array])
+    if not here or not there:
+        return None
+    if there.prefix != here.prefix:
+        raise UserError(
+            f"{BINDING}: {place.array!r} of {source.wanted.run} has positions of "
+            f"{there.prefix} tokens before the patches, {target!r} here of "
+            f"{here.prefix}. Expected the same."
+        )
+    return None if there.grid == here.grid else (there, here)
+
+
+def _patch_axis(names: Names) -> PatchAxis | None:
+    return next((name for name in names if isinstance(name, PatchAxis)), None)
+
+
 def _check_shapes(pieces: dict[str, Piece], there: dict, here: dict, run: str) -> None:
     for name, piece in pieces.items():
         theirs, ours = _shape(there, piece.source), _shape(here, piece.target)
@@ -251,6 +298,8 @@ def _check_shapes(pieces: dict[str, Piece], there: dict, here: dict, run: str) -
             # Padding to a multiple may differ; what is real does not.
             for sizes in compared:
                 sizes[piece.rows[0]] = piece.rows[1]
+        if piece.resized:
+            compared[1][0] = piece.resized[0].rows
         if compared[0] != compared[1]:
             raise UserError(
                 f"{BINDING}: {_spelled(piece.source)!r} of {run} has the shape "
@@ -280,6 +329,9 @@ def _put(pieces: Sequence[Piece], params: Any, read: dict) -> Any:
         value = read[piece.source.array]
         if piece.source.layer is not None:
             value = value[piece.source.layer]
+        if piece.resized:
+            there, here = piece.resized
+            value = resize_positions(value, there.grid, here.grid, here.prefix)
         where: list[Any] = [slice(None)] * value.ndim
         if piece.rows:
             axis, count = piece.rows
@@ -299,6 +351,9 @@ def _placed(copy: Copy, places: dict[str, jax.Array]) -> dict:
         name, place = piece.source.array, places[piece.target.array]
         axes = list(place.sharding.spec) + [None] * place.ndim
         axes = axes[is_scanned(piece.target.array) : place.ndim]
+        if piece.resized:
+            # The devices that share the rows here need not divide those there.
+            axes[0] = None
         spec = PartitionSpec(*[None] * is_scanned(name), *axes)
         sharding = NamedSharding(place.sharding.mesh, spec)
         structs[name] = jax.ShapeDtypeStruct(

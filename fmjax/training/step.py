@@ -46,6 +46,8 @@ def make_train_step(
     but the count of steps changes.
     """
 
+    limited = getattr(objective.model, "limited", lambda params: params)
+
     def step(state: State, batch: Batch, phase: int = 0) -> tuple[State, Metrics]:
         rows = next(iter(batch.values())).shape[0]
         keys = example_keys(seed, state.step, rows)
@@ -56,7 +58,7 @@ def make_train_step(
         metrics["grad_norm"] = optax.global_norm(grads)
         metrics["learning_rate"] = jnp.float32(learning_rate(state.step))
         updates, opt_state = plan.transformation.update(grads, state.opt_state, trained)
-        trained = optax.apply_updates(trained, updates)
+        trained = limited(optax.apply_updates(trained, updates))
         params = merged(trained, state.params)
         ema = state.ema
         if ema is not None:

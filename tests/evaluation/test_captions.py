@@ -27,6 +27,7 @@ def test_a_caption_names_classes_by_words_of_their_own(text, classes):
 
 class Captioner:
     gin_name = "coca"
+    max_length = 9
 
     def embed_images(self):
         """Makes it see images."""
@@ -55,12 +56,17 @@ def image_run(model, names=("1", "7")):
 
 
 def test_right_captions_name_the_right_class_alone(monkeypatch):
-    # Each image is written as what it is.
-    monkeypatch.setattr(
-        captions, "generate", lambda run, prompts, images, **_: list(images)
-    )
+    asked = []
+
+    def as_it_is(run, prompts, images, max_tokens, **_):
+        asked.append(max_tokens)
+        return list(images)
+
+    monkeypatch.setattr(captions, "generate", as_it_is)
     found = captions.captions(image_run(Captioner()))
     assert found == {"captions_right": 2 / 5}
+    # The model takes 9, the first of them being what a caption begins with.
+    assert set(asked) == {8}
     with pytest.raises(UserError, match="have none"):
         captions.captions(image_run(Captioner(), names=()))
     with pytest.raises(UserError, match="encoder"):

@@ -73,6 +73,28 @@ def test_a_linear_probe_is_as_good_as_the_best_plane():
     assert found["linear_probe_held_out"] == pytest.approx(0.933, abs=0.04)
 
 
+@pytest.mark.parametrize(("classes", "each"), [(3, 6), (10, 6), (10, 2)])
+def test_a_linear_probe_of_a_few_images(classes, each):
+    labels = np.arange(classes * each) % classes
+    few = Features(10 * np.eye(classes)[labels], None, labels, None, None)
+    names = tuple(map(str, range(classes)))
+    found = probes.linear_probe(known({"train": few, "validation": few}, names=names))
+    assert found["linear_probe"] == found["linear_probe_held_out"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 0, 1, 0, 0], "one image of the class 'b'; expected two or more of each"),
+        ([1] * 5, "of the class 'b'.* expected two or more"),
+    ],
+)
+def test_too_few_images_of_a_class_are_refused(labels, message):
+    few = Features(np.eye(5), None, np.array(labels), None, None)
+    with pytest.raises(UserError, match=message):
+        probes.linear_probe(known({"train": few, "validation": few}))
+
+
 def test_neighbours_vote_by_angle():
     rng = np.random.default_rng(2)
     labels = np.arange(200) % 2
@@ -108,25 +130,27 @@ def test_prompts_of_a_class_are_averaged():
     assert alone == {"zero_shot": 0.5}
 
 
-def test_a_caption_of_several_images_is_right_for_each():
+def test_any_caption_of_an_image_and_any_image_of_a_caption_is_right():
     class Run:
         model = Model()
 
-    places = np.eye(12)[:4]
-    texts = np.eye(12)[[1, 0, 2, 3]]
-    captions = np.array([[5, 6], [5, 6], [7, 7], [8, 8]])
-    splits = {
-        "validation": Features(places, places, None, texts, captions),
-    }
-    found = zero_shot.retrieval(known(splits, Run()))
-    assert found["image_to_text_recall@1"] == 1.0
-    different = dataclasses.replace(
-        splits["validation"], captions=np.arange(4)[:, None]
+    # Two images with the caption 0; the image 2 has two captions, a row for each.
+    image, caption = np.array([0, 1, 2, 2, 3]), np.array([0, 0, 1, 2, 3])
+    images = np.eye(12)[:4] + 0.5 * (np.arange(12) == 0)
+    texts = np.eye(12)[[0, 2, 2, 3]] + 0.1 * np.eye(12)[4:8]
+    right = Features(
+        images[image], images[image], None, texts[caption], caption[:, None], image
     )
-    found = zero_shot.retrieval(known({"validation": different}, Run()))
-    assert found["image_to_text_recall@1"] == 0.5
-    assert found["text_to_image_recall@1"] == 0.5
+    found = zero_shot.retrieval(known({"validation": right}, Run()))
+    # The caption 0 is nearest to the image 0, which has it; the image 1, at a tie with
+    # all, to the caption 0.
+    assert set(found.values()) == {1.0}
+    wrong = dataclasses.replace(right, texts=texts[[1, 0, 3, 2]][caption])
+    found = zero_shot.retrieval(known({"validation": wrong}, Run()))
+    assert found["image_to_text_recall@1"] == 0.0
+    assert found["text_to_image_recall@1"] == 0.0
     assert found["text_to_image_recall@5"] == 1.0
+    splits = {"validation": right}
     Run.model = type("Other", (), {"gin_name": "vit"})()
     with pytest.raises(UserError, match="two towers"):
         zero_shot.retrieval(known(splits, Run()))

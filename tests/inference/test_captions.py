@@ -10,12 +10,14 @@ import PIL.Image
 import pytest
 from flax import linen as nn
 
+from fmjax import run_dir as run_dirs
+from fmjax.cli import main
 from fmjax.data.image_preprocessing import Preprocessing
 from fmjax.data.tokenizers import CharacterTokenizer
 from fmjax.errors import UserError
-from fmjax.experiment import Experiment
+from fmjax.experiment import Experiment, render
 from fmjax.inference.beam_search import beam_search_tokens
-from fmjax.inference.generate import generate, with_prompt
+from fmjax.inference.generate import beam_search, generate, with_prompt
 from fmjax.inference.image_files import read_images
 from fmjax.inference.load import Run
 from fmjax.inference.sampling import Sampling
@@ -25,6 +27,7 @@ from fmjax.models.coca import CoCa
 from fmjax.models.transformer_config import TransformerConfig
 from fmjax.models.vit import ViT
 from fmjax.objectives.contrastive_captioning import ContrastiveCaptioning
+from fmjax.training.checkpoints import save_model
 
 GREEDY = Sampling(temperature=0.0)
 LENGTH = 20
@@ -147,3 +150,34 @@ def test_files_are_captioned_as_their_pictures(tmp_path):
     for file in (files[0], tmp_path / "missing.png"):
         with pytest.raises(UserError, match=rf"{file.name}.* expected an image"):
             read_images(run, [file])
+
+
+def test_the_command_writes_as_much_as_fits_the_model(tmp_path, capsys):
+    tokenizer = CharacterTokenizer(" abcdefghijklmnopqrstuvwxyz", ends=True)
+    model, params = build(30, start_id=1)
+    objective = ContrastiveCaptioning(model)
+    config = Experiment(objective, preprocessing=Preprocessing(size=4))
+    run_dir, file = tmp_path / "run", tmp_path / "a.png"
+    run_dirs.write(run_dir, render(config))
+    tokenizer.save(run_dir / run_dirs.TOKENIZER)
+    save_model(run_dir, params)
+    PIL.Image.fromarray(np.full((4, 4, 3), 90, np.uint8)).save(file)
+    command = ["generate", str(run_dir), "--image", str(file), "--prompt", "a "]
+    command += ["--temperature", "0"]
+
+    assert main(command) == 0
+    written = capsys.readouterr().out
+    run = Run(config, model, params, tokenizer, 0)
+    images, fits = read_images(run, [file]), LENGTH - len("a ")
+    options = {"images": images, "temperature": 0.0}
+    (text,) = generate(run, ["a "], max_tokens=fits, **options)
+    assert written == f"a {text}\n"
+    assert len(text) == fits, "it ended by itself, which shows nothing"
+    (found,) = beam_search(run, ["a "], images=images, beams=2)
+    (same,) = beam_search(run, ["a "], images=images, beams=2, max_tokens=fits)
+    assert found == same
+
+    assert main([*command, "--max_tokens", str(fits + 1)]) == 2
+    assert "max_length = 21" in capsys.readouterr().err
+    with pytest.raises(UserError, match="max_length = 21"):
+        generate(run, ["a" * 20], **options)

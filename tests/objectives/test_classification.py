@@ -1,5 +1,7 @@
 """Classification against float64 NumPy."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -122,7 +124,7 @@ ROWS = {"images": (6, 6, 3), "labels": (), "weights": ()}
 @pytest.mark.parametrize(
     ("rows", "named"),
     [
-        ({**ROWS, "images": (8, 8, 3)}, "vit.image_size"),
+        ({**ROWS, "images": (8, 8, 3)}, r"images\.size .* vit\.image_size = 6"),
         ({**ROWS, "images": (6, 6, 1)}, "vit.channels"),
         ({**ROWS, "labels": (K,)}, "classification.output"),
         ({"images": (6, 6, 3), "weights": ()}, "labels"),
@@ -150,7 +152,10 @@ def test_models_without_classes_are_refused():
 
 
 def test_other_classes_than_those_of_the_data_are_refused():
-    objective().check_classes(tuple("abcdefg"))
+    def data(names):
+        return SimpleNamespace(class_names=lambda: tuple(names))
+
+    objective().check_data(data("abcdefg"))
     for names in ("abcdef", "abcdefgh"):
         with pytest.raises(UserError, match=r"vit\.num_classes = 7; expected"):
-            objective().check_classes(tuple(names))
+            objective().check_data(data(names))

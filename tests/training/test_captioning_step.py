@@ -140,5 +140,6 @@ def test_mistakes_are_named():
             ContrastiveCaptioning(MODEL, **option)
     rows = {"images": (SIZE, SIZE, 3), "weights": (), "mask": (T,)}
     OBJECTIVE.check(rows | {"tokens": (T,), "labels": ()}, V)
-    with pytest.raises(UserError, match=r"caption_decoder\.max_length = 6"):
+    named = r"images\.caption_length.* caption_decoder\.max_length = 6"
+    with pytest.raises(UserError, match=named):
         OBJECTIVE.check(rows | {"tokens": (T + 1,)}, V)

@@ -1,11 +1,13 @@
 """A loss that sees the whole batch: the same on every mesh, in one piece or in four."""
 
+import contextlib
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
-from on_meshes import MESHES, assert_same_gradients, gradients_of
+from on_meshes import MESHES, OPTIMIZER, assert_same_gradients, gradients_of
 
 from fmjax.errors import UserError
 from fmjax.models.clip import CLIP
@@ -15,6 +17,9 @@ from fmjax.models.transformer_config import TransformerConfig
 from fmjax.models.vit import ViT
 from fmjax.objectives.image_text_contrast import ImageTextContrast
 from fmjax.objectives.image_view_contrast import ImageViewContrast
+from fmjax.sharding.mesh import batch_sharding, global_batch, on_mesh
+from fmjax.training.state import plan_state
+from fmjax.training.step import make_train_step
 
 V, B, T, SIZE = 60, 32, 6, 8
 BLOCKS = TransformerConfig(
@@ -114,6 +119,48 @@ def test_the_learned_scale_is_clipped():
     np.testing.assert_allclose(out["logit_scale"], 100.0, rtol=1e-5)
     free = MODEL.clone(max_scale=None).apply(variables, method="scaling")
     np.testing.assert_allclose(free["logit_scale"], np.exp(9.0), rtol=1e-5)
+
+
+def test_a_scale_at_its_limit_can_fall_but_not_rise():
+    def scale(log_scale):
+        variables = {"params": {"log_scale": log_scale}}
+        return MODEL.apply(variables, method="scaling")["logit_scale"]
+
+    np.testing.assert_allclose(jax.grad(scale)(np.float32(9.0)), 100.0, rtol=1e-5)
+    config = MESHES["data"]
+    mesh, rules = config.build(), config.all_rules
+    plan = plan_state(SOFTMAX, OPTIMIZER, mesh, rules, train_steps=9)
+    step = make_train_step(SOFTMAX, plan, lambda step: 0.0, mesh, rules, seed=0)
+    state = plan.init()
+    above = jax.device_put(np.float32(9.0), state.params["log_scale"].sharding)
+    state = dataclasses.replace(state, params=state.params | {"log_scale": above})
+    sharding = batch_sharding(mesh, rules)
+    with on_mesh(mesh, rules):
+        state, _ = step(state, global_batch(batch(), sharding, B))
+    np.testing.assert_allclose(state.params["log_scale"], np.log(100.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tower", "fits"),
+    [
+        ({"pooling": "eos", "eos_id": 7}, 7),
+        ({"pooling": "highest_id"}, V - 1),
+        ({"pooling": "last_token"}, 3),
+    ],
+)
+def test_the_token_that_stands_for_a_text_is_the_one_that_ends_it(tower, fits):
+    model = MODEL.clone(text=MODEL.text.clone(**tower))
+    objective = dataclasses.replace(SOFTMAX, model=model)
+    for eos_id in (fits, 1):
+        tokenizer = SimpleNamespace(eos_id=eos_id, vocab_size=V)
+        data = SimpleNamespace(tokenizer=lambda tokenizer=tokenizer: tokenizer)
+        refuses = eos_id != fits and tower["pooling"] != "last_token"
+        with (
+            pytest.raises(UserError, match=r"text_tower\..*expected")
+            if refuses
+            else contextlib.nullcontext()
+        ):
+            objective.check_data(data)
 
 
 def test_texts_end_at_their_last_token():

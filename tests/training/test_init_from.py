@@ -33,13 +33,13 @@ V, LAYERS = 259, 3
 SCANNED = TransformerConfig(num_layers=LAYERS, embed_dim=16, num_heads=2)
 UNROLLED = dataclasses.replace(SCANNED, scan_layers=False)
 ENCODER = ("stack/** -> encoder_stack/**", "tokens/table")
+BERT = MaskedLM(Bert(UNROLLED, V, 8))
 
 
-def bert_params(config, multiple=128):
+def bert_params(config):
     """Random parameters of an encoder, the same numbers whatever the layout."""
-    objective = MaskedLM(Bert(UNROLLED, V, 8, vocab_multiple=multiple))
     rng = np.random.default_rng(0)
-    shapes = abstract_variables(objective)[1]["params"]
+    shapes = abstract_variables(BERT)[1]["params"]
     params = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(s.dtype), shapes)
     if config.scan_layers:
         params["stack"] = stack_layers(params["stack"], LAYERS)
@@ -72,7 +72,7 @@ def target(config=SCANNED, mesh_config=None, ema=False, vocab_size=V):
 
 def source(run, *parameters, vocab_size=V, tokenizer=None, step=None):
     wanted = InitFrom(run=str(run), parameters=parameters or ENCODER, step=step)
-    return Source(wanted, vocab_size, tokenizer)
+    return Source(wanted, vocab_size, tokenizer, BERT)
 
 
 def started(plan, objective, mesh, rules, *sources):
@@ -175,7 +175,7 @@ def test_what_does_not_fit_is_told(runs, parameters, message):
 
     def make():
         wanted = InitFrom(run=str(runs["scanned"]), parameters=parameters)
-        plan_copies([Source(wanted, V, None)], plan, V)
+        plan_copies([Source(wanted, V, None, BERT)], plan, V)
 
     with pytest.raises(UserError, match=message) as info:
         make()
