@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 
@@ -17,6 +17,13 @@ def read(file: pathlib.Path, fields: Mapping[str, Any]) -> Iterator[dict[str, An
         lines = file.read_bytes().splitlines()
     except FileNotFoundError:
         return
+    yield from parsed(lines, fields)
+
+
+def parsed(
+    lines: Iterable[bytes], fields: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """The same of lines."""
     for line in lines:
         try:
             value = json.loads(line)

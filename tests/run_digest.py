@@ -2,18 +2,26 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
+
+_LEFT_OUT = "seconds$|per_second$|^mfu$|^unigram"
 
 
 def run_digest(run_dir: Path) -> str:
-    """Of the last checkpoint's arrays, the data's position and all losses.
+    """Of the last checkpoint's arrays, the data's position and all metrics.
 
-    The arrays are those of the whole state: parameters, optimizer, counters.
+    The arrays are those of the whole state: parameters, optimizer, counters. Metrics
+    that are timings are left out.
     """
     last = max((run_dir / "checkpoints").iterdir(), key=lambda path: int(path.name))
-    arrays = json.loads((last / "digests" / "0.json").read_bytes())["value"]
+    files = sorted((last / "digests").glob("*.json"))
+    arrays = [row for file in files for row in json.loads(file.read_bytes())["value"]]
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    losses = [(v["step"], v["split"], v["loss"]) for v in map(json.loads, lines)]
+    metrics = [
+        {name: v for name, v in line.items() if not re.search(_LEFT_OUT, name)}
+        for line in map(json.loads, lines)
+    ]
     data = json.loads((last / "data" / "metadata").read_bytes())["value"]
-    told = json.dumps([last.name, sorted(arrays), losses, data["iterator"]])
+    told = json.dumps([last.name, sorted(arrays), metrics, data["iterator"]])
     return hashlib.sha256(told.encode()).hexdigest()

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pathlib
+import sys
 from typing import Any
 
 import jax
@@ -57,15 +58,14 @@ class BadStepLog:
         self._file = run_dir / FILE
         self._policy = policy
         self._writes = jax.process_index() == 0
+        found = read(run_dir)
         self._records = [
             record
-            for record in read(run_dir)
+            for record in found
             if record["action"] == "rollback" or record["step"] <= start
         ]
-        if self._writes and self._file.exists():
-            beside = self._file.with_suffix(".tmp")
-            beside.write_text("".join(map(_line, self._records)), encoding="utf-8")
-            os.replace(beside, self._file)
+        if self._writes and self._records != found:
+            self._write()
 
     @property
     def passed_over(self) -> frozenset[int]:
@@ -122,12 +122,21 @@ class BadStepLog:
         """Adds a record; after a rollback's every process can read it."""
         self._records.append(record)
         if self._writes:
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write(_line(record))
-                file.flush()
-                os.fsync(file.fileno())
+            self._write()
         if record["action"] == "rollback" and jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"rollback {record['step']}")
+
+    def _write(self) -> None:
+        """Puts all records on disk, or, where that is full, with the next one."""
+        beside = self._file.with_suffix(".tmp")
+        try:
+            with beside.open("w", encoding="utf-8") as file:
+                file.writelines(map(_line, self._records))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, self._file)
+        except OSError as error:
+            print(f"{self._file} waits to be written: {error}", file=sys.stderr)
 
     def _row(self, last: dict[str, Any]) -> list[dict[str, Any]]:
         """The records of the bad steps in a row that end with the last one."""

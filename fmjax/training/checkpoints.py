@@ -13,6 +13,7 @@ import os
 import pathlib
 import shutil
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,6 +36,8 @@ from fmjax.training.saved_state import (
 from fmjax.training.state import State
 
 DAMAGED = "damaged"
+# A file system that is back a moment later is no reason to give up a checkpoint.
+_PAUSES_SECONDS = (2.0,)
 
 
 class Damaged(Exception):
@@ -77,6 +80,7 @@ class Checkpoints:
         keep_best: int = 0,
     ):
         self._run_dir = run_dir
+        self._clear_halves()
         self._waiter: threading.Thread | None = None
         self._failure: Exception | None = None
         self._losses = _losses(run_dir)
@@ -275,12 +279,15 @@ class Checkpoints:
         # Each of Orbax's threads raises once.
         with contextlib.suppress(Exception):
             self._manager.wait_until_finished()
-        # On a disk that is full, what is half written is in the way.
+        self._clear_halves()
+        # What was to be deleted for a checkpoint that never came is still there.
+        self._manager.reload()
+
+    def _clear_halves(self) -> None:
+        """Deletes what a save has left that failed or was killed."""
         if jax.process_index() == 0:
             for half in (self._run_dir / FOLDER).glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(half, ignore_errors=True)
-        # What was to be deleted for a checkpoint that never came is still there.
-        self._manager.reload()
 
     def settle(self) -> None:
         """Waits, whether what is being written comes to be or not."""
@@ -364,23 +371,32 @@ def _losses(run_dir: pathlib.Path) -> dict[int, float]:
 
 
 def _agreed(read: Callable[[], Any]) -> Any:
-    """What reading gives, if it does so in every process.
+    """What reading gives, if it does so in every process, at once or when tried again.
 
     Raises:
       Damaged: it failed, here or elsewhere.
+      MemoryError: likewise, for want of memory.
     """
-    value, error = None, None
-    try:
-        value = read()
-    except Exception as raised:  # Whatever a damaged file makes the libraries raise.
-        error = raised
-    failed = np.array([error is not None])
-    if jax.process_count() > 1:
-        failed = multihost_utils.process_allgather(failed).reshape(-1)
-    if failed.any():
+    for pause in (*_PAUSES_SECONDS, None):
+        value, error = None, None
+        try:
+            value = read()
+        except (
+            Exception
+        ) as raised:  # Whatever a damaged file makes the libraries raise.
+            error = raised
+        full = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+        failed = np.array([0 if error is None else 2 if full else 1])
+        if jax.process_count() > 1:
+            failed = multihost_utils.process_allgather(failed).reshape(-1)
+        if not failed.any():
+            return value
         why = in_a_line(error) if error else f"process {failed.argmax()} cannot read it"
-        raise Damaged(why) from error
-    return value
+        if failed.max() == 2:
+            raise MemoryError(why) from error
+        if pause is not None:
+            time.sleep(pause)
+    raise Damaged(why) from error
 
 
 def _as_tree(state: State) -> dict:

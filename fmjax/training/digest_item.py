@@ -1,4 +1,7 @@
-"""Digests as an item of an Orbax checkpoint: one file a process, of the same commit."""
+"""Digests as an item of an Orbax checkpoint: one file a process, of the same commit.
+
+A file is called after its process and their number, so that none can be missing unseen.
+"""
 
 import dataclasses
 import json
@@ -35,13 +38,21 @@ class DigestHandler(ocp.AsyncCheckpointHandler):
     def save(self, directory: epath.Path, args: "DigestSave") -> None:
         """Computes and writes."""
         digests = {piece: digest(values) for piece, values in args.pieces.items()}
-        file = directory / f"{jax.process_index()}.json"
+        file = directory / f"{jax.process_index()}-of-{jax.process_count()}.json"
         file.write_text(json.dumps(sealed(as_json(digests))))
 
     def restore(self, directory: epath.Path, args: "DigestRestore") -> Digests:
-        """The digests of all processes."""
+        """The digests of all processes.
+
+        Raises:
+          ValueError: some are missing, or not what was saved.
+        """
         found: Digests = {}
-        for file in directory.glob("*.json"):
+        files = sorted(directory.glob("*-of-*.json"))
+        counts = {file.stem.partition("-of-")[2] for file in files}
+        if counts != {str(len(files))}:
+            raise ValueError(f"digests of {len(files)} processes, not of all")
+        for file in files:
             found |= from_json(opened(json.loads(file.read_text())))
         return found
 

@@ -97,8 +97,8 @@ def train(
         tokenizer = data.tokenizer()
         check_tokenizers(copies, tokenizer)
         objective.check(data.row_shapes(), tokenizer and tokenizer.vocab_size)
-        if check_classes := getattr(objective, "check_classes", None):
-            check_classes(data.class_names())
+        if check_data := getattr(objective, "check_data", None):
+            check_data(data)
         data.prepare()
     data.wait_until_prepared()
     on_checked()
@@ -177,12 +177,14 @@ def train(
         run_dir,
         factor=run.hang_factor,
         at_least=run.hang_seconds,
-        on_hang=lambda why: (reports.note("hung", step, why), on_hang(why)),
+        note=lambda why: reports.note("hung", step, why),
+        on_hang=on_hang,
     )
     try:
         with on_mesh(mesh, rules), Interruption() as interruption, watchdog:
             while rewinds:
-                start, state = restore()
+                with watchdog.paused():
+                    start, state = restore()
                 step, rewinds = start, False
                 reports.start(start)
                 bad = BadStepLog(run_dir, start, experiment.bad_steps)

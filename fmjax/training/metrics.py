@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import os
 import pathlib
 from typing import Any
 
@@ -126,14 +125,22 @@ class NoWriter:
 
 
 def drop_after(path: pathlib.Path, step: int) -> None:
-    """Rewrites a metrics file without lines past `step` or cut off in the middle."""
+    """Cuts a metrics file off where it goes past `step`, or is torn at its end.
+
+    In place, which a full disk allows.
+    """
     if not path.exists():
         return
-    kept = [line for line in json_lines.read(path, _FIELDS) if line["step"] <= step]
-    beside = path.with_suffix(".tmp")
-    text = "".join(json.dumps(line) + "\n" for line in kept)
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    kept = end = 0
+    with path.open("r+b") as file:
+        for line in file:
+            end += len(line)
+            found = next(json_lines.parsed([line], _FIELDS), None)
+            if found and found["step"] > step:
+                break
+            if line.endswith(b"\n"):
+                kept = end
+        file.truncate(kept)
 
 
 def read(run_dir: pathlib.Path, split: str | None = None) -> list[dict[str, Any]]:

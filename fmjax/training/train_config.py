@@ -32,7 +32,8 @@ class TrainConfig:
       save_pause_seconds: before a save that failed is tried again; doubled each time.
       hang_factor: a step may take so many times the median of the last ones before the
         run counts as hung.
-      hang_seconds: that any step may take, and that a process may be silent.
+      hang_seconds: that any step may take, and that a process may be silent; starting,
+        compiling, evaluating and saving may take twelve times as long.
       log_every: steps between lines of metrics.
       sample_prompt: what the text printed at the end continues; None prints none.
       compilation_cache: folder of compiled programs; None means $FMJAX_CACHE/xla or

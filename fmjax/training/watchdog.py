@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
@@ -20,13 +20,18 @@ FOLDER = "heartbeats"
 BEAT_SECONDS = 1.0
 _STEPS = 32  # of which the median is taken
 _ENOUGH = 3
+PATIENCE = 12
+_NOTE_SECONDS = 5.0
+
+_T = TypeVar("_T")
 
 
 class Watchdog:
     """Watches the steps of this process, and the heartbeats of the run's others.
 
     Each process of several keeps heartbeats/INDEX.json fresh: where it is, and when it
-    said so.
+    said so. What touches the run directory has a thread of its own, for a file system
+    may hang as well.
 
     Args:
       run_dir: the run directory, which all processes see.
@@ -34,7 +39,10 @@ class Watchdog:
       count: of processes; None likewise.
       factor: a step may take so many times the median of the last ones.
       at_least: seconds that any step may take; also for which a process may be silent.
-      on_hang: is told who hangs, in the watchdog's thread.
+        What is no ordinary step (start, compiling, evaluation, saving) may take
+        PATIENCE times as long.
+      note: is told who hangs, and given _NOTE_SECONDS to write it down.
+      on_hang: is told then.
     """
 
     def __init__(
@@ -45,31 +53,39 @@ class Watchdog:
         count: int | None = None,
         factor: float,
         at_least: float,
+        note: Callable[[str], None] = lambda why: None,
         on_hang: Callable[[str], None],
     ):
         self._folder = run_dir / FOLDER
         self._index = jax.process_index() if index is None else index
         self._count = jax.process_count() if count is None else count
         self._factor, self._at_least = factor, at_least
-        self._on_hang = on_hang
+        self._note, self._on_hang = note, on_hang
         self._lock = threading.Lock()
         self._step = 0
-        self._since: float | None = None
+        self._since = time.monotonic()
+        self._in_step = False
         self._pauses = 0
         self._seconds: collections.deque[float] = collections.deque(maxlen=_STEPS)
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._silence: str | None = None
+        self._threads = [threading.Thread(target=self._watch, daemon=True)]
+        if self._count > 1:
+            self._threads.append(threading.Thread(target=self._keep_up, daemon=True))
         self._seen: dict[int, tuple[Any, float]] = {}
 
     def __enter__(self) -> "Watchdog":
         if self._index == 0 and self._count > 1:
             self._folder.mkdir(exist_ok=True)
-        self._thread.start()
+        self._since = time.monotonic()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *exception) -> None:
         self._ended.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join(_NOTE_SECONDS)
         with contextlib.suppress(OSError):
             self._file(self._index).unlink(missing_ok=True)
 
@@ -77,31 +93,38 @@ class Watchdog:
         """A step begins, and with it the one before has ended."""
         now = time.monotonic()
         with self._lock:
-            if self._since is not None:
+            if self._in_step:
                 self._seconds.append(now - self._since)
-            self._step, self._since = step, now
+            self._step, self._since, self._in_step = step, now, True
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Inside, the step may take as long as it likes: it evaluates, or compiles."""
-        with self._lock:
-            self._pauses += 1
+        """Inside, it is no ordinary step: it evaluates, saves, or restores."""
+        self._pause(1)
         try:
             yield
         finally:
-            with self._lock:
-                self._pauses -= 1
-                self._since = None
+            self._pause(-1)
+
+    def _pause(self, by: int) -> None:
+        with self._lock:
+            self._pauses += by
+            self._since, self._in_step = time.monotonic(), False
 
     def _watch(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
-            # Where this one cannot say that it lives, others' silence tells nothing.
-            if self._count > 1 and not self._beat():
-                self._seen.clear()
-            why = self._late() or self._silent()
-            if why:
+            if why := self._late() or self._silence:
+                _within(_NOTE_SECONDS, lambda: self._note(why), None)
                 self._on_hang(why)
                 return
+
+    def _keep_up(self) -> None:
+        while not self._ended.wait(BEAT_SECONDS):
+            # Where this one cannot say that it lives, others' silence tells nothing.
+            if self._beat():
+                self._silence = self._silence or self._silent()
+            else:
+                self._seen.clear()
 
     def _beat(self) -> bool:
         beat = {
@@ -121,19 +144,24 @@ class Watchdog:
 
     def _late(self) -> str | None:
         with self._lock:
-            if self._since is None or self._pauses or len(self._seconds) < _ENOUGH:
-                return None
-            usual = statistics.median(self._seconds)
+            ordinary = self._in_step and len(self._seconds) >= _ENOUGH
+            usual = statistics.median(self._seconds) if ordinary else 0.0
             taken = time.monotonic() - self._since
             step = self._step
-        if taken <= max(self._at_least, self._factor * usual):
+        patience = 1 if ordinary else PATIENCE
+        if taken <= max(patience * self._at_least, self._factor * usual):
             return None
+        culprit = _within(_NOTE_SECONDS, self._culprit, "")
+        if not ordinary:
+            return f"nothing has come of step {step} for {taken:.0f} s{culprit}"
         return (
             f"step {step} has taken {taken:.0f} s, where {usual:.2g} s are usual"
-            f"{self._culprit()}"
+            f"{culprit}"
         )
 
     def _culprit(self) -> str:
+        if self._count == 1:
+            return ""
         beats = {i: self._read(i) for i in range(self._count)}
         steps = {i: beat["step"] for i, beat in beats.items() if beat}
         missing = [i for i, beat in beats.items() if not beat]
@@ -177,6 +205,19 @@ class Watchdog:
 
     def _file(self, index: int) -> pathlib.Path:
         return self._folder / f"{index}.json"
+
+
+def _within(seconds: float, act: Callable[[], _T], otherwise: _T) -> _T:
+    """What an act gives, unless it takes longer."""
+    given = [otherwise]
+
+    def run() -> None:
+        given[0] = act()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return given[0]
 
 
 def warn(why: str) -> None:

@@ -45,6 +45,10 @@ LANGUAGE = {
     "accumulated, dropout": (
         *ADAMW, *DROPOUT, "train.microbatches=2", "train.batch_size=16",
     ),
+    "averaged, frozen at first": (
+        *ADAMW, "train.ema_decay=0.9", "experiment.freeze=(@freeze(),)",
+        "freeze.paths=('stack/**',)", "freeze.until=4",
+    ),
     "packed": (*ADAMW, "data.rows='packed'"),
     "random windows": (*ADAMW, "data.random_window=True"),
     "streamed": (*ADAMW, "data.streaming=True"),

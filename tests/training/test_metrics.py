@@ -1,5 +1,6 @@
 """metrics.jsonl survives interruptions, and throughput follows its formula."""
 
+import errno
 import json
 
 import numpy as np
@@ -24,6 +25,19 @@ def test_lines_past_a_resume_and_half_lines_are_dropped(tmp_path):
         "grad_norm": None,
     }
     assert metrics.read(tmp_path, "validation") == []
+
+
+def test_lines_wait_for_a_disk_that_is_full(tmp_path):
+    writer = metrics.MetricWriter(tmp_path, start=0)
+    file = writer._file
+    writer._file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115
+    error = writer.write(1, "train", {"loss": 1.0})
+    assert error.errno == errno.ENOSPC
+    writer._file.close()
+    writer._file = file
+    assert writer.write(2, "train", {"loss": 2.0}) is None
+    assert writer.close() is None
+    assert [line["step"] for line in metrics.read(tmp_path)] == [1, 2]
 
 
 def test_tensorboard_events_are_readable(tmp_path):
