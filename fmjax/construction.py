@@ -39,8 +39,9 @@ def constructor(cls: type) -> Callable[..., Any]:
                 if isinstance(value, bool) and hints[name] in (int, float):
                     raise typeguard.TypeCheckError("is a boolean")
             except typeguard.TypeCheckError:
+                # Of a tuple that macros made long, enough to know it by.
                 raise UserError(
-                    f"{cls.gin_name}.{name} = {value!r}: expected "
+                    f"{cls.gin_name}.{name} = {value!r:.200}: expected "
                     f"{_spelled(hints[name])}, found {type(value).__name__}."
                 ) from None
         return cls(**values)

@@ -25,6 +25,12 @@ ROOMS = ("models", "objectives", "optim", "data", "training", "sharding")
 # Every class that a config can name, by that name.
 CLASSES: dict[str, type] = {}
 
+# References in references. gin takes some eight frames for each, of Python's thousand.
+_MOST_DEPTH = 50
+# Values that all references together stand for, each made anew: seconds of work. A
+# configurable that is made counts as ten.
+_MOST_VALUES = 100_000
+
 _LOCK = threading.RLock()
 _STATE = {
     "_CONFIG": dict,
@@ -55,6 +61,77 @@ def isolated() -> Iterator[None]:
 def used() -> set[str]:
     """Names of what gin has made since the state was empty."""
     return {name.rsplit(".", 1)[-1] for _, name in gin_state._OPERATIVE_CONFIG}
+
+
+def check_expansion(root: str) -> None:
+    """Looks at what a configurable is made of before anything is made.
+
+    Args:
+      root: its name, with its scopes.
+
+    Raises:
+      UserError: something contains itself, or a few lines stand for too much: each of
+        thirty macros that names the one before twice makes a thousand million.
+    """
+    *scopes, selector = root.split("/")
+    _Expansion().made((*scopes,), selector, ())
+
+
+class _Expansion:
+    """Counts values as gin would make them, each configurable in each scope once."""
+
+    def __init__(self):
+        self._known: dict[tuple[tuple[str, ...], str], int] = {}
+
+    def made(self, scopes: tuple[str, ...], selector: str, inside: tuple) -> int:
+        """What a configurable stands for; `inside` is what it is part of."""
+        key = scopes, selector
+        if key in inside:
+            raise UserError(f"{_spelled(key)} contains itself.")
+        if key not in self._known:
+            total = 10
+            for value in _bindings(scopes, selector).values():
+                total += self._values(value, scopes, (*inside, key))
+            if total > _MOST_VALUES:
+                raise UserError(
+                    f"{_spelled(key)} stands for {total:,} values, by what it refers "
+                    f"to; expected at most {_MOST_VALUES:,}."
+                )
+            self._known[key] = total
+        return self._known[key]
+
+    def _values(self, value, scopes: tuple[str, ...], inside: tuple) -> int:
+        if len(inside) > _MOST_DEPTH:
+            last = [key for key in inside if key][-1]
+            raise UserError(
+                f"{_spelled(last)} is part of values in values, more than "
+                f"{_MOST_DEPTH} of them; expected fewer."
+            )
+        if isinstance(value, gin_state.ConfigurableReference):
+            # Without scopes of its own it is made in those of what it is part of.
+            scopes = tuple(value.scopes) or scopes
+            return self.made(scopes, value.configurable.selector, inside)
+        if isinstance(value, dict):
+            value = (*value, *value.values())
+        if isinstance(value, (list, tuple)):
+            return 1 + sum(self._values(v, scopes, (*inside, None)) for v in value)
+        return 1
+
+
+def _bindings(scopes: tuple[str, ...], selector: str) -> dict:
+    """What gin gives a configurable: the innermost scope's counts."""
+    found = {}
+    for count in range(len(scopes) + 1):
+        scope = "/".join(scopes[:count])
+        found |= gin_state._CONFIG.get((scope, selector), {})
+    return found
+
+
+def _spelled(key: tuple[tuple[str, ...], str]) -> str:
+    scopes, selector = key
+    if selector == "gin.macro":
+        return f"%{'/'.join(scopes)}"
+    return f"@{'/'.join((*scopes, selector))}()"
 
 
 @functools.cache

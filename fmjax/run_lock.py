@@ -90,18 +90,27 @@ def read(run_dir: pathlib.Path) -> dict[str, Any] | None:
     """What the lock says of its owner: host, pid, started, since.
 
     None without a lock, nothing of one that is torn.
+
+    Raises:
+      UserError: it is no file, or not this user's to read.
     """
     try:
         owner = json.loads((run_dir / FILE).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise UserError(
+            f"{run_dir / FILE} cannot be read: {error.strerror}; expected the file "
+            "that a run keeps there. Remove it if no run does."
+        ) from error
     except (ValueError, RecursionError):
         return {}
     kinds = {"host": str, "pid": int, "started": str, "since": (int, float)}
     known = isinstance(owner, dict) and all(
         isinstance(owner.get(name), kind) for name, kind in kinds.items()
     )
-    return owner if known else {}
+    # A time that time can be taken from.
+    return owner if known and abs(owner["since"]) < 1e15 else {}
 
 
 def spell_seconds(seconds: float) -> str:

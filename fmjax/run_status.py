@@ -1,9 +1,16 @@
-"""What a run directory tells of its run, in ten lines; nothing is loaded or changed."""
+"""What a run directory tells of its run, in ten lines; nothing is loaded or changed.
+
+A run that trains meanwhile makes and deletes files, and whoever wrote the files may
+have written anything into them.
+"""
 
 import collections
+import contextlib
+import os
 import pathlib
 import shutil
 import time
+from typing import Any
 
 from fmjax import run_dir as run_dirs
 from fmjax import run_lock
@@ -25,10 +32,13 @@ def status(run_dir: pathlib.Path, trust: bool = False) -> list[str]:
     """
     experiment = run_dirs.load_experiment(run_dir, trust)
     objective = experiment.objective
-    told, steps = events.read(run_dir), experiment.train.steps
+    told = _plausible(events.read(run_dir), "step", "time")
     lines = metrics.read(run_dir) if (run_dir / metrics.FILE).is_file() else []
+    lines = _plausible(lines, "step")
     train = [line for line in lines if line["split"] == "train"]
-    saved, bad = saved_steps(run_dir), bad_step_log.read(run_dir)
+    bad = _plausible(bad_step_log.read(run_dir), "step")
+    saved = saved_steps(run_dir)
+    steps = experiment.train.steps
     step = max([line["step"] for line in lines] + saved, default=0)
     rows = {
         "run": f"{objective.gin_name} of {objective.model.gin_name}"
@@ -43,17 +53,49 @@ def status(run_dir: pathlib.Path, trust: bool = False) -> list[str]:
         "restart": _restart(saved, bad, steps),
         "disk": _disk(run_dir),
     }
-    return [str(run_dir)] + [f"  {name:9}{text}" for name, text in rows.items()]
+    return [str(run_dir)] + [
+        f"  {name:9}{_printable(text)}" for name, text in rows.items()
+    ]
+
+
+def _plausible(records: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
+    """Those in which these are numbers that steps and times can be."""
+    return [
+        record
+        for record in records
+        if all(0 <= _number(record, name, -1.0) < 1e11 for name in names)
+    ]
+
+
+def _number(line: dict[str, Any], name: str, otherwise: Any = None) -> Any:
+    """A finite number, or something else where the line has none."""
+    value = line.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return otherwise
+    return float(value) if abs(value) < 1e300 else otherwise
+
+
+def _printable(text: str) -> str:
+    """Without what a terminal would take for a command."""
+    return "".join(c if c.isprintable() else "�" for c in text)
+
+
+def _age(file: pathlib.Path) -> str:
+    """How long ago a file was written; a run may just have taken it away."""
+    try:
+        return spell_seconds(time.time() - file.stat().st_mtime)
+    except OSError:
+        return "a moment"
 
 
 def _state(run_dir: pathlib.Path, told: list, saved: list[int], steps: int) -> str:
     owner, alive = run_lock.read(run_dir), run_lock.is_alive(run_dir)
     if owner and alive is not False:
-        age = time.time() - (run_dir / run_lock.FILE).stat().st_mtime
+        age = _age(run_dir / run_lock.FILE)
         doubt = "" if alive else "; only there can be seen whether it still does"
         return (
             f"process {owner.get('pid')} on {owner.get('host')} trains it, last heard "
-            f"{spell_seconds(age)} ago{doubt}"
+            f"{age} ago{doubt}"
         )
     if saved and saved[-1] >= steps:
         return "finished"
@@ -69,34 +111,34 @@ def _speed(train: list[dict], left: int) -> str:
     if not train:
         return "not known yet"
     last = train[-1]
-    unit = next(unit for unit in UNITS if f"{unit}_per_second" in last)
-    seconds = last["step_seconds"]
-    text = f"{last[f'{unit}_per_second']:,.0f} {unit}/s, {seconds:.3g} s a step"
-    if last.get("mfu") is not None:
-        text += f", MFU {last['mfu']:.1%}"
-    if left > 0:
+    speeds = {unit: _number(last, f"{unit}_per_second") for unit in UNITS}
+    seconds, mfu = _number(last, "step_seconds"), _number(last, "mfu")
+    texts = [f"{v:,.0f} {unit}/s" for unit, v in speeds.items() if v is not None][:1]
+    if seconds is not None:
+        texts.append(f"{seconds:.3g} s a step")
+    if mfu is not None:
+        texts.append(f"MFU {mfu:.1%}")
+    text = ", ".join(texts) or "not known"
+    if left > 0 and seconds is not None:
         text += f"; some {spell_seconds(left * seconds)} left"
     return text
 
 
 def _losses(lines: list[dict]) -> str:
-    newest = {line["split"]: line for line in lines}
-    return (
-        ", ".join(
-            f"{split} {line['loss']:.4f} at step {line['step']:,}"
-            if line["loss"] is not None
-            else f"{split} not finite at step {line['step']:,}"
-            for split, line in newest.items()
-        )
-        or "none yet"
-    )
+    newest = {line["split"]: line for line in lines if "loss" in line}
+    texts = []
+    for split, line in newest.items():
+        loss = _number(line, "loss")
+        found = "not finite" if loss is None else f"{loss:.4f}"
+        texts.append(f"{split} {found} at step {line['step']:,}")
+    return ", ".join(texts) or "none yet"
 
 
 def _saved(run_dir: pathlib.Path, saved: list[int]) -> str:
     if not saved:
         return "nothing yet"
-    age = time.time() - (run_dir / FOLDER / str(saved[-1])).stat().st_mtime
-    return f"steps {', '.join(map(str, saved))}; the last {spell_seconds(age)} ago"
+    age = _age(run_dir / FOLDER / str(saved[-1]))
+    return f"steps {', '.join(map(str, saved))}; the last {age} ago"
 
 
 def _starts(told: list) -> str:
@@ -138,7 +180,12 @@ def _restart(saved: list[int], bad: list, steps: int) -> str:
 
 
 def _disk(run_dir: pathlib.Path) -> str:
-    size = sum(f.lstat().st_size for f in run_dir.rglob("*") if f.is_file())
+    size = 0
+    for folder, _, names in os.walk(run_dir):
+        for name in names:
+            # It may be gone since, with its folder.
+            with contextlib.suppress(OSError):
+                size += os.lstat(os.path.join(folder, name)).st_size
     return (
         f"{size / 1e9:,.2f} GB here, {shutil.disk_usage(run_dir).free / 1e9:,.0f} free"
     )

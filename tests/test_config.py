@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import time
 
 import gin
 import pytest
@@ -170,9 +171,77 @@ def test_unset_macros_and_missing_files_are_named(tmp_path):
     (tmp_path / "b.gin").write_text("include 'a.gin'\n")
     with pytest.raises(UserError, match="includes itself"):
         config.load(tmp_path / "a.gin")
-    (tmp_path / "c.gin").write_text("train.steps = = 3\n")
-    with pytest.raises(UserError, match=r"c.gin"):
-        config.load(tmp_path / "c.gin")
+    for text in ("train.steps = = 3\n", "train.steps = (", 'a = """', '"""'):
+        (tmp_path / "c.gin").write_text(text)
+        with pytest.raises(UserError, match=r"c.gin"):
+            config.load(tmp_path / "c.gin")
+
+
+DOUBLED = ["A0 = [1, 1]"] + [f"A{i + 1} = [%A{i}, %A{i}]" for i in range(20)]
+CHAIN = ["A0 = 1"] + [f"A{i + 1} = %A{i}" for i in range(400)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["A = %A", "gpt.vocab_size = %A"], "%A contains itself"),
+        (["A = %B", "B = [1, %A]", "gpt.vocab_size = %B"], "%B contains itself"),
+        (
+            ["mixture.tasks = [@mixture()]", "data.train = @mixture()"],
+            "contains itself",
+        ),
+        (
+            ["a/mixture.tasks = [@mixture()]", "data.train = @a/mixture()"],
+            "@a/mixture() contains itself",
+        ),
+        ([*DOUBLED, "gpt.vocab_size = %A20"], "expected at most 100,000"),
+        ([*CHAIN, "gpt.vocab_size = %A400"], "expected fewer"),
+        (["gpt.vocab_size = " + "[" * 90 + "]" * 90], "expected fewer"),
+        (["gpt.vocab_size = @gin.macro()"], "@gin.macro refers to nothing"),
+    ],
+)
+def test_values_that_never_end_are_refused_at_once(tmp_path, lines, message):
+    file = tmp_path / "mine.gin"
+    file.write_text("\n".join(["include 'quickstart.gin'", *lines]))
+    started = time.monotonic()
+    with pytest.raises(UserError) as error:
+        config.load(file)
+    assert message in str(error.value)
+    assert len(str(error.value)) < 1000
+    assert time.monotonic() - started < 5
+
+
+def test_the_same_value_in_other_scopes_is_no_circle(tmp_path):
+    file = tmp_path / "mine.gin"
+    lines = ["A = [%B, %B]", "B = %C", "C = 3", "adamw.schedule = @a/cosine()"]
+    lines += ["a/cosine.warmup_steps = %C"]
+    file.write_text("\n".join(["include 'quickstart.gin'", *lines]))
+    assert config.load(file).optimizer.schedule.warmup_steps == 3
+
+
+def test_files_that_include_others_again_and_again_are_refused(tmp_path):
+    for i in range(40):
+        more = f"include '{i + 1}.gin'\n" * 2 if i < 39 else ""
+        (tmp_path / f"{i}.gin").write_text(more)
+    with pytest.raises(UserError, match="more than 1000 files"):
+        config.load(tmp_path / "0.gin")
+
+
+def test_compiled_programs_that_a_file_names_are_used_only_when_trusted(tmp_path):
+    binding = "train.compilation_cache"
+    text = f"include 'quickstart.gin'\n{binding} = '{tmp_path / 'theirs'}'\n"
+    for name in ("mine.gin", "config.gin"):
+        (tmp_path / name).write_text(text)
+    theirs, mine = str(tmp_path / "theirs"), str(tmp_path / "mine")
+    with pytest.raises(UserError, match=f"{binding} = .* run as code"):
+        config.load(tmp_path / "mine.gin")
+    for name in ("mine.gin", "config.gin"):
+        trusted = config.load(tmp_path / name, trust=True)
+        assert trusted.train.compilation_cache == theirs
+        bound = config.load(tmp_path / name, [f"{binding}={mine}"])
+        assert bound.train.compilation_cache == mine
+    # A run directory still loads; nothing that loads it compiles with that.
+    assert config.load(tmp_path / "config.gin").train.compilation_cache is None
 
 
 def test_what_changes_the_meaning_of_a_run():

@@ -215,6 +215,7 @@ def open_cache(root: Path, key: CacheKey) -> Cache:
         fields = [field.name for field in dataclasses.fields(Cache)[2:]]
         values = {name: metadata[name] for name in fields}
         values["skipped_names"] = tuple(values["skipped_names"])
+        _check_kinds(values, sizes)
     except FileNotFoundError:
         if folder.exists():
             raise UserError(f"{file} is missing. {remedy}") from None
@@ -241,7 +242,30 @@ def open_cache(root: Path, key: CacheKey) -> Cache:
 
 def decode_record(record: bytes) -> Record:
     """A dict of arrays out of the bytes of a record; raises if they are damaged."""
-    return safetensors.numpy.load(record)
+    arrays = safetensors.numpy.load(record)
+    for name, array in arrays.items():
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise ValueError(
+                f"{name} is {array.dtype} {list(array.shape)}; expected integers [N]"
+            )
+    lengths = arrays.get("lengths", np.zeros(0, np.int32))
+    # So that no sum of them overflows to what layouts expect.
+    most = arrays["tokens"].size if lengths.size else 0
+    if lengths.size and not 0 <= lengths.min() <= lengths.max() <= most:
+        raise ValueError(f"a length of {lengths.min()} or {lengths.max()} of {most}")
+    return arrays
+
+
+def _check_kinds(values: dict[str, Any], sizes: dict) -> None:
+    """Raises TypeError where metadata.json has something else than a cache's writer."""
+    kinds: dict[str, Any] = dict.fromkeys(values, int)
+    kinds |= {"padding_share": (int, float), "seconds": (int, float)}
+    kinds |= {"bytes": (int, type(None)), "skipped_names": tuple}
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, kinds[name]):
+            raise TypeError(f"{name} = {value!r:.200}")
+    if not all(type(n) is str and type(size) is int for n, size in sizes.items()):
+        raise TypeError(f"shards = {sizes!r:.200}")
 
 
 def _encode(record: Record, dtype) -> bytes:

@@ -75,8 +75,15 @@ class DefinedTokenizer:
         self.template = self._template() if TOKENIZER in files.contents else None
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without specials around it."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        """Ids of a text, without specials around it.
+
+        Raises:
+          UserError: the vocabulary has no piece for what is unknown, and the text some.
+        """
+        try:
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # The package has no other.
+            raise UserError(f"A text cannot be tokenized: {error}.") from error
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; specials stand for nothing."""
@@ -99,7 +106,9 @@ class DefinedTokenizer:
                 "Metaspace, ByteFallback and WordPiece; found "
                 f"{sorted(map(str, types))}."
             )
-        prefix = next((k["prefix"] for k in kinds if k["type"] == "WordPiece"), None)
+        prefix = next(
+            (k["prefix"] for k in kinds if k.get("type") == "WordPiece"), None
+        )
         sizes = np.zeros(size, np.int32)
         added = self._tokenizer.get_added_tokens_decoder()
         for piece, i in self.ids.items():

@@ -42,6 +42,8 @@ _BESIDE = (
 # Vocabularies that are not read; transformers has them for some Mistral models.
 _UNREAD = ("tekken.json", "tiktoken.model")
 _OF_MODEL = ("model_type", "bos_token_id", "eos_token_id", "pad_token_id")
+# Tables of a number an id are made; the largest vocabularies have a million.
+MOST_IDS = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +81,11 @@ class TokenizerFiles:
         except OSError as error:
             raise UserError(f"{folder}: a file cannot be read: {error}") from error
         config = folder / "config.json"
-        model = _parse("config.json", config.read_bytes()) if config.is_file() else {}
+        try:
+            content = config.read_bytes() if config.is_file() else b"{}"
+        except OSError as error:
+            raise UserError(f"{config} cannot be read: {error}") from error
+        model = _parse(config.name, content)
         return cls(contents, {key: model[key] for key in _OF_MODEL if key in model})
 
     def json(self, name: str) -> dict:
@@ -97,9 +103,15 @@ class TokenizerFiles:
 
     def ids(self, name: str) -> dict[str, int]:
         """A vocabulary in JSON: the id of each piece."""
-        ids = json.loads(self.text(name))
-        if not isinstance(ids, dict) or any(type(i) is not int for i in ids.values()):
+        ids = _loads(name, self.text(name))
+        if not isinstance(ids, dict):
             raise UserError(f"{name}: expected pieces and their ids.")
+        for piece, i in ids.items():
+            if type(i) is not int or not 0 <= i < MOST_IDS:
+                raise UserError(
+                    f"{name}: {piece!r:.200} has the id {i!r:.200}; expected a number "
+                    f"from 0 to {MOST_IDS - 1}."
+                )
         return ids
 
     @functools.cached_property
@@ -167,7 +179,7 @@ class TokenizerFiles:
         """Tokens and the ids that files give them; what comes first has its flags."""
         for i, fields in self._by_id():
             yield i, _token(fields)
-        known = self.json(ADDED)
+        known = self.ids(ADDED) if ADDED in self.contents else {}
         specials = [self._named(name) for name in NAMES if self._wants(name)]
         specials = [token for token in (*specials, *self._further()) if token]
         of_specials = {token.content: token for token in specials}
@@ -204,21 +216,24 @@ class TokenizerFiles:
     def _further(self) -> Iterator[AddedToken]:
         for key in ("additional_special_tokens", "extra_special_tokens"):
             values = self.config.get(key, self.json(SPECIALS).get(key)) or ()
-            for value in values.values() if isinstance(values, dict) else values:
+            values = values.values() if isinstance(values, dict) else values
+            if isinstance(values, (str, int, float)):
+                raise UserError(f"{CONFIG}: {key} = {values!r}; expected tokens.")
+            for value in values:
                 yield self._special(value)
 
     def _special(self, value: object, mask: bool = False) -> AddedToken:
         if isinstance(value, dict):
             return _token(value | {"special": True})
         if not isinstance(value, str):
-            raise UserError(f"{CONFIG}: {value!r} is no token; expected a text.")
+            raise UserError(f"{CONFIG}: {value!r:.200} is no token; expected a text.")
         takes_space = mask and self.family.mask_takes_space
         return AddedToken(value, special=True, normalized=False, lstrip=takes_space)
 
 
 def _token(fields: object) -> AddedToken:
     if not isinstance(fields, dict) or not isinstance(fields.get("content"), str):
-        raise UserError(f"{CONFIG}: {fields!r} is no token; expected its content.")
+        raise UserError(f"{CONFIG}: {fields!r:.200} is no token; expected its content.")
     flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
     return AddedToken(
         fields["content"], **{key: bool(fields[key]) for key in flags if key in fields}
@@ -226,8 +241,12 @@ def _token(fields: object) -> AddedToken:
 
 
 def _parse(name: str, content: bytes) -> dict:
-    try:
-        fields = json.loads(content)
-    except ValueError as error:
-        raise UserError(f"{name} is not JSON: {error}") from error
+    fields = _loads(name, content)
     return fields if isinstance(fields, dict) else {}
+
+
+def _loads(name: str, content: str | bytes):
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{name} is not JSON: {error}") from error

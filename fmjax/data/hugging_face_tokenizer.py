@@ -1,9 +1,10 @@
 """Hugging Face's tokenizers, each described whole by the files saved with a model."""
 
 import base64
+import contextlib
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,12 @@ import xxhash
 from fmjax.data import special_template
 from fmjax.data.hugging_face_definitions import DefinedTokenizer
 from fmjax.data.hugging_face_families import NAMES
-from fmjax.data.hugging_face_files import TARGET, TOKENIZER, TokenizerFiles
+from fmjax.data.hugging_face_files import (
+    MOST_IDS,
+    TARGET,
+    TOKENIZER,
+    TokenizerFiles,
+)
 from fmjax.data.hugging_face_sentencepiece import PieceTokenizer
 from fmjax.data.hugging_face_vocabulary import vocabulary_class
 from fmjax.errors import UserError, suggest
@@ -66,28 +72,8 @@ class HuggingFaceTokenizer:
         self.files = dict(files)
         self._model = dict(model or {})
         self._side = side
-        described = TokenizerFiles(self.files, self._model)
-        described.require("split_special_tokens", False)
-        if TOKENIZER in files or described.family.vocabulary in (
-            "wordpiece",
-            "byte_level",
-            "qwen2",
-            "clip",
-        ):
-            self._tokenizer = DefinedTokenizer(described)
-        else:
-            self._tokenizer = PieceTokenizer(described, side)
-        self.vocab_size = max(self._tokenizer.ids.values(), default=-1) + 1
-        self._names = described.names()
-        self._single, self._pair = self._templates(described)
-        first, last = self._single[0], self._single[-1]
-        self.bos_id = first.special
-        self.pad_id = self._named_or_of_model("pad")
-        self.eos_id = self.special_id("eos")
-        if self.eos_id is None:
-            self.eos_id = last.special
-        if self.eos_id is None:
-            self.eos_id = self._named_or_of_model("eos")
+        with _refused():
+            self._read(TokenizerFiles(self.files, self._model))
         self.digest = xxhash.xxh3_128_hexdigest(b"hugging_face" + self._content())
 
     @classmethod
@@ -202,6 +188,35 @@ class HuggingFaceTokenizer:
         """A seqio.Vocabulary with the same ids."""
         return vocabulary_class()(self)
 
+    def _read(self, described: TokenizerFiles) -> None:
+        described.require("split_special_tokens", False)
+        if TOKENIZER in self.files or described.family.vocabulary in (
+            "wordpiece",
+            "byte_level",
+            "qwen2",
+            "clip",
+        ):
+            self._tokenizer = DefinedTokenizer(described)
+        else:
+            self._tokenizer = PieceTokenizer(described, self._side)
+        ids = self._tokenizer.ids.values()
+        self.vocab_size = max(ids, default=-1) + 1
+        if min(ids, default=0) < 0 or self.vocab_size > MOST_IDS:
+            raise UserError(
+                f"The vocabulary has ids from {min(ids)} to {max(ids)}; expected 0 to "
+                f"{MOST_IDS - 1}."
+            )
+        self._names = described.names()
+        self._single, self._pair = self._templates(described)
+        first, last = self._single[0], self._single[-1]
+        self.bos_id = first.special
+        self.pad_id = self._named_or_of_model("pad")
+        self.eos_id = self.special_id("eos")
+        if self.eos_id is None:
+            self.eos_id = last.special
+        if self.eos_id is None:
+            self.eos_id = self._named_or_of_model("eos")
+
     def _content(self) -> bytes:
         files = {name: _printable(content) for name, content in self.files.items()}
         fields = {"files": files, "model": self._model, "side": self._side}
@@ -228,7 +243,22 @@ class HuggingFaceTokenizer:
             found = self._model.get(f"{name}_token_id")
         # Instruction-tuned models list several ends; the tokenizer's own was not named.
         found = found[0] if isinstance(found, list) and found else found
-        return found if isinstance(found, int) else None
+        return found if type(found) is int and 0 <= found < MOST_IDS else None
+
+
+@contextlib.contextmanager
+def _refused() -> Iterator[None]:
+    """Inside, whatever files that are no tokenizer make the libraries raise."""
+    try:
+        yield
+    except UserError:
+        raise
+    except BaseException as error:  # what `tokenizers` panics with is no Exception
+        if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+            raise
+        raise UserError(
+            f"The files describe no tokenizer: {type(error).__name__}: {error!s:.200}"
+        ) from error
 
 
 def _printable(content: bytes) -> tuple[str, str]:

@@ -112,8 +112,7 @@ def _reduce(image: Image.Image, ratio: float) -> int:
     if image.format != "JPEG" or ratio < 2 * _SPARE:
         return 1
     shrink = next(n for n in (8, 4, 2) if ratio >= n * _SPARE)
-    # Pillow takes the strongest reduction whose size, rounded down, is at least this. The
-    # result's size is rounded up.
+    # Pillow takes the strongest reduction that leaves, rounded down, at least this.
     image.draft(None, tuple(edge // shrink for edge in image.size))
     return shrink
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import numpy as np
 from jaxtyping import Float
@@ -10,6 +11,9 @@ from PIL import Image
 from fmjax.configurable import configurable
 from fmjax.data.image_decoding import Box, read_picture, take_region
 from fmjax.errors import UserError, suggest
+
+# An image of this size is 0.8 GB of numbers.
+_MOST_SIZE = 8192
 
 RESAMPLING = {kind.name.lower(): kind for kind in Image.Resampling}
 
@@ -96,8 +100,8 @@ class Preprocessing:
 def check_preprocessing(settings) -> None:
     """Raises a UserError where a configurable with these fields has impossible ones."""
     owner, size, short = settings.gin_name, settings.size, settings.shorter_side
-    if size < 1:
-        raise UserError(f"{owner}.size is {size}; expected at least 1.")
+    if not 1 <= size <= _MOST_SIZE:
+        raise UserError(f"{owner}.size is {size}; expected 1 to {_MOST_SIZE}.")
     for name, known in (("fit", ("crop", "squash")), ("resampling", RESAMPLING)):
         found = getattr(settings, name)
         if found not in known:
@@ -105,10 +109,12 @@ def check_preprocessing(settings) -> None:
                 f"{owner}.{name} is {found!r}; expected one of {', '.join(known)}."
                 + suggest(found, known)
             )
-    if short is not None and short < size:
+    if short is not None and not size <= short <= _MOST_SIZE:
         raise UserError(
-            f"{owner}.shorter_side is {short}; expected None, or at least "
-            f"{owner}.size = {size}."
+            f"{owner}.shorter_side is {short}; expected None, or {owner}.size = {size} "
+            f"to {_MOST_SIZE}."
         )
-    if min(settings.std) <= 0:
+    if not all(map(math.isfinite, settings.mean)):
+        raise UserError(f"{owner}.mean is {settings.mean}; expected finite numbers.")
+    if not all(0 < value < math.inf for value in settings.std):
         raise UserError(f"{owner}.std is {settings.std}; expected positive numbers.")

@@ -236,18 +236,18 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         found, kind, digest = fields["format"], fields["kind"], fields["digest"]
     except FileNotFoundError:
         raise UserError(f"No tokenizer in {folder}: {DESCRIPTOR} is missing.") from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise UserError(f"{descriptor} is damaged: {error!r}.") from error
-    if found != FORMAT or kind not in _KINDS:
+    if found != FORMAT or not isinstance(kind, str) or kind not in _KINDS:
         raise UserError(
-            f"{descriptor} has format {found!r} and kind {kind!r}; this fmjax reads "
-            f"format {FORMAT} and kinds {sorted(_KINDS)}."
+            f"{descriptor} has format {found!r:.200} and kind {kind!r:.200}; this "
+            f"fmjax reads format {FORMAT} and kinds {sorted(_KINDS)}."
         )
     # The file's name follows from the kind: a descriptor cannot point elsewhere.
     file = Path(folder) / _KINDS[kind].file_name
     try:
         tokenizer = _KINDS[kind].from_file(file.read_bytes())
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except Exception as error:  # Whatever a damaged file makes the readers raise.
         raise UserError(f"{file} cannot be read: {error}") from error
     if tokenizer.digest != digest:
         raise UserError(

@@ -1,6 +1,8 @@
 """A Hugging Face config.json, of which no option goes unread."""
 
 import json
+import reprlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,12 @@ _HARMLESS = frozenset(
     transformers_version typical_p unk_token_id use_cache
     """.split()  # noqa: SIM905
 )
+# What arrays can be indexed with; nothing that a model computes with is larger.
+_MOST = 2**31 - 1
+# A stranger's value in a message: a line of it, however long or deep it is.
+_SHOWN = reprlib.Repr()
+_SHOWN.maxlist = _SHOWN.maxdict = 30
+_SHOWN.maxstring = _SHOWN.maxother = 200
 
 
 class Options:
@@ -42,7 +50,7 @@ class Options:
             values = json.loads(file.read_bytes())
         except FileNotFoundError:
             raise UserError(f"{file}: no such file; expected a saved model.") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{file} is not JSON: {error}.") from error
         if not isinstance(values, dict):
             raise UserError(f"{file} holds no JSON object.")
@@ -65,7 +73,16 @@ class Options:
             isinstance(value, bool) > (kind is bool)
         ):
             raise UserError(
-                f"{self._source}: {name} = {value!r}; expected {kind.__name__}."
+                f"{self._source}: {name} = {_SHOWN.repr(value)}; expected "
+                f"{kind.__name__}."
+            )
+        # Not an infinity either, nor what no float is as large as.
+        if isinstance(value, (int, float)) and not (
+            abs(value) <= (_MOST if kind is int else sys.float_info.max)
+        ):
+            most = f"at most {_MOST}" if kind is int else "a number of 64 bits"
+            raise UserError(
+                f"{self._source}: {name} = {_SHOWN.repr(value)}; expected {most}."
             )
         return kind(value)
 
@@ -124,5 +141,6 @@ class Options:
     def refuse(self, name: str, value: Any, expected: str) -> None:
         """Raises the UserError for an option's value."""
         raise UserError(
-            f"{self._source}: {name} = {value!r} is not supported; expected {expected}."
+            f"{self._source}: {name} = {_SHOWN.repr(value)} is not supported; expected "
+            f"{expected}."
         )

@@ -146,6 +146,9 @@ def _size(options: Options, name: str, default: Any, square: bool = False):
     """(height, width, None), or (0, 0, shorter side)."""
     value = options.peek(name, default)
     options.ignore(name)
+    numbers = value.values() if isinstance(value, dict) else [value]
+    if any(type(number) is not int for number in numbers):
+        options.refuse(name, value, "numbers of pixels")
     if isinstance(value, int):
         # Older files; then it is the shorter side where that is the default.
         if isinstance(default, dict) and "shortest_edge" in default and not square:
@@ -161,6 +164,8 @@ def _size(options: Options, name: str, default: Any, square: bool = False):
 
 def _colours(options: Options, name: str, default: dict) -> tuple[float, float, float]:
     values = options.take(name, list, default[name])
-    if len(values) != 3:
+    if len(values) != 3 or any(type(v) not in (int, float) for v in values):
         options.refuse(name, values, "three numbers")
+    if not all(abs(value) <= 1e6 for value in values):
+        options.refuse(name, values, "three numbers between 0 and 1")
     return tuple(map(float, values))

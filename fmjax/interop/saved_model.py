@@ -1,5 +1,7 @@
 """A model that Hugging Face's transformers saved, as an objective and parameters."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from fmjax.errors import UserError
@@ -7,6 +9,7 @@ from fmjax.interop import model_fields
 from fmjax.interop.families import FAMILIES
 from fmjax.interop.family import find
 from fmjax.interop.options import Options
+from fmjax.interop.sizes import check_sizes
 from fmjax.interop.tensor_files import TensorFiles
 from fmjax.interop.weights import (
     computed_otherwise,
@@ -15,6 +18,7 @@ from fmjax.interop.weights import (
     read_params,
 )
 from fmjax.objectives.terms import Objective
+from fmjax.training.saved_state import in_a_line
 from fmjax.training.state import abstract_variables
 
 
@@ -35,6 +39,8 @@ def read_model(hf_dir: Path) -> tuple[Objective, dict, list[str]]:
     options = Options.read(file)
     model_type = options.take("model_type", str, "")
     named = (options.take("architectures", list, None) or [None])[0]
+    if not isinstance(named, str | None):
+        options.refuse("architectures", named, "names")
     try:
         family = find(FAMILIES, model_type, named)
     except UserError as error:
@@ -42,10 +48,12 @@ def read_model(hf_dir: Path) -> tuple[Objective, dict, list[str]]:
     files = TensorFiles(hf_dir)
     found = {family.short(name) for name in files.names}
     architecture = family.choose(named, found)
-    trained_by = family.read_objective(options)
-    values = family.read(options, architecture)
+    with _of(file):
+        trained_by = family.read_objective(options)
+        values = family.read(options, architecture)
     for name, field in family.optional.items():
         values[field] = family.short(name) in found
+    check_sizes(family, values, files, file)
     copy = copy_that_differs(files, family)
     if copy is not None and values.get("tie_embeddings", True):
         if not family.unties:
@@ -54,11 +62,12 @@ def read_model(hf_dir: Path) -> tuple[Objective, dict, list[str]]:
                 f"{family.copies[copy]}."
             )
         values["tie_embeddings"] = False
-    model = model_fields.build(family.model, values)
-    if computed_otherwise(files, family, model):
-        model = model_fields.build(family.model, values | family.trained)
-    objective = family.objective(model=model, **trained_by)
-    axes, shapes = abstract_variables(objective)
+    with _of(file):
+        model = model_fields.build(family.model, values)
+        if computed_otherwise(files, family, model):
+            model = model_fields.build(family.model, values | family.trained)
+        objective = family.objective(model=model, **trained_by)
+        axes, shapes = abstract_variables(objective)
     params = read_params(
         files,
         family,
@@ -68,3 +77,16 @@ def read_model(hf_dir: Path) -> tuple[Objective, dict, list[str]]:
         model,
     )
     return objective, params, left_out(files, family, architecture)
+
+
+@contextlib.contextmanager
+def _of(file: Path) -> Iterator[None]:
+    """Inside, whatever options that go ill together raise is the file's fault."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{file}: no model can be made of its options: {in_a_line(error)}."
+        ) from error

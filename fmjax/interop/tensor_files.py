@@ -1,6 +1,7 @@
 """Safetensors files of a folder, read and written a tensor at a time."""
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -44,8 +45,13 @@ class TensorFiles:
         """Names of all tensors."""
         return list(self._found)
 
-    def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """A tensor as float32; a UserError if it has another shape or no floats."""
+    @property
+    def num_elements(self) -> int:
+        """Numbers in all tensors; what the headers say fits the files' sizes."""
+        return sum(math.prod(shape) for _, shape, _ in self._found.values())
+
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raises a UserError if a tensor has another shape or no floats."""
         _, found, dtype = self._found[name]
         if found != shape:
             raise UserError(
@@ -57,6 +63,10 @@ class TensorFiles:
                 f"{self.folder}: {name} is stored as {dtype}; expected one of "
                 f"{', '.join(_FLOATS)}."
             )
+
+    def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """A tensor as float32; a UserError if it has another shape or no floats."""
+        self.check(name, shape)
         return self._tensor(name).astype(np.float32, copy=False)
 
     def equal(self, name: str, other: str) -> bool:

@@ -78,13 +78,24 @@ def leaves(axes: dict, shapes: dict, vocab_size: int) -> dict[str, Leaf]:
     return found
 
 
-def places(rows: tuple[Row, ...], found: dict[str, Leaf], family: Family):
+def places(
+    rows: tuple[Row, ...],
+    found: dict[str, Leaf],
+    family: Family,
+    most: int | None = None,
+) -> list[Place]:
     """Every tensor of a model's files, in the order of the table.
 
+    Args:
+      rows: the table.
+      found: what `leaves` gives.
+      family: of the model.
+      most: tensors that there may be; None for any number.
+
     Raises:
-      UserError: for a parameter that the table does not have.
+      UserError: for a parameter that the table does not have, or more tensors.
     """
-    placed, result = set(), []
+    placed, result, count = set(), [], 0
     for row in rows:
         unless = row.given.startswith("!")
         if row.given and (row.given.lstrip("!") in found) == unless:
@@ -98,7 +109,14 @@ def places(rows: tuple[Row, ...], found: dict[str, Leaf], family: Family):
             experts, shape = range(shape[0]), shape[1:]
         if len(row.paths) > 1:
             shape = (len(row.paths), *shape)
-        for layer in range(1 if leaf.layers is None else leaf.layers):
+        layers = 1 if leaf.layers is None else leaf.layers
+        count += layers * len(experts)
+        if most is not None and count > most:
+            raise UserError(
+                f"config.json makes more than {most:,} tensors, {layers:,} layers of "
+                f"{len(experts):,} as {row.name}; expected about as many as there are."
+            )
+        for layer in range(layers):
             for expert in experts:
                 name = family.short(row.name).format(layer=layer, expert=expert)
                 result.append(Place(row, name, layer, expert, shape))
@@ -129,10 +147,15 @@ def read_params(
       UserError: for a missing tensor, one that has no place, or one of another shape.
     """
     found = leaves(axes, shapes, getattr(model, "vocab_size", 0))
-    expected = places(family.rows_of(architecture), found, family)
+    # Some may lack, and are to be named; of layers × experts there may be too many to.
+    most = 2 * len(files.names) + 1000
+    expected = places(family.rows_of(architecture), found, family, most)
     in_files = {family.short(name): name for name in files.names}
     computed = family.computed(model)
     _check_names(files, family, architecture, expected, in_files, computed)
+    # All of them before the first array is made: then no more is made than was read.
+    for place in expected:
+        files.check(in_files[place.name], place.row.shape_there(place.shape))
     params: dict[str, Any] = {}
     arrays = {}
     for path in found:

@@ -1,6 +1,9 @@
 """A checkpoint as others read it: parts of its state, checked against their digests."""
 
+import contextlib
 import pathlib
+import re
+from collections.abc import Iterator
 
 import jax
 import orbax.checkpoint as ocp
@@ -33,7 +36,9 @@ def saved_steps(run_dir: pathlib.Path) -> list[int]:
     folder = pathlib.Path(run_dir) / FOLDER
     if not folder.is_dir():
         return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+    # As Orbax spells them: "²" is a digit too, and "007" another folder than "7".
+    names = [p.name for p in folder.iterdir() if p.is_dir()]
+    return sorted(int(n) for n in names if re.fullmatch(r"0|[1-9][0-9]{0,17}", n))
 
 
 def in_a_line(error: Exception) -> str:
@@ -58,7 +63,7 @@ class SavedState:
         """Reads what a checkpoint has, the newest if no step is given.
 
         Raises:
-          UserError: if there is no such checkpoint.
+          UserError: if there is no such checkpoint, or it is damaged.
         """
         folder = pathlib.Path(run_dir).absolute() / FOLDER
         steps = saved_steps(folder.parent)
@@ -67,15 +72,17 @@ class SavedState:
             raise UserError(f"{folder}: no {wanted}; found {steps or 'none'}.")
         self.step = steps[-1] if step is None else step
         self.folder = folder / str(self.step)
-        with _reader(folder) as reader:
+        with self._reads(), _reader(folder) as reader:
             tree = reader.item_metadata(self.step)["state"].tree
-        self.shapes = {
-            jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(
-                tree, is_leaf=lambda x: hasattr(x, "shape")
-            )
-        }
-        self.params = "ema" if ema and "ema" in tree else "params"
+            self.shapes = {
+                jax.tree_util.keystr(path, simple=True, separator="/"): tuple(
+                    leaf.shape
+                )
+                for path, leaf in jax.tree_util.tree_leaves_with_path(
+                    tree, is_leaf=lambda x: hasattr(x, "shape")
+                )
+            }
+            self.params = "ema" if ema and "ema" in tree else "params"
 
     @property
     def param_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -108,22 +115,28 @@ class SavedState:
             restore_args=ocp.checkpoint_utils.construct_restore_args(tree),
             partial_restore=True,
         )
-        try:
-            with _reader(self.folder.parent, 1.01e-9 * largest) as reader:
-                items = reader.restore(
-                    self.step,
-                    args=ocp.args.Composite(state=args, digests=DigestRestore()),
-                )
-        except Exception as error:  # Whatever a damaged file makes the libraries raise.
-            raise UserError(
-                f"{self.folder} cannot be read: {in_a_line(error)}. Take another."
-            ) from error
-        if bad := damaged(items.state, items.digests):
+        with self._reads(), _reader(self.folder.parent, 1.01e-9 * largest) as reader:
+            items = reader.restore(
+                self.step,
+                args=ocp.args.Composite(state=args, digests=DigestRestore()),
+            )
+            bad = damaged(items.state, items.digests)
+        if bad:
             raise UserError(
                 f"{self.folder} is damaged: {', '.join(bad[:3])} not what was saved. "
                 "Take another step's."
             )
         return items.state
+
+    @contextlib.contextmanager
+    def _reads(self) -> Iterator[None]:
+        """Inside, whatever a damaged file makes the libraries raise is a UserError."""
+        try:
+            yield
+        except Exception as error:
+            raise UserError(
+                f"{self.folder} cannot be read: {in_a_line(error)}. Take another."
+            ) from error
 
 
 def restore_model(

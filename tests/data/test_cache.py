@@ -1,10 +1,13 @@
 """The cache without TensorFlow: documents are made here, rows are written and read."""
 
+import dataclasses
 import json
 import threading
 
 import numpy as np
 import pytest
+import safetensors.numpy
+from array_record.python.array_record_module import ArrayRecordWriter
 
 from fmjax.data import folders
 from fmjax.data.batches import Records, eval_batches, train_batches
@@ -340,6 +343,55 @@ def test_damaged_caches_name_the_file(tmp_path, damage, message):
         assert "Delete" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shards": [[5, 4]]},
+        {"shards": {"rows-00000.array_record": "x"}},
+        {"rows": "x"},
+        {"rows": 1.5},
+        {"rows": True},
+        {"rows": None},
+        {"skipped_names": 5},
+        {"padding_share": []},
+    ],
+)
+def test_a_cache_whose_metadata_has_other_kinds_is_damaged(tmp_path, change):
+    file = build(tmp_path).folder / "metadata.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(UserError, match=r"metadata\.json is damaged"):
+        open_cache(tmp_path, key_of())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lengths": np.array([[4], [2]], np.int32)},
+        {"lengths": np.array([4, 2], np.float32)},
+        {"lengths": np.array([2.5, 3.5], np.float32)},
+        {"lengths": np.array([2**62, 2**62, 2**62, 2**62 + 6], np.int64)},
+        {"tokens": np.arange(6, dtype=np.float32)},
+        {"tokens": np.arange(6, dtype=np.int32).reshape(6, 1)},
+    ],
+)
+def test_records_of_other_shapes_than_a_row_can_be_made_of_weigh_nothing(
+    tmp_path, change
+):
+    layout = dataclasses.replace(LAYOUT, mode="packed", length=8)
+    cache = build(tmp_path, key_of(layout))
+    (shard,) = cache.shards
+    good = {"tokens": np.arange(6, dtype=np.int32), "lengths": np.array([4, 2])}
+    writer = ArrayRecordWriter(str(shard), "group_size:1,uncompressed")
+    for record in (good, good | change):
+        writer.write(safetensors.numpy.save(record))
+    writer.close()
+    cache = dataclasses.replace(cache, rows=2)
+    batches = evaluation(cache, layout, batch_size=2)
+    (batch,) = read(batches)
+    assert batches.bad_rows == 1
+    assert batch["weights"].any(-1).tolist() == [True, False]
+
+
 def test_a_missing_cache_says_how_to_build_it(tmp_path):
     with pytest.raises(UserError, match="fmjax data cache"):
         open_cache(tmp_path, key_of())
@@ -351,11 +403,11 @@ def test_a_split_without_rows_is_an_error(tmp_path):
 
 
 def test_waiting_gives_up_in_time(tmp_path):
-    with pytest.raises(TimeoutError, match=r"data\.cache_dir"):
+    with pytest.raises(TimeoutError, match=r"data\.cache_dir.*images\.cache_dir"):
         folders.wait_until(lambda: False, "the caches", timeout_seconds=0.3)
 
 
 def test_a_cache_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "rows").write_text("a file where a folder should be")
-    with pytest.raises(UserError, match=r"data\.cache_dir"):
+    with pytest.raises(UserError, match=r"data\.cache_dir.*images\.cache_dir"):
         build(tmp_path)

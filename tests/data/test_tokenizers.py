@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fmjax.data.hugging_face_tokenizer import HuggingFaceTokenizer
 from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources import TextFiles
 from fmjax.data.stdlib import PythonStdlib
@@ -128,13 +129,74 @@ def test_damaged_tokenizers_are_refused(trained, tmp_path):
     with pytest.raises(UserError, match=r"sentencepiece\.model"):
         load_tokenizer(tmp_path)
     fields = json.loads((tmp_path / DESCRIPTOR).read_text())
-    for change in ({"kind": "pickle"}, {"format": 99}, {"digest": "0"}):
+    changes = [{"kind": "pickle"}, {"kind": []}, {"format": 99}, {"digest": "0"}]
+    for change in changes:
         (tmp_path / DESCRIPTOR).write_text(json.dumps(fields | change))
         with pytest.raises(UserError):
             load_tokenizer(tmp_path)
-    (tmp_path / DESCRIPTOR).write_text("{")
-    with pytest.raises(UserError, match="is damaged"):
-        load_tokenizer(tmp_path)
+    for text in ("{", "[]", "[" * 100_000):
+        (tmp_path / DESCRIPTOR).write_text(text)
+        with pytest.raises(UserError, match="is damaged"):
+            load_tokenizer(tmp_path)
+
+
+WORDS = {"vocab.txt": b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n"}
+BERT = {"tokenizer_class": "BertTokenizer"}
+GPT2 = {"tokenizer_class": "GPT2Tokenizer", "unk_token": "a"}
+WORD_LEVEL = {"type": "WordLevel", "vocab": {"a": 2**32 - 1}, "unk_token": "a"}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"vocab.json": "{", "merges.txt": ""}, r"vocab\.json is not JSON"),
+        ({"vocab.json": "[" * 10**5, "merges.txt": ""}, r"vocab\.json is not JSON"),
+        ({"vocab.json": '{"a": -1}', "merges.txt": ""}, "'a' has the id -1"),
+        ({"vocab.json": '{"a": 1e13}', "merges.txt": ""}, "has the id 1"),
+        ({"vocab.json": '{"a": 10000000000}', "merges.txt": ""}, "from 0 to 16777215"),
+        (WORDS | {"added_tokens.json": '{"x": "q"}'}, r"added_tokens\.json: 'x' has"),
+        (WORDS | {"added_tokens.json": "[1]"}, "expected pieces and their ids"),
+        (WORDS | {"config.json": "[" * 10**5}, r"config\.json is not JSON"),
+        (WORDS | {"config.json": '{"model_type": []}'}, "describe no tokenizer"),
+        (
+            WORDS | {"special_tokens_map.json": '{"extra_special_tokens": 5}'},
+            "extra_special_tokens = 5; expected tokens",
+        ),
+        (
+            WORDS | {"special_tokens_map.json": '{"bos_token": "\\ud800"}'},
+            "describe no tokenizer",
+        ),
+        ({"tokenizer.json": "[" * 10**5}, r"Not a tokenizer\.json"),
+        (
+            {"tokenizer.json": json.dumps({"version": "1.0", "model": WORD_LEVEL})},
+            "ids from 4294967295 to 4294967295; expected 0 to 16777215",
+        ),
+    ],
+)
+def test_hugging_faces_files_that_are_none_are_refused(tmp_path, files, message):
+    told = GPT2 if "vocab.json" in files else BERT
+    told = {} if "config.json" in files else told
+    for name, content in {"tokenizer_config.json": json.dumps(told), **files}.items():
+        content = content.encode() if isinstance(content, str) else content
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        HuggingFaceTokenizer.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"files": []}, {"files": {"vocab.txt": 5}}, {"side": []}, {"model": [1]}],
+)
+def test_a_saved_tokenizers_own_file_is_checked(tmp_path, change):
+    files = WORDS | {"tokenizer_config.json": json.dumps(BERT).encode()}
+    HuggingFaceTokenizer(files).save(tmp_path)
+    file = tmp_path / HuggingFaceTokenizer.file_name
+    fields = json.loads(file.read_text())
+    load_tokenizer(tmp_path)
+    for content in (json.dumps(fields | change), "[" * 100_000, "[]"):
+        file.write_text(content)
+        with pytest.raises(UserError, match=r"hugging_face\.json cannot be read"):
+            load_tokenizer(tmp_path)
 
 
 def test_training_on_files_writes_a_model_for_sentencepiece_file(tmp_path, root):

@@ -1,5 +1,6 @@
 """A tiny config, one process of it to its end, and ways to run the command."""
 
+import json
 import os
 import pathlib
 import signal
@@ -57,6 +58,43 @@ def finished(tmp_path_factory, tiny, fmjax) -> pathlib.Path:
     ended = fmjax("train", *tiny, "--run_dir", run_dir)
     assert ended.returncode == 0, ended.stderr
     return run_dir
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """Trains a shipped config, cut short by bindings, as a user's processes would."""
+    cache = str(tmp_path_factory.mktemp("cache"))
+
+    def train(config, run_dir, *bindings) -> None:
+        bindings = ("train.eval_every=0", "train.checkpoint_every=0", *bindings)
+        _as_user("train", config, *bindings, "--run_dir", run_dir, cache=cache)
+
+    train.cache = cache
+    return train
+
+
+@pytest.fixture(scope="session")
+def measured(trained):
+    """What `fmjax eval` prints of a run."""
+
+    def measure(run_dir, *measures) -> dict[str, float]:
+        out = _as_user("eval", run_dir, *measures, cache=trained.cache)
+        return json.loads(out[out.index("{") :])
+
+    return measure
+
+
+def _as_user(*arguments, cache) -> str:
+    # The tests' flags make programs that compile fast and run slowly.
+    settings = {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "FMJAX_CACHE": cache}
+    return subprocess.run(
+        [sys.executable, "-m", "fmjax", *map(str, arguments)],
+        env=os.environ | settings,
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+        timeout=1500,
+    ).stdout
 
 
 @pytest.fixture

@@ -2,201 +2,231 @@
 
     python -m tests.faults.fuzz --n 20000
 
-Each input is a good file in which bytes were changed, cut out or repeated, or arbitrary
-text. A reader that raises anything but a UserError, or takes longer than a second, or
-opens a file outside the folder that it was given, has failed.
+Each input is a good file in which bytes or values were changed, or arbitrary bytes, as
+hypothesis draws them. A reader has failed that raises anything but a UserError, takes
+longer than a second, starts a process, unpickles, or opens a file that is not its own.
 """
 
 import argparse
-import builtins
 import collections
 import contextlib
+import copy
 import json
 import pathlib
-import random
+import resource
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Iterator
+from typing import Any
 
-import numpy as np
-import safetensors.numpy
+import hypothesis
+from hypothesis import strategies as st
 
-from fmjax import config, run_lock
-from fmjax.data import cache
-from fmjax.data.packing import Layout
 from fmjax.errors import UserError
-from fmjax.interop.tensor_files import TensorFiles
-from fmjax.training import bad_step_log, events, metrics
-from fmjax.training.digests import from_json, opened, sealed
+from tests.faults.readers import Reader, readers
 
-SECONDS = 1.0
-Target = Callable[[bytes], None]
+# Of computing: a machine that does other things is no hang. Waiting may take longer.
+SECONDS, WAITING_SECONDS = 1.0, 20.0
+# What readers may allocate in all, beside what was there when they began.
+BYTES = 8 << 30
+COUNTED = ("tried", "refused", "crashes", "hangs")
 
-
-def targets(folder: pathlib.Path) -> dict[str, tuple[bytes, Target]]:
-    """A good input of each reader, and the reader."""
-    arrays = {"a": np.arange(6, dtype=np.float32), "b": np.ones((2, 3), np.float32)}
-    tensors = safetensors.numpy.save(arrays)
-
-    def safetensors_file(content: bytes) -> None:
-        (folder / "model.safetensors").write_bytes(content)
-        files = TensorFiles(folder)
-        for name in files.names:
-            files.read(name, arrays[name].shape if name in arrays else (1,))
-
-    shards = folder / "sharded"
-    shards.mkdir()
-    (shards / "one.safetensors").write_bytes(tensors)
-    index = {"weight_map": {"a": "one.safetensors", "b": "one.safetensors"}}
-
-    def safetensors_index(content: bytes) -> None:
-        (shards / "model.safetensors.index.json").write_bytes(content)
-        files = TensorFiles(shards)
-        for name in files.names:
-            files.read(name, arrays[name].shape if name in arrays else (1,))
-
-    key = cache.CacheKey("task", "train", {}, Layout("blocks", 4, None, 1))
-    place = key.folder(folder)
-    place.mkdir(parents=True)
-    (place / "rows-0.array_record").write_bytes(b"rows")
-    metadata = {
-        "key": key.as_json(), "padding_share": 0.0, "documents": 1, "tokens": 4,
-        "bytes": 4, "rows": 1, "targets": 4, "skipped": 0, "skipped_names": [],
-        "seconds": 0.1, "shards": {"rows-0.array_record": 4},
-    }  # fmt: skip
-
-    def cache_metadata(content: bytes) -> None:
-        (place / "metadata.json").write_bytes(content)
-        found = cache.open_cache(folder, key)
-        assert all(shard.parent == place for shard in found.shards)
-
-    def gin_bindings(content: bytes) -> None:
-        text = content.decode("utf-8", "replace")
-        config.load("quickstart.gin", [text])
-
-    def gin_file(content: bytes) -> None:
-        (folder / "mine.gin").write_bytes(content)
-        config.load(str(folder / "mine.gin"))
-
-    def jsonl(content: bytes) -> None:
-        for file in (metrics.FILE, events.FILE, bad_step_log.FILE):
-            (folder / file).write_bytes(content)
-        metrics.read(folder)
-        events.read(folder)
-        bad_step_log.read(folder)
-
-    line = {
-        "step": 1, "split": "train", "loss": 1.0, "time": 1.0, "kind": "started",
-        "text": "", "batch": 3, "why": "spike", "action": "skip", "passed_over": [],
-        "grad_norm": 1.0,
-    }  # fmt: skip
-
-    def lock(content: bytes) -> None:
-        (folder / run_lock.FILE).write_bytes(content)
-        run_lock.read(folder)
-        run_lock.is_alive(folder)
-
-    def digest_file(content: bytes) -> None:
-        # Whatever it raises makes the checkpoint a damaged one.
-        with contextlib.suppress(Exception):
-            from_json(opened(json.loads(content)))
-
-    digests = sealed([["params/x", "float32", [2, 3], [[0, 2], [0, 3]], "ab12"]])
-    return {
-        "safetensors": (tensors, safetensors_file),
-        "safetensors index": (json.dumps(index).encode(), safetensors_index),
-        "cache metadata": (json.dumps(metadata).encode(), cache_metadata),
-        "gin bindings": (b"transformer.num_layers=2", gin_bindings),
-        "gin file": (GIN, gin_file),
-        "JSON lines": ((json.dumps(line) + "\n").encode() * 3, jsonl),
-        "lock": (json.dumps(line | {"host": "h", "pid": 3}).encode(), lock),
-        "digests": (json.dumps(digests).encode(), digest_file),
-    }
-
-
-def damaged(content: bytes, rng: random.Random) -> bytes:
-    """The content with something changed."""
-    changed = bytearray(content)
-    for _ in range(rng.choice((1, 1, 2, 8))):
-        at = rng.randrange(len(changed) + 1)
-        end = min(len(changed), at + rng.randrange(1, 16))
-        what = rng.randrange(6)
-        if what == 0:
-            changed[at:end] = rng.randbytes(end - at)
-        elif what == 1:
-            del changed[at:end]
-        elif what == 2:
-            changed[at:at] = changed[at:end] * rng.randrange(1, 4)
-        elif what == 3:
-            changed[at:end] = rng.choice(WORDS)
-        elif what == 4:
-            del changed[at:]
-        elif at < len(changed):
-            changed[at] ^= 1 << rng.randrange(8)
-    return bytes(changed)
-
-
-GIN = b"""# A config.
-include 'quickstart.gin'
-transformer.num_layers = 2
-experiment.optimizer = @adamw()
-adamw.b2 = %B2
-B2 = 0.95
-"""
 # What parsers trip over.
 WORDS = [
     b"null", b"-1", b"1e999", b"NaN", b"9" * 30, b"[]", b"{}", b'""', b"true", b"0",
-    b'"../../../etc/passwd"', b"\x00", b"\xff\xfe", b"\\ud800", b"[" * 2000, b"@",
-    b"%X",
-    b"\n", b"=", b"'", b"(", b"1" * 5000, b"import os", b"include 'x'", b"__class__",
+    b'"../../../etc/passwd"', b'"/etc/passwd"', b"\x00", b"\xff\xfe", b"\\ud800",
+    b"[" * 2000, b"[" * 400 + b"]" * 400, b"@", b"%X", b"%B2", b"\n", b"=", b"'",
+    b"(", b"1" * 5000, b"import os", b"include 'x'", b"__class__", "²".encode(),
+]  # fmt: skip
+DEEP: list = []
+for _ in range(100):
+    DEEP = [DEEP]
+# What one value of a JSON file becomes; `...` takes it out.
+VALUES = [
+    ..., None, True, -1, 0, 1, 10**9, 2**31, 10**13, 10**400, 0.5, float("inf"),
+    float("nan"), "", "x", "q" * 300, "/etc/passwd", "../outside.png", "\0", "\ud800",
+    [], [[5, 4]], [{}], {}, {"a": "b"}, DEEP,
 ]  # fmt: skip
 
+_PLACES = st.floats(0, 1)
+_EDITS = st.lists(
+    st.tuples(
+        _PLACES,
+        st.integers(0, 15) | st.just(1 << 40),
+        st.binary(max_size=8) | st.sampled_from(WORDS) | st.none(),
+    ),
+    min_size=1,
+    max_size=8,
+)
+_VALUE = st.sampled_from(VALUES) | st.integers() | st.text(max_size=5)
+_VALUE_EDITS = st.lists(st.tuples(_PLACES, _VALUE), min_size=1, max_size=2)
 
-def fuzz(count: int, folder: pathlib.Path, seed: int = 0) -> dict[str, dict[str, int]]:
-    """Tries so many inputs on each reader.
+
+def inputs(good: bytes) -> st.SearchStrategy[bytes]:
+    """Damaged forms of a good input, and some that have nothing to do with it."""
+    drawn = [_EDITS.map(lambda edits: with_bytes(good, edits)), st.binary(max_size=64)]
+    if _parsed(good):
+        changed = _VALUE_EDITS.map(lambda edits: with_values(good, edits))
+        drawn += [changed, changed]
+    return st.one_of(drawn)
+
+
+def with_bytes(content: bytes, edits: list[tuple[float, int, bytes | None]]) -> bytes:
+    """The content with so many bytes at a place replaced, or repeated."""
+    for place, count, new in edits:
+        at = round(place * len(content))
+        cut = content[at : at + count]
+        content = (
+            content[:at] + (2 * cut if new is None else new) + content[at:][count:]
+        )
+    return content
+
+
+def with_values(content: bytes, edits: list[tuple[float, Any]]) -> bytes:
+    """The content, which is JSON or lines of JSON, with values replaced."""
+    lines = _parsed(content)
+    for place, new in edits:
+        nodes = list(_nodes(lines))
+        if not nodes:
+            break
+        holder, key = nodes[round(place * (len(nodes) - 1))]
+        if new is not ...:
+            # A copy, for the next edit may be inside.
+            holder[key] = copy.deepcopy(new)
+        else:
+            del holder[key]
+    return b"\n".join(json.dumps(line).encode() for line in lines)
+
+
+def _parsed(content: bytes) -> list:
+    """The values of JSON, or of lines of it; none of anything else."""
+    with contextlib.suppress(ValueError):
+        return [json.loads(content)]
+    with contextlib.suppress(ValueError):
+        return [json.loads(line) for line in content.splitlines()]
+    return []
+
+
+def _nodes(value) -> Iterator[tuple[Any, Any]]:
+    """Every value inside, as what holds it and where."""
+    inside = enumerate(value) if isinstance(value, list) else value.items()
+    for key, node in list(inside):
+        yield value, key
+        if isinstance(node, (list, dict)):
+            yield from _nodes(node)
+
+
+def fuzz(
+    count: int, folder: pathlib.Path, seed: int = 0, only: str = ""
+) -> dict[str, dict[str, int]]:
+    """Tries so many inputs on each reader whose name has `only` in it.
 
     Returns:
       Of each: inputs tried, refused, crashes and hangs.
     """
-    rng = random.Random(seed)
     found = {}
-    for name, (good, read) in targets(folder).items():
-        read(good)
-        counts = collections.Counter(tried=0, refused=0, crashes=0, hangs=0)
-        for number in range(count):
-            content = damaged(good, rng) if number % 8 else rng.randbytes(64)
-            began = time.monotonic()
-            try:
-                with _inside(folder):
-                    read(content)
-            except UserError:
-                counts["refused"] += 1
-            except Exception as error:
-                counts["crashes"] += 1
-                print(f"{name}: {type(error).__name__}: {error}: {content[:300]!r}")
-            counts["tried"] += 1
-            counts["hangs"] += time.monotonic() - began > SECONDS
-        found[name] = dict(counts)
+    for name, (good, read) in readers(folder).items():
+        if only in name:
+            read(good)
+            found[name] = dict(_fuzzed(name, good, read, count, seed))
     return found
 
 
+def _fuzzed(
+    name: str, good: bytes, read: Reader, count: int, seed: int
+) -> collections.Counter:
+    counts = collections.Counter(dict.fromkeys(COUNTED, 0))
+    told = set()
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        # Crashes are counted, so that hypothesis sees none to make smaller.
+        phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(inputs(good))
+    def tries(content: bytes) -> None:
+        began = time.process_time()
+        failure, text = None, ""
+        try:
+            with _watched():
+                read(content)
+        except UserError:
+            counts["refused"] += 1
+        except _Hang:
+            counts["hangs"] += 1
+            failure = "hangs"
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # Panics of Rust are no Exceptions.
+            counts["crashes"] += 1
+            failure = "".join(traceback.format_tb(error.__traceback__)[-2:])
+            text = f"{type(error).__name__}: {error!s:.200}"
+        else:
+            if time.process_time() - began > SECONDS:
+                counts["hangs"] += 1
+                failure = "takes long"
+        counts["tried"] += 1
+        if failure and failure not in told:
+            told.add(failure)
+            print(f"{name}: {text}: {content[:300]!r}\n{failure}", flush=True)
+
+    tries()
+    return counts
+
+
+class _Hang(BaseException):
+    """A reader waits for ever."""
+
+
+class _Forbidden(BaseException):
+    """A reader does what no file may make it do."""
+
+
+_FORBIDDEN = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
+_FORBIDDEN += ("pickle.find_class", "socket.connect", "ctypes.dlopen")
+_watching = False
+
+
+def _audit(event: str, args: tuple) -> None:
+    if not _watching:
+        return
+    opens = event == "open" and str(args[0]).endswith(("etc/passwd", "outside.png"))
+    if opens or event in _FORBIDDEN:
+        raise _Forbidden(f"{event} {args!r:.200}")
+
+
 @contextlib.contextmanager
-def _inside(folder: pathlib.Path):
-    """Nothing of the system's own is opened inside."""
-    original = builtins.open
+def _watched() -> Iterator[None]:
+    """Inside, what is forbidden raises, and so does waiting for too long."""
+    global _watching
+    alarmed = threading.current_thread() is threading.main_thread()
 
-    def watched(file, *args, **kwargs):
-        if str(file).endswith("etc/passwd"):
-            raise AssertionError(f"{file} is outside {folder}")
-        return original(file, *args, **kwargs)
+    def stop(*_):
+        raise _Hang
 
-    builtins.open = watched
+    if alarmed:
+        before = signal.signal(signal.SIGALRM, stop)
+        signal.setitimer(signal.ITIMER_REAL, WAITING_SECONDS)
+    _watching = True
     try:
         yield
     finally:
-        builtins.open = original
+        _watching = False
+        if alarmed:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+
+sys.addaudithook(_audit)
 
 
 def main() -> int:
@@ -204,14 +234,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n", type=int, default=20000, help="inputs of each reader")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="of readers with this in the name")
     args = parser.parse_args()
+    used = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+    limit = used * resource.getpagesize() + BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     folder = pathlib.Path(tempfile.mkdtemp())
     try:
-        found = fuzz(args.n, folder, args.seed)
+        found = fuzz(args.n, folder, args.seed, args.only)
     finally:
         shutil.rmtree(folder)
     for name, counts in found.items():
-        print(f"{name:20}" + "  ".join(f"{k} {v:,}" for k, v in counts.items()))
+        print(f"{name:36}" + "  ".join(f"{k} {v:,}" for k, v in counts.items()))
+    totals = {k: sum(counts[k] for counts in found.values()) for k in COUNTED}
+    print(f"{'all':36}" + "  ".join(f"{k} {v:,}" for k, v in totals.items()))
     return int(any(c["crashes"] or c["hangs"] for c in found.values()))
 
 

@@ -15,6 +15,7 @@ from fmjax.objectives.causal_lm import CausalLM
 from fmjax.optim.optimizers import AdamW
 from fmjax.optim.schedules import Constant
 from fmjax.sharding.mesh import MeshConfig
+from fmjax.training import checkpoints as checkpoints_file
 from fmjax.training.checkpoints import DAMAGED, Checkpoints
 from fmjax.training.saved_state import FOLDER, restore_model, saved_steps
 from fmjax.training.state import State, plan_state
@@ -26,6 +27,11 @@ OBJECTIVE = CausalLM(
         max_length=8,
     )
 )
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch):
+    monkeypatch.setattr(checkpoints_file, "_PAUSES_SECONDS", (0.0,))
 
 
 def plan(width=16):
@@ -111,6 +117,44 @@ def test_a_damaged_file_gives_the_same_bits_or_the_checkpoint_before(
     assert {"state", "data", "meta", "digests"} <= set(fell_back)
 
 
+@pytest.mark.parametrize("harm", [truncate, zero, flip, remove])
+def test_a_damaged_file_is_told_of_or_changes_nothing_for_those_who_load(
+    saved, tmp_path, harm
+):
+    folder, states = saved
+    mesh, rules = MeshConfig().build(jax.devices()[:1]), MeshConfig().all_rules
+    refused = []
+    for number, file in enumerate(all_files(folder)):
+        run_dir = tmp_path / str(number)
+        shutil.copytree(folder, run_dir)
+        harm(run_dir / file)
+        try:
+            # What eval, generate, export and init_from read with.
+            found, step = restore_model(run_dir, OBJECTIVE, mesh, rules)
+        except UserError as error:
+            refused.append((file.parts[2], str(error)))
+        else:
+            assert step == 5
+            want = states[5].params
+            jax.tree.map(np.testing.assert_array_equal, found["params"], want)
+        shutil.rmtree(run_dir)
+    assert all(f"/{FOLDER}/5" in message for _, message in refused)
+    assert {"state", "digests"} <= {item for item, _ in refused}
+
+
+def test_folders_that_are_no_steps_are_passed_over(saved, tmp_path):
+    folder, states = saved
+    shutil.copytree(folder, tmp_path / "run")
+    for name in ("²", "٣", "007", "-1", "9" * 30, "notes"):
+        (tmp_path / "run" / FOLDER / name).mkdir()
+    (tmp_path / "run" / FOLDER / "8").write_text("no folder")
+    assert saved_steps(tmp_path / "run") == [3, 5]
+    mesh, rules = MeshConfig().build(jax.devices()[:1]), MeshConfig().all_rules
+    found, step = restore_model(tmp_path / "run", OBJECTIVE, mesh, rules)
+    assert step == 5
+    jax.tree.map(np.testing.assert_array_equal, found["params"], states[5].params)
+
+
 def test_every_byte_of_the_weights_is_looked_at(saved, tmp_path):
     folder, states = saved
     shapes = plan().shapes
@@ -130,6 +174,48 @@ def test_every_byte_of_the_weights_is_looked_at(saved, tmp_path):
         found = checkpoints.restore_newest(shapes, lambda text: None)
         checkpoints.close()
         jax.tree.map(np.testing.assert_array_equal, found.state, states[found.step])
+
+
+def test_digests_of_one_process_of_two_are_not_enough(saved, tmp_path):
+    shutil.copytree(saved[0], tmp_path / "run")
+    file = tmp_path / "run" / FOLDER / "5" / "digests" / "0-of-1.json"
+    file.rename(file.with_name("0-of-2.json"))
+    checkpoints, said = Checkpoints(tmp_path / "run"), []
+    assert checkpoints.restore_newest(plan().shapes, said.append).step == 3
+    checkpoints.close()
+    assert "digests of 1 processes, not of all" in said[0]
+
+
+@pytest.mark.parametrize("error", [OSError(116, "Stale file handle"), MemoryError()])
+def test_what_passes_or_is_of_this_machine_is_no_damage(
+    saved, tmp_path, monkeypatch, error
+):
+    shutil.copytree(saved[0], tmp_path / "run")
+    checkpoints, said, errors = Checkpoints(tmp_path / "run"), [], [error]
+    read = checkpoints._manager.restore
+
+    def restore(*args, **kwargs):
+        if errors:
+            raise errors.pop()
+        return read(*args, **kwargs)
+
+    monkeypatch.setattr(checkpoints._manager, "restore", restore)
+    if isinstance(error, MemoryError):
+        with pytest.raises(MemoryError):
+            checkpoints.restore_newest(plan().shapes, said.append)
+    else:
+        assert checkpoints.restore_newest(plan().shapes, said.append).step == 5
+    checkpoints.close()
+    assert said == []
+    assert saved_steps(tmp_path / "run") == [3, 5]
+
+
+def test_what_a_killed_save_left_is_cleared_away(saved, tmp_path):
+    shutil.copytree(saved[0], tmp_path / "run")
+    whole = tmp_path / "run" / FOLDER / "5"
+    shutil.copytree(whole, whole.with_name("7.orbax-checkpoint-tmp"))
+    Checkpoints(tmp_path / "run").close()
+    assert sorted(f.name for f in (tmp_path / "run" / FOLDER).iterdir()) == ["3", "5"]
 
 
 def test_none_whole_is_an_error_that_lists_them_and_changes_nothing(saved, tmp_path):
@@ -160,8 +246,8 @@ def test_a_model_is_not_loaded_with_a_wrong_bit(saved, tmp_path):
     mesh = MeshConfig().build(jax.devices()[:1])
     rules = MeshConfig().all_rules
     restore_model(tmp_path / "run", OBJECTIVE, mesh, rules)
-    digests = tmp_path / "run" / FOLDER / "5" / "digests" / "0.json"
-    other = folder / FOLDER / "3" / "digests" / "0.json"
+    digests = tmp_path / "run" / FOLDER / "5" / "digests" / "0-of-1.json"
+    other = folder / FOLDER / "3" / "digests" / "0-of-1.json"
     digests.write_bytes(other.read_bytes())
     with pytest.raises(UserError, match="is damaged: params/"):
         restore_model(tmp_path / "run", OBJECTIVE, mesh, rules)

@@ -1,6 +1,7 @@
 """What is refused on import, from folders written without torch or transformers."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -29,6 +30,9 @@ LLAMA = {
     "max_position_embeddings": 8,
     "vocab_size": 11,
 }
+NESTED: list = []
+for _ in range(500):
+    NESTED = [NESTED]
 GPT2_SHAPES = {
     "wte.weight": (11, 6),
     "wpe.weight": (8, 6),
@@ -128,6 +132,53 @@ def test_tensors_of_other_shapes_and_kinds_are_named(tmp_path, tensors):
     refused(tmp_path, write(tmp_path / "hf", turned), r"c_fc\.weight has shape \(24, 6")
     whole = {**tensors, "ln_f.bias": np.zeros(6, np.int8)}
     refused(tmp_path, write(tmp_path / "hf", whole), r"ln_f\.bias is stored as I8")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("n_layer", 10**9, "transformer.num_layers 1000000000; expected 1 to 28, "),
+        ("n_layer", 3, r"has no h\.2\.attn"),
+        ("n_layer", 0, "transformer.num_layers 0; expected 1 to 28"),
+        ("vocab_size", 2 * 10**9, "gpt.vocab_size 2000000000; expected 1 to 1,"),
+        ("vocab_size", 10**13, "vocab_size = 10000000000000; expected at most"),
+        ("vocab_size", 1000, r"wte\.weight has shape \(11, 6\)"),
+        ("n_positions", 10**9, r"wpe\.weight has shape \(8, 6\)"),
+        ("n_embd", 10**9, "transformer.embed_dim 1000000000; expected"),
+        ("n_head", 10**9, "transformer.num_heads 1000000000; expected"),
+        ("n_head", 0, "transformer.num_heads 0; expected"),
+        ("n_inner", -1, "transformer.mlp_dim -1; expected"),
+        ("layer_norm_epsilon", int("9" * 400), "layer_norm_epsilon = 9+.*64 bits"),
+        ("layer_norm_epsilon", float("nan"), "layer_norm_epsilon = nan; expected"),
+        ("architectures", [{}], r"architectures = \{\} is not supported"),
+        ("architectures", [["GPT2Model"]], "architectures = "),
+        ("n_embd", NESTED, r"n_embd = \[\[\[.*expected int"),
+    ],
+)
+def test_what_the_files_cannot_hold_is_refused_before_it_is_made(
+    tmp_path, tensors, option, value, message
+):
+    folder = write(tmp_path / "hf", tensors, {**GPT2, option: value})
+    tracemalloc.start()
+    refused(tmp_path, folder, message)
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+
+
+def test_layers_times_experts_are_counted_before_they_are_named(tmp_path):
+    # Neither is more than there are tensors; both together would be gigabytes of names.
+    config = LLAMA | {"model_type": "mixtral", "hidden_size": 8}
+    config |= {"num_hidden_layers": 4000, "num_local_experts": 4000}
+    few = {str(i): np.zeros(1, np.float32) for i in range(4000)}
+    folder = write(tmp_path / "hf", few, config)
+    refused(tmp_path, folder, "config.json makes more than 9,000 tensors, 4,000 layers")
+
+
+@pytest.mark.parametrize("deep", ["[" * 100_000, '{"a":' * 100_000])
+def test_a_config_that_is_nested_without_end_is_named(tmp_path, tensors, deep):
+    folder = write(tmp_path / "hf", tensors)
+    (folder / "config.json").write_text(deep)
+    refused(tmp_path, folder, r"config\.json is not JSON")
 
 
 def test_a_tied_head_that_is_not_the_embedding_is_named(tmp_path, tensors):

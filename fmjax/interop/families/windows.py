@@ -5,6 +5,9 @@ from typing import Any
 from fmjax.interop.entries import Values
 from fmjax.interop.options import Options
 
+# No model has as many; beyond, lists of them would take gigabytes.
+_MOST_LAYERS = 10_000
+
 
 class LayerTypes:
     """Which layers have a sliding window: all, or all but every n-th."""
@@ -27,6 +30,8 @@ class LayerTypes:
         if self._flag is not None and not options.take(self._flag, bool, False):
             window = None
         layers = options.peek("num_hidden_layers", self._layers)
+        if type(layers) is not int or not 1 <= layers <= _MOST_LAYERS:
+            options.refuse("num_hidden_layers", layers, f"1 to {_MOST_LAYERS}")
         if self._period is None:
             first = options.take("max_window_layers", int, 28)
             whole = [window is None or i < first for i in range(layers)]
@@ -35,8 +40,9 @@ class LayerTypes:
         kinds = options.take("layer_types", list, None)
         if kinds is not None:
             whole = [kind == "full_attention" for kind in kinds]
-        if kinds is not None and set(kinds) - {"full_attention", "sliding_attention"}:
-            options.refuse("layer_types", kinds, "full_attention or sliding_attention")
+        known = ("full_attention", "sliding_attention")
+        if kinds is not None and any(kind not in known for kind in kinds):
+            options.refuse("layer_types", kinds, " or ".join(known))
         if all(whole):
             return dict.fromkeys(self.fields)
         every = whole.index(True) + 1 if any(whole) else None

@@ -1,0 +1,74 @@
+"""What a config.json asks for, held against what the files have: a cheap refusal.
+
+A line of a stranger's file may ask for a thousand million layers. Each parameter has a
+tensor in the files, so that these bound every size before anything is made.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fmjax.errors import UserError
+from fmjax.interop import model_fields
+from fmjax.interop.family import Family
+from fmjax.interop.tensor_files import TensorFiles
+
+# There is a tensor for each of these, and a row, column or number for each of those.
+_TENSORS = ("num_layers", "num_experts")
+_NUMBERS = (
+    "channels",
+    "embed_dim",
+    "head_dim",
+    "mlp_dim",
+    "num_classes",
+    "num_heads",
+    "num_kv_heads",
+    "patch_size",
+    "relative_buckets",
+    "vocab_size",
+)
+# Of a table of positions that is computed, and need not be in the files: 4 MB.
+_FEW = 1 << 20
+
+
+def check_sizes(
+    family: Family, values: Mapping[str, Any], files: TensorFiles, file: Path
+) -> None:
+    """Looks at the fields of a model that is not made yet.
+
+    Args:
+      family: of the model.
+      values: its fields by their dotted names.
+      files: the tensors.
+      file: the config.json, for messages.
+
+    Raises:
+      UserError: the files cannot hold so much.
+    """
+    tensors, numbers = len(files.names), files.num_elements
+    for name, value in values.items():
+        last = name.rpartition(".")[2]
+        most = tensors if last in _TENSORS else numbers
+        least = 0 if last == "num_classes" else 1
+        if value is None or last not in (*_TENSORS, *_NUMBERS, "image_size"):
+            continue
+        if last == "image_size":
+            most = _longest_edge(name, values, numbers)
+        if not least <= min(_edges(value)) <= max(_edges(value)) <= most:
+            raise UserError(
+                f"{file} makes {model_fields.spelled(family.model, name)} {value}; "
+                f"expected {least} to {most:,}, by the {tensors:,} tensors of "
+                f"{numbers:,} numbers beside it."
+            )
+
+
+def _longest_edge(name: str, values: Mapping[str, Any], numbers: int) -> int:
+    """Of an image whose table of positions could be in the files."""
+    patch = values.get(f"{name.removesuffix('image_size')}patch_size", 1)
+    widths = [v for n, v in values.items() if n.rpartition(".")[2] == "embed_dim"]
+    patches = max(numbers, _FEW) // max(1, *filter(None, widths))
+    return int(patches**0.5) * max(_edges(patch))
+
+
+def _edges(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)

@@ -1,0 +1,365 @@
+"""Every reader of files that may be a stranger's, with a good file of each."""
+
+import contextlib
+import io
+import json
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+import safetensors.numpy
+import sentencepiece
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors
+
+from fmjax import config, run_lock, run_status
+from fmjax import run_dir as run_dirs
+from fmjax.data import cache
+from fmjax.data.character_tokenizer import CharacterTokenizer
+from fmjax.data.hugging_face_tokenizer import HuggingFaceTokenizer
+from fmjax.data.image_folder import ImageFolder
+from fmjax.data.packing import Layout
+from fmjax.data.pairs import Pairs
+from fmjax.data.saved_tokenizer import SavedTokenizer
+from fmjax.data.tokenizers import ByteTokenizer
+from fmjax.errors import UserError
+from fmjax.experiment import render
+from fmjax.interop import preprocessor_file
+from fmjax.interop.saved_model import read_model
+from fmjax.interop.tensor_files import TensorFiles
+from fmjax.training import bad_step_log, events, metrics
+from fmjax.training.digests import from_json, opened, sealed
+from fmjax.training.saved_state import FOLDER, saved_steps
+
+Reader = Callable[[bytes], object]
+Readers = dict[str, tuple[bytes, Reader]]
+
+GIN = b"""# A config.
+include 'quickstart.gin'
+transformer.num_layers = 2
+experiment.optimizer = @adamw()
+adamw.b2 = %B2
+B2 = 0.95
+"""
+TEXTS = ["the cat sat on the mat", "a cat and a hat, 12 of them"] * 5
+
+
+def readers(folder: pathlib.Path) -> Readers:
+    """A good input of each reader, and the reader, which may write below `folder`."""
+    parts = (models_of, caches, configs, runs, tokenizers_of, images)
+    found: Readers = {}
+    for part in parts:
+        place = folder / part.__name__
+        place.mkdir()
+        found |= part(place)
+    return found
+
+
+def models_of(folder: pathlib.Path) -> Readers:
+    """Models that are imported."""
+    arrays = {"a": np.arange(6, dtype=np.float32), "b": np.ones((2, 3), np.float32)}
+    content = safetensors.numpy.save(arrays)
+    single, shards, gpt2 = (folder / name for name in ("single", "shards", "gpt2"))
+    for place in (single, shards, gpt2):
+        place.mkdir()
+    (shards / "one.safetensors").write_bytes(content)
+    index = {"weight_map": {"a": "one.safetensors", "b": "one.safetensors"}}
+
+    def tensors(file: pathlib.Path, content: bytes) -> None:
+        file.write_bytes(content)
+        files = TensorFiles(file.parent)
+        for name in files.names:
+            files.read(name, arrays[name].shape if name in arrays else (1,))
+
+    shapes = {"wte.weight": (11, 6), "wpe.weight": (8, 6)}
+    shapes |= {"ln_f.weight": (6,), "ln_f.bias": (6,)}
+    for layer in range(2):
+        linear = {"attn.c_attn": (6, 18), "attn.c_proj": (6, 6)}
+        linear |= {"mlp.c_fc": (6, 24), "mlp.c_proj": (24, 6)}
+        for name, shape in linear.items():
+            shapes[f"h.{layer}.{name}.weight"] = shape
+            shapes[f"h.{layer}.{name}.bias"] = shape[1:]
+        for name in ("ln_1.weight", "ln_1.bias", "ln_2.weight", "ln_2.bias"):
+            shapes[f"h.{layer}.{name}"] = (6,)
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    safetensors.numpy.save_file(zeros, gpt2 / "model.safetensors")
+    options = {
+        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": 2,
+        "n_embd": 6, "n_head": 2, "n_positions": 8, "vocab_size": 11,
+        "layer_norm_epsilon": 1e-5, "activation_function": "gelu_new",
+        "tie_word_embeddings": True, "n_inner": None,
+    }  # fmt: skip
+
+    return {
+        "safetensors": (content, lambda c: tensors(single / "model.safetensors", c)),
+        "safetensors index": (
+            _json(index),
+            lambda c: tensors(shards / "model.safetensors.index.json", c),
+        ),
+        "config.json": (
+            _json(options),
+            _written(gpt2 / "config.json", lambda: read_model(gpt2)),
+        ),
+    }
+
+
+def caches(folder: pathlib.Path) -> Readers:
+    """Caches and their records."""
+    key = cache.CacheKey("task", "train", {}, Layout("blocks", 4, None, 1))
+    place = key.folder(folder)
+    place.mkdir(parents=True)
+    (place / "rows-0.array_record").write_bytes(b"rows")
+    metadata = {
+        "key": key.as_json(), "padding_share": 0.0, "documents": 1, "tokens": 4,
+        "bytes": 4, "rows": 1, "targets": 4, "skipped": 0, "skipped_names": [],
+        "seconds": 0.1, "shards": {"rows-0.array_record": 4},
+    }  # fmt: skip
+
+    def opens() -> None:
+        found = cache.open_cache(folder, key)
+        assert all(shard.parent == place for shard in found.shards)
+        assert range(found.rows + found.documents) is not None
+
+    layouts = [Layout(mode, 8, None, 1) for mode in ("blocks", "windows", "packed")]
+    layouts.append(Pairs(8, 8, True, 1))
+    record = {
+        "tokens": np.arange(6, dtype=np.uint16),
+        "lengths": np.array([4, 2], np.int32),
+    }
+
+    def reads(content: bytes) -> None:
+        for layout in layouts:
+            try:
+                found = cache.decode_record(content)
+                layout.check(found)
+            except Exception:
+                continue  # As `Records` does; but what passes must make a row.
+            layout.row(found, lambda: np.random.default_rng(0))
+
+    return {
+        "cache metadata": (_json(metadata), _written(place / "metadata.json", opens)),
+        "cache record": (safetensors.numpy.save(record), reads),
+    }
+
+
+def configs(folder: pathlib.Path) -> Readers:
+    """gin's."""
+    file = folder / "mine.gin"
+
+    def bindings(content: bytes) -> None:
+        config.load("quickstart.gin", [content.decode("utf-8", "replace")])
+
+    return {
+        "gin bindings": (b"transformer.num_layers=2", bindings),
+        "gin file": (GIN, _written(file, lambda: config.load(str(file)))),
+    }
+
+
+def runs(folder: pathlib.Path) -> Readers:
+    """What lies in a run directory."""
+    run_dirs.write(folder, render(config.load("quickstart.gin")))
+    (folder / FOLDER).mkdir()
+    line = {
+        "step": 1, "split": "train", "loss": 1.0, "time": 1.0, "kind": "started",
+        "text": "", "batch": 3, "why": "spike", "action": "skip", "passed_over": [],
+        "grad_norm": 1.0, "tokens_per_second": 5.0, "step_seconds": 0.1, "mfu": 0.1,
+    }  # fmt: skip
+
+    def lines(content: bytes) -> None:
+        for file in (metrics.FILE, events.FILE, bad_step_log.FILE):
+            (folder / file).write_bytes(content)
+        found = run_status.status(folder)
+        assert all(text.isprintable() for text in found[1:])
+
+    def lock() -> None:
+        run_lock.read(folder)
+        run_lock.is_alive(folder)
+        run_lock.refuse_if_taken(folder, at_once=True)
+
+    def step(content: bytes) -> None:
+        name = content.decode("utf-8", "replace").replace("/", "_")[:60]
+        with contextlib.suppress(OSError, ValueError):
+            (folder / FOLDER / name).mkdir()
+            found = saved_steps(folder)
+            (folder / FOLDER / name).rmdir()
+            assert found in ([], [int(name)] if name.isdecimal() else [])
+
+    def digests(content: bytes) -> None:
+        # Whatever it raises makes the checkpoint a damaged one.
+        with contextlib.suppress(Exception):
+            from_json(opened(json.loads(content)))
+
+    owner = {"host": "h", "pid": 3, "started": "5", "since": 1.5}
+    sums = sealed([["params/x", "float32", [2, 3], [[0, 2], [0, 3]], "ab12"]])
+    return {
+        "JSON lines": (_json(line) + b"\n" + _json(line) + b"\n", lines),
+        "lock": (_json(owner), _written(folder / run_lock.FILE, lock)),
+        "names of steps": (b"20", step),
+        "digests": (_json(sums), digests),
+    }
+
+
+def tokenizers_of(folder: pathlib.Path) -> Readers:
+    """Tokenizers' files, of fmjax and of Hugging Face, each beside good others."""
+    found: Readers = {}
+
+    def fuzzed(kind: str, files: dict[str, bytes], *names: str) -> None:
+        place = folder / kind
+        place.mkdir()
+        for name, content in files.items():
+            (place / name).write_bytes(content)
+        for name in names or files:
+            found[f"{kind}: {name}"] = files[name], _restored(place / name, place)
+
+    for tokenizer in (
+        CharacterTokenizer("\nabcß", ends=True, names=("[MASK]",)),
+        ByteTokenizer(("[MASK]",)),
+    ):
+        place = folder / f"saved {tokenizer.kind}"
+        tokenizer.save(place)
+        for file in list(place.iterdir()):
+            found[f"{place.name}: {file.name}"] = (
+                file.read_bytes(),
+                _restored(file, place),
+            )
+
+    bpe = _byte_level()
+    vocabulary = json.loads(bpe.to_str())["model"]
+    pieces = vocabulary["vocab"]
+    merges = [" ".join(merge) for merge in vocabulary["merges"]]
+    end = {"content": "<|endoftext|>", "special": True}
+    told = {
+        "tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False,
+        "added_tokens_decoder": {str(len(pieces)): end}, "eos_token": end,
+        "additional_special_tokens": ["<|endoftext|>"], "pad_token": None,
+    }  # fmt: skip
+    added = {"<|endoftext|>": len(pieces)}
+    named = {"bos_token": "<|endoftext|>", "unk_token": end}
+    fuzzed(
+        "GPT-2",
+        {
+            "vocab.json": _json(pieces),
+            "merges.txt": "\n".join(["#version: 0.2", *merges]).encode(),
+            "tokenizer_config.json": _json(told),
+            "added_tokens.json": _json(added),
+            "special_tokens_map.json": _json(named),
+            "config.json": _json({"model_type": "gpt2", "pad_token_id": 3}),
+        },
+    )
+    bpe.add_special_tokens(["<|endoftext|>"])
+    files = {
+        "tokenizer.json": bpe.to_str().encode(),
+        "tokenizer_config.json": _json(told),
+    }
+    fuzzed("one file", files, "tokenizer.json")
+    saved = HuggingFaceTokenizer(files)
+    saved.save(folder / "saved again")
+    for file in list((folder / "saved again").iterdir()):
+        found[f"saved again: {file.name}"] = (
+            file.read_bytes(),
+            _restored(file, file.parent),
+        )
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "a"]
+    told = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
+    files = {"vocab.txt": "\n".join(words).encode()}
+    fuzzed("BERT", files | {"tokenizer_config.json": _json(told)})
+    told = {"tokenizer_class": "T5Tokenizer", "extra_ids": 3}
+    files = {"spiece.model": _sentencepiece(), "tokenizer_config.json": _json(told)}
+    fuzzed("T5", files)
+    return found
+
+
+def images(folder: pathlib.Path) -> Readers:
+    """What tells of images."""
+    options = {
+        "image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 40},
+        "crop_size": {"height": 32, "width": 32}, "do_center_crop": True,
+        "resample": 3, "rescale_factor": 1 / 255, "image_mean": [0.5, 0.4, 0.5],
+        "image_std": [0.5, 0.5, 0.5], "do_resize": True,
+    }  # fmt: skip
+
+    def preprocessing() -> None:
+        assert preprocessor_file.read(folder).normalize is not None
+
+    place = folder / "pictures"
+    place.mkdir()
+    (place / "a.png").write_bytes(b"a picture")
+    (folder / "outside.png").write_bytes(b"another's picture")
+    captions = [{"image": "a.png", "caption": text} for text in ("a cat", "a hat")]
+
+    def listed() -> None:
+        found = ImageFolder(str(place), str(folder / "captions.jsonl"))
+        for image in found.images("train"):
+            assert image.image in (b"", b"a picture")
+
+    return {
+        "preprocessor_config.json": (
+            _json(options),
+            _written(folder / preprocessor_file.FILE, preprocessing),
+        ),
+        "captions.jsonl": (
+            b"\n".join(map(_json, captions)),
+            _written(folder / "captions.jsonl", listed),
+        ),
+    }
+
+
+def _json(value) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _written(file: pathlib.Path, read: Callable[[], object]) -> Reader:
+    """Reads what is written into a file."""
+
+    def reader(content: bytes) -> None:
+        file.write_bytes(content)
+        read()
+
+    return reader
+
+
+def _restored(file: pathlib.Path, folder: pathlib.Path) -> Reader:
+    """Reads a tokenizer, and puts the file back: others of its folder are next."""
+    good = file.read_bytes()
+
+    def reader(content: bytes) -> None:
+        file.write_bytes(content)
+        try:
+            tokenizer = SavedTokenizer(str(folder)).build(None, None)
+            # What was taken for a tokenizer is of use as one, or says why not.
+            with contextlib.suppress(UserError):
+                tokenizer.decode(tokenizer.encode("a cat, a hat"))
+                assert len(tokenizer.token_bytes()) == tokenizer.vocab_size
+        finally:
+            file.write_bytes(good)
+
+    return reader
+
+
+def _byte_level() -> tokenizers.Tokenizer:
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=270, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    return tokenizer
+
+
+def _sentencepiece() -> bytes:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS),
+        model_writer=model,
+        vocab_size=30,
+        hard_vocab_limit=False,
+        num_threads=1,
+        minloglevel=2,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+    )
+    return model.getvalue()
