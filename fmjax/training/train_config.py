@@ -37,7 +37,8 @@ class TrainConfig:
       log_every: steps between lines of metrics.
       sample_prompt: what the text printed at the end continues; None prints none.
       compilation_cache: folder of compiled programs; None means $FMJAX_CACHE/xla or
-        ~/.cache/fmjax/xla; "" for no cache.
+        ~/.cache/fmjax/xla; "" for no cache. What lies there runs as code: a file that
+        binds it needs --trust.
       wandb_project: Weights & Biases project to report to (extra `[wandb]`).
     """
 

@@ -245,9 +245,9 @@ def main() -> int:
     finally:
         shutil.rmtree(folder)
     for name, counts in found.items():
-        print(f"{name:36}" + "  ".join(f"{k} {v:,}" for k, v in counts.items()))
+        print(f"{name:40}" + "  ".join(f"{k} {v:,}" for k, v in counts.items()))
     totals = {k: sum(counts[k] for counts in found.values()) for k in COUNTED}
-    print(f"{'all':36}" + "  ".join(f"{k} {v:,}" for k, v in totals.items()))
+    print(f"{'all':40}" + "  ".join(f"{k} {v:,}" for k, v in totals.items()))
     return int(any(c["crashes"] or c["hangs"] for c in found.values()))
 
 
