@@ -124,6 +124,10 @@ class TwoTerms:
 
     unit = "tokens"
 
+    @property
+    def model(self):
+        return self.inner.model
+
     def init(self, rng):
         return self.inner.init(rng)
 
