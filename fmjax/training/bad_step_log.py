@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 
 from fmjax import json_lines
 from fmjax.training.bad_steps import NOT_FINITE, BadSteps
+from fmjax.training.saver import CannotSave
 
 FILE = "bad_steps.jsonl"
 
@@ -119,15 +120,20 @@ class BadStepLog:
             raise Diverged(what, step)
 
     def keep(self, record: dict[str, Any]) -> None:
-        """Adds a record; after a rollback's every process can read it."""
+        """Adds a record; after a rollback's every process can read it.
+
+        Raises:
+          CannotSave: a rollback's is refused by the file system. Whoever goes back and
+            does not know it would do the same again, for ever.
+        """
         self._records.append(record)
-        if self._writes:
-            self._write()
+        if self._writes and (error := self._write()) and record["passed_over"]:
+            raise CannotSave(f"{self._file} cannot be written: {error}") from error
         if record["action"] == "rollback" and jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"rollback {record['step']}")
 
-    def _write(self) -> None:
-        """Puts all records on disk, or, where that is full, with the next one."""
+    def _write(self) -> OSError | None:
+        """Puts all records on disk; where that is full, the next one tries again."""
         beside = self._file.with_suffix(".tmp")
         try:
             with beside.open("w", encoding="utf-8") as file:
@@ -137,6 +143,8 @@ class BadStepLog:
             os.replace(beside, self._file)
         except OSError as error:
             print(f"{self._file} waits to be written: {error}", file=sys.stderr)
+            return error
+        return None
 
     def _row(self, last: dict[str, Any]) -> list[dict[str, Any]]:
         """The records of the bad steps in a row that end with the last one."""

@@ -159,7 +159,7 @@ class Checkpoints:
         """
         folder = self._run_dir / FOLDER
         disk = shutil.disk_usage(folder)
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(_as_tree(state)))
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         # Some file systems do not know their size.
         if disk.total and disk.free < size:
             raise OSError(

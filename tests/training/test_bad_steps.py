@@ -1,6 +1,7 @@
 """Bad steps are judged as a float64 reference judges them, and change nothing."""
 
 import dataclasses
+import errno
 import json
 import math
 
@@ -19,6 +20,7 @@ from fmjax.sharding.mesh import MeshConfig, batch_sharding
 from fmjax.training import bad_step_log
 from fmjax.training.bad_step_log import BadStepLog, Diverged, Rollback
 from fmjax.training.bad_steps import NOT_FINITE, SPIKE, BadSteps
+from fmjax.training.saver import CannotSave
 from fmjax.training.state import plan_state
 from fmjax.training.step import make_train_step
 
@@ -162,3 +164,23 @@ def test_a_loss_that_is_not_finite_stops_a_run_by_default(tmp_path, bad):
         log.check(3, 2, {"loss": 1.0, "grad_norm": bad})
     off = BadStepLog(tmp_path, 0, BadSteps(not_finite="off"))
     off.check(2, 1, {"loss": bad, "grad_norm": 1.0})
+
+
+def test_a_full_disk_loses_no_record_and_stops_what_would_forget_a_rollback(
+    tmp_path, monkeypatch
+):
+    def full(*paths):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = BadStepLog(tmp_path, 0, BadSteps(not_finite="skip", patience=2))
+    with monkeypatch.context() as patch:
+        patch.setattr(bad_step_log.os, "replace", full)
+        log.check(1, 0, values(NOT_FINITE))
+        assert bad_step_log.read(tmp_path) == []
+    log.check(2, 1, values(NOT_FINITE))
+    assert [r["step"] for r in bad_step_log.read(tmp_path)] == [1, 2]
+    with pytest.raises(Rollback) as error:
+        log.check(3, 2, values(NOT_FINITE))
+    monkeypatch.setattr(bad_step_log.os, "replace", full)
+    with pytest.raises(CannotSave, match=r"bad_steps\.jsonl cannot be .*No space"):
+        log.keep(error.value.record)
