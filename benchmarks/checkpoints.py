@@ -2,10 +2,10 @@
 
     python -m benchmarks.checkpoints --gigabytes 1
 
-Saves and restores a state in turns, by Orbax as fmjax calls it and by fmjax. Trains the
-quickstart's model in turns: the jitted step alone, and by `fmjax.train` with its lock,
-its watchdog and its judgement of every step. Prints medians, and the ratios between
-them, which carry over between machines as seconds do not.
+Saves and restores a state in turns, by Orbax as fmjax calls it and by fmjax. Takes
+steps of the quickstart in turns, judged and not, and compares the steps of a tiny net
+alone with `fmjax.train`, its lock, its watchdog and its logs. Prints medians, and the
+ratios between them, which carry over between machines as seconds do not.
 """
 
 import argparse
@@ -146,74 +146,104 @@ def measure(gigabytes: float, rounds: int, folder: pathlib.Path) -> dict[str, di
 
 
 LINE = 10  # steps that are timed together
+TINY = (
+    "transformer.num_layers=1", "transformer.embed_dim=16", "transformer.num_heads=2",
+    "transformer.num_kv_heads=1", "transformer.mlp_dim=32", "gpt.max_length=32",
+    "data.length=32", "train.batch_size=1",
+)  # fmt: skip
 
 
-def measure_steps(steps: int, rounds: int, folder: pathlib.Path) -> dict[str, float]:
-    """Median seconds of a step, by whether it is guarded."""
-    bindings = [
-        f"train.steps={steps}", f"train.log_every={LINE}", "train.eval_every=0",
-        "train.checkpoint_every=0", "train.sample_prompt=None", "train.eval_batches=1",
-        "bad_steps.not_finite='skip'", "bad_steps.spikes='skip'",
-        "experiment.bad_steps=@bad_steps()", "cosine.warmup_steps=5",
-    ]  # fmt: skip
-    guarded = fmjax.load_experiment("quickstart.gin", bindings)
-    bare = dataclasses.replace(guarded, bad_steps=BadSteps(not_finite="off"))
-    seconds: dict[str, list[float]] = {"bare": [], "guarded": []}
-    for number in range(rounds):
-        run_dir = folder / f"run{number}"
-        turns = {
-            "bare": lambda: bare_steps(bare),
-            "guarded": lambda: guarded_steps(guarded, run_dir),  # noqa: B023
-        }
-        for name in sorted(turns, reverse=bool(number % 2)):
-            seconds[name] += turns[name]()
-    return {name: statistics.median(values) for name, values in seconds.items()}
+def experiment(*bindings: str) -> Experiment:
+    """The quickstart's, which judges every step."""
+    return fmjax.load_experiment(
+        "quickstart.gin",
+        [
+            f"train.log_every={LINE}", "train.eval_every=0", "train.eval_batches=1",
+            "train.checkpoint_every=0", "train.sample_prompt=None",
+            "bad_steps.not_finite='skip'", "bad_steps.spikes='skip'",
+            "experiment.bad_steps=@bad_steps()", "cosine.warmup_steps=5", *bindings,
+        ],
+    )  # fmt: skip
 
 
-def guarded_steps(experiment: Experiment, run_dir: pathlib.Path) -> list[float]:
-    """Seconds a step, of each line that a run writes but the first."""
-    runs.train(experiment, run_dir)
-    lines = metrics.read(run_dir, "train")
-    return [line["step_seconds"] for line in lines if line["step"] > LINE]
+def unguarded(guarded: Experiment) -> Experiment:
+    """The same, whose steps are not judged."""
+    return dataclasses.replace(guarded, bad_steps=BadSteps(not_finite="off"))
 
 
-def bare_steps(experiment: Experiment) -> list[float]:
-    """The same of nothing but the steps and their batches."""
-    run = experiment.train
-    mesh, rules = experiment.mesh.build(), experiment.mesh.all_rules
-    sharding = batch_sharding(mesh, rules)
-    plan = plan_state(
-        experiment.objective,
-        experiment.optimizer,
-        mesh,
-        rules,
-        train_steps=run.steps,
-        seed=run.seed,
-        bad_steps=experiment.bad_steps,
-    )
-    step = make_train_step(
-        experiment.objective,
-        plan,
-        lambda step: experiment.optimizer.learning_rate(step, run.steps),
-        mesh,
-        rules,
-        seed=run.seed,
-    )
-    experiment.data.prepare()
-    rows = local_rows(sharding, run.batch_size)
-    batches = experiment.data.train_batches(run.batch_size, rows, run.seed)
-    seconds = []
-    with on_mesh(mesh, rules):
-        state = plan.init()
-        for _ in range(run.steps // LINE):
-            began = time.perf_counter()
-            for _ in range(LINE):
-                batch = global_batch(next(batches), sharding, run.batch_size)
-                state, found = step(state, batch, plan.freezing.phase(0))
+class Steps:
+    """The jitted step of an experiment and its batches, and nothing else of a run."""
+
+    def __init__(self, experiment: Experiment):
+        run = experiment.train
+        self._mesh, self._rules = experiment.mesh.build(), experiment.mesh.all_rules
+        self._sharding = batch_sharding(self._mesh, self._rules)
+        self._size = run.batch_size
+        parts = (experiment.objective, experiment.optimizer, self._mesh, self._rules)
+        self._plan = plan_state(
+            *parts, train_steps=run.steps, seed=run.seed, bad_steps=experiment.bad_steps
+        )
+        self._step = make_train_step(
+            experiment.objective,
+            self._plan,
+            lambda step: experiment.optimizer.learning_rate(step, run.steps),
+            self._mesh,
+            self._rules,
+            seed=run.seed,
+        )
+        experiment.data.prepare()
+        rows = local_rows(self._sharding, self._size)
+        self._batches = experiment.data.train_batches(self._size, rows, run.seed)
+        with on_mesh(self._mesh, self._rules):
+            self._state = self._plan.init()
+
+    def take(self, count: int) -> None:
+        """So many steps, and waits for the last."""
+        with on_mesh(self._mesh, self._rules):
+            for _ in range(count):
+                batch = global_batch(next(self._batches), self._sharding, self._size)
+                phase = self._plan.freezing.phase(0)
+                self._state, found = self._step(self._state, batch, phase)
             jax.block_until_ready(found)
-            seconds.append((time.perf_counter() - began) / LINE)
-    batches.close()
-    return seconds[1:]
+
+    def close(self) -> None:
+        """Ends the threads that read."""
+        self._batches.close()
+
+
+def measure_judgement(pairs: int) -> tuple[float, float]:
+    """(seconds of a bare step, median ratio of a judged one to the one beside it)."""
+    guarded = experiment(f"train.steps={pairs}")
+    contenders = {"bare": Steps(unguarded(guarded)), "judged": Steps(guarded)}
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(pairs + 2):
+        for name in sorted(contenders, reverse=bool(number % 2)):
+            taken = timed(lambda: contenders[name].take(1))  # noqa: B023
+            if number > 1:  # The first two compile and warm up.
+                seconds[name].append(taken)
+    for contender in contenders.values():
+        contender.close()
+    ratios = [b / a for a, b in zip(seconds["bare"], seconds["judged"])]
+    return statistics.median(seconds["bare"]), statistics.median(ratios)
+
+
+def measure_loop(steps: int, rounds: int, folder: pathlib.Path) -> float:
+    """Seconds a step that a run adds to its steps.
+
+    Of a net so small that they are not lost in the noise of its steps.
+    """
+    tiny = experiment(*TINY, f"train.steps={steps}")
+    added = []
+    for number in range(rounds):
+        runs.train(tiny, folder / f"run{number}")
+        lines = metrics.read(folder / f"run{number}", "train")
+        whole = [line["step_seconds"] for line in lines if line["step"] > LINE]
+        bare = Steps(tiny)
+        bare.take(LINE)
+        alone = [timed(lambda: bare.take(LINE)) / LINE for _ in whole]  # noqa: B023
+        bare.close()
+        added.append(statistics.median(whole) - statistics.median(alone))
+    return statistics.median(added)
 
 
 def main() -> None:
@@ -221,20 +251,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gigabytes", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--folder", type=pathlib.Path, help="where to write")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        found = measure(args.gigabytes, args.rounds, pathlib.Path(folder))
-        steps = measure_steps(args.steps, args.rounds, pathlib.Path(folder))
+        print_saves(args, measure(args.gigabytes, args.rounds, pathlib.Path(folder)))
+        added = measure_loop(args.steps, args.rounds, pathlib.Path(folder))
+    bare, ratio = measure_judgement(args.steps // 2)
+    print(
+        f"a step of the quickstart: {bare:.4f}s; judging it, ratio {ratio:.3f}; lock, "
+        f"watchdog and logs, {added * 1e3:.2f} ms, ratio {1 + added / bare:.3f}"
+    )
+
+
+def print_saves(args: argparse.Namespace, found: dict[str, dict]) -> None:
+    """One line for each thing that was timed."""
     print(f"{args.gigabytes} GB on {jax.devices()[0].device_kind}, medians of "
           f"{args.rounds}")  # fmt: skip
     print(f"{'':14}{'Orbax':>10}{'fmjax':>10}{'ratio':>8}")
     for name, alone in found["Orbax"].items():
         ours = found["Fmjax"][name]
-        print(f"{name:14}{alone:9.3f}s{ours:9.3f}s{ours / alone:8.2f}")
-    print(f"a step: bare {steps['bare']:.4f}s, guarded {steps['guarded']:.4f}s, ratio "
-          f"{steps['guarded'] / steps['bare']:.3f}")  # fmt: skip
+        print(f"{name:14}{alone:9.3f}s{ours:9.3f}s{ours / alone:8.2f}", flush=True)
 
 
 if __name__ == "__main__":

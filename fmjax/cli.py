@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -29,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(args) -> int:
+    # Until the steps begin there is nothing to save. In a run of several processes
+    # JAX's preemption service takes SIGTERM over as soon as they have joined.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(UNFINISHED))
     from fmjax.sharding.processes import join_processes
 
     join_processes(args.cluster)

@@ -13,13 +13,15 @@ class BadDevice(RuntimeError):
 
 
 def check_devices(mesh: Mesh) -> None:
-    """Multiplies matrices on every device, and adds up one number from each.
+    """Multiplies matrices on every device, and adds up a row of numbers from each.
 
     All numbers are small integers, whose results are exact in any precision that
-    matrix units use.
+    matrix units use. Each device adds a one in its own column, so that the sum says
+    whose row was wrong when it comes out wrong everywhere.
 
     Raises:
-      BadDevice: names the devices of this process that gave something else.
+      BadDevice: names the devices that gave something else. Those of other processes
+        are named where they spoilt the sum.
     """
     count = mesh.size
     i, j = np.indices((_SIZE, _SIZE))
@@ -28,12 +30,17 @@ def check_devices(mesh: Mesh) -> None:
     matrices = jax.make_array_from_callback(
         (count, _SIZE, _SIZE), each, lambda index: matrix[None]
     )
-    numbers = jax.make_array_from_callback(
-        (count,), each, lambda index: np.arange(count, dtype=np.float32)[index]
+    ones = jax.make_array_from_callback(
+        (count, count), each, lambda index: np.eye(count, dtype=np.float32)[index]
     )
-    _compare("a matrix product", _products(matrices), matrix @ matrix)
-    total = jax.jit(jnp.sum, out_shardings=NamedSharding(mesh, PartitionSpec()))
-    _compare("a sum over all devices", total(numbers), np.arange(count).sum())
+    products = _per_device(_products(matrices))
+    wrong = [d for d, found in products.items() if not (found == matrix @ matrix).all()]
+    _refuse("a matrix product", wrong)
+    sums = {device: found == 1 for device, found in _per_device(_sum(ones)).items()}
+    everywhere = ~np.any(list(sums.values()), axis=0)
+    wrong = [mesh.devices.flat[column] for column in np.flatnonzero(everywhere)]
+    wrong += [d for d, right in sums.items() if not (right | everywhere).all()]
+    _refuse("a sum over all devices", wrong)
 
 
 @jax.jit
@@ -41,15 +48,22 @@ def _products(matrices: jax.Array) -> jax.Array:
     return jnp.einsum("nij,njk->nik", matrices, matrices)
 
 
-def _compare(what: str, found: jax.Array, expected: np.ndarray) -> None:
-    bad = [
-        shard.device
-        for shard in found.addressable_shards
-        if not (np.asarray(shard.data) == expected).all()
-    ]
+def _sum(rows: jax.Array) -> jax.Array:
+    everywhere = NamedSharding(rows.sharding.mesh, PartitionSpec())
+    return jax.jit(lambda rows: rows.sum(0), out_shardings=everywhere)(rows)
+
+
+def _per_device(array: jax.Array) -> dict[jax.Device, np.ndarray]:
+    return {shard.device: np.asarray(shard.data) for shard in array.addressable_shards}
+
+
+def _refuse(what: str, bad: list[jax.Device]) -> None:
     if bad:
-        names = ", ".join(f"{device} ({device.device_kind})" for device in bad)
+        names = ", ".join(
+            f"{device} ({device.device_kind}) of process {device.process_index}"
+            for device in bad
+        )
         raise BadDevice(
-            f"{names} of process {jax.process_index()}: {what} gave a wrong result. "
+            f"{names}: {what} gave a wrong result. "
             "Leave the device out, or have its host looked at."
         )

@@ -16,24 +16,47 @@ def test_good_devices_pass(config):
     check_devices(config.build())
 
 
-def test_a_bad_device_is_named(monkeypatch):
+def spoil(array, device, index, by=1.0):
+    """The same array, but for one number in what one device holds."""
+    parts = []
+    for shard in array.addressable_shards:
+        values = np.array(shard.data)
+        if shard.device == device:
+            values[index] += by
+        parts.append(jax.device_put(values, shard.device))
+    return jax.make_array_from_single_device_arrays(array.shape, array.sharding, parts)
+
+
+def test_a_device_that_multiplies_wrongly_is_named(monkeypatch):
     products = device_check._products
-    bad = jax.devices()[5]
-
-    def wrong(matrices):
-        found = products(matrices)
-        parts = []
-        for shard in found.addressable_shards:
-            values = np.array(shard.data)
-            if shard.device == bad:
-                values[0, 3, 4] += 1
-            parts.append(jax.device_put(values, shard.device))
-        return jax.make_array_from_single_device_arrays(
-            found.shape, found.sharding, parts
-        )
-
-    monkeypatch.setattr(device_check, "_products", wrong)
+    monkeypatch.setattr(
+        device_check,
+        "_products",
+        lambda matrices: spoil(products(matrices), jax.devices()[5], (0, 3, 4)),
+    )
     with pytest.raises(BadDevice, match=r"cpu:5") as error:
         check_devices(MeshConfig(data=8).build())
     assert "cpu:4" not in str(error.value)
     assert "a matrix product" in str(error.value)
+
+
+@pytest.mark.parametrize("config", [{"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
+def test_a_device_that_gives_a_wrong_number_to_a_sum_is_named(monkeypatch, config):
+    mesh, add = MeshConfig(**config).build(), device_check._sum
+    bad = mesh.devices.flat[5]
+    monkeypatch.setattr(
+        device_check, "_sum", lambda rows: add(spoil(rows, bad, (0, 5), -0.5))
+    )
+    with pytest.raises(BadDevice, match=rf"cpu:{bad.id} .* a sum") as error:
+        check_devices(mesh)
+    assert str(error.value).count("of process") == 1
+
+
+def test_a_device_that_is_given_another_sum_is_named(monkeypatch):
+    add, bad = device_check._sum, jax.devices()[3]
+    monkeypatch.setattr(
+        device_check, "_sum", lambda rows: spoil(add(rows), bad, (1,), 7.0)
+    )
+    with pytest.raises(BadDevice, match=r"cpu:3 .* a sum") as error:
+        check_devices(MeshConfig(data=8).build())
+    assert str(error.value).count("of process") == 1
