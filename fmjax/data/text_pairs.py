@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
+from fmjax.data.documents import Skipped, read_examples
 from fmjax.data.pipeline import Data
-from fmjax.data.seqio_import import quiet_stderr
 from fmjax.errors import UserError
 
 _SIDES = ("inputs", "targets")
@@ -25,7 +25,8 @@ def text_pairs(data: Data) -> list[TextPair]:
     """The validation split's pairs whole and in order, empty ones too.
 
     Raises:
-      UserError: there are none, or a task's preprocessors did not keep the texts.
+      UserError: there are none, one cannot be read, or a task's preprocessors did not
+        keep the texts.
     """
     task = data.train if data.validation is None else data.validation
     if not isinstance(data, Data) or not task.has_inputs(data.root):
@@ -38,9 +39,8 @@ def text_pairs(data: Data) -> list[TextPair]:
         dataset = member.task.seqio(member.name, data.tokenizer()).get_dataset(
             None, "validation", shuffle=False, try_in_mem_cache=False
         )
-        with quiet_stderr():  # The first example loads TensorFlow's kernels.
-            examples = list(dataset.as_numpy_iterator())
-        for example in examples:
+        skipped = Skipped()
+        for _, example in read_examples(dataset, member.name, skipped):
             texts = [example.get(f"{side}_pretokenized") for side in _SIDES]
             if not all(isinstance(text, bytes) for text in texts):
                 raise UserError(
@@ -49,4 +49,9 @@ def text_pairs(data: Data) -> list[TextPair]:
                     "seqio.preprocessors.tokenize keeps them by default."
                 )
             pairs.append(TextPair(*(text.decode(errors="replace") for text in texts)))
+        if skipped.count:
+            raise UserError(
+                f"{skipped.count} pairs cannot be read, and a score of the others is "
+                f"none of the whole: {', '.join(skipped.names)}."
+            )
     return pairs

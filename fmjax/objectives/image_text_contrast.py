@@ -11,7 +11,6 @@ from fmjax.configurable import configurable, free
 from fmjax.errors import UserError
 from fmjax.models.patches import pair
 from fmjax.objectives.contrast import (
-    divisor,
     is_nearest,
     sigmoid_contrast,
     softmax_contrast,
@@ -126,8 +125,7 @@ class ImageTextContrast:
         images = embeddings["image_embeddings"]
         texts = embeddings["text_embeddings"]
         scaling = self.model.apply(variables, method="scaling")
-        weights = batch["weights"]
-        counts, chunks = weights > 0, divisor(len(weights), self.chunks)
+        counts, chunks = batch["weights"] > 0, self.chunks
         scale = scaling["logit_scale"]
         if self.output == "softmax":
             both = softmax_contrast(images, texts, scale, counts, chunks)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key
 from fmjax.configurable import configurable, free
 from fmjax.errors import UserError
 from fmjax.models.patches import pair
-from fmjax.objectives.contrast import divisor, is_nearest, view_contrast
+from fmjax.objectives.contrast import is_nearest, view_contrast
 from fmjax.objectives.fit import check_images, check_names
 from fmjax.objectives.terms import Batch, Ratio, RowShapes, Term
 
@@ -98,9 +98,8 @@ class ImageViewContrast:
         """The loss of all rows, given their embeddings."""
         del variables
         views, counts = embeddings["views"], batch["weights"] > 0
-        chunks = divisor(len(views), self.chunks)
-        losses = view_contrast(views, self.temperature, counts, chunks)
+        losses = view_contrast(views, self.temperature, counts, self.chunks)
         rows = counts.sum().astype(jnp.float32)
-        nearest, _ = is_nearest(views[:, 0], views[:, 1], counts, chunks)
+        nearest, _ = is_nearest(views[:, 0], views[:, 1], counts, self.chunks)
         found = Ratio(nearest.sum().astype(jnp.float32), rows)
         return {"contrastive": Term(losses.sum(), rows)}, {"nearest": found}

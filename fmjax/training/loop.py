@@ -199,6 +199,7 @@ def train(
                     while step < run.steps and not interrupted:
                         watchdog.begin(step + 1)
                         number, batch = next_batch(batches, bad.passed_over)
+                        watchdog.compute()
                         batch = global_batch(batch, sharding, run.batch_size)
                         phase = plan.freezing.phase(step)
                         state, metrics = train_step(state, batch, phase)

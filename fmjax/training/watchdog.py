@@ -29,9 +29,9 @@ _T = TypeVar("_T")
 class Watchdog:
     """Watches the steps of this process, and the heartbeats of the run's others.
 
-    Each process of several keeps heartbeats/INDEX.json fresh: where it is, and when it
-    said so. What touches the run directory has a thread of its own, for a file system
-    may hang as well.
+    Each process of several keeps heartbeats/INDEX.json fresh: where it is, whether it
+    has its batch, and when it said so. What touches the run directory has a thread of
+    its own, for a file system may hang as well.
 
     Args:
       run_dir: the run directory, which all processes see.
@@ -62,7 +62,7 @@ class Watchdog:
         self._factor, self._at_least = factor, at_least
         self._note, self._on_hang = note, on_hang
         self._lock = threading.Lock()
-        self._step = 0
+        self._step, self._computes = 0, False
         self._since = time.monotonic()
         self._in_step = False
         self._pauses = 0
@@ -96,6 +96,12 @@ class Watchdog:
             if self._in_step:
                 self._seconds.append(now - self._since)
             self._step, self._since, self._in_step = step, now, True
+            self._computes = False
+
+    def compute(self) -> None:
+        """The batch of the step is there; what follows may wait for other processes."""
+        with self._lock:
+            self._computes = True
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -131,6 +137,7 @@ class Watchdog:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "step": self._step,
+            "computes": self._computes,
             "time": time.time(),
         }
         file = self._file(self._index)
@@ -163,17 +170,19 @@ class Watchdog:
         if self._count == 1:
             return ""
         beats = {i: self._read(i) for i in range(self._count)}
-        steps = {i: beat["step"] for i, beat in beats.items() if beat}
         missing = [i for i, beat in beats.items() if not beat]
         if missing:
             return f"; process {missing[0]} is gone"
-        last = min(steps, key=lambda index: steps[index])
-        if steps[last] == max(steps.values()):
+        places = {i: (beat["step"], beat["computes"]) for i, beat in beats.items()}
+        last = min(places, key=lambda index: places[index])
+        (step, computes), furthest = places[last], max(places.values())
+        if (step, computes) == furthest:
             return ""
         beat = beats[last]
+        waits = "" if computes else ", waiting for its batch"
         return (
             f"; process {last} ({beat['host']}, pid {beat['pid']}) hangs at step "
-            f"{steps[last]}, others are at {max(steps.values())}"
+            f"{step}{waits}; others are at {furthest[0]}"
         )
 
     def _silent(self) -> str | None:

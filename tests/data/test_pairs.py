@@ -12,6 +12,7 @@ from fmjax.data.pipeline import Data
 from fmjax.data.seqio_import import import_seqio
 from fmjax.data.span_corruption import SpanCorruption
 from fmjax.data.tasks import SeqioTask, TextTask
+from fmjax.data.text_pairs import text_pairs
 from fmjax.data.vocabularies import Bytes, Characters
 from fmjax.errors import UserError
 
@@ -179,6 +180,22 @@ def test_a_users_own_seqio_task_with_inputs_gives_pairs(tmp_path):
     other = register("two_vocabularies", import_seqio().ByteVocabulary(5), vocabulary)
     with pytest.raises(UserError, match="'two_vocabularies' have 2 different"):
         Data(other, cache_dir=str(tmp_path)).tokenizer()
+
+
+def test_pairs_to_score_are_read_to_the_end_or_not_at_all(tmp_path, monkeypatch):
+    vocabulary = import_seqio().ByteVocabulary(4)
+    task = register("scored", vocabulary, vocabulary)
+    data = Data(task, length=64, rows="packed", cache_dir=str(tmp_path))
+    assert text_pairs(data)[3] == ("hello number 3", "hallo Nummer 3")
+
+    def damaged(dataset, name, skipped):
+        skipped.add("file 1, record 7")
+        yield from read(dataset, name, skipped)
+
+    read = documents.read_examples
+    monkeypatch.setattr("fmjax.data.text_pairs.read_examples", damaged)
+    with pytest.raises(UserError, match=r"1 pairs cannot be read.*file 1, record 7"):
+        text_pairs(data)
 
 
 def test_a_users_own_seqio_task_gives_spans_with_its_extra_ids(tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fmjax.training.saved_state import saved_steps
+from tests.faults.watched_data import rows_of
 
 ROOT = pathlib.Path(__file__).parents[2]
 # (devices, processes, steps by the end)
@@ -24,19 +25,26 @@ COMMON = (
 
 
 def train(config, run_dir, devices, processes, steps) -> str:
+    rows = run_dir.with_name(f"{run_dir.name}_rows") / str(steps)
+    rows.mkdir(parents=True)
     command = [
-        "train", ROOT / "tests" / "e2e" / config[0], *config[1:], *COMMON,
-        f"train.steps={steps}", "--run_dir", run_dir,
+        "train", *config, *COMMON,
+        f"train.steps={steps}", "--run_dir", run_dir, "--trust",
     ]  # fmt: skip
     launcher = [sys.executable, "-m", "fmjax"]
-    environment = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    environment = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "PYTHONPATH": str(pathlib.Path(__file__).parent),
+        "WATCHED_FOLDER": str(rows),
+    }
     if processes > 1:
         each = str(devices // processes)
         launcher = [
             sys.executable, ROOT / "launch" / "local.py", "--processes", processes,
             "--devices_per_process", each, "--",
         ]  # fmt: skip
-        environment = {}
+        del environment["JAX_NUM_CPU_DEVICES"]
     done = subprocess.run(
         list(map(str, launcher + command)),
         env=os.environ | environment,
@@ -49,9 +57,10 @@ def train(config, run_dir, devices, processes, steps) -> str:
     return done.stdout
 
 
-def position(run_dir, step) -> int:
-    file = run_dir / "checkpoints" / str(step) / "data" / "metadata"
-    return json.loads(file.read_bytes())["value"]["iterator"]["position"]
+def rows_between(run_dir, first, last, stage) -> list[tuple[int, int, str]]:
+    """Those given in the steps of a stage; data is read ahead of the steps."""
+    folder = run_dir.with_name(f"{run_dir.name}_rows") / str(stage)
+    return [row for row in rows_of(folder) if first <= row[0] < last]
 
 
 def losses(run_dir) -> np.ndarray:
@@ -66,19 +75,29 @@ def losses(run_dir) -> np.ndarray:
 def test_eight_four_two_processes_and_one(tmp_path, kind):
     text = tmp_path / "text.txt"
     text.write_text(pathlib.Path(textwrap.__file__).read_text())
-    config = {
-        "language": ("tiny.gin", f"TEXT_FILE={text}", "train.checkpoint_every=0"),
-        # Augmented at random, and mixed with other images of the batch.
-        "images": ("tiny_images.gin", "train.checkpoint_every=0"),
-    }[kind]
-    train(config, tmp_path / "whole", 8, 1, STAGES[-1][2])
+    # Images are augmented at random, and mixed with others of the batch.
+    base = {"language": "tiny.gin", "images": "tiny_images.gin"}[kind]
+    watched = tmp_path / "watched.gin"
+    watched.write_text(
+        f"include '{ROOT / 'tests' / 'e2e' / base}'\nimport watched_data\n"
+    )
+    config = [watched, "train.checkpoint_every=0"]
+    config += [f"TEXT_FILE='{text}'"] if kind == "language" else []
+    last = STAGES[-1][2]
+    train(config, tmp_path / "whole", 8, 1, last)
     before = 0
     for devices, processes, steps in STAGES:
         out = train(config, tmp_path / "run", devices, processes, steps)
         assert f"resuming from step {before}" in out or not before
         assert saved_steps(tmp_path / "run")[-1] == steps
-        assert position(tmp_path / "run", steps) == steps
+        given = rows_between(tmp_path / "run", before, steps, steps)
+        assert given == rows_between(tmp_path / "whole", before, steps, last)
+        assert len(given) == (steps - before) * 8
         before = steps
+    assert (
+        len({row for _, _, row in rows_between(tmp_path / "whole", 0, last, last)})
+        > last
+    )
     np.testing.assert_allclose(
         losses(tmp_path / "run"), losses(tmp_path / "whole"), rtol=1e-5
     )

@@ -78,8 +78,9 @@ def test_a_file_system_that_hangs_keeps_nobody_from_ending(tmp_path, monkeypatch
     assert len(said) == 1
 
 
-def beat(run_dir, index, step):
-    text = json.dumps({"host": "there", "pid": 7, "step": step, "time": time.time()})
+def beat(run_dir, index, step, computes=True):
+    beat = {"host": "there", "pid": 7, "step": step, "computes": computes}
+    text = json.dumps(beat | {"time": time.time()})
     file = run_dir / "heartbeats" / f"{index}.json"
     beside = file.with_suffix(".test")
     beside.write_text(text)
@@ -96,7 +97,20 @@ def test_the_process_that_the_others_wait_for_is_named(tmp_path):
             beat(tmp_path, 2, 5)
             time.sleep(0.02)
     (text,) = said
-    assert "process 2 (there, pid 7) hangs at step 5, others are at 7" in text
+    assert "process 2 (there, pid 7) hangs at step 5; others are at 7" in text
+
+
+def test_one_that_waits_for_its_batch_is_named_before_those_that_wait_for_it(tmp_path):
+    said = []
+    with watch(tmp_path, said, count=2) as dog:
+        steps(dog, 6)
+        dog.begin(7)
+        dog.compute()
+        for _ in range(40):
+            beat(tmp_path, 1, 7, computes=False)
+            time.sleep(0.02)
+    (text,) = said
+    assert "process 1 (there, pid 7) hangs at step 7, waiting for its batch" in text
 
 
 def test_a_process_that_falls_silent_is_named_even_in_a_pause(tmp_path):
