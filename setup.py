@@ -38,6 +38,7 @@ setup(
         "jaxtyping",
         "matplotlib>=3.8",
         "pillow>=11",
+        "simplejpeg>=1.8",
         "rich>=13",
         "safetensors>=0.5",
         "scikit-learn>=1.5",  # its digits are the images that are on every machine

@@ -195,3 +195,40 @@ def test_jpegs_decoded_at_a_fraction_look_the_same(width, height, orientation):
         want = upright.resize((size, size), Image.Resampling.BICUBIC, box=box)
         difference = np.abs(np.asarray(made, int) - np.asarray(want, int))
         assert difference.mean() < 1
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    width=st.integers(1, 70), height=st.integers(1, 70), size=st.integers(1, 40),
+    quality=st.integers(1, 100), subsampling=st.sampled_from([0, 1, 2]),
+    progressive=st.booleans(), seed=st.integers(0, 9),
+    damage=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=2),
+)  # fmt: skip
+def test_plain_jpegs_give_the_pixels_that_pillow_gives(
+    width, height, size, quality, subsampling, progressive, seed, damage
+):
+    options = {"subsampling": subsampling, "progressive": progressive}
+    pixels = picture(seed, width, height)
+    content = bytearray(encoded(pixels, "JPEG", quality=quality, **options))
+    if not damage and width < 3 * size and height < 3 * size:
+        assert image_decoding._plain_jpeg(bytes(content), 1.0) is not None
+    for place, value in damage:
+        content[int(place * (len(content) - 1))] = value
+    found = []
+    for plain in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            if not plain:
+                patch.setattr(image_decoding, "_plain_jpeg_size", lambda content: None)
+            try:
+                found.append(whole_of(bytes(content), width, height, size))
+            except BadRecord:
+                found.append(None)
+    assert (found[0] is None) == (found[1] is None)
+    if found[0] is not None:
+        np.testing.assert_array_equal(*found)
+
+
+def whole_of(content: bytes, width: int, height: int, size: int) -> np.ndarray:
+    box = (0, 0, width, height)
+    made = read_picture(content, lambda w, h: box, size, Image.Resampling.BICUBIC)
+    return np.asarray(made)
