@@ -3,7 +3,11 @@
 The figures of whole runs stand in the configs' headers.
 """
 
+import jax
+import numpy as np
 import pytest
+
+import fmjax
 
 # A tenth of CIFAR-10.
 FEW = ("tfds_images.train='train[:10%]'", "tfds_images.validation='test[:10%]'")
@@ -35,3 +39,51 @@ def test_it_learns(train, measured, tmp_path, config, steps, measure, figure, fl
     train(config, tmp_path / "run", steps)
     found = measured(tmp_path / "run", *filter(None, [measure]))
     assert found[figure] >= floor
+
+
+@pytest.mark.slow
+def test_simclr_learns_features_that_a_random_encoder_lacks(train, measured, tmp_path):
+    accuracy = []
+    # The first never leaves its random start.
+    for steps, learning_rate in ((1, 1e-12), (80, 1e-3)):
+        run_dir = tmp_path / str(steps)
+        train(
+            "simclr/cifar10.gin", run_dir, steps, "train.batch_size=128",
+            f"cosine.learning_rate={learning_rate}", "cosine.warmup_steps=0",
+        )  # fmt: skip
+        accuracy.append(measured(run_dir, "--knn")["knn"])
+    random, learned = accuracy
+    assert learned >= random + 0.02
+
+
+@pytest.mark.slow
+def test_mae_paints_hidden_patches(train, measured, tmp_path):
+    train("mae/cifar10.gin", tmp_path / "run", 150)
+    # The mean colour of all images gives 1.
+    assert measured(tmp_path / "run")["squared_error"] <= 0.8
+    assert list((tmp_path / "run" / "pictures").glob("*.png"))
+
+
+@pytest.mark.slow
+def test_a_locked_tower_stays_and_its_texts_learn_to_speak_of_it(
+    train, measured, tmp_path
+):
+    train("vit/digits.gin", tmp_path / "vit", 300)
+    train("clip/lit_digits.gin", tmp_path / "lit", 200, f"ENCODER={tmp_path / 'vit'}")
+    classifier, both = (fmjax.load(tmp_path / name) for name in ("vit", "lit"))
+    for name in ("patches", "stack"):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            both.params["image"][name],
+            classifier.params[name],
+        )
+    assert measured(tmp_path / "lit", "--zero_shot")["zero_shot"] >= 0.5
+
+
+@pytest.mark.slow
+def test_hidden_words_and_patches_are_found_from_both(train, measured, tmp_path):
+    train("m3ae/digits.gin", tmp_path / "run", 200)
+    found = measured(tmp_path / "run")
+    assert found["accuracy"] >= 0.85
+    # The mean image of all gives 0.29 in the end, and black 1.
+    assert found["squared_error"] <= 0.45
