@@ -83,6 +83,13 @@ def test_neither_meshes_nor_microbatches_change_it(mesh, microbatches, whole):
     assert_same_gradients(whole[1], gradients)
 
 
+def test_nor_that_of_each_pair_by_itself():
+    loss, gradients = gradients_of(SIGMOID, batch(), None)
+    other = gradients_of(SIGMOID, batch(), MESHES["data_fsdp_tensor"], 4)
+    np.testing.assert_allclose(other[0], loss, rtol=1e-5)
+    assert_same_gradients(gradients, other[1])
+
+
 @pytest.mark.parametrize("objective", [SOFTMAX, SIGMOID], ids=["softmax", "sigmoid"])
 def test_the_loss_is_its_definition(objective):
     data = batch()
