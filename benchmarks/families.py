@@ -19,6 +19,11 @@ So measured on 2026-11-21, on one of two cores of a busy Xeon with AVX-512 (floa
     --size small                      t5 2.1, bert 0.75, llama 0.75, deberta 0.69,
                                       electra 0.68, mixtral 0.30
 
+and on both cores, with nothing beside:
+
+    --size cpu --layers 3 --batch 4   vit 0.68, clip 0.75
+    --size small                      vit 0.67, vit_mae 0.94, clip 0.95
+
 deberta's is from before predictions of masked tokens were computed in fewer pieces.
 Most of the rest is the matrix product, which XLA has from Eigen: on most shapes of
 these sizes it does 0.7 to 0.85 of the FLOP/s of PyTorch's MKL. The experts'
