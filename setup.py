@@ -38,10 +38,10 @@ setup(
         "jaxtyping",
         "matplotlib>=3.8",
         "pillow>=11",
-        "simplejpeg>=1.8",
         "rich>=13",
         "safetensors>=0.5",
         "scikit-learn>=1.5",  # its digits are the images that are on every machine
+        "simplejpeg>=1.8",
         "tensorboardX>=2.6",
         "tokenizers>=0.21",
         "typeguard>=4.4,<5",

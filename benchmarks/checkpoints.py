@@ -153,8 +153,8 @@ TINY = (
 )  # fmt: skip
 
 
-def experiment(*bindings: str) -> Experiment:
-    """The quickstart's, which judges every step."""
+def quickstart(*bindings: str) -> Experiment:
+    """Its experiment, which judges every step."""
     return fmjax.load_experiment(
         "quickstart.gin",
         [
@@ -164,11 +164,6 @@ def experiment(*bindings: str) -> Experiment:
             "experiment.bad_steps=@bad_steps()", "cosine.warmup_steps=5", *bindings,
         ],
     )  # fmt: skip
-
-
-def unguarded(guarded: Experiment) -> Experiment:
-    """The same, whose steps are not judged."""
-    return dataclasses.replace(guarded, bad_steps=BadSteps(not_finite="off"))
 
 
 class Steps:
@@ -213,8 +208,9 @@ class Steps:
 
 def measure_judgement(pairs: int) -> tuple[float, float]:
     """(seconds of a bare step, median ratio of a judged one to the one beside it)."""
-    guarded = experiment(f"train.steps={pairs}")
-    contenders = {"bare": Steps(unguarded(guarded)), "judged": Steps(guarded)}
+    judged = quickstart(f"train.steps={pairs}")
+    bare = dataclasses.replace(judged, bad_steps=BadSteps(not_finite="off"))
+    contenders = {"bare": Steps(bare), "judged": Steps(judged)}
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(pairs + 2):
         for name in sorted(contenders, reverse=bool(number % 2)):
@@ -232,7 +228,7 @@ def measure_loop(steps: int, rounds: int, folder: pathlib.Path) -> float:
 
     Of a net so small that they are not lost in the noise of its steps.
     """
-    tiny = experiment(*TINY, f"train.steps={steps}")
+    tiny = quickstart(*TINY, f"train.steps={steps}")
     added = []
     for number in range(rounds):
         runs.train(tiny, folder / f"run{number}")

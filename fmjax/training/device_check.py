@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 _SIZE = 256
@@ -37,7 +38,11 @@ def check_devices(mesh: Mesh) -> None:
     wrong = [d for d, found in products.items() if not (found == matrix @ matrix).all()]
     _refuse("a matrix product", wrong)
     sums = {device: found == 1 for device, found in _per_device(_sum(ones)).items()}
-    everywhere = ~np.any(list(sums.values()), axis=0)
+    right = np.any(list(sums.values()), axis=0)
+    if jax.process_count() > 1:
+        # A process of one device cannot tell its own fault from a spoilt sum alone.
+        right = multihost_utils.process_allgather(right.astype(np.int32)).any(0)
+    everywhere = ~right
     wrong = [mesh.devices.flat[column] for column in np.flatnonzero(everywhere)]
     wrong += [d for d, right in sums.items() if not (right | everywhere).all()]
     _refuse("a sum over all devices", wrong)

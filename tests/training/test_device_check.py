@@ -60,3 +60,25 @@ def test_a_device_that_is_given_another_sum_is_named(monkeypatch):
     with pytest.raises(BadDevice, match=r"cpu:3 .* a sum") as error:
         check_devices(MeshConfig(data=8).build())
     assert str(error.value).count("of process") == 1
+
+
+@pytest.mark.parametrize(("right_there", "count"), [(1, 8), (0, 1)])
+def test_processes_agree_on_whose_fault_a_wrong_sum_is(monkeypatch, right_there, count):
+    add = device_check._sum
+
+    def wrong_here(rows):
+        found = add(rows)
+        for device in jax.devices():
+            found = spoil(found, device, (2,), 1.0)
+        return found
+
+    def gathered(right):
+        return np.stack([right, np.full_like(right, right_there)])
+
+    monkeypatch.setattr(device_check, "_sum", wrong_here)
+    monkeypatch.setattr(device_check.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(device_check.multihost_utils, "process_allgather", gathered)
+    # Wrong here alone, it is the fault of those that have it wrong; else of its row's.
+    with pytest.raises(BadDevice, match=r"cpu:2 .* a sum") as error:
+        check_devices(MeshConfig(data=8).build())
+    assert str(error.value).count("of process") == count
