@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from fmjax.models.dropless import dropless
 from fmjax.models.layers import ACTIVATIONS, constrain, normal_init
 
 Router = dict[str, Float[Array, " B"]]
@@ -21,8 +22,7 @@ class MixtureOfExperts(nn.Module):
       num_experts: E.
       per_token: k.
       capacity: slots that an expert has for each sequence of T tokens, as a multiple of
-        k T / E; tokens beyond are dropped, last ones first. None drops none: tokens are
-        sorted by expert and multiplied in groups of any size.
+        k T / E; tokens beyond are dropped, last ones first. None drops none.
       mlp_dim: hidden width of an expert.
       activation: a name in `ACTIVATIONS`.
       gated: whether a second projection gates the first.
@@ -59,7 +59,9 @@ class MixtureOfExperts(nn.Module):
         router = self.param("router", normal_init(self.init_std, "embed", None), (D, E))
         logits = x.astype(jnp.float32) @ router
         probabilities = jax.nn.softmax(logits, axis=-1)
-        weights, chosen = jax.lax.top_k(probabilities, k)
+        # `top_k` would have every device gather the rows of all.
+        chosen = jnp.argsort(-probabilities, axis=-1)[..., :k]
+        weights = jnp.take_along_axis(probabilities, chosen, axis=-1)
         if k > 1:
             weights = weights / weights.sum(-1, keepdims=True)
         if real is None:
@@ -68,11 +70,10 @@ class MixtureOfExperts(nn.Module):
         weights = jnp.where(real[..., None], weights, 0)
         kernels = self._kernels(D)
         if self.capacity is None:
-            y = self._dropless(x, chosen, kernels)
+            y = dropless(x, chosen, weights, kernels, self._feed_forward)
         else:
             y, kept = self._with_capacity(x, chosen, real, kernels)
-            weights = weights * kept
-        y = jnp.einsum("btkd,btk->btd", y, weights.astype(y.dtype))
+            y = jnp.einsum("btkd,btk->btd", y, (weights * kept).astype(y.dtype))
         count = jnp.maximum(real.sum(-1), 1).astype(jnp.float32)
         ones = jax.nn.one_hot(chosen, E).sum(2) * real[..., None]
         share = ones.sum(1) / (k * count[:, None])
@@ -99,19 +100,6 @@ class MixtureOfExperts(nn.Module):
         h = activate(multiply(x, kernels["gate"])) * h if self.gated else activate(h)
         return multiply(h, kernels["out"])
 
-    def _dropless(
-        self, x: Float[Array, "B T D"], chosen: Int[Array, "B T k"], kernels
-    ) -> Float[Array, "B T k D"]:
-        B, T, D = x.shape
-        choices = chosen.reshape(-1)
-        order = jnp.argsort(choices)
-        sizes = jnp.bincount(choices, length=self.num_experts).astype(jnp.int32)
-        tokens = x.reshape(-1, D)[order // self.per_token]
-        y = self._feed_forward(
-            tokens, kernels, lambda a, w: jax.lax.ragged_dot(a, w, sizes)
-        )
-        return y[jnp.argsort(order)].reshape(B, T, self.per_token, D)
-
     def _with_capacity(
         self,
         x: Float[Array, "B T D"],
@@ -136,10 +124,10 @@ class MixtureOfExperts(nn.Module):
         holder = holder(empty, slot, token)
         rows = jax.vmap(lambda a, i: a.at[i].get(mode="fill", fill_value=0))
         inputs = rows(x, holder).reshape(B, E, slots, D)
-        inputs = constrain(inputs, "batch", "act_expert", None, "act_embed")
+        inputs = constrain(inputs, "act_expert_batch", "act_expert", None, "act_embed")
         y = self._feed_forward(
             inputs, kernels, lambda a, w: jnp.einsum("besi,eio->beso", a, w)
         )
-        y = constrain(y, "batch", "act_expert", None, "act_embed")
+        y = constrain(y, "act_expert_batch", "act_expert", None, "act_embed")
         y = rows(y.reshape(B, E * slots, D), slot).reshape(B, T, k, D)
         return y, kept

@@ -28,7 +28,7 @@ class MeshConfig:
       data: copies of the model, each with its share of the batch.
       fsdp: shares of the batch that also shard parameters and optimizer state.
       stage: pipeline stages. Nothing uses this axis yet.
-      expert: shards of the experts of a mixture, which share a batch.
+      expert: shares of the batch that also shard the experts of a mixture.
       context: shards of the sequence. Nothing uses this axis yet.
       tensor: shards of heads, feed-forward and vocabulary.
       rules: (logical axis, mesh axis, several or None) pairs that come before

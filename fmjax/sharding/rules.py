@@ -9,10 +9,12 @@ from fmjax.errors import UserError
 LogicalRules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
 # Parameters: FSDP takes the width that every matrix has (ZeRO-3), tensor parallelism
-# the other side (Megatron-LM, Shoeybi et al. 2019). Activations: the batch over data
-# and fsdp, heads and hidden units over tensor, the width whole.
+# the other side (Megatron-LM, Shoeybi et al. 2019). Activations: the batch over data,
+# fsdp and expert, heads and hidden units over tensor, the width whole. Devices that
+# share the experts of one copy change rows for experts inside a mixture alone (GShard,
+# Lepikhin et al. 2021).
 DEFAULT_RULES: LogicalRules = (
-    ("batch", ("data", "fsdp")),
+    ("batch", ("data", "fsdp", "expert")),
     ("length", None),
     ("embed", "fsdp"),
     ("mlp", "tensor"),
@@ -35,6 +37,7 @@ DEFAULT_RULES: LogicalRules = (
     ("act_mlp", "tensor"),
     ("act_vocab", "tensor"),
     ("act_expert", "expert"),
+    ("act_expert_batch", ("data", "fsdp")),
 )
 
 
