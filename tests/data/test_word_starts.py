@@ -8,6 +8,7 @@ import pytest
 import small_tokenizers as small
 
 from fmjax.data.hugging_face_tokenizer import HuggingFaceTokenizer
+from fmjax.data.masking import Masking
 from fmjax.data.stdlib import PythonStdlib
 from fmjax.data.tokenizers import ByteTokenizer, CharacterTokenizer
 from fmjax.data.vocabularies import SentencePiece
@@ -98,3 +99,10 @@ def test_vocabularies_that_do_not_tell_words_are_refused(build, message, tmp_pat
     tokenizer = build(tmp_path)
     with pytest.raises(UserError, match=message):
         tokenizer.word_starts()
+
+
+def test_whole_words_of_a_vocabulary_without_words_name_the_binding():
+    tokenizer = ByteTokenizer(("[CLS]", "[SEP]", "[MASK]"))
+    Masking().bind(tokenizer, 32, 30)
+    with pytest.raises(UserError, match=r"masking\.whole_words = True: .*bytes"):
+        Masking(whole_words=True).bind(tokenizer, 32, 30)
