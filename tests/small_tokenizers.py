@@ -1,7 +1,7 @@
 """Small tokenizers trained on ten languages, code and emoji, as transformers has them.
 
 Each function writes the older files of one kind (vocab.txt, vocab.json and merges.txt,
-SentencePiece models) into a folder and returns it.
+SentencePiece models) into a folder and returns it; `definition` a tokenizer.json.
 """
 
 import io
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import sentencepiece as spm
 import tokenizers
-from tokenizers import models, normalizers, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog, and the cat sat on the mat.",
@@ -223,3 +223,55 @@ def marian(folder: Path) -> Path:
     ids = {piece: i for i, piece in enumerate(vocabulary)}
     (folder / "vocab.json").write_text(json.dumps(ids))
     return folder
+
+
+def definition(folder: Path, kind: str, lines=CORPUS) -> Path:
+    """A tokenizer.json of BERT's kind ('wordpiece'), RoBERTa's, T5's or Llama 2's."""
+    if kind == "byte_fallback":
+        tokenizer = _of_llama(llama(folder / "llama") / "tokenizer.model")
+    else:
+        model, pre_tokenizer, decoder, trainer = {
+            "wordpiece": (
+                models.WordPiece(unk_token="[UNK]"),
+                pre_tokenizers.BertPreTokenizer(),
+                decoders.WordPiece(),
+                trainers.WordPieceTrainer(vocab_size=500, special_tokens=["[UNK]"]),
+            ),
+            "byte_level": (
+                models.BPE(),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+                decoders.ByteLevel(),
+                trainers.BpeTrainer(
+                    vocab_size=420,
+                    initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+                ),
+            ),
+            "metaspace": (
+                models.Unigram(),
+                pre_tokenizers.Sequence(
+                    [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
+                ),
+                decoders.Metaspace(),
+                trainers.UnigramTrainer(vocab_size=430, unk_token="<unk>"),
+            ),
+        }[kind]
+        tokenizer = tokenizers.Tokenizer(model)
+        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizer, decoder
+        tokenizer.train_from_iterator(lines, trainer)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def _of_llama(model: Path) -> tokenizers.Tokenizer:
+    """The pieces of a SentencePiece model, its bytes among them."""
+    sp = spm.SentencePieceProcessor(str(model))
+    pieces = [(sp.id_to_piece(i), sp.get_score(i)) for i in range(len(sp))]
+    tokenizer = tokenizers.Tokenizer(
+        models.Unigram(pieces, unk_id=sp.unk_id(), byte_fallback=True)
+    )
+    tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    return tokenizer

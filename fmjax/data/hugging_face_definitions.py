@@ -14,6 +14,7 @@ from tokenizers import (
     pre_tokenizers,
 )
 
+from fmjax.data import word_starts
 from fmjax.data.hugging_face_files import (
     BPE,
     MERGES,
@@ -97,8 +98,7 @@ class DefinedTokenizer:
         Raises:
           UserError: for pieces that are neither bytes nor text with a mark for spaces.
         """
-        decoder = self._tokenizer.decoder
-        kinds = list(_decoders(json.loads(decoder.__getstate__()) if decoder else None))
+        kinds = self._decoder_parts()
         types = {part.get("type") for part in kinds}
         if not types & {"ByteLevel", "Metaspace", "ByteFallback", "WordPiece"}:
             raise UserError(
@@ -129,6 +129,40 @@ class DefinedTokenizer:
             else:
                 sizes[i] = 1 + len(piece.encode())  # the space before a word
         return sizes
+
+    def word_starts(self, size: int) -> np.ndarray:
+        """bool [V]: ids that begin a word, white space before it included.
+
+        Model and decoder tell how pieces are marked; pieces would not: of text full of
+        '##', as Markdown is, BPE makes a piece too.
+
+        Raises:
+          UserError: for pieces whose marks tell something else, or that have none.
+        """
+        if self._end:
+            raise UserError(
+                f"A vocabulary that marks with {self._end!r} where words end does not "
+                "say where they begin."
+            )
+        prefix = getattr(self._tokenizer.model, "continuing_subword_prefix", None)
+        types = {part.get("type") for part in self._decoder_parts()}
+        if prefix:
+            begins = word_starts.unless_marked(prefix)
+        elif "ByteLevel" in types:
+            begins = word_starts.in_bytes
+        elif types & {"Metaspace", "ByteFallback"}:
+            begins = word_starts.in_pieces
+        else:
+            raise UserError(
+                "tokenizer.json: where words begin is known for WordPiece and for "
+                "decoders ByteLevel, Metaspace and ByteFallback; found "
+                f"{sorted(map(str, types))}."
+            )
+        return word_starts.table(self.ids, begins, size)
+
+    def _decoder_parts(self) -> list[dict]:
+        decoder = self._tokenizer.decoder
+        return list(_decoders(json.loads(decoder.__getstate__()) if decoder else None))
 
     def _add(self, tokens: Sequence) -> None:
         for i, token in tokens:

@@ -10,6 +10,7 @@ import numpy as np
 import sentencepiece as spm
 from tokenizers import AddedToken, Tokenizer, models
 
+from fmjax.data import word_starts
 from fmjax.data.hugging_face_files import (
     BPE,
     CONFIG,
@@ -100,6 +101,10 @@ class PieceTokenizer:
             text = piece if i in self._added else piece.replace("\u2581", " ")
             sizes[i] = 1 if sp.is_byte(own) else len(text.encode())
         return sizes
+
+    def word_starts(self, size: int) -> np.ndarray:
+        """bool [V]: ids that begin a word, white space before it included."""
+        return word_starts.table(self.ids, word_starts.in_pieces, size)
 
     def _parts(self, text: str) -> Iterator[tuple[int, str, int | None]]:
         """Start, text and id of added tokens, and of what is between them, id None."""

@@ -138,16 +138,12 @@ class HuggingFaceTokenizer:
         return found if found in self._tokenizer.special_ids else None
 
     def word_starts(self) -> np.ndarray:
-        """bool [V]: ids that begin a word, by the marks of WordPiece and of spaces."""
-        pieces = self._tokenizer.ids
-        inside_marked = any(piece.startswith("##") for piece in pieces)
-        starts = np.zeros(self.vocab_size, bool)
-        for piece, i in pieces.items():
-            if inside_marked:
-                starts[i] = not piece.startswith("##")
-            else:
-                starts[i] = piece.startswith(("\u2581", "\u0120", " "))
-        return starts
+        """bool [V]: ids that begin a word, white space before it included.
+
+        Raises:
+          UserError: for pieces whose marks tell something else, or that have none.
+        """
+        return self._tokenizer.word_starts(self.vocab_size)
 
     def token_bytes(self) -> np.ndarray:
         """int32 [V]: UTF-8 bytes of text that each id stands for; specials 0.

@@ -22,10 +22,11 @@ class Masking:
     text cut anywhere, B in half of the rows the end of another piece instead.
 
     Attributes:
-      rate: share of the tokens that is chosen, at least one.
+      rate: share of a row's tokens that is chosen, at least one.
       masked: share of the chosen that becomes [MASK]; ELECTRA masks all.
       replaced: share of them that becomes any token; the rest stays.
-      whole_words: choose words, as they start in the vocabulary, with all their tokens.
+      whole_words: choose words, as they start in the vocabulary, with all their tokens;
+        of one that alone exceeds the rate, single tokens.
       next_sentence: whether rows hold two halves, and say if one followed the other.
     """
 
@@ -55,6 +56,14 @@ class Masking:
             )
         return length - around
 
+    def most_targets(self, length: int) -> int:
+        """The most tokens that are chosen in rows of `length`."""
+        return self.num_chosen(self.raw_length(length))
+
+    def num_chosen(self, tokens: int) -> int:
+        """How many of so many tokens are chosen; of whole words, at most."""
+        return max(round(self.rate * tokens), 1)
+
     def bind(self, tokenizer: Tokenizer, length: int, raw_length: int) -> "_Masking":
         """For a vocabulary and rows of `length`; see `Corruption`."""
         return _Masking(self, tokenizer, length, raw_length)
@@ -68,7 +77,7 @@ class _Masking:
             special_id(tokenizer, which, name) for which in ("mask", "cls", "sep")
         )
         self.ordinary = ordinary_ids(tokenizer)
-        self.word_starts = tokenizer.word_starts() if settings.whole_words else None
+        self.word_starts = _word_starts(tokenizer) if settings.whole_words else None
 
     def row(self, tokens: np.ndarray, rng: Rng, other: Callable[[], np.ndarray]) -> Row:
         """See `Corrupt.row`."""
@@ -125,12 +134,10 @@ class _Masking:
         row["tokens"][chosen[replaced]] = self.ordinary[drawn]
 
     def _choose(self, tokens, places: np.ndarray, rng: Rng) -> np.ndarray:
-        count = max(round(self.settings.rate * len(places)), 1)
+        count = self.settings.num_chosen(len(places))
         if self.word_starts is None:
             return places[np.sort(rng.permutation(len(places))[:count])]
-        starts = self.word_starts[tokens[places]]
-        starts[0] = True
-        word = np.cumsum(starts) - 1
+        word = self._words(tokens, places, count)
         sizes = np.bincount(word)
         order = rng.permutation(len(sizes))
         chosen = np.zeros(len(sizes), bool)
@@ -138,6 +145,23 @@ class _Masking:
             if size <= count:  # A word that no longer fits is passed over.
                 chosen[i] = True
                 count -= size
-        if not chosen.any():
-            chosen[order[0]] = True
         return places[chosen[word]]
+
+    def _words(self, tokens, places: np.ndarray, most: int) -> np.ndarray:
+        """int [n]: which word each place belongs to; none has more than `most`."""
+        starts = self.word_starts[tokens[places]]
+        starts[0] = True
+        # No word goes on behind the [SEP] between two sentences.
+        starts[1:] |= np.diff(places) > 1
+        word = np.cumsum(starts) - 1
+        # Without spaces, as in Chinese, a sentence would be one word: masked whole, or
+        # never. Its tokens count as words.
+        starts |= np.bincount(word)[word] > most
+        return np.cumsum(starts) - 1
+
+
+def _word_starts(tokenizer: Tokenizer) -> np.ndarray:
+    try:
+        return tokenizer.word_starts()
+    except UserError as error:
+        raise UserError(f"masking.whole_words = True: {error}") from error

@@ -15,6 +15,7 @@ import numpy as np
 import sentencepiece as spm
 import xxhash
 
+from fmjax.data import word_starts
 from fmjax.data.character_tokenizer import (
     CharacterTokenizer,
     character_vocabulary_class,
@@ -57,7 +58,7 @@ class Tokenizer(Protocol):
         """The id of a special token as it is spelled, None where there is none."""
 
     def word_starts(self) -> np.ndarray:
-        """bool [V]: ids that begin a word, a space before it included.
+        """bool [V]: ids that begin a word, white space before it included.
 
         Raises:
           UserError: the vocabulary does not tell.
@@ -125,10 +126,10 @@ class SentencePieceTokenizer:
         return not self._processor.is_unknown(self._processor.piece_to_id(piece))
 
     def word_starts(self) -> np.ndarray:
-        """bool [V]: ids that begin a word, a space before it included."""
+        """bool [V]: ids that begin a word, white space before it included."""
         sp = self._processor
-        pieces = (sp.id_to_piece(i) for i in range(self.vocab_size))
-        return np.array([piece.startswith("\u2581") for piece in pieces])
+        ids = {sp.id_to_piece(i): i for i in range(self.vocab_size)}
+        return word_starts.table(ids, word_starts.in_pieces, self.vocab_size)
 
     def token_bytes(self) -> np.ndarray:
         """int32 [V]: UTF-8 bytes of text that each id stands for; specials 0."""

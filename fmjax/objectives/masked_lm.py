@@ -1,6 +1,7 @@
 """Masked language modelling (BERT, Devlin et al. 2019), with next sentences."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 from jax.nn import log_softmax
@@ -22,8 +23,8 @@ class MaskedLM(TokenPrediction):
     sentence followed the first, so must the model.
 
     Attributes:
-      max_predictions: the most masked tokens of a row that are predicted, for the head
-        costs as much as many layers; None looks for them in all T positions.
+      max_predictions: the most masked tokens that a row may have, for the head costs as
+        much as many layers; None looks for them in all T positions.
     """
 
     max_predictions: int | None = None
@@ -43,6 +44,10 @@ class MaskedLM(TokenPrediction):
                 f"with{'' if 'next_sentence' in rows else 'out'} next sentences."
             )
         super().check(rows, vocab_size)
+
+    def check_data(self, data: Any) -> None:
+        """Raises a UserError where rows may have more targets than are predicted."""
+        check_targets(self, data)
 
     def loss(
         self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
@@ -101,6 +106,20 @@ def check_predictions(name: str, max_predictions: int | None) -> None:
     """Raises a UserError for a limit below 1."""
     if max_predictions is not None and max_predictions < 1:
         raise UserError(f"{name}.max_predictions = {max_predictions} is below 1.")
+
+
+def check_targets(objective, data: Any) -> None:
+    """Raises a UserError where masking may choose more tokens than are predicted."""
+    limit, masking = objective.max_predictions, data.corruption
+    if limit is None or masking is None:
+        return
+    most = masking.most_targets(data.length)
+    if most > limit:
+        raise UserError(
+            f"{objective.gin_name}.max_predictions = {limit}, but masking.rate = "
+            f"{masking.rate} chooses up to {most} tokens of a row of data.length = "
+            f"{data.length}; expected at least {most}, or None."
+        )
 
 
 def chosen(weights: Float[Array, "B T"], limit: int | None) -> Int[Array, "B P"] | None:

@@ -1,6 +1,7 @@
 """Replaced-token detection (ELECTRA, Clark et al. 2020)."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from fmjax.errors import UserError
 from fmjax.models.layers import fold_keys
 from fmjax.objectives.masked_lm import (
     check_predictions,
+    check_targets,
     chosen,
     encoder_flops,
     pick,
@@ -31,8 +33,8 @@ class ReplacedTokenDetection(TokenPrediction):
 
     Attributes:
       detection: coefficient of the discriminator's loss (λ = 50 in the paper).
-      max_predictions: the most masked tokens of a row that are predicted and replaced;
-        None looks for them in all T positions.
+      max_predictions: the most masked tokens that a row may have, which are predicted
+        and replaced; None looks for them in all T positions.
     """
 
     detection: float = 50.0
@@ -47,6 +49,10 @@ class ReplacedTokenDetection(TokenPrediction):
             raise UserError(
                 f"{self.gin_name}.detection = {self.detection} is negative."
             )
+
+    def check_data(self, data: Any) -> None:
+        """Raises a UserError where rows may have more targets than are predicted."""
+        check_targets(self, data)
 
     def loss(
         self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None

@@ -43,6 +43,13 @@ class Vocabulary:
         return "".join(f"{i}." if i % 10 == 0 else f"{i} " for i in ids)
 
 
+class Unspaced(Vocabulary):
+    """Ids of a script without spaces; only the first ten begin a word."""
+
+    def word_starts(self):
+        return np.arange(V) < TEXT + 10
+
+
 def generator(seed):
     return np.random.default_rng(seed)
 
@@ -51,9 +58,8 @@ def text(n, seed=0):
     return generator(seed).integers(TEXT, V, n).astype(np.int32)
 
 
-def bind(corruption, length, raw_length=None):
-    raw_length = raw_length or corruption.raw_length(length)
-    return corruption.bind(Vocabulary(), length, raw_length)
+def bind(corruption, length, vocabulary=Vocabulary):
+    return corruption.bind(vocabulary(), length, corruption.raw_length(length))
 
 
 def sides(row):
@@ -298,28 +304,70 @@ def test_masking_has_the_papers_statistics():
 
 
 @settings(deadline=None)
-@given(st.integers(1, 62), st.booleans(), seeds)
-def test_masked_rows_and_targets_give_the_text_back(n, whole_words, seed):
-    bound = bind(Masking(whole_words=whole_words), 64)
+@given(st.integers(1, 61), st.booleans(), st.booleans(), seeds)
+def test_masked_rows_and_targets_give_the_text_back(
+    n, whole_words, next_sentence, seed
+):
+    bound = bind(Masking(whole_words=whole_words, next_sentence=next_sentence), 64)
     tokens = text(n, seed)
     row = bound.row(tokens, generator(seed), lambda: tokens)
     back = np.where(row["weights"] > 0, row["targets"], row["tokens"])
-    want = [SPECIALS["[CLS]"], *tokens, SPECIALS["[SEP]"]] + [0] * (62 - n)
-    assert back.tolist() == want
-    assert (row["segment_ids"] > 0).sum() == n + 2
+    # The text's own end stands in where another's is wanted, so it is whole.
+    cut = n
+    if next_sentence and n > 1:
+        cut -= row["token_types"].sum() - 1
+    want = [SPECIALS["[CLS]"], *tokens[:cut], SPECIALS["[SEP]"]]
+    if cut < n:
+        want += [*tokens[cut:], SPECIALS["[SEP]"]]
+    assert back.tolist() == want + [0] * (64 - len(want))
+    assert (row["segment_ids"] > 0).sum() == len(want)
+    most = max(round(0.15 * n), 1)
+    assert most <= bound.settings.most_targets(64)
+    chosen = row["weights"][back >= TEXT] > 0
+    assert 0 < chosen.sum() <= most
     if whole_words:
-        # A word is chosen with all its tokens or not at all.
+        # A word is chosen with all its tokens or not at all, if it may be.
         starts = Vocabulary().word_starts()[tokens]
-        starts[0] = True
-        chosen = row["weights"][1 : n + 1] > 0
+        starts[[0, cut % n]] = True
         for word in np.split(chosen, np.flatnonzero(starts)[1:]):
-            assert word.all() == word.any()
+            assert len(word) > most or word.all() == word.any()
+
+
+def test_words_end_with_their_sentence():
+    bound = bind(Masking(rate=0.5, whole_words=True, next_sentence=True), 12, Unspaced)
+    tokens = np.array([TEXT, 70, 71] * 3, np.int32)
+    beside = set()
+    for seed in range(300):
+        row = bound.row(tokens, generator(seed), lambda: tokens)
+        second = int(row["token_types"].argmax())
+        if second not in (5, 8):  # The cut is inside one of the three words.
+            beside.add((row["weights"][second - 2], row["weights"][second]))
+    # Either side of [SEP] is chosen without the other, which one word never is.
+    assert {(1, 0), (0, 1)} <= beside
 
 
 def test_whole_words_are_chosen_at_the_papers_rate():
     rows = masked_rows(Masking(whole_words=True))
     originals = np.where(rows["weights"] > 0, rows["targets"], rows["tokens"])
     assert abs(rows["weights"].sum() / (originals >= TEXT).sum() - 0.15) < 0.002
+
+
+@pytest.mark.parametrize("n", [5, 16, 126])
+@pytest.mark.parametrize("words", [0, 4])
+def test_text_without_spaces_is_masked_at_the_papers_rate(n, words):
+    bound = bind(Masking(whole_words=True), 128, Unspaced)
+    tokens = np.arange(TEXT + 10, TEXT + 10 + n)
+    tokens[:words] -= 10  # Some words of one token are in front of it.
+    chosen = np.stack(
+        [
+            bound.row(tokens, generator(i), None)["weights"][1 : n + 1]
+            for i in range(2000)
+        ]
+    )
+    count = max(round(0.15 * n), 1)
+    assert (chosen.sum(1) == count).all()
+    # Every token as often: the standard deviation is at most 0.009.
+    np.testing.assert_allclose(chosen.mean(0), count / n, atol=0.05)
 
 
 def test_a_second_sentences_length_does_not_tell_where_it_is_from():

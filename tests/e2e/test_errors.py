@@ -28,6 +28,20 @@ MISTAKES = {
     ),
     "more devices than there are": (["mesh.data=3"], ["mesh", "data=3", "8"]),
     "an axis that nothing uses": (["mesh.stage=2"], ["mesh.stage", "2"]),
+    "more masked tokens than are predicted": (
+        [
+            "experiment.objective=@masked_lm()",
+            "masked_lm.model=@bert()",
+            "masked_lm.max_predictions=8",
+            "bert.transformer=@transformer()",
+            "bert.vocab_size=262",
+            "bert.max_length=32",
+            "data.corruption=@masking()",
+            "masking.rate=0.4",
+            "bytes.specials=('[CLS]', '[SEP]', '[MASK]')",
+        ],
+        ["masked_lm.max_predictions = 8", "masking.rate = 0.4", "up to 12 tokens"],
+    ),
     "warm-up longer than the run": (
         ["train.steps=4"],
         ["cosine.warmup_steps", "train.steps = 4"],

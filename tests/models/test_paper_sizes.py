@@ -297,8 +297,11 @@ def test_each_model_takes_the_rows_that_come_with_it(name, build):
     asked = data.train.tokenizer
     pieces = Bytes(specials=asked.specials, sentinels=asked.sentinels)
     task = dataclasses.replace(data.train, tokenizer=pieces)
-    rows = dataclasses.replace(data, train=task).row_shapes()
+    data = dataclasses.replace(data, train=task)
+    rows = data.row_shapes()
     objective.check(rows, objective.model.vocab_size)
+    if check_data := getattr(objective, "check_data", None):
+        check_data(data)
     if name.startswith("t5"):
         assert (rows["encoder_tokens"], rows["targets"]) == ((512,), (114,))
 

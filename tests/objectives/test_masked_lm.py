@@ -1,16 +1,20 @@
 """Masked tokens and next sentences against float64 NumPy."""
 
 import math
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 from flax import linen as nn
 
+from fmjax.data.masking import Masking
 from fmjax.errors import UserError
 from fmjax.models.bert import Bert
+from fmjax.models.electra import Electra
 from fmjax.models.transformer_config import TransformerConfig
 from fmjax.objectives.masked_lm import MaskedLM
+from fmjax.objectives.replaced_token_detection import ReplacedTokenDetection
 
 V, B, T, MASK = 71, 5, 17, 4
 CONFIG = TransformerConfig(
@@ -143,6 +147,27 @@ def test_what_does_not_fit_is_refused():
         objective().check(rows | {"encoder_tokens": (T,)}, V)
     with pytest.raises(UserError, match="max_predictions = 0"):
         objective(max_predictions=0)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        objective,
+        lambda **limit: ReplacedTokenDetection(Electra(CONFIG, CONFIG, V, T), **limit),
+    ],
+)
+def test_more_masked_tokens_than_are_predicted_are_refused(objective):
+    # 512 tokens leave 510 beside [CLS] and [SEP], of which 204 are 40%.
+    data = SimpleNamespace(length=512, corruption=Masking(rate=0.4))
+    found = objective(max_predictions=203)
+    message = (
+        rf"{found.gin_name}\.max_predictions = 203, but masking\.rate = 0\.4 chooses "
+        r"up to 204 tokens of a row of data\.length = 512; expected at least 204"
+    )
+    with pytest.raises(UserError, match=message):
+        found.check_data(data)
+    for limit in (None, 204):
+        objective(max_predictions=limit).check_data(data)
 
 
 def test_few_predictions_fill_few_pieces_that_hold_no_more_than_those_of_all():
