@@ -144,7 +144,8 @@ def predict_masked(body, head, tokens, targets, weights):
 
 def masked_loss(model, tokens, targets, weights):
     body = getattr(model, model.base_model_prefix)
-    return predict_masked(body, model.cls, tokens, targets, weights)[2]
+    head = model.cls if hasattr(model, "cls") else model.lm_head
+    return predict_masked(body, head, tokens, targets, weights)[2]
 
 
 def detection_loss(models, tokens, targets, weights, segment_ids):
@@ -201,12 +202,48 @@ def gpt2(size: Size) -> torch.nn.Module:
     )
 
 
+def opt(size: Size) -> torch.nn.Module:
+    return transformers.OPTForCausalLM(
+        transformers.OPTConfig(
+            vocab_size=size.vocab,
+            max_position_embeddings=size.length,
+            hidden_size=size.width,
+            word_embed_proj_dim=size.width,
+            ffn_dim=4 * size.width,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            dropout=0.0,
+            **ENDS,
+        )
+    )
+
+
+def bloom(size: Size) -> torch.nn.Module:
+    return transformers.BloomForCausalLM(
+        transformers.BloomConfig(
+            vocab_size=size.vocab,
+            hidden_size=size.width,
+            n_layer=size.layers,
+            n_head=size.heads,
+            **ENDS,
+        )
+    )
+
+
+def of_size(options: dict[str, Any], size: Size) -> dict[str, Any]:
+    """Options of a configuration; functions among them take the size."""
+    return {name: f(size) if callable(f) else f for name, f in options.items()}
+
+
+def head_dim(size: Size) -> int:
+    return size.width // size.heads
+
+
 def llama(kind: str, mlp: float = 1.0, **options) -> Callable:
     """A maker of Llama or of what is made like it; `mlp` is a share of its width."""
 
     def make(size: Size) -> torch.nn.Module:
         model = getattr(transformers, f"{kind}ForCausalLM")
-        more = {name: f(size) if callable(f) else f for name, f in options.items()}
         config = model.config_class(
             vocab_size=size.vocab,
             max_position_embeddings=size.length,
@@ -217,7 +254,7 @@ def llama(kind: str, mlp: float = 1.0, **options) -> Callable:
             num_key_value_heads=size.heads,
             tie_word_embeddings=False,
             **ENDS,
-            **more,
+            **of_size(options, size),
         )
         return model(config)
 
@@ -229,11 +266,10 @@ def encoder(architecture: str, **options) -> Callable:
 
     def make(size: Size, width: int | None = None) -> torch.nn.Module:
         width = width or size.width
-        more = {name: f(size) if callable(f) else f for name, f in options.items()}
+        more = {"max_position_embeddings": size.length} | of_size(options, size)
         model = getattr(transformers, architecture)
         config = model.config_class(
             vocab_size=size.vocab,
-            max_position_embeddings=size.length,
             hidden_size=width,
             intermediate_size=4 * width,
             num_hidden_layers=size.layers,
@@ -286,9 +322,11 @@ def t5(size: Size) -> torch.nn.Module:
     )
 
 
-def bart(size: Size) -> torch.nn.Module:
-    return transformers.BartForConditionalGeneration(
-        transformers.BartConfig(
+def bart(kind: str, architecture: str) -> Callable:
+    """A maker of BART or of Marian."""
+
+    def make(size: Size) -> torch.nn.Module:
+        config = getattr(transformers, f"{kind}Config")(
             vocab_size=size.vocab,
             max_position_embeddings=size.length,
             d_model=size.width,
@@ -301,15 +339,37 @@ def bart(size: Size) -> torch.nn.Module:
             dropout=0.0,
             attention_dropout=0.0,
             activation_dropout=0.0,
+            decoder_start_token_id=2,
+            pad_token_id=1,
+            eos_token_id=2,
         )
-    )
+        return getattr(transformers, architecture)(config)
+
+    return make
 
 
 FAMILIES = {
     "gpt2": Family(gpt2, causal_batch, causal_loss),
+    "opt": Family(opt, causal_batch, causal_loss),
+    # ALiBi.
+    "bloom": Family(bloom, causal_batch, causal_loss),
     "llama": Family(llama("Llama"), causal_batch, causal_loss),
     "mistral": Family(
         llama("Mistral", sliding_window=lambda size: size.length // 4),
+        causal_batch,
+        causal_loss,
+    ),
+    "qwen2": Family(llama("Qwen2"), causal_batch, causal_loss),
+    # Queries and keys with norms.
+    "qwen3": Family(llama("Qwen3", head_dim=head_dim), causal_batch, causal_loss),
+    # Soft caps, norms behind layers, windows in every second one.
+    "gemma2": Family(
+        llama(
+            "Gemma2",
+            head_dim=head_dim,
+            query_pre_attn_scalar=head_dim,
+            sliding_window=lambda size: size.length // 4,
+        ),
         causal_batch,
         causal_loss,
     ),
@@ -320,6 +380,15 @@ FAMILIES = {
         causal_loss,
     ),
     "bert": Family(encoder("BertForMaskedLM"), masked_batch, masked_loss),
+    "roberta": Family(
+        # Its positions begin behind the id of padding, 1.
+        encoder(
+            "RobertaForMaskedLM",
+            max_position_embeddings=lambda size: size.length + 2,
+        ),
+        masked_batch,
+        masked_loss,
+    ),
     "electra": Family(
         # What the generator draws differs.
         electra,
@@ -343,5 +412,7 @@ FAMILIES = {
         masked_loss,
     ),
     "t5": Family(t5, pair_batch, pair_loss),
-    "bart": Family(bart, pair_batch, pair_loss),
+    "bart": Family(bart("Bart", "BartForConditionalGeneration"), pair_batch, pair_loss),
+    # Sinusoidal positions: the Transformer of the paper.
+    "marian": Family(bart("Marian", "MarianMTModel"), pair_batch, pair_loss),
 }

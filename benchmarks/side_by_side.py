@@ -134,8 +134,9 @@ def torch_step(
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device).train()
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in trained if p.ndim > 1]
+    others = [p for p in trained if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed}, {"params": others, "weight_decay": 0.0}],
         lr=1e-4,
@@ -163,8 +164,14 @@ def torch_step(
             torch.cuda.synchronize()
         return value.item()
 
-    # BART's offset of logits, which ours trains, is stored but no parameter.
-    stored = {t.data_ptr(): t.numel() for t in model.state_dict().values()}
+    # BART's offset of logits, which ours trains, is stored but no parameter; Marian's
+    # positions, which ours computes, are one that is not trained.
+    fixed = {name for name, p in model.named_parameters() if not p.requires_grad}
+    stored = {
+        tensor.data_ptr(): tensor.numel()
+        for name, tensor in model.state_dict().items()
+        if name not in fixed
+    }
     return Contender(step, sum(stored.values()))
 
 

@@ -15,7 +15,8 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 def test_families_are_measured_side_by_side():
     # The program itself refuses models that differ in size or in the first loss.
-    arguments = ["--families", "gpt2", "vit", "--size", "smoke", "--rounds", "1"]
+    families = ["gpt2", "gemma2", "marian", "vit"]
+    arguments = ["--families", *families, "--size", "smoke", "--rounds", "1"]
     done = subprocess.run(
         [sys.executable, FOLDER / "families.py", *arguments],
         capture_output=True,
@@ -24,7 +25,7 @@ def test_families_are_measured_side_by_side():
     )
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if "│" in line]
-    assert [row[1] for row in rows] == ["fmjax", "PyTorch"] * 2
+    assert [row[1] for row in rows] == ["fmjax", "PyTorch"] * len(families)
 
 
 @pytest.mark.parametrize("name", ["vit_mae", "clip"])
