@@ -45,7 +45,8 @@ class Family:
       trained_by: config.json's options that are fields of the objective.
       prefix: before the names of tensors in all but bare architectures.
       copies: tensors that may stand in a file although they are tied to others: their
-        names, and those of the others.
+        names, and those of the others. A head's alone may differ, where it is untied.
+      repeated: copies that transformers looks for where the head is untied.
       computed: of a model, tensors by name that are no parameters here.
       trained: fields of a model whose files hold others in their place.
       optional: tensors whose absence means a field to be False, or None.
@@ -66,6 +67,7 @@ class Family:
     trained_by: tuple[Entry, ...] = ()
     prefix: str = ""
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    repeated: tuple[str, ...] = ()
     computed: Callable[[nn.Module], dict[str, np.ndarray]] = lambda model: {}
     trained: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     optional: Mapping[str, str] = dataclasses.field(default_factory=dict)

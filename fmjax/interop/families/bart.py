@@ -94,14 +94,8 @@ _ROWS = (
     Row("language_head/kernel", "lm_head.weight", "d v -> v d"),
     Row("language_head/bias", "final_logits_bias", "v -> 1 v"),
 )
-_COPIES = {
-    name: "model.shared.weight"
-    for name in (
-        "model.encoder.embed_tokens.weight",
-        "model.decoder.embed_tokens.weight",
-        "lm_head.weight",
-    )
-}
+_TABLES = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
+_COPIES = dict.fromkeys((*_TABLES, "lm_head.weight"), "model.shared.weight")
 _OPTIONAL = {"final_logits_bias": "head_bias"}
 
 BART = Family(
@@ -118,6 +112,7 @@ BART = Family(
     },
     prefix="model.",
     copies=_COPIES,
+    repeated=_TABLES,
     optional=_OPTIONAL,
 )
 
@@ -138,6 +133,7 @@ MARIAN = Family(
     architectures={"MarianMTModel": Architecture(), "MarianModel": Architecture()},
     prefix="model.",
     copies=_COPIES,
+    repeated=_TABLES,
     optional=_OPTIONAL,
     # Sines.
     constants=r"(en|de)coder\.embed_positions\.weight",
