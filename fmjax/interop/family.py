@@ -122,11 +122,19 @@ class Family:
             for field, value in entry.read(options).items():
                 teller = getattr(entry, "name", "")
                 if field in values and values[field] != value:
+                    spelled = model_fields.spelled(self.model, field)
+                    if not teller:
+                        # What the file says of it, or what it leaves to a default.
+                        teller = told_by[field]
+                        told = options.peek(teller, values[field])
+                        options.refuse(
+                            teller, told, f"{spelled} to be {value!r} in this class"
+                        )
                     options.refuse(
                         teller,
                         value,
-                        f"{values[field]!r}, as {told_by[field]} has it, for "
-                        f"{model_fields.spelled(self.model, field)} is both",
+                        f"{values[field]!r}, as {told_by[field]} has it, for {spelled} "
+                        "is both",
                     )
                 values[field], told_by[field] = value, teller
         options.finish()

@@ -50,6 +50,10 @@ def heads(language: bool = False, pooler: str = "none", pairs: bool = False) -> 
     return Fixed({"language_head": language, "pooler": pooler, "next_sentence": pairs})
 
 
+# Of heads that have the exact GELU, whatever hidden_act is.
+EXACT_GELU = Fixed({"transformer.activation": "gelu"})
+
+
 def masked_head(transform: str, layer_norm: str, bias: str) -> tuple[Row, ...]:
     """The language head's weights, by their names."""
     return (
