@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,7 @@ class Family:
       trained: fields of a model whose files hold others in their place.
       optional: tensors whose absence means a field to be False, or None.
       constants: pattern of tensors that hold no weights; old files have some.
+      foreign: pattern of tensors of a head that transformers has no class for.
       renamed: (pattern, replacement) of names that old files have.
       unties: whether a tied head that differs from the table is read as an untied one,
         whatever config.json says.
@@ -72,6 +73,7 @@ class Family:
     trained: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     optional: Mapping[str, str] = dataclasses.field(default_factory=dict)
     constants: str = "(?!)"
+    foreign: str = "(?!)"
     renamed: tuple[tuple[str, str], ...] = ()
     unties: bool = False
     without: tuple[str, ...] = ()
@@ -87,11 +89,12 @@ class Family:
             name = re.sub(pattern, replacement, name)
         return name.removeprefix(self.prefix)
 
-    def others(self, architecture: Architecture) -> set[str]:
-        """Names of tensors that only other architectures have."""
+    def others(self, architecture: Architecture, found: Iterable[str]) -> list[str]:
+        """Of tensors' short names, those of heads that an architecture lacks."""
         every = [row for a in self.architectures.values() for row in a.rows]
         own = self.rows_of(architecture)
-        return {self.short(row.name) for row in every if row not in own}
+        known = {self.short(row.name) for row in every if row not in own}
+        return [n for n in found if n in known or re.fullmatch(self.foreign, n)]
 
     def rows_of(self, architecture: Architecture) -> tuple[Row, ...]:
         """Weights of the family and of an architecture."""

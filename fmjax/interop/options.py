@@ -19,7 +19,7 @@ _HARMLESS = frozenset(
     eos_token_id exponential_decay_length_penalty finetuning_task forced_bos_token_id
     forced_eos_token_id gradient_checkpointing id2label label2id length_penalty
     max_length min_length model_type
-    no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
+    no_repeat_ngram_size num_beam_groups num_beams num_labels num_return_sequences
     output_attentions output_hidden_states output_past output_scores pad_token_id prefix
     problem_type remove_invalid_values repetition_penalty return_dict
     return_dict_in_generate sep_token_id suppress_tokens task_specific_params
@@ -27,6 +27,8 @@ _HARMLESS = frozenset(
     transformers_version typical_p unk_token_id use_cache
     """.split()  # noqa: SIM905
 )
+# In whole dumps of old versions, and harmless where they say nothing.
+_NOTHING = {"pruned_heads": {}, "use_bfloat16": False}
 # What arrays can be indexed with; nothing that a model computes with is larger.
 _MOST = 2**31 - 1
 # A stranger's value in a message: a line of it, however long or deep it is.
@@ -135,7 +137,11 @@ class Options:
     def finish(self) -> None:
         """Raises a UserError for an option that was not taken and may matter."""
         for name, value in self._values.items():
-            if name.rpartition(".")[2] not in _HARMLESS:
+            option = name.rpartition(".")[2]
+            if option in _NOTHING:
+                if value != _NOTHING[option]:
+                    self.refuse(name, value, repr(_NOTHING[option]))
+            elif option not in _HARMLESS:
                 self.refuse(name, value, "no such option")
 
     def refuse(self, name: str, value: Any, expected: str) -> None:

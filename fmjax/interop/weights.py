@@ -271,14 +271,14 @@ def computed_otherwise(files: TensorFiles, family: Family, model: nn.Module) -> 
 
 def left_out(files: TensorFiles, family: Family, architecture: Architecture):
     """Names of tensors in the files that belong to other architectures."""
-    others = family.others(architecture)
-    return [name for name in files.names if family.short(name) in others]
+    in_files = {family.short(name): name for name in files.names}
+    return [in_files[name] for name in family.others(architecture, in_files)]
 
 
 def _check_names(files, family, architecture, expected, in_files, computed) -> None:
     wanted = {place.name for place in expected}
     known = {family.short(name) for name in (*family.copies, *computed)}
-    known |= family.others(architecture)
+    known.update(family.others(architecture, in_files))
     found = {n for n in in_files if not re.fullmatch(family.constants, n)}
     unknown = sorted(found - wanted - known)
     for what, names in (

@@ -36,6 +36,8 @@ GPT2 = Family(
         # Of a classification head, whose weights would be refused by name.
         Ignored("summary_type summary_use_proj summary_activation"),
         Ignored("summary_proj_to_labels summary_first_dropout"),
+        # Of transformers' first versions.
+        Ignored("n_special predict_special_tokens"),
     ),
     # GPT-2's matrices are [inputs, outputs]; query, key and value are joined.
     rows=(

@@ -3,7 +3,15 @@
 from typing import Any
 
 from fmjax.errors import UserError
-from fmjax.interop.entries import Constant, Entry, Fixed, Option, Values, activation
+from fmjax.interop.entries import (
+    Constant,
+    Entry,
+    Fixed,
+    Ignored,
+    Option,
+    Values,
+    activation,
+)
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.options import Options
 from fmjax.interop.rows import Row, attention, feed_forward, norm
@@ -162,6 +170,8 @@ LLAMA = family(
         Constant("attention_bias", False),
         Constant("mlp_bias", False),
         Constant("pretraining_tp", 1, None),
+        # In the first configs, beside max_position_embeddings, which counts.
+        Ignored("max_sequence_length"),
     ),
     (*NORMS, *ATTENTION, *FEED_FORWARD),
 )

@@ -1,6 +1,6 @@
 """OPT (Zhang et al. 2022)."""
 
-from fmjax.interop.entries import Constant, Fixed, Option, Same, activation
+from fmjax.interop.entries import Constant, Fixed, Ignored, Option, Same, activation
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.rows import Row, attention, feed_forward, norm
 from fmjax.models.gpt import GPT
@@ -38,6 +38,8 @@ OPT = Family(
         Constant("layer_norm_elementwise_affine", True),
         Constant("_remove_final_layer_norm", False),
         Constant("layerdrop", 0.0),
+        # In configs of Meta's; transformers reads it nowhere.
+        Ignored("activation_dropout"),
     ),
     rows=(
         Row("tokens/table", "model.decoder.embed_tokens.weight"),
