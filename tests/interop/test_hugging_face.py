@@ -188,6 +188,21 @@ def test_a_tied_head_that_is_not_the_embedding_is_named(tmp_path, tensors):
     refused(tmp_path, write(tmp_path / "hf", tied), r"lm_head\.weight differs")
 
 
+def test_a_file_without_a_head_is_of_a_class_without(tmp_path, tensors):
+    untied = GPT2 | {"tie_word_embeddings": False}
+    headed = untied | {"architectures": ["GPT2LMHeadModel"]}
+    refused(
+        tmp_path, write(tmp_path / "hf", tensors, headed), r"has no lm_head\.weight"
+    )
+    bare = untied | {"architectures": ["GPT2Model"]}
+    import_model(write(tmp_path / "hf", tensors, bare), tmp_path / "bare")
+    assert fmjax.load(tmp_path / "bare").model.tie_embeddings
+    # A head that is there counts, whatever the class.
+    more = {**tensors, "lm_head.weight": np.ones((11, 6), np.float32)}
+    import_model(write(tmp_path / "hf", more, bare), tmp_path / "headed")
+    assert not fmjax.load(tmp_path / "headed").model.tie_embeddings
+
+
 def test_constants_and_prefixes_of_old_files_are_read(tmp_path, tensors):
     import_model(write(tmp_path / "hf", tensors), tmp_path / "new")
     constants = {

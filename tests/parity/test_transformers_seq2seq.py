@@ -60,6 +60,7 @@ CONFIGS = {
         {**BART, "scale_embedding": True, "activation_function": "relu"},
     ),
     "bart, bare": ("BartModel", BART),
+    "t5, bare": ("T5Model", GATED),
     "marian": ("MarianMTModel", {**MARIAN, "scale_embedding": True}),
     "marian, swish": ("MarianMTModel", {**MARIAN, "activation_function": "swish"}),
 }
