@@ -12,7 +12,12 @@ from flax import linen as nn
 from fmjax import run_dir as run_dirs
 from fmjax.data.tokenizers import load_tokenizer
 from fmjax.errors import UserError, suggest
-from fmjax.interop import preprocessor_file, tensor_files, tokenizer_files
+from fmjax.interop import (
+    generation_file,
+    preprocessor_file,
+    tensor_files,
+    tokenizer_files,
+)
 from fmjax.interop.families import FAMILIES
 from fmjax.interop.family import Architecture, Family, Unlike
 from fmjax.interop.new_folder import new_folder
@@ -87,8 +92,10 @@ def export_model(
         if experiment.image_preprocessing is not None:
             preprocessor_file.write(target, experiment.image_preprocessing)
             notes.append(f"images' preprocessing in {preprocessor_file.FILE}")
+        ids = generation_file.write_back(source, target)
         about = {"model_type": family.model_type, "architectures": [name]}
-        about |= {"dtype": dtype} | tokenizer_files.ids(tokenizer)
+        about |= {"dtype": dtype}
+        about |= tokenizer_files.ids(tokenizer) if ids is None else ids
         text = json.dumps(about | config, indent=2, sort_keys=True)
         (target / "config.json").write_text(text + "\n", encoding="utf-8")
     return notes

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,11 +45,13 @@ class Family:
       trained_by: config.json's options that are fields of the objective.
       prefix: before the names of tensors in all but bare architectures.
       copies: tensors that may stand in a file although they are tied to others: their
-        names, and those of the others.
+        names, and those of the others. A head's alone may differ, where it is untied.
+      repeated: copies that transformers looks for where the head is untied.
       computed: of a model, tensors by name that are no parameters here.
       trained: fields of a model whose files hold others in their place.
       optional: tensors whose absence means a field to be False, or None.
       constants: pattern of tensors that hold no weights; old files have some.
+      foreign: pattern of tensors of a head that transformers has no class for.
       renamed: (pattern, replacement) of names that old files have.
       unties: whether a tied head that differs from the table is read as an untied one,
         whatever config.json says.
@@ -66,10 +68,12 @@ class Family:
     trained_by: tuple[Entry, ...] = ()
     prefix: str = ""
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    repeated: tuple[str, ...] = ()
     computed: Callable[[nn.Module], dict[str, np.ndarray]] = lambda model: {}
     trained: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     optional: Mapping[str, str] = dataclasses.field(default_factory=dict)
     constants: str = "(?!)"
+    foreign: str = "(?!)"
     renamed: tuple[tuple[str, str], ...] = ()
     unties: bool = False
     without: tuple[str, ...] = ()
@@ -85,11 +89,12 @@ class Family:
             name = re.sub(pattern, replacement, name)
         return name.removeprefix(self.prefix)
 
-    def others(self, architecture: Architecture) -> set[str]:
-        """Names of tensors that only other architectures have."""
+    def others(self, architecture: Architecture, found: Iterable[str]) -> list[str]:
+        """Of tensors' short names, those of heads that an architecture lacks."""
         every = [row for a in self.architectures.values() for row in a.rows]
         own = self.rows_of(architecture)
-        return {self.short(row.name) for row in every if row not in own}
+        known = {self.short(row.name) for row in every if row not in own}
+        return [n for n in found if n in known or re.fullmatch(self.foreign, n)]
 
     def rows_of(self, architecture: Architecture) -> tuple[Row, ...]:
         """Weights of the family and of an architecture."""
@@ -120,11 +125,19 @@ class Family:
             for field, value in entry.read(options).items():
                 teller = getattr(entry, "name", "")
                 if field in values and values[field] != value:
+                    spelled = model_fields.spelled(self.model, field)
+                    if not teller:
+                        # What the file says of it, or what it leaves to a default.
+                        teller = told_by[field]
+                        told = options.peek(teller, values[field])
+                        options.refuse(
+                            teller, told, f"{spelled} to be {value!r} in this class"
+                        )
                     options.refuse(
                         teller,
                         value,
-                        f"{values[field]!r}, as {told_by[field]} has it, for "
-                        f"{model_fields.spelled(self.model, field)} is both",
+                        f"{values[field]!r}, as {told_by[field]} has it, for {spelled} "
+                        "is both",
                     )
                 values[field], told_by[field] = value, teller
         options.finish()

@@ -8,7 +8,7 @@ from fmjax import run_dir as run_dirs
 from fmjax.data.hugging_face_tokenizer import HuggingFaceTokenizer
 from fmjax.errors import UserError
 from fmjax.experiment import Experiment, render
-from fmjax.interop import preprocessor_file
+from fmjax.interop import generation_file, preprocessor_file
 from fmjax.interop.new_folder import new_folder
 from fmjax.interop.saved_model import read_model
 from fmjax.training import checkpoints
@@ -46,6 +46,7 @@ def import_model(hf_dir: str | Path, run_dir: str | Path) -> list[str]:
         run_dirs.write(folder, render(experiment))
         if tokenizer is not None:
             tokenizer.save(folder / run_dirs.TOKENIZER)
+        generation_file.keep(source, folder)
         # Orbax would copy NumPy's arrays; these are taken over as they are.
         host = jax.local_devices(backend="cpu")[0]
         checkpoints.save_model(folder, jax.device_put(params, host))

@@ -8,25 +8,32 @@ from typing import Any
 
 from fmjax.errors import UserError
 
-# Names, storage, training-time output and generation: none changes what a model
-# computes from its tokens.
-_HARMLESS = frozenset(
+# Special ids and how texts are searched for, which a model's export keeps.
+GENERATION = frozenset(
     """
-    _attn_implementation_autoset _commit_hash _name_or_path _num_labels
-    attn_implementation bad_words_ids begin_suppress_tokens bos_token_id
-    cache_implementation chunk_size_feed_forward decoder_start_token_id directionality
-    diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size
-    eos_token_id exponential_decay_length_penalty finetuning_task forced_bos_token_id
-    forced_eos_token_id gradient_checkpointing id2label label2id length_penalty
-    max_length min_length model_type
-    no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
-    output_attentions output_hidden_states output_past output_scores pad_token_id prefix
-    problem_type remove_invalid_values repetition_penalty return_dict
-    return_dict_in_generate sep_token_id suppress_tokens task_specific_params
-    temperature tokenizer_class top_k top_p torch_dtype torchscript
-    transformers_version typical_p unk_token_id use_cache
+    bad_words_ids begin_suppress_tokens bos_token_id cache_implementation
+    decoder_start_token_id diversity_penalty do_sample early_stopping
+    encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty
+    forced_bos_token_id forced_eos_token_id length_penalty max_length min_length
+    no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_scores
+    pad_token_id prefix remove_invalid_values repetition_penalty return_dict_in_generate
+    sep_token_id suppress_tokens task_specific_params temperature top_k top_p typical_p
+    unk_token_id use_cache
     """.split()  # noqa: SIM905
 )
+# Names, storage and training-time output. Neither these nor those change what a model
+# computes from its tokens.
+_HARMLESS = GENERATION | frozenset(
+    """
+    _attn_implementation_autoset _commit_hash _name_or_path _num_labels
+    attn_implementation chunk_size_feed_forward directionality dtype finetuning_task
+    gradient_checkpointing id2label label2id model_type num_labels output_attentions
+    output_hidden_states output_past problem_type return_dict tokenizer_class
+    torch_dtype torchscript transformers_version
+    """.split()  # noqa: SIM905
+)
+# In whole dumps of old versions, and harmless where they say nothing.
+_NOTHING = {"pruned_heads": {}, "use_bfloat16": False}
 # What arrays can be indexed with; nothing that a model computes with is larger.
 _MOST = 2**31 - 1
 # A stranger's value in a message: a line of it, however long or deep it is.
@@ -55,6 +62,10 @@ class Options:
         if not isinstance(values, dict):
             raise UserError(f"{file} holds no JSON object.")
         return cls(values, str(file))
+
+    def all(self) -> dict[str, Any]:
+        """Every option, taken or not."""
+        return dict(self._all)
 
     def take(self, name: str, kind: type, default: Any, null: bool = False) -> Any:
         """The value of an option, or what Hugging Face takes where there is none.
@@ -135,7 +146,11 @@ class Options:
     def finish(self) -> None:
         """Raises a UserError for an option that was not taken and may matter."""
         for name, value in self._values.items():
-            if name.rpartition(".")[2] not in _HARMLESS:
+            option = name.rpartition(".")[2]
+            if option in _NOTHING:
+                if value != _NOTHING[option]:
+                    self.refuse(name, value, repr(_NOTHING[option]))
+            elif option not in _HARMLESS:
                 self.refuse(name, value, "no such option")
 
     def refuse(self, name: str, value: Any, expected: str) -> None:

@@ -13,7 +13,7 @@ from fmjax.interop.sizes import check_sizes
 from fmjax.interop.tensor_files import TensorFiles
 from fmjax.interop.weights import (
     computed_otherwise,
-    copy_that_differs,
+    copies_that_differ,
     left_out,
     read_params,
 )
@@ -54,12 +54,18 @@ def read_model(hf_dir: Path) -> tuple[Objective, dict, list[str]]:
     for name, field in family.optional.items():
         values[field] = family.short(name) in found
     check_sizes(family, values, files, file)
-    copy = copy_that_differs(files, family)
-    if copy is not None and values.get("tie_embeddings", True):
-        if not family.unties:
+    heads = {row.name for row in family.rows_of(architecture)}
+    for copy in copies_that_differ(files, family):
+        original = family.copies[copy]
+        if copy not in heads:
+            raise UserError(
+                f"{hf_dir}: {copy} differs from {original}; expected the same, for "
+                "the model has one of them."
+            )
+        if values["tie_embeddings"] and not family.unties:
             raise UserError(
                 f"{hf_dir}: tie_word_embeddings = True, but {copy} differs from "
-                f"{family.copies[copy]}."
+                f"{original}."
             )
         values["tie_embeddings"] = False
     with _of(file):

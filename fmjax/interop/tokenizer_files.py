@@ -19,7 +19,11 @@ def write(folder: Path, tokenizer: Tokenizer | None) -> str:
 
 
 def ids(tokenizer: Tokenizer | None) -> dict[str, int | None]:
-    """The ids of config.json that a tokenizer tells; None where it does not."""
+    """The ids of config.json that a tokenizer tells; None where it does not.
+
+    None is written, for transformers takes what is not told for a model of its own: an
+    id of another vocabulary, beyond the end of a smaller one.
+    """
     found = {}
     for name in _SPECIALS:
         value = None

@@ -204,10 +204,11 @@ def tensors(
       architecture: likewise.
       found: what `leaves` gives for them.
     """
+    copies: dict[str, list[str]] = {}
+    if not getattr(model, "tie_embeddings", True):
+        for copy in family.repeated:
+            copies.setdefault(family.copies[copy], []).append(copy)
     for place in places(family.rows_of(architecture), found, family):
-        name = place.row.name
-        if architecture.bare:
-            name = name.removeprefix(family.prefix)
 
         def make(place=place) -> np.ndarray:
             parts = [
@@ -215,11 +216,14 @@ def tensors(
             ]
             return place.row.to_there(parts)
 
-        yield Tensor(
-            name.format(layer=place.layer, expert=place.expert),
-            place.row.shape_there(place.shape),
-            make,
-        )
+        for name in (place.row.name, *copies.get(place.row.name, ())):
+            if architecture.bare:
+                name = name.removeprefix(family.prefix)
+            yield Tensor(
+                name.format(layer=place.layer, expert=place.expert),
+                place.row.shape_there(place.shape),
+                make,
+            )
     for name, array in family.computed(model).items():
         if architecture.bare:
             name = name.removeprefix(family.prefix)
@@ -240,14 +244,13 @@ def _part(params: dict, path: str, leaf: Leaf, place: Place) -> np.ndarray:
     return np.asarray(node)[(*leaf.real, ...)]
 
 
-def copy_that_differs(files: TensorFiles, family: Family) -> str | None:
-    """Of the tensors that should be copies of others, the first that is none."""
+def copies_that_differ(files: TensorFiles, family: Family) -> Iterator[str]:
+    """Of the tensors that should be copies of others, those that are none."""
     in_files = {family.short(name): name for name in files.names}
     for copy, original in family.copies.items():
         names = [in_files.get(family.short(name)) for name in (copy, original)]
         if None not in names and not files.equal(*names):
-            return copy
-    return None
+            yield copy
 
 
 def computed_otherwise(files: TensorFiles, family: Family, model: nn.Module) -> bool:
@@ -268,14 +271,14 @@ def computed_otherwise(files: TensorFiles, family: Family, model: nn.Module) -> 
 
 def left_out(files: TensorFiles, family: Family, architecture: Architecture):
     """Names of tensors in the files that belong to other architectures."""
-    others = family.others(architecture)
-    return [name for name in files.names if family.short(name) in others]
+    in_files = {family.short(name): name for name in files.names}
+    return [in_files[name] for name in family.others(architecture, in_files)]
 
 
 def _check_names(files, family, architecture, expected, in_files, computed) -> None:
     wanted = {place.name for place in expected}
     known = {family.short(name) for name in (*family.copies, *computed)}
-    known |= family.others(architecture)
+    known.update(family.others(architecture, in_files))
     found = {n for n in in_files if not re.fullmatch(family.constants, n)}
     unknown = sorted(found - wanted - known)
     for what, names in (

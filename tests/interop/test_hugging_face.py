@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 
 import fmjax
 from fmjax.errors import UserError
+from fmjax.interop.export import export_model
 from fmjax.interop.hugging_face import import_model
 
 GPT2 = {
@@ -186,6 +187,38 @@ def test_a_tied_head_that_is_not_the_embedding_is_named(tmp_path, tensors):
     import_model(write(tmp_path / "hf", tied), tmp_path / "tied")
     tied["lm_head.weight"][0, 0] += 1
     refused(tmp_path, write(tmp_path / "hf", tied), r"lm_head\.weight differs")
+
+
+def test_a_file_without_a_head_is_of_a_class_without(tmp_path, tensors):
+    untied = GPT2 | {"tie_word_embeddings": False}
+    headed = untied | {"architectures": ["GPT2LMHeadModel"]}
+    refused(
+        tmp_path, write(tmp_path / "hf", tensors, headed), r"has no lm_head\.weight"
+    )
+    bare = untied | {"architectures": ["GPT2Model"]}
+    import_model(write(tmp_path / "hf", tensors, bare), tmp_path / "bare")
+    assert fmjax.load(tmp_path / "bare").model.tie_embeddings
+    # A head that is there counts, whatever the class.
+    more = {**tensors, "lm_head.weight": np.ones((11, 6), np.float32)}
+    import_model(write(tmp_path / "hf", more, bare), tmp_path / "headed")
+    assert not fmjax.load(tmp_path / "headed").model.tie_embeddings
+
+
+def test_options_of_generation_are_exported_as_they_came(tmp_path, tensors):
+    told = {"eos_token_id": [3, 4], "pad_token_id": None, "num_beams": 4, "prefix": ":"}
+    folder = write(tmp_path / "hf", tensors, GPT2 | told | {"n_ctx": 8})
+    file = folder / "generation_config.json"
+    file.write_text("[1]")
+    refused(tmp_path, folder, r"generation_config\.json holds no JSON object")
+    generation = {"temperature": 0.6, "stop_strings": ["."], "eos_token_id": 3}
+    file.write_text(json.dumps(generation))
+    import_model(folder, tmp_path / "run")
+    export_model(tmp_path / "run", tmp_path / "again")
+    config = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert told.items() <= config.items()
+    assert "bos_token_id" not in config
+    written = tmp_path / "again" / "generation_config.json"
+    assert json.loads(written.read_text()) == generation
 
 
 def test_constants_and_prefixes_of_old_files_are_read(tmp_path, tensors):

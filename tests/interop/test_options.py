@@ -8,9 +8,12 @@ from safetensors.numpy import save_file
 
 from fmjax.errors import UserError
 from fmjax.interop.entries import Option
+from fmjax.interop.export import describe
 from fmjax.interop.families import FAMILIES
 from fmjax.interop.options import Options
 from fmjax.interop.saved_model import read_model
+from fmjax.models.bert import Bert
+from fmjax.models.transformer_config import TransformerConfig
 
 DEBERTA = {
     "relative_attention": True,
@@ -138,6 +141,27 @@ def test_windows_of_the_upper_layers_alone_are_refused():
         entry.read(Options(told, "config.json"))
     above = told | {"max_window_layers": 4}
     assert set(entry.read(Options(above, "config.json")).values()) == {None}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name"),
+    [("electra", "ElectraForMaskedLM"), ("roberta", "RobertaForMaskedLM")],
+)
+def test_another_activation_below_a_head_of_gelu_is_named(tmp_path, model_type, name):
+    refused(
+        tmp_path,
+        model_type,
+        {"architectures": [name], "hidden_act": "gelu_new"},
+        r"config\.json: hidden_act = 'gelu_new' is not supported; expected "
+        r"transformer\.activation to be 'gelu'",
+    )
+
+
+def test_another_activation_below_a_head_of_gelu_is_not_exported():
+    transformer = TransformerConfig(2, 12, 2, norm_position="post", activation="relu")
+    model = Bert(transformer, 9, 8, position_offset=2, position_padding_id=1)
+    with pytest.raises(UserError, match=r"transformer\.activation = 'relu'"):
+        describe(model, "roberta")
 
 
 def test_no_table_has_an_option_or_a_weight_twice():

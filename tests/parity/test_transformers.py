@@ -93,6 +93,16 @@ CONFIGS = {
         },
     ),
     "qwen3": ("Qwen3ForCausalLM", {**LLAMA, "head_dim": 10}),
+    "qwen3, every second window": (
+        "Qwen3ForCausalLM",
+        {
+            **LLAMA,
+            "num_hidden_layers": 4,
+            "use_sliding_window": True,
+            "sliding_window": 4,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        },
+    ),
     "gemma2": (
         "Gemma2ForCausalLM",
         {
@@ -117,6 +127,10 @@ CONFIGS = {
     "mixtral": (
         "MixtralForCausalLM",
         {**LLAMA, "num_local_experts": 5, "num_experts_per_tok": 3},
+    ),
+    "mixtral, window": (
+        "MixtralForCausalLM",
+        {**LLAMA, "num_local_experts": 3, "sliding_window": 5},
     ),
 }
 
@@ -149,6 +163,33 @@ def test_logits_and_hidden_states_are_theirs(pair):
         close(out["hidden"], expected.hidden_states[-1], mask)
         all_close(out["hidden_states"], expected.hidden_states, mask)
         assert expected.logits[torch.tensor(mask)].std() > 0.3  # it sees something
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options"),
+    [
+        ("GPT2Model", GPT2),
+        ("OPTModel", OPT),
+        ("BloomModel", BLOOM),
+        ("LlamaModel", LLAMA),
+        ("MistralModel", LLAMA),
+        ("Qwen3Model", {**LLAMA, "head_dim": 10}),
+        ("Gemma2Model", {**LLAMA, "head_dim": 10}),
+    ],
+)
+@pytest.mark.parametrize("tied", [True, False])
+def test_decoders_without_a_head_are_theirs(architecture, options, tied, tmp_path):
+    # Whatever they say of a head: there is none to tie.
+    theirs = random_model(architecture, {**options, "tie_word_embeddings": tied})
+    run = imported(theirs, tmp_path)
+    comes_back(theirs, run, tmp_path / "again")
+    ours = fmjax.load(run)
+    assert ours.model.tie_embeddings
+    tokens, mask = text()
+    with torch.no_grad():
+        read = {"input_ids": torch.tensor(tokens), "attention_mask": torch.tensor(mask)}
+        expected = theirs(**read).last_hidden_state
+    close(ours(tokens=tokens, mask=mask)["hidden"], expected, mask)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Imported encoders against Hugging Face's transformers, on random weights."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -13,8 +15,10 @@ from parity.models_of_transformers import (
     random_model,
     text,
 )
+from safetensors.numpy import load_file, save_file
 
 import fmjax
+from fmjax.interop.hugging_face import import_model
 
 BERT = dict(
     vocab_size=VOCAB,
@@ -122,6 +126,28 @@ def test_every_output_is_theirs(name, tmp_path):
             close(out[key], value, where)
             compared += 1
         assert compared == len(set(out) - {"hidden", "hidden_states"} - _inner(name))
+
+
+def test_the_heads_of_deberta_v3_are_read_and_left_out(tmp_path):
+    theirs = random_model(*CONFIGS["deberta"])
+    theirs.save_pretrained(tmp_path / "hf")
+    file = tmp_path / "hf" / "model.safetensors"
+    tensors = {
+        re.sub(r"cls\.predictions\.(transform\.)?", "lm_predictions.lm_head.", name): x
+        for name, x in load_file(file).items()
+    }
+    told = {
+        f"mask_predictions.{name}": np.zeros(30, np.float32)
+        for name in ("dense.bias", "LayerNorm.weight", "classifier.weight")
+    }
+    save_file(tensors | told, file)
+    assert set(import_model(tmp_path / "hf", tmp_path / "run")) == set(told)
+    tokens, mask = text()
+    with torch.no_grad():
+        read = {"input_ids": torch.tensor(tokens), "attention_mask": torch.tensor(mask)}
+        expected = theirs(**read).logits
+    ours = fmjax.load(tmp_path / "run")
+    close(ours(tokens=tokens, mask=mask)["logits"], expected, mask)
 
 
 def _inner(name):

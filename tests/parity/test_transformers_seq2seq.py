@@ -15,8 +15,10 @@ from parity.models_of_transformers import (
     random_model,
     text,
 )
+from safetensors.numpy import load_file, save_file
 
 import fmjax
+from fmjax.errors import UserError
 from fmjax.interop.hugging_face import import_model
 
 T5 = dict(
@@ -37,7 +39,8 @@ BART = dict(
     encoder_layers=2,
     decoder_layers=3,
     encoder_attention_heads=5,
-    decoder_attention_heads=3,
+    # Not as many as layers.
+    decoder_attention_heads=6,
     encoder_ffn_dim=44,
     decoder_ffn_dim=42,
     max_position_embeddings=LENGTH,
@@ -57,6 +60,7 @@ CONFIGS = {
         {**BART, "scale_embedding": True, "activation_function": "relu"},
     ),
     "bart, bare": ("BartModel", BART),
+    "t5, bare": ("T5Model", GATED),
     "marian": ("MarianMTModel", {**MARIAN, "scale_embedding": True}),
     "marian, swish": ("MarianMTModel", {**MARIAN, "activation_function": "swish"}),
 }
@@ -98,6 +102,38 @@ def test_every_output_is_theirs(name, tmp_path):
     compare(theirs, ours, () if "bare" in name else ("logits",))
 
 
+@pytest.mark.parametrize("name", ["bart", "marian"])
+def test_an_untied_head_comes_with_a_table_of_each_side(name, tmp_path):
+    architecture, options = CONFIGS[name]
+    theirs = random_model(architecture, {**options, "tie_word_embeddings": False})
+    table = theirs.model.shared.weight
+    for side in (theirs.model.encoder, theirs.model.decoder):
+        assert side.embed_tokens.weight is not table
+        side.embed_tokens.weight.data.copy_(table)
+    run = imported(theirs, tmp_path)
+    comes_back(theirs, run, tmp_path / "again")
+    compare(theirs, fmjax.load(run))
+
+
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", ["t5", "bart", "marian"])
+def test_another_table_of_a_side_is_refused_by_its_name(name, tied, side, tmp_path):
+    architecture, options = CONFIGS[name]
+    theirs = random_model(architecture, {**options, "tie_word_embeddings": tied})
+    theirs.save_pretrained(tmp_path / "hf")
+    file = tmp_path / "hf" / "model.safetensors"
+    tensors = load_file(file)
+    prefix, *_ = next(key for key in tensors if "shared" in key).split("shared")
+    table = tensors[f"{prefix}shared.weight"]
+    tensors["lm_head.weight"] = table + (not tied)
+    for each in ("encoder", "decoder"):
+        tensors[f"{prefix}{each}.embed_tokens.weight"] = table + (each == side)
+    save_file(tensors, file)
+    with pytest.raises(UserError, match=rf"{side}\.embed_tokens\.weight differs from"):
+        import_model(tmp_path / "hf", tmp_path / "run")
+
+
 def test_a_head_of_its_own_is_read_whatever_version_5_says_of_it(tmp_path):
     # Version 5 writes tie_word_embeddings = true always; the tensors tell.
     theirs = random_model("T5ForConditionalGeneration", GATED)
@@ -105,12 +141,15 @@ def test_a_head_of_its_own_is_read_whatever_version_5_says_of_it(tmp_path):
     theirs.lm_head.weight = torch.nn.Parameter(head.clone())
     theirs.all_tied_weights_keys.pop("lm_head.weight")
     run = imported(theirs, tmp_path)
+    comes_back(theirs, run, tmp_path / "again")
     ours = fmjax.load(run)
     assert not ours.model.tie_embeddings
     compare(theirs, ours)
     # As version 4 had it: untied, and so not scaled.
     edit_config(tmp_path / "hf", tie_word_embeddings=False, scale_decoder_outputs=None)
     import_model(tmp_path / "hf", tmp_path / "version 4")
+    back = comes_back(theirs, tmp_path / "version 4", tmp_path / "version 4 again")
+    assert back.config.scale_decoder_outputs is False
     ours = fmjax.load(tmp_path / "version 4")
     assert (ours.model.tie_embeddings, ours.model.head_scale) == (False, False)
     again = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "hf")

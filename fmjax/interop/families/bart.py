@@ -11,7 +11,8 @@ from fmjax.interop.entries import (
     Same,
     activation,
 )
-from fmjax.interop.family import Architecture, Family
+from fmjax.interop.families.decoder_head import architectures
+from fmjax.interop.family import Family
 from fmjax.interop.rows import Row, attention, feed_forward, norm
 from fmjax.models.seq2seq import Seq2Seq
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM
@@ -71,7 +72,6 @@ def _entries(
         Option("max_position_embeddings", "max_length", int, 1024),
         Option("scale_embedding", "embed_scale", bool, False),
         Option("decoder_start_token_id", "start_id", int, start_id),
-        Option("tie_word_embeddings", "tie_embeddings", bool, True),
         Fixed({"*.norm_position": "post"} | fixed),
         Constant("is_encoder_decoder", True),
         Constant("is_decoder", False),
@@ -91,17 +91,10 @@ _ROWS = (
     Row("tokens/table", "model.shared.weight"),
     *_side("encoder"),
     *_side("decoder"),
-    Row("language_head/kernel", "lm_head.weight", "d v -> v d"),
     Row("language_head/bias", "final_logits_bias", "v -> 1 v"),
 )
-_COPIES = {
-    name: "model.shared.weight"
-    for name in (
-        "model.encoder.embed_tokens.weight",
-        "model.decoder.embed_tokens.weight",
-        "lm_head.weight",
-    )
-}
+_TABLES = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
+_COPIES = dict.fromkeys((*_TABLES, "lm_head.weight"), "model.shared.weight")
 _OPTIONAL = {"final_logits_bias": "head_bias"}
 
 BART = Family(
@@ -112,12 +105,10 @@ BART = Family(
         50265, 2, {"positions": "learned", "position_offset": 2, "embed_norm": True}
     ),
     rows=_ROWS,
-    architectures={
-        "BartForConditionalGeneration": Architecture(),
-        "BartModel": Architecture(),
-    },
+    architectures=architectures("BartForConditionalGeneration", "BartModel"),
     prefix="model.",
     copies=_COPIES,
+    repeated=_TABLES,
     optional=_OPTIONAL,
 )
 
@@ -135,9 +126,10 @@ MARIAN = Family(
         Constant("share_encoder_decoder_embeddings", True),
     ),
     rows=_ROWS,
-    architectures={"MarianMTModel": Architecture(), "MarianModel": Architecture()},
+    architectures=architectures("MarianMTModel", "MarianModel"),
     prefix="model.",
     copies=_COPIES,
+    repeated=_TABLES,
     optional=_OPTIONAL,
     # Sines.
     constants=r"(en|de)coder\.embed_positions\.weight",

@@ -7,6 +7,7 @@ from fmjax.interop.entries import (
     Constant,
     Entry,
     Fixed,
+    Ignored,
     Option,
     Same,
     Values,
@@ -48,6 +49,10 @@ class Labels:
 def heads(language: bool = False, pooler: str = "none", pairs: bool = False) -> Fixed:
     """Which heads a model has."""
     return Fixed({"language_head": language, "pooler": pooler, "next_sentence": pairs})
+
+
+# Of heads that have the exact GELU, whatever hidden_act is.
+EXACT_GELU = Fixed({"transformer.activation": "gelu"})
 
 
 def masked_head(transform: str, layer_norm: str, bias: str) -> tuple[Row, ...]:
@@ -140,7 +145,13 @@ BERT = Family(
     model_type="bert",
     model=Bert,
     objective=MaskedLM,
-    entries=(*sizes("transformer"), MAX_LENGTH),
+    entries=(
+        *sizes("transformer"),
+        MAX_LENGTH,
+        # In Google's configs of several languages, whose own code read none of them.
+        Ignored("pooler_type pooler_fc_size pooler_size_per_head"),
+        Ignored("pooler_num_attention_heads pooler_num_fc_layers"),
+    ),
     rows=encoder("bert", "stack", "query key value"),
     architectures={
         "BertForMaskedLM": Architecture((heads(True),), _BERT_MASKED),

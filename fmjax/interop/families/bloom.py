@@ -1,7 +1,8 @@
 """BLOOM (BigScience 2022)."""
 
 from fmjax.interop.entries import Constant, Fixed, Ignored, Option
-from fmjax.interop.family import Architecture, Family
+from fmjax.interop.families.decoder_head import architectures
+from fmjax.interop.family import Family
 from fmjax.interop.rows import Row, attention_out, feed_forward, norm
 from fmjax.models.gpt import GPT
 from fmjax.objectives.causal_lm import CausalLM
@@ -25,7 +26,6 @@ BLOOM = Family(
         Option("vocab_size", "vocab_size", int, 250880),
         # Positions go on for ever; this is how many it was trained on.
         Option("seq_length", "max_length", int, 2048),
-        Option("tie_word_embeddings", "tie_embeddings", bool, True),
         Fixed(
             {
                 "transformer.position_bias": "alibi",
@@ -58,9 +58,8 @@ BLOOM = Family(
         *feed_forward(
             f"{_BLOCK}/mlp", f"{_LAYER}.mlp", in_="dense_h_to_4h", out="dense_4h_to_h"
         ),
-        Row("language_head/kernel", "lm_head.weight", "d v -> v d"),
     ),
-    architectures={"BloomForCausalLM": Architecture(), "BloomModel": Architecture()},
+    architectures=architectures("BloomForCausalLM", "BloomModel"),
     prefix="transformer.",
     copies={"lm_head.weight": "transformer.word_embeddings.weight"},
 )

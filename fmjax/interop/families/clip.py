@@ -105,7 +105,6 @@ def sizes(object_: str, tower: str, **defaults: Any) -> tuple[Entry, ...]:
             Constant(f"{o}.{name}", False)
             for name in ("add_cross_attention", "is_decoder", "is_encoder_decoder")
         ),
-        Constant(f"{o}.pruned_heads", {}),
         # Of other classes, of training, or read by none of the classes here.
         *(
             Ignored(f"{o}.{name}")
@@ -118,7 +117,6 @@ def sizes(object_: str, tower: str, **defaults: Any) -> tuple[Entry, ...]:
                 "tf_legacy_loss",
                 "tie_encoder_decoder",
                 "tie_word_embeddings",
-                "use_bfloat16",
             )
         ),
     )

@@ -154,6 +154,8 @@ DEBERTA = Family(
         "cls.predictions.decoder.weight": "deberta.embeddings.word_embeddings.weight"
     },
     constants=POSITION_IDS,
+    # Version 3's, which told replaced tokens.
+    foreign=r"mask_predictions\.(dense|LayerNorm|classifier)\.(weight|bias)",
     renamed=(
         *RENAMED,
         (

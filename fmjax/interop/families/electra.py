@@ -2,6 +2,7 @@
 
 from fmjax.interop.entries import Entry, Fixed, Ignored, Option
 from fmjax.interop.families.bert import (
+    EXACT_GELU,
     MAX_LENGTH,
     POSITION_IDS,
     RENAMED,
@@ -53,8 +54,7 @@ ELECTRA = Family(
     without=("generator",),
 )
 
-# ELECTRA's generator and its fine-tuned forms are encoders like BERT. Their heads have
-# the exact GELU, whatever hidden_act is.
+# ELECTRA's generator and its fine-tuned forms are encoders like BERT.
 ELECTRA_ENCODER = Family(
     model_type="electra",
     model=Bert,
@@ -66,7 +66,7 @@ ELECTRA_ENCODER = Family(
     ),
     architectures={
         "ElectraForMaskedLM": Architecture(
-            (heads(True), Fixed({"transformer.activation": "gelu"})),
+            (heads(True), EXACT_GELU),
             masked_head(
                 "generator_predictions.dense",
                 "generator_predictions.LayerNorm",

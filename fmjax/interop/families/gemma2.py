@@ -54,7 +54,6 @@ GEMMA2 = family(
             intermediate_size=9216,
             max_position_embeddings=8192,
             vocab_size=256000,
-            tie_word_embeddings=True,
         ),
         activation("hidden_activation", "transformer.activation", "gelu_pytorch_tanh"),
         # Transformers reads hidden_activation alone; older configs have both.
@@ -81,4 +80,5 @@ GEMMA2 = family(
         *ATTENTION,
         *FEED_FORWARD,
     ),
+    tied=True,
 )

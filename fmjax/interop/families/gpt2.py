@@ -1,14 +1,14 @@
 """GPT-2 (Radford et al. 2019)."""
 
 from fmjax.interop.entries import Constant, Ignored, Option, Same, activation
-from fmjax.interop.family import Architecture, Family
+from fmjax.interop.families.decoder_head import architectures
+from fmjax.interop.family import Family
 from fmjax.interop.rows import Row, norm
 from fmjax.models.gpt import GPT
 from fmjax.objectives.causal_lm import CausalLM
 
 _LAYER, _BLOCK = "transformer.h.{layer}", "stack/layers"
 _QKV = [f"{_BLOCK}/attention/{name}" for name in ("query", "key", "value")]
-_HEAD = (Row("language_head/kernel", "lm_head.weight", "d v -> v d"),)
 
 GPT2 = Family(
     model_type="gpt2",
@@ -28,7 +28,6 @@ GPT2 = Family(
         Option("vocab_size", "vocab_size", int, 50257),
         Option("n_positions", "max_length", int, 1024),
         Same("n_ctx", "max_length", int),
-        Option("tie_word_embeddings", "tie_embeddings", bool, True),
         Constant("scale_attn_weights", True),
         Constant("scale_attn_by_inverse_layer_idx", False),
         Constant("reorder_and_upcast_attn", False),
@@ -36,6 +35,8 @@ GPT2 = Family(
         # Of a classification head, whose weights would be refused by name.
         Ignored("summary_type summary_use_proj summary_activation"),
         Ignored("summary_proj_to_labels summary_first_dropout"),
+        # Of transformers' first versions.
+        Ignored("n_special predict_special_tokens"),
     ),
     # GPT-2's matrices are [inputs, outputs]; query, key and value are joined.
     rows=(
@@ -60,9 +61,8 @@ GPT2 = Family(
         Row(f"{_BLOCK}/mlp/in_bias", f"{_LAYER}.mlp.c_fc.bias"),
         Row(f"{_BLOCK}/mlp/out", f"{_LAYER}.mlp.c_proj.weight"),
         Row(f"{_BLOCK}/mlp/out_bias", f"{_LAYER}.mlp.c_proj.bias"),
-        *_HEAD,
     ),
-    architectures={"GPT2LMHeadModel": Architecture(), "GPT2Model": Architecture()},
+    architectures=architectures("GPT2LMHeadModel", "GPT2Model"),
     prefix="transformer.",
     copies={"lm_head.weight": "transformer.wte.weight"},
     constants=r"h\.\d+\.attn\.(bias|masked_bias)",

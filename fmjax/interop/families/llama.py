@@ -3,8 +3,17 @@
 from typing import Any
 
 from fmjax.errors import UserError
-from fmjax.interop.entries import Constant, Entry, Fixed, Option, Values, activation
-from fmjax.interop.family import Architecture, Family
+from fmjax.interop.entries import (
+    Constant,
+    Entry,
+    Fixed,
+    Ignored,
+    Option,
+    Values,
+    activation,
+)
+from fmjax.interop.families.decoder_head import architectures
+from fmjax.interop.family import Family
 from fmjax.interop.options import Options
 from fmjax.interop.rows import Row, attention, feed_forward, norm
 from fmjax.models.gpt import GPT
@@ -57,7 +66,6 @@ def sizes(**defaults: Any) -> tuple[Entry, ...]:
         "max_position_embeddings": 32768,
         "rms_norm_eps": 1e-6,
         "vocab_size": 32000,
-        "tie_word_embeddings": False,
     } | defaults
     c = "transformer"
     return (
@@ -85,9 +93,6 @@ def sizes(**defaults: Any) -> tuple[Entry, ...]:
             int,
             take["max_position_embeddings"],
         ),
-        Option(
-            "tie_word_embeddings", "tie_embeddings", bool, take["tie_word_embeddings"]
-        ),
     )
 
 
@@ -113,7 +118,6 @@ NORMS = (
 _ENDS = (
     Row("tokens/table", "model.embed_tokens.weight"),
     *norm("stack/final_norm", "model.norm"),
-    Row("language_head/kernel", "lm_head.weight", "d v -> v d"),
 )
 
 
@@ -123,6 +127,7 @@ def family(
     fixed: dict[str, Any],
     entries: tuple[Entry, ...],
     rows: tuple[Row, ...],
+    tied: bool = False,
 ) -> Family:
     """A variant of Llama.
 
@@ -132,6 +137,7 @@ def family(
       fixed: fields beside those that all variants have in common.
       entries: options.
       rows: weights of a layer.
+      tied: whether Hugging Face ties the head where nothing is told.
     """
     return Family(
         model_type=model_type,
@@ -139,10 +145,7 @@ def family(
         objective=CausalLM,
         entries=(*entries, Fixed(_SHARED | fixed)),
         rows=(*_ENDS, *rows),
-        architectures={
-            f"{classes}ForCausalLM": Architecture(),
-            f"{classes}Model": Architecture(),
-        },
+        architectures=architectures(f"{classes}ForCausalLM", f"{classes}Model", tied),
         prefix="model.",
         copies={"lm_head.weight": "model.embed_tokens.weight"},
         constants=r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
@@ -162,6 +165,8 @@ LLAMA = family(
         Constant("attention_bias", False),
         Constant("mlp_bias", False),
         Constant("pretraining_tp", 1, None),
+        # In the first configs, beside max_position_embeddings, which counts.
+        Ignored("max_sequence_length"),
     ),
     (*NORMS, *ATTENTION, *FEED_FORWARD),
 )

@@ -1,7 +1,8 @@
 """OPT (Zhang et al. 2022)."""
 
-from fmjax.interop.entries import Constant, Fixed, Option, Same, activation
-from fmjax.interop.family import Architecture, Family
+from fmjax.interop.entries import Constant, Fixed, Ignored, Option, Same, activation
+from fmjax.interop.families.decoder_head import architectures
+from fmjax.interop.family import Family
 from fmjax.interop.rows import Row, attention, feed_forward, norm
 from fmjax.models.gpt import GPT
 from fmjax.objectives.causal_lm import CausalLM
@@ -32,12 +33,13 @@ OPT = Family(
         Option("init_std", "transformer.init_std", float, 0.02),
         Option("vocab_size", "vocab_size", int, 50272),
         Option("max_position_embeddings", "max_length", int, 2048),
-        Option("tie_word_embeddings", "tie_embeddings", bool, True),
         Fixed({"position_offset": 2, "positions_from_mask": True}),
         Constant("enable_bias", True),
         Constant("layer_norm_elementwise_affine", True),
         Constant("_remove_final_layer_norm", False),
         Constant("layerdrop", 0.0),
+        # In configs of Meta's; transformers reads it nowhere.
+        Ignored("activation_dropout"),
     ),
     rows=(
         Row("tokens/table", "model.decoder.embed_tokens.weight"),
@@ -52,9 +54,8 @@ OPT = Family(
         ),
         *norm(f"{_BLOCK}/mlp_norm", f"{_LAYER}.final_layer_norm"),
         *feed_forward(f"{_BLOCK}/mlp", _LAYER, in_="fc1", out="fc2"),
-        Row("language_head/kernel", "lm_head.weight", "d v -> v d"),
     ),
-    architectures={"OPTForCausalLM": Architecture(), "OPTModel": Architecture()},
+    architectures=architectures("OPTForCausalLM", "OPTModel"),
     prefix="model.",
     copies={"lm_head.weight": "model.decoder.embed_tokens.weight"},
 )

@@ -28,7 +28,14 @@ QWEN2 = family(
     "qwen2",
     "Qwen2",
     {"transformer.qkv_bias": True},
-    (*sizes(**_QWEN), SILU, Rope(), LayerTypes(32, "use_sliding_window", None)),
+    (
+        *sizes(**_QWEN),
+        SILU,
+        Rope(),
+        LayerTypes(32, "use_sliding_window", None),
+        # Qwen 2.5 has it.
+        Constant("use_mrope", False),
+    ),
     (*NORMS, *ATTENTION, *FEED_FORWARD),
 )
 QWEN3 = family(

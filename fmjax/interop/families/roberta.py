@@ -5,6 +5,7 @@ from typing import Any
 from fmjax.errors import UserError
 from fmjax.interop.entries import Values
 from fmjax.interop.families.bert import (
+    EXACT_GELU,
     POSITION_IDS,
     RENAMED,
     Labels,
@@ -50,7 +51,7 @@ ROBERTA = Family(
     rows=encoder("roberta", "stack", "query key value"),
     architectures={
         "RobertaForMaskedLM": Architecture(
-            (heads(True),),
+            (heads(True), EXACT_GELU),
             masked_head("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
         ),
         "RobertaForSequenceClassification": Architecture(

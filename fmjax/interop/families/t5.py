@@ -4,6 +4,7 @@ from typing import Any
 
 from fmjax.errors import UserError
 from fmjax.interop.entries import ACTIVATIONS, Constant, Fixed, Ignored, Option, Values
+from fmjax.interop.families.decoder_head import ALWAYS_TIED, HEAD
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.options import Options
 from fmjax.interop.rows import LINEAR, Row, attention, norm
@@ -140,6 +141,8 @@ def _side(side: str) -> tuple[Row, ...]:
     )
 
 
+_HEADED = Architecture((Head(),), (HEAD,))
+
 T5 = Family(
     model_type="t5",
     model=Seq2Seq,
@@ -161,7 +164,6 @@ T5 = Family(
         Option("vocab_size", "vocab_size", int, 32128),
         # Relative positions go on for ever; this is how many it was trained on.
         Option("n_positions", "max_length", int, 512),
-        Head(),
         StartId(),
         Fixed(
             {
@@ -180,12 +182,13 @@ T5 = Family(
         Row("tokens/table", "shared.weight"),
         *_side("encoder"),
         *_side("decoder"),
-        Row("language_head/kernel", "lm_head.weight", "d v -> v d"),
     ),
     architectures={
-        "T5ForConditionalGeneration": Architecture(),
-        "T5WithLMHeadModel": Architecture(),
-        "T5Model": Architecture(),
+        "T5ForConditionalGeneration": _HEADED,
+        "T5WithLMHeadModel": _HEADED,
+        "T5Model": Architecture(
+            (ALWAYS_TIED, Option("scale_decoder_outputs", "head_scale", bool, True))
+        ),
     },
     copies={
         "encoder.embed_tokens.weight": "shared.weight",
