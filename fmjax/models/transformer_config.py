@@ -47,8 +47,9 @@ class TransformerConfig:
       attention_softcap: scores x become cap · tanh(x / cap); None leaves them.
       num_experts: feed-forward layers of which a token visits a few; None for one.
       experts_per_token: how many it visits.
-      expert_capacity: slots of an expert as a multiple of its fair share of a sequence;
-        None drops no token.
+      expert_capacity: slots of an expert as a multiple of its fair share of a sequence,
+        padding apart; None drops no token. With a key-value cache none is dropped: it
+        would depend on tokens that are not written yet.
       dropout: share of embeddings and of each layer's output dropped in training.
       attention_dropout: share of attention weights dropped in training.
       mlp_dropout: share of the feed-forward's hidden layer dropped in training.
