@@ -31,6 +31,9 @@ T5 = dataclasses.replace(
     relative_buckets=8,
     relative_max_distance=12,
 )
+EXPERTS = dataclasses.replace(LLAMA, num_experts=5)
+TIGHT = dataclasses.replace(EXPERTS, expert_capacity=0.5)
+TIGHT_T5 = dataclasses.replace(T5, num_experts=4, expert_capacity=0.5)
 STYLES = {
     "gpt2": lambda **sizes: GPT(STACK, **sizes),
     "llama": lambda **sizes: GPT(
@@ -45,6 +48,15 @@ STYLES = {
         **sizes,
     ),
     "t5": lambda **sizes: Seq2Seq(T5, T5, tie_embeddings=False, **sizes),
+    "mixtral": lambda **sizes: GPT(
+        EXPERTS, positions="none", tie_embeddings=False, **sizes
+    ),
+    "mixtral_with_capacity": lambda **sizes: GPT(
+        TIGHT, positions="none", tie_embeddings=False, **sizes
+    ),
+    "t5_with_capacity": lambda **sizes: Seq2Seq(
+        TIGHT_T5, TIGHT_T5, tie_embeddings=False, **sizes
+    ),
 }
 
 
@@ -80,7 +92,10 @@ def _unrolled(model, params):
 
 
 def log_probs(model, params, prompt, written):
-    """float32 [V]: of the next token, everything read again without a cache."""
+    """float32 [V]: of the next token, everything read again without a cache.
+
+    Here as there the decoder drops no token, whatever its experts' capacity.
+    """
     apply = _applied(model)
     if not hasattr(model, "encode"):
         return apply(params, *_padded(model, [*prompt, *written]))
@@ -99,6 +114,10 @@ def _padded(model, ids):
 
 @functools.cache
 def _applied(model):
+    field = "decoder" if hasattr(model, "encode") else "transformer"
+    roomy = dataclasses.replace(getattr(model, field), expert_capacity=None)
+    model = model.clone(**{field: roomy})
+
     def apply(params, tokens, length, source=None, mask=None):
         read = (tokens,) if source is None else (source, tokens, mask)
         logits = model.apply({"params": params}, *read)["logits"]

@@ -34,7 +34,9 @@ def penalty(
     """((5 + n) / 6)^alpha, by which log-probabilities are divided.
 
     Wu et al. 2016, equation 14. With alpha = 0 it is 1, so that long texts, less likely
-    as they are, lose; Vaswani et al. 2017 take 0.6.
+    as they are, lose; Vaswani et al. 2017 take 0.6. A `length_penalty` of transformers
+    divides by n^alpha, so that one in the generation config of an imported model does
+    not carry over.
     """
     return ((5.0 + length) / 6.0) ** jnp.float32(alpha)
 

@@ -60,7 +60,8 @@ def generate(
       top_p: see `Sampling`.
       seed: a row draws by the seed, its place in `prompts` and its position alone.
       beams: nothing is drawn, but the likeliest text looked for, see `beam_search`.
-      length_penalty: of the beam search; 0 if not given.
+      length_penalty: of the beam search, see `fmjax.inference.beam_search.penalty`,
+        which is not that of transformers; 0 if not given.
 
     Returns:
       What was written, without the prompts.

@@ -13,6 +13,7 @@ from fmjax.models.inputs import (
     InputLayer,
     Positions,
     check_length,
+    check_positions,
     check_sizes,
     outputs,
     real_tokens,
@@ -70,6 +71,7 @@ class Bert(nn.Module):
 
     def __post_init__(self):
         check_sizes(self)
+        check_positions(self, "transformer")
         if self.pooler == "none" and (self.next_sentence or self.num_classes):
             raise UserError(
                 "bert.pooler = 'none', which bert.next_sentence and bert.num_classes "

@@ -11,6 +11,7 @@ from fmjax.models.inputs import (
     InputLayer,
     Positions,
     check_length,
+    check_positions,
     check_sizes,
     outputs,
     real_tokens,
@@ -51,6 +52,7 @@ class Electra(nn.Module):
 
     def __post_init__(self):
         check_sizes(self)
+        check_positions(self, "discriminator", "generator")
         super().__post_init__()
 
     @property

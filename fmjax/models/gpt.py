@@ -11,6 +11,7 @@ from fmjax.models.inputs import (
     InputLayer,
     Positions,
     check_length,
+    check_positions,
     check_sizes,
     outputs,
     real_tokens,
@@ -55,15 +56,8 @@ class GPT(nn.Module):
 
     def __post_init__(self):
         check_sizes(self)
-        c = self.transformer
-        told = c.rope_theta is not None or c.position_bias != "none"
-        if self.positions == "none" and not told:
-            raise UserError(
-                "gpt.positions = 'none', transformer.rope_theta = None and "
-                "transformer.position_bias = 'none' leave the model without positions; "
-                "set one of them."
-            )
-        if c.position_bias == "disentangled":
+        check_positions(self, "transformer")
+        if self.transformer.position_bias == "disentangled":
             raise UserError(
                 "transformer.position_bias = 'disentangled' is for encoders; a "
                 "key-value cache cannot hold it."

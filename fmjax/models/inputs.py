@@ -82,11 +82,29 @@ class InputLayer(nn.Module):
 
 
 def check_sizes(model: nn.Module) -> None:
-    """Raises UserError for a model without vocabulary or positions."""
+    """Raises UserError for a model without vocabulary or room for a token."""
     for name in ("vocab_size", "max_length", "vocab_multiple"):
         if getattr(model, name) < 1:
             raise UserError(
                 f"{model.gin_name}.{name} = {getattr(model, name)} is below 1."
+            )
+
+
+def check_positions(model: nn.Module, *stacks: str) -> None:
+    """Raises UserError where nothing tells positions to a stack, which sees a bag.
+
+    Args:
+      model: with `positions`.
+      stacks: its fields that hold a `TransformerConfig` or None.
+    """
+    for field in stacks:
+        c = getattr(model, field)
+        told = c is None or c.rope_theta is not None or c.position_bias != "none"
+        if model.positions == "none" and not told:
+            raise UserError(
+                f"{model.gin_name}.positions = 'none' and, of {model.gin_name}.{field},"
+                " transformer.rope_theta = None and transformer.position_bias = 'none' "
+                "leave the model without positions; set one of them."
             )
 
 

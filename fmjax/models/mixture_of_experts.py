@@ -21,8 +21,9 @@ class MixtureOfExperts(nn.Module):
     Attributes:
       num_experts: E.
       per_token: k.
-      capacity: slots that an expert has for each sequence of T tokens, as a multiple of
-        k T / E; tokens beyond are dropped, last ones first. None drops none.
+      capacity: slots that an expert has for each sequence of n tokens, padding apart,
+        as a multiple of k n / E, at least one; tokens beyond are dropped, last ones
+        first. None drops none.
       mlp_dim: hidden width of an expert.
       activation: a name in `ACTIVATIONS`.
       gated: whether a second projection gates the first.
@@ -115,7 +116,9 @@ class MixtureOfExperts(nn.Module):
         first = (first * real[:, None, :, None]).reshape(B, k * T, E)
         place = ((first.cumsum(1) - first) * first).sum(-1)
         place = jnp.moveaxis(place.reshape(B, k, T), 1, 2)
-        kept = (place < slots) & real[..., None]
+        # Padding takes no slots and, so that it changes nothing, gives none.
+        share = jnp.round(self.capacity * k * real.sum(-1) / E)
+        kept = (place < jnp.clip(share, 1, slots)[:, None, None]) & real[..., None]
         # A slot past the end is nobody's.
         slot = jnp.where(kept, chosen * slots + place, E * slots).reshape(B, T * k)
         token = jnp.broadcast_to(jnp.arange(T * k) // k, (B, T * k))

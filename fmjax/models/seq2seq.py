@@ -11,6 +11,7 @@ from fmjax.models.inputs import (
     InputLayer,
     Positions,
     check_length,
+    check_positions,
     check_sizes,
     outputs,
     real_tokens,
@@ -63,6 +64,7 @@ class Seq2Seq(nn.Module):
 
     def __post_init__(self):
         check_sizes(self)
+        check_positions(self, "encoder", "decoder")
         if not 0 <= self.start_id < self.vocab_size:
             raise UserError(
                 f"seq2seq.start_id = {self.start_id}: expected 0 to seq2seq.vocab_size "

@@ -153,7 +153,7 @@ class Block(nn.Module):
             x,
             "mlp",
             fold_keys(keys, 2),
-            lambda y: self._feed_forward(y, context.real, fold_keys(keys, 5)),
+            lambda y: self._feed_forward(y, context.real, own, fold_keys(keys, 5)),
             index,
         )
         cache = None if cache is None else Cache(own, source)
@@ -209,7 +209,9 @@ class Block(nn.Module):
         # Both were made once for all layers: [2, B, T, S], windowed and whole.
         return jnp.where((index + 1) % c.global_every == 0, *context.mask[::-1])
 
-    def _feed_forward(self, x: Array, real: Array | None, keys: Keys):
+    def _feed_forward(
+        self, x: Array, real: Array | None, cache: KeyValueCache | None, keys: Keys
+    ):
         c = self.config
         shared = {
             "mlp_dim": c.mlp_width,
@@ -226,7 +228,8 @@ class Block(nn.Module):
         return MixtureOfExperts(
             num_experts=c.num_experts,
             per_token=c.experts_per_token,
-            capacity=c.expert_capacity,
+            # Of a sequence that is still being written nobody knows a fair share.
+            capacity=c.expert_capacity if cache is None else None,
             **shared,
         )(x, real)
 

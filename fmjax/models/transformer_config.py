@@ -43,12 +43,14 @@ class TransformerConfig:
       global_every: with a window, every n-th layer sees all; None for none.
       qk_norm: an RMSNorm over each query and key head (Dehghani et al. 2023).
       attention_scale: of the scores; None means head_dim^(-1/2). Queries' weights start
-        smaller by as much as it is larger than that, as in T5.
-      attention_softcap: scores x become cap · tanh(x / cap); None leaves them.
+        smaller by as much as it is larger than that, as in T5. Not for "disentangled".
+      attention_softcap: scores x become cap · tanh(x / cap); None leaves them. Not for
+        "disentangled".
       num_experts: feed-forward layers of which a token visits a few; None for one.
       experts_per_token: how many it visits.
-      expert_capacity: slots of an expert as a multiple of its fair share of a sequence;
-        None drops no token.
+      expert_capacity: slots of an expert as a multiple of its fair share of a sequence,
+        padding apart; None drops no token. With a key-value cache none is dropped: it
+        would depend on tokens that are not written yet.
       dropout: share of embeddings and of each layer's output dropped in training.
       attention_dropout: share of attention weights dropped in training.
       mlp_dropout: share of the feed-forward's hidden layer dropped in training.
@@ -130,6 +132,12 @@ class TransformerConfig:
                 f"transformer.num_kv_heads = {self.kv_heads}: disentangled attention "
                 f"needs as many as transformer.num_heads = {self.num_heads}."
             )
+        for name in ("attention_scale", "attention_softcap"):
+            if self.position_bias == "disentangled" and getattr(self, name) is not None:
+                raise UserError(
+                    f"transformer.{name} = {getattr(self, name)}: disentangled "
+                    "attention has a scale of its own and no cap; expected None."
+                )
         if self.relative_buckets < 4 or self.relative_buckets % 2:
             raise UserError(
                 f"transformer.relative_buckets = {self.relative_buckets}: expected an "

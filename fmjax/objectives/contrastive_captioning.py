@@ -71,8 +71,7 @@ class ContrastiveCaptioning(ImageTextContrast, TokenPrediction):
         hidden = out["hidden"][:, : targets.shape[1]]
         terms, metrics = self._predict(variables, hidden, targets, weights)
         captioning = terms.pop("cross_entropy")._replace(coefficient=self.captioning)
-        routers = {"router": out["router"], "encoder_router": out["text_router"]}
-        routed = router_terms(self, routers, {"weights": weights})
+        routed = router_terms(self, out, {"weights": weights})
         names = ("image_embeddings", "text_embeddings")
         embeddings = {name: out[name] for name in names}
         return embeddings, {"captioning": captioning} | terms | routed, metrics

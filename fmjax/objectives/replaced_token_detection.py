@@ -105,7 +105,8 @@ class ReplacedTokenDetection(TokenPrediction):
         metrics["detection_accuracy"] = Ratio(right.sum(), count)
         metrics["replaced"] = Ratio((replaced * real).sum(), count)
         metrics["auc"] = _auc(logits, replaced & (real > 0), ~replaced & (real > 0))
-        return terms | generator | router_terms(self, out, batch), metrics
+        routers = out | {"generator_router": generated["router"]}
+        return terms | generator | router_terms(self, routers, batch), metrics
 
     def train_flops_per_row(self, params, rows: RowShapes) -> float:
         """Matrix FLOPs of a training step for a row, padding or not."""

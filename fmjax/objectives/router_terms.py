@@ -2,7 +2,25 @@
 
 import jax.numpy as jnp
 
+from fmjax.configurable import fields_of
+from fmjax.errors import UserError
+from fmjax.models.transformer_config import TransformerConfig
 from fmjax.objectives.terms import Batch, Term
+
+COEFFICIENTS = ("load_balance", "router_z")
+
+
+def check_coefficients(objective) -> None:
+    """Raises a UserError for a negative coefficient, or one that nothing is under."""
+    for field in COEFFICIENTS:
+        name, value = f"{objective.gin_name}.{field}", getattr(objective, field)
+        if value < 0:
+            raise UserError(f"{name} = {value} is negative.")
+        if value and not _has_experts(objective.model):
+            raise UserError(
+                f"{name} = {value}: the model has no experts; expected 0, or a value "
+                "for transformer.num_experts."
+            )
 
 
 def router_terms(objective, out: dict, batch: Batch) -> dict[str, Term]:
@@ -13,15 +31,24 @@ def router_terms(objective, out: dict, batch: Batch) -> dict[str, Term]:
 
     Args:
       objective: holds the coefficients.
-      out: what the model's `hidden` gave.
+      out: what the model's `hidden` gave: "router" of one stack, and of others what
+        ends so.
       batch: whose `weights` tell which rows have targets.
     """
     counts = (batch["weights"].sum(-1) > 0).astype(jnp.float32)
-    routers = [out[name] for name in ("router", "encoder_router") if out.get(name)]
+    routers = [x for name, x in out.items() if name.endswith("router") and x]
     terms = {}
-    for name in ("load_balance", "router_z"):
+    for name in COEFFICIENTS:
         if getattr(objective, name) and routers:
             every = jnp.concatenate([router[name] for router in routers])
             sums = (every.mean(0) * counts).sum()
             terms[name] = Term(sums, counts.sum(), getattr(objective, name))
     return terms
+
+
+def _has_experts(part) -> bool:
+    """Whether any stack of a model, or of a part of one, has experts."""
+    if isinstance(part, TransformerConfig):
+        return part.num_experts is not None
+    inner = fields_of(type(part)) if hasattr(part, "gin_name") else ()
+    return any(_has_experts(getattr(part, field.name)) for field in inner)

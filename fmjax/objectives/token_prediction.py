@@ -5,9 +5,8 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from fmjax.errors import UserError
 from fmjax.objectives.fit import check_model, check_rows
-from fmjax.objectives.router_terms import router_terms
+from fmjax.objectives.router_terms import check_coefficients, router_terms
 from fmjax.objectives.terms import Batch, Ratio, RowShapes, Term
 from fmjax.objectives.token_loss import TokenLoss
 
@@ -34,11 +33,7 @@ class TokenPrediction(TokenLoss):
 
     def __post_init__(self):
         super().__post_init__()
-        for field in ("load_balance", "router_z"):
-            if getattr(self, field) < 0:
-                raise UserError(
-                    f"{self.gin_name}.{field} = {getattr(self, field)} is negative."
-                )
+        check_coefficients(self)
         check_model(self)
 
     def init(self, rng: Key[Array, ""]) -> dict:

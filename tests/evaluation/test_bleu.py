@@ -104,7 +104,7 @@ def test_a_run_is_trained_and_its_translations_compared(
 def store(path, source=None):
     """A run directory of an untrained encoder-decoder on some data."""
     stack = TransformerConfig(1, 8, 2)
-    model = Seq2Seq(stack, stack, 259, 16)
+    model = Seq2Seq(stack, stack, 259, 16, positions="learned")
     ids = jax.ShapeDtypeStruct((1, 1), np.int32)
     shapes = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), ids, ids))
     params = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), shapes["params"])

@@ -51,7 +51,7 @@ def test_cached_equals_recomputed(style, scan_layers, temperature):
     assert min(len(set(ids)) for ids in written) > 2
 
 
-@pytest.mark.parametrize("style", ["llama", "t5"])
+@pytest.mark.parametrize("style", ["llama", "t5", "mixtral_with_capacity"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_row_does_not_depend_on_its_batch(temperature, style):
     model, params = build(style)

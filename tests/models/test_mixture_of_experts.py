@@ -83,7 +83,7 @@ def expected(module, params, x, real):
         here = np.flatnonzero(real[b])
         slots = T
         if module.capacity is not None:
-            share = round(module.capacity * k * T / count_of_experts)
+            share = round(module.capacity * k * len(here) / count_of_experts)
             slots = min(T, max(1, share))
         taken = np.zeros(count_of_experts, int)
         for choice in range(k):
@@ -132,9 +132,9 @@ def test_what_comes_last_is_dropped_and_padding_takes_no_slot():
     params["router"][:, 2], params["router"][:, 4] = 2, 1
     real = some_padding()
     y, _ = apply(module, params, x, real)
-    slots = round(2 * T / E)
     visited = np.abs(np.asarray(y)).sum(-1) > 0
     for row, mask in zip(visited, real):
+        slots = round(2 * mask.sum() / E)
         assert np.flatnonzero(row).tolist() == np.flatnonzero(mask)[:slots].tolist()
 
 
@@ -179,6 +179,16 @@ def test_padding_routes_nowhere(capacity):
     weights, inputs = jax.jit(jax.grad(total, argnums=(0, 1)))(params, x)
     assert not np.asarray(inputs)[~real].any()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(weights))
+
+
+@pytest.mark.parametrize("capacity", [None, 0.6])
+def test_how_far_a_row_is_padded_changes_nothing(capacity):
+    module = layer(capacity=capacity)
+    params, x = random_weights(module), texts()
+    longer = np.pad(x, [(0, 0), (0, T), (0, 0)], constant_values=1.0)
+    alone, _ = apply(module, params, x)
+    padded, _ = apply(module, params, longer, np.arange(2 * T)[None] < T)
+    np.testing.assert_allclose(padded[:, :T], alone, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("capacity", [None, 1.0])

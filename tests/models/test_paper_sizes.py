@@ -5,16 +5,23 @@ import functools
 import math
 
 import jax
+import jax.numpy as jnp
 import pytest
 import torch
 import transformers
+from flax import traverse_util
 from jax.sharding import AbstractMesh
 from models.test_vision_sizes import COUNTS as VISION
 
 from fmjax import config, config_files
 from fmjax.data.vocabularies import Bytes
+from fmjax.models.bert import Bert
+from fmjax.models.parameter_paths import slots
+from fmjax.objectives.masked_lm import MaskedLM
+from fmjax.optim.freezing import plan_freezing
 from fmjax.sharding.mesh import AXES, MeshConfig
 from fmjax.sharding.rules import param_specs
+from fmjax.training.init_from import _pairs
 from fmjax.training.state import abstract_variables
 
 
@@ -191,6 +198,11 @@ def alexatm():
     return encoder_decoder(46, 32, D, 150_000) + learned + final_norms
 
 
+def alexatm_from_encoder():
+    """With a norm of the sum of vectors on either side."""
+    return alexatm() + 2 * 2 * 4096
+
+
 QWEN3 = {"kv_heads": 8, "kind": "Qwen3", "head_dim": 128}
 COUNTS = {
     "gpt2": lambda: gpt2(12, 768, 12),
@@ -238,11 +250,15 @@ COUNTS = {
     ),
     "marian": marian,
     "alexatm_20b": alexatm,
+    "alexatm_20b_from_encoder": alexatm_from_encoder,
     "transformer_base": lambda: encoder_decoder(6, 6, 512, 37000),
     "transformer_big": lambda: encoder_decoder(6, 6, 1024, 37000),
     # Of the run papers/nanogpt_shakespeare/gpu.gin.
     "nanogpt": lambda: gpt2_formula(6, 384, 65, 256, bias=0),
 }  # fmt: skip
+
+
+MACROS = ["PAIRS_DIR=some/folder", "ENCODER=some/run"]
 
 
 @functools.cache
@@ -252,8 +268,7 @@ def built(name, folder):
     data = "multi30k" if translates else "python_stdlib"
     files = ["quickstart.gin", f"data/{data}.gin", f"models/{name}.gin"]
     (folder / "run.gin").write_text("".join(f"include '{f}'\n" for f in files))
-    macros = ["PAIRS_DIR=some/folder"] if translates else []
-    experiment = config.load(folder / "run.gin", macros)
+    experiment = config.load(folder / "run.gin", MACROS)
     if name == "nanogpt":
         run = "papers/nanogpt_shakespeare/gpu.gin"
         experiment = config.load(run, ["TEXT_FILE=some/text.txt"])
@@ -286,6 +301,30 @@ def test_parameter_counts(name, build):
     header = (config_files.configs_folder() / "models" / f"{name}.gin").read_text()
     assert name == "nanogpt" or f"{count:,} parameters" in header.replace("\n# ", " ")
     experiment.optimizer.schedule.build(experiment.train.steps)
+
+
+def test_alexatm_starts_from_an_encoder_and_keeps_it_for_100_000_steps(build):
+    # Soltan et al. 2022, section 3.
+    experiment, _, ours = build("alexatm_20b_from_encoder")
+    model = experiment.objective.model
+    encoder = Bert(model.encoder, model.vocab_size, model.max_length, num_token_types=0)
+    _, theirs = abstract_variables(MaskedLM(encoder))
+    here, there = (
+        traverse_util.flatten_dict(jax.tree.map(jnp.shape, tree["params"]), sep="/")
+        for tree in (ours, theirs)
+    )
+    (start,) = experiment.init_from
+    pairs = _pairs(start, slots(there), slots(here))
+    taken = {
+        slots(here)[goal].array: there[slots(there)[origin].array]
+        for goal, origin in pairs.items()
+    }
+    sides = ("encoder_stack/", "encoder_inputs/", "tokens/")
+    assert taken == {n: shape for n, shape in here.items() if n.startswith(sides)}
+    freezing = plan_freezing(experiment.freeze, ours["params"])
+    steps = traverse_util.flatten_dict(freezing.first_steps, sep="/")
+    assert steps == {name: 100_000 if name in taken else 0 for name in here}
+    assert experiment.train.steps == 500_000
 
 
 # nanoGPT's rows are its runs'.

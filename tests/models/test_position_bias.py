@@ -1,5 +1,7 @@
 """Positions in attention against transformers, brute force and the papers' formulas."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,14 +12,19 @@ from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 from transformers.models.t5.modeling_t5 import T5Attention
 
+from fmjax.errors import UserError
 from fmjax.models.attention import Attention
+from fmjax.models.bert import Bert
 from fmjax.models.disentangled import disentangled_scores, log_bucket
+from fmjax.models.electra import Electra
+from fmjax.models.gpt import GPT
 from fmjax.models.position_bias import (
     alibi,
     alibi_slopes,
     relative_bucket,
     sinusoids,
 )
+from fmjax.models.seq2seq import Seq2Seq
 from fmjax.models.transformer import Context, Stack
 from fmjax.models.transformer_config import TransformerConfig
 
@@ -231,3 +238,37 @@ def test_disentangled_attention_of_the_paper():
     want = np.einsum("bhij,bjhk,hkd->bid", weights, v, p["out"]) + p["out_bias"]
     got = jax.jit(run)({"params": jax.tree.map(jnp.float32, p)})
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+NONE = TransformerConfig(num_layers=1, embed_dim=8, num_heads=2)
+ALIBI = dataclasses.replace(NONE, position_bias="alibi")
+ROTARY = dataclasses.replace(NONE, rope_theta=1e4)
+
+
+@pytest.mark.parametrize(
+    ("family", "stacks", "named"),
+    [
+        (GPT, (NONE,), "gpt.transformer"),
+        (Bert, (NONE,), "bert.transformer"),
+        (Seq2Seq, (NONE, NONE), "seq2seq.encoder"),
+        (Seq2Seq, (ALIBI, NONE), "seq2seq.decoder"),
+        (Electra, (NONE, ALIBI), "electra.discriminator"),
+        (Electra, (ROTARY, NONE), "electra.generator"),
+    ],
+)
+def test_a_stack_that_is_told_no_positions_is_refused(family, stacks, named):
+    with pytest.raises(UserError, match=rf"positions = 'none' and, of {named}, "):
+        family(*stacks, 9, 8, positions="none")
+    family(*stacks, 9, 8, positions="sinusoidal")
+    for told in (ALIBI, ROTARY):
+        family(*[told] * len(stacks), 9, 8, positions="none")
+
+
+def test_a_discriminator_alone_needs_no_generators_positions():
+    Electra(ALIBI, None, 9, 8, positions="none")
+
+
+@pytest.mark.parametrize("option", ["attention_scale", "attention_softcap"])
+def test_disentangled_attention_takes_no_other_scale_or_cap(option):
+    with pytest.raises(UserError, match=f"transformer.{option} = 1.0: disentangled"):
+        dataclasses.replace(NONE, position_bias="disentangled", **{option: 1.0})

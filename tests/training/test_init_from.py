@@ -58,7 +58,10 @@ def runs(tmp_path_factory):
 
 def target(config=SCANNED, mesh_config=None, ema=False, vocab_size=V):
     mesh, rules = build(mesh_config)
-    objective = Seq2SeqLM(Seq2Seq(config, config, vocab_size, 8, vocab_multiple=16))
+    model = Seq2Seq(
+        config, config, vocab_size, 8, positions="learned", vocab_multiple=16
+    )
+    objective = Seq2SeqLM(model)
     plan = plan_state(
         objective,
         AdamW(schedule=Constant(learning_rate=1e-3)),

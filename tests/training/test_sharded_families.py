@@ -39,6 +39,29 @@ BUCKETS = dataclasses.replace(
 )
 DEEP = dataclasses.replace(PRE, layer_scale=0.5, stochastic_depth=0.4)
 EXPERTS = dataclasses.replace(PRE, rope_theta=1e4, bias=False, num_experts=4)
+POST_EXPERTS = dataclasses.replace(
+    PRE, norm_position="post", bias=False, activation="relu", num_experts=4
+)
+DISENTANGLED = dataclasses.replace(
+    POST,
+    position_bias="disentangled",
+    relative_buckets=8,
+    relative_max_distance=16,
+)
+GEMMA2 = dataclasses.replace(
+    PRE,
+    num_kv_heads=2,
+    norm="rmsnorm",
+    norm_position="sandwich",
+    unit_offset_norm=True,
+    gated_mlp=True,
+    bias=False,
+    rope_theta=1e4,
+    window=3,
+    global_every=2,
+    attention_scale=0.3,
+    attention_softcap=2.0,
+)
 SIZES = {"vocab_size": V, "max_length": T, "vocab_multiple": 64}
 
 
@@ -138,12 +161,20 @@ FAMILIES = {
     "deberta": (
         MaskedLM(
             Bert(
-                dataclasses.replace(
-                    POST,
-                    position_bias="disentangled",
-                    relative_buckets=8,
-                    relative_max_distance=16,
-                ),
+                DISENTANGLED,
+                **SIZES,
+                positions="none",
+                num_token_types=0,
+            ),
+            max_predictions=5,
+        ),
+        masked,
+    ),
+    "deberta_v3": (
+        ReplacedTokenDetection(
+            Electra(
+                DISENTANGLED,
+                dataclasses.replace(DISENTANGLED, num_layers=1),
                 **SIZES,
                 positions="none",
                 num_token_types=0,
@@ -178,6 +209,53 @@ FAMILIES = {
                 head_bias=True,
             ),
             label_smoothing=0.1,
+        ),
+        pairs,
+    ),
+    "opt": (
+        CausalLM(
+            GPT(
+                dataclasses.replace(PRE, activation="relu", mlp_dropout=0.1),
+                **SIZES,
+                position_offset=2,
+            )
+        ),
+        causal,
+    ),
+    "bloom": (
+        CausalLM(
+            GPT(
+                dataclasses.replace(PRE, position_bias="alibi"),
+                **SIZES,
+                positions="none",
+                embed_norm=True,
+            )
+        ),
+        causal,
+    ),
+    "gemma2_with_qk_norm": (
+        CausalLM(
+            GPT(
+                dataclasses.replace(GEMMA2, qk_norm=True),
+                **SIZES,
+                positions="none",
+                embed_scale=True,
+                logits_softcap=3.0,
+            )
+        ),
+        causal,
+    ),
+    "vaswani_with_experts": (
+        Seq2SeqLM(
+            Seq2Seq(
+                POST_EXPERTS,
+                dataclasses.replace(POST_EXPERTS, num_layers=1),
+                **SIZES,
+                positions="sinusoidal",
+                embed_scale=True,
+            ),
+            load_balance=1e-2,
+            router_z=1e-3,
         ),
         pairs,
     ),
@@ -259,14 +337,23 @@ EXPERT_MESHES = {
 }
 
 
+# One mesh of every axis is enough for these: others of their kind are compared on all.
+JOINED = ("deberta_v3", "opt", "bloom", "gemma2_with_qk_norm", "vaswani_with_experts")
+
+
+def meshes_of(family):
+    """The meshes that a family is compared on."""
+    every = MESHES | (EXPERT_MESHES if "experts" in family else {})
+    return [list(every.values())[-1]] if family in JOINED else every.values()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_eight_devices_compute_what_one_does(family):
     objective, batch = FAMILIES[family]
     # Two microbatches on one device: accumulation adds up in the same comparison.
     loss, gradients = gradients_of(objective, batch(0), None, microbatches=2)
-    meshes = MESHES | (EXPERT_MESHES if "experts" in family else {})
-    for mesh in meshes.values():
+    for mesh in meshes_of(family):
         other, others = gradients_of(objective, batch(0), mesh)
         np.testing.assert_allclose(other, loss, rtol=1e-5)
         assert_same_gradients(gradients, others)
