@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax import linen as nn
+from flax import traverse_util
 
 from fmjax import run_dir as run_dirs
 from fmjax.data.tokenizers import load_tokenizer
@@ -81,12 +83,14 @@ def export_model(
         # On the host, for an accelerator may not hold the model whole.
         mesh = MeshConfig().build(jax.local_devices(backend="cpu")[:1])
         rules = MeshConfig().all_rules
-        variables, _ = saved_state.restore_model(
-            source, objective, mesh, rules, step=step
-        )
-        every = tensors(
-            variables["params"], objective.model, family, architecture, found
-        )
+        saved, tree = saved_state.find_model(source, objective, mesh, rules, step)
+        stored = traverse_util.flatten_dict(tree[saved.params], sep="/")
+
+        def read(names: list[str]) -> dict[str, np.ndarray]:
+            arrays = saved.read_params({name: stored[name] for name in names})
+            return {name: np.asarray(array) for name, array in arrays.items()}
+
+        every = tensors(read, stored, objective.model, family, architecture, found)
         tensor_files.write(target, every, dtype, max_shard_bytes)
         notes.append(tokenizer_files.write(target, tokenizer))
         if experiment.image_preprocessing is not None:

@@ -1,8 +1,9 @@
 """A model's parameters and the tensors of a family's files, each from the other."""
 
+import functools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -189,16 +190,18 @@ def _zeros(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def tensors(
-    params: dict,
+    read: Callable[[list[str]], dict[str, np.ndarray]],
+    names: Collection[str],
     model: nn.Module,
     family: Family,
     architecture: Architecture,
     found: dict[str, Leaf],
 ) -> Iterator[Tensor]:
-    """The tensors that a model's files hold.
+    """The tensors that a model's files hold, all layers of one before the next.
 
     Args:
-      params: the parameters, layers scanned or not.
+      read: gives parameters by name; those of one row of the table are held at a time.
+      names: of all of them, layers scanned or not.
       model: whose they are.
       family: of the model.
       architecture: likewise.
@@ -208,21 +211,24 @@ def tensors(
     if not getattr(model, "tie_embeddings", True):
         for copy in family.repeated:
             copies.setdefault(family.copies[copy], []).append(copy)
+    held: dict[str, np.ndarray] = {}
+
+    def make(place: Place) -> np.ndarray:
+        wanted = _stored(place.row, found, names)
+        if held.keys() != set(wanted):
+            held.clear()
+            held.update(read(wanted))
+        parts = [_part(held, path, found[path], place) for path in place.row.paths]
+        return place.row.to_there(parts)
+
     for place in places(family.rows_of(architecture), found, family):
-
-        def make(place=place) -> np.ndarray:
-            parts = [
-                _part(params, path, found[path], place) for path in place.row.paths
-            ]
-            return place.row.to_there(parts)
-
         for name in (place.row.name, *copies.get(place.row.name, ())):
             if architecture.bare:
                 name = name.removeprefix(family.prefix)
             yield Tensor(
                 name.format(layer=place.layer, expert=place.expert),
                 place.row.shape_there(place.shape),
-                make,
+                functools.partial(make, place),
             )
     for name, array in family.computed(model).items():
         if architecture.bare:
@@ -230,18 +236,31 @@ def tensors(
         yield Tensor(name, array.shape, lambda array=array: array)
 
 
-def _part(params: dict, path: str, leaf: Leaf, place: Place) -> np.ndarray:
-    node: Any = params
-    scanned = True
-    for name in path.split("/"):
-        if name == "layers" and name not in node:
-            name, scanned = f"layer_{place.layer}", False
-        node = node[name]
+def _stored(row: Row, found: dict[str, Leaf], names: Collection[str]) -> list[str]:
+    """The parameters of a row of the table, under the names that they are stored by."""
+    stored = []
+    for path in row.paths:
+        if path in names:
+            stored.append(path)
+        else:
+            stored += [_of_layer(path, i) for i in range(found[path].layers)]
+    return stored
+
+
+def _part(
+    held: dict[str, np.ndarray], path: str, leaf: Leaf, place: Place
+) -> np.ndarray:
+    scanned = path in held
+    array = held[path] if scanned else held[_of_layer(path, place.layer)]
     if leaf.layers is not None and scanned:
-        node = node[place.layer]
+        array = array[place.layer]
     if place.expert is not None:
-        return np.asarray(node[place.expert])
-    return np.asarray(node)[(*leaf.real, ...)]
+        return array[place.expert]
+    return array[(*leaf.real, ...)]
+
+
+def _of_layer(path: str, layer: int) -> str:
+    return path.replace("/layers/", f"/layer_{layer}/")
 
 
 def copies_that_differ(files: TensorFiles, family: Family) -> Iterator[str]:

@@ -163,6 +163,20 @@ def restore_model(
     Raises:
       UserError: if there is no such checkpoint, or it does not fit the model.
     """
+    saved, tree = find_model(run_dir, objective, mesh, rules, step, ema)
+    restored = saved.read(tree)
+    return {"params": restored[saved.params], **restored.get("extra", {})}, saved.step
+
+
+def find_model(
+    run_dir: pathlib.Path,
+    objective: Objective,
+    mesh: jax.sharding.Mesh,
+    rules: LogicalRules,
+    step: int | None = None,
+    ema: bool = True,
+) -> tuple[SavedState, dict]:
+    """A checkpoint, and what of it `SavedState.read` is to read for `restore_model`."""
     saved = SavedState(run_dir, step, ema)
     axes, shapes = abstract_variables(objective)
     places = named_shardings(param_specs(axes, shapes, mesh, rules), mesh)
@@ -174,8 +188,7 @@ def restore_model(
     params = shapes.pop("params")
     tree = {saved.params: params, "extra": shapes} if shapes else {saved.params: params}
     _check_fits(tree, saved)
-    restored = saved.read(tree)
-    return {"params": restored[saved.params], **restored.get("extra", {})}, saved.step
+    return saved, tree
 
 
 def _check_fits(wanted: dict, saved: SavedState) -> None:

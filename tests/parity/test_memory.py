@@ -1,0 +1,67 @@
+"""Import and export hold little more than a model once."""
+
+import subprocess
+import sys
+
+import pytest
+import transformers
+
+# Prints by how many bytes memory grew at most, that of mapped files apart, while the
+# arguments ran as a command. What is imported first is not counted.
+MEASURE = r"""
+import re, sys, threading
+import jax
+import fmjax.interop
+from fmjax.cli import main
+
+def held():
+    with open("/proc/self/status") as status:
+        return 1024 * int(re.search(r"RssAnon:\s+(\d+)", status.read())[1])
+
+def watch():
+    while not done.wait(0.002):
+        peaks.append(held())
+
+jax.devices()
+peaks, done = [held()], threading.Event()
+watcher = threading.Thread(target=watch)
+watcher.start()
+code = main(sys.argv[1:])
+done.set()
+watcher.join()
+print(max(peaks) - peaks[0])
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+def test_a_model_is_held_about_once(tmp_path):
+    model = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=4096,
+            hidden_size=512,
+            intermediate_size=2048,
+            num_hidden_layers=16,
+            num_attention_heads=8,
+        )
+    )
+    size = 4 * model.num_parameters()
+    assert size > 250e6
+    model.save_pretrained(tmp_path / "theirs", max_shard_size="50MB")
+    del model
+    grown = most_held("import", tmp_path / "theirs", tmp_path / "run")
+    # The whole model, for NumPy and JAX have the same memory; and 60 MB of libraries.
+    assert size < grown <= 1.35 * size
+    # One kind of tensor at a time, but several times over while it is read.
+    assert most_held("export", tmp_path / "run", tmp_path / "ours") <= 1.3 * size
+
+
+def most_held(*command) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *map(str, command)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=600,
+    )
+    return int(done.stdout.splitlines()[-1])
