@@ -12,20 +12,21 @@ PyTorch most of all; CPU seconds of one thread each still tell which has more to
 
     taskset -c 0 python benchmarks/families.py --cpu-time
 
-So measured on 2026-11-21, on one of two cores of a busy Xeon with AVX-512 (float32, jax
-0.10.2, torch 2.13, transformers 5.23, eager), fmjax was as many times as fast:
+So measured with --size small on 2026-11-22, on one of two cores of an EPYC with AVX-512
+(float32, jax 0.10.2, torch 2.13, transformers 5.23, eager), fmjax was as many times as
+fast:
 
-    --size cpu --layers 3 --batch 4   gpt2 0.77
-    --size small                      t5 2.1, bert 0.75, llama 0.75, deberta 0.69,
-                                      electra 0.68, mixtral 0.30
+    gpt2 1.45, opt 1.41, mistral 1.40, gemma2 1.34, qwen3 1.32, bloom 1.28, llama 1.25,
+    qwen2 1.24, roberta 1.14, t5 1.14, deberta 1.13, bart 1.11, electra 1.07, bert 1.06,
+    marian 1.03, mixtral 0.48
 
-and on both cores, with nothing beside:
+On a Xeon the day before, where MKL is faster, it was 0.7 to 0.8 for most (t5 2.1,
+mixtral 0.30), and on both cores, with nothing beside:
 
     --size cpu --layers 3 --batch 4   vit 0.68, clip 0.75
     --size small                      vit 0.67, vit_mae 0.94, clip 0.95
 
-deberta's is from before predictions of masked tokens were computed in fewer pieces.
-Most of the rest is the matrix product, which XLA has from Eigen: on most shapes of
+There the rest is mostly the matrix product, which XLA has from Eigen: on most shapes of
 these sizes it does 0.7 to 0.85 of the FLOP/s of PyTorch's MKL. The experts'
 `ragged_dot` takes time in proportion to the number of experts on CPUs, for the same
 tokens (4 to 16 experts: 18, 39, 95 ms). Nothing was measured on a GPU yet.

@@ -1,0 +1,73 @@
+"""Small language configs learn: short runs of them stay above floors.
+
+The figures of whole runs stand in the configs' headers.
+"""
+
+import pytest
+
+# A fifth of the labelled reviews, and a hundredth of those to validate on.
+FEW = ("tfds.train='train[:20%]'", "tfds.validation='test[:1%]'")
+
+
+@pytest.fixture
+def train(trained, shared_data):
+    """Runs a config on a part of IMDb for so many steps."""
+
+    def run(config, run_dir, steps, *bindings):
+        folder = f"TFDS_DIR={shared_data / 'tfds'}"
+        trained(config, run_dir, folder, *FEW, f"train.steps={steps}", *bindings)
+
+    return run
+
+
+def nats_below_unigram(found: dict[str, float]) -> float:
+    return found["unigram_nll"] - found["nll"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "steps", "nats"),
+    [
+        ("gpt", 150, 0.5),
+        ("mixtral", 100, 0.3),
+        ("t5", 200, 0.3),
+        ("bart", 200, 0.5),
+        # Less than the targets that can be read as they are are worth in the end.
+        ("bert", 120, 0.35),
+    ],
+)
+def test_it_learns(train, measured, tmp_path, config, steps, nats):
+    train(f"small/{config}_imdb.gin", tmp_path / "run", steps)
+    assert nats_below_unigram(measured(tmp_path / "run")) >= nats
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "steps", "auc"), [("electra", 150, 0.53), ("deberta", 150, 0.52)]
+)
+def test_replaced_tokens_are_told_from_real_ones(
+    train, measured, tmp_path, config, steps, auc
+):
+    run_dir = tmp_path / "run"
+    train(f"small/{config}_imdb.gin", run_dir, steps, "train.batch_size=64")
+    assert measured(run_dir)["auc"] >= auc
+
+
+@pytest.mark.slow
+def test_alexatm_learns_behind_an_encoder_that_was_frozen(train, measured, tmp_path):
+    train("small/alexatm_encoder_imdb.gin", tmp_path / "encoder", 100)
+    train(
+        "small/alexatm_imdb.gin", tmp_path / "run", 150,
+        f"ENCODER={tmp_path / 'encoder'}", "freeze.until=30",
+    )  # fmt: skip
+    assert nats_below_unigram(measured(tmp_path / "run")) >= 0.5
+
+
+@pytest.mark.slow
+def test_a_transformer_begins_to_translate(trained, measured, tmp_path, shared_data):
+    pairs = shared_data / "text" / "multi30k"
+    trained(
+        "small/transformer_multi30k.gin", tmp_path / "run", f"PAIRS_DIR={pairs}",
+        "train.steps=200", "inverse_square_root.warmup_steps=100",
+    )  # fmt: skip
+    assert measured(tmp_path / "run", "--bleu", "--beams", "2")["bleu"] >= 3
