@@ -18,18 +18,18 @@ fast:
 
     gpt2 1.45, opt 1.41, mistral 1.40, gemma2 1.34, qwen3 1.32, bloom 1.28, llama 1.25,
     qwen2 1.24, roberta 1.14, t5 1.14, deberta 1.13, bart 1.11, electra 1.07, bert 1.06,
-    marian 1.03, mixtral 0.48
+    marian 1.03, mixtral 0.79
 
 On a Xeon the day before, where MKL is faster, it was 0.7 to 0.8 for most (t5 2.1,
-mixtral 0.30), and on both cores, with nothing beside:
+mixtral, by `ragged_dot`, 0.30), and on both cores, with nothing beside:
 
     --size cpu --layers 3 --batch 4   vit 0.68, clip 0.75
     --size small                      vit 0.67, vit_mae 0.94, clip 0.95
 
 There the rest is mostly the matrix product, which XLA has from Eigen: on most shapes of
-these sizes it does 0.7 to 0.85 of the FLOP/s of PyTorch's MKL. The experts'
-`ragged_dot` takes time in proportion to the number of experts on CPUs, for the same
-tokens (4 to 16 experts: 18, 39, 95 ms). Nothing was measured on a GPU yet.
+these sizes it does 0.7 to 0.85 of the FLOP/s of PyTorch's MKL. Mixtral was 0.48 with
+`ragged_dot`, which on CPUs takes time in proportion to the number of experts for the
+same tokens (4 to 16 experts: 18, 39, 95 ms). Nothing was measured on a GPU yet.
 """
 
 import argparse

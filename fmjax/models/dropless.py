@@ -10,6 +10,8 @@ from flax import linen as nn
 from jax.sharding import AbstractMesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from fmjax.models.grouped_dot import grouped_dot
+
 Kernels = dict[str, Array]
 FeedForward = Callable[[Array, Kernels, Callable], Array]
 
@@ -92,7 +94,7 @@ def _own_experts(x, chosen, weights, kernels, feed_forward, first):
 
     def multiply(rows, kernel):
         # What lies behind the last group is left undefined.
-        return jnp.where(real, jax.lax.ragged_dot(rows, kernel, sizes), 0)
+        return jnp.where(real, grouped_dot(rows, kernel, sizes), 0)
 
     rows = jnp.where(real, x.reshape(-1, D)[order // k], 0)
     y = feed_forward(rows, kernels, multiply)[jnp.argsort(order)].reshape(B, T, k, D)
