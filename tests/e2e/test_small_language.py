@@ -29,7 +29,7 @@ def nats_below_unigram(found: dict[str, float]) -> float:
     ("config", "steps", "nats"),
     [
         ("gpt", 150, 0.5),
-        ("mixtral", 100, 0.3),
+        ("mixtral", 150, 0.5),
         ("t5", 200, 0.3),
         ("bart", 200, 0.5),
         # Less than the targets that can be read as they are are worth in the end.
