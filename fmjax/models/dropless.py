@@ -23,7 +23,7 @@ def dropless(
     kernels: Kernels,
     feed_forward: FeedForward,
 ) -> Float[Array, "B T D"]:
-    """Every token's experts, each of a group of tokens of any size (MegaBlocks, 2022).
+    """Every token's experts, for groups of any size (MegaBlocks, Gale et al. 2023).
 
     On a mesh each device sorts the rows that it has, of its own part of the batch, for
     the experts that it has. What is not said here XLA would decide, and it has all
