@@ -69,7 +69,7 @@ def test_a_transformer_begins_to_translate(trained, measured, tmp_path, shared_d
     pairs = shared_data / "text" / "multi30k"
     trained(
         "small/transformer_multi30k.gin", tmp_path / "run", f"PAIRS_DIR={pairs}",
-        "train.steps=200", "inverse_square_root.warmup_steps=100",
+        "train.steps=120", "inverse_square_root.warmup_steps=60",
     )  # fmt: skip
     short = ("--beams", "1", "--max_tokens", "30")
-    assert measured(tmp_path / "run", "--bleu", *short)["bleu"] >= 3
+    assert measured(tmp_path / "run", "--bleu", *short)["bleu"] >= 1.5
