@@ -17,7 +17,7 @@ setup(
     # The configs lie beside the package in the repository and inside it in a wheel.
     package_dir={"fmjax.configs": "configs"},
     package_data={"fmjax.configs": ["**/*.gin", "*.gin"]},
-    entry_points={"console_scripts": ["fmjax = fmjax.cli:main"]},
+    entry_points={"console_scripts": ["fmjax = fmjax.cli.main:main"]},
     install_requires=[
         "jax>=0.10,<0.13",
         "flax>=0.12,<0.13",

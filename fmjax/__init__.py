@@ -12,8 +12,8 @@ import importlib
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "load_experiment": ("fmjax.config", "load"),
-    "train": ("fmjax.runs", "train"),
+    "load_experiment": ("fmjax.config.load", "load_experiment"),
+    "train": ("fmjax.run.train", "train"),
     "evaluate": ("fmjax.evaluation.validation", "evaluate_run"),
     "load": ("fmjax.inference.load", "load"),
     "beam_search": ("fmjax.inference.generate", "beam_search"),

@@ -2,6 +2,6 @@
 
 import sys
 
-from fmjax.cli import main
+from fmjax.cli.main import main
 
 sys.exit(main())

@@ -10,13 +10,13 @@ import xxhash
 from rich.console import Console
 from rich.progress import track
 
-from fmjax import run_dir as run_dirs
 from fmjax.data.text_pairs import text_pairs
 from fmjax.errors import UserError
 from fmjax.inference.decoder import SourceDecoder, decoder_of
 from fmjax.inference.generate import beam_search
 from fmjax.inference.load import Run, load
 from fmjax.inference.prompts import encode
+from fmjax.run import directory as run_dirs
 from fmjax.sharding.mesh import MeshConfig
 
 # Of a translation over its source (Vaswani et al. 2017, section 6.1).
@@ -58,7 +58,7 @@ def bleu_of_run(
     """
     sacrebleu = _import_sacrebleu()
     folder = pathlib.Path(run_dir).expanduser().absolute()
-    experiment = run_dirs.load_experiment(folder, trust, bindings)
+    experiment = run_dirs.stored_experiment(folder, trust, bindings)
     if experiment.data is None:
         raise UserError(
             f"{folder} has no data to translate (it was imported); bind "

@@ -12,10 +12,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from fmjax.config.render import differences
 from fmjax.errors import UserError, suggest
-from fmjax.experiment import Experiment, differences
-from fmjax.run_dir import load_experiment
+from fmjax.run.directory import stored_experiment
 from fmjax.training import metrics
+from fmjax.training.experiment import Experiment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,7 +109,7 @@ class _Run:
 
 def _read(directories: Sequence[str | os.PathLike], trust: bool) -> list[_Run]:
     folders = [pathlib.Path(d).expanduser().absolute() for d in directories]
-    experiments = [load_experiment(folder, trust) for folder in folders]
+    experiments = [stored_experiment(folder, trust) for folder in folders]
     names = [folder.name for folder in folders]
     runs = []
     for given, folder, experiment in zip(directories, folders, experiments):

@@ -12,11 +12,11 @@ from jaxtyping import Float, Int
 from rich.console import Console
 from rich.progress import track
 
-from fmjax import run_dir as run_dirs
 from fmjax.data.image_data import ImageData
 from fmjax.errors import UserError
 from fmjax.evaluation.validation import check_tokenizer, data_of
 from fmjax.inference.load import Run, load
+from fmjax.run import directory as run_dirs
 from fmjax.sharding.mesh import MeshConfig
 
 
@@ -119,7 +119,7 @@ def load_images(
         model that does not encode images.
     """
     folder = pathlib.Path(run_dir).expanduser().absolute()
-    experiment = run_dirs.load_experiment(folder, trust, bindings)
+    experiment = run_dirs.stored_experiment(folder, trust, bindings)
     if not isinstance(experiment.data, ImageData):
         name = getattr(experiment.data, "gin_name", None)
         raise UserError(

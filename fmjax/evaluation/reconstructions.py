@@ -8,8 +8,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from fmjax.data.contact_sheet import draw_sheet
 from fmjax.data.inspect_images import describe
-from fmjax.experiment import Experiment
 from fmjax.sharding.mesh import batch_shards
+from fmjax.training.experiment import Experiment
 
 IMAGES = 8
 

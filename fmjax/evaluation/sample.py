@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 from fmjax.errors import UserError
-from fmjax.experiment import Experiment
 from fmjax.inference.decoder import decoder_of
 from fmjax.inference.generate import generate, with_prompt
 from fmjax.inference.load import Run
+from fmjax.training.experiment import Experiment
 
 
 def sample(experiment: Experiment) -> Callable:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from fmjax.experiment import Experiment
+from fmjax.training.experiment import Experiment
 
 
 def baseline(counts: Int[np.ndarray, " V"], num_bytes: int | None) -> dict[str, float]:

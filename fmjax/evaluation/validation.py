@@ -8,13 +8,12 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from fmjax import run_dir as run_dirs
 from fmjax.data.image_data import ImageData
 from fmjax.data.pipeline import Data
 from fmjax.data.tokenizers import load_tokenizer
 from fmjax.errors import UserError
 from fmjax.evaluation.unigram import baseline
-from fmjax.experiment import Experiment
+from fmjax.run import directory as run_dirs
 from fmjax.sharding.mesh import (
     MeshConfig,
     batch_sharding,
@@ -24,6 +23,7 @@ from fmjax.sharding.mesh import (
 )
 from fmjax.training.checks import check_divisible
 from fmjax.training.evaluate import evaluate
+from fmjax.training.experiment import Experiment
 from fmjax.training.saved_state import restore_model
 from fmjax.training.step import make_eval_step
 
@@ -52,7 +52,7 @@ def evaluate_run(
       UserError: for a run without data, or data whose tokenizer is not the run's.
     """
     folder = pathlib.Path(run_dir).expanduser().absolute()
-    experiment = run_dirs.load_experiment(folder, trust, bindings)
+    experiment = run_dirs.stored_experiment(folder, trust, bindings)
     if experiment.data is None:
         raise UserError(
             f"{folder} has no data to evaluate on (it was imported); bind "

@@ -15,14 +15,14 @@ from flax import linen as nn
 from jax.sharding import NamedSharding
 from jaxtyping import Array, ArrayLike, Float
 
-from fmjax import run_dir
 from fmjax.data.tokenizers import Tokenizer, load_tokenizer
 from fmjax.errors import UserError
-from fmjax.experiment import Experiment
 from fmjax.inference.inputs import inputs_of, rows_apart
+from fmjax.run import directory as run_dir
 from fmjax.sharding.mesh import MeshConfig, batch_shards, on_mesh
 from fmjax.sharding.rules import LogicalRules
 from fmjax.training import saved_state
+from fmjax.training.experiment import Experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +167,7 @@ def load(
       UserError: if the directory is not that of a run, or has no such checkpoint.
     """
     directory = pathlib.Path(directory).expanduser().absolute()
-    config = run_dir.load_experiment(directory, trust)
+    config = run_dir.stored_experiment(directory, trust)
     devices = jax.local_devices()[:1] if mesh is None else jax.devices()
     mesh = mesh or MeshConfig()
     mesh = dataclasses.replace(mesh, rules=mesh.rules or config.mesh.rules)

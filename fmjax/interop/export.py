@@ -11,7 +11,6 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from fmjax import run_dir as run_dirs
 from fmjax.data.tokenizers import load_tokenizer
 from fmjax.errors import UserError, suggest
 from fmjax.interop import (
@@ -24,6 +23,7 @@ from fmjax.interop.families import FAMILIES
 from fmjax.interop.family import Architecture, Family, Unlike
 from fmjax.interop.new_folder import new_folder
 from fmjax.interop.weights import leaves, tensors
+from fmjax.run import directory as run_dirs
 from fmjax.sharding.mesh import MeshConfig
 from fmjax.training import saved_state
 from fmjax.training.state import abstract_variables
@@ -61,7 +61,7 @@ def export_model(
         written then.
     """
     source = Path(run_dir).expanduser().absolute()
-    experiment = run_dirs.load_experiment(source, trust)
+    experiment = run_dirs.stored_experiment(source, trust)
     objective = experiment.objective
     if dtype not in tensor_files.DTYPES:
         raise UserError(

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import jax
 
-from fmjax import run_dir as run_dirs
+from fmjax.config.render import render
 from fmjax.data.hugging_face_tokenizer import HuggingFaceTokenizer
 from fmjax.errors import UserError
-from fmjax.experiment import Experiment, render
 from fmjax.interop import generation_file, preprocessor_file
 from fmjax.interop.new_folder import new_folder
 from fmjax.interop.saved_model import read_model
+from fmjax.run import directory as run_dirs
 from fmjax.training import checkpoints
+from fmjax.training.experiment import Experiment
 
 
 def import_model(hf_dir: str | Path, run_dir: str | Path) -> list[str]:

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from fmjax import json_lines
 from fmjax.training.bad_steps import NOT_FINITE, BadSteps
+from fmjax.training.reporting import json_lines
 from fmjax.training.saver import CannotSave
 
 FILE = "bad_steps.jsonl"

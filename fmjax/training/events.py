@@ -5,7 +5,7 @@ import pathlib
 import time
 from typing import Any
 
-from fmjax import json_lines
+from fmjax.training.reporting import json_lines
 
 FILE = "events.jsonl"
 

@@ -58,7 +58,7 @@ def train(
     """Runs an experiment to its end, from wherever the last call stopped.
 
     Args:
-      experiment: a resolved `fmjax.config.Experiment`.
+      experiment: a resolved `fmjax.training.experiment.Experiment`.
       run_dir: where everything is kept; the caller has checked that it is this run's.
       config_text: the whole config, stored with every checkpoint.
       evaluations: called after each evaluation on the validation split.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fmjax import json_lines
+from fmjax.training.reporting import json_lines
 
 FILE = "metrics.jsonl"
 PICTURES = "pictures"

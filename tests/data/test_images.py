@@ -10,7 +10,8 @@ from image_files import encoded, picture, write_classes
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from fmjax import config, config_files
+from fmjax.config import files as config_files
+from fmjax.config.load import load_data
 from fmjax.data.digits import Digits
 from fmjax.data.image_data import ImageData
 from fmjax.data.image_folder import ImageFolder
@@ -212,7 +213,7 @@ def test_a_few_captions_do_as_the_config_says(tmp_path):
         f"image_folder.captions={tmp_path / 'captions.tsv'}",
         "images.size=8",
     ]
-    data = config.load_data(str(tmp_path / "own.gin"), bindings)
+    data = load_data(str(tmp_path / "own.gin"), bindings)
     data.prepare()
     tokens = read(data.eval_batches(60, range(60)))["tokens"]
     texts = [data.tokenizer().decode(row) for row in tokens if row.any()]

@@ -5,7 +5,8 @@ import pytest
 from image_files import encoded
 from PIL import Image
 
-from fmjax import cli, config
+from fmjax.cli import main as cli
+from fmjax.config.load import load_data
 
 COLOURS = {"blue": (0, 0, 255), "red": (255, 0, 0)}
 
@@ -55,5 +56,5 @@ def test_what_cannot_be_drawn_is_refused(pictures, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["cifar10", "digits", "digits_captions"])
 def test_the_other_configs_are_images(name):
-    data = config.load_data(name, ["TFDS_DIR=/nowhere"] * (name == "cifar10"))
+    data = load_data(name, ["TFDS_DIR=/nowhere"] * (name == "cifar10"))
     assert data.preprocessing.size in (8, 32)

@@ -100,7 +100,7 @@ def _as_user(*arguments, cache) -> str:
 @pytest.fixture
 def verb(capsys):
     """Runs `fmjax ARGS` in this process: (exit code, stdout, stderr)."""
-    from fmjax.cli import main
+    from fmjax.cli.main import main
 
     def run(*args) -> tuple[int, str, str]:
         code = main([str(arg) for arg in args])

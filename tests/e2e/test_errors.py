@@ -51,7 +51,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistake_is_explained(mistake, tiny, tmp_path, capsys):
-    from fmjax.cli import main
+    from fmjax.cli.main import main
 
     bindings, named = MISTAKES[mistake]
     run_dir = tmp_path / "run"

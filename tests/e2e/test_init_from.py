@@ -20,7 +20,7 @@ COMMON = [
 @pytest.fixture(scope="module")
 def source(tmp_path_factory, tiny):
     """A run of two steps, of scanned layers."""
-    from fmjax.cli import main
+    from fmjax.cli.main import main
 
     run_dir = tmp_path_factory.mktemp("source") / "run"
     changes = ["transformer.scan_layers=True", "train.steps=2"]

@@ -10,7 +10,7 @@ import sys
 import pytest
 from image_files import write_classes
 
-from fmjax.cli import main
+from fmjax.cli.main import main
 
 ROOT = pathlib.Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -4,8 +4,8 @@ import json
 import shutil
 import time
 
-from fmjax import run_lock
-from fmjax.run_lock import RunLock
+from fmjax.run import lock as run_lock
+from fmjax.run.lock import RunLock
 from fmjax.training import bad_step_log, events
 
 

@@ -12,13 +12,14 @@ ROOT = pathlib.Path(__file__).parents[2]
 LOOK = """
 import pathlib, sys
 import fmjax
-from fmjax import config, config_files
+from fmjax.config import files as config_files
+from fmjax.config.load import load_experiment
 
 home = pathlib.Path(sys.argv[1])
 assert home in pathlib.Path(fmjax.__file__).parents, fmjax.__file__
 assert home in config_files.configs_folder().parents, config_files.configs_folder()
 print("\\n".join(config_files.shipped_configs()))
-config.load("quickstart.gin", ["train.steps=100"])
+load_experiment("quickstart.gin", ["train.steps=100"])
 """
 
 

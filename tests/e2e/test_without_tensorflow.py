@@ -23,7 +23,7 @@ class Finder(PathFinder):
 
 sys.meta_path = [Finder if each is PathFinder else each for each in sys.meta_path]
 import fmjax
-from fmjax.cli import main
+from fmjax.cli.main import main
 
 # Several verbs of one process, divided by "+".
 code, verb = 0, []

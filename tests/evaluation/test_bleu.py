@@ -10,8 +10,8 @@ import pytest
 import sacrebleu
 from flax import linen as nn
 
-from fmjax import run_dir
-from fmjax.cli import main
+from fmjax.cli.main import main
+from fmjax.config.render import render
 from fmjax.data.pair_files import PairFiles
 from fmjax.data.pipeline import Data
 from fmjax.data.sources import TextFiles
@@ -20,11 +20,12 @@ from fmjax.data.tokenizers import ByteTokenizer
 from fmjax.data.vocabularies import Bytes
 from fmjax.errors import UserError
 from fmjax.evaluation.bleu import bleu_of_run
-from fmjax.experiment import Experiment, render
 from fmjax.models.seq2seq import Seq2Seq
 from fmjax.models.transformer_config import TransformerConfig
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM
+from fmjax.run import directory as run_dir
 from fmjax.training import checkpoints
+from fmjax.training.experiment import Experiment
 
 LEARNED = "ein Hund rennt."
 OTHERS = ["eine Katze rennt.", "", "ein Hund rennt. Nein"]

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from fmjax import config
+from fmjax.config.load import load_experiment
+from fmjax.config.render import render
 from fmjax.errors import UserError
 from fmjax.evaluation.compare import compare, curves
-from fmjax.experiment import render
 
 TRAIN = {"loss": 3.0, "tokens": 64.0, "step_seconds": 0.5, "tokens_per_second": 128.0}
 BASE = ("cosine.learning_rate=0.002", "train.seed=0", "train.log_every=10")
@@ -19,7 +19,7 @@ def make_run(tmp_path):
     def make(name, lines, *bindings):
         run_dir = tmp_path / name
         run_dir.mkdir(parents=True)
-        experiment = config.load("quickstart.gin", [*BASE, *bindings])
+        experiment = load_experiment("quickstart.gin", [*BASE, *bindings])
         (run_dir / "config.gin").write_text(render(experiment))
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (run_dir / "metrics.jsonl").write_text(text)

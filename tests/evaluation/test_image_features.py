@@ -5,18 +5,19 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from fmjax import run_dir as run_dirs
+from fmjax.config.render import render
 from fmjax.data.digits import Digits
 from fmjax.data.image_preprocessing import Preprocessing
 from fmjax.data.tokenizers import CharacterTokenizer
 from fmjax.errors import UserError
 from fmjax.evaluation.image_features import load_images
 from fmjax.evaluation.validation import evaluate_run
-from fmjax.experiment import Experiment, render
 from fmjax.models.transformer_config import TransformerConfig
 from fmjax.models.vit import ViT
 from fmjax.objectives.classification import Classification
+from fmjax.run import directory as run_dirs
 from fmjax.training.checkpoints import save_model
+from fmjax.training.experiment import Experiment
 
 OWN = Preprocessing(
     6, "squash", 8, resampling="bilinear", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)

@@ -12,8 +12,8 @@ import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
-from fmjax import config, run_lock, run_status
-from fmjax import run_dir as run_dirs
+from fmjax.config.load import load_experiment
+from fmjax.config.render import render
 from fmjax.data import cache
 from fmjax.data.character_tokenizer import CharacterTokenizer
 from fmjax.data.hugging_face_tokenizer import HuggingFaceTokenizer
@@ -23,10 +23,12 @@ from fmjax.data.pairs import Pairs
 from fmjax.data.saved_tokenizer import SavedTokenizer
 from fmjax.data.tokenizers import ByteTokenizer
 from fmjax.errors import UserError
-from fmjax.experiment import render
 from fmjax.interop import preprocessor_file
 from fmjax.interop.saved_model import read_model
 from fmjax.interop.tensor_files import TensorFiles
+from fmjax.run import directory as run_dirs
+from fmjax.run import lock as run_lock
+from fmjax.run import status as run_status
 from fmjax.training import bad_step_log, events, metrics
 from fmjax.training.digests import from_json, opened, sealed
 from fmjax.training.saved_state import FOLDER, saved_steps
@@ -147,17 +149,17 @@ def configs(folder: pathlib.Path) -> Readers:
     file = folder / "mine.gin"
 
     def bindings(content: bytes) -> None:
-        config.load("quickstart.gin", [content.decode("utf-8", "replace")])
+        load_experiment("quickstart.gin", [content.decode("utf-8", "replace")])
 
     return {
         "gin bindings": (b"transformer.num_layers=2", bindings),
-        "gin file": (GIN, _written(file, lambda: config.load(str(file)))),
+        "gin file": (GIN, _written(file, lambda: load_experiment(str(file)))),
     }
 
 
 def runs(folder: pathlib.Path) -> Readers:
     """What lies in a run directory."""
-    run_dirs.write(folder, render(config.load("quickstart.gin")))
+    run_dirs.write(folder, render(load_experiment("quickstart.gin")))
     (folder / FOLDER).mkdir()
     line = {
         "step": 1, "split": "train", "loss": 1.0, "time": 1.0, "kind": "started",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fmjax
-from fmjax import runs
+from fmjax.run import train as runs
 from fmjax.training import bad_step_log, events, metrics
 from fmjax.training.bad_step_log import Diverged
 from fmjax.training.bad_steps import BadSteps

@@ -5,7 +5,7 @@ import textwrap
 
 import pytest
 
-from fmjax.cli import main
+from fmjax.cli.main import main
 from fmjax.training.saved_state import saved_steps
 from tests.run_digest import run_digest
 

@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from fmjax import run_lock
 from fmjax.errors import UserError
-from fmjax.run_lock import RunLock
+from fmjax.run import lock as run_lock
+from fmjax.run.lock import RunLock
 
 
 def write(run_dir: pathlib.Path, **owner) -> pathlib.Path:
@@ -25,7 +25,7 @@ def write(run_dir: pathlib.Path, **owner) -> pathlib.Path:
 def test_another_process_is_refused_and_named(tmp_path):
     script = (
         "import pathlib, sys, time\n"
-        "from fmjax.run_lock import RunLock\n"
+        "from fmjax.run.lock import RunLock\n"
         "RunLock(pathlib.Path(sys.argv[1])).take()\n"
         "print('taken', flush=True)\n"
         "time.sleep(60)\n"

@@ -10,12 +10,11 @@ import PIL.Image
 import pytest
 from flax import linen as nn
 
-from fmjax import run_dir as run_dirs
-from fmjax.cli import main
+from fmjax.cli.main import main
+from fmjax.config.render import render
 from fmjax.data.image_preprocessing import Preprocessing
 from fmjax.data.tokenizers import CharacterTokenizer
 from fmjax.errors import UserError
-from fmjax.experiment import Experiment, render
 from fmjax.inference.beam_search import beam_search_tokens
 from fmjax.inference.generate import beam_search, generate, with_prompt
 from fmjax.inference.image_files import read_images
@@ -27,7 +26,9 @@ from fmjax.models.coca import CoCa
 from fmjax.models.transformer_config import TransformerConfig
 from fmjax.models.vit import ViT
 from fmjax.objectives.contrastive_captioning import ContrastiveCaptioning
+from fmjax.run import directory as run_dirs
 from fmjax.training.checkpoints import save_model
+from fmjax.training.experiment import Experiment
 
 GREEDY = Sampling(temperature=0.0)
 LENGTH = 20

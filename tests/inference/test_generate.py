@@ -11,7 +11,6 @@ from small_tokenizers import CORPUS, byte_level
 from fmjax.data.hugging_face_tokenizer import HuggingFaceTokenizer
 from fmjax.data.tokenizers import ByteTokenizer, CharacterTokenizer
 from fmjax.errors import UserError
-from fmjax.experiment import Experiment
 from fmjax.inference import generate as generation
 from fmjax.inference.generate import beam_search, generate, with_prompt
 from fmjax.inference.load import Run
@@ -24,6 +23,7 @@ from fmjax.objectives.masked_lm import MaskedLM
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM
 from fmjax.sharding.mesh import MeshConfig
 from fmjax.sharding.rules import named_shardings, param_specs
+from fmjax.training.experiment import Experiment
 from fmjax.training.state import abstract_variables
 
 GREEDY = Sampling(temperature=0.0)

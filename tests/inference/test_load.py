@@ -6,15 +6,16 @@ import pytest
 from flax import linen as nn
 
 import fmjax
-from fmjax import run_dir
+from fmjax.config.render import render
 from fmjax.data.tokenizers import ByteTokenizer
 from fmjax.errors import UserError
-from fmjax.experiment import Experiment, render
 from fmjax.models.gpt import GPT
 from fmjax.models.transformer import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
+from fmjax.run import directory as run_dir
 from fmjax.sharding.mesh import MeshConfig
 from fmjax.training import checkpoints
+from fmjax.training.experiment import Experiment
 
 MODEL = GPT(TransformerConfig(2, 12, 2, init_std=0.3, dtype="float32"), 259, 16)
 TOKENS = np.random.default_rng(0).integers(259, size=(3, 7))

@@ -11,11 +11,10 @@ from flax import linen as nn
 from safetensors.numpy import load_file
 
 import fmjax
-from fmjax import run_dir
-from fmjax.cli import main
+from fmjax.cli.main import main
+from fmjax.config.render import render
 from fmjax.data.tokenizers import ByteTokenizer
 from fmjax.errors import UserError
-from fmjax.experiment import Experiment, render
 from fmjax.interop.export import describe, export_model
 from fmjax.interop.hugging_face import import_model
 from fmjax.models.bert import Bert
@@ -24,7 +23,9 @@ from fmjax.models.gpt import GPT
 from fmjax.models.seq2seq import Seq2Seq
 from fmjax.models.transformer_config import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
+from fmjax.run import directory as run_dir
 from fmjax.training.checkpoints import Checkpoints
+from fmjax.training.experiment import Experiment
 from fmjax.training.state import State
 
 LLAMA = TransformerConfig(

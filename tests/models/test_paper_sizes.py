@@ -13,7 +13,8 @@ from flax import traverse_util
 from jax.sharding import AbstractMesh
 from models.test_vision_sizes import COUNTS as VISION
 
-from fmjax import config, config_files
+from fmjax.config import files as config_files
+from fmjax.config.load import load_experiment
 from fmjax.data.vocabularies import Bytes
 from fmjax.models.bert import Bert
 from fmjax.models.parameter_paths import slots
@@ -268,10 +269,10 @@ def built(name, folder):
     data = "multi30k" if translates else "python_stdlib"
     files = ["quickstart.gin", f"data/{data}.gin", f"models/{name}.gin"]
     (folder / "run.gin").write_text("".join(f"include '{f}'\n" for f in files))
-    experiment = config.load(folder / "run.gin", MACROS)
+    experiment = load_experiment(folder / "run.gin", MACROS)
     if name == "nanogpt":
         run = "papers/nanogpt_shakespeare/gpu.gin"
-        experiment = config.load(run, ["TEXT_FILE=some/text.txt"])
+        experiment = load_experiment(run, ["TEXT_FILE=some/text.txt"])
     return experiment, *abstract_variables(experiment.objective)
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 import transformers
 
-from fmjax import config, config_files
+from fmjax.config import files as config_files
+from fmjax.config.load import load_experiment
 from fmjax.training.state import abstract_variables
 
 
@@ -96,7 +97,7 @@ def small_data_with(name, folder):
     data = "digits_captions" if texts else "digits"
     files = ["quickstart.gin", f"data/{data}.gin", f"models/{name}.gin"]
     (folder / "run.gin").write_text("".join(f"include '{f}'\n" for f in files))
-    return config.load(folder / "run.gin")
+    return load_experiment(folder / "run.gin")
 
 
 @pytest.mark.parametrize("name", COUNTS)

@@ -18,8 +18,7 @@ from parity.models_of_transformers import (
 )
 
 import fmjax
-from fmjax import run_dir
-from fmjax.experiment import Experiment, render
+from fmjax.config.render import render
 from fmjax.interop.export import export_model
 from fmjax.interop.hugging_face import import_model
 from fmjax.models.bert import Bert
@@ -29,7 +28,9 @@ from fmjax.models.transformer_config import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
 from fmjax.objectives.masked_lm import MaskedLM
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM
+from fmjax.run import directory as run_dir
 from fmjax.training import checkpoints
+from fmjax.training.experiment import Experiment
 
 BART = dict(
     vocab_size=VOCAB,

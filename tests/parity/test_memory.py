@@ -12,7 +12,7 @@ MEASURE = r"""
 import re, sys, threading
 import jax
 import fmjax.interop
-from fmjax.cli import main
+from fmjax.cli.main import main
 
 def held():
     with open("/proc/self/status") as status:

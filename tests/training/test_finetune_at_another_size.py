@@ -8,7 +8,7 @@ import pytest
 from flax import traverse_util
 from on_meshes import build, random_state
 
-from fmjax.cli import main
+from fmjax.cli.main import main
 from fmjax.errors import UserError
 from fmjax.inference.load import load
 from fmjax.models.bert import Bert

@@ -12,10 +12,10 @@ import shutil
 import time
 from typing import Any
 
-from fmjax import run_dir as run_dirs
-from fmjax import run_lock
 from fmjax.objectives.terms import UNITS
-from fmjax.run_lock import spell_seconds
+from fmjax.run import directory as run_dirs
+from fmjax.run import lock as run_lock
+from fmjax.run.lock import spell_seconds
 from fmjax.training import bad_step_log, events, metrics
 from fmjax.training.saved_state import FOLDER, saved_steps
 
@@ -30,7 +30,7 @@ def status(run_dir: pathlib.Path, trust: bool = False) -> list[str]:
     Raises:
       UserError: it is no run directory.
     """
-    experiment = run_dirs.load_experiment(run_dir, trust)
+    experiment = run_dirs.stored_experiment(run_dir, trust)
     objective = experiment.objective
     told = _plausible(events.read(run_dir), "step", "time")
     lines = metrics.read(run_dir) if (run_dir / metrics.FILE).is_file() else []

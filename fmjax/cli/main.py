@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from fmjax.arguments import parse
+from fmjax.cli.arguments import parse
 from fmjax.errors import UserError
 
 UNFINISHED = 75  # EX_TEMPFAIL: start me again
@@ -36,14 +36,15 @@ def _train(args) -> int:
     from fmjax.sharding.processes import join_processes
 
     join_processes(args.cluster)
-    from fmjax import config, runs
+    from fmjax.config.load import load_experiment
+    from fmjax.run import train as runs
     from fmjax.training.bad_step_log import Diverged
     from fmjax.training.device_check import BadDevice
     from fmjax.training.saver import CannotSave
     from fmjax.training.watchdog import end_process
 
     codes = {Diverged: DIVERGED, CannotSave: CANNOT_SAVE, BadDevice: BAD_DEVICE}
-    experiment = config.load(args.config, args.bindings, args.trust)
+    experiment = load_experiment(args.config, args.bindings, args.trust)
     try:
         outcome = runs.train(
             experiment,
@@ -105,10 +106,10 @@ def _generate(args) -> None:
 
 
 def _data(args) -> None:
-    from fmjax import config
+    from fmjax.config.load import load_data
     from fmjax.data.show import cache_folders, show
 
-    data = config.load_data(args.config, args.bindings, args.trust)
+    data = load_data(args.config, args.bindings, args.trust)
     data.prepare()
     if args.action == "cache":
         print(
@@ -132,10 +133,10 @@ def _tokenizer(args) -> None:
 
 
 def _config(args) -> None:
-    from fmjax import config
-    from fmjax.experiment import render
+    from fmjax.config.load import load_experiment
+    from fmjax.config.render import render
 
-    print(render(config.load(args.config, args.bindings, args.trust)), end="")
+    print(render(load_experiment(args.config, args.bindings, args.trust)), end="")
 
 
 def _compare(args) -> None:
@@ -145,7 +146,7 @@ def _compare(args) -> None:
 
 
 def _status(args) -> None:
-    from fmjax.run_status import status
+    from fmjax.run.status import status
 
     print("\n".join(status(args.run_dir, args.trust)))
 

@@ -15,9 +15,8 @@ from collections.abc import Iterator
 import gin
 from gin import config as gin_state
 
-from fmjax import experiment as experiment_module
+from fmjax.config.construct import constructor
 from fmjax.configurable import fields_of
-from fmjax.construction import constructor
 from fmjax.errors import UserError
 
 ROOMS = ("models", "objectives", "optim", "data", "training", "sharding")
@@ -136,11 +135,10 @@ def _spelled(key: tuple[tuple[str, ...], str]) -> str:
 
 @functools.cache
 def _register_rooms() -> None:
-    register(experiment_module)
     for room in ROOMS:
         package = importlib.import_module(f"fmjax.{room}")
-        for info in pkgutil.iter_modules(package.__path__):
-            register(importlib.import_module(f"fmjax.{room}.{info.name}"))
+        for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            register(importlib.import_module(info.name))
 
 
 def register(module: types.ModuleType) -> None:

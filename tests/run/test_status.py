@@ -6,25 +6,26 @@ import threading
 
 import pytest
 
-from fmjax import config, run_lock
-from fmjax import run_dir as run_dirs
+from fmjax.config.load import load_experiment
+from fmjax.config.render import render
 from fmjax.errors import UserError
-from fmjax.experiment import render
-from fmjax.run_status import status
+from fmjax.run import directory as run_dirs
+from fmjax.run import lock as run_lock
+from fmjax.run.status import status
 from fmjax.training import bad_step_log, events, metrics
 from fmjax.training.saved_state import FOLDER
 
 
 @pytest.fixture(scope="module")
 def experiment():
-    return config.load("quickstart.gin")
+    return load_experiment("quickstart.gin")
 
 
 @pytest.fixture
 def run_dir(tmp_path, experiment, monkeypatch):
     """With a config, which is read once: it takes longer than all the rest."""
     run_dirs.write(tmp_path, render(experiment))
-    monkeypatch.setattr(run_dirs, "load_experiment", lambda *_: experiment)
+    monkeypatch.setattr(run_dirs, "stored_experiment", lambda *_: experiment)
     return tmp_path
 
 

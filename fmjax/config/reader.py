@@ -14,8 +14,8 @@ import gin
 from gin import config as gin_state
 from gin import config_parser
 
-from fmjax import gin_registry as registry
-from fmjax.config_files import find
+from fmjax.config import registry
+from fmjax.config.files import find
 from fmjax.configurable import fields_of
 from fmjax.errors import UserError, suggest
 

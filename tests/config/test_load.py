@@ -7,9 +7,10 @@ import time
 import gin
 import pytest
 
-from fmjax import config, config_files
+from fmjax.config import files as config_files
+from fmjax.config.load import load_experiment
+from fmjax.config.render import bindings_of, differences, render
 from fmjax.errors import UserError
-from fmjax.experiment import bindings_of, differences, render
 from fmjax.training.state import abstract_variables
 
 FOLDERS_OF_RUNS = (
@@ -38,7 +39,7 @@ MACROS = [
 
 @pytest.mark.parametrize("name", RUNS)
 def test_every_shipped_run_loads_builds_and_says_what_it_costs(name):
-    experiment = config.load(name, MACROS)
+    experiment = load_experiment(name, MACROS)
     _, shapes = abstract_variables(experiment.objective)
     assert "params" in shapes
     experiment.optimizer.schedule.build(experiment.train.steps)
@@ -55,22 +56,22 @@ PARTS = sorted(set(config_files.shipped_configs()) - set(RUNS))
 def test_every_part_fits_into_a_run(name, tmp_path):
     run = f"include 'quickstart.gin'\ninclude '{name}'\n"
     (tmp_path / "run.gin").write_text(run)
-    experiment = config.load(tmp_path / "run.gin", MACROS)
+    experiment = load_experiment(tmp_path / "run.gin", MACROS)
     if name.startswith("optim/"):
         assert experiment.optimizer.gin_name == name[6:-4]
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_printed_experiments_read_back_equal(name, tmp_path):
-    experiment = config.load(name, MACROS)
+    experiment = load_experiment(name, MACROS)
     (tmp_path / "whole.gin").write_text(render(experiment))
-    again = config.load(tmp_path / "whole.gin")
+    again = load_experiment(tmp_path / "whole.gin")
     assert again == experiment
     assert render(again) == render(experiment)
 
 
 def test_two_values_of_one_kind_get_scopes(tmp_path):
-    experiment = config.load(
+    experiment = load_experiment(
         "quickstart.gin",
         [
             *MACROS,
@@ -82,7 +83,7 @@ def test_two_values_of_one_kind_get_scopes(tmp_path):
     names = {owner for owner, _ in bindings_of(experiment)}
     assert {"text_task", "text_task_2/text_task"} <= names
     (tmp_path / "whole.gin").write_text(render(experiment))
-    assert config.load(tmp_path / "whole.gin") == experiment
+    assert load_experiment(tmp_path / "whole.gin") == experiment
 
 
 def test_bindings_of_the_caller_are_left_alone():
@@ -91,8 +92,8 @@ def test_bindings_of_the_caller_are_left_alone():
         return value
 
     gin.bind_parameter("elsewhere.value", 5)
-    a = config.load("quickstart.gin", ["train.steps=3"])
-    b = config.load("quickstart.gin")
+    a = load_experiment("quickstart.gin", ["train.steps=3"])
+    b = load_experiment("quickstart.gin")
     assert (a.train.steps, b.train.steps) == (3, 400)
     assert elsewhere() == 5
     gin.clear_config()
@@ -118,20 +119,20 @@ def test_imports_run_only_when_trusted(tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="--trust"):
-        config.load("mine.gin")
+        load_experiment("mine.gin")
     assert "somebodys_model" not in sys.modules
-    experiment = config.load("mine.gin", trust=True)
+    experiment = load_experiment("mine.gin", trust=True)
     assert experiment.optimizer.extra == 7
     assert experiment.modules == ("somebodys_model",)
     (tmp_path / "whole.gin").write_text(render(experiment))
     with pytest.raises(UserError, match="--trust"):
-        config.load("whole.gin")
-    assert config.load("whole.gin", trust=True) == experiment
+        load_experiment("whole.gin")
+    assert load_experiment("whole.gin", trust=True) == experiment
 
 
 def test_strings_need_no_quotes_and_paths_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    experiment = config.load(
+    experiment = load_experiment(
         "papers/nanogpt_shakespeare/cpu.gin",
         ["TEXT_FILE=../a b/text.txt", "transformer.norm=rmsnorm", "train.seed=3"],
     )
@@ -158,23 +159,23 @@ def test_strings_need_no_quotes_and_paths_become_absolute(tmp_path, monkeypatch)
 )
 def test_mistakes_are_named(bindings, message):
     with pytest.raises(UserError) as error:
-        config.load("quickstart.gin", bindings)
+        load_experiment("quickstart.gin", bindings)
     assert message in str(error.value)
 
 
 def test_unset_macros_and_missing_files_are_named(tmp_path):
     with pytest.raises(UserError, match="TEXT_FILE=VALUE"):
-        config.load("papers/nanogpt_shakespeare/cpu.gin")
+        load_experiment("papers/nanogpt_shakespeare/cpu.gin")
     with pytest.raises(UserError, match=r"Did you mean 'quickstart.gin'"):
-        config.load("quickstrat.gin")
+        load_experiment("quickstrat.gin")
     (tmp_path / "a.gin").write_text("include 'b.gin'\n")
     (tmp_path / "b.gin").write_text("include 'a.gin'\n")
     with pytest.raises(UserError, match="includes itself"):
-        config.load(tmp_path / "a.gin")
+        load_experiment(tmp_path / "a.gin")
     for text in ("train.steps = = 3\n", "train.steps = (", 'a = """', '"""'):
         (tmp_path / "c.gin").write_text(text)
         with pytest.raises(UserError, match=r"c.gin"):
-            config.load(tmp_path / "c.gin")
+            load_experiment(tmp_path / "c.gin")
 
 
 DOUBLED = ["A0 = [1, 1]"] + [f"A{i + 1} = [%A{i}, %A{i}]" for i in range(20)]
@@ -205,7 +206,7 @@ def test_values_that_never_end_are_refused_at_once(tmp_path, lines, message):
     file.write_text("\n".join(["include 'quickstart.gin'", *lines]))
     started = time.monotonic()
     with pytest.raises(UserError) as error:
-        config.load(file)
+        load_experiment(file)
     assert message in str(error.value)
     assert len(str(error.value)) < 1000
     assert time.monotonic() - started < 5
@@ -216,7 +217,7 @@ def test_the_same_value_in_other_scopes_is_no_circle(tmp_path):
     lines = ["A = [%B, %B]", "B = %C", "C = 3", "adamw.schedule = @a/cosine()"]
     lines += ["a/cosine.warmup_steps = %C"]
     file.write_text("\n".join(["include 'quickstart.gin'", *lines]))
-    assert config.load(file).optimizer.schedule.warmup_steps == 3
+    assert load_experiment(file).optimizer.schedule.warmup_steps == 3
 
 
 def test_files_that_include_others_again_and_again_are_refused(tmp_path):
@@ -224,7 +225,7 @@ def test_files_that_include_others_again_and_again_are_refused(tmp_path):
         more = f"include '{i + 1}.gin'\n" * 2 if i < 39 else ""
         (tmp_path / f"{i}.gin").write_text(more)
     with pytest.raises(UserError, match="more than 1000 files"):
-        config.load(tmp_path / "0.gin")
+        load_experiment(tmp_path / "0.gin")
 
 
 def test_compiled_programs_that_a_file_names_are_used_only_when_trusted(tmp_path):
@@ -234,21 +235,21 @@ def test_compiled_programs_that_a_file_names_are_used_only_when_trusted(tmp_path
         (tmp_path / name).write_text(text)
     theirs, mine = str(tmp_path / "theirs"), str(tmp_path / "mine")
     with pytest.raises(UserError, match=f"{binding} = .* run as code"):
-        config.load(tmp_path / "mine.gin")
+        load_experiment(tmp_path / "mine.gin")
     for name in ("mine.gin", "config.gin"):
-        trusted = config.load(tmp_path / name, trust=True)
+        trusted = load_experiment(tmp_path / name, trust=True)
         assert trusted.train.compilation_cache == theirs
-        bound = config.load(tmp_path / name, [f"{binding}={mine}"])
+        bound = load_experiment(tmp_path / name, [f"{binding}={mine}"])
         assert bound.train.compilation_cache == mine
     # A run directory still loads; nothing that loads it compiles with that.
-    assert config.load(tmp_path / "config.gin").train.compilation_cache is None
+    assert load_experiment(tmp_path / "config.gin").train.compilation_cache is None
 
 
 def test_what_changes_the_meaning_of_a_run():
-    old = config.load("quickstart.gin")
+    old = load_experiment("quickstart.gin")
 
     def changed(*bindings):
-        new = config.load("quickstart.gin", bindings)
+        new = load_experiment("quickstart.gin", bindings)
         return [name for name, _, _ in differences(old, new, free=False)]
 
     assert changed("mesh.fsdp=2", "train.log_every=3", "data.cache_dir=elsewhere") == []
@@ -260,13 +261,13 @@ def test_what_changes_the_meaning_of_a_run():
     ]
     # The cosine reads train.steps; a schedule with its own end, or none, does not.
     assert changed("train.steps=401") == ["train.steps"]
-    old = config.load("quickstart.gin", ["cosine.steps=400"])
+    old = load_experiment("quickstart.gin", ["cosine.steps=400"])
     assert changed("cosine.steps=400", "train.steps=401") == []
-    new = config.load("quickstart.gin", ["train.steps=401"])
+    new = load_experiment("quickstart.gin", ["train.steps=401"])
     assert "train.steps" in [name for name, *_ in differences(old, new)]
 
 
 def test_a_name_that_gin_has_too_is_ours():
     bindings = ["adamw.schedule=@constant()", "constant.learning_rate=1e-3"]
-    experiment = config.load("quickstart.gin", bindings)
+    experiment = load_experiment("quickstart.gin", bindings)
     assert experiment.optimizer.schedule.gin_name == "constant"

@@ -4,11 +4,12 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from fmjax import config as gin_config
-from fmjax import run_lock
+from fmjax.config.load import load_experiment
+from fmjax.config.render import differences, render
 from fmjax.data.tokenizers import load_tokenizer
 from fmjax.errors import UserError
-from fmjax.experiment import Experiment, differences, render
+from fmjax.run import lock as run_lock
+from fmjax.training.experiment import Experiment
 from fmjax.training.init_from import InitFrom, Source
 
 CONFIG = "config.gin"
@@ -26,7 +27,7 @@ def claim(
     stored = run_dir / CONFIG
     if stored.exists() and not override:
         changed = differences(
-            load_experiment(run_dir, trust or bool(experiment.modules)),
+            stored_experiment(run_dir, trust or bool(experiment.modules)),
             experiment,
             free=False,
         )
@@ -61,7 +62,7 @@ def write(run_dir: pathlib.Path, config_text: str) -> None:
     os.replace(beside, run_dir / CONFIG)
 
 
-def load_experiment(
+def stored_experiment(
     run_dir: pathlib.Path, trust: bool = False, bindings: Sequence[str] = ()
 ) -> Experiment:
     """The experiment that a run directory was started with, with `bindings` over it.
@@ -73,7 +74,7 @@ def load_experiment(
         raise UserError(f"{run_dir}: no such directory.")
     if not (run_dir / CONFIG).is_file():
         raise UserError(f"{run_dir}: no {CONFIG} in it, so not a run directory.")
-    return gin_config.load(run_dir / CONFIG, bindings, trust)
+    return load_experiment(run_dir / CONFIG, bindings, trust)
 
 
 def source_of(wanted: InitFrom, trust: bool = False) -> Source:
@@ -84,7 +85,7 @@ def source_of(wanted: InitFrom, trust: bool = False) -> Source:
     """
     run_dir = pathlib.Path(wanted.run)
     try:
-        experiment = load_experiment(run_dir, trust)
+        experiment = stored_experiment(run_dir, trust)
     except UserError as error:
         raise UserError(f"init_from.run: {error}") from None
     vocab_size = getattr(experiment.objective.model, "vocab_size", None)

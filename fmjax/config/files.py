@@ -6,11 +6,13 @@ import pathlib
 
 from fmjax.errors import UserError, suggest
 
+_PACKAGE = pathlib.Path(__file__).parents[1]
+
 
 def configs_folder() -> pathlib.Path:
     """The shipped configs: beside the package in a checkout, inside it in a wheel."""
-    inside = pathlib.Path(__file__).parent / "configs"
-    return inside if inside.is_dir() else pathlib.Path(__file__).parents[1] / "configs"
+    inside = _PACKAGE / "configs"
+    return inside if inside.is_dir() else _PACKAGE.parent / "configs"
 
 
 def shipped_configs() -> list[str]:

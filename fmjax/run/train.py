@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 import jax
 
-from fmjax import run_dir as run_dirs
-from fmjax import run_lock
 from fmjax.errors import UserError
 from fmjax.evaluation.reconstructions import reconstructions
 from fmjax.evaluation.sample import sample
 from fmjax.evaluation.unigram import unigram_baseline
-from fmjax.experiment import Experiment
-from fmjax.run_lock import RunLock
+from fmjax.run import directory as run_dirs
+from fmjax.run import lock as run_lock
+from fmjax.run.lock import RunLock
 from fmjax.training import loop
+from fmjax.training.experiment import Experiment
 from fmjax.training.saved_state import saved_steps
 from fmjax.training.watchdog import warn
 

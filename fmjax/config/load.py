@@ -11,20 +11,20 @@ from collections.abc import Sequence
 
 import gin
 
-from fmjax import gin_registry as registry
-from fmjax.config_files import exists, find
-from fmjax.config_reader import Reader
+from fmjax.config import registry
+from fmjax.config.files import exists, find
+from fmjax.config.reader import Reader
 from fmjax.data.image_data import ImageData
 from fmjax.data.pipeline import Data
 from fmjax.errors import UserError
-from fmjax.experiment import Experiment
+from fmjax.training.experiment import Experiment
 
 # As run directories keep it. Nothing that reads those uses their compiled programs.
 _STORED = "config.gin"
 _CACHE = "train.compilation_cache"
 
 
-def load(
+def load_experiment(
     config: str | os.PathLike, bindings: Sequence[str] = (), trust: bool = False
 ) -> Experiment:
     """Reads a gin file and bindings once, into a frozen experiment.

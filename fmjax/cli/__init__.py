@@ -1,0 +1,1 @@
+"""The command `fmjax`: its verbs and what each takes."""

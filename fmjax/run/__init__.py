@@ -1,0 +1,1 @@
+"""A run directory: who owns it, what it holds, starting and continuing it."""
