@@ -23,9 +23,9 @@ from fmjax.objectives.terms import Objective
 from fmjax.optim.optimizers import AdamW
 from fmjax.optim.schedules import Constant
 from fmjax.sharding.mesh import MeshConfig, batch_sharding, global_batch, on_mesh
+from fmjax.training.reporting.throughput import peak_flops
 from fmjax.training.state import plan_state
 from fmjax.training.step import make_train_step
-from fmjax.training.throughput import peak_flops
 
 Arrays = dict[str, np.ndarray]
 OPTIMIZER = AdamW(schedule=Constant(learning_rate=1e-4, warmup_steps=0))

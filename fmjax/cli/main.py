@@ -38,10 +38,10 @@ def _train(args) -> int:
     join_processes(args.cluster)
     from fmjax.config.load import load_experiment
     from fmjax.run import train as runs
-    from fmjax.training.bad_step_log import Diverged
-    from fmjax.training.device_check import BadDevice
-    from fmjax.training.saver import CannotSave
-    from fmjax.training.watchdog import end_process
+    from fmjax.training.checkpoint.saver import CannotSave
+    from fmjax.training.faults.bad_step_log import Diverged
+    from fmjax.training.faults.device_check import BadDevice
+    from fmjax.training.faults.watchdog import end_process
 
     codes = {Diverged: DIVERGED, CannotSave: CANNOT_SAVE, BadDevice: BAD_DEVICE}
     experiment = load_experiment(args.config, args.bindings, args.trust)

@@ -15,8 +15,8 @@ from rich.table import Table
 from fmjax.config.render import differences
 from fmjax.errors import UserError, suggest
 from fmjax.run.directory import stored_experiment
-from fmjax.training import metrics
 from fmjax.training.experiment import Experiment
+from fmjax.training.reporting import metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

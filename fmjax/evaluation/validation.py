@@ -21,10 +21,10 @@ from fmjax.sharding.mesh import (
     local_rows,
     on_mesh,
 )
+from fmjax.training.checkpoint.saved_state import restore_model
 from fmjax.training.checks import check_divisible
 from fmjax.training.evaluate import evaluate
 from fmjax.training.experiment import Experiment
-from fmjax.training.saved_state import restore_model
 from fmjax.training.step import make_eval_step
 
 

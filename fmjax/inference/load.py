@@ -21,7 +21,7 @@ from fmjax.inference.inputs import inputs_of, rows_apart
 from fmjax.run import directory as run_dir
 from fmjax.sharding.mesh import MeshConfig, batch_shards, on_mesh
 from fmjax.sharding.rules import LogicalRules
-from fmjax.training import saved_state
+from fmjax.training.checkpoint import saved_state
 from fmjax.training.experiment import Experiment
 
 

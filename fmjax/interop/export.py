@@ -25,7 +25,7 @@ from fmjax.interop.new_folder import new_folder
 from fmjax.interop.weights import leaves, tensors
 from fmjax.run import directory as run_dirs
 from fmjax.sharding.mesh import MeshConfig
-from fmjax.training import saved_state
+from fmjax.training.checkpoint import saved_state
 from fmjax.training.state import abstract_variables
 
 MAX_SHARD_BYTES = 5 * 10**9

@@ -11,7 +11,7 @@ from fmjax.interop import generation_file, preprocessor_file
 from fmjax.interop.new_folder import new_folder
 from fmjax.interop.saved_model import read_model
 from fmjax.run import directory as run_dirs
-from fmjax.training import checkpoints
+from fmjax.training.checkpoint import checkpoints
 from fmjax.training.experiment import Experiment
 
 

@@ -18,7 +18,7 @@ from fmjax.interop.weights import (
     read_params,
 )
 from fmjax.objectives.terms import Objective
-from fmjax.training.saved_state import in_a_line
+from fmjax.training.checkpoint.saved_state import in_a_line
 from fmjax.training.state import abstract_variables
 
 

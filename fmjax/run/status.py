@@ -16,8 +16,9 @@ from fmjax.objectives.terms import UNITS
 from fmjax.run import directory as run_dirs
 from fmjax.run import lock as run_lock
 from fmjax.run.lock import spell_seconds
-from fmjax.training import bad_step_log, events, metrics
-from fmjax.training.saved_state import FOLDER, saved_steps
+from fmjax.training.checkpoint.saved_state import FOLDER, saved_steps
+from fmjax.training.faults import bad_step_log
+from fmjax.training.reporting import events, metrics
 
 
 def status(run_dir: pathlib.Path, trust: bool = False) -> list[str]:

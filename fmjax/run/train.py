@@ -14,9 +14,9 @@ from fmjax.run import directory as run_dirs
 from fmjax.run import lock as run_lock
 from fmjax.run.lock import RunLock
 from fmjax.training import loop
+from fmjax.training.checkpoint.saved_state import saved_steps
 from fmjax.training.experiment import Experiment
-from fmjax.training.saved_state import saved_steps
-from fmjax.training.watchdog import warn
+from fmjax.training.faults.watchdog import warn
 
 
 def train(
@@ -38,7 +38,7 @@ def train(
 
     Raises:
       UserError: before anything is compiled or overwritten.
-      fmjax.training.bad_step_log.Diverged: if the loss is not finite; see there, and
+      fmjax.training.faults.bad_step_log.Diverged: if the loss is not finite; see there, and
         `fmjax.training.loop.train`, for what else.
     """
     for part in ("data", "optimizer"):

@@ -9,7 +9,7 @@ from fmjax.data.image_preprocessing import Preprocessing
 from fmjax.data.pipeline import Data
 from fmjax.optim.freezing import Freeze
 from fmjax.sharding.mesh import MeshConfig
-from fmjax.training.bad_steps import BadSteps
+from fmjax.training.faults.bad_steps import BadSteps
 from fmjax.training.init_from import InitFrom
 from fmjax.training.train_config import TrainConfig
 

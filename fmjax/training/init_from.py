@@ -18,7 +18,7 @@ from fmjax.models.image_positions import PatchAxis, resize_positions
 from fmjax.models.parameter_paths import Pattern, Slot, is_scanned, slots
 from fmjax.objectives.terms import Objective
 from fmjax.optim.axes import Names
-from fmjax.training.saved_state import SavedState
+from fmjax.training.checkpoint.saved_state import SavedState
 from fmjax.training.state import State, StatePlan, abstract_variables
 
 BINDING = "init_from.parameters"

@@ -8,23 +8,23 @@ from typing import Any
 import jax
 
 from fmjax.sharding.mesh import batch_sharding, global_batch, local_rows, on_mesh
-from fmjax.training.bad_step_log import BadStepLog, Diverged, Rollback
-from fmjax.training.checkpoints import Checkpoints
+from fmjax.training.checkpoint.checkpoints import Checkpoints
+from fmjax.training.checkpoint.saver import Saver
 from fmjax.training.checks import check_divisible, check_same_data
-from fmjax.training.device_check import check_devices
 from fmjax.training.environment import use_compilation_cache, versions
+from fmjax.training.faults.bad_step_log import BadStepLog, Diverged, Rollback
+from fmjax.training.faults.device_check import check_devices
+from fmjax.training.faults.interruption import Interruption
+from fmjax.training.faults.watchdog import Watchdog
 from fmjax.training.init_from import Source, check_tokenizers, plan_copies, start_from
-from fmjax.training.interruption import Interruption
-from fmjax.training.metrics import MetricWriter
 from fmjax.training.numbered_batches import next_batch
-from fmjax.training.reports import Reports
-from fmjax.training.saver import Saver
+from fmjax.training.reporting.metrics import MetricWriter
+from fmjax.training.reporting.reports import Reports
+from fmjax.training.reporting.step_log import StepLog
+from fmjax.training.reporting.throughput import mfu
 from fmjax.training.state import State, plan_state
 from fmjax.training.step import make_train_step
-from fmjax.training.step_log import StepLog
-from fmjax.training.throughput import mfu
 from fmjax.training.validation import Evaluation, Validation
-from fmjax.training.watchdog import Watchdog
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from fmjax.sharding.rules import (
     named_shardings,
     param_specs,
 )
-from fmjax.training.bad_steps import STOP, BadSteps, Guard
+from fmjax.training.faults.bad_steps import STOP, BadSteps, Guard
 
 
 @jax.tree_util.register_dataclass
@@ -33,7 +33,7 @@ class State:
       extra: the model's other collections by name (batch statistics, a queue).
       opt_state: the optimizer's.
       ema: averaged parameters, or None.
-      guard: what steps are judged by, see `fmjax.training.bad_steps`; None where no
+      guard: what steps are judged by, see `fmjax.training.faults.bad_steps`; None where no
         update is ever held back.
     """
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fmjax.training import metrics
+from fmjax.training.reporting import metrics
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from fmjax.training.saved_state import saved_steps
+from fmjax.training.checkpoint.saved_state import saved_steps
 
 PYTHON = pathlib.Path(__file__).parents[2] / ".venv312" / "bin" / "python"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fmjax.inference.load import load
-from fmjax.training.saved_state import saved_steps
+from fmjax.training.checkpoint.saved_state import saved_steps
 
 
 @pytest.fixture(scope="module")

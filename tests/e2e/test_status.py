@@ -6,7 +6,8 @@ import time
 
 from fmjax.run import lock as run_lock
 from fmjax.run.lock import RunLock
-from fmjax.training import bad_step_log, events
+from fmjax.training.faults import bad_step_log
+from fmjax.training.reporting import events
 
 
 def lines_of(out: str) -> dict[str, str]:

@@ -24,7 +24,7 @@ from fmjax.models.seq2seq import Seq2Seq
 from fmjax.models.transformer_config import TransformerConfig
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM
 from fmjax.run import directory as run_dir
-from fmjax.training import checkpoints
+from fmjax.training.checkpoint import checkpoints
 from fmjax.training.experiment import Experiment
 
 LEARNED = "ein Hund rennt."

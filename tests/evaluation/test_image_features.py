@@ -16,7 +16,7 @@ from fmjax.models.transformer_config import TransformerConfig
 from fmjax.models.vit import ViT
 from fmjax.objectives.classification import Classification
 from fmjax.run import directory as run_dirs
-from fmjax.training.checkpoints import save_model
+from fmjax.training.checkpoint.checkpoints import save_model
 from fmjax.training.experiment import Experiment
 
 OWN = Preprocessing(

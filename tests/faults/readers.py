@@ -29,9 +29,10 @@ from fmjax.interop.tensor_files import TensorFiles
 from fmjax.run import directory as run_dirs
 from fmjax.run import lock as run_lock
 from fmjax.run import status as run_status
-from fmjax.training import bad_step_log, events, metrics
-from fmjax.training.digests import from_json, opened, sealed
-from fmjax.training.saved_state import FOLDER, saved_steps
+from fmjax.training.checkpoint.digests import from_json, opened, sealed
+from fmjax.training.checkpoint.saved_state import FOLDER, saved_steps
+from fmjax.training.faults import bad_step_log
+from fmjax.training.reporting import events, metrics
 
 Reader = Callable[[bytes], object]
 Readers = dict[str, tuple[bytes, Reader]]

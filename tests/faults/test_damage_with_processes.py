@@ -10,8 +10,8 @@ import textwrap
 import pytest
 from run_digest import run_digest
 
-from fmjax.training.checkpoints import DAMAGED
-from fmjax.training.saved_state import FOLDER, saved_steps
+from fmjax.training.checkpoint.checkpoints import DAMAGED
+from fmjax.training.checkpoint.saved_state import FOLDER, saved_steps
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEADLINE_SECONDS = 300

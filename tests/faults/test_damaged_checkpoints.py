@@ -15,9 +15,9 @@ from fmjax.objectives.causal_lm import CausalLM
 from fmjax.optim.optimizers import AdamW
 from fmjax.optim.schedules import Constant
 from fmjax.sharding.mesh import MeshConfig
-from fmjax.training import checkpoints as checkpoints_file
-from fmjax.training.checkpoints import DAMAGED, Checkpoints
-from fmjax.training.saved_state import FOLDER, restore_model, saved_steps
+from fmjax.training.checkpoint import checkpoints as checkpoints_file
+from fmjax.training.checkpoint.checkpoints import DAMAGED, Checkpoints
+from fmjax.training.checkpoint.saved_state import FOLDER, restore_model, saved_steps
 from fmjax.training.state import State, plan_state
 
 OBJECTIVE = CausalLM(

@@ -10,7 +10,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from fmjax.training.saved_state import saved_steps
+from fmjax.training.checkpoint.saved_state import saved_steps
 from tests.faults.watched_data import rows_of
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -6,7 +6,7 @@ import textwrap
 import pytest
 
 from fmjax.cli.main import main
-from fmjax.training.saved_state import saved_steps
+from fmjax.training.checkpoint.saved_state import saved_steps
 from tests.run_digest import run_digest
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "e2e"

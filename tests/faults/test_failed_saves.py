@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmjax.training.checkpoints import Checkpoints
-from fmjax.training.saved_state import FOLDER, saved_steps
-from fmjax.training.saver import CannotSave, Saver
+from fmjax.training.checkpoint.checkpoints import Checkpoints
+from fmjax.training.checkpoint.saved_state import FOLDER, saved_steps
+from fmjax.training.checkpoint.saver import CannotSave, Saver
 from fmjax.training.state import State
 
 
@@ -153,7 +153,7 @@ def test_a_slow_file_system_holds_up_nothing_until_the_next_save(tmp_path, monke
             assert goes_on.wait(60)
         return original(value, **options)
 
-    monkeypatch.setattr("fmjax.training.digest_item.json.dumps", slow)
+    monkeypatch.setattr("fmjax.training.checkpoint.digest_item.json.dumps", slow)
     saver.save(*what(1))
     for _ in range(100):
         assert not saver.is_due_again()
@@ -196,4 +196,4 @@ def fail_in_background(monkeypatch) -> None:
         return original(value)
 
     original = json.dumps
-    monkeypatch.setattr("fmjax.training.digest_item.json.dumps", broken)
+    monkeypatch.setattr("fmjax.training.checkpoint.digest_item.json.dumps", broken)

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from fmjax.training.saved_state import saved_steps
+from fmjax.training.checkpoint.saved_state import saved_steps
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEADLINE_SECONDS = 300

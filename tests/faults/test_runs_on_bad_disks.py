@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fmjax.training.saved_state import FOLDER, saved_steps
+from fmjax.training.checkpoint.saved_state import FOLDER, saved_steps
 from tests.run_digest import run_digest
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -27,7 +27,7 @@ from fmjax.models.transformer_config import TransformerConfig
 from fmjax.models.vit import ViT
 from fmjax.objectives.contrastive_captioning import ContrastiveCaptioning
 from fmjax.run import directory as run_dirs
-from fmjax.training.checkpoints import save_model
+from fmjax.training.checkpoint.checkpoints import save_model
 from fmjax.training.experiment import Experiment
 
 GREEDY = Sampling(temperature=0.0)

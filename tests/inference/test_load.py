@@ -14,7 +14,7 @@ from fmjax.models.transformer import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
 from fmjax.run import directory as run_dir
 from fmjax.sharding.mesh import MeshConfig
-from fmjax.training import checkpoints
+from fmjax.training.checkpoint import checkpoints
 from fmjax.training.experiment import Experiment
 
 MODEL = GPT(TransformerConfig(2, 12, 2, init_std=0.3, dtype="float32"), 259, 16)

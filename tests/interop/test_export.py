@@ -24,7 +24,7 @@ from fmjax.models.seq2seq import Seq2Seq
 from fmjax.models.transformer_config import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
 from fmjax.run import directory as run_dir
-from fmjax.training.checkpoints import Checkpoints
+from fmjax.training.checkpoint.checkpoints import Checkpoints
 from fmjax.training.experiment import Experiment
 from fmjax.training.state import State
 

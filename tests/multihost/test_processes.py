@@ -12,8 +12,8 @@ import time
 import numpy as np
 import pytest
 
-from fmjax.training import bad_step_log
-from fmjax.training.saved_state import saved_steps
+from fmjax.training.checkpoint.saved_state import saved_steps
+from fmjax.training.faults import bad_step_log
 
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCHER = [

@@ -29,7 +29,7 @@ from fmjax.objectives.causal_lm import CausalLM
 from fmjax.objectives.masked_lm import MaskedLM
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM
 from fmjax.run import directory as run_dir
-from fmjax.training import checkpoints
+from fmjax.training.checkpoint import checkpoints
 from fmjax.training.experiment import Experiment
 
 BART = dict(

@@ -12,8 +12,9 @@ from fmjax.errors import UserError
 from fmjax.run import directory as run_dirs
 from fmjax.run import lock as run_lock
 from fmjax.run.status import status
-from fmjax.training import bad_step_log, events, metrics
-from fmjax.training.saved_state import FOLDER
+from fmjax.training.checkpoint.saved_state import FOLDER
+from fmjax.training.faults import bad_step_log
+from fmjax.training.reporting import events, metrics
 
 
 @pytest.fixture(scope="module")

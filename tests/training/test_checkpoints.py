@@ -11,8 +11,8 @@ from fmjax.objectives.causal_lm import CausalLM
 from fmjax.optim.optimizers import AdamW
 from fmjax.optim.schedules import Constant
 from fmjax.sharding.mesh import MeshConfig
-from fmjax.training.checkpoints import Checkpoints, save_model
-from fmjax.training.saved_state import restore_model, saved_steps
+from fmjax.training.checkpoint.checkpoints import Checkpoints, save_model
+from fmjax.training.checkpoint.saved_state import restore_model, saved_steps
 from fmjax.training.state import State, plan_state
 
 CONFIG = TransformerConfig(num_layers=2, embed_dim=16, num_heads=2)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from fmjax.sharding.mesh import MeshConfig
-from fmjax.training import device_check
-from fmjax.training.device_check import BadDevice, check_devices
+from fmjax.training.faults import device_check
+from fmjax.training.faults.device_check import BadDevice, check_devices
 
 
 @pytest.mark.parametrize(

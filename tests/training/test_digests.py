@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
 from fmjax.sharding.mesh import MeshConfig
-from fmjax.training.digests import (
+from fmjax.training.checkpoint.digests import (
     as_json,
     damaged,
     digest,

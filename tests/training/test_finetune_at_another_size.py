@@ -23,7 +23,7 @@ from fmjax.objectives.masked_vision_language import MaskedVisionLanguage
 from fmjax.optim.optimizers import AdamW
 from fmjax.optim.schedules import Constant
 from fmjax.sharding.mesh import MeshConfig, on_mesh
-from fmjax.training.checkpoints import save_model
+from fmjax.training.checkpoint.checkpoints import save_model
 from fmjax.training.init_from import InitFrom, Source, plan_copies, start_from
 from fmjax.training.state import abstract_variables, plan_state
 

@@ -12,7 +12,7 @@ from fmjax.optim.freezing import Freeze
 from fmjax.optim.optimizers import AdamW
 from fmjax.optim.schedules import Constant
 from fmjax.sharding.mesh import MeshConfig, batch_sharding, global_batch, on_mesh
-from fmjax.training.checkpoints import Checkpoints
+from fmjax.training.checkpoint.checkpoints import Checkpoints
 from fmjax.training.state import plan_state
 from fmjax.training.step import make_train_step
 

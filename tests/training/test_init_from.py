@@ -19,7 +19,7 @@ from fmjax.objectives.seq2seq_lm import Seq2SeqLM
 from fmjax.optim.optimizers import AdamW
 from fmjax.optim.schedules import Constant
 from fmjax.sharding.mesh import MeshConfig, on_mesh
-from fmjax.training.checkpoints import Checkpoints, save_model
+from fmjax.training.checkpoint.checkpoints import Checkpoints, save_model
 from fmjax.training.init_from import (
     InitFrom,
     Source,

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from fmjax.training import metrics, throughput
+from fmjax.training.reporting import metrics, throughput
 
 
 def test_lines_past_a_resume_and_half_lines_are_dropped(tmp_path):

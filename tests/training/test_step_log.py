@@ -1,6 +1,6 @@
 """Every step's loss is looked at, and lines are written where they are due."""
 
-from fmjax.training.step_log import StepLog
+from fmjax.training.reporting.step_log import StepLog
 
 
 def metrics(loss=1.0, tokens=10.0):

@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from fmjax.training import watchdog as watchdogs
-from fmjax.training.watchdog import Watchdog
+from fmjax.training.faults import watchdog as watchdogs
+from fmjax.training.faults.watchdog import Watchdog
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +130,7 @@ def test_one_process_leaves_no_heartbeat(tmp_path):
 
 def test_the_end_shows_every_thread(tmp_path):
     script = (
-        "from fmjax.training.watchdog import end_process\n"
+        "from fmjax.training.faults.watchdog import end_process\n"
         "end_process(75)('step 3 has taken 9 s')\n"
     )
     ended = subprocess.run(

@@ -33,7 +33,7 @@ class MetricWriter:
         wandb_project: str | None = None,
         config: str = "",
     ):
-        from fmjax.training.tensorboard import TensorBoard
+        from fmjax.training.reporting.tensorboard import TensorBoard
 
         self._run_dir = run_dir
         drop_after(run_dir / FILE, start)

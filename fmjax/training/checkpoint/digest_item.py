@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from fmjax.training.digests import (
+from fmjax.training.checkpoint.digests import (
     Digests,
     Piece,
     as_json,
@@ -63,7 +63,7 @@ class DigestSave(ocp.args.CheckpointArgs):
     """What to digest.
 
     Attributes:
-      pieces: of this process, see `fmjax.training.digests.own_pieces`.
+      pieces: of this process, see `fmjax.training.checkpoint.digests.own_pieces`.
     """
 
     pieces: dict[Piece, np.ndarray]

@@ -24,9 +24,15 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 
 from fmjax.errors import UserError
-from fmjax.training.digest_item import DigestRestore, DigestSave
-from fmjax.training.digests import Digests, damaged, opened, own_pieces, sealed
-from fmjax.training.saved_state import (
+from fmjax.training.checkpoint.digest_item import DigestRestore, DigestSave
+from fmjax.training.checkpoint.digests import (
+    Digests,
+    damaged,
+    opened,
+    own_pieces,
+    sealed,
+)
+from fmjax.training.checkpoint.saved_state import (
     FOLDER,
     ITEMS,
     in_a_line,

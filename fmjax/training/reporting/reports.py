@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from fmjax.training.events import Events
-from fmjax.training.metrics import MetricWriter, NoWriter
-from fmjax.training.progress import Reporter, spelled
+from fmjax.training.reporting.events import Events
+from fmjax.training.reporting.metrics import MetricWriter, NoWriter
+from fmjax.training.reporting.progress import Reporter, spelled
 
 
 class Reports:

@@ -12,8 +12,8 @@ from flax import traverse_util
 from fmjax.errors import UserError
 from fmjax.objectives.terms import Objective
 from fmjax.sharding.rules import LogicalRules, named_shardings, param_specs
-from fmjax.training.digest_item import DigestHandler, DigestRestore
-from fmjax.training.digests import damaged
+from fmjax.training.checkpoint.digest_item import DigestHandler, DigestRestore
+from fmjax.training.checkpoint.digests import damaged
 from fmjax.training.state import abstract_variables
 
 FOLDER = "checkpoints"

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from fmjax.training.checkpoints import Checkpoints
-from fmjax.training.saved_state import in_a_line
+from fmjax.training.checkpoint.checkpoints import Checkpoints
+from fmjax.training.checkpoint.saved_state import in_a_line
 from fmjax.training.state import State
 
 LONGEST_PAUSE_SECONDS = 600.0

@@ -1,0 +1,1 @@
+"""Checkpoints: written, digested, read and read back in part."""

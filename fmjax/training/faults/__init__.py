@@ -1,0 +1,1 @@
+"""What goes wrong: bad steps, hangs, interruptions, broken devices."""
