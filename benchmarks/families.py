@@ -51,8 +51,8 @@ from rich.table import Column, Table
 from side_by_side import Peak, fmjax_step, take_turns, torch_step, train_flops
 
 from fmjax.configurable import fields_of
-from fmjax.models.transformer import unstack_layers
-from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.layers.transformer import unstack_layers
+from fmjax.models.layers.transformer_config import TransformerConfig
 
 FAMILIES = LANGUAGE | IMAGE_FAMILIES
 SIZES = {

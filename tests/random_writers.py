@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from fmjax.models.gpt import GPT
-from fmjax.models.seq2seq import Seq2Seq
-from fmjax.models.transformer import TransformerConfig, unstack_layers
+from fmjax.models.language.gpt import GPT
+from fmjax.models.language.seq2seq import Seq2Seq
+from fmjax.models.layers.transformer import TransformerConfig, unstack_layers
 
 STACK = TransformerConfig(3, 20, 4, mlp_dim=28, dtype="float32")
 LLAMA = dataclasses.replace(

@@ -9,8 +9,8 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from fmjax.errors import UserError
-from fmjax.models.attention import KeyValueCache
-from fmjax.models.transformer import Cache
+from fmjax.models.layers.attention import KeyValueCache
+from fmjax.models.layers.transformer import Cache
 
 # What a decoder adds every token to: a cache, or one for each of its halves.
 Own = KeyValueCache | tuple[KeyValueCache, KeyValueCache]

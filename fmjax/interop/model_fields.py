@@ -9,7 +9,7 @@ from typing import Any
 from flax import linen as nn
 
 from fmjax.configurable import fields_of
-from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.layers.transformer_config import TransformerConfig
 
 # Of training, or of how the model is computed: what it computes is the same.
 NEUTRAL = frozenset(

@@ -2,7 +2,7 @@
 
 import jax
 
-from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.layers.transformer_config import TransformerConfig
 
 # Looked up by row, not multiplied.
 _TABLES = ("table", "relative_vectors")

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
-from fmjax.models.patches import pair
+from fmjax.models.layers.patches import pair
 from fmjax.objectives.fit import check_images, check_names
 from fmjax.objectives.terms import Batch, Ratio, RowShapes, Term
 

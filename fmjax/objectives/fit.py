@@ -3,7 +3,7 @@
 import inspect
 
 from fmjax.errors import UserError, suggest
-from fmjax.models.patches import pair
+from fmjax.models.layers.patches import pair
 from fmjax.objectives.terms import RowShapes
 
 

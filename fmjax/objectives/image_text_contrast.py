@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from fmjax.configurable import configurable, free
 from fmjax.errors import UserError
-from fmjax.models.patches import pair
+from fmjax.models.layers.patches import pair
 from fmjax.objectives.contrast import (
     is_nearest,
     sigmoid_contrast,

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from fmjax.configurable import fields_of
 from fmjax.errors import UserError
-from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.objectives.terms import Batch, Term
 
 COEFFICIENTS = ("load_balance", "router_z")

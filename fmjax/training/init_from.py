@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from fmjax.configurable import configurable, path
 from fmjax.data.tokenizers import Tokenizer
 from fmjax.errors import UserError
-from fmjax.models.image_positions import PatchAxis, resize_positions
+from fmjax.models.layers.image_positions import PatchAxis, resize_positions
 from fmjax.models.parameter_paths import Pattern, Slot, is_scanned, slots
 from fmjax.objectives.terms import Objective
 from fmjax.optim.axes import Names

@@ -20,8 +20,8 @@ from fmjax.data.tokenizers import ByteTokenizer
 from fmjax.data.vocabularies import Bytes
 from fmjax.errors import UserError
 from fmjax.evaluation.bleu import bleu_of_run
-from fmjax.models.seq2seq import Seq2Seq
-from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.language.seq2seq import Seq2Seq
+from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM
 from fmjax.run import directory as run_dir
 from fmjax.training.checkpoint import checkpoints

@@ -12,8 +12,8 @@ from fmjax.data.tokenizers import CharacterTokenizer
 from fmjax.errors import UserError
 from fmjax.evaluation.image_features import load_images
 from fmjax.evaluation.validation import evaluate_run
-from fmjax.models.transformer_config import TransformerConfig
-from fmjax.models.vit import ViT
+from fmjax.models.layers.transformer_config import TransformerConfig
+from fmjax.models.vision.vit import ViT
 from fmjax.objectives.classification import Classification
 from fmjax.run import directory as run_dirs
 from fmjax.training.checkpoint.checkpoints import save_model

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from fmjax.errors import UserError
-from fmjax.models.gpt import GPT
-from fmjax.models.transformer import TransformerConfig
+from fmjax.models.language.gpt import GPT
+from fmjax.models.layers.transformer import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
 from fmjax.optim.optimizers import AdamW
 from fmjax.optim.schedules import Constant

@@ -21,10 +21,10 @@ from fmjax.inference.image_files import read_images
 from fmjax.inference.load import Run
 from fmjax.inference.sampling import Sampling
 from fmjax.inference.token_loop import generate_tokens
-from fmjax.models.caption_decoder import CaptionDecoder
-from fmjax.models.coca import CoCa
-from fmjax.models.transformer_config import TransformerConfig
-from fmjax.models.vit import ViT
+from fmjax.models.layers.transformer_config import TransformerConfig
+from fmjax.models.multimodal.caption_decoder import CaptionDecoder
+from fmjax.models.multimodal.coca import CoCa
+from fmjax.models.vision.vit import ViT
 from fmjax.objectives.contrastive_captioning import ContrastiveCaptioning
 from fmjax.run import directory as run_dirs
 from fmjax.training.checkpoint.checkpoints import save_model

@@ -16,8 +16,8 @@ from fmjax.inference.generate import beam_search, generate, with_prompt
 from fmjax.inference.load import Run
 from fmjax.inference.sampling import Sampling
 from fmjax.inference.token_loop import generate_tokens
-from fmjax.models.bert import Bert
-from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.language.bert import Bert
+from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
 from fmjax.objectives.masked_lm import MaskedLM
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM

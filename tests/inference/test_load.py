@@ -9,8 +9,8 @@ import fmjax
 from fmjax.config.render import render
 from fmjax.data.tokenizers import ByteTokenizer
 from fmjax.errors import UserError
-from fmjax.models.gpt import GPT
-from fmjax.models.transformer import TransformerConfig
+from fmjax.models.language.gpt import GPT
+from fmjax.models.layers.transformer import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
 from fmjax.run import directory as run_dir
 from fmjax.sharding.mesh import MeshConfig

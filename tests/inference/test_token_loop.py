@@ -11,8 +11,8 @@ from fmjax.errors import UserError
 from fmjax.inference import token_loop
 from fmjax.inference.sampling import Sampling
 from fmjax.inference.token_loop import generate_tokens
-from fmjax.models.bert import Bert
-from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.language.bert import Bert
+from fmjax.models.layers.transformer_config import TransformerConfig
 
 GREEDY = Sampling(temperature=0.0)
 # The second fills its bucket, and 14 more ids the last position of a decoder.

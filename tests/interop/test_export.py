@@ -17,11 +17,11 @@ from fmjax.data.tokenizers import ByteTokenizer
 from fmjax.errors import UserError
 from fmjax.interop.export import describe, export_model
 from fmjax.interop.hugging_face import import_model
-from fmjax.models.bert import Bert
-from fmjax.models.electra import Electra
-from fmjax.models.gpt import GPT
-from fmjax.models.seq2seq import Seq2Seq
-from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.language.bert import Bert
+from fmjax.models.language.electra import Electra
+from fmjax.models.language.gpt import GPT
+from fmjax.models.language.seq2seq import Seq2Seq
+from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
 from fmjax.run import directory as run_dir
 from fmjax.training.checkpoint.checkpoints import Checkpoints

@@ -12,8 +12,8 @@ from fmjax.interop.export import describe
 from fmjax.interop.families import FAMILIES
 from fmjax.interop.options import Options
 from fmjax.interop.saved_model import read_model
-from fmjax.models.bert import Bert
-from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.language.bert import Bert
+from fmjax.models.layers.transformer_config import TransformerConfig
 
 DEBERTA = {
     "relative_attention": True,

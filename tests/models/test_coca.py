@@ -9,11 +9,11 @@ import pytest
 from flax import linen as nn
 
 from fmjax.errors import UserError
-from fmjax.models.attention_pooling import AttentionPooling
-from fmjax.models.caption_decoder import CaptionDecoder
-from fmjax.models.coca import CoCa
-from fmjax.models.transformer_config import TransformerConfig
-from fmjax.models.vit import ViT
+from fmjax.models.layers.attention_pooling import AttentionPooling
+from fmjax.models.layers.transformer_config import TransformerConfig
+from fmjax.models.multimodal.caption_decoder import CaptionDecoder
+from fmjax.models.multimodal.coca import CoCa
+from fmjax.models.vision.vit import ViT
 
 B, T, V = 3, 6, 30
 TEXT = TransformerConfig(num_layers=2, embed_dim=20, num_heads=4)

@@ -9,10 +9,14 @@ import pytest
 from flax import linen as nn
 
 from fmjax.errors import UserError
-from fmjax.models.attention import attend, rotate
-from fmjax.models.gpt import GPT
-from fmjax.models.layers import dropout
-from fmjax.models.transformer import TransformerConfig, stack_layers, unstack_layers
+from fmjax.models.language.gpt import GPT
+from fmjax.models.layers.attention import attend, rotate
+from fmjax.models.layers.primitives import dropout
+from fmjax.models.layers.transformer import (
+    TransformerConfig,
+    stack_layers,
+    unstack_layers,
+)
 
 GPT2 = TransformerConfig(num_layers=3, embed_dim=24, num_heads=4)
 LLAMA = dataclasses.replace(

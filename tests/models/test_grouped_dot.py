@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmjax.models.grouped_dot import grouped_dot
+from fmjax.models.layers.grouped_dot import grouped_dot
 
 N, D, F, E = 150, 5, 7, 3
 

@@ -8,8 +8,8 @@ import torch
 import transformers
 from flax import linen as nn
 
-from fmjax.models.seq2seq import Seq2Seq
-from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.language.seq2seq import Seq2Seq
+from fmjax.models.layers.transformer_config import TransformerConfig
 
 # Our paths, and what T5's are called.
 _T5 = {

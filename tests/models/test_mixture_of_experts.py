@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from fmjax.models.mixture_of_experts import MixtureOfExperts
+from fmjax.models.layers.mixture_of_experts import MixtureOfExperts
 from fmjax.sharding.mesh import MeshConfig, batch_sharding, on_mesh
 from fmjax.sharding.rules import logical_axes, named_shardings, param_specs
 

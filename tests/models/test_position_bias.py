@@ -13,20 +13,20 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_p
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from fmjax.errors import UserError
-from fmjax.models.attention import Attention
-from fmjax.models.bert import Bert
-from fmjax.models.disentangled import disentangled_scores, log_bucket
-from fmjax.models.electra import Electra
-from fmjax.models.gpt import GPT
-from fmjax.models.position_bias import (
+from fmjax.models.language.bert import Bert
+from fmjax.models.language.electra import Electra
+from fmjax.models.language.gpt import GPT
+from fmjax.models.language.seq2seq import Seq2Seq
+from fmjax.models.layers.attention import Attention
+from fmjax.models.layers.disentangled import disentangled_scores, log_bucket
+from fmjax.models.layers.position_bias import (
     alibi,
     alibi_slopes,
     relative_bucket,
     sinusoids,
 )
-from fmjax.models.seq2seq import Seq2Seq
-from fmjax.models.transformer import Context, Stack
-from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.layers.transformer import Context, Stack
+from fmjax.models.layers.transformer_config import TransformerConfig
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4, 8, 16, 64])

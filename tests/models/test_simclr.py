@@ -8,9 +8,9 @@ import pytest
 from flax import linen as nn
 
 from fmjax.errors import UserError
-from fmjax.models.simclr import SimCLR
-from fmjax.models.transformer_config import TransformerConfig
-from fmjax.models.vit import ViT
+from fmjax.models.layers.transformer_config import TransformerConfig
+from fmjax.models.vision.simclr import SimCLR
+from fmjax.models.vision.vit import ViT
 
 CONFIG = TransformerConfig(
     num_layers=2, embed_dim=20, num_heads=5, dropout=0.2, dtype="float32"

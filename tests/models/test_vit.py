@@ -14,12 +14,12 @@ from transformers.models.siglip.modeling_siglip import (
 )
 
 from fmjax.errors import UserError
-from fmjax.models.attention_pooling import AttentionPooling
-from fmjax.models.image_positions import resize_positions, sincos_2d
-from fmjax.models.layers import drop_examples
-from fmjax.models.patches import to_images, to_patches
-from fmjax.models.transformer_config import TransformerConfig
-from fmjax.models.vit import ViT
+from fmjax.models.layers.attention_pooling import AttentionPooling
+from fmjax.models.layers.image_positions import resize_positions, sincos_2d
+from fmjax.models.layers.patches import to_images, to_patches
+from fmjax.models.layers.primitives import drop_examples
+from fmjax.models.layers.transformer_config import TransformerConfig
+from fmjax.models.vision.vit import ViT
 
 CONFIG = TransformerConfig(
     num_layers=3, embed_dim=20, num_heads=5, activation="gelu", dtype="float32"

@@ -8,9 +8,9 @@ import pytest
 from flax import linen as nn
 
 from fmjax.errors import UserError
-from fmjax.models.bert import Bert
-from fmjax.models.transformer_config import TransformerConfig
-from fmjax.models.vit import ViT
+from fmjax.models.language.bert import Bert
+from fmjax.models.layers.transformer_config import TransformerConfig
+from fmjax.models.vision.vit import ViT
 from fmjax.objectives.classification import Classification
 
 B, K = 8, 7

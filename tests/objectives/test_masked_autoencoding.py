@@ -6,9 +6,9 @@ import pytest
 from flax import linen as nn
 
 from fmjax.errors import UserError
-from fmjax.models.mae import MAE
-from fmjax.models.transformer_config import TransformerConfig
-from fmjax.models.vit import ViT
+from fmjax.models.layers.transformer_config import TransformerConfig
+from fmjax.models.vision.mae import MAE
+from fmjax.models.vision.vit import ViT
 from fmjax.objectives.masked_autoencoding import MaskedAutoencoding
 
 B, N = 4, 20

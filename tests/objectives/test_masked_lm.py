@@ -10,9 +10,9 @@ from flax import linen as nn
 
 from fmjax.data.masking import Masking
 from fmjax.errors import UserError
-from fmjax.models.bert import Bert
-from fmjax.models.electra import Electra
-from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.language.bert import Bert
+from fmjax.models.language.electra import Electra
+from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.objectives.masked_lm import MaskedLM
 from fmjax.objectives.replaced_token_detection import ReplacedTokenDetection
 

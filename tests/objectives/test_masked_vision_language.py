@@ -6,9 +6,9 @@ import pytest
 from flax import linen as nn
 
 from fmjax.errors import UserError
-from fmjax.models.m3ae import M3AE
-from fmjax.models.mae import MAE
-from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.layers.transformer_config import TransformerConfig
+from fmjax.models.multimodal.m3ae import M3AE
+from fmjax.models.vision.mae import MAE
 from fmjax.objectives.masked_autoencoding import MaskedAutoencoding
 from fmjax.objectives.masked_vision_language import MaskedVisionLanguage
 

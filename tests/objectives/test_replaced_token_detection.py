@@ -8,8 +8,8 @@ import pytest
 from flax import linen as nn
 from scipy.stats import mannwhitneyu
 
-from fmjax.models.electra import Electra
-from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.language.electra import Electra
+from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.objectives.replaced_token_detection import ReplacedTokenDetection
 from fmjax.objectives.terms import total
 

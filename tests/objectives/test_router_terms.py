@@ -8,11 +8,11 @@ import pytest
 from flax import linen as nn
 
 from fmjax.errors import UserError
-from fmjax.models.electra import Electra
-from fmjax.models.gpt import GPT
-from fmjax.models.mixture_of_experts import MixtureOfExperts
-from fmjax.models.seq2seq import Seq2Seq
-from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.language.electra import Electra
+from fmjax.models.language.gpt import GPT
+from fmjax.models.language.seq2seq import Seq2Seq
+from fmjax.models.layers.mixture_of_experts import MixtureOfExperts
+from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
 from fmjax.objectives.replaced_token_detection import ReplacedTokenDetection
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM

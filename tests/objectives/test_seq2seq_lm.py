@@ -7,8 +7,8 @@ import numpy as np
 from flax import linen as nn
 
 from fmjax.data.encoder_decoder_row import encoder_decoder_row
-from fmjax.models.seq2seq import Seq2Seq
-from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.language.seq2seq import Seq2Seq
+from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM
 
 V, START = 71, 3

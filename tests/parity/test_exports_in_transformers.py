@@ -21,10 +21,10 @@ import fmjax
 from fmjax.config.render import render
 from fmjax.interop.export import export_model
 from fmjax.interop.hugging_face import import_model
-from fmjax.models.bert import Bert
-from fmjax.models.gpt import GPT
-from fmjax.models.seq2seq import Seq2Seq
-from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.language.bert import Bert
+from fmjax.models.language.gpt import GPT
+from fmjax.models.language.seq2seq import Seq2Seq
+from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
 from fmjax.objectives.masked_lm import MaskedLM
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM

@@ -29,10 +29,10 @@ from fmjax.interop.families import FAMILIES
 from fmjax.interop.family import find
 from fmjax.interop.hugging_face import import_model
 from fmjax.interop.options import Options
-from fmjax.models.clip import CLIP as Model
-from fmjax.models.text_tower import TextTower
-from fmjax.models.transformer_config import TransformerConfig
-from fmjax.models.vit import ViT
+from fmjax.models.layers.transformer_config import TransformerConfig
+from fmjax.models.multimodal.clip import CLIP as Model
+from fmjax.models.multimodal.text_encoder import TextTower
+from fmjax.models.vision.vit import ViT
 from fmjax.objectives.image_text_contrast import ImageTextContrast
 
 LENGTH = 19

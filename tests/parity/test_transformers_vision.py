@@ -23,9 +23,9 @@ import fmjax
 from fmjax.errors import UserError
 from fmjax.interop.export import export_model
 from fmjax.interop.hugging_face import import_model
-from fmjax.models.mae import MAE
-from fmjax.models.transformer_config import TransformerConfig
-from fmjax.models.vit import ViT
+from fmjax.models.layers.transformer_config import TransformerConfig
+from fmjax.models.vision.mae import MAE
+from fmjax.models.vision.vit import ViT
 
 # Sizes that nothing divides by chance, so that no transposition goes unnoticed.
 VIT = dict(

@@ -15,13 +15,13 @@ from on_meshes import (
 )
 
 from fmjax.errors import UserError
-from fmjax.models.caption_decoder import CaptionDecoder
-from fmjax.models.clip import CLIP
-from fmjax.models.coca import CoCa
-from fmjax.models.gpt import GPT
-from fmjax.models.text_tower import TextTower
-from fmjax.models.transformer_config import TransformerConfig
-from fmjax.models.vit import ViT
+from fmjax.models.language.gpt import GPT
+from fmjax.models.layers.transformer_config import TransformerConfig
+from fmjax.models.multimodal.caption_decoder import CaptionDecoder
+from fmjax.models.multimodal.clip import CLIP
+from fmjax.models.multimodal.coca import CoCa
+from fmjax.models.multimodal.text_encoder import TextTower
+from fmjax.models.vision.vit import ViT
 from fmjax.objectives.contrastive_captioning import ContrastiveCaptioning
 
 V, B, T, SIZE = 60, 16, 6, 8

@@ -10,11 +10,11 @@ import pytest
 from on_meshes import MESHES, OPTIMIZER, assert_same_gradients, gradients_of
 
 from fmjax.errors import UserError
-from fmjax.models.clip import CLIP
-from fmjax.models.simclr import SimCLR
-from fmjax.models.text_tower import TextTower
-from fmjax.models.transformer_config import TransformerConfig
-from fmjax.models.vit import ViT
+from fmjax.models.layers.transformer_config import TransformerConfig
+from fmjax.models.multimodal.clip import CLIP
+from fmjax.models.multimodal.text_encoder import TextTower
+from fmjax.models.vision.simclr import SimCLR
+from fmjax.models.vision.vit import ViT
 from fmjax.objectives.image_text_contrast import ImageTextContrast
 from fmjax.objectives.image_view_contrast import ImageViewContrast
 from fmjax.sharding.mesh import batch_sharding, global_batch, on_mesh

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from on_meshes import build, gradients_of
 
-from fmjax.models.gpt import GPT
-from fmjax.models.transformer import TransformerConfig
+from fmjax.models.language.gpt import GPT
+from fmjax.models.layers.transformer import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
 from fmjax.optim.freezing import Freeze
 from fmjax.optim.optimizers import AdamW

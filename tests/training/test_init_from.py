@@ -10,10 +10,10 @@ from on_meshes import build, random_state
 from fmjax.data.character_tokenizer import CharacterTokenizer
 from fmjax.data.tokenizers import ByteTokenizer
 from fmjax.errors import UserError
-from fmjax.models.bert import Bert
-from fmjax.models.seq2seq import Seq2Seq
-from fmjax.models.transformer import stack_layers, unstack_layers
-from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.language.bert import Bert
+from fmjax.models.language.seq2seq import Seq2Seq
+from fmjax.models.layers.transformer import stack_layers, unstack_layers
+from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.objectives.masked_lm import MaskedLM
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM
 from fmjax.optim.optimizers import AdamW

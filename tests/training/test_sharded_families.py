@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from on_meshes import MESHES, assert_same_gradients, gradients_of
 
-from fmjax.models.bert import Bert
-from fmjax.models.electra import Electra
-from fmjax.models.gpt import GPT
-from fmjax.models.m3ae import M3AE
-from fmjax.models.mae import MAE
-from fmjax.models.seq2seq import Seq2Seq
-from fmjax.models.transformer_config import TransformerConfig
-from fmjax.models.vit import ViT
+from fmjax.models.language.bert import Bert
+from fmjax.models.language.electra import Electra
+from fmjax.models.language.gpt import GPT
+from fmjax.models.language.seq2seq import Seq2Seq
+from fmjax.models.layers.transformer_config import TransformerConfig
+from fmjax.models.multimodal.m3ae import M3AE
+from fmjax.models.vision.mae import MAE
+from fmjax.models.vision.vit import ViT
 from fmjax.objectives.causal_lm import CausalLM
 from fmjax.objectives.classification import Classification
 from fmjax.objectives.masked_autoencoding import MaskedAutoencoding

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from on_meshes import MESHES, OPTIMIZER, STEPS, assert_same, run_steps
 
-from fmjax.models.gpt import GPT
-from fmjax.models.transformer import TransformerConfig
+from fmjax.models.language.gpt import GPT
+from fmjax.models.layers.transformer import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
 from fmjax.sharding.mesh import MeshConfig, batch_sharding, global_batch, on_mesh
 from fmjax.training.state import plan_state

@@ -14,7 +14,7 @@ from fmjax.interop.entries import (
 from fmjax.interop.families.decoder_head import architectures
 from fmjax.interop.family import Family
 from fmjax.interop.rows import Row, attention, feed_forward, norm
-from fmjax.models.seq2seq import Seq2Seq
+from fmjax.models.language.seq2seq import Seq2Seq
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM
 
 

@@ -16,7 +16,7 @@ from fmjax.interop.entries import (
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.options import Options
 from fmjax.interop.rows import Row, attention, feed_forward, linear, norm
-from fmjax.models.bert import Bert
+from fmjax.models.language.bert import Bert
 from fmjax.objectives.masked_lm import MaskedLM
 
 # As in files that were converted from TensorFlow.

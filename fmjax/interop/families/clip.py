@@ -18,7 +18,7 @@ from fmjax.interop.entries import (
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.options import Options
 from fmjax.interop.rows import LINEAR, Row, attention, feed_forward, norm
-from fmjax.models.clip import CLIP as Model
+from fmjax.models.multimodal.clip import CLIP as Model
 from fmjax.objectives.image_text_contrast import ImageTextContrast
 
 TEXT, IMAGE = "text_config", "vision_config"

@@ -16,7 +16,7 @@ from fmjax.interop.families.bert import (
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.options import Options
 from fmjax.interop.rows import Row, linear, norm
-from fmjax.models.bert import Bert
+from fmjax.models.language.bert import Bert
 from fmjax.objectives.masked_lm import MaskedLM
 
 _PARTS = {"c2p", "p2c"}

@@ -8,7 +8,7 @@ from fmjax.interop.families.vit import NO_CLASSES, Classes, inputs, sizes
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.options import Options
 from fmjax.interop.rows import Row, attention, feed_forward, linear, norm
-from fmjax.models.vit import ViT
+from fmjax.models.vision.vit import ViT
 from fmjax.objectives.classification import Classification
 
 

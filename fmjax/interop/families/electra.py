@@ -14,8 +14,8 @@ from fmjax.interop.families.bert import (
 )
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.rows import linear
-from fmjax.models.bert import Bert
-from fmjax.models.electra import Electra
+from fmjax.models.language.bert import Bert
+from fmjax.models.language.electra import Electra
 from fmjax.objectives.masked_lm import MaskedLM
 from fmjax.objectives.replaced_token_detection import ReplacedTokenDetection
 

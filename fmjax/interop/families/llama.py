@@ -16,7 +16,7 @@ from fmjax.interop.families.decoder_head import architectures
 from fmjax.interop.family import Family
 from fmjax.interop.options import Options
 from fmjax.interop.rows import Row, attention, feed_forward, norm
-from fmjax.models.gpt import GPT
+from fmjax.models.language.gpt import GPT
 from fmjax.objectives.causal_lm import CausalLM
 
 LAYER, BLOCK = "model.layers.{layer}", "stack/layers"

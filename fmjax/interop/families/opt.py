@@ -4,7 +4,7 @@ from fmjax.interop.entries import Constant, Fixed, Ignored, Option, Same, activa
 from fmjax.interop.families.decoder_head import architectures
 from fmjax.interop.family import Family
 from fmjax.interop.rows import Row, attention, feed_forward, norm
-from fmjax.models.gpt import GPT
+from fmjax.models.language.gpt import GPT
 from fmjax.objectives.causal_lm import CausalLM
 
 _LAYER, _BLOCK = "model.decoder.layers.{layer}", "stack/layers"

@@ -17,7 +17,7 @@ from fmjax.interop.families.bert import (
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.options import Options
 from fmjax.interop.rows import linear
-from fmjax.models.bert import Bert
+from fmjax.models.language.bert import Bert
 from fmjax.objectives.masked_lm import MaskedLM
 
 

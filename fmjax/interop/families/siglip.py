@@ -18,7 +18,7 @@ from fmjax.interop.families.clip import (
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.options import Options
 from fmjax.interop.rows import Row, attention_out, feed_forward, linear, norm
-from fmjax.models.clip import CLIP
+from fmjax.models.multimodal.clip import CLIP
 from fmjax.objectives.image_text_contrast import ImageTextContrast
 
 

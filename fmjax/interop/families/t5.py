@@ -8,7 +8,7 @@ from fmjax.interop.families.decoder_head import ALWAYS_TIED, HEAD
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.options import Options
 from fmjax.interop.rows import LINEAR, Row, attention, norm
-from fmjax.models.seq2seq import Seq2Seq
+from fmjax.models.language.seq2seq import Seq2Seq
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM
 
 

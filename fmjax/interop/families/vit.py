@@ -17,7 +17,7 @@ from fmjax.interop.entries import (
 from fmjax.interop.families.bert import Labels
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.rows import Row, attention, feed_forward, linear, norm
-from fmjax.models.vit import ViT
+from fmjax.models.vision.vit import ViT
 from fmjax.objectives.classification import Classification
 
 

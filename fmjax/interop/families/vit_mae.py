@@ -16,9 +16,9 @@ from fmjax.interop.families.vit import (
 )
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.rows import Row, linear, norm
-from fmjax.models.image_positions import sincos_2d
-from fmjax.models.mae import MAE
-from fmjax.models.vit import ViT
+from fmjax.models.layers.image_positions import sincos_2d
+from fmjax.models.vision.mae import MAE
+from fmjax.models.vision.vit import ViT
 from fmjax.objectives.classification import Classification
 from fmjax.objectives.masked_autoencoding import MaskedAutoencoding
 

@@ -7,9 +7,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from fmjax.errors import UserError
-from fmjax.models.layers import Embedding, Keys, constrain, dropout
-from fmjax.models.position_bias import sinusoids
-from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.layers.position_bias import sinusoids
+from fmjax.models.layers.primitives import Embedding, Keys, constrain, dropout
+from fmjax.models.layers.transformer_config import TransformerConfig
 
 Positions = Literal["learned", "sinusoidal", "sinusoidal_halves", "none"]
 

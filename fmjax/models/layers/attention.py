@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from fmjax.models.disentangled import disentangled_scores
-from fmjax.models.layers import (
+from fmjax.models.layers.disentangled import disentangled_scores
+from fmjax.models.layers.primitives import (
     Keys,
     Norm,
     constrain,

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from fmjax.models.attention import Attention
-from fmjax.models.layers import FeedForward, Keys, fold_keys, normal_init
-from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.layers.attention import Attention
+from fmjax.models.layers.primitives import FeedForward, Keys, fold_keys, normal_init
+from fmjax.models.layers.transformer_config import TransformerConfig
 
 
 class AttentionPooling(nn.Module):

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from fmjax.models.attention import Attention, KeyValueCache
-from fmjax.models.disentangled import log_bucket
-from fmjax.models.layers import (
+from fmjax.models.layers.attention import Attention, KeyValueCache
+from fmjax.models.layers.disentangled import log_bucket
+from fmjax.models.layers.mixture_of_experts import MixtureOfExperts, Router
+from fmjax.models.layers.position_bias import RelativeBias, alibi
+from fmjax.models.layers.primitives import (
     Dense,
     FeedForward,
     Keys,
@@ -22,9 +24,7 @@ from fmjax.models.layers import (
     fold_keys,
     normal_init,
 )
-from fmjax.models.mixture_of_experts import MixtureOfExperts, Router
-from fmjax.models.position_bias import RelativeBias, alibi
-from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.layers.transformer_config import TransformerConfig
 
 # What the backward pass keeps of a block; the rest is computed again.
 REMAT_POLICIES = {

@@ -10,9 +10,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
-from fmjax.models.layers import Dense, Keys, constant_init, fold_keys
-from fmjax.models.text_tower import TextTower
-from fmjax.models.vit import ViT, check_tower
+from fmjax.models.layers.primitives import Dense, Keys, constant_init, fold_keys
+from fmjax.models.multimodal.text_encoder import TextTower
+from fmjax.models.vision.vit import ViT, check_tower
 
 
 @configurable("clip")

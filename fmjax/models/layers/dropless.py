@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax.sharding import AbstractMesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from fmjax.models.grouped_dot import grouped_dot
+from fmjax.models.layers.grouped_dot import grouped_dot
 
 Kernels = dict[str, Array]
 FeedForward = Callable[[Array, Kernels, Callable], Array]

@@ -5,9 +5,9 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from fmjax.configurable import configurable
-from fmjax.models.bert import MaskedHead
 from fmjax.models.flops import attention_flops, multiplying_weights
-from fmjax.models.inputs import (
+from fmjax.models.language.bert import MaskedHead
+from fmjax.models.layers.inputs import (
     InputLayer,
     Positions,
     check_length,
@@ -17,10 +17,16 @@ from fmjax.models.inputs import (
     real_tokens,
     visible,
 )
-from fmjax.models.language_head import padded
-from fmjax.models.layers import ACTIVATIONS, Dense, Embedding, Keys, fold_keys
-from fmjax.models.transformer import Context, Stack
-from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.layers.language_head import padded
+from fmjax.models.layers.primitives import (
+    ACTIVATIONS,
+    Dense,
+    Embedding,
+    Keys,
+    fold_keys,
+)
+from fmjax.models.layers.transformer import Context, Stack
+from fmjax.models.layers.transformer_config import TransformerConfig
 
 
 @configurable("electra")

@@ -6,9 +6,14 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from fmjax.errors import UserError
-from fmjax.models.image_positions import Grid, PatchAxis, resize_positions, sincos_2d
-from fmjax.models.layers import constrain, matmul, normal_init, zeros_init
-from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.layers.image_positions import (
+    Grid,
+    PatchAxis,
+    resize_positions,
+    sincos_2d,
+)
+from fmjax.models.layers.primitives import constrain, matmul, normal_init, zeros_init
+from fmjax.models.layers.transformer_config import TransformerConfig
 
 
 def pair(size: int | tuple[int, int]) -> Grid:

@@ -8,11 +8,11 @@ from jaxtyping import Array, Bool, Float, Int
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.flops import attention_flops, multiplying_weights
-from fmjax.models.inputs import InputLayer, check_length, check_sizes, visible
-from fmjax.models.language_head import LanguageHead, padded
-from fmjax.models.layers import Embedding, Keys, fold_keys, normal_init
-from fmjax.models.transformer import Cache, Context, Stack, empty_cache
-from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.layers.inputs import InputLayer, check_length, check_sizes, visible
+from fmjax.models.layers.language_head import LanguageHead, padded
+from fmjax.models.layers.primitives import Embedding, Keys, fold_keys, normal_init
+from fmjax.models.layers.transformer import Cache, Context, Stack, empty_cache
+from fmjax.models.layers.transformer_config import TransformerConfig
 
 
 @configurable("caption_decoder")

@@ -9,17 +9,17 @@ from jaxtyping import Array, Bool, Int
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.flops import attention_flops, multiplying_weights
-from fmjax.models.inputs import (
+from fmjax.models.layers.inputs import (
     InputLayer,
     check_length,
     check_sizes,
     outputs,
     visible,
 )
-from fmjax.models.language_head import padded
-from fmjax.models.layers import Embedding, Keys, fold_keys
-from fmjax.models.transformer import Context, Stack
-from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.layers.language_head import padded
+from fmjax.models.layers.primitives import Embedding, Keys, fold_keys
+from fmjax.models.layers.transformer import Context, Stack
+from fmjax.models.layers.transformer_config import TransformerConfig
 
 Pooling = Literal["last_token", "eos", "highest_id", "last_place"]
 

@@ -6,9 +6,9 @@ from jaxtyping import Array, Float
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
-from fmjax.models.clip import of_unit_length
-from fmjax.models.layers import Dense, Keys, fold_keys
-from fmjax.models.vit import ViT, check_tower
+from fmjax.models.layers.primitives import Dense, Keys, fold_keys
+from fmjax.models.multimodal.clip import of_unit_length
+from fmjax.models.vision.vit import ViT, check_tower
 
 
 @configurable("simclr")

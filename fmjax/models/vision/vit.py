@@ -8,14 +8,14 @@ from jaxtyping import Array, Bool, Float
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
-from fmjax.models.attention_pooling import AttentionPooling, pooling_flops
 from fmjax.models.flops import attention_flops, multiplying_weights
-from fmjax.models.image_positions import Grid
-from fmjax.models.inputs import outputs
-from fmjax.models.layers import Dense, Keys, constrain, dropout, fold_keys
-from fmjax.models.patches import PatchEmbedding, check_image_sizes, grid_of, pair
-from fmjax.models.transformer import Context, Stack
-from fmjax.models.transformer_config import TransformerConfig
+from fmjax.models.layers.attention_pooling import AttentionPooling, pooling_flops
+from fmjax.models.layers.image_positions import Grid
+from fmjax.models.layers.inputs import outputs
+from fmjax.models.layers.patches import PatchEmbedding, check_image_sizes, grid_of, pair
+from fmjax.models.layers.primitives import Dense, Keys, constrain, dropout, fold_keys
+from fmjax.models.layers.transformer import Context, Stack
+from fmjax.models.layers.transformer_config import TransformerConfig
 
 Pooling = Literal[
     "class_token", "average", "class_token_and_average", "attention", "none"

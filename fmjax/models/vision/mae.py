@@ -8,12 +8,23 @@ from jaxtyping import Array, Float, Int
 
 from fmjax.configurable import configurable
 from fmjax.models.flops import attention_flops, multiplying_weights
-from fmjax.models.image_positions import Grid, PatchAxis, resize_positions, sincos_2d
-from fmjax.models.layers import Dense, Keys, constrain, fold_keys, normal_init
-from fmjax.models.patches import check_image_sizes, grid_of, pair
-from fmjax.models.transformer import Context, Stack
-from fmjax.models.transformer_config import TransformerConfig
-from fmjax.models.vit import ViT
+from fmjax.models.layers.image_positions import (
+    Grid,
+    PatchAxis,
+    resize_positions,
+    sincos_2d,
+)
+from fmjax.models.layers.patches import check_image_sizes, grid_of, pair
+from fmjax.models.layers.primitives import (
+    Dense,
+    Keys,
+    constrain,
+    fold_keys,
+    normal_init,
+)
+from fmjax.models.layers.transformer import Context, Stack
+from fmjax.models.layers.transformer_config import TransformerConfig
+from fmjax.models.vision.vit import ViT
 
 
 @configurable("mae")

@@ -4,13 +4,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from fmjax.configurable import configurable
-from fmjax.models.image_positions import Grid
-from fmjax.models.inputs import InputLayer, check_length, check_sizes
-from fmjax.models.language_head import LanguageHead, padded
-from fmjax.models.layers import Embedding, Keys, fold_keys, normal_init
-from fmjax.models.mae import MAE
-from fmjax.models.patches import grid_of, pair
-from fmjax.models.transformer import Context
+from fmjax.models.layers.image_positions import Grid
+from fmjax.models.layers.inputs import InputLayer, check_length, check_sizes
+from fmjax.models.layers.language_head import LanguageHead, padded
+from fmjax.models.layers.patches import grid_of, pair
+from fmjax.models.layers.primitives import Embedding, Keys, fold_keys, normal_init
+from fmjax.models.layers.transformer import Context
+from fmjax.models.vision.mae import MAE
 
 
 @configurable("m3ae")

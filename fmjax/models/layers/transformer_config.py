@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from fmjax.configurable import configurable, free
 from fmjax.errors import UserError
-from fmjax.models.layers import Norm
+from fmjax.models.layers.primitives import Norm
 
 
 @configurable("transformer")
@@ -62,7 +62,7 @@ class TransformerConfig:
         take init_std / sqrt(2 · num_layers), as in GPT-2 (Radford et al. 2019).
       dtype: of the computation; "auto" is bfloat16 on accelerators, float32 on CPUs.
         Parameters are float32 always.
-      attention: see `fmjax.models.attention.attend`.
+      attention: see `fmjax.models.layers.attention.attend`.
       scan_layers: one compiled block for all layers, their parameters stacked: compiles
         in a fraction of the time. False repeats the block, with parameters apart.
       remat: what the backward pass recomputes: "none"; "weights" keeps the products

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from fmjax.models.dropless import dropless
-from fmjax.models.layers import ACTIVATIONS, constrain, normal_init
+from fmjax.models.layers.dropless import dropless
+from fmjax.models.layers.primitives import ACTIVATIONS, constrain, normal_init
 
 Router = dict[str, Float[Array, " B"]]
 

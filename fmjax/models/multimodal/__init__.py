@@ -1,0 +1,1 @@
+"""Models of images and text, one family a file."""
