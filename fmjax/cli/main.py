@@ -107,7 +107,7 @@ def _generate(args) -> None:
 
 def _data(args) -> None:
     from fmjax.config.load import load_data
-    from fmjax.data.show import cache_folders, show
+    from fmjax.data.inspect.show import cache_folders, show
 
     data = load_data(args.config, args.bindings, args.trust)
     data.prepare()
@@ -120,7 +120,7 @@ def _data(args) -> None:
 
 
 def _tokenizer(args) -> None:
-    from fmjax.data.vocabularies import train_sentencepiece
+    from fmjax.data.tokenizers.vocabularies import train_sentencepiece
 
     train_sentencepiece(
         tuple(args.files),

@@ -14,8 +14,8 @@ import gin
 from fmjax.config import registry
 from fmjax.config.files import exists, find
 from fmjax.config.reader import Reader
-from fmjax.data.image_data import ImageData
-from fmjax.data.pipeline import Data
+from fmjax.data.images.image_data import ImageData
+from fmjax.data.text.text_data import Data
 from fmjax.errors import UserError
 from fmjax.training.experiment import Experiment
 

@@ -10,7 +10,7 @@ import xxhash
 from rich.console import Console
 from rich.progress import track
 
-from fmjax.data.text_pairs import text_pairs
+from fmjax.data.text.text_pairs import text_pairs
 from fmjax.errors import UserError
 from fmjax.inference.decoder import SourceDecoder, decoder_of
 from fmjax.inference.generate import beam_search

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from rich.console import Console
 from rich.progress import track
 
-from fmjax.data.image_data import ImageData
+from fmjax.data.images.image_data import ImageData
 from fmjax.errors import UserError
 from fmjax.evaluation.validation import check_tokenizer, data_of
 from fmjax.inference.load import Run, load

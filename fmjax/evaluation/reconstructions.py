@@ -6,8 +6,8 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from fmjax.data.contact_sheet import draw_sheet
-from fmjax.data.inspect_images import describe
+from fmjax.data.images.contact_sheet import draw_sheet
+from fmjax.data.inspect.images import describe
 from fmjax.sharding.mesh import batch_shards
 from fmjax.training.experiment import Experiment
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from fmjax.data.image_data import ImageData
-from fmjax.data.pipeline import Data
-from fmjax.data.tokenizers import load_tokenizer
+from fmjax.data.images.image_data import ImageData
+from fmjax.data.text.text_data import Data
+from fmjax.data.tokenizers.tokenizers import load_tokenizer
 from fmjax.errors import UserError
 from fmjax.evaluation.unigram import baseline
 from fmjax.run import directory as run_dirs

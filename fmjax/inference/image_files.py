@@ -7,8 +7,8 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Float
 
-from fmjax.data.image_decoding import FORMATS
-from fmjax.data.packing import BadRecord
+from fmjax.data.images.decoding import FORMATS
+from fmjax.data.text.packing import BadRecord
 from fmjax.errors import UserError
 from fmjax.inference.load import Run
 

@@ -15,7 +15,7 @@ from flax import linen as nn
 from jax.sharding import NamedSharding
 from jaxtyping import Array, ArrayLike, Float
 
-from fmjax.data.tokenizers import Tokenizer, load_tokenizer
+from fmjax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 from fmjax.errors import UserError
 from fmjax.inference.inputs import inputs_of, rows_apart
 from fmjax.run import directory as run_dir

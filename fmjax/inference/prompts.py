@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from fmjax.data.hugging_face_tokenizer import HuggingFaceTokenizer
-from fmjax.data.tokenizers import start_id
+from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
+from fmjax.data.tokenizers.tokenizers import start_id
 from fmjax.errors import UserError
 from fmjax.inference.decoder import (
     Decoder,

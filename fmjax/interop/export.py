@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from fmjax.data.tokenizers import load_tokenizer
+from fmjax.data.tokenizers.tokenizers import load_tokenizer
 from fmjax.errors import UserError, suggest
 from fmjax.interop import (
     generation_file,

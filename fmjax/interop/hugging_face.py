@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 
 from fmjax.config.render import render
-from fmjax.data.hugging_face_tokenizer import HuggingFaceTokenizer
+from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
 from fmjax.errors import UserError
 from fmjax.interop import generation_file, preprocessor_file
 from fmjax.interop.new_folder import new_folder

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fmjax.data.image_preprocessing import RESAMPLING, Preprocessing
+from fmjax.data.images.preprocessing import RESAMPLING, Preprocessing
 from fmjax.interop.options import Options
 
 FILE = "preprocessor_config.json"

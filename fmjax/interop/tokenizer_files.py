@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from fmjax.data.hugging_face_tokenizer import HuggingFaceTokenizer
-from fmjax.data.tokenizers import Tokenizer
+from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
+from fmjax.data.tokenizers.tokenizers import Tokenizer
 
 _SPECIALS = ("bos", "eos", "pad")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fmjax.config.load import load_experiment
 from fmjax.config.render import differences, render
-from fmjax.data.tokenizers import load_tokenizer
+from fmjax.data.tokenizers.tokenizers import load_tokenizer
 from fmjax.errors import UserError
 from fmjax.run import lock as run_lock
 from fmjax.training.experiment import Experiment

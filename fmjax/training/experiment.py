@@ -4,9 +4,9 @@ import dataclasses
 import typing
 
 from fmjax.configurable import configurable
-from fmjax.data.image_data import ImageData
-from fmjax.data.image_preprocessing import Preprocessing
-from fmjax.data.pipeline import Data
+from fmjax.data.images.image_data import ImageData
+from fmjax.data.images.preprocessing import Preprocessing
+from fmjax.data.text.text_data import Data
 from fmjax.optim.freezing import Freeze
 from fmjax.sharding.mesh import MeshConfig
 from fmjax.training.faults.bad_steps import BadSteps

@@ -12,7 +12,7 @@ from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 
 from fmjax.configurable import configurable, path
-from fmjax.data.tokenizers import Tokenizer
+from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError
 from fmjax.models.layers.image_positions import PatchAxis, resize_positions
 from fmjax.models.parameter_paths import Pattern, Slot, is_scanned, slots

@@ -12,16 +12,16 @@ from PIL import Image
 from scipy import stats
 from scipy.ndimage import gaussian_filter
 
-from fmjax.data.augmentation import Augmentations
-from fmjax.data.colour_jitter import ColourJitter, turn_hue
-from fmjax.data.flip import Flip
-from fmjax.data.gaussian_blur import GaussianBlur
-from fmjax.data.grayscale import Grayscale
-from fmjax.data.image_preprocessing import Preprocessing
-from fmjax.data.mixing import CutMix, Mixup
-from fmjax.data.rand_augment import OPERATIONS, RandAugment
-from fmjax.data.random_crop import PaddedCrop, RandomResizedCrop
-from fmjax.data.random_erasing import RandomErasing
+from fmjax.data.images.augment.augmentation import Augmentations
+from fmjax.data.images.augment.colour_jitter import ColourJitter, turn_hue
+from fmjax.data.images.augment.flip import Flip
+from fmjax.data.images.augment.gaussian_blur import GaussianBlur
+from fmjax.data.images.augment.grayscale import Grayscale
+from fmjax.data.images.augment.mixing import CutMix, Mixup
+from fmjax.data.images.augment.rand_augment import OPERATIONS, RandAugment
+from fmjax.data.images.augment.random_crop import PaddedCrop, RandomResizedCrop
+from fmjax.data.images.augment.random_erasing import RandomErasing
+from fmjax.data.images.preprocessing import Preprocessing
 from fmjax.errors import UserError
 
 PIXELS = picture(0, 16, 16)

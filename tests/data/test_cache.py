@@ -9,12 +9,12 @@ import pytest
 import safetensors.numpy
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from fmjax.data import folders
-from fmjax.data.batches import Records, eval_batches, train_batches
-from fmjax.data.cache import CacheKey, build_cache, is_built, open_cache
-from fmjax.data.documents import Tokenized
-from fmjax.data.packing import Layout
-from fmjax.data.tokenizers import ByteTokenizer, load_tokenizer
+from fmjax.data.runtime import folders
+from fmjax.data.runtime.batches import Records, eval_batches, train_batches
+from fmjax.data.runtime.cache import CacheKey, build_cache, is_built, open_cache
+from fmjax.data.tasks.documents import Tokenized
+from fmjax.data.text.packing import Layout
+from fmjax.data.tokenizers.tokenizers import ByteTokenizer, load_tokenizer
 from fmjax.errors import UserError
 
 TOKENIZER = ByteTokenizer()

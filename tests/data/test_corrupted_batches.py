@@ -5,16 +5,16 @@ import functools
 import numpy as np
 import pytest
 
-from fmjax.data.corruption_mixture import CorruptionMixture
-from fmjax.data.infilling import Infilling
-from fmjax.data.inspect import inspect
-from fmjax.data.masking import Masking
-from fmjax.data.pipeline import Data
-from fmjax.data.prefix_lm import PrefixLM
-from fmjax.data.sources import TextFiles
-from fmjax.data.span_corruption import SpanCorruption
-from fmjax.data.tasks import TextTask
-from fmjax.data.vocabularies import Bytes, Characters
+from fmjax.data.inspect.text import inspect
+from fmjax.data.sources.text_files import TextFiles
+from fmjax.data.tasks.text_tasks import TextTask
+from fmjax.data.text.corruption.infilling import Infilling
+from fmjax.data.text.corruption.mixture import CorruptionMixture
+from fmjax.data.text.corruption.prefix_lm import PrefixLM
+from fmjax.data.text.corruption.span_corruption import SpanCorruption
+from fmjax.data.text.masking import Masking
+from fmjax.data.text.text_data import Data
+from fmjax.data.tokenizers.vocabularies import Bytes, Characters
 from fmjax.errors import UserError
 
 LINES = [f"Line {i} says {'na ' * (i % 7)}ä. So it is." for i in range(80)]

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from image_files import encoded, picture
 from PIL import Image, ImageOps
 
-from fmjax.data import image_decoding
-from fmjax.data.image_decoding import check_picture, read_picture
-from fmjax.data.image_preprocessing import Preprocessing
-from fmjax.data.packing import BadRecord
+from fmjax.data.images import decoding as image_decoding
+from fmjax.data.images.decoding import check_picture, read_picture
+from fmjax.data.images.preprocessing import Preprocessing
+from fmjax.data.text.packing import BadRecord
 from fmjax.errors import UserError
 from fmjax.inference.image_files import read_images
 

@@ -12,18 +12,18 @@ from sklearn.datasets import load_digits
 
 from fmjax.config import files as config_files
 from fmjax.config.load import load_data
-from fmjax.data.digits import Digits
-from fmjax.data.image_data import ImageData
-from fmjax.data.image_folder import ImageFolder
-from fmjax.data.image_task import ImageTask
-from fmjax.data.mixing import CutMix, Mixup
-from fmjax.data.mixture import Mixture
-from fmjax.data.pipeline import Data
-from fmjax.data.random_crop import RandomResizedCrop
-from fmjax.data.seqio_import import import_seqio
-from fmjax.data.tasks import SeqioTask
-from fmjax.data.tfds_images import TfdsImages
-from fmjax.data.vocabularies import Characters
+from fmjax.data.images.augment.mixing import CutMix, Mixup
+from fmjax.data.images.augment.random_crop import RandomResizedCrop
+from fmjax.data.images.image_data import ImageData
+from fmjax.data.sources.digits import Digits
+from fmjax.data.sources.image_folder import ImageFolder
+from fmjax.data.sources.tfds_images import TfdsImages
+from fmjax.data.tasks.image_task import ImageTask
+from fmjax.data.tasks.mixture import Mixture
+from fmjax.data.tasks.seqio_import import import_seqio
+from fmjax.data.tasks.text_tasks import SeqioTask
+from fmjax.data.text.text_data import Data
+from fmjax.data.tokenizers.vocabularies import Characters
 from fmjax.errors import UserError
 
 

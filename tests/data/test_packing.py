@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmjax.data.packing import Layout, empty_record
+from fmjax.data.text.packing import Layout, empty_record
 
 EOS, BOS = 1, 2
 documents_of = st.lists(st.lists(st.integers(3, 50), max_size=40), max_size=12)

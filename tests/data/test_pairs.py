@@ -5,15 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmjax.data import documents, pair_files
-from fmjax.data.pair_files import PairFiles
-from fmjax.data.pairs import Pairs
-from fmjax.data.pipeline import Data
-from fmjax.data.seqio_import import import_seqio
-from fmjax.data.span_corruption import SpanCorruption
-from fmjax.data.tasks import SeqioTask, TextTask
-from fmjax.data.text_pairs import text_pairs
-from fmjax.data.vocabularies import Bytes, Characters
+from fmjax.data.sources import pair_files
+from fmjax.data.sources.pair_files import PairFiles
+from fmjax.data.tasks import documents
+from fmjax.data.tasks.seqio_import import import_seqio
+from fmjax.data.tasks.text_tasks import SeqioTask, TextTask
+from fmjax.data.text.corruption.span_corruption import SpanCorruption
+from fmjax.data.text.pairs import Pairs
+from fmjax.data.text.text_data import Data
+from fmjax.data.text.text_pairs import text_pairs
+from fmjax.data.tokenizers.vocabularies import Bytes, Characters
 from fmjax.errors import UserError
 
 EOS = 1
@@ -193,7 +194,7 @@ def test_pairs_to_score_are_read_to_the_end_or_not_at_all(tmp_path, monkeypatch)
         yield from read(dataset, name, skipped)
 
     read = documents.read_examples
-    monkeypatch.setattr("fmjax.data.text_pairs.read_examples", damaged)
+    monkeypatch.setattr("fmjax.data.text.text_pairs.read_examples", damaged)
     with pytest.raises(UserError, match=r"1 pairs cannot be read.*file 1, record 7"):
         text_pairs(data)
 

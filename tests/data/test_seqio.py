@@ -10,16 +10,17 @@ import textwrap
 import numpy as np
 import pytest
 
-from fmjax.data import documents, tfds
-from fmjax.data.inspect import inspect
-from fmjax.data.mixture import Mixture
-from fmjax.data.pipeline import Data
-from fmjax.data.seqio_import import import_seqio
-from fmjax.data.sources import TextFiles
-from fmjax.data.tasks import SeqioTask, TextTask
-from fmjax.data.tfds import Tfds
-from fmjax.data.tokenizers import ByteTokenizer, CharacterTokenizer
-from fmjax.data.vocabularies import Bytes, Characters, SentencePiece
+from fmjax.data.inspect.text import inspect
+from fmjax.data.sources import tfds
+from fmjax.data.sources.text_files import TextFiles
+from fmjax.data.sources.tfds import Tfds
+from fmjax.data.tasks import documents
+from fmjax.data.tasks.mixture import Mixture
+from fmjax.data.tasks.seqio_import import import_seqio
+from fmjax.data.tasks.text_tasks import SeqioTask, TextTask
+from fmjax.data.text.text_data import Data
+from fmjax.data.tokenizers.tokenizers import ByteTokenizer, CharacterTokenizer
+from fmjax.data.tokenizers.vocabularies import Bytes, Characters, SentencePiece
 from fmjax.errors import UserError
 
 LINES = [f"line {i} says {'na ' * (i % 5)}ä" for i in range(60)]
@@ -466,10 +467,10 @@ def test_a_cache_is_read_without_tensorflow_and_seqio(tmp_path, text):
         import sys
         for name in ("tensorflow", "seqio", "tensorflow_text", "tensorflow_datasets"):
             sys.modules[name] = None
-        from fmjax.data.pipeline import Data
-        from fmjax.data.sources import TextFiles
-        from fmjax.data.tasks import SeqioTask, TextTask
-        from fmjax.data.vocabularies import SentencePiece
+        from fmjax.data.text.text_data import Data
+        from fmjax.data.sources.text_files import TextFiles
+        from fmjax.data.tasks.text_tasks import SeqioTask, TextTask
+        from fmjax.data.tokenizers.vocabularies import SentencePiece
         from fmjax.errors import UserError
         source = TextFiles({text!r}, document="line")
         lines = TextTask(source, SentencePiece(vocab_size=310), name="lines")

@@ -1,9 +1,9 @@
 import pytest
 
-from fmjax.data import sources
-from fmjax.data.sources import TextFiles
-from fmjax.data.stdlib import PythonStdlib, _stdlib_packages
-from fmjax.data.tfds import Tfds
+from fmjax.data.sources import text_files as sources
+from fmjax.data.sources.stdlib import PythonStdlib, _stdlib_packages
+from fmjax.data.sources.text_files import TextFiles
+from fmjax.data.sources.tfds import Tfds
 from fmjax.errors import UserError
 
 

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmjax.data.hugging_face_tokenizer import HuggingFaceTokenizer
-from fmjax.data.seqio_import import import_seqio
-from fmjax.data.sources import TextFiles
-from fmjax.data.stdlib import PythonStdlib
-from fmjax.data.tokenizers import (
+from fmjax.data.sources.stdlib import PythonStdlib
+from fmjax.data.sources.text_files import TextFiles
+from fmjax.data.tasks.seqio_import import import_seqio
+from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
+from fmjax.data.tokenizers.tokenizers import (
     DESCRIPTOR,
     ByteTokenizer,
     CharacterTokenizer,
@@ -18,7 +18,7 @@ from fmjax.data.tokenizers import (
     load_tokenizer,
     start_id,
 )
-from fmjax.data.vocabularies import (
+from fmjax.data.tokenizers.vocabularies import (
     Bytes,
     Characters,
     SentencePiece,

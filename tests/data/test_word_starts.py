@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import small_tokenizers as small
 
-from fmjax.data.hugging_face_tokenizer import HuggingFaceTokenizer
-from fmjax.data.masking import Masking
-from fmjax.data.stdlib import PythonStdlib
-from fmjax.data.tokenizers import ByteTokenizer, CharacterTokenizer
-from fmjax.data.vocabularies import SentencePiece
+from fmjax.data.sources.stdlib import PythonStdlib
+from fmjax.data.text.masking import Masking
+from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
+from fmjax.data.tokenizers.tokenizers import ByteTokenizer, CharacterTokenizer
+from fmjax.data.tokenizers.vocabularies import SentencePiece
 from fmjax.errors import UserError
 
 TEXT = "the cat sat on the mat\nand the dog sat\n\nan\tidea or  a lot of ideas"

@@ -12,12 +12,12 @@ from flax import linen as nn
 
 from fmjax.cli.main import main
 from fmjax.config.render import render
-from fmjax.data.pair_files import PairFiles
-from fmjax.data.pipeline import Data
-from fmjax.data.sources import TextFiles
-from fmjax.data.tasks import TextTask
-from fmjax.data.tokenizers import ByteTokenizer
-from fmjax.data.vocabularies import Bytes
+from fmjax.data.sources.pair_files import PairFiles
+from fmjax.data.sources.text_files import TextFiles
+from fmjax.data.tasks.text_tasks import TextTask
+from fmjax.data.text.text_data import Data
+from fmjax.data.tokenizers.tokenizers import ByteTokenizer
+from fmjax.data.tokenizers.vocabularies import Bytes
 from fmjax.errors import UserError
 from fmjax.evaluation.bleu import bleu_of_run
 from fmjax.models.language.seq2seq import Seq2Seq

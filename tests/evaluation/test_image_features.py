@@ -6,9 +6,9 @@ import pytest
 from flax import linen as nn
 
 from fmjax.config.render import render
-from fmjax.data.digits import Digits
-from fmjax.data.image_preprocessing import Preprocessing
-from fmjax.data.tokenizers import CharacterTokenizer
+from fmjax.data.images.preprocessing import Preprocessing
+from fmjax.data.sources.digits import Digits
+from fmjax.data.tokenizers.tokenizers import CharacterTokenizer
 from fmjax.errors import UserError
 from fmjax.evaluation.image_features import load_images
 from fmjax.evaluation.validation import evaluate_run

@@ -14,14 +14,14 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 
 from fmjax.config.load import load_experiment
 from fmjax.config.render import render
-from fmjax.data import cache
-from fmjax.data.character_tokenizer import CharacterTokenizer
-from fmjax.data.hugging_face_tokenizer import HuggingFaceTokenizer
-from fmjax.data.image_folder import ImageFolder
-from fmjax.data.packing import Layout
-from fmjax.data.pairs import Pairs
-from fmjax.data.saved_tokenizer import SavedTokenizer
-from fmjax.data.tokenizers import ByteTokenizer
+from fmjax.data.runtime import cache
+from fmjax.data.sources.image_folder import ImageFolder
+from fmjax.data.text.packing import Layout
+from fmjax.data.text.pairs import Pairs
+from fmjax.data.tokenizers.characters import CharacterTokenizer
+from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
+from fmjax.data.tokenizers.saved_tokenizer import SavedTokenizer
+from fmjax.data.tokenizers.tokenizers import ByteTokenizer
 from fmjax.errors import UserError
 from fmjax.interop import preprocessor_file
 from fmjax.interop.saved_model import read_model

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fmjax.data.cached_data import CachedData
+from fmjax.data.runtime.cached_data import CachedData
 
 FOREVER_SECONDS = 10_000
 

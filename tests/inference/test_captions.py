@@ -12,8 +12,8 @@ from flax import linen as nn
 
 from fmjax.cli.main import main
 from fmjax.config.render import render
-from fmjax.data.image_preprocessing import Preprocessing
-from fmjax.data.tokenizers import CharacterTokenizer
+from fmjax.data.images.preprocessing import Preprocessing
+from fmjax.data.tokenizers.tokenizers import CharacterTokenizer
 from fmjax.errors import UserError
 from fmjax.inference.beam_search import beam_search_tokens
 from fmjax.inference.generate import beam_search, generate, with_prompt

@@ -8,8 +8,8 @@ import pytest
 from random_writers import build
 from small_tokenizers import CORPUS, byte_level
 
-from fmjax.data.hugging_face_tokenizer import HuggingFaceTokenizer
-from fmjax.data.tokenizers import ByteTokenizer, CharacterTokenizer
+from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
+from fmjax.data.tokenizers.tokenizers import ByteTokenizer, CharacterTokenizer
 from fmjax.errors import UserError
 from fmjax.inference import generate as generation
 from fmjax.inference.generate import beam_search, generate, with_prompt

@@ -7,7 +7,7 @@ from flax import linen as nn
 
 import fmjax
 from fmjax.config.render import render
-from fmjax.data.tokenizers import ByteTokenizer
+from fmjax.data.tokenizers.tokenizers import ByteTokenizer
 from fmjax.errors import UserError
 from fmjax.models.language.gpt import GPT
 from fmjax.models.layers.transformer import TransformerConfig

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 import fmjax
 from fmjax.cli.main import main
 from fmjax.config.render import render
-from fmjax.data.tokenizers import ByteTokenizer
+from fmjax.data.tokenizers.tokenizers import ByteTokenizer
 from fmjax.errors import UserError
 from fmjax.interop.export import describe, export_model
 from fmjax.interop.hugging_face import import_model

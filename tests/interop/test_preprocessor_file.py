@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 import fmjax
-from fmjax.data.image_preprocessing import Preprocessing
+from fmjax.data.images.preprocessing import Preprocessing
 from fmjax.errors import UserError
 from fmjax.interop import preprocessor_file
 from fmjax.interop.export import export_model

@@ -15,7 +15,7 @@ from models.test_vision_sizes import COUNTS as VISION
 
 from fmjax.config import files as config_files
 from fmjax.config.load import load_experiment
-from fmjax.data.vocabularies import Bytes
+from fmjax.data.tokenizers.vocabularies import Bytes
 from fmjax.models.language.bert import Bert
 from fmjax.models.parameter_paths import slots
 from fmjax.objectives.masked_lm import MaskedLM

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from fmjax.data.masking import Masking
+from fmjax.data.text.masking import Masking
 from fmjax.errors import UserError
 from fmjax.models.language.bert import Bert
 from fmjax.models.language.electra import Electra

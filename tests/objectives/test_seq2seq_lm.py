@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from fmjax.data.encoder_decoder_row import encoder_decoder_row
+from fmjax.data.text.encoder_decoder_row import encoder_decoder_row
 from fmjax.models.language.seq2seq import Seq2Seq
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM

@@ -68,7 +68,7 @@ def test_its_loss_is_that_of_transformers(hf_dir, tmp_path, monkeypatch):
 
 
 def test_a_folder_without_one_is_refused(tmp_path):
-    from fmjax.data.saved_tokenizer import SavedTokenizer
+    from fmjax.data.tokenizers.saved_tokenizer import SavedTokenizer
 
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(UserError, match=r"saved_tokenizer\.folder"):

@@ -19,8 +19,8 @@ from tokenizers import (  # noqa: E402
 )
 
 import fmjax  # noqa: E402
-from fmjax.data.hugging_face_tokenizer import HuggingFaceTokenizer  # noqa: E402
-from fmjax.data.tokenizers import load_tokenizer  # noqa: E402
+from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer  # noqa: E402
+from fmjax.data.tokenizers.tokenizers import load_tokenizer  # noqa: E402
 from fmjax.errors import UserError  # noqa: E402
 from fmjax.inference.generate import generate  # noqa: E402
 from fmjax.interop.hugging_face import import_model  # noqa: E402

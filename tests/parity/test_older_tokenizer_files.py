@@ -11,8 +11,8 @@ pytest.importorskip("tokenizers")
 import sentencepiece as spm
 import small_tokenizers as small
 
-from fmjax.data.hugging_face_tokenizer import HuggingFaceTokenizer
-from fmjax.data.tokenizers import load_tokenizer
+from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
+from fmjax.data.tokenizers.tokenizers import load_tokenizer
 from fmjax.errors import UserError
 
 
@@ -223,7 +223,7 @@ def test_loading_needs_neither_tensorflow_nor_transformers(tmp_path):
 import sys
 for name in ("tensorflow", "tensorflow_text", "seqio", "transformers", "torch"):
     sys.modules[name] = None
-from fmjax.data.tokenizers import load_tokenizer
+from fmjax.data.tokenizers.tokenizers import load_tokenizer
 tokenizer = load_tokenizer(sys.argv[1])
 print(tokenizer.decode(tokenizer.encode("the cat")))
 """

@@ -9,9 +9,9 @@ transformers = pytest.importorskip("transformers")
 
 import small_tokenizers as small  # noqa: E402
 
-from fmjax.data.hugging_face_families import NAMES  # noqa: E402
-from fmjax.data.hugging_face_tokenizer import HuggingFaceTokenizer  # noqa: E402
-from fmjax.data.tokenizers import from_seqio, load_tokenizer  # noqa: E402
+from fmjax.data.tokenizers.huggingface.families import NAMES  # noqa: E402
+from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer  # noqa: E402
+from fmjax.data.tokenizers.tokenizers import from_seqio, load_tokenizer  # noqa: E402
 
 ROBERTA = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 GPT2 = ("<|endoftext|>",)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from on_meshes import build, random_state
 
-from fmjax.data.character_tokenizer import CharacterTokenizer
-from fmjax.data.tokenizers import ByteTokenizer
+from fmjax.data.tokenizers.characters import CharacterTokenizer
+from fmjax.data.tokenizers.tokenizers import ByteTokenizer
 from fmjax.errors import UserError
 from fmjax.models.language.bert import Bert
 from fmjax.models.language.seq2seq import Seq2Seq

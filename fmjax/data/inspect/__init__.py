@@ -1,0 +1,1 @@
+"""What `fmjax data` shows."""

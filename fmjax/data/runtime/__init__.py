@@ -1,0 +1,1 @@
+"""The cache on disk, and batches out of it."""

@@ -1,0 +1,340 @@
+"""The offline cache: rows of one split of one task as ArrayRecord shards.
+
+A cache is a folder named after a digest of everything that shaped it, so a changed
+source, tokenizer or length finds another folder and nothing is ever stale. Opening one
+needs neither TensorFlow nor seqio.
+"""
+
+import contextlib
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import safetensors.numpy
+from array_record.python.array_record_module import ArrayRecordWriter
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from fmjax.data.runtime.folders import atomic_folder, digest_of
+from fmjax.data.tasks.corrupt_fraction import check_bad_share
+from fmjax.data.tasks.documents import Skipped
+from fmjax.data.text.packing import Record, RowLayout
+from fmjax.data.tokenizers.tokenizers import Tokenizer
+from fmjax.errors import UserError
+
+# Raised whenever the meaning or the form of records changes.
+FORMAT_VERSION = 1
+_METADATA = "metadata.json"
+_SHARD_BYTES = 1 << 28
+# One record a group, for random access; ids are small already, so no compression.
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+
+
+class Example(Protocol):
+    """What a cache is built of.
+
+    Attributes:
+      num_tokens: of its text.
+      size: bytes of its text or image, or None if the task does not keep them.
+      content: what the layout makes records of.
+    """
+
+    num_tokens: int
+    size: int | None
+    content: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheKey:
+    """Names a cache: whatever changes its rows changes the key.
+
+    Attributes:
+      task: seqio's name of the task.
+      split: "train" or "validation".
+      documents: what shapes the tokenized documents (see `tasks.Member.keys`).
+      layout: how they become rows.
+    """
+
+    task: str
+    split: str
+    documents: dict
+    layout: RowLayout
+
+    def as_json(self) -> dict:
+        """What metadata.json repeats of the key."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "task": self.task,
+            "split": self.split,
+            "documents": self.documents,
+            "layout": self.layout.cache_key(),
+        }
+
+    def folder(self, root: Path) -> Path:
+        """Where the cache lies under the root of all caches."""
+        name = f"{self.task}-{self.split}-{self.layout.name}"
+        return root / "rows" / f"{name}-{digest_of(self.as_json())}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """An opened cache.
+
+    Attributes:
+      folder: where it lies.
+      shards: its ArrayRecord files in order.
+      rows: number of records.
+      documents: documents, or images, that went in.
+      skipped: those left out as broken.
+      skipped_names: the first of those.
+      tokens: tokens of the documents, EOS included.
+      bytes: bytes of their text or images, None if the task does not keep the text.
+      targets: targets that count, over all rows.
+      padding_share: share of positions whose target does not count.
+      seconds: time it took to build.
+    """
+
+    folder: Path
+    shards: tuple[Path, ...]
+    rows: int
+    documents: int
+    skipped: int
+    skipped_names: tuple[str, ...]
+    tokens: int
+    bytes: int | None
+    targets: int
+    padding_share: float
+    seconds: float
+
+
+def is_built(root: Path, key: CacheKey) -> bool:
+    """Whether the cache's folder is there; folders appear only when complete."""
+    return (key.folder(root) / _METADATA).is_file()
+
+
+def build_cache(
+    root: Path,
+    key: CacheKey,
+    documents: Callable[[Skipped], Iterable[Example]],
+    tokenizer: Tokenizer | None,
+    total_bytes: int | None = None,
+    bad_share: float = 1.0,
+) -> Cache:
+    """Writes a cache unless it is there already, and opens it.
+
+    Args:
+      root: root of all caches.
+      key: names the cache; its layout makes the rows.
+      documents: gives the tokenized documents, noting those it leaves out.
+      tokenizer: whose files are stored beside the rows, if there is one.
+      total_bytes: bytes of all documents, roughly, for the progress bar.
+      bad_share: of the documents that may be broken, see `fmjax.data.tasks.corrupt_fraction`.
+
+    Raises:
+      UserError: the split holds no rows, too much of it is broken, or the folder cannot
+        be written.
+    """
+    if key.folder(root).exists():
+        return open_cache(root, key)
+    started = time.monotonic()
+    skipped = Skipped()
+    counts = {"documents": 0, "tokens": 0, "bytes": 0, "rows": 0}
+    counts |= {"targets": 0, "room": 0}
+    sized = True
+    small = tokenizer is not None and tokenizer.vocab_size <= 1 << 16
+    dtype = np.uint16 if small else np.int32
+    with (
+        atomic_folder(key.folder(root)) as folder,
+        _progress(f"{key.task} {key.split}", total_bytes) as advance,
+    ):
+
+        def counted() -> Iterator[Any]:
+            nonlocal sized
+            for document in documents(skipped):
+                counts["documents"] += 1
+                counts["tokens"] += document.num_tokens
+                counts["bytes"] += document.size or 0
+                sized = sized and document.size is not None
+                advance(document.size or 0, counts["documents"])
+                yield document.content
+
+        def encoded() -> Iterator[bytes]:
+            for record in key.layout.records(counted()):
+                counts["rows"] += 1
+                used, room = key.layout.filled(record)
+                counts["targets"] += used
+                counts["room"] += room
+                yield _encode(record, dtype)
+
+        shards = _write_shards(folder, encoded())
+        if not counts["rows"]:
+            raise UserError(
+                f"The {key.split} split of {key.task} gives no rows: it has "
+                f"{counts['documents']} examples, and {skipped.count} left out as "
+                f"broken{_examples(skipped)}."
+            )
+        total = counts["documents"] + skipped.count
+        check_bad_share(skipped.count, total, bad_share, key.task, skipped.names)
+        if tokenizer is not None:
+            tokenizer.save(folder / "tokenizer")
+        metadata = {
+            "key": key.as_json(),
+            "padding_share": 1 - counts["targets"] / counts.pop("room"),
+            **counts,
+            "bytes": counts["bytes"] if sized else None,
+            "skipped": skipped.count,
+            "skipped_names": skipped.names,
+            "seconds": round(time.monotonic() - started, 3),
+            "shards": shards,
+        }
+        (folder / _METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
+    if skipped.count:
+        _say(f"{skipped.count} examples left out as broken{_examples(skipped)}")
+    return open_cache(root, key)
+
+
+def open_cache(root: Path, key: CacheKey) -> Cache:
+    """Opens a cache, checking that it is what the key asks for and that it is whole.
+
+    Raises:
+      UserError: it is missing or damaged; the message names the file.
+    """
+    folder = key.folder(root)
+    file = folder / _METADATA
+    remedy = f"Delete {folder} to have it built again."
+    try:
+        metadata = json.loads(file.read_bytes())
+        if digest_of(metadata["key"]) != digest_of(key.as_json()):
+            raise UserError(f"{file} describes another cache than its name. {remedy}")
+        sizes = dict(metadata["shards"])
+        fields = [field.name for field in dataclasses.fields(Cache)[2:]]
+        values = {name: metadata[name] for name in fields}
+        values["skipped_names"] = tuple(values["skipped_names"])
+        _check_kinds(values, sizes)
+    except FileNotFoundError:
+        if folder.exists():
+            raise UserError(f"{file} is missing. {remedy}") from None
+        raise UserError(
+            f"The {key.split} split of {key.task} is not cached: there is no {file}. "
+            "`fmjax data cache` builds it."
+        ) from None
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{file} is damaged ({error!r}). {remedy}") from error
+    for name, size in sizes.items():
+        shard = folder / Path(name).name
+        try:
+            found = shard.stat().st_size if shard.is_file() else None
+        except OSError as error:  # No name for a file.
+            raise UserError(f"{file} is damaged ({error!r}). {remedy}") from error
+        if found != size:
+            state = "is missing" if found is None else f"has {found} bytes"
+            raise UserError(f"{shard} {state}; expected {size} bytes. {remedy}")
+    shards = tuple(folder / Path(name).name for name in sizes)
+    return Cache(folder=folder, shards=shards, **values)
+
+
+def decode_record(record: bytes) -> Record:
+    """A dict of arrays out of the bytes of a record; raises if they are damaged."""
+    arrays = safetensors.numpy.load(record)
+    for name, array in arrays.items():
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise ValueError(
+                f"{name} is {array.dtype} {list(array.shape)}; expected integers [N]"
+            )
+    lengths = arrays.get("lengths", np.zeros(0, np.int32))
+    # So that no sum of them overflows to what layouts expect.
+    most = arrays["tokens"].size if lengths.size else 0
+    if lengths.size and not 0 <= lengths.min() <= lengths.max() <= most:
+        raise ValueError(f"a length of {lengths.min()} or {lengths.max()} of {most}")
+    return arrays
+
+
+def _check_kinds(values: dict[str, Any], sizes: dict) -> None:
+    """Raises TypeError where metadata.json has something else than a cache's writer."""
+    kinds: dict[str, Any] = dict.fromkeys(values, int)
+    kinds |= {"padding_share": (int, float), "seconds": (int, float)}
+    kinds |= {"bytes": (int, type(None)), "skipped_names": tuple}
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, kinds[name]):
+            raise TypeError(f"{name} = {value!r:.200}")
+    if not all(type(n) is str and type(size) is int for n, size in sizes.items()):
+        raise TypeError(f"shards = {sizes!r:.200}")
+
+
+def _encode(record: Record, dtype) -> bytes:
+    arrays = {
+        name: np.ascontiguousarray(array, dtype if name == "tokens" else array.dtype)
+        for name, array in record.items()
+    }
+    return safetensors.numpy.save(arrays)
+
+
+def _write_shards(folder: Path, records: Iterable[bytes]) -> dict[str, int]:
+    """Writes shards of bounded size; returns their sizes by name."""
+    sizes = {}
+    writer, written = None, 0
+    try:
+        for record in records:
+            if writer is None:
+                name = f"rows-{len(sizes):05d}.array_record"
+                sizes[name] = 0
+                writer = ArrayRecordWriter(str(folder / name), _WRITER_OPTIONS)
+            writer.write(record)
+            written += len(record)
+            if written >= _SHARD_BYTES:
+                writer.close()
+                writer, written = None, 0
+    finally:
+        if writer is not None:
+            writer.close()
+    return {name: (folder / name).stat().st_size for name in sizes}
+
+
+@contextlib.contextmanager
+def _progress(title: str, total_bytes: int | None):
+    """Yields `advance(bytes, documents)`: a bar on a terminal, a line now and then."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = ("{task.description}", BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, "MB", TimeRemainingColumn(), console=console) as bar:
+            total = None if total_bytes is None else max(1, round(total_bytes / 1e6))
+            task = bar.add_task(f"Caching {title}", total=total)
+            size = 0
+
+            def advance(more: int, documents: int) -> None:
+                nonlocal size
+                del documents
+                size += more
+                bar.update(task, completed=int(size / 1e6))
+
+            yield advance
+            bar.update(task, completed=total or int(size / 1e6))
+        return
+
+    size, said = 0, time.monotonic()
+    _say(f"Caching {title}")
+
+    def advance(more: int, documents: int) -> None:
+        nonlocal size, said
+        size += more
+        if time.monotonic() - said > 10:
+            said = time.monotonic()
+            share = f" of some {total_bytes / 1e6:.0f}" if total_bytes else ""
+            _say(f"Caching {title}: {documents} examples, {size / 1e6:.0f}{share} MB")
+
+    yield advance
+
+
+def _examples(skipped: Skipped) -> str:
+    return f" ({', '.join(skipped.names[:3])}, …)" if skipped.names else ""
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,201 @@
+"""What data of every kind has in common: tasks, caches, and batches out of them."""
+
+import abc
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from fmjax.data.runtime import batches
+from fmjax.data.runtime.cache import Cache, CacheKey, is_built, open_cache
+from fmjax.data.runtime.folders import cache_root, digest_of, wait_until
+from fmjax.data.tasks.text_tasks import Member
+from fmjax.data.text.packing import RowLayout, empty_record
+from fmjax.data.tokenizers.tokenizers import Tokenizer
+from fmjax.errors import UserError
+
+
+class CachedData(abc.ABC):
+    """Tasks whose examples are cached once and made into rows whenever they are read.
+
+    What a subclass, a frozen dataclass, says is how examples become records of a cache
+    and those become rows.
+
+    Attributes:
+      train: the task or mixture to train on: its `train` split.
+      validation: whose `validation` split is evaluated; that of `train` if None.
+      cache_dir: where caches are kept; $FMJAX_CACHE or ~/.cache/fmjax if None.
+      threads: that make batches.
+      prefetch: batches made ahead.
+      bad_share: of the examples that may be broken. Those are left out of the cache, or
+        read as rows without weight, and named; more of them, and more than ten, end
+        the run.
+    """
+
+    @functools.cached_property
+    def root(self) -> Path:
+        """Root of all caches."""
+        return cache_root(self.cache_dir)
+
+    def tokenizer(self) -> Tokenizer | None:
+        """The vocabulary, made from the train split's text on first use; None for none.
+
+        Raises:
+          UserError: the tasks of `train` and `validation` do not share one.
+        """
+        return self._tokenizer
+
+    def prepare(self) -> None:
+        """Builds whatever is missing: tokenizer and caches.
+
+        Safe to run in several processes, but wasteful: let one prepare and the others
+        `wait_until_prepared`.
+        """
+        for member, key in self._keys("train") + self._keys("validation"):
+            if not is_built(self.root, key):
+                self._build(member, key)
+
+    def wait_until_prepared(self, timeout_seconds: float = 3600) -> None:
+        """Waits for another process's `prepare`; raises TimeoutError."""
+        wait_until(self._tokenizers_are_built, "the tokenizer", timeout_seconds)
+        wait_until(self.is_prepared, "the caches", timeout_seconds)
+
+    def is_prepared(self) -> bool:
+        """Whether `prepare` has nothing left to do."""
+        if not self._tokenizers_are_built():
+            return False
+        keys = self._keys("train") + self._keys("validation")
+        return all(is_built(self.root, key) for _, key in keys)
+
+    def row_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each array of a training row."""
+        row = self._layout("train").row(empty_record(), np.random.default_rng)
+        return {name: array.shape for name, array in row.items()}
+
+    def train_batches(self, batch_size: int, rows: range, seed: int):
+        """Endless batches with `get_state`, `set_state`, `close` and `bad_rows`.
+
+        Args:
+          batch_size: rows of the global batch.
+          rows: those that this process reads, contiguous.
+          seed: of the order and of all that is random in a row.
+
+        Returns:
+          Iterator of dicts of arrays [B, …], their shapes as in `row_shapes`.
+        """
+        return batches.train_batches(
+            self.records("train"),
+            [member.rate for member, _ in self._keys("train")],
+            batch_size=batch_size,
+            rows=rows,
+            seed=seed,
+            threads=self.threads,
+            prefetch=self.prefetch,
+        )
+
+    def eval_batches(
+        self,
+        batch_size: int,
+        rows: range,
+        max_batches: int | None = None,
+        split: str = "validation",
+    ) -> batches.Batches | Iterator[batches.Batch]:
+        """A split once, in order.
+
+        Where targets are the text itself, `target_bytes` float32 [B] is added. The
+        last batch is filled with rows of zeros. Arguments as in `train_batches`.
+        """
+        return batches.eval_batches(
+            self.records(split),
+            self._token_bytes,
+            batch_size=batch_size,
+            rows=rows,
+            max_batches=max_batches,
+            threads=self.threads,
+            prefetch=self.prefetch,
+        )
+
+    def target_counts(self) -> tuple[np.ndarray, int | None] | None:
+        """How often each id is a target of the validation split; None without text."""
+        return None
+
+    def fingerprint(self) -> str:
+        """Changes whenever the rows do: contents, tokenizer, layout; not the paths."""
+        keys = self._keys("train") + self._keys("validation")
+        rates = [member.rate for member, _ in keys]
+        return digest_of([[key.as_json() for _, key in keys], rates, self._identity()])
+
+    def caches(self, split: str) -> tuple[Cache, ...]:
+        """The opened caches of a split, one a member of the mixture."""
+        return tuple(open_cache(self.root, key) for _, key in self._keys(split))
+
+    def records(self, split: str) -> batches.Records:
+        """Random access to the cached examples of a split."""
+        layout = self._layout(split)
+        return batches.Records(
+            self.caches(split), layout, self._vocab_size, self.bad_share
+        )
+
+    @abc.abstractmethod
+    def _layout(self, split: str) -> RowLayout:
+        """How examples of a split become records, and records rows."""
+
+    @abc.abstractmethod
+    def _build(self, member: Member, key: CacheKey) -> None:
+        """Builds one cache."""
+
+    @abc.abstractmethod
+    def _identity(self):
+        """A JSON value: what the rows depend on beside the caches and their rates."""
+
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer | None:
+        tokenizer = self.train.build_tokenizer(self.root)
+        if self.validation is not None:
+            other = self.validation.build_tokenizer(self.root)
+            if getattr(other, "digest", None) != getattr(tokenizer, "digest", None):
+                name = self.gin_name
+                raise UserError(
+                    f"{name}.validation has another vocabulary than {name}.train; bind "
+                    "the same sentencepiece.file for both."
+                )
+        return tokenizer
+
+    @functools.cached_property
+    def _vocab_size(self) -> int:
+        return 0 if self._tokenizer is None else self._tokenizer.vocab_size
+
+    @functools.cached_property
+    def _token_bytes(self) -> np.ndarray:
+        return np.zeros(0) if self._tokenizer is None else self._tokenizer.token_bytes()
+
+    def _tokenizers_are_built(self) -> bool:
+        tasks = [self.train] + ([self.validation] if self.validation else [])
+        return all(task.tokenizer_is_built(self.root) for task in tasks)
+
+    def _task(self, split: str):
+        if split == "validation" and self.validation is not None:
+            return self.validation
+        return self.train
+
+    @functools.cached_property
+    def _members(self) -> dict[str, tuple[Member, ...]]:
+        members = {}
+        for split in ("train", "validation"):
+            members[split] = self._task(split).members(self.root)
+            for member in members[split]:
+                if split not in member.keys:
+                    raise UserError(
+                        f"The task {member.name!r} has no {split} split; it has "
+                        f"{sorted(member.keys)}. Bind {self.gin_name}.{split} to one "
+                        "that does."
+                    )
+        return members
+
+    def _keys(self, split: str) -> list[tuple[Member, CacheKey]]:
+        layout = self._layout(split)
+        return [
+            (member, CacheKey(member.name, split, member.keys[split], layout))
+            for member in self._members[split]
+        ]

@@ -1,0 +1,119 @@
+"""Python's own standard library as a source: real text that is on every machine."""
+
+import dataclasses
+import functools
+import itertools
+import os
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import xxhash
+
+from fmjax.configurable import configurable
+from fmjax.data.sources.text_files import (
+    Document,
+    check_split,
+    cut_text,
+    digest_files,
+    function_source,
+)
+from fmjax.errors import UserError
+
+
+@configurable("python_stdlib")
+@dataclasses.dataclass(frozen=True)
+class PythonStdlib:
+    """The source of the running Python's standard library, one document a file.
+
+    Some 10 MB of real text that is on every machine. Left out are tests (lists of odd
+    inputs), `encodings` (tables of characters), installed packages, and the generated
+    `_sysconfigdata`. Validation holds out whole top-level packages and modules, taken
+    in the order of a hash of their names: no file of them is ever trained on.
+
+    Attributes:
+      validation_share: the held-out share of the bytes, filled from below.
+    """
+
+    validation_share: float = 0.05
+
+    def __post_init__(self):
+        if not 0 < self.validation_share < 1:
+            raise UserError(
+                "python_stdlib.validation_share is "
+                f"{self.validation_share}; expected 0 < share < 1."
+            )
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """`train` and `validation`."""
+        return ("train", "validation")
+
+    def fingerprint(self, split: str) -> str:
+        """Digest of the split's files."""
+        return digest_files(self._files(split))
+
+    def documents(self, split: str) -> Iterator[Document]:
+        """Files by name; empty ones are left out."""
+        root = _stdlib_root()
+        for file in self._files(split):
+            text = file.read_bytes()
+            name = file.relative_to(root).as_posix()
+            yield from cut_text(name, text, 0, len(text))
+
+    def size(self, split: str) -> int:
+        """Bytes of the split."""
+        return sum(file.stat().st_size for file in self._files(split))
+
+    def features(self) -> dict[str, str]:
+        """As `function_source` yields them."""
+        return {"targets": "text", "name": "name"}
+
+    def seqio_source(self):
+        """A seqio.FunctionDataSource."""
+        return function_source(self)
+
+    def _files(self, split: str) -> list[Path]:
+        check_split("python_stdlib", split, self.splits)
+        packages = _stdlib_packages()
+        sizes = {
+            name: sum(file.stat().st_size for file in files)
+            for name, files in packages.items()
+        }
+        budget = self.validation_share * sum(sizes.values())
+        held_out = set()
+        for name in sorted(
+            packages, key=lambda name: xxhash.xxh3_64_intdigest(name.encode())
+        ):
+            if sizes[name] <= budget:
+                held_out.add(name)
+                budget -= sizes[name]
+        chosen = (
+            files
+            for name, files in packages.items()
+            if (name in held_out) == (split == "validation")
+        )
+        return sorted(itertools.chain.from_iterable(chosen))
+
+
+def _stdlib_root() -> Path:
+    return Path(sysconfig.get_paths()["stdlib"])
+
+
+@functools.cache
+def _stdlib_packages() -> dict[str, list[Path]]:
+    """Python files by the top-level package or module that they belong to."""
+    left_out = {"test", "tests", "idle_test", "encodings", "__pycache__"}
+    left_out |= {"site-packages", "dist-packages"}
+    root = _stdlib_root()
+    packages = {}
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if name not in left_out)
+        for name in sorted(names):
+            if name.endswith(".py") and not name.startswith("_sysconfigdata"):
+                file = Path(folder) / name
+                top = file.relative_to(root).parts[0].removesuffix(".py")
+                packages.setdefault(top, []).append(file)
+    if not packages:
+        raise UserError(f"python_stdlib: no Python files in {root}.")
+    return packages

@@ -1,0 +1,1 @@
+"""seqio tasks and mixtures, and examples out of them."""

@@ -1,0 +1,198 @@
+"""Tokenized documents out of a seqio task, the broken ones counted and left out."""
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from fmjax.data.sources.text_files import DOCUMENT_BYTES
+from fmjax.data.tasks.seqio_import import quiet_stderr
+from fmjax.errors import UserError
+
+# What TensorFlow says at the end of a dataset of fewer examples than were stated.
+_ENDS_EARLY = re.compile(r"to contain (\d+) elements but contained only (\d+)")
+
+Document = np.ndarray | tuple[np.ndarray, np.ndarray]
+
+
+@dataclasses.dataclass
+class Tokenized:
+    """A tokenized document.
+
+    Attributes:
+      tokens: int32 [N], ending in EOS where the vocabulary has one.
+      size: bytes of its text, or None if the task does not keep the text.
+      inputs: of a pair what is read, int32; None where there is one text.
+    """
+
+    tokens: np.ndarray
+    size: int | None
+    inputs: np.ndarray | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Of what is written, for a pair."""
+        return len(self.tokens)
+
+    @property
+    def content(self) -> Document:
+        """What a layout takes: tokens, or a pair of them."""
+        return self.tokens if self.inputs is None else (self.inputs, self.tokens)
+
+
+@dataclasses.dataclass
+class Skipped:
+    """Examples left out: damaged, empty, gigantic, no UTF-8, ids out of range, ….
+
+    Attributes:
+      count: of them.
+      names: the first of them, with what is wrong.
+      total: examples, good or not: of the data where it states them, or read so far.
+    """
+
+    count: int = 0
+    names: list[str] = dataclasses.field(default_factory=list)
+    total: int = 0
+
+    def add(self, name: str, count: int = 1) -> None:
+        """Counts a document, or some under one name, and keeps the first twenty."""
+        self.count += count
+        if len(self.names) < 20:
+            self.names.append(name)
+
+
+def tokenized_documents(
+    dataset, name: str, vocab_size: int, skipped: Skipped, pairs: bool = False
+) -> Iterator[Tokenized]:
+    """Documents of a seqio task's tf.data.Dataset, bad ones counted and left out.
+
+    With `pairs` each has the `inputs` feature beside `targets`.
+
+    Raises:
+      UserError: as `read_examples`.
+    """
+    sides = ("inputs", "targets") if pairs else ("targets",)
+    for number, example in read_examples(dataset, name, skipped):
+        tokens = {side: np.asarray(example[side], np.int32) for side in sides}
+        texts = {side: example.get(f"{side}_pretokenized") for side in sides}
+        faults = [_fault(tokens[side], texts[side], vocab_size) for side in sides]
+        for side, fault in zip(sides, faults):
+            if fault is not None:
+                where = label_of(example, f"document {number}")
+                which = f" {side}" if pairs else ""
+                skipped.add(f"{name}: {where}{which} {fault}")
+                break
+        else:
+            text = texts["targets"]
+            size = len(text) if isinstance(text, bytes) else None
+            yield Tokenized(tokens["targets"], size, tokens.get("inputs"))
+
+
+def read_examples(
+    dataset, name: str, skipped: Skipped
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, example) of a tf.data.Dataset, what cannot be read counted and left out.
+
+    After damage in a file TensorFlow drops the rest of it. How many examples that were
+    shows where the dataset states its size, as those of TFDS do.
+
+    Args:
+      dataset: of dicts.
+      name: of it, for messages.
+      skipped: counts what cannot be decoded, and what is missing at the end.
+
+    Raises:
+      UserError: reading cannot go on, or nothing says how much was lost.
+    """
+    import tensorflow as tf
+
+    size = int(dataset.cardinality())  # Negative where unknown or endless.
+    skipped.total += max(size, 0)
+    examples = iter(dataset.as_numpy_iterator())
+    number, damaged, short, end = 0, 0, size, ""
+    while True:
+        example = None
+        try:
+            # The first example loads TensorFlow's kernels.
+            with contextlib.nullcontext() if number else quiet_stderr():
+                example = next(examples)
+        except StopIteration:
+            break
+        except tf.errors.OpError as error:
+            reason = _reason(error)
+            at_end = number - damaged < size
+            if isinstance(error, tf.errors.FailedPreconditionError) and at_end:
+                end = f" ({reason})"
+                if found := _ENDS_EARLY.search(reason):
+                    short = int(found[1]) - int(found[2]) - damaged
+                break
+            if isinstance(error, tf.errors.DataLossError) and size >= 0:
+                damaged += 1
+                reason += "; the rest of its file is left out"
+            elif not _goes_on(error):
+                raise UserError(
+                    f"{name} cannot be read beyond {number} examples: {reason}"
+                ) from error
+        number += 1
+        skipped.total += size < 0
+        if example is None:
+            skipped.add(f"{name}: example {number - 1} cannot be read: {reason}")
+        else:
+            yield number - 1, example
+    if number < size:
+        # Where a shuffle waits for the end, it keeps what it holds to itself.
+        unread = size - number
+        missing = min(unread, short)
+        also = f", {unread} unread" if unread > missing else ""
+        skipped.add(
+            f"{name}: {missing} of {size} examples are missing{also}{end}", missing
+        )
+
+
+def label_of(example: dict[str, Any], otherwise: str) -> str:
+    """What messages call an example: its `name`, if it has one."""
+    label = example.get("name", otherwise)
+    return label.decode(errors="replace") if isinstance(label, bytes) else str(label)
+
+
+def is_utf8(text: bytes) -> bool:
+    """Whether the bytes are a text."""
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _fault(tokens: np.ndarray, text: Any, vocab_size: int) -> str | None:
+    """What is wrong with a text, which is no bytes where the task does not keep it."""
+    kept = isinstance(text, bytes)
+    if len(text if kept else tokens) > DOCUMENT_BYTES:
+        unit = "bytes" if kept else "tokens"
+        return f"is too long; expected at most {DOCUMENT_BYTES:,} {unit}"
+    if kept and not is_utf8(text):
+        return "is no UTF-8"
+    if not len(tokens) or (kept and not text.strip()):
+        return "is empty"
+    if tokens.min() < 0 or tokens.max() >= vocab_size:
+        return f"has ids outside the vocabulary of {vocab_size}"
+    return None
+
+
+def _goes_on(error) -> bool:
+    """Whether a tf.errors.OpError is one example's, which the next ones follow."""
+    import tensorflow as tf
+
+    of_one = (tf.errors.InvalidArgumentError, tf.errors.UnknownError)
+    # A generator that raised has ended, whatever TensorFlow makes of it.
+    return isinstance(error, of_one) and "generator_py_func" not in error.message
+
+
+def _reason(error) -> str:
+    """What a tf.errors.OpError says, without the names of TensorFlow's nodes."""
+    said = error.message.split("\nTraceback (most recent")[0].split(" [Op:")[0]
+    said = re.sub(r"\{\{\w+ [^}]*\}\}\s*", "", said)
+    return " ".join(said.removeprefix("UserError: ").split())[:400]

@@ -1,0 +1,100 @@
+"""Image examples out of a seqio task, the broken ones counted and left out."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from fmjax.data.images.decoding import check_picture
+from fmjax.data.sources.text_files import DOCUMENT_BYTES
+from fmjax.data.tasks.documents import Skipped, is_utf8, label_of, read_examples
+from fmjax.data.text.packing import BadRecord
+from fmjax.errors import UserError
+
+
+@dataclasses.dataclass
+class ImageExample:
+    """An encoded image with what is known of it.
+
+    Attributes:
+      image: the file's bytes.
+      label: its class, None where there are none.
+      tokens: int32 [N] of its caption, ending in EOS where the vocabulary has one; None
+        where there is none.
+    """
+
+    image: bytes
+    label: int | None
+    tokens: np.ndarray | None
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the caption."""
+        return 0 if self.tokens is None else len(self.tokens)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the image."""
+        return len(self.image)
+
+    @property
+    def content(self) -> "ImageExample":
+        """All of it."""
+        return self
+
+
+def image_examples(
+    dataset, name: str, classes: int, vocab_size: int, skipped: Skipped
+) -> Iterator[ImageExample]:
+    """Examples of a seqio task's tf.data.Dataset, bad ones counted and left out.
+
+    Args:
+      dataset: of `image`, and where there are any `label` and `targets`.
+      name: of it, for messages.
+      classes: labels are below; 0 if there are none.
+      vocab_size: ids are below.
+      skipped: counts what cannot be decoded, or has a label or an id out of range.
+
+    Raises:
+      UserError: there are other features, or as `read_examples`.
+    """
+    for number, found in read_examples(dataset, name, skipped):
+        for feature in ("image", "label") if classes else ("image",):
+            if feature not in found:
+                raise UserError(
+                    f"{name} has examples without {feature!r}; they have "
+                    f"{sorted(found)}."
+                )
+        tokens = found.get("targets") if vocab_size else None
+        example = ImageExample(
+            image=found["image"],
+            label=int(found["label"]) if classes else None,
+            tokens=None if tokens is None else np.asarray(tokens, np.int32),
+        )
+        reason = _fault(example, classes, vocab_size)
+        text = found.get("targets_pretokenized")
+        if isinstance(text, bytes) and not is_utf8(text):
+            reason = "has a caption that is no UTF-8"
+        if isinstance(text, bytes) and len(text) > DOCUMENT_BYTES:
+            reason = f"has a caption of more than {DOCUMENT_BYTES:,} bytes"
+        if reason is None:
+            yield example
+        else:
+            label = label_of(found, f"image {number}")
+            skipped.add(f"{name}: {label} {reason}")
+
+
+def _fault(example: ImageExample, classes: int, vocab_size: int) -> str | None:
+    if not example.image:
+        return "holds no image"
+    if classes and not 0 <= example.label < classes:
+        return f"has label {example.label} of {classes} classes"
+    tokens = example.tokens
+    in_range = tokens is None or ((tokens >= 0) & (tokens < vocab_size)).all()
+    if not in_range:
+        return "has a caption with ids outside the vocabulary"
+    try:
+        check_picture(example.image)
+    except BadRecord as error:
+        return str(error)
+    return None

@@ -1,0 +1,334 @@
+"""What to read: seqio tasks of text, from gin or from a user's own Python.
+
+A configured task becomes `Member`s, each one seqio task with a rate: names, keys and
+tokenizer are known without TensorFlow, the seqio task is registered when asked for.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import sys
+import uuid
+from pathlib import Path
+
+from fmjax.configurable import configurable
+from fmjax.data.runtime.folders import digest_of
+from fmjax.data.sources.pair_files import PairFiles
+from fmjax.data.sources.stdlib import PythonStdlib
+from fmjax.data.sources.text_files import TextFiles
+from fmjax.data.sources.tfds import Tfds
+from fmjax.data.tasks.seqio_import import import_seqio
+from fmjax.data.tokenizers.saved_tokenizer import SavedTokenizer
+from fmjax.data.tokenizers.tokenizers import (
+    DESCRIPTOR,
+    Tokenizer,
+    from_seqio,
+    load_tokenizer,
+)
+from fmjax.data.tokenizers.vocabularies import Bytes, Characters, SentencePiece
+from fmjax.errors import UserError, suggest
+
+# Part of every cache's key: the names of the seqio preprocessors of a text task.
+_PREPROCESSORS = ("rekey", "tokenize", "append_eos")
+# What this process registered with seqio, by name: the key tells whether it changed.
+_registered: dict[str, str] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One seqio task of a mixture.
+
+    Attributes:
+      name: seqio's name for it.
+      rate: share of the rows, relative to the other members.
+      keys: by split, everything that shapes its tokenized documents.
+      sizes: by split, bytes of text, roughly; None where unknown.
+      task: the configured task that registers it.
+    """
+
+    name: str
+    rate: float
+    keys: dict[str, dict]
+    sizes: dict[str, int | None]
+    task: "TextTask | SeqioTask | ImageTask"
+
+
+@configurable("text_task")
+@dataclasses.dataclass(frozen=True)
+class TextTask:
+    """Plain text, or pairs of texts, of a source; tokenized, each ended by EOS.
+
+    Attributes:
+      source: where documents come from.
+      tokenizer: which vocabulary they are written in.
+      name: its name in seqio's registry and in the cache.
+    """
+
+    source: TextFiles | PairFiles | PythonStdlib | Tfds
+    tokenizer: SentencePiece | Characters | Bytes | SavedTokenizer
+    name: str = "text"
+
+    def __post_init__(self):
+        check_name("text_task", self.name)
+
+    def build_tokenizer(self, root: Path) -> Tokenizer:
+        """Reads or makes the tokenizer; `root` is the cache's."""
+        return self.tokenizer.build(self.source, root)
+
+    def tokenizer_is_built(self, root: Path) -> bool:
+        """Whether `build_tokenizer` would only read."""
+        folder = self.tokenizer.cached_in(self.source, root)
+        return folder is None or (folder / DESCRIPTOR).is_file()
+
+    def has_inputs(self, root: Path) -> bool:
+        """Whether examples are pairs."""
+        del root
+        return "inputs" in self.source.features()
+
+    def members(self, root: Path) -> tuple[Member, ...]:
+        """Itself, at rate 1."""
+        tokenizer = self.build_tokenizer(root).digest
+        keys = {
+            split: {
+                "source": self.source.fingerprint(split),
+                "preprocessors": _PREPROCESSORS,
+                "tokenizer": tokenizer,
+            }
+            for split in self.source.splits
+        }
+        sizes = {split: self.source.size(split) for split in self.source.splits}
+        return (Member(self.name, 1.0, keys, sizes, self),)
+
+    def seqio(self, name: str, tokenizer: Tokenizer):
+        """The seqio.Task in seqio's registry, added or brought up to date."""
+        del name
+        seqio = import_seqio()
+        vocabulary = tokenizer.seqio_vocabulary()
+        add_eos = tokenizer.eos_id is not None
+        return registered(
+            "text_task",
+            self,
+            tokenizer,
+            preprocessors=[
+                rekey(self.source.features()),
+                seqio.preprocessors.tokenize,
+                seqio.preprocessors.append_eos,
+            ],
+            output_features={
+                name: seqio.Feature(vocabulary, add_eos=add_eos)
+                for name in ("inputs", "targets")
+                if name in self.source.features()
+            },
+        )
+
+
+@configurable("seqio_task")
+@dataclasses.dataclass(frozen=True)
+class SeqioTask:
+    """A task or mixture that your own Python module registered with seqio.
+
+    Its `targets` feature is used, with the vocabulary it declares; where it has
+    `inputs` too, examples are pairs, and both have one vocabulary. For `images`, its
+    features are `image`, a scalar string that holds a file, and any of `label`, a
+    scalar integer, and `targets`, the caption. The cache's key
+    holds the names and arguments of source and preprocessors, not the code inside
+    them: rename the task when that changes. A cache that is built is read without
+    seqio and without the module.
+
+    Attributes:
+      name: its name in seqio's registries.
+      classes: of images, what labels 0, 1, … are called; none leaves labels out.
+    """
+
+    name: str
+    classes: tuple[str, ...] = ()
+
+    def build_tokenizer(self, root: Path) -> Tokenizer | None:
+        """The tokenizer behind the vocabulary of `targets` and `inputs`, if any."""
+        provider = self._provider()
+        if provider is None:
+            folder = self._noted(root)["tokenizer"]
+            return folder and load_tokenizer(root / "tokenizers" / folder)
+        tokenizers = {}
+        features = [task.output_features for task in _tasks_of(provider)]
+        if not any("targets" in f for f in features) and all(
+            "image" in f for f in features
+        ):
+            return None
+        for task in _tasks_of(provider):
+            if "targets" not in task.output_features:
+                raise UserError(
+                    f"The seqio task {task.name!r} has no feature 'targets'; it has "
+                    f"{sorted(task.output_features)}."
+                )
+            for feature in ("inputs", "targets"):
+                if feature in task.output_features:
+                    vocabulary = task.output_features[feature].vocabulary
+                    tokenizer = from_seqio(vocabulary)
+                    tokenizers[tokenizer.digest] = tokenizer
+        if len(tokenizers) != 1:
+            raise UserError(
+                f"The inputs and targets of the seqio task or mixture {self.name!r} "
+                f"have {len(tokenizers)} different vocabularies; a model has one."
+            )
+        (tokenizer,) = tokenizers.values()
+        return tokenizer
+
+    def tokenizer_is_built(self, root: Path) -> bool:
+        """Whether `build_tokenizer` would only read."""
+        return self._provider() is not None or self._note(root).is_file()
+
+    def has_inputs(self, root: Path) -> bool:
+        """Whether examples are pairs: all tasks have a feature `inputs`."""
+        provider = self._provider()
+        if provider is None:
+            return self._noted(root)["has_inputs"]
+        return _has_inputs(provider)
+
+    def class_names(self) -> tuple[str, ...]:
+        """Of images, what labels are called."""
+        return self.classes
+
+    def caption_templates(self) -> tuple[str, ...]:
+        """Captions of images are in `targets`."""
+        return ()
+
+    def members(self, root: Path) -> tuple[Member, ...]:
+        """The tasks behind the name, with seqio's rates."""
+        provider = self._provider()
+        if provider is None:
+            noted = self._noted(root)["members"]
+        else:
+            noted = self._describe(provider, root)
+        return tuple(Member(task=self, **member) for member in noted)
+
+    def seqio(self, name: str, tokenizer: Tokenizer):
+        """The user's seqio.Task of that name."""
+        del tokenizer
+        return import_seqio().TaskRegistry.get(name)
+
+    def _provider(self):
+        """The registered task or mixture; None where it can only have been noted."""
+        if sys.modules.get("seqio") is None:
+            return None  # Whoever registers anything imports seqio first.
+        seqio = import_seqio()
+        for registry in (seqio.TaskRegistry, seqio.MixtureRegistry):
+            if self.name in registry.names():
+                return registry.get(self.name)
+        return None
+
+    def _describe(self, provider, root: Path) -> list[dict]:
+        """Members as JSON, noted in the cache for readers without seqio."""
+        tokenizer = self.build_tokenizer(root)
+        digest = None if tokenizer is None else tokenizer.digest
+        rate = getattr(provider, "get_rate", lambda task: 1.0)
+        members = [
+            {
+                "name": task.name,
+                "rate": float(rate(task)),
+                "keys": {
+                    split: {
+                        "source": _describe(task.source),
+                        "preprocessors": [_describe(p) for p in task.preprocessors],
+                        "split": split,
+                        "task": task.name,
+                        "tokenizer": digest,
+                    }
+                    for split in sorted(task.splits)
+                },
+                "sizes": {split: None for split in sorted(task.splits)},
+            }
+            for task in _tasks_of(provider)
+        ]
+        folder = digest and f"seqio-{digest}"
+        if folder and not (root / "tokenizers" / folder / DESCRIPTOR).is_file():
+            tokenizer.save(root / "tokenizers" / folder)
+        note = self._note(root)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        temporary = note.with_suffix(f".{uuid.uuid4().hex}")
+        noted = {"tokenizer": folder, "members": members}
+        noted["has_inputs"] = _has_inputs(provider)
+        temporary.write_text(json.dumps(noted))
+        os.replace(temporary, note)
+        return members
+
+    def _note(self, root: Path) -> Path:
+        return root / "seqio_tasks" / f"{digest_of(self.name)}.json"
+
+    def _noted(self, root: Path) -> dict:
+        note = self._note(root)
+        if note.is_file():
+            return json.loads(note.read_text())
+        known = []
+        if sys.modules.get("seqio") is not None:
+            seqio = import_seqio()
+            known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+        raise UserError(
+            f"seqio_task.name = {self.name!r} is neither registered with seqio nor in "
+            f"the cache {root}.{suggest(self.name, known)} Import the module that "
+            "registers it."
+        )
+
+
+def registered(kind: str, task, tokenizer: Tokenizer | None, **arguments):
+    """The seqio.Task of a configured task, added to the registry or brought up to date.
+
+    Args:
+      kind: the configurable's name in gin.
+      task: it; its `name` is the seqio task's.
+      tokenizer: what else the seqio task depends on.
+      **arguments: of seqio.TaskRegistry.add beside name and source.
+
+    Raises:
+      UserError: a user's own task has that name.
+    """
+    seqio = import_seqio()
+    key = digest_of([dataclasses.asdict(task), getattr(tokenizer, "digest", None)])
+    known = seqio.TaskRegistry.names()
+    if task.name in known and _registered.get(task.name) != key:
+        if task.name not in _registered:
+            raise UserError(
+                f"{kind}.name = {task.name!r} is the name of a task that your own "
+                "module registered with seqio; choose another."
+            )
+        seqio.TaskRegistry.remove(task.name)
+    if task.name not in seqio.TaskRegistry.names():
+        source = task.source.seqio_source()
+        seqio.TaskRegistry.add(task.name, source=source, **arguments)
+        _registered[task.name] = key
+    return seqio.TaskRegistry.get(task.name)
+
+
+def rekey(features: dict[str, str]):
+    """seqio's preprocessor that keeps and renames features: new name → old name."""
+    seqio = import_seqio()
+
+    def rekey(dataset):
+        return seqio.preprocessors.rekey(dataset, features)
+
+    return rekey
+
+
+def _has_inputs(provider) -> bool:
+    return all("inputs" in task.output_features for task in _tasks_of(provider))
+
+
+def _tasks_of(provider) -> list:
+    return list(getattr(provider, "tasks", [provider]))
+
+
+def _describe(thing) -> str:
+    """A source's or preprocessor's name and arguments, without memory addresses."""
+    name = getattr(thing, "__qualname__", None)
+    if name is not None:
+        return f"{thing.__module__}.{name}"
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
+
+
+def check_name(binding: str, name: str) -> None:
+    """Raises a UserError unless seqio can take the name."""
+    if not re.fullmatch(r"[A-Za-z_]\w*", name):
+        raise UserError(
+            f"{binding}.name is {name!r}; expected letters, digits and underscores."
+        )

@@ -1,0 +1,1 @@
+"""Corruptions: what a row is turned into whenever it is read."""

@@ -1,0 +1,70 @@
+"""Several corruptions, one drawn for each row: UL2's denoisers, AlexaTM's two tasks."""
+
+import dataclasses
+
+import numpy as np
+
+from fmjax.configurable import configurable
+from fmjax.data.text.corruption.corruption import Rng
+from fmjax.data.text.corruption.infilling import Infilling
+from fmjax.data.text.corruption.prefix_lm import PrefixLM
+from fmjax.data.text.corruption.span_corruption import SpanCorruption
+from fmjax.data.text.encoder_decoder_row import encoder_decoder_row
+from fmjax.data.text.packing import Row
+from fmjax.data.tokenizers.tokenizers import Tokenizer
+from fmjax.errors import UserError
+
+
+@configurable("corruption_mixture")
+@dataclasses.dataclass(frozen=True)
+class CorruptionMixture:
+    """Draws a corruption for each row (UL2, Tay et al. 2023; AlexaTM, Soltan 2022).
+
+    All take text of one length, the longest that fits every one of them, and give rows
+    of one shape, the largest of theirs.
+
+    Attributes:
+      corruptions: to draw from.
+      rates: the share of rows that each gives, relative to the others.
+    """
+
+    corruptions: tuple[SpanCorruption | PrefixLM | Infilling, ...]
+    rates: tuple[float | int, ...]
+
+    def __post_init__(self):
+        if len(self.corruptions) != len(self.rates) or not self.corruptions:
+            raise UserError(
+                f"corruption_mixture.rates has {len(self.rates)} numbers for "
+                f"{len(self.corruptions)} corruptions; expected one for each."
+            )
+        if min(self.rates) <= 0:
+            raise UserError(
+                f"corruption_mixture.rates = {self.rates}; expected positive numbers."
+            )
+
+    def raw_length(self, length: int) -> int:
+        """The least of all; see `Corruption`."""
+        return min(c.raw_length(length) for c in self.corruptions)
+
+    def bind(
+        self, tokenizer: Tokenizer, length: int, raw_length: int
+    ) -> "_CorruptionMixture":
+        """For a vocabulary, and encoder rows of `length`; see `Corruption`."""
+        members = [c.bind(tokenizer, length, raw_length) for c in self.corruptions]
+        return _CorruptionMixture(members, self.rates, length, raw_length)
+
+
+class _CorruptionMixture:
+    def __init__(self, members: list, rates, length: int, raw: int):
+        self.members, self.length, self.raw_length = members, length, raw
+        self.shares = np.cumsum(rates) / np.sum(rates)
+        self.target_length = max(member.target_length for member in members)
+
+    def row(self, tokens: np.ndarray, rng: Rng, other=None) -> Row:
+        """See `Corrupt.row`; a single token is too few and gives zeros."""
+        del other
+        drawn = int(np.searchsorted(self.shares, rng.random(), side="right"))
+        pairs = []
+        if len(tokens) > 1:
+            pairs.append(self.members[drawn].corrupted(tokens, rng))
+        return encoder_decoder_row(pairs, self.length, self.target_length)

@@ -1,0 +1,1 @@
+"""Tokenizers that Hugging Face's libraries saved."""

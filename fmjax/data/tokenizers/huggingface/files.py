@@ -1,0 +1,252 @@
+"""The files in which transformers keeps a tokenizer, and the specials they name."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tokenizers import AddedToken
+
+from fmjax.data.tokenizers.huggingface.families import (
+    FAMILIES,
+    NAMES,
+    UNNAMED,
+    Family,
+    class_name,
+    vocabulary_family,
+)
+from fmjax.errors import UserError
+
+TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
+SPECIALS, ADDED = "special_tokens_map.json", "added_tokens.json"
+WORDPIECE, BPE, MERGES = "vocab.txt", "vocab.json", "merges.txt"
+SENTENCEPIECES = (
+    "spiece.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "spm.model",
+)
+SOURCE, TARGET, TARGET_VOCABULARY = "source.spm", "target.spm", "target_vocab.json"
+_VOCABULARIES = (TOKENIZER, WORDPIECE, BPE, *SENTENCEPIECES, SOURCE)
+_BESIDE = (
+    CONFIG,
+    SPECIALS,
+    ADDED,
+    MERGES,
+    TARGET,
+    TARGET_VOCABULARY,
+    "chat_template.jinja",
+    "chat_template.json",
+)
+# Vocabularies that are not read; transformers has them for some Mistral models.
+_UNREAD = ("tekken.json", "tiktoken.model")
+_OF_MODEL = ("model_type", "bos_token_id", "eos_token_id", "pad_token_id")
+# Tables of a number an id are made; the largest vocabularies have a million.
+MOST_IDS = 1 << 24
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerFiles:
+    """A tokenizer's files, by name, and what the model's config.json says of it.
+
+    Attributes:
+      contents: the files as they were found.
+      model: of config.json, model_type and the ids of bos, eos and pad.
+    """
+
+    contents: Mapping[str, bytes]
+    model: Mapping[str, object]
+
+    def __post_init__(self):
+        """Refuses other names: a stranger must not choose what is written."""
+        for name in self.contents:
+            if name not in (*_VOCABULARIES, *_BESIDE):
+                raise UserError(f"{name!r} is not among a tokenizer's files.")
+
+    @classmethod
+    def read(cls, folder: Path) -> "TokenizerFiles | None":
+        """Of a saved model's folder; None if no tokenizer was saved with it."""
+        found = [n for n in (*_VOCABULARIES, *_BESIDE) if (folder / n).is_file()]
+        if not set(found) & set(_VOCABULARIES):
+            unread = [n for n in _UNREAD if (folder / n).is_file()]
+            if CONFIG not in found and not unread:
+                return None
+            raise UserError(
+                f"{folder / (unread[0] if unread else CONFIG)}: a tokenizer without a "
+                f"vocabulary that can be read; expected {', '.join(_VOCABULARIES)}."
+            )
+        try:
+            contents = {name: (folder / name).read_bytes() for name in found}
+        except OSError as error:
+            raise UserError(f"{folder}: a file cannot be read: {error}") from error
+        config = folder / "config.json"
+        try:
+            content = config.read_bytes() if config.is_file() else b"{}"
+        except OSError as error:
+            raise UserError(f"{config} cannot be read: {error}") from error
+        model = _parse(config.name, content)
+        return cls(contents, {key: model[key] for key in _OF_MODEL if key in model})
+
+    def json(self, name: str) -> dict:
+        """A file's fields; none if there is no such file."""
+        return _parse(name, self.contents[name]) if name in self.contents else {}
+
+    def text(self, name: str) -> str:
+        """A file's text; raises UserError if it is missing or no UTF-8."""
+        if name not in self.contents:
+            raise UserError(f"{name} is missing beside {', '.join(self.contents)}.")
+        try:
+            return self.contents[name].decode("utf-8")
+        except ValueError as error:
+            raise UserError(f"{name} is not UTF-8: {error}") from error
+
+    def ids(self, name: str) -> dict[str, int]:
+        """A vocabulary in JSON: the id of each piece."""
+        ids = _loads(name, self.text(name))
+        if not isinstance(ids, dict):
+            raise UserError(f"{name}: expected pieces and their ids.")
+        for piece, i in ids.items():
+            if type(i) is not int or not 0 <= i < MOST_IDS:
+                raise UserError(
+                    f"{name}: {piece!r:.200} has the id {i!r:.200}; expected a number "
+                    f"from 0 to {MOST_IDS - 1}."
+                )
+        return ids
+
+    @functools.cached_property
+    def config(self) -> dict:
+        """tokenizer_config.json."""
+        return self.json(CONFIG)
+
+    @functools.cached_property
+    def family(self) -> Family:
+        """The class; raises UserError if a vocabulary cannot be read without it."""
+        named = self.config.get("tokenizer_class")
+        model_type = self.model.get("model_type")
+        if TOKENIZER in self.contents:
+            return FAMILIES.get(class_name(named, model_type), UNNAMED)
+        return vocabulary_family(named, model_type)
+
+    def flag(self, key: str, default: bool | None) -> bool | None:
+        """An option that is true or false; raises UserError for another value."""
+        value = self.config.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise UserError(f"{CONFIG}: {key} = {value!r}; expected true or false.")
+        return value
+
+    def require(self, key: str, *expected: object) -> None:
+        """Raises UserError if an option is set and not to one of these values."""
+        value = self.config.get(key)
+        if key in self.config and value not in expected:
+            raise UserError(
+                f"{CONFIG}: {key} = {value!r} is not supported; expected {expected[0]}."
+            )
+
+    def names(self) -> dict[str, str]:
+        """The tokens behind the names of NAMES, those of the class included."""
+        named = {name: self._named(name) for name in NAMES}
+        return {name: token.content for name, token in named.items() if token}
+
+    def added(self, ids: Mapping[str, int]) -> dict[int, AddedToken]:
+        """The tokens that stand beside a vocabulary, by id, in the order of ids.
+
+        Args:
+          ids: the vocabulary itself: a token that is part of it keeps its id, others
+            go behind the largest.
+
+        Raises:
+          UserError: two of the files give a token different ids.
+        """
+        taken = dict(ids)
+        by_id = {}
+        for i, token in self._listed():
+            found = taken.setdefault(token.content, i)
+            if i is not None and found != i:
+                raise UserError(
+                    f"{token.content!r} has the id {i} among the added tokens and "
+                    f"{found} in the vocabulary."
+                )
+            if found is None:
+                found = max((x for x in taken.values() if x is not None), default=-1)
+                found = taken[token.content] = found + 1
+            by_id.setdefault(found, token)
+        return dict(sorted(by_id.items()))
+
+    def _listed(self) -> Iterator[tuple[int | None, AddedToken]]:
+        """Tokens and the ids that files give them; what comes first has its flags."""
+        for i, fields in self._by_id():
+            yield i, _token(fields)
+        known = self.ids(ADDED) if ADDED in self.contents else {}
+        specials = [self._named(name) for name in NAMES if self._wants(name)]
+        specials = [token for token in (*specials, *self._further()) if token]
+        of_specials = {token.content: token for token in specials}
+        for piece, i in sorted(known.items(), key=lambda item: item[1]):
+            yield i, of_specials.get(piece, AddedToken(piece, normalized=True))
+        for token in specials:
+            yield known.get(token.content), token
+
+    def _by_id(self) -> list[tuple[int, object]]:
+        tokens = self.config.get("added_tokens_decoder") or {}
+        try:
+            by_id = {int(i): fields for i, fields in tokens.items()}
+            return sorted(by_id.items(), key=lambda item: item[0])
+        except (AttributeError, ValueError, TypeError):
+            raise UserError(
+                f"{CONFIG}: added_tokens_decoder is not a table from ids to tokens."
+            ) from None
+
+    def _wants(self, name: str) -> bool:
+        """Whether a special must have an id: a tokenizer.json may lack the class's."""
+        key = f"{name}_token"
+        said = key in self.config or key in self.json(SPECIALS)
+        return said or TOKENIZER not in self.contents
+
+    def _named(self, name: str) -> AddedToken | None:
+        key = f"{name}_token"
+        for fields in (self.config, self.json(SPECIALS)):
+            if key in fields:
+                value = fields[key]
+                return None if value is None else self._special(value, name == "mask")
+        default = self.family.specials.get(name)
+        return None if default is None else self._special(default, name == "mask")
+
+    def _further(self) -> Iterator[AddedToken]:
+        for key in ("additional_special_tokens", "extra_special_tokens"):
+            values = self.config.get(key, self.json(SPECIALS).get(key)) or ()
+            values = values.values() if isinstance(values, dict) else values
+            if isinstance(values, (str, int, float)):
+                raise UserError(f"{CONFIG}: {key} = {values!r}; expected tokens.")
+            for value in values:
+                yield self._special(value)
+
+    def _special(self, value: object, mask: bool = False) -> AddedToken:
+        if isinstance(value, dict):
+            return _token(value | {"special": True})
+        if not isinstance(value, str):
+            raise UserError(f"{CONFIG}: {value!r:.200} is no token; expected a text.")
+        takes_space = mask and self.family.mask_takes_space
+        return AddedToken(value, special=True, normalized=False, lstrip=takes_space)
+
+
+def _token(fields: object) -> AddedToken:
+    if not isinstance(fields, dict) or not isinstance(fields.get("content"), str):
+        raise UserError(f"{CONFIG}: {fields!r:.200} is no token; expected its content.")
+    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    return AddedToken(
+        fields["content"], **{key: bool(fields[key]) for key in flags if key in fields}
+    )
+
+
+def _parse(name: str, content: bytes) -> dict:
+    fields = _loads(name, content)
+    return fields if isinstance(fields, dict) else {}
+
+
+def _loads(name: str, content: str | bytes):
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{name} is not JSON: {error}") from error

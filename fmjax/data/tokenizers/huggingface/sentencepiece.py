@@ -1,0 +1,219 @@
+"""SentencePiece models as transformers' tokenizers use them: with tokens beside them.
+
+SentencePiece itself cuts the text; ids may be others than the model's own.
+"""
+
+import string
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import sentencepiece as spm
+from tokenizers import AddedToken, Tokenizer, models
+
+from fmjax.data.text import word_starts
+from fmjax.data.tokenizers.huggingface.files import (
+    BPE,
+    CONFIG,
+    SENTENCEPIECES,
+    SOURCE,
+    TARGET,
+    TARGET_VOCABULARY,
+    TokenizerFiles,
+)
+from fmjax.errors import UserError
+
+# The pieces that every XLM-R begins with; of its model the first three are left out.
+_XLM_ROBERTA = ("<s>", "<pad>", "</s>", "<unk>")
+_NO_SIGNS = str.maketrans("", "", string.punctuation)
+
+
+class PieceTokenizer:
+    """A SentencePiece model, the ids of its pieces, and tokens that are found first.
+
+    Attributes:
+      ids: of every piece, specials and added tokens included.
+      special_ids: those that stand for no text.
+      template: None: the files do not tell.
+    """
+
+    template = None
+
+    def __init__(self, files: TokenizerFiles, side: str):
+        """Takes the files and, of a translation model, the 'source' or 'target'.
+
+        Raises:
+          UserError: a file or an option is not one that is known.
+        """
+        files.require("sp_model_kwargs", None, {})
+        files.require("split_by_punct", False)
+        name, content = _model(files, side)
+        self._pieces = _processor(name, content)
+        self._bare = _processor(name, content, add_dummy_prefix=False)
+        self._strips = self._bare.normalize(" a") == "a"
+        self._prefix = _prefix(files)
+        self._canonical = files.family.canonical
+        self._lower = bool(files.flag("do_lower_case", self._canonical))
+        self._codes = files.family.vocabulary == "marian"
+        self.ids, within = _ids(files, side, self._pieces)
+        self._unknown = _unknown(files, self.ids, self._pieces)
+        added = files.added(self.ids)
+        self._added = {i: token for i, token in within.items() if i not in added}
+        self._added |= added
+        self.ids |= {token.content: i for i, token in self._added.items()}
+        self.special_ids = {i for i, token in self._added.items() if token.special}
+        self.special_ids.add(self._unknown)
+        self._names = {i: piece for piece, i in self.ids.items()}
+        self._splitter = _splitter(self._added)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without specials around it."""
+        ids: list[int] = []
+        for start, part, found in self._parts(text):
+            if found is not None:
+                ids.append(found)
+            else:
+                pieces = self._cut(part, first=start == 0)
+                ids.extend(self.ids.get(piece, self._unknown) for piece in pieces)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids; specials stand for nothing."""
+        processor = self._bare if self._prefix == "never" else self._pieces
+        texts, pieces = [], []
+        for i in ids:
+            if i in self.special_ids or i not in self._names:
+                continue
+            if i in self._added:
+                texts += [processor.decode_pieces(pieces), self._names[i]]
+                pieces = []
+            else:
+                pieces.append(self._names[i])
+        return "".join([*texts, processor.decode_pieces(pieces)])
+
+    def token_bytes(self, size: int) -> np.ndarray:
+        """int32 [V]: UTF-8 bytes of text that each id stands for; specials 0."""
+        sizes = np.zeros(size, np.int32)
+        sp = self._pieces
+        for piece, i in self.ids.items():
+            own = sp.piece_to_id(piece)
+            if i in self.special_ids or sp.is_unused(own) or sp.is_control(own):
+                continue
+            text = piece if i in self._added else piece.replace("\u2581", " ")
+            sizes[i] = 1 if sp.is_byte(own) else len(text.encode())
+        return sizes
+
+    def word_starts(self, size: int) -> np.ndarray:
+        """bool [V]: ids that begin a word, white space before it included."""
+        return word_starts.table(self.ids, word_starts.in_pieces, size)
+
+    def _parts(self, text: str) -> Iterator[tuple[int, str, int | None]]:
+        """Start, text and id of added tokens, and of what is between them, id None."""
+        encoding = self._splitter.encode(text)
+        for (start, end), kind in zip(encoding.offsets, encoding.ids, strict=True):
+            token = self._splitter.id_to_token(kind)
+            yield start, text[start:end], self.ids[token] if kind else None
+
+    def _cut(self, text: str, first: bool) -> list[str]:
+        text = text.lower() if self._lower else text
+        if self._canonical:
+            text = " ".join(text.replace("\u2581", " ").translate(_NO_SIGNS).split())
+        code = []
+        if self._codes and text.startswith(">>") and "<<" in text:
+            # The language to translate to, as in '>>fra<< the cat'.
+            end = text.index("<<") + 2
+            code, text = [text[:end]], text[end:]
+        # Where white space is stripped, it still parts a text from what is before it.
+        spaced = self._strips and text[:1].isspace()
+        own = self._prefix == "always" or (
+            self._prefix == "first" and (first or spaced)
+        )
+        processor = self._pieces if own else self._bare
+        return code + processor.encode(text, out_type=str)
+
+
+def _model(files: TokenizerFiles, side: str) -> tuple[str, bytes]:
+    if files.family.vocabulary == "marian":
+        name = SOURCE if side == "source" else TARGET
+    else:
+        name = next((n for n in SENTENCEPIECES if n in files.contents), None)
+    if name not in files.contents:
+        raise UserError(
+            f"{name or ' or '.join(SENTENCEPIECES)} is missing beside "
+            f"{', '.join(files.contents)}."
+        )
+    return name, files.contents[name]
+
+
+def _processor(name: str, content: bytes, **changes) -> spm.SentencePieceProcessor:
+    processor = spm.SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(content)
+        if changes:
+            processor.override_normalizer_spec(**changes)
+    except Exception as error:
+        raise UserError(f"{name} is not a SentencePiece model: {error}") from error
+    return processor
+
+
+def _prefix(files: TokenizerFiles) -> str:
+    """Which parts of a text begin as a word does: 'always', 'first' or 'never'.
+
+    'legacy' of Llama and T5 is about the text behind a special token.
+    """
+    if files.flag("add_prefix_space", True) is False:
+        return "never"
+    return "always" if files.flag("legacy", files.family.legacy) else "first"
+
+
+def _ids(
+    files: TokenizerFiles, side: str, sp: spm.SentencePieceProcessor
+) -> tuple[dict[str, int], dict[int, AddedToken]]:
+    """The ids of pieces, and those among them that are found in a text as a whole."""
+    if files.family.vocabulary == "marian":
+        separate = side == "target" and files.flag("separate_vocabs", False)
+        return files.ids(TARGET_VOCABULARY if separate else BPE), {}
+    pieces = [sp.id_to_piece(i) for i in range(sp.get_piece_size())]
+    controls = [piece for i, piece in enumerate(pieces) if sp.is_control(i)]
+    if files.family.canonical:
+        controls = []  # Their signs go from a text before they are found.
+    if files.family.vocabulary == "xlm_roberta":
+        pieces = [*_XLM_ROBERTA, *pieces[3:]]
+    ids = {piece: i for i, piece in enumerate(pieces)}
+    within = {
+        ids[piece]: AddedToken(piece, special=True, normalized=False)
+        for piece in controls
+        if piece in ids
+    }
+    sentinels = files.config.get("extra_ids", files.family.extra_ids)
+    if type(sentinels) is not int or not 0 <= sentinels <= 100_000:
+        raise UserError(
+            f"{CONFIG}: extra_ids = {sentinels!r}; expected a number up to 100000."
+        )
+    for i in range(sentinels):
+        # Counted from the end of the vocabulary.
+        token = f"<extra_id_{i}>"
+        ids[token] = len(pieces) + sentinels - 1 - i
+        within[ids[token]] = AddedToken(
+            token, lstrip=True, rstrip=True, special=True, normalized=False
+        )
+    return ids, within
+
+
+def _unknown(
+    files: TokenizerFiles, ids: Mapping[str, int], sp: spm.SentencePieceProcessor
+) -> int:
+    if files.family.vocabulary == "xlm_roberta":
+        return ids["<unk>"]
+    if files.family.vocabulary == "sentencepiece":
+        return sp.unk_id()
+    token = files.names().get("unk")
+    if token not in ids:
+        raise UserError(f"{BPE} has no piece {token!r}, for what is unknown.")
+    return ids[token]
+
+
+def _splitter(added: Mapping[int, AddedToken]) -> Tokenizer:
+    """Finds added tokens; what is between them is one unknown word, of id 0."""
+    splitter = Tokenizer(models.WordLevel({"": 0}, unk_token=""))
+    splitter.add_tokens(list(added.values()))
+    return splitter
