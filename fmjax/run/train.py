@@ -38,8 +38,8 @@ def train(
 
     Raises:
       UserError: before anything is compiled or overwritten.
-      fmjax.training.faults.bad_step_log.Diverged: if the loss is not finite; see there, and
-        `fmjax.training.loop.train`, for what else.
+      fmjax.training.faults.bad_step_log.Diverged: if the loss is not finite; see
+        there, and `fmjax.training.loop.train`, for what else.
     """
     for part in ("data", "optimizer"):
         if getattr(experiment, part) is None:

@@ -33,8 +33,8 @@ class State:
       extra: the model's other collections by name (batch statistics, a queue).
       opt_state: the optimizer's.
       ema: averaged parameters, or None.
-      guard: what steps are judged by, see `fmjax.training.faults.bad_steps`; None where no
-        update is ever held back.
+      guard: what steps are judged by, see `fmjax.training.faults.bad_steps`; None
+        where no update is ever held back.
     """
 
     step: jax.Array

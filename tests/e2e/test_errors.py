@@ -104,7 +104,10 @@ def test_verbs_refuse_what_is_no_run(name, tmp_path, verb):
 
 
 def test_a_sample_of_a_model_that_does_not_write_is_refused(tmp_path, verb):
-    for config, name in (("vit/digits.gin", "vit"), ("coca/digits.gin", "coca")):
+    for config, name in (
+        ("small/vit_digits.gin", "vit"),
+        ("small/coca_digits.gin", "coca"),
+    ):
         code, _, err = verb(
             "train", config, "train.sample_prompt='a '", "--run_dir", tmp_path / "run"
         )

@@ -28,11 +28,11 @@ def train(trained, shared_data):
 @pytest.mark.parametrize(
     ("config", "steps", "measure", "figure", "floor"),
     [
-        ("vit/digits.gin", 300, None, "accuracy", 0.55),
-        ("clip/digits.gin", 450, "--zero_shot", "zero_shot", 0.6),
-        ("coca/digits.gin", 500, "--captions", "captions_right", 0.5),
-        ("vit/cifar10.gin", 150, None, "accuracy", 0.22),
-        ("clip/cifar10.gin", 150, "--zero_shot", "zero_shot", 0.22),
+        ("small/vit_digits.gin", 300, None, "accuracy", 0.55),
+        ("small/clip_digits.gin", 450, "--zero_shot", "zero_shot", 0.6),
+        ("small/coca_digits.gin", 500, "--captions", "captions_right", 0.5),
+        ("small/vit_cifar10.gin", 150, None, "accuracy", 0.22),
+        ("small/clip_cifar10.gin", 150, "--zero_shot", "zero_shot", 0.22),
     ],
 )
 def test_it_learns(train, measured, tmp_path, config, steps, measure, figure, floor):
@@ -48,7 +48,7 @@ def test_simclr_learns_features_that_a_random_encoder_lacks(train, measured, tmp
     for steps, learning_rate in ((1, 1e-12), (80, 1e-3)):
         run_dir = tmp_path / str(steps)
         train(
-            "simclr/cifar10.gin", run_dir, steps, "train.batch_size=128",
+            "small/simclr_cifar10.gin", run_dir, steps, "train.batch_size=128",
             f"cosine.learning_rate={learning_rate}", "cosine.warmup_steps=0",
         )  # fmt: skip
         accuracy.append(measured(run_dir, "--knn")["knn"])
@@ -58,7 +58,7 @@ def test_simclr_learns_features_that_a_random_encoder_lacks(train, measured, tmp
 
 @pytest.mark.slow
 def test_mae_paints_hidden_patches(train, measured, tmp_path):
-    train("mae/cifar10.gin", tmp_path / "run", 150)
+    train("small/mae_cifar10.gin", tmp_path / "run", 150)
     # The mean colour of all images gives 1.
     assert measured(tmp_path / "run")["squared_error"] <= 0.8
     assert list((tmp_path / "run" / "pictures").glob("*.png"))
@@ -68,8 +68,8 @@ def test_mae_paints_hidden_patches(train, measured, tmp_path):
 def test_a_locked_tower_stays_and_its_texts_learn_to_speak_of_it(
     train, measured, tmp_path
 ):
-    train("vit/digits.gin", tmp_path / "vit", 300)
-    train("clip/lit_digits.gin", tmp_path / "lit", 200, f"ENCODER={tmp_path / 'vit'}")
+    train("small/vit_digits.gin", tmp_path / "vit", 300)
+    train("small/lit_digits.gin", tmp_path / "lit", 200, f"ENCODER={tmp_path / 'vit'}")
     classifier, both = (fmjax.load(tmp_path / name) for name in ("vit", "lit"))
     for name in ("patches", "stack"):
         jax.tree.map(
@@ -82,7 +82,7 @@ def test_a_locked_tower_stays_and_its_texts_learn_to_speak_of_it(
 
 @pytest.mark.slow
 def test_hidden_words_and_patches_are_found_from_both(train, measured, tmp_path):
-    train("m3ae/digits.gin", tmp_path / "run", 200)
+    train("small/m3ae_digits.gin", tmp_path / "run", 200)
     found = measured(tmp_path / "run")
     assert found["accuracy"] >= 0.85
     # The mean image of all gives 0.29 in the end, and black 1.

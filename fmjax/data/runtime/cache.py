@@ -133,7 +133,8 @@ def build_cache(
       documents: gives the tokenized documents, noting those it leaves out.
       tokenizer: whose files are stored beside the rows, if there is one.
       total_bytes: bytes of all documents, roughly, for the progress bar.
-      bad_share: of the documents that may be broken, see `fmjax.data.tasks.corrupt_fraction`.
+      bad_share: of the documents that may be broken, see
+        `fmjax.data.tasks.corrupt_fraction`.
 
     Raises:
       UserError: the split holds no rows, too much of it is broken, or the folder cannot
