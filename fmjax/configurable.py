@@ -19,18 +19,20 @@ def configurable(name: str):
     return mark
 
 
-def free(default: Any = dataclasses.MISSING) -> Any:
+def runtime_field(default: Any = dataclasses.MISSING) -> Any:
     """A field that may change when a run resumes, since it changes no result."""
-    return dataclasses.field(default=default, metadata={"free": True})
+    return dataclasses.field(default=default, metadata={"runtime": True})
 
 
-def path(default: Any = dataclasses.MISSING, free: bool = True) -> Any:
+def path(default: Any = dataclasses.MISSING, runtime: bool = True) -> Any:
     """A file, folder or glob (or a tuple of them): made absolute in a stored config.
 
-    Where a file lies does not change what a run means, so paths are free; but not where
-    nothing else tells what is read.
+    Where a file lies does not change what a run means, so paths are runtime fields;
+    but not where nothing else tells what is read.
     """
-    return dataclasses.field(default=default, metadata={"free": free, "path": True})
+    return dataclasses.field(
+        default=default, metadata={"runtime": runtime, "path": True}
+    )
 
 
 def fields_of(cls: type) -> list[dataclasses.Field]:

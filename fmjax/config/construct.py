@@ -42,7 +42,7 @@ def constructor(cls: type) -> Callable[..., Any]:
                 # Of a tuple that macros made long, enough to know it by.
                 raise UserError(
                     f"{cls.gin_name}.{name} = {value!r:.200}: expected "
-                    f"{_spelled(hints[name])}, found {type(value).__name__}."
+                    f"{_format(hints[name])}, found {type(value).__name__}."
                 ) from None
         return cls(**values)
 
@@ -70,6 +70,6 @@ def _absolute(value):
     return os.path.abspath(os.path.expanduser(value))
 
 
-def _spelled(hint) -> str:
+def _format(hint) -> str:
     text = getattr(hint, "__name__", None) if isinstance(hint, type) else None
     return text or str(hint).replace("typing.", "").replace("Literal", "one of ")

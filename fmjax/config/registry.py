@@ -86,14 +86,14 @@ class _Expansion:
         """What a configurable stands for; `inside` is what it is part of."""
         key = scopes, selector
         if key in inside:
-            raise UserError(f"{_spelled(key)} contains itself.")
+            raise UserError(f"{_format(key)} contains itself.")
         if key not in self._known:
             total = 10
             for value in _bindings(scopes, selector).values():
                 total += self._values(value, scopes, (*inside, key))
             if total > _MOST_VALUES:
                 raise UserError(
-                    f"{_spelled(key)} stands for {total:,} values, by what it refers "
+                    f"{_format(key)} stands for {total:,} values, by what it refers "
                     f"to; expected at most {_MOST_VALUES:,}."
                 )
             self._known[key] = total
@@ -103,7 +103,7 @@ class _Expansion:
         if len(inside) > _MOST_DEPTH:
             last = [key for key in inside if key][-1]
             raise UserError(
-                f"{_spelled(last)} is part of values in values, more than "
+                f"{_format(last)} is part of values in values, more than "
                 f"{_MOST_DEPTH} of them; expected fewer."
             )
         if isinstance(value, gin_state.ConfigurableReference):
@@ -126,7 +126,7 @@ def _bindings(scopes: tuple[str, ...], selector: str) -> dict:
     return found
 
 
-def _spelled(key: tuple[tuple[str, ...], str]) -> str:
+def _format(key: tuple[tuple[str, ...], str]) -> str:
     scopes, selector = key
     if selector == "gin.macro":
         return f"%{'/'.join(scopes)}"

@@ -29,15 +29,15 @@ def bindings_of(experiment: Experiment) -> dict[tuple[str, str], str]:
     """
     nodes = _nodes(experiment)
 
-    def spell(value) -> str:
+    def format_value(value) -> str:
         if hasattr(type(value), "gin_name"):
             return f"@{next(name for node, name in nodes if _same(node, value))}()"
         if isinstance(value, tuple):
-            return f"({''.join(f'{spell(v)}, ' for v in value).rstrip()})"
+            return f"({''.join(f'{format_value(v)}, ' for v in value).rstrip()})"
         return repr(value)
 
     return {
-        (name, field.name): spell(getattr(node, field.name))
+        (name, field.name): format_value(getattr(node, field.name))
         for node, name in nodes
         for field in fields_of(type(node))
         if (name, field.name) != ("experiment", "modules")
@@ -71,26 +71,26 @@ def _same(a, b) -> bool:
 
 
 def differences(
-    old: Experiment, new: Experiment, free: bool = True
+    old: Experiment, new: Experiment, runtime: bool = True
 ) -> list[tuple[str, str | None, str | None]]:
     """(binding, old value, new value) wherever two experiments differ.
 
     Args:
       old: one experiment.
       new: the other.
-      free: whether to report what may change when a run resumes: mesh, intervals and
+      runtime: whether to report what may change when a run resumes: mesh, intervals and
         paths, and train.steps where no schedule reads it.
     """
     was, now = bindings_of(old), bindings_of(new)
-    free_fields = set() if free else _free_fields(old) | _free_fields(new)
+    runtime_fields = set() if runtime else _runtime_fields(old) | _runtime_fields(new)
     result = []
     for key in sorted(was.keys() | now.keys()):
         if was.get(key) == now.get(key):
             continue
-        if key in free_fields:
+        if key in runtime_fields:
             continue
         reads_steps = _reads_train_steps(old) or _reads_train_steps(new)
-        if not free and key == ("train", "steps") and not reads_steps:
+        if not runtime and key == ("train", "steps") and not reads_steps:
             continue
         result.append((".".join(key), was.get(key), now.get(key)))
     return result
@@ -101,10 +101,10 @@ def _reads_train_steps(experiment: Experiment) -> bool:
     return bool(getattr(schedule, "reads_train_steps", False))
 
 
-def _free_fields(experiment: Experiment) -> set[tuple[str, str]]:
+def _runtime_fields(experiment: Experiment) -> set[tuple[str, str]]:
     return {
         (name, field.name)
         for node, name in _nodes(experiment)
         for field in fields_of(type(node))
-        if field.metadata.get("free")
+        if field.metadata.get("runtime")
     }

@@ -129,7 +129,7 @@ def _read(directories: Sequence[str | os.PathLike], trust: bool) -> list[_Run]:
                 experiment=experiment,
                 lines=lines,
                 differences=differences(experiments[0], experiment),
-                telling=differences(experiments[0], experiment, free=False),
+                telling=differences(experiments[0], experiment, runtime=False),
             )
         )
     return runs

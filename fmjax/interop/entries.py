@@ -50,7 +50,7 @@ class Option:
         kind: type,
         default: Any,
         *,
-        spelled: Mapping[Any, Any] | None = None,
+        to_field: Mapping[Any, Any] | None = None,
         null: bool = False,
         others: str = "",
     ):
@@ -61,7 +61,7 @@ class Option:
           fields: separated by spaces.
           kind: the type of its value there.
           default: what Hugging Face takes where there is none.
-          spelled: from the values there to those of the field, where they differ; of
+          to_field: from the values there to those of the field, where they differ; of
             several for one, the first is written.
           null: whether null is a value of its own.
           others: other names of the same option, which may stand beside it, or alone;
@@ -70,7 +70,7 @@ class Option:
         self.name = name
         self.fields = expand(fields)
         self._kind, self._default, self._null = kind, default, null
-        self._spelled, self._others = spelled, others.split()
+        self._to_field, self._others = to_field, others.split()
 
     def read(self, options: Options) -> dict[str, Any]:
         """Takes the option; see `Entry`."""
@@ -83,11 +83,11 @@ class Option:
         for name, other in told.items():
             if other != value:
                 options.refuse(name, other, f"{value!r}, as {self.name} is")
-        if self._spelled is not None:
-            if value not in self._spelled:
-                expected = ", ".join(map(repr, self._spelled))
+        if self._to_field is not None:
+            if value not in self._to_field:
+                expected = ", ".join(map(repr, self._to_field))
                 options.refuse(self.name, value, f"one of {expected}")
-            value = self._spelled[value]
+            value = self._to_field[value]
         return dict.fromkeys(self.fields, value)
 
     def write(self, values: Values) -> dict[str, Any]:
@@ -101,14 +101,14 @@ class Option:
                 )
         if first is None and not self._null and self._default is not None:
             raise UserError(f"{self.fields[0]} = None; expected a value.")
-        if self._spelled is None:
+        if self._to_field is None:
             return {self.name: first}
-        for theirs, ours in self._spelled.items():
+        for theirs, ours in self._to_field.items():
             if ours == first:
                 return {self.name: theirs}
         raise UserError(
             f"{self.fields[0]} = {first!r}; expected one of "
-            f"{', '.join(map(repr, dict.fromkeys(self._spelled.values())))}."
+            f"{', '.join(map(repr, dict.fromkeys(self._to_field.values())))}."
         )
 
 
@@ -259,7 +259,7 @@ class Ignored:
 
 def activation(name: str, fields: str, default: str) -> Option:
     """An activation by its name; gelu_tanh has more than one there."""
-    return Option(name, fields, str, default, spelled=ACTIVATIONS)
+    return Option(name, fields, str, default, to_field=ACTIVATIONS)
 
 
 def expand(fields: str) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ class Architecture:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """How models of one model_type are spelled there.
+    """How models of one model_type are described there.
 
     Attributes:
       model_type: in config.json.
@@ -125,19 +125,19 @@ class Family:
             for field, value in entry.read(options).items():
                 teller = getattr(entry, "name", "")
                 if field in values and values[field] != value:
-                    spelled = model_fields.spelled(self.model, field)
+                    described = model_fields.describe(self.model, field)
                     if not teller:
                         # What the file says of it, or what it leaves to a default.
                         teller = told_by[field]
                         told = options.peek(teller, values[field])
                         options.refuse(
-                            teller, told, f"{spelled} to be {value!r} in this class"
+                            teller, told, f"{described} to be {value!r} in this class"
                         )
                     options.refuse(
                         teller,
                         value,
-                        f"{values[field]!r}, as {told_by[field]} has it, for {spelled} "
-                        "is both",
+                        f"{values[field]!r}, as {told_by[field]} has it, for "
+                        f"{described} is both",
                     )
                 values[field], told_by[field] = value, teller
         options.finish()
@@ -190,7 +190,7 @@ class Family:
         named = (
             re.sub(
                 r"^\S+",
-                lambda match: model_fields.spelled(self.model, match[0]),
+                lambda match: model_fields.describe(self.model, match[0]),
                 problem,
             )
             for problem in problems

@@ -76,14 +76,14 @@ def build(cls: type, values: Mapping[str, Any]) -> Any:
     return cls(**made, **plain)
 
 
-def spelled(model: type, name: str) -> str:
+def describe(model: type, name: str) -> str:
     """A field's dotted name as gin has it."""
     part, _, rest = name.partition(".")
     if not rest:
         return f"{model.gin_name}.{part}"
     if part == "transformer":
         return f"transformer.{rest}"
-    return f"{model.gin_name}.{part}: {spelled(_type(model, part), rest)}"
+    return f"{model.gin_name}.{part}: {describe(_type(model, part), rest)}"
 
 
 def _type(cls: type, part: str) -> type:

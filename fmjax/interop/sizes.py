@@ -56,7 +56,7 @@ def check_sizes(
             most = _longest_edge(name, values, numbers)
         if not least <= min(_edges(value)) <= max(_edges(value)) <= most:
             raise UserError(
-                f"{file} makes {model_fields.spelled(family.model, name)} {value}; "
+                f"{file} makes {model_fields.describe(family.model, name)} {value}; "
                 f"expected {least} to {most:,}, by the {tensors:,} tensors of "
                 f"{numbers:,} numbers beside it."
             )

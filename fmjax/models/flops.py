@@ -8,7 +8,7 @@ from fmjax.models.layers.transformer_config import TransformerConfig
 _TABLES = ("table", "relative_vectors")
 
 
-def multiplying_weights(params, config: TransformerConfig) -> float:
+def matmul_parameters(params, config: TransformerConfig) -> float:
     """How many weights each token is multiplied with, once for every product.
 
     Tables that are only looked up count as none, experts by the share that a token

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Key
 
-from fmjax.configurable import configurable, free
+from fmjax.configurable import configurable, runtime_field
 from fmjax.errors import UserError
 from fmjax.models.layers.patches import pair
 from fmjax.objectives.contrast import (
@@ -35,7 +35,7 @@ class ImageTextContrast:
 
     model: nn.Module
     output: Literal["softmax", "sigmoid"] = "softmax"
-    chunks: int = free(8)
+    chunks: int = runtime_field(8)
 
     unit = "pairs"
 
@@ -72,14 +72,14 @@ class ImageTextContrast:
         by = getattr(tower, "pooling", None)
         if by == "eos" and tower.eos_id != tokenizer.eos_id:
             raise UserError(
-                f"text_tower.eos_id = {tower.eos_id}; expected {tokenizer.eos_id}, "
+                f"text_encoder.eos_id = {tower.eos_id}; expected {tokenizer.eos_id}, "
                 "which ends the texts of experiment.data."
             )
         if by == "highest_id" and tokenizer.eos_id != tokenizer.vocab_size - 1:
             raise UserError(
-                "text_tower.pooling = 'highest_id', but the texts of experiment.data "
+                "text_encoder.pooling = 'highest_id', but the texts of experiment.data "
                 f"end with {tokenizer.eos_id} of {tokenizer.vocab_size}; expected "
-                f"'eos' with text_tower.eos_id = {tokenizer.eos_id}."
+                f"'eos' with text_encoder.eos_id = {tokenizer.eos_id}."
             )
 
     def train_flops_per_row(self, params, rows: RowShapes) -> float:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from fmjax.configurable import free
+from fmjax.configurable import runtime_field
 from fmjax.errors import UserError
 from fmjax.objectives.chunked_head import chunked_sums
 from fmjax.objectives.terms import Ratio, Term
@@ -28,7 +28,7 @@ class TokenLoss:
     model: nn.Module
     z_loss: float = 0.0
     label_smoothing: float = 0.0
-    head_chunks: int = free(8)
+    head_chunks: int = runtime_field(8)
 
     def __post_init__(self):
         name = self.gin_name

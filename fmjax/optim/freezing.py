@@ -71,7 +71,7 @@ class Freezing:
         """The phase that a step is in."""
         return max((int(s) for s in self.begins if 0 < s <= step), default=0)
 
-    def trained(self, tree: Any, phase: int) -> Any:
+    def partition(self, tree: Any, phase: int) -> Any:
         """The leaves, of a tree like the parameters, of those trained in a phase."""
         return jax.tree.map(
             lambda first, leaf: leaf if first <= phase else optax.MaskedNode(),
@@ -79,7 +79,7 @@ class Freezing:
             tree,
         )
 
-    def spelled(self, shapes: Any) -> list[str]:
+    def describe(self, shapes: Any) -> list[str]:
         """A line for each step until which something is frozen."""
         sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)]
         firsts = jax.tree.leaves(self.first_steps)
@@ -127,7 +127,7 @@ def plan_freezing(rules: Sequence[Freeze], shapes: Any) -> Freezing:
     return Freezing(traverse_util.unflatten_dict(of_arrays, sep="/"))
 
 
-def merged(trained: Any, params: Any) -> Any:
+def combine(trained: Any, params: Any) -> Any:
     """`params` with what `trained` has in its place."""
     return jax.tree.map(
         lambda new, old: old if _is_masked(new) else new,

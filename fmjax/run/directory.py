@@ -29,7 +29,7 @@ def claim(
         changed = differences(
             stored_experiment(run_dir, trust or bool(experiment.modules)),
             experiment,
-            free=False,
+            runtime=False,
         )
         if changed:
             table = "\n".join(

@@ -81,7 +81,7 @@ def refuse_if_taken(run_dir: pathlib.Path, at_once: bool = False) -> None:
     age = time.time() - owner.get("since", 0)
     raise UserError(
         f"{run_dir} is in use: process {owner.get('pid')} on {owner.get('host')} has "
-        f"trained there for {spell_seconds(age)}. Expected one run a directory. Take "
+        f"trained there for {format_seconds(age)}. Expected one run a directory. Take "
         f"another --run_dir, or end that process first."
     )
 
@@ -113,7 +113,7 @@ def read(run_dir: pathlib.Path) -> dict[str, Any] | None:
     return owner if known and abs(owner["since"]) < 1e15 else {}
 
 
-def spell_seconds(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """A length of time in one unit that suits it: "3 min"."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:

@@ -15,7 +15,7 @@ from typing import Any
 from fmjax.objectives.terms import UNITS
 from fmjax.run import directory as run_dirs
 from fmjax.run import lock as run_lock
-from fmjax.run.lock import spell_seconds
+from fmjax.run.lock import format_seconds
 from fmjax.training.checkpoint.saved_state import FOLDER, saved_steps
 from fmjax.training.faults import bad_step_log
 from fmjax.training.reporting import events, metrics
@@ -84,7 +84,7 @@ def _printable(text: str) -> str:
 def _age(file: pathlib.Path) -> str:
     """How long ago a file was written; a run may just have taken it away."""
     try:
-        return spell_seconds(time.time() - file.stat().st_mtime)
+        return format_seconds(time.time() - file.stat().st_mtime)
     except OSError:
         return "a moment"
 
@@ -121,7 +121,7 @@ def _speed(train: list[dict], left: int) -> str:
         texts.append(f"MFU {mfu:.1%}")
     text = ", ".join(texts) or "not known"
     if left > 0 and seconds is not None:
-        text += f"; some {spell_seconds(left * seconds)} left"
+        text += f"; some {format_seconds(left * seconds)} left"
     return text
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from fmjax.configurable import configurable, free
+from fmjax.configurable import configurable, runtime_field
 from fmjax.errors import UserError
 from fmjax.sharding.rules import DEFAULT_RULES, LogicalRules
 
@@ -35,13 +35,13 @@ class MeshConfig:
         `fmjax.sharding.rules.DEFAULT_RULES`.
     """
 
-    data: int = free(-1)
-    fsdp: int = free(1)
-    stage: int = free(1)
-    expert: int = free(1)
-    context: int = free(1)
-    tensor: int = free(1)
-    rules: LogicalRules = free(())
+    data: int = runtime_field(-1)
+    fsdp: int = runtime_field(1)
+    stage: int = runtime_field(1)
+    expert: int = runtime_field(1)
+    context: int = runtime_field(1)
+    tensor: int = runtime_field(1)
+    rules: LogicalRules = runtime_field(())
 
     def __post_init__(self):
         for axis in AXES:
@@ -81,12 +81,12 @@ class MeshConfig:
             if num_devices % known:
                 raise UserError(
                     f"mesh: {num_devices} devices cannot be divided into "
-                    f"{self._spelled()}."
+                    f"{self._format()}."
                 )
             sizes[sizes.index(-1)] = num_devices // known
         elif known != num_devices:
             raise UserError(
-                f"mesh: {self._spelled()} takes {known} devices, found {num_devices}. "
+                f"mesh: {self._format()} takes {known} devices, found {num_devices}. "
                 "Set one axis to -1 to take all."
             )
         return tuple(sizes)
@@ -102,7 +102,7 @@ class MeshConfig:
             devices=devices,
         )
 
-    def _spelled(self) -> str:
+    def _format(self) -> str:
         return " × ".join(
             f"{a}={getattr(self, a)}" for a in AXES if getattr(self, a) != 1
         )

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Key
 
 from fmjax.objectives.terms import Batch, Objective, total
-from fmjax.optim.freezing import merged
+from fmjax.optim.freezing import combine
 from fmjax.training.state import State
 
 Metrics = dict[str, jax.Array]
@@ -37,7 +37,7 @@ def accumulate(
     trained = state.params if trained is None else trained
 
     def variables(trained):
-        return {"params": merged(trained, state.params), **state.extra}
+        return {"params": combine(trained, state.params), **state.extra}
 
     def weighted(terms, ratios):
         sums = {name: term.coefficient * term.sum for name, term in terms.items()}

@@ -43,7 +43,7 @@ class InitFrom:
       step: of the checkpoint; None for the newest.
     """
 
-    run: str = path(free=False)
+    run: str = path(runtime=False)
     parameters: tuple[str, ...] = ("**",)
     step: int | None = None
 
@@ -119,7 +119,7 @@ class Copy:
     pieces: dict[str, Piece]
     shapes: dict[str, tuple[int, ...]]
 
-    def spelled(self) -> str:
+    def describe(self) -> str:
         """A line that says what is taken."""
         count = sum(
             math.prod(_shape(self.shapes, piece.source))
@@ -302,7 +302,7 @@ def _check_shapes(pieces: dict[str, Piece], there: dict, here: dict, run: str) -
             compared[1][0] = piece.resized[0].rows
         if compared[0] != compared[1]:
             raise UserError(
-                f"{BINDING}: {_spelled(piece.source)!r} of {run} has the shape "
+                f"{BINDING}: {_format(piece.source)!r} of {run} has the shape "
                 f"{theirs}, {name!r} here {ours}. Expected the same."
             )
 
@@ -312,7 +312,7 @@ def _shape(shapes: dict[str, tuple[int, ...]], slot: Slot) -> tuple[int, ...]:
     return shape if slot.layer is None else shape[1:]
 
 
-def _spelled(slot: Slot) -> str:
+def _format(slot: Slot) -> str:
     if slot.layer is None:
         return slot.array
     return slot.array.replace("layers", f"layer_{slot.layer}", 1)

@@ -113,8 +113,8 @@ def train(
         lambda seconds: mfu(run.batch_size / seconds * flops, mesh.size),
         lambda step: MetricWriter(run_dir, step, run.wandb_project, config_text),
     )
-    lines = [plan.spelled(mesh), *plan.freezing.spelled(plan.shapes.params)]
-    for line in lines + [copy.spelled() for copy in copies]:
+    lines = [plan.describe(mesh), *plan.freezing.describe(plan.shapes.params)]
+    for line in lines + [copy.describe() for copy in copies]:
         reports.say(line)
     check_devices(mesh)
 

@@ -78,7 +78,7 @@ class StatePlan:
     shardings: State
     init: Any
 
-    def spelled(self, mesh: jax.sharding.Mesh) -> str:
+    def describe(self, mesh: jax.sharding.Mesh) -> str:
         """A line that says how much there is, and where."""
         size = sum(leaf.size for leaf in jax.tree.leaves(self.shapes.params))
         axes = (f"{name}={n}" for name, n in mesh.shape.items() if n > 1)

@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, Int, Key
 
 from fmjax.objectives.terms import Batch, Objective
-from fmjax.optim.freezing import merged
+from fmjax.optim.freezing import combine
 from fmjax.sharding.mesh import batch_sharding
 from fmjax.sharding.rules import LogicalRules
 from fmjax.training.accumulation import Metrics, accumulate
@@ -46,25 +46,25 @@ def make_train_step(
     but the count of steps changes.
     """
 
-    limited = getattr(objective.model, "limited", lambda params: params)
+    project_params = getattr(objective.model, "project_params", lambda params: params)
 
     def step(state: State, batch: Batch, phase: int = 0) -> tuple[State, Metrics]:
         rows = next(iter(batch.values())).shape[0]
         keys = example_keys(seed, state.step, rows)
-        trained = plan.freezing.trained(state.params, phase)
+        trained = plan.freezing.partition(state.params, phase)
         grads, metrics = accumulate(
             objective, state, batch, keys, microbatches, trained
         )
         metrics["grad_norm"] = optax.global_norm(grads)
         metrics["learning_rate"] = jnp.float32(learning_rate(state.step))
         updates, opt_state = plan.transformation.update(grads, state.opt_state, trained)
-        trained = limited(optax.apply_updates(trained, updates))
-        params = merged(trained, state.params)
+        trained = project_params(optax.apply_updates(trained, updates))
+        params = combine(trained, state.params)
         ema = state.ema
         if ema is not None:
-            averaged = plan.freezing.trained(ema, phase)
+            averaged = plan.freezing.partition(ema, phase)
             averaged = optax.incremental_update(trained, averaged, 1 - ema_decay)
-            ema = merged(averaged, ema)
+            ema = combine(averaged, ema)
         guard = state.guard
         if guard is not None:
             judged, guard = plan.bad_steps.judge(

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from fmjax.configurable import configurable, free, path
+from fmjax.configurable import configurable, path, runtime_field
 from fmjax.errors import UserError
 
 
@@ -45,23 +45,23 @@ class TrainConfig:
     steps: int = 1000
     batch_size: int = 32
     seed: int = 0
-    microbatches: int = free(1)
+    microbatches: int = runtime_field(1)
     ema_decay: float | None = None
-    eval_every: int = free(0)
-    eval_batches: int | None = free(None)
-    eval_batch_size: int | None = free(None)
-    checkpoint_every: int = free(0)
-    keep_last: int = free(2)
-    keep_every: int | None = free(None)
-    keep_best: int = free(0)
-    save_attempts: int = free(6)
-    save_pause_seconds: float = free(10.0)
-    hang_factor: float = free(30.0)
-    hang_seconds: float = free(300.0)
-    log_every: int = free(10)
-    sample_prompt: str | None = free(None)
+    eval_every: int = runtime_field(0)
+    eval_batches: int | None = runtime_field(None)
+    eval_batch_size: int | None = runtime_field(None)
+    checkpoint_every: int = runtime_field(0)
+    keep_last: int = runtime_field(2)
+    keep_every: int | None = runtime_field(None)
+    keep_best: int = runtime_field(0)
+    save_attempts: int = runtime_field(6)
+    save_pause_seconds: float = runtime_field(10.0)
+    hang_factor: float = runtime_field(30.0)
+    hang_seconds: float = runtime_field(300.0)
+    log_every: int = runtime_field(10)
+    sample_prompt: str | None = runtime_field(None)
     compilation_cache: str | None = path(None)
-    wandb_project: str | None = free(None)
+    wandb_project: str | None = runtime_field(None)
 
     def __post_init__(self):
         for name in (

@@ -250,7 +250,7 @@ def test_what_changes_the_meaning_of_a_run():
 
     def changed(*bindings):
         new = load_experiment("quickstart.gin", bindings)
-        return [name for name, _, _ in differences(old, new, free=False)]
+        return [name for name, _, _ in differences(old, new, runtime=False)]
 
     assert changed("mesh.fsdp=2", "train.log_every=3", "data.cache_dir=elsewhere") == []
     assert changed("transformer.remat=full", "train.microbatches=2") == []

@@ -52,8 +52,8 @@ def training(cache, layout=LAYOUT, batch_size=4, rows=None, seed=0, **changes):
     options = {"threads": 2, "prefetch": 3} | changes
     rates = options.pop("rates", [1.0] * len(caches))
     vocab_size = options.pop("vocab_size", TOKENIZER.vocab_size)
-    bad_share = options.pop("bad_share", 1.0)
-    records = Records(caches, layout, vocab_size, bad_share)
+    max_corrupt_fraction = options.pop("max_corrupt_fraction", 1.0)
+    records = Records(caches, layout, vocab_size, max_corrupt_fraction)
     rows = range(batch_size) if rows is None else rows
     return train_batches(
         records, rates, batch_size=batch_size, rows=rows, seed=seed, **options
@@ -213,12 +213,14 @@ def test_damaged_records_become_rows_of_no_weight_and_are_counted(tmp_path):
 def test_broken_records_are_named_and_too_many_end_the_run(tmp_path, capfd):
     cache = build(tmp_path)
     limit = 3 + ord("x")
-    some = training(cache, batch_size=1, vocab_size=limit, bad_share=0.9)
+    some = training(cache, batch_size=1, vocab_size=limit, max_corrupt_fraction=0.9)
     read(some, cache.rows)
     assert "rows-00000.array_record: record" in capfd.readouterr().err
     assert some.bad_rows > 10
-    many = training(cache, batch_size=1, vocab_size=limit, bad_share=0.01)
-    with pytest.raises(UserError, match=r"more than data.bad_share .* = 0.01 allows"):
+    many = training(cache, batch_size=1, vocab_size=limit, max_corrupt_fraction=0.01)
+    with pytest.raises(
+        UserError, match=r"more than data.max_corrupt_fraction .* = 0.01 allows"
+    ):
         read(many, cache.rows)
 
 
@@ -229,7 +231,9 @@ def test_too_many_broken_documents_leave_no_cache(tmp_path):
         yield from documents_of(TEXTS)(skipped)
 
     def build(share):
-        return build_cache(tmp_path, key_of(), documents, TOKENIZER, bad_share=share)
+        return build_cache(
+            tmp_path, key_of(), documents, TOKENIZER, max_corrupt_fraction=share
+        )
 
     with pytest.raises(UserError, match=r"12 of 52 examples .* document 0, document 1"):
         build(0.2)

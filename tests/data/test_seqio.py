@@ -121,7 +121,8 @@ def test_streaming_names_broken_documents_and_ends_past_the_share(tmp_path, caps
     file.write_bytes(b"fine\nbro\xffken\nalso fine\n" * 20 + b"tail\n")
     batches = data.train_batches(1, range(1), seed=0)
     allowed = (
-        r"11 of \d+ examples of torn train .* more than data\.bad_share .* = 0\.01"
+        r"11 of \d+ examples of torn train .* more than "
+        r"data\.max_corrupt_fraction .* = 0\.01"
     )
     with pytest.raises(UserError, match=allowed):
         list(itertools.islice(batches, 100))

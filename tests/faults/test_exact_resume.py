@@ -65,8 +65,8 @@ LANGUAGE = {
 IMAGES = {
     "augmented, mixed": ADAMW,
     "views": (
-        *ADAMW, "experiment.objective=@image_view_contrast()",
-        "image_view_contrast.model=@simclr()", "simclr.encoder=@vit()",
+        *ADAMW, "experiment.objective=@nt_xent()",
+        "nt_xent.model=@simclr()", "simclr.encoder=@vit()",
         "simclr.embed_dim=8", "vit.num_classes=0", "images.views=2", "images.augment="
         "(@random_resized_crop(), @flip(), @colour_jitter(), @grayscale())",
     ),

@@ -98,4 +98,4 @@ def test_what_another_has_taken_is_not_released(tmp_path):
     ("seconds", "text"), [(3, "3 s"), (119, "119 s"), (600, "10 min"), (1e5, "28 h")]
 )
 def test_lengths_of_time(seconds, text):
-    assert run_lock.spell_seconds(seconds) == text
+    assert run_lock.format_seconds(seconds) == text

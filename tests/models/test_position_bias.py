@@ -189,7 +189,7 @@ def test_disentangled_attention_of_the_paper():
         head_dim=K,
         cross=False,
         causal=False,
-        inward_bias=True,
+        qkv_bias=True,
         bias=True,
         rope_theta=None,
         qk_norm=None,

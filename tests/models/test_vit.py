@@ -17,7 +17,7 @@ from fmjax.errors import UserError
 from fmjax.models.layers.attention_pooling import AttentionPooling
 from fmjax.models.layers.image_positions import resize_positions, sincos_2d
 from fmjax.models.layers.patches import to_images, to_patches
-from fmjax.models.layers.primitives import drop_examples
+from fmjax.models.layers.primitives import drop_path
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.vision.vit import ViT
 
@@ -221,11 +221,11 @@ def test_depth_is_each_examples_own_and_grows_with_the_layer():
 
 def test_examples_that_stay_are_scaled_up():
     keys = jax.random.split(jax.random.key(1), 2000)
-    y = drop_examples(jnp.ones((2000, 3, 2)), 0.25, keys)
+    y = drop_path(jnp.ones((2000, 3, 2)), 0.25, keys)
     assert set(np.unique(y)) == {0.0, np.float32(1 / 0.75)}
     np.testing.assert_array_equal(y, np.broadcast_to(y[:, :1, :1], y.shape))
     np.testing.assert_allclose(y.mean(), 1, atol=0.05)
-    assert drop_examples(y, 0.25, None) is y
+    assert drop_path(y, 0.25, None) is y
 
 
 @pytest.mark.parametrize(

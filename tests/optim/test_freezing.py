@@ -9,7 +9,7 @@ import pytest
 
 from fmjax.errors import UserError
 from fmjax.optim import optimizers, schedules
-from fmjax.optim.freezing import NEVER, Freeze, Freezing, merged, plan_freezing
+from fmjax.optim.freezing import NEVER, Freeze, Freezing, combine, plan_freezing
 from fmjax.optim.state_sharding import state_specs
 
 SCHEDULE = schedules.Linear(learning_rate=0.02, warmup_steps=2)
@@ -63,11 +63,11 @@ def trained(optimizer):
 
     @functools.partial(jax.jit, static_argnums=3)
     def step(gradients, state, params, phase):
-        mine = FREEZING.trained(params, phase)
+        mine = FREEZING.partition(params, phase)
         updates, state = transformation.update(
-            FREEZING.trained(gradients, phase), state, mine
+            FREEZING.partition(gradients, phase), state, mine
         )
-        return merged(optax.apply_updates(mine, updates), params), state
+        return combine(optax.apply_updates(mine, updates), params), state
 
     params = to_float32(PARAMS)
     first = state = transformation.init(params)
@@ -206,7 +206,7 @@ def test_where_rules_meet_the_longest_holds():
     }
     phases = [freezing.phase(step) for step in (0, 4, 5, 8, 9, 1000)]
     assert phases == [0, 0, 5, 5, 9, 9]
-    assert freezing.spelled(SHAPES) == [
+    assert freezing.describe(SHAPES) == [
         "4 of them are frozen until step 5",
         "32 of them are frozen until step 9",
         "32 of them are frozen for ever",

@@ -31,7 +31,7 @@ from fmjax.interop.hugging_face import import_model
 from fmjax.interop.options import Options
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.multimodal.clip import CLIP as Model
-from fmjax.models.multimodal.text_encoder import TextTower
+from fmjax.models.multimodal.text_encoder import TextEncoder
 from fmjax.models.vision.vit import ViT
 from fmjax.objectives.image_text_contrast import ImageTextContrast
 
@@ -315,12 +315,12 @@ def test_options_that_are_not_supported_are_refused(
 BLOCKS = TransformerConfig(num_layers=1, embed_dim=8, num_heads=2, activation="gelu")
 OF_CLIP = Model(
     ViT(BLOCKS, image_size=8, patch_size=4, patch_bias=False, embed_norm=True),
-    TextTower(BLOCKS, 9, 5, pooling="highest_id"),
+    TextEncoder(BLOCKS, 9, 5, pooling="highest_id"),
     embed_dim=4,
 )
 OF_SIGLIP = Model(
     ViT(BLOCKS, image_size=8, patch_size=4, class_token=False, pooling="attention"),
-    TextTower(BLOCKS, 9, 5, attention="full", pooling="last_place"),
+    TextEncoder(BLOCKS, 9, 5, attention="full", pooling="last_place"),
     embed_dim=None,
     text_bias=True,
     bias=-10.0,
@@ -335,8 +335,8 @@ def test_models_of_our_own_have_names_there():
 @pytest.mark.parametrize(
     ("model", "side", "changes", "named"),
     [
-        (OF_CLIP, "text", {"pooling": "last_token"}, "clip.text: text_tower.pooling"),
-        (OF_CLIP, "text", {"pooling": "eos", "eos_id": 2}, "text_tower.eos_id"),
+        (OF_CLIP, "text", {"pooling": "last_token"}, "clip.text: text_encoder.pooling"),
+        (OF_CLIP, "text", {"pooling": "eos", "eos_id": 2}, "text_encoder.eos_id"),
         (OF_CLIP, "image", {"positions": "sincos"}, "clip.image: vit.positions"),
         (OF_CLIP, "image", {"image_size": (8, 12)}, "clip.image: vit.image_size"),
         (OF_SIGLIP, "image", {"class_token": True}, "clip.image: vit.class_token"),

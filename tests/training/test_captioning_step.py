@@ -20,7 +20,7 @@ from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.multimodal.caption_decoder import CaptionDecoder
 from fmjax.models.multimodal.clip import CLIP
 from fmjax.models.multimodal.coca import CoCa
-from fmjax.models.multimodal.text_encoder import TextTower
+from fmjax.models.multimodal.text_encoder import TextEncoder
 from fmjax.models.vision.vit import ViT
 from fmjax.objectives.contrastive_captioning import ContrastiveCaptioning
 
@@ -129,7 +129,7 @@ def test_the_losses_are_their_definitions(start_id):
 
 def test_mistakes_are_named():
     gpt = GPT(BLOCKS, V, T)
-    tower = TextTower(BLOCKS, V, T)
+    tower = TextEncoder(BLOCKS, V, T)
     clip = CLIP(image=IMAGE.clone(pooling="average"), text=tower)
     for model in (gpt, clip):
         with pytest.raises(UserError, match=r"contrastive_captioning\.model = @"):

@@ -12,11 +12,11 @@ from on_meshes import MESHES, OPTIMIZER, assert_same_gradients, gradients_of
 from fmjax.errors import UserError
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.multimodal.clip import CLIP
-from fmjax.models.multimodal.text_encoder import TextTower
+from fmjax.models.multimodal.text_encoder import TextEncoder
 from fmjax.models.vision.simclr import SimCLR
 from fmjax.models.vision.vit import ViT
 from fmjax.objectives.image_text_contrast import ImageTextContrast
-from fmjax.objectives.image_view_contrast import ImageViewContrast
+from fmjax.objectives.nt_xent import NTXent
 from fmjax.sharding.mesh import batch_sharding, global_batch, on_mesh
 from fmjax.training.state import plan_state
 from fmjax.training.step import make_train_step
@@ -33,14 +33,14 @@ BLOCKS = TransformerConfig(
 )
 MODEL = CLIP(
     image=ViT(BLOCKS, image_size=SIZE, patch_size=4),
-    text=TextTower(BLOCKS, V, T, vocab_multiple=8),
+    text=TextEncoder(BLOCKS, V, T, vocab_multiple=8),
     embed_dim=8,
     scale=5.0,
 )
 SOFTMAX = ImageTextContrast(MODEL, chunks=4)
 SIGMOID = ImageTextContrast(MODEL.clone(bias=-2.0), output="sigmoid", chunks=4)
 
-VIEWS = ImageViewContrast(SimCLR(MODEL.image, embed_dim=8), chunks=4)
+VIEWS = NTXent(SimCLR(MODEL.image, embed_dim=8), chunks=4)
 
 
 def batch():
@@ -163,7 +163,7 @@ def test_the_token_that_stands_for_a_text_is_the_one_that_ends_it(tower, fits):
         data = SimpleNamespace(tokenizer=lambda tokenizer=tokenizer: tokenizer)
         refuses = eos_id != fits and tower["pooling"] != "last_token"
         with (
-            pytest.raises(UserError, match=r"text_tower\..*expected")
+            pytest.raises(UserError, match=r"text_encoder\..*expected")
             if refuses
             else contextlib.nullcontext()
         ):
@@ -189,5 +189,5 @@ def test_texts_end_at_their_last_token():
             tower.apply(params, ended, mask)["pooled"],
             atol=1e-5,
         )
-    with pytest.raises(UserError, match=r"text_tower\.eos_id = None"):
+    with pytest.raises(UserError, match=r"text_encoder\.eos_id = None"):
         dataclasses.replace(tower, pooling="eos")

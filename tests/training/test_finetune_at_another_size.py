@@ -87,7 +87,7 @@ def started(source, objective, mesh_config=None):
     (copy,), mesh, rules = planned(source, objective, mesh_config)
     state = random_state(objective, mesh, rules)
     with on_mesh(mesh, rules):
-        return jax.device_get(start_from([copy], state).params), copy.spelled()
+        return jax.device_get(start_from([copy], state).params), copy.describe()
 
 
 def by_layer(params):

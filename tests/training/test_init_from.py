@@ -121,7 +121,7 @@ def test_an_encoder_lands_in_an_encoder_decoder(runs, layout, config, mesh_confi
     )
     taken = jax.tree.leaves((wanted["stack"], wanted["tokens"]))
     real = sum(leaf.size for leaf in taken)
-    assert f"{real:,} parameters" in copies[0].spelled()
+    assert f"{real:,} parameters" in copies[0].describe()
 
 
 def test_averaged_parameters_are_taken_and_begin_the_average(tmp_path):
@@ -134,7 +134,7 @@ def test_averaged_parameters_are_taken_and_begin_the_average(tmp_path):
     _, state, copies = started(*made, source(tmp_path))
     assert_equal(state.params["encoder_stack"], average["stack"])
     assert_equal(state.ema, jax.device_get(state.params))
-    assert "(step 7, averaged)" in copies[0].spelled()
+    assert "(step 7, averaged)" in copies[0].describe()
 
 
 def test_layers_go_where_patterns_send_them(runs):

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 
-from fmjax.configurable import configurable, free, path
+from fmjax.configurable import configurable, path, runtime_field
 from fmjax.data.images.augment.augmentation import Augmentation, Augmentations
 from fmjax.data.images.captions import Captions
 from fmjax.data.images.preprocessing import Preprocessing, check_preprocessing
@@ -44,9 +44,9 @@ class ImageData(CachedData):
       cache_dir: where caches are kept; $FMJAX_CACHE or ~/.cache/fmjax if None.
       threads: that make batches.
       prefetch: batches made ahead.
-      bad_share: of the examples that may be broken. Those are left out of the cache, or
-        read as rows without weight, and named; more of them, and more than ten, end
-        the run.
+      max_corrupt_fraction: of the examples that may be broken. Those are left out of
+        the cache, or read as rows without weight, and named; more of them, and more
+        than ten, end the run.
     """
 
     train: ImageTask | SeqioTask | Mixture
@@ -62,9 +62,9 @@ class ImageData(CachedData):
     caption_length: int = 32
     mask_captions: bool = True
     cache_dir: str | None = path(None)
-    threads: int = free(2)
-    prefetch: int = free(4)
-    bad_share: float = free(0.01)
+    threads: int = runtime_field(2)
+    prefetch: int = runtime_field(4)
+    max_corrupt_fraction: float = runtime_field(0.01)
 
     def __post_init__(self):
         check_preprocessing(self)
@@ -165,7 +165,12 @@ class ImageData(CachedData):
             )
 
         build_cache(
-            self.root, key, examples, tokenizer, member.sizes[key.split], self.bad_share
+            self.root,
+            key,
+            examples,
+            tokenizer,
+            member.sizes[key.split],
+            self.max_corrupt_fraction,
         )
 
     def _identity(self) -> str | None:

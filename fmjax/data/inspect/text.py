@@ -68,7 +68,7 @@ def inspect(
     """
     data.prepare()
     tokenizer = data.tokenizer()
-    spell = _Speller(tokenizer, data.corruption)
+    decode = _Speller(tokenizer, data.corruption)
     stream = data.train_batches(batch_size, range(batch_size), seed=0)
     weights = []
     try:
@@ -91,7 +91,7 @@ def inspect(
         row_targets=(int(counts.min()), int(np.median(counts)), int(counts.max())),
         padding_share=float(1 - filled / room),
         examples=tuple(
-            _decode(spell, {name: array[r] for name, array in first.items()})
+            _decode(decode, {name: array[r] for name, array in first.items()})
             for r in range(min(examples, batch_size))
         ),
         tokens_per_second=filled / elapsed,
@@ -108,7 +108,7 @@ def _used(batch) -> list[np.ndarray]:
     return [batch["weights"] > 0]
 
 
-def _decode(spell: "_Speller", row) -> str:
+def _decode(decode: "_Speller", row) -> str:
     """Text of a row, with a line between packed documents.
 
     Of an encoder-decoder's, what is read and what must be written; of a masked one, the
@@ -120,26 +120,26 @@ def _decode(spell: "_Speller", row) -> str:
         for segment in range(1, int(row["decoder_segment_ids"].max()) + 1):
             read = row["encoder_tokens"][row["encoder_segment_ids"] == segment]
             written = row["targets"][row["decoder_segment_ids"] == segment]
-            texts.append(f"{spell(read)}\n→ {spell(written)}")
+            texts.append(f"{decode(read)}\n→ {decode(written)}")
         return "\n―――\n".join(texts)
     if not counted[row.get("segment_ids", counted) > 0].all():
-        return _masked(spell, row, counted)
+        return _masked(decode, row, counted)
     segments = row.get("segment_ids", np.ones_like(row["targets"]))
     texts = [
-        spell.tokenizer.decode(row["targets"][counted & (segments == segment)])
+        decode.tokenizer.decode(row["targets"][counted & (segments == segment)])
         for segment in np.unique(segments[counted])
     ]
     return "\n―――\n".join(texts)
 
 
-def _masked(spell: "_Speller", row, counted: np.ndarray) -> str:
+def _masked(decode: "_Speller", row, counted: np.ndarray) -> str:
     parts = []
     real = row["segment_ids"] > 0
     cuts = np.flatnonzero(np.diff(counted[real])) + 1
     for places in np.split(np.flatnonzero(real), cuts):
-        read = spell(row["tokens"][places])
+        read = decode(row["tokens"][places])
         if len(places) and counted[places[0]]:
-            read = f"«{spell(row['targets'][places])} → {read}»"
+            read = f"«{decode(row['targets'][places])} → {read}»"
         parts.append(read)
     if row.get("next_sentence_weights", 0):
         whence = "another text" if row["next_sentence"] else "the same text"

@@ -43,10 +43,10 @@ class Records:
         caches: Sequence[Cache],
         layout: RowLayout,
         vocab_size: int,
-        bad_share: float = 1.0,
+        max_corrupt_fraction: float = 1.0,
     ):
         """Opens the shards; they are read when asked for."""
-        self._bad_share = bad_share
+        self._bad_share = max_corrupt_fraction
         shards = [str(shard) for cache in caches for shard in cache.shards]
         self._shards = shards
         self._readers = [ArrayRecordReader(shard, _READER_OPTIONS) for shard in shards]

@@ -123,7 +123,7 @@ def build_cache(
     documents: Callable[[Skipped], Iterable[Example]],
     tokenizer: Tokenizer | None,
     total_bytes: int | None = None,
-    bad_share: float = 1.0,
+    max_corrupt_fraction: float = 1.0,
 ) -> Cache:
     """Writes a cache unless it is there already, and opens it.
 
@@ -133,7 +133,7 @@ def build_cache(
       documents: gives the tokenized documents, noting those it leaves out.
       tokenizer: whose files are stored beside the rows, if there is one.
       total_bytes: bytes of all documents, roughly, for the progress bar.
-      bad_share: of the documents that may be broken, see
+      max_corrupt_fraction: of the documents that may be broken, see
         `fmjax.data.tasks.corrupt_fraction`.
 
     Raises:
@@ -180,7 +180,9 @@ def build_cache(
                 f"broken{_examples(skipped)}."
             )
         total = counts["documents"] + skipped.count
-        check_bad_share(skipped.count, total, bad_share, key.task, skipped.names)
+        check_bad_share(
+            skipped.count, total, max_corrupt_fraction, key.task, skipped.names
+        )
         if tokenizer is not None:
             tokenizer.save(folder / "tokenizer")
         metadata = {

@@ -28,9 +28,9 @@ class CachedData(abc.ABC):
       cache_dir: where caches are kept; $FMJAX_CACHE or ~/.cache/fmjax if None.
       threads: that make batches.
       prefetch: batches made ahead.
-      bad_share: of the examples that may be broken. Those are left out of the cache, or
-        read as rows without weight, and named; more of them, and more than ten, end
-        the run.
+      max_corrupt_fraction: of the examples that may be broken. Those are left out of
+        the cache, or read as rows without weight, and named; more of them, and more
+        than ten, end the run.
     """
 
     @functools.cached_property
@@ -134,7 +134,7 @@ class CachedData(abc.ABC):
         """Random access to the cached examples of a split."""
         layout = self._layout(split)
         return batches.Records(
-            self.caches(split), layout, self._vocab_size, self.bad_share
+            self.caches(split), layout, self._vocab_size, self.max_corrupt_fraction
         )
 
     @abc.abstractmethod

@@ -44,15 +44,15 @@ class StreamedRows:
         split: str,
         layout: RowLayout,
         vocab_size: int,
-        bad_share: float = 0.01,
+        max_corrupt_fraction: float = 0.01,
     ):
-        """Takes a seqio.Task or seqio.Mixture, the tasks in it, `data.bad_share`."""
+        """Takes a seqio.Task or Mixture, its tasks, `data.max_corrupt_fraction`."""
         self._provider = provider
         self._tasks = tasks
         self._split = split
         self._layout = layout
         self._vocab_size = vocab_size
-        self.skipped = _SaidAndBounded(f"{provider.name} {split}", bad_share)
+        self.skipped = _SaidAndBounded(f"{provider.name} {split}", max_corrupt_fraction)
 
     def epoch(self, epoch: int, seed: int, index: int, processes: int) -> Iterator[Row]:
         """The shuffled rows of one epoch on shard `index` of `processes`.

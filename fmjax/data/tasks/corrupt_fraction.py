@@ -22,6 +22,7 @@ def check_bad_share(
     """
     if bad > max(FEW, share * total):
         raise UserError(
-            f"{bad} of {total} examples of {name} are broken, more than data.bad_share "
-            f"(images.bad_share) = {share} allows: {', '.join(examples[:3])}, …"
+            f"{bad} of {total} examples of {name} are broken, more than "
+            "data.max_corrupt_fraction (images.max_corrupt_fraction) = "
+            f"{share} allows: {', '.join(examples[:3])}, …"
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fmjax.configurable import configurable, free, path
+from fmjax.configurable import configurable, path, runtime_field
 from fmjax.data.runtime import batches
 from fmjax.data.runtime.cache import CacheKey, build_cache
 from fmjax.data.runtime.cached_data import CachedData
@@ -56,9 +56,9 @@ class Data(CachedData):
       cache_dir: where caches are kept; $FMJAX_CACHE or ~/.cache/fmjax if None.
       threads: that make batches.
       prefetch: batches made ahead.
-      bad_share: of the examples that may be broken. Those are left out of the cache, or
-        read as rows without weight, and named; more of them, and more than ten, end
-        the run.
+      max_corrupt_fraction: of the examples that may be broken. Those are left out of
+        the cache, or read as rows without weight, and named; more of them, and more
+        than ten, end the run.
     """
 
     train: Task
@@ -70,9 +70,9 @@ class Data(CachedData):
     random_window: bool = False
     streaming: bool = False
     cache_dir: str | None = path(None)
-    threads: int = free(2)
-    prefetch: int = free(4)
-    bad_share: float = free(0.01)
+    threads: int = runtime_field(2)
+    prefetch: int = runtime_field(4)
+    max_corrupt_fraction: float = runtime_field(0.01)
 
     def __post_init__(self):
         if self.length < 1:
@@ -244,7 +244,7 @@ class Data(CachedData):
             documents,
             tokenizer,
             member.sizes[key.split],
-            self.bad_share,
+            self.max_corrupt_fraction,
         )
 
     def _streamed(self, split: str) -> StreamedRows:
@@ -252,5 +252,5 @@ class Data(CachedData):
         provider, tasks = seqio_provider(self._task(split), members, self._tokenizer)
         size = self._tokenizer.vocab_size
         return StreamedRows(
-            provider, tasks, split, self._layout(split), size, self.bad_share
+            provider, tasks, split, self._layout(split), size, self.max_corrupt_fraction
         )

@@ -111,7 +111,7 @@ DEBERTA = Family(
             "positions",
             bool,
             True,
-            spelled={True: "learned", False: "none"},
+            to_field={True: "learned", False: "none"},
         ),
         Fixed({"transformer.position_bias": "disentangled"}),
         Constant("relative_attention", True, default=False),
@@ -139,7 +139,7 @@ DEBERTA = Family(
         "DebertaV2ForSequenceClassification": Architecture(
             (
                 Fixed({"language_head": False, "next_sentence": False}),
-                Option("pooler_hidden_act", "pooler", str, "gelu", spelled=_POOLERS),
+                Option("pooler_hidden_act", "pooler", str, "gelu", to_field=_POOLERS),
                 Ignored("pooler_hidden_size"),
                 Labels(),
             ),

@@ -11,7 +11,7 @@ ALWAYS_TIED = Option(
     "tie_embeddings",
     bool,
     True,
-    spelled={True: True, False: True},
+    to_field={True: True, False: True},
 )
 
 

@@ -26,7 +26,7 @@ OPT = Family(
             "transformer.norm_position",
             bool,
             True,
-            spelled=_NORM_POSITIONS,
+            to_field=_NORM_POSITIONS,
         ),
         Option("dropout", "transformer.dropout", float, 0.1),
         Option("attention_dropout", "transformer.attention_dropout", float, 0.0),

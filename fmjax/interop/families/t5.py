@@ -44,13 +44,13 @@ class FeedForwardKind:
                 f"decoder.activation = {other!r} and gated_mlp = {other_gated}; "
                 f"expected the encoder's {activation!r} and {gated}."
             )
-        spelled = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
-        if activation not in spelled:
+        names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+        if activation not in names:
             raise UserError(
                 f"encoder.activation = {activation!r}; expected one of "
-                f"{', '.join(spelled)}."
+                f"{', '.join(names)}."
             )
-        name = spelled[activation]
+        name = names[activation]
         if gated:
             name = "gated-gelu" if name == "gelu_new" else f"gated-{name}"
         return {"feed_forward_proj": name}

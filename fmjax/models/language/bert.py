@@ -8,9 +8,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
-from fmjax.models.flops import attention_flops, multiplying_weights
+from fmjax.models.flops import attention_flops, matmul_parameters
 from fmjax.models.layers.inputs import (
-    InputLayer,
+    InputEmbedding,
     Positions,
     check_length,
     check_positions,
@@ -41,7 +41,7 @@ class Bert(nn.Module):
       transformer: the stack's sizes and choices.
       vocab_size: V; ids at and above it are never predicted.
       max_length: the longest sequence; learned positions have as many rows.
-      positions: vectors added for each position, see `InputLayer`.
+      positions: vectors added for each position, see `InputEmbedding`.
       position_offset: row of position 0 in the learned table (RoBERTa: 2).
       position_padding_id: positions count other tokens only (RoBERTa: 1); None for all.
       num_token_types: kinds of segments, such as first and second sentence; 0 for none.
@@ -90,7 +90,7 @@ class Bert(nn.Module):
         D, std, dtype = c.embed_dim, c.init_std, c.compute_dtype
         rows, width = self.padded_vocab_size, self.embed_dim or D
         self.tokens = Embedding(rows, width, "vocab", std, dtype)
-        self.inputs = InputLayer(
+        self.inputs = InputEmbedding(
             c,
             self.max_length,
             self.positions,
@@ -194,7 +194,7 @@ class Bert(nn.Module):
         self, params, length: int, predicted: float = 1.0
     ) -> float:
         """Matrix FLOPs of a training step for each token; the head reads a share."""
-        weights = multiplying_weights(params, self.transformer)
+        weights = matmul_parameters(params, self.transformer)
         if self.language_head:
             width = self.embed_dim or self.transformer.embed_dim
             weights += predicted * self.padded_vocab_size * width

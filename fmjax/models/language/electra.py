@@ -5,10 +5,10 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from fmjax.configurable import configurable
-from fmjax.models.flops import attention_flops, multiplying_weights
+from fmjax.models.flops import attention_flops, matmul_parameters
 from fmjax.models.language.bert import MaskedHead
 from fmjax.models.layers.inputs import (
-    InputLayer,
+    InputEmbedding,
     Positions,
     check_length,
     check_positions,
@@ -41,7 +41,7 @@ class Electra(nn.Module):
       generator: of the smaller one that corrupts; None leaves it out.
       vocab_size: V.
       max_length: the longest sequence; learned positions have as many rows.
-      positions: vectors added for each position, see `InputLayer`.
+      positions: vectors added for each position, see `InputEmbedding`.
       num_token_types: kinds of segments; 0 for none.
       embed_dim: width of the shared vectors; None means the discriminator's.
       vocab_multiple: the table is padded to a multiple of this, so that it shards.
@@ -80,7 +80,7 @@ class Electra(nn.Module):
         c, width = self.discriminator, self._width
         std, dtype = c.init_std, c.compute_dtype
         self.tokens = Embedding(self.padded_vocab_size, width, "vocab", std, dtype)
-        self.inputs = InputLayer(
+        self.inputs = InputEmbedding(
             c,
             self.max_length,
             self.positions,
@@ -183,7 +183,7 @@ class Electra(nn.Module):
         self, params, length: int, predicted: float = 1.0
     ) -> float:
         """Matrix FLOPs of a training step for each token; one head reads a share."""
-        weights = multiplying_weights(params, self.discriminator)
+        weights = matmul_parameters(params, self.discriminator)
         flops = attention_flops(self.discriminator, length)
         if self.generator is not None:
             weights += predicted * self.padded_vocab_size * self._width

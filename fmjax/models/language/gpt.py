@@ -6,9 +6,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
-from fmjax.models.flops import attention_flops, multiplying_weights
+from fmjax.models.flops import attention_flops, matmul_parameters
 from fmjax.models.layers.inputs import (
-    InputLayer,
+    InputEmbedding,
     Positions,
     check_length,
     check_positions,
@@ -74,7 +74,7 @@ class GPT(nn.Module):
         c = self.transformer
         rows, dtype = self.padded_vocab_size, c.compute_dtype
         self.tokens = Embedding(rows, c.embed_dim, "vocab", c.init_std, dtype)
-        self.inputs = InputLayer(
+        self.inputs = InputEmbedding(
             c,
             self.max_length,
             self.positions,
@@ -177,7 +177,7 @@ class GPT(nn.Module):
           params: the parameters, or their shapes.
           length: tokens of a sequence.
         """
-        weights = multiplying_weights(params, self.transformer)
+        weights = matmul_parameters(params, self.transformer)
         if self.tie_embeddings:
             weights += self.padded_vocab_size * self.transformer.embed_dim
         return 6.0 * weights + attention_flops(self.transformer, length)

@@ -6,9 +6,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
-from fmjax.models.flops import attention_flops, multiplying_weights
+from fmjax.models.flops import attention_flops, matmul_parameters
 from fmjax.models.layers.inputs import (
-    InputLayer,
+    InputEmbedding,
     Positions,
     check_length,
     check_positions,
@@ -35,7 +35,7 @@ class Seq2Seq(nn.Module):
       vocab_size: V; ids at and above it are never predicted.
       max_length: the longest sequence on either side.
       start_id: the decoder's first input, from which the first target is predicted.
-      positions: vectors added for each position, see `InputLayer`; "none" where
+      positions: vectors added for each position, see `InputEmbedding`; "none" where
         relative positions tell them (T5).
       position_offset: row of position 0 in the learned tables (BART: 2).
       embed_norm: normalizes the sum of vectors (BART).
@@ -99,7 +99,7 @@ class Seq2Seq(nn.Module):
         std = c.init_std if self.embed_init_std is None else self.embed_init_std
         self.tokens = Embedding(rows, c.embed_dim, "vocab", std, c.compute_dtype)
         self.encoder_inputs, self.decoder_inputs = (
-            InputLayer(
+            InputEmbedding(
                 side,
                 self.max_length,
                 self.positions,
@@ -305,11 +305,11 @@ class Seq2Seq(nn.Module):
         """
         E, D = self.encoder, self.decoder
         read = source_length / length
-        encoder = 6.0 * multiplying_weights(params["encoder_stack"], E)
+        encoder = 6.0 * matmul_parameters(params["encoder_stack"], E)
         encoder += attention_flops(E, source_length)
         # The keys and values of cross-attention are made of the encoder's tokens.
         cross = 2 * D.num_layers * D.kv_heads * D.head_width * D.embed_dim
         head = self.padded_vocab_size * D.embed_dim
-        decoder = multiplying_weights(params["decoder_stack"], D) - cross + head
+        decoder = matmul_parameters(params["decoder_stack"], D) - cross + head
         attention = attention_flops(D, length) + attention_flops(D, source_length)
         return read * (encoder + 6.0 * cross) + 6.0 * decoder + attention

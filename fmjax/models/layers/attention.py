@@ -140,7 +140,7 @@ class Attention(nn.Module):
       head_dim: width of a head.
       cross: attends to a source instead of to itself.
       causal: whether, without a mask, a query sees only keys up to its own.
-      inward_bias: whether the projections to queries, keys and values have offsets.
+      qkv_bias: whether the projections to queries, keys and values have offsets.
       bias: whether the projection back has one.
       rope_theta: base of the rotary frequencies; None for no rotary positions.
       qk_norm: epsilon of an RMSNorm over each query and key; None for no norm.
@@ -159,7 +159,7 @@ class Attention(nn.Module):
     head_dim: int
     cross: bool
     causal: bool
-    inward_bias: bool
+    qkv_bias: bool
     bias: bool
     rope_theta: float | None
     qk_norm: float | None
@@ -283,7 +283,7 @@ class Attention(nn.Module):
         kernel = self.param(name, init, (width, heads, self.head_dim))
         kernel = kernel.astype(self.dtype).reshape(width, -1)
         offset = None
-        if self.inward_bias:
+        if self.qkv_bias:
             shape = (heads, self.head_dim)
             offset = self.param(f"{name}_bias", zeros_init(axis, "kv"), shape)
 

@@ -42,7 +42,7 @@ class AttentionPooling(nn.Module):
             head_dim=c.head_width,
             cross=True,
             causal=False,
-            inward_bias=c.bias,
+            qkv_bias=c.bias,
             bias=c.bias,
             rope_theta=None,
             qk_norm=None,

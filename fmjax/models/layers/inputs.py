@@ -14,7 +14,7 @@ from fmjax.models.layers.transformer_config import TransformerConfig
 Positions = Literal["learned", "sinusoidal", "sinusoidal_halves", "none"]
 
 
-class InputLayer(nn.Module):
+class InputEmbedding(nn.Module):
     """Adds positions and types to token vectors, normalizes, drops.
 
     Attributes:

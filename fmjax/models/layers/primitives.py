@@ -64,7 +64,7 @@ def dropout(x: Float[Array, "B ..."], rate: float, keys: Keys) -> Array:
     return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
 
 
-def drop_examples(
+def drop_path(
     x: Float[Array, "B ..."], rate: float | Float[Array, ""], keys: Keys
 ) -> Array:
     """Zeroes `x` of a share `rate` of examples and scales up the others'.

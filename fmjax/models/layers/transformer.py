@@ -19,7 +19,7 @@ from fmjax.models.layers.primitives import (
     Norm,
     constant_init,
     constrain,
-    drop_examples,
+    drop_path,
     dropout,
     fold_keys,
     normal_init,
@@ -74,7 +74,7 @@ class Cache(NamedTuple):
     source: KeyValueCache | None = None
 
 
-class Beside(NamedTuple):
+class BlockOutputs(NamedTuple):
     """What a block gives beside its output; a stack adds a leading layers axis.
 
     Attributes:
@@ -109,7 +109,7 @@ class Block(nn.Module):
         x: Float[Array, "B T D"],
         layer: tuple[Int[Array, ""], Cache | None],
         context: Context,
-    ) -> tuple[Float[Array, "B T D"], Beside]:
+    ) -> tuple[Float[Array, "B T D"], BlockOutputs]:
         """Applies one layer, given as its index and its cache."""
         index, cache = layer
         keys = fold_keys(context.keys, index)
@@ -157,7 +157,7 @@ class Block(nn.Module):
             index,
         )
         cache = None if cache is None else Cache(own, source)
-        return x, Beside(cache, router, x if self.keep_output else None)
+        return x, BlockOutputs(cache, router, x if self.keep_output else None)
 
     def _add(self, x, name, keys, layer, index):
         """x plus what `layer` gives for it, and norms where they belong."""
@@ -173,7 +173,7 @@ class Block(nn.Module):
         y = dropout(y, c.dropout, keys)
         if c.stochastic_depth:
             rate = c.stochastic_depth * (index + 1) / c.num_layers
-            y = drop_examples(y, rate, fold_keys(keys, 0))
+            y = drop_path(y, rate, fold_keys(keys, 0))
         x = x + y
         if c.norm_position == "post":
             x = norm(x)
@@ -187,7 +187,7 @@ class Block(nn.Module):
             head_dim=c.head_width,
             cross=cross,
             causal=self.causal,
-            inward_bias=c.bias if c.qkv_bias is None else c.qkv_bias,
+            qkv_bias=c.bias if c.qkv_bias is None else c.qkv_bias,
             bias=c.bias,
             rope_theta=c.rope_theta,
             qk_norm=c.norm_epsilon if c.qk_norm else None,
@@ -283,7 +283,7 @@ class Stack(nn.Module):
 
     def _blocks(
         self, x: Array, context: Context, cache: Cache | None, keep_outputs: bool
-    ) -> tuple[Array, Beside]:
+    ) -> tuple[Array, BlockOutputs]:
         c = self.config
         block = Block
         if c.remat != "none":

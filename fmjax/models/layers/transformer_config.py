@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from fmjax.configurable import configurable, free
+from fmjax.configurable import configurable, runtime_field
 from fmjax.errors import UserError
 from fmjax.models.layers.primitives import Norm
 
@@ -102,9 +102,9 @@ class TransformerConfig:
     layer_scale: float | None = None
     init_std: float = 0.02
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    attention: Literal["auto", "xla", "cudnn"] = free("auto")
+    attention: Literal["auto", "xla", "cudnn"] = runtime_field("auto")
     scan_layers: bool = True
-    remat: Literal["none", "weights", "dots", "full"] = free("none")
+    remat: Literal["none", "weights", "dots", "full"] = runtime_field("none")
 
     def __post_init__(self):
         for name in ("num_layers", "embed_dim", "num_heads", "kv_heads", "mlp_width"):

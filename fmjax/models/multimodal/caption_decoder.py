@@ -7,8 +7,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
-from fmjax.models.flops import attention_flops, multiplying_weights
-from fmjax.models.layers.inputs import InputLayer, check_length, check_sizes, visible
+from fmjax.models.flops import attention_flops, matmul_parameters
+from fmjax.models.layers.inputs import (
+    InputEmbedding,
+    check_length,
+    check_sizes,
+    visible,
+)
 from fmjax.models.layers.language_head import LanguageHead, padded
 from fmjax.models.layers.primitives import Embedding, Keys, fold_keys, normal_init
 from fmjax.models.layers.transformer import Cache, Context, Stack, empty_cache
@@ -96,7 +101,7 @@ class CaptionDecoder(nn.Module):
         """Declares the parts."""
         c, rows = self.unimodal, self.padded_vocab_size
         self.tokens = Embedding(rows, c.embed_dim, "vocab", c.init_std, c.compute_dtype)
-        self.inputs = InputLayer(c, self.positions, "learned")
+        self.inputs = InputEmbedding(c, self.positions, "learned")
         self.cls = self.param("cls", normal_init(c.init_std, "norm"), (c.embed_dim,))
         self.unimodal_stack = Stack(c)
         self.multimodal_stack = Stack(self.multimodal, cross=True)
@@ -227,7 +232,7 @@ class CaptionDecoder(nn.Module):
           source_length: vectors of an image, each as wide as the image's tower.
         """
         c, N = self.multimodal, length + self.starts
-        alone = 6.0 * multiplying_weights(params["unimodal_stack"], self.unimodal)
+        alone = 6.0 * matmul_parameters(params["unimodal_stack"], self.unimodal)
         alone += attention_flops(self.unimodal, N + 1)
         # The keys and values of cross-attention are made of the image's vectors.
         cross = sum(
@@ -235,7 +240,7 @@ class CaptionDecoder(nn.Module):
             for path, leaf in jax.tree_util.tree_leaves_with_path(params)
             if path[-1].key in ("key", "value") and path[-2].key == "cross_attention"
         )
-        both = multiplying_weights(params["multimodal_stack"], c) - cross
+        both = matmul_parameters(params["multimodal_stack"], c) - cross
         both += self.padded_vocab_size * c.embed_dim
         looking = attention_flops(c, N) + attention_flops(c, source_length)
         return (

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.layers.primitives import Dense, Keys, constant_init, fold_keys
-from fmjax.models.multimodal.text_encoder import TextTower
+from fmjax.models.multimodal.text_encoder import TextEncoder
 from fmjax.models.vision.vit import ViT, check_tower
 
 
@@ -33,7 +33,7 @@ class CLIP(nn.Module):
     """
 
     image: ViT
-    text: TextTower
+    text: TextEncoder
     embed_dim: int | None = 512
     text_bias: bool = False
     scale: float = 1 / 0.07
@@ -136,7 +136,7 @@ class CLIP(nn.Module):
         if self.embed_dim is not None:
             vector = self.image_projection(vector)
         given = {f"image_{name}": x for name, x in out.items()}
-        return given | {"image_embeddings": of_unit_length(vector)}
+        return given | {"image_embeddings": l2_normalize(vector)}
 
     def see(
         self,
@@ -158,7 +158,7 @@ class CLIP(nn.Module):
         out = self.text(tokens, mask, keys, hidden_states)
         given = {f"text_{name}": x for name, x in out.items()}
         vector = self.text_projection(out["pooled"])
-        return given | {"text_embeddings": of_unit_length(vector)}
+        return given | {"text_embeddings": l2_normalize(vector)}
 
     def scaling(self) -> dict[str, Float[Array, ""]]:
         """logit_scale, never above max_scale, and logit_bias where there is one."""
@@ -172,7 +172,7 @@ class CLIP(nn.Module):
             out["logit_bias"] = self.logit_bias
         return out
 
-    def limited(self, params: dict[str, Any]) -> dict[str, Any]:
+    def project_params(self, params: dict[str, Any]) -> dict[str, Any]:
         """Parameters after an update, their logit scale never above max_scale."""
         if self.max_scale is None:
             return params
@@ -197,7 +197,7 @@ class CLIP(nn.Module):
         )
 
 
-def of_unit_length(x: Float[Array, "... E"]) -> Float[Array, "... E"]:
+def l2_normalize(x: Float[Array, "... E"]) -> Float[Array, "... E"]:
     """x / ‖x‖ in float32; a vector of zeros stays one."""
     x = x.astype(jnp.float32)
     squares = (x * x).sum(-1, keepdims=True)

@@ -5,7 +5,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fmjax.configurable import configurable
 from fmjax.models.layers.image_positions import Grid
-from fmjax.models.layers.inputs import InputLayer, check_length, check_sizes
+from fmjax.models.layers.inputs import InputEmbedding, check_length, check_sizes
 from fmjax.models.layers.language_head import LanguageHead, padded
 from fmjax.models.layers.patches import grid_of, pair
 from fmjax.models.layers.primitives import Embedding, Keys, fold_keys, normal_init
@@ -47,7 +47,7 @@ class M3AE(MAE):
         c, d = self.encoder, self.decoder
         rows = self.padded_vocab_size
         self.tokens = Embedding(rows, c.embed_dim, "vocab", c.init_std, c.compute_dtype)
-        self.inputs = InputLayer(c, self.max_length, "learned")
+        self.inputs = InputEmbedding(c, self.max_length, "learned")
         init = normal_init(d.init_std, "position", "embed")
         shape = (self.max_length, d.embed_dim)
         self.decoder_word_positions = self.param("decoder_word_positions", init, shape)

@@ -8,9 +8,9 @@ from jaxtyping import Array, Bool, Int
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
-from fmjax.models.flops import attention_flops, multiplying_weights
+from fmjax.models.flops import attention_flops, matmul_parameters
 from fmjax.models.layers.inputs import (
-    InputLayer,
+    InputEmbedding,
     check_length,
     check_sizes,
     outputs,
@@ -24,8 +24,8 @@ from fmjax.models.layers.transformer_config import TransformerConfig
 Pooling = Literal["last_token", "eos", "highest_id", "last_place"]
 
 
-@configurable("text_tower")
-class TextTower(nn.Module):
+@configurable("text_encoder")
+class TextEncoder(nn.Module):
     """A transformer over tokens, of which one stands for the text.
 
     Attributes:
@@ -52,7 +52,7 @@ class TextTower(nn.Module):
         check_sizes(self)
         if (self.pooling == "eos") != (self.eos_id is not None):
             raise UserError(
-                f"text_tower.eos_id = {self.eos_id} with text_tower.pooling = "
+                f"text_encoder.eos_id = {self.eos_id} with text_encoder.pooling = "
                 f"{self.pooling!r}; expected an id with 'eos', and None without."
             )
         super().__post_init__()
@@ -68,7 +68,7 @@ class TextTower(nn.Module):
         self.tokens = Embedding(
             self.padded_vocab_size, c.embed_dim, "vocab", c.init_std, c.compute_dtype
         )
-        self.inputs = InputLayer(c, self.max_length, "learned")
+        self.inputs = InputEmbedding(c, self.max_length, "learned")
         self.stack = Stack(c, causal=self.attention == "causal")
 
     def __call__(
@@ -116,5 +116,5 @@ class TextTower(nn.Module):
     def train_flops_per_text(self, params, length: int) -> float:
         """Matrix FLOPs of a training step for each text of `length` tokens."""
         c = self.transformer
-        weights = multiplying_weights(params["stack"], c)
+        weights = matmul_parameters(params["stack"], c)
         return length * (6.0 * weights + attention_flops(c, length))

@@ -7,7 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from fmjax.configurable import configurable
-from fmjax.models.flops import attention_flops, multiplying_weights
+from fmjax.models.flops import attention_flops, matmul_parameters
 from fmjax.models.layers.image_positions import (
     Grid,
     PatchAxis,
@@ -185,6 +185,6 @@ class MAE(nn.Module):
             (self.encoder, params["vit"]["stack"], 1 + K + beside),
             (self.decoder, params["decoder_stack"], 1 + N + beside),
         ):
-            each = 6.0 * multiplying_weights(stack, config)
+            each = 6.0 * matmul_parameters(stack, config)
             flops += tokens * (each + attention_flops(config, tokens))
         return flops

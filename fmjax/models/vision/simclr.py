@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.layers.primitives import Dense, Keys, fold_keys
-from fmjax.models.multimodal.clip import of_unit_length
+from fmjax.models.multimodal.clip import l2_normalize
 from fmjax.models.vision.vit import ViT, check_tower
 
 
@@ -66,7 +66,7 @@ class SimCLR(nn.Module):
         std, dtype = c.init_std, c.compute_dtype
         inner = Dense(width, ("embed", "mlp"), True, std, dtype, name="head_in")
         outer = Dense(self.embed_dim, ("mlp", None), False, std, dtype, name="head_out")
-        embeddings = of_unit_length(outer(nn.relu(inner(out["pooled"]))))
+        embeddings = l2_normalize(outer(nn.relu(inner(out["pooled"]))))
         return out | {"image_embeddings": embeddings}
 
     def embed_views(

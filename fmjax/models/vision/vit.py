@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
-from fmjax.models.flops import attention_flops, multiplying_weights
+from fmjax.models.flops import attention_flops, matmul_parameters
 from fmjax.models.layers.attention_pooling import AttentionPooling, pooling_flops
 from fmjax.models.layers.image_positions import Grid
 from fmjax.models.layers.inputs import outputs
@@ -228,7 +228,7 @@ class ViT(nn.Module):
         )
         N = rows * columns
         T = N + self.prefix
-        each = 6.0 * multiplying_weights(params["stack"], c) + attention_flops(c, T)
+        each = 6.0 * matmul_parameters(params["stack"], c) + attention_flops(c, T)
         pool = 0.0
         if self.pooling == "attention":
             pool = pooling_flops(params["attention_pool"], c, T)
@@ -237,7 +237,7 @@ class ViT(nn.Module):
         return (
             T * each
             + 6.0 * N * params["patches"]["kernel"].size
-            + 6.0 * multiplying_weights(heads, c)
+            + 6.0 * matmul_parameters(heads, c)
             + pool
         )
 

@@ -80,7 +80,7 @@ class Reporter:
             self._bar = None
 
 
-def spelled(values: dict[str, float]) -> str:
+def format_values(values: dict[str, float]) -> str:
     """Figures in a line."""
     return "  ".join(
         f"{name} {value:,.0f}" if name in UNITS else f"{name} {value:.4f}"

@@ -9,7 +9,7 @@ import numpy as np
 
 from fmjax.training.reporting.events import Events
 from fmjax.training.reporting.metrics import MetricWriter, NoWriter
-from fmjax.training.reporting.progress import Reporter, spelled
+from fmjax.training.reporting.progress import Reporter, format_values
 
 
 class Reports:
@@ -80,10 +80,10 @@ class Reports:
         Returns:
           The values with the figures.
         """
-        self.say(f"step {step}/{self._steps}  validation {spelled(values)}")
+        self.say(f"step {step}/{self._steps}  validation {format_values(values)}")
         figures = {k: v for k, v in found.items() if isinstance(v, float)}
         if figures:
-            self.say(f"step {step}/{self._steps}  {spelled(figures)}")
+            self.say(f"step {step}/{self._steps}  {format_values(figures)}")
         for name in found.keys() - figures.keys():
             if isinstance(found[name], str):
                 self.say(f"{name}: {found[name]}")

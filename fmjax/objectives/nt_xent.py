@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Key
 
-from fmjax.configurable import configurable, free
+from fmjax.configurable import configurable, runtime_field
 from fmjax.errors import UserError
 from fmjax.models.layers.patches import pair
 from fmjax.objectives.contrast import is_nearest, view_contrast
@@ -16,9 +16,9 @@ from fmjax.objectives.terms import Batch, Ratio, RowShapes, Term
 Embeddings = dict[str, Float[Array, "B 2 E"]]
 
 
-@configurable("image_view_contrast")
+@configurable("nt_xent")
 @dataclasses.dataclass(frozen=True)
-class ImageViewContrast:
+class NTXent:
     """NT-Xent over a global batch (Chen et al. 2020).
 
     Attributes:
@@ -29,24 +29,21 @@ class ImageViewContrast:
 
     model: nn.Module
     temperature: float = 0.1
-    chunks: int = free(8)
+    chunks: int = runtime_field(8)
 
     unit = "images"
 
     def __post_init__(self):
         if self.temperature <= 0:
             raise UserError(
-                f"image_view_contrast.temperature = {self.temperature}: expected above "
-                "0."
+                f"nt_xent.temperature = {self.temperature}: expected above 0."
             )
         if self.chunks < 1:
-            raise UserError(
-                f"image_view_contrast.chunks = {self.chunks}: expected at least 1."
-            )
+            raise UserError(f"nt_xent.chunks = {self.chunks}: expected at least 1.")
         if not hasattr(self.model, "embed_views"):
             name = getattr(self.model, "gin_name", "?")
             raise UserError(
-                f"image_view_contrast.model = @{name}(): expected a model that embeds "
+                f"nt_xent.model = @{name}(): expected a model that embeds "
                 "views, such as @simclr()."
             )
 
