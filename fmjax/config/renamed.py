@@ -15,6 +15,11 @@ FIELDS = {
     ("images", "bad_share"): "max_corrupt_fraction",
 }
 
+# Old field → what to write instead, where it became a part of another configurable.
+REPLACED = {
+    ("train", "sample_prompt"): "sample.prompt",
+}
+
 # Shipped files.
 CONFIGS = {
     "clip/cifar10": "small/clip_cifar10",

@@ -74,8 +74,15 @@ class Reports:
         step: int,
         values: dict[str, float],
         found: dict[str, float | str | np.ndarray],
+        seen: dict[str, float],
     ) -> dict[str, float]:
         """The validation loss, and the figures, texts and pictures found beside it.
+
+        Args:
+          step: updates done.
+          values: the loss and metrics.
+          found: figures, texts and pictures.
+          seen: how far the training is, for metrics.jsonl.
 
         Returns:
           The values with the figures.
@@ -90,7 +97,7 @@ class Reports:
                 self._writer.write_text(step, name, found[name])
             else:
                 self._writer.write_picture(step, name, found[name])
-        self._write(step, "validation", values | figures)
+        self._write(step, "validation", values | figures | seen)
         return values | figures
 
     def close(self) -> None:
