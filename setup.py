@@ -33,8 +33,7 @@ setup(
         "einops>=0.8",
         "protobuf<7",  # 7 rejects bools in Int64List, which seqio writes
         "sentencepiece>=0.2.1,<0.2.3",  # 0.2.3 needs protobuf 7
-        # gin_registry.py swaps gin's private state in and out, so the version is exact.
-        "gin-config==0.5.0",
+        "gin-config>=0.5,<0.6",
         "jaxtyping",
         "matplotlib>=3.8",
         "pillow>=11",
