@@ -13,6 +13,7 @@ CONFIGURABLES = {
 FIELDS = {
     ("data", "bad_share"): "max_corrupt_fraction",
     ("images", "bad_share"): "max_corrupt_fraction",
+    ("gpt", "positions_from_mask"): "positions_from_padding_mask",
 }
 
 # Shipped files.
