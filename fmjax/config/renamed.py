@@ -15,6 +15,7 @@ CONFIGURABLES = {
 FIELDS = {
     ("data", "bad_share"): "max_corrupt_fraction",
     ("images", "bad_share"): "max_corrupt_fraction",
+    ("gpt", "positions_from_mask"): "positions_from_padding_mask",
 }
 
 # (configurable by its new name, old field) → what to write instead, where that is more
