@@ -106,14 +106,14 @@ def pairs(size: Size, rng: np.random.Generator) -> Arrays:
     shape = (size.batch, size.length)
     tokens = rng.integers(1, size.vocab - 1, shape, dtype=np.int32)
     tokens[:, -1] = size.vocab - 1
-    return images(size, rng) | {"tokens": tokens, "mask": np.ones(shape, bool)}
+    return images(size, rng) | {"tokens": tokens, "padding_mask": np.ones(shape, bool)}
 
 
-def contrastive_loss(model, images, weights, tokens, mask):
+def contrastive_loss(model, images, weights, tokens, padding_mask):
     return model(
         input_ids=tokens,
         pixel_values=images.permute(0, 3, 1, 2),
-        attention_mask=mask.long(),
+        attention_mask=padding_mask.long(),
         return_loss=True,
     ).loss
 

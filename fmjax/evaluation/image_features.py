@@ -83,7 +83,10 @@ class ImageRun:
         towers = hasattr(self.run.model, "embed_texts")
         read = {"images": batch["images"]}
         if towers and "tokens" in batch:
-            read |= {"tokens": batch["tokens"], "mask": batch["mask"]}
+            read |= {
+                "tokens": batch["tokens"],
+                "padding_mask": batch["padding_mask"],
+            }
         out = self.run(**read)
         rows = {"vectors": np.asarray(out["image_pooled" if towers else "pooled"])}
         if towers:

@@ -76,7 +76,7 @@ class PromptDecoder:
         cache = self.model.empty_cache(B, size)
         positions = jnp.broadcast_to(jnp.arange(P), (B, P))
         hidden, cache = self._apply(params, prompts.tokens, positions, cache)
-        return Begun(_last(hidden, prompts.lengths), cache.own, None)
+        return Begun(_last(hidden, prompts.lengths), cache.self_attention, None)
 
     def position(
         self, lengths: Int[Array, " B"], count: Int[Array, ""]
@@ -97,7 +97,7 @@ class PromptDecoder:
         """What the next token is predicted of, and the cache with this one in it."""
         del source, lengths
         hidden, cache = self._apply(params, tokens, positions, Cache(own))
-        return hidden, cache.own
+        return hidden, cache.self_attention
 
     def _apply(self, params, tokens, positions, cache):
         out = self.model.apply(
@@ -141,13 +141,15 @@ class SourceDecoder:
         """Encodes prompts, and reads the decoder's first input."""
         tokens = prompts.tokens
         B, P = tokens.shape
-        mask = _real(P, prompts.lengths)
-        encoded = self.model.apply({"params": params}, tokens, mask, method="encode")
+        padding_mask = _padding_mask(P, prompts.lengths)
+        encoded = self.model.apply(
+            {"params": params}, tokens, padding_mask, method="encode"
+        )
         out = self.model.apply(
             {"params": params},
             jnp.full((B, 1), self.model.start_id),
             encoded["hidden"],
-            mask,
+            padding_mask,
             decoder_positions=jnp.zeros((B, 1), jnp.int32),
             cache=self.model.empty_cache(B, max_tokens, P),
             method="decode",
@@ -174,12 +176,12 @@ class SourceDecoder:
             {"params": params},
             tokens,
             None,
-            _real(source.k.shape[-3], lengths),
+            _padding_mask(source.k.shape[-3], lengths),
             decoder_positions=positions,
             cache=Cache(own, source),
             method="decode",
         )
-        return out["hidden"], out["cache"].own
+        return out["hidden"], out["cache"].self_attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,13 +204,15 @@ class ImageDecoder(PromptDecoder):
         hidden, (first, second) = self.model.apply(
             {"params": params},
             prompts.tokens,
-            seen["image_source"],
+            seen["image_encoder_hidden"],
             jnp.broadcast_to(jnp.arange(P), (B, P)),
             self.model.empty_cache(B, size),
             method="decode",
         )
         last = _last(hidden, prompts.lengths)
-        return Begun(last, (first.own, second.own), second.source)
+        return Begun(
+            last, (first.self_attention, second.self_attention), second.cross_attention
+        )
 
     def read(
         self,
@@ -225,7 +229,7 @@ class ImageDecoder(PromptDecoder):
         hidden, (first, second) = self.model.apply(
             {"params": params}, tokens, None, positions, cache, method="decode"
         )
-        return hidden, (first.own, second.own)
+        return hidden, (first.self_attention, second.self_attention)
 
 
 Decoder = PromptDecoder | SourceDecoder | ImageDecoder
@@ -262,5 +266,5 @@ def _last(
     return jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)
 
 
-def _real(length: int, lengths: jax.Array) -> Bool[Array, "B {length}"]:
+def _padding_mask(length: int, lengths: jax.Array) -> Bool[Array, "B {length}"]:
     return jnp.arange(length) < lengths[:, None]

@@ -11,6 +11,8 @@ from fmjax.errors import UserError, suggest
 
 # Arguments of a model's call that are no arrays.
 _OTHERS = ("self", "keys", "hidden_states")
+# What arguments were called in earlier versions.
+_EARLIER_NAMES = {"mask": "padding_mask", "encoder_mask": "encoder_padding_mask"}
 
 
 def inputs_of(
@@ -27,6 +29,8 @@ def inputs_of(
     known = [name for name in called if name not in _OTHERS]
     for name in arrays:
         if name not in known:
+            if _EARLIER_NAMES.get(name) in known:
+                raise UserError(f"{name} is now called {_EARLIER_NAMES[name]}.")
             raise UserError(
                 f"{name}: @{model.gin_name}() takes {', '.join(known)}."
                 f"{suggest(name, known)}"

@@ -57,12 +57,13 @@ class Run:
         Args:
           hidden_states: whether to give those of all layers.
           **inputs: what the model's call takes. Of one text, all [B, T]: `tokens`, ids
-            below vocab_size, with optional `mask`, False for padding, `segment_ids`;
-            tokens attend only to their own segment, `positions`, and `token_types`.
+            below vocab_size, with optional `padding_mask`, False for padding,
+            `segment_ids` (tokens attend only to their own segment), `positions`, and
+            `token_types`.
             Of images `images` [B, height, width, C], normalized, and for patches
             `masked` or `visible`, see the model. Of an encoder-decoder:
-            `encoder_tokens` [B, S], `decoder_tokens` [B, T], optional `encoder_mask`,
-            and segment ids and positions of both sides.
+            `encoder_tokens` [B, S], `decoder_tokens` [B, T], optional
+            `encoder_padding_mask`, and segment ids and positions of both sides.
 
         Returns:
           logits: float32 [B, T, V] without vocabulary padding, or ELECTRA's [B, T], or

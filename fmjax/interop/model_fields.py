@@ -105,8 +105,8 @@ def _same_as_default(owner: nn.Module | TransformerConfig, field: str) -> list[A
             return [_width(owner)]
         if field == "position_offset" and owner.positions != "learned":
             return [owner.position_offset]
-        if field == "positions_from_mask" and owner.positions == "none":
-            return [owner.positions_from_mask]
+        if field == "positions_from_padding_mask" and owner.positions == "none":
+            return [owner.positions_from_padding_mask]
         return []
     derived = {
         "num_kv_heads": owner.num_heads,

@@ -29,7 +29,7 @@ class ContrastiveCaptioning(ImageTextContrast, TokenPrediction):
     contrastive: float = 1.0
     captioning: float = 2.0
 
-    reads = ("images", "tokens", "mask")
+    reads = ("images", "tokens", "padding_mask")
 
     def __post_init__(self):
         TokenPrediction.__post_init__(self)
@@ -60,14 +60,14 @@ class ContrastiveCaptioning(ImageTextContrast, TokenPrediction):
             variables,
             batch["images"],
             tokens,
-            batch["mask"],
+            batch["padding_mask"],
             keys=rng,
             method="hidden",
         )
         # Without a start id nothing is read before a caption's BOS.
         first = 1 if self.model.start_id is None else 0
         targets = tokens[:, first:]
-        weights = batch["mask"][:, first:] * batch["weights"][:, None]
+        weights = batch["padding_mask"][:, first:] * batch["weights"][:, None]
         hidden = out["hidden"][:, : targets.shape[1]]
         terms, metrics = self._predict(variables, hidden, targets, weights)
         captioning = terms.pop("cross_entropy")._replace(coefficient=self.captioning)

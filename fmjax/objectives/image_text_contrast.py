@@ -62,7 +62,9 @@ class ImageTextContrast:
 
     def check(self, rows: RowShapes, vocab_size: int | None) -> None:
         """Raises a UserError where the model cannot take such rows."""
-        check_names(self, ("images", "tokens", "mask", "weights"), ("labels",), rows)
+        check_names(
+            self, ("images", "tokens", "padding_mask", "weights"), ("labels",), rows
+        )
         check_images(self.model.image, rows["images"])
         check_tokens(self.model.text, "tokens", rows["tokens"], vocab_size)
 
@@ -108,12 +110,12 @@ class ImageTextContrast:
 
         Args:
           variables: {"params": …}.
-          batch: images float32 [B, height, width, C], tokens int32 [B, T], mask bool
-            [B, T], weights float32 [B], 0 for rows of padding.
+          batch: images float32 [B, height, width, C], tokens int32 [B, T],
+            padding_mask bool [B, T], weights float32 [B], 0 for rows of padding.
           rng: one key an example for dropout, None in evaluation.
         """
         out = self.model.apply(
-            variables, batch["images"], batch["tokens"], batch["mask"], keys=rng
+            variables, batch["images"], batch["tokens"], batch["padding_mask"], keys=rng
         )
         names = ("image_embeddings", "text_embeddings")
         return {name: out[name] for name in names}, {}, {}

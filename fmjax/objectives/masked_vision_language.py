@@ -63,7 +63,9 @@ class MaskedVisionLanguage(MaskedAutoencoding, TokenLoss):
 
     def check(self, rows: RowShapes, vocab_size: int | None) -> None:
         """Raises a UserError where the model cannot take such rows."""
-        check_names(self, ("images", "tokens", "mask", "weights"), ("labels",), rows)
+        check_names(
+            self, ("images", "tokens", "padding_mask", "weights"), ("labels",), rows
+        )
         self._check_patches(rows)
         check_tokens(self.model, "tokens", rows["tokens"], vocab_size)
 
@@ -82,8 +84,8 @@ class MaskedVisionLanguage(MaskedAutoencoding, TokenLoss):
 
         Args:
           variables: {"params": …}.
-          batch: images float32 [B, height, width, C], tokens int32 [B, T], mask bool
-            [B, T], weights float32 [B].
+          batch: images float32 [B, height, width, C], tokens int32 [B, T],
+            padding_mask bool [B, T], weights float32 [B].
           rng: one key an example for masks and dropout; None in evaluation, where an
             image's own pixels decide what is masked.
 
@@ -92,7 +94,7 @@ class MaskedVisionLanguage(MaskedAutoencoding, TokenLoss):
           metrics "nll" and "accuracy" of the hidden words.
         """
         visible = self.visible(batch["images"], rng)
-        hidden = self.hidden_words(batch["images"], batch["mask"], rng)
+        hidden = self.hidden_words(batch["images"], batch["padding_mask"], rng)
         out, vectors = self._reconstruct(variables, batch, visible, ~hidden, rng)
         weights = hidden * batch["weights"][:, None]
         terms, metrics = self._predict(variables, vectors, batch["tokens"], weights)
@@ -103,22 +105,22 @@ class MaskedVisionLanguage(MaskedAutoencoding, TokenLoss):
     def hidden_words(
         self,
         images: Float[Array, "B height width C"],
-        mask: Bool[Array, "B T"],
+        padding_mask: Bool[Array, "B T"],
         keys: Keys,
     ) -> Bool[Array, "B T"]:
         """True for the tokens that the encoder does not see; never for padding."""
         if keys is None:
             keys = keys_of(images)
-        draw = jax.vmap(lambda key: jax.random.uniform(key, mask.shape[1:]))
+        draw = jax.vmap(lambda key: jax.random.uniform(key, padding_mask.shape[1:]))
         # Padding is behind all others, so that a share of the others comes first.
-        order = jnp.where(mask, draw(fold_keys(keys, 2**31 + 1)), 2.0)
+        order = jnp.where(padding_mask, draw(fold_keys(keys, 2**31 + 1)), 2.0)
         rank = order.argsort(-1).argsort(-1)
-        count = jnp.round(self.word_mask_share * mask.sum(-1, keepdims=True))
-        return mask & (rank < jnp.maximum(count, 1))
+        count = jnp.round(self.word_mask_share * padding_mask.sum(-1, keepdims=True))
+        return padding_mask & (rank < jnp.maximum(count, 1))
 
     def _paint(self, variables, batch, visible, keys) -> Float[Array, "B N P"]:
         """Patches given all words, for pictures."""
-        seen = batch["mask"]
+        seen = batch["padding_mask"]
         return self._reconstruct(variables, batch, visible, seen, keys)[0]["logits"]
 
     def _reconstruct(self, variables, batch, visible, seen, keys):
@@ -126,7 +128,7 @@ class MaskedVisionLanguage(MaskedAutoencoding, TokenLoss):
             variables,
             batch["images"],
             batch["tokens"],
-            batch["mask"],
+            batch["padding_mask"],
             visible,
             seen,
             keys=keys,

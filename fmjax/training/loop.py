@@ -138,6 +138,7 @@ class Loop:
         )
         self._beginning = self._batches.get_state()
         self._train_rows = data.train_rows()
+        self._has_validation = data.has_validation
         flops = objective.train_flops_per_row(
             setup.plan.shapes.params, data.row_shapes()
         )
@@ -265,14 +266,15 @@ class Loop:
         """The validation loss, and what experiment.evaluations find besides."""
         variables, step = self.state.eval_variables, self.done
         with self.watchdog.paused():
-            values = self._validate(variables, last)
+            values = self._validate(variables, last) if self._has_validation else {}
             found = run_evaluations(
                 self._experiment, step, variables, last, self._evaluation_failed
             )
             seen = {f"{self._experiment.objective.unit}_seen": self._log.seen}
             seen |= self._epoch(self._batches.get_state()["position"])
             self._validation = self._reports.validation(step, values, found, seen)
-        self._checkpoints.note_loss(step, values["loss"])
+        if values:
+            self._checkpoints.note_loss(step, values["loss"])
         if last:
             self.evaluated = True
             self._reports.note("finished", step)
@@ -346,6 +348,8 @@ class Loop:
             say(line)
         for copy in self._setup.copies:
             say(copy.describe())
+        if not self._has_validation:
+            say("the data has no validation split: there will be no validation loss")
 
 
 def _noted_as_finished(run_dir: pathlib.Path, step: int) -> bool:

@@ -147,7 +147,9 @@ def test_captions_of_templates_name_the_class_and_need_no_cache(digits):
     tokenizer = data.tokenizer()
     found = read(data.train_batches(30, range(30), seed=0), 2)
     seen = set()
-    for tokens, mask, label in zip(found["tokens"], found["mask"], found["labels"]):
+    for tokens, mask, label in zip(
+        found["tokens"], found["padding_mask"], found["labels"]
+    ):
         length = mask.sum()
         assert mask[:length].all()
         assert tokens[length - 1] == tokenizer.eos_id
@@ -157,12 +159,12 @@ def test_captions_of_templates_name_the_class_and_need_no_cache(digits):
         seen.add(cut.index(text))
     assert seen == {0, 1, 2}
     prompts = data.captions().of_texts(["the digit 3", "8"])
-    assert prompts["tokens"].shape == prompts["mask"].shape == (2, 12)
-    assert prompts["mask"].sum(1).tolist() == [12, 2]
+    assert prompts["tokens"].shape == prompts["padding_mask"].shape == (2, 12)
+    assert prompts["padding_mask"].sum(1).tolist() == [12, 2]
     padded = dataclasses.replace(data, mask_captions=False).captions()
     whole = padded.of_texts(["the digit 3", "8"])
     np.testing.assert_array_equal(whole["tokens"], prompts["tokens"])
-    assert whole["mask"].all()
+    assert whole["padding_mask"].all()
     assert data.target_counts() is None
 
 

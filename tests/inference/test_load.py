@@ -67,18 +67,22 @@ def test_mask_segments_and_positions_reach_the_model(run):
     segments = np.repeat([[1, 1, 1, 2, 2, 2, 2]], 3, axis=0)
     positions = np.repeat([[0, 1, 2, 0, 1, 2, 3]], 3, axis=0)
     # Without the third token, the others' keys keep their places.
-    masked = run(tokens=TOKENS, mask=mask)["logits"]
+    masked = run(tokens=TOKENS, padding_mask=mask)["logits"]
     np.testing.assert_allclose(masked[:, :2], plain[:, :2], atol=1e-5)
     assert np.abs(masked[:, 3:] - plain[:, 3:]).max() > 1e-2
     # Packed documents are read as each by itself; a mask holds within them.
     packed = run(tokens=TOKENS, segment_ids=segments, positions=positions)["logits"]
     apart = run(tokens=TOKENS[:, 3:])["logits"]
     np.testing.assert_allclose(packed[:, 3:], apart, atol=1e-5)
-    both = run(tokens=TOKENS, segment_ids=segments, positions=positions, mask=mask)
+    both = run(
+        tokens=TOKENS, segment_ids=segments, positions=positions, padding_mask=mask
+    )
     np.testing.assert_allclose(both["logits"][:, :2], plain[:, :2], atol=1e-5)
     np.testing.assert_allclose(both["logits"][:, 3:], apart, atol=1e-5)
     mask[:, 4] = False
-    both = run(tokens=TOKENS, segment_ids=segments, positions=positions, mask=mask)
+    both = run(
+        tokens=TOKENS, segment_ids=segments, positions=positions, padding_mask=mask
+    )
     assert np.abs(both["logits"][:, 5:] - apart[:, 2:]).max() > 1e-2
 
 
@@ -98,7 +102,8 @@ def test_a_mesh_may_be_given(stored, run):
         ({"tokens": [[0.5]]}, "expected integers"),
         ({"tokens": [[1, 2], [3]]}, "rows of different lengths"),
         ({"tokens": [1, 2]}, r"shape \(2,\); expected \[B, T\]"),
-        ({"tokens": [[1, 2]], "mask": [[1]]}, "mask: shape"),
+        ({"tokens": [[1, 2]], "padding_mask": [[1]]}, "padding_mask: shape"),
+        ({"tokens": [[1]], "mask": [[1]]}, "mask is now called padding_mask"),
         ({"tokens": [[1]], "positions": [[16]]}, "positions: found 16"),
         ({"tokens": [[1] * 17]}, "gpt.max_length = 16"),
     ],

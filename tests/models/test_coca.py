@@ -64,7 +64,7 @@ def test_outputs_have_their_shapes(whole):
     assert shapes == {
         "logit_scale": (),
         "image_hidden": (B, 4, 24),
-        "image_source": (B, 5, 24),
+        "image_encoder_hidden": (B, 5, 24),
         "image_pooled": (B, 24),
         "image_embeddings": (B, 10),
         "text_hidden": (B, T + 1, 20),
@@ -131,7 +131,9 @@ def test_captions_with_a_cache_are_those_without(start_id, text):
     ids = tokens()
     if start_id is not None:
         ids = np.pad(ids, [(0, 0), (1, 0)], constant_values=start_id)
-    source = apply(model, params, images(), method="embed_images")["image_source"]
+    source = apply(model, params, images(), method="embed_images")[
+        "image_encoder_hidden"
+    ]
     places = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
 
     decode = functools.partial(apply, model, params, method="decode")

@@ -94,7 +94,7 @@ def test_buckets_of_deberta(buckets, farthest):
 def reached(config, causal, positions, mask):
     """Which inputs move which outputs of a stack, bool [T, T]."""
     stack = Stack(config, causal=causal)
-    context = Context(jnp.asarray(positions), mask=mask)
+    context = Context(jnp.asarray(positions), attention_mask=mask)
     T, rng = positions.shape[1], np.random.default_rng(0)
     # The text as it is, and with another token at each position in turn.
     x = np.repeat(rng.normal(size=(1, T, config.embed_dim)), T + 1, axis=0)
@@ -209,10 +209,10 @@ def test_disentangled_attention_of_the_paper():
             params,
             jnp.float32(x),
             positions=jnp.arange(T)[None],
-            mask=None,
+            attention_mask=None,
             bias=None,
             relative=(jnp.float32(vectors), jnp.asarray(rows)),
-            source=None,
+            encoder_hidden=None,
             cache=None,
             keys=None,
         )[0]

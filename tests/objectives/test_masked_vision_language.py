@@ -39,7 +39,7 @@ def batch():
         "images": rng.normal(size=(B, 12, 10, 3)).astype(np.float32),
         "weights": np.array([1, 0, 1, 1], np.float32),
         "tokens": rng.integers(1, V, (B, T)).astype(np.int32),
-        "mask": np.arange(T) < lengths[:, None],
+        "padding_mask": np.arange(T) < lengths[:, None],
     }
 
 
@@ -51,7 +51,7 @@ def reconstruct():
 
     @jax.jit
     def run(data, visible, seen):
-        args = (data["images"], data["tokens"], data["mask"], visible, seen)
+        args = (data["images"], data["tokens"], data["padding_mask"], visible, seen)
         out, words = obj.model.apply(v, *args, method="reconstruct")
         return out["logits"], obj.model.apply(v, words, method="head")
 
@@ -63,7 +63,7 @@ def test_losses_are_of_what_is_hidden(reconstruct):
     keys = jax.random.split(jax.random.key(1), B)
     terms, metrics = jax.jit(obj.loss)(variables(obj), data, keys)
     visible = np.asarray(obj.visible(data["images"], keys))
-    hidden = np.asarray(obj.hidden_words(data["images"], data["mask"], keys))
+    hidden = np.asarray(obj.hidden_words(data["images"], data["padding_mask"], keys))
     pixels, logits = reconstruct(data, visible, ~hidden)
 
     cut = data["images"].reshape(B, 4, 3, 5, 2, 3).astype(np.float64)
@@ -95,14 +95,14 @@ def test_losses_are_of_what_is_hidden(reconstruct):
 @pytest.mark.parametrize("share", [0.4, 0.75, 1.0])
 def test_a_share_of_the_real_words_is_hidden(share):
     obj, data = objective(word_mask_share=share), batch()
-    lengths = data["mask"].sum(1)
+    lengths = data["padding_mask"].sum(1)
     want = np.maximum(np.round(share * lengths), 1)
-    hidden = np.asarray(obj.hidden_words(data["images"], data["mask"], None))
+    hidden = np.asarray(obj.hidden_words(data["images"], data["padding_mask"], None))
     np.testing.assert_array_equal(hidden.sum(1), want)
-    assert not (hidden & ~data["mask"]).any()
+    assert not (hidden & ~data["padding_mask"]).any()
     # Every place of a text as often as any other.
     keys = jax.random.split(jax.random.key(0), 2000)
-    draw = jax.jit(lambda key: obj.hidden_words(None, data["mask"], key))
+    draw = jax.jit(lambda key: obj.hidden_words(None, data["padding_mask"], key))
     many = np.mean([draw(keys[i : i + B]) for i in range(0, 2000, B)], axis=0)
     np.testing.assert_allclose(many[0], want[0] / 9, atol=0.1)
 
@@ -110,7 +110,7 @@ def test_a_share_of_the_real_words_is_hidden(share):
 def test_each_side_reads_what_is_seen_of_both_and_nothing_else(reconstruct):
     obj, data = objective(), batch()
     visible = np.asarray(obj.visible(data["images"], None))
-    hidden = np.asarray(obj.hidden_words(data["images"], data["mask"], None))
+    hidden = np.asarray(obj.hidden_words(data["images"], data["padding_mask"], None))
     pixels, logits = reconstruct(data, visible, ~hidden)
 
     def changed(**arrays):
@@ -129,16 +129,18 @@ def test_each_side_reads_what_is_seen_of_both_and_nothing_else(reconstruct):
     for arrays in (
         {"images": patches("hidden")},
         {"tokens": words(hidden)},
-        {"tokens": words(~data["mask"])},
+        {"tokens": words(~data["padding_mask"])},
     ):
         painted, said = changed(**arrays)
         np.testing.assert_array_equal(painted, pixels)
-        np.testing.assert_array_equal(said[data["mask"]], logits[data["mask"]])
+        np.testing.assert_array_equal(
+            said[data["padding_mask"]], logits[data["padding_mask"]]
+        )
     # The third text is one word, which is hidden.
     rows = [0, 1, 3]
     for arrays in (
         {"images": patches("seen")},
-        {"tokens": words(data["mask"] & ~hidden)},
+        {"tokens": words(data["padding_mask"] & ~hidden)},
     ):
         for before, after in zip((pixels, logits), changed(**arrays)):
             for row in rows:
@@ -159,7 +161,7 @@ def test_images_alone_are_masked_autoencoding():
 
 
 def test_rows_and_models_that_do_not_fit_are_refused():
-    rows = {"images": (12, 10, 3), "weights": (), "tokens": (T,), "mask": (T,)}
+    rows = {"images": (12, 10, 3), "weights": (), "tokens": (T,), "padding_mask": (T,)}
     objective().check(rows | {"labels": ()}, V)
     for other, vocab, match in (
         ({"images": (12, 12, 3)}, V, r"m3ae\.image_size"),

@@ -157,6 +157,7 @@ def test_a_run_that_began_here_is_theirs(name, tmp_path):
         read["decoder_input_ids"] = torch.tensor(tokens)
     with torch.no_grad():
         expected = theirs.eval()(**read).logits
-    given["mask" if len(inputs) == 1 else "encoder_mask"] = mask
+    name = "padding_mask" if len(inputs) == 1 else "encoder_padding_mask"
+    given[name] = mask
     out = fmjax.load(tmp_path / "run")(**given)["logits"]
     close(out, expected, mask)

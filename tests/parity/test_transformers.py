@@ -157,7 +157,7 @@ def test_logits_and_hidden_states_are_theirs(pair):
                 attention_mask=torch.tensor(mask).long(),
                 output_hidden_states=True,
             )
-        out = ours(tokens=tokens, mask=mask, hidden_states=True)
+        out = ours(tokens=tokens, padding_mask=mask, hidden_states=True)
         # What padding itself computes differs, and means nothing.
         close(out["logits"], expected.logits, mask)
         close(out["hidden"], expected.hidden_states[-1], mask)
@@ -189,7 +189,7 @@ def test_decoders_without_a_head_are_theirs(architecture, options, tied, tmp_pat
     with torch.no_grad():
         read = {"input_ids": torch.tensor(tokens), "attention_mask": torch.tensor(mask)}
         expected = theirs(**read).last_hidden_state
-    close(ours(tokens=tokens, mask=mask)["hidden"], expected, mask)
+    close(ours(tokens=tokens, padding_mask=mask)["hidden"], expected, mask)
 
 
 @pytest.mark.parametrize(

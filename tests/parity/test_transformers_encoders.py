@@ -97,7 +97,7 @@ def test_every_output_is_theirs(name, tmp_path):
         tokens, mask = text(left=left)
         if options.get("pad_token_id") is not None:
             tokens = np.where(mask, np.maximum(tokens, 5), options["pad_token_id"])
-        inputs = {"tokens": tokens, "mask": mask}
+        inputs = {"tokens": tokens, "padding_mask": mask}
         read = {
             "input_ids": torch.tensor(tokens),
             "attention_mask": torch.tensor(mask).long(),
@@ -147,7 +147,7 @@ def test_the_heads_of_deberta_v3_are_read_and_left_out(tmp_path):
         read = {"input_ids": torch.tensor(tokens), "attention_mask": torch.tensor(mask)}
         expected = theirs(**read).logits
     ours = fmjax.load(tmp_path / "run")
-    close(ours(tokens=tokens, mask=mask)["logits"], expected, mask)
+    close(ours(tokens=tokens, padding_mask=mask)["logits"], expected, mask)
 
 
 def _inner(name):

@@ -118,7 +118,9 @@ def test_every_output_is_theirs(name, tmp_path):
     for size, mask_given in (((21, 21), None), ((35, 14), mask))[by_rank:]:
         images = pixels(*size, channels)
         expected = read_by_theirs(theirs, images, tokens, mask_given)
-        out = ours(images=images, tokens=tokens, mask=mask_given, hidden_states=True)
+        out = ours(
+            images=images, tokens=tokens, padding_mask=mask_given, hidden_states=True
+        )
         compare(out, *expected, theirs)
 
 
@@ -210,7 +212,7 @@ def test_losses_go_on_as_they_were(tmp_path):
                 attention_mask=torch.tensor(mask).long(),
                 return_loss=True,
             ).loss
-        batch = {"images": images, "tokens": tokens, "mask": mask}
+        batch = {"images": images, "tokens": tokens, "padding_mask": mask}
         batch["weights"] = np.ones(4, np.float32)
         objective = run.config.objective
         assert isinstance(objective, ImageTextContrast)
@@ -363,7 +365,7 @@ def test_images_and_texts_need_not_be_as_many(tmp_path):
     np.testing.assert_allclose(
         alone["text_embeddings"], both["text_embeddings"], atol=1e-6
     )
-    with pytest.raises(UserError, match="images, tokens, mask"):
+    with pytest.raises(UserError, match="images, tokens, padding_mask"):
         ours()
     with pytest.raises(UserError, match="mask"):
-        ours(tokens=tokens, mask=np.ones((2, LENGTH), bool))
+        ours(tokens=tokens, padding_mask=np.ones((2, LENGTH), bool))

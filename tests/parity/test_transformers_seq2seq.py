@@ -80,7 +80,7 @@ def compare(theirs, ours, names=("logits",)):
             )
         out = ours(
             encoder_tokens=tokens,
-            encoder_mask=mask,
+            encoder_padding_mask=mask,
             decoder_tokens=written,
             hidden_states=True,
         )

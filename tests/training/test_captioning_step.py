@@ -47,7 +47,7 @@ def batch():
     return {
         "images": rng.normal(size=(B, SIZE, SIZE, 3)).astype(np.float32),
         "tokens": rng.integers(0, V, (B, T)).astype(np.int32),
-        "mask": np.arange(T) < lengths[:, None],
+        "padding_mask": np.arange(T) < lengths[:, None],
         "weights": (np.arange(B) % 5 != 2).astype(np.float32),
     }
 
@@ -86,7 +86,7 @@ def test_the_losses_are_their_definitions(start_id):
 
     @jax.jit
     def both(variables):
-        read = (data["images"], data["tokens"], data["mask"])
+        read = (data["images"], data["tokens"], data["padding_mask"])
         hidden = model.apply(variables, *read, method="hidden")
         loss = objective.loss(variables, data, None)
         return model.apply(variables, *read), hidden["router"], loss
@@ -105,7 +105,7 @@ def test_the_losses_are_their_definitions(start_id):
 
     nll, right, count = 0.0, 0, 0
     for row in np.flatnonzero(real):
-        texts = data["tokens"][row][data["mask"][row]]
+        texts = data["tokens"][row][data["padding_mask"][row]]
         logits = np.asarray(out["logits"][row], np.float64)
         # With a start id the first token is predicted too, and from it; else from BOS.
         targets = texts if start_id is not None else texts[1:]
@@ -119,7 +119,7 @@ def test_the_losses_are_their_definitions(start_id):
     np.testing.assert_allclose(metrics["nll"].sum, nll, rtol=1e-5)
     assert metrics["accuracy"].sum == right
     # A caption of BOS alone has no targets.
-    counted = real & (data["mask"].sum(1) > (start_id is None))
+    counted = real & (data["padding_mask"].sum(1) > (start_id is None))
     balance = router["load_balance"].mean(0)[counted].sum()
     np.testing.assert_allclose(terms["load_balance"].sum, balance, rtol=1e-5)
     term = terms["contrastive"]
@@ -138,7 +138,7 @@ def test_mistakes_are_named():
         (name,) = option
         with pytest.raises(UserError, match=rf"contrastive_captioning\.{name} = "):
             ContrastiveCaptioning(MODEL, **option)
-    rows = {"images": (SIZE, SIZE, 3), "weights": (), "mask": (T,)}
+    rows = {"images": (SIZE, SIZE, 3), "weights": (), "padding_mask": (T,)}
     OBJECTIVE.check(rows | {"tokens": (T,), "labels": ()}, V)
     named = r"images\.caption_length.* caption_decoder\.max_length = 6"
     with pytest.raises(UserError, match=named):

@@ -49,7 +49,7 @@ def batch():
     return {
         "images": rng.normal(size=(B, SIZE, SIZE, 3)).astype(np.float32),
         "tokens": rng.integers(0, V, (B, T)).astype(np.int32),
-        "mask": np.arange(T) < lengths[:, None],
+        "padding_mask": np.arange(T) < lengths[:, None],
         "weights": (np.arange(B) % 5 != 2).astype(np.float32),
     }
 
@@ -98,7 +98,9 @@ def test_the_loss_is_its_definition(objective):
         lambda x: x.value, variables, is_leaf=lambda x: hasattr(x, "value")
     )
     terms, metrics = objective.loss(variables, data, None)
-    out = objective.model.apply(variables, data["images"], data["tokens"], data["mask"])
+    out = objective.model.apply(
+        variables, data["images"], data["tokens"], data["padding_mask"]
+    )
     x, y = (
         np.asarray(out[f"{side}_embeddings"], np.float64) for side in ("image", "text")
     )

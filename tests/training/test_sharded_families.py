@@ -149,7 +149,7 @@ def captioned_images(step):
     rng = np.random.default_rng(step)
     return plain_images(step) | {
         "tokens": ids(rng, B, T),
-        "mask": np.arange(T) < rng.integers(1, T + 1, (B, 1)),
+        "padding_mask": np.arange(T) < rng.integers(1, T + 1, (B, 1)),
     }
 
 

@@ -31,7 +31,7 @@ class Captions:
           length: T.
           templates: with a `{}` for the class, if captions are made of them.
           class_names: of these.
-          masked: whether the mask tells padding apart; False counts it as text.
+          masked: whether the padding mask tells padding apart; False counts it as text.
         """
         self.tokenizer, self.length, self._masked = tokenizer, length, masked
         self.templated = bool(templates)
@@ -45,8 +45,8 @@ class Captions:
 
         Returns:
           `tokens` int32 [T]: BOS if the vocabulary has one, the caption, cut before its
-          EOS if it is too long, padding; `mask` bool [T], False for padding, or True
-          throughout where that counts as text.
+          EOS if it is too long, padding; `padding_mask` bool [T], False for padding,
+          or True throughout where that counts as text.
         """
         tokenizer = self.tokenizer
         tokens = np.asarray(tokens, np.int32)
@@ -55,8 +55,8 @@ class Captions:
         tokens = shortened(tokens, self.length, tokenizer.eos_id)
         row = np.full(self.length, tokenizer.pad_id or 0, np.int32)
         row[: len(tokens)] = tokens
-        real = len(tokens) if self._masked else self.length
-        return {"tokens": row, "mask": np.arange(self.length) < real}
+        length = len(tokens) if self._masked else self.length
+        return {"tokens": row, "padding_mask": np.arange(self.length) < length}
 
     def of_class(self, label: int, rng) -> np.ndarray:
         """Tokens of one of the templates, any of them; `rng` gives the generator."""
@@ -65,7 +65,7 @@ class Captions:
         return choices[number]
 
     def of_texts(self, texts: Sequence[str]) -> Row:
-        """`tokens` int32 [B, T] and `mask` bool [B, T] of texts, such as prompts."""
+        """`tokens` int32 [B, T] and `padding_mask` bool [B, T] of texts (prompts)."""
         rows = [self.row(self._ended(text)) for text in texts]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 

@@ -69,7 +69,7 @@ class ImageRows:
           `images` float32 [S, S, 3], normalized, or with two views `views` float32
           [2, S, S, 3]; `weights` float32 []; of labelled images `labels` int32 [], and
           where they are mixed `other_labels` int32 [] and `label_share` float32 [];
-          with captions `tokens` int32 [T] and `mask` bool [T].
+          with captions `tokens` int32 [T] and `padding_mask` bool [T].
 
         Raises:
           BadRecord: the image cannot be decoded.

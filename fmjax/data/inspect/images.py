@@ -105,5 +105,5 @@ def describe(data: ImageData, row) -> str:
         share = float(row["label_share"])
         parts = [f"{share:.0%} {parts[0]}, {1 - share:.0%} {other}"]
     if "tokens" in row:
-        parts.append(f"“{data.tokenizer().decode(row['tokens'][row['mask']])}”")
+        parts.append(f"“{data.tokenizer().decode(row['tokens'][row['padding_mask']])}”")
     return " ".join(parts)

@@ -30,7 +30,7 @@ BLOOM = Family(
             {
                 "transformer.position_bias": "alibi",
                 "positions": "none",
-                "positions_from_mask": True,
+                "positions_from_padding_mask": True,
                 "embed_norm": True,
             }
         ),

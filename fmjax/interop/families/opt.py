@@ -33,7 +33,7 @@ OPT = Family(
         Option("init_std", "transformer.init_std", float, 0.02),
         Option("vocab_size", "vocab_size", int, 50272),
         Option("max_position_embeddings", "max_length", int, 2048),
-        Fixed({"position_offset": 2, "positions_from_mask": True}),
+        Fixed({"position_offset": 2, "positions_from_padding_mask": True}),
         Constant("enable_bias", True),
         Constant("layer_norm_elementwise_affine", True),
         Constant("_remove_final_layer_norm", False),

@@ -12,12 +12,12 @@ from fmjax.models.flops import attention_flops, matmul_parameters
 from fmjax.models.layers.inputs import (
     InputEmbedding,
     Positions,
+    attention_mask,
     check_length,
     check_positions,
     check_sizes,
     outputs,
-    real_tokens,
-    visible,
+    padding_mask_of,
 )
 from fmjax.models.layers.language_head import LanguageHead, padded
 from fmjax.models.layers.primitives import (
@@ -114,7 +114,7 @@ class Bert(nn.Module):
         token_types: Int[Array, "B T"] | None = None,
         positions: Int[Array, "B T"] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
-        mask: Bool[Array, "B T"] | None = None,
+        padding_mask: Bool[Array, "B T"] | None = None,
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
@@ -125,7 +125,7 @@ class Bert(nn.Module):
           token_types: of each token; 0 if not given.
           positions: of each token in its document; 0 … T-1 if not given.
           segment_ids: tokens attend only to their own segment.
-          mask: False for padding, which no token attends to.
+          padding_mask: False for padding, which no token attends to.
           keys: one key per example for dropout; None in evaluation.
           hidden_states: whether to give them.
 
@@ -136,7 +136,13 @@ class Bert(nn.Module):
           has that head. hidden_states: [layers + 1, B, T, D].
         """
         out = self.hidden(
-            tokens, token_types, positions, segment_ids, mask, keys, hidden_states
+            tokens,
+            token_types,
+            positions,
+            segment_ids,
+            padding_mask,
+            keys,
+            hidden_states,
         )
         given = outputs(out)
         if self.language_head:
@@ -149,7 +155,7 @@ class Bert(nn.Module):
         token_types: Int[Array, "B T"] | None = None,
         positions: Int[Array, "B T"] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
-        mask: Bool[Array, "B T"] | None = None,
+        padding_mask: Bool[Array, "B T"] | None = None,
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
@@ -166,8 +172,8 @@ class Bert(nn.Module):
         x = self.inputs(x, positions, token_types, fold_keys(keys, c.num_layers))
         context = Context(
             positions,
-            mask=visible(False, segment_ids, mask, T),
-            real=real_tokens(segment_ids, mask),
+            attention_mask=attention_mask(False, segment_ids, padding_mask, T),
+            padding_mask=padding_mask_of(segment_ids, padding_mask),
             keys=keys,
         )
         out = self.stack(x, context, None, hidden_states)

@@ -10,12 +10,12 @@ from fmjax.models.language.bert import MaskedHead
 from fmjax.models.layers.inputs import (
     InputEmbedding,
     Positions,
+    attention_mask,
     check_length,
     check_positions,
     check_sizes,
     outputs,
-    real_tokens,
-    visible,
+    padding_mask_of,
 )
 from fmjax.models.layers.language_head import padded
 from fmjax.models.layers.primitives import (
@@ -102,7 +102,7 @@ class Electra(nn.Module):
         token_types: Int[Array, "B T"] | None = None,
         positions: Int[Array, "B T"] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
-        mask: Bool[Array, "B T"] | None = None,
+        padding_mask: Bool[Array, "B T"] | None = None,
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
@@ -113,7 +113,7 @@ class Electra(nn.Module):
           token_types: of each token; 0 if not given.
           positions: of each token in its document; 0 … T-1 if not given.
           segment_ids: tokens attend only to their own segment.
-          mask: False for padding, which no token attends to.
+          padding_mask: False for padding, which no token attends to.
           keys: one key per example for dropout; None in evaluation.
           hidden_states: whether to give them.
 
@@ -121,7 +121,7 @@ class Electra(nn.Module):
           logits: float32 [B, T], positive for replaced; hidden: [B, T, D], the
           discriminator's; hidden_states: [layers + 1, B, T, D].
         """
-        inputs = (tokens, token_types, positions, segment_ids, mask, keys)
+        inputs = (tokens, token_types, positions, segment_ids, padding_mask, keys)
         out = self.hidden(*inputs, hidden_states)
         if self.is_initializing() and self.generator is not None:
             self.generator_head(self.generator_hidden(*inputs)["hidden"])
@@ -133,12 +133,14 @@ class Electra(nn.Module):
         token_types: Int[Array, "B T"] | None = None,
         positions: Int[Array, "B T"] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
-        mask: Bool[Array, "B T"] | None = None,
+        padding_mask: Bool[Array, "B T"] | None = None,
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
         """The discriminator below its head; see `__call__`."""
-        x, context = self._read(tokens, token_types, positions, segment_ids, mask, keys)
+        x, context = self._read(
+            tokens, token_types, positions, segment_ids, padding_mask, keys
+        )
         return self.discriminator_stack(x, context, None, hidden_states)
 
     def generator_hidden(
@@ -147,11 +149,13 @@ class Electra(nn.Module):
         token_types: Int[Array, "B T"] | None = None,
         positions: Int[Array, "B T"] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
-        mask: Bool[Array, "B T"] | None = None,
+        padding_mask: Bool[Array, "B T"] | None = None,
         keys: Keys = None,
     ) -> dict[str, Array]:
         """The generator below its head; arguments as in `__call__`."""
-        x, context = self._read(tokens, token_types, positions, segment_ids, mask, keys)
+        x, context = self._read(
+            tokens, token_types, positions, segment_ids, padding_mask, keys
+        )
         return self.generator_stack(x, context)
 
     def head(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T"]:
@@ -165,7 +169,7 @@ class Electra(nn.Module):
         """The generator's logits, float32; vocabulary padding gets -1e30."""
         return self.masked_head(hidden, self.tokens.table)
 
-    def _read(self, tokens, token_types, positions, segment_ids, mask, keys):
+    def _read(self, tokens, token_types, positions, segment_ids, padding_mask, keys):
         T = tokens.shape[1]
         check_length("electra", tokens, self.max_length)
         if positions is None:
@@ -174,8 +178,8 @@ class Electra(nn.Module):
         x = self.inputs(self.tokens(tokens), positions, token_types, at_input)
         return x, Context(
             positions,
-            mask=visible(False, segment_ids, mask, T),
-            real=real_tokens(segment_ids, mask),
+            attention_mask=attention_mask(False, segment_ids, padding_mask, T),
+            padding_mask=padding_mask_of(segment_ids, padding_mask),
             keys=keys,
         )
 

@@ -10,12 +10,12 @@ from fmjax.models.flops import attention_flops, matmul_parameters
 from fmjax.models.layers.inputs import (
     InputEmbedding,
     Positions,
+    attention_mask,
     check_length,
     check_positions,
     check_sizes,
     outputs,
-    real_tokens,
-    visible,
+    padding_mask_of,
 )
 from fmjax.models.layers.language_head import LanguageHead, padded
 from fmjax.models.layers.primitives import Embedding, Keys, fold_keys
@@ -34,7 +34,8 @@ class GPT(nn.Module):
       positions: vectors added for each position: "learned" (GPT-2), "sinusoidal", or
         "none" where transformer.rope_theta or position_bias tells them.
       position_offset: row of position 0 in the learned table (OPT: 2).
-      positions_from_mask: with a mask, positions count unmasked tokens only (OPT).
+      positions_from_padding_mask: given a padding mask, positions count the tokens that
+        are no padding (OPT).
       embed_norm: normalizes token vectors (BLOOM).
       embed_scale: multiplies them by sqrt(D) (Gemma).
       tie_embeddings: the head is the transposed embedding table (Press & Wolf 2017).
@@ -47,7 +48,7 @@ class GPT(nn.Module):
     max_length: int
     positions: Positions = "learned"
     position_offset: int = 0
-    positions_from_mask: bool = False
+    positions_from_padding_mask: bool = False
     embed_norm: bool = False
     embed_scale: bool = False
     tie_embeddings: bool = True
@@ -99,7 +100,7 @@ class GPT(nn.Module):
         tokens: Int[Array, "B T"],
         positions: Int[Array, "B T"] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
-        mask: Bool[Array, "B T"] | None = None,
+        padding_mask: Bool[Array, "B T"] | None = None,
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
@@ -109,7 +110,7 @@ class GPT(nn.Module):
           tokens: ids below vocab_size.
           positions: of each token in its document; 0 … T-1 if not given.
           segment_ids: tokens attend only to their own segment.
-          mask: False for padding, which no token attends to.
+          padding_mask: False for padding, which no token attends to.
           keys: one key per example for dropout; None in evaluation.
           hidden_states: whether to give them.
 
@@ -119,7 +120,7 @@ class GPT(nn.Module):
           and every block's output, the last one after the final norm.
         """
         out = self.hidden(
-            tokens, positions, segment_ids, mask, None, keys, hidden_states
+            tokens, positions, segment_ids, padding_mask, None, keys, hidden_states
         )
         logits = self.head(out["hidden"])[..., : self.vocab_size]
         return outputs(out) | {"logits": logits}
@@ -129,7 +130,7 @@ class GPT(nn.Module):
         tokens: Int[Array, "B T"],
         positions: Int[Array, "B T"] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
-        mask: Bool[Array, "B T"] | None = None,
+        padding_mask: Bool[Array, "B T"] | None = None,
         cache: Cache | None = None,
         keys: Keys = None,
         hidden_states: bool = False,
@@ -145,18 +146,22 @@ class GPT(nn.Module):
         check_length("gpt", tokens, self.max_length)
         if positions is None:
             positions = jnp.arange(T)[None]
-            if self.positions_from_mask and mask is not None:
-                positions = mask.cumsum(1) * mask - 1
+            if self.positions_from_padding_mask and padding_mask is not None:
+                positions = padding_mask.cumsum(1) * padding_mask - 1
         if cache is None:
-            allowed = visible(True, segment_ids, mask, T)
+            allowed = attention_mask(True, segment_ids, padding_mask, T)
         else:
-            slots = jnp.arange(cache.own.k.shape[-3])
+            slots = jnp.arange(cache.self_attention.k.shape[-3])
             allowed = slots <= positions[..., None]
         # Blocks fold their index, 0 and up; the input takes the next one.
         at_input = fold_keys(keys, self.transformer.num_layers)
         x = self.inputs(self.tokens(tokens), positions, None, at_input)
-        real = real_tokens(segment_ids, mask)
-        context = Context(positions, mask=allowed, real=real, keys=keys)
+        context = Context(
+            positions,
+            attention_mask=allowed,
+            padding_mask=padding_mask_of(segment_ids, padding_mask),
+            keys=keys,
+        )
         return self.stack(x, context, cache, hidden_states)
 
     def head(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T padded_V"]:

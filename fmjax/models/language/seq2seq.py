@@ -10,12 +10,12 @@ from fmjax.models.flops import attention_flops, matmul_parameters
 from fmjax.models.layers.inputs import (
     InputEmbedding,
     Positions,
+    attention_mask,
     check_length,
     check_positions,
     check_sizes,
     outputs,
-    real_tokens,
-    visible,
+    padding_mask_of,
 )
 from fmjax.models.layers.language_head import LanguageHead, padded
 from fmjax.models.layers.primitives import Embedding, Keys, fold_keys
@@ -126,7 +126,7 @@ class Seq2Seq(nn.Module):
         self,
         encoder_tokens: Int[Array, "B S"],
         decoder_tokens: Int[Array, "B T"],
-        encoder_mask: Bool[Array, "B S"] | None = None,
+        encoder_padding_mask: Bool[Array, "B S"] | None = None,
         encoder_segment_ids: Int[Array, "B S"] | None = None,
         encoder_positions: Int[Array, "B S"] | None = None,
         decoder_segment_ids: Int[Array, "B T"] | None = None,
@@ -139,7 +139,7 @@ class Seq2Seq(nn.Module):
         Args:
           encoder_tokens: ids below vocab_size.
           decoder_tokens: the targets, shifted right behind start_id.
-          encoder_mask: False for padding, which no token attends to.
+          encoder_padding_mask: False for padding, which no token attends to.
           encoder_segment_ids: of packed rows; tokens on either side attend only to
             their own segment.
           encoder_positions: of each token in its text; 0 … S-1 if not given.
@@ -156,7 +156,7 @@ class Seq2Seq(nn.Module):
         out = self.hidden(
             encoder_tokens,
             decoder_tokens,
-            encoder_mask,
+            encoder_padding_mask,
             encoder_segment_ids,
             encoder_positions,
             decoder_segment_ids,
@@ -172,7 +172,7 @@ class Seq2Seq(nn.Module):
         self,
         encoder_tokens: Int[Array, "B S"],
         decoder_tokens: Int[Array, "B T"],
-        encoder_mask: Bool[Array, "B S"] | None = None,
+        encoder_padding_mask: Bool[Array, "B S"] | None = None,
         encoder_segment_ids: Int[Array, "B S"] | None = None,
         encoder_positions: Int[Array, "B S"] | None = None,
         decoder_segment_ids: Int[Array, "B T"] | None = None,
@@ -183,7 +183,7 @@ class Seq2Seq(nn.Module):
         """Everything below the head; see `__call__`."""
         encoded = self.encode(
             encoder_tokens,
-            encoder_mask,
+            encoder_padding_mask,
             encoder_segment_ids,
             encoder_positions,
             fold_keys(keys, 0),
@@ -192,7 +192,7 @@ class Seq2Seq(nn.Module):
         out = self.decode(
             decoder_tokens,
             encoded["hidden"],
-            encoder_mask,
+            encoder_padding_mask,
             encoder_segment_ids,
             decoder_segment_ids,
             decoder_positions,
@@ -206,7 +206,7 @@ class Seq2Seq(nn.Module):
     def encode(
         self,
         encoder_tokens: Int[Array, "B S"],
-        encoder_mask: Bool[Array, "B S"] | None = None,
+        encoder_padding_mask: Bool[Array, "B S"] | None = None,
         encoder_segment_ids: Int[Array, "B S"] | None = None,
         encoder_positions: Int[Array, "B S"] | None = None,
         keys: Keys = None,
@@ -222,8 +222,10 @@ class Seq2Seq(nn.Module):
         x = self.encoder_inputs(x, encoder_positions, None, at_input)
         context = Context(
             encoder_positions,
-            mask=visible(False, encoder_segment_ids, encoder_mask, S),
-            real=real_tokens(encoder_segment_ids, encoder_mask),
+            attention_mask=attention_mask(
+                False, encoder_segment_ids, encoder_padding_mask, S
+            ),
+            padding_mask=padding_mask_of(encoder_segment_ids, encoder_padding_mask),
             keys=keys,
         )
         return self.encoder_stack(x, context, None, hidden_states)
@@ -232,7 +234,7 @@ class Seq2Seq(nn.Module):
         self,
         decoder_tokens: Int[Array, "B T"],
         encoder_hidden: Float[Array, "B S D"] | None,
-        encoder_mask: Bool[Array, "B S"] | None = None,
+        encoder_padding_mask: Bool[Array, "B S"] | None = None,
         encoder_segment_ids: Int[Array, "B S"] | None = None,
         decoder_segment_ids: Int[Array, "B T"] | None = None,
         decoder_positions: Int[Array, "B T"] | None = None,
@@ -245,7 +247,7 @@ class Seq2Seq(nn.Module):
         Args:
           decoder_tokens: ids below vocab_size.
           encoder_hidden: what `encode` gave; None where `cache` has read it.
-          encoder_mask: as in `__call__`.
+          encoder_padding_mask: as in `__call__`.
           encoder_segment_ids: likewise.
           decoder_segment_ids: likewise.
           decoder_positions: likewise; with a cache the slots that are written.
@@ -262,27 +264,29 @@ class Seq2Seq(nn.Module):
         if decoder_positions is None:
             decoder_positions = jnp.arange(T)[None]
         if cache is None:
-            allowed = visible(True, decoder_segment_ids, None, T)
+            allowed = attention_mask(True, decoder_segment_ids, None, T)
         else:
-            slots = jnp.arange(cache.own.k.shape[-3])
+            slots = jnp.arange(cache.self_attention.k.shape[-3])
             allowed = slots <= decoder_positions[..., None]
-        readable = None if encoder_mask is None else encoder_mask[:, None, :]
+        cross = (
+            None if encoder_padding_mask is None else encoder_padding_mask[:, None, :]
+        )
         if decoder_segment_ids is not None and encoder_segment_ids is not None:
             same = decoder_segment_ids[:, :, None] == encoder_segment_ids[:, None, :]
-            readable = same if readable is None else readable & same
+            cross = same if cross is None else cross & same
         elif encoder_segment_ids is not None:
             # One text a row on the decoder's side: padding alone is hidden.
-            real = (encoder_segment_ids > 0)[:, None, :]
-            readable = real if readable is None else readable & real
+            no_padding = (encoder_segment_ids > 0)[:, None, :]
+            cross = no_padding if cross is None else cross & no_padding
         at_input = fold_keys(keys, self.decoder.num_layers)
         x = self.tokens(decoder_tokens)
         x = self.decoder_inputs(x, decoder_positions, None, at_input)
         context = Context(
             decoder_positions,
-            mask=allowed,
-            real=real_tokens(decoder_segment_ids, None),
-            source=encoder_hidden,
-            source_mask=readable,
+            attention_mask=allowed,
+            padding_mask=padding_mask_of(decoder_segment_ids, None),
+            encoder_hidden=encoder_hidden,
+            cross_attention_mask=cross,
             keys=keys,
         )
         return self.decoder_stack(x, context, cache, hidden_states)
@@ -291,25 +295,25 @@ class Seq2Seq(nn.Module):
         """Logits over the padded vocabulary, float32; padding gets -1e30."""
         return self.language_head(hidden, self.tokens.table)
 
-    def empty_cache(self, batch_size: int, length: int, source_length: int) -> Cache:
+    def empty_cache(self, batch_size: int, length: int, encoder_length: int) -> Cache:
         """A cache for `length` positions of every row, and an encoder's output."""
-        return empty_cache(self.decoder, batch_size, length, source_length)
+        return empty_cache(self.decoder, batch_size, length, encoder_length)
 
-    def train_flops_per_token(self, params, length: int, source_length: int) -> float:
+    def train_flops_per_token(self, params, length: int, encoder_length: int) -> float:
         """Matrix FLOPs of a training step for each target.
 
         Args:
           params: the parameters, or their shapes.
           length: targets of a row.
-          source_length: tokens that the encoder reads for them.
+          encoder_length: tokens that the encoder reads for them.
         """
         E, D = self.encoder, self.decoder
-        read = source_length / length
+        read = encoder_length / length
         encoder = 6.0 * matmul_parameters(params["encoder_stack"], E)
-        encoder += attention_flops(E, source_length)
+        encoder += attention_flops(E, encoder_length)
         # The keys and values of cross-attention are made of the encoder's tokens.
         cross = 2 * D.num_layers * D.kv_heads * D.head_width * D.embed_dim
         head = self.padded_vocab_size * D.embed_dim
         decoder = matmul_parameters(params["decoder_stack"], D) - cross + head
-        attention = attention_flops(D, length) + attention_flops(D, source_length)
+        attention = attention_flops(D, length) + attention_flops(D, encoder_length)
         return read * (encoder + 6.0 * cross) + 6.0 * decoder + attention

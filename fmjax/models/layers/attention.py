@@ -1,4 +1,4 @@
-"""Multi-head attention: to itself or a source, grouped, packed, with a cache."""
+"""Multi-head self- and cross-attention, grouped, packed, with a key-value cache."""
 
 import dataclasses
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def attend(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B S G K"],
     v: Float[Array, "B S G K"],
-    mask: Bool[Array, "B T S"] | None,
+    attention_mask: Bool[Array, "B T S"] | None,
     *,
     causal: bool = True,
     bias: Float[Array, "B H T S"] | None = None,
@@ -56,7 +56,7 @@ def attend(
       q: queries.
       k: keys.
       v: values.
-      mask: where attention is allowed; None leaves that to `causal`.
+      attention_mask: True where a query attends to a key; None leaves that to `causal`.
       causal: without a mask, whether a query sees only keys up to its own (T = S).
       bias: added to the scores; its first axis may be 1.
       scale: of the scores; None means K^(-1/2).
@@ -80,13 +80,13 @@ def attend(
             q,
             k,
             v,
-            mask=None if mask is None else mask[:, None],
+            mask=None if attention_mask is None else attention_mask[:, None],
             scale=scale,
-            is_causal=mask is None and causal,
+            is_causal=attention_mask is None and causal,
             implementation="cudnn",
         )
-    if mask is None and causal:
-        mask = (jnp.arange(T)[:, None] >= jnp.arange(S))[None]
+    if attention_mask is None and causal:
+        attention_mask = (jnp.arange(T)[:, None] >= jnp.arange(S))[None]
     # Heads first, and those that share keys one below the other: products of matrices,
     # which XLA's CPU backend does not make of more axes by itself.
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q * scale, k, v))
@@ -97,8 +97,8 @@ def attend(
         scores = softcap * jnp.tanh(scores / softcap)
     if bias is not None:
         scores = scores + bias
-    if mask is not None:
-        scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+    if attention_mask is not None:
+        scores = jnp.where(attention_mask[:, None], scores, jnp.finfo(jnp.float32).min)
     weights = dropout(jax.nn.softmax(scores, axis=-1), dropout_rate, keys)
     weights = weights.astype(v.dtype).reshape(B, G, H // G * T, S)
     out = jnp.einsum("bgts,bgsk->bgtk", weights, v)
@@ -138,7 +138,7 @@ class Attention(nn.Module):
       num_heads: query heads.
       num_kv_heads: key and value heads; must divide num_heads.
       head_dim: width of a head.
-      cross: attends to a source instead of to itself.
+      cross: cross-attention: keys and values are of an encoder's output.
       causal: whether, without a mask, a query sees only keys up to its own.
       qkv_bias: whether the projections to queries, keys and values have offsets.
       bias: whether the projection back has one.
@@ -177,10 +177,10 @@ class Attention(nn.Module):
         x: Float[Array, "B T D"],
         *,
         positions: Int[Array, "B T"],
-        mask: Bool[Array, "B T S"] | None,
+        attention_mask: Bool[Array, "B T S"] | None,
         bias: Float[Array, "B H T S"] | None,
         relative: tuple[Float[Array, "P D"], Int[Array, "B T S"]] | None,
-        source: Float[Array, "B S E"] | None,
+        encoder_hidden: Float[Array, "B S E"] | None,
         cache: KeyValueCache | None,
         keys: Keys,
     ) -> tuple[Float[Array, "B T D"], KeyValueCache | None]:
@@ -189,20 +189,23 @@ class Attention(nn.Module):
         Args:
           x: what attends.
           positions: of x; rotary positions and the cache's slots.
-          mask: where attention is allowed; None for `causal`, or everywhere.
+          attention_mask: True where attention is allowed; None for `causal`, or
+            everywhere.
           bias: added to the scores.
           relative: vectors of relative positions and which one stands between each
             query and key, for disentangled attention.
-          source: what is attended to, with `cross`; None if it is in the cache.
-          cache: of earlier tokens, or of the source; None for none. Of fewer rows than
-            x, each source is that of as many rows in a row.
+          encoder_hidden: what cross-attention reads; None if its keys and values are in
+            the cache.
+          cache: keys and values of earlier tokens, or of encoder_hidden in
+            cross-attention; None for none. Where the latter has fewer rows than x, each
+            of its rows serves B / rows neighbouring rows of x (beams).
           keys: one key per example for dropout.
 
         Returns:
           The layer's output and, given a cache, the cache with what was read.
         """
         if not self.cross:
-            source = x
+            encoder_hidden = x
         std, kv_heads = self.init_std, self.num_kv_heads
         query_std = (
             std if self.scale is None else std / (self.scale * self.head_dim**0.5)
@@ -211,11 +214,11 @@ class Attention(nn.Module):
             "query", x.shape[-1], self.num_heads, "heads", query_std
         )
         q, k, v = to_query(x), None, None
-        if source is not None:
-            width = source.shape[-1]
+        if encoder_hidden is not None:
+            width = encoder_hidden.shape[-1]
             to_key = self._projection("key", width, kv_heads, "kv_heads", std)
             to_value = self._projection("value", width, kv_heads, "kv_heads", std)
-            k, v = to_key(source), to_value(source)
+            k, v = to_key(encoder_hidden), to_value(encoder_hidden)
         if self.qk_norm is not None:
             # The weight's axis is a head's width, which is never sharded.
             norms = [
@@ -243,17 +246,17 @@ class Attention(nn.Module):
         if cache is not None:
             if not self.cross:
                 cache = cache.write(k, v, positions)
-            elif source is not None:
+            elif encoder_hidden is not None:
                 cache = KeyValueCache(k, v)
             k, v = cache.k.astype(q.dtype), cache.v.astype(q.dtype)
         if self.cross and len(k) != len(q):
-            # Beams share a source: their queries stand side by side in its row.
+            # Beams share an encoder's output: their queries lie along one row's length.
             q = q.reshape(len(k), -1, *q.shape[2:])
         out = attend(
             q,
             k,
             v,
-            mask,
+            attention_mask,
             causal=self.causal and not self.cross,
             bias=bias,
             scale=scale,

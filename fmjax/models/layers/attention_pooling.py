@@ -57,10 +57,10 @@ class AttentionPooling(nn.Module):
         )(
             query,
             positions=jnp.zeros((1, self.queries), jnp.int32),
-            mask=None,
+            attention_mask=None,
             bias=None,
             relative=None,
-            source=hidden,
+            encoder_hidden=hidden,
             cache=None,
             keys=None,
         )

@@ -90,12 +90,12 @@ def _own_experts(x, chosen, weights, kernels, feed_forward, first):
     choices = jnp.where((choices >= 0) & (choices < own), choices, own)
     order = jnp.argsort(choices)
     sizes = jnp.bincount(choices, length=own).astype(jnp.int32)
-    real = (jnp.arange(choices.size) < sizes.sum())[:, None]
+    here = (jnp.arange(choices.size) < sizes.sum())[:, None]
 
     def multiply(rows, kernel):
         # What lies behind the last group is left undefined.
-        return jnp.where(real, grouped_dot(rows, kernel, sizes), 0)
+        return jnp.where(here, grouped_dot(rows, kernel, sizes), 0)
 
-    rows = jnp.where(real, x.reshape(-1, D)[order // k], 0)
+    rows = jnp.where(here, x.reshape(-1, D)[order // k], 0)
     y = feed_forward(rows, kernels, multiply)[jnp.argsort(order)].reshape(B, T, k, D)
     return jnp.einsum("btkd,btk->btd", y, weights.astype(y.dtype))

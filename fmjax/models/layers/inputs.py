@@ -116,38 +116,40 @@ def check_length(name: str, tokens: Array, max_length: int) -> None:
         )
 
 
-def visible(
+def attention_mask(
     causal: bool,
     segment_ids: Int[Array, "B T"] | None,
-    mask: Array | None,
+    padding_mask: Array | None,
     length: int,
 ) -> Array | None:
-    """Where attention of a sequence to itself is allowed, bool [B, T, T].
+    """The mask of self-attention, bool [B, T, T], True where it is allowed.
 
-    None where neither segments nor padding restrict it. A mask hides padding from
-    all, padding itself included; segments are blind to each other.
+    None where neither segments nor padding restrict it. Padding is hidden from all
+    tokens, padding included; tokens attend to their own segment alone.
     """
-    if segment_ids is None and mask is None:
+    if segment_ids is None and padding_mask is None:
         return None
     allowed = jnp.ones((1, length, length), bool)
     if causal:
         allowed = jnp.tril(allowed)
     if segment_ids is not None:
         allowed &= segment_ids[:, :, None] == segment_ids[:, None, :]
-    if mask is not None:
-        allowed &= mask[:, None, :]
+    if padding_mask is not None:
+        allowed &= padding_mask[:, None, :]
     return allowed
 
 
-def real_tokens(segment_ids: Array | None, mask: Array | None) -> Array | None:
-    """False for padding, bool [B, T]; None where nothing tells it apart.
+def padding_mask_of(
+    segment_ids: Array | None, padding_mask: Array | None
+) -> Array | None:
+    """The padding mask, bool [B, T], False for padding; None where there is none.
 
     Rows that were packed have segment id 0 there.
     """
     if segment_ids is None:
-        return mask
-    real = segment_ids > 0
-    return real if mask is None else real & mask
+        return padding_mask
+    in_segment = segment_ids > 0
+    return in_segment if padding_mask is None else in_segment & padding_mask
 
 
 def outputs(out: dict) -> dict[str, Array]:

@@ -44,9 +44,9 @@ class MixtureOfExperts(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], real: Bool[Array, "B T"] | None
+        self, x: Float[Array, "B T D"], padding_mask: Bool[Array, "B T"] | None
     ) -> tuple[Float[Array, "B T D"], Router]:
-        """Applies the layer; `real` is False for padding, which visits no expert.
+        """Applies the layer; padding visits no expert.
 
         Returns:
           The layer's output, zero for padding and for dropped tokens, and for each
@@ -65,24 +65,24 @@ class MixtureOfExperts(nn.Module):
         weights = jnp.take_along_axis(probabilities, chosen, axis=-1)
         if k > 1:
             weights = weights / weights.sum(-1, keepdims=True)
-        if real is None:
-            real = jnp.ones(x.shape[:2], bool)
-        real = jnp.broadcast_to(real, x.shape[:2])
-        weights = jnp.where(real[..., None], weights, 0)
+        if padding_mask is None:
+            padding_mask = jnp.ones(x.shape[:2], bool)
+        padding_mask = jnp.broadcast_to(padding_mask, x.shape[:2])
+        weights = jnp.where(padding_mask[..., None], weights, 0)
         kernels = self._kernels(D)
         if self.capacity is None:
             y = dropless(x, chosen, weights, kernels, self._feed_forward)
         else:
-            y, kept = self._with_capacity(x, chosen, real, kernels)
+            y, kept = self._with_capacity(x, chosen, padding_mask, kernels)
             y = jnp.einsum("btkd,btk->btd", y, (weights * kept).astype(y.dtype))
-        count = jnp.maximum(real.sum(-1), 1).astype(jnp.float32)
-        ones = jax.nn.one_hot(chosen, E).sum(2) * real[..., None]
+        count = jnp.maximum(padding_mask.sum(-1), 1).astype(jnp.float32)
+        ones = jax.nn.one_hot(chosen, E).sum(2) * padding_mask[..., None]
         share = ones.sum(1) / (k * count[:, None])
-        mean = (probabilities * real[..., None]).sum(1) / count[:, None]
+        mean = (probabilities * padding_mask[..., None]).sum(1) / count[:, None]
         log_z = jax.nn.logsumexp(logits, axis=-1)
         return constrain(y, "batch", "length", "act_embed"), {
             "load_balance": E * (share * mean).sum(-1),
-            "router_z": (log_z**2 * real).sum(-1) / count,
+            "router_z": (log_z**2 * padding_mask).sum(-1) / count,
         }
 
     def _kernels(self, width: int) -> dict[str, Array]:
@@ -105,7 +105,7 @@ class MixtureOfExperts(nn.Module):
         self,
         x: Float[Array, "B T D"],
         chosen: Int[Array, "B T k"],
-        real: Bool[Array, "B T"],
+        padding_mask: Bool[Array, "B T"],
         kernels,
     ) -> tuple[Float[Array, "B T k D"], Bool[Array, "B T k"]]:
         B, T, D = x.shape
@@ -113,12 +113,13 @@ class MixtureOfExperts(nn.Module):
         slots = min(T, max(1, round(self.capacity * k * T / E)))
         # First choices of all tokens come before second ones, earlier before later.
         first = jnp.moveaxis(jax.nn.one_hot(chosen, E, dtype=jnp.int32), 2, 1)
-        first = (first * real[:, None, :, None]).reshape(B, k * T, E)
+        first = (first * padding_mask[:, None, :, None]).reshape(B, k * T, E)
         place = ((first.cumsum(1) - first) * first).sum(-1)
         place = jnp.moveaxis(place.reshape(B, k, T), 1, 2)
         # Padding takes no slots and, so that it changes nothing, gives none.
-        share = jnp.round(self.capacity * k * real.sum(-1) / E)
-        kept = (place < jnp.clip(share, 1, slots)[:, None, None]) & real[..., None]
+        share = jnp.round(self.capacity * k * padding_mask.sum(-1) / E)
+        kept = place < jnp.clip(share, 1, slots)[:, None, None]
+        kept &= padding_mask[..., None]
         # A slot past the end is nobody's.
         slot = jnp.where(kept, chosen * slots + place, E * slots).reshape(B, T * k)
         token = jnp.broadcast_to(jnp.arange(T * k) // k, (B, T * k))

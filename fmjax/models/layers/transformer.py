@@ -41,11 +41,12 @@ class Context:
 
     Attributes:
       positions: int [B or 1, T], of each token in its document.
-      mask: bool [B or 1, T, S], where attention to itself is allowed; None leaves it to
-        the stack's `causal`.
-      real: bool [B, T], False for padding, which visits no expert.
-      source: [B, S, D], what a decoder attends to; None also when the cache has it.
-      source_mask: bool [B, T or 1, S], where attention to the source is allowed.
+      attention_mask: bool [B or 1, T, S], True where self-attention is allowed; None
+        leaves it to the stack's `causal`.
+      padding_mask: bool [B, T], False for padding, which visits no expert.
+      encoder_hidden: [B, S, D], what cross-attention reads; None also where its keys
+        and values are in the cache.
+      cross_attention_mask: bool [B, T or 1, S], True where cross-attention is allowed.
       keys: one key per example for dropout.
       bias: [B or 1, H, T, S], added to scores; the stack makes it.
       relative: vectors [P, D] and rows [B or 1, T, S] for disentangled attention; the
@@ -53,25 +54,25 @@ class Context:
     """
 
     positions: Int[Array, "B T"]
-    mask: Bool[Array, "B T S"] | None = None
-    real: Bool[Array, "B T"] | None = None
-    source: Float[Array, "B S D"] | None = None
-    source_mask: Bool[Array, "B T S"] | None = None
+    attention_mask: Bool[Array, "B T S"] | None = None
+    padding_mask: Bool[Array, "B T"] | None = None
+    encoder_hidden: Float[Array, "B S D"] | None = None
+    cross_attention_mask: Bool[Array, "B T S"] | None = None
     keys: Keys = None
     bias: Float[Array, "B H T S"] | None = None
     relative: tuple[Array, Array] | None = None
 
 
 class Cache(NamedTuple):
-    """Of a block, or with a leading layers axis of a stack.
+    """Keys and values of a block, or with a leading layers axis of a stack.
 
     Attributes:
-      own: keys and values of earlier tokens.
-      source: those of what a decoder attends to; None in a model without.
+      self_attention: of earlier tokens.
+      cross_attention: of the encoder's output; None in a model without an encoder.
     """
 
-    own: KeyValueCache
-    source: KeyValueCache | None = None
+    self_attention: KeyValueCache
+    cross_attention: KeyValueCache | None = None
 
 
 class BlockOutputs(NamedTuple):
@@ -89,12 +90,12 @@ class BlockOutputs(NamedTuple):
 
 
 class Block(nn.Module):
-    """Attention, attention to a source if there is one, and feed-forward, each added.
+    """Self-attention, cross-attention if there is an encoder, feed-forward; each added.
 
     Attributes:
       config: sizes and choices.
       causal: whether, without a mask, tokens see only what is before them.
-      cross: whether there is attention to a source.
+      cross: whether there is cross-attention.
       keep_output: whether to give the output a second time, for the stack to keep.
     """
 
@@ -113,9 +114,9 @@ class Block(nn.Module):
         """Applies one layer, given as its index and its cache."""
         index, cache = layer
         keys = fold_keys(context.keys, index)
-        own = source = None
+        own = encoded = None
         if cache is not None:
-            own, source = cache
+            own, encoded = cache
         x, own = self._add(
             x,
             "attention",
@@ -123,28 +124,28 @@ class Block(nn.Module):
             lambda y: self._attention("attention", cross=False)(
                 y,
                 positions=context.positions,
-                mask=self._window(context, index),
+                attention_mask=self._window(context, index),
                 bias=context.bias,
                 relative=context.relative,
-                source=None,
+                encoder_hidden=None,
                 cache=own,
                 keys=fold_keys(keys, 0),
             ),
             index,
         )
         if self.cross:
-            x, source = self._add(
+            x, encoded = self._add(
                 x,
                 "cross_attention",
                 fold_keys(keys, 4),
                 lambda y: self._attention("cross_attention", cross=True)(
                     y,
                     positions=context.positions,
-                    mask=context.source_mask,
+                    attention_mask=context.cross_attention_mask,
                     bias=None,
                     relative=None,
-                    source=context.source,
-                    cache=source,
+                    encoder_hidden=context.encoder_hidden,
+                    cache=encoded,
                     keys=fold_keys(keys, 3),
                 ),
                 index,
@@ -153,10 +154,12 @@ class Block(nn.Module):
             x,
             "mlp",
             fold_keys(keys, 2),
-            lambda y: self._feed_forward(y, context.real, own, fold_keys(keys, 5)),
+            lambda y: self._feed_forward(
+                y, context.padding_mask, own, fold_keys(keys, 5)
+            ),
             index,
         )
-        cache = None if cache is None else Cache(own, source)
+        cache = None if cache is None else Cache(own, encoded)
         return x, BlockOutputs(cache, router, x if self.keep_output else None)
 
     def _add(self, x, name, keys, layer, index):
@@ -204,13 +207,19 @@ class Block(nn.Module):
     def _window(self, context: Context, index: Int[Array, ""]) -> Array | None:
         """The mask of this layer, of a window or of all."""
         c = self.config
-        if c.global_every is None or context.mask is None:
-            return context.mask
+        if c.global_every is None or context.attention_mask is None:
+            return context.attention_mask
         # Both were made once for all layers: [2, B, T, S], windowed and whole.
-        return jnp.where((index + 1) % c.global_every == 0, *context.mask[::-1])
+        return jnp.where(
+            (index + 1) % c.global_every == 0, *context.attention_mask[::-1]
+        )
 
     def _feed_forward(
-        self, x: Array, real: Array | None, cache: KeyValueCache | None, keys: Keys
+        self,
+        x: Array,
+        padding_mask: Array | None,
+        cache: KeyValueCache | None,
+        keys: Keys,
     ):
         c = self.config
         shared = {
@@ -231,7 +240,7 @@ class Block(nn.Module):
             # Of a sequence that is still being written nobody knows a fair share.
             capacity=c.expert_capacity if cache is None else None,
             **shared,
-        )(x, real)
+        )(x, padding_mask)
 
 
 class Stack(nn.Module):
@@ -242,7 +251,7 @@ class Stack(nn.Module):
     Attributes:
       config: sizes and choices.
       causal: whether, without a mask, tokens see only what is before them.
-      cross: whether blocks attend to a source.
+      cross: whether blocks have cross-attention.
     """
 
     config: TransformerConfig
@@ -316,8 +325,8 @@ class Stack(nn.Module):
         c = self.config
         queries = keys = context.positions
         if cache is not None:
-            keys = jnp.arange(cache.own.k.shape[-3])[None]
-        mask = context.mask
+            keys = jnp.arange(cache.self_attention.k.shape[-3])[None]
+        mask = context.attention_mask
         if c.window is not None:
             if mask is None and self.causal:
                 mask = keys[:, None, :] <= queries[:, :, None]
@@ -341,7 +350,9 @@ class Stack(nn.Module):
             )(queries, keys)
         elif c.position_bias == "disentangled":
             relative = self._relative_vectors(queries, keys)
-        return dataclasses.replace(context, mask=mask, bias=bias, relative=relative)
+        return dataclasses.replace(
+            context, attention_mask=mask, bias=bias, relative=relative
+        )
 
     def _relative_vectors(self, queries: Array, keys: Array) -> tuple[Array, Array]:
         c = self.config
@@ -358,9 +369,9 @@ class Stack(nn.Module):
 
 
 def empty_cache(
-    config: TransformerConfig, rows: int, length: int, source_length: int | None = None
+    config: TransformerConfig, rows: int, length: int, encoder_length: int | None = None
 ) -> Cache:
-    """A stack's cache for `length` positions of every row, and of a source."""
+    """An empty cache of `length` positions a row, and of an encoder's output."""
     c = config
 
     def zeros(length):
@@ -369,7 +380,9 @@ def empty_cache(
             jnp.zeros(shape, c.compute_dtype), jnp.zeros(shape, c.compute_dtype)
         )
 
-    return Cache(zeros(length), None if source_length is None else zeros(source_length))
+    return Cache(
+        zeros(length), None if encoder_length is None else zeros(encoder_length)
+    )
 
 
 def stack_layers(params: dict, num_layers: int) -> dict:

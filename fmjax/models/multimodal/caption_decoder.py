@@ -10,9 +10,9 @@ from fmjax.errors import UserError
 from fmjax.models.flops import attention_flops, matmul_parameters
 from fmjax.models.layers.inputs import (
     InputEmbedding,
+    attention_mask,
     check_length,
     check_sizes,
-    visible,
 )
 from fmjax.models.layers.language_head import LanguageHead, padded
 from fmjax.models.layers.primitives import Embedding, Keys, fold_keys, normal_init
@@ -119,7 +119,7 @@ class CaptionDecoder(nn.Module):
     def __call__(
         self,
         tokens: Int[Array, "B T"],
-        mask: Bool[Array, "B T"] | None = None,
+        padding_mask: Bool[Array, "B T"] | None = None,
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
@@ -127,7 +127,7 @@ class CaptionDecoder(nn.Module):
 
         Args:
           tokens: ids below vocab_size.
-          mask: False for padding, which no token attends to.
+          padding_mask: False for padding, which no token attends to.
           keys: one key per example for dropout; None in evaluation.
           hidden_states: whether to give them.
 
@@ -137,17 +137,20 @@ class CaptionDecoder(nn.Module):
           as in `Stack`.
         """
         check_length(self.gin_name, tokens, self.max_length)
-        tokens, mask = self._started(tokens, mask)
+        tokens, padding_mask = self._started(tokens, padding_mask)
         B, N = tokens.shape
         x = self._embed(tokens, jnp.arange(N)[None], keys)
         cls = jnp.broadcast_to(self.cls.astype(x.dtype), (B, 1, x.shape[-1]))
         x = jnp.concatenate([x, cls], axis=1)
-        if mask is not None:
-            mask = jnp.pad(mask, [(0, 0), (0, 1)], constant_values=True)
+        if padding_mask is not None:
+            padding_mask = jnp.pad(padding_mask, [(0, 0), (0, 1)], constant_values=True)
         # Behind the longest text, so that padding does not move it.
         places = jnp.append(jnp.arange(N), self.positions)[None]
         context = Context(
-            places, mask=visible(True, None, mask, N + 1), real=mask, keys=keys
+            places,
+            attention_mask=attention_mask(True, None, padding_mask, N + 1),
+            padding_mask=padding_mask,
+            keys=keys,
         )
         out = self.unimodal_stack(x, context, None, hidden_states)
         hidden = out["hidden"]
@@ -159,8 +162,8 @@ class CaptionDecoder(nn.Module):
     def look(
         self,
         hidden: Float[Array, "B N D"],
-        source: Float[Array, "B Q E"],
-        mask: Bool[Array, "B T"] | None = None,
+        encoder_hidden: Float[Array, "B Q E"],
+        padding_mask: Bool[Array, "B T"] | None = None,
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
@@ -168,19 +171,23 @@ class CaptionDecoder(nn.Module):
 
         Args:
           hidden: what the first half gave.
-          source: vectors of each text's image.
-          mask: as there, as are the others.
+          encoder_hidden: vectors of each text's image.
+          padding_mask: as there, as are the others.
           keys: likewise.
           hidden_states: likewise.
         """
         N = hidden.shape[1]
-        if mask is not None:
-            mask = jnp.pad(mask, [(0, 0), (N - mask.shape[1], 0)], constant_values=True)
+        if padding_mask is not None:
+            padding_mask = jnp.pad(
+                padding_mask,
+                [(0, 0), (N - padding_mask.shape[1], 0)],
+                constant_values=True,
+            )
         context = Context(
             jnp.arange(N)[None],
-            mask=visible(True, None, mask, N),
-            real=mask,
-            source=source,
+            attention_mask=attention_mask(True, None, padding_mask, N),
+            padding_mask=padding_mask,
+            encoder_hidden=encoder_hidden,
             keys=keys,
         )
         return self.multimodal_stack(hidden, context, None, hidden_states)
@@ -188,7 +195,7 @@ class CaptionDecoder(nn.Module):
     def extend(
         self,
         tokens: Int[Array, "B T"],
-        source: Float[Array, "B Q E"] | None,
+        encoder_hidden: Float[Array, "B Q E"] | None,
         positions: Int[Array, "B T"],
         cache: tuple[Cache, Cache],
     ) -> tuple[Float[Array, "B T D"], tuple[Cache, Cache]]:
@@ -196,19 +203,21 @@ class CaptionDecoder(nn.Module):
 
         Args:
           tokens: ids below vocab_size, start_id the first of all if there is one.
-          source: as in `look`; None where the cache has read it.
+          encoder_hidden: as in `look`; None where the cache has read it.
           positions: of the tokens, 0 that of the first of all.
           cache: of `empty_cache`.
 
         Returns:
           hidden of the second half, and the cache with these tokens in it.
         """
-        slots = jnp.arange(cache[0].own.k.shape[-3])
+        slots = jnp.arange(cache[0].self_attention.k.shape[-3])
         allowed = slots <= positions[..., None]
         x = self._embed(tokens, positions, None)
-        context = Context(positions, mask=allowed)
+        context = Context(positions, attention_mask=allowed)
         first = self.unimodal_stack(x, context, cache[0])
-        context = Context(positions, mask=allowed, source=source)
+        context = Context(
+            positions, attention_mask=allowed, encoder_hidden=encoder_hidden
+        )
         second = self.multimodal_stack(first["hidden"], context, cache[1])
         return second["hidden"], (first["cache"], second["cache"])
 
@@ -216,20 +225,20 @@ class CaptionDecoder(nn.Module):
         """Logits over the padded vocabulary, float32; padding gets -1e30."""
         return self.language_head(hidden, self.tokens.table)
 
-    def empty_cache(self, rows: int, length: int, source_length: int) -> tuple:
+    def empty_cache(self, rows: int, length: int, encoder_length: int) -> tuple:
         """Caches of both halves, for `length` positions of every row."""
         return (
             empty_cache(self.unimodal, rows, length),
-            empty_cache(self.multimodal, rows, length, source_length),
+            empty_cache(self.multimodal, rows, length, encoder_length),
         )
 
-    def train_flops_per_text(self, params, length: int, source_length: int) -> float:
+    def train_flops_per_text(self, params, length: int, encoder_length: int) -> float:
         """Matrix FLOPs of a training step for each text of `length` tokens.
 
         Args:
           params: the parameters, or their shapes.
           length: of a text.
-          source_length: vectors of an image, each as wide as the image's tower.
+          encoder_length: vectors of an image, each as wide as the image's tower.
         """
         c, N = self.multimodal, length + self.starts
         alone = 6.0 * matmul_parameters(params["unimodal_stack"], self.unimodal)
@@ -242,20 +251,20 @@ class CaptionDecoder(nn.Module):
         )
         both = matmul_parameters(params["multimodal_stack"], c) - cross
         both += self.padded_vocab_size * c.embed_dim
-        looking = attention_flops(c, N) + attention_flops(c, source_length)
+        looking = attention_flops(c, N) + attention_flops(c, encoder_length)
         return (
-            (N + 1) * alone + N * (6.0 * both + looking) + 6.0 * source_length * cross
+            (N + 1) * alone + N * (6.0 * both + looking) + 6.0 * encoder_length * cross
         )
 
-    def _started(self, tokens: Array, mask: Array | None) -> tuple:
-        """Tokens and mask with start_id before them, if there is one."""
+    def _started(self, tokens: Array, padding_mask: Array | None) -> tuple:
+        """Tokens and padding_mask with start_id before them, if there is one."""
         if self.start_id is None:
-            return tokens, mask
+            return tokens, padding_mask
         before = [(0, 0), (1, 0)]
         tokens = jnp.pad(tokens, before, constant_values=self.start_id)
-        if mask is not None:
-            mask = jnp.pad(mask, before, constant_values=True)
-        return tokens, mask
+        if padding_mask is not None:
+            padding_mask = jnp.pad(padding_mask, before, constant_values=True)
+        return tokens, padding_mask
 
     def _embed(self, tokens: Array, positions: Array, keys: Keys) -> Array:
         at_input = fold_keys(keys, self.unimodal.num_layers)

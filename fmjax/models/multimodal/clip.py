@@ -94,7 +94,7 @@ class CLIP(nn.Module):
         self,
         images: Float[Array, "B height width C"] | None = None,
         tokens: Int[Array, "texts T"] | None = None,
-        mask: Bool[Array, "texts T"] | None = None,
+        padding_mask: Bool[Array, "texts T"] | None = None,
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
@@ -103,7 +103,7 @@ class CLIP(nn.Module):
         Args:
           images: normalized.
           tokens: ids of texts.
-          mask: False for padding.
+          padding_mask: False for padding.
           keys: one key per example for dropout; None in evaluation.
           hidden_states: whether to give those of both towers.
 
@@ -118,7 +118,9 @@ class CLIP(nn.Module):
         if images is not None:
             out |= self.embed_images(images, fold_keys(keys, 0), hidden_states)
         if tokens is not None:
-            out |= self.embed_texts(tokens, mask, fold_keys(keys, 1), hidden_states)
+            out |= self.embed_texts(
+                tokens, padding_mask, fold_keys(keys, 1), hidden_states
+            )
         if images is not None and tokens is not None:
             products = out["image_embeddings"] @ out["text_embeddings"].T
             out["logits"] = out["logit_scale"] * products + out.get("logit_bias", 0.0)
@@ -150,12 +152,12 @@ class CLIP(nn.Module):
     def embed_texts(
         self,
         tokens: Int[Array, "B T"],
-        mask: Bool[Array, "B T"] | None = None,
+        padding_mask: Bool[Array, "B T"] | None = None,
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
         """text_embeddings and what the tower gives."""
-        out = self.text(tokens, mask, keys, hidden_states)
+        out = self.text(tokens, padding_mask, keys, hidden_states)
         given = {f"text_{name}": x for name, x in out.items()}
         vector = self.text_projection(out["pooled"])
         return given | {"text_embeddings": l2_normalize(vector)}

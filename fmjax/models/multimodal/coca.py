@@ -70,7 +70,7 @@ class CoCa(CLIP):
         self,
         images: Float[Array, "B height width C"] | None = None,
         tokens: Int[Array, "B T"] | None = None,
-        mask: Bool[Array, "B T"] | None = None,
+        padding_mask: Bool[Array, "B T"] | None = None,
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
@@ -79,18 +79,18 @@ class CoCa(CLIP):
         Args:
           images: normalized.
           tokens: ids of texts.
-          mask: False for padding.
+          padding_mask: False for padding.
           keys: one key per example for dropout; None in evaluation.
           hidden_states: whether to give those of all three stacks.
 
         Returns:
           What `CLIP` gives, image_pooled being that of the query for contrast and
-          text_hidden that of the decoder's first half; image_source: [B, Q, D], what
-          captions are written from. Of both sides together, N being T, or T + 1 with a
-          start_id: hidden: [B, N, D] of the second half, after the final norm, and
-          logits: float32 [B, N, V], at every position of the next token.
+          text_hidden that of the decoder's first half; image_encoder_hidden: [B, Q, D],
+          what cross-attention of the second half reads. Given both images and texts, N
+          being T, or T + 1 with a start_id: hidden: [B, N, D] of the second half, after
+          the final norm, and logits: float32 [B, N, V] of the next token.
         """
-        out = self.hidden(images, tokens, mask, keys, hidden_states)
+        out = self.hidden(images, tokens, padding_mask, keys, hidden_states)
         if "hidden" in out:
             out["logits"] = self.head(out["hidden"])[..., : self.vocab_size]
         return {n: x for n, x in outputs(out).items() if n != "text_router"}
@@ -99,7 +99,7 @@ class CoCa(CLIP):
         self,
         images: Float[Array, "B height width C"] | None = None,
         tokens: Int[Array, "B T"] | None = None,
-        mask: Bool[Array, "B T"] | None = None,
+        padding_mask: Bool[Array, "B T"] | None = None,
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
@@ -108,13 +108,15 @@ class CoCa(CLIP):
         if images is not None:
             out |= self.embed_images(images, fold_keys(keys, 0), hidden_states)
         if tokens is not None:
-            out |= self.embed_texts(tokens, mask, fold_keys(keys, 1), hidden_states)
+            out |= self.embed_texts(
+                tokens, padding_mask, fold_keys(keys, 1), hidden_states
+            )
         if images is None or tokens is None:
             return out
         seen = self.text.look(
             out["text_hidden"],
-            out["image_source"],
-            mask,
+            out["image_encoder_hidden"],
+            padding_mask,
             fold_keys(keys, 2),
             hidden_states,
         )
@@ -128,19 +130,19 @@ class CoCa(CLIP):
     ) -> dict[str, Array]:
         """What the image's tower and the poolers give."""
         out = super().see(images, keys, hidden_states)
-        source = self.caption_pool(out["hidden"], None)
-        pooled = self.contrastive_pool(source, None).mean(1)
-        return out | {"source": source, "pooled": pooled}
+        encoder_hidden = self.caption_pool(out["hidden"], None)
+        pooled = self.contrastive_pool(encoder_hidden, None).mean(1)
+        return out | {"encoder_hidden": encoder_hidden, "pooled": pooled}
 
     def decode(
         self,
         tokens: Int[Array, "B T"],
-        source: Float[Array, "B Q D"] | None,
+        encoder_hidden: Float[Array, "B Q D"] | None,
         positions: Int[Array, "B T"],
         cache: tuple[Cache, Cache],
     ) -> tuple[Float[Array, "B T D"], tuple[Cache, Cache]]:
         """The decoder below its head, with a cache; see `CaptionDecoder.extend`."""
-        return self.text.extend(tokens, source, positions, cache)
+        return self.text.extend(tokens, encoder_hidden, positions, cache)
 
     def head(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T padded_V"]:
         """Logits over the padded vocabulary, float32; padding gets -1e30."""

@@ -66,7 +66,7 @@ class M3AE(MAE):
         self,
         images: Float[Array, "B height width C"],
         tokens: Int[Array, "B T"] | None = None,
-        mask: Bool[Array, "B T"] | None = None,
+        padding_mask: Bool[Array, "B T"] | None = None,
         visible: Int[Array, "B K"] | None = None,
         keys: Keys = None,
         hidden_states: bool = False,
@@ -76,7 +76,7 @@ class M3AE(MAE):
         Args:
           images: normalized.
           tokens: ids below vocab_size; None for images alone.
-          mask: False for padding.
+          padding_mask: False for padding.
           visible: places of the patches that are seen; None for all.
           keys: one key per example for dropout; None in evaluation.
           hidden_states: whether to give the encoder's.
@@ -87,10 +87,10 @@ class M3AE(MAE):
         """
         if tokens is None:
             return super().__call__(images, visible, keys, hidden_states)
-        if mask is None:
-            mask = jnp.ones(tokens.shape, bool)
+        if padding_mask is None:
+            padding_mask = jnp.ones(tokens.shape, bool)
         out, words = self.reconstruct(
-            images, tokens, mask, visible, mask, keys, hidden_states
+            images, tokens, padding_mask, visible, padding_mask, keys, hidden_states
         )
         return out | {"word_logits": self.head(words)[..., : self.vocab_size]}
 
@@ -98,7 +98,7 @@ class M3AE(MAE):
         self,
         images: Float[Array, "B height width C"],
         tokens: Int[Array, "B T"],
-        mask: Bool[Array, "B T"],
+        padding_mask: Bool[Array, "B T"],
         visible: Int[Array, "B K"] | None,
         seen: Bool[Array, "B T"],
         keys: Keys = None,
@@ -109,7 +109,7 @@ class M3AE(MAE):
         Args:
           images: as in `__call__`, and so what is not named here.
           tokens: likewise.
-          mask: likewise.
+          padding_mask: likewise.
           visible: likewise.
           seen: True for tokens that the encoder sees.
           keys: likewise.
@@ -122,10 +122,10 @@ class M3AE(MAE):
         at_words = fold_keys(keys, self.encoder.num_layers + 2)
         words = self.inputs(self.tokens(tokens), places, None, at_words)
         patches = self._seen(images, visible)
-        out = self.vit.encode(patches, keys, hidden_states, words, seen & mask)
+        out = self.vit.encode(patches, keys, hidden_states, words, seen & padding_mask)
         keys = fold_keys(keys, self.encoder.num_layers + 1)
         pixels, words = self._decode_both(
-            out["hidden"], mask, visible, seen, grid, keys
+            out["hidden"], padding_mask, visible, seen, grid, keys
         )
         return out | {"logits": pixels}, words
 
@@ -136,13 +136,13 @@ class M3AE(MAE):
     def _decode_both(
         self,
         hidden: Array,
-        mask: Array,
+        padding_mask: Array,
         visible: Array | None,
         seen: Array,
         grid: Grid,
         keys: Keys,
     ) -> tuple[Float[Array, "B N P"], Float[Array, "B T E"]]:
-        T = mask.shape[1]
+        T = padding_mask.shape[1]
         x = self.into_decoder(hidden)
         patches = self._laid_out(x[:, :-T], visible, grid)
         words = jnp.where(seen[..., None], x[:, -T:], self.mask_token.astype(x.dtype))
@@ -150,7 +150,7 @@ class M3AE(MAE):
         before = jnp.ones(patches.shape[:2], bool)
         context = Context(
             jnp.arange(patches.shape[1] + T)[None],
-            mask=jnp.concatenate([before, mask], axis=1)[:, None],
+            attention_mask=jnp.concatenate([before, padding_mask], axis=1)[:, None],
             keys=keys,
         )
         x = jnp.concatenate([patches, words], axis=1)
@@ -159,5 +159,5 @@ class M3AE(MAE):
 
     def train_flops_per_pair(self, params, visible: int, length: int) -> float:
         """Matrix FLOPs of a training step for an image and a text of this length."""
-        flops = self.train_flops_per_image(params, visible, beside=length)
+        flops = self.train_flops_per_image(params, visible, extra=length)
         return flops + 6.0 * length * params["words"]["kernel"].size

@@ -11,10 +11,10 @@ from fmjax.errors import UserError
 from fmjax.models.flops import attention_flops, matmul_parameters
 from fmjax.models.layers.inputs import (
     InputEmbedding,
+    attention_mask,
     check_length,
     check_sizes,
     outputs,
-    visible,
 )
 from fmjax.models.layers.language_head import padded
 from fmjax.models.layers.primitives import Embedding, Keys, fold_keys
@@ -33,7 +33,7 @@ class TextEncoder(nn.Module):
       vocab_size: V.
       max_length: the longest text; learned positions have as many rows.
       attention: "causal" (CLIP), or "full": every token reads every other (SigLIP).
-      pooling: which one: the "last_token" that is no padding, as the mask tells; "eos",
+      pooling: which one: the "last_token" that is no padding by padding_mask; "eos",
         the first of eos_id; the "highest_id", as end-of-text is in OpenAI's CLIP; or
         the "last_place", padding or not (SigLIP).
       eos_id: for "eos".
@@ -74,7 +74,7 @@ class TextEncoder(nn.Module):
     def __call__(
         self,
         tokens: Int[Array, "B T"],
-        mask: Bool[Array, "B T"] | None = None,
+        padding_mask: Bool[Array, "B T"] | None = None,
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
@@ -82,7 +82,7 @@ class TextEncoder(nn.Module):
 
         Args:
           tokens: ids below vocab_size.
-          mask: False for padding, which no token attends to.
+          padding_mask: False for padding, which no token attends to.
           keys: one key per example for dropout; None in evaluation.
           hidden_states: whether to give them.
 
@@ -96,21 +96,25 @@ class TextEncoder(nn.Module):
         at_input = fold_keys(keys, c.num_layers)
         x = self.inputs(self.tokens(tokens), positions, None, at_input)
         causal = self.attention == "causal"
-        context = Context(positions, mask=visible(causal, None, mask, T), keys=keys)
+        context = Context(
+            positions,
+            attention_mask=attention_mask(causal, None, padding_mask, T),
+            keys=keys,
+        )
         out = self.stack(x, context, None, hidden_states)
-        place = self._place(tokens, mask)
+        place = self._place(tokens, padding_mask)
         pooled = jnp.take_along_axis(out["hidden"], place[:, None, None], axis=1)[:, 0]
         return outputs(out) | {"pooled": pooled}
 
-    def _place(self, tokens: Array, mask: Array | None) -> Int[Array, " B"]:
+    def _place(self, tokens: Array, padding_mask: Array | None) -> Int[Array, " B"]:
         """Of the token that stands for the text."""
         if self.pooling == "eos":
             return (tokens == self.eos_id).argmax(1)
         if self.pooling == "highest_id":
             return tokens.argmax(1)
         places = jnp.arange(tokens.shape[1])
-        if self.pooling == "last_token" and mask is not None:
-            return jnp.where(mask, places, 0).max(1)
+        if self.pooling == "last_token" and padding_mask is not None:
+            return jnp.where(padding_mask, places, 0).max(1)
         return jnp.full(len(tokens), len(places) - 1)
 
     def train_flops_per_text(self, params, length: int) -> float:

@@ -167,11 +167,11 @@ class MAE(nn.Module):
         params,
         visible: int | None = None,
         image_size: Grid | None = None,
-        beside: int = 0,
+        extra: int = 0,
     ) -> float:
         """Matrix FLOPs of a training step for each image of which so many are seen.
 
-        `beside` more vectors go through both stacks.
+        `extra` more vectors go through both stacks.
         """
         rows, columns = grid_of(
             image_size or pair(self.image_size), pair(self.patch_size)
@@ -179,11 +179,11 @@ class MAE(nn.Module):
         N = rows * columns
         K = N if visible is None else visible
         flops = 6.0 * N * params["vit"]["patches"]["kernel"].size
-        flops += 6.0 * (1 + K + beside) * params["into_decoder"]["kernel"].size
+        flops += 6.0 * (1 + K + extra) * params["into_decoder"]["kernel"].size
         flops += 6.0 * N * params["to_pixels"]["kernel"].size
         for config, stack, tokens in (
-            (self.encoder, params["vit"]["stack"], 1 + K + beside),
-            (self.decoder, params["decoder_stack"], 1 + N + beside),
+            (self.encoder, params["vit"]["stack"], 1 + K + extra),
+            (self.decoder, params["decoder_stack"], 1 + N + extra),
         ):
             each = 6.0 * matmul_parameters(stack, config)
             flops += tokens * (each + attention_flops(config, tokens))

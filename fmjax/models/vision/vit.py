@@ -162,8 +162,8 @@ class ViT(nn.Module):
         patches: Float[Array, "B N D"],
         keys: Keys = None,
         hidden_states: bool = False,
-        beside: Float[Array, "B S D"] | None = None,
-        beside_mask: Bool[Array, "B S"] | None = None,
+        extra: Float[Array, "B S D"] | None = None,
+        extra_padding_mask: Bool[Array, "B S"] | None = None,
     ) -> dict[str, Array]:
         """The same from patch vectors that have their positions, or some of them.
 
@@ -171,21 +171,24 @@ class ViT(nn.Module):
           patches: those vectors.
           keys: as in `__call__`.
           hidden_states: likewise.
-          beside: vectors of something else, behind the patches in all that is given.
-          beside_mask: False for those of them that nothing attends to.
+          extra: vectors of other tokens, behind the patches; outputs have them too.
+          extra_padding_mask: False for those of them that no token attends to.
         """
         c = self.transformer
         x = self.patches.with_prefix(patches)
-        mask = None
-        if beside is not None:
+        attention_mask = None
+        if extra is not None:
             before = jnp.ones(x.shape[:2], bool)
-            mask = jnp.concatenate([before, beside_mask], axis=1)[:, None]
-            x = jnp.concatenate([x, beside.astype(x.dtype)], axis=1)
+            padding = jnp.concatenate([before, extra_padding_mask], axis=1)
+            attention_mask = padding[:, None]
+            x = jnp.concatenate([x, extra.astype(x.dtype)], axis=1)
             x = constrain(x, "batch", "length", "act_embed")
         if self.embed_norm:
             x = self.input_norm(x)
         x = dropout(x, c.dropout, fold_keys(keys, c.num_layers))
-        context = Context(jnp.arange(x.shape[1])[None], mask=mask, keys=keys)
+        context = Context(
+            jnp.arange(x.shape[1])[None], attention_mask=attention_mask, keys=keys
+        )
         out = self.stack(x, context, None, hidden_states)
         hidden = out["hidden"]
         return outputs(out) | self.head(hidden, keys)
