@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import tempfile
 from collections.abc import Sequence
 
 from fmjax.config.load import load_stored
@@ -46,6 +47,30 @@ def claim(
             "Take another --run_dir."
         )
     return render(experiment)
+
+
+def check_writable(run_dir: pathlib.Path) -> None:
+    """Raises a UserError unless the directory can be made, or written where it exists.
+
+    A folder is made where it would be, and taken away again.
+    """
+    nearest = run_dir
+    while not os.path.lexists(nearest):
+        nearest = nearest.parent
+    try:
+        # An own file of the run by its name: another process may be listing them.
+        made = tempfile.mkdtemp(prefix=f".{run_lock.FILE}.", dir=nearest)
+        os.rmdir(made)
+    except OSError as error:
+        raise cannot_write(run_dir, nearest, error) from None
+
+
+def cannot_write(run_dir: pathlib.Path, place: str, error: OSError) -> UserError:
+    """The error for a run directory where the file system refuses a place."""
+    return UserError(
+        f"--run_dir {run_dir} cannot be written ({place}: {error.strerror}); expected "
+        "a directory that can be made or written. Take another --run_dir."
+    )
 
 
 def _others(run_dir: pathlib.Path) -> bool:

@@ -1,18 +1,25 @@
 """What programs are compiled with and kept in, and the versions of what computes."""
 
 import importlib.metadata
-import os
-import pathlib
 
 import jax
 
+from fmjax.data.runtime.folders import cache_root
+from fmjax.errors import refuse_scheme
+
 
 def use_compilation_cache(folder: str | None) -> None:
-    """Keeps compiled programs on disk, so that a restart does not compile again."""
+    """Keeps compiled programs on disk, so that a restart does not compile again.
+
+    Raises:
+      UserError: the folder is an address such as gs://bucket/folder.
+    """
     if folder == "":
         return
-    home = os.environ.get("FMJAX_CACHE") or pathlib.Path.home() / ".cache" / "fmjax"
-    jax.config.update("jax_compilation_cache_dir", str(folder or f"{home}/xla"))
+    if folder is not None:
+        refuse_scheme(folder, "train.compilation_cache")
+    place = folder or cache_root(None) / "xla"
+    jax.config.update("jax_compilation_cache_dir", str(place))
 
 
 def versions() -> dict[str, str]:
