@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv312 for tests/e2e/test_python312.py, where there is a Python 3.12: the newest
-# jax that setup.py allows, and neither TensorFlow nor seqio. Needs .venv.
+# jax that pyproject.toml allows, and neither TensorFlow nor seqio. Needs .venv.
 set -euo pipefail
 # shellcheck source=launch/venv.sh
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
@@ -10,7 +10,7 @@ if ! python=$(find_python python3.12 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.12
   echo "No Python 3.12 here: the smoke run with the newest jax is left out."
   exit
 fi
-wanted="$ROOT $(cksum <"$ROOT/setup.py")"
+wanted="$ROOT $(metadata_sum)"
 stamp=$ROOT/.venv312/installed
 [[ $(cat "$stamp" 2>/dev/null) != "$wanted" ]] || exit 0
 echo "Installing fmjax without TensorFlow into $ROOT/.venv312."

@@ -37,6 +37,11 @@ make_venv() {
   }
 }
 
+# What an installation depends on: a change to either file installs anew.
+metadata_sum() {
+  cat "$ROOT/setup.py" "$ROOT/pyproject.toml" | cksum
+}
+
 install_fmjax() {
   local extras=$1 python stamp wanted
   if [[ -e $VENV ]]; then
@@ -51,7 +56,7 @@ install_fmjax() {
     fi
     make_venv "$python" "$VENV"
   fi
-  wanted="$ROOT $* $(cksum <"$ROOT/setup.py")"
+  wanted="$ROOT $* $(metadata_sum)"
   stamp=$VENV/installed${extras:+-${extras//,/-}}
   if [[ $(cat "$stamp" 2>/dev/null) != "$wanted" ]]; then
     echo "Installing fmjax${extras:+[$extras]} into $VENV; the first time takes minutes."

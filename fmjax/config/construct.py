@@ -1,10 +1,9 @@
-"""Configurables made of values that were written by hand, checked by their types."""
+"""A configurable made of values that were written by hand, checked by their types."""
 
 import dataclasses
-import inspect
+import functools
 import os
 import typing
-from collections.abc import Callable
 from typing import Any
 
 import typeguard
@@ -13,47 +12,73 @@ from fmjax.configurable import fields_of
 from fmjax.errors import UserError
 
 
-def constructor(cls: type) -> Callable[..., Any]:
-    """A function of keywords, as gin wants it, that checks values before `cls` does.
+def construct(cls: type, values: dict[str, Any]) -> Any:
+    """A configurable of class `cls` with these fields; lists become tuples.
 
-    It raises a UserError for a value that is missing or of another type than its field.
+    Raises:
+      UserError: a value is missing or of another type than its field, or what `cls`
+        itself refuses.
     """
     fields = {field.name: field for field in fields_of(cls)}
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
+    for name, field in fields.items():
+        if name not in values and is_required(field):
+            raise UserError(
+                f"{cls.gin_name}.{name} has no value; bind it in a config or "
+                "on the command line."
+            )
+    checked = {}
+    for name, value in values.items():
+        value = _tuples(value)
+        if fields[name].metadata.get("path"):
+            value = _absolute(value)
+        try:
+            typeguard.check_type(value, hints[name])
+            if isinstance(value, bool) and hints[name] in (int, float):
+                raise typeguard.TypeCheckError("is a boolean")
+        except typeguard.TypeCheckError:
+            # Of a tuple that macros made long, enough to know it by.
+            raise UserError(
+                f"{cls.gin_name}.{name} = {_format_value(value)}: expected "
+                f"{format_type(hints[name])}, found {type(value).__name__}."
+            ) from None
+        checked[name] = value
+    return cls(**checked)
 
-    def construct(**values):
-        for name, field in fields.items():
-            default = (field.default, field.default_factory)
-            if name not in values and default == (dataclasses.MISSING,) * 2:
-                raise UserError(
-                    f"{cls.gin_name}.{name} has no value; bind it in a config or "
-                    "on the command line."
-                )
-        for name, value in values.items():
-            value = _tuples(value)
-            if fields[name].metadata.get("path"):
-                value = _absolute(value)
-            values[name] = value
-            try:
-                typeguard.check_type(value, hints[name])
-                if isinstance(value, bool) and hints[name] in (int, float):
-                    raise typeguard.TypeCheckError("is a boolean")
-            except typeguard.TypeCheckError:
-                # Of a tuple that macros made long, enough to know it by.
-                raise UserError(
-                    f"{cls.gin_name}.{name} = {value!r:.200}: expected "
-                    f"{_format(hints[name])}, found {type(value).__name__}."
-                ) from None
-        return cls(**values)
 
-    parameters = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in fields
-    ]
-    construct.__signature__ = inspect.Signature(parameters)
-    construct.__name__ = cls.gin_name
-    # Of no module: a whole name is found before others', such as gin.constant.
-    construct.__module__ = None
-    return construct
+def is_required(field: dataclasses.Field) -> bool:
+    """Whether a field has no default."""
+    missing = dataclasses.MISSING
+    return field.default is missing and field.default_factory is missing
+
+
+def format_type(hint: Any) -> str:
+    """A field's type as errors and the reference print it."""
+    if isinstance(hint, type) and not typing.get_args(hint):
+        name = getattr(hint, "gin_name", None)
+        return f"@{name}()" if name else hint.__name__
+    if hint is typing.Any:
+        return "a configurable"
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(repr, parts))}"
+    if origin is tuple:
+        inside = ["…" if p is Ellipsis else format_type(p) for p in parts]
+        return f"({', '.join(inside)})"
+    if parts:
+        names = ["None" if p is type(None) else format_type(p) for p in parts]
+        return " or ".join(names)
+    return str(hint).replace("typing.", "")
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _format_value(value: Any) -> str:
+    name = getattr(type(value), "gin_name", None)
+    return f"@{name}()" if name else f"{value!r:.200}"
 
 
 def _tuples(value):
@@ -68,8 +93,3 @@ def _absolute(value):
     if not isinstance(value, str) or "://" in value:
         return value
     return os.path.abspath(os.path.expanduser(value))
-
-
-def _format(hint) -> str:
-    text = getattr(hint, "__name__", None) if isinstance(hint, type) else None
-    return text or str(hint).replace("typing.", "").replace("Literal", "one of ")

@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 
+from fmjax.config import renamed
 from fmjax.errors import UserError, suggest
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
@@ -42,6 +43,8 @@ def find(name: str, folder: pathlib.Path, source: str = "") -> pathlib.Path:
         if os.path.isfile(path):  # Unlike pathlib's, false of what can be no name.
             return path.resolve()
     by = f"{source} includes " if source else ""
+    if note := renamed.config_note(name):
+        raise UserError(by + note)
     raise UserError(
         f"{by}{name!r}: no such file, here or under configs/."
         + suggest(name, shipped_configs())

@@ -1,26 +1,26 @@
-"""gin, and gin only here: from a config's name and bindings to a frozen Experiment.
+"""From a config's name and bindings to a frozen Experiment.
 
 A config from a stranger runs no code: without `trust`, `import` lines are refused, and
-so are references to what other packages taught gin, and folders of compiled programs.
+so are folders of compiled programs. Nothing is kept between two configs, and nothing in
+gin's global state.
 """
 
 import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
-
-import gin
+from typing import Any
 
 from fmjax.config import registry
+from fmjax.config.build import Build
 from fmjax.config.files import exists, find
 from fmjax.config.reader import Reader
+from fmjax.config.statements import Reference
 from fmjax.data.images.image_data import ImageData
 from fmjax.data.text.text_data import Data
 from fmjax.errors import UserError
 from fmjax.training.experiment import Experiment
 
-# As run directories keep it. Nothing that reads those uses their compiled programs.
-_STORED = "config.gin"
 _CACHE = "train.compilation_cache"
 
 
@@ -38,10 +38,37 @@ def load_experiment(
     Raises:
       UserError: for an unknown file, name, type or missing value.
     """
-    experiment, reader = _load("experiment", str(config), bindings, trust)
+    reader = _reader(trust)
+    reader.read_file(find(str(config), pathlib.Path.cwd()))
+    experiment = _experiment(reader, bindings)
+    folder = experiment.train.compilation_cache
+    if folder and not trust and _CACHE not in reader.typed:
+        # JAX runs what it finds there, and whoever made the folder can know the names.
+        raise UserError(
+            f"{config}: {_CACHE} = {folder!r} holds compiled programs, which run as "
+            f"code. Bind {_CACHE} on the command line, or add --trust (in Python: "
+            "trust=True) if you trust them."
+        )
+    return experiment
+
+
+def load_stored(
+    config: os.PathLike, bindings: Sequence[str] = (), trust: bool = False
+) -> Experiment:
+    """The experiment of a run directory's config.gin, of this version or an older one.
+
+    Names and fields of earlier versions are translated silently. Without `trust`, the
+    user's own cache of compiled programs takes the place of one that the file names.
+
+    Args and errors as in `load_experiment`.
+    """
+    reader = _reader(trust)
+    reader.read_stored(pathlib.Path(config))
+    experiment = _experiment(reader, bindings)
     if not trust and _CACHE not in reader.typed:
-        experiment = _without_compiled_programs(experiment, str(config))
-    return dataclasses.replace(experiment, modules=tuple(reader.modules))
+        train = dataclasses.replace(experiment.train, compilation_cache=None)
+        experiment = dataclasses.replace(experiment, train=train)
+    return experiment
 
 
 def load_data(
@@ -54,57 +81,33 @@ def load_data(
     beside = pathlib.Path("data") / config
     if not exists(config) and exists(str(beside)):
         config = str(beside)
-    return _load("experiment.data", config, bindings, trust)[0]
+    reader = _reader(trust)
+    reader.read_file(find(config, pathlib.Path.cwd()))
+    _read_bindings(reader, bindings)
+    bound = reader.bindings.of((), "experiment").get("data")
+    root = bound if isinstance(bound, Reference) else Reference((), "data")
+    return _build(reader, root)
 
 
-def _load(root: str, config: str, bindings: Sequence[str], trust: bool):
-    with registry.isolated():
-        reader = Reader(trust)
-        reader.read_file(find(config, pathlib.Path.cwd()))
-        for binding in bindings:
-            reader.read_binding(binding)
-        reader.check_macros()
-        if root == "experiment.data":
-            root = _bound_data()
-        resolved = _resolve(root)
-        reader.check_used()
-        return resolved, reader
+def _reader(trust: bool) -> Reader:
+    registry.register_rooms()
+    return Reader(trust)
 
 
-def _without_compiled_programs(experiment: Experiment, config: str) -> Experiment:
-    """The same with the user's own cache, in place of one that a file names.
-
-    JAX runs what it finds there, and whoever made the folder can know the names.
-    """
-    folder = experiment.train.compilation_cache
-    if not folder:
-        return experiment
-    if pathlib.Path(config).name != _STORED:
-        raise UserError(
-            f"{config}: {_CACHE} = {folder!r} holds compiled programs, which run as "
-            f"code. Bind {_CACHE} on the command line, or add --trust (in Python: "
-            "trust=True) if you trust them."
-        )
-    train = dataclasses.replace(experiment.train, compilation_cache=None)
-    return dataclasses.replace(experiment, train=train)
+def _experiment(reader: Reader, bindings: Sequence[str]) -> Experiment:
+    _read_bindings(reader, bindings)
+    experiment = _build(reader, Reference((), "experiment"))
+    return dataclasses.replace(experiment, modules=tuple(reader.modules))
 
 
-def _bound_data() -> str:
-    """The name of the configurable that is bound to experiment.data."""
-    try:
-        return gin.query_parameter("experiment.data").scoped_selector
-    except (ValueError, AttributeError):  # Nothing is bound, or no configurable.
-        return "data"
+def _read_bindings(reader: Reader, bindings: Sequence[str]) -> None:
+    for binding in bindings:
+        reader.read_binding(binding)
+    reader.check_macros()
 
 
-def _resolve(root: str):
-    registry.check_expansion(root)
-    try:
-        return gin.get_configurable(root)()
-    except RecursionError:
-        raise UserError(
-            "The config's values are nested too deeply; expected fewer in one another."
-        ) from None
-    except UserError as error:
-        # gin appends where in its call stack it was; the message alone is for the user.
-        raise UserError(str(error).split("\n  In call to configurable")[0]) from None
+def _build(reader: Reader, root: Reference) -> Any:
+    build = Build(reader.bindings)
+    made = build.make(root)
+    reader.check_read(build)
+    return made

@@ -6,186 +6,241 @@ Every name is checked as it is read, so that a mistake names its file and line.
 import importlib
 import pathlib
 import sys
-import tokenize
-from collections.abc import Iterator
-from typing import Any
 
-import gin
-from gin import config as gin_state
-from gin import config_parser
-
-from fmjax.config import registry
-from fmjax.config.files import find
-from fmjax.configurable import fields_of
-from fmjax.errors import UserError, suggest
+from fmjax.config import reference, registry, renamed, stored
+from fmjax.config.build import Bindings, Build
+from fmjax.config.files import configs_folder, find
+from fmjax.config.statements import (
+    Binding,
+    Import,
+    Include,
+    Macro,
+    MacroDefinition,
+    Reference,
+    Statement,
+    leaves,
+    parse,
+)
+from fmjax.errors import UserError, nearest, suggest
 
 # What configs include, and how deep; the shipped ones are at most five deep.
 _MOST_FILES, _MOST_DEPTH = 1000, 50
-# What gin's parser raises: its own errors, and those of Python's.
-_NO_GIN = (SyntaxError, ValueError, RecursionError, tokenize.TokenError)
 
 
 class Reader:
-    """Binds the statements of gin files in order, checking every name as it goes."""
+    """Binds the statements of gin files in order, checking every name as it goes.
+
+    Attributes:
+      bindings: what was bound so far.
+      modules: Python modules that were imported.
+      typed: fields that were bound on the command line, "OWNER.FIELD".
+    """
 
     def __init__(self, trust: bool):
-        self.trust = trust
+        self.bindings = Bindings()
         self.modules: list[str] = []
-        self.macros_used: dict[str, str] = {}
-        self.macros_set: set[str] = set()
-        self.from_user: dict[str, str] = {}
-        self.typed: set[str] = set()
-        self.including: list[pathlib.Path] = []
-        self.files = 0
+        self.typed: dict[str, str] = {}
+        self._trust = trust
+        self._macros_used: dict[str, str] = {}
+        # Macros set on the command line, and in the user's own file: name → where.
+        self._macros_typed: dict[str, str] = {}
+        self._macros_own: dict[str, str] = {}
+        self._including: list[pathlib.Path] = []
+        self._files = 0
+
+    def read_stored(self, path: pathlib.Path) -> None:
+        """Binds what a run directory's config says, of this version or an older one."""
+        statements = []
+        for statement in parse(_text(path), str(path)):
+            if isinstance(statement, Import):
+                self._import(statement)
+            else:
+                statements.append(statement)
+        for statement in stored.translate(statements):
+            self._read(statement, path.parent)
 
     def read_file(self, path: pathlib.Path) -> None:
         """Binds what a file, and those that it includes, say."""
-        if path in self.including:
+        if path in self._including:
             raise UserError(f"{path} includes itself.")
-        self.including.append(path)
-        self.files += 1
-        if self.files > _MOST_FILES or len(self.including) > _MOST_DEPTH:
+        self._including.append(path)
+        self._files += 1
+        if self._files > _MOST_FILES or len(self._including) > _MOST_DEPTH:
             raise UserError(
-                f"{self.including[0]} includes more than {_MOST_FILES} files, or more "
+                f"{self._including[0]} includes more than {_MOST_FILES} files, or more "
                 f"than {_MOST_DEPTH} in one another; expected fewer."
             )
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8 text: {error}.") from None
-        self._read(text, str(path), path.parent)
-        self.including.pop()
+        shipped = path.is_relative_to(configs_folder().resolve())
+        own = len(self._including) == 1 and not shipped
+        # One by one: what a line imports, the next may name.
+        for statement in parse(_text(path), str(path)):
+            self._read(statement, path.parent)
+            if own and isinstance(statement, MacroDefinition):
+                self._macros_own[statement.name] = statement.where
+        self._including.pop()
 
     def read_binding(self, binding: str) -> None:
         """Binds a NAME=VALUE of the command line."""
         name, equals, value = binding.partition("=")
-        name = name.strip()
+        name, value = name.strip(), value.strip() or repr("")
         if not equals or not name:
             raise UserError(f"{binding!r}: expected NAME=VALUE, as in train.steps=100.")
-        source = f"{binding!r} on the command line"
+        where = f"{binding!r} on the command line"
         try:
-            statement = f"{name} = {value.strip() or repr('')}"
-            parsed = list(
-                config_parser.ConfigParser(statement, _Delegate(self, source))
-            )
-            plain = len(parsed) == 1
-        except _NO_GIN as error:
-            if isinstance(error, UserError):
-                raise
-            plain = False
-        if not plain:
-            statement = f"{name} = {value.strip()!r}"
-        self._read(statement, source, pathlib.Path.cwd())
-        if "." in name:
-            self.from_user[name.rsplit(".", 1)[0].rsplit("/", 1)[-1]] = binding
-            self.typed.add(name.rsplit("/", 1)[-1])
+            statements = list(parse(f"{name} = {value}", where, lines=False))
+        except UserError:
+            statements = []
+        if len(statements) != 1:  # The value is no gin, so a string.
+            statements = list(parse(f"{name} = {value!r}", where, lines=False))
+        for statement in statements:
+            self._read(statement, pathlib.Path.cwd())
+            if isinstance(statement, Binding):
+                self.typed[f"{statement.owner}.{statement.field}"] = binding
+            elif isinstance(statement, MacroDefinition):
+                self._macros_typed[statement.name] = binding
 
     def check_macros(self) -> None:
-        """Raises a UserError for a macro that is used and not set."""
-        for name, source in self.macros_used.items():
-            if name not in self.macros_set:
+        """Raises a UserError for a macro that is used and not set, or the reverse."""
+        for name, where in self._macros_used.items():
+            if name not in self.bindings.macros:
                 raise UserError(
-                    f"{source} uses %{name}, which has no value. Add {name}=VALUE to "
+                    f"{where} uses %{name}, which has no value. Add {name}=VALUE to "
                     f"the command, or {name} = VALUE to a config."
                 )
+        for name, where in self._macros_own.items():
+            if name not in self._macros_used:
+                raise UserError(f"{where}: {self._nothing_reads(name)}")
+        for name, binding in self._macros_typed.items():
+            if name not in self._macros_used:
+                raise UserError(f"{binding!r}: {self._nothing_reads(name)}")
 
-    def check_used(self) -> None:
-        """Raises a UserError for a binding that nothing has read."""
-        # A binding of a configurable that the experiment never makes does nothing, and
-        # whoever typed it believes otherwise.
-        used = registry.used()
-        for owner, binding in self.from_user.items():
-            if owner.rsplit(".", 1)[-1] not in used:
+    def check_read(self, build: Build) -> None:
+        """Raises a UserError for what was typed on the command line and nothing read.
+
+        A binding of a configurable that the experiment never makes does nothing, and
+        whoever typed it believes otherwise.
+        """
+        for name, binding in self.typed.items():
+            owner = name.split(".")[0]
+            if owner not in build.configurables:
                 raise UserError(
                     f"{binding!r}: this experiment does not use {owner!r}. It uses "
-                    f"{', '.join(sorted(used - {'macro'}))}."
+                    f"{', '.join(sorted(build.configurables))}."
+                )
+        for name, binding in self._macros_typed.items():
+            if name not in build.macros:
+                raise UserError(
+                    f"{binding!r}: what {self._macros_used[name]} binds to %{name} is "
+                    "not used by this experiment."
                 )
 
-    def _read(self, text: str, source: str, folder: pathlib.Path) -> None:
-        for statement in self._statements(text, source):
-            if isinstance(statement, config_parser.ImportStatement):
-                self._import(statement, source)
-            elif isinstance(statement, config_parser.IncludeStatement):
-                self.read_file(find(statement.filename, folder, source))
-            elif isinstance(statement, config_parser.BindingStatement):
-                self._bind(statement, source)
+    def _nothing_reads(self, macro: str) -> str:
+        """Says so, with what may have been meant: another macro, or a field."""
+        known = {name: name for name in self._macros_used}
+        bound = {
+            (owner, f) for (_, owner), fs in self.bindings.fields.items() for f in fs
+        }
+        owners = {owner for owner, _ in bound}
+        every = {(owner, f) for owner in owners for f in registry.field_names(owner)}
+        # A field that the config binds is likelier meant than one that it does not.
+        for owner, field in (*sorted(bound), *sorted(every)):
+            known.setdefault(field, f"{owner}.{field}")
+        meant = nearest(macro, known)
+        return (
+            f"no value refers to %{macro}, so {macro} changes nothing. Expected a "
+            "field, such as train.steps, or a macro that the config refers to."
+            + (f" Did you mean {known[meant]!r}?" if meant else "")
+        )
 
-    def _statements(self, text: str, source: str) -> Iterator[Any]:
-        """One by one: what a line imports, the next may name."""
-        try:
-            yield from config_parser.ConfigParser(text, _Delegate(self, source))
-        except UserError:
-            raise
-        except _NO_GIN as error:
-            raise UserError(f"{source}: {error}") from None
+    def _read(self, statement: Statement, folder: pathlib.Path) -> None:
+        match statement:
+            case Import():
+                self._import(statement)
+            case Include():
+                where = statement.where.rsplit(", line", 1)[0]
+                self.read_file(find(statement.file, folder, where))
+            case Binding():
+                self._bind(statement)
+            case MacroDefinition():
+                self._check_value(statement.name, statement)
+                self.bindings.macros[statement.name] = statement.value
 
-    def _import(self, statement, source: str) -> None:
-        if not self.trust:
+    def _import(self, statement: Import) -> None:
+        if not self._trust:
             raise UserError(
-                f"{source} imports {statement.module!r}, which runs its code. Add "
-                "--trust (in Python: trust=True) if you trust it."
+                f"{statement.where} imports {statement.module!r}, which runs its code. "
+                "Add --trust (in Python: trust=True) if you trust it."
             )
         if str(pathlib.Path.cwd()) not in sys.path:
             sys.path.insert(0, str(pathlib.Path.cwd()))
         try:
             module = importlib.import_module(statement.module)
         except ImportError as error:
-            raise UserError(f"{source}: cannot import: {error}.") from None
+            raise UserError(
+                f"{statement.where}: cannot import {statement.module!r}: {error}. It "
+                f"is looked for in {pathlib.Path.cwd()} and where Python's packages "
+                "are; expected to be run in the folder that holds it."
+            ) from None
         registry.register(module)
         self.modules.append(statement.module)
 
-    def _bind(self, statement, source: str) -> None:
-        scope, selector, field, value, location = statement
-        where = f"{source}, line {location.line_num}" if location else source
-        if source.endswith("command line"):
-            where = source
-        if not field:
-            name = f"{scope}/{selector}" if scope else selector
-            self.macros_set.add(name)
-            gin.bind_parameter((name, "gin.macro", "value"), value)
-            return
-        if selector not in registry.CLASSES:
-            try:
-                gin.bind_parameter((scope, selector, field), value)
-                return
-            except ValueError:
-                names = [
-                    f"{name}.{f}" for name, fs in registry.known().items() for f in fs
-                ]
-                raise UserError(
-                    f"{where}: nothing is called {selector!r}."
-                    + suggest(f"{selector}.{field}", names)
-                ) from None
-        fields = [f.name for f in fields_of(registry.CLASSES[selector])]
-        if field not in fields:
+    def _bind(self, statement: Binding) -> None:
+        owner, field, where = statement.owner, statement.field, statement.where
+        if owner not in registry.CLASSES:
+            if new := renamed.CONFIGURABLES.get(owner):
+                raise UserError(f"{where}: {owner!r} is now called {new!r}.")
+            names = [
+                f"{n}.{f}" for n in registry.CLASSES for f in registry.field_names(n)
+            ]
             raise UserError(
-                f"{where}: {selector!r} has no field {field!r}."
+                f"{where}: nothing is called {owner!r}."
+                + suggest(f"{owner}.{field}", names)
+            )
+        fields = registry.field_names(owner)
+        if field not in fields:
+            if note := renamed.field_note(owner, field):
+                raise UserError(f"{where}: {note}")
+            raise UserError(
+                f"{where}: {owner!r} has no field {field!r}."
                 + suggest(field, fields)
                 + f" It has {', '.join(fields)}."
             )
-        gin.bind_parameter((scope, selector, field), value)
+        self._check_value(f"{owner}.{field}", statement)
+        self.bindings.bind(statement.scope, owner, field, statement.value)
 
+    def _check_value(self, name: str, statement: Binding | MacroDefinition) -> None:
+        """Notes which macros are used; raises for references to nothing."""
+        for value in leaves(statement.value):
+            if isinstance(value, Macro):
+                self._macros_used.setdefault(value.name, statement.where)
+            if isinstance(value, Reference):
+                self._check_reference(name, value, statement)
 
-class _Delegate(gin_state.ParserDelegate):
-    """Makes gin's references, and notes which macros are used where."""
-
-    def __init__(self, reader: Reader, source: str):
-        super().__init__()
-        self.reader, self.source = reader, source
-
-    def configurable_reference(self, scoped_selector, evaluate):
-        selector = scoped_selector.rsplit("/", 1)[-1]
-        known = selector in registry.CLASSES
-        if self.reader.trust:
-            # Modules that a config imports may teach gin more than classes.
-            known = gin_state._REGISTRY.matching_selectors(selector)
-        if not known:
+    def _check_reference(
+        self, name: str, value: Reference, statement: Binding | MacroDefinition
+    ) -> None:
+        where = statement.where
+        if value.name not in registry.CLASSES:
+            if new := renamed.CONFIGURABLES.get(value.name):
+                raise UserError(f"{where}: @{value.name} is now called @{new}.")
+            known, expected = [*registry.CLASSES], ""
+            if isinstance(statement, Binding):
+                # Of another kind than the field takes, a name helps nobody.
+                taken = reference.taken_by(statement.owner, statement.field)
+                names = ", ".join(f"@{taken_name}()" for taken_name in taken)
+                known, expected = taken, f" {name} takes {names}." if taken else ""
             raise UserError(
-                f"{self.source}: @{scoped_selector} refers to nothing."
-                + suggest(selector, registry.known())
+                f"{where}: {value} refers to nothing.{suggest(value.name, known)}"
+                f"{expected}"
             )
-        return super().configurable_reference(scoped_selector, evaluate)
+        if not value.called:
+            raise UserError(f"{where}: {name} = {value}: add (), as in {value}().")
 
-    def macro(self, name):
-        self.reader.macros_used.setdefault(name, self.source)
-        return super().macro(name)
+
+def _text(path: pathlib.Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error}.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None

@@ -1,8 +1,10 @@
 """Names that configurables and their fields had in earlier versions.
 
-Run directories written then still load; in anybody else's file, or on the command line,
-an old name is refused with the new one.
+Run directories written then still load (see `stored`); in anybody else's file, or on
+the command line, an old name is refused with the new one.
 """
+
+import pathlib
 
 CONFIGURABLES = {
     "image_view_contrast": "nt_xent",
@@ -16,7 +18,15 @@ FIELDS = {
     ("gpt", "positions_from_mask"): "positions_from_padding_mask",
 }
 
-# Shipped files.
+# (configurable by its new name, old field) → what to write instead, where that is more
+# than another name. For stored configs a function in `stored.TRANSLATIONS` does it.
+REPLACED: dict[tuple[str, str], str] = {
+    ("train", "sample_prompt"): (
+        "sample.prompt, with @sample() among experiment.evaluations"
+    ),
+}
+
+# Shipped files, without their ".gin".
 CONFIGS = {
     "clip/cifar10": "small/clip_cifar10",
     "clip/digits": "small/clip_digits",
@@ -28,3 +38,18 @@ CONFIGS = {
     "vit/cifar10": "small/vit_cifar10",
     "vit/digits": "small/vit_digits",
 }
+
+
+def field_note(owner: str, field: str) -> str:
+    """A sentence on an old field of a configurable (by its new name), or ''."""
+    if new := FIELDS.get((owner, field)):
+        return f"{owner}.{field} is now called {owner}.{new}."
+    if instead := REPLACED.get((owner, field)):
+        return f"{owner}.{field} is no longer a field: write {instead}."
+    return ""
+
+
+def config_note(name: str) -> str:
+    """A sentence on an old name of a shipped config, or ''."""
+    new = CONFIGS.get(pathlib.PurePath(name).with_suffix("").as_posix())
+    return f"{name!r} is now called {new + '.gin'!r}." if new else ""

@@ -4,7 +4,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from fmjax.config.load import load_experiment
+from fmjax.config.load import load_stored
 from fmjax.config.render import differences, render
 from fmjax.data.tokenizers.tokenizers import load_tokenizer
 from fmjax.errors import UserError
@@ -74,7 +74,7 @@ def stored_experiment(
         raise UserError(f"{run_dir}: no such directory.")
     if not (run_dir / CONFIG).is_file():
         raise UserError(f"{run_dir}: no {CONFIG} in it, so not a run directory.")
-    return load_experiment(run_dir / CONFIG, bindings, trust)
+    return load_stored(run_dir / CONFIG, bindings, trust)
 
 
 def source_of(wanted: InitFrom, trust: bool = False) -> Source:

@@ -1,16 +1,16 @@
 """gin files in, frozen experiments out: round trips, isolation, trust, errors."""
 
 import dataclasses
+import re
 import sys
-import time
+import threading
 
-import gin
 import pytest
 
 from fmjax.config import files as config_files
-from fmjax.config.load import load_experiment
+from fmjax.config.load import load_experiment, load_stored
 from fmjax.config.render import bindings_of, differences, render
-from fmjax.errors import UserError
+from fmjax.errors import UserError, suggest
 from fmjax.training.state import abstract_variables
 
 FOLDERS_OF_RUNS = (
@@ -28,18 +28,20 @@ RUNS = [
     for name in config_files.shipped_configs()
     if name.startswith(FOLDERS_OF_RUNS) or "/" not in name
 ]
-MACROS = [
-    "TEXT_FILE=some/text.txt",
-    "TFDS_DIR=some/folder",
-    "PAIRS_DIR=some/folder",
-    "IMAGE_FOLDER=some/folder",
-    "ENCODER=some/run",
-]
+
+
+def macros(name: str) -> list[str]:
+    """Values for what a shipped file, and those that it includes, ask for."""
+    text = (config_files.configs_folder() / name).read_text()
+    found = {f"{macro}=some/path" for macro in re.findall(r"= %(\w+)$", text, re.M)}
+    for included in re.findall(r"^include '(.*)'", text, re.M):
+        found.update(macros(included))
+    return sorted(found)
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_every_shipped_run_loads_builds_and_says_what_it_costs(name):
-    experiment = load_experiment(name, MACROS)
+    experiment = load_experiment(name, macros(name))
     _, shapes = abstract_variables(experiment.objective)
     assert "params" in shapes
     experiment.optimizer.schedule.build(experiment.train.steps)
@@ -56,14 +58,14 @@ PARTS = sorted(set(config_files.shipped_configs()) - set(RUNS))
 def test_every_part_fits_into_a_run(name, tmp_path):
     run = f"include 'quickstart.gin'\ninclude '{name}'\n"
     (tmp_path / "run.gin").write_text(run)
-    experiment = load_experiment(tmp_path / "run.gin", MACROS)
+    experiment = load_experiment(tmp_path / "run.gin", macros(name))
     if name.startswith("optim/"):
         assert experiment.optimizer.gin_name == name[6:-4]
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_printed_experiments_read_back_equal(name, tmp_path):
-    experiment = load_experiment(name, MACROS)
+    experiment = load_experiment(name, macros(name))
     (tmp_path / "whole.gin").write_text(render(experiment))
     again = load_experiment(tmp_path / "whole.gin")
     assert again == experiment
@@ -74,10 +76,10 @@ def test_two_values_of_one_kind_get_scopes(tmp_path):
     experiment = load_experiment(
         "quickstart.gin",
         [
-            *MACROS,
             "data.validation=@other/text_task()",
             "other/text_task.source=@text_files()",
             "text_files.files=%TEXT_FILE",
+            "TEXT_FILE=some/text.txt",
         ],
     )
     names = {owner for owner, _ in bindings_of(experiment)}
@@ -86,19 +88,27 @@ def test_two_values_of_one_kind_get_scopes(tmp_path):
     assert load_experiment(tmp_path / "whole.gin") == experiment
 
 
-def test_bindings_of_the_caller_are_left_alone():
-    @gin.configurable(module="somebody")
-    def elsewhere(value=1):
-        return value
-
-    gin.bind_parameter("elsewhere.value", 5)
+def test_experiments_never_meet():
     a = load_experiment("quickstart.gin", ["train.steps=3"])
     b = load_experiment("quickstart.gin")
     assert (a.train.steps, b.train.steps) == (3, 400)
-    assert elsewhere() == 5
-    gin.clear_config()
     with pytest.raises(dataclasses.FrozenInstanceError):
         a.train.steps = 4
+
+
+def test_experiments_are_read_at_once_in_threads():
+    found = {}
+
+    def read(steps):
+        experiment = load_experiment("quickstart.gin", [f"train.steps={steps}"])
+        found[steps] = experiment.train.steps
+
+    threads = [threading.Thread(target=read, args=(60 + i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {60 + i: 60 + i for i in range(8)}
 
 
 def test_imports_run_only_when_trusted(tmp_path, monkeypatch):
@@ -155,12 +165,53 @@ def test_strings_need_no_quotes_and_paths_become_absolute(tmp_path, monkeypatch)
         (["train.steps"], "expected NAME=VALUE"),
         (["train.microbatches=3"], "train.microbatches = 3"),
         (["muon.schedule=@cosine()"], "does not use 'muon'"),
+        (["experiment.optimizer=@adamw"], "= @adamw: add (), as in @adamw()"),
+        (["experiment.init_from=(@init_from,)"], "= @init_from: add ()"),
+        (["optimizer=@adamw", "experiment.optimizer=%optimizer"], "add ()"),
+        (["learning_rate=1"], "Did you mean 'cosine.learning_rate'"),
+        (["stepz=9"], "Did you mean 'train.steps'"),
+        (["TEXT_FILE=x"], "no value refers to %TEXT_FILE"),
+        (
+            ["text_files.files=%TEXT_FILE", "TEXT_FILE=x"],
+            "does not use 'text_files'",
+        ),
+        (
+            ["LENGTH=512", "data.length=%LENGTH", "data.length=128"],
+            "'LENGTH=512': what 'data.length=%LENGTH' on the command line binds to "
+            "%LENGTH is not used",
+        ),
     ],
 )
 def test_mistakes_are_named(bindings, message):
     with pytest.raises(UserError) as error:
         load_experiment("quickstart.gin", bindings)
     assert message in str(error.value)
+
+
+def test_misspelled_macro_is_refused_with_the_nearest(tmp_path):
+    config = "papers/nanogpt_shakespeare/cpu.gin"
+    with pytest.raises(UserError, match=r"'TEXT_FLIE=x': .*Did you mean 'TEXT_FILE'"):
+        load_experiment(config, ["TEXT_FILE=y", "TEXT_FLIE=x"])
+
+
+def test_macro_of_the_users_file_that_nothing_reads_is_refused(tmp_path):
+    file = tmp_path / "mine.gin"
+    file.write_text("include 'quickstart.gin'\n\nbatch_size = 16\n")
+    with pytest.raises(UserError) as error:
+        load_experiment(file)
+    assert f"{file}, line 3: no value refers to %batch_size" in str(error.value)
+    assert "Did you mean 'train.batch_size'" in str(error.value)
+    # A file that others include may set more than each of them reads.
+    (tmp_path / "run.gin").write_text("include 'mine.gin'\n")
+    assert load_experiment(tmp_path / "run.gin").train.batch_size == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [("mpnet", ["opt", "bert"]), ("mamba", ["lamb", "llama"]), ("xlnet", ["linear"])],
+)
+def test_no_name_is_suggested_that_merely_shares_letters(name, known):
+    assert suggest(name, known) == ""
 
 
 def test_unset_macros_and_missing_files_are_named(tmp_path):
@@ -179,6 +230,7 @@ def test_unset_macros_and_missing_files_are_named(tmp_path):
 
 
 DOUBLED = ["A0 = [1, 1]"] + [f"A{i + 1} = [%A{i}, %A{i}]" for i in range(20)]
+DOUBLED_MADE = ["A0 = [@cosine(), @cosine()]", *DOUBLED[1:]]
 CHAIN = ["A0 = 1"] + [f"A{i + 1} = %A{i}" for i in range(400)]
 
 
@@ -196,26 +248,25 @@ CHAIN = ["A0 = 1"] + [f"A{i + 1} = %A{i}" for i in range(400)]
             "@a/mixture() contains itself",
         ),
         ([*DOUBLED, "gpt.vocab_size = %A20"], "expected at most 100,000"),
+        ([*DOUBLED_MADE, "gpt.vocab_size = %A20"], "expected at most 100,000"),
         ([*CHAIN, "gpt.vocab_size = %A400"], "expected fewer"),
         (["gpt.vocab_size = " + "[" * 90 + "]" * 90], "expected fewer"),
-        (["gpt.vocab_size = @gin.macro()"], "@gin.macro refers to nothing"),
+        (["gpt.vocab_size = @gin.macro()"], "@gin.macro() refers to nothing"),
     ],
 )
 def test_values_that_never_end_are_refused_at_once(tmp_path, lines, message):
     file = tmp_path / "mine.gin"
     file.write_text("\n".join(["include 'quickstart.gin'", *lines]))
-    started = time.monotonic()
     with pytest.raises(UserError) as error:
         load_experiment(file)
     assert message in str(error.value)
     assert len(str(error.value)) < 1000
-    assert time.monotonic() - started < 5
 
 
 def test_the_same_value_in_other_scopes_is_no_circle(tmp_path):
     file = tmp_path / "mine.gin"
-    lines = ["A = [%B, %B]", "B = %C", "C = 3", "adamw.schedule = @a/cosine()"]
-    lines += ["a/cosine.warmup_steps = %C"]
+    lines = ["A = %B", "B = %C", "C = 3", "adamw.schedule = @a/cosine()"]
+    lines += ["a/cosine.warmup_steps = %A", "train.seed = %C", "train.log_every = %A"]
     file.write_text("\n".join(["include 'quickstart.gin'", *lines]))
     assert load_experiment(file).optimizer.schedule.warmup_steps == 3
 
@@ -230,19 +281,21 @@ def test_files_that_include_others_again_and_again_are_refused(tmp_path):
 
 def test_compiled_programs_that_a_file_names_are_used_only_when_trusted(tmp_path):
     binding = "train.compilation_cache"
-    text = f"include 'quickstart.gin'\n{binding} = '{tmp_path / 'theirs'}'\n"
-    for name in ("mine.gin", "config.gin"):
-        (tmp_path / name).write_text(text)
     theirs, mine = str(tmp_path / "theirs"), str(tmp_path / "mine")
+    written = load_experiment("quickstart.gin", [f"{binding}={theirs}"])
+    (tmp_path / "config.gin").write_text(render(written))
+    (tmp_path / "mine.gin").write_text(
+        f"include 'quickstart.gin'\n{binding} = '{theirs}'\n"
+    )
     with pytest.raises(UserError, match=f"{binding} = .* run as code"):
         load_experiment(tmp_path / "mine.gin")
-    for name in ("mine.gin", "config.gin"):
-        trusted = load_experiment(tmp_path / name, trust=True)
+    for name, load in (("mine.gin", load_experiment), ("config.gin", load_stored)):
+        trusted = load(tmp_path / name, trust=True)
         assert trusted.train.compilation_cache == theirs
-        bound = load_experiment(tmp_path / name, [f"{binding}={mine}"])
+        bound = load(tmp_path / name, [f"{binding}={mine}"])
         assert bound.train.compilation_cache == mine
     # A run directory still loads; nothing that loads it compiles with that.
-    assert load_experiment(tmp_path / "config.gin").train.compilation_cache is None
+    assert load_stored(tmp_path / "config.gin").train.compilation_cache is None
 
 
 def test_what_changes_the_meaning_of_a_run():

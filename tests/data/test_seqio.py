@@ -345,6 +345,24 @@ def test_users_own_seqio_tasks_and_mixtures(tmp_path):
         data_of(tmp_path, SeqioTask("own_mixx")).prepare()
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_data_without_a_validation_split_is_trained_on(tmp_path, text, streaming):
+    task = task_of(text, name="all_of_it", validation_fraction=0.0)
+    data = data_of(tmp_path, task, streaming=streaming)
+    data.prepare()
+    assert data.is_prepared()
+    assert not data.has_validation
+    assert data.target_counts() is None
+    batches = data.train_batches(2, range(2), seed=0)
+    assert next(batches)["weights"].any()
+    batches.close()
+    with pytest.raises(UserError, match=r"no validation split.*data\.validation"):
+        data.eval_batches(2, range(2))
+    assert data_of(tmp_path, task_of(text, name="split")).has_validation
+    with pytest.raises(UserError, match=r"'all_of_it' has no validation split"):
+        data_of(tmp_path, task, validation=task).prepare()
+
+
 def test_streaming_resumes_exactly(tmp_path, text):
     data = data_of(
         tmp_path, task_of(text, name="streamed"), rows="packed", streaming=True

@@ -30,7 +30,7 @@ def test_wheel_ships_the_configs(tmp_path):
         shutil.copytree(
             ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__")
         )
-    for file in ("setup.py", "pyproject.toml", "README.md"):
+    for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source)
     built = subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", str(tmp_path), "."],
@@ -41,6 +41,7 @@ def test_wheel_ships_the_configs(tmp_path):
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("fmjax-*.whl")
     with zipfile.ZipFile(wheel) as archive:
+        assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
         archive.extractall(tmp_path / "unpacked")
 
     looked = subprocess.run(

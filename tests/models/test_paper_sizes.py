@@ -259,9 +259,6 @@ COUNTS = {
 }  # fmt: skip
 
 
-MACROS = ["PAIRS_DIR=some/folder", "ENCODER=some/run"]
-
-
 @functools.cache
 def built(name, folder):
     """A model's experiment on top of another's choices, and what it would hold."""
@@ -269,7 +266,9 @@ def built(name, folder):
     data = "multi30k" if translates else "python_stdlib"
     files = ["quickstart.gin", f"data/{data}.gin", f"models/{name}.gin"]
     (folder / "run.gin").write_text("".join(f"include '{f}'\n" for f in files))
-    experiment = load_experiment(folder / "run.gin", MACROS)
+    macros = ["PAIRS_DIR=some/folder"] if translates else []
+    macros += ["ENCODER=some/run"] if name.endswith("from_encoder") else []
+    experiment = load_experiment(folder / "run.gin", macros)
     if name == "nanogpt":
         run = "papers/nanogpt_shakespeare/gpu.gin"
         experiment = load_experiment(run, ["TEXT_FILE=some/text.txt"])

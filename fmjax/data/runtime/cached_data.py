@@ -46,6 +46,15 @@ class CachedData(abc.ABC):
         """
         return self._tokenizer
 
+    @property
+    def has_validation(self) -> bool:
+        """Whether there is a validation split.
+
+        There is none where `validation` is None and no task of `train` has one, as
+        with `text_files.validation_fraction = 0`.
+        """
+        return bool(self._members["validation"])
+
     def prepare(self) -> None:
         """Builds whatever is missing: tokenizer and caches.
 
@@ -105,7 +114,11 @@ class CachedData(abc.ABC):
 
         Where targets are the text itself, `target_bytes` float32 [B] is added. The
         last batch is filled with rows of zeros. Arguments as in `train_batches`.
+
+        Raises:
+          UserError: there is no such split (see `has_validation`).
         """
+        self._check_has(split)
         return batches.eval_batches(
             self.records(split),
             self._token_bytes,
@@ -116,8 +129,15 @@ class CachedData(abc.ABC):
             prefetch=self.prefetch,
         )
 
+    def train_rows(self) -> int | None:
+        """Rows of the train split, of all its tasks together; None if unknown."""
+        return sum(cache.rows for cache in self.caches("train"))
+
     def target_counts(self) -> tuple[np.ndarray, int | None] | None:
-        """How often each id is a target of the validation split; None without text."""
+        """How often each id is a target of the validation split.
+
+        None where there is no text or no validation split.
+        """
         return None
 
     def fingerprint(self) -> str:
@@ -183,15 +203,27 @@ class CachedData(abc.ABC):
     def _members(self) -> dict[str, tuple[Member, ...]]:
         members = {}
         for split in ("train", "validation"):
-            members[split] = self._task(split).members(self.root)
-            for member in members[split]:
+            found = self._task(split).members(self.root)
+            optional = split == "validation" and self.validation is None
+            if optional and not any(split in member.keys for member in found):
+                found = ()
+            for member in found:
                 if split not in member.keys:
                     raise UserError(
                         f"The task {member.name!r} has no {split} split; it has "
                         f"{sorted(member.keys)}. Bind {self.gin_name}.{split} to one "
                         "that does."
                     )
+            members[split] = found
         return members
+
+    def _check_has(self, split: str) -> None:
+        if not self._members[split]:
+            raise UserError(
+                f"There is no {split} split: {self.gin_name}.validation is None, and "
+                f"the tasks of {self.gin_name}.train have none, as where a source's "
+                "validation_fraction or validation_share is 0."
+            )
 
     def _keys(self, split: str) -> list[tuple[Member, CacheKey]]:
         layout = self._layout(split)

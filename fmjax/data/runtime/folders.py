@@ -13,12 +13,18 @@ from typing import Any
 
 import xxhash
 
-from fmjax.errors import UserError
+from fmjax.errors import UserError, refuse_scheme
 
 
 def cache_root(cache_dir: str | None) -> Path:
-    """`cache_dir` if given, else $FMJAX_CACHE, else ~/.cache/fmjax."""
+    """`cache_dir` if given, else $FMJAX_CACHE, else ~/.cache/fmjax.
+
+    Raises:
+      UserError: it is an address such as gs://bucket/folder.
+    """
     folder = cache_dir or os.environ.get("FMJAX_CACHE") or "~/.cache/fmjax"
+    name = "data.cache_dir (images.cache_dir)" if cache_dir else "$FMJAX_CACHE"
+    refuse_scheme(folder, name)
     return Path(folder).expanduser()
 
 

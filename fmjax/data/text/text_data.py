@@ -151,6 +151,7 @@ class Data(CachedData):
         """A split once, in order; see `CachedData`."""
         if not self.streaming:
             return super().eval_batches(batch_size, rows, max_batches, split)
+        self._check_has(split)
         return streamed_eval_batches(
             self._streamed(split),
             self._token_bytes,
@@ -159,13 +160,19 @@ class Data(CachedData):
             max_batches=max_batches,
         )
 
-    def target_counts(self) -> tuple[np.ndarray, int | None]:
+    def train_rows(self) -> int | None:
+        """Rows of the train split; None where they are streamed."""
+        return None if self.streaming else super().train_rows()
+
+    def target_counts(self) -> tuple[np.ndarray, int | None] | None:
         """How often each id is a counted target of the validation split.
 
         Returns:
           int64 [V], and the bytes of text that all of them stand for; None where
-          targets are not the text itself.
+          targets are not the text itself. None alone without a validation split.
         """
+        if not self.has_validation:
+            return None
         counts = np.zeros(self._tokenizer.vocab_size, np.int64)
         every = self.eval_batches(64, range(64))
         for batch in every:

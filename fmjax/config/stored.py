@@ -1,0 +1,96 @@
+"""Stored configs of earlier versions, translated into today's.
+
+A run directory's config.gin spells every field of every configurable, with neither
+macros nor includes. So an old name can be replaced by its new one, and a field that is
+absent is one that did not exist when the run was stored.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from fmjax.config import registry, renamed
+from fmjax.config.statements import (
+    Binding,
+    Reference,
+    Statement,
+    leaves,
+    parse,
+    replace_values,
+)
+
+# (configurable, field) → gin text of what the field would have been in runs stored
+# before it existed, where that is not its default.
+STORED_DEFAULTS: dict[tuple[str, str], str] = {}
+
+
+def _list_evaluations(bindings: list[Binding]) -> list[Binding]:
+    """`train.sample_prompt` as `sample.prompt`, beside what every run evaluated."""
+    found = [b for b in bindings if (b.owner, b.field) == ("train", "sample_prompt")]
+    if not found:
+        return bindings
+    evaluations = (
+        Reference((), "unigram_baseline"),
+        Reference((), "sample"),
+    )
+    return [
+        *(b for b in bindings if b not in found),
+        Binding("experiment", "evaluations", evaluations, where=found[0].where),
+        dataclasses.replace(found[0], owner="sample", field="prompt"),
+    ]
+
+
+# For each change that is more than a name: a function from the bindings of a whole
+# stored config, in today's names, to those that mean the same today. They are applied
+# in order, and leave a config as it is that needs no change.
+TRANSLATIONS: list[Callable[[list[Binding]], list[Binding]]] = [_list_evaluations]
+
+
+def translate(statements: list[Statement]) -> list[Statement]:
+    """The statements of a stored config in today's names and fields."""
+    bindings = [_renamed(s) for s in statements if isinstance(s, Binding)]
+    others = [s for s in statements if not isinstance(s, Binding)]
+    for translation in TRANSLATIONS:
+        bindings = translation(bindings)
+    return others + bindings + _absent(bindings)
+
+
+def _renamed(binding: Binding) -> Binding:
+    owner = _name(binding.owner)
+    field = binding.field
+    if owner not in registry.CLASSES or field not in registry.field_names(owner):
+        field = renamed.FIELDS.get((owner, field), field)
+
+    def rename(value: Any) -> Any:
+        if isinstance(value, Reference):
+            return dataclasses.replace(value, name=_name(value.name))
+        return value
+
+    value = replace_values(binding.value, rename)
+    return dataclasses.replace(binding, owner=owner, field=field, value=value)
+
+
+def _name(name: str) -> str:
+    # What somebody's own code calls so comes first.
+    if name in registry.CLASSES:
+        return name
+    return renamed.CONFIGURABLES.get(name, name)
+
+
+def _absent(bindings: list[Binding]) -> list[Binding]:
+    """Fields that the config does not spell, as they were before they existed."""
+    referred = [
+        ("/".join(value.scopes), value.name)
+        for binding in bindings
+        for value in leaves(binding.value)
+        if isinstance(value, Reference)
+    ]
+    blocks = dict.fromkeys([(b.scope, b.owner) for b in bindings] + referred)
+    spelled = {(b.scope, b.owner, b.field) for b in bindings}
+    added = []
+    for scope, owner in blocks:
+        for (name, field), text in STORED_DEFAULTS.items():
+            if name == owner and (scope, owner, field) not in spelled:
+                (default,) = parse(f"{owner}.{field} = {text}", "STORED_DEFAULTS")
+                added.append(dataclasses.replace(default, scope=scope))
+    return added

@@ -1,0 +1,161 @@
+"""Run directories of earlier versions: their stored configs load for ever.
+
+old_runs/ holds config.gin files that earlier versions wrote; no line is ever changed.
+The first of them are of November 2026, before any name was changed.
+"""
+
+import pathlib
+
+import pytest
+
+from fmjax.config import registry, renamed, stored
+from fmjax.config.files import shipped_configs
+from fmjax.config.load import load_experiment, load_stored
+from fmjax.config.render import bindings_of, render
+from fmjax.config.statements import Binding, Reference, replace_values
+from fmjax.errors import UserError
+
+OLD = sorted((pathlib.Path(__file__).parent / "old_runs").glob("*.gin"))
+NAMED = {file.stem: file for file in OLD}
+
+
+def values(experiment) -> dict[str, str]:
+    return {".".join(key): value for key, value in bindings_of(experiment).items()}
+
+
+@pytest.mark.parametrize("file", OLD, ids=lambda file: file.stem)
+def test_old_run_loads_with_the_values_that_it_was_stored_with(file):
+    found = values(load_stored(file))
+    for line in file.read_text().splitlines():
+        if not line or line.startswith("#"):
+            continue
+        name, value = line.split(" = ", 1)
+        for old, new in renamed.CONFIGURABLES.items():
+            name = name.replace(old, new)
+            value = value.replace(f"@{old}()", f"@{new}()")
+        *scope, last = name.split("/")
+        owner, field = last.split(".")
+        if (owner, field) in renamed.REPLACED:
+            continue  # What became of it has a test of its own.
+        field = renamed.FIELDS.get((owner, field), field)
+        assert found["/".join([*scope, f"{owner}.{field}"])] == value
+
+
+@pytest.mark.parametrize("file", OLD, ids=lambda file: file.stem)
+def test_old_run_is_stored_again_in_the_names_of_today(file, tmp_path):
+    experiment = load_stored(file)
+    (tmp_path / "config.gin").write_text(render(experiment))
+    assert load_experiment(tmp_path / "config.gin") == experiment
+
+
+def test_old_names_of_stored_configs_mean_what_they_meant():
+    found = load_stored(NAMED["gpt_rotary"])
+    assert found.data.max_corrupt_fraction == 0.2
+    assert load_stored(NAMED["vit_digits"]).data.max_corrupt_fraction == 0.5
+    objective = load_stored(NAMED["simclr_cifar10"]).objective
+    assert objective.gin_name == "nt_xent"
+    assert objective.temperature == 0.2
+    text = load_stored(NAMED["clip_lit_digits"]).objective.model.text
+    assert text.gin_name == "text_encoder"
+    assert text.transformer.num_layers == 2
+
+
+def test_a_sample_prompt_becomes_one_of_the_evaluations():
+    evaluations = load_stored(NAMED["quickstart_muon"]).evaluations
+    assert [part.gin_name for part in evaluations] == ["unigram_baseline", "sample"]
+    assert evaluations[1].prompt == "def "
+
+
+OLD_BINDINGS = {
+    "train.sample_prompt=None": (
+        "train.sample_prompt is no longer a field: write sample.prompt"
+    ),
+    "data.bad_share=0.5": "data.bad_share is now called data.max_corrupt_fraction",
+    "text_tower.vocab_size=64": "'text_tower' is now called 'text_encoder'",
+    "experiment.objective=@image_view_contrast()": (
+        "@image_view_contrast is now called @nt_xent"
+    ),
+}
+
+
+@pytest.mark.parametrize("binding", OLD_BINDINGS)
+def test_old_name_on_the_command_line_or_in_a_file_is_refused(binding, tmp_path):
+    with pytest.raises(UserError) as error:
+        load_experiment("quickstart.gin", [binding])
+    assert f"'{binding}' on the command line: {OLD_BINDINGS[binding]}" in str(
+        error.value
+    )
+    file = tmp_path / "mine.gin"
+    file.write_text(f"include 'quickstart.gin'\n{binding}\n")
+    with pytest.raises(UserError) as error:
+        load_experiment(file)
+    assert f"mine.gin, line 2: {OLD_BINDINGS[binding]}" in str(error.value)
+
+
+def test_old_name_over_a_stored_config_is_refused():
+    with pytest.raises(UserError, match="is now called"):
+        load_stored(NAMED["gpt_rotary"], ["data.bad_share=0.5"])
+
+
+@pytest.mark.parametrize("name", ["vit/digits", "vit/digits.gin"])
+def test_old_name_of_a_shipped_config_is_refused(name, tmp_path):
+    with pytest.raises(UserError, match=r"is now called 'small/vit_digits\.gin'"):
+        load_experiment(name)
+    (tmp_path / "mine.gin").write_text(f"include '{name}'\n")
+    with pytest.raises(UserError, match=r"mine\.gin includes .*small/vit_digits"):
+        load_experiment(tmp_path / "mine.gin")
+
+
+def test_every_new_name_exists():
+    load_experiment("quickstart.gin")
+    assert set(renamed.CONFIGURABLES.values()) <= registry.CLASSES.keys()
+    assert not renamed.CONFIGURABLES.keys() & registry.CLASSES.keys()
+    for (owner, old), new in renamed.FIELDS.items():
+        assert new in registry.field_names(owner)
+        assert old not in registry.field_names(owner)
+    for owner, old in renamed.REPLACED:
+        assert old not in registry.field_names(owner)
+    for owner, field in stored.STORED_DEFAULTS:
+        assert field in registry.field_names(owner)
+    assert {f"{new}.gin" for new in renamed.CONFIGS.values()} <= {*shipped_configs()}
+
+
+def test_absent_field_takes_the_value_that_it_had_before_it_existed(
+    monkeypatch, tmp_path
+):
+    # As if the field had been added since, where all runs had computed with 'relu'.
+    monkeypatch.setitem(stored.STORED_DEFAULTS, ("transformer", "activation"), "'relu'")
+    lines = NAMED["clip_lit_digits"].read_text().splitlines(keepends=True)
+    kept = [line for line in lines if "transformer.activation" not in line]
+    assert len(lines) - len(kept) == 2
+    (tmp_path / "config.gin").write_text("".join(kept))
+    model = load_stored(tmp_path / "config.gin").objective.model
+    assert model.text.transformer.activation == "relu"
+    assert model.image.transformer.activation == "relu"
+    # A config that spells the field keeps its own.
+    model = load_stored(NAMED["clip_lit_digits"]).objective.model
+    assert model.text.transformer.activation == "gelu"
+
+
+def test_translation_of_a_field_into_another_form(monkeypatch):
+    """As if the cosine schedule had become a linear one."""
+
+    def to_linear(bindings):
+        def linear(value):
+            if value == Reference((), "cosine"):
+                return Reference((), "linear")
+            return value
+
+        return [
+            Binding(
+                "linear" if b.owner == "cosine" else b.owner,
+                b.field,
+                replace_values(b.value, linear),
+                b.scope,
+            )
+            for b in bindings
+        ]
+
+    monkeypatch.setattr(stored, "TRANSLATIONS", [*stored.TRANSLATIONS, to_linear])
+    schedule = load_stored(NAMED["quickstart_muon"]).optimizer.schedule
+    assert schedule.gin_name == "linear"
