@@ -100,7 +100,11 @@ def _scaling(kind: str, inside: Options, longest: int) -> Scaling | None:
             original(),
         )
     length = original()
-    factor = inside.take("factor", float, longest / length)
+    factor = inside.take("factor", float, None)
+    if factor is None:
+        if "factor" not in inside.all():
+            inside.refuse("factor", None, "a number")
+        factor = longest / length
     return YarnScaling(
         factor,
         length,
