@@ -7,9 +7,6 @@ from collections.abc import Callable
 import jax
 
 from fmjax.errors import UserError
-from fmjax.evaluation.reconstructions import reconstructions
-from fmjax.evaluation.sample import sample
-from fmjax.evaluation.unigram import unigram_baseline
 from fmjax.run import directory as run_dirs
 from fmjax.run import lock as run_lock
 from fmjax.run.lock import RunLock
@@ -66,11 +63,6 @@ def train(
             experiment,
             folder,
             config_text,
-            evaluations=[
-                unigram_baseline(experiment),
-                sample(experiment),
-                reconstructions(experiment),
-            ],
             sources=[]
             if saved_steps(folder)
             else [run_dirs.source_of(wanted, trust) for wanted in experiment.init_from],

@@ -3,7 +3,7 @@
 import dataclasses
 import typing
 
-from fmjax.configurable import configurable
+from fmjax.configurable import configurable, runtime_field
 from fmjax.data.images.image_data import ImageData
 from fmjax.data.images.preprocessing import Preprocessing
 from fmjax.data.text.text_data import Data
@@ -12,6 +12,7 @@ from fmjax.sharding.mesh import MeshConfig
 from fmjax.training.faults.bad_steps import BadSteps
 from fmjax.training.init_from import InitFrom
 from fmjax.training.train_config import TrainConfig
+from fmjax.training.validation import Evaluation
 
 
 @configurable("experiment")
@@ -30,6 +31,7 @@ class Experiment:
       bad_steps: what to do about a loss that is not finite, or far out of the usual.
       preprocessing: what an imported model's images go through; None for one of text,
         and for that of `data`.
+      evaluations: what is evaluated beside the loss on the validation split.
       modules: Python modules that its gin files imported.
     """
 
@@ -42,6 +44,7 @@ class Experiment:
     freeze: tuple[Freeze, ...] = ()
     bad_steps: BadSteps = BadSteps()
     preprocessing: Preprocessing | None = None
+    evaluations: tuple[Evaluation, ...] = runtime_field(())
     modules: tuple[str, ...] = ()
 
     @property

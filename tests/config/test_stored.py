@@ -60,7 +60,16 @@ def test_old_names_of_stored_configs_mean_what_they_meant():
     assert text.transformer.num_layers == 2
 
 
+def test_a_sample_prompt_becomes_one_of_the_evaluations():
+    evaluations = load_stored(NAMED["quickstart_muon"]).evaluations
+    assert [part.gin_name for part in evaluations] == ["unigram_baseline", "sample"]
+    assert evaluations[1].prompt == "def "
+
+
 OLD_BINDINGS = {
+    "train.sample_prompt=None": (
+        "train.sample_prompt is no longer a field: write sample.prompt"
+    ),
     "data.bad_share=0.5": "data.bad_share is now called data.max_corrupt_fraction",
     "text_tower.vocab_size=64": "'text_tower' is now called 'text_encoder'",
     "experiment.objective=@image_view_contrast()": (
@@ -147,6 +156,6 @@ def test_translation_of_a_field_into_another_form(monkeypatch):
             for b in bindings
         ]
 
-    monkeypatch.setattr(stored, "TRANSLATIONS", [to_linear])
+    monkeypatch.setattr(stored, "TRANSLATIONS", [*stored.TRANSLATIONS, to_linear])
     schedule = load_stored(NAMED["quickstart_muon"]).optimizer.schedule
     assert schedule.gin_name == "linear"

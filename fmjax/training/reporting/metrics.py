@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import pathlib
+import time
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,9 @@ class MetricWriter:
             )
 
     def write(self, step: int, split: str, values: dict[str, Any]) -> OSError | None:
-        """One line: step, split, and the values; what is not finite becomes null.
+        """One line: step, split, the values, and the time in seconds since 1970.
+
+        What is not finite becomes null.
 
         Returns:
           Why it is not on disk yet; it is kept, and written with a later one.
@@ -63,7 +66,8 @@ class MetricWriter:
             name: None if isinstance(v, float) and not math.isfinite(v) else v
             for name, v in values.items()
         }
-        self._unwritten += json.dumps(line).encode() + b"\n"
+        stamped = line | {"time": round(time.time(), 3)}
+        self._unwritten += json.dumps(stamped).encode() + b"\n"
         scalars = {
             f"{split}/{name}": v
             for name, v in line.items()
@@ -154,3 +158,10 @@ def read(run_dir: pathlib.Path, split: str | None = None) -> list[dict[str, Any]
         raise FileNotFoundError(path)
     every = json_lines.read(path, _FIELDS)
     return [line for line in every if split is None or line["split"] == split]
+
+
+def losses(run_dir: pathlib.Path, split: str) -> dict[int, float]:
+    """The finite losses of a split by step, as far as the run's metrics tell."""
+    lines = read(run_dir, split) if (run_dir / FILE).exists() else []
+    found = {line["step"]: line.get("loss") for line in lines}
+    return {step: x for step, x in found.items() if isinstance(x, (int, float))}
