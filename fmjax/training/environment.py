@@ -8,8 +8,12 @@ import jax
 
 
 def use_compilation_cache(folder: str | None) -> None:
-    """Keeps compiled programs on disk, so that a restart does not compile again."""
-    if folder == "":
+    """Keeps compiled programs on disk, so that a restart does not compile again.
+
+    A folder that JAX was already told, as by JAX_COMPILATION_CACHE_DIR, stays unless
+    `folder` names another.
+    """
+    if folder == "" or (folder is None and jax.config.jax_compilation_cache_dir):
         return
     home = os.environ.get("FMJAX_CACHE") or pathlib.Path.home() / ".cache" / "fmjax"
     jax.config.update("jax_compilation_cache_dir", str(folder or f"{home}/xla"))
