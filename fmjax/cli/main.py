@@ -158,13 +158,13 @@ def _list(args) -> None:
 def _compare(args) -> None:
     from fmjax.evaluation.compare import compare
 
-    compare(args.run_dirs, picture=args.plot, metric=args.metric, trust=args.trust)
+    compare(args.run_dirs, args.plot, metric=args.metric, trust=args.trust)
 
 
 def _status(args) -> None:
     from fmjax.run.status import status
 
-    print("\n".join(status(args.run_dir, args.trust)))
+    print("\n".join(status(args.run_dir)))
 
 
 def _import(args) -> None:
