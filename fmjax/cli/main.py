@@ -136,11 +136,7 @@ def _config(args) -> None:
     from fmjax.config.load import load_experiment
     from fmjax.config.render import render
 
-    experiment = load_experiment(args.config, args.bindings, args.trust)
-    given = " ".join(" ".join([args.config, *args.bindings]).split())
-    print(f"# Every field of {given}, defaults included: a config of its own.")
-    print("# Bind any of them as NAME=VALUE; `fmjax help NAME` explains it.")
-    print(render(experiment), end="")
+    print(render(load_experiment(args.config, args.bindings, args.trust)), end="")
 
 
 def _help(args) -> None:
