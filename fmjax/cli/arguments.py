@@ -140,13 +140,17 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb("compare", "Compare runs: a table, a plot, and their configs.")
     sub.add_argument("run_dirs", nargs="+", metavar="DIR")
-    sub.add_argument("--plot", type=pathlib.Path, default=pathlib.Path("compare.png"))
-    sub.add_argument("--metric", default="loss", help="what is plotted over steps")
+    sub.add_argument(
+        "--plot",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="draw the curves into an image",
+    )
+    sub.add_argument("--metric", default="loss", help="what --plot draws over steps")
     takes_trust(sub)
 
     sub = verb("status", "Say how a run is, and what went wrong.")
     sub.add_argument("run_dir", type=pathlib.Path, help="a run directory")
-    takes_trust(sub)
 
     sub = verb("import", "Import a Hugging Face folder as a run directory.")
     sub.add_argument("hf_dir", help="config.json and *.safetensors")

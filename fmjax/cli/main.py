@@ -138,11 +138,7 @@ def _config(args) -> None:
     from fmjax.config.load import load_experiment
     from fmjax.config.render import render
 
-    experiment = load_experiment(args.config, args.bindings, args.trust)
-    given = " ".join(" ".join([args.config, *args.bindings]).split())
-    print(f"# Every field of {given}, defaults included: a config of its own.")
-    print("# Bind any of them as NAME=VALUE; `fmjax help NAME` explains it.")
-    print(render(experiment), end="")
+    print(render(load_experiment(args.config, args.bindings, args.trust)), end="")
 
 
 def _help(args) -> None:
@@ -160,13 +156,13 @@ def _list(args) -> None:
 def _compare(args) -> None:
     from fmjax.evaluation.compare import compare
 
-    compare(args.run_dirs, picture=args.plot, metric=args.metric, trust=args.trust)
+    compare(args.run_dirs, args.plot, metric=args.metric, trust=args.trust)
 
 
 def _status(args) -> None:
     from fmjax.run.status import status
 
-    print("\n".join(status(args.run_dir, args.trust)))
+    print("\n".join(status(args.run_dir)))
 
 
 def _import(args) -> None:
