@@ -55,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
         "--override", action="store_true", help="continue a run with a changed config"
     )
     sub.add_argument(
+        "--devices", type=int, help="train on so many virtual devices of the CPUs"
+    )
+    sub.add_argument(
         "--cluster",
         action="store_true",
         help="find the run's other processes through Slurm, Cloud TPU, GKE or MPI",

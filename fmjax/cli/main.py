@@ -33,8 +33,10 @@ def _train(args) -> int:
     # Until the steps begin there is nothing to save. In a run of several processes
     # JAX's preemption service takes SIGTERM over as soon as they have joined.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(UNFINISHED))
-    from fmjax.sharding.processes import join_processes
+    from fmjax.sharding.processes import join_processes, use_virtual_devices
 
+    if args.devices is not None:
+        use_virtual_devices(args.devices)
     join_processes(args.cluster)
     from fmjax.config.load import load_experiment
     from fmjax.run import train as runs
