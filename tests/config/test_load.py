@@ -163,6 +163,10 @@ def test_strings_need_no_quotes_and_paths_become_absolute(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("bindings", "message"),
     [
+        (["train.steps=@cosine()"], "train.steps = @cosine(): expected int."),
+        (["gpt.transformer=None"], "= None: expected @transformer(), found NoneType"),
+        (["adamw.clip_norm='a'"], "expected float or None, found str"),
+        (["experiment.freeze=[1]"], "expected (@freeze(), …), found tuple"),
         (["trian.steps=3"], "Did you mean 'train.steps'"),
         (["train.stpes=3"], "Did you mean 'steps'"),
         (["train.steps=many"], "train.steps = 'many': expected int, found str"),
@@ -234,6 +238,8 @@ def test_unset_macros_and_missing_files_are_named(tmp_path):
         load_experiment("papers/nanogpt_shakespeare/cpu.gin")
     with pytest.raises(UserError, match=r"Did you mean 'quickstart.gin'"):
         load_experiment("quickstrat.gin")
+    with pytest.raises(UserError, match=r"'\.': no such file"):
+        load_experiment(".")
     (tmp_path / "a.gin").write_text("include 'b.gin'\n")
     (tmp_path / "b.gin").write_text("include 'a.gin'\n")
     with pytest.raises(UserError, match="includes itself"):
