@@ -128,6 +128,16 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("config", "Print a config whole: every binding a run takes.")
     takes_config(sub)
 
+    sub = verb("help", "Explain a configurable or one of its fields.")
+    sub.add_argument(
+        "name", nargs="?", help="such as adamw or train.steps; if not given, a list"
+    )
+
+    sub = verb("list", "List configurables of a kind, or shipped configs.")
+    sub.add_argument(
+        "kind", nargs="?", help="such as optimizers or configs; if not given, all kinds"
+    )
+
     sub = verb("compare", "Compare runs: a table, a plot, and their configs.")
     sub.add_argument("run_dirs", nargs="+", metavar="DIR")
     sub.add_argument("--plot", type=pathlib.Path, default=pathlib.Path("compare.png"))

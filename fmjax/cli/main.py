@@ -138,7 +138,23 @@ def _config(args) -> None:
     from fmjax.config.load import load_experiment
     from fmjax.config.render import render
 
-    print(render(load_experiment(args.config, args.bindings, args.trust)), end="")
+    experiment = load_experiment(args.config, args.bindings, args.trust)
+    given = " ".join(" ".join([args.config, *args.bindings]).split())
+    print(f"# Every field of {given}, defaults included: a config of its own.")
+    print("# Bind any of them as NAME=VALUE; `fmjax help NAME` explains it.")
+    print(render(experiment), end="")
+
+
+def _help(args) -> None:
+    from fmjax.config.reference import help_text, list_text
+
+    print(help_text(args.name) if args.name else list_text())
+
+
+def _list(args) -> None:
+    from fmjax.config.reference import list_text
+
+    print(list_text(args.kind))
 
 
 def _compare(args) -> None:
@@ -185,6 +201,8 @@ VERBS = {
     "data": _data,
     "tokenizer": _tokenizer,
     "config": _config,
+    "help": _help,
+    "list": _list,
     "compare": _compare,
     "status": _status,
     "import": _import,

@@ -16,22 +16,25 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from fmjax.configurable import configurable
-from fmjax.errors import UserError
-from fmjax.optim.bounds import expect
+from fmjax.errors import UserError, require
 
 StepToRate = Callable[[int | Int[Array, ""]], Float[Array, ""]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """The learning rate as a function of the step; `learning_rate` is its peak."""
+    """The learning rate as a function of the step.
+
+    Attributes:
+      learning_rate: its peak.
+    """
 
     learning_rate: float
 
     def __post_init__(self):
         """Raises UserError for values out of bounds."""
         fits = 0 < self.learning_rate < float("inf")
-        expect(self, "learning_rate", fits, "a finite number above 0")
+        require(self, "learning_rate", fits, "a finite number above 0")
 
     @property
     def reads_train_steps(self) -> bool:
@@ -49,6 +52,13 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _WithWarmup(Schedule):
+    """A schedule that begins with a warm-up.
+
+    Attributes:
+      warmup_steps: over which the rate rises in a straight line to its peak; a float
+        below 1 is a share of the run's steps.
+    """
+
     warmup_steps: int | float = 0
 
     def __post_init__(self):
@@ -56,7 +66,7 @@ class _WithWarmup(Schedule):
         warmup = self.warmup_steps
         fits = warmup >= 0 if isinstance(warmup, int) else 0 <= warmup < 1
         expected = "a number of steps, or a share of them as a float below 1"
-        expect(self, "warmup_steps", fits and not isinstance(warmup, bool), expected)
+        require(self, "warmup_steps", fits and not isinstance(warmup, bool), expected)
 
     @property
     def reads_train_steps(self) -> bool:
@@ -79,15 +89,22 @@ class _WithWarmup(Schedule):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _ToTheEnd(_WithWarmup):
-    end_fraction: float = 0.0  # of the peak, at step `steps` and after
-    steps: int | None = None  # None: the run's own train.steps
+    """A schedule that falls until the end.
+
+    Attributes:
+      end_fraction: the rate at the end and after, as a fraction of the peak.
+      steps: where the end is; None means train.steps.
+    """
+
+    end_fraction: float = 0.0
+    steps: int | None = None
 
     def __post_init__(self):
         super().__post_init__()
         fits = 0 <= self.end_fraction <= 1
-        expect(self, "end_fraction", fits, "a number from 0 to 1")
+        require(self, "end_fraction", fits, "a number from 0 to 1")
         fits = self.steps is None or self.steps > 0
-        expect(self, "steps", fits, "None (train.steps) or a number above 0")
+        require(self, "steps", fits, "None (train.steps) or a number above 0")
 
     @property
     def reads_train_steps(self) -> bool:
@@ -166,6 +183,9 @@ class InverseSquareRoot(_WithWarmup):
     (Raffel et al. 2020, arXiv:1910.10683, 3.1.2). The first transformer warms up for as
     long as the timescale, 4,000 steps, to a peak of (512 · 4,000)^-½ (Vaswani et al.
     2017, arXiv:1706.03762, eq. 3).
+
+    Attributes:
+      timescale: the step until which the rate is at its peak.
     """
 
     timescale: int = 10_000
@@ -173,13 +193,13 @@ class InverseSquareRoot(_WithWarmup):
     def __post_init__(self):
         """Raises UserError for values out of bounds."""
         super().__post_init__()
-        expect(self, "timescale", self.timescale > 0, "at least 1")
+        require(self, "timescale", self.timescale > 0, "at least 1")
 
     def _curve(self, train_steps: int) -> optax.Schedule:
         warmup = self._warmup(train_steps)
         fits = self.timescale >= warmup
         expected = f"at least {self.gin_name}.warmup_steps = {warmup}"
-        expect(self, "timescale", fits, expected)
+        require(self, "timescale", fits, expected)
 
         def decay(steps_after_warmup):
             step = steps_after_warmup + warmup
@@ -196,17 +216,22 @@ class Cyclic(Schedule):
 
     The triangular policy of Smith 2017 (arXiv:1506.01186, section 3): a cycle of
     `cycle_steps` starts and ends low and meets the peak halfway.
+
+    Attributes:
+      cycle_steps: length of a cycle.
+      low_fraction: the lowest rate as a fraction of the peak; the paper takes 1/4 to
+        1/3.
     """
 
     cycle_steps: int
-    low_fraction: float = 0.25  # the paper's rule of thumb: between 1/4 and 1/3
+    low_fraction: float = 0.25
 
     def __post_init__(self):
         """Raises UserError for values out of bounds."""
         super().__post_init__()
-        expect(self, "cycle_steps", self.cycle_steps >= 2, "2 or more")
+        require(self, "cycle_steps", self.cycle_steps >= 2, "2 or more")
         fits = 0 <= self.low_fraction <= 1
-        expect(self, "low_fraction", fits, "a number from 0 to 1")
+        require(self, "low_fraction", fits, "a number from 0 to 1")
 
     def _curve(self, train_steps: int) -> optax.Schedule:
         def triangle(step):
@@ -226,6 +251,9 @@ class WarmupStableDecay(_ToTheEnd):
     With x from 0 to 1 over the decay, the rate is peak · (f + (1 - f) · (1 - √x)): the
     "1-sqrt" cooldown of Hägele et al. 2024 (arXiv:2405.18392, section 3), who find a
     fifth of the steps enough. The plan is MiniCPM's (Hu et al. 2024, arXiv:2404.06395).
+
+    Attributes:
+      decay_fraction: of the steps, over which the rate falls.
     """
 
     decay_fraction: float = 0.2
@@ -234,7 +262,7 @@ class WarmupStableDecay(_ToTheEnd):
         """Raises UserError for values out of bounds."""
         super().__post_init__()
         fits = 0 < self.decay_fraction <= 1
-        expect(self, "decay_fraction", fits, "a number above 0, at most 1")
+        require(self, "decay_fraction", fits, "a number above 0, at most 1")
 
     def _decay(self, steps: int, warmup: int) -> optax.Schedule:
         decay_steps = max(1, round(self.decay_fraction * steps))

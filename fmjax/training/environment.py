@@ -11,10 +11,13 @@ from fmjax.errors import refuse_scheme
 def use_compilation_cache(folder: str | None) -> None:
     """Keeps compiled programs on disk, so that a restart does not compile again.
 
+    A folder that JAX was already told, as by JAX_COMPILATION_CACHE_DIR, stays unless
+    `folder` names another.
+
     Raises:
       UserError: the folder is an address such as gs://bucket/folder.
     """
-    if folder == "":
+    if folder == "" or (folder is None and jax.config.jax_compilation_cache_dir):
         return
     if folder is not None:
         refuse_scheme(folder, "train.compilation_cache")
