@@ -42,6 +42,10 @@ MISTAKES = {
         ],
         ["masked_lm.max_predictions = 8", "masking.rate = 0.4", "up to 12 tokens"],
     ),
+    "a state larger than all memory": (
+        ["transformer.mlp_dim=1000000000"],
+        ["GB on each device", "mesh.fsdp"],
+    ),
     "warm-up longer than the run": (
         ["train.steps=4"],
         ["cosine.warmup_steps", "train.steps = 4"],
