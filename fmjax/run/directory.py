@@ -5,7 +5,7 @@ import pathlib
 import tempfile
 from collections.abc import Sequence
 
-from fmjax.config.load import load_stored
+from fmjax.config.load import StoredConfig, load_stored, read_stored
 from fmjax.config.render import differences, render
 from fmjax.data.tokenizers.tokenizers import load_tokenizer
 from fmjax.errors import UserError
@@ -115,11 +115,24 @@ def stored_experiment(
     Raises:
       UserError: if it is no run directory, or its config imports code without `trust`.
     """
+    return load_stored(_config_of(run_dir), bindings, trust)
+
+
+def stored_config(run_dir: pathlib.Path) -> StoredConfig:
+    """What a run directory's config says, as text; no code of the run is needed.
+
+    Raises:
+      UserError: if it is no run directory.
+    """
+    return read_stored(_config_of(run_dir))
+
+
+def _config_of(run_dir: pathlib.Path) -> pathlib.Path:
     if not run_dir.is_dir():
         raise UserError(f"{run_dir}: no such directory.")
     if not (run_dir / CONFIG).is_file():
         raise UserError(f"{run_dir}: no {CONFIG} in it, so not a run directory.")
-    return load_stored(run_dir / CONFIG, bindings, trust)
+    return run_dir / CONFIG
 
 
 def source_of(wanted: InitFrom, trust: bool = False) -> Source:
