@@ -99,7 +99,9 @@ def train(
     except Diverged as error:
         raise loop.diverged(error) from None
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        raise out_of_memory(error, setup.plan) or error from error
+        if told := out_of_memory(error, setup.plan):
+            raise told from error
+        raise
     finally:
         loop.close()
     return loop.outcome()
