@@ -153,7 +153,7 @@ def test_loss_that_is_not_finite_stops_the_run(tiny, tmp_path, verb):
 
 def test_a_step_that_runs_out_of_memory_is_explained(tiny, tmp_path, verb, monkeypatch):
     def step(*args):
-        return jnp.ones(1 << 46, jnp.float32), {}
+        return jnp.ones(1 << 46, jnp.float32).block_until_ready(), {}
 
     monkeypatch.setattr(loop, "make_train_step", lambda *args, **options: step)
 
