@@ -1,4 +1,8 @@
-"""The verbs. Each says in a few lines what it takes and hands over to its room."""
+"""The command `fmjax`: reads the arguments of a verb, calls its module, exits.
+
+Exit codes are 0 for success and the constants below; an unexpected error exits with 1
+and a traceback.
+"""
 
 import json
 import os
@@ -9,11 +13,11 @@ from collections.abc import Sequence
 from fmjax.cli.arguments import parse
 from fmjax.errors import UserError
 
-UNFINISHED = 75  # EX_TEMPFAIL: start me again
-USER_ERROR = 2
-DIVERGED = 3
-CANNOT_SAVE = 4
-BAD_DEVICE = 5
+UNFINISHED = 75  # a run was interrupted; started again, it goes on (EX_TEMPFAIL)
+USER_ERROR = 2  # a wrong argument, config or file
+DIVERGED = 3  # bad_steps stopped the run
+CANNOT_SAVE = 4  # checkpoints could not be written
+BAD_DEVICE = 5  # a device computes wrongly
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,8 +37,10 @@ def _train(args) -> int:
     # Until the steps begin there is nothing to save. In a run of several processes
     # JAX's preemption service takes SIGTERM over as soon as they have joined.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(UNFINISHED))
-    from fmjax.sharding.processes import join_processes
+    from fmjax.sharding.processes import join_processes, use_virtual_devices
 
+    if args.devices is not None:
+        use_virtual_devices(args.devices)
     join_processes(args.cluster)
     from fmjax.config.load import load_experiment
     from fmjax.run import train as runs
@@ -136,11 +142,7 @@ def _config(args) -> None:
     from fmjax.config.load import load_experiment
     from fmjax.config.render import render
 
-    experiment = load_experiment(args.config, args.bindings, args.trust)
-    given = " ".join(" ".join([args.config, *args.bindings]).split())
-    print(f"# Every field of {given}, defaults included: a config of its own.")
-    print("# Bind any of them as NAME=VALUE; `fmjax help NAME` explains it.")
-    print(render(experiment), end="")
+    print(render(load_experiment(args.config, args.bindings, args.trust)), end="")
 
 
 def _help(args) -> None:
@@ -158,13 +160,13 @@ def _list(args) -> None:
 def _compare(args) -> None:
     from fmjax.evaluation.compare import compare
 
-    compare(args.run_dirs, picture=args.plot, metric=args.metric, trust=args.trust)
+    compare(args.run_dirs, args.plot, metric=args.metric, trust=args.trust)
 
 
 def _status(args) -> None:
     from fmjax.run.status import status
 
-    print("\n".join(status(args.run_dir, args.trust)))
+    print("\n".join(status(args.run_dir)))
 
 
 def _import(args) -> None:

@@ -51,7 +51,7 @@ class Reader:
     def read_stored(self, path: pathlib.Path) -> None:
         """Binds what a run directory's config says, of this version or an older one."""
         statements = []
-        for statement in parse(_text(path), str(path)):
+        for statement in parse(read_text(path), str(path)):
             if isinstance(statement, Import):
                 self._import(statement)
             else:
@@ -73,7 +73,7 @@ class Reader:
         shipped = path.is_relative_to(configs_folder().resolve())
         own = len(self._including) == 1 and not shipped
         # One by one: what a line imports, the next may name.
-        for statement in parse(_text(path), str(path)):
+        for statement in parse(read_text(path), str(path)):
             self._read(statement, path.parent)
             if own and isinstance(statement, MacroDefinition):
                 self._macros_own[statement.name] = statement.where
@@ -237,7 +237,8 @@ class Reader:
             raise UserError(f"{where}: {name} = {value}: add (), as in {value}().")
 
 
-def _text(path: pathlib.Path) -> str:
+def read_text(path: pathlib.Path) -> str:
+    """The text of a gin file; a UserError where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -46,6 +46,7 @@ _KINDS_OF_FIELDS = {
     "objective": "objectives",
     "optimizer": "optimizers",
     "model": "models",
+    "evaluations": "evaluations",
 }
 _WIDTH = 88  # columns of what is printed
 

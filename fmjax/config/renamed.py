@@ -24,6 +24,9 @@ REPLACED: dict[tuple[str, str], str] = {
     ("train", "sample_prompt"): (
         "sample.prompt, with @sample() among experiment.evaluations"
     ),
+    ("transformer", "rope_theta"): (
+        "rotary.theta, with transformer.rotary = @rotary() (or None for no rotation)"
+    ),
 }
 
 # Shipped files, without their ".gin".

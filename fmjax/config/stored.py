@@ -42,10 +42,30 @@ def _list_evaluations(bindings: list[Binding]) -> list[Binding]:
     ]
 
 
+def _nest_rotary(bindings: list[Binding]) -> list[Binding]:
+    """`transformer.rope_theta` as `transformer.rotary = @rotary()` with its theta."""
+    translated = []
+    for binding in bindings:
+        if (binding.owner, binding.field) != ("transformer", "rope_theta"):
+            translated.append(binding)
+            continue
+        rotary = None
+        if binding.value is not None:
+            scopes = tuple(filter(None, binding.scope.split("/")))
+            rotary = Reference(scopes, "rotary")
+            theta = dataclasses.replace(binding, owner="rotary", field="theta")
+            translated.append(theta)
+        translated.append(dataclasses.replace(binding, field="rotary", value=rotary))
+    return translated
+
+
 # For each change that is more than a name: a function from the bindings of a whole
 # stored config, in today's names, to those that mean the same today. They are applied
 # in order, and leave a config as it is that needs no change.
-TRANSLATIONS: list[Callable[[list[Binding]], list[Binding]]] = [_list_evaluations]
+TRANSLATIONS: list[Callable[[list[Binding]], list[Binding]]] = [
+    _list_evaluations,
+    _nest_rotary,
+]
 
 
 def translate(statements: list[Statement]) -> list[Statement]:

@@ -9,6 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from fmjax.sharding.mesh import global_batch, local_rows, on_mesh
+from fmjax.sharding.processes import describe_hosts
 from fmjax.training.checkpoint.checkpoints import Checkpoints
 from fmjax.training.checkpoint.clock import SaveClock
 from fmjax.training.checkpoint.saved_state import in_a_line
@@ -21,6 +22,7 @@ from fmjax.training.faults.device_check import check_devices
 from fmjax.training.faults.interruption import Interruption
 from fmjax.training.faults.watchdog import Watchdog
 from fmjax.training.init_from import Source, start_from
+from fmjax.training.memory import out_of_memory
 from fmjax.training.numbered_batches import next_batch
 from fmjax.training.reporting import events, metrics
 from fmjax.training.reporting.metrics import MetricWriter
@@ -72,7 +74,8 @@ def train(
       changed_data: continue although the data is not what the checkpoint was made with.
 
     Raises:
-      UserError: where parts of the experiment do not fit; nothing is compiled then.
+      UserError: where parts of the experiment do not fit, before anything is compiled;
+        or the devices have too little memory.
       Diverged: at a bad step, where experiment.bad_steps says stop.
       CannotSave: if saving fails again and again.
       BadDevice: if a device computes wrongly.
@@ -93,6 +96,8 @@ def train(
                 loop.evaluate(last=True)
     except Diverged as error:
         raise loop.diverged(error) from None
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        raise out_of_memory(error, setup.plan) or error from error
     finally:
         loop.close()
     return loop.outcome()
@@ -216,7 +221,7 @@ class Loop:
             self.evaluated = _noted_as_finished(self._run_dir, self.done)
             also = "" if self.evaluated else ", but for its last evaluation"
             told = f"finished already, at step {self.done}{also}"
-            reports.say(f"{told}; train.steps asks for no more")
+            reports.say(f"{told}; a larger train.steps extends the run")
         elif found is not None:
             told = f"resuming from step {self.done}"
             reports.event("resumed", self.done, told)
@@ -343,6 +348,8 @@ class Loop:
 
     def _describe(self) -> None:
         plan, say = self._setup.plan, self._reports.say
+        for line in describe_hosts():
+            say(line)
         say(plan.describe(self._setup.mesh))
         for line in plan.freezing.describe(plan.shapes.params):
             say(line)

@@ -10,6 +10,8 @@ from fmjax.sharding.rules import LogicalRules
 from fmjax.training.checks import check_divisible
 from fmjax.training.experiment import Experiment
 from fmjax.training.init_from import Copy, Source, check_tokenizers, plan_copies
+from fmjax.training.memory import check_memory
+from fmjax.training.reporting.weights_and_biases import check_installed
 from fmjax.training.state import StatePlan, plan_state
 
 
@@ -50,6 +52,8 @@ def set_up(
       UserError: something does not fit.
     """
     run, data, objective = experiment.train, experiment.data, experiment.objective
+    if run.wandb_project is not None:
+        check_installed(run.wandb_project)
     mesh, rules = experiment.mesh.build(), experiment.mesh.all_rules
     eval_size = run.eval_batch_size or run.batch_size
     check_divisible("train.batch_size", run.batch_size, run.microbatches, mesh, rules)
@@ -65,6 +69,7 @@ def set_up(
         freeze=experiment.freeze,
         bad_steps=experiment.bad_steps,
     )
+    check_memory(plan, mesh)
     copies = plan_copies(sources, plan, getattr(objective.model, "vocab_size", None))
     if jax.process_index() == 0:
         tokenizer = data.tokenizer()

@@ -3,7 +3,7 @@
 import dataclasses
 
 from fmjax.configurable import configurable, path, runtime_field
-from fmjax.errors import UserError
+from fmjax.errors import require
 
 
 @configurable("train")
@@ -68,29 +68,24 @@ class TrainConfig:
         for name in (
             "batch_size", "microbatches", "keep_last", "save_attempts", "log_every"
         ):  # fmt: skip
-            self._require(name, getattr(self, name) >= 1, "at least 1")
+            require(self, name, getattr(self, name) >= 1, "at least 1")
         for name in (
             "steps", "seed", "eval_every", "checkpoint_every", "keep_best"
         ):  # fmt: skip
-            self._require(name, getattr(self, name) >= 0, "at least 0")
+            require(self, name, getattr(self, name) >= 0, "at least 0")
         for name in ("eval_batches", "eval_batch_size", "keep_every"):
             value = getattr(self, name)
-            self._require(name, value is None or value >= 1, "at least 1, or None")
+            require(self, name, value is None or value >= 1, "at least 1, or None")
         for name in ("save_pause_seconds", "hang_factor", "hang_seconds"):
-            self._require(name, getattr(self, name) > 0, "more than 0")
+            require(self, name, getattr(self, name) > 0, "more than 0")
         minutes = self.checkpoint_minutes
         holds = minutes is None or minutes > 0
-        self._require("checkpoint_minutes", holds, "more than 0, or None")
+        require(self, "checkpoint_minutes", holds, "more than 0, or None")
         decay = self.ema_decay
-        self._require("ema_decay", decay is None or 0 < decay < 1, "0 < x < 1, or None")
-        self._require(
+        require(self, "ema_decay", decay is None or 0 < decay < 1, "0 < x < 1, or None")
+        require(
+            self,
             "microbatches",
             self.batch_size % self.microbatches == 0,
             f"a divisor of train.batch_size = {self.batch_size}",
         )
-
-    def _require(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise UserError(
-                f"train.{name} = {getattr(self, name)}: expected {expected}."
-            )

@@ -129,7 +129,8 @@ def test_printed_config_explains_itself_and_reads_back(tmp_path, capsys):
 
     assert main(["config", "quickstart", "train.steps=7"]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("# Every field of quickstart train.steps=7,")
+    assert text.startswith("# A whole experiment: every field")
+    assert "train.steps = 7\n" in text
     file = pathlib.Path(tmp_path, "mine.gin")
     file.write_text(text)
     assert load_experiment(file) == load_experiment("quickstart", ["train.steps=7"])

@@ -14,6 +14,7 @@ from fmjax.config.load import load_experiment, load_stored
 from fmjax.config.render import bindings_of, render
 from fmjax.config.statements import Binding, Reference, replace_values
 from fmjax.errors import UserError
+from fmjax.models.layers.rotary import Rotary
 
 OLD = sorted((pathlib.Path(__file__).parent / "old_runs").glob("*.gin"))
 NAMED = {file.stem: file for file in OLD}
@@ -66,7 +67,17 @@ def test_a_sample_prompt_becomes_one_of_the_evaluations():
     assert evaluations[1].prompt == "def "
 
 
+def test_a_base_of_rotary_positions_becomes_a_config_of_them():
+    mixtral = load_stored(NAMED["import_mixtral"]).objective.model
+    assert mixtral.transformer.rotary == Rotary(1e6)
+    gpt2 = load_stored(NAMED["import_gpt2"]).objective.model
+    assert gpt2.transformer.rotary is None
+
+
 OLD_BINDINGS = {
+    "transformer.rope_theta=5e5": (
+        "transformer.rope_theta is no longer a field: write rotary.theta"
+    ),
     "train.sample_prompt=None": (
         "train.sample_prompt is no longer a field: write sample.prompt"
     ),

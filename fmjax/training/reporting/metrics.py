@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fmjax.training.reporting import json_lines
+from fmjax.training.reporting.weights_and_biases import WeightsAndBiases
 
 FILE = "metrics.jsonl"
 PICTURES = "pictures"
@@ -44,15 +45,7 @@ class MetricWriter:
         self._tensorboard = TensorBoard(run_dir, start)
         self._wandb = None
         if wandb_project:
-            import wandb
-
-            self._wandb = wandb.init(
-                project=wandb_project,
-                dir=run_dir,
-                id=run_dir.name,
-                resume="allow",
-                config={"gin": config},
-            )
+            self._wandb = WeightsAndBiases(run_dir, wandb_project, config)
 
     def write(self, step: int, split: str, values: dict[str, Any]) -> OSError | None:
         """One line: step, split, the values, and the time in seconds since 1970.
@@ -76,7 +69,7 @@ class MetricWriter:
         for name, value in scalars.items():
             self._tensorboard.add_scalar(step, name, value)
         if self._wandb:
-            self._wandb.log(scalars, step=step)
+            self._wandb.log(step, scalars)
         return self._flush()
 
     def write_text(self, step: int, name: str, text: str) -> None:
@@ -100,7 +93,7 @@ class MetricWriter:
         self._file.close()
         self._tensorboard.close()
         if self._wandb:
-            self._wandb.finish()
+            self._wandb.close()
         return error
 
     def _flush(self) -> OSError | None:
