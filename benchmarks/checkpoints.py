@@ -159,7 +159,7 @@ def quickstart(*bindings: str) -> Experiment:
         "quickstart.gin",
         [
             f"train.log_every={LINE}", "train.eval_every=0", "train.eval_batches=1",
-            "train.checkpoint_every=0", "train.sample_prompt=None",
+            "train.checkpoint_every=0", "sample.prompt=None",
             "bad_steps.not_finite='skip'", "bad_steps.spikes='skip'",
             "experiment.bad_steps=@bad_steps()", "cosine.warmup_steps=5", *bindings,
         ],

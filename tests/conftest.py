@@ -1,7 +1,9 @@
 """Eight virtual devices for every test, set before JAX starts its backend."""
 
+import hashlib
 import os
 import pathlib
+import platform
 from importlib.metadata import version
 
 # LLVM's optimizations take most of the time of tests that run each program once, and
@@ -24,12 +26,56 @@ jax.config.update("jax_num_cpu_devices", 8)
 # One program at a time, for the same reason.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 
-SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
+ROOT = pathlib.Path(__file__).parents[1]
 
 
-def pytest_collection_modifyitems(items):
-    """Files with slow tests come first, so that none is left for one worker's end."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
+def _processor() -> str:
+    """The instruction set: programs compiled for another one may not run here."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def _keep_compiled_programs() -> None:
+    """Keeps compiled programs from one run of the suite to the next, in .cache/xla.
+
+    JAX's key is the program, its options, XLA_FLAGS and the version of jaxlib; the
+    processor is added here. Subprocesses inherit this.
+    """
+    machine = f"{platform.machine()} {_processor()}".encode()
+    folder = ROOT / ".cache" / "xla" / hashlib.sha256(machine).hexdigest()[:8]
+    folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+    jax.config.update("jax_compilation_cache_dir", folder)
+    # Small programs are read faster than they are compiled, too.
+    seconds = os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", float(seconds))
+
+
+_keep_compiled_programs()
+
+SHARED = ROOT.parent / "shared" / "data"
+
+
+def pytest_addoption(parser):
+    """`--slow`."""
+    parser.addoption(
+        "--slow", action="store_true", help="run the tests marked slow as well"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Leaves slow tests out without `--slow` or `-m`; files with slow ones come first.
+
+    None is then left for one worker's end.
+    """
+    slow = {item for item in items if item.get_closest_marker("slow")}
+    if not config.getoption("--slow") and not config.option.markexpr:
+        config.hook.pytest_deselected(items=[item for item in items if item in slow])
+        items[:] = [item for item in items if item not in slow]
+    slow = {item.path for item in slow}
     items.sort(key=lambda item: item.path not in slow)
 
 

@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from fmjax.models.language.gpt import GPT
 from fmjax.models.language.seq2seq import Seq2Seq
+from fmjax.models.layers.rotary import Rotary
 from fmjax.models.layers.transformer import TransformerConfig, unstack_layers
 
 STACK = TransformerConfig(3, 20, 4, mlp_dim=28, dtype="float32")
@@ -19,7 +20,7 @@ LLAMA = dataclasses.replace(
     gated_mlp=True,
     activation="silu",
     bias=False,
-    rope_theta=100.0,
+    rotary=Rotary(100.0),
     num_kv_heads=2,
     head_dim=6,
 )

@@ -5,7 +5,7 @@ import json
 import re
 from pathlib import Path
 
-_LEFT_OUT = "seconds$|per_second$|^mfu$|^unigram"
+_LEFT_OUT = "^time$|seconds$|per_second$|^mfu$|^unigram"
 
 
 def run_digest(run_dir: Path) -> str:

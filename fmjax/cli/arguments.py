@@ -55,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
         "--override", action="store_true", help="continue a run with a changed config"
     )
     sub.add_argument(
+        "--devices", type=int, help="train on so many virtual devices of the CPUs"
+    )
+    sub.add_argument(
         "--cluster",
         action="store_true",
         help="find the run's other processes through Slurm, Cloud TPU, GKE or MPI",
@@ -125,15 +128,29 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("config", "Print a config whole: every binding a run takes.")
     takes_config(sub)
 
+    sub = verb("help", "Explain a configurable or one of its fields.")
+    sub.add_argument(
+        "name", nargs="?", help="such as adamw or train.steps; if not given, a list"
+    )
+
+    sub = verb("list", "List configurables of a kind, or shipped configs.")
+    sub.add_argument(
+        "kind", nargs="?", help="such as optimizers or configs; if not given, all kinds"
+    )
+
     sub = verb("compare", "Compare runs: a table, a plot, and their configs.")
     sub.add_argument("run_dirs", nargs="+", metavar="DIR")
-    sub.add_argument("--plot", type=pathlib.Path, default=pathlib.Path("compare.png"))
-    sub.add_argument("--metric", default="loss", help="what is plotted over steps")
+    sub.add_argument(
+        "--plot",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="draw the curves into an image",
+    )
+    sub.add_argument("--metric", default="loss", help="what --plot draws over steps")
     takes_trust(sub)
 
     sub = verb("status", "Say how a run is, and what went wrong.")
     sub.add_argument("run_dir", type=pathlib.Path, help="a run directory")
-    takes_trust(sub)
 
     sub = verb("import", "Import a Hugging Face folder as a run directory.")
     sub.add_argument("hf_dir", help="config.json and *.safetensors")

@@ -33,8 +33,10 @@ def _train(args) -> int:
     # Until the steps begin there is nothing to save. In a run of several processes
     # JAX's preemption service takes SIGTERM over as soon as they have joined.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(UNFINISHED))
-    from fmjax.sharding.processes import join_processes
+    from fmjax.sharding.processes import join_processes, use_virtual_devices
 
+    if args.devices is not None:
+        use_virtual_devices(args.devices)
     join_processes(args.cluster)
     from fmjax.config.load import load_experiment
     from fmjax.run import train as runs
@@ -139,16 +141,28 @@ def _config(args) -> None:
     print(render(load_experiment(args.config, args.bindings, args.trust)), end="")
 
 
+def _help(args) -> None:
+    from fmjax.config.reference import help_text, list_text
+
+    print(help_text(args.name) if args.name else list_text())
+
+
+def _list(args) -> None:
+    from fmjax.config.reference import list_text
+
+    print(list_text(args.kind))
+
+
 def _compare(args) -> None:
     from fmjax.evaluation.compare import compare
 
-    compare(args.run_dirs, picture=args.plot, metric=args.metric, trust=args.trust)
+    compare(args.run_dirs, args.plot, metric=args.metric, trust=args.trust)
 
 
 def _status(args) -> None:
     from fmjax.run.status import status
 
-    print("\n".join(status(args.run_dir, args.trust)))
+    print("\n".join(status(args.run_dir)))
 
 
 def _import(args) -> None:
@@ -183,6 +197,8 @@ VERBS = {
     "data": _data,
     "tokenizer": _tokenizer,
     "config": _config,
+    "help": _help,
+    "list": _list,
     "compare": _compare,
     "status": _status,
     "import": _import,

@@ -34,7 +34,7 @@ def construct(cls: type, values: dict[str, Any]) -> Any:
             value = _absolute(value)
         try:
             typeguard.check_type(value, hints[name])
-            if isinstance(value, bool) and hints[name] in (int, float):
+            if isinstance(value, bool) and _is_number(hints[name]):
                 raise typeguard.TypeCheckError("is a boolean")
         except typeguard.TypeCheckError:
             # Of a tuple that macros made long, enough to know it by.
@@ -82,6 +82,12 @@ def _names(cls: type) -> list[str]:
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
+
+
+def _is_number(hint: Any) -> bool:
+    """Whether a type takes numbers and no booleans, which Python counts as integers."""
+    parts = typing.get_args(hint) or (hint,)
+    return bool({int, float} & {*parts}) and bool not in parts
 
 
 def _format_value(value: Any) -> str:

@@ -9,13 +9,14 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from fmjax.config import registry
 from fmjax.config.build import Build
 from fmjax.config.files import exists, find
-from fmjax.config.reader import Reader
-from fmjax.config.statements import Reference
+from fmjax.config.reader import Reader, read_text
+from fmjax.config.statements import Binding, Import, Reference, format_value, parse
+from fmjax.config.stored import translate
 from fmjax.data.images.image_data import ImageData
 from fmjax.data.text.text_data import Data
 from fmjax.errors import UserError
@@ -69,6 +70,38 @@ def load_stored(
         train = dataclasses.replace(experiment.train, compilation_cache=None)
         experiment = dataclasses.replace(experiment, train=train)
     return experiment
+
+
+class StoredConfig(NamedTuple):
+    """What a run directory's config.gin says, as text.
+
+    Attributes:
+      bindings: (configurable with its scope, field) → gin text of the value.
+      modules: Python modules that it imports.
+    """
+
+    bindings: dict[tuple[str, str], str]
+    modules: tuple[str, ...]
+
+
+def read_stored(config: os.PathLike) -> StoredConfig:
+    """What a run directory's config.gin says; nothing is imported or built.
+
+    Names and fields of earlier versions are translated, as in `load_stored`.
+
+    Raises:
+      UserError: it cannot be read, or is not gin.
+    """
+    registry.register_rooms()
+    path = pathlib.Path(config)
+    statements = list(parse(read_text(path), str(path)))
+    bindings = {
+        (f"{s.scope}/{s.owner}" if s.scope else s.owner, s.field): format_value(s.value)
+        for s in translate(statements)
+        if isinstance(s, Binding)
+    }
+    modules = tuple(s.module for s in statements if isinstance(s, Import))
+    return StoredConfig(bindings, modules)
 
 
 def load_data(

@@ -7,7 +7,7 @@ import importlib
 import pathlib
 import sys
 
-from fmjax.config import registry, renamed, stored
+from fmjax.config import reference, registry, renamed, stored
 from fmjax.config.build import Bindings, Build
 from fmjax.config.files import configs_folder, find
 from fmjax.config.statements import (
@@ -51,7 +51,7 @@ class Reader:
     def read_stored(self, path: pathlib.Path) -> None:
         """Binds what a run directory's config says, of this version or an older one."""
         statements = []
-        for statement in parse(_text(path), str(path)):
+        for statement in parse(read_text(path), str(path)):
             if isinstance(statement, Import):
                 self._import(statement)
             else:
@@ -73,7 +73,7 @@ class Reader:
         shipped = path.is_relative_to(configs_folder().resolve())
         own = len(self._including) == 1 and not shipped
         # One by one: what a line imports, the next may name.
-        for statement in parse(_text(path), str(path)):
+        for statement in parse(read_text(path), str(path)):
             self._read(statement, path.parent)
             if own and isinstance(statement, MacroDefinition):
                 self._macros_own[statement.name] = statement.where
@@ -214,21 +214,31 @@ class Reader:
             if isinstance(value, Macro):
                 self._macros_used.setdefault(value.name, statement.where)
             if isinstance(value, Reference):
-                self._check_reference(name, value, statement.where)
+                self._check_reference(name, value, statement)
 
-    def _check_reference(self, name: str, value: Reference, where: str) -> None:
+    def _check_reference(
+        self, name: str, value: Reference, statement: Binding | MacroDefinition
+    ) -> None:
+        where = statement.where
         if value.name not in registry.CLASSES:
             if new := renamed.CONFIGURABLES.get(value.name):
                 raise UserError(f"{where}: @{value.name} is now called @{new}.")
+            known, expected = [*registry.CLASSES], ""
+            if isinstance(statement, Binding):
+                # Of another kind than the field takes, a name helps nobody.
+                taken = reference.taken_by(statement.owner, statement.field)
+                names = ", ".join(f"@{taken_name}()" for taken_name in taken)
+                known, expected = taken, f" {name} takes {names}." if taken else ""
             raise UserError(
-                f"{where}: {value} refers to nothing."
-                + suggest(value.name, registry.CLASSES)
+                f"{where}: {value} refers to nothing.{suggest(value.name, known)}"
+                f"{expected}"
             )
         if not value.called:
             raise UserError(f"{where}: {name} = {value}: add (), as in {value}().")
 
 
-def _text(path: pathlib.Path) -> str:
+def read_text(path: pathlib.Path) -> str:
+    """The text of a gin file; a UserError where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

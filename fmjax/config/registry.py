@@ -8,7 +8,9 @@ import types
 from fmjax.configurable import fields_of
 from fmjax.errors import UserError
 
-ROOMS = ("models", "objectives", "optim", "data", "training", "sharding")
+ROOMS = (
+    "models", "objectives", "optim", "data", "training", "sharding", "evaluation"
+)  # fmt: skip
 
 # Every class that a config can name, by that name.
 CLASSES: dict[str, type] = {}

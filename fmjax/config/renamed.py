@@ -20,7 +20,14 @@ FIELDS = {
 
 # (configurable by its new name, old field) → what to write instead, where that is more
 # than another name. For stored configs a function in `stored.TRANSLATIONS` does it.
-REPLACED: dict[tuple[str, str], str] = {}
+REPLACED: dict[tuple[str, str], str] = {
+    ("train", "sample_prompt"): (
+        "sample.prompt, with @sample() among experiment.evaluations"
+    ),
+    ("transformer", "rope_theta"): (
+        "rotary.theta, with transformer.rotary = @rotary() (or None for no rotation)"
+    ),
+}
 
 # Shipped files, without their ".gin".
 CONFIGS = {

@@ -5,17 +5,21 @@ import typing
 from fmjax.configurable import fields_of
 from fmjax.training.experiment import Experiment
 
+_HEADER = """\
+# A whole experiment: every field of everything that it is made of, defaults included.
+# `fmjax help NAME` explains one; NAME=VALUE on the command line binds another value."""
+
 
 def render(experiment: Experiment) -> str:
     """The whole experiment as gin text, every default spelled out.
 
     `load` reads it back to an equal experiment, whatever the defaults are by then.
     """
-    lines = [f"import {module}" for module in experiment.modules]
+    lines = [_HEADER, *(f"import {module}" for module in experiment.modules)]
     block = None
     for (owner, field), value in bindings_of(experiment).items():
         if owner != block:
-            lines += ["", f"# {owner}"] if lines else [f"# {owner}"]
+            lines += ["", f"# {owner}"]
             block = owner
         lines.append(f"{owner}.{field} = {value}")
     return "\n".join(lines) + "\n"

@@ -139,6 +139,16 @@ def leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
+def format_value(value: Any) -> str:
+    """A value as gin text, as `render` spells it."""
+    if isinstance(value, dict):
+        items = (f"{format_value(k)}: {format_value(v)}" for k, v in value.items())
+        return f"{{{', '.join(items)}}}"
+    if isinstance(value, (list, tuple)):
+        return f"({''.join(f'{format_value(v)}, ' for v in value).rstrip()})"
+    return str(value) if isinstance(value, (Reference, Macro)) else repr(value)
+
+
 class _Values(config_parser.ParserDelegate):
     """Tells gin's parser what references and macros become."""
 

@@ -23,10 +23,47 @@ from fmjax.config.statements import (
 # before it existed, where that is not its default.
 STORED_DEFAULTS: dict[tuple[str, str], str] = {}
 
+
+def _list_evaluations(bindings: list[Binding]) -> list[Binding]:
+    """`train.sample_prompt` as `sample.prompt`, beside what every run evaluated."""
+    found = [b for b in bindings if (b.owner, b.field) == ("train", "sample_prompt")]
+    if not found:
+        return bindings
+    evaluations = (
+        Reference((), "unigram_baseline"),
+        Reference((), "sample"),
+    )
+    return [
+        *(b for b in bindings if b not in found),
+        Binding("experiment", "evaluations", evaluations, where=found[0].where),
+        dataclasses.replace(found[0], owner="sample", field="prompt"),
+    ]
+
+
+def _nest_rotary(bindings: list[Binding]) -> list[Binding]:
+    """`transformer.rope_theta` as `transformer.rotary = @rotary()` with its theta."""
+    translated = []
+    for binding in bindings:
+        if (binding.owner, binding.field) != ("transformer", "rope_theta"):
+            translated.append(binding)
+            continue
+        rotary = None
+        if binding.value is not None:
+            scopes = tuple(filter(None, binding.scope.split("/")))
+            rotary = Reference(scopes, "rotary")
+            theta = dataclasses.replace(binding, owner="rotary", field="theta")
+            translated.append(theta)
+        translated.append(dataclasses.replace(binding, field="rotary", value=rotary))
+    return translated
+
+
 # For each change that is more than a name: a function from the bindings of a whole
 # stored config, in today's names, to those that mean the same today. They are applied
 # in order, and leave a config as it is that needs no change.
-TRANSLATIONS: list[Callable[[list[Binding]], list[Binding]]] = []
+TRANSLATIONS: list[Callable[[list[Binding]], list[Binding]]] = [
+    _list_evaluations,
+    _nest_rotary,
+]
 
 
 def translate(statements: list[Statement]) -> list[Statement]:

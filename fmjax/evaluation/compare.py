@@ -12,10 +12,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fmjax.config.render import differences
+from fmjax.config.registry import CLASSES
+from fmjax.config.render import bindings_of
+from fmjax.configurable import fields_of
 from fmjax.errors import UserError, suggest
-from fmjax.run.directory import stored_experiment
-from fmjax.training.experiment import Experiment
+from fmjax.objectives.terms import UNITS
+from fmjax.run.directory import stored_config, stored_experiment
 from fmjax.training.reporting import metrics
 
 if TYPE_CHECKING:
@@ -28,28 +30,34 @@ _PLAIN_WIDTH = 160  # columns of the table where there is no terminal to ask
 
 def compare(
     run_dirs: Sequence[str | os.PathLike],
-    picture: pathlib.Path,
+    picture: pathlib.Path | None = None,
     metric: str = "loss",
     trust: bool = False,
 ) -> None:
-    """Prints what runs reached and how their configs differ, and writes their curves.
+    """Prints what runs reached and how their configs differ, and draws their curves.
 
     Args:
       run_dirs: the run directories; configs are compared with the first one's.
-      picture: the image to write; its suffix tells the format.
+      picture: the image to write, whose suffix tells the format; None writes none.
       metric: drawn over steps, as metrics.jsonl names it.
-      trust: the stored configs may import code.
+      trust: the stored configs may import code. Without, the config of a run with own
+        code is compared as the text that was stored.
 
     Raises:
       UserError: for a directory without metrics, or a metric that nobody logged.
     """
     runs = _read(run_dirs, trust)
-    figure = _draw(runs, metric)
+    figure = None if picture is None else _draw(runs, metric)
     width = None if sys.stdout.isatty() else _PLAIN_WIDTH
     console = Console(width=width, highlight=False)
     console.print(_figures(runs))
     if len(runs) > 1:
         console.print(_bindings(runs))
+        for run in runs:
+            if run.note:
+                console.print(run.note, markup=False, soft_wrap=True)
+    if figure is None:
+        return
     try:
         pathlib.Path(picture).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(picture, dpi=150)
@@ -63,6 +71,9 @@ def curves(
 ) -> "Figure":
     """The curves of runs over steps, or where their batches differ, tokens or images.
 
+    Runs that count in other units (tokens, images, pairs) have axes of their own: a
+    loss of one is no loss of the other.
+
     Args and errors as in `compare`.
     """
     return _draw(_read(run_dirs, trust), metric)
@@ -70,13 +81,21 @@ def curves(
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
+    """A run as its directory tells of it.
+
+    Attributes:
+      label: what it is called here.
+      file: its metrics.jsonl.
+      lines: of that file.
+      bindings: "OWNER.FIELD" → gin text.
+      note: says why bindings are those that were stored, where they are.
+    """
+
     label: str
     file: pathlib.Path
-    experiment: Experiment
     lines: list[dict[str, Any]]
-    # (binding, the first run's value, this run's), and the part that changes results.
-    differences: list[tuple[str, str | None, str | None]]
-    telling: list[tuple[str, str | None, str | None]]
+    bindings: dict[str, str]
+    note: str = ""
 
     def split(self, name: str) -> list[dict[str, Any]]:
         return [line for line in self.lines if line["split"] == name]
@@ -91,11 +110,13 @@ class _Run:
 
     @property
     def unit(self) -> str:
-        return self.experiment.objective.unit
+        """What it counts: the loss is a mean over these."""
+        logged = {name for line in self.split("train") for name in line}
+        return next((unit for unit in UNITS if unit in logged), "steps")
 
     @property
     def units_per_step(self) -> float:
-        return _mean([line[self.unit] for line in self.split("train")])
+        return _mean([line.get(self.unit, 1) for line in self.split("train")])
 
     @property
     def seconds(self) -> float:
@@ -109,10 +130,9 @@ class _Run:
 
 def _read(directories: Sequence[str | os.PathLike], trust: bool) -> list[_Run]:
     folders = [pathlib.Path(d).expanduser().absolute() for d in directories]
-    experiments = [stored_experiment(folder, trust) for folder in folders]
-    names = [folder.name for folder in folders]
     runs = []
-    for given, folder, experiment in zip(directories, folders, experiments):
+    for folder, label in zip(folders, _labels(folders)):
+        bindings, note = _stored_bindings(folder, trust)
         file = folder / metrics.FILE
         try:
             lines = metrics.read(folder)
@@ -122,17 +142,34 @@ def _read(directories: Sequence[str | os.PathLike], trust: bool) -> list[_Run]:
             ) from None
         if not lines:
             raise UserError(f"{file} has no lines yet: the run has logged no step.")
-        runs.append(
-            _Run(
-                label=folder.name if names.count(folder.name) == 1 else str(given),
-                file=file,
-                experiment=experiment,
-                lines=lines,
-                differences=differences(experiments[0], experiment),
-                telling=differences(experiments[0], experiment, runtime=False),
-            )
-        )
+        runs.append(_Run(label, file, lines, bindings, note))
     return runs
+
+
+def _labels(folders: list[pathlib.Path]) -> list[str]:
+    """The last names of paths, as many of them as tell the folders apart."""
+    most = max(len(folder.parts) for folder in folders)
+    for count in range(1, most + 1):
+        labels = ["/".join(folder.parts[-count:]) for folder in folders]
+        if len({*labels}) == len({*folders}):
+            break
+    return labels
+
+
+def _stored_bindings(folder: pathlib.Path, trust: bool) -> tuple[dict[str, str], str]:
+    """A run's bindings, and why they are no more than what was stored, or ''.
+
+    Raises:
+      UserError: it is no run directory.
+    """
+    stored = stored_config(folder)
+    note = ""
+    try:
+        bindings = bindings_of(stored_experiment(folder, trust))
+    except UserError as error:
+        # Of a run with own code, or of a version that is too old or too new.
+        bindings, note = stored.bindings, f"{folder}: compared as stored: {error}"
+    return {".".join(key): value for key, value in bindings.items()}, note
 
 
 def _figures(runs: list[_Run]) -> Table:
@@ -155,7 +192,8 @@ def _figures(runs: list[_Run]) -> Table:
             lowest = int(np.nanargmin(losses))
             best = f"{losses[lowest]:.4f} at {steps[lowest]}"
         # The median: a first step compiles, and a machine has other things to do.
-        speed = [line[f"{run.unit}_per_second"] for line in run.split("train")]
+        speed = [line.get(f"{run.unit}_per_second") for line in run.split("train")]
+        speed = [value for value in speed if value is not None]
         table.add_row(
             run.label,
             str(max(line["step"] for line in run.lines)),
@@ -170,22 +208,23 @@ def _figures(runs: list[_Run]) -> Table:
 
 
 def _bindings(runs: list[_Run]) -> Table | str:
-    first: dict[str, str | None] = {}
-    others: list[dict[str, str | None]] = []
-    for run in runs[1:]:
-        first |= {name: was for name, was, _ in run.differences}
-        others.append({name: now for name, _, now in run.differences})
-    if not first:
+    names = _differing(runs)
+    if not names:
         return "The configs are the same."
     table = Table(title="bindings that differ")
     table.add_column("binding", overflow="fold")
     for run in runs:
         table.add_column(run.label, overflow="fold")
-    for name in sorted(first):
-        values = [first[name], *(own.get(name, first[name]) for own in others)]
+    for name in names:
         # "—": a run whose experiment has no such binding.
-        table.add_row(name, *("—" if value is None else value for value in values))
+        table.add_row(name, *(run.bindings.get(name, "—") for run in runs))
     return table
+
+
+def _differing(runs: list[_Run]) -> list[str]:
+    """Bindings that are not the same in all runs."""
+    names = {name for run in runs for name in run.bindings}
+    return [n for n in sorted(names) if len({run.bindings.get(n) for run in runs}) > 1]
 
 
 def _draw(runs: list[_Run], metric: str) -> "Figure":
@@ -200,49 +239,65 @@ def _draw(runs: list[_Run], metric: str) -> "Figure":
                 f"{run.file} has no metric {metric!r}.{suggest(metric, known)} It has "
                 f"{', '.join(sorted(known))}."
             )
-    sizes = np.array([run.units_per_step for run in runs])
-    units = {run.unit for run in runs}
-    over_units = len(units) == 1 and bool(sizes.max() > 1.01 * sizes.min())
-    figure = Figure(figsize=(7.5, 4.8), layout="constrained", facecolor="white")
-    axes = figure.add_subplot()
+    units = list(dict.fromkeys(run.unit for run in runs))
+    size = (7.5, 4.8 * len(units))
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
     handles = []
-    for index, run in enumerate(runs):
-        scale = run.units_per_step if over_units else 1
-        color = f"C{index % 10}"
-        steps, values = run.series("train", metric)
-        thin = {"color": color, "linewidth": 0.9, "alpha": 0.6}
-        (line,) = axes.plot(steps * scale, values, **thin)
-        checked, values = run.series("validation", metric)
-        if len(checked):
-            thick = {"color": color, "linewidth": 2.2, "marker": "o", "markersize": 5}
-            (line,) = axes.plot(checked * scale, values, **thick)
-        line.set_label(_legend(run, runs))
-        handles.append(line)
-    axes.set_xlabel(units.pop() if over_units else "step")
-    axes.set_ylabel(metric)
-    axes.set_title("thin: training, thick: validation", fontsize=9, color="0.35")
-    axes.grid(color="0.9")
-    axes.spines[["top", "right"]].set_visible(False)
+    for axes, unit in zip(figure.subplots(len(units), squeeze=False)[:, 0], units):
+        same = [(i, run) for i, run in enumerate(runs) if run.unit == unit]
+        sizes = np.array([run.units_per_step for _, run in same])
+        over_units = bool(sizes.max() > 1.01 * sizes.min())
+        for index, run in same:
+            scale = run.units_per_step if over_units else 1
+            handles.append(_draw_run(axes, run, metric, scale, f"C{index % 10}"))
+            handles[-1].set_label(_legend(run, runs))
+        axes.set_xlabel(unit if over_units else "step")
+        axes.set_ylabel(metric if len(units) == 1 else f"{metric} ({unit})")
+        axes.grid(color="0.9")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_title(
+        "thin: training, thick: validation", fontsize=9, color="0.35"
+    )
     # Below the axes, where no curve can run under it.
     figure.legend(handles=handles, loc="outside lower left", frameon=False, fontsize=9)
     return figure
 
 
-def _legend(run: _Run, runs: list[_Run]) -> str:
-    def of(other: _Run) -> list:
-        return other.telling or other.differences
+def _draw_run(axes, run: _Run, metric: str, scale: float, color: str):
+    """Draws one run's curves; returns the line that stands for it in the legend."""
+    steps, values = run.series("train", metric)
+    thin = {"color": color, "linewidth": 0.9, "alpha": 0.6}
+    (line,) = axes.plot(steps * scale, values, **thin)
+    checked, values = run.series("validation", metric)
+    if len(checked):
+        thick = {"color": color, "linewidth": 2.2, "marker": "o", "markersize": 5}
+        (line,) = axes.plot(checked * scale, values, **thick)
+    return line
 
-    names = list(dict.fromkeys(name for other in runs for name, _, _ in of(other)))
-    own = {name: now for name, _, now in run.differences}
-    first = {name: was for other in runs for name, was, _ in other.differences}
+
+def _legend(run: _Run, runs: list[_Run]) -> str:
+    names = _differing(runs)
+    names = [name for name in names if _changes_results(name)] or names
     said = [
-        f"{name} = {own.get(name, first[name])}"
+        f"{name} = {run.bindings[name]}"
         for name in names[:_LEGEND_DIFFERENCES]
-        if own.get(name, first[name]) is not None
+        if name in run.bindings
     ]
     if len(names) > _LEGEND_DIFFERENCES:
         said.append("…")
     return f"{run.label}: {', '.join(said)}" if said else run.label
+
+
+def _changes_results(binding: str) -> bool:
+    """Whether a binding tells what a run computes, or what it reads."""
+    owner, field = binding.rsplit("/", 1)[-1].split(".")
+    if owner not in CLASSES:
+        return True
+    told = {f.name: f.metadata for f in fields_of(CLASSES[owner])}.get(field, {})
+    # A path of what is read tells runs apart; where caches lie does not.
+    if told.get("path"):
+        return owner not in ("data", "images", "train")
+    return not told.get("runtime")
 
 
 def _last(values: np.ndarray) -> str:

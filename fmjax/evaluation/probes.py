@@ -4,11 +4,6 @@ import math
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import train_test_split
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from fmjax.errors import UserError
 from fmjax.evaluation.image_features import Features, ImageRun
@@ -62,6 +57,8 @@ def knn(images: ImageRun) -> dict[str, float]:
     Raises:
       UserError: the data has no labels.
     """
+    from sklearn.neighbors import KNeighborsClassifier
+
     train, validation = (_labelled(images, split) for split in ("train", "validation"))
     voters = KNeighborsClassifier(
         min(_NEIGHBOURS, len(train.labels)),
@@ -79,6 +76,12 @@ def fit_linear(
     test_labels: Int[np.ndarray, " M"],
 ) -> dict[str, float]:
     """What `linear_probe` gives, of any features, such as raw pixels."""
+    # Every command imports this module for its configurables, and few need sklearn.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import train_test_split
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     # Stratifying needs one image of each class at the least.
     size = max(math.ceil(0.1 * len(labels)), len(np.unique(labels)))
     fitted, held_out, fitted_labels, held_out_labels = train_test_split(

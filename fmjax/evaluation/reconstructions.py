@@ -1,41 +1,60 @@
-"""What a masked autoencoder makes of some validation images, to look at."""
+"""The evaluation `reconstructions`: validation images as an autoencoder paints them."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from fmjax.configurable import configurable
 from fmjax.data.images.contact_sheet import draw_sheet
 from fmjax.data.inspect.images import describe
+from fmjax.errors import UserError
+from fmjax.objectives.objective import ReconstructionObjective
 from fmjax.sharding.mesh import batch_shards
 from fmjax.training.experiment import Experiment
 
 IMAGES = 8
 
 
-def reconstructions(experiment: Experiment) -> Callable:
-    """An evaluation that draws images, what is seen of them and what is painted.
+@configurable("reconstructions")
+@dataclasses.dataclass(frozen=True)
+class Reconstructions:
+    """Draws validation images, their visible patches, and the model's reconstruction.
 
-    For objectives with `pictures`, such as `masked_autoencoding`; nothing for others.
+    For objectives with `pictures`, such as @masked_autoencoding().
     """
-    objective = experiment.objective
-    if not hasattr(objective, "pictures"):
-        return lambda step, variables, last: {}
-    mesh, rules = experiment.mesh.build(), experiment.mesh.all_rules
-    # Whole in every process, wherever the rows were painted.
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    paint = jax.jit(objective.pictures, out_shardings=everywhere)
 
-    def evaluation(step: int, variables: dict, last: bool) -> dict[str, np.ndarray]:
+    def check(self, experiment: Experiment) -> None:
+        """Raises a UserError for an objective that reconstructs no images."""
+        if not isinstance(experiment.objective, ReconstructionObjective):
+            raise UserError(
+                "experiment.evaluations has @reconstructions(), but "
+                f"@{experiment.objective.gin_name}() reconstructs no images; expected "
+                "@masked_autoencoding()."
+            )
+
+    def __call__(
+        self, experiment: Experiment, step: int, variables: dict, last: bool
+    ) -> dict[str, np.ndarray]:
+        """{"reconstructions": uint8 [H, W, 3]}, a line for each of 8 images."""
+        mesh, rules = experiment.mesh.build(), experiment.mesh.all_rules
         data = experiment.data.plain()
         records = data.records("validation")
         numbers = np.linspace(0, len(records) - 1, IMAGES).astype(int).tolist()
         rows = [records.reading(number, seed=0) for number in numbers]
         filled = rows + rows[:1] * (-len(rows) % batch_shards(mesh, rules))
         batch = {name: np.stack([row[name] for row in filled]) for name in rows[0]}
-        tiles = data.preprocessing.shown(np.asarray(paint(variables, batch)))
+        painted = _painter(experiment.objective, mesh)(variables, batch)
+        tiles = data.preprocessing.shown(np.asarray(painted))
         lines = [(describe(data, row), list(line)) for row, line in zip(rows, tiles)]
         return {"reconstructions": np.asarray(draw_sheet(lines))}
 
-    return evaluation
+
+@functools.lru_cache(maxsize=1)
+def _painter(objective, mesh: Mesh) -> Callable:
+    # Whole in every process, wherever the rows were painted.
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(objective.pictures, out_shardings=everywhere)

@@ -1,46 +1,72 @@
-"""What a model writes at the end of its training."""
+"""The evaluation `sample`: a text that the trained model writes."""
 
-from collections.abc import Callable
+import dataclasses
 
+from fmjax.configurable import configurable, runtime_field
 from fmjax.errors import UserError
 from fmjax.inference.decoder import decoder_of
 from fmjax.inference.generate import generate, with_prompt
 from fmjax.inference.load import Run
+from fmjax.inference.prompts import encode
 from fmjax.training.experiment import Experiment
 
+MAX_TOKENS = 200
+TEMPERATURE = 0.8
 
-def sample(experiment: Experiment) -> Callable:
-    """At the end: how the model continues train.sample_prompt.
 
-    Raises:
-      UserError: the model does not go on from text alone.
+@configurable("sample")
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Continues a prompt after the last step: up to 200 tokens at temperature 0.8.
+
+    Attributes:
+      prompt: the text to continue; None prints none.
     """
-    prompt = experiment.train.sample_prompt
-    if prompt is None:
-        return lambda step, variables, last: {}
-    model = experiment.objective.model
-    try:
-        sees_images = decoder_of(model).reads_images
-    except UserError as error:
-        raise UserError(f"train.sample_prompt = {prompt!r}: {error}") from None
-    if sees_images:
-        raise UserError(
-            f"train.sample_prompt = {prompt!r}: @{model.gin_name}() writes about "
-            "images; expected None."
-        )
 
-    def evaluation(step: int, variables: dict, last: bool) -> dict:
-        if not last:
+    prompt: str | None = runtime_field(None)
+
+    def check(self, experiment: Experiment) -> None:
+        """Raises a UserError where the model writes no text, or has no room for it."""
+        if self.prompt is None:
+            return
+        model = experiment.objective.model
+        try:
+            decoder = decoder_of(model)
+            if decoder.reads_images:
+                raise UserError(f"@{model.gin_name}() writes about images.")
+            length = len(encode(_run(experiment, {}, 0), self.prompt))
+            decoder.check(length, max_tokens=1)
+        except UserError as error:
+            raise UserError(
+                f"sample.prompt = {self.prompt!r}: {error} Expected a prompt that the "
+                "model can continue, or None."
+            ) from None
+
+    def __call__(
+        self, experiment: Experiment, step: int, variables: dict, last: bool
+    ) -> dict[str, str]:
+        """{"sample": the prompt with its continuation}; nothing before the last step.
+
+        An encoder-decoder's answer comes without the prompt.
+        """
+        if self.prompt is None or not last:
             return {}
-        run = Run(
-            config=experiment,
-            model=model,
-            params=variables["params"],
-            tokenizer=experiment.data.tokenizer(),
-            step=step,
+        run = _run(experiment, variables["params"], step)
+        room = decoder_of(run.model).room(len(encode(run, self.prompt)))
+        (text,) = generate(
+            run,
+            [self.prompt],
+            max_tokens=min(MAX_TOKENS, room),
+            temperature=TEMPERATURE,
         )
-        room = run.model.max_length - len(run.tokenizer.encode(prompt)) - 1
-        text = generate(run, [prompt], max_tokens=min(200, room), temperature=0.8)[0]
-        return {"sample": with_prompt(run, prompt, text)}
+        return {"sample": with_prompt(run, self.prompt, text)}
 
-    return evaluation
+
+def _run(experiment: Experiment, params: dict, step: int) -> Run:
+    return Run(
+        config=experiment,
+        model=experiment.objective.model,
+        params=params,
+        tokenizer=experiment.data.tokenizer(),
+        step=step,
+    )

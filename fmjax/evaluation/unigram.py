@@ -1,11 +1,12 @@
 """What a model that knows only how often each token occurs would reach."""
 
-from collections.abc import Callable
+import dataclasses
 
 import jax
 import numpy as np
 from jaxtyping import Int
 
+from fmjax.configurable import configurable
 from fmjax.training.experiment import Experiment
 
 
@@ -34,13 +35,19 @@ def baseline(counts: Int[np.ndarray, " V"], num_bytes: int | None) -> dict[str, 
     return found
 
 
-def unigram_baseline(experiment: Experiment) -> Callable:
-    """At the end: the entropy of single tokens on a validation split of text."""
+@configurable("unigram_baseline")
+@dataclasses.dataclass(frozen=True)
+class UnigramBaseline:
+    """The unigram entropy of a validation split of text, after the last step."""
 
-    def evaluation(step: int, variables: dict, last: bool) -> dict:
+    def check(self, experiment: Experiment) -> None:
+        """Accepts every experiment: data without text has no baseline."""
+
+    def __call__(
+        self, experiment: Experiment, step: int, variables: dict, last: bool
+    ) -> dict[str, float]:
+        """What `baseline` gives; nothing before the last step or without text."""
         if not last or jax.process_index() != 0:
             return {}
         counts = experiment.data.target_counts()
         return {} if counts is None else baseline(*counts)
-
-    return evaluation

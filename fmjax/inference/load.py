@@ -49,6 +49,14 @@ class Run:
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     rules: LogicalRules | None = None
 
+    def __repr__(self):
+        """One line: parameters would be thousands."""
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        return (
+            f"Run({self.config.objective.gin_name} of {self.model.gin_name}, "
+            f"{count:,} parameters, step {self.step:,})"
+        )
+
     def __call__(
         self, *, hidden_states: bool = False, **inputs: ArrayLike
     ) -> dict[str, Array]:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from fmjax.errors import UserError
+from fmjax.errors import UserError, refuse_scheme
 
 
 @contextlib.contextmanager
@@ -14,14 +14,21 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     """Inside, a folder to write into; it gets its name when all went well.
 
     Raises:
-      UserError: something is there already.
+      UserError: something is there already, or no folder can be made there.
     """
+    refuse_scheme(path, "the new folder")
     target = Path(path).expanduser().absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists and is not empty; expected a new directory.")
     # Renamed when whole, so that no half of it is ever taken for one.
     partial = target.parent / f".{target.name}.partial-{os.getpid()}"
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(
+            f"{target} cannot be made: {error.strerror} ({error.filename}); expected "
+            "a new directory on a file system that can be written."
+        ) from None
     try:
         yield partial
         os.replace(partial, target)

@@ -91,7 +91,7 @@ class ContrastiveCaptioning(ImageTextContrast, TokenPrediction):
         return out._replace(terms={"contrastive": term})
 
     def weights(self, batch: Batch) -> dict[str, Array]:
-        """How many pairs count, how many tokens of their captions, and rows of those."""
+        """How many pairs count, tokens of their captions, and rows of those."""
         targets = {"weights": self._target_weights(batch)}
         of_tokens = self._prediction_weights(targets["weights"])
         captioning = {"captioning": of_tokens.pop("cross_entropy")}

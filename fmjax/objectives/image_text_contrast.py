@@ -51,8 +51,8 @@ class ImageTextContrast(EmbeddingObjective):
         )
         if self.output == "sigmoid" and self.model.bias is None:
             raise UserError(
-                f"{self.model.gin_name}.bias = None, which {own}.output = 'sigmoid' needs; expected a "
-                "number, such as -10.0."
+                f"{self.model.gin_name}.bias = None, which {own}.output = 'sigmoid' "
+                "needs; expected a number, such as -10.0."
             )
 
     def init(self, rng: Key[Array, ""]) -> dict:

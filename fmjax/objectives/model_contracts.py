@@ -25,6 +25,13 @@ class Encoder(PredictsTokens, Protocol):
 
 
 @runtime_checkable
+class ReadsImages(Protocol):
+    """Reads images [B, height, width, channels] of image_size."""
+
+    image_size: Size
+
+
+@runtime_checkable
 class ClassifiesImages(Protocol):
     """Gives "logits" [B, num_classes] of images [B, height, width, channels]."""
 
@@ -91,6 +98,4 @@ def check_model(objective: Any, contract: type, expected: str) -> None:
     """
     if not isinstance(objective.model, contract):
         name = getattr(objective.model, "gin_name", type(objective.model).__name__)
-        raise UserError(
-            f"{objective.gin_name}.model = @{name}(): expected {expected}."
-        )
+        raise UserError(f"{objective.gin_name}.model = @{name}(): expected {expected}.")

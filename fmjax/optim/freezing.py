@@ -14,10 +14,9 @@ import optax
 from flax import traverse_util
 
 from fmjax.configurable import configurable
-from fmjax.errors import UserError
+from fmjax.errors import UserError, require
 from fmjax.models.parameter_paths import Pattern, slots
 from fmjax.optim.axes import Names, map_by_axes
-from fmjax.optim.bounds import expect
 from fmjax.optim.parametrization import partition
 
 NEVER = math.inf
@@ -46,9 +45,9 @@ class Freeze:
 
     def __post_init__(self):
         """Raises UserError for values out of bounds."""
-        expect(self, "paths", len(self.paths) > 0, "one pattern or more")
+        require(self, "paths", len(self.paths) > 0, "one pattern or more")
         fits = self.until is None or self.until >= 1
-        expect(self, "until", fits, "1 or more, or None for ever")
+        require(self, "until", fits, "1 or more, or None for ever")
 
 
 @dataclasses.dataclass(frozen=True)

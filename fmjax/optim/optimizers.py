@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from optax import contrib
 
 from fmjax.configurable import configurable
+from fmjax.errors import require
 from fmjax.optim.axes import (
     decay_mask,
     is_hidden_matrix,
@@ -25,7 +26,6 @@ from fmjax.optim.axes import (
     muon_dimensions,
     sides,
 )
-from fmjax.optim.bounds import expect
 from fmjax.optim.factored import scale_by_factored_rms
 from fmjax.optim.freezing import Freezing, by_first_step
 from fmjax.optim.per_layer import per_layer
@@ -34,17 +34,25 @@ from fmjax.optim.schedules import Schedule
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """What all optimizers have: a schedule, weight decay and clipping."""
+    """What all optimizers have: a schedule, weight decay and clipping.
+
+    Attributes:
+      schedule: the learning rate over steps.
+      weight_decay: λ of the decoupled decay of matrices and tables; a step takes
+        learning rate · λ · weight off. The default is GPT-3's.
+      clip_norm: the largest global norm of the gradient, which is scaled down to it;
+        None for no clipping. The default is GPT-3's.
+    """
 
     schedule: Schedule
-    weight_decay: float = 0.1  # GPT-3: arXiv:2005.14165, appendix B
-    clip_norm: float | None = 1.0  # GPT-3; of the global norm, None: no clipping
+    weight_decay: float = 0.1  # arXiv:2005.14165, appendix B
+    clip_norm: float | None = 1.0
 
     def __post_init__(self):
         """Raises UserError for values out of bounds."""
-        expect(self, "weight_decay", self.weight_decay >= 0, "0 or more")
+        require(self, "weight_decay", self.weight_decay >= 0, "0 or more")
         fits = self.clip_norm is None or self.clip_norm > 0
-        expect(self, "clip_norm", fits, "None (no clipping) or a number above 0")
+        require(self, "clip_norm", fits, "None (no clipping) or a number above 0")
 
     def build(
         self, axes: Any, train_steps: int, freezing: Freezing | None = None
@@ -90,7 +98,7 @@ class Optimizer:
     def _expect_rates(self, *fields: str) -> None:
         for field in fields:
             fits = 0 <= getattr(self, field) < 1
-            expect(self, field, fits, "at least 0 and below 1")
+            require(self, field, fits, "at least 0 and below 1")
 
 
 @configurable("adamw")
@@ -99,6 +107,11 @@ class AdamW(Optimizer):
     """Adam with decoupled weight decay (arXiv:1412.6980, arXiv:1711.05101).
 
     The defaults are GPT-3's (Brown et al. 2020, arXiv:2005.14165, appendix B).
+
+    Attributes:
+      b1: decay rate of the mean of gradients.
+      b2: decay rate of the mean of squared gradients.
+      eps: added to the root of the mean square.
     """
 
     b1: float = 0.9
@@ -109,7 +122,7 @@ class AdamW(Optimizer):
         """Raises UserError for values out of bounds."""
         super().__post_init__()
         self._expect_rates("b1", "b2")
-        expect(self, "eps", self.eps > 0, "a number above 0")
+        require(self, "eps", self.eps > 0, "a number above 0")
 
     def _direction(self, axes):
         return [optax.scale_by_adam(self.b1, self.b2, self.eps), self._decay(axes)]
@@ -124,23 +137,29 @@ class Adafactor(Optimizer):
     mean square, then multiplied by that of its weight, at least 1e-3 (algorithm 4).
     The defaults are the paper's, which T5 trains with: no weight decay, and no other
     clipping than that of each update.
+
+    Attributes:
+      decay_rate: c; step t forgets with the rate 1 - t^-c.
+      clipping_threshold: the largest root mean square of an update.
+      min_dim_size_to_factor: the mean square of a matrix whose smaller side is shorter
+        is kept whole.
     """
 
     weight_decay: float = 0.0
     clip_norm: float | None = None
     decay_rate: float = 0.8
     clipping_threshold: float = 1.0
-    min_dim_size_to_factor: int = 128  # T5X's; below it, factoring saves nothing
+    min_dim_size_to_factor: int = 128  # T5X's
 
     def __post_init__(self):
         """Raises UserError for values out of bounds."""
         super().__post_init__()
         fits = 0 < self.decay_rate <= 1
-        expect(self, "decay_rate", fits, "a number above 0, at most 1")
+        require(self, "decay_rate", fits, "a number above 0, at most 1")
         fits = self.clipping_threshold > 0
-        expect(self, "clipping_threshold", fits, "a number above 0")
+        require(self, "clipping_threshold", fits, "a number above 0")
         fits = self.min_dim_size_to_factor >= 1
-        expect(self, "min_dim_size_to_factor", fits, "1 or more")
+        require(self, "min_dim_size_to_factor", fits, "1 or more")
 
     def _direction(self, axes):
         return [
@@ -159,6 +178,11 @@ class Lamb(Optimizer):
     You et al. 2020 (arXiv:1904.00962, algorithm 2). As in the code of ALBERT and of
     NVIDIA's BERT, biases and norms are neither decayed nor rescaled. The defaults are
     the paper's for BERT.
+
+    Attributes:
+      b1: decay rate of the mean of gradients.
+      b2: decay rate of the mean of squared gradients.
+      eps: added to the root of the mean square.
     """
 
     weight_decay: float = 0.01
@@ -170,7 +194,7 @@ class Lamb(Optimizer):
         """Raises UserError for values out of bounds."""
         super().__post_init__()
         self._expect_rates("b1", "b2")
-        expect(self, "eps", self.eps > 0, "a number above 0")
+        require(self, "eps", self.eps > 0, "a number above 0")
 
     def _direction(self, axes):
         return [
@@ -187,6 +211,10 @@ class Lion(Optimizer):
 
     Its steps are larger than Adam's: the paper takes learning rates 3 to 10 times
     smaller and weight decays as many times larger (section 5).
+
+    Attributes:
+      b1: weight of the momentum, against the gradient, in the sign that is taken.
+      b2: decay rate of the momentum.
     """
 
     weight_decay: float = 1.0
@@ -213,6 +241,13 @@ class Muon(Optimizer):
     both share one schedule and one weight decay (Liu et al. 2025, arXiv:2502.16982,
     eq. 4). Heads and head width are one side of a matrix. Optax corrects the bias of
     the momentum as NAdam does, which Jordan's code does not.
+
+    Attributes:
+      momentum: decay rate of the momentum of hidden matrices.
+      update_rms: root mean square of their updates, before the learning rate.
+      b1: of AdamW: decay rate of the mean of gradients.
+      b2: of AdamW: decay rate of the mean of squared gradients.
+      eps: of AdamW: added to the root of the mean square.
     """
 
     momentum: float = 0.95
@@ -225,8 +260,8 @@ class Muon(Optimizer):
         """Raises UserError for values out of bounds."""
         super().__post_init__()
         self._expect_rates("momentum", "b1", "b2")
-        expect(self, "update_rms", self.update_rms > 0, "a number above 0")
-        expect(self, "eps", self.eps > 0, "a number above 0")
+        require(self, "update_rms", self.update_rms > 0, "a number above 0")
+        require(self, "eps", self.eps > 0, "a number above 0")
 
     def _direction(self, axes):
         # partition() hides the leaves of the other part behind MaskedNodes.

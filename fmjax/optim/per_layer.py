@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from fmjax.optim.axes import Names, num_batch_axes, map_by_axes
+from fmjax.optim.axes import Names, map_by_axes, num_batch_axes
 
 
 def per_layer(

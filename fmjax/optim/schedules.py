@@ -3,6 +3,9 @@
 Steps count from 0: the rate at step t is the one that the (t+1)-th update uses. Every
 linear warm-up over w steps is nanoGPT's, peak · (t + 1) / (w + 1) for t < w, which
 wastes no update on a rate of zero and meets the peak at t = w.
+
+`warmup_steps` counts steps where it is an int, such as 2000. A float below 1, such as
+0.02, is a share of the schedule's steps, so that a shorter run warms up more quickly.
 """
 
 import dataclasses
@@ -13,22 +16,25 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from fmjax.configurable import configurable
-from fmjax.errors import UserError
-from fmjax.optim.bounds import expect
+from fmjax.errors import UserError, require
 
 StepToRate = Callable[[int | Int[Array, ""]], Float[Array, ""]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """The learning rate as a function of the step; `learning_rate` is its peak."""
+    """The learning rate as a function of the step.
+
+    Attributes:
+      learning_rate: its peak.
+    """
 
     learning_rate: float
 
     def __post_init__(self):
         """Raises UserError for values out of bounds."""
         fits = 0 < self.learning_rate < float("inf")
-        expect(self, "learning_rate", fits, "a finite number above 0")
+        require(self, "learning_rate", fits, "a finite number above 0")
 
     @property
     def reads_train_steps(self) -> bool:
@@ -46,32 +52,59 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _WithWarmup(Schedule):
-    warmup_steps: int = 0
+    """A schedule that begins with a warm-up.
+
+    Attributes:
+      warmup_steps: over which the rate rises in a straight line to its peak; a float
+        below 1 is a share of the run's steps.
+    """
+
+    warmup_steps: int | float = 0
 
     def __post_init__(self):
         super().__post_init__()
-        expect(self, "warmup_steps", self.warmup_steps >= 0, "0 or more")
+        warmup = self.warmup_steps
+        fits = warmup >= 0 if isinstance(warmup, int) else 0 <= warmup < 1
+        expected = "a number of steps, or a share of them as a float below 1"
+        require(self, "warmup_steps", fits and not isinstance(warmup, bool), expected)
 
-    def _warm_up_to(self, after: optax.Schedule) -> optax.Schedule:
-        """Warm-up joined to `after`, whose step 0 is the end of the warm-up."""
-        if self.warmup_steps == 0:
+    @property
+    def reads_train_steps(self) -> bool:
+        return isinstance(self.warmup_steps, float)
+
+    def _warmup(self, steps: int) -> int:
+        """The steps of the warm-up in a schedule of so many."""
+        if isinstance(self.warmup_steps, float):
+            return round(self.warmup_steps * steps)
+        return self.warmup_steps
+
+    def _warm_up_to(self, after: optax.Schedule, warmup: int) -> optax.Schedule:
+        """A warm-up joined to `after`, whose step 0 is the end of the warm-up."""
+        if warmup == 0:
             return after
-        start = self.learning_rate / (self.warmup_steps + 1)
-        rise = optax.linear_schedule(start, self.learning_rate, self.warmup_steps)
-        return optax.join_schedules([rise, after], [self.warmup_steps])
+        start = self.learning_rate / (warmup + 1)
+        rise = optax.linear_schedule(start, self.learning_rate, warmup)
+        return optax.join_schedules([rise, after], [warmup])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _ToTheEnd(_WithWarmup):
-    end_fraction: float = 0.0  # of the peak, at step `steps` and after
-    steps: int | None = None  # None: the run's own train.steps
+    """A schedule that falls until the end.
+
+    Attributes:
+      end_fraction: the rate at the end and after, as a fraction of the peak.
+      steps: where the end is; None means train.steps.
+    """
+
+    end_fraction: float = 0.0
+    steps: int | None = None
 
     def __post_init__(self):
         super().__post_init__()
         fits = 0 <= self.end_fraction <= 1
-        expect(self, "end_fraction", fits, "a number from 0 to 1")
+        require(self, "end_fraction", fits, "a number from 0 to 1")
         fits = self.steps is None or self.steps > 0
-        expect(self, "steps", fits, "None (train.steps) or a number above 0")
+        require(self, "steps", fits, "None (train.steps) or a number above 0")
 
     @property
     def reads_train_steps(self) -> bool:
@@ -79,15 +112,18 @@ class _ToTheEnd(_WithWarmup):
 
     def _curve(self, train_steps: int) -> optax.Schedule:
         steps = train_steps if self.steps is None else self.steps
-        if self.warmup_steps > steps:
+        warmup = self._warmup(steps)
+        if warmup > steps:
             end = "train.steps" if self.steps is None else f"{self.gin_name}.steps"
             raise UserError(
-                f"{self.gin_name}.warmup_steps = {self.warmup_steps}: expected at most "
-                f"{end} = {steps}, the end of the schedule."
+                f"{self.gin_name}.warmup_steps = {warmup}: expected at most {end} = "
+                f"{steps}, the end of the schedule, or a float below 1 for a share of "
+                "its steps, such as 0.02."
             )
-        return self._warm_up_to(self._decay(steps))
+        return self._warm_up_to(self._decay(steps, warmup), warmup)
 
-    def _decay(self, steps: int) -> optax.Schedule:
+    def _decay(self, steps: int, warmup: int) -> optax.Schedule:
+        """The schedule behind the warm-up, from step 0 on."""
         raise NotImplementedError
 
 
@@ -97,7 +133,8 @@ class Constant(_WithWarmup):
     """Warm-up, then the peak for ever."""
 
     def _curve(self, train_steps: int) -> optax.Schedule:
-        return self._warm_up_to(optax.constant_schedule(self.learning_rate))
+        peak = optax.constant_schedule(self.learning_rate)
+        return self._warm_up_to(peak, self._warmup(train_steps))
 
 
 @configurable("linear")
@@ -108,11 +145,11 @@ class Linear(_ToTheEnd):
     BERT (Devlin et al. 2019, arXiv:1810.04805, A.2) decays so, to zero.
     """
 
-    def _decay(self, steps: int) -> optax.Schedule:
+    def _decay(self, steps: int, warmup: int) -> optax.Schedule:
         return optax.linear_schedule(
             self.learning_rate,
             self.learning_rate * self.end_fraction,
-            max(1, steps - self.warmup_steps),
+            max(1, steps - warmup),
         )
 
 
@@ -129,10 +166,10 @@ class Cosine(_ToTheEnd):
 
     end_fraction: float = 0.1
 
-    def _decay(self, steps: int) -> optax.Schedule:
+    def _decay(self, steps: int, warmup: int) -> optax.Schedule:
         return optax.cosine_decay_schedule(
             self.learning_rate,
-            max(1, steps - self.warmup_steps),
+            max(1, steps - warmup),
             alpha=self.end_fraction,
         )
 
@@ -146,6 +183,9 @@ class InverseSquareRoot(_WithWarmup):
     (Raffel et al. 2020, arXiv:1910.10683, 3.1.2). The first transformer warms up for as
     long as the timescale, 4,000 steps, to a peak of (512 · 4,000)^-½ (Vaswani et al.
     2017, arXiv:1706.03762, eq. 3).
+
+    Attributes:
+      timescale: the step until which the rate is at its peak.
     """
 
     timescale: int = 10_000
@@ -153,21 +193,20 @@ class InverseSquareRoot(_WithWarmup):
     def __post_init__(self):
         """Raises UserError for values out of bounds."""
         super().__post_init__()
-        fits = self.timescale > 0 and self.timescale >= self.warmup_steps
-        expect(
-            self,
-            "timescale",
-            fits,
-            f"at least 1 and {self.gin_name}.warmup_steps = {self.warmup_steps}",
-        )
+        require(self, "timescale", self.timescale > 0, "at least 1")
 
     def _curve(self, train_steps: int) -> optax.Schedule:
+        warmup = self._warmup(train_steps)
+        fits = self.timescale >= warmup
+        expected = f"at least {self.gin_name}.warmup_steps = {warmup}"
+        require(self, "timescale", fits, expected)
+
         def decay(steps_after_warmup):
-            step = steps_after_warmup + self.warmup_steps
+            step = steps_after_warmup + warmup
             ratio = self.timescale / jnp.maximum(step, self.timescale)
             return self.learning_rate * jnp.sqrt(ratio)
 
-        return self._warm_up_to(decay)
+        return self._warm_up_to(decay, warmup)
 
 
 @configurable("cyclic")
@@ -177,17 +216,22 @@ class Cyclic(Schedule):
 
     The triangular policy of Smith 2017 (arXiv:1506.01186, section 3): a cycle of
     `cycle_steps` starts and ends low and meets the peak halfway.
+
+    Attributes:
+      cycle_steps: length of a cycle.
+      low_fraction: the lowest rate as a fraction of the peak; the paper takes 1/4 to
+        1/3.
     """
 
     cycle_steps: int
-    low_fraction: float = 0.25  # the paper's rule of thumb: between 1/4 and 1/3
+    low_fraction: float = 0.25
 
     def __post_init__(self):
         """Raises UserError for values out of bounds."""
         super().__post_init__()
-        expect(self, "cycle_steps", self.cycle_steps >= 2, "2 or more")
+        require(self, "cycle_steps", self.cycle_steps >= 2, "2 or more")
         fits = 0 <= self.low_fraction <= 1
-        expect(self, "low_fraction", fits, "a number from 0 to 1")
+        require(self, "low_fraction", fits, "a number from 0 to 1")
 
     def _curve(self, train_steps: int) -> optax.Schedule:
         def triangle(step):
@@ -207,6 +251,9 @@ class WarmupStableDecay(_ToTheEnd):
     With x from 0 to 1 over the decay, the rate is peak · (f + (1 - f) · (1 - √x)): the
     "1-sqrt" cooldown of Hägele et al. 2024 (arXiv:2405.18392, section 3), who find a
     fifth of the steps enough. The plan is MiniCPM's (Hu et al. 2024, arXiv:2404.06395).
+
+    Attributes:
+      decay_fraction: of the steps, over which the rate falls.
     """
 
     decay_fraction: float = 0.2
@@ -215,14 +262,14 @@ class WarmupStableDecay(_ToTheEnd):
         """Raises UserError for values out of bounds."""
         super().__post_init__()
         fits = 0 < self.decay_fraction <= 1
-        expect(self, "decay_fraction", fits, "a number above 0, at most 1")
+        require(self, "decay_fraction", fits, "a number above 0, at most 1")
 
-    def _decay(self, steps: int) -> optax.Schedule:
+    def _decay(self, steps: int, warmup: int) -> optax.Schedule:
         decay_steps = max(1, round(self.decay_fraction * steps))
-        stable_steps = steps - decay_steps - self.warmup_steps
+        stable_steps = steps - decay_steps - warmup
         if stable_steps < 0:
             raise UserError(
-                f"{self.gin_name}.warmup_steps = {self.warmup_steps}: expected at most "
+                f"{self.gin_name}.warmup_steps = {warmup}: expected at most "
                 f"{steps - decay_steps}, the step at which the decay begins."
             )
 

@@ -2,9 +2,10 @@
 
 import os
 import pathlib
+import tempfile
 from collections.abc import Sequence
 
-from fmjax.config.load import load_stored
+from fmjax.config.load import StoredConfig, load_stored, read_stored
 from fmjax.config.render import differences, render
 from fmjax.data.tokenizers.tokenizers import load_tokenizer
 from fmjax.errors import UserError
@@ -26,11 +27,8 @@ def claim(
     """
     stored = run_dir / CONFIG
     if stored.exists() and not override:
-        changed = differences(
-            stored_experiment(run_dir, trust or bool(experiment.modules)),
-            experiment,
-            runtime=False,
-        )
+        before = stored_experiment(run_dir, trust or bool(experiment.modules))
+        changed = differences(before, experiment, runtime=False)
         if changed:
             table = "\n".join(
                 f"  {name}: {was or '(absent)'} → {now or '(absent)'}"
@@ -38,6 +36,7 @@ def claim(
             )
             raise UserError(
                 f"{run_dir} holds a run that means something else:\n{table}\n"
+                f"{_of_another_length(before, experiment)}"
                 "Take another --run_dir, or add --override to continue it changed."
             )
     elif not stored.exists() and run_dir.is_dir() and _others(run_dir):
@@ -46,6 +45,52 @@ def claim(
             "Take another --run_dir."
         )
     return render(experiment)
+
+
+def _of_another_length(before: Experiment, now: Experiment) -> str:
+    """What another train.steps does to a schedule that ends there; "" if none does."""
+    old, new = before.train.steps, now.train.steps
+    schedule = getattr(before.optimizer, "schedule", None)
+    if old == new or not getattr(schedule, "reads_train_steps", False):
+        return ""
+    step = min(old, new)
+    rates = (
+        float(each.optimizer.learning_rate(step, each.train.steps))
+        for each in (before, now)
+    )
+    was, becomes = (f"{rate:.3g}" for rate in rates)
+    name = schedule.gin_name
+    return (
+        f"@{name}() is drawn over all of train.steps: with {new:,} of them the "
+        f"learning rate of step {step:,} is {becomes}, with {old:,} it is {was}. "
+        "--override goes on from the last checkpoint at the new rates. A run that is "
+        "to be extended later takes a schedule that does not read train.steps, such as "
+        "@constant().\n"
+    )
+
+
+def check_writable(run_dir: pathlib.Path) -> None:
+    """Raises a UserError unless the directory can be made, or written where it exists.
+
+    A folder is made where it would be, and taken away again.
+    """
+    nearest = run_dir
+    while not os.path.lexists(nearest):
+        nearest = nearest.parent
+    try:
+        # An own file of the run by its name: another process may be listing them.
+        made = tempfile.mkdtemp(prefix=f".{run_lock.FILE}.", dir=nearest)
+        os.rmdir(made)
+    except OSError as error:
+        raise cannot_write(run_dir, nearest, error) from None
+
+
+def cannot_write(run_dir: pathlib.Path, place: str, error: OSError) -> UserError:
+    """The error for a run directory where the file system refuses a place."""
+    return UserError(
+        f"--run_dir {run_dir} cannot be written ({place}: {error.strerror}); expected "
+        "a directory that can be made or written. Take another --run_dir."
+    )
 
 
 def _others(run_dir: pathlib.Path) -> bool:
@@ -70,11 +115,24 @@ def stored_experiment(
     Raises:
       UserError: if it is no run directory, or its config imports code without `trust`.
     """
+    return load_stored(_config_of(run_dir), bindings, trust)
+
+
+def stored_config(run_dir: pathlib.Path) -> StoredConfig:
+    """What a run directory's config says, as text; no code of the run is needed.
+
+    Raises:
+      UserError: if it is no run directory.
+    """
+    return read_stored(_config_of(run_dir))
+
+
+def _config_of(run_dir: pathlib.Path) -> pathlib.Path:
     if not run_dir.is_dir():
         raise UserError(f"{run_dir}: no such directory.")
     if not (run_dir / CONFIG).is_file():
         raise UserError(f"{run_dir}: no {CONFIG} in it, so not a run directory.")
-    return load_stored(run_dir / CONFIG, bindings, trust)
+    return run_dir / CONFIG
 
 
 def source_of(wanted: InitFrom, trust: bool = False) -> Source:
@@ -88,7 +146,7 @@ def source_of(wanted: InitFrom, trust: bool = False) -> Source:
         experiment = stored_experiment(run_dir, trust)
     except UserError as error:
         raise UserError(f"init_from.run: {error}") from None
-    vocab_size = getattr(experiment.objective.model, "vocab_size", None)
+    vocab_size = experiment.objective.vocab_size
     saved = run_dir / TOKENIZER
     tokenizer = load_tokenizer(saved) if saved.is_dir() else None
     return Source(wanted, vocab_size, tokenizer, experiment.objective)

@@ -12,6 +12,8 @@ import shutil
 import time
 from typing import Any
 
+from fmjax.config.load import StoredConfig
+from fmjax.errors import UserError
 from fmjax.objectives.terms import UNITS
 from fmjax.run import directory as run_dirs
 from fmjax.run import lock as run_lock
@@ -21,29 +23,28 @@ from fmjax.training.faults import bad_step_log
 from fmjax.training.reporting import events, metrics
 
 
-def status(run_dir: pathlib.Path, trust: bool = False) -> list[str]:
+def status(run_dir: pathlib.Path) -> list[str]:
     """Lines on what the run is, how far, how fast, what was saved and what went wrong.
+
+    Its config is read as text, so that a run with own code needs none of it here.
 
     Args:
       run_dir: what `fmjax train` or `fmjax import` wrote.
-      trust: the stored config may import code.
 
     Raises:
       UserError: it is no run directory.
     """
-    experiment = run_dirs.stored_experiment(run_dir, trust)
-    objective = experiment.objective
+    config = run_dirs.stored_config(run_dir)
     told = _plausible(events.read(run_dir), "step", "time")
     lines = metrics.read(run_dir) if (run_dir / metrics.FILE).is_file() else []
     lines = _plausible(lines, "step")
     train = [line for line in lines if line["split"] == "train"]
     bad = _plausible(bad_step_log.read(run_dir), "step")
     saved = saved_steps(run_dir)
-    steps = experiment.train.steps
+    steps = _steps(config.bindings)
     step = max([line["step"] for line in lines] + saved, default=0)
     rows = {
-        "run": f"{objective.gin_name} of {objective.model.gin_name}"
-        + (f", on {experiment.data.train.gin_name}" if experiment.data else ""),
+        "run": _parts(config),
         "state": _state(run_dir, told, saved, steps),
         "progress": f"step {step:,} of {steps:,} ({step / max(steps, 1):.0%})",
         "speed": _speed(train, steps - step),
@@ -57,6 +58,32 @@ def status(run_dir: pathlib.Path, trust: bool = False) -> list[str]:
     return [str(run_dir)] + [
         f"  {name:9}{_printable(text)}" for name, text in rows.items()
     ]
+
+
+def _steps(bindings: dict[tuple[str, str], str]) -> int:
+    text = bindings.get(("train", "steps"), "")
+    if not text.isdecimal() or len(text) > 18:
+        raise UserError(f"config.gin: train.steps = {text:.50}: expected a number.")
+    return int(text)
+
+
+def _parts(config: StoredConfig) -> str:
+    """The objective, its model and the data, as the config names them."""
+
+    def bound(owner: str | None, field: str) -> str | None:
+        text = config.bindings.get((owner, field), "") if owner else ""
+        return text[1:-2] if text.startswith("@") else None
+
+    objective = bound("experiment", "objective")
+    model = bound(objective, "model")
+    task = bound(bound("experiment", "data"), "train")
+    text = f"{_name(objective)} of {_name(model)}"
+    text += f", on {_name(task)}" if task else ""
+    return text + (f"; own code: {', '.join(config.modules)}" if config.modules else "")
+
+
+def _name(reference: str | None) -> str:
+    return reference.rsplit("/", 1)[-1] if reference else "(not told)"
 
 
 def _plausible(records: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:

@@ -6,10 +6,7 @@ from collections.abc import Callable
 
 import jax
 
-from fmjax.errors import UserError
-from fmjax.evaluation.reconstructions import reconstructions
-from fmjax.evaluation.sample import sample
-from fmjax.evaluation.unigram import unigram_baseline
+from fmjax.errors import UserError, refuse_scheme
 from fmjax.run import directory as run_dirs
 from fmjax.run import lock as run_lock
 from fmjax.run.lock import RunLock
@@ -47,7 +44,9 @@ def train(
                 f"experiment.{part} has no value, so there is nothing to train; "
                 "include runs/pretrain.gin or bind it."
             )
+    refuse_scheme(run_dir, "--run_dir")
     folder = pathlib.Path(run_dir).expanduser().absolute()
+    run_dirs.check_writable(folder)
     config_text = run_dirs.claim(folder, experiment, override, trust)
 
     first, lock = jax.process_index() == 0, RunLock(folder)
@@ -55,22 +54,21 @@ def train(
         run_lock.refuse_if_taken(folder, at_once=True)
 
     def store() -> None:
-        if first:
+        if not first:
+            return
+        try:
             lock.take()
             run_dirs.write(folder, config_text)
             if (tokenizer := experiment.data.tokenizer()) is not None:
                 tokenizer.save(folder / run_dirs.TOKENIZER)
+        except OSError as error:
+            raise run_dirs.cannot_write(folder, error.filename, error) from error
 
     try:
         return loop.train(
             experiment,
             folder,
             config_text,
-            evaluations=[
-                unigram_baseline(experiment),
-                sample(experiment),
-                reconstructions(experiment),
-            ],
             sources=[]
             if saved_steps(folder)
             else [run_dirs.source_of(wanted, trust) for wanted in experiment.init_from],

@@ -17,6 +17,7 @@ from fmjax.sharding.rules import DEFAULT_RULES, LogicalRules
 # them to the axes on the right: tensor parallelism communicates most, data least.
 AXES = ("data", "fsdp", "stage", "expert", "context", "tensor")
 UNUSED_AXES = ("stage", "context")
+_VIRTUAL = " On CPUs `fmjax train … --devices N` makes N virtual devices."
 
 
 @configurable("mesh")
@@ -81,13 +82,13 @@ class MeshConfig:
             if num_devices % known:
                 raise UserError(
                     f"mesh: {num_devices} devices cannot be divided into "
-                    f"{self._format()}."
+                    f"{self._format()}.{_VIRTUAL}"
                 )
             sizes[sizes.index(-1)] = num_devices // known
         elif known != num_devices:
             raise UserError(
                 f"mesh: {self._format()} takes {known} devices, found {num_devices}. "
-                "Set one axis to -1 to take all."
+                f"Set one axis to -1 to take all.{_VIRTUAL}"
             )
         return tuple(sizes)
 
@@ -115,11 +116,15 @@ def on_mesh(mesh: jax.sharding.Mesh, rules: LogicalRules):
         yield
 
 
+def batch_axes(rules: LogicalRules) -> tuple[str, ...]:
+    """The mesh axes that cut the batch."""
+    target = dict(rules)["batch"]
+    return (target,) if isinstance(target, str) else target or ()
+
+
 def batch_shards(mesh: jax.sharding.Mesh, rules: LogicalRules) -> int:
     """How many pieces the batch axis is cut into."""
-    target = dict(rules)["batch"]
-    axes = (target,) if isinstance(target, str) else target or ()
-    return math.prod(mesh.shape[axis] for axis in axes)
+    return math.prod(mesh.shape[axis] for axis in batch_axes(rules))
 
 
 def batch_sharding(mesh: jax.sharding.Mesh, rules: LogicalRules) -> NamedSharding:

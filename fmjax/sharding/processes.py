@@ -1,12 +1,31 @@
-"""Joining the processes of one run."""
+"""Joining the processes of one run, and the devices that each of them takes."""
 
+import glob
 import os
+import re
+import socket
+import zlib
+from collections.abc import Mapping
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from fmjax.errors import UserError
 
 VARIABLES = ("FMJAX_COORDINATOR", "FMJAX_NUM_PROCESSES", "FMJAX_PROCESS_ID")
+
+
+def use_virtual_devices(count: int) -> None:
+    """Makes so many devices of this machine's CPUs; must precede any use of devices.
+
+    Raises:
+      UserError: the count is below 1.
+    """
+    if count < 1:
+        raise UserError(f"--devices {count}: expected 1 or more virtual devices.")
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", count)
 
 
 def join_processes(cluster: bool = False) -> None:
@@ -31,4 +50,106 @@ def join_processes(cluster: bool = False) -> None:
             process_id=int(index),
         )
     elif cluster:
-        jax.distributed.initialize()
+        jax.distributed.initialize(
+            local_device_ids=local_gpus(os.environ, len(_gpu_files()))
+        )
+
+
+def local_gpus(environ: Mapping[str, str], on_machine: int) -> list[int] | None:
+    """The GPUs that this process of a Slurm step or an MPI job is to take.
+
+    JAX itself gives such a process the one whose number is that of the process on its
+    node: with one process a node, all others idle. Here the processes of a node share
+    the GPUs that they see, unless each sees GPUs of its own.
+
+    Args:
+      environ: the environment.
+      on_machine: GPUs of this machine.
+
+    Returns:
+      Numbers among the visible GPUs; None leaves the choice to JAX: without GPUs, under
+      another launcher, or where $JAX_LOCAL_DEVICE_IDS makes it.
+
+    Raises:
+      UserError: the processes of a node do not divide its GPUs.
+    """
+    place = _place_on_node(environ)
+    if place is None or environ.get("JAX_LOCAL_DEVICE_IDS"):
+        return None
+    index, processes = place
+    named = environ.get("CUDA_VISIBLE_DEVICES") or environ.get("ROCR_VISIBLE_DEVICES")
+    on_node = int(environ.get("SLURM_GPUS_ON_NODE") or on_machine)
+    visible = len(named.split(",")) if named else on_node
+    if visible == 0:
+        return None
+    if processes == 1 or visible < on_node:
+        return list(range(visible))
+    if visible % processes:
+        raise UserError(
+            f"{processes} processes a node for {visible} GPUs: expected a number that "
+            "divides them; launch/slurm/train.sbatch takes one process a node."
+        )
+    each = visible // processes
+    return list(range(index * each, (index + 1) * each))
+
+
+def _place_on_node(environ: Mapping[str, str]) -> tuple[int, int] | None:
+    """(number of this process on its node, processes of the node), if it is told."""
+    if "SLURM_LOCALID" in environ and "SLURM_PROCID" in environ:
+        counts = environ.get("SLURM_STEP_TASKS_PER_NODE") or environ.get(
+            "SLURM_TASKS_PER_NODE", "1"
+        )
+        node = int(environ.get("SLURM_NODEID", 0))
+        return int(environ["SLURM_LOCALID"]), _tasks_per_node(counts)[node]
+    if "OMPI_COMM_WORLD_LOCAL_RANK" in environ:
+        size = int(environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1))
+        return int(environ["OMPI_COMM_WORLD_LOCAL_RANK"]), size
+    return None
+
+
+def _tasks_per_node(text: str) -> list[int]:
+    """Slurm's "2(x3),1" as [2, 2, 2, 1]."""
+    parts = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
+    return [int(tasks) for tasks, times in parts for _ in range(int(times or 1))]
+
+
+def describe_hosts() -> list[str]:
+    """How many hosts and devices a run of several processes has, and what idles.
+
+    Every process calls it; nothing for a run of one.
+    """
+    if jax.process_count() == 1:
+        return []
+    host = zlib.crc32(socket.gethostname().encode()) & 0x7FFFFFFF
+    gpus = len(_gpu_files()) if jax.default_backend() == "gpu" else 0
+    own = np.array([host, jax.local_device_count(), gpus])
+    told = multihost_utils.process_allgather(own).reshape(-1, 3).tolist()
+    return describe_devices([tuple(each) for each in told])
+
+
+def describe_devices(told: list[tuple[int, int, int]]) -> list[str]:
+    """The lines of `describe_hosts`.
+
+    Args:
+      told: of each process (a number of its host, its devices, the host's GPUs).
+    """
+    used: dict[int, int] = {}
+    for host, devices, _ in told:
+        used[host] = used.get(host, 0) + devices
+    counts = sorted(set(used.values()))
+    each = " or ".join(map(str, counts))
+    lines = [f"{len(used)} hosts × {each} devices, {len(told)} processes"]
+    there = {host: gpus for host, _, gpus in told}
+    idle = [host for host in used if used[host] < there[host]]
+    if idle:
+        host = idle[0]
+        lines.append(
+            f"warning: of the GPUs of {len(idle)} hosts some idle: {used[host]} of "
+            f"{there[host]} are in use. Look at $CUDA_VISIBLE_DEVICES and at how many "
+            "processes a node the launcher starts."
+        )
+    return lines
+
+
+def _gpu_files() -> list[str]:
+    return glob.glob("/dev/nvidia[0-9]*")

@@ -1,5 +1,7 @@
 """Which mesh axis each logical axis lands on. Models only name; this page decides."""
 
+import math
+
 import jax
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -78,13 +80,14 @@ def param_specs(axes, shapes, mesh: Mesh, rules: LogicalRules):
         placed = nn.logical_to_mesh_axes(names, rules)
         for name, size, target in zip(names, leaf.shape, placed):
             axes = (target,) if isinstance(target, str) else target or ()
-            for axis in axes:
-                if size % mesh.shape[axis]:
-                    raise UserError(
-                        f"mesh.{axis} = {mesh.shape[axis]} does not divide axis "
-                        f"{name!r} of {where}, which has size {size}. Choose another "
-                        f"size, or leave it whole: mesh.rules = (('{name}', None),)."
-                    )
+            shards = math.prod(mesh.shape[axis] for axis in axes)
+            if size % shards:
+                sizes = " × ".join(f"mesh.{axis}" for axis in axes)
+                raise UserError(
+                    f"{sizes} = {shards} does not divide axis {name!r} of {where}, "
+                    f"which has size {size}. Choose another size, or leave it whole: "
+                    f"mesh.rules = (('{name}', None),)."
+                )
         return PartitionSpec(*placed)
 
     specs = jax.tree_util.tree_map_with_path(

@@ -147,9 +147,7 @@ def _sum_over_pieces(loss: Callable, trained, extra, arrays, microbatches: int):
     pieces = jax.tree.map(lambda x: split_rows(x, microbatches), arrays)
     first = jax.tree.map(lambda x: x[0], pieces)
     (value, (added, _)), grads = jax.eval_shape(gradient, trained, extra, *first)
-    zeros = jax.tree.map(
-        lambda s: jnp.zeros(s.shape, s.dtype), ((value, added), grads)
-    )
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), ((value, added), grads))
     (((value, added), grads), extra), _ = jax.lax.scan(add, (zeros, extra), pieces)
     return (value, (added, extra)), grads
 

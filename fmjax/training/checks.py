@@ -1,14 +1,15 @@
 """What must hold before a run begins, or goes on."""
 
 from fmjax.errors import UserError
-from fmjax.sharding.mesh import batch_shards
+from fmjax.sharding.mesh import batch_axes, batch_shards
 
 
 def check_divisible(name, size, microbatches, mesh, rules) -> None:
     """Raises a UserError unless the batch axis's shards divide each microbatch."""
     shards = batch_shards(mesh, rules)
     if size % (shards * microbatches):
-        by = f"the mesh cuts the batch in {shards} (mesh.data × mesh.fsdp)"
+        axes = " × ".join(f"mesh.{axis}" for axis in batch_axes(rules))
+        by = f"the mesh cuts the batch in {shards} ({axes})"
         if microbatches > 1:
             by += f", train.microbatches = {microbatches}"
         raise UserError(

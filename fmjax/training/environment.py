@@ -1,18 +1,28 @@
 """What programs are compiled with and kept in, and the versions of what computes."""
 
 import importlib.metadata
-import os
-import pathlib
 
 import jax
 
+from fmjax.data.runtime.folders import cache_root
+from fmjax.errors import refuse_scheme
+
 
 def use_compilation_cache(folder: str | None) -> None:
-    """Keeps compiled programs on disk, so that a restart does not compile again."""
-    if folder == "":
+    """Keeps compiled programs on disk, so that a restart does not compile again.
+
+    A folder that JAX was already told, as by JAX_COMPILATION_CACHE_DIR, stays unless
+    `folder` names another.
+
+    Raises:
+      UserError: the folder is an address such as gs://bucket/folder.
+    """
+    if folder == "" or (folder is None and jax.config.jax_compilation_cache_dir):
         return
-    home = os.environ.get("FMJAX_CACHE") or pathlib.Path.home() / ".cache" / "fmjax"
-    jax.config.update("jax_compilation_cache_dir", str(folder or f"{home}/xla"))
+    if folder is not None:
+        refuse_scheme(folder, "train.compilation_cache")
+    place = folder or cache_root(None) / "xla"
+    jax.config.update("jax_compilation_cache_dir", str(place))
 
 
 def versions() -> dict[str, str]:

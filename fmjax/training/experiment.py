@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from fmjax.configurable import configurable
+from fmjax.configurable import configurable, runtime_field
 from fmjax.data.images.image_data import ImageData
 from fmjax.data.images.preprocessing import Preprocessing
 from fmjax.data.text.text_data import Data
@@ -13,6 +13,7 @@ from fmjax.sharding.mesh import MeshConfig
 from fmjax.training.faults.bad_steps import BadSteps
 from fmjax.training.init_from import InitFrom
 from fmjax.training.train_config import TrainConfig
+from fmjax.training.validation import Evaluation
 
 
 @configurable("experiment")
@@ -31,6 +32,7 @@ class Experiment:
       bad_steps: what to do about a loss that is not finite, or far out of the usual.
       preprocessing: what an imported model's images go through; None for one of text,
         and for that of `data`.
+      evaluations: what is evaluated beside the loss on the validation split.
       modules: Python modules that its gin files imported.
     """
 
@@ -43,9 +45,11 @@ class Experiment:
     freeze: tuple[Freeze, ...] = ()
     bad_steps: BadSteps = BadSteps()
     preprocessing: Preprocessing | None = None
+    evaluations: tuple[Evaluation, ...] = runtime_field(())
     modules: tuple[str, ...] = ()
 
     @property
     def image_preprocessing(self) -> Preprocessing | None:
         """What images go through, the model's own or the data's; None for text."""
-        return self.preprocessing or getattr(self.data, "preprocessing", None)
+        of_data = self.data.preprocessing if isinstance(self.data, ImageData) else None
+        return self.preprocessing or of_data

@@ -1,30 +1,38 @@
-"""The whole run, top to bottom: set up, restore, step, log, evaluate, save, finish."""
+"""The whole run, top to bottom: set up, restore, step, log, save, evaluate, finish."""
 
 import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
-from fmjax.sharding.mesh import batch_sharding, global_batch, local_rows, on_mesh
+from fmjax.sharding.mesh import global_batch, local_rows, on_mesh
+from fmjax.sharding.processes import describe_hosts
 from fmjax.training.checkpoint.checkpoints import Checkpoints
+from fmjax.training.checkpoint.clock import SaveClock
+from fmjax.training.checkpoint.saved_state import in_a_line
 from fmjax.training.checkpoint.saver import Saver
-from fmjax.training.checks import check_divisible, check_same_data
+from fmjax.training.checks import check_same_data
 from fmjax.training.environment import use_compilation_cache, versions
+from fmjax.training.experiment import Experiment
 from fmjax.training.faults.bad_step_log import BadStepLog, Diverged, Rollback
 from fmjax.training.faults.device_check import check_devices
 from fmjax.training.faults.interruption import Interruption
 from fmjax.training.faults.watchdog import Watchdog
-from fmjax.training.init_from import Source, check_tokenizers, plan_copies, start_from
+from fmjax.training.init_from import Source, start_from
+from fmjax.training.memory import out_of_memory
 from fmjax.training.numbered_batches import next_batch
+from fmjax.training.reporting import events, metrics
 from fmjax.training.reporting.metrics import MetricWriter
 from fmjax.training.reporting.reports import Reports
 from fmjax.training.reporting.step_log import StepLog
 from fmjax.training.reporting.throughput import mfu
-from fmjax.training.state import State, plan_state
+from fmjax.training.setup import Setup, set_up
+from fmjax.training.state import State
 from fmjax.training.step import make_train_step
-from fmjax.training.validation import Evaluation, Validation
+from fmjax.training.validation import Validation, run_evaluations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,15 +48,14 @@ class Outcome:
 
     step: int
     finished: bool
-    state: State
+    state: State = dataclasses.field(repr=False)
     validation: dict[str, float]
 
 
 def train(
-    experiment: Any,
+    experiment: Experiment,
     run_dir: pathlib.Path,
     config_text: str,
-    evaluations: Sequence[Evaluation] = (),
     *,
     sources: Sequence[Source] = (),
     on_checked: Callable[[], None] = lambda: None,
@@ -58,191 +65,306 @@ def train(
     """Runs an experiment to its end, from wherever the last call stopped.
 
     Args:
-      experiment: a resolved `fmjax.training.experiment.Experiment`.
+      experiment: all of whose parts have values.
       run_dir: where everything is kept; the caller has checked that it is this run's.
       config_text: the whole config, stored with every checkpoint.
-      evaluations: called after each evaluation on the validation split.
       sources: the runs of experiment.init_from; none where the run continues.
-      on_checked: called when everything fits, before anything is made.
+      on_checked: called when everything fits, before anything is compiled.
       on_hang: called from another thread with what hangs, where something does.
       changed_data: continue although the data is not what the checkpoint was made with.
 
     Raises:
-      UserError: where parts of the experiment do not fit; nothing is compiled then.
+      UserError: where parts of the experiment do not fit, before anything is compiled;
+        or the devices have too little memory.
       Diverged: at a bad step, where experiment.bad_steps says stop.
       CannotSave: if saving fails again and again.
       BadDevice: if a device computes wrongly.
     """
-    run, data, objective = experiment.train, experiment.data, experiment.objective
-    use_compilation_cache(run.compilation_cache)
-    mesh, rules = experiment.mesh.build(), experiment.mesh.all_rules
-    sharding = batch_sharding(mesh, rules)
-    eval_size = run.eval_batch_size or run.batch_size
-    check_divisible("train.batch_size", run.batch_size, run.microbatches, mesh, rules)
-    check_divisible("train.eval_batch_size", eval_size, 1, mesh, rules)
-
-    plan = plan_state(
-        objective,
-        experiment.optimizer,
-        mesh,
-        rules,
-        train_steps=run.steps,
-        seed=run.seed,
-        ema=run.ema_decay is not None,
-        freeze=experiment.freeze,
-        bad_steps=experiment.bad_steps,
-    )
-    copies = plan_copies(sources, plan, getattr(objective.model, "vocab_size", None))
-    if jax.process_index() == 0:
-        tokenizer = data.tokenizer()
-        check_tokenizers(copies, tokenizer)
-        objective.check(data.row_shapes(), tokenizer and tokenizer.vocab_size)
-        if check_data := getattr(objective, "check_data", None):
-            check_data(data)
-        data.prepare()
-    data.wait_until_prepared()
-    on_checked()
-    batches = data.train_batches(
-        run.batch_size, local_rows(sharding, run.batch_size), run.seed
-    )
-    flops = objective.train_flops_per_row(plan.shapes.params, data.row_shapes())
-    reports = Reports(
-        run_dir,
-        run.steps,
-        objective.unit,
-        lambda seconds: mfu(run.batch_size / seconds * flops, mesh.size),
-        lambda step: MetricWriter(run_dir, step, run.wandb_project, config_text),
-    )
-    lines = [plan.describe(mesh), *plan.freezing.describe(plan.shapes.params)]
-    for line in lines + [copy.describe() for copy in copies]:
-        reports.say(line)
-    check_devices(mesh)
-
-    checkpoints = Checkpoints(
-        run_dir,
-        keep_last=run.keep_last,
-        keep_every=run.keep_every,
-        keep_best=run.keep_best,
-    )
-    saver = Saver(
-        checkpoints,
-        run.save_attempts,
-        run.save_pause_seconds,
-        lambda text: reports.event("save failed", step, text),
-    )
-    train_step = make_train_step(
-        objective,
-        plan,
-        lambda step: experiment.optimizer.learning_rate(step, run.steps),
-        mesh,
-        rules,
-        seed=run.seed,
-        microbatches=run.microbatches,
-        ema_decay=run.ema_decay,
-    )
-    validate = Validation(experiment, sharding, eval_size, evaluations)
-    beginning = batches.get_state()
-
-    def restore() -> tuple[int, State]:
-        found = checkpoints.restore_newest(
-            plan.shapes, lambda text: reports.event("damaged checkpoint", 0, text)
-        )
-        if not found:
-            batches.set_state(beginning)
-            reports.note("started", 0)
-            return 0, start_from(copies, plan.init())
-        check_same_data(found.data, data.fingerprint(), changed_data)
-        batches.set_state(found.data["iterator"])
-        if found.step < run.steps:
-            reports.event("resumed", found.step, f"resuming from step {found.step}")
-        return found.step, found.state
-
-    def to_save(loss: float | None) -> tuple:
-        position = {"iterator": batches.get_state(), "fingerprint": data.fingerprint()}
-        return state, position, {"config": config_text, "versions": versions()}, loss
-
-    def roll_back(error: Rollback) -> None:
-        older = [saved for saved in checkpoints.steps if saved < error.step]
-        if checkpoints.steps and not older:
-            raise Diverged(f"{error}, and no checkpoint is older", error.step)
-        saver.settle()
-        checkpoints.drop_after(error.step - 1)
-        bad.keep(error.record)
-        without = f"without the batches {error.record['passed_over']}"
-        reports.event("rollback", error.step, f"{error}; going back, {without}")
-
-    validation: dict[str, float] = {}
-    start, rewinds, interrupted = 0, True, False
-    watchdog = Watchdog(
-        run_dir,
-        factor=run.hang_factor,
-        at_least=run.hang_seconds,
-        note=lambda why: reports.note("hung", step, why),
-        on_hang=on_hang,
-    )
+    use_compilation_cache(experiment.train.compilation_cache)
+    setup = set_up(experiment, sources, on_checked)
+    loop = Loop(experiment, run_dir, config_text, setup, on_hang, changed_data)
     try:
-        with on_mesh(mesh, rules), Interruption() as interruption, watchdog:
-            while rewinds:
-                with watchdog.paused():
-                    start, state = restore()
-                step, rewinds = start, False
-                reports.start(start)
-                bad = BadStepLog(run_dir, start, experiment.bad_steps)
-                log = StepLog(
-                    run.log_every,
-                    run.steps,
-                    objective.unit,
-                    reports.training,
-                    bad.check,
-                )
+        with on_mesh(setup.mesh, setup.rules), Interruption() as told, loop.watchdog:
+            loop.restore()
+            while not (loop.complete or loop.interrupted):
                 try:
-                    while step < run.steps and not interrupted:
-                        watchdog.begin(step + 1)
-                        number, batch = next_batch(batches, bad.passed_over)
-                        watchdog.compute()
-                        batch = global_batch(batch, sharding, run.batch_size)
-                        phase = plan.freezing.phase(step)
-                        state, metrics = train_step(state, batch, phase)
-                        step += 1
-                        log.push(step, number, metrics)
-                        reports.advance(step)
-                        done = step == run.steps
-                        # Told to stop at the very end, a run still ends as any other.
-                        interrupted = interruption.reached(step) and not done
-                        fresh = done or (run.eval_every and step % run.eval_every == 0)
-                        due = run.checkpoint_every and step % run.checkpoint_every == 0
-                        if not (fresh or due or interrupted or saver.is_due_again()):
-                            continue
-                        # What is validated or saved is a state whose loss was read.
-                        with log.paused(), watchdog.paused():
-                            loss = None
-                            if fresh and not interrupted:
-                                found = validate(step, state.eval_variables, done)
-                                validation = reports.validation(step, *found)
-                                loss = validation["loss"]
-                            if done or interrupted:
-                                saver.finish(*to_save(loss))
-                            elif due or saver.is_due_again():
-                                saver.save(*to_save(loss))
+                    loop.step()
+                    loop.after_step(told)
                 except Rollback as error:
-                    roll_back(error)
-                    rewinds = True
+                    loop.roll_back(error)
+            if loop.complete and not loop.evaluated:
+                loop.evaluate(last=True)
     except Diverged as error:
-        checkpoints.settle()
-        saved = checkpoints.steps
+        raise loop.diverged(error) from None
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        raise out_of_memory(error, setup.plan) or error from error
+    finally:
+        loop.close()
+    return loop.outcome()
+
+
+class Loop:
+    """A run while it trains: its state, its batches, and all that it writes.
+
+    Args:
+      experiment: as for `train`, like the others.
+      run_dir: likewise.
+      config_text: likewise.
+      setup: what the experiment is on these devices.
+      on_hang: likewise.
+      changed_data: likewise.
+
+    Attributes:
+      state: after the last step; None before `restore`.
+      done: updates done.
+      interrupted: whether the run was told to stop, and has saved.
+      evaluated: whether the last evaluation of the complete run is done.
+      watchdog: watches the steps while it is entered.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        run_dir: pathlib.Path,
+        config_text: str,
+        setup: Setup,
+        on_hang: Callable[[str], None],
+        changed_data: bool,
+    ):
+        run, data, objective = experiment.train, experiment.data, experiment.objective
+        self._experiment, self._run = experiment, run
+        self._run_dir, self._config_text = run_dir, config_text
+        self._setup, self._changed_data = setup, changed_data
+        self.state: State | None = None
+        self.done, self.interrupted, self.evaluated = 0, False, False
+        self._validation: dict[str, float] = {}
+        self._batches = data.train_batches(
+            run.batch_size, local_rows(setup.sharding, run.batch_size), run.seed
+        )
+        self._beginning = self._batches.get_state()
+        self._train_rows = data.train_rows()
+        self._has_validation = data.has_validation
+        flops = objective.train_flops_per_row(
+            setup.plan.shapes.params, data.row_shapes()
+        )
+        self._reports = Reports(
+            run_dir,
+            run.steps,
+            objective.unit,
+            lambda seconds: mfu(run.batch_size / seconds * flops, setup.mesh.size),
+            lambda step: MetricWriter(run_dir, step, run.wandb_project, config_text),
+        )
+        self._describe()
+        check_devices(setup.mesh)
+        self._checkpoints = Checkpoints(
+            run_dir,
+            keep_last=run.keep_last,
+            keep_every=run.keep_every,
+            keep_best=run.keep_best,
+            losses=metrics.losses(run_dir, "validation"),
+        )
+        self._saver = Saver(
+            self._checkpoints,
+            run.save_attempts,
+            run.save_pause_seconds,
+            lambda text: self._reports.event("save failed", self.done, text),
+        )
+        self._clock = SaveClock(run.checkpoint_minutes)
+        self._train_step = make_train_step(
+            objective,
+            setup.plan,
+            lambda step: experiment.optimizer.learning_rate(step, run.steps),
+            setup.mesh,
+            setup.rules,
+            seed=run.seed,
+            microbatches=run.microbatches,
+            ema_decay=run.ema_decay,
+        )
+        self._validate = Validation(experiment, setup.sharding, setup.eval_batch_size)
+        self.watchdog = Watchdog(
+            run_dir,
+            factor=run.hang_factor,
+            at_least=run.hang_seconds,
+            note=lambda why: self._reports.note("hung", self.done, why),
+            on_hang=on_hang,
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Whether all updates are done."""
+        return self.done >= self._run.steps
+
+    def restore(self) -> None:
+        """Takes the newest whole checkpoint, or the initial state where there is none.
+
+        Raises:
+          UserError: the data is not what the checkpoint was made with.
+        """
+        plan, reports = self._setup.plan, self._reports
+        with self.watchdog.paused():
+            found = self._checkpoints.restore_newest(
+                plan.shapes, lambda text: reports.event("damaged checkpoint", 0, text)
+            )
+            if found is None:
+                self._batches.set_state(self._beginning)
+                reports.note("started", 0)
+                self.done, seen = 0, 0.0
+                self.state = start_from(self._setup.copies, plan.init())
+            else:
+                fingerprint = self._experiment.data.fingerprint()
+                check_same_data(found.data, fingerprint, self._changed_data)
+                self._batches.set_state(found.data["iterator"])
+                # Checkpoints of earlier versions do not tell: unknown from there on.
+                seen = found.data.get("seen", float("nan"))
+                self.done, self.state = found.step, found.state
+        if self.complete:
+            self.evaluated = _noted_as_finished(self._run_dir, self.done)
+            also = "" if self.evaluated else ", but for its last evaluation"
+            told = f"finished already, at step {self.done}{also}"
+            reports.say(f"{told}; a larger train.steps extends the run")
+        elif found is not None:
+            told = f"resuming from step {self.done}"
+            reports.event("resumed", self.done, told)
+        reports.start(self.done)
+        self._bad = BadStepLog(self._run_dir, self.done, self._experiment.bad_steps)
+        self._log = StepLog(
+            self._run.log_every,
+            self._run.steps,
+            self._experiment.objective.unit,
+            self._log_step,
+            self._bad.check,
+            seen,
+        )
+        self._clock.saved()
+
+    def step(self) -> None:
+        """One update: the next batch, the compiled step, and its metrics noted."""
+        self.watchdog.begin(self.done + 1)
+        number, batch = next_batch(self._batches, self._bad.passed_over)
+        self.watchdog.compute()
+        batch = global_batch(batch, self._setup.sharding, self._run.batch_size)
+        phase = self._setup.plan.freezing.phase(self.done)
+        self.state, metrics = self._train_step(self.state, batch, phase)
+        self.done += 1
+        self._log.push(self.done, number, metrics)
+        self._reports.advance(self.done)
+
+    def after_step(self, told: Interruption) -> None:
+        """Saves and evaluates where that is due: first the one, then the other."""
+        run, step = self._run, self.done
+        # Told to stop at the very end, a run still ends as any other.
+        self.interrupted = told.reached(step) and not self.complete
+        ends = self.complete or self.interrupted
+        saves = self._clock.is_due(step) or self._saver.is_due_again() or ends
+        saves |= bool(run.checkpoint_every) and step % run.checkpoint_every == 0
+        evaluates = bool(run.eval_every) and step % run.eval_every == 0 and not ends
+        if not (saves or evaluates):
+            return
+        # What is saved or evaluated is a state whose loss was read.
+        with self._log.paused(), self.watchdog.paused():
+            if saves:
+                self._save(wait=ends)
+            if evaluates:
+                self.evaluate(last=False)
+
+    def evaluate(self, last: bool) -> None:
+        """The validation loss, and what experiment.evaluations find besides."""
+        variables, step = self.state.eval_variables, self.done
+        with self.watchdog.paused():
+            values = self._validate(variables, last) if self._has_validation else {}
+            found = run_evaluations(
+                self._experiment, step, variables, last, self._evaluation_failed
+            )
+            seen = {f"{self._experiment.objective.unit}_seen": self._log.seen}
+            seen |= self._epoch(self._batches.get_state()["position"])
+            self._validation = self._reports.validation(step, values, found, seen)
+        if values:
+            self._checkpoints.note_loss(step, values["loss"])
+        if last:
+            self.evaluated = True
+            self._reports.note("finished", step)
+
+    def roll_back(self, error: Rollback) -> None:
+        """Goes back to before a bad step; its batches are left out from there on.
+
+        Raises:
+          Diverged: no checkpoint is older than the bad step.
+        """
+        steps = self._checkpoints.steps
+        if steps and not any(saved < error.step for saved in steps):
+            raise Diverged(f"{error}, and no checkpoint is older", error.step)
+        self._saver.settle()
+        self._checkpoints.drop_after(error.step - 1)
+        self._bad.keep(error.record)
+        without = f"without the batches {error.record['passed_over']}"
+        told = f"{error}; going back, {without}"
+        self._reports.event("rollback", error.step, told)
+        self.restore()
+
+    def diverged(self, error: Diverged) -> Diverged:
+        """The error with what there is to go on from, which is noted as well."""
+        self._checkpoints.settle()
+        saved = self._checkpoints.steps
         where = f"; the last checkpoint is of step {saved[-1]}" if saved else ""
         told = f"{error}. The last good step is {error.step - 1}{where}."
-        reports.note("diverged", error.step, told)
-        raise Diverged(told, error.step) from None
-    finally:
-        reports.close()
-        batches.close()
-        checkpoints.close()
-    if start == run.steps:
-        reports.say(f"finished already, at step {start}; train.steps asks for no more")
-    elif not interrupted:
-        reports.note("finished", step)
-    if interrupted:
-        told = f"interrupted: step {step} is saved; the same command continues"
-        reports.event("interrupted", step, told)
-    return Outcome(step, step >= run.steps, state, validation)
+        self._reports.note("diverged", error.step, told)
+        return Diverged(told, error.step)
+
+    def close(self) -> None:
+        """Stops what runs beside the loop, and writes the last lines."""
+        self._reports.close()
+        self._batches.close()
+        self._checkpoints.close()
+
+    def outcome(self) -> Outcome:
+        """How the run ended."""
+        if self.interrupted:
+            told = f"interrupted: step {self.done} is saved; the same command continues"
+            self._reports.event("interrupted", self.done, told)
+        return Outcome(self.done, self.complete, self.state, self._validation)
+
+    def _save(self, wait: bool) -> None:
+        position = {
+            "iterator": self._batches.get_state(),
+            "fingerprint": self._experiment.data.fingerprint(),
+            "seen": self._log.seen,
+        }
+        meta = {"config": self._config_text, "versions": versions()}
+        save = self._saver.finish if wait else self._saver.save
+        save(self.state, position, meta)
+        self._clock.saved()
+
+    def _log_step(self, step: int, batch: int, values: dict[str, float]) -> None:
+        self._reports.training(step, values | self._epoch(batch + 1))
+
+    def _epoch(self, batches: int) -> dict[str, float]:
+        """How often the train split has been read after so many batches, if known."""
+        rows = self._train_rows
+        return {"epoch": batches * self._run.batch_size / rows} if rows else {}
+
+    def _evaluation_failed(self, name: str, error: Exception) -> None:
+        told = f"the evaluation {name} failed: {in_a_line(error)}"
+        self._reports.event("evaluation failed", self.done, told)
+
+    def _describe(self) -> None:
+        plan, say = self._setup.plan, self._reports.say
+        for line in describe_hosts():
+            say(line)
+        say(plan.describe(self._setup.mesh))
+        for line in plan.freezing.describe(plan.shapes.params):
+            say(line)
+        for copy in self._setup.copies:
+            say(copy.describe())
+        if not self._has_validation:
+            say("the data has no validation split: there will be no validation loss")
+
+
+def _noted_as_finished(run_dir: pathlib.Path, step: int) -> bool:
+    """Whether events.jsonl has the end of the run; what the first process reads."""
+    noted = any(
+        (event["kind"], event["step"]) == ("finished", step)
+        for event in events.read(run_dir)
+    )
+    if jax.process_count() > 1:
+        noted = multihost_utils.broadcast_one_to_all(np.array(noted))
+    return bool(noted)

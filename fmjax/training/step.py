@@ -85,8 +85,13 @@ def make_train_step(
     )
 
 
-def make_eval_step(objective: Objective) -> Callable[[dict, Batch], tuple[Sums, Sums]]:
-    """A jitted (variables, global batch) → (sum, weight) of each term and each ratio.
+def make_eval_step(
+    objective: Objective,
+) -> Callable[[dict, Batch], tuple[Sums, Sums, jax.Array]]:
+    """A jitted (variables, global batch) → what an evaluation adds up.
+
+    That is (sum, weight) of each term, the same of each ratio, and how many targets
+    there are, in the objective's unit.
 
     A term's sum has its coefficient in it: the loss is the sum of sum / weight. New
     collections are dropped: evaluation changes no state.
@@ -98,6 +103,8 @@ def make_eval_step(objective: Objective) -> Callable[[dict, Batch], tuple[Sums, 
             name: (term.coefficient * term.sum, term.weight)
             for name, term in out.terms.items()
         }
-        return shares, {name: tuple(ratio) for name, ratio in out.metrics.items()}
+        ratios = {name: tuple(ratio) for name, ratio in out.metrics.items()}
+        # Compiled functions sort names: which term comes first is known here alone.
+        return shares, ratios, next(iter(objective.weights(batch).values()))
 
     return jax.jit(step)

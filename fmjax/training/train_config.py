@@ -3,7 +3,7 @@
 import dataclasses
 
 from fmjax.configurable import configurable, path, runtime_field
-from fmjax.errors import UserError
+from fmjax.errors import require
 
 
 @configurable("train")
@@ -24,7 +24,9 @@ class TrainConfig:
       eval_batches: batches of an evaluation on the way; None for the whole split. The
         last evaluation always reads the whole split.
       eval_batch_size: rows of an evaluation batch; None means batch_size.
-      checkpoint_every: steps between checkpoints; 0 for none but the last.
+      checkpoint_minutes: between checkpoints, which is how much of a killed run is lost
+        at most; None for none by time. There is always one of the last step.
+      checkpoint_every: steps between further checkpoints; 0 for none.
       keep_last: newest checkpoints kept.
       keep_every: checkpoints whose step is a multiple of this are kept for ever.
       keep_best: checkpoints of lowest validation loss kept besides.
@@ -35,7 +37,6 @@ class TrainConfig:
       hang_seconds: that any step may take, and that a process may be silent; starting,
         compiling, evaluating and saving may take twelve times as long.
       log_every: steps between lines of metrics.
-      sample_prompt: what the text printed at the end continues; None prints none.
       compilation_cache: folder of compiled programs; None means $FMJAX_CACHE/xla or
         ~/.cache/fmjax/xla; "" for no cache. What lies there runs as code: a file that
         binds it needs --trust.
@@ -50,6 +51,7 @@ class TrainConfig:
     eval_every: int = runtime_field(0)
     eval_batches: int | None = runtime_field(None)
     eval_batch_size: int | None = runtime_field(None)
+    checkpoint_minutes: float | None = runtime_field(10.0)
     checkpoint_every: int = runtime_field(0)
     keep_last: int = runtime_field(2)
     keep_every: int | None = runtime_field(None)
@@ -59,7 +61,6 @@ class TrainConfig:
     hang_factor: float = runtime_field(30.0)
     hang_seconds: float = runtime_field(300.0)
     log_every: int = runtime_field(10)
-    sample_prompt: str | None = runtime_field(None)
     compilation_cache: str | None = path(None)
     wandb_project: str | None = runtime_field(None)
 
@@ -67,26 +68,24 @@ class TrainConfig:
         for name in (
             "batch_size", "microbatches", "keep_last", "save_attempts", "log_every"
         ):  # fmt: skip
-            self._require(name, getattr(self, name) >= 1, "at least 1")
+            require(self, name, getattr(self, name) >= 1, "at least 1")
         for name in (
             "steps", "seed", "eval_every", "checkpoint_every", "keep_best"
         ):  # fmt: skip
-            self._require(name, getattr(self, name) >= 0, "at least 0")
+            require(self, name, getattr(self, name) >= 0, "at least 0")
         for name in ("eval_batches", "eval_batch_size", "keep_every"):
             value = getattr(self, name)
-            self._require(name, value is None or value >= 1, "at least 1, or None")
+            require(self, name, value is None or value >= 1, "at least 1, or None")
         for name in ("save_pause_seconds", "hang_factor", "hang_seconds"):
-            self._require(name, getattr(self, name) > 0, "more than 0")
+            require(self, name, getattr(self, name) > 0, "more than 0")
+        minutes = self.checkpoint_minutes
+        holds = minutes is None or minutes > 0
+        require(self, "checkpoint_minutes", holds, "more than 0, or None")
         decay = self.ema_decay
-        self._require("ema_decay", decay is None or 0 < decay < 1, "0 < x < 1, or None")
-        self._require(
+        require(self, "ema_decay", decay is None or 0 < decay < 1, "0 < x < 1, or None")
+        require(
+            self,
             "microbatches",
             self.batch_size % self.microbatches == 0,
             f"a divisor of train.batch_size = {self.batch_size}",
         )
-
-    def _require(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise UserError(
-                f"train.{name} = {getattr(self, name)}: expected {expected}."
-            )

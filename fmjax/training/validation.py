@@ -1,8 +1,8 @@
-"""The validation split of a run, evaluated with its own mesh and batches."""
+"""Evaluations of a run on its way: the validation loss, and what is listed besides."""
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import jax
 import numpy as np
@@ -11,47 +11,70 @@ from fmjax.sharding.mesh import global_batch, local_rows
 from fmjax.training.evaluate import evaluate
 from fmjax.training.step import make_eval_step
 
+if TYPE_CHECKING:
+    from fmjax.training.experiment import Experiment
+
+# Figures to log, texts and pictures (uint8 [H, W, 3]) to show, by name.
 Found = dict[str, float | str | np.ndarray]
-# (step, variables, whether it is the last) → figures to log, texts and pictures (uint8
-# [H, W, 3]) to show.
-Evaluation = Callable[[int, dict, bool], Found]
+
+
+class Evaluation(Protocol):
+    """A configurable of `experiment.evaluations`, run after each validation.
+
+    Every process of a run calls it, on the run's mesh. An exception of a call becomes
+    an event of the run, and the run goes on; it must come in all processes or in none.
+    """
+
+    gin_name: ClassVar[str]
+
+    def check(self, experiment: "Experiment") -> None:
+        """Raises a UserError where the experiment is none that it can evaluate.
+
+        Called in the first process before anything is compiled or written.
+        """
+
+    def __call__(
+        self, experiment: "Experiment", step: int, variables: dict, last: bool
+    ) -> Found:
+        """What it finds.
+
+        Args:
+          experiment: the run's.
+          step: updates done.
+          variables: {"params": averaged where the run keeps averages, others}.
+          last: whether the run ends at this step.
+        """
 
 
 class Validation:
-    """Evaluates variables on the validation split, and in whatever ways besides.
+    """The loss and metrics of variables on the validation split.
 
     Args:
       experiment: the run's, for its data, its objective and train.eval_batches.
       sharding: of a batch.
       batch_size: rows of the global batch.
-      evaluations: what else to find out.
     """
 
     def __init__(
         self,
-        experiment: Any,
+        experiment: "Experiment",
         sharding: jax.sharding.NamedSharding,
         batch_size: int,
-        evaluations: Sequence[Evaluation],
     ):
-        self._data, self._unit = experiment.data, experiment.objective.unit
+        self._experiment = experiment
         self._step = make_eval_step(experiment.objective)
         self._sharding, self._size = sharding, batch_size
-        self._max_batches = experiment.train.eval_batches
-        self._evaluations = evaluations
 
-    def __call__(
-        self, step: int, variables: dict, last: bool
-    ) -> tuple[dict[str, float], Found]:
-        """(loss and metrics, what the evaluations found).
+    def __call__(self, variables: dict, last: bool) -> dict[str, float]:
+        """What `evaluate` gives, and the "seconds" that it took.
 
-        The last validation reads the whole split, others train.eval_batches. The loss
-        and metrics are what `evaluate` gives, and the "seconds" that it took.
+        The last validation reads the whole split, others train.eval_batches of it.
         """
-        split = self._data.eval_batches(
+        experiment = self._experiment
+        split = experiment.data.eval_batches(
             self._size,
             local_rows(self._sharding, self._size),
-            max_batches=None if last else self._max_batches,
+            max_batches=None if last else experiment.train.eval_batches,
         )
         began = time.perf_counter()
         values = evaluate(
@@ -59,10 +82,24 @@ class Validation:
             variables,
             split,
             lambda batch: global_batch(batch, self._sharding, self._size),
-            self._unit,
+            experiment.objective.unit,
         )
         values["seconds"] = time.perf_counter() - began
-        found: Found = {}
-        for evaluation in self._evaluations:
-            found |= evaluation(step, variables, last)
-        return values, found
+        return values
+
+
+def run_evaluations(
+    experiment: "Experiment",
+    step: int,
+    variables: dict,
+    last: bool,
+    failed: Callable[[str, Exception], None],
+) -> Found:
+    """What the experiment's evaluations find; `failed` is told of those that raise."""
+    found: Found = {}
+    for evaluation in experiment.evaluations:
+        try:
+            found |= evaluation(experiment, step, variables, last)
+        except Exception as error:
+            failed(f"@{evaluation.gin_name}()", error)
+    return found

@@ -14,6 +14,7 @@ from fmjax.config.load import load_experiment, load_stored
 from fmjax.config.render import bindings_of, render
 from fmjax.config.statements import Binding, Reference, replace_values
 from fmjax.errors import UserError
+from fmjax.models.layers.rotary import Rotary
 
 OLD = sorted((pathlib.Path(__file__).parent / "old_runs").glob("*.gin"))
 NAMED = {file.stem: file for file in OLD}
@@ -60,7 +61,26 @@ def test_old_names_of_stored_configs_mean_what_they_meant():
     assert text.transformer.num_layers == 2
 
 
+def test_a_sample_prompt_becomes_one_of_the_evaluations():
+    evaluations = load_stored(NAMED["quickstart_muon"]).evaluations
+    assert [part.gin_name for part in evaluations] == ["unigram_baseline", "sample"]
+    assert evaluations[1].prompt == "def "
+
+
+def test_a_base_of_rotary_positions_becomes_a_config_of_them():
+    mixtral = load_stored(NAMED["import_mixtral"]).objective.model
+    assert mixtral.transformer.rotary == Rotary(1e6)
+    gpt2 = load_stored(NAMED["import_gpt2"]).objective.model
+    assert gpt2.transformer.rotary is None
+
+
 OLD_BINDINGS = {
+    "transformer.rope_theta=5e5": (
+        "transformer.rope_theta is no longer a field: write rotary.theta"
+    ),
+    "train.sample_prompt=None": (
+        "train.sample_prompt is no longer a field: write sample.prompt"
+    ),
     "data.bad_share=0.5": "data.bad_share is now called data.max_corrupt_fraction",
     "text_tower.vocab_size=64": "'text_tower' is now called 'text_encoder'",
     "experiment.objective=@image_view_contrast()": (
@@ -147,6 +167,6 @@ def test_translation_of_a_field_into_another_form(monkeypatch):
             for b in bindings
         ]
 
-    monkeypatch.setattr(stored, "TRANSLATIONS", [to_linear])
+    monkeypatch.setattr(stored, "TRANSLATIONS", [*stored.TRANSLATIONS, to_linear])
     schedule = load_stored(NAMED["quickstart_muon"]).optimizer.schedule
     assert schedule.gin_name == "linear"

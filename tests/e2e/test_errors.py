@@ -103,17 +103,22 @@ def test_verbs_refuse_what_is_no_run(name, tmp_path, verb):
     assert str(tmp_path) in err
 
 
-def test_a_sample_of_a_model_that_does_not_write_is_refused(tmp_path, verb):
-    for config, name in (
-        ("small/vit_digits.gin", "vit"),
-        ("small/coca_digits.gin", "coca"),
+def test_a_sample_of_a_model_that_does_not_write_is_refused(tiny, tmp_path, verb):
+    bert = MISTAKES["more masked tokens than are predicted"][0]
+    for config, named in (
+        ([*tiny, *bert, "masking.rate=0.15"], "sample.prompt = 'a ': @bert()"),
+        (
+            ["small/coca_digits.gin", "experiment.evaluations=(@sample(),)"],
+            "sample.prompt = 'a ': @coca()",
+        ),
+        (["small/vit_digits.gin"], "does not use 'sample'"),
     ):
         code, _, err = verb(
-            "train", config, "train.sample_prompt='a '", "--run_dir", tmp_path / "run"
+            "train", *config, "sample.prompt='a '", "--run_dir", tmp_path / "run"
         )
 
         assert code == 2
-        assert f"train.sample_prompt = 'a ': @{name}()" in err
+        assert named in err
         assert not (tmp_path / "run").exists()
 
 

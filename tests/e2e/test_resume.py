@@ -1,6 +1,7 @@
 """A run that is stopped, however it is stopped, ends as if nothing had happened."""
 
 import json
+import math
 import shutil
 import signal
 
@@ -123,6 +124,17 @@ def test_changed_meaning_is_refused(finished, tiny, verb, change):
     assert "--override" in err
     assert "Traceback" not in err
     assert files(finished) == before
+
+
+def test_a_longer_run_tells_what_becomes_of_its_schedule(finished, tiny, verb):
+    code, _, err = verb("train", *tiny, "--run_dir", finished, "train.steps=320")
+
+    # A cosine from 0.01 to a tenth of it, warmed up over 10 steps: half a turn at
+    # (160 - 10) / (320 - 10) of its way.
+    rate = 0.01 * (0.1 + 0.9 * (1 + math.cos(math.pi * 150 / 310)) / 2)
+    assert code == 2
+    assert f"with 320 of them the learning rate of step 160 is {rate:.3g}" in err
+    assert "with 160 it is 0.001" in err
 
 
 def test_override_continues_with_the_change(finished, tmp_path, tiny, verb):

@@ -119,6 +119,79 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(make_run, tmp_path, caps
     assert "The configs are the same." in out
 
 
+def test_no_file_is_written_unless_asked_for(make_run, tmp_path, monkeypatch, capsys):
+    from fmjax.cli.main import main
+
+    run_dir = make_run("a", [train(1)])
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    assert main(["compare", str(run_dir)]) == 0
+
+    assert "3.0000" in capsys.readouterr().out
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_losses_of_other_units_have_axes_of_their_own(make_run):
+    images = {"images": 64.0, "images_per_second": 9.0, "tokens": None}
+    lines = [{k: v for k, v in (train(2) | images).items() if v is not None}]
+    runs = [make_run("a", [train(1)]), make_run("b", lines), make_run("c", [train(3)])]
+
+    text, pictures = curves(runs).axes
+
+    assert [line.get_xdata().tolist() for line in text.lines] == [[1], [3]]
+    assert [line.get_xdata().tolist() for line in pictures.lines] == [[2]]
+    assert text.get_ylabel() == "loss (tokens)"
+    assert pictures.get_ylabel() == "loss (images)"
+
+
+def test_paths_that_differ_are_told(make_run, tmp_path, capsys):
+    data = ["text_task.source=@text_files()", "text_files.files=%TEXT_FILE"]
+    runs = [
+        make_run("a", [train(1)], *data, "TEXT_FILE=/one.txt", "data.cache_dir=/x"),
+        make_run("b", [train(1)], *data, "TEXT_FILE=/two.txt", "train.seed=1"),
+    ]
+
+    compare(runs)
+    (axes,) = curves(runs).axes
+
+    out = capsys.readouterr().out
+    assert "text_files.files" in out
+    assert "'/one.txt'" in out
+    assert "'/two.txt'" in out
+    labels = [line.get_label() for line in axes.lines]
+    assert labels == [
+        "a: text_files.files = '/one.txt', train.seed = 0",
+        "b: text_files.files = '/two.txt', train.seed = 1",
+    ]
+
+
+def test_runs_with_own_code_are_read_without_it(make_run, capsys):
+    from fmjax.cli.main import main
+
+    runs = [make_run("a", [train(1)]), make_run("b", [train(1)], "train.seed=3")]
+    for run_dir in runs:
+        config = run_dir / "config.gin"
+        own = config.read_text().replace("adamw", "my_adam")
+        config.write_text(f"import my_optimizer\n{own}")
+
+    assert main(["compare", *map(str, runs)]) == 0
+    out = capsys.readouterr().out
+    (row,) = [line for line in out.splitlines() if "train.seed" in line]
+    assert [cell.strip() for cell in row.split("│")[2:4]] == ["0", "3"]
+    assert "my_adam.b1" not in out
+    assert "imports 'my_optimizer'" in out
+    assert "--trust" in out
+
+    # The module is not here: what is missing is told, and all else.
+    assert main(["compare", *map(str, runs), "--trust"]) == 0
+    assert "cannot import 'my_optimizer'" in capsys.readouterr().out
+
+    assert main(["status", str(runs[0])]) == 0
+    out = capsys.readouterr().out
+    assert "causal_lm of gpt, on text_task; own code: my_optimizer" in out
+
+
 def test_line_that_a_killed_process_left_unfinished_is_skipped(make_run):
     run_dir = make_run("a", [train(1)])
     with (run_dir / "metrics.jsonl").open("a") as file:

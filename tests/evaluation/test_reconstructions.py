@@ -8,6 +8,7 @@ import fmjax
 
 TINY = [
     "experiment.objective = @masked_autoencoding()",
+    "experiment.evaluations = (@reconstructions(),)",
     "masked_autoencoding.model = @mae()",
     "mae.encoder = @transformer()",
     "mae.decoder = @transformer()",

@@ -14,6 +14,7 @@ import pytest
 from fmjax.training.checkpoint.checkpoints import Checkpoints
 from fmjax.training.checkpoint.saved_state import FOLDER, saved_steps
 from fmjax.training.checkpoint.saver import CannotSave, Saver
+from fmjax.training.reporting import metrics
 from fmjax.training.state import State
 
 
@@ -29,7 +30,7 @@ def saver_of(checkpoints, attempts=10):
 
 
 def what(step, megabytes=4):
-    return state(step, megabytes), {"iterator": {"position": step}}, {}, None
+    return state(step, megabytes), {"iterator": {"position": step}}, {}
 
 
 def assert_whole(run_dir, steps):
@@ -168,10 +169,14 @@ def test_a_slow_file_system_holds_up_nothing_until_the_next_save(tmp_path, monke
 def test_the_best_are_kept_after_a_restart(tmp_path):
     losses = {1: 3.0, 2: 1.0, 3: 2.0}
     for step, loss in losses.items():
-        checkpoints = Checkpoints(tmp_path, keep_last=1, keep_best=1)
-        checkpoints.save(*what(step)[:3], loss)
+        known = metrics.losses(tmp_path, "validation")
+        checkpoints = Checkpoints(tmp_path, keep_last=1, keep_best=1, losses=known)
+        checkpoints.save(*what(step))
         checkpoints.wait()
         checkpoints.close()
+        writer = metrics.MetricWriter(tmp_path, step)
+        writer.write(step, "validation", {"loss": loss})
+        writer.close()
     assert saved_steps(tmp_path) == [2, 3]
 
 

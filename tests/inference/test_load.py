@@ -50,6 +50,11 @@ def test_a_run_comes_back_whole(stored, run):
     jax.tree.map(np.testing.assert_array_equal, run.params, stored[1])
 
 
+def test_a_run_is_printed_in_one_line(stored, run):
+    count = sum(array.size for array in jax.tree.leaves(stored[1]))
+    assert repr(run) == f"Run(causal_lm of gpt, {count:,} parameters, step 0)"
+
+
 def test_logits_are_the_models_without_padding(stored, run):
     expected = MODEL.apply({"params": stored[1]}, TOKENS)
     for tokens in (TOKENS, TOKENS.tolist(), jax.numpy.asarray(TOKENS)):

@@ -21,6 +21,7 @@ from fmjax.models.language.bert import Bert
 from fmjax.models.language.electra import Electra
 from fmjax.models.language.gpt import GPT
 from fmjax.models.language.seq2seq import Seq2Seq
+from fmjax.models.layers.rotary import Rotary
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
 from fmjax.run import directory as run_dir
@@ -38,7 +39,7 @@ LLAMA = TransformerConfig(
     activation="silu",
     gated_mlp=True,
     bias=False,
-    rope_theta=10000.0,
+    rotary=Rotary(10000.0),
 )
 MODEL = GPT(LLAMA, 203, 28, positions="none", tie_embeddings=False)
 

@@ -10,8 +10,10 @@ from flax import linen as nn
 
 from fmjax.errors import UserError
 from fmjax.models.language.gpt import GPT
-from fmjax.models.layers.attention import attend, rotate
+from fmjax.models.layers.attention import attend
+from fmjax.models.layers.attention_mask import AttentionMask
 from fmjax.models.layers.primitives import dropout
+from fmjax.models.layers.rotary import Rotary, rotate
 from fmjax.models.layers.transformer import (
     TransformerConfig,
     stack_layers,
@@ -27,12 +29,12 @@ LLAMA = dataclasses.replace(
     activation="silu",
     gated_mlp=True,
     bias=False,
-    rope_theta=10000.0,
+    rotary=Rotary(10000.0),
 )
 
 
 def make(config, **kwargs):
-    llama = config.rope_theta is not None
+    llama = config.rotary is not None
     kwargs = {"vocab_size": 50, "max_length": 16} | kwargs
     kwargs |= {"positions": "none" if llama else "learned", "tie_embeddings": not llama}
     model = GPT(config, **kwargs)
@@ -133,7 +135,7 @@ def test_attention_against_float64():
     rng = np.random.default_rng(0)
     q = rng.normal(size=(2, 5, 6, 4))
     k, v = rng.normal(size=(2, 2, 5, 3, 4))
-    got = attend(*(jnp.float32(x) for x in (q, k, v)), None)
+    got = attend(*(jnp.float32(x) for x in (q, k, v)), AttentionMask(causal=True))
     k, v = (np.repeat(x, 2, axis=2) for x in (k, v))
     scores = np.einsum("bthk,bshk->bhts", q, k) / 2
     scores = np.where(np.tril(np.ones((5, 5))) > 0, scores, -np.inf)
@@ -152,7 +154,8 @@ def test_rotary_against_complex_numbers():
         1j * positions[..., None, None] * frequency
     )
     want = np.concatenate([z.real, z.imag], -1)
-    got = rotate(jnp.float32(x), jnp.asarray(positions), 100.0)
+    tables = Rotary(100.0).tables(x.shape[-1], jnp.asarray(positions))
+    got = rotate(jnp.float32(x), *tables)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
@@ -173,7 +176,7 @@ def test_dropout_keeps_the_mean_and_is_an_examples_own():
         ({"num_kv_heads": 3}, "transformer.num_kv_heads"),
         ({"dropout": 1.0}, "transformer.dropout"),
         ({"num_layers": 0}, "transformer.num_layers"),
-        ({"rope_theta": 1e4, "head_dim": 3}, "transformer.head_dim"),
+        ({"rotary": Rotary(), "head_dim": 3}, "transformer.head_dim"),
     ],
 )
 def test_impossible_sizes_are_refused_by_name(changes, named):

@@ -18,6 +18,7 @@ from fmjax.models.language.electra import Electra
 from fmjax.models.language.gpt import GPT
 from fmjax.models.language.seq2seq import Seq2Seq
 from fmjax.models.layers.attention import Attention
+from fmjax.models.layers.attention_mask import AttentionMask, self_attention
 from fmjax.models.layers.disentangled import disentangled_scores, log_bucket
 from fmjax.models.layers.position_bias import (
     alibi,
@@ -25,6 +26,7 @@ from fmjax.models.layers.position_bias import (
     relative_bucket,
     sinusoids,
 )
+from fmjax.models.layers.rotary import Rotary
 from fmjax.models.layers.transformer import Context, Stack
 from fmjax.models.layers.transformer_config import TransformerConfig
 
@@ -91,11 +93,11 @@ def test_buckets_of_deberta(buckets, farthest):
     assert np.abs(got).max() < buckets
 
 
-def reached(config, causal, positions, mask):
+def reached(config, mask, T):
     """Which inputs move which outputs of a stack, bool [T, T]."""
-    stack = Stack(config, causal=causal)
-    context = Context(jnp.asarray(positions), attention_mask=mask)
-    T, rng = positions.shape[1], np.random.default_rng(0)
+    stack = Stack(config)
+    context = Context(jnp.arange(T)[None], mask)
+    rng = np.random.default_rng(0)
     # The text as it is, and with another token at each position in turn.
     x = np.repeat(rng.normal(size=(1, T, config.embed_dim)), T + 1, axis=0)
     x[np.arange(T) + 1, np.arange(T)] += rng.normal(size=(T, config.embed_dim))
@@ -129,28 +131,27 @@ def test_windows_by_brute_force(layers, window, global_every, causal, scan_layer
         global_every=global_every,
         scan_layers=scan_layers,
     )
-    # Two documents in a row, each with positions of its own.
-    positions = np.array([[*range(7), *range(4)]])
-    segments = np.array([0] * 7 + [1] * 4)
+    # Two documents in a row.
+    segments = np.array([1] * 7 + [2] * 4)
     T = len(segments)
+    distance = np.arange(T)[:, None] - np.arange(T)
     allowed = segments[:, None] == segments
     if causal:
-        allowed &= np.arange(T)[:, None] >= np.arange(T)
-    got = reached(config, causal, positions, allowed[None])
+        allowed &= distance >= 0
+    got = reached(config, self_attention(causal, jnp.asarray(segments)[None]), T)
     want = np.eye(T, dtype=bool)
     for layer in range(layers):
         sees = allowed.copy()
         if global_every is None or (layer + 1) % global_every:
-            sees &= positions[0][:, None] - positions[0] < window
+            sees &= np.abs(distance) < window
         want = sees @ want
     np.testing.assert_array_equal(got, want)
 
 
 def test_a_window_alone_makes_the_mask():
-    positions = np.arange(6)[None]
     config = TransformerConfig(1, 8, 2, window=2)
     want = np.tril(np.ones((6, 6), bool)) & ~np.tril(np.ones((6, 6), bool), -2)
-    np.testing.assert_array_equal(reached(config, True, positions, None), want)
+    np.testing.assert_array_equal(reached(config, self_attention(True), 6), want)
 
 
 def test_disentangled_scores_of_the_paper():
@@ -188,10 +189,9 @@ def test_disentangled_attention_of_the_paper():
         num_kv_heads=H,
         head_dim=K,
         cross=False,
-        causal=False,
         qkv_bias=True,
         bias=True,
-        rope_theta=None,
+        rotary=None,
         qk_norm=None,
         scale=None,
         softcap=None,
@@ -209,7 +209,7 @@ def test_disentangled_attention_of_the_paper():
             params,
             jnp.float32(x),
             positions=jnp.arange(T)[None],
-            attention_mask=None,
+            mask=AttentionMask(),
             bias=None,
             relative=(jnp.float32(vectors), jnp.asarray(rows)),
             encoder_hidden=None,
@@ -242,7 +242,7 @@ def test_disentangled_attention_of_the_paper():
 
 NONE = TransformerConfig(num_layers=1, embed_dim=8, num_heads=2)
 ALIBI = dataclasses.replace(NONE, position_bias="alibi")
-ROTARY = dataclasses.replace(NONE, rope_theta=1e4)
+ROTARY = dataclasses.replace(NONE, rotary=Rotary(1e4))
 
 
 @pytest.mark.parametrize(

@@ -46,9 +46,14 @@ def one_process(tmp_path_factory, train) -> pathlib.Path:
 
 
 def test_two_processes_have_the_losses_of_one(one_process, tmp_path, train):
-    ended = together(*train, "--run_dir", tmp_path / "run")
+    ended = together(
+        *train, "train.checkpoint_minutes=0.002", "train.keep_last=100",
+        "--run_dir", tmp_path / "run",
+    )  # fmt: skip
 
     assert ended.returncode == 0, ended.stdout
+    # By the first process's clock: both wait for each other at every save.
+    assert len(saved_steps(tmp_path / "run")) > 1
     assert "[0] " in ended.stdout
     here, there = losses(tmp_path / "run"), losses(one_process)
     assert len(here) == STEPS

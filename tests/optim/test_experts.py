@@ -55,7 +55,9 @@ def random(seed):
 def stack(tree, layout):
     """The experts of `random`, stacked."""
     layers = [
-        jax.tree.map(lambda *x: np.stack(x), *(tree[f"{i}_{e}"] for e in range(EXPERTS)))
+        jax.tree.map(
+            lambda *x: np.stack(x), *(tree[f"{i}_{e}"] for e in range(EXPERTS))
+        )
         for i in range(LAYERS)
     ]
     if layout == "unrolled":

@@ -94,6 +94,26 @@ def test_no_update_is_wasted_on_a_rate_of_zero():
     np.testing.assert_allclose(rate(9), PEAK, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("make", "more"),
+    [
+        (schedules.Constant, {}),
+        (schedules.Linear, {}),
+        (schedules.Cosine, {}),
+        (schedules.InverseSquareRoot, {"timescale": 100}),
+        (schedules.WarmupStableDecay, {}),
+    ],
+)
+@pytest.mark.parametrize("steps", [40, 400])
+def test_warmup_of_a_share_scales_with_the_run(make, more, steps):
+    share = make(learning_rate=PEAK, warmup_steps=0.1, **more).build(steps)
+    counted = make(learning_rate=PEAK, warmup_steps=steps // 10, **more).build(steps)
+    at = np.arange(steps)
+    np.testing.assert_array_equal(jax.vmap(share)(at), jax.vmap(counted)(at))
+    np.testing.assert_allclose(share(0), PEAK / (steps // 10 + 1), rtol=1e-6)
+    np.testing.assert_allclose(share(steps // 10), PEAK, rtol=1e-6)
+
+
 def test_first_transformer_peaks_at_the_rate_its_paper_states():
     # Vaswani et al. 2017, eq. 3: d^-0.5 · min(t^-0.5, t · 4000^-1.5), d = 512.
     peak = (512 * 4000) ** -0.5
@@ -122,6 +142,7 @@ def test_t5_decays_from_a_hundredth():
         (schedules.Cosine(learning_rate=PEAK), True),
         (schedules.WarmupStableDecay(learning_rate=PEAK), True),
         (schedules.Cosine(learning_rate=PEAK, steps=100), False),
+        (schedules.Constant(learning_rate=PEAK, warmup_steps=0.5), True),
     ],
 )
 def test_reads_train_steps_tells_whether_the_curve_depends_on_them(schedule, reads):
@@ -138,6 +159,10 @@ def test_reads_train_steps_tells_whether_the_curve_depends_on_them(schedule, rea
         (
             lambda: schedules.Cosine(learning_rate=PEAK, warmup_steps=-1),
             "cosine.warmup_steps",
+        ),
+        (
+            lambda: schedules.Cosine(learning_rate=PEAK, warmup_steps=1.5),
+            r"cosine.warmup_steps = 1.5.*float below 1",
         ),
         (
             lambda: schedules.Cosine(learning_rate=PEAK, end_fraction=1.5),
@@ -157,7 +182,7 @@ def test_reads_train_steps_tells_whether_the_curve_depends_on_them(schedule, rea
         (
             lambda: schedules.InverseSquareRoot(
                 learning_rate=PEAK, warmup_steps=10, timescale=9
-            ),
+            ).build(100),
             "inverse_square_root.timescale",
         ),
         (

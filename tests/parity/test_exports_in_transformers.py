@@ -24,6 +24,7 @@ from fmjax.interop.hugging_face import import_model
 from fmjax.models.language.bert import Bert
 from fmjax.models.language.gpt import GPT
 from fmjax.models.language.seq2seq import Seq2Seq
+from fmjax.models.layers.rotary import Rotary
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
 from fmjax.objectives.masked_lm import MaskedLM
@@ -113,7 +114,7 @@ LLAMA = TransformerConfig(
     activation="silu",
     gated_mlp=True,
     bias=False,
-    rope_theta=500.0,
+    rotary=Rotary(500.0),
 )
 HEADS = dict(tie_embeddings=False, head_bias=True)
 RUNS = {

@@ -26,7 +26,8 @@ def experiment():
 def run_dir(tmp_path, experiment, monkeypatch):
     """With a config, which is read once: it takes longer than all the rest."""
     run_dirs.write(tmp_path, render(experiment))
-    monkeypatch.setattr(run_dirs, "stored_experiment", lambda *_: experiment)
+    config = run_dirs.stored_config(tmp_path)
+    monkeypatch.setattr(run_dirs, "stored_config", lambda _: config)
     return tmp_path
 
 

@@ -13,6 +13,7 @@ from fmjax.sharding.mesh import (
     local_rows,
 )
 from fmjax.sharding.rules import param_specs
+from fmjax.training.checks import check_divisible
 
 
 def test_one_axis_takes_what_is_left():
@@ -99,3 +100,21 @@ def test_the_batch_lies_over_data_and_fsdp():
     assert local_rows(sharding, 8) == range(8)
     x = jax.device_put(jnp.zeros((8, 3)), sharding)
     assert x.sharding.shard_shape(x.shape) == (2, 3)
+
+
+def test_an_axis_must_be_divided_by_the_product_of_its_mesh_axes():
+    config = MeshConfig(data=2, fsdp=2, tensor=2, rules=(("mlp", ("fsdp", "tensor")),))
+    arguments = (config.build(), config.all_rules)
+    # Two and two divide six, four do not.
+    with pytest.raises(
+        UserError, match=r"mesh\.fsdp × mesh\.tensor = 4 does not divide axis 'mlp'"
+    ):
+        param_specs({"w": ("mlp",)}, {"w": jnp.zeros(6)}, *arguments)
+    specs = param_specs({"w": ("mlp",)}, {"w": jnp.zeros(8)}, *arguments)
+    assert specs == {"w": PartitionSpec(("fsdp", "tensor"))}
+
+
+def test_a_batch_that_experts_do_not_divide_names_their_axis():
+    config = MeshConfig(data=2, expert=4)
+    with pytest.raises(UserError, match=r"in 8 \(mesh\.data × .* × mesh\.expert\)"):
+        check_divisible("train.batch_size", 12, 1, config.build(), config.all_rules)

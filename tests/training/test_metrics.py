@@ -2,6 +2,7 @@
 
 import errno
 import json
+import time
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ def test_lines_past_a_resume_and_half_lines_are_dropped(tmp_path):
     lines = [json.dumps({"step": s, "split": "train", "loss": 1.0}) for s in range(5)]
     (tmp_path / metrics.FILE).write_text("\n".join(lines) + '\n{"step": 5, "spl')
     writer = metrics.MetricWriter(tmp_path, start=2)
+    before = time.time()
     writer.write(3, "train", {"loss": 9.0, "mfu": None, "grad_norm": float("nan")})
     writer.close()
     found = metrics.read(tmp_path)
     assert [line["step"] for line in found] == [0, 1, 2, 3]
+    assert before - 1 < found[-1].pop("time") < time.time() + 1
     assert found[-1] == {
         "step": 3,
         "split": "train",

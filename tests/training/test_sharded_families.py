@@ -10,6 +10,7 @@ from fmjax.models.language.bert import Bert
 from fmjax.models.language.electra import Electra
 from fmjax.models.language.gpt import GPT
 from fmjax.models.language.seq2seq import Seq2Seq
+from fmjax.models.layers.rotary import Rotary
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.multimodal.m3ae import M3AE
 from fmjax.models.vision.mae import MAE
@@ -38,7 +39,7 @@ BUCKETS = dataclasses.replace(
     PRE, norm="rmsnorm", bias=False, position_bias="buckets", attention_scale=1.0
 )
 DEEP = dataclasses.replace(PRE, layer_scale=0.5, stochastic_depth=0.4)
-EXPERTS = dataclasses.replace(PRE, rope_theta=1e4, bias=False, num_experts=4)
+EXPERTS = dataclasses.replace(PRE, rotary=Rotary(1e4), bias=False, num_experts=4)
 POST_EXPERTS = dataclasses.replace(
     PRE, norm_position="post", bias=False, activation="relu", num_experts=4
 )
@@ -56,7 +57,7 @@ GEMMA2 = dataclasses.replace(
     unit_offset_norm=True,
     gated_mlp=True,
     bias=False,
-    rope_theta=1e4,
+    rotary=Rotary(1e4),
     window=3,
     global_every=2,
     attention_scale=0.3,

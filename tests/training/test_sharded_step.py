@@ -8,6 +8,7 @@ import pytest
 from on_meshes import MESHES, OPTIMIZER, STEPS, assert_same, run_steps
 
 from fmjax.models.language.gpt import GPT
+from fmjax.models.layers.rotary import Rotary
 from fmjax.models.layers.transformer import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
 from fmjax.sharding.mesh import MeshConfig, batch_sharding, global_batch, on_mesh
@@ -25,7 +26,7 @@ CONFIG = TransformerConfig(
     activation="silu",
     gated_mlp=True,
     bias=False,
-    rope_theta=10000.0,
+    rotary=Rotary(10000.0),
     dropout=0.1,
     attention_dropout=0.1,
     dtype="float32",

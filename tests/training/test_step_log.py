@@ -14,7 +14,7 @@ def log_of(every, last):
         every=every,
         last=last,
         unit="tokens",
-        write=lambda step, values: lines.append(step),
+        write=lambda step, batch, values: lines.append(step),
         check=lambda step, batch, found: checked.append((step, batch, found["loss"])),
     )
     return log, lines, checked
@@ -44,3 +44,20 @@ def test_every_step_is_checked_two_steps_late():
     assert seen == [(1, 11, 0.5), (2, 12, 1.0)]
     log.drain()
     assert seen[2:] == [(3, 13, 1.5), (4, 14, 2.0)]
+
+
+def test_tokens_seen_go_on_from_those_before():
+    lines = []
+    log = StepLog(
+        every=2,
+        last=4,
+        unit="tokens",
+        write=lambda step, batch, values: lines.append(values["tokens_seen"]),
+        check=lambda step, batch, found: None,
+        seen=100.0,
+    )
+    for step, tokens in enumerate([10.0, 7.0, 10.0, 3.0], start=1):
+        log.push(step, step, metrics(tokens=tokens))
+    log.drain()
+    assert lines == [117.0, 130.0]
+    assert log.seen == 130.0

@@ -129,6 +129,10 @@ class CachedData(abc.ABC):
             prefetch=self.prefetch,
         )
 
+    def train_rows(self) -> int | None:
+        """Rows of the train split, of all its tasks together; None if unknown."""
+        return sum(cache.rows for cache in self.caches("train"))
+
     def target_counts(self) -> tuple[np.ndarray, int | None] | None:
         """How often each id is a target of the validation split.
 

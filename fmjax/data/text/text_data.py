@@ -160,6 +160,10 @@ class Data(CachedData):
             max_batches=max_batches,
         )
 
+    def train_rows(self) -> int | None:
+        """Rows of the train split; None where they are streamed."""
+        return None if self.streaming else super().train_rows()
+
     def target_counts(self) -> tuple[np.ndarray, int | None] | None:
         """How often each id is a counted target of the validation split.
 

@@ -21,7 +21,7 @@ from fmjax.data.tokenizers.tokenizers import (
     Tokenizer,
     load_tokenizer,
 )
-from fmjax.errors import UserError, suggest
+from fmjax.errors import UserError, refuse_scheme, suggest
 
 # SentencePiece leaves out longer training lines, silently.
 _LINE_BYTES = 4096
@@ -176,6 +176,7 @@ def train_sentencepiece(
     Raises:
       UserError: no files, too little text for `vocab_size`, or `out` is not writable.
     """
+    refuse_scheme(out, "the tokenizer's file")
     settings = SentencePiece(
         vocab_size=vocab_size, model_type=model_type, training_bytes=training_bytes
     )

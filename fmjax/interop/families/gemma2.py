@@ -9,10 +9,10 @@ from fmjax.interop.families.llama import (
     BLOCK,
     FEED_FORWARD,
     LAYER,
-    Rope,
     family,
     sizes,
 )
+from fmjax.interop.families.rope import Rope
 from fmjax.interop.families.windows import LayerTypes
 from fmjax.interop.options import Options
 from fmjax.interop.rows import norm
@@ -58,7 +58,7 @@ GEMMA2 = family(
         activation("hidden_activation", "transformer.activation", "gelu_pytorch_tanh"),
         # Transformers reads hidden_activation alone; older configs have both.
         Ignored("hidden_act"),
-        Rope(),
+        Rope(8192),
         LayerTypes(26, None, 2),
         QueryScale(),
         Option(

@@ -2,56 +2,22 @@
 
 from typing import Any
 
-from fmjax.errors import UserError
 from fmjax.interop.entries import (
     Constant,
     Entry,
     Fixed,
     Ignored,
     Option,
-    Values,
     activation,
 )
 from fmjax.interop.families.decoder_head import architectures
+from fmjax.interop.families.rope import Rope
 from fmjax.interop.family import Family
-from fmjax.interop.options import Options
 from fmjax.interop.rows import Row, attention, feed_forward, norm
 from fmjax.models.language.gpt import GPT
 from fmjax.objectives.causal_lm import CausalLM
 
 LAYER, BLOCK = "model.layers.{layer}", "stack/layers"
-
-
-class Rope:
-    """The base of plain rotary positions, which versions 4 and 5 spell apart."""
-
-    fields = ("transformer.rope_theta",)
-
-    def __init__(self, default: float = 10000.0):
-        """Takes the base where none is told."""
-        self._default = default
-
-    def read(self, options: Options) -> dict[str, Any]:
-        """Takes the options; see `Entry`."""
-        theta = options.take("rope_theta", float, self._default)
-        options.require("partial_rotary_factor", 1.0, None)
-        for name in ("rope_scaling", "rope_parameters"):
-            if (inside := options.take_options(name)) is None:
-                continue
-            inside.require("rope_type", "default")
-            inside.require("type", "default")
-            inside.require("partial_rotary_factor", 1.0, None)
-            theta = inside.take("rope_theta", float, theta)
-            inside.finish()
-        return {self.fields[0]: theta}
-
-    def write(self, values: Values) -> dict[str, Any]:
-        """The options, in both spellings; see `Entry`."""
-        theta = values[self.fields[0]]
-        if theta is None:
-            raise UserError(f"{self.fields[0]} = None; expected a number.")
-        inside = {"rope_type": "default", "rope_theta": theta}
-        return {"rope_theta": theta, "rope_parameters": inside}
 
 
 def sizes(**defaults: Any) -> tuple[Entry, ...]:
@@ -161,7 +127,7 @@ LLAMA = family(
     (
         *sizes(intermediate_size=11008, max_position_embeddings=2048),
         SILU,
-        Rope(),
+        Rope(2048),
         Constant("attention_bias", False),
         Constant("mlp_bias", False),
         Constant("pretraining_tp", 1, None),
@@ -177,7 +143,7 @@ MISTRAL = family(
     (
         *sizes(num_key_value_heads=8, max_position_embeddings=131072),
         SILU,
-        Rope(),
+        Rope(131072),
         Option("sliding_window", "transformer.window", int, 4096, null=True),
     ),
     (*NORMS, *ATTENTION, *FEED_FORWARD),

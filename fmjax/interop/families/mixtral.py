@@ -7,10 +7,10 @@ from fmjax.interop.families.llama import (
     LAYER,
     NORMS,
     SILU,
-    Rope,
     family,
     sizes,
 )
+from fmjax.interop.families.rope import Rope
 from fmjax.interop.rows import LINEAR, Row
 
 _EXPERTS = f"{LAYER}.block_sparse_moe"
@@ -23,7 +23,7 @@ MIXTRAL = family(
             num_key_value_heads=8, max_position_embeddings=131072, rms_norm_eps=1e-5
         ),
         SILU,
-        Rope(1e6),
+        Rope(131072, 1e6),
         Option("sliding_window", "transformer.window", int, None),
         Option("num_local_experts", "transformer.num_experts", int, 8),
         Option("num_experts_per_tok", "transformer.experts_per_token", int, 2),

@@ -8,10 +8,10 @@ from fmjax.interop.families.llama import (
     LAYER,
     NORMS,
     SILU,
-    Rope,
     family,
     sizes,
 )
+from fmjax.interop.families.rope import Rope
 from fmjax.interop.families.windows import LayerTypes
 from fmjax.interop.rows import norm
 
@@ -31,7 +31,7 @@ QWEN2 = family(
     (
         *sizes(**_QWEN),
         SILU,
-        Rope(),
+        Rope(32768),
         LayerTypes(32, "use_sliding_window", None),
         # Qwen 2.5 has it.
         Constant("use_mrope", False),
@@ -45,7 +45,7 @@ QWEN3 = family(
     (
         *sizes(**_QWEN, head_dim=128),
         SILU,
-        Rope(),
+        Rope(32768),
         LayerTypes(32, "use_sliding_window", None),
         Constant("attention_bias", False),
     ),

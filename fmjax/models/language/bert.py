@@ -9,15 +9,14 @@ from jaxtyping import Array, Bool, Float, Int
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.flops import attention_flops, matmul_parameters
+from fmjax.models.layers.attention_mask import self_attention
 from fmjax.models.layers.inputs import (
     InputEmbedding,
     Positions,
-    attention_mask,
     check_length,
     check_positions,
     check_sizes,
     outputs,
-    padding_mask_of,
 )
 from fmjax.models.layers.language_head import LanguageHead, padded
 from fmjax.models.layers.primitives import (
@@ -98,7 +97,7 @@ class Bert(nn.Module):
             self.num_token_types,
             norm=True,
         )
-        self.stack = Stack(c, causal=False)
+        self.stack = Stack(c)
         if self.language_head:
             self.masked_head = MaskedHead(c, self.vocab_size, rows, width)
         if self.pooler != "none":
@@ -161,21 +160,16 @@ class Bert(nn.Module):
     ) -> dict[str, Array]:
         """Everything but the language head; see `__call__`."""
         c = self.transformer
-        T = tokens.shape[1]
         check_length("bert", tokens, self.max_length)
         if positions is None:
-            positions = jnp.arange(T)[None]
+            positions = jnp.arange(tokens.shape[1])[None]
             if self.position_padding_id is not None:
                 counted = tokens != self.position_padding_id
                 positions = counted.cumsum(1) * counted - 1
         x = self.tokens(tokens)
         x = self.inputs(x, positions, token_types, fold_keys(keys, c.num_layers))
-        context = Context(
-            positions,
-            attention_mask=attention_mask(False, segment_ids, padding_mask, T),
-            padding_mask=padding_mask_of(segment_ids, padding_mask),
-            keys=keys,
-        )
+        mask = self_attention(False, segment_ids, padding_mask)
+        context = Context(positions, mask, keys=keys)
         out = self.stack(x, context, None, hidden_states)
         return out | self._about_the_text(out["hidden"][:, 0], keys)
 

@@ -7,15 +7,14 @@ from jaxtyping import Array, Bool, Float, Int
 from fmjax.configurable import configurable
 from fmjax.models.flops import attention_flops, matmul_parameters
 from fmjax.models.language.bert import MaskedHead
+from fmjax.models.layers.attention_mask import self_attention
 from fmjax.models.layers.inputs import (
     InputEmbedding,
     Positions,
-    attention_mask,
     check_length,
     check_positions,
     check_sizes,
     outputs,
-    padding_mask_of,
 )
 from fmjax.models.layers.language_head import padded
 from fmjax.models.layers.primitives import (
@@ -87,11 +86,11 @@ class Electra(nn.Module):
             num_token_types=self.num_token_types,
             norm=True,
         )
-        self.discriminator_stack = Stack(c, causal=False)
+        self.discriminator_stack = Stack(c)
         self.detect = Dense(c.embed_dim, ("embed", None), True, std, dtype)
         self.detect_out = Dense(1, ("embed", None), True, std, dtype)
         if self.generator is not None:
-            self.generator_stack = Stack(self.generator, causal=False)
+            self.generator_stack = Stack(self.generator)
             self.masked_head = MaskedHead(
                 self.generator, self.vocab_size, self.padded_vocab_size, width
             )
@@ -170,18 +169,13 @@ class Electra(nn.Module):
         return self.masked_head(hidden, self.tokens.table)
 
     def _read(self, tokens, token_types, positions, segment_ids, padding_mask, keys):
-        T = tokens.shape[1]
         check_length("electra", tokens, self.max_length)
         if positions is None:
-            positions = jnp.arange(T)[None]
+            positions = jnp.arange(tokens.shape[1])[None]
         at_input = fold_keys(keys, self.discriminator.num_layers)
         x = self.inputs(self.tokens(tokens), positions, token_types, at_input)
-        return x, Context(
-            positions,
-            attention_mask=attention_mask(False, segment_ids, padding_mask, T),
-            padding_mask=padding_mask_of(segment_ids, padding_mask),
-            keys=keys,
-        )
+        mask = self_attention(False, segment_ids, padding_mask)
+        return x, Context(positions, mask, keys=keys)
 
     def train_flops_per_token(
         self, params, length: int, predicted: float = 1.0

@@ -7,15 +7,14 @@ from jaxtyping import Array, Bool, Float, Int
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.flops import attention_flops, matmul_parameters
+from fmjax.models.layers.attention_mask import cached_self_attention, self_attention
 from fmjax.models.layers.inputs import (
     InputEmbedding,
     Positions,
-    attention_mask,
     check_length,
     check_positions,
     check_sizes,
     outputs,
-    padding_mask_of,
 )
 from fmjax.models.layers.language_head import LanguageHead, padded
 from fmjax.models.layers.primitives import Embedding, Keys, fold_keys
@@ -32,7 +31,7 @@ class GPT(nn.Module):
       vocab_size: V; ids at and above it are never predicted.
       max_length: the longest sequence; learned positions have as many rows.
       positions: vectors added for each position: "learned" (GPT-2), "sinusoidal", or
-        "none" where transformer.rope_theta or position_bias tells them.
+        "none" where transformer.rotary or position_bias tells them.
       position_offset: row of position 0 in the learned table (OPT: 2).
       positions_from_padding_mask: given a padding mask, positions count the tokens that
         are no padding (OPT).
@@ -149,19 +148,13 @@ class GPT(nn.Module):
             if self.positions_from_padding_mask and padding_mask is not None:
                 positions = padding_mask.cumsum(1) * padding_mask - 1
         if cache is None:
-            allowed = attention_mask(True, segment_ids, padding_mask, T)
+            mask = self_attention(True, segment_ids, padding_mask)
         else:
-            slots = jnp.arange(cache.self_attention.k.shape[-3])
-            allowed = slots <= positions[..., None]
+            mask = cached_self_attention(positions)
         # Blocks fold their index, 0 and up; the input takes the next one.
         at_input = fold_keys(keys, self.transformer.num_layers)
         x = self.inputs(self.tokens(tokens), positions, None, at_input)
-        context = Context(
-            positions,
-            attention_mask=allowed,
-            padding_mask=padding_mask_of(segment_ids, padding_mask),
-            keys=keys,
-        )
+        context = Context(positions, mask, keys=keys)
         return self.stack(x, context, cache, hidden_states)
 
     def head(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T padded_V"]:

@@ -7,15 +7,18 @@ from jaxtyping import Array, Bool, Float, Int
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.flops import attention_flops, matmul_parameters
+from fmjax.models.layers.attention_mask import (
+    cached_self_attention,
+    cross_attention,
+    self_attention,
+)
 from fmjax.models.layers.inputs import (
     InputEmbedding,
     Positions,
-    attention_mask,
     check_length,
     check_positions,
     check_sizes,
     outputs,
-    padding_mask_of,
 )
 from fmjax.models.layers.language_head import LanguageHead, padded
 from fmjax.models.layers.primitives import Embedding, Keys, fold_keys
@@ -109,7 +112,7 @@ class Seq2Seq(nn.Module):
             )
             for side in (self.encoder, self.decoder)
         )
-        self.encoder_stack = Stack(self.encoder, causal=False)
+        self.encoder_stack = Stack(self.encoder)
         self.decoder_stack = Stack(self.decoder, cross=True)
         self.language_head = LanguageHead(
             self.vocab_size,
@@ -220,14 +223,8 @@ class Seq2Seq(nn.Module):
         at_input = fold_keys(keys, self.encoder.num_layers)
         x = self.tokens(encoder_tokens)
         x = self.encoder_inputs(x, encoder_positions, None, at_input)
-        context = Context(
-            encoder_positions,
-            attention_mask=attention_mask(
-                False, encoder_segment_ids, encoder_padding_mask, S
-            ),
-            padding_mask=padding_mask_of(encoder_segment_ids, encoder_padding_mask),
-            keys=keys,
-        )
+        mask = self_attention(False, encoder_segment_ids, encoder_padding_mask)
+        context = Context(encoder_positions, mask, keys=keys)
         return self.encoder_stack(x, context, None, hidden_states)
 
     def decode(
@@ -264,29 +261,19 @@ class Seq2Seq(nn.Module):
         if decoder_positions is None:
             decoder_positions = jnp.arange(T)[None]
         if cache is None:
-            allowed = attention_mask(True, decoder_segment_ids, None, T)
+            mask = self_attention(True, decoder_segment_ids)
         else:
-            slots = jnp.arange(cache.self_attention.k.shape[-3])
-            allowed = slots <= decoder_positions[..., None]
-        cross = (
-            None if encoder_padding_mask is None else encoder_padding_mask[:, None, :]
-        )
-        if decoder_segment_ids is not None and encoder_segment_ids is not None:
-            same = decoder_segment_ids[:, :, None] == encoder_segment_ids[:, None, :]
-            cross = same if cross is None else cross & same
-        elif encoder_segment_ids is not None:
-            # One text a row on the decoder's side: padding alone is hidden.
-            no_padding = (encoder_segment_ids > 0)[:, None, :]
-            cross = no_padding if cross is None else cross & no_padding
+            mask = cached_self_attention(decoder_positions)
         at_input = fold_keys(keys, self.decoder.num_layers)
         x = self.tokens(decoder_tokens)
         x = self.decoder_inputs(x, decoder_positions, None, at_input)
         context = Context(
             decoder_positions,
-            attention_mask=allowed,
-            padding_mask=padding_mask_of(decoder_segment_ids, None),
+            mask,
             encoder_hidden=encoder_hidden,
-            cross_attention_mask=cross,
+            cross_mask=cross_attention(
+                decoder_segment_ids, encoder_segment_ids, encoder_padding_mask
+            ),
             keys=keys,
         )
         return self.decoder_stack(x, context, cache, hidden_states)

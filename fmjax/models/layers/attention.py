@@ -6,8 +6,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from fmjax.models.layers.attention_mask import AttentionMask
 from fmjax.models.layers.disentangled import disentangled_scores
 from fmjax.models.layers.primitives import (
     Keys,
@@ -18,31 +19,16 @@ from fmjax.models.layers.primitives import (
     normal_init,
     zeros_init,
 )
-
-
-def rotate(
-    x: Float[Array, "B T H K"], positions: Int[Array, "B T"], theta: float
-) -> Float[Array, "B T H K"]:
-    """Rotary position embedding (Su et al. 2021), halves paired as in Llama.
-
-    Pair i of the K/2 pairs (x_i, x_{i+K/2}) turns by position · theta^(-2i/K).
-    """
-    half = x.shape[-1] // 2
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions[..., None, None].astype(jnp.float32) * frequency
-    sin, cos = jnp.sin(angle), jnp.cos(angle)
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-    return turned.astype(x.dtype)
+from fmjax.models.layers.rotary import Rotary, rotate
+from fmjax.sharding.platform import platform
 
 
 def attend(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B S G K"],
     v: Float[Array, "B S G K"],
-    attention_mask: Bool[Array, "B T S"] | None,
+    mask: AttentionMask,
     *,
-    causal: bool = True,
     bias: Float[Array, "B H T S"] | None = None,
     scale: float | None = None,
     softcap: float | None = None,
@@ -56,8 +42,7 @@ def attend(
       q: queries.
       k: keys.
       v: values.
-      attention_mask: True where a query attends to a key; None leaves that to `causal`.
-      causal: without a mask, whether a query sees only keys up to its own (T = S).
+      mask: which keys each query sees.
       bias: added to the scores; its first axis may be 1.
       scale: of the scores; None means K^(-1/2).
       softcap: scores x become softcap · tanh(x / softcap) (Gemma 2), before the bias.
@@ -73,20 +58,19 @@ def attend(
         fits = q.dtype in (jnp.bfloat16, jnp.float16) and K % 8 == 0 and K <= 256
         plain = bias is None and softcap is None
         plain = plain and (keys is None or dropout_rate == 0)
-        on_gpu = jax.default_backend() == "gpu"
-        implementation = "cudnn" if on_gpu and fits and plain else "xla"
+        implementation = "cudnn" if platform() == "gpu" and fits and plain else "xla"
     if implementation == "cudnn":
+        causal = mask.causal and mask.only_causal
+        array = None if causal else mask.to_array(T, S)
         return jax.nn.dot_product_attention(
             q,
             k,
             v,
-            mask=None if attention_mask is None else attention_mask[:, None],
+            mask=None if array is None else array[:, None],
             scale=scale,
-            is_causal=attention_mask is None and causal,
+            is_causal=causal,
             implementation="cudnn",
         )
-    if attention_mask is None and causal:
-        attention_mask = (jnp.arange(T)[:, None] >= jnp.arange(S))[None]
     # Heads first, and those that share keys one below the other: products of matrices,
     # which XLA's CPU backend does not make of more axes by itself.
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q * scale, k, v))
@@ -97,8 +81,9 @@ def attend(
         scores = softcap * jnp.tanh(scores / softcap)
     if bias is not None:
         scores = scores + bias
-    if attention_mask is not None:
-        scores = jnp.where(attention_mask[:, None], scores, jnp.finfo(jnp.float32).min)
+    array = mask.to_array(T, S)
+    if array is not None:
+        scores = jnp.where(array[:, None], scores, jnp.finfo(jnp.float32).min)
     weights = dropout(jax.nn.softmax(scores, axis=-1), dropout_rate, keys)
     weights = weights.astype(v.dtype).reshape(B, G, H // G * T, S)
     out = jnp.einsum("bgts,bgsk->bgtk", weights, v)
@@ -110,8 +95,8 @@ def attend(
 class KeyValueCache:
     """Keys and values of what was read so far; slot s holds position s of its row.
 
-    Because a slot is a position, the causal mask alone hides what was not written yet
-    and the padding of shorter prompts until it is overwritten.
+    Because a slot is a position, the causal mask alone hides slots that are not written
+    yet, and the padding of shorter prompts until it is overwritten.
 
     Attributes:
       k: [B, S, G, K], with a leading layers axis in a stack.
@@ -139,10 +124,9 @@ class Attention(nn.Module):
       num_kv_heads: key and value heads; must divide num_heads.
       head_dim: width of a head.
       cross: cross-attention: keys and values are of an encoder's output.
-      causal: whether, without a mask, a query sees only keys up to its own.
       qkv_bias: whether the projections to queries, keys and values have offsets.
       bias: whether the projection back has one.
-      rope_theta: base of the rotary frequencies; None for no rotary positions.
+      rotary: rotary positions of self-attention; None for none.
       qk_norm: epsilon of an RMSNorm over each query and key; None for no norm.
       scale: of the scores; None means head_dim^(-1/2). Queries' weights start smaller
         by as much as it is larger than that, as in T5.
@@ -158,10 +142,9 @@ class Attention(nn.Module):
     num_kv_heads: int
     head_dim: int
     cross: bool
-    causal: bool
     qkv_bias: bool
     bias: bool
-    rope_theta: float | None
+    rotary: Rotary | None
     qk_norm: float | None
     scale: float | None
     softcap: float | None
@@ -177,7 +160,7 @@ class Attention(nn.Module):
         x: Float[Array, "B T D"],
         *,
         positions: Int[Array, "B T"],
-        attention_mask: Bool[Array, "B T S"] | None,
+        mask: AttentionMask,
         bias: Float[Array, "B H T S"] | None,
         relative: tuple[Float[Array, "P D"], Int[Array, "B T S"]] | None,
         encoder_hidden: Float[Array, "B S E"] | None,
@@ -189,8 +172,7 @@ class Attention(nn.Module):
         Args:
           x: what attends.
           positions: of x; rotary positions and the cache's slots.
-          attention_mask: True where attention is allowed; None for `causal`, or
-            everywhere.
+          mask: which keys each position of x sees.
           bias: added to the scores.
           relative: vectors of relative positions and which one stands between each
             query and key, for disentangled attention.
@@ -227,9 +209,12 @@ class Attention(nn.Module):
             ]
             q = norms[0](q)
             k = None if k is None else norms[1](k)
-        if self.rope_theta is not None and not self.cross:
-            q = rotate(q, positions, self.rope_theta)
-            k = rotate(k, positions, self.rope_theta)
+        if self.rotary is not None and not self.cross:
+            local = mask.window_applies
+            if local is None:
+                local = mask.window is not None
+            sin, cos = self.rotary.tables(self.head_dim, positions, local)
+            q, k = rotate(q, sin, cos), rotate(k, sin, cos)
         q = constrain(q, "batch", "length", "act_heads", None)
         if k is not None:
             k = constrain(k, "batch", "length", "act_kv_heads", None)
@@ -256,8 +241,7 @@ class Attention(nn.Module):
             q,
             k,
             v,
-            attention_mask,
-            causal=self.causal and not self.cross,
+            mask,
             bias=bias,
             scale=scale,
             softcap=self.softcap,

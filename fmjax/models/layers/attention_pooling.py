@@ -5,6 +5,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from fmjax.models.layers.attention import Attention
+from fmjax.models.layers.attention_mask import AttentionMask
 from fmjax.models.layers.primitives import FeedForward, Keys, fold_keys, normal_init
 from fmjax.models.layers.transformer_config import TransformerConfig
 
@@ -41,10 +42,9 @@ class AttentionPooling(nn.Module):
             num_kv_heads=c.num_heads,
             head_dim=c.head_width,
             cross=True,
-            causal=False,
             qkv_bias=c.bias,
             bias=c.bias,
-            rope_theta=None,
+            rotary=None,
             qk_norm=None,
             scale=None,
             softcap=None,
@@ -57,7 +57,7 @@ class AttentionPooling(nn.Module):
         )(
             query,
             positions=jnp.zeros((1, self.queries), jnp.int32),
-            attention_mask=None,
+            mask=AttentionMask(),
             bias=None,
             relative=None,
             encoder_hidden=hidden,

@@ -1,4 +1,4 @@
-"""What a transformer reads beside token vectors, and which of it is real."""
+"""What a transformer reads: token vectors with positions and types; its checks."""
 
 from typing import Literal
 
@@ -99,11 +99,11 @@ def check_positions(model: nn.Module, *stacks: str) -> None:
     """
     for field in stacks:
         c = getattr(model, field)
-        told = c is None or c.rope_theta is not None or c.position_bias != "none"
+        told = c is None or c.rotary is not None or c.position_bias != "none"
         if model.positions == "none" and not told:
             raise UserError(
                 f"{model.gin_name}.positions = 'none' and, of {model.gin_name}.{field},"
-                " transformer.rope_theta = None and transformer.position_bias = 'none' "
+                " transformer.rotary = None and transformer.position_bias = 'none' "
                 "leave the model without positions; set one of them."
             )
 
@@ -114,42 +114,6 @@ def check_length(name: str, tokens: Array, max_length: int) -> None:
         raise UserError(
             f"sequence of {tokens.shape[-1]} tokens, {name}.max_length = {max_length}."
         )
-
-
-def attention_mask(
-    causal: bool,
-    segment_ids: Int[Array, "B T"] | None,
-    padding_mask: Array | None,
-    length: int,
-) -> Array | None:
-    """The mask of self-attention, bool [B, T, T], True where it is allowed.
-
-    None where neither segments nor padding restrict it. Padding is hidden from all
-    tokens, padding included; tokens attend to their own segment alone.
-    """
-    if segment_ids is None and padding_mask is None:
-        return None
-    allowed = jnp.ones((1, length, length), bool)
-    if causal:
-        allowed = jnp.tril(allowed)
-    if segment_ids is not None:
-        allowed &= segment_ids[:, :, None] == segment_ids[:, None, :]
-    if padding_mask is not None:
-        allowed &= padding_mask[:, None, :]
-    return allowed
-
-
-def padding_mask_of(
-    segment_ids: Array | None, padding_mask: Array | None
-) -> Array | None:
-    """The padding mask, bool [B, T], False for padding; None where there is none.
-
-    Rows that were packed have segment id 0 there.
-    """
-    if segment_ids is None:
-        return padding_mask
-    in_segment = segment_ids > 0
-    return in_segment if padding_mask is None else in_segment & padding_mask
 
 
 def outputs(out: dict) -> dict[str, Array]:

@@ -3,12 +3,13 @@
 import dataclasses
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 
 from fmjax.configurable import configurable, runtime_field
 from fmjax.errors import UserError
 from fmjax.models.layers.primitives import Norm
+from fmjax.models.layers.rotary import Rotary
+from fmjax.sharding.platform import platform
 
 
 @configurable("transformer")
@@ -32,14 +33,16 @@ class TransformerConfig:
       gated_mlp: a gate on the feed-forward layer; with silu this is SwiGLU.
       bias: offsets in projections and LayerNorms.
       qkv_bias: offsets in the projections to queries, keys and values; None means bias.
-      rope_theta: base of rotary positions; None for none.
+      rotary: rotary positions, such as @rotary(); None for none.
       position_bias: what is added to attention scores: "alibi" (Press et al. 2022; to
         both sides alike in encoders), "buckets" of relative positions (T5), or what
         "disentangled" vectors of relative positions give (DeBERTa).
       relative_buckets: for "buckets" and "disentangled".
       relative_max_distance: the distance from which on the last bucket serves all; for
         "disentangled" None gives every distance below relative_buckets its own.
-      window: of the positions up to its own, how many a token sees; None for all.
+      window: sliding-window attention: a token sees the `window` tokens up to its own
+        in decoders; in encoders those less than `window` away on both sides; None for
+        all. See `AttentionMask`.
       global_every: with a window, every n-th layer sees all; None for none.
       qk_norm: an RMSNorm over each query and key head (Dehghani et al. 2023).
       attention_scale: of the scores; None means head_dim^(-1/2). Queries' weights start
@@ -60,7 +63,8 @@ class TransformerConfig:
         (CaiT, Touvron et al. 2021); None for no such factors.
       init_std: standard deviation of weights; those that write to the residual stream
         take init_std / sqrt(2 · num_layers), as in GPT-2 (Radford et al. 2019).
-      dtype: of the computation; "auto" is bfloat16 on accelerators, float32 on CPUs.
+      dtype: of the computation; "auto" is bfloat16 where the mesh is of
+        accelerators, float32 where it is of CPUs.
         Parameters are float32 always.
       attention: see `fmjax.models.layers.attention.attend`.
       scan_layers: one compiled block for all layers, their parameters stacked: compiles
@@ -83,7 +87,7 @@ class TransformerConfig:
     gated_mlp: bool = False
     bias: bool = True
     qkv_bias: bool | None = None
-    rope_theta: float | None = None
+    rotary: Rotary | None = None
     position_bias: Literal["none", "alibi", "buckets", "disentangled"] = "none"
     relative_buckets: int = 32
     relative_max_distance: int | None = 128
@@ -122,11 +126,14 @@ class TransformerConfig:
                 f"transformer.num_kv_heads = {self.kv_heads} does not divide "
                 f"transformer.num_heads = {self.num_heads}."
             )
-        if self.rope_theta is not None and self.head_width % 2:
-            raise UserError(
-                f"transformer.head_dim = {self.head_width} is odd; rotary positions "
-                "turn pairs."
-            )
+        if self.rotary is not None:
+            self.rotary.check(self.head_width)
+            local = self.rotary.local_theta
+            if local is not None and self.global_every is None:
+                raise UserError(
+                    f"rotary.local_theta = {local} is for layers with a window beside "
+                    "others without; expected transformer.global_every, which is None."
+                )
         if self.position_bias == "disentangled" and self.kv_heads != self.num_heads:
             raise UserError(
                 f"transformer.num_kv_heads = {self.kv_heads}: disentangled attention "
@@ -206,10 +213,9 @@ class TransformerConfig:
 
     @property
     def compute_dtype(self) -> jnp.dtype:
-        """The dtype of activations, resolved for this machine."""
+        """The dtype of activations, resolved for the devices of the mesh in use."""
         if self.dtype == "auto":
-            on_cpu = jax.default_backend() == "cpu"
-            return jnp.dtype(jnp.float32 if on_cpu else jnp.bfloat16)
+            return jnp.dtype(jnp.float32 if platform() == "cpu" else jnp.bfloat16)
         return jnp.dtype(self.dtype)
 
     @property

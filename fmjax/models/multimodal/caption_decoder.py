@@ -8,9 +8,9 @@ from jaxtyping import Array, Bool, Float, Int
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.flops import attention_flops, matmul_parameters
+from fmjax.models.layers.attention_mask import cached_self_attention, self_attention
 from fmjax.models.layers.inputs import (
     InputEmbedding,
-    attention_mask,
     check_length,
     check_sizes,
 )
@@ -146,12 +146,8 @@ class CaptionDecoder(nn.Module):
             padding_mask = jnp.pad(padding_mask, [(0, 0), (0, 1)], constant_values=True)
         # Behind the longest text, so that padding does not move it.
         places = jnp.append(jnp.arange(N), self.positions)[None]
-        context = Context(
-            places,
-            attention_mask=attention_mask(True, None, padding_mask, N + 1),
-            padding_mask=padding_mask,
-            keys=keys,
-        )
+        mask = self_attention(True, None, padding_mask)
+        context = Context(places, mask, keys=keys)
         out = self.unimodal_stack(x, context, None, hidden_states)
         hidden = out["hidden"]
         given = {"hidden": hidden[:, :N], "pooled": hidden[:, N]}
@@ -185,8 +181,7 @@ class CaptionDecoder(nn.Module):
             )
         context = Context(
             jnp.arange(N)[None],
-            attention_mask=attention_mask(True, None, padding_mask, N),
-            padding_mask=padding_mask,
+            self_attention(True, None, padding_mask),
             encoder_hidden=encoder_hidden,
             keys=keys,
         )
@@ -210,14 +205,10 @@ class CaptionDecoder(nn.Module):
         Returns:
           hidden of the second half, and the cache with these tokens in it.
         """
-        slots = jnp.arange(cache[0].self_attention.k.shape[-3])
-        allowed = slots <= positions[..., None]
+        mask = cached_self_attention(positions)
         x = self._embed(tokens, positions, None)
-        context = Context(positions, attention_mask=allowed)
-        first = self.unimodal_stack(x, context, cache[0])
-        context = Context(
-            positions, attention_mask=allowed, encoder_hidden=encoder_hidden
-        )
+        first = self.unimodal_stack(x, Context(positions, mask), cache[0])
+        context = Context(positions, mask, encoder_hidden=encoder_hidden)
         second = self.multimodal_stack(first["hidden"], context, cache[1])
         return second["hidden"], (first["cache"], second["cache"])
 

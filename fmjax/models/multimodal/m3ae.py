@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from fmjax.configurable import configurable
+from fmjax.models.layers.attention_mask import self_attention
 from fmjax.models.layers.image_positions import Grid
 from fmjax.models.layers.inputs import InputEmbedding, check_length, check_sizes
 from fmjax.models.layers.language_head import LanguageHead, padded
@@ -150,7 +151,9 @@ class M3AE(MAE):
         before = jnp.ones(patches.shape[:2], bool)
         context = Context(
             jnp.arange(patches.shape[1] + T)[None],
-            attention_mask=jnp.concatenate([before, padding_mask], axis=1)[:, None],
+            self_attention(
+                False, None, jnp.concatenate([before, padding_mask], axis=1)
+            ),
             keys=keys,
         )
         x = jnp.concatenate([patches, words], axis=1)

@@ -9,9 +9,9 @@ from jaxtyping import Array, Bool, Int
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.flops import attention_flops, matmul_parameters
+from fmjax.models.layers.attention_mask import self_attention
 from fmjax.models.layers.inputs import (
     InputEmbedding,
-    attention_mask,
     check_length,
     check_sizes,
     outputs,
@@ -69,7 +69,7 @@ class TextEncoder(nn.Module):
             self.padded_vocab_size, c.embed_dim, "vocab", c.init_std, c.compute_dtype
         )
         self.inputs = InputEmbedding(c, self.max_length, "learned")
-        self.stack = Stack(c, causal=self.attention == "causal")
+        self.stack = Stack(c)
 
     def __call__(
         self,
@@ -96,11 +96,8 @@ class TextEncoder(nn.Module):
         at_input = fold_keys(keys, c.num_layers)
         x = self.inputs(self.tokens(tokens), positions, None, at_input)
         causal = self.attention == "causal"
-        context = Context(
-            positions,
-            attention_mask=attention_mask(causal, None, padding_mask, T),
-            keys=keys,
-        )
+        mask = self_attention(causal, None, padding_mask)
+        context = Context(positions, mask, keys=keys)
         out = self.stack(x, context, None, hidden_states)
         place = self._place(tokens, padding_mask)
         pooled = jnp.take_along_axis(out["hidden"], place[:, None, None], axis=1)[:, 0]

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from fmjax.configurable import configurable
 from fmjax.models.flops import attention_flops, matmul_parameters
+from fmjax.models.layers.attention_mask import AttentionMask
 from fmjax.models.layers.image_positions import (
     Grid,
     PatchAxis,
@@ -74,7 +75,7 @@ class MAE(nn.Module):
             init = normal_init(std, axis, "embed")
             shape = (axis.rows, D)
             self.decoder_positions = self.param("decoder_positions", init, shape)
-        self.decoder_stack = Stack(c, causal=False)
+        self.decoder_stack = Stack(c)
         height, width = pair(self.patch_size)
         pixels = height * width * self.channels
         self.to_pixels = Dense(pixels, ("embed", None), True, std, dtype)
@@ -124,7 +125,7 @@ class MAE(nn.Module):
     ) -> Float[Array, "B N P"]:
         """The pixels of every patch of a grid."""
         x = self._laid_out(self.into_decoder(hidden), visible, grid)
-        context = Context(jnp.arange(x.shape[1])[None], keys=keys)
+        context = Context(jnp.arange(x.shape[1])[None], AttentionMask(), keys=keys)
         return self._pixels(self.decoder_stack(x, context)["hidden"], grid)
 
     def _seen(self, images: Array, visible: Array | None) -> Float[Array, "B K D"]:

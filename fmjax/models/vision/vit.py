@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.flops import attention_flops, matmul_parameters
+from fmjax.models.layers.attention_mask import self_attention
 from fmjax.models.layers.attention_pooling import AttentionPooling, pooling_flops
 from fmjax.models.layers.image_positions import Grid
 from fmjax.models.layers.inputs import outputs
@@ -120,7 +121,7 @@ class ViT(nn.Module):
         )
         if self.embed_norm:
             self.input_norm = c.make_norm()
-        self.stack = Stack(c, causal=False)
+        self.stack = Stack(c)
         if self.pooling == "attention":
             self.attention_pool = AttentionPooling(c, queries=1, feed_forward=True)
         if self.pooler:
@@ -176,19 +177,17 @@ class ViT(nn.Module):
         """
         c = self.transformer
         x = self.patches.with_prefix(patches)
-        attention_mask = None
+        padding_mask = None
         if extra is not None:
             before = jnp.ones(x.shape[:2], bool)
-            padding = jnp.concatenate([before, extra_padding_mask], axis=1)
-            attention_mask = padding[:, None]
+            padding_mask = jnp.concatenate([before, extra_padding_mask], axis=1)
             x = jnp.concatenate([x, extra.astype(x.dtype)], axis=1)
             x = constrain(x, "batch", "length", "act_embed")
         if self.embed_norm:
             x = self.input_norm(x)
         x = dropout(x, c.dropout, fold_keys(keys, c.num_layers))
-        context = Context(
-            jnp.arange(x.shape[1])[None], attention_mask=attention_mask, keys=keys
-        )
+        mask = self_attention(False, None, padding_mask)
+        context = Context(jnp.arange(x.shape[1])[None], mask, keys=keys)
         out = self.stack(x, context, None, hidden_states)
         hidden = out["hidden"]
         return outputs(out) | self.head(hidden, keys)

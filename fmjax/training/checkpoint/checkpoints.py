@@ -8,13 +8,13 @@ the one before.
 import contextlib
 import dataclasses
 import errno
-import json
 import os
 import pathlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,7 +37,6 @@ from fmjax.training.checkpoint.saved_state import (
     ITEMS,
     in_a_line,
     item_handlers,
-    saved_steps,
 )
 from fmjax.training.state import State
 
@@ -75,6 +74,7 @@ class Checkpoints:
       keep_last: newest checkpoints kept.
       keep_every: checkpoints at multiples of this step are kept for ever.
       keep_best: checkpoints of the lowest validation loss kept besides.
+      losses: validation losses that are known already, by step.
     """
 
     def __init__(
@@ -84,12 +84,13 @@ class Checkpoints:
         keep_last: int = 1,
         keep_every: int | None = None,
         keep_best: int = 0,
+        losses: Mapping[int, float] = types.MappingProxyType({}),
     ):
         self._run_dir = run_dir
         self._clear_halves()
         self._waiter: threading.Thread | None = None
         self._failure: Exception | None = None
-        self._losses = _losses(run_dir)
+        self._losses = dict(losses)
         policies: list[preserve.PreservationPolicy] = [preserve.LatestN(keep_last)]
         if keep_every:
             policies.append(preserve.EveryNSteps(keep_every))
@@ -122,7 +123,6 @@ class Checkpoints:
         state: State,
         data: dict[str, Any],
         meta: dict[str, Any],
-        loss: float | None = None,
     ) -> None:
         """Starts writing a checkpoint; returns once the state may be donated.
 
@@ -130,7 +130,6 @@ class Checkpoints:
           state: saved under its own step; a step that is there already is left alone.
           data: the iterator's position and the data's fingerprint.
           meta: the config and library versions.
-          loss: validation loss, by which the best are kept.
 
         Raises:
           Exception: whatever the file system says, of this save or the one before;
@@ -141,9 +140,6 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         tree = _as_tree(state)
-        meta = meta | {"loss": loss}
-        if loss is not None:
-            self._losses[step] = loss
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -156,6 +152,14 @@ class Checkpoints:
         # Orbax tells of a failure in the background whoever waits, and nobody else.
         self._waiter = threading.Thread(target=self._watch, daemon=True)
         self._waiter.start()
+
+    def note_loss(self, step: int, loss: float) -> None:
+        """Tells the validation loss at a step, by which the best are kept.
+
+        Checkpoints are deleted while later ones are written: the loss may come after
+        the step was saved, and counts from the next save on.
+        """
+        self._losses[step] = loss
 
     def probe(self, state: State) -> None:
         """Raises an OSError where a checkpoint cannot be written now.
@@ -360,20 +364,6 @@ class _KeepBest:
         known = [step for step in steps if step in self._losses]
         best = sorted(known, key=lambda step: self._losses[step])[: self._count]
         return [step in best for step in steps]
-
-
-def _losses(run_dir: pathlib.Path) -> dict[int, float]:
-    """The validation losses of the checkpoints, as far as they can be read."""
-    losses = {}
-    for step in saved_steps(run_dir):
-        file = run_dir / FOLDER / str(step) / "meta" / "metadata"
-        try:
-            loss = opened(json.loads(file.read_bytes()))["loss"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if loss is not None:
-            losses[step] = loss
-    return losses
 
 
 def _agreed(read: Callable[[], Any]) -> Any:

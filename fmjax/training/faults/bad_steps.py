@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from fmjax.configurable import configurable
-from fmjax.errors import UserError
+from fmjax.errors import require
 
 NOT_FINITE, SPIKE = 1, 2
 ACTIONS = ("off", "skip", "rollback", "stop")
@@ -47,17 +47,11 @@ class BadSteps:
     def __post_init__(self):
         for name in ("not_finite", "spikes"):
             value = getattr(self, name)
-            self._require(name, value in ACTIONS, f"one of {', '.join(ACTIONS)}")
-        self._require("sigmas", self.sigmas > 0, "more than 0")
-        self._require("window", self.window >= 2, "at least 2")
-        self._require("patience", self.patience >= 1, "at least 1")
-        self._require("max_rollbacks", self.max_rollbacks >= 0, "at least 0")
-
-    def _require(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise UserError(
-                f"bad_steps.{name} = {getattr(self, name)!r}: expected {expected}."
-            )
+            require(self, name, value in ACTIONS, f"one of {', '.join(ACTIONS)}")
+        require(self, "sigmas", self.sigmas > 0, "more than 0")
+        require(self, "window", self.window >= 2, "at least 2")
+        require(self, "patience", self.patience >= 1, "at least 1")
+        require(self, "max_rollbacks", self.max_rollbacks >= 0, "at least 0")
 
     @property
     def holds_back(self) -> bool:

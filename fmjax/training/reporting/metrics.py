@@ -4,11 +4,13 @@ import contextlib
 import json
 import math
 import pathlib
+import time
 from typing import Any
 
 import numpy as np
 
 from fmjax.training.reporting import json_lines
+from fmjax.training.reporting.weights_and_biases import WeightsAndBiases
 
 FILE = "metrics.jsonl"
 PICTURES = "pictures"
@@ -43,18 +45,12 @@ class MetricWriter:
         self._tensorboard = TensorBoard(run_dir, start)
         self._wandb = None
         if wandb_project:
-            import wandb
-
-            self._wandb = wandb.init(
-                project=wandb_project,
-                dir=run_dir,
-                id=run_dir.name,
-                resume="allow",
-                config={"gin": config},
-            )
+            self._wandb = WeightsAndBiases(run_dir, wandb_project, config)
 
     def write(self, step: int, split: str, values: dict[str, Any]) -> OSError | None:
-        """One line: step, split, and the values; what is not finite becomes null.
+        """One line: step, split, the values, and the time in seconds since 1970.
+
+        What is not finite becomes null.
 
         Returns:
           Why it is not on disk yet; it is kept, and written with a later one.
@@ -63,7 +59,8 @@ class MetricWriter:
             name: None if isinstance(v, float) and not math.isfinite(v) else v
             for name, v in values.items()
         }
-        self._unwritten += json.dumps(line).encode() + b"\n"
+        stamped = line | {"time": round(time.time(), 3)}
+        self._unwritten += json.dumps(stamped).encode() + b"\n"
         scalars = {
             f"{split}/{name}": v
             for name, v in line.items()
@@ -72,7 +69,7 @@ class MetricWriter:
         for name, value in scalars.items():
             self._tensorboard.add_scalar(step, name, value)
         if self._wandb:
-            self._wandb.log(scalars, step=step)
+            self._wandb.log(step, scalars)
         return self._flush()
 
     def write_text(self, step: int, name: str, text: str) -> None:
@@ -96,7 +93,7 @@ class MetricWriter:
         self._file.close()
         self._tensorboard.close()
         if self._wandb:
-            self._wandb.finish()
+            self._wandb.close()
         return error
 
     def _flush(self) -> OSError | None:
@@ -154,3 +151,10 @@ def read(run_dir: pathlib.Path, split: str | None = None) -> list[dict[str, Any]
         raise FileNotFoundError(path)
     every = json_lines.read(path, _FIELDS)
     return [line for line in every if split is None or line["split"] == split]
+
+
+def losses(run_dir: pathlib.Path, split: str) -> dict[int, float]:
+    """The finite losses of a split by step, as far as the run's metrics tell."""
+    lines = read(run_dir, split) if (run_dir / FILE).exists() else []
+    found = {line["step"]: line.get("loss") for line in lines}
+    return {step: x for step, x in found.items() if isinstance(x, (int, float))}

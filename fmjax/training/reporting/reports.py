@@ -74,13 +74,21 @@ class Reports:
         step: int,
         values: dict[str, float],
         found: dict[str, float | str | np.ndarray],
+        seen: dict[str, float],
     ) -> dict[str, float]:
         """The validation loss, and the figures, texts and pictures found beside it.
+
+        Args:
+          step: updates done.
+          values: the loss and metrics; none without a validation split.
+          found: figures, texts and pictures.
+          seen: how far the training is, for metrics.jsonl.
 
         Returns:
           The values with the figures.
         """
-        self.say(f"step {step}/{self._steps}  validation {format_values(values)}")
+        if values:
+            self.say(f"step {step}/{self._steps}  validation {format_values(values)}")
         figures = {k: v for k, v in found.items() if isinstance(v, float)}
         if figures:
             self.say(f"step {step}/{self._steps}  {format_values(figures)}")
@@ -90,7 +98,8 @@ class Reports:
                 self._writer.write_text(step, name, found[name])
             else:
                 self._writer.write_picture(step, name, found[name])
-        self._write(step, "validation", values | figures)
+        if values or figures:
+            self._write(step, "validation", values | figures | seen)
         return values | figures
 
     def close(self) -> None:

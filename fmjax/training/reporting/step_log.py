@@ -22,9 +22,14 @@ class StepLog:
       every: steps between the lines.
       last: the last step of the run, which always has a line.
       unit: of what the objective counts.
-      write: called with (step, values); values also hold "step_seconds" and
-        "tokens_per_second", or whatever the unit is, since the line before.
+      write: called with (step, number of its batch, values); values also hold
+        "step_seconds" and "tokens_per_second", or whatever the unit is, since the line
+        before, and "tokens_seen" since the run began.
       check: called with (step, number of its batch, metrics) for every step; may raise.
+      seen: tokens, or whatever the unit is, of the steps before; NaN if unknown.
+
+    Attributes:
+      seen: the same, with the steps that were read.
     """
 
     def __init__(
@@ -32,8 +37,9 @@ class StepLog:
         every: int,
         last: int,
         unit: str,
-        write: Callable[[int, dict], None],
+        write: Callable[[int, int, dict], None],
         check: Callable[[int, int, dict], None],
+        seen: float = 0.0,
     ):
         self._every, self._last, self._unit, self._write = every, last, unit, write
         self._check = check
@@ -41,6 +47,7 @@ class StepLog:
         self._start = time.perf_counter()
         self._steps = 0
         self._count = 0.0
+        self.seen = seen
 
     def push(self, step: int, batch: int, metrics: dict[str, jax.Array]) -> None:
         """Notes the metrics of `step`; reads and checks those of two steps before."""
@@ -66,7 +73,9 @@ class StepLog:
             metrics = jax.device_get(metrics)
             self._check(step, batch, metrics)
             self._steps += 1
-            self._count += float(metrics[self._unit])
+            count = float(metrics[self._unit])
+            self._count += count
+            self.seen += count
             if step % self._every and step != self._last:
                 continue
             now = time.perf_counter()
@@ -74,5 +83,6 @@ class StepLog:
             values = {k: float(v) for k, v in metrics.items()}
             values["step_seconds"] = seconds / self._steps
             values[f"{self._unit}_per_second"] = self._count / seconds
-            self._write(step, values)
+            values[f"{self._unit}_seen"] = self.seen
+            self._write(step, batch, values)
             self._start, self._steps, self._count = now, 0, 0.0

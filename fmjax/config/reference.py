@@ -1,0 +1,385 @@
+"""The reference of every configurable, made from docstrings, fields and types.
+
+`fmjax help` and `fmjax list` print it; the documentation renders it as markdown.
+"""
+
+import dataclasses
+import functools
+import inspect
+import re
+import textwrap
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from fmjax.config import registry
+from fmjax.config.construct import format_type, is_required
+from fmjax.config.files import configs_folder, shipped_configs
+from fmjax.configurable import fields_of
+from fmjax.errors import UserError, suggest
+
+# Kind → what it is, and the modules that its configurables lie in. The first that fits
+# counts.
+KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "objectives": ("what training minimizes", ("objectives",)),
+    "models": ("and the towers that they consist of", ("models",)),
+    "optimizers": ("how gradients become updates", ("optim.optimizers",)),
+    "schedules": ("learning rates over steps", ("optim.schedules",)),
+    "sources": ("where texts and images are read from", ("data.sources",)),
+    "tokenizers": ("how text becomes tokens", ("data.tokenizers",)),
+    "corruptions": (
+        "what text becomes whenever it is read",
+        ("data.text.corruption", "data.text.masking"),
+    ),
+    "augmentations": (
+        "what images become whenever they are read",
+        ("data.images.augment",),
+    ),
+    "data": ("tasks, mixtures and how they become batches", ("data",)),
+    "run": ("what a run does besides", ("training", "sharding", "optim")),
+    "other": ("configurables of imported modules", ("",)),
+}
+CONFIGS = "configs"
+
+# Kinds that fields take whose types do not tell it.
+_KINDS_OF_FIELDS = {
+    "objective": "objectives",
+    "optimizer": "optimizers",
+    "model": "models",
+    "evaluations": "evaluations",
+}
+_WIDTH = 88  # columns of what is printed
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A field of a configurable.
+
+    Attributes:
+      name: as gin binds it.
+      type: what it takes, in words.
+      default: its gin text; None for a field that must be bound.
+      text: what its docstring says.
+    """
+
+    name: str
+    type: str
+    default: str | None
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """What the reference says of a configurable.
+
+    Attributes:
+      name: as gin refers to it.
+      kind: one of KINDS.
+      summary: the first sentence of its docstring.
+      text: the rest, without what it says of fields.
+      fields: in order.
+      used_by: fields of others that take it, "OWNER.FIELD".
+      configs: shipped configs that bind it or refer to it.
+    """
+
+    name: str
+    kind: str
+    summary: str
+    text: str
+    fields: tuple[Field, ...]
+    used_by: tuple[str, ...]
+    configs: tuple[str, ...]
+
+
+def kind_of(name: str) -> str:
+    """The kind of a configurable."""
+    module = registry.CLASSES[name].__module__
+    return next(
+        kind
+        for kind, (_, rooms) in KINDS.items()
+        if any(not room or f"{module}.".startswith(f"fmjax.{room}.") for room in rooms)
+    )
+
+
+def names_of(kind: str) -> list[str]:
+    """The configurables of a kind, in alphabetical order."""
+    registry.register_rooms()
+    return sorted(name for name in registry.CLASSES if kind_of(name) == kind)
+
+
+def taken_by(owner: str, field: str) -> list[str]:
+    """The configurables that a field may refer to; none where it takes only literals.
+
+    Raises:
+      KeyError: there is no such field.
+    """
+    cls = registry.CLASSES[owner]
+    if field not in {f.name for f in fields_of(cls)}:
+        raise KeyError(f"{owner}.{field}")
+    if kind := _KINDS_OF_FIELDS.get(field):
+        return names_of(kind)
+    kinds = list(_classes(typing.get_type_hints(cls)[field]))
+    return [
+        name
+        for name, other in sorted(registry.CLASSES.items())
+        if any(base in other.__mro__ for base in kinds)
+    ]
+
+
+def entry(name: str) -> Entry:
+    """What the reference says of a configurable.
+
+    Raises:
+      KeyError: nothing is called so.
+    """
+    registry.register_rooms()
+    cls = registry.CLASSES[name]
+    text, _ = _split(inspect.cleandoc(cls.__doc__ or ""))
+    summary, _, rest = text.partition("\n\n")
+    said: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if base.__module__.startswith("fmjax.") or base is cls:
+            said |= _split(inspect.cleandoc(base.__doc__ or ""))[1]
+    fields = tuple(
+        Field(f.name, _takes(name, f.name), _default(f), said.get(f.name, ""))
+        for f in fields_of(cls)
+        if (name, f.name) != ("experiment", "modules")  # What `import` lines say.
+    )
+    return Entry(
+        name,
+        kind_of(name),
+        " ".join(summary.split()),
+        rest.strip(),
+        fields,
+        tuple(_users().get(name, ())),
+        tuple(_configs().get(name, ())),
+    )
+
+
+def help_text(name: str) -> str:
+    """What `fmjax help NAME` prints of a configurable, a field or a kind.
+
+    Raises:
+      UserError: nothing is called so; it suggests what is.
+    """
+    registry.register_rooms()
+    if name in KINDS or name == CONFIGS:
+        return list_text(name)
+    owner, _, field = name.strip("@()").partition(".")
+    if owner not in registry.CLASSES:
+        known = [*registry.CLASSES, *KINDS, CONFIGS]
+        raise UserError(
+            f"{name!r} is no configurable.{suggest(owner, known)} `fmjax list` names "
+            "all of them."
+        )
+    found = entry(owner)
+    if not field:
+        return _plain(found)
+    names = [f.name for f in found.fields]
+    if field not in names:
+        raise UserError(
+            f"{owner!r} has no field {field!r}.{suggest(field, names)} It has "
+            f"{', '.join(names)}."
+        )
+    (one,) = [f for f in found.fields if f.name == field]
+    return "\n".join(_plain_field(owner, one))
+
+
+def list_text(kind: str | None = None) -> str:
+    """What `fmjax list` prints: the names of a kind with a sentence each, or all kinds.
+
+    Raises:
+      UserError: there is no such kind.
+    """
+    if kind is None:
+        rows = [(k, f"{say}: {', '.join(names_of(k))}") for k, (say, _) in _kinds()]
+        rows.append((CONFIGS, f"{len(shipped_configs())} gin files that are shipped"))
+    elif kind == CONFIGS:
+        rows = [(name, _first_comment(name)) for name in shipped_configs()]
+    elif kind in KINDS:
+        rows = [(name, entry(name).summary) for name in names_of(kind)]
+    else:
+        kinds = [*(k for k, _ in _kinds()), CONFIGS]
+        raise UserError(
+            f"there is no kind {kind!r}.{suggest(kind, kinds)} Expected one of "
+            f"{', '.join(kinds)}."
+        )
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join(f"{name:{width}}  {text}" for name, text in rows)
+
+
+def reference_markdown() -> dict[str, str]:
+    """Page → markdown: one page a kind of configurables, and one of shipped configs.
+
+    Pages are named by their kind, as in "optimizers", with no suffix.
+    """
+    pages = {}
+    for kind, (say, _) in _kinds():
+        parts = [f"# {kind.capitalize()}", f"{say.capitalize()}."]
+        parts += [_markdown(entry(name)) for name in names_of(kind)]
+        pages[kind] = "\n\n".join(parts) + "\n"
+    rows = [f"| `{name}` | {_first_comment(name)} |" for name in shipped_configs()]
+    table = ["# Shipped configs", "", "| config | what it is |", "| --- | --- |", *rows]
+    pages[CONFIGS] = "\n".join(table) + "\n"
+    return pages
+
+
+def _kinds() -> list[tuple[str, tuple[str, tuple[str, ...]]]]:
+    return [item for item in KINDS.items() if names_of(item[0])]
+
+
+def _classes(hint: Any) -> Iterator[type]:
+    """The classes in a type of which configurables may be instances."""
+    for part in typing.get_args(hint):
+        yield from _classes(part)
+    if isinstance(hint, type) and hint.__module__.startswith("fmjax."):
+        yield hint
+
+
+def _takes(owner: str, field: str) -> str:
+    """What a field takes, in words, with the configurables that a class stands for."""
+    hint = typing.get_type_hints(registry.CLASSES[owner])[field]
+    classes = list(_classes(hint))
+    abstract = len(classes) == 1 and not hasattr(classes[0], "gin_name")
+    if not (abstract or field in _KINDS_OF_FIELDS):
+        return format_type(hint)
+    text = " or ".join(f"@{name}()" for name in taken_by(owner, field))
+    if typing.get_origin(hint) is tuple:
+        return f"({text}, …)"
+    return f"{text} or None" if type(None) in typing.get_args(hint) else text
+
+
+def _default(field: dataclasses.Field) -> str | None:
+    if is_required(field):
+        return None
+    value = field.default
+    if value is dataclasses.MISSING:
+        value = field.default_factory()
+    name = getattr(type(value), "gin_name", None)
+    return f"@{name}()" if name else repr(value)
+
+
+def _split(doc: str) -> tuple[str, dict[str, str]]:
+    """A docstring without its list of attributes, and what that says of each."""
+    before, found, after = doc.partition("Attributes:\n")
+    if not found:
+        return doc, {}
+    listed, said, names = True, {}, []
+    rest = []
+    for line in after.splitlines():
+        if line and not line.startswith(" "):
+            listed = False  # The list has ended.
+        head = re.fullmatch(r"  (\w+(?:(?:, | and )\w+)*): (.*)", line)
+        if not listed:
+            rest.append(line)
+        elif head:
+            names = re.split(", | and ", head[1])
+            said |= dict.fromkeys(names, head[2])
+        elif line.strip():
+            said |= {name: f"{said[name]} {line.strip()}" for name in names}
+    return f"{before}{chr(10).join(rest)}".strip(), said
+
+
+@functools.cache
+def _users() -> dict[str, list[str]]:
+    """Configurable → fields of others that take it."""
+    users: dict[str, list[str]] = {}
+    for owner, cls in sorted(registry.CLASSES.items()):
+        for field in fields_of(cls):
+            # Not every objective takes every model: the shipped configs tell which.
+            taken = [] if field.name == "model" else taken_by(owner, field.name)
+            for name in taken:
+                users.setdefault(name, []).append(f"{owner}.{field.name}")
+    for text in _texts().values():
+        for owner, name in re.findall(r"^(\w+)\.model *= *@(?:\w+/)*(\w+)", text, re.M):
+            if f"{owner}.model" not in users.setdefault(name, []):
+                users[name].append(f"{owner}.model")
+    return users
+
+
+@functools.cache
+def _configs() -> dict[str, list[str]]:
+    """Configurable → shipped configs that name it."""
+    found: dict[str, list[str]] = {}
+    for config, text in _texts().items():
+        named = re.findall(r"@(?:\w+/)*(\w+)\(\)|^(?:\w+/)*(\w+)\.\w+ *=", text, re.M)
+        for name in sorted({one or other for one, other in named}):
+            found.setdefault(name, []).append(config)
+    return found
+
+
+@functools.cache
+def _texts() -> dict[str, str]:
+    """Shipped config → its text without comments."""
+    return {
+        config: re.sub(r"#.*", "", (configs_folder() / config).read_text("utf-8"))
+        for config in shipped_configs()
+    }
+
+
+def _first_comment(config: str) -> str:
+    """The first sentence of a shipped config's header."""
+    text = (configs_folder() / config).read_text("utf-8")
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("#") or line.strip() == "#":
+            break
+        lines.append(line.lstrip("# ").strip())
+    return re.split(r"(?<=[.:])(?<!al\.) ", " ".join(lines))[0].rstrip(":")
+
+
+def _plain(found: Entry) -> str:
+    lines = [f"@{found.name}()  ({found.kind})", "", *_wrap(found.summary)]
+    if found.text:
+        lines += ["", found.text]
+    lines += ["", "Fields:"]
+    for field in found.fields:
+        lines += _plain_field(found.name, field)
+    if found.used_by:
+        lines += ["", *_wrap(f"Taken by {', '.join(found.used_by)}.")]
+    if found.configs:
+        lines += ["", *_wrap(f"In shipped configs: {_few(found.configs)}.")]
+    return "\n".join(lines)
+
+
+def _plain_field(owner: str, field: Field) -> list[str]:
+    default = "must be bound" if field.default is None else f"default {field.default}"
+    head = _wrap(f"{owner}.{field.name}: {field.type}; {default}", "  ", "      ")
+    return head + _wrap(field.text, "      ", "      ")
+
+
+def _wrap(text: str, first: str = "", rest: str = "") -> list[str]:
+    return textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _few(names: tuple[str, ...], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _markdown(found: Entry) -> str:
+    parts = [f"## `{found.name}`", found.summary]
+    if found.text:
+        parts.append(found.text)
+    if found.fields:
+        rows = ["| field | takes | default | |", "| --- | --- | --- | --- |"]
+        for field in found.fields:
+            default = "must be bound" if field.default is None else f"`{field.default}`"
+            cells = [f"`{field.name}`", field.type, default, field.text]
+            rows.append(
+                f"| {' | '.join(c.replace('|', chr(92) + '|') for c in cells)} |"
+            )
+        parts.append("\n".join(rows))
+    if found.used_by:
+        names = ", ".join(f"`{name}`" for name in found.used_by)
+        parts.append(f"Taken by {names}.")
+    if found.configs:
+        parts.append(f"In shipped configs: {_few(found.configs)}.")
+    return "\n\n".join(parts)

@@ -1,0 +1,210 @@
+"""A transformer block: attention and feed-forward layers, each added to its input."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from fmjax.models.layers.attention import Attention, KeyValueCache
+from fmjax.models.layers.attention_mask import AttentionMask, padding_mask_of
+from fmjax.models.layers.mixture_of_experts import MixtureOfExperts, Router
+from fmjax.models.layers.primitives import (
+    FeedForward,
+    Keys,
+    constant_init,
+    constrain,
+    drop_path,
+    dropout,
+    fold_keys,
+)
+from fmjax.models.layers.transformer_config import TransformerConfig
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What every block of a stack reads beside its input.
+
+    Attributes:
+      positions: int [B or 1, T], of each token in its document; with a cache the slots
+        that are written.
+      mask: of self-attention; the stack adds the config's window to it.
+      encoder_hidden: [B, S, D], what cross-attention reads; None also where its keys
+        and values are in the cache.
+      cross_mask: of cross-attention.
+      keys: one key per example for dropout.
+      bias: [B or 1, H, T, S], added to scores; the stack makes it.
+      relative: vectors [P, D] and rows [B or 1, T, S] for disentangled attention; the
+        stack makes them.
+    """
+
+    positions: Int[Array, "B T"]
+    mask: AttentionMask
+    encoder_hidden: Float[Array, "B S D"] | None = None
+    cross_mask: AttentionMask = AttentionMask()
+    keys: Keys = None
+    bias: Float[Array, "B H T S"] | None = None
+    relative: tuple[Array, Array] | None = None
+
+
+class Cache(NamedTuple):
+    """Keys and values of a block, or with a leading layers axis of a stack.
+
+    Attributes:
+      self_attention: of earlier tokens.
+      cross_attention: of the encoder's output; None in a model without an encoder.
+    """
+
+    self_attention: KeyValueCache
+    cross_attention: KeyValueCache | None = None
+
+
+class BlockOutputs(NamedTuple):
+    """What a block gives beside its output; a stack adds a leading layers axis.
+
+    Attributes:
+      cache: the given cache with these tokens in it, or None.
+      router: of a mixture of experts, see `MixtureOfExperts`; empty without one.
+      output: [B, T, D], the block's output, where asked for.
+    """
+
+    cache: Cache | None
+    router: Router
+    output: Float[Array, "B T D"] | None
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention if there is an encoder, feed-forward; each added.
+
+    Attributes:
+      config: sizes and choices.
+      cross: whether there is cross-attention.
+      keep_output: whether to give the output a second time, for the stack to keep.
+    """
+
+    config: TransformerConfig
+    cross: bool
+    keep_output: bool
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        layer: tuple[Int[Array, ""], Cache | None],
+        context: Context,
+    ) -> tuple[Float[Array, "B T D"], BlockOutputs]:
+        """Applies one layer, given as its index and its cache."""
+        index, cache = layer
+        keys = fold_keys(context.keys, index)
+        own, encoded = (None, None) if cache is None else cache
+
+        y = self._normalized("attention", x)
+        y, own = self._attention("attention", cross=False)(
+            y,
+            positions=context.positions,
+            mask=self._mask_of_layer(context.mask, index),
+            bias=context.bias,
+            relative=context.relative,
+            encoder_hidden=None,
+            cache=own,
+            keys=fold_keys(keys, 0),
+        )
+        x = self._added("attention", x, y, fold_keys(keys, 1), index)
+
+        if self.cross:
+            y = self._normalized("cross_attention", x)
+            y, encoded = self._attention("cross_attention", cross=True)(
+                y,
+                positions=context.positions,
+                mask=context.cross_mask,
+                bias=None,
+                relative=None,
+                encoder_hidden=context.encoder_hidden,
+                cache=encoded,
+                keys=fold_keys(keys, 3),
+            )
+            x = self._added("cross_attention", x, y, fold_keys(keys, 4), index)
+
+        y = self._normalized("mlp", x)
+        y, router = self._feed_forward(y, context.mask, own, fold_keys(keys, 5))
+        x = self._added("mlp", x, y, fold_keys(keys, 2), index)
+
+        cache = None if cache is None else Cache(own, encoded)
+        return x, BlockOutputs(cache, router, x if self.keep_output else None)
+
+    def _normalized(self, name: str, x: Array) -> Array:
+        """What the layer of this name reads."""
+        c = self.config
+        return x if c.norm_position == "post" else c.make_norm(f"{name}_norm")(x)
+
+    def _added(self, name: str, x: Array, y: Array, keys: Keys, index: Array) -> Array:
+        """x + y, y being the output of the layer of this name; norms and dropout."""
+        c = self.config
+        if c.norm_position == "sandwich":
+            y = c.make_norm(f"{name}_out_norm")(y)
+        if c.layer_scale is not None:
+            init = constant_init(c.layer_scale, "norm")
+            factors = self.param(f"{name}_scale", init, y.shape[-1:])
+            y = y * factors.astype(y.dtype)
+        y = dropout(y, c.dropout, keys)
+        if c.stochastic_depth:
+            rate = c.stochastic_depth * (index + 1) / c.num_layers
+            y = drop_path(y, rate, fold_keys(keys, 0))
+        x = x + y
+        if c.norm_position == "post":
+            x = c.make_norm(f"{name}_norm")(x)
+        return constrain(x, "batch", "length", "act_embed")
+
+    def _attention(self, name: str, cross: bool) -> Attention:
+        c = self.config
+        return Attention(
+            num_heads=c.num_heads,
+            num_kv_heads=c.kv_heads,
+            head_dim=c.head_width,
+            cross=cross,
+            qkv_bias=c.bias if c.qkv_bias is None else c.qkv_bias,
+            bias=c.bias,
+            rotary=c.rotary,
+            qk_norm=c.norm_epsilon if c.qk_norm else None,
+            scale=c.attention_scale,
+            softcap=c.attention_softcap,
+            dropout=c.attention_dropout,
+            implementation=c.attention,
+            init_std=c.init_std,
+            out_init_std=c.out_init_std,
+            dtype=c.compute_dtype,
+            name=name,
+        )
+
+    def _mask_of_layer(self, mask: AttentionMask, index: Array) -> AttentionMask:
+        """The mask with what differs between layers: whether its window applies."""
+        every = self.config.global_every
+        if every is None:
+            return mask
+        return dataclasses.replace(mask, window_applies=(index + 1) % every != 0)
+
+    def _feed_forward(
+        self, x: Array, mask: AttentionMask, cache: KeyValueCache | None, keys: Keys
+    ) -> tuple[Array, Router]:
+        c = self.config
+        shared = {
+            "mlp_dim": c.mlp_width,
+            "activation": c.activation,
+            "gated": c.gated_mlp,
+            "init_std": c.init_std,
+            "out_init_std": c.out_init_std,
+            "dtype": c.compute_dtype,
+            "name": "mlp",
+        }
+        if c.num_experts is None:
+            layer = FeedForward(bias=c.bias, dropout=c.mlp_dropout, **shared)
+            return layer(x, keys), {}
+        return MixtureOfExperts(
+            num_experts=c.num_experts,
+            per_token=c.experts_per_token,
+            # A fair share of a sequence is unknown while it is still being written.
+            capacity=c.expert_capacity if cache is None else None,
+            **shared,
+        )(x, padding_mask_of(mask.query_segment_ids, mask.padding_mask))

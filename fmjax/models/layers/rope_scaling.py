@@ -1,0 +1,292 @@
+"""Scalings of rotary frequencies for sequences longer than those of pretraining.
+
+They are those of `rope_scaling` in Hugging Face's config.json, equal to
+`transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS`.
+"""
+
+import dataclasses
+import math
+from typing import Protocol
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from fmjax.configurable import configurable
+from fmjax.errors import UserError
+
+Frequencies = Float[Array, "*B R/2"]
+# The largest position of each row plus one, [B, 1, 1, 1].
+Length = Int[Array, "B 1 1 1"]
+
+
+class Scaling(Protocol):
+    """A change of rotary frequencies.
+
+    Attributes:
+      attention_scale: multiplies sines and cosines, and so attention scores by its
+        square.
+    """
+
+    attention_scale: float
+
+    def check(self, dim: int) -> None:
+        """Raises UserError where it does not fit `dim` rotary features."""
+
+    def scale(
+        self, frequencies: Frequencies, theta: float, dim: int, length: Length
+    ) -> Frequencies:
+        """The frequencies to use in place of these of the base `theta`."""
+
+
+class _Plain:
+    """What scalings have that neither scale attention nor depend on the width."""
+
+    attention_scale = 1.0
+
+    def check(self, dim: int) -> None:
+        """Every width fits."""
+        del dim
+
+
+@configurable("rope_linear")
+@dataclasses.dataclass(frozen=True)
+class LinearScaling(_Plain):
+    """Position interpolation (Chen et al. 2023): positions divided by a factor.
+
+    Attributes:
+      factor: by which sequences may be longer.
+    """
+
+    factor: float
+
+    def __post_init__(self):
+        _check_factor(self)
+
+    def scale(
+        self, frequencies: Frequencies, theta: float, dim: int, length: Length
+    ) -> Frequencies:
+        """See `Scaling`."""
+        del theta, dim, length
+        return frequencies / self.factor
+
+
+@configurable("rope_dynamic")
+@dataclasses.dataclass(frozen=True)
+class DynamicScaling(_Plain):
+    """NTK-aware scaling by a base that grows with the sequence (Peng et al. 2023).
+
+    The length of a sequence is the largest position of its row in this call plus one.
+    Keys in a key-value cache keep the rotation by which they were written, as in
+    transformers; there the length is that of the longest row of the batch, here each
+    row has its own.
+
+    Attributes:
+      factor: by which sequences may be longer.
+      original_length: tokens of the longest sequence in pretraining; no shorter one is
+        scaled.
+    """
+
+    factor: float
+    original_length: int
+
+    def __post_init__(self):
+        _check_factor(self)
+        _check_length(self)
+
+    def check(self, dim: int) -> None:
+        """Raises UserError for two features, whose only frequency is 1."""
+        if dim <= 2:
+            raise UserError(
+                f"rope_dynamic: {dim} rotary features; expected at least 4."
+            )
+
+    def scale(
+        self, frequencies: Frequencies, theta: float, dim: int, length: Length
+    ) -> Frequencies:
+        """See `Scaling`."""
+        half = frequencies.shape[-1]
+        longest = jnp.maximum(length, self.original_length).astype(jnp.float32)
+        growth = self.factor * longest / self.original_length - (self.factor - 1)
+        base = theta * growth ** (dim / (dim - 2))
+        return base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+
+
+@configurable("rope_llama3")
+@dataclasses.dataclass(frozen=True)
+class Llama3Scaling(_Plain):
+    """Llama 3.1's: low frequencies divided by a factor, high ones kept, a ramp between.
+
+    Attributes:
+      factor: by which low frequencies are divided.
+      low_freq_factor: wavelengths above original_length / low_freq_factor are low
+        frequencies.
+      high_freq_factor: wavelengths below original_length / high_freq_factor are high.
+      original_length: tokens of the longest sequence in pretraining.
+    """
+
+    factor: float = 8.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_length: int = 8192
+
+    def __post_init__(self):
+        _check_factor(self)
+        _check_length(self)
+        if not 0 < self.low_freq_factor < self.high_freq_factor:
+            raise UserError(
+                f"rope_llama3.low_freq_factor = {self.low_freq_factor}: expected 0 < x "
+                f"< rope_llama3.high_freq_factor = {self.high_freq_factor}."
+            )
+
+    def scale(
+        self, frequencies: Frequencies, theta: float, dim: int, length: Length
+    ) -> Frequencies:
+        """See `Scaling`."""
+        del theta, dim, length
+        low, high = self.low_freq_factor, self.high_freq_factor
+        wavelength = 2 * math.pi / frequencies
+        divided = frequencies / self.factor
+        ramp = (self.original_length / wavelength - low) / (high - low)
+        between = (1 - ramp) * divided + ramp * frequencies
+        found = jnp.where(wavelength > self.original_length / low, divided, frequencies)
+        medium = (wavelength >= self.original_length / high) & (
+            wavelength <= self.original_length / low
+        )
+        return jnp.where(medium, between, found)
+
+
+@configurable("rope_yarn")
+@dataclasses.dataclass(frozen=True)
+class YarnScaling:
+    """YaRN (Peng et al. 2023): interpolates features that turn seldom, scales scores.
+
+    Attributes:
+      factor: by which sequences may be longer.
+      original_length: tokens of the longest sequence in pretraining, L.
+      beta_fast: features that turn more often in L tokens are kept as they are.
+      beta_slow: those that turn less often are divided by the factor; a linear ramp
+        between.
+      attention_factor: multiplies sines and cosines; None means 0.1 ln(factor) + 1
+        (equation 22).
+      truncate: whether the ramp's ends are rounded to whole features.
+    """
+
+    factor: float
+    original_length: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+    truncate: bool = True
+
+    def __post_init__(self):
+        _check_factor(self)
+        _check_length(self)
+        if not 0 < self.beta_slow <= self.beta_fast:
+            raise UserError(
+                f"rope_yarn.beta_slow = {self.beta_slow}: expected 0 < x ≤ "
+                f"rope_yarn.beta_fast = {self.beta_fast}."
+            )
+
+    @property
+    def attention_scale(self) -> float:
+        """See `Scaling`."""
+        if self.attention_factor is not None:
+            return self.attention_factor
+        return 0.1 * math.log(self.factor) + 1.0
+
+    def check(self, dim: int) -> None:
+        """Every width fits."""
+        del dim
+
+    def scale(
+        self, frequencies: Frequencies, theta: float, dim: int, length: Length
+    ) -> Frequencies:
+        """See `Scaling`."""
+        del length
+        half = dim // 2
+
+        def feature(turns: float) -> float:
+            """The pair that turns so often in original_length tokens."""
+            wavelengths = self.original_length / (turns * 2 * math.pi)
+            return dim * math.log(wavelengths) / (2 * math.log(theta))
+
+        low, high = feature(self.beta_fast), feature(self.beta_slow)
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, dim - 1)
+        width = high - low if high != low else 0.001
+        ramp = np.clip((np.arange(half, dtype=np.float32) - low) / width, 0, 1)
+        return frequencies / self.factor * ramp + frequencies * (1 - ramp)
+
+
+@configurable("rope_long")
+@dataclasses.dataclass(frozen=True)
+class LongScaling:
+    """LongRoPE (Ding et al. 2024; Phi-3): a searched divisor for each frequency.
+
+    Which of both lists holds depends on the length of the sequence, as for
+    `DynamicScaling`.
+
+    Attributes:
+      short_factors: divisors for sequences of at most original_length tokens, R/2.
+      long_factors: for longer ones, R/2.
+      original_length: tokens of the longest sequence in pretraining.
+      factor: by which sequences may be longer; attention_factor's default needs it.
+      attention_factor: multiplies sines and cosines; None means
+        sqrt(1 + ln(factor) / ln(original_length)).
+    """
+
+    short_factors: tuple[float, ...]
+    long_factors: tuple[float, ...]
+    original_length: int
+    factor: float
+    attention_factor: float | None = None
+
+    def __post_init__(self):
+        _check_factor(self)
+        _check_length(self)
+
+    @property
+    def attention_scale(self) -> float:
+        """See `Scaling`."""
+        if self.attention_factor is not None:
+            return self.attention_factor
+        return math.sqrt(1 + math.log(self.factor) / math.log(self.original_length))
+
+    def check(self, dim: int) -> None:
+        """Raises UserError for a list of another length than R/2."""
+        for name in ("short_factors", "long_factors"):
+            found = len(getattr(self, name))
+            if found != dim // 2:
+                raise UserError(
+                    f"rope_long.{name}: {found} numbers; expected {dim // 2}, one for "
+                    "each pair of rotary features."
+                )
+
+    def scale(
+        self, frequencies: Frequencies, theta: float, dim: int, length: Length
+    ) -> Frequencies:
+        """See `Scaling`."""
+        del theta, dim
+        short, long = (
+            jnp.asarray(factors, jnp.float32)
+            for factors in (self.short_factors, self.long_factors)
+        )
+        factors = jnp.where(length > self.original_length, long, short)
+        return frequencies / factors
+
+
+def _check_factor(scaling) -> None:
+    if scaling.factor < 1:
+        raise UserError(
+            f"{scaling.gin_name}.factor = {scaling.factor}: expected at least 1."
+        )
+
+
+def _check_length(scaling) -> None:
+    if scaling.original_length < 2:
+        raise UserError(
+            f"{scaling.gin_name}.original_length = {scaling.original_length}: expected "
+            "at least 2."
+        )

@@ -1,0 +1,135 @@
+"""Rotary position embeddings (RoPE, Su et al. 2021)."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from fmjax.configurable import configurable
+from fmjax.errors import UserError
+from fmjax.models.layers.rope_scaling import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongScaling,
+    YarnScaling,
+)
+
+
+@configurable("rotary")
+@dataclasses.dataclass(frozen=True)
+class Rotary:
+    """Rotary position embeddings of queries and keys.
+
+    Attributes:
+      theta: base of the frequencies: pair i of R/2 pairs turns by position ·
+        theta^(-2i/R).
+      fraction: R, the features of a head that turn, as a share of its width; the rest
+        stay as they are (partial rotary factor; GPT-NeoX, Phi).
+      scaling: how frequencies are changed for sequences longer than those of
+        pretraining; None leaves them.
+      local_theta: base in layers with a sliding window, without scaling (Gemma 3: 1e4
+        there and 1e6 in global layers); None takes `theta` in all layers.
+    """
+
+    theta: float = 10000.0
+    fraction: float = 1.0
+    scaling: (
+        LinearScaling
+        | DynamicScaling
+        | Llama3Scaling
+        | YarnScaling
+        | LongScaling
+        | None
+    ) = None
+    local_theta: float | None = None
+
+    def __post_init__(self):
+        for name in ("theta", "local_theta"):
+            value = getattr(self, name)
+            if value is not None and value <= 1:
+                raise UserError(f"rotary.{name} = {value}: expected more than 1.")
+        if not 0 < self.fraction <= 1:
+            raise UserError(f"rotary.fraction = {self.fraction}: expected 0 < x ≤ 1.")
+
+    def dim(self, head_dim: int) -> int:
+        """R, how many features of a head turn."""
+        return int(head_dim * self.fraction)
+
+    def check(self, head_dim: int) -> None:
+        """Raises UserError where heads of this width cannot turn so."""
+        dim = self.dim(head_dim)
+        if dim < 2 or dim % 2:
+            raise UserError(
+                f"transformer.head_dim = {head_dim} with rotary.fraction = "
+                f"{self.fraction} gives {dim} rotary features; expected an even number "
+                "of at least 2, as they turn in pairs."
+            )
+        if self.scaling is not None:
+            self.scaling.check(dim)
+
+    def frequencies(
+        self,
+        head_dim: int,
+        positions: Int[Array, "B T"],
+        local: bool | Bool[Array, ""] = False,
+    ) -> tuple[Float[Array, "*B R/2"], float | Float[Array, ""]]:
+        """Inverse frequencies, float32, and what sines and cosines are multiplied by.
+
+        Args:
+          head_dim: width of a head.
+          positions: of the sequence; some scalings depend on the largest of each row.
+          local: whether the layer has a sliding window.
+
+        Returns:
+          Frequencies [R/2], or [B, 1, 1, R/2] where they depend on the row.
+        """
+        dim = self.dim(head_dim)
+        found, factor = _plain(self.theta, dim), 1.0
+        if self.scaling is not None:
+            # Of each row, so that no row depends on which others share its batch.
+            length = positions.max(-1)[:, None, None, None] + 1
+            found = self.scaling.scale(found, self.theta, dim, length)
+            factor = self.scaling.attention_scale
+        if self.local_theta is None:
+            return found, factor
+        own = _plain(self.local_theta, dim)
+        return jnp.where(local, own, found), jnp.where(local, 1.0, factor)
+
+    def tables(
+        self,
+        head_dim: int,
+        positions: Int[Array, "B T"],
+        local: bool | Bool[Array, ""] = False,
+    ) -> tuple[Float[Array, "B T 1 R/2"], Float[Array, "B T 1 R/2"]]:
+        """Sines and cosines of positions, for `rotate`; see `frequencies`."""
+        frequencies, factor = self.frequencies(head_dim, positions, local)
+        angle = positions[..., None, None].astype(jnp.float32) * frequencies
+        sin, cos = jnp.sin(angle), jnp.cos(angle)
+        if isinstance(factor, float) and factor == 1.0:
+            return sin, cos
+        return sin * factor, cos * factor
+
+
+def rotate(
+    x: Float[Array, "B T H K"],
+    sin: Float[Array, "B T 1 R/2"],
+    cos: Float[Array, "B T 1 R/2"],
+) -> Float[Array, "B T H K"]:
+    """x with its first R features turned by the angles of a sine and cosine table.
+
+    Feature i is paired with feature i + R/2, as in Llama; computed in float32.
+    """
+    dim = 2 * sin.shape[-1]
+    turning = x[..., :dim].astype(jnp.float32)
+    a, b = jnp.split(turning, 2, axis=-1)
+    turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    turned = turned.astype(x.dtype)
+    if dim == x.shape[-1]:
+        return turned
+    return jnp.concatenate([turned, x[..., dim:]], axis=-1)
+
+
+def _plain(theta: float, dim: int) -> Float[Array, " R/2"]:
+    half = dim // 2
+    return theta ** (-jnp.arange(half, dtype=jnp.float32) / half)

@@ -1,0 +1,84 @@
+"""What a run is made of before its first step: checked, planned, its data prepared."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+
+from fmjax.sharding.mesh import batch_sharding
+from fmjax.sharding.rules import LogicalRules
+from fmjax.training.checks import check_divisible
+from fmjax.training.experiment import Experiment
+from fmjax.training.init_from import Copy, Source, check_tokenizers, plan_copies
+from fmjax.training.memory import check_memory
+from fmjax.training.reporting.weights_and_biases import check_installed
+from fmjax.training.state import StatePlan, plan_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """The parts of a run that its experiment gives on these devices.
+
+    Attributes:
+      mesh: of all devices.
+      rules: logical to mesh axes.
+      sharding: of a batch.
+      eval_batch_size: rows of an evaluation batch.
+      plan: of the state; nothing is allocated yet.
+      copies: parameters to take from other runs where this one starts.
+    """
+
+    mesh: jax.sharding.Mesh
+    rules: LogicalRules
+    sharding: jax.sharding.NamedSharding
+    eval_batch_size: int
+    plan: StatePlan
+    copies: list[Copy]
+
+
+def set_up(
+    experiment: Experiment,
+    sources: Sequence[Source],
+    on_checked: Callable[[], None],
+) -> Setup:
+    """Checks that the parts fit, plans the state, and prepares the data.
+
+    Args:
+      experiment: all of whose parts have values.
+      sources: the runs of experiment.init_from.
+      on_checked: called when everything fits, before anything is compiled.
+
+    Raises:
+      UserError: something does not fit.
+    """
+    run, data, objective = experiment.train, experiment.data, experiment.objective
+    if run.wandb_project is not None:
+        check_installed(run.wandb_project)
+    mesh, rules = experiment.mesh.build(), experiment.mesh.all_rules
+    eval_size = run.eval_batch_size or run.batch_size
+    check_divisible("train.batch_size", run.batch_size, run.microbatches, mesh, rules)
+    check_divisible("train.eval_batch_size", eval_size, 1, mesh, rules)
+    plan = plan_state(
+        objective,
+        experiment.optimizer,
+        mesh,
+        rules,
+        train_steps=run.steps,
+        seed=run.seed,
+        ema=run.ema_decay is not None,
+        freeze=experiment.freeze,
+        bad_steps=experiment.bad_steps,
+    )
+    check_memory(plan, mesh)
+    copies = plan_copies(sources, plan, objective.vocab_size)
+    if jax.process_index() == 0:
+        tokenizer = data.tokenizer()
+        check_tokenizers(copies, tokenizer)
+        objective.check(data.row_shapes(), tokenizer and tokenizer.vocab_size)
+        objective.check_data(data)
+        for evaluation in experiment.evaluations:
+            evaluation.check(experiment)
+        data.prepare()
+    data.wait_until_prepared()
+    on_checked()
+    return Setup(mesh, rules, batch_sharding(mesh, rules), eval_size, plan, copies)

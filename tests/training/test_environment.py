@@ -1,0 +1,39 @@
+"""Where compiled programs are kept."""
+
+import jax
+import pytest
+
+from fmjax.training.environment import use_compilation_cache
+
+SETTING = "jax_compilation_cache_dir"
+
+
+@pytest.fixture
+def told(monkeypatch, tmp_path):
+    """Tells JAX a folder; what it has been told after a run's start."""
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.setenv("FMJAX_CACHE", str(tmp_path / "cache"))
+
+    def tell(folder, of_the_run):
+        jax.config.update(SETTING, folder)
+        use_compilation_cache(of_the_run)
+        return jax.config.jax_compilation_cache_dir
+
+    yield tell
+    jax.config.update(SETTING, before)
+
+
+def test_programs_are_kept_beside_the_data_by_default(told, tmp_path):
+    assert told(None, None) == str(tmp_path / "cache" / "xla")
+
+
+def test_a_folder_that_jax_was_told_stays(told):
+    assert told("/theirs", None) == "/theirs"
+
+
+def test_a_folder_of_the_config_comes_first(told):
+    assert told("/theirs", "/bound") == "/bound"
+
+
+def test_an_empty_folder_changes_nothing(told):
+    assert told("/theirs", "") == "/theirs"

@@ -1,0 +1,131 @@
+"""What Weights & Biases is told of a run; see the API in its documentation.
+
+The package is not needed: a recorder of the documented calls stands in for it. Where it
+is installed, a run is also written offline and read back.
+"""
+
+import json
+import struct
+import sys
+import types
+
+import pytest
+
+from fmjax.errors import UserError
+from fmjax.training.reporting.metrics import MetricWriter
+
+
+class Recorder(types.ModuleType):
+    """The part of wandb that is used; keeps what it was told."""
+
+    Error = type("Error", (Exception,), {})
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.__spec__ = types.SimpleNamespace(name="wandb")
+        self.runs = []
+
+    def init(self, **options):
+        self.runs.append(options | {"logged": [], "metrics": []})
+        return self
+
+    def define_metric(self, name, step_metric=None):
+        self.runs[-1]["metrics"].append((name, step_metric))
+
+    def log(self, data, step=None):
+        # As documented, an entry for a step before the last one is dropped.
+        assert step is None
+        self.runs[-1]["logged"].append(data)
+
+    def finish(self):
+        pass
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    recorder = Recorder()
+    monkeypatch.setitem(sys.modules, "wandb", recorder)
+    return recorder
+
+
+def report(run_dir, start, steps):
+    run_dir.mkdir(parents=True, exist_ok=True)
+    writer = MetricWriter(run_dir, start, "project", "config")
+    for step in steps:
+        writer.write(step, "train", {"loss": float(step)})
+    writer.close()
+
+
+def test_two_directories_of_one_name_are_two_runs(recorder, tmp_path):
+    for folder in ("a/run", "b/run", "a/run"):
+        report(tmp_path / folder, 0, [])
+    first, second, again = (run["id"] for run in recorder.runs)
+    assert first != second
+    assert again == first
+    assert {run["resume"] for run in recorder.runs} == {"allow"}
+
+
+def test_steps_after_a_rollback_are_told(recorder, tmp_path):
+    report(tmp_path / "run", 0, [1, 2, 3])
+    report(tmp_path / "run", 1, [2, 3])
+    steps = [entry["step"] for run in recorder.runs for entry in run["logged"]]
+    assert steps == [1, 2, 3, 2, 3]
+    assert recorder.runs[0]["metrics"] == [("step", None), ("*", "step")]
+
+
+def test_nobody_logged_in_is_the_users_to_mend(recorder, tmp_path, monkeypatch):
+    def refuse(**options):
+        raise recorder.Error("api_key not configured (no-tty).")
+
+    monkeypatch.setattr(recorder, "init", refuse)
+    with pytest.raises(UserError, match=r"train\.wandb_project = 'project': api_key"):
+        report(tmp_path / "run", 0, [])
+
+
+def test_a_package_that_is_not_installed_is_refused_before_training(
+    tmp_path, monkeypatch, capsys
+):
+    from fmjax.cli.main import main
+
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    run_dir = tmp_path / "run"
+    arguments = ["quickstart.gin", "train.wandb_project=p", "train.batch_size=16"]
+    assert main(["train", *arguments, "--run_dir", str(run_dir)]) == 2
+    assert "train.wandb_project = 'p': the package wandb" in capsys.readouterr().err
+    assert not run_dir.exists()
+
+
+def test_a_run_that_is_written_offline_can_be_read_back(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="needs the extra [wandb]")
+    from wandb.proto import wandb_internal_pb2
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    report(tmp_path / "run", 0, [1, 2, 3])
+    report(tmp_path / "run", 1, [2, 3])
+    files = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+    steps, ids = [], set()
+    for file in sorted(files, key=lambda file: file.stat().st_mtime_ns):
+        for data in log_records(file.read_bytes()[7:]):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            if record.run.run_id:
+                ids.add(record.run.run_id)
+            steps += [
+                json.loads(item.value_json)
+                for item in record.history.item
+                if "step" in (item.key, *item.nested_key)
+            ]
+    assert steps == [1, 2, 3, 2, 3]
+    assert ids == {(tmp_path / "run" / "wandb_id").read_text()}
+
+
+def log_records(content: bytes):
+    """The records of a LevelDB log: parts of (checksum, length, kind) and data."""
+    place, parts = 0, b""
+    while place + 7 <= len(content):
+        length, kind = struct.unpack("<HB", content[place + 4 : place + 7])
+        parts += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            yield parts
+            parts = b""
