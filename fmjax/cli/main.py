@@ -28,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"fmjax: {error}", file=sys.stderr)
         return USER_ERROR
+    except MemoryError as error:
+        print(f"fmjax: out of memory: {error}", file=sys.stderr)
+        return USER_ERROR
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
