@@ -63,7 +63,7 @@ class Objective(abc.ABC):
     def train_flops_per_row(self, params: Any, rows: RowShapes) -> float:
         """Matrix FLOPs of a training step for a row, padding or not."""
 
-    def check_data(self, data: Any) -> None:  # noqa: B027: by default all data fit
+    def check_data(self, data: Any) -> None:  # noqa: B027
         """Raises a UserError where the data does not fit; by default all data does.
 
         Args:
