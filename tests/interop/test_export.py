@@ -107,7 +107,11 @@ def test_unrolled_layers_and_averaged_weights_are_exported(tmp_path):
 def test_halves_are_written_as_they_were_read(run, tmp_path):
     export_model(run, tmp_path / "half", dtype="bfloat16")
     import_model(tmp_path / "half", tmp_path / "run")
-    export_model(tmp_path / "run", tmp_path / "again", dtype="bfloat16")
+    notes = export_model(tmp_path / "run", tmp_path / "again")
+    assert "weights in bfloat16" in notes[0]
+    export_model(tmp_path / "run", tmp_path / "wide", dtype="float32")
+    wide = load_file(tmp_path / "wide" / "model.safetensors")
+    assert {tensor.dtype for tensor in wide.values()} == {np.dtype("float32")}
     files = [tmp_path / name / "model.safetensors" for name in ("half", "again")]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert load_file(files[0])["model.norm.weight"].dtype == ml_dtypes.bfloat16

@@ -131,6 +131,9 @@ LLAMA = family(
         Constant("attention_bias", False),
         Constant("mlp_bias", False),
         Constant("pretraining_tp", 1, None),
+        # Transformers reads neither; Falcon 3 and SmolLM 2 have them.
+        Constant("activation", "swiglu"),
+        Constant("rope_interleaved", False),
         # In the first configs, beside max_position_embeddings, which counts.
         Ignored("max_sequence_length"),
     ),
