@@ -202,6 +202,20 @@ def test_a_run_that_nothing_there_can_hold_is_refused_by_its_field(model, field)
         describe(model)
 
 
+def test_every_field_that_does_not_fit_is_named_in_one_sentence():
+    small = dataclasses.replace(SMALL, norm="rmsnorm", window=3)
+    with pytest.raises(UserError) as refused:
+        describe(GPT(small, 9, 8, "sinusoidal"), "llama")
+    message = str(refused.value)
+    for part in (
+        "transformer.bias = True (expected False)",
+        "transformer.window = 3",
+    ):
+        assert part in message
+    assert ".;" not in message
+    assert message.endswith(".")
+
+
 def test_refused_runs_write_nothing(tmp_path):
     model = GPT(SMALL, 9, 8, "sinusoidal")
     folder = stored(tmp_path / "run", model, random_params(model))
