@@ -35,6 +35,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
         "what images become whenever they are read",
         ("data.images.augment",),
     ),
+    "evaluations": ("what a run measures and shows besides", ("evaluation",)),
     "data": ("tasks, mixtures and how they become batches", ("data",)),
     "run": ("what a run does besides", ("training", "sharding", "optim")),
     "other": ("configurables of imported modules", ("",)),
