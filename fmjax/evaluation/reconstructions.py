@@ -12,6 +12,7 @@ from fmjax.configurable import configurable
 from fmjax.data.images.contact_sheet import draw_sheet
 from fmjax.data.inspect.images import describe
 from fmjax.errors import UserError
+from fmjax.objectives.objective import ReconstructionObjective
 from fmjax.sharding.mesh import batch_shards
 from fmjax.training.experiment import Experiment
 from fmjax.training.validation import EvaluationPoint
@@ -29,7 +30,7 @@ class Reconstructions:
 
     def check(self, experiment: Experiment) -> None:
         """Raises a UserError for an objective that reconstructs no images."""
-        if not hasattr(experiment.objective, "pictures"):
+        if not isinstance(experiment.objective, ReconstructionObjective):
             raise UserError(
                 "experiment.evaluations has @reconstructions(), but "
                 f"@{experiment.objective.gin_name}() reconstructs no images; expected "

@@ -12,7 +12,7 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from fmjax.errors import UserError
-from fmjax.objectives.terms import Objective
+from fmjax.objectives.objective import Objective
 from fmjax.sharding.rules import LogicalRules, named_shardings, param_specs
 from fmjax.training.checkpoint.digest_item import DigestHandler, DigestRestore
 from fmjax.training.checkpoint.digests import damaged, opened
