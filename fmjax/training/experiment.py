@@ -6,6 +6,7 @@ import typing
 from fmjax.configurable import configurable, runtime_field
 from fmjax.data.images.image_data import ImageData
 from fmjax.data.images.preprocessing import Preprocessing
+from fmjax.data.runtime.batch_source import BatchSource
 from fmjax.data.text.text_data import Data
 from fmjax.optim.freezing import Freeze
 from fmjax.sharding.mesh import MeshConfig
@@ -36,7 +37,7 @@ class Experiment:
     """
 
     objective: typing.Any
-    data: Data | ImageData | None = None
+    data: Data | ImageData | BatchSource | None = None
     optimizer: typing.Any = None
     mesh: MeshConfig = MeshConfig()
     train: TrainConfig = TrainConfig()
