@@ -1,14 +1,16 @@
 """What a run is made of: a frozen tree of configurables."""
 
 import dataclasses
-import typing
 
 from fmjax.configurable import configurable, runtime_field
 from fmjax.data.images.image_data import ImageData
 from fmjax.data.images.preprocessing import Preprocessing
 from fmjax.data.runtime.batch_source import BatchSource
 from fmjax.data.text.text_data import Data
+from fmjax.models.generation import Generation
+from fmjax.objectives.objective import Objective
 from fmjax.optim.freezing import Freeze
+from fmjax.optim.optimizers import Optimizer
 from fmjax.sharding.mesh import MeshConfig
 from fmjax.training.faults.bad_steps import BadSteps
 from fmjax.training.init_from import InitFrom
@@ -33,12 +35,16 @@ class Experiment:
       preprocessing: what an imported model's images go through; None for one of text,
         and for that of `data`.
       evaluations: what is evaluated beside the loss on the validation split.
+      generation: what ends the model's texts, and how they are generated unless told
+        otherwise; None for the tokenizer's EOS and sampling.
+      imported_dtype: of the files that a model was imported from, which an export
+        writes unless told otherwise; None for a model that was trained.
       modules: Python modules that its gin files imported.
     """
 
-    objective: typing.Any
+    objective: Objective
     data: Data | ImageData | BatchSource | None = None
-    optimizer: typing.Any = None
+    optimizer: Optimizer | None = None
     mesh: MeshConfig = MeshConfig()
     train: TrainConfig = TrainConfig()
     init_from: tuple[InitFrom, ...] = ()
@@ -46,9 +52,12 @@ class Experiment:
     bad_steps: BadSteps = BadSteps()
     preprocessing: Preprocessing | None = None
     evaluations: tuple[Evaluation, ...] = runtime_field(())
+    generation: Generation | None = None
+    imported_dtype: str | None = None
     modules: tuple[str, ...] = ()
 
     @property
     def image_preprocessing(self) -> Preprocessing | None:
         """What images go through, the model's own or the data's; None for text."""
-        return self.preprocessing or getattr(self.data, "preprocessing", None)
+        of_data = self.data.preprocessing if isinstance(self.data, ImageData) else None
+        return self.preprocessing or of_data

@@ -1,6 +1,7 @@
 """The whole run, top to bottom: set up, restore, step, log, save, evaluate, finish."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from fmjax.models.flops import without_frozen
 from fmjax.sharding.mesh import global_batch, local_rows, on_mesh
 from fmjax.sharding.processes import describe_hosts
 from fmjax.training.checkpoint.checkpoints import Checkpoints
@@ -32,7 +34,9 @@ from fmjax.training.reporting.throughput import mfu
 from fmjax.training.setup import Setup, set_up
 from fmjax.training.state import State
 from fmjax.training.step import make_train_step
-from fmjax.training.validation import Validation, run_evaluations
+from fmjax.training.validation import EvaluationPoint, Validation, run_evaluations
+
+_LINES = 10  # of metrics that even a short run has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +101,9 @@ def train(
     except Diverged as error:
         raise loop.diverged(error) from None
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        raise out_of_memory(error, setup.plan) or error from error
+        if told := out_of_memory(error, setup.plan):
+            raise told from error
+        raise
     finally:
         loop.close()
     return loop.outcome()
@@ -144,14 +150,24 @@ class Loop:
         self._beginning = self._batches.get_state()
         self._train_rows = data.train_rows()
         self._has_validation = data.has_validation
-        flops = objective.train_flops_per_row(
-            setup.plan.shapes.params, data.row_shapes()
-        )
+        freezing, rows = setup.plan.freezing, data.row_shapes()
+
+        @functools.cache
+        def flops(phase: int) -> float:
+            return run.batch_size * without_frozen(
+                lambda params: objective.train_flops_per_row(params, rows),
+                setup.plan.shapes.params,
+                freezing.trained(phase),
+            )
+
+        def utilization(seconds: float) -> float | None:
+            return mfu(flops(freezing.phase(self.done)) / seconds, setup.mesh.size)
+
         self._reports = Reports(
             run_dir,
             run.steps,
             objective.unit,
-            lambda seconds: mfu(run.batch_size / seconds * flops, setup.mesh.size),
+            utilization,
             lambda step: MetricWriter(run_dir, step, run.wandb_project, config_text),
         )
         self._describe()
@@ -228,7 +244,7 @@ class Loop:
         reports.start(self.done)
         self._bad = BadStepLog(self._run_dir, self.done, self._experiment.bad_steps)
         self._log = StepLog(
-            self._run.log_every,
+            min(self._run.log_every, max(1, self._run.steps // _LINES)),
             self._run.steps,
             self._experiment.objective.unit,
             self._log_step,
@@ -272,9 +288,8 @@ class Loop:
         variables, step = self.state.eval_variables, self.done
         with self.watchdog.paused():
             values = self._validate(variables, last) if self._has_validation else {}
-            found = run_evaluations(
-                self._experiment, step, variables, last, self._evaluation_failed
-            )
+            point = EvaluationPoint(step, variables, values, last)
+            found = run_evaluations(self._experiment, point, self._evaluation_failed)
             seen = {f"{self._experiment.objective.unit}_seen": self._log.seen}
             seen |= self._epoch(self._batches.get_state()["position"])
             self._validation = self._reports.validation(step, values, found, seen)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fmjax.config.construct import construct
+from fmjax.config.load import load_experiment
 from fmjax.configurable import configurable
 from fmjax.data.images.image_data import ImageData
 from fmjax.data.runtime.batch_source import BatchSource
@@ -63,6 +64,11 @@ class Unfinished:
         pass
 
 
+def experiment_of(data):
+    objective = load_experiment("quickstart.gin").objective
+    return construct(Experiment, {"objective": objective, "data": data})
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -73,7 +79,7 @@ class Unfinished:
     ids=lambda data: data.gin_name,
 )
 def test_sources_of_batches_are_taken(data):
-    assert construct(Experiment, {"objective": None, "data": data}).data is data
+    assert experiment_of(data).data is data
 
 
 def test_every_method_of_the_contract_is_needed():
@@ -84,9 +90,9 @@ def test_every_method_of_the_contract_is_needed():
         rest = {n: m for n, m in vars(Counting).items() if n in methods - {name}}
         lacking = type("Lacking", (), rest | {"gin_name": "lacking"})
         with pytest.raises(UserError, match=r"experiment\.data"):
-            construct(Experiment, {"objective": None, "data": lacking()})
+            experiment_of(lacking())
 
 
 def test_what_gives_no_batches_is_refused_by_its_name():
     with pytest.raises(UserError, match=r"experiment\.data = .*expected @data\(\)"):
-        construct(Experiment, {"objective": None, "data": Unfinished()})
+        experiment_of(Unfinished())
