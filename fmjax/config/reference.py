@@ -37,6 +37,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "evaluations": ("what a run measures and shows besides", ("evaluation",)),
     "data": ("tasks, mixtures and how they become batches", ("data",)),
+    "evaluations": ("what a run finds out besides its loss", ("evaluation",)),
     "run": ("what a run does besides", ("training", "sharding", "optim")),
     "other": ("configurables of imported modules", ("",)),
 }
