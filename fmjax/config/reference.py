@@ -35,7 +35,6 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
         "what images become whenever they are read",
         ("data.images.augment",),
     ),
-    "evaluations": ("what a run measures and shows besides", ("evaluation",)),
     "data": ("tasks, mixtures and how they become batches", ("data",)),
     "evaluations": ("what a run finds out besides its loss", ("evaluation",)),
     "run": ("what a run does besides", ("training", "sharding", "optim")),
