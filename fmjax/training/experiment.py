@@ -5,6 +5,7 @@ import dataclasses
 from fmjax.configurable import configurable, runtime_field
 from fmjax.data.images.image_data import ImageData
 from fmjax.data.images.preprocessing import Preprocessing
+from fmjax.data.runtime.batch_source import BatchSource
 from fmjax.data.text.text_data import Data
 from fmjax.models.generation import Generation
 from fmjax.objectives.objective import Objective
@@ -42,7 +43,7 @@ class Experiment:
     """
 
     objective: Objective
-    data: Data | ImageData | None = None
+    data: Data | ImageData | BatchSource | None = None
     optimizer: Optimizer | None = None
     mesh: MeshConfig = MeshConfig()
     train: TrainConfig = TrainConfig()
