@@ -40,7 +40,7 @@ def construct(cls: type, values: dict[str, Any]) -> Any:
             # Of a tuple that macros made long, enough to know it by.
             raise UserError(
                 f"{cls.gin_name}.{name} = {_format_value(value)}: expected "
-                f"{format_type(hints[name])}, found {type(value).__name__}."
+                f"{format_type(hints[name])}{_found(value)}."
             ) from None
         checked[name] = value
     return cls(**checked)
@@ -93,6 +93,11 @@ def _is_number(hint: Any) -> bool:
 def _format_value(value: Any) -> str:
     name = getattr(type(value), "gin_name", None)
     return f"@{name}()" if name else f"{value!r:.200}"
+
+
+def _found(value: Any) -> str:
+    # Of a configurable, its name has told it.
+    return "" if hasattr(type(value), "gin_name") else f", found {type(value).__name__}"
 
 
 def _tuples(value):

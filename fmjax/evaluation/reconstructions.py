@@ -15,6 +15,7 @@ from fmjax.errors import UserError
 from fmjax.objectives.objective import ReconstructionObjective
 from fmjax.sharding.mesh import batch_shards
 from fmjax.training.experiment import Experiment
+from fmjax.training.validation import EvaluationPoint
 
 IMAGES = 8
 
@@ -37,7 +38,7 @@ class Reconstructions:
             )
 
     def __call__(
-        self, experiment: Experiment, step: int, variables: dict, last: bool
+        self, experiment: Experiment, at: EvaluationPoint
     ) -> dict[str, np.ndarray]:
         """{"reconstructions": uint8 [H, W, 3]}, a line for each of 8 images."""
         mesh, rules = experiment.mesh.build(), experiment.mesh.all_rules
@@ -47,7 +48,7 @@ class Reconstructions:
         rows = [records.reading(number, seed=0) for number in numbers]
         filled = rows + rows[:1] * (-len(rows) % batch_shards(mesh, rules))
         batch = {name: np.stack([row[name] for row in filled]) for name in rows[0]}
-        painted = _painter(experiment.objective, mesh)(variables, batch)
+        painted = _painter(experiment.objective, mesh)(at.variables, batch)
         tiles = data.preprocessing.shown(np.asarray(painted))
         lines = [(describe(data, row), list(line)) for row, line in zip(rows, tiles)]
         return {"reconstructions": np.asarray(draw_sheet(lines))}

@@ -9,7 +9,8 @@ from fmjax.data.sources import pair_files
 from fmjax.data.sources.pair_files import PairFiles
 from fmjax.data.tasks import documents
 from fmjax.data.tasks.seqio_import import import_seqio
-from fmjax.data.tasks.text_tasks import SeqioTask, TextTask
+from fmjax.data.tasks.seqio_task import SeqioTask
+from fmjax.data.tasks.text_task import TextTask
 from fmjax.data.text.corruption.span_corruption import SpanCorruption
 from fmjax.data.text.pairs import Pairs
 from fmjax.data.text.text_data import Data
@@ -111,12 +112,14 @@ def test_broken_pairs_are_left_out_counted_and_named(files, tmp_path, monkeypatc
         TextTask(files, Bytes(), name="torn_pairs"),
         rows="packed",
         cache_dir=str(tmp_path / "cache"),
+        max_corrupt_fraction=0.1,
     )
     data.prepare()
     (cache,) = data.caches("train")
     assert (cache.documents, cache.skipped) == (26, 4)
     assert cache.skipped_names == (
-        "torn_pairs train: train.en, line 3 inputs is no UTF-8",
+        "torn_pairs train: train.en, line 3 (byte 0xff at offset 45) inputs is not "
+        "UTF-8",
         "torn_pairs train: train.en, line 6 inputs is empty",
         "torn_pairs train: train.en, line 10 inputs is too long; expected at most 30 "
         "bytes",

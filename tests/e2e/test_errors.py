@@ -1,6 +1,9 @@
 """A user's mistake: a message naming the binding, exit code 2, nothing written."""
 
+import jax.numpy as jnp
 import pytest
+
+from fmjax.training import loop
 
 MISTAKES = {
     "unknown field": (["train.step=5"], ["'train'", "'steps'"]),
@@ -8,6 +11,16 @@ MISTAKES = {
     "wrong type": (["train.steps=ten"], ["train.steps", "'ten'", "int"]),
     "wrong value": (["train.batch_size=0"], ["train.batch_size", "at least 1"]),
     "no binding": (["steps"], ["steps"]),
+    "macro that nothing reads": (
+        ["learning_rate=1"],
+        ["'learning_rate=1'", "%learning_rate", "'cosine.learning_rate'"],
+    ),
+    "misspelled macro": (["TEXT_FLIE=x"], ["%TEXT_FLIE", "'TEXT_FILE'"]),
+    "reference without parentheses": (
+        ["experiment.optimizer=@adamw"],
+        ["experiment.optimizer = @adamw", "add ()"],
+    ),
+    "old name": (["data.bad_share=0.1"], ["data.max_corrupt_fraction"]),
     "missing file": (["TEXT_FILE=/no/such.txt"], ["text_files.files", "/no/such.txt"]),
     "unused binding": (["adafactor.clip_norm=1.0"], ["adafactor"]),
     "vocabulary larger than the model's": (
@@ -41,6 +54,10 @@ MISTAKES = {
             "bytes.specials=('[CLS]', '[SEP]', '[MASK]')",
         ],
         ["masked_lm.max_predictions = 8", "masking.rate = 0.4", "up to 12 tokens"],
+    ),
+    "a state larger than all memory": (
+        ["transformer.mlp_dim=1000000000"],
+        ["GB on each device", "mesh.fsdp"],
     ),
     "warm-up longer than the run": (
         ["train.steps=4"],
@@ -141,4 +158,18 @@ def test_loss_that_is_not_finite_stops_the_run(tiny, tmp_path, verb):
     assert code == 3
     assert "the loss of step" in err
     assert "The last good step is" in err
+    assert "Traceback" not in err
+
+
+def test_a_step_that_runs_out_of_memory_is_explained(tiny, tmp_path, verb, monkeypatch):
+    def step(*args):
+        return jnp.ones(1 << 46, jnp.float32).block_until_ready(), {}
+
+    monkeypatch.setattr(loop, "make_train_step", lambda *args, **options: step)
+
+    code, _, err = verb("train", *tiny, "--run_dir", tmp_path / "run")
+
+    assert code == 2
+    assert f"out of memory ({4 << 46} bytes were asked for)" in err
+    assert "train.microbatches" in err
     assert "Traceback" not in err
