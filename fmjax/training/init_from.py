@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from fmjax.configurable import configurable, path
 from fmjax.data.tokenizers.tokenizers import Tokenizer
-from fmjax.errors import UserError
+from fmjax.errors import UserError, suggest
 from fmjax.models.layers.image_positions import PatchAxis, resize_positions
 from fmjax.models.parameter_paths import Pattern, Slot, is_scanned, slots
 from fmjax.objectives.objective import Objective
@@ -41,11 +41,15 @@ class InitFrom:
         the same text on both sides; without an arrow, paths are the same. All that a
         side matches must have its counterpart on the other.
       step: of the checkpoint; None for the newest.
+      collection: of this run's variables, where they go: "params", those that are
+        trained, or one that its objective reads besides, such as "teacher". Paths on
+        the right of an arrow are within it.
     """
 
     run: str = path(runtime=False)
     parameters: tuple[str, ...] = ("**",)
     step: int | None = None
+    collection: str = "params"
 
     def __post_init__(self):
         """Raises UserError for what are no pairs of patterns."""
@@ -154,21 +158,20 @@ def plan_copies(
       UserError: no such checkpoint, nothing matches, a tensor has no counterpart, or
         shapes, vocabularies or tokens before the patches differ.
     """
-    axes = traverse_util.flatten_dict(plan.axes["params"], sep="/")
-    leaves = traverse_util.flatten_dict(plan.shapes.params, sep="/")
-    shapes = {name: leaf.shape for name, leaf in leaves.items()}
-    places, copies, taken = slots(shapes), [], set()
+    copies, taken = [], set()
     for source in sources:
+        name = source.wanted.collection
+        axes, shapes = _collection(plan, name)
         saved = SavedState(source.wanted.run, source.wanted.step)
         there = saved.param_shapes
-        pieces = {}
-        for target, origin in _pairs(source.wanted, slots(there), places).items():
-            if target in taken:
+        places, origins, pieces = slots(shapes), slots(there), {}
+        for target, origin in _pairs(source.wanted, origins, places).items():
+            if (name, target) in taken:
                 raise UserError(f"{BINDING}: {target!r} is taken twice.")
-            taken.add(target)
+            taken.add((name, target))
             here = places[target]
             names = axes[here.array][here.layer is not None :]
-            place = slots(there)[origin]
+            place = origins[origin]
             pieces[target] = Piece(
                 place,
                 here,
@@ -207,21 +210,39 @@ def start_from(copies: Sequence[Copy], state: State) -> State:
     Each array is read straight to where its counterpart lies on the mesh.
     """
     for copy in copies:
-        places = traverse_util.flatten_dict(state.params, sep="/")
+        name = copy.source.wanted.collection
+        old = state.variables[name]
+        places = traverse_util.flatten_dict(old, sep="/")
         read = copy.saved.read_params(_placed(copy, places))
 
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, state.params)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, old)
         put = jax.jit(
             functools.partial(_put, tuple(copy.pieces.values())),
             donate_argnums=0,
             out_shardings=shardings,
         )
-        state = dataclasses.replace(
-            state,
-            params=put(state.params, read),
-            ema=None if state.ema is None else put(state.ema, read),
-        )
+        if name == "params":
+            ema = None if state.ema is None else put(state.ema, read)
+            state = dataclasses.replace(state, params=put(old, read), ema=ema)
+        else:
+            extra = state.extra | {name: put(old, read)}
+            state = dataclasses.replace(state, extra=extra)
     return state
+
+
+def _collection(
+    plan: StatePlan, name: str
+) -> tuple[dict[str, Names], dict[str, tuple[int, ...]]]:
+    """Logical names and shapes of a collection's arrays, by path."""
+    known = plan.shapes.variables
+    if name not in known:
+        raise UserError(
+            f"init_from.collection = {name!r}: experiment.objective has no such "
+            f"collection.{suggest(name, known)} Expected one of {', '.join(known)}."
+        )
+    axes = traverse_util.flatten_dict(plan.axes[name], sep="/")
+    leaves = traverse_util.flatten_dict(known[name], sep="/")
+    return axes, {path: leaf.shape for path, leaf in leaves.items()}
 
 
 def _patterns(text: str) -> tuple[Pattern, Pattern]:

@@ -14,11 +14,13 @@ from fmjax.models.language.bert import Bert
 from fmjax.models.language.seq2seq import Seq2Seq
 from fmjax.models.layers.transformer import stack_layers, unstack_layers
 from fmjax.models.layers.transformer_config import TransformerConfig
+from fmjax.models.parameter_paths import slots
 from fmjax.objectives.masked_lm import MaskedLM
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM
 from fmjax.optim.optimizers import AdamW
 from fmjax.optim.schedules import Constant
 from fmjax.sharding.mesh import MeshConfig, on_mesh
+from fmjax.training import init_from
 from fmjax.training.checkpoint.checkpoints import Checkpoints, save_model
 from fmjax.training.init_from import (
     InitFrom,
@@ -214,3 +216,47 @@ def test_tables_need_the_same_vocabulary(runs):
     check_tokenizers(plan_copies([same], plan, V), own)
     no_table = source(runs["scanned"], ENCODER[0], tokenizer=other)
     check_tokenizers(plan_copies([no_table], plan, V), own)
+
+
+@dataclasses.dataclass(frozen=True)
+class Distilled(MaskedLM):
+    """An encoder with a second set of parameters, which it does not train."""
+
+    def init(self, rng):
+        params = super().init(rng)["params"]
+        return {"params": params, "teacher": params}
+
+
+@pytest.mark.parametrize("mesh_config", [None, MeshConfig(data=1, fsdp=4, tensor=2)])
+def test_parameters_land_in_another_collection(runs, mesh_config):
+    mesh, rules = build(mesh_config)
+    objective = Distilled(Bert(SCANNED, V, 8))
+    optimizer = AdamW(schedule=Constant(learning_rate=1e-3))
+    plan = plan_state(objective, optimizer, mesh, rules, train_steps=3)
+    wanted = InitFrom(run=str(runs["unrolled"]), collection="teacher")
+    taken = Source(wanted, V, None, BERT)
+    before, state, _ = started(plan, objective, mesh, rules, taken)
+    found, theirs = jax.device_get(state.extra["teacher"]), bert_params(SCANNED)
+    # What pads a vocabulary is not taken: the table's rows and offsets of logits.
+    padded = theirs["tokens"]["table"].shape[0]
+    found, theirs = jax.tree.map(
+        lambda leaf: leaf[:V] if leaf.shape[0] == padded else leaf, (found, theirs)
+    )
+    assert_equal(found, theirs)
+    assert_equal(state.params, before.params)
+    unknown = dataclasses.replace(wanted, collection="teachers")
+    with pytest.raises(UserError, match=r"init_from\.collection .*Did you mean"):
+        plan_copies([Source(unknown, V, None, BERT)], plan, V)
+
+
+def test_the_paths_of_a_run_are_listed_once_and_not_for_each_tensor(runs, monkeypatch):
+    plan, *_ = target()
+    calls = []
+
+    def counting(shapes):
+        calls.append(shapes)
+        return slots(shapes)
+
+    monkeypatch.setattr(init_from, "slots", counting)
+    copies = plan_copies([source(runs["unrolled"])], plan, V)
+    assert len(copies[0].pieces) > len(calls) == 2
