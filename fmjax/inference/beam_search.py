@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from fmjax.errors import UserError
 from fmjax.inference.decoder import Own, decoder_of, next_logits
 from fmjax.inference.prompts import pad
-from fmjax.models.layers.primitives import constrain
+from fmjax.models.layers.logical_axes import constrain
 
 
 class Hypothesis(NamedTuple):

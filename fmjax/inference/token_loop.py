@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from fmjax.inference.decoder import Own, decoder_of, next_logits
 from fmjax.inference.prompts import pad
 from fmjax.inference.sampling import Sampling, sample
-from fmjax.models.layers.primitives import constrain
+from fmjax.models.layers.logical_axes import constrain
 
 
 def generate_tokens(
