@@ -20,15 +20,17 @@ def configurable(name: str):
 
 
 def runtime_field(default: Any = dataclasses.MISSING) -> Any:
-    """A field that may change when a run resumes, since it changes no result."""
+    """A field that changes no result, and so may change when a run resumes."""
     return dataclasses.field(default=default, metadata={"runtime": True})
 
 
 def path(default: Any = dataclasses.MISSING, runtime: bool = True) -> Any:
-    """A file, folder or glob (or a tuple of them): made absolute in a stored config.
+    """A field for a file, folder or glob, or a tuple of them, which is made absolute.
 
-    Where a file lies does not change what a run means, so paths are runtime fields;
-    but not where nothing else tells what is read.
+    Args:
+      default: as of any field.
+      runtime: whether the path may change when a run resumes, as with `runtime_field`.
+        False where nothing but the path tells what is read.
     """
     return dataclasses.field(
         default=default, metadata={"runtime": runtime, "path": True}

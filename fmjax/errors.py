@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: one clear message, no traceback, exit code 2."""
+"""Errors that a user can mend: one clear message, no traceback, exit code 2."""
 
 import difflib
 import os

@@ -109,14 +109,20 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--max_tokens",
         type=int,
-        help="the most tokens written; if not given, 100, or as many as fit the model",
+        help="the most tokens written; if not given, what the model's settings say, "
+        "or 100; at most as many as fit the model",
     )
     sub.add_argument("--temperature", type=float, help="1 if not given; 0 is greedy")
     sub.add_argument("--top_k", type=int, help="draw from the k likeliest tokens")
     sub.add_argument("--top_p", type=float, help="draw from the likeliest share p")
-    sub.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    sub.add_argument("--seed", type=int, default=0, help="from 0 to 2**32 - 1")
     sub.add_argument(
         "--beams", type=int, help="search for the likeliest text with so many beams"
+    )
+    sub.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16"],
+        help="of the parameters; if not given, as they were saved",
     )
     sub.add_argument(
         "--length_penalty",
@@ -177,13 +183,23 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("import", "Import a Hugging Face folder as a run directory.")
     sub.add_argument("hf_dir", help="config.json and *.safetensors")
     sub.add_argument("run_dir", help="a new directory")
+    sub.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="an option of config.json or generation_config.json that is not known "
+        "here, and is known not to matter; may be repeated",
+    )
 
     sub = verb("export", "Export a run as a Hugging Face folder.")
     takes_run(sub)
     takes_trust(sub)
     sub.add_argument("hf_dir", help="a new directory")
     sub.add_argument(
-        "--dtype", choices=["float32", "float16", "bfloat16"], default="float32"
+        "--dtype",
+        choices=["float32", "float16", "bfloat16"],
+        help="if not given, as it was imported, or float32",
     )
     sub.add_argument(
         "--max_shard_gb", type=float, default=5, help="the largest file of weights"

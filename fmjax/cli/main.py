@@ -95,7 +95,7 @@ def _generate(args) -> None:
 
     if not (args.prompt or args.image):
         raise UserError("neither --prompt nor --image is given; expected one of them.")
-    run = load(args.run_dir, step=args.step, trust=args.trust)
+    run = load(args.run_dir, step=args.step, trust=args.trust, dtype=args.dtype)
     prompts, images = args.prompt or [""], None
     if args.image:
         images = read_images(run, args.image)
@@ -175,8 +175,10 @@ def _status(args) -> None:
 def _import(args) -> None:
     from fmjax.interop.hugging_face import import_model
 
-    left_out = import_model(args.hf_dir, args.run_dir)
+    left_out = import_model(args.hf_dir, args.run_dir, ignore=args.ignore)
     print(f"imported {args.hf_dir} into {args.run_dir}")
+    if args.ignore:
+        print(f"ignored, as told by --ignore: {', '.join(args.ignore)}")
     if left_out:
         print(f"left out, of other heads: {', '.join(left_out)}")
 

@@ -1,4 +1,4 @@
-"""Where gin files lie: beside whoever names them, and shipped under configs/."""
+"""Finding gin files: next to the file that includes them, or shipped in configs/."""
 
 import contextlib
 import os
@@ -23,18 +23,22 @@ def shipped_configs() -> list[str]:
 
 
 def exists(name: str) -> bool:
-    """Whether `find` would find it from the working directory."""
+    """Whether `find` finds a file of this name from the working directory."""
     with contextlib.suppress(UserError):
         return bool(find(name, pathlib.Path.cwd()))
     return False
 
 
 def find(name: str, folder: pathlib.Path, source: str = "") -> pathlib.Path:
-    """The file that a config or an include names: beside `folder`, then in configs/.
+    """The gin file of a name, with or without ".gin".
+
+    Args:
+      name: a path, or a name of a shipped config.
+      folder: where a relative path is looked up first; then configs/.
+      source: the file that includes it, for the error.
 
     Raises:
-      UserError: there is none; it names the nearest that ships, and the `source` that
-        asked for it.
+      UserError: there is none; it names the nearest shipped config.
     """
     given = pathlib.Path(name).expanduser()
     candidates = [folder / given, configs_folder() / given]

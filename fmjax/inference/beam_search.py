@@ -1,8 +1,9 @@
 """Beam search with a key-value cache: one compiled loop on the device."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,34 +12,42 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from fmjax.errors import UserError
-from fmjax.inference.decoder import Own, decoder_of, next_logits
-from fmjax.inference.prompts import pad
+from fmjax.inference.constraints import History, constrain_scores, constrains
+from fmjax.inference.decoder import SourceDecoder, decoder_of
+from fmjax.inference.prompts import eos_array, pad
+from fmjax.inference.slots import SelfCache, Slots
+from fmjax.models.generation import Generation
 from fmjax.models.layers.logical_axes import constrain
 
 
 class Hypothesis(NamedTuple):
-    """A continuation that was found.
+    """A text that beam search found.
 
     Attributes:
-      tokens: ids, the last one EOS unless max_tokens ended them.
-      score: their log-probability over `penalty` of their number.
+      tokens: ids, the last one an EOS unless max_tokens ended them.
+      score: their log-probability over the length penalty.
     """
 
     tokens: list[int]
     score: float
 
 
-def penalty(
-    length: int | Int[Array, "..."], alpha: float | Float[Array, ""]
-) -> Float[Array, "..."]:
-    """((5 + n) / 6)^alpha, by which log-probabilities are divided.
+PenaltyForm = Literal["wu", "power"]
 
-    Wu et al. 2016, equation 14. With alpha = 0 it is 1, so that long texts, less likely
-    as they are, lose; Vaswani et al. 2017 take 0.6. A `length_penalty` of transformers
-    divides by n^alpha, so that one in the generation config of an imported model does
-    not carry over.
+
+def penalty(
+    length: int | Int[Array, "..."],
+    alpha: float | Float[Array, ""],
+    form: PenaltyForm = "wu",
+) -> Float[Array, "..."]:
+    """The length penalty, by which log-probabilities of n tokens are divided.
+
+    "wu" is ((5 + n) / 6)^alpha (Wu et al. 2016, equation 14; Vaswani et al. 2017 take
+    alpha = 0.6), "power" n^alpha, that of transformers. With alpha = 0 either is 1, and
+    long texts, less likely as they are, lose.
     """
-    return ((5.0 + length) / 6.0) ** jnp.float32(alpha)
+    n = 1.0 * length if form == "power" else (5.0 + length) / 6.0
+    return n ** jnp.float32(alpha)
 
 
 def beam_search_tokens(
@@ -50,30 +59,39 @@ def beam_search_tokens(
     max_tokens: int,
     beams: int,
     length_penalty: float = 0.0,
+    penalty_form: PenaltyForm = "wu",
+    early_stopping: bool | Literal["never"] = "never",
     n_best: int = 1,
-    eos_id: int | None = None,
+    eos_id: int | Sequence[int] | None = None,
     padding_id: int | None = None,
     vocab_size: int | None = None,
+    generation: Generation | None = None,
 ) -> list[list[Hypothesis]]:
-    """Looks for the continuations of the best score, from left to right.
+    """Looks for the texts of the best score, from left to right.
 
     After every token the `beams` likeliest beginnings that did not end are kept, and
     as many of the best that did: those whose EOS was among the `beams` likeliest next
-    tokens of all, or that max_tokens cut. A row is done when no beginning can become
-    better than the worst ending that is kept.
+    tokens of all, or that max_tokens cut. `early_stopping` says when a row is done.
 
     Args:
       model: as in `generate_tokens`.
       params: its parameters.
       prompts: ids, at least one a row.
-      images: one a prompt, for a model that sees them, normalized.
-      max_tokens: the most ids written for a prompt.
+      images: one a prompt, for a model that reads them, normalized.
+      max_tokens: the most ids generated for a prompt.
       beams: K, beginnings kept; 1 is greedy.
-      length_penalty: see `penalty`.
-      n_best: how many are given, at most `beams`.
-      eos_id: ends a text.
-      padding_id: never written.
-      vocab_size: ids at and above it are never written; model.vocab_size if not given.
+      length_penalty: alpha of `penalty`; below 0 only in the form "power".
+      penalty_form: see `penalty`.
+      early_stopping: a row is done when: "never", no beginning can become better than
+        the worst ending that is kept; False, none would be if it ended now; True, also
+        when `beams` texts ended. The last two are transformers' heuristics.
+      n_best: how many are returned, at most `beams`.
+      eos_id: one id or several, each of which ends a text; those of `generation` if not
+        given.
+      padding_id: never generated.
+      vocab_size: ids at and above it are never generated; model.vocab_size if not
+        given.
+      generation: constraints; its defaults of sampling, beams and lengths are not read.
 
     Returns:
       For each prompt the n_best found, best first; fewer only where fewer exist.
@@ -86,10 +104,11 @@ def beam_search_tokens(
         raise UserError(f"beams = {beams}: expected at least 1.")
     if not 1 <= n_best <= beams:
         raise UserError(f"n_best = {n_best}: expected 1 to beams = {beams}.")
-    if not 0 <= length_penalty < float("inf"):
+    if penalty_form == "wu" and not 0 <= length_penalty < float("inf"):
         raise UserError(f"length_penalty = {length_penalty}: expected 0 or more.")
     if not prompts:
         return []
+    generation = generation or Generation()
     padded = pad(decoder, prompts, max_tokens, images)
     found = _search(
         decoder,
@@ -97,10 +116,15 @@ def beam_search_tokens(
         max_tokens,
         beams,
         min(model.vocab_size, vocab_size or model.vocab_size),
+        penalty_form,
+        # Shorter texts are the best to come where the penalty favours them.
+        False if early_stopping == "never" and length_penalty < 0 else early_stopping,
+        generation if constrains(generation) else None,
+        generation.renormalize_logits,
         params,
         padded,
         np.float32(length_penalty),
-        np.int32(-1 if eos_id is None else eos_id),
+        eos_array(eos_id, generation),
         np.int32(-1 if padding_id is None else padding_id),
     )
     tokens, lengths, scores = (np.asarray(x)[:, :n_best] for x in found)
@@ -115,7 +139,7 @@ def beam_search_tokens(
 
 
 class _Texts(NamedTuple):
-    """Of every row some texts, the best first; a score of -inf stands for none."""
+    """Some texts of every row, the best first; a score of -inf stands for none."""
 
     tokens: jax.Array  # [B, K, max_tokens], zeros after their ends
     lengths: jax.Array  # [B, K]
@@ -133,57 +157,82 @@ class _State(NamedTuple):
     count: jax.Array  # ids of every beginning
     live: _Texts  # their scores are log-probabilities
     ended: _Texts  # with the length penalty
-    hidden: jax.Array  # [B · K, 1, D], of each beginning's newest id
-    own: Own
+    open: jax.Array  # [B], rows that are not done
+    slots: Slots  # B · K
 
 
 # See `token_loop` for the rules.
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5, 6, 7, 8))
 def _search(
     decoder,
     rules,
     max_tokens,
     K,
     vocab_size,
+    form,
+    early_stopping,
+    generation,
+    renormalize,
     params,
     prompts,
     alpha,
-    eos_id,
+    eos_ids,
     padding_id,
 ):
     del rules
-    lengths = prompts.lengths
-    B, ids = len(lengths), jnp.arange(vocab_size)
-    hidden, own, source = decoder.begin(params, prompts, max_tokens)
+    B, ids = len(prompts.lengths), jnp.arange(vocab_size)
+    begun = History(*(jnp.repeat(x, K, axis=0) for x in decoder.history(prompts)))
 
-    def unfinished(state):
-        # Scores fall with every token, and the penalty helps the longest most.
-        within_reach = state.live.scores.max(1) / penalty(max_tokens, alpha)
-        open_rows = within_reach > state.ended.scores.min(1)
-        return (state.count < max_tokens) & open_rows.any()
-
-    def step(state):
-        logits = next_logits(decoder.model, params, state.hidden)
+    def next_log_probs(state):
+        logits = decoder.next_logits(params, state.slots)
         scores = jax.nn.log_softmax(logits)[:, :vocab_size]
         scores = jnp.where(ids == padding_id, -jnp.inf, scores)
+        if generation is not None:
+            written = state.live.tokens.reshape(B * K, -1)
+            scores = constrain_scores(
+                scores,
+                generation,
+                begun.extended(written, state.count),
+                state.count,
+                max_tokens=max_tokens,
+                eos_ids=eos_ids,
+                from_start=isinstance(decoder, SourceDecoder),
+            )
+        return jax.nn.log_softmax(scores) if renormalize else scores
+
+    def still_open(live, ended, count):
+        # Scores fall with every token, and the penalty helps the longest most.
+        length = max_tokens if early_stopping == "never" else count
+        within_reach = live.scores.max(1) / penalty(length, alpha, form)
+        result = within_reach > ended.scores.min(1)
+        if early_stopping is True:
+            result &= (ended.scores == -jnp.inf).any(1)
+        return result
+
+    def unfinished(state):
+        return (state.count < max_tokens) & state.open.any()
+
+    def step(state):
+        scores = next_log_probs(state)
         scores = state.live.scores[..., None] + scores.reshape(B, K, -1)
-        # One of every beginning's ids is EOS, so that K or more of these are not. First
+        # E of every beginning's ids are EOS, so that K or more of these are not. First
         # of each beginning: XLA would sort all K · V of them on a CPU.
-        scores, drawn = jax.lax.top_k(scores, min(2 * K, vocab_size))
+        most = 1 + len(eos_ids)
+        scores, drawn = jax.lax.top_k(scores, min(most * K, vocab_size))
         each = scores.shape[-1]
-        scores, which = jax.lax.top_k(scores.reshape(B, -1), min(2, each) * K)
+        scores, which = jax.lax.top_k(scores.reshape(B, -1), min(most * K, each * K))
         parents = which // each
         drawn = jnp.take_along_axis(drawn.reshape(B, -1), which, axis=1)
         tokens = jnp.take_along_axis(state.live.tokens, parents[..., None], axis=1)
         tokens = tokens.at[:, :, state.count].set(drawn)
         count = state.count + 1
         every = _Texts(tokens, jnp.full(drawn.shape, count), scores)
-        ends = drawn == eos_id
+        ends = jnp.isin(drawn, eos_ids)
 
         likely = jax.tree.map(lambda x: x[:, :K], every)
         kept = jnp.where(
-            ends[:, :K] | (count == max_tokens),
-            likely.scores / penalty(count, alpha),
+            (ends[:, :K] | (count == max_tokens)) & state.open[:, None],
+            likely.scores / penalty(count, alpha, form),
             -jnp.inf,
         )
         likely = likely._replace(scores=kept)
@@ -195,33 +244,42 @@ def _search(
 
         going_on = every._replace(scores=jnp.where(ends, -jnp.inf, every.scores))
         live, which = going_on.best(K)
-        own = _reorder(state.own, jnp.take_along_axis(parents, which, axis=1))
-        position = jnp.repeat(decoder.position(lengths, state.count), K)
-        newest = live.tokens[:, :, state.count].reshape(-1, 1)
-        hidden, own = decoder.read(
-            params, newest, position[:, None], own, source, lengths
+        parents = jnp.take_along_axis(parents, which, axis=1)
+        cache = _reorder(state.slots.cache, parents)
+        slots = decoder.decode_step(
+            params,
+            live.tokens[:, :, state.count].reshape(-1),
+            dataclasses.replace(state.slots, cache=cache),
         )
-        return _State(count, live, ended, hidden, own)
+        is_open = state.open & still_open(live, ended, count)
+        return _State(count, live, ended, is_open, slots)
 
     nothing = _Texts(
         jnp.zeros((B, K, max_tokens), jnp.int32),
         jnp.zeros((B, K), jnp.int32),
         jnp.full((B, K), -jnp.inf),
     )
+    slots = decoder.prefill(params, prompts, max_tokens)
     start = _State(
         count=jnp.int32(0),
         # One empty beginning: K of them would stay K times the same.
         live=nothing._replace(scores=nothing.scores.at[:, 0].set(0.0)),
         ended=nothing,
-        hidden=jnp.repeat(hidden, K, axis=0),
-        own=jax.tree.map(lambda x: jnp.repeat(x, K, axis=1), own),
+        open=jnp.ones(B, bool),
+        # Beams share what an encoder or an image gave.
+        slots=dataclasses.replace(
+            slots,
+            hidden=jnp.repeat(slots.hidden, K, axis=0),
+            positions=jnp.repeat(slots.positions, K),
+            cache=jax.tree.map(lambda x: jnp.repeat(x, K, axis=1), slots.cache),
+        ),
     )
     ended = jax.lax.while_loop(unfinished, step, start).ended
     # Whole on every device, so that every process can read them.
     return jax.tree.map(lambda x: constrain(x, *[None] * x.ndim), ended)
 
 
-def _reorder(own: Own, parents: Int[Array, "B K"]) -> Own:
+def _reorder(own: SelfCache, parents: Int[Array, "B K"]) -> SelfCache:
     """Gives every beam what its parent has read."""
     B, K = parents.shape
 

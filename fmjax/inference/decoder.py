@@ -1,7 +1,7 @@
-"""Decoders as a loop over tokens sees them, whatever is read before the first one."""
+"""Decoders behind one contract: prefill prompts, then one step for each token."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,9 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from fmjax.errors import UserError
-from fmjax.models.layers.attention import KeyValueCache
+from fmjax.inference.constraints import History
+from fmjax.inference.slots import Slots
 from fmjax.models.layers.transformer import Cache
-
-# What a decoder adds every token to: a cache, or one for each of its halves.
-Own = KeyValueCache | tuple[KeyValueCache, KeyValueCache]
 
 
 class Prompts(NamedTuple):
@@ -30,23 +28,63 @@ class Prompts(NamedTuple):
     images: Float[Array, "B height width C"] | None = None
 
 
-class Begun(NamedTuple):
-    """What has been read before the first token is written.
+class Decoder(Protocol):
+    """What generates text: pure functions of device arrays, to be compiled by callers.
+
+    `prefill` reads prompts into slots. Then, for each token, `next_logits` gives the
+    logits of what follows each slot's text, the caller chooses ids (by sampling, by
+    beams, from a server's clients), and `decode_step` reads them. Greedy decoding:
+
+        slots = decoder.prefill(params, prompts, max_tokens)
+        for _ in range(max_tokens):
+            tokens = decoder.next_logits(params, slots).argmax(-1)
+            slots = decoder.decode_step(params, tokens, slots)
+
+    Log-probabilities are `jax.nn.log_softmax` of these logits. `insert` of
+    `fmjax.inference.slots` gives single slots a new text between two steps.
 
     Attributes:
-      hidden: [B, 1, D], of which the first token is predicted.
-      own: the decoder's cache, which every token is added to.
-      source: of an encoder's output, which stays as it is; None without an encoder.
+      model: the module; without parameters.
+      reads_images: whether prompts come with images.
     """
 
-    hidden: Float[Array, "B 1 D"]
-    own: Own
-    source: KeyValueCache | None
+    model: nn.Module
+    reads_images: bool
+
+    def room(self, longest: int) -> int:
+        """The most tokens that can be generated for a prompt of so many."""
+
+    def check(self, longest: int, max_tokens: int) -> None:
+        """Raises a UserError where a prompt or what is generated is too long."""
+
+    def prefill(self, params: dict, prompts: Prompts, max_tokens: int) -> Slots:
+        """Reads prompts, each into a slot with room for max_tokens ids."""
+
+    def next_logits(self, params: dict, slots: Slots) -> Float[Array, "R V"]:
+        """float32 logits of each slot's next id, without vocabulary padding."""
+
+    def decode_step(
+        self, params: dict, tokens: Int[Array, " R"], slots: Slots
+    ) -> Slots:
+        """Reads one id a slot, at its position, and moves that on by one."""
+
+    def history(self, prompts: Prompts) -> History:
+        """The ids that the decoder has read after `prefill`."""
+
+
+class _LanguageDecoder:
+    """What all decoders share: the head over the slots' hidden vectors."""
+
+    def next_logits(self, params: dict, slots: Slots) -> Float[Array, "R V"]:
+        """See `Decoder`."""
+        variables = {"params": params}
+        logits = self.model.apply(variables, slots.hidden, method="head")
+        return logits[:, 0, : self.model.vocab_size]
 
 
 @dataclasses.dataclass(frozen=True)
-class PromptDecoder:
-    """A model without an encoder: it goes on behind a prompt.
+class PromptDecoder(_LanguageDecoder):
+    """A decoder-only model: it continues prompts.
 
     Attributes:
       model: with `hidden`, `head` and `empty_cache`.
@@ -57,11 +95,11 @@ class PromptDecoder:
     reads_images = False
 
     def room(self, longest: int) -> int:
-        """How many tokens fit behind a prompt of so many."""
+        """See `Decoder`."""
         return self.model.max_length - longest
 
     def check(self, longest: int, max_tokens: int) -> None:
-        """Raises a UserError where a prompt and what is written are too long."""
+        """See `Decoder`."""
         if longest + max_tokens > self.model.max_length:
             raise UserError(
                 f"max_tokens = {max_tokens} after a prompt of {longest} tokens make "
@@ -69,35 +107,29 @@ class PromptDecoder:
                 f"{self.model.max_length}."
             )
 
-    def begin(self, params: dict, prompts: Prompts, max_tokens: int) -> Begun:
-        """Reads prompts at once."""
+    def prefill(self, params: dict, prompts: Prompts, max_tokens: int) -> Slots:
+        """See `Decoder`."""
         B, P = prompts.tokens.shape
         size = min(P + max_tokens, self.model.max_length)
         cache = self.model.empty_cache(B, size)
         positions = jnp.broadcast_to(jnp.arange(P), (B, P))
         hidden, cache = self._apply(params, prompts.tokens, positions, cache)
-        return Begun(_last(hidden, prompts.lengths), cache.self_attention, None)
+        # Cache slots are positions: a row goes on at its own length, over its padding.
+        return Slots(
+            _last(hidden, prompts.lengths), prompts.lengths, cache.self_attention
+        )
 
-    def position(
-        self, lengths: Int[Array, " B"], count: Int[Array, ""]
-    ) -> Int[Array, " B"]:
-        """Of the token that is written after `count` others."""
-        # Slots are positions: each row goes on at its own length, over its padding.
-        return lengths + count
+    def decode_step(
+        self, params: dict, tokens: Int[Array, " R"], slots: Slots
+    ) -> Slots:
+        """See `Decoder`."""
+        tokens, positions = tokens[:, None], slots.positions[:, None]
+        hidden, cache = self._apply(params, tokens, positions, Cache(slots.cache))
+        return _moved(slots, hidden, cache.self_attention)
 
-    def read(
-        self,
-        params: dict,
-        tokens: Int[Array, "R 1"],
-        positions: Int[Array, "R 1"],
-        own: KeyValueCache,
-        source: KeyValueCache | None,
-        lengths: Int[Array, " B"],
-    ) -> tuple[Float[Array, "R 1 D"], KeyValueCache]:
-        """What the next token is predicted of, and the cache with this one in it."""
-        del source, lengths
-        hidden, cache = self._apply(params, tokens, positions, Cache(own))
-        return hidden, cache.self_attention
+    def history(self, prompts: Prompts) -> History:
+        """See `Decoder`."""
+        return History(prompts.tokens, prompts.lengths)
 
     def _apply(self, params, tokens, positions, cache):
         out = self.model.apply(
@@ -111,8 +143,8 @@ class PromptDecoder:
 
 
 @dataclasses.dataclass(frozen=True)
-class SourceDecoder:
-    """An encoder-decoder: prompts are what the encoder reads.
+class SourceDecoder(_LanguageDecoder):
+    """An encoder-decoder: the encoder reads the prompts.
 
     Attributes:
       model: with `encode`, `decode`, `head`, `empty_cache` and `start_id`.
@@ -123,12 +155,12 @@ class SourceDecoder:
     reads_images = False
 
     def room(self, longest: int) -> int:
-        """How many tokens can be written, whatever was read."""
+        """See `Decoder`; the prompt's length does not matter."""
         del longest
         return self.model.max_length
 
     def check(self, longest: int, max_tokens: int) -> None:
-        """Raises a UserError where either side is too long."""
+        """See `Decoder`."""
         limit = self.model.max_length
         for name, length in (("prompt", longest), ("max_tokens", max_tokens)):
             if length > limit:
@@ -137,8 +169,8 @@ class SourceDecoder:
                     f"{limit}."
                 )
 
-    def begin(self, params: dict, prompts: Prompts, max_tokens: int) -> Begun:
-        """Encodes prompts, and reads the decoder's first input."""
+    def prefill(self, params: dict, prompts: Prompts, max_tokens: int) -> Slots:
+        """Encodes prompts, and reads the decoder's start token; see `Decoder`."""
         tokens = prompts.tokens
         B, P = tokens.shape
         padding_mask = _padding_mask(P, prompts.lengths)
@@ -154,39 +186,34 @@ class SourceDecoder:
             cache=self.model.empty_cache(B, max_tokens, P),
             method="decode",
         )
-        return Begun(out["hidden"], *out["cache"])
+        behind_start = jnp.ones_like(prompts.lengths)
+        return Slots(out["hidden"], behind_start, *out["cache"], prompts.lengths)
 
-    def position(
-        self, lengths: Int[Array, " B"], count: Int[Array, ""]
-    ) -> Int[Array, " B"]:
-        """Of the token that is written after `count` others, behind the start id."""
-        return jnp.full_like(lengths, 1 + count)
-
-    def read(
-        self,
-        params: dict,
-        tokens: Int[Array, "R 1"],
-        positions: Int[Array, "R 1"],
-        own: KeyValueCache,
-        source: KeyValueCache,
-        lengths: Int[Array, " B"],
-    ) -> tuple[Float[Array, "R 1 D"], KeyValueCache]:
-        """As `PromptDecoder.read`; R / B rows in a row share a source."""
+    def decode_step(
+        self, params: dict, tokens: Int[Array, " R"], slots: Slots
+    ) -> Slots:
+        """See `Decoder`; each R / B slots side by side share what the encoder gave."""
         out = self.model.apply(
             {"params": params},
-            tokens,
+            tokens[:, None],
             None,
-            _padding_mask(source.k.shape[-3], lengths),
-            decoder_positions=positions,
-            cache=Cache(own, source),
+            _padding_mask(slots.cross_cache.k.shape[-3], slots.cross_lengths),
+            decoder_positions=slots.positions[:, None],
+            cache=Cache(slots.cache, slots.cross_cache),
             method="decode",
         )
-        return out["hidden"], out["cache"].self_attention
+        return _moved(slots, out["hidden"], out["cache"].self_attention)
+
+    def history(self, prompts: Prompts) -> History:
+        """See `Decoder`."""
+        B = len(prompts.lengths)
+        start = jnp.full((B, 1), self.model.start_id, jnp.int32)
+        return History(start, jnp.ones(B, jnp.int32))
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageDecoder(PromptDecoder):
-    """A captioner: it sees an image, and goes on behind a prompt.
+    """A captioner: it reads an image, and continues a prompt about it.
 
     Attributes:
       model: with `embed_images`, `decode`, `head`, `empty_cache` and `start_id`.
@@ -194,8 +221,8 @@ class ImageDecoder(PromptDecoder):
 
     reads_images = True
 
-    def begin(self, params: dict, prompts: Prompts, max_tokens: int) -> Begun:
-        """Sees the images and reads the prompts, both at once."""
+    def prefill(self, params: dict, prompts: Prompts, max_tokens: int) -> Slots:
+        """See `Decoder`."""
         B, P = prompts.tokens.shape
         size = min(P + max_tokens, self.model.max_length)
         seen = self.model.apply(
@@ -210,36 +237,34 @@ class ImageDecoder(PromptDecoder):
             method="decode",
         )
         last = _last(hidden, prompts.lengths)
-        return Begun(
-            last, (first.self_attention, second.self_attention), second.cross_attention
+        return Slots(
+            last,
+            prompts.lengths,
+            (first.self_attention, second.self_attention),
+            second.cross_attention,
         )
 
-    def read(
-        self,
-        params: dict,
-        tokens: Int[Array, "R 1"],
-        positions: Int[Array, "R 1"],
-        own: Own,
-        source: KeyValueCache,
-        lengths: Int[Array, " B"],
-    ) -> tuple[Float[Array, "R 1 D"], Own]:
-        """As `PromptDecoder.read`; R / B rows in a row share an image."""
-        del lengths
-        cache = (Cache(own[0]), Cache(own[1], source))
+    def decode_step(
+        self, params: dict, tokens: Int[Array, " R"], slots: Slots
+    ) -> Slots:
+        """See `Decoder`; each R / B slots side by side share an image."""
+        first, second = slots.cache
         hidden, (first, second) = self.model.apply(
-            {"params": params}, tokens, None, positions, cache, method="decode"
+            {"params": params},
+            tokens[:, None],
+            None,
+            slots.positions[:, None],
+            (Cache(first), Cache(second, slots.cross_cache)),
+            method="decode",
         )
-        return hidden, (first.self_attention, second.self_attention)
-
-
-Decoder = PromptDecoder | SourceDecoder | ImageDecoder
+        return _moved(slots, hidden, (first.self_attention, second.self_attention))
 
 
 def decoder_of(model: nn.Module) -> Decoder:
-    """How a model writes.
+    """The decoder of a model.
 
     Raises:
-      UserError: it only reads.
+      UserError: the model is an encoder.
     """
     if not hasattr(model, "empty_cache"):
         raise UserError(
@@ -251,18 +276,16 @@ def decoder_of(model: nn.Module) -> Decoder:
     return SourceDecoder(model) if hasattr(model, "encode") else PromptDecoder(model)
 
 
-def next_logits(
-    model: nn.Module, params: dict, hidden: Float[Array, "R 1 D"]
-) -> Float[Array, "R V"]:
-    """Of the token behind each row, without padding of the vocabulary."""
-    logits = model.apply({"params": params}, hidden, method="head")
-    return logits[:, 0, : model.vocab_size]
+def _moved(slots: Slots, hidden: jax.Array, cache) -> Slots:
+    return dataclasses.replace(
+        slots, hidden=hidden, positions=slots.positions + 1, cache=cache
+    )
 
 
 def _last(
     hidden: Float[Array, "B P D"], lengths: Int[Array, " B"]
 ) -> Float[Array, "B 1 D"]:
-    """Of each row that of its last token."""
+    """The hidden vector of each row's last token."""
     return jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)
 
 

@@ -113,6 +113,8 @@ def _integers(name: str, values: ArrayLike, limit: int) -> np.ndarray:
         raise UserError(
             f"{name}: rows of different lengths; expected [B, T]."
         ) from None
+    if array.ndim and not array.size:
+        raise UserError(f"{name}: shape {array.shape}; expected a token or more a row.")
     if array.dtype.kind not in "iub":
         raise UserError(f"{name}: found {array.dtype}; expected integers.")
     if array.size and not 0 <= array.min() <= array.max() < limit:

@@ -3,20 +3,23 @@
 import contextlib
 import dataclasses
 import functools
+import html
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 from flax import linen as nn
+from flax import traverse_util
 from jax.sharding import NamedSharding
 from jaxtyping import Array, ArrayLike, Float
 
 from fmjax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
-from fmjax.errors import UserError
+from fmjax.errors import UserError, suggest
 from fmjax.inference.inputs import inputs_of, rows_apart
 from fmjax.run import directory as run_dir
 from fmjax.sharding.mesh import MeshConfig, batch_shards, on_mesh
@@ -24,8 +27,13 @@ from fmjax.sharding.rules import LogicalRules
 from fmjax.training.checkpoint import saved_state
 from fmjax.training.experiment import Experiment
 
+# Of parameters.
+_DTYPES = ("float32", "bfloat16", "float16")
+# Of float32 parameters that are read at a time, where they are cast.
+_READ_BYTES = 256 << 20
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class Run:
     """A trained or imported model with everything that belongs to it.
 
@@ -60,7 +68,7 @@ class Run:
     def __call__(
         self, *, hidden_states: bool = False, **inputs: ArrayLike
     ) -> dict[str, Array]:
-        """What the model says, by the names that every family shares.
+        """The model's outputs, by the names that every family shares.
 
         Args:
           hidden_states: whether to give those of all layers.
@@ -108,6 +116,10 @@ class Run:
                 "preprocessor_config.json writes it."
             )
         return np.stack([preprocessing.of_picture(image) for image in images])
+
+    def _repr_html_(self) -> str:
+        """The same for notebooks."""
+        return f"<code>{html.escape(repr(self))}</code>"
 
     def on_mesh(self) -> contextlib.AbstractContextManager:
         """The context in which the model computes on the run's mesh."""
@@ -158,6 +170,7 @@ def load(
     step: int | None = None,
     mesh: MeshConfig | None = None,
     trust: bool = False,
+    dtype: str | None = None,
 ) -> Run:
     """Loads a run directory.
 
@@ -168,28 +181,73 @@ def load(
       mesh: how to spread the model over the devices, such as
         MeshConfig(data=1, fsdp=-1); the first device alone if not given.
       trust: lets the run's config import the Python modules that it names.
+      dtype: of the parameters: float32, bfloat16 or float16, which take half of the
+        memory; as they were saved if not given. What the model computes in is
+        transformer.dtype.
 
     Returns:
       The run; `run(tokens=...)["logits"]`.
 
     Raises:
-      UserError: if the directory is not that of a run, or has no such checkpoint.
+      UserError: if the directory is not that of a run, or has no such checkpoint, or
+        the dtype is another.
     """
+    if dtype not in (None, *_DTYPES):
+        raise UserError(
+            f"dtype = {dtype!r}; expected one of {', '.join(_DTYPES)}."
+            f"{suggest(str(dtype), _DTYPES)}"
+        )
     directory = pathlib.Path(directory).expanduser().absolute()
     config = run_dir.stored_experiment(directory, trust)
     devices = jax.local_devices()[:1] if mesh is None else jax.devices()
     mesh = mesh or MeshConfig()
     mesh = dataclasses.replace(mesh, rules=mesh.rules or config.mesh.rules)
-    variables, step = saved_state.restore_model(
-        directory, config.objective, mesh.build(devices), mesh.all_rules, step=step
-    )
+    where = mesh.build(devices), mesh.all_rules
+    saved, wanted = saved_state.find_model(directory, config.objective, *where, step)
+    params, extra = _read(saved, wanted, dtype)
     folder = directory / run_dir.TOKENIZER
     return Run(
         config=config,
         model=config.objective.model,
-        params=variables.pop("params"),
+        params=params,
         tokenizer=load_tokenizer(folder) if folder.is_dir() else None,
-        step=step,
-        extra=variables,
+        step=saved.step,
+        extra=extra,
         rules=mesh.all_rules,
     )
+
+
+def _read(
+    saved: saved_state.SavedState, wanted: dict, dtype: str | None
+) -> tuple[dict, dict]:
+    """Parameters and other collections, each array read to its place on the mesh.
+
+    With a dtype, parameters are read and checked a few at a time and cast where they
+    lie, so that no more than those are ever held as they were saved.
+    """
+    if dtype is None:
+        read = saved.read(wanted)
+        return read[saved.params], read.get("extra", {})
+    params = {}
+    for group in _groups(traverse_util.flatten_dict(wanted[saved.params])):
+        tree = {saved.params: traverse_util.unflatten_dict(group)}
+        arrays = traverse_util.flatten_dict(saved.read(tree)[saved.params])
+        for path, array in arrays.items():
+            params[path] = jax.block_until_ready(array.astype(jnp.dtype(dtype)))
+    extra = {name: tree for name, tree in wanted.items() if name != saved.params}
+    extra = saved.read(extra).get("extra", {}) if extra else {}
+    return traverse_util.unflatten_dict(params), extra
+
+
+def _groups(shapes: dict) -> Iterator[dict]:
+    """Arrays in groups of `_READ_BYTES`; a larger one by itself."""
+    group: dict = {}
+    size = 0
+    for path, shape in shapes.items():
+        more = shape.size * shape.dtype.itemsize
+        if group and size + more > _READ_BYTES:
+            yield group
+            group, size = {}, 0
+        group[path] = shape
+        size += more
+    yield group

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
 from fmjax.data.tokenizers.tokenizers import start_id
@@ -16,6 +16,7 @@ from fmjax.inference.decoder import (
     decoder_of,
 )
 from fmjax.inference.load import Run
+from fmjax.models.generation import Generation
 
 # Prompts are padded to a power of two of at least this, so that few shapes compile.
 _SHORTEST_BUCKET = 16
@@ -25,8 +26,9 @@ def encode(run: Run, text: str) -> list[int]:
     """Ids of a prompt: the beginning of a text, or all that an encoder reads.
 
     Raises:
-      UserError: for a run without a tokenizer, an empty prompt where the tokenizer has
-        no id to begin with, or a model that does not write.
+      UserError: for a run without a tokenizer, a prompt that is no Unicode text (on the
+        command line: no UTF-8), an empty one where the tokenizer has no id to begin
+        with, or a model without a decoder.
     """
     tokenizer = run.tokenizer
     if tokenizer is None:
@@ -34,6 +36,14 @@ def encode(run: Run, text: str) -> list[int]:
             "This run has no tokenizer, so no text goes in or out; "
             "fmjax.inference.token_loop.generate_tokens takes ids."
         )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        # As Python has bytes of the command line that are no UTF-8.
+        raise UserError(
+            f"prompt {text!r}: no UTF-8 at character {error.start + 1}; expected text "
+            "in UTF-8."
+        ) from None
     # What a model that was imported read is not known but from its tokenizer.
     imported = run.config.data is None
     ids, decoder = tokenizer.encode(text), decoder_of(run.model)
@@ -91,3 +101,13 @@ def pad(
             f"{model.gin_name}.vocab_size - 1 = {model.vocab_size - 1}."
         )
     return Prompts(tokens, np.array(lengths, np.int32), images)
+
+
+def eos_array(
+    eos_id: int | Sequence[int] | None, generation: Generation
+) -> Int[np.ndarray, " E"]:
+    """int32 ids that end a text; -1, which no id is, where nothing does."""
+    if eos_id is None:
+        eos_id = generation.eos_token_id
+    ids = [eos_id] if isinstance(eos_id, int | np.integer) else list(eos_id)
+    return np.array(ids or [-1], np.int32)

@@ -1,4 +1,4 @@
-"""Tokens drawn one after another, with a key-value cache: one compiled loop."""
+"""Sampling and greedy decoding with a key-value cache: one compiled loop."""
 
 import dataclasses
 import functools
@@ -11,10 +11,30 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from fmjax.inference.decoder import Own, decoder_of, next_logits
-from fmjax.inference.prompts import pad
+from fmjax.errors import UserError
+from fmjax.inference.constraints import constrain_scores, constrains
+from fmjax.inference.decoder import SourceDecoder, decoder_of
+from fmjax.inference.prompts import eos_array, pad
 from fmjax.inference.sampling import Sampling, sample
+from fmjax.inference.slots import Slots
+from fmjax.models.generation import Generation
 from fmjax.models.layers.logical_axes import constrain
+
+_MOST_SEED = 2**32 - 1
+
+
+class ScoredTokens(NamedTuple):
+    """Generated ids with their log-probabilities.
+
+    Attributes:
+      tokens: the ids.
+      logprobs: of each, the natural logarithm of the probability that the model gives
+        it: the log-softmax of its logits over all of its vocabulary, before sampling's
+        temperature and cuts, and before any constraint.
+    """
+
+    tokens: list[int]
+    logprobs: list[float]
 
 
 def generate_tokens(
@@ -27,31 +47,36 @@ def generate_tokens(
     sampling: Sampling,
     seed: int = 0,
     rows: Sequence[int] | None = None,
-    eos_id: int | None = None,
+    eos_id: int | Sequence[int] | None = None,
     padding_id: int | None = None,
     vocab_size: int | None = None,
-) -> list[list[int]]:
-    """Continues, or answers, rows of ids of different lengths in one batch.
+    generation: Generation | None = None,
+    logprobs: bool = False,
+) -> list[list[int]] | list[ScoredTokens]:
+    """Generates behind, or in answer to, prompts of different lengths in one batch.
 
     It is compiled once for every number of rows, power of two of the longest prompt,
-    max_tokens and vocab_size.
+    max_tokens, vocab_size, number of EOS ids and constraints.
 
     Args:
       model: with a decoder, and maybe an encoder, which then reads the prompts.
       params: its parameters.
       prompts: ids, at least one a row.
-      images: one a prompt, for a model that sees them, normalized.
-      max_tokens: the most ids written for a prompt.
+      images: one a prompt, for a model that reads them, normalized.
+      max_tokens: the most ids generated for a prompt.
       sampling: how they are drawn.
-      seed: see `rows`.
+      seed: from 0 to 2**32 - 1; see `rows`.
       rows: a number for each row; what it draws depends on this, on the seed and on the
         position, and not on the batch. Its place in the batch if not given.
-      eos_id: ends a row, of which it then is the last id.
+      eos_id: one id or several; each ends a row, of which it then is the last id. Those
+        of `generation` if not given.
       padding_id: never drawn.
       vocab_size: ids at and above it are never drawn; model.vocab_size if not given.
+      generation: constraints; its defaults of sampling, beams and lengths are not read.
+      logprobs: whether to return log-probabilities.
 
     Returns:
-      The ids written for each prompt.
+      The ids generated for each prompt; `ScoredTokens` with `logprobs`.
 
     Raises:
       UserError: for a model without a decoder, prompts and max_tokens that exceed
@@ -59,93 +84,118 @@ def generate_tokens(
     """
     decoder = decoder_of(model)
     sampling.check()
+    if not 0 <= seed <= _MOST_SEED:
+        raise UserError(f"seed = {seed}: expected 0 to 2**32 - 1 = {_MOST_SEED}.")
     if not prompts:
         return []
+    generation = generation or Generation()
     padded = pad(decoder, prompts, max_tokens, images)
     written = _write(
         decoder,
         nn.get_logical_axis_rules(),
         max_tokens,
         min(model.vocab_size, vocab_size or model.vocab_size),
+        generation if constrains(generation) else None,
+        logprobs,
         params,
         padded,
-        np.uint32(seed % 2**32),
+        np.uint32(seed),
         np.arange(len(prompts)) if rows is None else np.array(rows),
         # 0 and 1.0 are of different types, which would compile twice.
         dataclasses.replace(sampling, temperature=np.float32(sampling.temperature)),
-        np.int32(-1 if eos_id is None else eos_id),
+        eos_array(eos_id, generation),
         np.int32(-1 if padding_id is None else padding_id),
     )
     tokens, counts = np.asarray(written.tokens), np.asarray(written.counts)
-    return [row[:count].tolist() for row, count in zip(tokens, counts)]
+    ids = [row[:count].tolist() for row, count in zip(tokens, counts)]
+    if not logprobs:
+        return ids
+    found = np.asarray(written.logprobs)
+    return [
+        ScoredTokens(row, values[: len(row)].tolist())
+        for row, values in zip(ids, found)
+    ]
 
 
 class _Written(NamedTuple):
     tokens: Int[Array, "B N"]  # zeros after each row's end
     counts: Int[Array, " B"]
+    logprobs: Float[Array, "B N"] | None
 
 
 class _State(NamedTuple):
-    count: jax.Array  # ids written so far
+    count: jax.Array  # ids generated so far
     tokens: jax.Array  # [B, max_tokens]
+    logprobs: jax.Array | None  # [B, max_tokens]
     counts: jax.Array  # [B]
     ended: jax.Array  # [B]
-    hidden: jax.Array  # [B, 1, D], of the newest id
-    own: Own
+    slots: Slots
 
 
 # The rules are flax's, outside what jit knows to tell traces apart by, hence a static
 # argument of their own.
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
 def _write(
     decoder,
     rules,
     max_tokens,
     vocab_size,
+    generation,
+    logprobs,
     params,
     prompts,
     seed,
     rows,
     sampling,
-    eos_id,
+    eos_ids,
     padding_id,
 ):
     del rules
-    lengths = prompts.lengths
-    B = len(lengths)
+    B = len(prompts.lengths)
     fold = jax.vmap(jax.random.fold_in)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), rows)
-    hidden, own, source = decoder.begin(params, prompts, max_tokens)
 
     def unfinished(state):
         return (state.count < max_tokens) & ~state.ended.all()
 
     def step(state):
-        position = decoder.position(lengths, state.count)
-        logits = next_logits(decoder.model, params, state.hidden)[:, :vocab_size]
-        logits = jnp.where(jnp.arange(vocab_size) == padding_id, -jnp.inf, logits)
-        drawn = sample(logits, fold(keys, position), sampling)
+        logits = decoder.next_logits(params, state.slots)
+        allowed = logits[:, :vocab_size]
+        allowed = jnp.where(jnp.arange(vocab_size) == padding_id, -jnp.inf, allowed)
+        if generation is not None:
+            allowed = constrain_scores(
+                allowed,
+                generation,
+                decoder.history(prompts).extended(state.tokens, state.count),
+                state.count,
+                max_tokens=max_tokens,
+                eos_ids=eos_ids,
+                from_start=isinstance(decoder, SourceDecoder),
+            )
+        drawn = sample(allowed, fold(keys, state.slots.positions), sampling)
         drawn = jnp.where(state.ended, 0, drawn)
-        hidden, own = decoder.read(
-            params, drawn[:, None], position[:, None], state.own, source, lengths
-        )
+        found = state.logprobs
+        if logprobs:
+            of_drawn = jax.nn.log_softmax(logits)[jnp.arange(B), drawn]
+            found = found.at[:, state.count].set(of_drawn)
         return _State(
             count=state.count + 1,
             tokens=state.tokens.at[:, state.count].set(drawn),
+            logprobs=found,
             counts=state.counts + ~state.ended,
-            ended=state.ended | (drawn == eos_id),
-            hidden=hidden,
-            own=own,
+            ended=state.ended | jnp.isin(drawn, eos_ids),
+            slots=decoder.decode_step(params, drawn, state.slots),
         )
 
     start = _State(
         count=jnp.int32(0),
         tokens=jnp.zeros((B, max_tokens), jnp.int32),
+        logprobs=jnp.zeros((B, max_tokens)) if logprobs else None,
         counts=jnp.zeros(B, jnp.int32),
         ended=jnp.zeros(B, bool),
-        hidden=hidden,
-        own=own,
+        slots=decoder.prefill(params, prompts, max_tokens),
     )
     end = jax.lax.while_loop(unfinished, step, start)
+    written = _Written(end.tokens, end.counts, end.logprobs)
     # Whole on every device, so that every process can read them.
-    return _Written(constrain(end.tokens, None, None), constrain(end.counts, None))
+    return jax.tree.map(lambda x: constrain(x, *[None] * x.ndim), written)

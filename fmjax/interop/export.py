@@ -36,7 +36,7 @@ def export_model(
     hf_dir: str | os.PathLike,
     *,
     step: int | None = None,
-    dtype: str = "float32",
+    dtype: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     model_type: str | None = None,
     trust: bool = False,
@@ -48,7 +48,8 @@ def export_model(
       hf_dir: the folder to make.
       step: of the checkpoint; the newest if not given. Averaged parameters are taken
         where the run kept them.
-      dtype: of the weights: float32, float16 or bfloat16.
+      dtype: of the weights: float32, float16 or bfloat16; if not given, that of the
+        files that the model was imported from, or float32.
       max_shard_bytes: of a file of weights.
       model_type: of config.json, where several fit a model; the first if not given.
       trust: lets the run's config import the Python modules that it names.
@@ -63,6 +64,7 @@ def export_model(
     source = Path(run_dir).expanduser().absolute()
     experiment = run_dirs.stored_experiment(source, trust)
     objective = experiment.objective
+    dtype = dtype or experiment.imported_dtype or "float32"
     if dtype not in tensor_files.DTYPES:
         raise UserError(
             f"dtype = {dtype!r}; expected one of {', '.join(tensor_files.DTYPES)}."
@@ -77,7 +79,7 @@ def export_model(
     tokenizer = load_tokenizer(folder) if folder.is_dir() else None
     axes, shapes = (tree["params"] for tree in abstract_variables(objective))
     found = leaves(axes, shapes, getattr(objective.model, "vocab_size", 0))
-    notes = [f"model_type {family.model_type}, {name}"]
+    notes = [f"model_type {family.model_type}, {name}, weights in {dtype}"]
     notes += [f"without {objective.model.gin_name}.{name}" for name in family.without]
     with new_folder(hf_dir) as target:
         # On the host, for an accelerator may not hold the model whole.
@@ -143,5 +145,5 @@ def describe(
     _, family, error = min(refused, key=lambda each: each[0])
     raise UserError(
         f"transformers has no such model. The nearest, {family.model_type}, has "
-        f"nothing for {error}"
+        f"nothing for: {error}"
     )

@@ -171,7 +171,7 @@ class Family:
                 return name, architecture, config
             refused.append(problems)
         problems = min(refused, key=len)
-        raise Unlike(len(problems), "; ".join(problems))
+        raise Unlike(len(problems), f"{'; '.join(map(_in_brackets, problems))}.")
 
     def _written(self, model: nn.Module, architecture: Architecture):
         values = model_fields.values_of(model)
@@ -203,6 +203,12 @@ class Family:
             owner, _, option = name.rpartition(".")
             (whole[owner] if owner else whole)[option] = value
         return whole
+
+
+def _in_brackets(problem: str) -> str:
+    """A problem as part of a sentence: "X = 1 (expected 2)"."""
+    found, _, expected = problem.rstrip(".").partition("; expected ")
+    return f"{found} (expected {expected})" if expected else found
 
 
 class Unlike(UserError):

@@ -1,27 +1,35 @@
-"""Models that Hugging Face's transformers saved become run directories."""
+"""Import: models that Hugging Face's transformers saved become run directories."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import jax
 
 from fmjax.config.render import render
 from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
-from fmjax.errors import UserError
+from fmjax.errors import UserError, suggest
 from fmjax.interop import generation_file, preprocessor_file
 from fmjax.interop.new_folder import new_folder
+from fmjax.interop.options import Options, has_option
 from fmjax.interop.saved_model import read_model
+from fmjax.interop.tensor_files import TensorFiles
 from fmjax.run import directory as run_dirs
 from fmjax.training.checkpoint import checkpoints
 from fmjax.training.experiment import Experiment
 
 
-def import_model(hf_dir: str | Path, run_dir: str | Path) -> list[str]:
+def import_model(
+    hf_dir: str | Path, run_dir: str | Path, *, ignore: Collection[str] = ()
+) -> list[str]:
     """Writes a run directory with the model and tokenizer of a saved model.
 
     Args:
       hf_dir: config.json and safetensors files, as `save_pretrained` writes them, and
         a tokenizer's files, or what tells how images become numbers.
       run_dir: the directory to make.
+      ignore: options of config.json or generation_config.json, which are treated as if
+        they were not there: for those that are not known here, and are known not to
+        matter. One inside an object is named "object.option".
 
     Returns:
       Names of tensors that were left out: heads that config.json's architecture lacks.
@@ -34,7 +42,8 @@ def import_model(hf_dir: str | Path, run_dir: str | Path) -> list[str]:
     if not source.is_dir():
         raise UserError(f"{source}: no such directory; expected a saved model.")
     with new_folder(run_dir) as folder:
-        objective, params, unread = read_model(source)
+        _check_ignored(source, ignore)
+        objective, params, unread = read_model(source, ignore)
         vocab_size = getattr(objective.model, "vocab_size", 0)
         tokenizer = HuggingFaceTokenizer.from_folder(source)
         if tokenizer is not None and tokenizer.vocab_size > vocab_size:
@@ -43,7 +52,12 @@ def import_model(hf_dir: str | Path, run_dir: str | Path) -> list[str]:
                 f"config.json a vocab_size of {vocab_size}."
             )
         preprocessing = preprocessor_file.read(source)
-        experiment = Experiment(objective=objective, preprocessing=preprocessing)
+        experiment = Experiment(
+            objective=objective,
+            preprocessing=preprocessing,
+            generation=generation_file.read(source, objective.model, ignore),
+            imported_dtype=TensorFiles(source).dtype,
+        )
         run_dirs.write(folder, render(experiment))
         if tokenizer is not None:
             tokenizer.save(folder / run_dirs.TOKENIZER)
@@ -52,3 +66,17 @@ def import_model(hf_dir: str | Path, run_dir: str | Path) -> list[str]:
         host = jax.local_devices(backend="cpu")[0]
         checkpoints.save_model(folder, jax.device_put(params, host))
     return unread
+
+
+def _check_ignored(source: Path, ignore: Collection[str]) -> None:
+    """Raises a UserError for an option to ignore that no file has."""
+    names = (generation_file.CONFIG, generation_file.GENERATION_CONFIG)
+    files = [source / name for name in names if (source / name).is_file()]
+    values = [Options.read(file).all() for file in files]
+    known = {name for each in values for name in each}
+    for name in ignore:
+        if not any(has_option(each, name) for each in values):
+            raise UserError(
+                f"--ignore {name}: {source} has no such option in {' or '.join(names)}."
+                f"{suggest(name, known)}"
+            )

@@ -3,12 +3,13 @@
 import json
 import reprlib
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from fmjax.errors import UserError
 
-# Special ids and how texts are searched for, which a model's export keeps.
+# Special ids and settings of generation; see `fmjax.interop.generation_file`.
 GENERATION = frozenset(
     """
     bad_words_ids begin_suppress_tokens bos_token_id cache_implementation
@@ -16,20 +17,21 @@ GENERATION = frozenset(
     encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty
     forced_bos_token_id forced_eos_token_id length_penalty max_length min_length
     no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_scores
-    pad_token_id prefix remove_invalid_values repetition_penalty return_dict_in_generate
-    sep_token_id suppress_tokens task_specific_params temperature top_k top_p typical_p
-    unk_token_id use_cache
+    pad_token_id prefix remove_invalid_values renormalize_logits repetition_penalty
+    return_dict_in_generate sep_token_id suppress_tokens task_specific_params
+    temperature top_k top_p typical_p unk_token_id use_cache
     """.split()  # noqa: SIM905
 )
-# Names, storage and training-time output. Neither these nor those change what a model
-# computes from its tokens.
+# Names, storage, training-time output, and other tools' notes. Neither these nor those
+# change what a model computes from its tokens.
 _HARMLESS = GENERATION | frozenset(
     """
     _attn_implementation_autoset _commit_hash _name_or_path _num_labels
     attn_implementation chunk_size_feed_forward directionality dtype finetuning_task
-    gradient_checkpointing id2label label2id model_type num_labels output_attentions
-    output_hidden_states output_past problem_type return_dict tokenizer_class
-    torch_dtype torchscript transformers_version
+    gradient_checkpointing id2label is_llama_config label2id model_type num_labels
+    output_attentions output_hidden_states output_past problem_type return_dict
+    tokenizer_class torch_dtype torchscript transformers.js_config transformers_version
+    unsloth_fixed unsloth_version
     """.split()  # noqa: SIM905
 )
 # In whole dumps of old versions, and harmless where they say nothing.
@@ -51,8 +53,16 @@ class Options:
         self._source = source
 
     @classmethod
-    def read(cls, file: Path) -> "Options":
-        """The options of a file that holds a JSON object."""
+    def read(cls, file: Path, ignore: Collection[str] = ()) -> "Options":
+        """The options of a file that holds a JSON object.
+
+        Args:
+          file: the file.
+          ignore: options that are left out: names, or "object.option".
+
+        Raises:
+          UserError: there is no such file, or it holds no JSON object.
+        """
         try:
             values = json.loads(file.read_bytes())
         except FileNotFoundError:
@@ -61,6 +71,9 @@ class Options:
             raise UserError(f"{file} is not JSON: {error}.") from error
         if not isinstance(values, dict):
             raise UserError(f"{file} holds no JSON object.")
+        for name in ignore:
+            owner, option = _owner(values, name)
+            owner.pop(option, None)
         return cls(values, str(file))
 
     def all(self) -> dict[str, Any]:
@@ -150,8 +163,13 @@ class Options:
             if option in _NOTHING:
                 if value != _NOTHING[option]:
                     self.refuse(name, value, repr(_NOTHING[option]))
-            elif option not in _HARMLESS:
-                self.refuse(name, value, "no such option")
+            elif option not in _HARMLESS and name not in _HARMLESS:
+                self.refuse(
+                    name,
+                    value,
+                    f"no such option; --ignore {name} imports without it, where the "
+                    "model is known to be the same",
+                )
 
     def refuse(self, name: str, value: Any, expected: str) -> None:
         """Raises the UserError for an option's value."""
@@ -159,3 +177,18 @@ class Options:
             f"{self._source}: {name} = {_SHOWN.repr(value)} is not supported; expected "
             f"{expected}."
         )
+
+
+def has_option(values: dict[str, Any], name: str) -> bool:
+    """Whether an object has an option; named as `Options.read` has it."""
+    owner, option = _owner(values, name)
+    return option in owner
+
+
+def _owner(values: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
+    """The object that has an option, and the option's name there."""
+    if name in values:
+        return values, name
+    first, _, rest = name.partition(".")
+    inside = values.get(first)
+    return _owner(inside, rest) if rest and isinstance(inside, dict) else (values, name)

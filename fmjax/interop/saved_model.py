@@ -1,7 +1,7 @@
 """A model that Hugging Face's transformers saved, as an objective and parameters."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from fmjax.errors import UserError
@@ -22,11 +22,14 @@ from fmjax.training.checkpoint.saved_state import in_a_line
 from fmjax.training.state import abstract_variables
 
 
-def read_model(hf_dir: Path) -> tuple[Objective, dict, list[str]]:
+def read_model(
+    hf_dir: Path, ignore: Collection[str] = ()
+) -> tuple[Objective, dict, list[str]]:
     """What a saved model is trained further with, its parameters, and what is left out.
 
     Args:
       hf_dir: config.json and safetensors files, as `save_pretrained` writes them.
+      ignore: options of config.json that are left out.
 
     Returns:
       The family's objective with the model, its parameters as float32 NumPy arrays,
@@ -36,7 +39,7 @@ def read_model(hf_dir: Path) -> tuple[Objective, dict, list[str]]:
       UserError: for an option or a tensor that the model cannot take.
     """
     file = hf_dir / "config.json"
-    options = Options.read(file)
+    options = Options.read(file, ignore)
     model_type = options.take("model_type", str, "")
     named = (options.take("architectures", list, None) or [None])[0]
     if not isinstance(named, str | None):

@@ -50,6 +50,15 @@ class TensorFiles:
         """Numbers in all tensors; what the headers say fits the files' sizes."""
         return sum(math.prod(shape) for _, shape, _ in self._found.values())
 
+    @property
+    def dtype(self) -> str:
+        """Of `DTYPES` that of most numbers; float32 for wider ones."""
+        counts = dict.fromkeys(DTYPES, 0)
+        codes = {code: name for name, (code, _) in DTYPES.items()}
+        for _, shape, code in self._found.values():
+            counts[codes.get(code, "float32")] += math.prod(shape)
+        return max(counts, key=counts.get)
+
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         """Raises a UserError if a tensor has another shape or no floats."""
         _, found, dtype = self._found[name]

@@ -5,7 +5,9 @@ import dataclasses
 from fmjax.configurable import configurable, runtime_field
 from fmjax.data.images.image_data import ImageData
 from fmjax.data.images.preprocessing import Preprocessing
+from fmjax.data.runtime.batch_source import BatchSource
 from fmjax.data.text.text_data import Data
+from fmjax.models.generation import Generation
 from fmjax.objectives.objective import Objective
 from fmjax.optim.freezing import Freeze
 from fmjax.optim.optimizers import Optimizer
@@ -33,11 +35,15 @@ class Experiment:
       preprocessing: what an imported model's images go through; None for one of text,
         and for that of `data`.
       evaluations: what is evaluated beside the loss on the validation split.
+      generation: what ends the model's texts, and how they are generated unless told
+        otherwise; None for the tokenizer's EOS and sampling.
+      imported_dtype: of the files that a model was imported from, which an export
+        writes unless told otherwise; None for a model that was trained.
       modules: Python modules that its gin files imported.
     """
 
     objective: Objective
-    data: Data | ImageData | None = None
+    data: Data | ImageData | BatchSource | None = None
     optimizer: Optimizer | None = None
     mesh: MeshConfig = MeshConfig()
     train: TrainConfig = TrainConfig()
@@ -46,6 +52,8 @@ class Experiment:
     bad_steps: BadSteps = BadSteps()
     preprocessing: Preprocessing | None = None
     evaluations: tuple[Evaluation, ...] = runtime_field(())
+    generation: Generation | None = None
+    imported_dtype: str | None = None
     modules: tuple[str, ...] = ()
 
     @property

@@ -1,6 +1,7 @@
 """The whole run, top to bottom: set up, restore, step, log, save, evaluate, finish."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from fmjax.models.flops import without_frozen
 from fmjax.sharding.mesh import global_batch, local_rows, on_mesh
 from fmjax.sharding.processes import describe_hosts
 from fmjax.training.checkpoint.checkpoints import Checkpoints
@@ -148,14 +150,24 @@ class Loop:
         self._beginning = self._batches.get_state()
         self._train_rows = data.train_rows()
         self._has_validation = data.has_validation
-        flops = objective.train_flops_per_row(
-            setup.plan.shapes.params, data.row_shapes()
-        )
+        freezing, rows = setup.plan.freezing, data.row_shapes()
+
+        @functools.cache
+        def flops(phase: int) -> float:
+            return run.batch_size * without_frozen(
+                lambda params: objective.train_flops_per_row(params, rows),
+                setup.plan.shapes.params,
+                freezing.trained(phase),
+            )
+
+        def utilization(seconds: float) -> float | None:
+            return mfu(flops(freezing.phase(self.done)) / seconds, setup.mesh.size)
+
         self._reports = Reports(
             run_dir,
             run.steps,
             objective.unit,
-            lambda seconds: mfu(run.batch_size / seconds * flops, setup.mesh.size),
+            utilization,
             lambda step: MetricWriter(run_dir, step, run.wandb_project, config_text),
         )
         self._describe()

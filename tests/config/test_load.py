@@ -147,6 +147,13 @@ def test_imports_run_only_when_trusted(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="--trust"):
         load_experiment("whole.gin")
     assert load_experiment("whole.gin", trust=True) == experiment
+    # So is a run directory's config, and one whose module is not here says so.
+    with pytest.raises(UserError, match="--trust"):
+        load_stored(tmp_path / "whole.gin")
+    assert load_stored(tmp_path / "whole.gin", trust=True) == experiment
+    (tmp_path / "elsewhere.gin").write_text("import nobodys_model\n")
+    with pytest.raises(UserError, match=f"looked for in {tmp_path}"):
+        load_stored(tmp_path / "elsewhere.gin", trust=True)
 
 
 def test_strings_need_no_quotes_and_paths_become_absolute(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 
 from fmjax.data.inspect.text import inspect
 from fmjax.data.sources.text_files import TextFiles
-from fmjax.data.tasks.text_tasks import TextTask
+from fmjax.data.tasks.text_task import TextTask
 from fmjax.data.text.corruption.infilling import Infilling
 from fmjax.data.text.corruption.mixture import CorruptionMixture
 from fmjax.data.text.corruption.prefix_lm import PrefixLM

@@ -21,7 +21,7 @@ from fmjax.data.sources.tfds_images import TfdsImages
 from fmjax.data.tasks.image_task import ImageTask
 from fmjax.data.tasks.mixture import Mixture
 from fmjax.data.tasks.seqio_import import import_seqio
-from fmjax.data.tasks.text_tasks import SeqioTask
+from fmjax.data.tasks.seqio_task import SeqioTask
 from fmjax.data.text.text_data import Data
 from fmjax.data.tokenizers.vocabularies import Characters
 from fmjax.errors import UserError

@@ -9,7 +9,8 @@ from fmjax.data.sources import pair_files
 from fmjax.data.sources.pair_files import PairFiles
 from fmjax.data.tasks import documents
 from fmjax.data.tasks.seqio_import import import_seqio
-from fmjax.data.tasks.text_tasks import SeqioTask, TextTask
+from fmjax.data.tasks.seqio_task import SeqioTask
+from fmjax.data.tasks.text_task import TextTask
 from fmjax.data.text.corruption.span_corruption import SpanCorruption
 from fmjax.data.text.pairs import Pairs
 from fmjax.data.text.text_data import Data

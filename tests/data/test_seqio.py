@@ -17,7 +17,8 @@ from fmjax.data.sources.tfds import Tfds
 from fmjax.data.tasks import documents
 from fmjax.data.tasks.mixture import Mixture
 from fmjax.data.tasks.seqio_import import import_seqio
-from fmjax.data.tasks.text_tasks import SeqioTask, TextTask
+from fmjax.data.tasks.seqio_task import SeqioTask
+from fmjax.data.tasks.text_task import TextTask
 from fmjax.data.text.text_data import Data
 from fmjax.data.tokenizers.tokenizers import ByteTokenizer, CharacterTokenizer
 from fmjax.data.tokenizers.vocabularies import Bytes, Characters, SentencePiece
@@ -500,7 +501,8 @@ def test_a_cache_is_read_without_tensorflow_and_seqio(tmp_path, text):
             sys.modules[name] = None
         from fmjax.data.text.text_data import Data
         from fmjax.data.sources.text_files import TextFiles
-        from fmjax.data.tasks.text_tasks import SeqioTask, TextTask
+        from fmjax.data.tasks.seqio_task import SeqioTask
+        from fmjax.data.tasks.text_task import TextTask
         from fmjax.data.tokenizers.vocabularies import SentencePiece
         from fmjax.errors import UserError
         source = TextFiles({text!r}, document="line")

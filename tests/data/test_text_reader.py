@@ -14,7 +14,7 @@ from fmjax.data.sources import text_reader
 from fmjax.data.sources.pair_files import PairFiles
 from fmjax.data.sources.text_files import TextFiles
 from fmjax.data.sources.text_reader import open_text, scan_text
-from fmjax.data.tasks.text_tasks import TextTask
+from fmjax.data.tasks.text_task import TextTask
 from fmjax.data.text.text_data import Data
 from fmjax.data.tokenizers.vocabularies import Bytes, Characters, SentencePiece
 from fmjax.errors import UserError

@@ -9,7 +9,7 @@ import pytest
 from fmjax.data.sources.pair_files import PairFiles
 from fmjax.data.sources.text_files import TextFiles
 from fmjax.data.sources.text_split import held_out_blocks
-from fmjax.data.tasks.text_tasks import TextTask
+from fmjax.data.tasks.text_task import TextTask
 from fmjax.data.text.text_data import Data
 from fmjax.data.tokenizers.vocabularies import Bytes, SentencePiece
 from fmjax.errors import UserError

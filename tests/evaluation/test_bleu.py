@@ -14,7 +14,7 @@ from fmjax.cli.main import main
 from fmjax.config.render import render
 from fmjax.data.sources.pair_files import PairFiles
 from fmjax.data.sources.text_files import TextFiles
-from fmjax.data.tasks.text_tasks import TextTask
+from fmjax.data.tasks.text_task import TextTask
 from fmjax.data.text.text_data import Data
 from fmjax.data.tokenizers.tokenizers import ByteTokenizer
 from fmjax.data.tokenizers.vocabularies import Bytes

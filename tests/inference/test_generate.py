@@ -4,6 +4,7 @@ import dataclasses
 import string
 
 import jax
+import numpy as np
 import pytest
 from random_writers import build
 from small_tokenizers import CORPUS, byte_level
@@ -16,6 +17,7 @@ from fmjax.inference.generate import beam_search, generate, with_prompt
 from fmjax.inference.load import Run
 from fmjax.inference.sampling import Sampling
 from fmjax.inference.token_loop import generate_tokens
+from fmjax.models.generation import Generation
 from fmjax.models.language.bert import Bert
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
@@ -164,3 +166,74 @@ def test_a_mesh_changes_nothing(make):
     for options in ({"temperature": 1.0}, {"beams": 3}):
         options = {"max_tokens": 9, **options}
         assert generate(spread, texts, **options) == generate(run, texts, **options)
+
+
+def test_scored_texts_come_with_their_tokens():
+    run = text_run(ByteTokenizer())
+    options = {"max_tokens": 6, "temperature": 0.7}
+    scored = generate(run, ["ab", "c"], logprobs=True, **options)
+    assert [sample.text for sample in scored] == generate(run, ["ab", "c"], **options)
+    for prompt, sample in zip(("ab", "c"), scored):
+        assert sample.text == ByteTokenizer().decode(sample.tokens)
+        ids = [*run.tokenizer.encode(prompt), *sample.tokens]
+        logits = np.asarray(run(tokens=[ids])["logits"][0], np.float64)
+        after = logits[-len(sample.tokens) - 1 : -1]
+        chosen = after[np.arange(len(sample.tokens)), sample.tokens]
+        expected = chosen - np.log(np.exp(after).sum(-1))
+        np.testing.assert_allclose(sample.logprobs, expected, atol=1e-4)
+    with pytest.raises(UserError, match="logprobs: beams = 2"):
+        generate(run, ["ab"], beams=2, logprobs=True)
+
+
+@pytest.mark.parametrize("seed", [2**32, 2**63, -1])
+def test_seeds_out_of_range_are_refused(seed):
+    run = text_run(ByteTokenizer())
+    with pytest.raises(UserError, match=rf"seed = {seed}: expected 0 to"):
+        generate(run, ["ab"], max_tokens=2, seed=seed)
+    assert generate(run, ["ab"], max_tokens=2, seed=2**32 - 1)
+
+
+def test_a_prompt_that_leaves_little_room_is_told(capsys):
+    run = text_run(ByteTokenizer())
+    (text,) = generate(run, ["x" * 26], temperature=0.0)
+    assert capsys.readouterr().err == (
+        "max_tokens = 4: no more fit behind a prompt of 26 tokens, for gpt.max_length "
+        "= 30.\n"
+    )
+    assert [text] == generate(run, ["x" * 26], temperature=0.0, max_tokens=4)
+    assert not capsys.readouterr().err
+    with pytest.raises(UserError, match="prompt of 30 tokens leaves none to generate"):
+        generate(run, ["x" * 30])
+
+
+def test_a_prompt_that_is_no_utf_8_is_refused():
+    prompt = b"caf\xe9".decode("utf-8", "surrogateescape")  # as sys.argv has it
+    with pytest.raises(UserError, match=r"prompt .* no UTF-8 at character 4"):
+        generate(text_run(ByteTokenizer()), [prompt], max_tokens=2)
+
+
+def test_settings_of_the_run_end_texts_and_fill_in_defaults():
+    plain = text_run(ByteTokenizer())
+    ids = generate_tokens(
+        plain.model,
+        plain.params,
+        [plain.tokenizer.encode("ab")],
+        max_tokens=9,
+        sampling=GREEDY,
+        padding_id=0,
+        vocab_size=259,
+    )[0]
+    settings = Generation(
+        eos_token_id=(ids[2], ids[5]), temperature=0.0, max_new_tokens=9
+    )
+    config = dataclasses.replace(plain.config, generation=settings)
+    run = dataclasses.replace(plain, config=config)
+    end = min(ids.index(i) for i in settings.eos_token_id)
+    assert generate(run, ["ab"]) == [run.tokenizer.decode(ids[:end])]
+    short = dataclasses.replace(settings, eos_token_id=(), max_length=5)
+    short = dataclasses.replace(short, max_new_tokens=None)
+    config = dataclasses.replace(plain.config, generation=short)
+    run = dataclasses.replace(plain, config=config)
+    assert generate(run, ["ab"]) == [run.tokenizer.decode(ids[:3])]
+    with pytest.raises(UserError, match=r"generation\.max_length = 5"):
+        generate(run, ["abcdef"])

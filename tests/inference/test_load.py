@@ -1,6 +1,7 @@
 """Loading run directories, and calling what was loaded."""
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 from flax import linen as nn
@@ -9,12 +10,13 @@ import fmjax
 from fmjax.config.render import render
 from fmjax.data.tokenizers.tokenizers import ByteTokenizer
 from fmjax.errors import UserError
+from fmjax.inference import load as loading
 from fmjax.models.language.gpt import GPT
 from fmjax.models.layers.transformer import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
 from fmjax.run import directory as run_dir
 from fmjax.sharding.mesh import MeshConfig
-from fmjax.training.checkpoint import checkpoints
+from fmjax.training.checkpoint import checkpoints, saved_state
 from fmjax.training.experiment import Experiment
 
 MODEL = GPT(TransformerConfig(2, 12, 2, init_std=0.3, dtype="float32"), 259, 16)
@@ -53,6 +55,7 @@ def test_a_run_comes_back_whole(stored, run):
 def test_a_run_is_printed_in_one_line(stored, run):
     count = sum(array.size for array in jax.tree.leaves(stored[1]))
     assert repr(run) == f"Run(causal_lm of gpt, {count:,} parameters, step 0)"
+    assert run._repr_html_() == f"<code>{run!r}</code>"
 
 
 def test_logits_are_the_models_without_padding(stored, run):
@@ -98,9 +101,42 @@ def test_a_mesh_may_be_given(stored, run):
     )
 
 
+@pytest.mark.parametrize("mesh", [None, MeshConfig(data=-1, fsdp=2, tensor=2)])
+def test_parameters_are_loaded_in_a_dtype_and_never_all_in_float32(
+    mesh, stored, monkeypatch
+):
+    read, sizes = saved_state.SavedState.read, []
+
+    def watched(self, tree):
+        arrays = read(self, tree)
+        sizes.append(sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
+        return arrays
+
+    monkeypatch.setattr(saved_state.SavedState, "read", watched)
+    monkeypatch.setattr(loading, "_READ_BYTES", 4000)
+    half = fmjax.load(stored[0], mesh=mesh, dtype="bfloat16")
+    leaves = jax.tree.leaves(stored[1])
+    largest = max(leaf.nbytes for leaf in leaves)
+    assert max(sizes) <= max(4000, largest) < sum(sizes)
+    assert sum(sizes) == sum(leaf.nbytes for leaf in leaves)
+    expected = jax.tree.map(lambda x: x.astype(ml_dtypes.bfloat16), stored[1])
+    jax.tree.map(np.testing.assert_array_equal, half.params, expected)
+    assert {str(x.dtype) for x in jax.tree.leaves(half.params)} == {"bfloat16"}
+    plain = fmjax.load(stored[0], mesh=mesh)
+    places = [jax.tree.map(lambda x: x.sharding, run.params) for run in (half, plain)]
+    assert places[0] == places[1]
+    # As float32 parameters of the same values compute.
+    wide = jax.tree.map(lambda x: x.astype(np.float32), expected)
+    logits = MODEL.apply({"params": wide}, TOKENS)["logits"]
+    np.testing.assert_allclose(half(tokens=TOKENS)["logits"], logits, atol=1e-5)
+    with pytest.raises(UserError, match="dtype = 'float8'; expected one of float32"):
+        fmjax.load(stored[0], dtype="float8")
+
+
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
+        ({"tokens": [[]]}, r"tokens: shape \(1, 0\); expected a token or more a row"),
         ({"tokens": [[0, 259]]}, "tokens: found 0 to 259; expected 0 to 258"),
         ({"tokens": [[-1]]}, "found -1"),
         ({"tokens": [[2**40]]}, "found 1099511627776"),

@@ -107,7 +107,11 @@ def test_unrolled_layers_and_averaged_weights_are_exported(tmp_path):
 def test_halves_are_written_as_they_were_read(run, tmp_path):
     export_model(run, tmp_path / "half", dtype="bfloat16")
     import_model(tmp_path / "half", tmp_path / "run")
-    export_model(tmp_path / "run", tmp_path / "again", dtype="bfloat16")
+    notes = export_model(tmp_path / "run", tmp_path / "again")
+    assert "weights in bfloat16" in notes[0]
+    export_model(tmp_path / "run", tmp_path / "wide", dtype="float32")
+    wide = load_file(tmp_path / "wide" / "model.safetensors")
+    assert {tensor.dtype for tensor in wide.values()} == {np.dtype("float32")}
     files = [tmp_path / name / "model.safetensors" for name in ("half", "again")]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert load_file(files[0])["model.norm.weight"].dtype == ml_dtypes.bfloat16
@@ -196,6 +200,20 @@ POST = dataclasses.replace(SMALL, norm_position="post")
 def test_a_run_that_nothing_there_can_hold_is_refused_by_its_field(model, field):
     with pytest.raises(UserError, match=field.replace(".", r"\.")):
         describe(model)
+
+
+def test_every_field_that_does_not_fit_is_named_in_one_sentence():
+    small = dataclasses.replace(SMALL, norm="rmsnorm", window=3)
+    with pytest.raises(UserError) as refused:
+        describe(GPT(small, 9, 8, "sinusoidal"), "llama")
+    message = str(refused.value)
+    for part in (
+        "transformer.bias = True (expected False)",
+        "transformer.window = 3",
+    ):
+        assert part in message
+    assert ".;" not in message
+    assert message.endswith(".")
 
 
 def test_refused_runs_write_nothing(tmp_path):

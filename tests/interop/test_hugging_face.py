@@ -8,9 +8,13 @@ import pytest
 from safetensors.numpy import save_file
 
 import fmjax
+from fmjax.cli.main import main
 from fmjax.errors import UserError
 from fmjax.interop.export import export_model
+from fmjax.interop.families import FAMILIES
+from fmjax.interop.family import find
 from fmjax.interop.hugging_face import import_model
+from fmjax.interop.options import Options
 
 GPT2 = {
     "model_type": "gpt2",
@@ -121,6 +125,52 @@ def test_options_that_are_not_supported_are_named(
     refused(tmp_path, folder, option)
 
 
+def test_an_option_is_ignored_only_where_told(tmp_path, tensors, capsys):
+    extra = {"something_new": 3, "notes": {"kind": "q4", "activation_function": "x"}}
+    folder = write(tmp_path / "hf", tensors, GPT2 | extra)
+    command = ["import", str(folder), str(tmp_path / "run")]
+    assert main(command) == 2
+    assert "--ignore something_new" in capsys.readouterr().err
+    assert main([*command, "--ignore", "something_new"]) == 2
+    assert "--ignore notes" in capsys.readouterr().err
+    assert main([*command, "--ignore", "something_newer"]) == 2
+    assert "Did you mean 'something_new'?" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    inside = ["notes.kind", "notes.activation_function"]
+    ignored = ["something_new", *inside, "notes"]
+    assert main([*command, *(w for name in ignored for w in ("--ignore", name))]) == 0
+    assert f"ignored, as told by --ignore: {', '.join(ignored)}" in (
+        capsys.readouterr().out
+    )
+    write(tmp_path / "plain", tensors)
+    import_model(tmp_path / "plain", tmp_path / "plain_run")
+    first, second = (fmjax.load(tmp_path / name) for name in ("run", "plain_run"))
+    assert first.config == second.config
+
+
+@pytest.mark.parametrize(
+    ("option", "harmless", "other"),
+    [
+        ("is_llama_config", True, None),
+        ("unsloth_version", "2024.9", None),
+        ("transformers.js_config", {"dtype": "q4"}, None),
+        ("rope_interleaved", False, True),
+        ("activation", "swiglu", "geglu"),
+    ],
+)
+def test_options_that_hubs_have_and_nothing_reads(option, harmless, other):
+    def read(value):
+        family = find(FAMILIES, "llama", "LlamaForCausalLM")
+        options = Options(LLAMA | {option: value}, "config.json")
+        options.ignore("model_type")
+        return family.read(options, family.choose("LlamaForCausalLM", set()))
+
+    assert read(harmless)["transformer.num_layers"] == 2
+    if other is not None:
+        with pytest.raises(UserError, match=f"{option} = "):
+            read(other)
+
+
 def test_missing_and_superfluous_tensors_are_named(tmp_path, tensors):
     less = {k: v for k, v in tensors.items() if k != "h.1.mlp.c_fc.bias"}
     refused(tmp_path, write(tmp_path / "hf", less), r"has no h\.1\.mlp\.c_fc\.bias")
@@ -213,7 +263,8 @@ def test_options_of_generation_are_exported_as_they_came(tmp_path, tensors):
     refused(tmp_path, folder, r"generation_config\.json holds no JSON object")
     generation = {"temperature": 0.6, "stop_strings": ["."], "eos_token_id": 3}
     file.write_text(json.dumps(generation))
-    import_model(folder, tmp_path / "run")
+    refused(tmp_path, folder, "--ignore stop_strings")
+    import_model(folder, tmp_path / "run", ignore=["stop_strings"])
     export_model(tmp_path / "run", tmp_path / "again")
     config = json.loads((tmp_path / "again" / "config.json").read_text())
     assert told.items() <= config.items()

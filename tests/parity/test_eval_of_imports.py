@@ -33,6 +33,7 @@ def test_its_loss_is_that_of_transformers(hf_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("FMJAX_CACHE", str(tmp_path / "cache"))
     text = " ".join(CORPUS[:4])
     (tmp_path / "text.txt").write_text(text)
+    (tmp_path / "other.txt").write_text(" ".join(CORPUS[4:]))
     import_model(hf_dir, tmp_path / "run")
     data = [
         "experiment.data=@data()",
@@ -40,7 +41,7 @@ def test_its_loss_is_that_of_transformers(hf_dir, tmp_path, monkeypatch):
         "data.length=16",
         "text_task.source=@text_files()",
         "text_task.tokenizer=@saved_tokenizer()",
-        f"text_files.files={tmp_path / 'text.txt'}",
+        f"text_files.files={tmp_path / 'other.txt'}",
         f"text_files.validation_files={tmp_path / 'text.txt'}",
         "train.batch_size=8",
     ]

@@ -12,8 +12,10 @@ from fmjax.data.runtime.cache import CacheKey, build_cache
 from fmjax.data.runtime.cached_data import CachedData
 from fmjax.data.tasks.image_documents import image_examples
 from fmjax.data.tasks.image_task import ImageTask
+from fmjax.data.tasks.member import Member
 from fmjax.data.tasks.mixture import Mixture
-from fmjax.data.tasks.text_tasks import Member, SeqioTask, TextTask
+from fmjax.data.tasks.seqio_task import SeqioTask
+from fmjax.data.tasks.text_task import TextTask
 from fmjax.errors import UserError
 
 

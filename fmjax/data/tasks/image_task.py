@@ -10,8 +10,9 @@ from fmjax.data.sources.digits import Digits
 from fmjax.data.sources.image_folder import ImageFolder
 from fmjax.data.sources.source import Document
 from fmjax.data.sources.tfds_images import TfdsImages
+from fmjax.data.tasks.member import Member
+from fmjax.data.tasks.registration import check_name, registered, rekey
 from fmjax.data.tasks.seqio_import import import_seqio
-from fmjax.data.tasks.text_tasks import Member, check_name, registered, rekey
 from fmjax.data.tokenizers.saved_tokenizer import SavedTokenizer
 from fmjax.data.tokenizers.tokenizers import DESCRIPTOR, Tokenizer
 from fmjax.data.tokenizers.vocabularies import Bytes, Characters, SentencePiece

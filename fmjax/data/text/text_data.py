@@ -18,8 +18,10 @@ from fmjax.data.runtime.streaming import (
 )
 from fmjax.data.tasks.documents import tokenized_documents
 from fmjax.data.tasks.image_task import ImageTask
+from fmjax.data.tasks.member import Member
 from fmjax.data.tasks.mixture import Mixture, seqio_provider
-from fmjax.data.tasks.text_tasks import Member, SeqioTask, TextTask
+from fmjax.data.tasks.seqio_task import SeqioTask
+from fmjax.data.tasks.text_task import TextTask
 from fmjax.data.text.corruption.corruption import Pieces
 from fmjax.data.text.corruption.infilling import Infilling
 from fmjax.data.text.corruption.mixture import CorruptionMixture

@@ -3,13 +3,13 @@
 from typing import Any
 
 from fmjax.interop.entries import (
-    Constant,
     Entry,
-    Fixed,
-    Ignored,
-    Option,
-    Same,
     activation,
+    constant,
+    fixed,
+    ignored,
+    option,
+    same,
 )
 from fmjax.interop.families.decoder_head import architectures
 from fmjax.interop.family import Family
@@ -42,48 +42,48 @@ def _attention(path: str, name: str) -> tuple[Row, ...]:
 
 
 def _entries(
-    vocab_size: int, start_id: int, fixed: dict[str, Any]
+    vocab_size: int, start_id: int, side_fields: dict[str, Any]
 ) -> tuple[Entry, ...]:
     sides = [
         entry
         for side in ("encoder", "decoder")
         for entry in (
-            Option(
+            option(
                 f"{side}_layers",
                 f"{side}.num_layers",
                 int,
                 12,
                 others="num_hidden_layers" if side == "encoder" else "",
             ),
-            Option(f"{side}_attention_heads", f"{side}.num_heads", int, 16),
-            Option(f"{side}_ffn_dim", f"{side}.mlp_dim", int, 4096),
-            Constant(f"{side}_layerdrop", 0.0),
+            option(f"{side}_attention_heads", f"{side}.num_heads", int, 16),
+            option(f"{side}_ffn_dim", f"{side}.mlp_dim", int, 4096),
+            constant(f"{side}_layerdrop", 0.0),
         )
     ]
     return (
         *sides,
-        Option("d_model", "*.embed_dim", int, 1024),
+        option("d_model", "*.embed_dim", int, 1024),
         activation("activation_function", "*.activation", "gelu"),
-        Option("dropout", "*.dropout", float, 0.1),
-        Option("attention_dropout", "*.attention_dropout", float, 0.0),
-        Option("activation_dropout", "*.mlp_dropout", float, 0.0),
-        Option("init_std", "*.init_std", float, 0.02),
-        Option("vocab_size", "vocab_size", int, vocab_size),
-        Option("max_position_embeddings", "max_length", int, 1024),
-        Option("scale_embedding", "embed_scale", bool, False),
-        Option("decoder_start_token_id", "start_id", int, start_id),
-        Fixed({"*.norm_position": "post"} | fixed),
-        Constant("is_encoder_decoder", True),
-        Constant("is_decoder", False),
+        option("dropout", "*.dropout", float, 0.1),
+        option("attention_dropout", "*.attention_dropout", float, 0.0),
+        option("activation_dropout", "*.mlp_dropout", float, 0.0),
+        option("init_std", "*.init_std", float, 0.02),
+        option("vocab_size", "vocab_size", int, vocab_size),
+        option("max_position_embeddings", "max_length", int, 1024),
+        option("scale_embedding", "embed_scale", bool, False),
+        option("decoder_start_token_id", "start_id", int, start_id),
+        fixed({"*.norm_position": "post"} | side_fields),
+        constant("is_encoder_decoder", True),
+        constant("is_decoder", False),
         # Transformers reads none of these; older configs have them.
-        Constant("normalize_before", False),
-        Constant("normalize_embedding", fixed["embed_norm"]),
-        Constant("add_final_layer_norm", False),
-        Constant("add_bias_logits", False),
-        Constant("static_position_embeddings", fixed["positions"] != "learned"),
-        Ignored("extra_pos_embeddings force_bos_token_to_be_generated save_step"),
+        constant("normalize_before", False),
+        constant("normalize_embedding", side_fields["embed_norm"]),
+        constant("add_final_layer_norm", False),
+        constant("add_bias_logits", False),
+        constant("static_position_embeddings", side_fields["positions"] != "learned"),
+        ignored("extra_pos_embeddings force_bos_token_to_be_generated save_step"),
         # Of a head that no class here has.
-        Ignored("classifier_dropout classif_dropout"),
+        ignored("classifier_dropout classif_dropout"),
     )
 
 
@@ -122,8 +122,8 @@ MARIAN = Family(
             58100,
             {"positions": "sinusoidal_halves", "embed_norm": False},
         ),
-        Same("decoder_vocab_size", "vocab_size", int),
-        Constant("share_encoder_decoder_embeddings", True),
+        same("decoder_vocab_size", "vocab_size", int),
+        constant("share_encoder_decoder_embeddings", True),
     ),
     rows=_ROWS,
     architectures=architectures("MarianMTModel", "MarianModel"),

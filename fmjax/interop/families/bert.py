@@ -4,14 +4,14 @@ from typing import Any
 
 from fmjax.errors import UserError
 from fmjax.interop.entries import (
-    Constant,
     Entry,
-    Fixed,
-    Ignored,
-    Option,
-    Same,
     Values,
     activation,
+    constant,
+    fixed,
+    ignored,
+    option,
+    same,
 )
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.options import Options
@@ -46,13 +46,13 @@ class Labels:
         return {"id2label": names, "label2id": {n: int(i) for i, n in names.items()}}
 
 
-def heads(language: bool = False, pooler: str = "none", pairs: bool = False) -> Fixed:
+def heads(language: bool = False, pooler: str = "none", pairs: bool = False) -> Entry:
     """Which heads a model has."""
-    return Fixed({"language_head": language, "pooler": pooler, "next_sentence": pairs})
+    return fixed({"language_head": language, "pooler": pooler, "next_sentence": pairs})
 
 
 # Of heads that have the exact GELU, whatever hidden_act is.
-EXACT_GELU = Fixed({"transformer.activation": "gelu"})
+EXACT_GELU = fixed({"transformer.activation": "gelu"})
 
 
 def masked_head(transform: str, layer_norm: str, bias: str) -> tuple[Row, ...]:
@@ -77,29 +77,29 @@ def sizes(owner: str, **defaults: Any) -> tuple[Entry, ...]:
     } | defaults
     c = owner
     return (
-        Option("num_hidden_layers", f"{c}.num_layers", int, take["num_hidden_layers"]),
-        Option("hidden_size", f"{c}.embed_dim", int, take["hidden_size"]),
-        Option(
+        option("num_hidden_layers", f"{c}.num_layers", int, take["num_hidden_layers"]),
+        option("hidden_size", f"{c}.embed_dim", int, take["hidden_size"]),
+        option(
             "num_attention_heads", f"{c}.num_heads", int, take["num_attention_heads"]
         ),
-        Option("intermediate_size", f"{c}.mlp_dim", int, take["intermediate_size"]),
+        option("intermediate_size", f"{c}.mlp_dim", int, take["intermediate_size"]),
         activation("hidden_act", f"{c}.activation", "gelu"),
-        Option("layer_norm_eps", f"{c}.norm_epsilon", float, take["layer_norm_eps"]),
-        Option("hidden_dropout_prob", f"{c}.dropout", float, 0.1),
-        Same("classifier_dropout", f"{c}.dropout", float),
-        Option("attention_probs_dropout_prob", f"{c}.attention_dropout", float, 0.1),
-        Option("initializer_range", f"{c}.init_std", float, 0.02),
-        Option("vocab_size", "vocab_size", int, take["vocab_size"]),
-        Option("type_vocab_size", "num_token_types", int, take["type_vocab_size"]),
-        Fixed({f"{c}.norm_position": "post"}),
-        Constant("tie_word_embeddings", True),
-        Constant("position_embedding_type", "absolute"),
-        Constant("is_decoder", False),
-        Constant("add_cross_attention", False),
+        option("layer_norm_eps", f"{c}.norm_epsilon", float, take["layer_norm_eps"]),
+        option("hidden_dropout_prob", f"{c}.dropout", float, 0.1),
+        same("classifier_dropout", f"{c}.dropout", float),
+        option("attention_probs_dropout_prob", f"{c}.attention_dropout", float, 0.1),
+        option("initializer_range", f"{c}.init_std", float, 0.02),
+        option("vocab_size", "vocab_size", int, take["vocab_size"]),
+        option("type_vocab_size", "num_token_types", int, take["type_vocab_size"]),
+        fixed({f"{c}.norm_position": "post"}),
+        constant("tie_word_embeddings", True),
+        constant("position_embedding_type", "absolute"),
+        constant("is_decoder", False),
+        constant("add_cross_attention", False),
     )
 
 
-MAX_LENGTH = Option("max_position_embeddings", "max_length", int, 512)
+MAX_LENGTH = option("max_position_embeddings", "max_length", int, 512)
 
 
 def encoder(name: str, stack: str, projections: str) -> tuple[Row, ...]:
@@ -149,8 +149,8 @@ BERT = Family(
         *sizes("transformer"),
         MAX_LENGTH,
         # In Google's configs of several languages, whose own code read none of them.
-        Ignored("pooler_type pooler_fc_size pooler_size_per_head"),
-        Ignored("pooler_num_attention_heads pooler_num_fc_layers"),
+        ignored("pooler_type pooler_fc_size pooler_size_per_head"),
+        ignored("pooler_num_attention_heads pooler_num_fc_layers"),
     ),
     rows=encoder("bert", "stack", "query key value"),
     architectures={

@@ -1,6 +1,6 @@
 """BLOOM (BigScience 2022)."""
 
-from fmjax.interop.entries import Constant, Fixed, Ignored, Option
+from fmjax.interop.entries import constant, fixed, ignored, option
 from fmjax.interop.families.decoder_head import architectures
 from fmjax.interop.family import Family
 from fmjax.interop.rows import Row, attention_out, feed_forward, norm
@@ -16,17 +16,17 @@ BLOOM = Family(
     model=GPT,
     objective=CausalLM,
     entries=(
-        Option("n_layer", "transformer.num_layers", int, 2, others="num_hidden_layers"),
-        Option("hidden_size", "transformer.embed_dim", int, 64, others="n_embed"),
-        Option("n_head", "transformer.num_heads", int, 8, others="num_attention_heads"),
-        Option("layer_norm_epsilon", "transformer.norm_epsilon", float, 1e-5),
-        Option("hidden_dropout", "transformer.dropout", float, 0.0),
-        Option("attention_dropout", "transformer.attention_dropout", float, 0.0),
-        Option("initializer_range", "transformer.init_std", float, 0.02),
-        Option("vocab_size", "vocab_size", int, 250880),
+        option("n_layer", "transformer.num_layers", int, 2, others="num_hidden_layers"),
+        option("hidden_size", "transformer.embed_dim", int, 64, others="n_embed"),
+        option("n_head", "transformer.num_heads", int, 8, others="num_attention_heads"),
+        option("layer_norm_epsilon", "transformer.norm_epsilon", float, 1e-5),
+        option("hidden_dropout", "transformer.dropout", float, 0.0),
+        option("attention_dropout", "transformer.attention_dropout", float, 0.0),
+        option("initializer_range", "transformer.init_std", float, 0.02),
+        option("vocab_size", "vocab_size", int, 250880),
         # Positions go on for ever; this is how many it was trained on.
-        Option("seq_length", "max_length", int, 2048),
-        Fixed(
+        option("seq_length", "max_length", int, 2048),
+        fixed(
             {
                 "transformer.position_bias": "alibi",
                 "positions": "none",
@@ -34,12 +34,12 @@ BLOOM = Family(
                 "embed_norm": True,
             }
         ),
-        Constant("apply_residual_connection_post_layernorm", False),
-        Constant("slow_but_exact", False),
-        Constant("n_inner", None),
+        constant("apply_residual_connection_post_layernorm", False),
+        constant("slow_but_exact", False),
+        constant("n_inner", None),
         # How its training was computed; transformers reads none of them.
-        Ignored("pretraining_tp offset_alibi skip_bias_add skip_bias_add_qkv"),
-        Ignored("bias_dropout_fusion masked_softmax_fusion attention_softmax_in_fp32"),
+        ignored("pretraining_tp offset_alibi skip_bias_add skip_bias_add_qkv"),
+        ignored("bias_dropout_fusion masked_softmax_fusion attention_softmax_in_fp32"),
     ),
     # Query, key and value of a head lie together.
     rows=(

@@ -5,15 +5,15 @@ from typing import Any
 
 from fmjax.errors import UserError
 from fmjax.interop.entries import (
-    Assumed,
-    Constant,
     Entry,
-    Fixed,
-    Ignored,
-    Option,
-    Size,
     Values,
     activation,
+    assumed,
+    constant,
+    fixed,
+    ignored,
+    option,
+    size,
 )
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.options import Options
@@ -79,35 +79,35 @@ def sizes(object_: str, tower: str, **defaults: Any) -> tuple[Entry, ...]:
     """
     o, c = object_, f"{tower}.transformer"
     return (
-        Option(f"{o}.num_hidden_layers", f"{c}.num_layers", int, 12),
-        Option(f"{o}.hidden_size", f"{c}.embed_dim", int, defaults["hidden_size"]),
-        Option(
+        option(f"{o}.num_hidden_layers", f"{c}.num_layers", int, 12),
+        option(f"{o}.hidden_size", f"{c}.embed_dim", int, defaults["hidden_size"]),
+        option(
             f"{o}.num_attention_heads",
             f"{c}.num_heads",
             int,
             defaults["num_attention_heads"],
         ),
-        Option(
+        option(
             f"{o}.intermediate_size",
             f"{c}.mlp_dim",
             int,
             defaults["intermediate_size"],
         ),
         activation(f"{o}.hidden_act", f"{c}.activation", defaults["hidden_act"]),
-        Option(
+        option(
             f"{o}.layer_norm_eps",
             f"{c}.norm_epsilon",
             float,
             defaults["layer_norm_eps"],
         ),
-        Option(f"{o}.attention_dropout", f"{c}.attention_dropout", float, 0.0),
+        option(f"{o}.attention_dropout", f"{c}.attention_dropout", float, 0.0),
         *(
-            Constant(f"{o}.{name}", False)
+            constant(f"{o}.{name}", False)
             for name in ("add_cross_attention", "is_decoder", "is_encoder_decoder")
         ),
         # Of other classes, of training, or read by none of the classes here.
         *(
-            Ignored(f"{o}.{name}")
+            ignored(f"{o}.{name}")
             for name in (
                 "architectures",
                 "cross_attention_hidden_size",
@@ -125,17 +125,17 @@ def sizes(object_: str, tower: str, **defaults: Any) -> tuple[Entry, ...]:
 def image_sizes(patch_size: int) -> tuple[Entry, ...]:
     """Options of images; `patch_size` is what Hugging Face takes."""
     return (
-        Size(f"{IMAGE}.image_size", "image.image_size", 224, square=True),
-        Size(f"{IMAGE}.patch_size", "image.patch_size", patch_size, square=True),
-        Option(f"{IMAGE}.num_channels", "image.channels", int, 3),
+        size(f"{IMAGE}.image_size", "image.image_size", 224, square=True),
+        size(f"{IMAGE}.patch_size", "image.patch_size", patch_size, square=True),
+        option(f"{IMAGE}.num_channels", "image.channels", int, 3),
     )
 
 
 def text_sizes(vocab_size: int, length: int) -> tuple[Entry, ...]:
     """Options of texts; what Hugging Face takes."""
     return (
-        Option(f"{TEXT}.vocab_size", "text.vocab_size", int, vocab_size),
-        Option(f"{TEXT}.max_position_embeddings", "text.max_length", int, length),
+        option(f"{TEXT}.vocab_size", "text.vocab_size", int, vocab_size),
+        option(f"{TEXT}.max_position_embeddings", "text.max_length", int, length),
     )
 
 
@@ -177,13 +177,13 @@ def _blocks(block: str, name: str) -> tuple[Row, ...]:
 
 # Of every model, or of training.
 UNREAD = (
-    Constant("is_encoder_decoder", False),
-    Ignored("initializer_factor tie_word_embeddings"),
+    constant("is_encoder_decoder", False),
+    ignored("initializer_factor tie_word_embeddings"),
 )
 # Numbers of positions, which old files have.
 POSITION_IDS = r"(text|vision)_model\.embeddings\.position_ids"
 # transformers does not limit the scale, nor is that told.
-UNLIMITED = Assumed({"max_scale": None})
+UNLIMITED = assumed({"max_scale": None})
 
 CLIP = Family(
     model_type="clip",
@@ -212,7 +212,7 @@ CLIP = Family(
         ),
         *image_sizes(32),
         *(
-            Option(
+            option(
                 f"{object_}.initializer_range",
                 f"{tower}.transformer.init_std",
                 float,
@@ -220,10 +220,10 @@ CLIP = Family(
             )
             for object_, tower in ((TEXT, "text"), (IMAGE, "image"))
         ),
-        Option("projection_dim", "embed_dim", int, 512),
+        option("projection_dim", "embed_dim", int, 512),
         FirstScale(),
         UNLIMITED,
-        Fixed({"image.embed_norm": True, "image.patch_bias": False}),
+        fixed({"image.embed_norm": True, "image.patch_bias": False}),
         *UNREAD,
     ),
     rows=(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fmjax.interop.entries import Constant, Fixed, Ignored, Option, Values
+from fmjax.interop.entries import Values, constant, fixed, ignored, option
 from fmjax.interop.families.bert import (
     MAX_LENGTH,
     POSITION_IDS,
@@ -106,21 +106,21 @@ DEBERTA = Family(
         Distances(),
         Parts(),
         HeadWidth(),
-        Option(
+        option(
             "position_biased_input",
             "positions",
             bool,
             True,
             to_field={True: "learned", False: "none"},
         ),
-        Fixed({"transformer.position_bias": "disentangled"}),
-        Constant("relative_attention", True, default=False),
-        Constant("share_att_key", True, default=False),
-        Constant("norm_rel_ebd", "layer_norm", default="none"),
+        fixed({"transformer.position_bias": "disentangled"}),
+        constant("relative_attention", True, default=False),
+        constant("share_att_key", True, default=False),
+        constant("norm_rel_ebd", "layer_norm", default="none"),
         # Two spellings of one head's names.
-        Constant("legacy", True, False),
+        constant("legacy", True, False),
         # Of training.
-        Ignored("pooler_dropout cls_dropout"),
+        ignored("pooler_dropout cls_dropout"),
     ),
     rows=(
         *encoder("deberta", "stack", "query_proj key_proj value_proj"),
@@ -129,7 +129,7 @@ DEBERTA = Family(
     ),
     architectures={
         "DebertaV2ForMaskedLM": Architecture(
-            (heads(True), Ignored("pooler_hidden_act pooler_hidden_size")),
+            (heads(True), ignored("pooler_hidden_act pooler_hidden_size")),
             masked_head(
                 "cls.predictions.transform.dense",
                 "cls.predictions.transform.LayerNorm",
@@ -138,15 +138,15 @@ DEBERTA = Family(
         ),
         "DebertaV2ForSequenceClassification": Architecture(
             (
-                Fixed({"language_head": False, "next_sentence": False}),
-                Option("pooler_hidden_act", "pooler", str, "gelu", to_field=_POOLERS),
-                Ignored("pooler_hidden_size"),
+                fixed({"language_head": False, "next_sentence": False}),
+                option("pooler_hidden_act", "pooler", str, "gelu", to_field=_POOLERS),
+                ignored("pooler_hidden_size"),
                 Labels(),
             ),
             _CLASSIFIER,
         ),
         "DebertaV2Model": Architecture(
-            (heads(), Ignored("pooler_hidden_act pooler_hidden_size")), bare=True
+            (heads(), ignored("pooler_hidden_act pooler_hidden_size")), bare=True
         ),
     },
     prefix="deberta.",

@@ -3,7 +3,7 @@
 from typing import Any
 
 from fmjax.errors import UserError
-from fmjax.interop.entries import ACTIVATIONS, Fixed, Ignored, Option, Values
+from fmjax.interop.entries import ACTIVATIONS, Values, fixed, ignored, option
 from fmjax.interop.families.vit import NO_CLASSES, Classes, inputs, sizes
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.options import Options
@@ -73,12 +73,12 @@ DINOV2 = Family(
     entries=(
         *sizes("transformer", "transformer", layer_norm_eps=1e-6, patch_size=14),
         FeedForwardSizes(),
-        Option("layerscale_value", "transformer.layer_scale", float, 1.0),
+        option("layerscale_value", "transformer.layer_scale", float, 1.0),
         # Here it grows with the layer.
-        Option("drop_path_rate", "transformer.stochastic_depth", float, 0.0),
-        Option("use_mask_token", "mask_token", bool, True),
+        option("drop_path_rate", "transformer.stochastic_depth", float, 0.0),
+        option("use_mask_token", "mask_token", bool, True),
         # Of what object detectors read.
-        Ignored(
+        ignored(
             "apply_layernorm out_features out_indices reshape_hidden_states stage_names"
         ),
     ),
@@ -121,11 +121,11 @@ DINOV2 = Family(
         "Dinov2ForImageClassification": Architecture(
             (
                 Classes(),
-                Fixed({**_POOLING, "pooling": "class_token_and_average"}),
+                fixed({**_POOLING, "pooling": "class_token_and_average"}),
             ),
             linear("classifier", "classifier"),
         ),
-        "Dinov2Model": Architecture((NO_CLASSES, Fixed(_POOLING)), bare=True),
+        "Dinov2Model": Architecture((NO_CLASSES, fixed(_POOLING)), bare=True),
     },
     prefix="dinov2.",
 )

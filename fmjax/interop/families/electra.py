@@ -1,6 +1,6 @@
 """ELECTRA (Clark et al. 2020): its discriminator, its generator, its encoder."""
 
-from fmjax.interop.entries import Entry, Fixed, Ignored, Option
+from fmjax.interop.entries import Entry, fixed, ignored, option
 from fmjax.interop.families.bert import (
     EXACT_GELU,
     MAX_LENGTH,
@@ -24,10 +24,10 @@ def _electra(owner: str) -> tuple[Entry, ...]:
     return (
         *sizes(owner, hidden_size=256, num_attention_heads=4, intermediate_size=1024),
         MAX_LENGTH,
-        Option("embedding_size", "embed_dim", int, 128),
+        option("embedding_size", "embed_dim", int, 128),
         # Of a head that no class here has.
-        Ignored("summary_type summary_use_proj summary_activation"),
-        Ignored("summary_last_dropout"),
+        ignored("summary_type summary_use_proj summary_activation"),
+        ignored("summary_last_dropout"),
     )
 
 
@@ -35,7 +35,7 @@ ELECTRA = Family(
     model_type="electra",
     model=Electra,
     objective=ReplacedTokenDetection,
-    entries=(*_electra("discriminator"), Fixed({"generator": None})),
+    entries=(*_electra("discriminator"), fixed({"generator": None})),
     rows=(
         *encoder("electra", "discriminator_stack", "query key value"),
         *linear("discriminator_stack/project", "electra.embeddings_project"),

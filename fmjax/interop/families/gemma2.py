@@ -3,7 +3,7 @@
 from typing import Any
 
 from fmjax.errors import UserError
-from fmjax.interop.entries import Constant, Ignored, Option, Values, activation
+from fmjax.interop.entries import Values, activation, constant, ignored, option
 from fmjax.interop.families.llama import (
     ATTENTION,
     BLOCK,
@@ -57,20 +57,20 @@ GEMMA2 = family(
         ),
         activation("hidden_activation", "transformer.activation", "gelu_pytorch_tanh"),
         # Transformers reads hidden_activation alone; older configs have both.
-        Ignored("hidden_act"),
+        ignored("hidden_act"),
         Rope(8192),
         LayerTypes(26, None, 2),
         QueryScale(),
-        Option(
+        option(
             "attn_logit_softcapping",
             "transformer.attention_softcap",
             float,
             50.0,
             null=True,
         ),
-        Option("final_logit_softcapping", "logits_softcap", float, 30.0, null=True),
-        Constant("attention_bias", False),
-        Constant("use_bidirectional_attention", None, False),
+        option("final_logit_softcapping", "logits_softcap", float, 30.0, null=True),
+        constant("attention_bias", False),
+        constant("use_bidirectional_attention", None, False),
     ),
     (
         *norm(f"{BLOCK}/attention_norm", f"{LAYER}.input_layernorm"),

@@ -1,6 +1,6 @@
 """GPT-2 (Radford et al. 2019)."""
 
-from fmjax.interop.entries import Constant, Ignored, Option, Same, activation
+from fmjax.interop.entries import activation, constant, ignored, option, same
 from fmjax.interop.families.decoder_head import architectures
 from fmjax.interop.family import Family
 from fmjax.interop.rows import Row, norm
@@ -15,28 +15,28 @@ GPT2 = Family(
     model=GPT,
     objective=CausalLM,
     entries=(
-        Option("n_layer", "transformer.num_layers", int, 12),
-        Option("n_embd", "transformer.embed_dim", int, 768),
-        Option("n_head", "transformer.num_heads", int, 12),
-        Option("n_inner", "transformer.mlp_dim", int, None),
-        Option("layer_norm_epsilon", "transformer.norm_epsilon", float, 1e-5),
+        option("n_layer", "transformer.num_layers", int, 12),
+        option("n_embd", "transformer.embed_dim", int, 768),
+        option("n_head", "transformer.num_heads", int, 12),
+        option("n_inner", "transformer.mlp_dim", int, None),
+        option("layer_norm_epsilon", "transformer.norm_epsilon", float, 1e-5),
         activation("activation_function", "transformer.activation", "gelu_new"),
-        Option("resid_pdrop", "transformer.dropout", float, 0.1),
-        Option("embd_pdrop", "transformer.dropout", float, 0.1),
-        Option("attn_pdrop", "transformer.attention_dropout", float, 0.1),
-        Option("initializer_range", "transformer.init_std", float, 0.02),
-        Option("vocab_size", "vocab_size", int, 50257),
-        Option("n_positions", "max_length", int, 1024),
-        Same("n_ctx", "max_length", int),
-        Constant("scale_attn_weights", True),
-        Constant("scale_attn_by_inverse_layer_idx", False),
-        Constant("reorder_and_upcast_attn", False),
-        Constant("add_cross_attention", False),
+        option("resid_pdrop", "transformer.dropout", float, 0.1),
+        option("embd_pdrop", "transformer.dropout", float, 0.1),
+        option("attn_pdrop", "transformer.attention_dropout", float, 0.1),
+        option("initializer_range", "transformer.init_std", float, 0.02),
+        option("vocab_size", "vocab_size", int, 50257),
+        option("n_positions", "max_length", int, 1024),
+        same("n_ctx", "max_length", int),
+        constant("scale_attn_weights", True),
+        constant("scale_attn_by_inverse_layer_idx", False),
+        constant("reorder_and_upcast_attn", False),
+        constant("add_cross_attention", False),
         # Of a classification head, whose weights would be refused by name.
-        Ignored("summary_type summary_use_proj summary_activation"),
-        Ignored("summary_proj_to_labels summary_first_dropout"),
+        ignored("summary_type summary_use_proj summary_activation"),
+        ignored("summary_proj_to_labels summary_first_dropout"),
         # Of transformers' first versions.
-        Ignored("n_special predict_special_tokens"),
+        ignored("n_special predict_special_tokens"),
     ),
     # GPT-2's matrices are [inputs, outputs]; query, key and value are joined.
     rows=(

@@ -3,12 +3,12 @@
 from typing import Any
 
 from fmjax.interop.entries import (
-    Constant,
     Entry,
-    Fixed,
-    Ignored,
-    Option,
     activation,
+    constant,
+    fixed,
+    ignored,
+    option,
 )
 from fmjax.interop.families.decoder_head import architectures
 from fmjax.interop.families.rope import Rope
@@ -35,25 +35,25 @@ def sizes(**defaults: Any) -> tuple[Entry, ...]:
     } | defaults
     c = "transformer"
     return (
-        Option("num_hidden_layers", f"{c}.num_layers", int, take["num_hidden_layers"]),
-        Option("hidden_size", f"{c}.embed_dim", int, take["hidden_size"]),
-        Option(
+        option("num_hidden_layers", f"{c}.num_layers", int, take["num_hidden_layers"]),
+        option("hidden_size", f"{c}.embed_dim", int, take["hidden_size"]),
+        option(
             "num_attention_heads", f"{c}.num_heads", int, take["num_attention_heads"]
         ),
-        Option(
+        option(
             "num_key_value_heads",
             f"{c}.num_kv_heads",
             int,
             take["num_key_value_heads"],
             null=True,
         ),
-        Option("head_dim", f"{c}.head_dim", int, take["head_dim"], null=True),
-        Option("intermediate_size", f"{c}.mlp_dim", int, take["intermediate_size"]),
-        Option("rms_norm_eps", f"{c}.norm_epsilon", float, take["rms_norm_eps"]),
-        Option("attention_dropout", f"{c}.attention_dropout", float, 0.0),
-        Option("initializer_range", f"{c}.init_std", float, 0.02),
-        Option("vocab_size", "vocab_size", int, take["vocab_size"]),
-        Option(
+        option("head_dim", f"{c}.head_dim", int, take["head_dim"], null=True),
+        option("intermediate_size", f"{c}.mlp_dim", int, take["intermediate_size"]),
+        option("rms_norm_eps", f"{c}.norm_epsilon", float, take["rms_norm_eps"]),
+        option("attention_dropout", f"{c}.attention_dropout", float, 0.0),
+        option("initializer_range", f"{c}.init_std", float, 0.02),
+        option("vocab_size", "vocab_size", int, take["vocab_size"]),
+        option(
             "max_position_embeddings",
             "max_length",
             int,
@@ -90,7 +90,7 @@ _ENDS = (
 def family(
     model_type: str,
     classes: str,
-    fixed: dict[str, Any],
+    own: dict[str, Any],
     entries: tuple[Entry, ...],
     rows: tuple[Row, ...],
     tied: bool = False,
@@ -100,7 +100,7 @@ def family(
     Args:
       model_type: in config.json.
       classes: what its classes' names begin with.
-      fixed: fields beside those that all variants have in common.
+      own: fields beside those that all variants have in common.
       entries: options.
       rows: weights of a layer.
       tied: whether Hugging Face ties the head where nothing is told.
@@ -109,7 +109,7 @@ def family(
         model_type=model_type,
         model=GPT,
         objective=CausalLM,
-        entries=(*entries, Fixed(_SHARED | fixed)),
+        entries=(*entries, fixed(_SHARED | own)),
         rows=(*_ENDS, *rows),
         architectures=architectures(f"{classes}ForCausalLM", f"{classes}Model", tied),
         prefix="model.",
@@ -128,11 +128,14 @@ LLAMA = family(
         *sizes(intermediate_size=11008, max_position_embeddings=2048),
         SILU,
         Rope(2048),
-        Constant("attention_bias", False),
-        Constant("mlp_bias", False),
-        Constant("pretraining_tp", 1, None),
+        constant("attention_bias", False),
+        constant("mlp_bias", False),
+        constant("pretraining_tp", 1, None),
+        # Transformers reads neither; Falcon 3 and SmolLM 2 have them.
+        constant("activation", "swiglu"),
+        constant("rope_interleaved", False),
         # In the first configs, beside max_position_embeddings, which counts.
-        Ignored("max_sequence_length"),
+        ignored("max_sequence_length"),
     ),
     (*NORMS, *ATTENTION, *FEED_FORWARD),
 )
@@ -144,7 +147,7 @@ MISTRAL = family(
         *sizes(num_key_value_heads=8, max_position_embeddings=131072),
         SILU,
         Rope(131072),
-        Option("sliding_window", "transformer.window", int, 4096, null=True),
+        option("sliding_window", "transformer.window", int, 4096, null=True),
     ),
     (*NORMS, *ATTENTION, *FEED_FORWARD),
 )

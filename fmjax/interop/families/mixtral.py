@@ -1,6 +1,6 @@
 """Mixtral (Jiang et al. 2024)."""
 
-from fmjax.interop.entries import Constant, Ignored, Option
+from fmjax.interop.entries import constant, ignored, option
 from fmjax.interop.families.llama import (
     ATTENTION,
     BLOCK,
@@ -24,12 +24,12 @@ MIXTRAL = family(
         ),
         SILU,
         Rope(131072, 1e6),
-        Option("sliding_window", "transformer.window", int, None),
-        Option("num_local_experts", "transformer.num_experts", int, 8),
-        Option("num_experts_per_tok", "transformer.experts_per_token", int, 2),
-        Constant("router_jitter_noise", 0.0),
+        option("sliding_window", "transformer.window", int, None),
+        option("num_local_experts", "transformer.num_experts", int, 8),
+        option("num_experts_per_tok", "transformer.experts_per_token", int, 2),
+        constant("router_jitter_noise", 0.0),
         # Of training.
-        Ignored("output_router_logits router_aux_loss_coef"),
+        ignored("output_router_logits router_aux_loss_coef"),
     ),
     (
         *NORMS,

@@ -1,6 +1,6 @@
 """OPT (Zhang et al. 2022)."""
 
-from fmjax.interop.entries import Constant, Fixed, Ignored, Option, Same, activation
+from fmjax.interop.entries import activation, constant, fixed, ignored, option, same
 from fmjax.interop.families.decoder_head import architectures
 from fmjax.interop.family import Family
 from fmjax.interop.rows import Row, attention, feed_forward, norm
@@ -15,31 +15,31 @@ OPT = Family(
     model=GPT,
     objective=CausalLM,
     entries=(
-        Option("num_hidden_layers", "transformer.num_layers", int, 12),
-        Option("hidden_size", "transformer.embed_dim", int, 768),
-        Same("word_embed_proj_dim", "transformer.embed_dim", int),
-        Option("num_attention_heads", "transformer.num_heads", int, 12),
-        Option("ffn_dim", "transformer.mlp_dim", int, 3072),
+        option("num_hidden_layers", "transformer.num_layers", int, 12),
+        option("hidden_size", "transformer.embed_dim", int, 768),
+        same("word_embed_proj_dim", "transformer.embed_dim", int),
+        option("num_attention_heads", "transformer.num_heads", int, 12),
+        option("ffn_dim", "transformer.mlp_dim", int, 3072),
         activation("activation_function", "transformer.activation", "relu"),
-        Option(
+        option(
             "do_layer_norm_before",
             "transformer.norm_position",
             bool,
             True,
             to_field=_NORM_POSITIONS,
         ),
-        Option("dropout", "transformer.dropout", float, 0.1),
-        Option("attention_dropout", "transformer.attention_dropout", float, 0.0),
-        Option("init_std", "transformer.init_std", float, 0.02),
-        Option("vocab_size", "vocab_size", int, 50272),
-        Option("max_position_embeddings", "max_length", int, 2048),
-        Fixed({"position_offset": 2, "positions_from_padding_mask": True}),
-        Constant("enable_bias", True),
-        Constant("layer_norm_elementwise_affine", True),
-        Constant("_remove_final_layer_norm", False),
-        Constant("layerdrop", 0.0),
+        option("dropout", "transformer.dropout", float, 0.1),
+        option("attention_dropout", "transformer.attention_dropout", float, 0.0),
+        option("init_std", "transformer.init_std", float, 0.02),
+        option("vocab_size", "vocab_size", int, 50272),
+        option("max_position_embeddings", "max_length", int, 2048),
+        fixed({"position_offset": 2, "positions_from_padding_mask": True}),
+        constant("enable_bias", True),
+        constant("layer_norm_elementwise_affine", True),
+        constant("_remove_final_layer_norm", False),
+        constant("layerdrop", 0.0),
         # In configs of Meta's; transformers reads it nowhere.
-        Ignored("activation_dropout"),
+        ignored("activation_dropout"),
     ),
     rows=(
         Row("tokens/table", "model.decoder.embed_tokens.weight"),

@@ -1,6 +1,6 @@
 """Qwen 2 and 3 (Qwen Team 2024, 2025)."""
 
-from fmjax.interop.entries import Constant
+from fmjax.interop.entries import constant
 from fmjax.interop.families.llama import (
     ATTENTION,
     BLOCK,
@@ -34,7 +34,7 @@ QWEN2 = family(
         Rope(32768),
         LayerTypes(32, "use_sliding_window", None),
         # Qwen 2.5 has it.
-        Constant("use_mrope", False),
+        constant("use_mrope", False),
     ),
     (*NORMS, *ATTENTION, *FEED_FORWARD),
 )
@@ -47,7 +47,7 @@ QWEN3 = family(
         SILU,
         Rope(32768),
         LayerTypes(32, "use_sliding_window", None),
-        Constant("attention_bias", False),
+        constant("attention_bias", False),
     ),
     (*NORMS, *ATTENTION, *_QK_NORMS, *FEED_FORWARD),
 )

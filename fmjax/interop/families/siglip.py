@@ -3,7 +3,7 @@
 from typing import Any
 
 from fmjax.errors import UserError
-from fmjax.interop.entries import Assumed, Constant, Fixed, Ignored, Values
+from fmjax.interop.entries import Values, assumed, constant, fixed, ignored
 from fmjax.interop.families.clip import (
     IMAGE,
     POSITION_IDS,
@@ -77,12 +77,12 @@ SIGLIP = Family(
         *sizes(IMAGE, "image", **_SIZES),
         *image_sizes(16),
         ProjectionSize(),
-        Constant(f"{IMAGE}.vision_use_head", True),
+        constant(f"{IMAGE}.vision_use_head", True),
         FirstBias(),
         UNLIMITED,
         # Before training 10; files hold what was learned.
-        Assumed({"scale": 10.0}),
-        Fixed(
+        assumed({"scale": 10.0}),
+        fixed(
             {
                 "embed_dim": None,
                 "text_bias": True,
@@ -93,7 +93,7 @@ SIGLIP = Family(
             }
         ),
         *UNREAD,
-        Ignored(f"{TEXT}.initializer_range {IMAGE}.initializer_range"),
+        ignored(f"{TEXT}.initializer_range {IMAGE}.initializer_range"),
     ),
     rows=(
         *towers(),
@@ -116,7 +116,7 @@ SIGLIP = Family(
         Row("logit_bias", "logit_bias", " -> 1"),
     ),
     architectures={"SiglipModel": Architecture()},
-    trained_by=(Assumed({"output": "sigmoid"}),),
+    trained_by=(assumed({"output": "sigmoid"}),),
     constants=POSITION_IDS,
     objects=(TEXT, IMAGE),
 )

@@ -3,7 +3,7 @@
 from typing import Any
 
 from fmjax.errors import UserError
-from fmjax.interop.entries import ACTIVATIONS, Constant, Fixed, Ignored, Option, Values
+from fmjax.interop.entries import ACTIVATIONS, Values, constant, fixed, ignored, option
 from fmjax.interop.families.decoder_head import ALWAYS_TIED, HEAD
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.options import Options
@@ -148,24 +148,24 @@ T5 = Family(
     model=Seq2Seq,
     objective=Seq2SeqLM,
     entries=(
-        Option("num_layers", "encoder.num_layers", int, 6),
+        option("num_layers", "encoder.num_layers", int, 6),
         DecoderLayers(),
-        Option("d_model", "*.embed_dim", int, 512),
-        Option("num_heads", "*.num_heads", int, 8),
-        Option("d_kv", "*.head_dim", int, 64),
-        Option("d_ff", "*.mlp_dim", int, 2048),
+        option("d_model", "*.embed_dim", int, 512),
+        option("num_heads", "*.num_heads", int, 8),
+        option("d_kv", "*.head_dim", int, 64),
+        option("d_ff", "*.mlp_dim", int, 2048),
         FeedForwardKind(),
-        Option("layer_norm_epsilon", "*.norm_epsilon", float, 1e-6),
-        Option("relative_attention_num_buckets", "*.relative_buckets", int, 32),
-        Option("relative_attention_max_distance", "*.relative_max_distance", int, 128),
-        Option(
+        option("layer_norm_epsilon", "*.norm_epsilon", float, 1e-6),
+        option("relative_attention_num_buckets", "*.relative_buckets", int, 32),
+        option("relative_attention_max_distance", "*.relative_max_distance", int, 128),
+        option(
             "dropout_rate", "*.dropout *.attention_dropout *.mlp_dropout", float, 0.1
         ),
-        Option("vocab_size", "vocab_size", int, 32128),
+        option("vocab_size", "vocab_size", int, 32128),
         # Relative positions go on for ever; this is how many it was trained on.
-        Option("n_positions", "max_length", int, 512),
+        option("n_positions", "max_length", int, 512),
         StartId(),
-        Fixed(
+        fixed(
             {
                 "*.norm": "rmsnorm",
                 "*.bias": False,
@@ -173,10 +173,10 @@ T5 = Family(
                 "*.position_bias": "buckets",
             }
         ),
-        Constant("is_encoder_decoder", True),
-        Constant("is_decoder", False),
+        constant("is_encoder_decoder", True),
+        constant("is_decoder", False),
         # Of training, and of a head that no class here has.
-        Ignored("initializer_factor classifier_dropout"),
+        ignored("initializer_factor classifier_dropout"),
     ),
     rows=(
         Row("tokens/table", "shared.weight"),
@@ -187,7 +187,7 @@ T5 = Family(
         "T5ForConditionalGeneration": _HEADED,
         "T5WithLMHeadModel": _HEADED,
         "T5Model": Architecture(
-            (ALWAYS_TIED, Option("scale_decoder_outputs", "head_scale", bool, True))
+            (ALWAYS_TIED, option("scale_decoder_outputs", "head_scale", bool, True))
         ),
     },
     copies={

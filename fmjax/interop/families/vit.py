@@ -4,15 +4,15 @@ from typing import Any
 
 from fmjax.errors import UserError
 from fmjax.interop.entries import (
-    Constant,
     Entry,
-    Fixed,
-    Ignored,
-    Option,
-    Same,
-    Size,
     Values,
     activation,
+    constant,
+    fixed,
+    ignored,
+    option,
+    same,
+    size,
 )
 from fmjax.interop.families.bert import Labels
 from fmjax.interop.family import Architecture, Family
@@ -31,7 +31,7 @@ class Classes(Labels):
         return super().write(values)
 
 
-NO_CLASSES = Fixed({"num_classes": 0})
+NO_CLASSES = fixed({"num_classes": 0})
 
 
 def sizes(owner: str, both: str, **defaults: Any) -> tuple[Entry, ...]:
@@ -45,22 +45,22 @@ def sizes(owner: str, both: str, **defaults: Any) -> tuple[Entry, ...]:
     take = {"layer_norm_eps": 1e-12, "patch_size": 16} | defaults
     c = owner
     return (
-        Option("num_hidden_layers", f"{c}.num_layers", int, 12),
-        Option("hidden_size", f"{c}.embed_dim", int, 768),
-        Option("num_attention_heads", f"{c}.num_heads", int, 12),
-        Option("layer_norm_eps", f"{both}.norm_epsilon", float, take["layer_norm_eps"]),
-        Option("hidden_dropout_prob", f"{both}.dropout", float, 0.0),
-        Option("attention_probs_dropout_prob", f"{both}.attention_dropout", float, 0.0),
-        Option("initializer_range", f"{both}.init_std", float, 0.02),
-        Option("qkv_bias", f"{both}.qkv_bias", bool, True),
-        Size("image_size", "image_size", 224),
-        Size("patch_size", "patch_size", take["patch_size"]),
-        Option("num_channels", "channels", int, 3),
+        option("num_hidden_layers", f"{c}.num_layers", int, 12),
+        option("hidden_size", f"{c}.embed_dim", int, 768),
+        option("num_attention_heads", f"{c}.num_heads", int, 12),
+        option("layer_norm_eps", f"{both}.norm_epsilon", float, take["layer_norm_eps"]),
+        option("hidden_dropout_prob", f"{both}.dropout", float, 0.0),
+        option("attention_probs_dropout_prob", f"{both}.attention_dropout", float, 0.0),
+        option("initializer_range", f"{both}.init_std", float, 0.02),
+        option("qkv_bias", f"{both}.qkv_bias", bool, True),
+        size("image_size", "image_size", 224),
+        size("patch_size", "patch_size", take["patch_size"]),
+        option("num_channels", "channels", int, 3),
     )
 
 
 FEED_FORWARD = (
-    Option("intermediate_size", "transformer.mlp_dim", int, 3072),
+    option("intermediate_size", "transformer.mlp_dim", int, 3072),
     activation("hidden_act", "transformer.activation", "gelu"),
 )
 
@@ -117,12 +117,12 @@ def encoder(name: str) -> tuple[Row, ...]:
 _ENTRIES = (
     *sizes("transformer", "transformer"),
     *FEED_FORWARD,
-    Same("pooler_output_size", "transformer.embed_dim", int),
-    Constant("pooler_act", "tanh"),
-    Ignored("encoder_stride"),
+    same("pooler_output_size", "transformer.embed_dim", int),
+    constant("pooler_act", "tanh"),
+    ignored("encoder_stride"),
 )
 _CLASSIFIER = linear("classifier", "classifier")
-_NO_POOLER = Fixed({"pooler": False})
+_NO_POOLER = fixed({"pooler": False})
 
 VIT = Family(
     model_type="vit",
@@ -139,14 +139,14 @@ VIT = Family(
     prefix="vit.",
     optional={"pooler.dense.weight": "pooler"},
 )
-_ONE_HEAD = Fixed({"distillation_head": False})
+_ONE_HEAD = fixed({"distillation_head": False})
 _DISTILLED = linear("distillation_classifier", "distillation_classifier")
 
 DEIT = Family(
     model_type="deit",
     model=ViT,
     objective=Classification,
-    entries=(*_ENTRIES, Fixed({"distillation_token": True})),
+    entries=(*_ENTRIES, fixed({"distillation_token": True})),
     rows=(
         *encoder("deit"),
         Row(
@@ -157,7 +157,7 @@ DEIT = Family(
     ),
     architectures={
         "DeiTForImageClassificationWithTeacher": Architecture(
-            (Classes(), _NO_POOLER, Fixed({"distillation_head": True})),
+            (Classes(), _NO_POOLER, fixed({"distillation_head": True})),
             (*linear("classifier", "cls_classifier"), *_DISTILLED),
         ),
         "DeiTForImageClassification": Architecture(

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 from flax import linen as nn
 
-from fmjax.interop.entries import Assumed, Fixed, Ignored, Option, activation
+from fmjax.interop.entries import activation, assumed, fixed, ignored, option
 from fmjax.interop.families.vit import (
     FEED_FORWARD,
     NO_CLASSES,
@@ -25,7 +25,7 @@ from fmjax.objectives.masked_autoencoding import MaskedAutoencoding
 _POSITIONS = "vit.embeddings.position_embeddings"
 _DECODER = "decoder.decoder_pos_embed"
 # Or others, if a file holds others.
-_SINCOS = Assumed({"positions": "sincos"})
+_SINCOS = assumed({"positions": "sincos"})
 
 
 def _positions(model: nn.Module, **owners: str) -> dict[str, np.ndarray]:
@@ -44,12 +44,12 @@ VIT_MAE = Family(
     objective=MaskedAutoencoding,
     entries=(
         *sizes("encoder", "*"),
-        Option("intermediate_size", "encoder.mlp_dim", int, 3072),
+        option("intermediate_size", "encoder.mlp_dim", int, 3072),
         activation("hidden_act", "*.activation", "gelu"),
-        Option("decoder_num_hidden_layers", "decoder.num_layers", int, 8),
-        Option("decoder_hidden_size", "decoder.embed_dim", int, 512),
-        Option("decoder_num_attention_heads", "decoder.num_heads", int, 16),
-        Option("decoder_intermediate_size", "decoder.mlp_dim", int, 2048),
+        option("decoder_num_hidden_layers", "decoder.num_layers", int, 8),
+        option("decoder_hidden_size", "decoder.embed_dim", int, 512),
+        option("decoder_num_attention_heads", "decoder.num_heads", int, 16),
+        option("decoder_intermediate_size", "decoder.mlp_dim", int, 2048),
         _SINCOS,
     ),
     rows=(
@@ -66,8 +66,8 @@ VIT_MAE = Family(
     architectures={"ViTMAEForPreTraining": Architecture()},
     prefix="vit.",
     trained_by=(
-        Option("mask_ratio", "mask_share", float, 0.75),
-        Option("norm_pix_loss", "normalize_pixels", bool, False),
+        option("mask_ratio", "mask_share", float, 0.75),
+        option("norm_pix_loss", "normalize_pixels", bool, False),
     ),
     computed=functools.partial(_positions, encoder=_POSITIONS, decoder=_DECODER),
     trained={"positions": "learned"},
@@ -85,8 +85,8 @@ VIT_MAE_ENCODER = Family(
         *FEED_FORWARD,
         NO_CLASSES,
         _SINCOS,
-        Fixed({"pooler": False}),
-        Ignored(
+        fixed({"pooler": False}),
+        ignored(
             "decoder_hidden_size decoder_intermediate_size decoder_num_attention_heads "
             "decoder_num_hidden_layers mask_ratio norm_pix_loss"
         ),

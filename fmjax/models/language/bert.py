@@ -192,9 +192,8 @@ class Bert(nn.Module):
         """Matrix FLOPs of a training step for each token; the head reads a share."""
         weights = matmul_parameters(params, self.transformer)
         if self.language_head:
-            width = self.embed_dim or self.transformer.embed_dim
-            weights += predicted * self.padded_vocab_size * width
-        return 6.0 * weights + attention_flops(self.transformer, length)
+            weights += predicted * params["tokens"]["table"].size
+        return 6.0 * weights + attention_flops(self.transformer, length, "full")
 
 
 class MaskedHead(nn.Module):

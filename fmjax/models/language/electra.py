@@ -179,8 +179,8 @@ class Electra(nn.Module):
     ) -> float:
         """Matrix FLOPs of a training step for each token; one head reads a share."""
         weights = matmul_parameters(params, self.discriminator)
-        flops = attention_flops(self.discriminator, length)
+        flops = attention_flops(self.discriminator, length, "full")
         if self.generator is not None:
-            weights += predicted * self.padded_vocab_size * self._width
-            flops += attention_flops(self.generator, length)
+            weights += predicted * params["tokens"]["table"].size
+            flops += attention_flops(self.generator, length, "full")
         return 6.0 * weights + flops

@@ -178,5 +178,5 @@ class GPT(nn.Module):
         """
         weights = matmul_parameters(params, self.transformer)
         if self.tie_embeddings:
-            weights += self.padded_vocab_size * self.transformer.embed_dim
+            weights += params["tokens"]["table"].size
         return 6.0 * weights + attention_flops(self.transformer, length)

@@ -298,10 +298,12 @@ class Seq2Seq(nn.Module):
         E, D = self.encoder, self.decoder
         read = encoder_length / length
         encoder = 6.0 * matmul_parameters(params["encoder_stack"], E)
-        encoder += attention_flops(E, encoder_length)
+        encoder += attention_flops(E, encoder_length, "full")
         # The keys and values of cross-attention are made of the encoder's tokens.
         cross = 2 * D.num_layers * D.kv_heads * D.head_width * D.embed_dim
         head = self.padded_vocab_size * D.embed_dim
         decoder = matmul_parameters(params["decoder_stack"], D) - cross + head
-        attention = attention_flops(D, length) + attention_flops(D, encoder_length)
+        attention = attention_flops(D, length) + attention_flops(
+            D, encoder_length, "cross"
+        )
         return read * (encoder + 6.0 * cross) + 6.0 * decoder + attention

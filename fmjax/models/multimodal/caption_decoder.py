@@ -244,7 +244,7 @@ class CaptionDecoder(nn.Module):
         )
         both = matmul_parameters(params["multimodal_stack"], c) - cross
         both += self.padded_vocab_size * c.embed_dim
-        looking = attention_flops(c, N) + attention_flops(c, encoder_length)
+        looking = attention_flops(c, N) + attention_flops(c, encoder_length, "cross")
         return (
             (N + 1) * alone + N * (6.0 * both + looking) + 6.0 * encoder_length * cross
         )

@@ -119,4 +119,4 @@ class TextEncoder(nn.Module):
         """Matrix FLOPs of a training step for each text of `length` tokens."""
         c = self.transformer
         weights = matmul_parameters(params["stack"], c)
-        return length * (6.0 * weights + attention_flops(c, length))
+        return length * (6.0 * weights + attention_flops(c, length, self.attention))

@@ -183,5 +183,5 @@ class MAE(nn.Module):
             (self.decoder, params["decoder_stack"], 1 + N + extra),
         ):
             each = 6.0 * matmul_parameters(stack, config)
-            flops += tokens * (each + attention_flops(config, tokens))
+            flops += tokens * (each + attention_flops(config, tokens, "full"))
         return flops

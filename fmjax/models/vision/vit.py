@@ -232,7 +232,9 @@ class ViT(nn.Module):
         )
         N = rows * columns
         T = N + self.prefix
-        each = 6.0 * matmul_parameters(params["stack"], c) + attention_flops(c, T)
+        each = 6.0 * matmul_parameters(params["stack"], c) + attention_flops(
+            c, T, "full"
+        )
         pool = 0.0
         if self.pooling == "attention":
             pool = pooling_flops(params["attention_pool"], c, T)

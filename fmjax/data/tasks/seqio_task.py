@@ -1,8 +1,4 @@
-"""What to read: seqio tasks of text, from gin or from a user's own Python.
-
-A configured task becomes `Member`s, each one seqio task with a rate: names, keys and
-tokenizer are known without TensorFlow, the seqio task is registered when asked for.
-"""
+"""The configurable `seqio_task`: a task or mixture that somebody's own module has."""
 
 import dataclasses
 import json
@@ -14,113 +10,15 @@ from pathlib import Path
 
 from fmjax.configurable import configurable
 from fmjax.data.runtime.folders import digest_of
-from fmjax.data.sources.pair_files import PairFiles
-from fmjax.data.sources.stdlib import PythonStdlib
-from fmjax.data.sources.text_files import TextFiles
-from fmjax.data.sources.tfds import Tfds
+from fmjax.data.tasks.member import Member
 from fmjax.data.tasks.seqio_import import import_seqio
-from fmjax.data.tokenizers.saved_tokenizer import SavedTokenizer
 from fmjax.data.tokenizers.tokenizers import (
     DESCRIPTOR,
     Tokenizer,
     from_seqio,
     load_tokenizer,
 )
-from fmjax.data.tokenizers.vocabularies import Bytes, Characters, SentencePiece
 from fmjax.errors import UserError, suggest
-
-# Part of every cache's key: the names of the seqio preprocessors of a text task.
-_PREPROCESSORS = ("rekey", "tokenize", "append_eos")
-# What this process registered with seqio, by name: the key tells whether it changed.
-_registered: dict[str, str] = {}
-
-
-@dataclasses.dataclass(frozen=True)
-class Member:
-    """One seqio task of a mixture.
-
-    Attributes:
-      name: seqio's name for it.
-      rate: share of the rows, relative to the other members.
-      keys: by split, everything that shapes its tokenized documents.
-      sizes: by split, bytes of text, roughly; None where unknown.
-      task: the configured task that registers it.
-    """
-
-    name: str
-    rate: float
-    keys: dict[str, dict]
-    sizes: dict[str, int | None]
-    task: "TextTask | SeqioTask | ImageTask"
-
-
-@configurable("text_task")
-@dataclasses.dataclass(frozen=True)
-class TextTask:
-    """Plain text, or pairs of texts, of a source; tokenized, each ended by EOS.
-
-    Attributes:
-      source: where documents come from.
-      tokenizer: which vocabulary they are written in.
-      name: its name in seqio's registry and in the cache.
-    """
-
-    source: TextFiles | PairFiles | PythonStdlib | Tfds
-    tokenizer: SentencePiece | Characters | Bytes | SavedTokenizer
-    name: str = "text"
-
-    def __post_init__(self):
-        check_name("text_task", self.name)
-
-    def build_tokenizer(self, root: Path) -> Tokenizer:
-        """Reads or makes the tokenizer; `root` is the cache's."""
-        return self.tokenizer.build(self.source, root)
-
-    def tokenizer_is_built(self, root: Path) -> bool:
-        """Whether `build_tokenizer` would only read."""
-        folder = self.tokenizer.cached_in(self.source, root)
-        return folder is None or (folder / DESCRIPTOR).is_file()
-
-    def has_inputs(self, root: Path) -> bool:
-        """Whether examples are pairs."""
-        del root
-        return "inputs" in self.source.features()
-
-    def members(self, root: Path) -> tuple[Member, ...]:
-        """Itself, at rate 1."""
-        tokenizer = self.build_tokenizer(root).digest
-        keys = {
-            split: {
-                "source": self.source.fingerprint(split),
-                "preprocessors": _PREPROCESSORS,
-                "tokenizer": tokenizer,
-            }
-            for split in self.source.splits
-        }
-        sizes = {split: self.source.size(split) for split in self.source.splits}
-        return (Member(self.name, 1.0, keys, sizes, self),)
-
-    def seqio(self, name: str, tokenizer: Tokenizer):
-        """The seqio.Task in seqio's registry, added or brought up to date."""
-        del name
-        seqio = import_seqio()
-        vocabulary = tokenizer.seqio_vocabulary()
-        add_eos = tokenizer.eos_id is not None
-        return registered(
-            "text_task",
-            self,
-            tokenizer,
-            preprocessors=[
-                rekey(self.source.features()),
-                seqio.preprocessors.tokenize,
-                seqio.preprocessors.append_eos,
-            ],
-            output_features={
-                name: seqio.Feature(vocabulary, add_eos=add_eos)
-                for name in ("inputs", "targets")
-                if name in self.source.features()
-            },
-        )
 
 
 @configurable("seqio_task")
@@ -271,45 +169,6 @@ class SeqioTask:
         )
 
 
-def registered(kind: str, task, tokenizer: Tokenizer | None, **arguments):
-    """The seqio.Task of a configured task, added to the registry or brought up to date.
-
-    Args:
-      kind: the configurable's name in gin.
-      task: it; its `name` is the seqio task's.
-      tokenizer: what else the seqio task depends on.
-      **arguments: of seqio.TaskRegistry.add beside name and source.
-
-    Raises:
-      UserError: a user's own task has that name.
-    """
-    seqio = import_seqio()
-    key = digest_of([dataclasses.asdict(task), getattr(tokenizer, "digest", None)])
-    known = seqio.TaskRegistry.names()
-    if task.name in known and _registered.get(task.name) != key:
-        if task.name not in _registered:
-            raise UserError(
-                f"{kind}.name = {task.name!r} is the name of a task that your own "
-                "module registered with seqio; choose another."
-            )
-        seqio.TaskRegistry.remove(task.name)
-    if task.name not in seqio.TaskRegistry.names():
-        source = task.source.seqio_source()
-        seqio.TaskRegistry.add(task.name, source=source, **arguments)
-        _registered[task.name] = key
-    return seqio.TaskRegistry.get(task.name)
-
-
-def rekey(features: dict[str, str]):
-    """seqio's preprocessor that keeps and renames features: new name → old name."""
-    seqio = import_seqio()
-
-    def rekey(dataset):
-        return seqio.preprocessors.rekey(dataset, features)
-
-    return rekey
-
-
 def _has_inputs(provider) -> bool:
     return all("inputs" in task.output_features for task in _tasks_of(provider))
 
@@ -324,11 +183,3 @@ def _describe(thing) -> str:
     if name is not None:
         return f"{thing.__module__}.{name}"
     return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
-
-
-def check_name(binding: str, name: str) -> None:
-    """Raises a UserError unless seqio can take the name."""
-    if not re.fullmatch(r"[A-Za-z_]\w*", name):
-        raise UserError(
-            f"{binding}.name is {name!r}; expected letters, digits and underscores."
-        )

@@ -1,0 +1,88 @@
+"""The configurable `text_task`: documents or pairs of a source, tokenized by seqio."""
+
+import dataclasses
+from pathlib import Path
+
+from fmjax.configurable import configurable
+from fmjax.data.sources.pair_files import PairFiles
+from fmjax.data.sources.stdlib import PythonStdlib
+from fmjax.data.sources.text_files import TextFiles
+from fmjax.data.sources.tfds import Tfds
+from fmjax.data.tasks.member import Member
+from fmjax.data.tasks.registration import check_name, registered, rekey
+from fmjax.data.tasks.seqio_import import import_seqio
+from fmjax.data.tokenizers.saved_tokenizer import SavedTokenizer
+from fmjax.data.tokenizers.tokenizers import DESCRIPTOR, Tokenizer
+from fmjax.data.tokenizers.vocabularies import Bytes, Characters, SentencePiece
+
+# Part of every cache's key: the names of the seqio preprocessors of a text task.
+_PREPROCESSORS = ("rekey", "tokenize", "append_eos")
+
+
+@configurable("text_task")
+@dataclasses.dataclass(frozen=True)
+class TextTask:
+    """Plain text, or pairs of texts, of a source; tokenized, each ended by EOS.
+
+    Attributes:
+      source: where documents come from.
+      tokenizer: which vocabulary they are written in.
+      name: its name in seqio's registry and in the cache.
+    """
+
+    source: TextFiles | PairFiles | PythonStdlib | Tfds
+    tokenizer: SentencePiece | Characters | Bytes | SavedTokenizer
+    name: str = "text"
+
+    def __post_init__(self):
+        check_name("text_task", self.name)
+
+    def build_tokenizer(self, root: Path) -> Tokenizer:
+        """Reads or makes the tokenizer; `root` is the cache's."""
+        return self.tokenizer.build(self.source, root)
+
+    def tokenizer_is_built(self, root: Path) -> bool:
+        """Whether `build_tokenizer` would only read."""
+        folder = self.tokenizer.cached_in(self.source, root)
+        return folder is None or (folder / DESCRIPTOR).is_file()
+
+    def has_inputs(self, root: Path) -> bool:
+        """Whether examples are pairs."""
+        del root
+        return "inputs" in self.source.features()
+
+    def members(self, root: Path) -> tuple[Member, ...]:
+        """Itself, at rate 1."""
+        tokenizer = self.build_tokenizer(root).digest
+        keys = {
+            split: {
+                "source": self.source.fingerprint(split),
+                "preprocessors": _PREPROCESSORS,
+                "tokenizer": tokenizer,
+            }
+            for split in self.source.splits
+        }
+        sizes = {split: self.source.size(split) for split in self.source.splits}
+        return (Member(self.name, 1.0, keys, sizes, self),)
+
+    def seqio(self, name: str, tokenizer: Tokenizer):
+        """The seqio.Task in seqio's registry, added or brought up to date."""
+        del name
+        seqio = import_seqio()
+        vocabulary = tokenizer.seqio_vocabulary()
+        add_eos = tokenizer.eos_id is not None
+        return registered(
+            "text_task",
+            self,
+            tokenizer,
+            preprocessors=[
+                rekey(self.source.features()),
+                seqio.preprocessors.tokenize,
+                seqio.preprocessors.append_eos,
+            ],
+            output_features={
+                name: seqio.Feature(vocabulary, add_eos=add_eos)
+                for name in ("inputs", "targets")
+                if name in self.source.features()
+            },
+        )
