@@ -36,6 +36,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("data.images.augment",),
     ),
     "data": ("tasks, mixtures and how they become batches", ("data",)),
+    "evaluations": ("what a run finds out besides its loss", ("evaluation",)),
     "run": ("what a run does besides", ("training", "sharding", "optim")),
     "other": ("configurables of imported modules", ("",)),
 }

@@ -1,4 +1,4 @@
-"""One run, one directory: lock.json says who is training there."""
+"""The lock of a run directory: lock.json names the process that trains there."""
 
 import contextlib
 import fcntl
@@ -15,8 +15,8 @@ from fmjax.errors import UserError
 
 FILE = "lock.json"
 REFRESH_SECONDS = 5.0
-# Of another host we see nothing but the file's time, and clocks differ: a lock whose
-# time stands still for so long belongs to nobody.
+# Of a process on another host only the modification time of its lock can be seen, and
+# clocks differ: a lock that was not touched for so long counts as stale.
 STALE_SECONDS = 60.0
 
 
@@ -40,7 +40,7 @@ class RunLock:
         """
         self._file.parent.mkdir(parents=True, exist_ok=True)
         with self._file.with_name(f".{FILE}.guard").open("w") as guard:
-            # Of two that find a stale lock one is to see the other's.
+            # Of two processes that find a stale lock, the second sees the first one's.
             with contextlib.suppress(OSError):
                 fcntl.flock(guard, fcntl.LOCK_EX)
             refuse_if_taken(self._file.parent)
@@ -60,7 +60,7 @@ class RunLock:
             try:
                 os.utime(self._file)
             except OSError:
-                # The file system may be back before anybody asks.
+                # The file system may be back before the lock counts as stale.
                 continue
 
 
@@ -109,7 +109,7 @@ def read(run_dir: pathlib.Path) -> dict[str, Any] | None:
     known = isinstance(owner, dict) and all(
         isinstance(owner.get(name), kind) for name, kind in kinds.items()
     )
-    # A time that time can be taken from.
+    # A time in seconds from which an age can be computed.
     return owner if known and abs(owner["since"]) < 1e15 else {}
 
 

@@ -1,4 +1,4 @@
-"""What a run directory tells of its run, in ten lines; nothing is loaded or changed.
+"""The status of a run in ten lines, read from its directory; nothing is changed.
 
 A run that trains meanwhile makes and deletes files, and whoever wrote the files may
 have written anything into them.

@@ -11,6 +11,16 @@ MISTAKES = {
     "wrong type": (["train.steps=ten"], ["train.steps", "'ten'", "int"]),
     "wrong value": (["train.batch_size=0"], ["train.batch_size", "at least 1"]),
     "no binding": (["steps"], ["steps"]),
+    "macro that nothing reads": (
+        ["learning_rate=1"],
+        ["'learning_rate=1'", "%learning_rate", "'cosine.learning_rate'"],
+    ),
+    "misspelled macro": (["TEXT_FLIE=x"], ["%TEXT_FLIE", "'TEXT_FILE'"]),
+    "reference without parentheses": (
+        ["experiment.optimizer=@adamw"],
+        ["experiment.optimizer = @adamw", "add ()"],
+    ),
+    "old name": (["data.bad_share=0.1"], ["data.max_corrupt_fraction"]),
     "missing file": (["TEXT_FILE=/no/such.txt"], ["text_files.files", "/no/such.txt"]),
     "unused binding": (["adafactor.clip_norm=1.0"], ["adafactor"]),
     "vocabulary larger than the model's": (

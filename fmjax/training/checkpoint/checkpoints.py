@@ -136,7 +136,7 @@ class Checkpoints:
                 digests=DigestSave(own_pieces(tree)),
             ),
         )
-        # Orbax tells of a failure in the background whoever waits, and nobody else.
+        # Orbax raises a failure of a background save only where something waits for it.
         self._waiter = threading.Thread(target=self._watch, daemon=True)
         self._waiter.start()
 
@@ -252,7 +252,7 @@ class Checkpoints:
         with contextlib.suppress(Exception):
             self._manager.wait_until_finished()
         self._clear_halves()
-        # What was to be deleted for a checkpoint that never came is still there.
+        # Checkpoints that were to be deleted for the failed one still exist.
         self._manager.reload()
 
     def _clear_halves(self) -> None:

@@ -1,4 +1,4 @@
-"""Saving in spite of the file system: a save that fails is tried again later."""
+"""Saves with retries: a save that the file system refuses is tried again later."""
 
 import time
 from collections.abc import Callable

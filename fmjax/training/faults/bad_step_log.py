@@ -1,4 +1,4 @@
-"""What is done about bad steps, and the record of them: bad_steps.jsonl."""
+"""Actions on bad steps (skip, rollback, stop), recorded in bad_steps.jsonl."""
 
 import json
 import math

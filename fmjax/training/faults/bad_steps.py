@@ -1,4 +1,4 @@
-"""Steps that would harm a run: what counts as one, judged inside the jitted step."""
+"""Bad steps (not finite, or spikes of the loss), detected inside the jitted step."""
 
 import dataclasses
 
@@ -88,7 +88,7 @@ class BadSteps:
         high = self._is_high(loss, guard["losses"])
         high |= self._is_high(norm, guard["norms"])
         why = jnp.where(finite & usual & high, SPIKE, why)
-        # What is not finite would make every later mean so.
+        # A value that is not finite would make every later mean not finite.
         good = finite & (why == 0)
         place = guard["good"] % self.window
         after = {"good": guard["good"] + good}

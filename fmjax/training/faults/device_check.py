@@ -1,4 +1,4 @@
-"""A trial of every device before a run: products and a sum with known results."""
+"""A self-test of every device before a run: matrix products and a sum."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Being told to stop: SIGTERM from a scheduler, Ctrl-C from a person."""
+"""Preemption: SIGTERM from a scheduler, Ctrl-C from a person."""
 
 import signal
 

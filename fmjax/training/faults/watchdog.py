@@ -1,4 +1,4 @@
-"""Notices a run that hangs: a step far beyond the usual, a process not heard of."""
+"""Detects a run that hangs: a step far slower than the median, a silent process."""
 
 import collections
 import contextlib
@@ -126,7 +126,7 @@ class Watchdog:
 
     def _keep_up(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
-            # Where this one cannot say that it lives, others' silence tells nothing.
+            # Without access to the run directory, others' silence means nothing.
             if self._beat():
                 self._silence = self._silence or self._silent()
             else:

@@ -1,4 +1,4 @@
-"""What happened to a run beside its steps: events.jsonl, for `fmjax status`."""
+"""Events of a run (started, resumed, save failed, …): events.jsonl."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""What a run writes down: metrics.jsonl, TensorBoard events, Weights & Biases."""
+"""Metrics of a run: metrics.jsonl, TensorBoard events, Weights & Biases."""
 
 import contextlib
 import json
@@ -39,7 +39,7 @@ class MetricWriter:
 
         self._run_dir = run_dir
         drop_after(run_dir / FILE, start)
-        # Without a buffer of Python's, which forgets what the file system refuses.
+        # Unbuffered: Python's buffer loses what the file system refuses.
         self._file = (run_dir / FILE).open("ab", buffering=0)
         self._unwritten = b""
         self._tensorboard = TensorBoard(run_dir, start)

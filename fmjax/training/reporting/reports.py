@@ -1,4 +1,4 @@
-"""What a run tells: lines for people, metrics and events for files."""
+"""All reporting of a run: printed lines, metrics and events."""
 
 import pathlib
 from collections.abc import Callable
