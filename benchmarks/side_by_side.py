@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from flax import linen as nn
 
-from fmjax.objectives.terms import Objective
+from fmjax.objectives.objective import Objective
 from fmjax.optim.optimizers import AdamW
 from fmjax.optim.schedules import Constant
 from fmjax.sharding.mesh import MeshConfig, batch_sharding, global_batch, on_mesh

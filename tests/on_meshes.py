@@ -82,7 +82,7 @@ def gradients_of(
     @jax.jit
     def gradients(state, data):
         keys = example_keys(0, state.step, rows)
-        return accumulate(objective, state, data, keys, microbatches)
+        return accumulate(objective, state, data, keys, microbatches)[:2]
 
     with on_mesh(mesh, rules):
         data = global_batch(batch, batch_sharding(mesh, rules), rows)

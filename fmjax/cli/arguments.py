@@ -41,16 +41,20 @@ def _parser() -> argparse.ArgumentParser:
 
     def takes_trust(sub):
         sub.add_argument(
-            "--trust", action="store_true", help="let the config import Python modules"
+            "--trust",
+            action="store_true",
+            help="let the config import Python modules, which runs their code",
         )
 
     def takes_run(sub):
         sub.add_argument("run_dir", help="a run directory")
-        sub.add_argument("--step", type=int, help="of the checkpoint; else the newest")
+        sub.add_argument(
+            "--step", type=int, help="which checkpoint; the newest if not given"
+        )
 
     sub = verb("train", "Train a config, or continue a run.")
     takes_config(sub)
-    sub.add_argument("--run_dir", required=True, help="where everything is kept")
+    sub.add_argument("--run_dir", required=True, help="the folder of the run")
     sub.add_argument(
         "--override", action="store_true", help="continue a run with a changed config"
     )
@@ -67,17 +71,22 @@ def _parser() -> argparse.ArgumentParser:
     takes_run(sub)
     takes_bindings(sub)
     sub.add_argument(
-        "--bleu", action="store_true", help="of translations too, which it keeps"
+        "--bleu",
+        action="store_true",
+        help="also translate the split, keep the translations and measure BLEU",
     )
-    sub.add_argument("--beams", type=int, help="of translations; 4 if not given")
-    sub.add_argument("--length_penalty", type=float, help="0.6 if not given")
+    sub.add_argument("--beams", type=int, help="beams of --bleu; 4 if not given")
+    sub.add_argument("--length_penalty", type=float, help="of --bleu; 0.6 if not given")
     sub.add_argument(
-        "--max_tokens", type=int, help="if not given, 50 more than the longest source"
+        "--max_tokens",
+        type=int,
+        help="the most tokens of a translation of --bleu; if not given, 50 more than "
+        "the longest source",
     )
     for name, text in (
         ("linear_probe", "accuracy of logistic regression from an image encoder"),
         ("knn", "accuracy of its nearest neighbours"),
-        ("zero_shot", "accuracy of classes by prompts, of two towers"),
+        ("zero_shot", "accuracy of classes told by prompts, of a model like CLIP"),
         ("retrieval", "recall of captions by images and of images by captions"),
         ("captions", "share of images whose written caption names their class"),
     ):
@@ -88,24 +97,28 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("generate", "Continue prompts, answer them, or caption images.")
     takes_run(sub)
     takes_trust(sub)
-    sub.add_argument("--prompt", action="append", help="may be repeated")
+    sub.add_argument(
+        "--prompt", action="append", help="text to continue or answer; may be repeated"
+    )
     sub.add_argument(
         "--image",
         action="append",
         type=pathlib.Path,
-        help="to be captioned; may be repeated; with one prompt, or one for each",
+        help="image to be captioned; may be repeated; with one prompt, or one for each",
     )
     sub.add_argument(
         "--max_tokens",
         type=int,
-        help="if not given, as many as the model's settings say, or 100; as many "
-        "as fit the model",
+        help="the most tokens written; if not given, as many as the model's settings "
+        "say, or 100; as many as fit the model",
     )
     sub.add_argument("--temperature", type=float, help="1 if not given; 0 is greedy")
     sub.add_argument("--top_k", type=int, help="draw from the k likeliest tokens")
     sub.add_argument("--top_p", type=float, help="draw from the likeliest share p")
-    sub.add_argument("--seed", type=int, default=0, help="from 0 to 2**32 - 1")
-    sub.add_argument("--beams", type=int, help="search for the likeliest text instead")
+    sub.add_argument("--seed", type=int, default=0, help="of draws; below 2**32")
+    sub.add_argument(
+        "--beams", type=int, help="search for the likeliest text with so many beams"
+    )
     sub.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "float16"],
@@ -114,26 +127,33 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--length_penalty",
         type=float,
-        help="of Wu et al. 2016, for beams: more favours longer texts; 0 if not given",
+        help="of --beams (Wu et al. 2016): more favours longer texts; 0 if not given",
     )
 
     sub = verb("data", "Cache a config's data, or look into it.")
     sub.add_argument("action", choices=["cache", "inspect"])
     takes_config(sub, "configs/ or configs/data/")
-    sub.add_argument("--examples", type=int, default=3, help="that inspect decodes")
+    sub.add_argument("--examples", type=int, default=3, help="how many inspect prints")
     sub.add_argument(
-        "--picture", type=pathlib.Path, help="of augmented images, that inspect writes"
+        "--picture",
+        type=pathlib.Path,
+        help="image file into which inspect draws augmented images",
     )
 
     sub = verb("tokenizer", "Train a SentencePiece model on text files.")
     sub.add_argument("action", choices=["train"])
     sub.add_argument("files", nargs="+", help="text files or globs")
     sub.add_argument("--out", type=pathlib.Path, required=True, help="a new .model")
-    sub.add_argument("--vocab_size", type=int, default=8192)
+    sub.add_argument("--vocab_size", type=int, default=8192, help="number of tokens")
     sub.add_argument("--model_type", choices=["bpe", "unigram"], default="bpe")
-    sub.add_argument("--training_bytes", type=int, default=4_000_000)
+    sub.add_argument(
+        "--training_bytes",
+        type=int,
+        default=4_000_000,
+        help="bytes of the files that it is trained on",
+    )
 
-    sub = verb("config", "Print a config whole: every binding a run takes.")
+    sub = verb("config", "Print the whole config: every field that a run would have.")
     takes_config(sub)
 
     sub = verb("help", "Explain a configurable or one of its fields.")
@@ -146,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
         "kind", nargs="?", help="such as optimizers or configs; if not given, all kinds"
     )
 
-    sub = verb("compare", "Compare runs: a table, a plot, and their configs.")
+    sub = verb("compare", "Compare runs: their figures, configs and curves.")
     sub.add_argument("run_dirs", nargs="+", metavar="DIR")
     sub.add_argument(
         "--plot",
@@ -157,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--metric", default="loss", help="what --plot draws over steps")
     takes_trust(sub)
 
-    sub = verb("status", "Say how a run is, and what went wrong.")
+    sub = verb("status", "Tell how far a run is, and what went wrong.")
     sub.add_argument("run_dir", type=pathlib.Path, help="a run directory")
 
     sub = verb("import", "Import a Hugging Face folder as a run directory.")
@@ -182,7 +202,9 @@ def _parser() -> argparse.ArgumentParser:
         help="if not given, as it was imported, or float32",
     )
     sub.add_argument(
-        "--max_shard_gb", type=float, default=5, help="of a file of weights"
+        "--max_shard_gb", type=float, default=5, help="the largest file of weights"
     )
-    sub.add_argument("--model_type", help="where several fit the model")
+    sub.add_argument(
+        "--model_type", help="of the Hugging Face folder, where several fit the model"
+    )
     return parser

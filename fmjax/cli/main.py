@@ -1,4 +1,8 @@
-"""The verbs. Each says in a few lines what it takes and hands over to its room."""
+"""The command `fmjax`: reads the arguments of a verb, calls its module, exits.
+
+Exit codes are 0 for success and the constants below; an unexpected error exits with 1
+and a traceback.
+"""
 
 import json
 import os
@@ -9,11 +13,11 @@ from collections.abc import Sequence
 from fmjax.cli.arguments import parse
 from fmjax.errors import UserError
 
-UNFINISHED = 75  # EX_TEMPFAIL: start me again
-USER_ERROR = 2
-DIVERGED = 3
-CANNOT_SAVE = 4
-BAD_DEVICE = 5
+UNFINISHED = 75  # a run was interrupted; started again, it goes on (EX_TEMPFAIL)
+USER_ERROR = 2  # a wrong argument, config or file
+DIVERGED = 3  # bad_steps stopped the run
+CANNOT_SAVE = 4  # checkpoints could not be written
+BAD_DEVICE = 5  # a device computes wrongly
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return VERBS[args.verb](args) or 0
     except UserError as error:
         print(f"fmjax: {error}", file=sys.stderr)
+        return USER_ERROR
+    except MemoryError as error:
+        print(f"fmjax: out of memory: {error}", file=sys.stderr)
         return USER_ERROR
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -40,7 +40,7 @@ def construct(cls: type, values: dict[str, Any]) -> Any:
             # Of a tuple that macros made long, enough to know it by.
             raise UserError(
                 f"{cls.gin_name}.{name} = {_format_value(value)}: expected "
-                f"{format_type(hints[name])}, found {type(value).__name__}."
+                f"{format_type(hints[name])}{_found(value)}."
             ) from None
         checked[name] = value
     return cls(**checked)
@@ -55,8 +55,7 @@ def is_required(field: dataclasses.Field) -> bool:
 def format_type(hint: Any) -> str:
     """A field's type as errors and the reference print it."""
     if isinstance(hint, type) and not typing.get_args(hint):
-        name = getattr(hint, "gin_name", None)
-        return f"@{name}()" if name else hint.__name__
+        return " or ".join(f"@{name}()" for name in _names(hint)) or hint.__name__
     if hint is typing.Any:
         return "a configurable"
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
@@ -69,6 +68,15 @@ def format_type(hint: Any) -> str:
         names = ["None" if p is type(None) else format_type(p) for p in parts]
         return " or ".join(names)
     return str(hint).replace("typing.", "")
+
+
+def _names(cls: type) -> list[str]:
+    """Gin names of a class of fmjax's or a user's, or of those that derive from it."""
+    if name := getattr(cls, "gin_name", None):
+        return [name]
+    if cls.__module__.startswith(("flax.", "builtins")):
+        return []
+    return sorted({name for sub in cls.__subclasses__() for name in _names(sub)})
 
 
 @functools.cache
@@ -85,6 +93,11 @@ def _is_number(hint: Any) -> bool:
 def _format_value(value: Any) -> str:
     name = getattr(type(value), "gin_name", None)
     return f"@{name}()" if name else f"{value!r:.200}"
+
+
+def _found(value: Any) -> str:
+    # Of a configurable, its name has told it.
+    return "" if hasattr(type(value), "gin_name") else f", found {type(value).__name__}"
 
 
 def _tuples(value):

@@ -124,7 +124,8 @@ class Reader:
             owner = name.split(".")[0]
             if owner not in build.configurables:
                 raise UserError(
-                    f"{binding!r}: this experiment does not use {owner!r}. It uses "
+                    f"{binding!r}: this experiment does not use {owner!r}"
+                    f"{_taken_by(owner)}. It uses "
                     f"{', '.join(sorted(build.configurables))}."
                 )
         for name, binding in self._macros_typed.items():
@@ -235,6 +236,20 @@ class Reader:
             )
         if not value.called:
             raise UserError(f"{where}: {name} = {value}: add (), as in {value}().")
+
+
+def _taken_by(owner: str) -> str:
+    """A clause on how an experiment comes to use a configurable, or ''."""
+    fields = reference.entry(owner).used_by
+    if not fields:
+        return ""
+    example = ""
+    if len(fields) == 1:
+        taker, _, name = fields[0].partition(".")
+        (field,) = [f for f in reference.entry(taker).fields if f.name == name]
+        value = f"(@{owner}(),)" if field.type.startswith("(") else f"@{owner}()"
+        example = f", as in {fields[0]}={value}"
+    return f", which {' and '.join(fields[:3])} takes{example}"
 
 
 def read_text(path: pathlib.Path) -> str:

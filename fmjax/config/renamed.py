@@ -4,8 +4,6 @@ Run directories written then still load (see `stored`); in anybody else's file, 
 the command line, an old name is refused with the new one.
 """
 
-import pathlib
-
 CONFIGURABLES = {
     "image_view_contrast": "nt_xent",
     "text_tower": "text_encoder",
@@ -54,5 +52,5 @@ def field_note(owner: str, field: str) -> str:
 
 def config_note(name: str) -> str:
     """A sentence on an old name of a shipped config, or ''."""
-    new = CONFIGS.get(pathlib.PurePath(name).with_suffix("").as_posix())
+    new = CONFIGS.get(name.removesuffix(".gin"))
     return f"{name!r} is now called {new + '.gin'!r}." if new else ""

@@ -1,5 +1,6 @@
 """An experiment printed as gin, and compared with another field by field."""
 
+import math
 import typing
 
 from fmjax.configurable import fields_of
@@ -13,7 +14,7 @@ _HEADER = """\
 def render(experiment: Experiment) -> str:
     """The whole experiment as gin text, every default spelled out.
 
-    `load` reads it back to an equal experiment, whatever the defaults are by then.
+    `load_stored` reads it back to an equal one, whatever the defaults are by then.
     """
     lines = [_HEADER, *(f"import {module}" for module in experiment.modules)]
     block = None
@@ -38,6 +39,8 @@ def bindings_of(experiment: Experiment) -> dict[tuple[str, str], str]:
             return f"@{next(name for node, name in nodes if _same(node, value))}()"
         if isinstance(value, tuple):
             return f"({''.join(f'{format_value(v)}, ' for v in value).rstrip()})"
+        if isinstance(value, float) and math.isinf(value):
+            return "1e999" if value > 0 else "-1e999"  # gin has no name for it.
         return repr(value)
 
     return {

@@ -21,7 +21,9 @@ from fmjax.config.statements import (
 
 # (configurable, field) → gin text of what the field would have been in runs stored
 # before it existed, where that is not its default.
-STORED_DEFAULTS: dict[tuple[str, str], str] = {}
+STORED_DEFAULTS: dict[tuple[str, str], str] = {
+    ("text_files", "split"): "'tail'",
+}
 
 
 def _list_evaluations(bindings: list[Binding]) -> list[Binding]:

@@ -16,6 +16,7 @@ from fmjax.data.images.image_data import ImageData
 from fmjax.errors import UserError
 from fmjax.evaluation.validation import check_tokenizer, data_of
 from fmjax.inference.load import Run, load
+from fmjax.objectives.model_contracts import EmbedsImagesAndTexts, ReadsImages
 from fmjax.run import directory as run_dirs
 from fmjax.sharding.mesh import MeshConfig
 
@@ -80,7 +81,7 @@ class ImageRun:
         batches.close()
 
     def _encode(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        towers = hasattr(self.run.model, "embed_texts")
+        towers = isinstance(self.run.model, EmbedsImagesAndTexts)
         read = {"images": batch["images"]}
         if towers and "tokens" in batch:
             read |= {
@@ -134,7 +135,7 @@ def load_images(
         check_tokenizer(folder, tokenizer.digest)
     data.prepare()
     run = load(folder, step=step, mesh=MeshConfig(), trust=trust)
-    if not hasattr(run.model, "image_size"):
+    if not isinstance(run.model, ReadsImages):
         raise UserError(
             f"@{run.model.gin_name}() does not encode images; expected @vit(), "
             "@simclr(), @clip() or another that does."

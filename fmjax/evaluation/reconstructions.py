@@ -12,8 +12,10 @@ from fmjax.configurable import configurable
 from fmjax.data.images.contact_sheet import draw_sheet
 from fmjax.data.inspect.images import describe
 from fmjax.errors import UserError
+from fmjax.objectives.objective import ReconstructionObjective
 from fmjax.sharding.mesh import batch_shards
 from fmjax.training.experiment import Experiment
+from fmjax.training.validation import EvaluationPoint
 
 IMAGES = 8
 
@@ -28,7 +30,7 @@ class Reconstructions:
 
     def check(self, experiment: Experiment) -> None:
         """Raises a UserError for an objective that reconstructs no images."""
-        if not hasattr(experiment.objective, "pictures"):
+        if not isinstance(experiment.objective, ReconstructionObjective):
             raise UserError(
                 "experiment.evaluations has @reconstructions(), but "
                 f"@{experiment.objective.gin_name}() reconstructs no images; expected "
@@ -36,7 +38,7 @@ class Reconstructions:
             )
 
     def __call__(
-        self, experiment: Experiment, step: int, variables: dict, last: bool
+        self, experiment: Experiment, at: EvaluationPoint
     ) -> dict[str, np.ndarray]:
         """{"reconstructions": uint8 [H, W, 3]}, a line for each of 8 images."""
         mesh, rules = experiment.mesh.build(), experiment.mesh.all_rules
@@ -46,7 +48,7 @@ class Reconstructions:
         rows = [records.reading(number, seed=0) for number in numbers]
         filled = rows + rows[:1] * (-len(rows) % batch_shards(mesh, rules))
         batch = {name: np.stack([row[name] for row in filled]) for name in rows[0]}
-        painted = _painter(experiment.objective, mesh)(variables, batch)
+        painted = _painter(experiment.objective, mesh)(at.variables, batch)
         tiles = data.preprocessing.shown(np.asarray(painted))
         lines = [(describe(data, row), list(line)) for row, line in zip(rows, tiles)]
         return {"reconstructions": np.asarray(draw_sheet(lines))}

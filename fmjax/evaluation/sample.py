@@ -9,6 +9,7 @@ from fmjax.inference.generate import generate, with_prompt
 from fmjax.inference.load import Run
 from fmjax.inference.prompts import encode
 from fmjax.training.experiment import Experiment
+from fmjax.training.validation import EvaluationPoint
 
 MAX_TOKENS = 200
 TEMPERATURE = 0.8
@@ -42,16 +43,14 @@ class Sample:
                 "model can continue, or None."
             ) from None
 
-    def __call__(
-        self, experiment: Experiment, step: int, variables: dict, last: bool
-    ) -> dict[str, str]:
+    def __call__(self, experiment: Experiment, at: EvaluationPoint) -> dict[str, str]:
         """{"sample": the prompt with its continuation}; nothing before the last step.
 
         An encoder-decoder's answer comes without the prompt.
         """
-        if self.prompt is None or not last:
+        if self.prompt is None or not at.last:
             return {}
-        run = _run(experiment, variables["params"], step)
+        run = _run(experiment, at.variables["params"], at.step)
         room = decoder_of(run.model).room(len(encode(run, self.prompt)))
         (text,) = generate(
             run,

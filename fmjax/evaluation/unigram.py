@@ -8,6 +8,7 @@ from jaxtyping import Int
 
 from fmjax.configurable import configurable
 from fmjax.training.experiment import Experiment
+from fmjax.training.validation import EvaluationPoint
 
 
 def baseline(counts: Int[np.ndarray, " V"], num_bytes: int | None) -> dict[str, float]:
@@ -44,10 +45,24 @@ class UnigramBaseline:
         """Accepts every experiment: data without text has no baseline."""
 
     def __call__(
-        self, experiment: Experiment, step: int, variables: dict, last: bool
-    ) -> dict[str, float]:
-        """What `baseline` gives; nothing before the last step or without text."""
-        if not last or jax.process_index() != 0:
+        self, experiment: Experiment, at: EvaluationPoint
+    ) -> dict[str, float | str]:
+        """What `baseline` gives, with a warning where the validation loss is above it.
+
+        Nothing before the last step, and without text.
+        """
+        if not at.last or jax.process_index() != 0:
             return {}
         counts = experiment.data.target_counts()
-        return {} if counts is None else baseline(*counts)
+        if counts is None:
+            return {}
+        found: dict[str, float | str] = {**baseline(*counts)}
+        loss, entropy = at.metrics.get("nll"), found["unigram_nll"]
+        if loss is not None and loss > entropy:
+            found["warning"] = (
+                f"the validation loss of {loss:.2f} nats a token is above the unigram "
+                f"entropy of the split, {entropy:.2f}: the model predicts it worse "
+                "than the frequency of each token there would. The run is too short, "
+                "or the split is text of another kind than what was trained on."
+            )
+        return found

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 
 from fmjax.errors import UserError
 from fmjax.evaluation.image_features import ImageRun
+from fmjax.objectives.model_contracts import EmbedsImagesAndTexts
 
 _RANKS = (1, 5, 10)
 
@@ -93,7 +94,7 @@ def _class_vector(
 
 
 def _check_towers(images: ImageRun) -> None:
-    if not hasattr(images.run.model, "embed_texts"):
+    if not isinstance(images.run.model, EmbedsImagesAndTexts):
         raise UserError(
             f"@{images.run.model.gin_name}() embeds no texts; expected two towers, "
             "such as @clip()."

@@ -17,7 +17,7 @@ from fmjax.interop.weights import (
     left_out,
     read_params,
 )
-from fmjax.objectives.terms import Objective
+from fmjax.objectives.objective import Objective
 from fmjax.training.checkpoint.saved_state import in_a_line
 from fmjax.training.state import abstract_variables
 

@@ -12,7 +12,9 @@ from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.layers.patches import pair
 from fmjax.objectives.fit import check_images, check_names
-from fmjax.objectives.terms import Batch, Ratio, RowShapes, Term
+from fmjax.objectives.model_contracts import ClassifiesImages, check_model
+from fmjax.objectives.objective import Objective
+from fmjax.objectives.terms import Batch, LossOutput, Ratio, RowShapes, Term
 
 # Of fewer classes the five best say little.
 _TOP = 5
@@ -20,7 +22,7 @@ _TOP = 5
 
 @configurable("classification")
 @dataclasses.dataclass(frozen=True)
-class Classification:
+class Classification(Objective):
     """Mean cross-entropy of the classes of images.
 
     Attributes:
@@ -43,14 +45,11 @@ class Classification:
                 f"classification.label_smoothing = {self.label_smoothing}: expected "
                 "0 ≤ x < 1."
             )
-        name = getattr(self.model, "gin_name", "?")
-        if not hasattr(self.model, "num_classes") or not hasattr(
-            self.model, "image_size"
-        ):
-            raise UserError(
-                f"classification.model = @{name}(): expected a model of images with a "
-                "classifier, such as @vit()."
-            )
+        check_model(
+            self,
+            ClassifiesImages,
+            "a model of images with a classifier, such as @vit()",
+        )
 
     def init(self, rng: Key[Array, ""]) -> dict:
         """Boxed variables of the model."""
@@ -100,7 +99,7 @@ class Classification:
 
     def loss(
         self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
-    ) -> tuple[dict[str, Term], dict[str, Ratio]]:
+    ) -> LossOutput:
         """Terms and metrics of a batch.
 
         Args:
@@ -112,25 +111,31 @@ class Classification:
           rng: one key an example for dropout, None in evaluation.
 
         Returns:
-          Term "cross_entropy"; metrics "accuracy", and "top5_accuracy" of more than 5
-          classes: how often the best, or one of the five best, is right, which for a
-          mixed image it is by its share.
+          Term "cross_entropy"; metrics "accuracy", and, in evaluation and of more than
+          5 classes, "top5_accuracy": how often the best, or one of the five best, is
+          right, which for a mixed image it is by its share.
         """
         out = self.model.apply(variables, batch["images"], keys=rng)
         logits, weights = out["logits"], batch["weights"]
         targets = self._targets(batch)
         losses = self._cross_entropy(logits, targets)
         terms = {"cross_entropy": Term((losses * weights).sum(), weights.sum())}
-        _, places = jax.lax.top_k(logits, min(_TOP, logits.shape[-1]))
-        right = jnp.take_along_axis(targets, places, axis=-1)
-        shares = {"accuracy": right[:, 0]}
-        if logits.shape[-1] > _TOP:
+        best = logits.argmax(-1, keepdims=True)
+        shares = {"accuracy": jnp.take_along_axis(targets, best, axis=-1)[:, 0]}
+        # A partial sort of all classes, which training does without.
+        if rng is None and logits.shape[-1] > _TOP:
+            _, places = jax.lax.top_k(logits, _TOP)
+            right = jnp.take_along_axis(targets, places, axis=-1)
             shares["top5_accuracy"] = jnp.minimum(right.sum(-1), 1)
         metrics = {
             name: Ratio((share * weights).sum(), weights.sum())
             for name, share in shares.items()
         }
-        return terms, metrics
+        return LossOutput(terms, metrics)
+
+    def weights(self, batch: Batch) -> dict[str, Array]:
+        """How many images count."""
+        return {"cross_entropy": batch["weights"].sum()}
 
     def _targets(self, batch: Batch) -> Float[Array, "B classes"]:
         labels = batch["labels"]

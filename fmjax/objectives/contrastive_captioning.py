@@ -2,13 +2,14 @@
 
 import dataclasses
 
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
-from fmjax.objectives.image_text_contrast import Embeddings, ImageTextContrast
-from fmjax.objectives.router_terms import router_terms
-from fmjax.objectives.terms import Batch, Ratio, Term
+from fmjax.objectives.image_text_contrast import ImageTextContrast
+from fmjax.objectives.objective import Embeddings
+from fmjax.objectives.router_terms import router_terms, router_weights
+from fmjax.objectives.terms import Batch, LossOutput
 from fmjax.objectives.token_prediction import TokenPrediction
 
 
@@ -42,8 +43,8 @@ class ContrastiveCaptioning(ImageTextContrast, TokenPrediction):
 
     def embed(
         self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
-    ) -> tuple[Embeddings, dict[str, Term], dict[str, Ratio]]:
-        """Embeddings, and of the loss what can be computed of some rows alone.
+    ) -> tuple[Embeddings, LossOutput]:
+        """Embeddings of both sides, and the terms of the captions.
 
         Args:
           variables: {"params": …}.
@@ -64,22 +65,47 @@ class ContrastiveCaptioning(ImageTextContrast, TokenPrediction):
             keys=rng,
             method="hidden",
         )
-        # Without a start id nothing is read before a caption's BOS.
-        first = 1 if self.model.start_id is None else 0
-        targets = tokens[:, first:]
-        weights = batch["padding_mask"][:, first:] * batch["weights"][:, None]
+        targets = tokens[:, self._first :]
+        weights = self._target_weights(batch)
         hidden = out["hidden"][:, : targets.shape[1]]
-        terms, metrics = self._predict(variables, hidden, targets, weights)
-        captioning = terms.pop("cross_entropy")._replace(coefficient=self.captioning)
+        terms, metrics = self._predict(
+            variables, hidden, targets, weights, coefficient=self.captioning
+        )
+        captioning = terms.pop("cross_entropy")
         routed = router_terms(self, out, {"weights": weights})
         names = ("image_embeddings", "text_embeddings")
         embeddings = {name: out[name] for name in names}
-        return embeddings, {"captioning": captioning} | terms | routed, metrics
+        terms = {"captioning": captioning} | terms | routed
+        return embeddings, LossOutput(terms, metrics)
 
     def loss_from_embeddings(
-        self, variables: dict, embeddings: Embeddings, batch: Batch
-    ) -> tuple[dict[str, Term], dict[str, Ratio]]:
+        self,
+        variables: dict,
+        embeddings: Embeddings,
+        batch: Batch,
+        rng: Key[Array, " B"] | None,
+    ) -> LossOutput:
         """The contrastive part of all rows, given their embeddings."""
-        terms, metrics = super().loss_from_embeddings(variables, embeddings, batch)
-        term = terms["contrastive"]._replace(coefficient=self.contrastive)
-        return {"contrastive": term}, metrics
+        out = super().loss_from_embeddings(variables, embeddings, batch, rng)
+        term = out.terms["contrastive"]._replace(coefficient=self.contrastive)
+        return out._replace(terms={"contrastive": term})
+
+    def weights(self, batch: Batch) -> dict[str, Array]:
+        """How many pairs count, tokens of their captions, and rows of those."""
+        targets = {"weights": self._target_weights(batch)}
+        of_tokens = self._prediction_weights(targets["weights"])
+        captioning = {"captioning": of_tokens.pop("cross_entropy")}
+        return (
+            ImageTextContrast.weights(self, batch)
+            | captioning
+            | of_tokens
+            | router_weights(self, targets)
+        )
+
+    @property
+    def _first(self) -> int:
+        """The first token that is predicted: without a start id, none is before BOS."""
+        return 1 if self.model.start_id is None else 0
+
+    def _target_weights(self, batch: Batch) -> Float[Array, "B T"]:
+        return batch["padding_mask"][:, self._first :] * batch["weights"][:, None]

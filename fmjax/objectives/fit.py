@@ -7,16 +7,14 @@ from fmjax.models.layers.patches import pair
 from fmjax.objectives.terms import RowShapes
 
 
-def check_model(objective) -> None:
+def check_reads(objective) -> None:
     """Raises a UserError for a model that does not read what the objective reads."""
     model = objective.model
     takes = inspect.signature(type(model).__call__).parameters
-    missing = [name for name in ("hidden", "head") if not hasattr(model, name)]
-    if missing or set(objective.reads) - set(takes):
+    if set(objective.reads) - set(takes):
         raise UserError(
-            f"{objective.gin_name}.model = @{getattr(model, 'gin_name', '?')}(): "
-            f"expected a model that reads {', '.join(objective.reads)} and predicts "
-            "tokens."
+            f"{objective.gin_name}.model = @{model.gin_name}(): expected a model that "
+            f"reads {', '.join(objective.reads)} and predicts tokens."
         )
 
 

@@ -10,20 +10,21 @@ from jaxtyping import Array, Float, Key
 from fmjax.configurable import configurable, runtime_field
 from fmjax.errors import UserError
 from fmjax.models.layers.patches import pair
+from fmjax.models.multimodal.text_encoder import TextEncoder
 from fmjax.objectives.contrast import (
     is_nearest,
     sigmoid_contrast,
     softmax_contrast,
 )
 from fmjax.objectives.fit import check_images, check_names, check_tokens
-from fmjax.objectives.terms import Batch, Ratio, RowShapes, Term
-
-Embeddings = dict[str, Float[Array, "B E"]]
+from fmjax.objectives.model_contracts import EmbedsImagesAndTexts, check_model
+from fmjax.objectives.objective import EmbeddingObjective, Embeddings
+from fmjax.objectives.terms import Batch, LossOutput, Ratio, RowShapes, Term
 
 
 @configurable("image_text_contrast")
 @dataclasses.dataclass(frozen=True)
-class ImageTextContrast:
+class ImageTextContrast(EmbeddingObjective):
     """The symmetric contrastive loss of a global batch.
 
     Attributes:
@@ -40,18 +41,18 @@ class ImageTextContrast:
     unit = "pairs"
 
     def __post_init__(self):
-        own, name = self.gin_name, getattr(self.model, "gin_name", "?")
+        own = self.gin_name
         if self.chunks < 1:
             raise UserError(f"{own}.chunks = {self.chunks}: expected at least 1.")
-        if not hasattr(self.model, "embed_texts"):
-            raise UserError(
-                f"{own}.model = @{name}(): expected a model that embeds images and "
-                "texts, such as @clip()."
-            )
+        check_model(
+            self,
+            EmbedsImagesAndTexts,
+            "a model that embeds images and texts, such as @clip()",
+        )
         if self.output == "sigmoid" and self.model.bias is None:
             raise UserError(
-                f"{name}.bias = None, which {own}.output = 'sigmoid' needs; expected a "
-                "number, such as -10.0."
+                f"{self.model.gin_name}.bias = None, which {own}.output = 'sigmoid' "
+                "needs; expected a number, such as -10.0."
             )
 
     def init(self, rng: Key[Array, ""]) -> dict:
@@ -71,7 +72,9 @@ class ImageTextContrast:
     def check_data(self, data: Any) -> None:
         """Raises a UserError where a wrong token would stand for the texts."""
         tower, tokenizer = self.model.text, data.tokenizer()
-        by = getattr(tower, "pooling", None)
+        if not isinstance(tower, TextEncoder):
+            return
+        by = tower.pooling
         if by == "eos" and tower.eos_id != tokenizer.eos_id:
             raise UserError(
                 f"text_encoder.eos_id = {tower.eos_id}; expected {tokenizer.eos_id}, "
@@ -90,23 +93,23 @@ class ImageTextContrast:
             params, rows["images"][:2], rows["tokens"][0]
         )
 
-    def loss(
-        self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
-    ) -> tuple[dict[str, Term], dict[str, Ratio]]:
-        """Terms and metrics of a global batch; see `embed` for what it has.
+    def project_params(self, params: dict) -> dict:
+        """Parameters with a logit scale that is within the model's bounds."""
+        return self.model.project_params(params)
 
-        Returns:
-          Term "contrastive"; metrics "image_to_text" and "text_to_image": how often the
-          nearest of the other side is the right one; "logit_scale".
-        """
-        embeddings, own_terms, own_metrics = self.embed(variables, batch, rng)
-        terms, metrics = self.loss_from_embeddings(variables, embeddings, batch)
-        return terms | own_terms, metrics | own_metrics
+    @property
+    def vocab_size(self) -> int:
+        """Of the texts."""
+        return self.model.vocab_size
+
+    def weights(self, batch: Batch) -> dict[str, Array]:
+        """How many pairs count."""
+        return {"contrastive": _count(batch)}
 
     def embed(
         self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
-    ) -> tuple[Embeddings, dict, dict]:
-        """What of the loss can be computed of some rows alone: embeddings, no terms.
+    ) -> tuple[Embeddings, LossOutput]:
+        """Embeddings of both sides [B, E], and no terms.
 
         Args:
           variables: {"params": …}.
@@ -118,12 +121,21 @@ class ImageTextContrast:
             variables, batch["images"], batch["tokens"], batch["padding_mask"], keys=rng
         )
         names = ("image_embeddings", "text_embeddings")
-        return {name: out[name] for name in names}, {}, {}
+        return {name: out[name] for name in names}, LossOutput({}, {})
 
     def loss_from_embeddings(
-        self, variables: dict, embeddings: Embeddings, batch: Batch
-    ) -> tuple[dict[str, Term], dict[str, Ratio]]:
-        """The loss of all rows, given their embeddings."""
+        self,
+        variables: dict,
+        embeddings: Embeddings,
+        batch: Batch,
+        rng: Key[Array, " B"] | None,
+    ) -> LossOutput:
+        """The loss of all rows, given their embeddings.
+
+        Returns:
+          Term "contrastive"; metrics "logit_scale", and in evaluation "image_to_text"
+          and "text_to_image": how often the nearest of the other side is the right one.
+        """
         images = embeddings["image_embeddings"]
         texts = embeddings["text_embeddings"]
         scaling = self.model.apply(variables, method="scaling")
@@ -135,11 +147,15 @@ class ImageTextContrast:
         else:
             bias = scaling["logit_bias"]
             losses = sigmoid_contrast(images, texts, scale, bias, counts, chunks)
-        rows = counts.sum().astype(jnp.float32)
-        found = is_nearest(images, texts, counts, chunks)
-        metrics = {
-            name: Ratio(right.sum().astype(jnp.float32), rows)
-            for name, right in zip(("image_to_text", "text_to_image"), found)
-        }
-        metrics["logit_scale"] = Ratio(scale * rows, rows)
-        return {"contrastive": Term(losses.sum(), rows)}, metrics
+        rows = _count(batch)
+        metrics = {"logit_scale": Ratio(scale * rows, rows)}
+        # As many products as the loss has, which training does without.
+        if rng is None:
+            found = is_nearest(images, texts, counts, chunks)
+            for name, right in zip(("image_to_text", "text_to_image"), found):
+                metrics[name] = Ratio(right.sum().astype(jnp.float32), rows)
+        return LossOutput({"contrastive": Term(losses.sum(), rows)}, metrics)
+
+
+def _count(batch: Batch) -> Float[Array, ""]:
+    return (batch["weights"] > 0).sum().astype(jnp.float32)

@@ -12,7 +12,9 @@ from fmjax.errors import UserError
 from fmjax.models.layers.patches import grid_of, pair, to_images, to_patches
 from fmjax.models.layers.primitives import Keys, fold_keys
 from fmjax.objectives.fit import check_images, check_names
-from fmjax.objectives.terms import Batch, Ratio, RowShapes, Term
+from fmjax.objectives.model_contracts import ReconstructsPatches, check_model
+from fmjax.objectives.objective import ReconstructionObjective
+from fmjax.objectives.terms import Batch, LossOutput, RowShapes, Term
 
 # Added to the variance of a patch, as in the authors' code.
 _EPSILON = 1e-6
@@ -20,7 +22,7 @@ _EPSILON = 1e-6
 
 @configurable("masked_autoencoding")
 @dataclasses.dataclass(frozen=True)
-class MaskedAutoencoding:
+class MaskedAutoencoding(ReconstructionObjective):
     """Mean squared error of the pixels of patches that the encoder did not see.
 
     Attributes:
@@ -37,12 +39,11 @@ class MaskedAutoencoding:
     unit = "images"
 
     def __post_init__(self):
-        if not hasattr(self.model, "decode") or not hasattr(self.model, "patch_size"):
-            raise UserError(
-                f"{self.gin_name}.model = "
-                f"@{getattr(self.model, 'gin_name', '?')}(): expected a model that "
-                "paints patches, such as @mae()."
-            )
+        check_model(
+            self,
+            ReconstructsPatches,
+            "a model that reconstructs patches, such as @mae()",
+        )
         if not 0 <= self.mask_share < 1:
             raise UserError(
                 f"{self.gin_name}.mask_share = {self.mask_share}: expected 0 ≤ x < 1."
@@ -87,7 +88,7 @@ class MaskedAutoencoding:
 
     def loss(
         self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
-    ) -> tuple[dict[str, Term], dict[str, Ratio]]:
+    ) -> LossOutput:
         """The term of a batch.
 
         Args:
@@ -101,7 +102,12 @@ class MaskedAutoencoding:
         """
         visible = self.visible(batch["images"], rng)
         painted = self._paint(variables, batch, visible, rng)
-        return {"squared_error": self._squared_error(painted, batch, visible)}, {}
+        error = self._squared_error(painted, batch, visible)
+        return LossOutput({"squared_error": error}, {})
+
+    def weights(self, batch: Batch) -> dict[str, Array]:
+        """How many images count."""
+        return {"squared_error": batch["weights"].sum()}
 
     def _paint(
         self, variables: dict, batch: Batch, visible: Array, keys: Keys

@@ -9,8 +9,9 @@ from jaxtyping import Array, Float, Int, Key
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
-from fmjax.objectives.router_terms import router_terms
-from fmjax.objectives.terms import Batch, Ratio, RowShapes, Term
+from fmjax.objectives.model_contracts import Encoder, check_model
+from fmjax.objectives.router_terms import router_terms, router_weights
+from fmjax.objectives.terms import Batch, LossOutput, Ratio, RowShapes, Term
 from fmjax.objectives.token_prediction import TokenPrediction
 
 
@@ -33,14 +34,15 @@ class MaskedLM(TokenPrediction):
 
     def __post_init__(self):
         super().__post_init__()
+        check_model(self, Encoder, "an encoder, such as @bert()")
         check_predictions(self.gin_name, self.max_predictions)
 
     def check(self, rows: RowShapes, vocab_size: int) -> None:
         """Raises a UserError where the model cannot take such rows."""
-        if ("next_sentence" in rows) != getattr(self.model, "next_sentence", False):
+        if ("next_sentence" in rows) != self.model.next_sentence:
             raise UserError(
                 f"{self.model.gin_name}.next_sentence = "
-                f"{getattr(self.model, 'next_sentence', False)}, but data has rows "
+                f"{self.model.next_sentence}, but data has rows "
                 f"with{'' if 'next_sentence' in rows else 'out'} next sentences."
             )
         super().check(rows, vocab_size)
@@ -51,7 +53,7 @@ class MaskedLM(TokenPrediction):
 
     def loss(
         self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
-    ) -> tuple[dict[str, Term], dict[str, Ratio]]:
+    ) -> LossOutput:
         """Terms and metrics of a batch, "next_sentence" among them where rows have it.
 
         Args:
@@ -79,7 +81,16 @@ class MaskedLM(TokenPrediction):
             metrics["next_sentence_accuracy"] = Ratio(
                 (right * weights).sum(), weights.sum()
             )
-        return terms | router_terms(self, out, batch), metrics
+        return LossOutput(terms | router_terms(self, out, batch), metrics)
+
+    def weights(self, batch: Batch) -> dict[str, Array]:
+        """How many masked tokens count, sentences, and rows that have any targets."""
+        found = self._prediction_weights(
+            predicted_weights(batch["weights"], self.max_predictions)
+        )
+        if "next_sentence" in batch:
+            found["next_sentence"] = batch["next_sentence_weights"].sum()
+        return found | router_weights(self, batch)
 
     def train_flops_per_row(self, params, rows: RowShapes) -> float:
         """Matrix FLOPs of a training step for a row, padding or not."""
@@ -87,7 +98,7 @@ class MaskedLM(TokenPrediction):
 
     def _targets(self) -> tuple[str, ...]:
         targets = super()._targets()
-        if getattr(self.model, "next_sentence", False):
+        if self.model.next_sentence:
             targets += ("next_sentence", "next_sentence_weights")
         return targets
 
@@ -127,6 +138,11 @@ def chosen(weights: Float[Array, "B T"], limit: int | None) -> Int[Array, "B P"]
     if limit is None or limit >= weights.shape[1]:
         return None
     return jnp.argsort(weights <= 0, axis=-1, stable=True)[:, :limit]
+
+
+def predicted_weights(weights: Float[Array, "B T"], limit: int | None) -> Array:
+    """[B, T] or [B, limit]: the weights of the targets that are predicted."""
+    return pick(weights, chosen(weights, limit))
 
 
 def pick(x: Array, places: Int[Array, "B P"] | None) -> Array:

@@ -15,7 +15,8 @@ from fmjax.models.layers.patches import pair
 from fmjax.models.layers.primitives import Keys, fold_keys
 from fmjax.objectives.fit import check_names, check_tokens
 from fmjax.objectives.masked_autoencoding import MaskedAutoencoding, keys_of
-from fmjax.objectives.terms import Batch, Ratio, RowShapes, Term
+from fmjax.objectives.model_contracts import ReconstructsPairs, check_model
+from fmjax.objectives.terms import Batch, LossOutput, RowShapes
 from fmjax.objectives.token_loss import TokenLoss
 
 
@@ -44,11 +45,11 @@ class MaskedVisionLanguage(MaskedAutoencoding, TokenLoss):
         MaskedAutoencoding.__post_init__(self)
         TokenLoss.__post_init__(self)
         own = self.gin_name
-        if not hasattr(self.model, "reconstruct"):
-            raise UserError(
-                f"{own}.model = @{getattr(self.model, 'gin_name', '?')}(): expected a "
-                "model that reconstructs images and texts, such as @m3ae()."
-            )
+        check_model(
+            self,
+            ReconstructsPairs,
+            "a model that reconstructs images and texts, such as @m3ae()",
+        )
         if not 0 < self.word_mask_share <= 1:
             raise UserError(
                 f"{own}.word_mask_share = {self.word_mask_share}: expected 0 < x ≤ 1."
@@ -79,7 +80,7 @@ class MaskedVisionLanguage(MaskedAutoencoding, TokenLoss):
 
     def loss(
         self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
-    ) -> tuple[dict[str, Term], dict[str, Ratio]]:
+    ) -> LossOutput:
         """Terms and metrics of a batch.
 
         Args:
@@ -97,10 +98,18 @@ class MaskedVisionLanguage(MaskedAutoencoding, TokenLoss):
         hidden = self.hidden_words(batch["images"], batch["padding_mask"], rng)
         out, vectors = self._reconstruct(variables, batch, visible, ~hidden, rng)
         weights = hidden * batch["weights"][:, None]
-        terms, metrics = self._predict(variables, vectors, batch["tokens"], weights)
-        words = terms["cross_entropy"]._replace(coefficient=self.words)
+        terms, metrics = self._predict(
+            variables, vectors, batch["tokens"], weights, coefficient=self.words
+        )
         error = self._squared_error(out["logits"], batch, visible)
-        return {"squared_error": error} | terms | {"cross_entropy": words}, metrics
+        return LossOutput({"squared_error": error} | terms, metrics)
+
+    def weights(self, batch: Batch) -> dict[str, Array]:
+        """How many images count, and how many words of theirs are hidden."""
+        hidden = self._num_hidden(batch["padding_mask"])
+        return super().weights(batch) | self._prediction_weights(
+            hidden * batch["weights"]
+        )
 
     def hidden_words(
         self,
@@ -115,8 +124,13 @@ class MaskedVisionLanguage(MaskedAutoencoding, TokenLoss):
         # Padding is behind all others, so that a share of the others comes first.
         order = jnp.where(padding_mask, draw(fold_keys(keys, 2**31 + 1)), 2.0)
         rank = order.argsort(-1).argsort(-1)
-        count = jnp.round(self.word_mask_share * padding_mask.sum(-1, keepdims=True))
-        return padding_mask & (rank < jnp.maximum(count, 1))
+        return padding_mask & (rank < self._num_hidden(padding_mask)[:, None])
+
+    def _num_hidden(self, padding_mask: Bool[Array, "B T"]) -> Float[Array, " B"]:
+        """How many tokens of each text are hidden, whichever they are."""
+        length = padding_mask.sum(-1)
+        count = jnp.maximum(jnp.round(self.word_mask_share * length), 1)
+        return jnp.minimum(count, length)
 
     def _paint(self, variables, batch, visible, keys) -> Float[Array, "B N P"]:
         """Patches given all words, for pictures."""

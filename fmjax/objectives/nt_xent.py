@@ -11,14 +11,14 @@ from fmjax.errors import UserError
 from fmjax.models.layers.patches import pair
 from fmjax.objectives.contrast import is_nearest, view_contrast
 from fmjax.objectives.fit import check_images, check_names
-from fmjax.objectives.terms import Batch, Ratio, RowShapes, Term
-
-Embeddings = dict[str, Float[Array, "B 2 E"]]
+from fmjax.objectives.model_contracts import EmbedsViews, check_model
+from fmjax.objectives.objective import EmbeddingObjective, Embeddings
+from fmjax.objectives.terms import Batch, LossOutput, Ratio, RowShapes, Term
 
 
 @configurable("nt_xent")
 @dataclasses.dataclass(frozen=True)
-class NTXent:
+class NTXent(EmbeddingObjective):
     """NT-Xent over a global batch (Chen et al. 2020).
 
     Attributes:
@@ -40,12 +40,7 @@ class NTXent:
             )
         if self.chunks < 1:
             raise UserError(f"nt_xent.chunks = {self.chunks}: expected at least 1.")
-        if not hasattr(self.model, "embed_views"):
-            name = getattr(self.model, "gin_name", "?")
-            raise UserError(
-                f"nt_xent.model = @{name}(): expected a model that embeds "
-                "views, such as @simclr()."
-            )
+        check_model(self, EmbedsViews, "a model that embeds views, such as @simclr()")
 
     def init(self, rng: Key[Array, ""]) -> dict:
         """Boxed variables of the model."""
@@ -63,22 +58,14 @@ class NTXent:
         size = rows["views"][1:3]
         return 2 * self.model.train_flops_per_image(params, size)
 
-    def loss(
-        self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
-    ) -> tuple[dict[str, Term], dict[str, Ratio]]:
-        """Terms and metrics of a global batch; see `embed` for what it has.
-
-        Returns:
-          Term "contrastive"; metric "nearest": how often the nearest second view is
-          that of the same image.
-        """
-        embeddings, _, _ = self.embed(variables, batch, rng)
-        return self.loss_from_embeddings(variables, embeddings, batch)
+    def weights(self, batch: Batch) -> dict[str, Array]:
+        """How many images count."""
+        return {"contrastive": _count(batch)}
 
     def embed(
         self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
-    ) -> tuple[Embeddings, dict, dict]:
-        """What of the loss can be computed of some rows alone: embeddings, no terms.
+    ) -> tuple[Embeddings, LossOutput]:
+        """Embeddings of both views [B, 2, E], and no terms.
 
         Args:
           variables: {"params": …}.
@@ -87,16 +74,31 @@ class NTXent:
           rng: one key an example for dropout, None in evaluation.
         """
         views = self.model.apply(variables, batch["views"], rng, method="embed_views")
-        return {"views": views}, {}, {}
+        return {"views": views}, LossOutput({}, {})
 
     def loss_from_embeddings(
-        self, variables: dict, embeddings: Embeddings, batch: Batch
-    ) -> tuple[dict[str, Term], dict[str, Ratio]]:
-        """The loss of all rows, given their embeddings."""
+        self,
+        variables: dict,
+        embeddings: Embeddings,
+        batch: Batch,
+        rng: Key[Array, " B"] | None,
+    ) -> LossOutput:
+        """The loss of all rows, given their embeddings.
+
+        Returns:
+          Term "contrastive"; in evaluation metric "nearest": how often the nearest
+          second view is that of the same image.
+        """
         del variables
         views, counts = embeddings["views"], batch["weights"] > 0
         losses = view_contrast(views, self.temperature, counts, self.chunks)
-        rows = counts.sum().astype(jnp.float32)
-        nearest, _ = is_nearest(views[:, 0], views[:, 1], counts, self.chunks)
-        found = Ratio(nearest.sum().astype(jnp.float32), rows)
-        return {"contrastive": Term(losses.sum(), rows)}, {"nearest": found}
+        rows, metrics = _count(batch), {}
+        # Half as many products as the loss has, which training does without.
+        if rng is None:
+            nearest, _ = is_nearest(views[:, 0], views[:, 1], counts, self.chunks)
+            metrics["nearest"] = Ratio(nearest.sum().astype(jnp.float32), rows)
+        return LossOutput({"contrastive": Term(losses.sum(), rows)}, metrics)
+
+
+def _count(batch: Batch) -> Float[Array, ""]:
+    return (batch["weights"] > 0).sum().astype(jnp.float32)

@@ -16,9 +16,10 @@ from fmjax.objectives.masked_lm import (
     chosen,
     encoder_flops,
     pick,
+    predicted_weights,
 )
-from fmjax.objectives.router_terms import router_terms
-from fmjax.objectives.terms import Batch, Ratio, RowShapes, Term
+from fmjax.objectives.router_terms import router_terms, router_weights
+from fmjax.objectives.terms import Batch, LossOutput, Ratio, RowShapes, Term
 from fmjax.objectives.token_prediction import TokenPrediction
 
 
@@ -56,7 +57,7 @@ class ReplacedTokenDetection(TokenPrediction):
 
     def loss(
         self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
-    ) -> tuple[dict[str, Term], dict[str, Ratio]]:
+    ) -> LossOutput:
         """Terms and metrics of a batch.
 
         Args:
@@ -70,8 +71,8 @@ class ReplacedTokenDetection(TokenPrediction):
         Returns:
           Terms "detection", "cross_entropy" (the generator's) and what else
           `TokenPrediction` has; metrics of both, "replaced" the share of tokens that
-          differ and "auc" the chance that of two tokens of a sequence, one of them
-          replaced, the discriminator gives that one the higher score.
+          differ and, in evaluation, "auc" the chance that of two tokens of a sequence,
+          one of them replaced, the discriminator gives that one the higher score.
         """
         inputs = {name: batch[name] for name in self.may_read if name in batch}
         generated = self.model.apply(
@@ -95,7 +96,7 @@ class ReplacedTokenDetection(TokenPrediction):
             variables, corrupted, **inputs, keys=fold_keys(rng, 1), method="hidden"
         )
         logits = self.model.apply(variables, out["hidden"], method="head")
-        real = (batch["segment_ids"] > 0).astype(jnp.float32)
+        real = _tokens(batch)
         count = real.sum()
         # -log σ(x) where replaced, -log(1 - σ(x)) elsewhere.
         nll = jax.nn.softplus(jnp.where(replaced, -logits, logits))
@@ -104,9 +105,21 @@ class ReplacedTokenDetection(TokenPrediction):
         metrics = {f"generator_{name}": ratio for name, ratio in metrics.items()}
         metrics["detection_accuracy"] = Ratio(right.sum(), count)
         metrics["replaced"] = Ratio((replaced * real).sum(), count)
-        metrics["auc"] = _auc(logits, replaced & (real > 0), ~replaced & (real > 0))
+        # All pairs of tokens of a row, T², which training does without.
+        if rng is None:
+            metrics["auc"] = _auc(logits, replaced & (real > 0), ~replaced & (real > 0))
         routers = out | {"generator_router": generated["router"]}
-        return terms | generator | router_terms(self, routers, batch), metrics
+        routed = router_terms(self, routers, batch)
+        return LossOutput(terms | generator | routed, metrics)
+
+    def weights(self, batch: Batch) -> dict[str, Array]:
+        """How many tokens are no padding, how many are predicted, and rows of those."""
+        predicted = predicted_weights(batch["weights"], self.max_predictions)
+        return (
+            {"detection": _tokens(batch).sum()}
+            | self._prediction_weights(predicted)
+            | router_weights(self, batch)
+        )
 
     def train_flops_per_row(self, params, rows: RowShapes) -> float:
         """Matrix FLOPs of a training step for a row, padding or not."""
@@ -157,6 +170,11 @@ class ReplacedTokenDetection(TokenPrediction):
 
         drawn = jnp.moveaxis(jax.lax.map(chunk, starts), 0, 1).reshape(B, -1)
         return jax.lax.stop_gradient(drawn[:, :P])
+
+
+def _tokens(batch: Batch) -> Float[Array, "B T"]:
+    """1 for tokens, 0 for padding."""
+    return (batch["segment_ids"] > 0).astype(jnp.float32)
 
 
 def _auc(

@@ -1,6 +1,7 @@
 """Losses of a mixture of experts' routers."""
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from fmjax.configurable import fields_of
 from fmjax.errors import UserError
@@ -35,7 +36,7 @@ def router_terms(objective, out: dict, batch: Batch) -> dict[str, Term]:
         ends so.
       batch: whose `weights` tell which rows have targets.
     """
-    counts = (batch["weights"].sum(-1) > 0).astype(jnp.float32)
+    counts = _has_targets(batch)
     routers = [x for name, x in out.items() if name.endswith("router") and x]
     terms = {}
     for name in COEFFICIENTS:
@@ -44,6 +45,16 @@ def router_terms(objective, out: dict, batch: Batch) -> dict[str, Term]:
             sums = (every.mean(0) * counts).sum()
             terms[name] = Term(sums, counts.sum(), getattr(objective, name))
     return terms
+
+
+def router_weights(objective, batch: Batch) -> dict[str, Float[Array, ""]]:
+    """The weights of the terms of `router_terms`: how many sequences have a target."""
+    count = _has_targets(batch).sum()
+    return {name: count for name in COEFFICIENTS if getattr(objective, name)}
+
+
+def _has_targets(batch: Batch) -> Float[Array, " B"]:
+    return (batch["weights"].sum(-1) > 0).astype(jnp.float32)
 
 
 def _has_experts(part) -> bool:

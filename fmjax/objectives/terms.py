@@ -1,10 +1,10 @@
 """What every objective gives: named terms that add up over microbatches and hosts."""
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 Batch = dict[str, jax.Array]
 UNITS = ("tokens", "images", "pairs")
@@ -34,32 +34,33 @@ class Ratio(NamedTuple):
     weight: Float[Array, ""]
 
 
-class Objective(Protocol):
-    """What training minimizes: a frozen dataclass that holds a model.
+class LossOutput(NamedTuple):
+    """What a loss gives of a batch.
 
-    The weight of the first term counts the targets, by which throughput is measured;
-    `unit`, one of `UNITS`, says what they are.
+    Attributes:
+      terms: parts of the loss by name. Their sum may be differentiated, one of them
+        alone not: terms of equal weight may share one backward pass.
+      metrics: ratios by name.
+      collections: of the variables other than the parameters, those that have changed,
+        whole: {"batch_stats": …}.
     """
 
-    model: object
-    unit: str
+    terms: dict[str, Term]
+    metrics: dict[str, Ratio]
+    collections: Mapping[str, Any] = {}
 
-    def init(self, rng: Key[Array, ""]) -> dict:
-        """Boxed variables {"params": …, other collections}."""
-
-    def loss(
-        self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
-    ) -> tuple[dict[str, Term], dict[str, Ratio]]:
-        """Terms and metrics of a batch; one key an example, None in evaluation."""
-
-    def check(self, rows: RowShapes, vocab_size: int | None) -> None:
-        """Raises a UserError where the model cannot take such rows; None: no text."""
-
-    def train_flops_per_row(self, params, rows: RowShapes) -> float:
-        """Matrix FLOPs of a training step for a row, by the papers' formulas."""
+    def joined(self, other: "LossOutput") -> "LossOutput":
+        """Both outputs as one; of the collections, this one's are the newer."""
+        return LossOutput(
+            self.terms | other.terms,
+            self.metrics | other.metrics,
+            {**other.collections, **self.collections},
+        )
 
 
-def total(terms: dict[str, Term], weights: dict[str, jax.Array] | None = None):
+def total(
+    terms: dict[str, Term], weights: dict[str, jax.Array] | None = None
+) -> Float[Array, ""]:
     """Σ coefficient · sum / weight; `weights` replaces the terms' own, by name.
 
     A term of no weight (a batch of padding) counts as zero.

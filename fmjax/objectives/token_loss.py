@@ -10,11 +10,12 @@ from jaxtyping import Array, Float, Int
 from fmjax.configurable import runtime_field
 from fmjax.errors import UserError
 from fmjax.objectives.chunked_head import chunked_sums
+from fmjax.objectives.objective import Objective
 from fmjax.objectives.terms import Ratio, Term
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenLoss:
+class TokenLoss(Objective):
     """Mean cross-entropy over the targets that count; subclasses say of what.
 
     Attributes:
@@ -44,6 +45,11 @@ class TokenLoss:
                 "that the logits of a whole batch are never held."
             )
 
+    @property
+    def vocab_size(self) -> int:
+        """Of the model."""
+        return self.model.vocab_size
+
     def _predict(
         self,
         variables: dict,
@@ -52,25 +58,49 @@ class TokenLoss:
         weights: Float[Array, "B T"],
         head: str = "head",
         length: int | None = None,
+        coefficient: float = 1.0,
     ) -> tuple[dict[str, Term], dict[str, Ratio]]:
         """Terms "cross_entropy" and "z_loss", metrics "nll" and "accuracy".
 
-        Those given may be a few of `length` tokens a row; None: they are all.
+        Args:
+          variables: of the model.
+          hidden: what the head reads.
+          targets: ids.
+          weights: of the targets.
+          head: the method that gives logits of `hidden`.
+          length: tokens of a row, of which those given may be a few; None: they are
+            all.
+          coefficient: of the term "cross_entropy".
         """
 
         def sums(hidden, targets, weights):
             logits = self.model.apply(variables, hidden, method=head)
-            return self._sums(logits, targets, weights)
+            return self._sums(logits, targets, weights, coefficient)
 
-        differentiable, (nll, correct) = chunked_sums(
+        (loss,), (cross_entropy, log_z, nll, correct) = chunked_sums(
             sums, hidden, (targets, weights), self._pieces(hidden.shape[1], length)
         )
         weight = weights.sum()
-        terms = {"cross_entropy": Term(differentiable[0], weight)}
         if self.z_loss:
-            terms["z_loss"] = Term(differentiable[1], weight, self.z_loss)
+            # The head's gradients are taken once, of both terms together: `loss` is
+            # their sum times their coefficients, and z_loss carries its gradient.
+            gradient = (loss - jax.lax.stop_gradient(loss)) / self.z_loss
+            terms = {
+                "cross_entropy": Term(cross_entropy, weight, coefficient),
+                "z_loss": Term(log_z + gradient, weight, self.z_loss),
+            }
+        else:
+            terms = {"cross_entropy": Term(loss, weight, coefficient)}
         metrics = {"nll": Ratio(nll, weight), "accuracy": Ratio(correct, weight)}
         return terms, metrics
+
+    def _prediction_weights(
+        self, weights: Float[Array, "..."]
+    ) -> dict[str, Float[Array, ""]]:
+        """The weights of the terms of `_predict` for targets of such weights."""
+        weight = weights.sum()
+        z_loss = {"z_loss": weight} if self.z_loss else {}
+        return {"cross_entropy": weight} | z_loss
 
     def _pieces(self, predicted: int, length: int | None) -> int:
         """In how many pieces of T to compute the logits of `predicted` places."""
@@ -82,6 +112,7 @@ class TokenLoss:
         logits: Float[Array, "B t padded_V"],
         targets: Int[Array, "B t"],
         weights: Float[Array, "B t"],
+        coefficient: float,
     ):
         log_z = jax.nn.logsumexp(logits, axis=-1)
         ids = jnp.arange(logits.shape[-1])
@@ -93,9 +124,11 @@ class TokenLoss:
             mean = jnp.where(ids < self.model.vocab_size, logits, 0).sum(-1)
             mean = mean / self.model.vocab_size
             smoothed = nll + self.label_smoothing * (gold - mean)
-        differentiable = [(smoothed * weights).sum()]
+        loss = cross_entropy = (smoothed * weights).sum()
+        squares = jnp.zeros(())
         if self.z_loss:
-            differentiable.append((log_z**2 * weights).sum())
+            squares = (log_z**2 * weights).sum()
+            loss = coefficient * cross_entropy + self.z_loss * squares
         correct = (gold >= logits.max(-1)).astype(jnp.float32)
-        aux = ((nll * weights).sum(), (correct * weights).sum())
-        return tuple(differentiable), jax.lax.stop_gradient(aux)
+        aux = (cross_entropy, squares, (nll * weights).sum(), (correct * weights).sum())
+        return (loss,), jax.lax.stop_gradient(aux)

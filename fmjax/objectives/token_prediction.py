@@ -5,9 +5,14 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from fmjax.objectives.fit import check_model, check_rows
-from fmjax.objectives.router_terms import check_coefficients, router_terms
-from fmjax.objectives.terms import Batch, Ratio, RowShapes, Term
+from fmjax.objectives.fit import check_reads, check_rows
+from fmjax.objectives.model_contracts import PredictsTokens, check_model
+from fmjax.objectives.router_terms import (
+    check_coefficients,
+    router_terms,
+    router_weights,
+)
+from fmjax.objectives.terms import Batch, LossOutput, Ratio, RowShapes
 from fmjax.objectives.token_loss import TokenLoss
 
 
@@ -33,8 +38,9 @@ class TokenPrediction(TokenLoss):
 
     def __post_init__(self):
         super().__post_init__()
+        check_model(self, PredictsTokens, "a model that predicts tokens")
+        check_reads(self)
         check_coefficients(self)
-        check_model(self)
 
     def init(self, rng: Key[Array, ""]) -> dict:
         """Boxed variables of the model."""
@@ -56,7 +62,7 @@ class TokenPrediction(TokenLoss):
 
     def loss(
         self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
-    ) -> tuple[dict[str, Term], dict[str, Ratio]]:
+    ) -> LossOutput:
         """Terms and metrics of a batch.
 
         Args:
@@ -76,7 +82,11 @@ class TokenPrediction(TokenLoss):
         if "target_bytes" in batch:
             nll, num_bytes = metrics["nll"].sum, batch["target_bytes"].sum()
             metrics["bits_per_byte"] = Ratio(nll / jnp.log(2.0), num_bytes)
-        return terms | router_terms(self, out, batch), metrics
+        return LossOutput(terms | router_terms(self, out, batch), metrics)
+
+    def weights(self, batch: Batch) -> dict[str, Array]:
+        """How many targets count, and how many rows have any."""
+        return self._prediction_weights(batch["weights"]) | router_weights(self, batch)
 
     def _targets(self) -> tuple[str, ...]:
         return ("targets", "weights")

@@ -15,6 +15,7 @@ from optax.contrib import MuonDimensionNumbers
 
 Names = tuple[str | None, ...]
 
+BATCH = frozenset({"layers", "expert"})
 HIDDEN = frozenset({"embed", "mlp", "heads", "kv_heads", "kv"})
 
 
@@ -31,19 +32,27 @@ def is_names(x: Any) -> bool:
     return isinstance(x, tuple) and not isinstance(x, optax.MaskedNode)
 
 
-def is_stacked(names: Names) -> bool:
-    """Whether axis 0 runs over layers, each slice being a parameter of its own."""
-    return names[:1] == ("layers",)
+def num_batch_axes(names: Names) -> int:
+    """How many of the first axes run over weights, each a parameter of its own.
+
+    They are those over layers and over experts: `(layers, expert, embed, mlp)` has two.
+    A router's `(embed, expert)` has none: it is one matrix, whose output is experts.
+    """
+    count = 0
+    while count < len(names) and names[count] in BATCH:
+        count += 1
+    return count
 
 
 def sides(names: Names) -> tuple[tuple[int, ...], ...]:
-    """The indices of the axes of one layer, grouped into the sides of a weight.
+    """The indices of the axes of one weight, grouped into its sides.
 
     Heads and head width are together one side: `(embed, heads, kv)` has the sides
-    `(0,)` and `(1, 2)`, and so is a matrix; `(heads, kv)` has one side, a vector.
+    `(0,)` and `(1, 2)`, and so is a matrix; `(heads, kv)` has one side, a vector. Axes
+    over layers and experts belong to no side.
     """
     groups: list[tuple[int, ...]] = []
-    for i in range(is_stacked(names), len(names)):
+    for i in range(num_batch_axes(names), len(names)):
         if groups and names[i] == "kv" and names[i - 1] in ("heads", "kv_heads"):
             groups[-1] += (i,)
         else:
@@ -65,12 +74,12 @@ def is_hidden_matrix(names: Names) -> bool:
     Token and position tables, the head, and sides whose name says nothing of hidden
     features (patches, buckets of relative positions) do not.
     """
-    inner = names[is_stacked(names) :]
+    inner = names[num_batch_axes(names) :]
     return len(sides(names)) == 2 and all(name in HIDDEN for name in inner)
 
 
 def muon_dimensions(names: Names) -> MuonDimensionNumbers:
-    """Input and output axes of a hidden matrix; `layers` is what remains, a batch."""
+    """Input and output axes of a hidden matrix; those that remain are a batch."""
     reduction, output = sides(names)
     return MuonDimensionNumbers(reduction_axis=reduction, output_axis=output)
 

@@ -2,8 +2,8 @@
 
 `optax.scale_by_factored_rms` factors the two largest axes: of stacked kernels, `layers`
 may be one of them, and of `(embed, heads, kv)` it factors nothing where the head is
-narrower than `min_dim_size_to_factor`. Here `heads` and `kv` are one side and `layers`
-is a batch, as in T5X's `standard_logical_factor_rules`.
+narrower than `min_dim_size_to_factor`. Here `heads` and `kv` are one side, `layers` and
+`expert` are a batch, as in T5X's `standard_logical_factor_rules`.
 """
 
 import math

@@ -1,8 +1,7 @@
 """Parameters that do not change until a step, or never do.
 
 The steps of a run fall into phases: in each, the same parameters are trained. A phase
-is named by the step at which it begins. Trees of what is trained in a phase have
-`optax.MaskedNode` where the others would be.
+is named by the step at which it begins.
 """
 
 import dataclasses
@@ -18,6 +17,7 @@ from fmjax.configurable import configurable
 from fmjax.errors import UserError, require
 from fmjax.models.parameter_paths import Pattern, slots
 from fmjax.optim.axes import Names, map_by_axes
+from fmjax.optim.parametrization import partition
 
 NEVER = math.inf
 
@@ -70,13 +70,13 @@ class Freezing:
         """The phase that a step is in."""
         return max((int(s) for s in self.begins if 0 < s <= step), default=0)
 
+    def trained(self, phase: int) -> Any:
+        """A tree like the parameters: whether each is trained in a phase."""
+        return jax.tree.map(lambda first: first <= phase, self.first_steps)
+
     def partition(self, tree: Any, phase: int) -> Any:
         """The leaves, of a tree like the parameters, of those trained in a phase."""
-        return jax.tree.map(
-            lambda first, leaf: leaf if first <= phase else optax.MaskedNode(),
-            self.first_steps,
-            tree,
-        )
+        return partition(tree, self.trained(phase))
 
     def describe(self, shapes: Any) -> list[str]:
         """A line for each step until which something is frozen."""
@@ -126,16 +126,6 @@ def plan_freezing(rules: Sequence[Freeze], shapes: Any) -> Freezing:
     return Freezing(traverse_util.unflatten_dict(of_arrays, sep="/"))
 
 
-def combine(trained: Any, params: Any) -> Any:
-    """`params` with what `trained` has in its place."""
-    return jax.tree.map(
-        lambda new, old: old if _is_masked(new) else new,
-        trained,
-        params,
-        is_leaf=_is_masked,
-    )
-
-
 def by_first_step(
     make: Callable[[Any], optax.GradientTransformation],
     axes: Any,
@@ -173,7 +163,3 @@ def by_first_step(
         {group: one_group(begin) for begin, group in groups.items()},
         jax.tree.map(groups.__getitem__, freezing.first_steps),
     )
-
-
-def _is_masked(x: Any) -> bool:
-    return isinstance(x, optax.MaskedNode)

@@ -1,4 +1,4 @@
-"""Gradient transformations that act on one weight at a time, layer by layer."""
+"""Gradient transformations that act on one weight of a layer or expert at a time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from fmjax.optim.axes import Names, is_stacked, map_by_axes
+from fmjax.optim.axes import Names, map_by_axes, num_batch_axes
 
 
 def per_layer(
@@ -16,8 +16,9 @@ def per_layer(
 ) -> optax.GradientTransformation:
     """Applies a stateless transformation to each weight of each layer by itself.
 
-    A leaf whose axis 0 is `layers` is as many weights as there are layers, so that a
-    norm or a mean over the weight is the same in scanned and in unrolled models.
+    A leaf whose first axes are `layers` and `expert` is as many weights as there are
+    layers and experts, so that a norm or a mean over the weight is the same in scanned
+    and in unrolled models, and of one expert.
 
     Args:
       transformation: has no state and reads the update and the weight alone.
@@ -31,7 +32,9 @@ def per_layer(
     def one_leaf(names, update, param):
         if not only(names):
             return update
-        function = jax.vmap(one_weight) if is_stacked(names) else one_weight
+        function = one_weight
+        for _ in range(num_batch_axes(names)):
+            function = jax.vmap(function)
         return function(update, param)
 
     def update_fn(updates, state, params=None):

@@ -146,7 +146,7 @@ def source_of(wanted: InitFrom, trust: bool = False) -> Source:
         experiment = stored_experiment(run_dir, trust)
     except UserError as error:
         raise UserError(f"init_from.run: {error}") from None
-    vocab_size = getattr(experiment.objective.model, "vocab_size", None)
+    vocab_size = experiment.objective.vocab_size
     saved = run_dir / TOKENIZER
     tokenizer = load_tokenizer(saved) if saved.is_dir() else None
     return Source(wanted, vocab_size, tokenizer, experiment.objective)

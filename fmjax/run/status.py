@@ -52,7 +52,7 @@ def status(run_dir: pathlib.Path) -> list[str]:
         "saved": _saved(run_dir, saved),
         "starts": _starts(told),
         "trouble": _trouble(told, bad),
-        "restart": _restart(saved, bad, steps),
+        "restart": _restart(told, saved, bad, steps),
         "disk": _disk(run_dir),
     }
     return [str(run_dir)] + [
@@ -126,13 +126,19 @@ def _state(run_dir: pathlib.Path, told: list, saved: list[int], steps: int) -> s
             f"{age} ago{doubt}"
         )
     if saved and saved[-1] >= steps:
-        return "finished"
+        done = _evaluated(told, saved[-1])
+        return "finished" if done else "complete, but for its last evaluation"
     if not told:
         return "never started"
     last = told[-1]
     if last["kind"] in ("interrupted", "diverged", "hung"):
         return f"{last['kind']} at step {last['step']:,}"
     return "ended without a word, as where it was killed"
+
+
+def _evaluated(told: list, step: int) -> bool:
+    """Whether the last evaluation, of this step, is done."""
+    return any((e["kind"], e["step"]) == ("finished", step) for e in told)
 
 
 def _speed(train: list[dict], left: int) -> str:
@@ -182,7 +188,10 @@ def _starts(told: list) -> str:
 
 
 def _trouble(told: list, bad: list) -> str:
-    kinds = ("save failed", "damaged checkpoint", "rollback", "hung", "diverged")
+    kinds = (
+        "save failed", "damaged checkpoint", "rollback", "hung", "diverged",
+        "evaluation failed",
+    )  # fmt: skip
     found = [event for event in told if event["kind"] in kinds]
     counts = collections.Counter(event["kind"] for event in found)
     skipped = sum(record["action"] == "skip" for record in bad)
@@ -194,9 +203,11 @@ def _trouble(told: list, bad: list) -> str:
     return ", ".join(texts) + (f"; last: {found[-1]['text']}" if found else "")
 
 
-def _restart(saved: list[int], bad: list, steps: int) -> str:
+def _restart(told: list, saved: list[int], bad: list, steps: int) -> str:
     if saved and saved[-1] >= steps:
-        return "would find it finished and change nothing"
+        if _evaluated(told, saved[-1]):
+            return "would find it finished and change nothing"
+        return "would evaluate it"
     start = f"would continue from step {saved[-1]:,}" if saved else "would start anew"
     ends = [record["step"] for record in bad if record["action"] == "stop"]
     if ends:

@@ -1,6 +1,6 @@
 """Gradients of a global batch, computed in one piece or in several."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -8,11 +8,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Key
 
-from fmjax.objectives.terms import Batch, Objective, total
-from fmjax.optim.freezing import combine
+from fmjax.objectives.objective import EmbeddingObjective, Objective
+from fmjax.objectives.terms import Batch, LossOutput, total
+from fmjax.optim.parametrization import combine
 from fmjax.training.state import State
 
 Metrics = dict[str, jax.Array]
+Collections = dict[str, Any]
 
 
 def accumulate(
@@ -22,101 +24,144 @@ def accumulate(
     keys: Key[Array, " B"],
     microbatches: int,
     trained: Any = None,
-) -> tuple[Any, Metrics]:
-    """Gradients and metrics of a global batch, computed in `microbatches` pieces.
-
-    Gradients are of `trained`, those of the parameters that do not count as constants;
-    of all of them if not given.
+) -> tuple[Any, Metrics, Collections]:
+    """Gradients, metrics and new collections of a global batch.
 
     Each term is divided by its weight over the whole batch from the start, so the
-    pieces add up to the gradient of the whole, whatever their padding.
+    gradients of microbatches add up to that of the whole, whatever their padding. The
+    collections that a microbatch writes are what the next one reads.
+
+    Args:
+      objective: what is minimized.
+      state: its parameters and collections.
+      batch: the global batch.
+      keys: one for each row.
+      microbatches: how many pieces to compute it in.
+      trained: the parameters that gradients are taken of, see
+        `fmjax.optim.parametrization`; all of them if not given.
+
+    Returns:
+      Gradients like `trained`; metrics; all of `state.extra` after the batch.
     """
-    # Weights depend on the batch alone: XLA drops the forward pass from this.
-    terms, _ = objective.loss(state.variables, batch, None)
-    weights = {name: term.weight for name, term in terms.items()}
+    weights = objective.weights(batch)
     trained = state.params if trained is None else trained
 
-    def variables(trained):
-        return {"params": combine(trained, state.params), **state.extra}
+    def variables(trained, extra):
+        return {"params": combine(trained, state.params), **extra}
 
-    def weighted(terms, ratios):
-        sums = {name: term.coefficient * term.sum for name, term in terms.items()}
-        return total(terms, weights), (sums, ratios)
+    def weighted(out: LossOutput, extra: Collections):
+        """The value to differentiate, and (what adds up, what replaces)."""
+        if out.terms.keys() - weights.keys():
+            raise ValueError(
+                f"{type(objective).__name__}.loss has the terms {[*out.terms]}, its "
+                f"weights are of {[*weights]}; expected the same."
+            )
+        sums = {name: term.coefficient * term.sum for name, term in out.terms.items()}
+        added = (sums, dict(out.metrics))
+        return total(out.terms, weights), (added, _updated(extra, out.collections))
 
-    if microbatches > 1 and hasattr(objective, "embed"):
-        add_up = _through_embeddings
-    else:
-        add_up = _piece_by_piece
-    (value, (sums, ratios)), grads = add_up(
-        objective, variables, weighted, trained, batch, keys, microbatches
+    through_embeddings = microbatches > 1 and isinstance(objective, EmbeddingObjective)
+    add_up = _through_embeddings if through_embeddings else _piece_by_piece
+    (value, ((sums, metrics), extra)), grads = add_up(
+        objective, variables, weighted, trained, state.extra, batch, keys, microbatches
     )
-    metrics = {"loss": value, objective.unit: next(iter(weights.values()))}
+    found = {"loss": value, objective.unit: next(iter(weights.values()))}
     for name in sums:
-        metrics[name] = sums[name] / jnp.maximum(weights[name], 1e-9)
-    for name, ratio in ratios.items():
-        metrics[name] = ratio.sum / jnp.maximum(ratio.weight, 1e-9)
-    return grads, metrics
+        found[name] = sums[name] / jnp.maximum(weights[name], 1e-9)
+    for name, ratio in metrics.items():
+        found[name] = ratio.sum / jnp.maximum(ratio.weight, 1e-9)
+    return grads, found, extra
 
 
-def _piece_by_piece(objective, variables, weighted, trained, batch, keys, microbatches):
+def _piece_by_piece(
+    objective, variables, weighted, trained, extra, batch, keys, microbatches
+):
     """Of a loss that is a sum over rows."""
 
-    def loss(trained, batch, keys):
-        return weighted(*objective.loss(variables(trained), batch, keys))
+    def loss(trained, extra, batch, keys):
+        return weighted(objective.loss(variables(trained, extra), batch, keys), extra)
 
-    return _sum_over_pieces(loss, trained, (batch, keys), microbatches)
+    return _sum_over_pieces(loss, trained, extra, (batch, keys), microbatches)
 
 
 def _through_embeddings(
-    objective, variables, weighted, trained, batch, keys, microbatches
+    objective, variables, weighted, trained, extra, batch, keys, microbatches
 ):
     """Of a loss that compares every row with all others (Gao et al. 2021, GradCache).
 
     All rows are embedded first; the gradients of their embeddings, taken at once, are
-    then led back through each piece, whose forward pass is done again by the same keys.
+    then led back through each piece, whose forward pass is done again by the same keys
+    and from the same collections.
     """
 
-    def embed(_, piece):
-        embeddings, _, _ = objective.embed(variables(trained), *piece)
-        return None, embeddings
+    def embed(extra, piece):
+        embeddings, out = objective.embed(variables(trained, extra), *piece)
+        return _updated(extra, out.collections), embeddings
 
     def of_all(trained, embeddings):
+        read = variables(trained, embedded)
         return weighted(
-            *objective.loss_from_embeddings(variables(trained), embeddings, batch)
+            objective.loss_from_embeddings(read, embeddings, batch, keys), embedded
         )
 
-    def of_piece(trained, batch, keys, gradients):
-        embeddings, terms, ratios = objective.embed(variables(trained), batch, keys)
-        value, aux = weighted(terms, ratios)
+    def of_piece(trained, extra, batch, keys, gradients):
+        embeddings, out = objective.embed(variables(trained, extra), batch, keys)
+        value, (added, extra) = weighted(out, extra)
         products = jax.tree.map(jnp.vdot, embeddings, gradients)
-        return value + sum(jax.tree.leaves(products)), (value, aux)
+        return value + sum(jax.tree.leaves(products)), ((value, added), extra)
 
     pieces = jax.tree.map(lambda x: split_rows(x, microbatches), (batch, keys))
-    _, embeddings = jax.lax.scan(embed, None, pieces)
+    embedded, embeddings = jax.lax.scan(embed, extra, pieces)
     embeddings = jax.tree.map(_join_rows, embeddings)
     gradient = jax.value_and_grad(of_all, (0, 1), has_aux=True)
-    (value, (sums, ratios)), (grads, gradients) = gradient(trained, embeddings)
-    (_, (other, (more_sums, more_ratios))), more_grads = _sum_over_pieces(
-        of_piece, trained, (batch, keys, gradients), microbatches
+    (value, ((sums, metrics), extra_after)), (grads, gradients) = gradient(
+        trained, embeddings
     )
-    aux = (more_sums | sums, more_ratios | ratios)
-    return (value + other, aux), jax.tree.map(jnp.add, grads, more_grads)
+    (_, ((other, (more_sums, more_metrics)), _)), more_grads = _sum_over_pieces(
+        of_piece, trained, extra, (batch, keys, gradients), microbatches
+    )
+    added = (more_sums | sums, more_metrics | metrics)
+    grads = jax.tree.map(jnp.add, grads, more_grads)
+    return (value + other, (added, extra_after)), grads
 
 
-def _sum_over_pieces(loss: Callable, trained, arrays, microbatches: int):
-    """What `value_and_grad` with auxiliary sums gives, added up over pieces of rows."""
+def _sum_over_pieces(loss: Callable, trained, extra, arrays, microbatches: int):
+    """What `value_and_grad` of a loss gives, over pieces of the rows of `arrays`.
+
+    Args:
+      loss: (trained, extra, *pieces) → value, (what adds up, the next extra).
+      trained: what gradients are taken of.
+      extra: collections that the first piece reads.
+      arrays: trees of arrays [B, …].
+      microbatches: how many pieces.
+    """
     gradient = jax.value_and_grad(loss, has_aux=True)
     if microbatches == 1:
-        return gradient(trained, *arrays)
+        return gradient(trained, extra, *arrays)
 
     def add(carry, piece):
-        return jax.tree.map(jnp.add, carry, gradient(trained, *piece)), None
+        sums, extra = carry
+        (value, (added, extra)), grads = gradient(trained, extra, *piece)
+        return (jax.tree.map(jnp.add, sums, ((value, added), grads)), extra), None
 
     pieces = jax.tree.map(lambda x: split_rows(x, microbatches), arrays)
     first = jax.tree.map(lambda x: x[0], pieces)
-    shapes = jax.eval_shape(gradient, trained, *first)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    return jax.lax.scan(add, zeros, pieces)[0]
+    (value, (added, _)), grads = jax.eval_shape(gradient, trained, extra, *first)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), ((value, added), grads))
+    (((value, added), grads), extra), _ = jax.lax.scan(add, (zeros, extra), pieces)
+    return (value, (added, extra)), grads
+
+
+def _updated(extra: Collections, new: Mapping[str, Any]) -> Collections:
+    """The collections with those that a loss gave in their places."""
+    for name, tree in new.items():
+        shapes = [jax.eval_shape(lambda tree: tree, t) for t in (extra.get(name), tree)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"the loss gives a collection {name!r} of {shapes[1]}; expected what "
+                f"the objective's init makes, {shapes[0]}."
+            )
+    return {**extra, **new}
 
 
 def split_rows(x: jax.Array, pieces: int) -> jax.Array:

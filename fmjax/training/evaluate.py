@@ -38,7 +38,9 @@ def evaluate(
         outputs.append(eval_step(variables, placed))
     # Sums of float32 batches in float64: the order of a long split must not matter.
     totals: list[dict] = [collections.defaultdict(lambda: np.zeros(2)) for _ in "tr"]
-    for output in jax.device_get(outputs):
+    targets = 0.0
+    for *output, count in jax.device_get(outputs):
+        targets += float(count)
         for total, sums in zip(totals, output):
             for name, pair in sums.items():
                 total[name] += np.asarray(pair, np.float64)
@@ -47,5 +49,5 @@ def evaluate(
     for name, (value, weight) in [*terms.items(), *ratios.items()]:
         result[name] = float(value / weight) if weight else float("nan")
     result["loss"] = sum(result[name] for name in terms)
-    result[unit] = float(next(iter(terms.values()))[1]) if terms else 0.0
+    result[unit] = targets
     return result

@@ -1,14 +1,15 @@
 """What a run is made of: a frozen tree of configurables."""
 
 import dataclasses
-import typing
 
 from fmjax.configurable import configurable, runtime_field
 from fmjax.data.images.image_data import ImageData
 from fmjax.data.images.preprocessing import Preprocessing
 from fmjax.data.text.text_data import Data
 from fmjax.models.generation import Generation
+from fmjax.objectives.objective import Objective
 from fmjax.optim.freezing import Freeze
+from fmjax.optim.optimizers import Optimizer
 from fmjax.sharding.mesh import MeshConfig
 from fmjax.training.faults.bad_steps import BadSteps
 from fmjax.training.init_from import InitFrom
@@ -40,9 +41,9 @@ class Experiment:
       modules: Python modules that its gin files imported.
     """
 
-    objective: typing.Any
+    objective: Objective
     data: Data | ImageData | None = None
-    optimizer: typing.Any = None
+    optimizer: Optimizer | None = None
     mesh: MeshConfig = MeshConfig()
     train: TrainConfig = TrainConfig()
     init_from: tuple[InitFrom, ...] = ()
@@ -57,4 +58,5 @@ class Experiment:
     @property
     def image_preprocessing(self) -> Preprocessing | None:
         """What images go through, the model's own or the data's; None for text."""
-        return self.preprocessing or getattr(self.data, "preprocessing", None)
+        of_data = self.data.preprocessing if isinstance(self.data, ImageData) else None
+        return self.preprocessing or of_data

@@ -16,7 +16,7 @@ from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError
 from fmjax.models.layers.image_positions import PatchAxis, resize_positions
 from fmjax.models.parameter_paths import Pattern, Slot, is_scanned, slots
-from fmjax.objectives.terms import Objective
+from fmjax.objectives.objective import Objective
 from fmjax.optim.axes import Names
 from fmjax.training.checkpoint.saved_state import SavedState
 from fmjax.training.state import State, StatePlan, abstract_variables

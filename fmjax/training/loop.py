@@ -32,7 +32,9 @@ from fmjax.training.reporting.throughput import mfu
 from fmjax.training.setup import Setup, set_up
 from fmjax.training.state import State
 from fmjax.training.step import make_train_step
-from fmjax.training.validation import Validation, run_evaluations
+from fmjax.training.validation import EvaluationPoint, Validation, run_evaluations
+
+_LINES = 10  # of metrics that even a short run has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +99,9 @@ def train(
     except Diverged as error:
         raise loop.diverged(error) from None
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        raise out_of_memory(error, setup.plan) or error from error
+        if told := out_of_memory(error, setup.plan):
+            raise told from error
+        raise
     finally:
         loop.close()
     return loop.outcome()
@@ -228,7 +232,7 @@ class Loop:
         reports.start(self.done)
         self._bad = BadStepLog(self._run_dir, self.done, self._experiment.bad_steps)
         self._log = StepLog(
-            self._run.log_every,
+            min(self._run.log_every, max(1, self._run.steps // _LINES)),
             self._run.steps,
             self._experiment.objective.unit,
             self._log_step,
@@ -272,9 +276,8 @@ class Loop:
         variables, step = self.state.eval_variables, self.done
         with self.watchdog.paused():
             values = self._validate(variables, last) if self._has_validation else {}
-            found = run_evaluations(
-                self._experiment, step, variables, last, self._evaluation_failed
-            )
+            point = EvaluationPoint(step, variables, values, last)
+            found = run_evaluations(self._experiment, point, self._evaluation_failed)
             seen = {f"{self._experiment.objective.unit}_seen": self._log.seen}
             seen |= self._epoch(self._batches.get_state()["position"])
             self._validation = self._reports.validation(step, values, found, seen)

@@ -70,13 +70,12 @@ def set_up(
         bad_steps=experiment.bad_steps,
     )
     check_memory(plan, mesh)
-    copies = plan_copies(sources, plan, getattr(objective.model, "vocab_size", None))
+    copies = plan_copies(sources, plan, objective.vocab_size)
     if jax.process_index() == 0:
         tokenizer = data.tokenizer()
         check_tokenizers(copies, tokenizer)
         objective.check(data.row_shapes(), tokenizer and tokenizer.vocab_size)
-        if check_data := getattr(objective, "check_data", None):
-            check_data(data)
+        objective.check_data(data)
         for evaluation in experiment.evaluations:
             evaluation.check(experiment)
         data.prepare()

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from fmjax.objectives.terms import Objective
+from fmjax.objectives.objective import Objective
 from fmjax.optim.freezing import Freeze, Freezing, plan_freezing
 from fmjax.optim.state_sharding import state_specs
 from fmjax.sharding.mesh import on_mesh
@@ -30,7 +30,8 @@ class State:
     Attributes:
       step: int32 scalar, updates done so far.
       params: unboxed parameters, float32.
-      extra: the model's other collections by name (batch statistics, a queue).
+      extra: the other collections by name (batch statistics, a queue, a teacher), as
+        the objective's loss left them in the last good step.
       opt_state: the optimizer's.
       ema: averaged parameters, or None.
       guard: what steps are judged by, see `fmjax.training.faults.bad_steps`; None

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, Key
 
-from fmjax.objectives.terms import Batch, Objective
-from fmjax.optim.freezing import combine
+from fmjax.objectives.objective import Objective
+from fmjax.objectives.terms import Batch
+from fmjax.optim.parametrization import average, combine
 from fmjax.sharding.mesh import batch_sharding
 from fmjax.sharding.rules import LogicalRules
 from fmjax.training.accumulation import Metrics, accumulate
@@ -46,37 +47,33 @@ def make_train_step(
     but the count of steps changes.
     """
 
-    project_params = getattr(objective.model, "project_params", lambda params: params)
-
     def step(state: State, batch: Batch, phase: int = 0) -> tuple[State, Metrics]:
         rows = next(iter(batch.values())).shape[0]
         keys = example_keys(seed, state.step, rows)
         trained = plan.freezing.partition(state.params, phase)
-        grads, metrics = accumulate(
+        grads, metrics, extra = accumulate(
             objective, state, batch, keys, microbatches, trained
         )
         metrics["grad_norm"] = optax.global_norm(grads)
         metrics["learning_rate"] = jnp.float32(learning_rate(state.step))
         updates, opt_state = plan.transformation.update(grads, state.opt_state, trained)
-        trained = project_params(optax.apply_updates(trained, updates))
+        trained = objective.project_params(optax.apply_updates(trained, updates))
         params = combine(trained, state.params)
         ema = state.ema
         if ema is not None:
-            averaged = plan.freezing.partition(ema, phase)
-            averaged = optax.incremental_update(trained, averaged, 1 - ema_decay)
-            ema = combine(averaged, ema)
+            ema = average(ema, trained, ema_decay)
         guard = state.guard
         if guard is not None:
             judged, guard = plan.bad_steps.judge(
                 guard, metrics["loss"], metrics["grad_norm"]
             )
             metrics["bad"] = judged
-            params, opt_state, ema = jax.tree.map(
+            params, extra, opt_state, ema = jax.tree.map(
                 lambda new, old: jnp.where(judged == 0, new, old),
-                (params, opt_state, ema),
-                (state.params, state.opt_state, state.ema),
+                (params, extra, opt_state, ema),
+                (state.params, state.extra, state.opt_state, state.ema),
             )
-        done = State(state.step + 1, params, state.extra, opt_state, ema, guard)
+        done = State(state.step + 1, params, extra, opt_state, ema, guard)
         return done, metrics
 
     return jax.jit(
@@ -88,18 +85,26 @@ def make_train_step(
     )
 
 
-def make_eval_step(objective: Objective) -> Callable[[dict, Batch], tuple[Sums, Sums]]:
-    """A jitted (variables, global batch) → (sum, weight) of each term and each ratio.
+def make_eval_step(
+    objective: Objective,
+) -> Callable[[dict, Batch], tuple[Sums, Sums, jax.Array]]:
+    """A jitted (variables, global batch) → what an evaluation adds up.
 
-    A term's sum has its coefficient in it: the loss is the sum of sum / weight.
+    That is (sum, weight) of each term, the same of each ratio, and how many targets
+    there are, in the objective's unit.
+
+    A term's sum has its coefficient in it: the loss is the sum of sum / weight. New
+    collections are dropped: evaluation changes no state.
     """
 
     def step(variables: dict, batch: Batch):
-        terms, ratios = objective.loss(variables, batch, None)
+        out = objective.loss(variables, batch, None)
         shares = {
             name: (term.coefficient * term.sum, term.weight)
-            for name, term in terms.items()
+            for name, term in out.terms.items()
         }
-        return shares, {name: tuple(ratio) for name, ratio in ratios.items()}
+        ratios = {name: tuple(ratio) for name, ratio in out.metrics.items()}
+        # Compiled functions sort names: which term comes first is known here alone.
+        return shares, ratios, next(iter(objective.weights(batch).values()))
 
     return jax.jit(step)

@@ -36,7 +36,8 @@ class TrainConfig:
         run counts as hung.
       hang_seconds: that any step may take, and that a process may be silent; starting,
         compiling, evaluating and saving may take twelve times as long.
-      log_every: steps between lines of metrics.
+      log_every: steps between lines of metrics; fewer where a run would have less than
+        ten lines.
       compilation_cache: folder of compiled programs; None means $FMJAX_CACHE/xla or
         ~/.cache/fmjax/xla; "" for no cache. What lies there runs as code: a file that
         binds it needs --trust.

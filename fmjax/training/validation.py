@@ -1,7 +1,8 @@
 """Evaluations of a run on its way: the validation loss, and what is listed besides."""
 
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import jax
@@ -16,6 +17,23 @@ if TYPE_CHECKING:
 
 # Figures to log, texts and pictures (uint8 [H, W, 3]) to show, by name.
 Found = dict[str, float | str | np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationPoint:
+    """Where in a run an evaluation is made, and of what.
+
+    Attributes:
+      step: updates done.
+      variables: {"params": averaged where the run keeps averages, other collections}.
+      metrics: loss and metrics on the validation split; empty without such a split.
+      last: whether the run ends at this step.
+    """
+
+    step: int
+    variables: dict
+    metrics: Mapping[str, float]
+    last: bool
 
 
 class Evaluation(Protocol):
@@ -33,17 +51,8 @@ class Evaluation(Protocol):
         Called in the first process before anything is compiled or written.
         """
 
-    def __call__(
-        self, experiment: "Experiment", step: int, variables: dict, last: bool
-    ) -> Found:
-        """What it finds.
-
-        Args:
-          experiment: the run's.
-          step: updates done.
-          variables: {"params": averaged where the run keeps averages, others}.
-          last: whether the run ends at this step.
-        """
+    def __call__(self, experiment: "Experiment", at: EvaluationPoint) -> Found:
+        """What it finds of the run's experiment at a point of the run."""
 
 
 class Validation:
@@ -90,16 +99,14 @@ class Validation:
 
 def run_evaluations(
     experiment: "Experiment",
-    step: int,
-    variables: dict,
-    last: bool,
+    at: EvaluationPoint,
     failed: Callable[[str, Exception], None],
 ) -> Found:
     """What the experiment's evaluations find; `failed` is told of those that raise."""
     found: Found = {}
     for evaluation in experiment.evaluations:
         try:
-            found |= evaluation(experiment, step, variables, last)
+            found |= evaluation(experiment, at)
         except Exception as error:
             failed(f"@{evaluation.gin_name}()", error)
     return found

@@ -72,6 +72,15 @@ def test_printed_experiments_read_back_equal(name, tmp_path):
     assert render(again) == render(experiment)
 
 
+def test_infinite_values_read_back(tmp_path):
+    experiment = load_experiment(
+        "quickstart.gin",
+        ["experiment.bad_steps=@bad_steps()", "bad_steps.sigmas=1e999"],
+    )
+    (tmp_path / "whole.gin").write_text(render(experiment))
+    assert load_experiment(tmp_path / "whole.gin") == experiment
+
+
 def test_two_values_of_one_kind_get_scopes(tmp_path):
     experiment = load_experiment(
         "quickstart.gin",
@@ -154,6 +163,10 @@ def test_strings_need_no_quotes_and_paths_become_absolute(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("bindings", "message"),
     [
+        (["train.steps=@cosine()"], "train.steps = @cosine(): expected int."),
+        (["gpt.transformer=None"], "= None: expected @transformer(), found NoneType"),
+        (["adamw.clip_norm='a'"], "expected float or None, found str"),
+        (["experiment.freeze=[1]"], "expected (@freeze(), …), found tuple"),
         (["trian.steps=3"], "Did you mean 'train.steps'"),
         (["train.stpes=3"], "Did you mean 'steps'"),
         (["train.steps=many"], "train.steps = 'many': expected int, found str"),
@@ -165,6 +178,12 @@ def test_strings_need_no_quotes_and_paths_become_absolute(tmp_path, monkeypatch)
         (["train.steps"], "expected NAME=VALUE"),
         (["train.microbatches=3"], "train.microbatches = 3"),
         (["muon.schedule=@cosine()"], "does not use 'muon'"),
+        (
+            ["bad_steps.sigmas=3"],
+            "does not use 'bad_steps', which experiment.bad_steps takes, as in "
+            "experiment.bad_steps=@bad_steps()",
+        ),
+        (["mixup.alpha=0.1"], "takes, as in images.augment=(@mixup(),)"),
         (["experiment.optimizer=@adamw"], "= @adamw: add (), as in @adamw()"),
         (["experiment.init_from=(@init_from,)"], "= @init_from: add ()"),
         (["optimizer=@adamw", "experiment.optimizer=%optimizer"], "add ()"),
@@ -219,6 +238,8 @@ def test_unset_macros_and_missing_files_are_named(tmp_path):
         load_experiment("papers/nanogpt_shakespeare/cpu.gin")
     with pytest.raises(UserError, match=r"Did you mean 'quickstart.gin'"):
         load_experiment("quickstrat.gin")
+    with pytest.raises(UserError, match=r"'\.': no such file"):
+        load_experiment(".")
     (tmp_path / "a.gin").write_text("include 'b.gin'\n")
     (tmp_path / "b.gin").write_text("include 'a.gin'\n")
     with pytest.raises(UserError, match="includes itself"):

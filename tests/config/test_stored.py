@@ -148,6 +148,20 @@ def test_absent_field_takes_the_value_that_it_had_before_it_existed(
     assert model.text.transformer.activation == "gelu"
 
 
+def test_runs_on_text_files_keep_the_tail_as_validation(tmp_path):
+    """Before text_files.split existed, the end of the bytes was held out."""
+    config = load_experiment(
+        "quickstart.gin",
+        ["text_task.source=@text_files()", f"text_files.files={tmp_path}/t.txt"],
+    )
+    assert config.data.train.source.split == "hash"
+    lines = render(config).splitlines(keepends=True)
+    kept = [line for line in lines if "text_files.split" not in line]
+    assert len(lines) - len(kept) == 2
+    (tmp_path / "config.gin").write_text("".join(kept))
+    assert load_stored(tmp_path / "config.gin").data.train.source.split == "tail"
+
+
 def test_translation_of_a_field_into_another_form(monkeypatch):
     """As if the cosine schedule had become a linear one."""
 

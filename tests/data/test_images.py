@@ -181,8 +181,9 @@ def test_a_folder_of_classes(tmp_path):
     for split in source.splits:
         for image in source.images(split):
             assert source.class_names()[image.label] == image.name.split("/")[0]
-    whole = dataclasses.replace(source, validation_folder=str(folder))
-    assert len(list(whole.images("train"))) == len(list(whole.images("validation")))
+    other = write_classes(tmp_path / "other", {"cat": 2, "dog": 1})
+    own = dataclasses.replace(source, validation_folder=str(other))
+    assert [len(list(own.images(split))) for split in own.splits] == [21, 3]
 
 
 def test_hidden_and_empty_folders_are_no_classes(tmp_path):
@@ -191,7 +192,7 @@ def test_hidden_and_empty_folders_are_no_classes(tmp_path):
     write_classes(folder, {".git": 1, "cat/.ipynb_checkpoints": 2})
     (folder / "empty" / "below").mkdir(parents=True)
     (folder / "empty" / "notes.txt").write_text("nothing to see")
-    source = ImageFolder(str(folder), validation_folder=str(folder))
+    source = ImageFolder(str(folder), validation_share=0)
     assert source.class_names() == ("bird", "cat", "dog")
     found = {image.name: image.label for image in source.images("train")}
     assert found == {name: "bcd".index(name[0]) for name in names}
@@ -269,10 +270,10 @@ def test_broken_images_are_named_counted_and_left_out(tmp_path, capsys):
     (folder / "a" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "b" / "text.png").write_bytes(b"no picture at all")
     (folder / "b" / "empty.png").write_bytes(b"")
-    task = ImageTask(
-        ImageFolder(str(folder), validation_folder=str(folder)), name="broken"
+    task = ImageTask(ImageFolder(str(folder), validation_share=0), name="broken")
+    data = ImageData(
+        task, size=8, cache_dir=str(tmp_path / "cache"), max_corrupt_fraction=0.2
     )
-    data = ImageData(task, size=8, cache_dir=str(tmp_path / "cache"))
     data.prepare()
     (cache,) = data.caches("train")
     assert (cache.rows, cache.skipped) == (12, 3)
@@ -305,12 +306,14 @@ def test_captions_name_no_file_outside_the_folder(tmp_path, capsys):
     good.append('{"image": "inside.png", "caption": "good link"}')
     captions = tmp_path / "captions.jsonl"
     captions.write_text("\n".join([*good[:2], *bad, *good[2:]]))
-    source = ImageFolder(str(folder), str(captions), validation_captions=str(captions))
+    source = ImageFolder(str(folder), str(captions), validation_share=0)
     assert [text for _, text in source.texts("train")] == [
         *(b"good %d" % i for i in range(4)), b"good link"
     ]  # fmt: skip
     task = ImageTask(source, Characters(ends=True), name="inside")
-    data = ImageData(task, size=8, cache_dir=str(tmp_path / "cache"))
+    data = ImageData(
+        task, size=8, cache_dir=str(tmp_path / "cache"), max_corrupt_fraction=0.7
+    )
     data.prepare()
     (cache,) = data.caches("train")
     assert (cache.rows, cache.skipped) == (5, len(bad))
@@ -326,18 +329,16 @@ def test_captions_name_no_file_outside_the_folder(tmp_path, capsys):
 
 def test_an_image_that_breaks_after_caching_weighs_nothing(tmp_path):
     folder = write_classes(tmp_path / "pictures", {"a": 4, "b": 4})
-    task = ImageTask(
-        ImageFolder(str(folder), validation_folder=str(folder)), name="later"
-    )
+    task = ImageTask(ImageFolder(str(folder), validation_share=0), name="later")
     data = ImageData(task, size=8, cache_dir=str(tmp_path / "cache"))
     data.prepare()
-    shard = data.caches("validation")[0].shards[0]
+    shard = data.caches("train")[0].shards[0]
     content = bytearray(shard.read_bytes())
     # The second picture's header: the length of its record stays as it is.
     at = [i for i in range(len(content)) if content[i : i + 4] == b"\x89PNG"][1]
     content[at : at + 4] = b"GONE"
     shard.write_bytes(content)
-    batches = data.eval_batches(8, range(8))
+    batches = data.eval_batches(8, range(8), split="train")
     (batch,) = list(batches)
     assert batches.bad_rows == 1
     assert batch["weights"].tolist() == [1, 0, 1, 1, 1, 1, 1, 1]

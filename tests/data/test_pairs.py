@@ -111,12 +111,14 @@ def test_broken_pairs_are_left_out_counted_and_named(files, tmp_path, monkeypatc
         TextTask(files, Bytes(), name="torn_pairs"),
         rows="packed",
         cache_dir=str(tmp_path / "cache"),
+        max_corrupt_fraction=0.1,
     )
     data.prepare()
     (cache,) = data.caches("train")
     assert (cache.documents, cache.skipped) == (26, 4)
     assert cache.skipped_names == (
-        "torn_pairs train: train.en, line 3 inputs is no UTF-8",
+        "torn_pairs train: train.en, line 3 (byte 0xff at offset 45) inputs is not "
+        "UTF-8",
         "torn_pairs train: train.en, line 6 inputs is empty",
         "torn_pairs train: train.en, line 10 inputs is too long; expected at most 30 "
         "bytes",

@@ -73,8 +73,10 @@ def test_the_task_stands_in_seqios_registry(tmp_path, text):
     data.prepare()
     task = seqio.TaskRegistry.get("registered")
     assert isinstance(task, seqio.Task)
-    examples = list(task.get_dataset(None, "train", shuffle=False).as_numpy_iterator())
-    assert examples[0]["targets"].tolist() == [*ByteTokenizer().encode(LINES[0]), 1]
+    examples = task.get_dataset(None, "train", shuffle=False).as_numpy_iterator()
+    (first, *_) = data.train.source.documents("train")
+    ids = [*ByteTokenizer().encode(first[1].decode()), 1]
+    assert next(examples)["targets"].tolist() == ids
     # Defined again, with another vocabulary, it is brought up to date.
     other = data_of(tmp_path, task_of(text, Characters(), name="registered"))
     other.prepare()
@@ -99,26 +101,35 @@ def test_character_ids_agree_with_tensorflow():
 
 def test_broken_documents_are_left_out_counted_and_named(tmp_path):
     file = tmp_path / "text.txt"
-    file.write_bytes(b"fine\nbro\xffken\nalso fine\n" * 5 + b"tail\n")
-    data = data_of(tmp_path, task_of(str(file), name="broken"))
+    file.write_bytes(b"fine\nbro\xffken\nalso fine\n" * 5)
+    task = task_of(str(file), name="broken", validation_fraction=0.0)
+    data = data_of(tmp_path, task, max_corrupt_fraction=0.4)
     data.prepare()
     (cache,) = data.caches("train")
     assert cache.skipped == 5
     assert cache.documents == 10
-    assert cache.skipped_names[0] == "broken train: text.txt, line 2 is no UTF-8"
+    assert cache.skipped_names[1] == (
+        "broken train: text.txt, line 5 (byte 0xff at offset 31) is not UTF-8"
+    )
     metadata = json.loads((cache.folder / "metadata.json").read_text())
     assert metadata["skipped_names"] == list(cache.skipped_names)
 
 
 def test_streaming_names_broken_documents_and_ends_past_the_share(tmp_path, capsys):
     file = tmp_path / "text.txt"
-    file.write_bytes(b"fine\nbro\xffken\nalso fine\n" * 10 + b"tail\n")
-    data = data_of(tmp_path, task_of(str(file), name="torn"), streaming=True)
-    list(data.eval_batches(1, range(1), split="train"))
-    said = [x for x in capsys.readouterr().err.splitlines() if "broken" in x]
-    assert said[0] == "broken, left out: torn train: text.txt, line 2 is no UTF-8"
-    assert len(said) == 9
-    file.write_bytes(b"fine\nbro\xffken\nalso fine\n" * 20 + b"tail\n")
+    file.write_bytes(b"fine\nbro\xffken\nalso fine\n" * 10)
+    task = task_of(str(file), name="torn", validation_fraction=0.0)
+    data = data_of(tmp_path, task, streaming=True)
+    batches = data.eval_batches(1, range(1), split="train")
+    # Ten may be the first of many; at the end they are a third of the whole.
+    with pytest.raises(UserError, match="10 of 30 examples of torn train are broken"):
+        list(batches)
+    said = [x for x in capsys.readouterr().err.splitlines() if "left out" in x]
+    assert said[0] == (
+        "left out: torn train: text.txt, line 2 (byte 0xff at offset 8) is not UTF-8"
+    )
+    assert len(said) == 10
+    file.write_bytes(b"fine\nbro\xffken\nalso fine\n" * 20)
     batches = data.train_batches(1, range(1), seed=0)
     allowed = (
         r"11 of \d+ examples of torn train .* more than "
@@ -162,20 +173,21 @@ def test_what_a_cut_shard_lacks_is_counted_and_named(tmp_path, prepared):
     task = TextTask(source, Bytes(), name="cut")
     whole = shard.read_bytes()
     shard.write_bytes(whole[: starts[10]])  # No record is damaged: there are fewer.
-    data = data_of(tmp_path, task)
+    data = data_of(tmp_path, task, max_corrupt_fraction=0.5)
     data.prepare()
     (cache,) = data.caches("train")
     assert (cache.documents, cache.skipped) == (10, 10)
     assert "cut train: 10 of 20 examples are missing" in cache.skipped_names[0]
     shard.write_bytes(whole[: starts[9]])
-    with pytest.raises(UserError, match=r"11 of 20 examples of cut are broken"):
-        data_of(tmp_path / "again", task).prepare()
+    with pytest.raises(UserError, match=r"11 of 20 examples of cut train are broken"):
+        data_of(tmp_path / "again", task, max_corrupt_fraction=0.5).prepare()
 
 
 def test_a_flipped_byte_costs_the_rest_of_its_shard(tmp_path, prepared):
     source, shard, starts = prepared
     flip(shard, starts[15] + 20)
-    data = data_of(tmp_path, TextTask(source, Bytes(), name="flipped"))
+    task = TextTask(source, Bytes(), name="flipped")
+    data = data_of(tmp_path, task, max_corrupt_fraction=0.3)
     data.prepare()
     (cache,) = data.caches("train")
     assert (cache.documents, cache.skipped) == (15, 5)
@@ -209,7 +221,7 @@ def test_a_gigantic_document_is_broken(tmp_path, prepared, monkeypatch):
         data_of(tmp_path, TextTask(source, Bytes(), name="gigantic")).prepare()
 
 
-def test_an_empty_document_is_broken(tmp_path):
+def test_an_empty_document_is_left_out(tmp_path):
     seqio = import_seqio()
     register(seqio, "with_empty", ["a text", "", "  ", "another"] * 2)
     data = data_of(tmp_path, SeqioTask("with_empty"))
@@ -278,14 +290,14 @@ def test_a_changed_file_is_cached_anew(tmp_path, text):
 
 def test_mixtures_mix_and_evaluate_all_members(tmp_path, text):
     other = tmp_path / "other.txt"
-    other.write_text("OTHER WORDS\n" * 50)
+    other.write_text("".join(f"OTHER WORDS{'!' * i}\n" for i in range(50)))
     train = Mixture(
         (task_of(text, name="mix_a"), task_of(str(other), name="mix_b")), (3.0, 1.0)
     )
     data = data_of(tmp_path, train)
     data.prepare()
     batches = data.train_batches(8, range(8), seed=0)
-    upper = ByteTokenizer().encode("OTHERWDS")
+    upper = ByteTokenizer().encode("OTHERWDS!")
     shares = [np.isin(next(batches)["targets"], upper).any(-1).sum() for _ in range(10)]
     assert shares == [2] * 10
     text_of = decoded(list(data.eval_batches(4, range(4))), data.tokenizer())
@@ -434,7 +446,7 @@ def _lines(batch):
 
 def test_streaming_mixtures_read_all_members(tmp_path, text):
     other = tmp_path / "other.txt"
-    other.write_text("OTHER WORDS\n" * 20)
+    other.write_text("".join(f"OTHER WORDS{'!' * i}\n" for i in range(20)))
     members = (task_of(text, name="smix_a"), task_of(str(other), name="smix_b"))
     data = data_of(tmp_path, Mixture(members, (1, 1), name="smix"), streaming=True)
     batches = data.train_batches(8, range(8), seed=0)

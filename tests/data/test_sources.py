@@ -1,6 +1,6 @@
 import pytest
 
-from fmjax.data.sources import text_files as sources
+from fmjax.data.sources import source as sources
 from fmjax.data.sources.stdlib import PythonStdlib, _stdlib_packages
 from fmjax.data.sources.text_files import TextFiles
 from fmjax.data.sources.tfds import Tfds
@@ -21,14 +21,15 @@ def book(tmp_path):
 def test_a_file_is_split_at_nine_tenths_as_nanogpt_does(tmp_path):
     text = "".join(chr(97 + i % 26) for i in range(1115394 // 1000))
     (tmp_path / "t.txt").write_text(text)
-    source = TextFiles(str(tmp_path / "t.txt"), validation_fraction=0.1)
+    source = TextFiles(str(tmp_path / "t.txt"), split="tail")
     n = int(0.9 * len(text))
     assert texts(source, "train") == [text[:n]]
     assert texts(source, "validation") == [text[n:]]
 
 
 def test_tinyshakespeare_has_nanogpts_counts(shared_data):
-    source = TextFiles(str(shared_data / "text" / "tinyshakespeare.txt"))
+    file = str(shared_data / "text" / "tinyshakespeare.txt")
+    source = TextFiles(file, split="tail")
     # The counts that nanoGPT's data/shakespeare_char/prepare.py prints.
     assert len(texts(source, "train")[0]) == 1_003_854
     assert len(texts(source, "validation")[0]) == 111_540
@@ -37,7 +38,9 @@ def test_tinyshakespeare_has_nanogpts_counts(shared_data):
 def test_a_cut_never_splits_a_character(tmp_path):
     (tmp_path / "t.txt").write_text("ä€😀" * 7)
     for fraction in (0.05, 0.1, 0.2, 0.35, 0.5, 0.77):
-        source = TextFiles(str(tmp_path / "t.txt"), validation_fraction=fraction)
+        source = TextFiles(
+            str(tmp_path / "t.txt"), validation_fraction=fraction, split="tail"
+        )
         parts = texts(source, "train") + texts(source, "validation")
         assert "".join(parts) == "ä€😀" * 7
 
@@ -77,7 +80,9 @@ def test_documents_are_lines_or_paragraphs(book):
 def test_splits_share_no_document_and_lose_none(book, document):
     whole = TextFiles(book, document=document, validation_fraction=0.0)
     for fraction in (0.1, 0.3, 0.5, 0.9):
-        source = TextFiles(book, document=document, validation_fraction=fraction)
+        source = TextFiles(
+            book, document=document, validation_fraction=fraction, split="tail"
+        )
         parts = texts(source, "train") + texts(source, "validation")
         assert parts == texts(whole, "train")
 
@@ -85,7 +90,7 @@ def test_splits_share_no_document_and_lose_none(book, document):
 def test_the_tail_of_many_files_is_validation(tmp_path):
     for name in "abcde":
         (tmp_path / f"{name}.txt").write_text(name * 10)
-    source = TextFiles(str(tmp_path / "*.txt"), validation_fraction=0.3)
+    source = TextFiles(str(tmp_path / "*.txt"), validation_fraction=0.3, split="tail")
     assert texts(source, "train") == ["a" * 10, "b" * 10, "c" * 10, "d" * 5]
     assert texts(source, "validation") == ["d" * 5, "e" * 10]
     assert source.size("train") == 35

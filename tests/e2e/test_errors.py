@@ -1,6 +1,9 @@
 """A user's mistake: a message naming the binding, exit code 2, nothing written."""
 
+import jax.numpy as jnp
 import pytest
+
+from fmjax.training import loop
 
 MISTAKES = {
     "unknown field": (["train.step=5"], ["'train'", "'steps'"]),
@@ -41,6 +44,10 @@ MISTAKES = {
             "bytes.specials=('[CLS]', '[SEP]', '[MASK]')",
         ],
         ["masked_lm.max_predictions = 8", "masking.rate = 0.4", "up to 12 tokens"],
+    ),
+    "a state larger than all memory": (
+        ["transformer.mlp_dim=1000000000"],
+        ["GB on each device", "mesh.fsdp"],
     ),
     "warm-up longer than the run": (
         ["train.steps=4"],
@@ -141,4 +148,18 @@ def test_loss_that_is_not_finite_stops_the_run(tiny, tmp_path, verb):
     assert code == 3
     assert "the loss of step" in err
     assert "The last good step is" in err
+    assert "Traceback" not in err
+
+
+def test_a_step_that_runs_out_of_memory_is_explained(tiny, tmp_path, verb, monkeypatch):
+    def step(*args):
+        return jnp.ones(1 << 46, jnp.float32).block_until_ready(), {}
+
+    monkeypatch.setattr(loop, "make_train_step", lambda *args, **options: step)
+
+    code, _, err = verb("train", *tiny, "--run_dir", tmp_path / "run")
+
+    assert code == 2
+    assert f"out of memory ({4 << 46} bytes were asked for)" in err
+    assert "train.microbatches" in err
     assert "Traceback" not in err

@@ -2,13 +2,17 @@
 
 import json
 import signal
+import types
 
+import numpy as np
 import pytest
 
 from fmjax.evaluation.sample import Sample
+from fmjax.evaluation.unigram import UnigramBaseline
 from fmjax.training import validation
 from fmjax.training.checkpoint.saved_state import saved_steps
 from fmjax.training.reporting import events, metrics
+from fmjax.training.validation import EvaluationPoint
 
 SHORT = ("train.steps=20", "train.checkpoint_every=0")
 
@@ -56,6 +60,9 @@ def test_a_complete_run_that_was_not_evaluated_is_evaluated_when_called_again(
             verb(*command)
     assert saved_steps(run_dir) == [20]
     assert metrics.read(run_dir, "validation") == []
+    _, out, _ = verb("status", run_dir)
+    assert "complete, but for its last evaluation" in out
+    assert "would evaluate it" in out
 
     code, out, err = verb(*command)
     assert code == 0, err
@@ -67,6 +74,19 @@ def test_a_complete_run_that_was_not_evaluated_is_evaluated_when_called_again(
     assert code == 0
     assert "finished already, at step 20;" in out
     assert metrics.read(run_dir, "validation") == [line]
+
+
+@pytest.mark.parametrize(("loss", "warns"), [(0.7, True), (0.6, False), (None, False)])
+def test_a_loss_above_the_unigram_entropy_is_warned_of(loss, warns):
+    # Two tokens, one as frequent as the other: log 2 = 0.693 nats.
+    data = types.SimpleNamespace(target_counts=lambda: (np.array([5, 5]), None))
+    experiment = types.SimpleNamespace(data=data)
+    metrics = {} if loss is None else {"nll": loss}
+    found = UnigramBaseline()(experiment, EvaluationPoint(9, {}, metrics, last=True))
+    assert found["unigram_nll"] == pytest.approx(np.log(2))
+    assert ("warning" in found) is warns
+    if warns:
+        assert "0.70 nats a token is above the unigram" in found["warning"]
 
 
 def test_the_checkpoint_of_lowest_validation_loss_is_kept(tiny, tmp_path, verb):

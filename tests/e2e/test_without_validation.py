@@ -14,7 +14,7 @@ SHORT = (
 def test_without_a_validation_split_there_is_no_validation(tiny, tmp_path, verb):
     code, out, err = verb(
         "train", *tiny, *SHORT, "text_files.validation_fraction=0.0",
-        "sample.prompt='def '", "--run_dir", tmp_path / "run",
+        "sample.prompt='def '", "train.log_every=100", "--run_dir", tmp_path / "run",
     )  # fmt: skip
 
     assert code == 0, err

@@ -6,6 +6,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from fmjax.errors import UserError
@@ -15,7 +16,7 @@ from fmjax.objectives.causal_lm import CausalLM
 from fmjax.optim.optimizers import AdamW
 from fmjax.optim.schedules import Constant
 from fmjax.sharding.mesh import MeshConfig
-from fmjax.training.checkpoint import checkpoints as checkpoints_file
+from fmjax.training.checkpoint import saved_state
 from fmjax.training.checkpoint.checkpoints import DAMAGED, Checkpoints
 from fmjax.training.checkpoint.saved_state import FOLDER, restore_model, saved_steps
 from fmjax.training.state import State, plan_state
@@ -31,7 +32,7 @@ OBJECTIVE = CausalLM(
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch):
-    monkeypatch.setattr(checkpoints_file, "_PAUSES_SECONDS", (0.0,))
+    monkeypatch.setattr(saved_state, "_PAUSES_SECONDS", (0.0,))
 
 
 def plan(width=16):
@@ -192,14 +193,14 @@ def test_what_passes_or_is_of_this_machine_is_no_damage(
 ):
     shutil.copytree(saved[0], tmp_path / "run")
     checkpoints, said, errors = Checkpoints(tmp_path / "run"), [], [error]
-    read = checkpoints._manager.restore
+    read = ocp.CheckpointManager.restore
 
     def restore(*args, **kwargs):
         if errors:
             raise errors.pop()
         return read(*args, **kwargs)
 
-    monkeypatch.setattr(checkpoints._manager, "restore", restore)
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", restore)
     if isinstance(error, MemoryError):
         with pytest.raises(MemoryError):
             checkpoints.restore_newest(plan().shapes, said.append)

@@ -94,7 +94,7 @@ def test_chunked_equals_direct(tie_embeddings, z_loss, smoothing, chunks):
 def test_value_against_float64():
     obj = objective(z_loss=0.01, label_smoothing=0.1)
     v, data = variables(obj), batch()
-    terms, metrics = loss(obj, v, data)
+    terms, metrics, _ = loss(obj, v, data)
     logits = np.float64(jax.jit(obj.model.apply)(v, data["tokens"])["logits"])
     w = data["weights"]
     log_z = np.log(np.exp(logits).sum(-1))
@@ -125,7 +125,7 @@ def test_bits_per_byte():
     obj = objective()
     v, data = variables(obj), batch()
     data["target_bytes"] = np.float32([10, 20, 30, 0])
-    _, metrics = loss(obj, v, data)
+    _, metrics, _ = loss(obj, v, data)
     got = metrics["bits_per_byte"]
     np.testing.assert_allclose(got.sum, metrics["nll"].sum / np.log(2), rtol=1e-6)
     assert got.weight == 60

@@ -47,7 +47,7 @@ def test_loss_is_of_hidden_patches_alone(normalize):
     obj = objective(normalize_pixels=normalize)
     v, data = variables(obj), batch()
     keys = jax.random.split(jax.random.key(1), B)
-    terms, metrics = jax.jit(obj.loss)(v, data, keys)
+    terms, metrics, _ = jax.jit(obj.loss)(v, data, keys)
     assert not metrics
     visible = np.asarray(obj.visible(data["images"], keys))
     assert visible.shape == (B, 5)

@@ -76,7 +76,7 @@ def terms(obj, v, data):
 def test_loss_is_that_of_the_chosen_tokens(limit):
     obj = objective(max_predictions=limit, label_smoothing=0.1, z_loss=1e-2)
     v, data = variables(obj), batch()
-    found, metrics = terms(obj, v, data)
+    found, metrics, _ = terms(obj, v, data)
 
     scores = log_softmax(outputs(obj, v, data)["logits"])
     logits = np.asarray(outputs(obj, v, data)["logits"], np.float64)
@@ -100,7 +100,7 @@ def test_loss_is_that_of_the_chosen_tokens(limit):
 def test_next_sentences_have_a_weight_of_their_own():
     obj = objective(next_sentence=True)
     v, data = variables(obj), batch(next_sentence=True)
-    found, metrics = terms(obj, v, data)
+    found, metrics, _ = terms(obj, v, data)
     scores = log_softmax(outputs(obj, v, data)["next_sentence"])
     nll = -scores[np.arange(B), data["next_sentence"]]
     weights = data["next_sentence_weights"]
@@ -122,9 +122,9 @@ def test_padding_does_not_change_the_loss():
     inputs = v["params"]["inputs"] | {"positions": {"table": table}}
     padded = {n: np.pad(a, [(0, 0), (0, 6)]) for n, a in data.items()}
     padded["tokens"][:, T:] = 9
-    found, _ = terms(obj, v, data)
+    found, _, _ = terms(obj, v, data)
     v = {"params": v["params"] | {"inputs": inputs}}
-    other, _ = terms(MaskedLM(longer), v, padded)
+    other, _, _ = terms(MaskedLM(longer), v, padded)
     np.testing.assert_allclose(
         found["cross_entropy"].sum, other["cross_entropy"].sum, rtol=1e-5
     )

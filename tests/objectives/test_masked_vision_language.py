@@ -61,7 +61,7 @@ def reconstruct():
 def test_losses_are_of_what_is_hidden(reconstruct):
     obj, data = objective(words=0.3, label_smoothing=0.1), batch()
     keys = jax.random.split(jax.random.key(1), B)
-    terms, metrics = jax.jit(obj.loss)(variables(obj), data, keys)
+    terms, metrics, _ = jax.jit(obj.loss)(variables(obj), data, keys)
     visible = np.asarray(obj.visible(data["images"], keys))
     hidden = np.asarray(obj.hidden_words(data["images"], data["padding_mask"], keys))
     pixels, logits = reconstruct(data, visible, ~hidden)

@@ -59,7 +59,8 @@ def loss(obj, v, data, rng):
 def test_detection_is_over_every_real_token(limit):
     obj = ReplacedTokenDetection(MODEL, max_predictions=limit)
     v, (originals, data) = variables(certain=True), batch()
-    terms, metrics = loss(obj, v, data, keys())
+    terms, metrics, _ = loss(obj, v, data, keys())
+    assert "auc" not in metrics
 
     chosen = data["weights"] > 0
     if limit is not None:
@@ -77,6 +78,8 @@ def test_detection_is_over_every_real_token(limit):
     right = ((logits > 0) == replaced)[real].sum()
     assert metrics["detection_accuracy"].sum == right
     assert metrics["replaced"].sum == replaced[real].sum()
+    # Counted in evaluation alone, where a certain generator draws the same.
+    metrics = loss(obj, v, data, None).metrics
     pairs, in_order = 0, 0.0
     for row in range(B):
         bad = logits[row][real[row] & replaced[row]]
@@ -134,9 +137,9 @@ def test_draws_follow_the_generator():
 def test_evaluation_draws_by_example_and_not_by_batch():
     obj = ReplacedTokenDetection(MODEL)
     v, (_, data) = variables(certain=False), batch()
-    terms, _ = loss(obj, v, data, None)
+    terms, _, _ = loss(obj, v, data, None)
     order = np.array([3, 1, 5, 0, 2, 4])
-    shuffled, _ = loss(obj, v, {n: a[order] for n, a in data.items()}, None)
+    shuffled, _, _ = loss(obj, v, {n: a[order] for n, a in data.items()}, None)
     np.testing.assert_allclose(
         terms["detection"].sum, shuffled["detection"].sum, rtol=1e-5
     )

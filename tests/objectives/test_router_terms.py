@@ -116,7 +116,7 @@ def test_terms_are_means_over_layers_and_over_sequences_with_targets(name):
     )
     layers = layers_of(objective, variables, data)
     assert len(layers) == count
-    terms, _ = objective.loss(variables, data, None)
+    terms, _, _ = objective.loss(variables, data, None)
     for term, coefficient in COEFFICIENTS.items():
         every = np.array([losses_of(*layer)[term] for layer in layers])
         want = every[:, COUNTED].mean(0).sum()

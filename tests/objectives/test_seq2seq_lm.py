@@ -45,7 +45,7 @@ def stacked(*rows):
 
 
 def loss(v, data):
-    terms, metrics = jax.jit(lambda v, d: OBJECTIVE.loss(v, d, None))(v, data)
+    terms, metrics, _ = jax.jit(lambda v, d: OBJECTIVE.loss(v, d, None))(v, data)
     return terms["cross_entropy"], metrics
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from fmjax.errors import UserError
 from fmjax.optim import optimizers, schedules
-from fmjax.optim.freezing import NEVER, Freeze, Freezing, combine, plan_freezing
+from fmjax.optim.freezing import NEVER, Freeze, Freezing, plan_freezing
+from fmjax.optim.parametrization import combine
 from fmjax.optim.state_sharding import state_specs
 
 SCHEDULE = schedules.Linear(learning_rate=0.02, warmup_steps=2)

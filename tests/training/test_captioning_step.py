@@ -91,7 +91,7 @@ def test_the_losses_are_their_definitions(start_id):
         loss = objective.loss(variables, data, None)
         return model.apply(variables, *read), hidden["router"], loss
 
-    out, router, (terms, metrics) = both(variables)
+    out, router, (terms, metrics, _) = both(variables)
     real = data["weights"] > 0
     x, y = (
         np.asarray(out[f"{side}_embeddings"], np.float64)[real]

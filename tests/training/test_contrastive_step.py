@@ -97,7 +97,7 @@ def test_the_loss_is_its_definition(objective):
     variables = jax.tree.map(
         lambda x: x.value, variables, is_leaf=lambda x: hasattr(x, "value")
     )
-    terms, metrics = objective.loss(variables, data, None)
+    terms, metrics, _ = objective.loss(variables, data, None)
     out = objective.model.apply(
         variables, data["images"], data["tokens"], data["padding_mask"]
     )

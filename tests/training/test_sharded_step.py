@@ -87,7 +87,7 @@ def test_accumulation_equals_one_big_batch(name, one_device):
 
 
 def test_accumulation_with_terms_of_different_weights(one_device):
-    objective = TwoTerms(OBJECTIVE)
+    objective = TwoTerms(OBJECTIVE.model)
     assert_same(
         run(None, objective=objective, steps=3),
         run(None, microbatches=4, objective=objective, steps=3),
@@ -118,24 +118,17 @@ def test_averaged_parameters():
 
 
 @dataclasses.dataclass(frozen=True)
-class TwoTerms:
+class TwoTerms(CausalLM):
     """The language model, and a term of its own denominator over the first tokens."""
 
-    inner: CausalLM
-
-    unit = "tokens"
-
-    @property
-    def model(self):
-        return self.inner.model
-
-    def init(self, rng):
-        return self.inner.init(rng)
-
     def loss(self, variables, data, rng):
-        terms, ratios = self.inner.loss(variables, data, rng)
-        first = dict(data)
-        first["weights"] = data["weights"] * (data["tokens"] < V // 3)
-        other, _ = self.inner.loss(variables, first, rng)
-        term = other["cross_entropy"]._replace(coefficient=0.5)
-        return terms | {"first": term}, ratios
+        out = super().loss(variables, data, rng)
+        other = super().loss(variables, self._first(data), rng)
+        term = other.terms["cross_entropy"]._replace(coefficient=0.5)
+        return out._replace(terms=out.terms | {"first": term})
+
+    def weights(self, data):
+        return super().weights(data) | {"first": self._first(data)["weights"].sum()}
+
+    def _first(self, data):
+        return data | {"weights": data["weights"] * (data["tokens"] < V // 3)}

@@ -17,7 +17,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from fmjax.data.runtime.cache import Cache, decode_record
-from fmjax.data.tasks.corrupt_fraction import check_bad_share
+from fmjax.data.tasks.corrupt_fraction import check_while_reading
 from fmjax.data.text.packing import BadRecord, Record, Row, RowLayout, empty_record
 from fmjax.errors import UserError
 
@@ -46,7 +46,7 @@ class Records:
         max_corrupt_fraction: float = 1.0,
     ):
         """Opens the shards; they are read when asked for."""
-        self._bad_share = max_corrupt_fraction
+        self._max_corrupt_fraction = max_corrupt_fraction
         shards = [str(shard) for cache in caches for shard in cache.shards]
         self._shards = shards
         self._readers = [ArrayRecordReader(shard, _READER_OPTIONS) for shard in shards]
@@ -123,8 +123,12 @@ class Records:
             if len(self._bad) <= _NAMED:
                 told = f"broken, counts for nothing: {name} ({why!r:.200})"
                 print(told, file=sys.stderr, flush=True)
-            check_bad_share(
-                len(self._bad), len(self), self._bad_share, self._shards[shard], [name]
+            check_while_reading(
+                len(self._bad),
+                len(self),
+                self._max_corrupt_fraction,
+                self._shards[shard],
+                [name],
             )
 
     def _decode(

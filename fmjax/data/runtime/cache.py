@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from fmjax.data.runtime.folders import atomic_folder, digest_of
-from fmjax.data.tasks.corrupt_fraction import check_bad_share
+from fmjax.data.tasks.corrupt_fraction import check_whole
 from fmjax.data.tasks.documents import Skipped
 from fmjax.data.text.packing import Record, RowLayout
 from fmjax.data.tokenizers.tokenizers import Tokenizer
@@ -177,11 +177,16 @@ def build_cache(
             raise UserError(
                 f"The {key.split} split of {key.task} gives no rows: it has "
                 f"{counts['documents']} examples, and {skipped.count} left out as "
-                f"broken{_examples(skipped)}."
+                f"empty or broken{_examples(skipped)}."
             )
-        total = counts["documents"] + skipped.count
-        check_bad_share(
-            skipped.count, total, max_corrupt_fraction, key.task, skipped.names
+        check_whole(
+            skipped.broken,
+            counts["documents"] + skipped.broken,
+            max_corrupt_fraction,
+            f"{key.task} {key.split}",
+            skipped.names,
+            skipped.bytes,
+            counts["bytes"] + skipped.bytes if sized and skipped.bytes else 0,
         )
         if tokenizer is not None:
             tokenizer.save(folder / "tokenizer")
@@ -197,7 +202,9 @@ def build_cache(
         }
         (folder / _METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
     if skipped.count:
-        _say(f"{skipped.count} examples left out as broken{_examples(skipped)}")
+        _say(
+            f"{skipped.count} examples left out as empty or broken{_examples(skipped)}"
+        )
     return open_cache(root, key)
 
 

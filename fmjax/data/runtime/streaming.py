@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from fmjax.data.runtime.batches import Batch, stack, with_target_bytes
-from fmjax.data.tasks.corrupt_fraction import check_bad_share
+from fmjax.data.tasks.corrupt_fraction import check_while_reading, check_whole
 from fmjax.data.tasks.documents import Skipped, tokenized_documents
 from fmjax.data.tasks.seqio_import import import_seqio
 from fmjax.data.text.packing import Row, RowLayout
@@ -52,7 +52,7 @@ class StreamedRows:
         self._split = split
         self._layout = layout
         self._vocab_size = vocab_size
-        self.skipped = _SaidAndBounded(f"{provider.name} {split}", max_corrupt_fraction)
+        self.skipped = _BoundedSkipped(f"{provider.name} {split}", max_corrupt_fraction)
 
     def epoch(self, epoch: int, seed: int, index: int, processes: int) -> Iterator[Row]:
         """The shuffled rows of one epoch on shard `index` of `processes`.
@@ -93,28 +93,55 @@ class StreamedRows:
             self.skipped,
             isinstance(self._layout, Pairs),
         )
+
+        def contents() -> Iterator:
+            for document in documents:
+                self.skipped.good_bytes += document.size or 0
+                yield document.content
+            self.skipped.check_whole()
+
         recent: collections.deque = collections.deque(maxlen=_RECENT)
-        for record in self._layout.records(d.content for d in documents):
+        for record in self._layout.records(contents()):
             recent.append(record)
             yield self._layout.row(
                 record, lambda: rng, lambda rng: recent[int(rng.integers(len(recent)))]
             )
 
 
-class _SaidAndBounded(Skipped):
-    """Documents left out, said as they are: there is no cache to keep their names."""
+class _BoundedSkipped(Skipped):
+    """Examples left out, each named on stderr, and too many of them refused.
 
-    def __init__(self, data: str, share: float):
+    Attributes:
+      good_bytes: of text, in the documents that were not left out.
+    """
+
+    def __init__(self, data: str, fraction: float):
         super().__init__()
-        self._data = data
-        self._share = share
+        self._data, self._fraction = data, fraction
+        self.good_bytes = 0
 
-    def add(self, name: str, count: int = 1) -> None:
-        """As `Skipped.add`; raises a UserError where it is more than the share."""
-        super().add(name, count)
+    def add(
+        self, name: str, count: int = 1, *, size: int = 0, empty: bool = False
+    ) -> None:
+        """As `Skipped.add`; raises a UserError where more than the fraction broke."""
+        super().add(name, count, size=size, empty=empty)
         if self.count - count < _NAMED:
-            print(f"broken, left out: {name}", file=sys.stderr, flush=True)
-        check_bad_share(self.count, self.total, self._share, self._data, self.names)
+            print(f"left out: {name}", file=sys.stderr, flush=True)
+        check_while_reading(
+            self.broken, self.total, self._fraction, self._data, self.names
+        )
+
+    def check_whole(self) -> None:
+        """Raises a UserError where too much of what was read to its end is broken."""
+        check_whole(
+            self.broken,
+            self.total,
+            self._fraction,
+            self._data,
+            self.names,
+            self.bytes,
+            self.good_bytes + self.bytes if self.bytes else 0,
+        )
 
 
 class StreamedBatches:

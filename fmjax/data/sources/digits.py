@@ -11,7 +11,7 @@ from PIL import Image
 
 from fmjax.configurable import configurable
 from fmjax.data.sources.image_sources import FoundImage, image_function_source
-from fmjax.data.sources.text_files import check_split
+from fmjax.data.sources.source import check_split
 from fmjax.errors import UserError
 
 

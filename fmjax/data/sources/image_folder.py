@@ -1,25 +1,22 @@
 """A user's own folder of images: classes by sub-folder, or captions in a file."""
 
+import contextlib
 import dataclasses
-import functools
-import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import xxhash
 
 from fmjax.configurable import configurable, path
+from fmjax.data.sources.captions_file import ImageEntry, read_captions
+from fmjax.data.sources.file_digest import digest_file, digest_files
+from fmjax.data.sources.find_files import files_below, is_hidden
 from fmjax.data.sources.image_sources import FoundImage, image_function_source
-from fmjax.data.sources.text_files import (
-    DOCUMENT_BYTES,
-    Document,
-    check_split,
-    digest_files,
-)
-from fmjax.data.text.packing import BadRecord
-from fmjax.errors import UserError
+from fmjax.data.sources.source import Document, check_split
+from fmjax.data.sources.warn import say_once
+from fmjax.errors import UserError, refuse_scheme
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 
@@ -30,19 +27,23 @@ class ImageFolder:
     """Images in a folder: JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM.
 
     Without a file of captions, the sub-folders of `folder` that have images are its
-    classes, by name; where there are none, images have no labels. Folders whose name
-    begins with a dot, such as .git, are left out.
+    classes, by name; where there are none, images have no labels. Symbolic links are
+    followed. Files and folders whose name begins with a dot, such as .git and ._x.png,
+    are left out.
 
     Attributes:
-      folder: holds the images, sub-folders of sub-folders included.
+      folder: the folder of images, at any depth.
       captions: a file that names images, relative to `folder`, with their captions:
         name, tab, caption a line (.tsv), or {"image": name, "caption": text} (.jsonl).
         An image may have several lines. A line that names no image inside `folder`
-        counts as a broken image.
-      validation_folder: as `folder`, of the validation split, with the same classes.
-      validation_captions: its file of captions.
+        counts as a broken image; one without a caption is left out.
+      validation_folder: the folder of the validation split, with the same classes.
+        Where it is inside `folder`, its images are not trained on.
+      validation_captions: the file of captions of the validation split. Images that it
+        names are not trained on.
       validation_share: without a folder or captions for it, validation is this share of
-        the images, chosen by a hash of their names.
+        the images, chosen by a hash of their names: at least one, and not all. 0 gives
+        no validation split.
     """
 
     folder: str = path()
@@ -83,12 +84,20 @@ class ImageFolder:
         if self.captions is not None:
             return ()
         root = _root(self.folder, "image_folder.folder")
-        folders = [entry for entry in os.scandir(root) if entry.is_dir()]
+        entries = [entry for entry in os.scandir(root) if not is_hidden(entry.name)]
+        for entry in entries:
+            nowhere = entry.is_symlink() and not os.path.exists(entry)
+            if nowhere and not entry.name.lower().endswith(ENDINGS):
+                raise UserError(
+                    f"{entry.path} is a link to {os.readlink(entry)}, which does not "
+                    "exist; expected a folder, whose name would be a class."
+                )
+        without = self._validation_root
         return tuple(
             sorted(
                 entry.name
-                for entry in folders
-                if not _hidden(entry.name) and any(_files(Path(entry)))
+                for entry in entries
+                if entry.is_dir() and any(_images(Path(entry), without))
             )
         )
 
@@ -101,14 +110,19 @@ class ImageFolder:
         for entry in entries:
             digest.update(f"{entry.name}\0".encode() + (entry.caption or b"") + b"\0")
         files = sorted({root / entry.name for entry in entries if not entry.broken})
-        digest.update(digest_files(files).encode() if files else b"")
+        digest.update(digest_files(files, _digest).encode() if files else b"")
+        if any(entry.caption == b"" and not entry.broken for entry in entries):
+            digest.update(b"without empty captions")  # Earlier caches have them.
         return digest.hexdigest()
 
     def size(self, split: str) -> int:
         """Bytes of the split's files."""
         root = self._root_of(split)
-        entries = [entry for entry in self._entries(split) if not entry.broken]
-        return sum((root / entry.name).stat().st_size for entry in entries)
+        total = 0
+        for entry in self._entries(split):
+            with contextlib.suppress(OSError):  # Counted as broken when it is read.
+                total += 0 if entry.broken else (root / entry.name).stat().st_size
+        return total
 
     def features(self) -> dict[str, str]:
         """As `seqio_source` yields them."""
@@ -118,10 +132,10 @@ class ImageFolder:
         return features | ({"label": "label"} if self.class_names() else {})
 
     def images(self, split: str) -> Iterator[FoundImage]:
-        """By name, or as the captions stand in their file; of broken ones no bytes."""
+        """By name, or in the order of the captions; broken ones have no bytes."""
         root = self._root_of(split)
         labels = {name: label for label, name in enumerate(self.class_names())}
-        for name, caption, broken in self._entries(split):
+        for name, caption, broken, _ in self._entries(split):
             content, label = b"", labels.get(Path(name).parts[0])
             if not broken:
                 try:
@@ -131,9 +145,9 @@ class ImageFolder:
             yield FoundImage(name, content, label, caption)
 
     def texts(self, split: str) -> Iterator[Document]:
-        """Every caption of a split."""
-        for name, caption, broken in self._entries(split):
-            if not broken:
+        """The captions of a split, but for empty ones."""
+        for name, caption, broken, _ in self._entries(split):
+            if not broken and caption:
                 yield name, caption
 
     def seqio_source(self):
@@ -144,151 +158,123 @@ class ImageFolder:
     def _has_own_validation(self) -> bool:
         return bool(self.validation_folder or self.validation_captions)
 
+    @property
+    def _validation_root(self) -> Path | None:
+        if self.validation_folder is None:
+            return None
+        return _root(self.validation_folder, "image_folder.validation_folder")
+
     def _root_of(self, split: str) -> Path:
         if split == "validation" and self.validation_folder is not None:
-            return _root(self.validation_folder, "image_folder.validation_folder")
+            return self._validation_root
         return _root(self.folder, "image_folder.folder")
 
-    def _entries(self, split: str) -> tuple["_Entry", ...]:
+    def _entries(self, split: str) -> tuple[ImageEntry, ...]:
         """The images of a split."""
         check_split("image_folder", split, self.splits)
         root = self._root_of(split)
-        if self._has_own_validation:
-            file = self.captions if split == "train" else self.validation_captions
-            return self._listed(root, file)
-        held_out = split == "validation"
-        return tuple(
-            entry
-            for entry in self._listed(root, self.captions)
-            if (_hash(entry.name) < self.validation_share) == held_out
-        )
+        if not self._has_own_validation:
+            found = self._listed(root, self.captions, "image_folder.captions")
+            return self._held_out(found, split == "validation")
+        if split == "validation":
+            file = self.validation_captions
+            return self._listed(root, file, "image_folder.validation_captions")
+        return self._without_validation(root)
 
-    def _listed(self, root: Path, captions: str | None):
+    def _held_out(
+        self, found: tuple[ImageEntry, ...], held_out: bool
+    ) -> tuple[ImageEntry, ...]:
+        """Those that a hash of their names holds out, or does not."""
+        if self.validation_share == 0:
+            return found
+        hashes = sorted({_hash(entry.name) for entry in found if not entry.broken})
+        if len(hashes) < 2:
+            raise UserError(
+                f"image_folder.validation_share = {self.validation_share}: there is "
+                f"one image in image_folder.folder = {self.folder!r}, so none can be "
+                "held out; bind image_folder.validation_folder, or "
+                "image_folder.validation_share=0 for no validation."
+            )
+        # Whether one is held out does not depend on the others, unless they are few.
+        threshold = self.validation_share
+        threshold = max(threshold, math.nextafter(hashes[0], 1))
+        threshold = min(threshold, hashes[-1])
+        return tuple(e for e in found if (_hash(e.name) < threshold) == held_out)
+
+    def _without_validation(self, root: Path) -> tuple[ImageEntry, ...]:
+        """All of `folder` or `captions`, but for what the validation split has."""
+        if self.captions is None:
+            found = self._listed(root, without=self._validation_root)
+            total = sum(1 for _ in _images(root))
+            other = f"image_folder.validation_folder = {self.validation_folder!r}"
+        else:
+            every = self._listed(root, self.captions, "image_folder.captions")
+            held_out = {entry.file for entry in self._entries("validation")}
+            found = tuple(e for e in every if e.broken or e.file not in held_out)
+            total = len(every)
+            other = f"image_folder.validation_captions = {self.validation_captions!r}"
+        if not any(not entry.broken for entry in found):
+            raise UserError(
+                f"{other}: it has all of the training images, so there is nothing left "
+                "to train on."
+            )
+        if len(found) < total:
+            say_once(
+                f"{total - len(found)} of {total} images or captions of "
+                f"image_folder.folder = {self.folder!r} are also in {other}, and are "
+                "not trained on"
+            )
+        return found
+
+    def _listed(
+        self,
+        root: Path,
+        captions: str | None = None,
+        binding: str = "",
+        without: Path | None = None,
+    ) -> tuple[ImageEntry, ...]:
         if captions is not None:
+            refuse_scheme(captions, binding)
             file = Path(captions).expanduser()
             if not file.is_file():
-                raise UserError(f"image_folder.captions = {captions!r}: no such file.")
-            return _read_captions(root, str(file), file.stat().st_mtime_ns)
-        found = tuple(_Entry(name) for name in _names(root))
+                raise UserError(f"{binding} = {captions!r}: no such file.")
+            return read_captions(root, file)
+        found = _images(root, without)
+        names = sorted(file.relative_to(root).as_posix() for file in found)
+        if not names and without is None:
+            raise UserError(f"{root} has no images: no files that end in {ENDINGS}.")
         classes = set(self.class_names())
-        names = [entry.name for entry in found if classes]
-        strays = [name for name in names if Path(name).parts[0] not in classes]
+        strays = [n for n in names if classes and Path(n).parts[0] not in classes]
         if strays:
             raise UserError(
                 f"{root / strays[0]} is in none of the classes, the sub-folders with "
                 f"images of image_folder.folder: {', '.join(sorted(classes))}."
             )
-        return found
-
-
-class _Entry(NamedTuple):
-    """An image that there should be.
-
-    Attributes:
-      name: relative to the root; of a broken line of captions where it is and why.
-      caption: its text in UTF-8, if it has one.
-      broken: whether it is such a line.
-    """
-
-    name: str
-    caption: bytes | None = None
-    broken: bool = False
+        return tuple(map(ImageEntry, names))
 
 
 def _root(folder: str, binding: str) -> Path:
+    refuse_scheme(folder, binding)
     root = Path(folder).expanduser().absolute()
     if not root.is_dir():
         raise UserError(f"{binding} = {folder!r}: no such folder.")
     return root
 
 
-def _names(root: Path) -> list[str]:
-    names = [file.relative_to(root).as_posix() for file in _files(root)]
-    if not names:
-        raise UserError(f"{root} has no images: no files that end in {ENDINGS}.")
-    return sorted(names)
+def _images(root: Path, without: Path | None = None) -> Iterator[Path]:
+    """Images below a folder; see `files_below`."""
+    for file in files_below(root, without):
+        if file.name.lower().endswith(ENDINGS):
+            yield file
 
 
-def _files(root: Path) -> Iterator[Path]:
-    """Images below a folder, those of hidden folders left out."""
-    for folder, below, files in os.walk(root):
-        below[:] = [name for name in below if not _hidden(name)]
-        for name in files:
-            if name.lower().endswith(ENDINGS):
-                yield Path(folder) / name
-
-
-def _hidden(name: str) -> bool:
-    # .git, and .ipynb_checkpoints with its copies of what was looked at.
-    return name.startswith(".")
+def _digest(file: Path) -> str:
+    try:
+        return digest_file(file)
+    except OSError as error:  # A link to nothing, say.
+        return f"{error.strerror}"
 
 
 def _hash(name: str) -> float:
-    """0 to 1: whether an image is held out does not depend on the others."""
+    """A number from 0 to 1 for the name of an image."""
     return xxhash.xxh3_64_intdigest(name.encode()) / 2**64
-
-
-@functools.lru_cache(maxsize=8)
-def _read_captions(root: Path, captions: str, modified: int) -> tuple[_Entry, ...]:
-    """An entry a line; the time of the file is there to key the memo."""
-    del modified
-    parse = _of_json if captions.endswith(".jsonl") else _of_tabs
-    resolved = root.resolve()
-    found = []
-    for number, line in enumerate(Path(captions).read_bytes().split(b"\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            name, caption = parse(line)
-            _check_name(resolved, name)
-            if len(caption) > DOCUMENT_BYTES:
-                raise BadRecord(f"the caption has over {DOCUMENT_BYTES:,} bytes")
-            found.append(_Entry(name, caption))
-        except BadRecord as error:
-            where = f"{Path(captions).name}, line {number}"
-            found.append(_Entry(f"{where} ({error})", b"", broken=True))
-    if all(entry.broken for entry in found):
-        first = f": {found[0].name}" if found else ""
-        raise UserError(f"{captions} has no captions of images in {root}{first}.")
-    return tuple(found)
-
-
-def _check_name(root: Path, name: str) -> None:
-    """Raises BadRecord unless the name is that of a file inside the resolved root.
-
-    Whoever wrote the captions may not choose which of the reader's files are read.
-    """
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise BadRecord(f"{name!r:.100} is not inside the folder")
-    try:
-        name.encode()  # What is no Unicode can be a file's name, but not an example's.
-        file = (root / name).resolve()
-        found = file.is_file()
-    # Names that are too long, have a NUL, or are links in a circle.
-    except (OSError, ValueError, RuntimeError):
-        found = False
-    if not found:
-        raise BadRecord(f"there is no image {name!r:.100}")
-    if not file.is_relative_to(root):
-        raise BadRecord(f"{name!r:.100} is a link out of the folder")
-
-
-def _of_tabs(line: bytes) -> tuple[str, bytes]:
-    name, tab, caption = line.partition(b"\t")
-    if not tab:
-        raise BadRecord("there is no tab; expected NAME, tab, CAPTION")
-    return name.decode(errors="replace").strip(), caption.strip()
-
-
-def _of_json(line: bytes) -> tuple[str, bytes]:
-    try:
-        found = json.loads(line)
-        name, caption = found["image"], found["caption"].strip().encode()
-    # Deeply nested lists are a RecursionError.
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BadRecord(
-            f'expected {{"image": NAME, "caption": TEXT}}, not {error!r:.100}'
-        ) from None
-    if not isinstance(name, str):
-        raise BadRecord(f'"image" is {name!r:.100}; expected a name')
-    return name, caption

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from fmjax.data.sources.text_files import Document
+from fmjax.data.sources.source import Document
 from fmjax.data.tasks.seqio_import import import_seqio
 
 

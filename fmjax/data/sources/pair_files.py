@@ -4,17 +4,13 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import xxhash
 
 from fmjax.configurable import configurable, path
-from fmjax.data.sources.text_files import (
-    DOCUMENT_BYTES,
-    Document,
-    check_split,
-    digest_files,
-)
+from fmjax.data.sources.file_digest import digest_files
+from fmjax.data.sources.source import DOCUMENT_BYTES, Document, check_split
+from fmjax.data.sources.text_reader import OpenText, is_utf8, open_text, scan_text
 from fmjax.data.tasks.seqio_import import import_seqio
 from fmjax.errors import UserError
 
@@ -22,54 +18,67 @@ from fmjax.errors import UserError
 @configurable("pair_files")
 @dataclasses.dataclass(frozen=True)
 class PairFiles:
-    """UTF-8 text files of which equal lines belong together: FOLDER/SPLIT.LANGUAGE.
+    """Parallel text files: FOLDER/SPLIT.LANGUAGE, where equal lines belong together.
 
     Attributes:
-      folder: holds the files.
-      inputs: what is read: the ending of its files, a line an example.
-      targets: what is to be written: the ending of its files, with as many lines.
-      train: the training split's files before their ending.
-      validation: the validation split's.
+      folder: the files' folder.
+      inputs: the suffix of the files with the encoder's texts, a line an example.
+      targets: the suffix of the files with the decoder's texts, as many lines.
+      train: the name of the training split's files, without the suffix.
+      validation: the same of the validation split; None for no validation.
     """
 
     folder: str = path()
     inputs: str = "en"
     targets: str = "de"
     train: str = "train"
-    validation: str = "val"
+    validation: str | None = "val"
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Both."""
-        return ("train", "validation")
+        """`train`, and `validation` if it is bound."""
+        return ("train",) if self.validation is None else ("train", "validation")
 
     def fingerprint(self, split: str) -> str:
         """Digest of the split's two files."""
-        names = [digest_files([file]) for file in self._files(split)]
-        return xxhash.xxh3_128_hexdigest(" ".join(["pair_files", *names]).encode())
+        files = self._files(split)
+        if split == "train" and self.validation is not None:
+            self._check_apart(files)
+        digests = [digest_files([file], _scanned) for file in files]
+        key = " ".join(["pair_files", *digests])
+        if not all(scan_text(file).is_plain for file in files):
+            key += " normalized"  # Earlier versions took these bytes as they are.
+        return xxhash.xxh3_128_hexdigest(key.encode())
 
     def documents(self, split: str) -> Iterator[Document]:
         """Every line of both files: what a vocabulary is trained on."""
         for file in self._files(split):
-            with open(file, "rb") as content:
-                for number, text in enumerate(_lines(content), 1):
+            with open_text(file) as content:
+                for number, text, fault in _lines(content):
                     if text and len(text) <= DOCUMENT_BYTES:
-                        yield f"{file.name}, line {number}", text
+                        yield f"{file.name}, line {number}{fault}", text
 
     def pairs(self, split: str) -> Iterator[tuple[str, bytes, bytes]]:
-        """(a name, input, target) of every line; raises UserError where one lacks.
+        """(name, input, target) of every line.
 
-        What is longer than a document may be is cut, but not so far that it could pass.
+        A text of over 4 MiB is cut, but not so far that it would count as whole.
+
+        Raises:
+          UserError: the files differ in their number of lines.
         """
         inputs, targets = self._files(split)
-        with open(inputs, "rb") as left, open(targets, "rb") as right:
-            lines = itertools.zip_longest(_lines(left), _lines(right))
-            for number, (text, other) in enumerate(lines, 1):
+        with open_text(inputs) as left, open_text(targets) as right:
+            for one, other in itertools.zip_longest(_lines(left), _lines(right)):
                 if other is None:
                     raise UserError(f"{targets} has fewer lines than {inputs}.")
-                if text is None:
+                if one is None:
                     raise UserError(f"{targets} has more lines than {inputs}.")
-                yield f"{inputs.name}, line {number}", text, other
+                number, text, fault = one
+                _, target, target_fault = other
+                name = f"{inputs.name}, line {number}{fault}"
+                if target_fault and not fault:
+                    name = f"{targets.name}, line {number}{target_fault}"
+                yield name, text, target
 
     def size(self, split: str) -> int:
         """Bytes of the target texts."""
@@ -95,6 +104,16 @@ class PairFiles:
 
         return seqio.FunctionDataSource(dataset, splits=self.splits)
 
+    def _check_apart(self, files: tuple[Path, Path]) -> None:
+        """Raises UserError where the training pairs are the validation pairs."""
+        other = self._files("validation")
+        if list(map(_scanned, files)) == list(map(_scanned, other)):
+            raise UserError(
+                f"pair_files.train = {self.train!r} and pair_files.validation = "
+                f"{self.validation!r} have the same lines, so nothing is left to train "
+                "on; bind pair_files.validation to other files, or to None."
+            )
+
     def _files(self, split: str) -> tuple[Path, Path]:
         check_split("pair_files", split, self.splits)
         folder = Path(self.folder).expanduser().absolute()
@@ -110,10 +129,18 @@ class PairFiles:
         return found[0], found[1]
 
 
-def _lines(content: BinaryIO) -> Iterator[bytes]:
-    """Lines without blanks around them; of gigantic ones the beginning, as it is."""
-    while line := content.readline(DOCUMENT_BYTES + 1):
-        rest = line
-        while len(rest) > DOCUMENT_BYTES and not rest.endswith(b"\n"):
-            rest = content.readline(DOCUMENT_BYTES + 1)
-        yield line if len(line) > DOCUMENT_BYTES else line.strip()
+def _scanned(file: Path) -> str:
+    return scan_text(file).digest
+
+
+def _lines(content: OpenText) -> Iterator[tuple[int, bytes, str]]:
+    """(number, text, where it is no UTF-8) of lines, without blanks around them.
+
+    Of one that is too long, the beginning.
+    """
+    for number, (start, stop) in enumerate(content.lines(), 1):
+        text, fault = content.read(start, min(stop, start + DOCUMENT_BYTES + 1)), ""
+        if len(text) <= DOCUMENT_BYTES:
+            text = text.strip()
+            fault = "" if is_utf8(text) else f" ({content.bad_byte(start, stop)})"
+        yield number, text, fault

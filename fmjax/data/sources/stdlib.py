@@ -11,13 +11,9 @@ from pathlib import Path
 import xxhash
 
 from fmjax.configurable import configurable
-from fmjax.data.sources.text_files import (
-    Document,
-    check_split,
-    cut_text,
-    digest_files,
-    function_source,
-)
+from fmjax.data.sources.file_digest import digest_files
+from fmjax.data.sources.source import Document, check_split, function_source
+from fmjax.data.sources.text_reader import cut
 from fmjax.errors import UserError
 
 
@@ -59,7 +55,9 @@ class PythonStdlib:
         for file in self._files(split):
             text = file.read_bytes()
             name = file.relative_to(root).as_posix()
-            yield from cut_text(name, text, 0, len(text))
+            for begin, end in cut(text, 0, len(text)):
+                if text[begin:end].strip():
+                    yield name, text[begin:end]
 
     def size(self, split: str) -> int:
         """Bytes of the split."""

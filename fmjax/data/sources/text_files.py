@@ -1,84 +1,75 @@
-"""Where documents come from: text files, TFDS, or Python's own standard library.
-
-A source names its splits, tells them apart by a fingerprint of their contents, and
-gives itself to seqio as a data source. Only `seqio_source` needs TensorFlow (and, for
-`tfds`, reading the documents).
-"""
+"""A user's own text files as a source of documents."""
 
 import dataclasses
-import functools
-import glob
-import mmap
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import xxhash
 
 from fmjax.configurable import configurable, path
-from fmjax.data.tasks.seqio_import import import_seqio
+from fmjax.data.sources.file_digest import digest_files
+from fmjax.data.sources.find_files import find_text_files
+from fmjax.data.sources.source import Document, check_split, function_source
+from fmjax.data.sources.text_reader import OpenText, open_text, scan_text
+from fmjax.data.sources.text_split import (
+    hash_threshold,
+    held_out_blocks,
+    held_out_files,
+)
+from fmjax.data.sources.warn import say_once
 from fmjax.errors import UserError, suggest
 
-# Tokenizing takes some 40 bytes of memory a byte, so no document is much longer: files
-# are cut, and what comes as one example is broken (see `documents`).
-DOCUMENT_BYTES = 1 << 22
-
-Document = tuple[str, bytes]  # A name for messages, and the text in UTF-8.
-
-
-class Source(Protocol):
-    """What a text task needs of the place its documents come from."""
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """ "train", and "validation" where there is one."""
-
-    def fingerprint(self, split: str) -> str:
-        """Changes whenever the documents of the split do."""
-
-    def documents(self, split: str) -> Iterator[Document]:
-        """Documents in an order that never changes."""
-
-    def size(self, split: str) -> int | None:
-        """Bytes of text, roughly, for a progress bar; None where unknown."""
-
-    def features(self) -> dict[str, str]:
-        """Names for seqio's `rekey`: {"targets": the text, ("name": the name)}."""
-
-    def seqio_source(self):
-        """The same documents as a seqio.DataSource."""
+_DEFAULT_FRACTION = 0.1
+# Begin and end in the concatenation of all files.
+_Range = tuple[int, int]
 
 
 @configurable("text_files")
 @dataclasses.dataclass(frozen=True)
 class TextFiles:
-    """UTF-8 text files.
+    """Text files in UTF-8 (or UTF-16 that begins with a byte order mark).
 
     Attributes:
-      files: a path or glob (`**` goes into folders), or a tuple of them.
+      files: a file, a folder, whose .txt files are taken at any depth, a glob (`**`
+        goes into folders), or a tuple of them.
       document: what one document is: a 'file', a 'line', or a block of lines between
         blank lines ('blank_line'). One of over 4 MiB is several documents, cut at the
         ends of lines where it has some.
-      validation_files: the validation split, as `files`. Without it, validation is the
-        tail of `files`.
-      validation_fraction: that tail's share of the bytes, in the order of the files'
-        names; 0.1 if left out. A cut inside a document splits it where documents are
-        files, and leaves it to training otherwise.
+      validation_files: the validation split, as `files`. Those that are among `files`
+        are taken out of training. Without it, a part of `files` is held out.
+      validation_fraction: the share that is held out, 0.1 if left out; 0 for no
+        validation split.
+      split: how it is chosen. 'hash': lines and blocks by a hash of what they say, so
+        that equal ones are on one side; files likewise where they are many, or else in
+        blocks spread over all of them. 'tail': the end of the bytes, in the order of
+        the files' names; a cut inside a document splits it where documents are files,
+        and leaves it to training otherwise.
+      split_seed: another one holds out another part, for 'hash'.
     """
 
     files: str | tuple[str, ...] = path()
     document: str = "file"
     validation_files: str | tuple[str, ...] | None = path(None)
     validation_fraction: float | None = None
+    split: str = "hash"
+    split_seed: int = 0
 
     def __post_init__(self):
-        kinds = ("file", "line", "blank_line")
-        if self.document not in kinds:
+        for field, kinds in (
+            ("document", ("file", "line", "blank_line")),
+            ("split", ("hash", "tail")),
+        ):
+            value = getattr(self, field)
+            if value not in kinds:
+                raise UserError(
+                    f"text_files.{field} is {value!r}; expected one of {kinds}."
+                    + suggest(value, kinds)
+                )
+        if not 0 <= self.split_seed < 2**63:
             raise UserError(
-                f"text_files.document is {self.document!r}; expected one of {kinds}."
-                + suggest(self.document, kinds)
+                f"text_files.split_seed is {self.split_seed}; expected 0 <= seed < "
+                "2**63."
             )
         if self.validation_fraction is None:
             return
@@ -102,26 +93,69 @@ class TextFiles:
 
     def fingerprint(self, split: str) -> str:
         """Digest of the split's files and of how they are cut into documents."""
-        files, begin, end = self._part(split)
-        contents = digest_files(files)
-        return xxhash.xxh3_128_hexdigest(
-            f"text_files {self.document} {begin} {end} {contents}".encode()
-        )
+        files = self._files(split)
+        contents = digest_files(files, lambda file: scan_text(file).digest)
+        if self._splits_by_hash:
+            if self.document != "file":
+                self._threshold(files)  # Refuses what cannot be split.
+            cut = f"hash {self._fraction} {self.split_seed} {split}"
+        else:
+            (((begin, end),), _) = self._ranges(files, split)
+            cut = f"{begin} {end}"
+        key = f"text_files {self.document} {cut} {contents}"
+        if any(self._is_normalized(file) for file in files):
+            key += " normalized"  # Earlier versions took these bytes as they are.
+        return xxhash.xxh3_128_hexdigest(key.encode())
 
     def documents(self, split: str) -> Iterator[Document]:
-        """The split's documents; blank ones are left out."""
-        files, begin, end = self._part(split)
-        start = 0  # Where the file starts in the concatenation of all files.
+        """The split's documents; blank ones are left out.
+
+        Raises:
+          UserError: a file is no text, or there is too little to be split.
+        """
+        files = self._files(split)
+        by_document = self._splits_by_hash and self.document != "file"
+        threshold = self._threshold(files) if by_document else None
+        ranges, reach = ([], 0) if by_document else self._ranges(files, split)
+        root = os.path.commonpath([file.parent for file in files])
+        start = 0  # Where the file begins in the concatenation of all files.
         for file in files:
-            size = os.path.getsize(file)
-            if start < end and start + size > begin:
-                yield from self._cut(file, begin - start, end - start)
+            size = scan_text(file).size
+            own = [
+                (begin - start, end - start)
+                for begin, end in ranges
+                if begin < start + size and end > start
+            ]
             start += size
+            if not own and not by_document:
+                continue
+            with open_text(file, os.path.relpath(file, root)) as text:
+                if self.document == "file":
+                    for begin, end in own:
+                        # Both sides of an edge move it in the same way.
+                        begin = text.cut_near(text.begin + max(begin, 0), reach)
+                        end = text.cut_near(text.begin + min(end, size), reach)
+                        yield from text.documents("", begin, end)
+                    continue
+                for number, (begin, stop) in enumerate(self._units(text), 1):
+                    if by_document:
+                        held = text.digest(begin, stop, self.split_seed) < threshold
+                        mine = held == (split == "validation")
+                    else:
+                        at = begin - text.begin
+                        mine = any(first <= at < last for first, last in own)
+                    if mine:
+                        kind = "line" if self.document == "line" else "paragraph"
+                        yield from text.documents(f"{kind} {number}", begin, stop)
 
     def size(self, split: str) -> int:
-        """Bytes of the split."""
-        _, begin, end = self._part(split)
-        return end - begin
+        """Bytes of the split, roughly."""
+        files = self._files(split)
+        if self._splits_by_hash and self.document != "file":
+            share = self._fraction
+            total = sum(scan_text(file).size for file in files)
+            return round(total * (share if split == "validation" else 1 - share))
+        return sum(end - begin for begin, end in self._ranges(files, split)[0])
 
     def features(self) -> dict[str, str]:
         """As `function_source` yields them."""
@@ -131,134 +165,85 @@ class TextFiles:
         """A seqio.FunctionDataSource."""
         return function_source(self)
 
-    def _part(self, split: str) -> tuple[list[Path], int, int]:
-        """Files, and the range of bytes of their concatenation, of a split."""
+    @property
+    def _fraction(self) -> float:
+        given = self.validation_fraction
+        return _DEFAULT_FRACTION if given is None else given
+
+    @property
+    def _splits_by_hash(self) -> bool:
+        undivided = self.validation_files is not None or self._fraction == 0
+        return self.split == "hash" and not undivided
+
+    def _files(self, split: str) -> list[Path]:
         check_split("text_files", split, self.splits)
-        if split == "validation" and self.validation_files is not None:
-            files = _expand(self.validation_files, "text_files.validation_files")
-        else:
-            files = _expand(self.files, "text_files.files")
-        total = sum(os.path.getsize(file) for file in files)
+        if self.validation_files is None:
+            return find_text_files(self.files, "text_files.files")
+        held_out = find_text_files(self.validation_files, "text_files.validation_files")
+        if split == "validation":
+            return held_out
+        files = find_text_files(self.files, "text_files.files")
+        digests = {scan_text(file).digest for file in held_out}
+        rest = [file for file in files if scan_text(file).digest not in digests]
+        if not rest:
+            raise UserError(
+                f"text_files.files = {self.files!r}: all of its files are in "
+                "text_files.validation_files too, so there is nothing to train on."
+            )
+        if len(rest) < len(files):
+            say_once(
+                f"{len(files) - len(rest)} of the {len(files)} files of "
+                f"text_files.files = {self.files!r} are also in "
+                "text_files.validation_files, and are not trained on"
+            )
+        return rest
+
+    def _ranges(self, files: list[Path], split: str) -> tuple[list[_Range], int]:
+        """The split's parts of all files, and how far their edges move to line ends."""
+        scans = [scan_text(file) for file in files]
+        total = sum(scan.size for scan in scans)
         if self.validation_files is not None:
-            return files, 0, total
-        fraction = self.validation_fraction
-        train = int(total * (1 - (0.1 if fraction is None else fraction)))
-        return (files, 0, train) if split == "train" else (files, train, total)
+            return [(0, total)], 0
+        if not self._splits_by_hash:
+            train = int(total * (1 - self._fraction))
+            return [(0, train) if split == "train" else (train, total)], 0
+        sizes: dict[str, int] = {}
+        for scan in scans:
+            sizes[scan.digest] = sizes.get(scan.digest, 0) + scan.size
+        whole = held_out_files(sizes, self._fraction, self.split_seed)
+        if whole is None:
+            blocks = held_out_blocks(total, self._fraction, self.split_seed)
+            ranges = blocks.held_out if split == "validation" else blocks.between
+            return ranges, blocks.reach
+        ranges, start = [], 0
+        for scan in scans:
+            if (scan.digest in whole) == (split == "validation"):
+                ranges.append((start, start + scan.size))
+            start += scan.size
+        return ranges, 0
 
-    def _cut(self, file: Path, begin: int, end: int) -> Iterator[Document]:
-        with open(file, "rb") as handle:
-            if os.path.getsize(file) == 0:
-                return
-            with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                if self.document == "file":
-                    begin = _character_start(content, begin)
-                    end = _character_start(content, end)
-                    yield from cut_text(file.name, content, begin, end)
-                    return
-                separator = b"\n" if self.document == "line" else rb"(?:\n[ \t\r]*)+\n"
-                for number, (start, stop) in enumerate(_between(separator, content)):
-                    if begin <= start < end:
-                        while stop > start and content[stop - 1] == ord("\r"):
-                            stop -= 1
-                        name = f"{file.name}, {self.document} {number + 1}"
-                        yield from cut_text(name, content, start, stop)
+    def _units(self, text: OpenText) -> Iterator[_Range]:
+        return text.lines() if self.document == "line" else text.paragraphs()
 
+    def _threshold(self, files: list[Path]) -> int:
+        def hashes() -> Iterator[int]:
+            for file in files:
+                with open_text(file) as text:
+                    for begin, stop in self._units(text):
+                        if not text.is_blank(begin, stop):
+                            yield text.digest(begin, stop, self.split_seed)
 
-def function_source(source: Source):
-    """A seqio.FunctionDataSource over a source's `documents`."""
-    seqio = import_seqio()
-    import tensorflow as tf
+        try:
+            return hash_threshold(hashes(), self._fraction)
+        except ValueError as error:
+            raise UserError(
+                f"text_files.validation_fraction = {self._fraction} of "
+                f"text_files.files = {self.files!r}: {error}, so none can be held out. "
+                f"Documents are as text_files.document = {self.document!r} says; bind "
+                "text_files.validation_files, or text_files.validation_fraction=0 for "
+                "no validation."
+            ) from None
 
-    def dataset(split, shuffle_files, seed=None):
-        del shuffle_files, seed  # Documents have one order; seqio shuffles after us.
-        text = tf.TensorSpec((), tf.string)
-        return tf.data.Dataset.from_generator(
-            lambda: (
-                {"name": name, "text": text} for name, text in source.documents(split)
-            ),
-            output_signature={"name": text, "text": text},
-        )
-
-    return seqio.FunctionDataSource(dataset, splits=source.splits)
-
-
-def check_split(source: str, split: str, splits: tuple[str, ...]) -> None:
-    """Raises UserError if a source has no such split."""
-    if split not in splits:
-        raise UserError(f"{source} has no split {split!r}; it has {splits}.")
-
-
-def _expand(patterns: str | tuple[str, ...], binding: str) -> list[Path]:
-    patterns = (patterns,) if isinstance(patterns, str) else patterns
-    found = set()
-    for pattern in patterns:
-        expanded = os.path.expanduser(pattern)
-        matches = glob.glob(expanded, recursive=True)
-        files = [Path(match) for match in matches if os.path.isfile(match)]
-        if Path(expanded).is_file():
-            files.append(Path(expanded))  # A name may itself contain [, ] or *.
-        if not files:
-            raise UserError(f"{binding} = {pattern!r} matches no file.")
-        found.update(file.absolute() for file in files)
-    return sorted(found)
-
-
-def digest_files(files: list[Path]) -> str:
-    """Digest of contents, and of names relative to the folder that holds them all."""
-    root = os.path.commonpath([file.parent for file in files])
-    digest = xxhash.xxh3_128()
-    for file in files:
-        stat = file.stat()
-        contents = _digest_file(file, stat.st_size, stat.st_mtime_ns)
-        digest.update(f"{os.path.relpath(file, root)}\0{contents}\0".encode())
-    return digest.hexdigest()
-
-
-@functools.lru_cache(maxsize=100_000)
-def _digest_file(file: Path, size: int, modified: int) -> str:
-    """Size and time of the file are in the signature to key the memo."""
-    del size, modified
-    digest = xxhash.xxh3_128()
-    with open(file, "rb") as handle:
-        while chunk := handle.read(1 << 24):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def cut_text(
-    name: str, content: bytes | mmap.mmap, begin: int, end: int
-) -> Iterator[Document]:
-    """A stretch of content as documents of at most 4 MiB, blank ones left out."""
-    while begin < end:
-        stop = _line_end(content, begin, end)
-        text = content[begin:stop]
-        if text.strip():
-            yield name, text
-        begin = stop
-
-
-def _character_start(content: bytes | mmap.mmap, position: int) -> int:
-    """The first position from `position` on that starts a UTF-8 character."""
-    position = min(max(position, 0), len(content))
-    # No character goes on for more than three bytes; what does is no UTF-8.
-    for start in range(position, position + 4):
-        if start >= len(content) or content[start] & 0xC0 != 0x80:
-            return start
-    return position
-
-
-def _line_end(content: bytes | mmap.mmap, begin: int, end: int) -> int:
-    """Where a document that starts at `begin` ends: `end`, if that is near enough."""
-    if end - begin <= DOCUMENT_BYTES:
-        return end
-    line_end = content.rfind(b"\n", begin, begin + DOCUMENT_BYTES) + 1
-    return line_end or _character_start(content, begin + DOCUMENT_BYTES - 3)
-
-
-def _between(separator: bytes, content: mmap.mmap) -> Iterator[tuple[int, int]]:
-    """Start and end of the stretches of content between matches of a regex."""
-    start = 0
-    for match in re.finditer(separator, content):
-        yield start, match.start()
-        start = match.end()
-    yield start, len(content)
+    def _is_normalized(self, file: Path) -> bool:
+        scan = scan_text(file)
+        return not scan.is_plain or (scan.has_crlf and self.document != "line")

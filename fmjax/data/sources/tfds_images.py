@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import xxhash
 
 from fmjax.configurable import configurable, path
-from fmjax.data.sources.text_files import DOCUMENT_BYTES, Document
+from fmjax.data.sources.source import DOCUMENT_BYTES, Document
 from fmjax.data.sources.tfds import PreparedDataset
 from fmjax.data.tasks.documents import Skipped, read_examples
 from fmjax.data.tasks.seqio_import import import_seqio

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from fmjax.data.sources.text_files import DOCUMENT_BYTES
+from fmjax.data.sources.source import DOCUMENT_BYTES
+from fmjax.data.sources.text_reader import is_utf8
 from fmjax.data.tasks.seqio_import import quiet_stderr
 from fmjax.errors import UserError
 
 # What TensorFlow says at the end of a dataset of fewer examples than were stated.
 _ENDS_EARLY = re.compile(r"to contain (\d+) elements but contained only (\d+)")
+
+_EMPTY = "is empty"
 
 Document = np.ndarray | tuple[np.ndarray, np.ndarray]
 
@@ -45,23 +48,43 @@ class Tokenized:
 
 @dataclasses.dataclass
 class Skipped:
-    """Examples left out: damaged, empty, gigantic, no UTF-8, ids out of range, ….
+    """Examples left out: damaged, empty, gigantic, not UTF-8, ids out of range, ….
 
     Attributes:
-      count: of them.
-      names: the first of them, with what is wrong.
+      count: number of examples left out.
+      names: the first of them, each with its fault.
       total: examples, good or not: of the data where it states them, or read so far.
+      empty: those of `count` that are only empty, and not broken.
+      bytes: of text, in the broken ones.
     """
 
     count: int = 0
     names: list[str] = dataclasses.field(default_factory=list)
     total: int = 0
+    empty: int = 0
+    bytes: int = 0
 
-    def add(self, name: str, count: int = 1) -> None:
-        """Counts a document, or some under one name, and keeps the first twenty."""
+    def add(
+        self, name: str, count: int = 1, *, size: int = 0, empty: bool = False
+    ) -> None:
+        """Counts examples that are left out, and keeps the first twenty names.
+
+        Args:
+          name: of an example, or of several, with its fault.
+          count: how many they are.
+          size: bytes of their text.
+          empty: whether they are only empty.
+        """
         self.count += count
+        self.empty += count * empty
+        self.bytes += size
         if len(self.names) < 20:
             self.names.append(name)
+
+    @property
+    def broken(self) -> int:
+        """Examples left out that are not only empty."""
+        return self.count - self.empty
 
 
 def tokenized_documents(
@@ -83,7 +106,11 @@ def tokenized_documents(
             if fault is not None:
                 where = label_of(example, f"document {number}")
                 which = f" {side}" if pairs else ""
-                skipped.add(f"{name}: {where}{which} {fault}")
+                empty = fault == _EMPTY
+                kept = isinstance(texts[side], bytes) and not empty
+                size = len(texts[side]) if kept else 0
+                why = f"{name}: {where}{which} {fault}"
+                skipped.add(why, size=size, empty=empty)
                 break
         else:
             text = texts["targets"]
@@ -158,15 +185,6 @@ def label_of(example: dict[str, Any], otherwise: str) -> str:
     return label.decode(errors="replace") if isinstance(label, bytes) else str(label)
 
 
-def is_utf8(text: bytes) -> bool:
-    """Whether the bytes are a text."""
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def _fault(tokens: np.ndarray, text: Any, vocab_size: int) -> str | None:
     """What is wrong with a text, which is no bytes where the task does not keep it."""
     kept = isinstance(text, bytes)
@@ -174,9 +192,9 @@ def _fault(tokens: np.ndarray, text: Any, vocab_size: int) -> str | None:
         unit = "bytes" if kept else "tokens"
         return f"is too long; expected at most {DOCUMENT_BYTES:,} {unit}"
     if kept and not is_utf8(text):
-        return "is no UTF-8"
+        return "is not UTF-8"
     if not len(tokens) or (kept and not text.strip()):
-        return "is empty"
+        return _EMPTY
     if tokens.min() < 0 or tokens.max() >= vocab_size:
         return f"has ids outside the vocabulary of {vocab_size}"
     return None

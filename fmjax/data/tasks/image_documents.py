@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from fmjax.data.images.decoding import check_picture
-from fmjax.data.sources.text_files import DOCUMENT_BYTES
-from fmjax.data.tasks.documents import Skipped, is_utf8, label_of, read_examples
+from fmjax.data.sources.source import DOCUMENT_BYTES
+from fmjax.data.sources.text_reader import is_utf8
+from fmjax.data.tasks.documents import Skipped, label_of, read_examples
 from fmjax.data.text.packing import BadRecord
 from fmjax.errors import UserError
 
@@ -73,15 +74,20 @@ def image_examples(
         )
         reason = _fault(example, classes, vocab_size)
         text = found.get("targets_pretokenized")
-        if isinstance(text, bytes) and not is_utf8(text):
-            reason = "has a caption that is no UTF-8"
-        if isinstance(text, bytes) and len(text) > DOCUMENT_BYTES:
-            reason = f"has a caption of more than {DOCUMENT_BYTES:,} bytes"
+        empty = False
+        if reason is None and isinstance(text, bytes):
+            empty = not text.strip()
+            if not is_utf8(text):
+                reason = "has a caption that is not UTF-8"
+            elif len(text) > DOCUMENT_BYTES:
+                reason = f"has a caption of more than {DOCUMENT_BYTES:,} bytes"
+            elif empty:
+                reason = "has an empty caption"
         if reason is None:
             yield example
         else:
             label = label_of(found, f"image {number}")
-            skipped.add(f"{name}: {label} {reason}")
+            skipped.add(f"{name}: {label} {reason}", empty=empty)
 
 
 def _fault(example: ImageExample, classes: int, vocab_size: int) -> str | None:

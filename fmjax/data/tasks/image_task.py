@@ -8,7 +8,7 @@ from fmjax.configurable import configurable
 from fmjax.data.runtime.folders import digest_of
 from fmjax.data.sources.digits import Digits
 from fmjax.data.sources.image_folder import ImageFolder
-from fmjax.data.sources.text_files import Document
+from fmjax.data.sources.source import Document
 from fmjax.data.sources.tfds_images import TfdsImages
 from fmjax.data.tasks.seqio_import import import_seqio
 from fmjax.data.tasks.text_tasks import Member, check_name, registered, rekey

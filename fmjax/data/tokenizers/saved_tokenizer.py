@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from fmjax.configurable import configurable, path
-from fmjax.data.sources.text_files import Source
+from fmjax.data.sources.source import Source
 from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
 from fmjax.data.tokenizers.tokenizers import DESCRIPTOR, Tokenizer, load_tokenizer
 from fmjax.errors import UserError

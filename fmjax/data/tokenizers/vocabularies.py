@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import itertools
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import sentencepiece as spm
 
 from fmjax.configurable import configurable, path
 from fmjax.data.runtime.folders import atomic_folder, digest_of
-from fmjax.data.sources.text_files import Source, TextFiles
+from fmjax.data.sources.source import Document, Source
+from fmjax.data.sources.text_files import TextFiles
 from fmjax.data.tokenizers.special_names import names_above
 from fmjax.data.tokenizers.special_pieces import with_specials
 from fmjax.data.tokenizers.tokenizers import (
@@ -25,6 +27,8 @@ from fmjax.errors import UserError, refuse_scheme, suggest
 
 # SentencePiece leaves out longer training lines, silently.
 _LINE_BYTES = 4096
+# Of a model: 256 bytes, padding, end, unknown, and some characters.
+_LEAST_PIECES = 300
 
 
 @configurable("sentencepiece")
@@ -57,16 +61,20 @@ class SentencePiece:
                 f"sentencepiece.model_type is {self.model_type!r}; expected 'bpe' or "
                 "'unigram'." + suggest(self.model_type, ("bpe", "unigram"))
             )
-        least = 300 + len(self.names)
-        if self.vocab_size < least:
+        if self.vocab_size < self.least:
             raise UserError(
                 f"sentencepiece.vocab_size is {self.vocab_size}; expected at least "
-                f"{least}: 256 bytes, specials, sentinels, and characters."
+                f"{self.least}: 256 bytes, specials, sentinels, and characters."
             )
 
     @property
+    def least(self) -> int:
+        """The smallest vocabulary there can be."""
+        return _LEAST_PIECES + len(self.names)
+
+    @property
     def names(self) -> tuple[str, ...]:
-        """Of its highest ids; see `names_above`."""
+        """Specials and sentinels, which have the highest ids; see `names_above`."""
         return names_above(self.specials, self.sentinels, "sentencepiece")
 
     def cached_in(self, source: Source, root: Path) -> Path | None:
@@ -87,11 +95,11 @@ class SentencePiece:
             return _read_model(self.file, self.names)
 
         def train() -> Tokenizer:
-            texts = (text for _, text in source.documents("train"))
             size = source.size("train") or sum(
                 len(text) for _, text in source.documents("train")
             )
-            return _train(texts, size, self)
+            model = _train_model(source.documents("train"), size, self)
+            return SentencePieceTokenizer(model)
 
         return _built(self.cached_in(source, root), train)
 
@@ -122,13 +130,22 @@ class Characters:
         return root / "tokenizers" / f"characters-{digest_of(key)}"
 
     def build(self, source: Source, root: Path) -> Tokenizer:
-        """Reads the text on first use; documents that are no UTF-8 are left out."""
+        """Reads the text on first use; documents that are not UTF-8 are left out.
+
+        Raises:
+          UserError: there is no text.
+        """
 
         def collect() -> Tokenizer:
-            characters = set()
-            for split in source.splits:
-                for _, text in source.documents(split):
-                    characters.update(_valid(text))
+            characters: set[str] = set()
+            every = map(source.documents, source.splits)
+            valid = _Valid(itertools.chain.from_iterable(every))
+            for text in valid:
+                characters.update(text)
+            if not characters:
+                raise UserError(
+                    f"There is no text to take the characters of{valid.instead}."
+                )
             names = names_above(self.specials, self.sentinels, "characters")
             return CharacterTokenizer("".join(sorted(characters)), self.ends, names)
 
@@ -181,8 +198,7 @@ def train_sentencepiece(
         vocab_size=vocab_size, model_type=model_type, training_bytes=training_bytes
     )
     source = TextFiles(files=files, validation_fraction=0.0)
-    texts = (text for _, text in source.documents("train"))
-    model = _train_model(texts, source.size("train"), settings)
+    model = _train_model(source.documents("train"), source.size("train"), settings)
     try:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         Path(out).write_bytes(model)
@@ -191,19 +207,18 @@ def train_sentencepiece(
     return SentencePieceTokenizer(model)
 
 
-def _train(texts: Iterable[bytes], size: int, settings: SentencePiece) -> Tokenizer:
-    return SentencePieceTokenizer(_train_model(texts, size, settings))
-
-
-def _train_model(texts: Iterable[bytes], size: int, settings: SentencePiece) -> bytes:
+def _train_model(
+    texts: Iterable[Document], size: int, settings: SentencePiece
+) -> bytes:
     """Trains a model that decodes to exactly what it encoded.
 
     Newlines, tabs and rare characters are spelled in bytes; nothing is normalized.
     """
-    lines = _evenly(_lines(texts), min(1.0, settings.training_bytes / max(size, 1)))
+    valid = _Valid(texts)
+    lines = _evenly(_lines(valid), min(1.0, settings.training_bytes / max(size, 1)))
     first = next(lines, None)
     if first is None:
-        raise UserError("There is no text to train a tokenizer on.")
+        raise UserError(f"There is no text to train a tokenizer on{valid.instead}.")
     model = io.BytesIO()
     try:
         spm.SentencePieceTrainer.train(
@@ -227,16 +242,34 @@ def _train_model(texts: Iterable[bytes], size: int, settings: SentencePiece) -> 
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise UserError(
-            f"sentencepiece.vocab_size = {settings.vocab_size} does not fit the text "
-            f"it is trained on: {error}"
-        ) from error
+        raise _misfit(settings, error) from error
     return with_specials(model.getvalue(), settings.names)
 
 
-def _lines(texts: Iterable[bytes]) -> Iterator[str]:
+def _misfit(settings: SentencePiece, error: RuntimeError) -> UserError:
+    """What to do where SentencePiece cannot make so many pieces of a text."""
+    found = re.search(r"Please set it to a value <= (\d+)", str(error))
+    if found is None:
+        return UserError(
+            f"sentencepiece.vocab_size = {settings.vocab_size} does not fit the text "
+            f"it is trained on: {error}"
+        )
+    most = int(found[1]) + len(settings.names)
+    if most < settings.least:
+        return UserError(
+            f"sentencepiece.vocab_size = {settings.vocab_size}: the text is too small "
+            "or too repetitive for SentencePiece. Bind the tokenizer to @characters() "
+            "or @bytes(), as in text_task.tokenizer=@characters()."
+        )
+    return UserError(
+        f"sentencepiece.vocab_size = {settings.vocab_size} is more than the text "
+        f"gives pieces for; expected at most {most}."
+    )
+
+
+def _lines(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
-        for line in _valid(text).split("\n"):
+        for line in text.split("\n"):
             for start in range(0, len(line), _LINE_BYTES // 4):
                 part = line[start : start + _LINE_BYTES // 4]
                 if part.strip():
@@ -253,11 +286,23 @@ def _evenly(lines: Iterator[str], share: float) -> Iterator[str]:
         due += share
 
 
-def _valid(text: bytes) -> str:
-    try:
-        return text.decode()
-    except UnicodeDecodeError:
-        return ""
+class _Valid:
+    """The documents that are UTF-8, decoded; building a cache counts the others.
+
+    Attributes:
+      instead: a clause for an error message: the first that is not UTF-8.
+    """
+
+    def __init__(self, documents: Iterable[Document]):
+        self._documents = documents
+        self.instead = ""
+
+    def __iter__(self) -> Iterator[str]:
+        for name, text in self._documents:
+            try:
+                yield text.decode()
+            except UnicodeDecodeError:
+                self.instead = self.instead or f": {name} is not UTF-8"
 
 
 def _read_model(file: str, names: tuple[str, ...]) -> Tokenizer:

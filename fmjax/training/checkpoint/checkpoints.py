@@ -12,41 +12,28 @@ import os
 import pathlib
 import shutil
 import threading
-import time
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 
 from fmjax.errors import UserError
-from fmjax.training.checkpoint.digest_item import DigestRestore, DigestSave
-from fmjax.training.checkpoint.digests import (
-    Digests,
-    damaged,
-    opened,
-    own_pieces,
-    sealed,
-)
+from fmjax.training.checkpoint.digest_item import DigestSave
+from fmjax.training.checkpoint.digests import own_pieces, sealed
 from fmjax.training.checkpoint.saved_state import (
     FOLDER,
     ITEMS,
-    in_a_line,
+    Damaged,
+    SavedState,
     item_handlers,
 )
 from fmjax.training.state import State
 
 DAMAGED = "damaged"
-# A file system that is back a moment later is no reason to give up a checkpoint.
-_PAUSES_SECONDS = (2.0,)
-
-
-class Damaged(Exception):
-    """A checkpoint that cannot be read, or is not what its digests say."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,37 +182,12 @@ class Checkpoints:
           Damaged: it cannot be read, or is not what its digests say.
           UserError: it is whole, and of another state than `shapes`.
         """
+        saved = SavedState(self._run_dir, step)
         tree = _as_tree(shapes)
-        digests = _agreed(
-            lambda: (
-                self._manager.restore(
-                    step, args=ocp.args.Composite(digests=DigestRestore())
-                ).digests
-            )
-        )
-        if not digests:
-            raise Damaged("no digests")
-        self._check_fits(tree, digests, step)
-
-        def read() -> Restored:
-            items = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.PyTreeRestore(
-                        tree,
-                        restore_args=ocp.checkpoint_utils.construct_restore_args(tree),
-                    ),
-                    data=ocp.args.JsonRestore(),
-                    meta=ocp.args.JsonRestore(),
-                ),
-            )
-            data, meta = opened(items.data), opened(items.meta)
-            return Restored(step, items.state, data, meta)
-
-        restored = _agreed(read)
-        if bad := damaged(restored.state, digests):
-            raise Damaged(f"not what was saved: {', '.join(bad[:3])}")
-        return dataclasses.replace(restored, state=_from_tree(restored.state, shapes))
+        _check_fits(tree, saved)
+        data, meta = saved.read_records()
+        state = saved.read(tree, one_by_one=False)
+        return Restored(step, _from_tree(state, shapes), data, meta)
 
     def restore_newest(
         self, shapes: State, say: Callable[[str], None], before: int | None = None
@@ -248,7 +210,7 @@ class Checkpoints:
             try:
                 restored = self.restore(shapes, step)
             except Damaged as error:
-                found[step] = str(error)
+                found[step] = error.why
                 continue
             for bad, why in found.items():
                 place = self._set_aside(bad)
@@ -314,26 +276,6 @@ class Checkpoints:
         with contextlib.suppress(Exception):
             self._manager.close()
 
-    def _check_fits(self, tree: dict, digests: Digests, step: int) -> None:
-        found = {piece.path: (piece.shape, piece.dtype) for piece in digests}
-        wanted = {
-            jax.tree_util.keystr(path, simple=True, separator="/"): (
-                leaf.shape,
-                str(leaf.dtype),
-            )
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        }
-        for name in wanted.keys() | found.keys():
-            if wanted.get(name) != found.get(name):
-                here, there = (
-                    "{1} {0}".format(*kind) if kind else "nothing"
-                    for kind in (wanted.get(name), found.get(name))
-                )
-                raise UserError(
-                    f"{self._run_dir / FOLDER / str(step)}: {name} should be {here} by "
-                    f"the config, found {there}."
-                )
-
     def _set_aside(self, step: int) -> pathlib.Path:
         target = self._run_dir / DAMAGED / str(step)
         if jax.process_index() == 0:
@@ -366,33 +308,23 @@ class _KeepBest:
         return [step in best for step in steps]
 
 
-def _agreed(read: Callable[[], Any]) -> Any:
-    """What reading gives, if it does so in every process, at once or when tried again.
-
-    Raises:
-      Damaged: it failed, here or elsewhere.
-      MemoryError: likewise, for want of memory.
-    """
-    for pause in (*_PAUSES_SECONDS, None):
-        value, error = None, None
-        try:
-            value = read()
-        except (
-            Exception
-        ) as raised:  # Whatever a damaged file makes the libraries raise.
-            error = raised
-        full = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
-        failed = np.array([0 if error is None else 2 if full else 1])
-        if jax.process_count() > 1:
-            failed = multihost_utils.process_allgather(failed).reshape(-1)
-        if not failed.any():
-            return value
-        why = in_a_line(error) if error else f"process {failed.argmax()} cannot read it"
-        if failed.max() == 2:
-            raise MemoryError(why) from error
-        if pause is not None:
-            time.sleep(pause)
-    raise Damaged(why) from error
+def _check_fits(tree: dict, saved: SavedState) -> None:
+    wanted = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): (
+            leaf.shape,
+            str(leaf.dtype),
+        )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    for name in wanted.keys() | saved.arrays.keys():
+        if wanted.get(name) != saved.arrays.get(name):
+            here, there = (
+                "{1} {0}".format(*kind) if kind else "nothing"
+                for kind in (wanted.get(name), saved.arrays.get(name))
+            )
+            raise UserError(
+                f"{saved.folder}: {name} should be {here} by the config, found {there}."
+            )
 
 
 def _as_tree(state: State) -> dict:

@@ -1,24 +1,28 @@
-"""A checkpoint as others read it: parts of its state, checked against their digests."""
+"""Reading checkpoints: a state or parts of it, compared with their digests."""
 
-import contextlib
 import pathlib
 import re
-from collections.abc import Iterator
+import time
+from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
+from jax.experimental import multihost_utils
 
 from fmjax.errors import UserError
-from fmjax.objectives.terms import Objective
+from fmjax.objectives.objective import Objective
 from fmjax.sharding.rules import LogicalRules, named_shardings, param_specs
 from fmjax.training.checkpoint.digest_item import DigestHandler, DigestRestore
-from fmjax.training.checkpoint.digests import damaged
+from fmjax.training.checkpoint.digests import damaged, opened
 from fmjax.training.state import abstract_variables
 
 FOLDER = "checkpoints"
 # What a checkpoint is made of.
 ITEMS = ("state", "data", "meta", "digests")
+# A file system that is back a moment later is no reason to give up a checkpoint.
+_PAUSES_SECONDS = (2.0,)
 
 
 def item_handlers(state: ocp.PyTreeCheckpointHandler) -> dict:
@@ -47,13 +51,26 @@ def in_a_line(error: Exception) -> str:
     return text if len(text) < 200 else text[:200] + "…"
 
 
+class Damaged(UserError):
+    """A checkpoint that cannot be read, or is not what its digests say.
+
+    Attributes:
+      why: what is wrong with it.
+    """
+
+    def __init__(self, folder: pathlib.Path, why: str):
+        super().__init__(f"{folder} {why}. Take another step's.")
+        self.why = why
+
+
 class SavedState:
-    """A checkpoint of a run, of which parts can be read.
+    """One checkpoint, read whole or in part; every process of a run reads together.
 
     Attributes:
       folder: the checkpoint's.
       step: its step.
-      shapes: of every array of the state, by path: "params/tokens/table".
+      arrays: (shape, dtype) of every array of the state, by path:
+        "params/tokens/table".
       params: "ema" where averaged parameters were kept, and are asked for, or "params".
     """
 
@@ -63,7 +80,8 @@ class SavedState:
         """Reads what a checkpoint has, the newest if no step is given.
 
         Raises:
-          UserError: if there is no such checkpoint, or it is damaged.
+          Damaged: its digests cannot be read.
+          UserError: there is no such checkpoint.
         """
         folder = pathlib.Path(run_dir).absolute() / FOLDER
         steps = saved_steps(folder.parent)
@@ -72,17 +90,12 @@ class SavedState:
             raise UserError(f"{folder}: no {wanted}; found {steps or 'none'}.")
         self.step = steps[-1] if step is None else step
         self.folder = folder / str(self.step)
-        with self._reads(), _reader(folder) as reader:
-            tree = reader.item_metadata(self.step)["state"].tree
-            self.shapes = {
-                jax.tree_util.keystr(path, simple=True, separator="/"): tuple(
-                    leaf.shape
-                )
-                for path, leaf in jax.tree_util.tree_leaves_with_path(
-                    tree, is_leaf=lambda x: hasattr(x, "shape")
-                )
-            }
-            self.params = "ema" if ema and "ema" in tree else "params"
+        self._digests = self._restore(digests=DigestRestore())["digests"]
+        if not self._digests:
+            raise Damaged(self.folder, "has no digests")
+        self.arrays = {part.path: (part.shape, part.dtype) for part in self._digests}
+        averaged = any(path.startswith("ema/") for path in self.arrays)
+        self.params = "ema" if ema and averaged else "params"
 
     @property
     def param_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -90,7 +103,7 @@ class SavedState:
         prefix = f"{self.params}/"
         return {
             name.removeprefix(prefix): shape
-            for name, shape in self.shapes.items()
+            for name, (shape, _) in self.arrays.items()
             if name.startswith(prefix)
         }
 
@@ -100,43 +113,73 @@ class SavedState:
         read = self.read({self.params: tree})[self.params]
         return traverse_util.flatten_dict(read, sep="/")
 
-    def read(self, tree: dict) -> dict:
+    def read(self, tree: dict, one_by_one: bool = True) -> dict:
         """A part of the state, each array read straight to its place on the mesh.
 
         Args:
           tree: nested dict of ShapeDtypeStructs with their shardings.
+          one_by_one: reads little more than the largest array at a time, since an array
+            is held more than once while it is read.
+
+        Raises:
+          Damaged: it cannot be read, or is not what was saved.
+          MemoryError: there is too little memory for it.
         """
-        # An array is held more than once while it is read, so that one large one is
-        # read at a time.
-        leaves = jax.tree.leaves(tree)
-        largest = max(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+        limit = None
+        if one_by_one:
+            sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)]
+            limit = 1.01e-9 * max(sizes)
         args = ocp.args.PyTreeRestore(
             tree,
             restore_args=ocp.checkpoint_utils.construct_restore_args(tree),
             partial_restore=True,
         )
-        with self._reads(), _reader(self.folder.parent, 1.01e-9 * largest) as reader:
-            items = reader.restore(
-                self.step,
-                args=ocp.args.Composite(state=args, digests=DigestRestore()),
-            )
-            bad = damaged(items.state, items.digests)
-        if bad:
-            raise UserError(
-                f"{self.folder} is damaged: {', '.join(bad[:3])} not what was saved. "
-                "Take another step's."
-            )
-        return items.state
+        state = self._restore(limit, state=args)["state"]
+        if bad := damaged(state, self._digests):
+            what = f"is damaged: {', '.join(bad[:3])} not what was saved"
+            raise Damaged(self.folder, what)
+        return state
 
-    @contextlib.contextmanager
-    def _reads(self) -> Iterator[None]:
-        """Inside, whatever a damaged file makes the libraries raise is a UserError."""
-        try:
-            yield
-        except Exception as error:
-            raise UserError(
-                f"{self.folder} cannot be read: {in_a_line(error)}. Take another."
-            ) from error
+    def read_records(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What was saved of the data, and what was saved beside.
+
+        Raises:
+          Damaged: they cannot be read, or are not what was saved.
+        """
+        items = self._restore(data=ocp.args.JsonRestore(), meta=ocp.args.JsonRestore())
+        return items["data"], items["meta"]
+
+    def _restore(self, gigabytes: float | None = None, **items) -> dict[str, Any]:
+        """Items of the checkpoint, if every process can read them, at once or later."""
+
+        def read() -> dict[str, Any]:
+            with _reader(self.folder.parent, gigabytes) as reader:
+                found = reader.restore(self.step, args=ocp.args.Composite(**items))
+            return {
+                name: opened(found[name]) if name in ("data", "meta") else found[name]
+                for name in items
+            }
+
+        for pause in (*_PAUSES_SECONDS, None):
+            found, error = None, None
+            try:
+                found = read()
+            # Whatever a damaged file makes the libraries raise.
+            except Exception as raised:
+                error = raised
+            full = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+            failed = np.array([0 if error is None else 2 if full else 1])
+            if jax.process_count() > 1:
+                failed = multihost_utils.process_allgather(failed).reshape(-1)
+            if not failed.any():
+                return found
+            process = f"process {failed.argmax()} cannot read it"
+            why = in_a_line(error) if error else process
+            if failed.max() == 2:
+                raise MemoryError(why) from error
+            if pause is not None:
+                time.sleep(pause)
+        raise Damaged(self.folder, f"cannot be read: {why}") from error
 
 
 def restore_model(
@@ -194,10 +237,11 @@ def find_model(
 def _check_fits(wanted: dict, saved: SavedState) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(wanted):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if saved.shapes.get(name) != leaf.shape:
+        shape, _ = saved.arrays.get(name, ("nothing", None))
+        if shape != leaf.shape:
             raise UserError(
                 f"{saved.folder}: {name} should be {leaf.shape} by config.gin, found "
-                f"{saved.shapes.get(name, 'nothing')}."
+                f"{shape}."
             )
 
 

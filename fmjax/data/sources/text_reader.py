@@ -1,0 +1,316 @@
+"""Text files as UTF-8 with LF line ends: the one reader of text, pairs and captions.
+
+A byte order mark is dropped, UTF-16 that begins with one is decoded, CRLF becomes LF,
+and so does CR in a file that has no LF. What is no text is refused by name: compressed
+files, and such as have many NULs. Files are mapped into memory, never read as a whole.
+"""
+
+import codecs
+import contextlib
+import functools
+import mmap
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import xxhash
+
+from fmjax.data.sources import source
+from fmjax.data.sources.source import Document
+from fmjax.errors import UserError
+
+_CHUNK = 1 << 24
+# Of UTF-16 without a byte order mark every second byte of English is a NUL, and every
+# tenth of what has few spaces and digits; text in UTF-8 has none.
+_MOST_NULS = 0.01
+# First bytes of files that are no text, with what would make text of them.
+_SIGNATURES = {
+    b"\x1f\x8b": "compressed by gzip; decompress it with `gunzip`",
+    b"\x28\xb5\x2f\xfd": "compressed by Zstandard; decompress it with `unzstd`",
+    b"BZh": "compressed by bzip2; decompress it with `bunzip2`",
+    b"\xfd7zXZ\0": "compressed by xz; decompress it with `unxz`",
+    b"\x04\x22\x4d\x18": "compressed by LZ4; decompress it with `unlz4`",
+    b"PK\x03\x04": "a zip archive; unpack it with `unzip`",
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive; unpack it",
+    b"PAR1": "Parquet; write its texts to a text file",
+    b"ARROW1": "Arrow; write its texts to a text file",
+    b"%PDF-": "PDF; extract its text",
+    b"SQLite format 3\0": "an SQLite database; write its texts to a text file",
+}
+_UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+
+
+class TextScan(NamedTuple):
+    """What one pass over a text file tells.
+
+    Attributes:
+      digest: of the file's bytes, as `digest_file` gives it.
+      size: bytes of its text in UTF-8, without a byte order mark.
+      encoding: "utf-8", "utf-8-sig", "utf-16-le" or "utf-16-be".
+      newline: what ends its lines, b"\\n" or b"\\r".
+      has_crlf: whether CR LF ends some of them.
+    """
+
+    digest: str
+    size: int
+    encoding: str
+    newline: bytes
+    has_crlf: bool
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the file's bytes are its text as they are, CRLF aside."""
+        return self.encoding == "utf-8" and self.newline == b"\n"
+
+
+def scan_text(file: Path) -> TextScan:
+    """Reads a text file once, and again only when its size or time has changed.
+
+    Raises:
+      UserError: it cannot be read, or is no text: compressed, a database, UTF-32,
+        damaged UTF-16, or more than a hundredth of NULs.
+    """
+    try:
+        stat = file.stat()
+        return _scan(file, stat.st_size, stat.st_mtime_ns)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}.") from error
+
+
+class OpenText:
+    """The content of an open text file.
+
+    Attributes:
+      begin: where the text begins, behind a byte order mark.
+      end: where it ends.
+    """
+
+    def __init__(self, content: mmap.mmap | bytes, name: str, scan: TextScan):
+        """Takes bytes of UTF-8, and what messages call the file."""
+        self._content, self._name, self._scan = content, name, scan
+        marked = scan.encoding == "utf-8-sig"
+        self.begin = len(codecs.BOM_UTF8) if marked else 0
+        self.end = len(content)
+
+    def lines(self) -> Iterator[tuple[int, int]]:
+        """Where lines begin and end, empty ones too, without their line ends."""
+        for start, stop in self._between(re.escape(self._scan.newline)):
+            if start < self.end:
+                yield start, self._before_cr(start, stop)
+
+    def paragraphs(self) -> Iterator[tuple[int, int]]:
+        """Where blocks of lines between blank lines begin and end."""
+        separator = rb"(?:\n[ \t\r]*)+\n"
+        if self._scan.newline == b"\r":
+            separator = rb"(?:\r[ \t]*)+\r"
+        for start, stop in self._between(separator):
+            yield start, self._before_cr(start, stop)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """A stretch with LF at the ends of lines."""
+        text = self._content[start:stop]
+        if self._scan.newline == b"\r":
+            return text.replace(b"\r", b"\n")
+        return text.replace(b"\r\n", b"\n") if self._scan.has_crlf else text
+
+    def digest(self, start: int, stop: int, seed: int) -> int:
+        """64-bit digest of the bytes of a stretch of any length."""
+        with memoryview(self._content)[start:stop] as view:
+            return xxhash.xxh3_64_intdigest(view, seed)
+
+    def is_blank(self, start: int, stop: int) -> bool:
+        """Whether there is nothing but white space."""
+        return re.compile(rb"\s*").match(self._content, start, stop).end() == stop
+
+    def documents(self, place: str, start: int, stop: int) -> Iterator[Document]:
+        """A stretch as documents of at most 4 MiB, blank ones left out.
+
+        The name of one that is not UTF-8 says where its first bad byte is.
+
+        Args:
+          place: what messages call the stretch within the file, such as "line 3"; ""
+            for nothing.
+          start: where it begins.
+          stop: where it ends.
+        """
+        name = f"{self._name}, {place}" if place else self._name
+        for begin, end in cut(self._content, start, stop, self._scan.newline):
+            text = self.read(begin, end)
+            if text.strip():
+                where = "" if is_utf8(text) else f" ({self.bad_byte(begin, end)})"
+                yield name + where, text
+
+    def bad_byte(self, start: int, stop: int) -> str:
+        """The first byte that is not UTF-8, and its offset in the file; "" for none."""
+        try:
+            self._content[start:stop].decode()
+        except UnicodeDecodeError as error:
+            at = start + error.start
+            return f"byte 0x{self._content[at]:02x} at offset {at}"
+        return ""
+
+    def cut_near(self, position: int, reach: int) -> int:
+        """The end of a line at most `reach` bytes on, or else of a character."""
+        position = min(max(position, self.begin), self.end)
+        if position in (self.begin, self.end):
+            return position
+        newline = self._scan.newline
+        found = self._content.find(newline, position, min(position + reach, self.end))
+        return character_start(self._content, position) if found < 0 else found + 1
+
+    def _between(self, separator: bytes) -> Iterator[tuple[int, int]]:
+        """Start and end of the stretches between matches of a regex."""
+        start = self.begin
+        for match in re.compile(separator).finditer(self._content, start):
+            yield start, match.start()
+            start = match.end()
+        yield start, self.end
+
+    def _before_cr(self, start: int, stop: int) -> int:
+        while stop > start and self._content[stop - 1] == ord("\r"):
+            stop -= 1
+        return stop
+
+
+@contextlib.contextmanager
+def open_text(file: Path, name: str | None = None) -> Iterator[OpenText]:
+    """Opens a text file; `name` is what messages call it, its own name if None.
+
+    Raises:
+      UserError: as `scan_text`.
+    """
+    scan = scan_text(file)
+    name = file.name if name is None else name
+    with contextlib.ExitStack() as stack:
+        handle = stack.enter_context(open(file, "rb"))
+        if scan.encoding in _UTF16.values():
+            decoded = stack.enter_context(tempfile.TemporaryFile())
+            for chunk in _utf8_chunks(handle, scan.encoding, file):
+                decoded.write(chunk)
+            decoded.flush()
+            handle = decoded
+        if os.fstat(handle.fileno()).st_size == 0:
+            yield OpenText(b"", name, scan)
+            return
+        content = stack.enter_context(
+            mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        )
+        yield OpenText(content, name, scan)
+
+
+def cut(
+    content: bytes | mmap.mmap, start: int, stop: int, newline: bytes = b"\n"
+) -> Iterator[tuple[int, int]]:
+    """Cuts a stretch every 4 MiB or less, at the end of a line where there is one."""
+    limit = source.DOCUMENT_BYTES
+    while start < stop:
+        end = stop
+        if stop - start > limit:
+            end = content.rfind(newline, start, start + limit) + 1
+            end = end or character_start(content, start + limit - 3)
+        yield start, end
+        start = end
+
+
+def is_utf8(text: bytes) -> bool:
+    """Whether bytes are text in UTF-8."""
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def character_start(content: bytes | mmap.mmap, position: int) -> int:
+    """The first position from `position` on that starts a UTF-8 character."""
+    position = min(max(position, 0), len(content))
+    # No character goes on for more than three bytes; what does is no UTF-8.
+    for start in range(position, position + 4):
+        if start >= len(content) or content[start] & 0xC0 != 0x80:
+            return start
+    return position
+
+
+@functools.lru_cache(maxsize=100_000)
+def _scan(file: Path, size: int, modified: int) -> TextScan:
+    del modified  # It keys the memo.
+    digest = xxhash.xxh3_128()
+    with open(file, "rb") as handle:
+        head = handle.read(64)
+        encoding = _encoding(head, file)
+        handle.seek(0)
+        chunks = _digested(handle, digest)
+        if encoding in _UTF16.values():
+            chunks = _decoded(chunks, encoding, file)
+        text_size = nuls = 0
+        has_cr = has_lf = has_crlf = ends_in_cr = False
+        for chunk in chunks:
+            text_size += len(chunk)
+            nuls += chunk.count(0)
+            has_lf = has_lf or b"\n" in chunk
+            if b"\r" in chunk or ends_in_cr:
+                across = ends_in_cr and chunk.startswith(b"\n")
+                has_crlf = has_crlf or across or b"\r\n" in chunk
+                has_cr = True
+            ends_in_cr = chunk.endswith(b"\r")
+    if nuls > _MOST_NULS * text_size:
+        raise UserError(
+            f"{file} is no UTF-8 text: {nuls / text_size:.0%} of its bytes are NUL, as "
+            "in UTF-16 without a byte order mark. Convert it with `iconv -f UTF-16LE "
+            "-t UTF-8`, or leave it out."
+        )
+    return TextScan(
+        digest=digest.hexdigest(),
+        size=text_size - (len(codecs.BOM_UTF8) if encoding == "utf-8-sig" else 0),
+        encoding=encoding,
+        newline=b"\r" if has_cr and not has_lf else b"\n",
+        has_crlf=has_crlf,
+    )
+
+
+def _encoding(head: bytes, file: Path) -> str:
+    """What a file's first bytes say of its encoding."""
+    for signature, what in _SIGNATURES.items():
+        if head.startswith(signature):
+            raise UserError(f"{file} is {what}: only plain text is read.")
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        raise UserError(
+            f"{file} is UTF-32; convert it with `iconv -f UTF-32 -t UTF-8`."
+        )
+    for mark, encoding in _UTF16.items():
+        if head.startswith(mark):
+            return encoding
+    return "utf-8-sig" if head.startswith(codecs.BOM_UTF8) else "utf-8"
+
+
+def _digested(handle, digest) -> Iterator[bytes]:
+    while chunk := handle.read(_CHUNK):
+        digest.update(chunk)
+        yield chunk
+
+
+def _utf8_chunks(handle, encoding: str, file: Path) -> Iterator[bytes]:
+    return _decoded(iter(lambda: handle.read(_CHUNK), b""), encoding, file)
+
+
+def _decoded(chunks: Iterator[bytes], encoding: str, file: Path) -> Iterator[bytes]:
+    """UTF-16 with a byte order mark as UTF-8 without one."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    first, position = True, 0
+    try:
+        for chunk in chunks:
+            pending = len(decoder.getstate()[0])
+            text = decoder.decode(chunk)
+            position += len(chunk)
+            yield (text.removeprefix("\ufeff") if first else text).encode()
+            first = False
+        pending = len(decoder.getstate()[0])
+        yield decoder.decode(b"", final=True).encode()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{file} begins as UTF-16, but is not at offset "
+            f"{position - pending + error.start}: {error.reason}."
+        ) from None

@@ -1,0 +1,85 @@
+"""What a path, a folder or a glob of text files matches."""
+
+import os
+
+import pytest
+
+from fmjax.data.sources.find_files import files_below, find_text_files
+from fmjax.data.sources.text_files import TextFiles
+from fmjax.errors import UserError
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    for name in (
+        "a.txt", "B.TXT", "notes.md", "sub/c.txt", "sub/deep/d.Txt", ".hidden/e.txt",
+        "sub/._c.txt", ".f.txt", "[odd].txt",
+    ):  # fmt: skip
+        file = tmp_path / "corpus" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(name)
+    return tmp_path / "corpus"
+
+
+def names(corpus, pattern):
+    found = find_text_files(str(pattern), "text_files.files")
+    return {os.path.relpath(file, corpus) for file in found}
+
+
+ALL = {"a.txt", "B.TXT", "[odd].txt", "sub/c.txt", "sub/deep/d.Txt"}
+
+
+def test_folders_globs_and_names(corpus):
+    assert names(corpus, corpus) == ALL
+    assert names(corpus, f"{corpus}/") == ALL
+    assert names(corpus, corpus / "**" / "*.txt") == ALL
+    assert names(corpus, corpus / "*.txt") == {"a.txt", "B.TXT", "[odd].txt"}
+    assert names(corpus, corpus / "sub" / "**" / "*.TXT") == {
+        "sub/c.txt", "sub/deep/d.Txt"
+    }  # fmt: skip
+    assert names(corpus, corpus / "**" / "deep" / "*") == {"sub/deep/d.Txt"}
+    assert names(corpus, corpus / "**") == ALL | {"notes.md"}
+    assert names(corpus, corpus / "[odd].txt") == {"[odd].txt"}
+    assert names(corpus, corpus / "*.md") == {"notes.md"}
+    pair = (str(corpus / "a.txt"), str(corpus / "sub"))
+    found = find_text_files(pair, "text_files.files")
+    assert found == sorted(found)
+    assert len(found) == 3
+
+
+def test_links_are_followed_and_circles_are_not(corpus, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "far.txt").write_text("far")
+    (corpus / "linked").symlink_to(elsewhere)
+    (corpus / "near.txt").symlink_to(elsewhere / "far.txt")
+    (corpus / "sub" / "up").symlink_to(corpus)
+    (elsewhere / "back").symlink_to(corpus)
+    expected = ALL | {"linked/far.txt", "near.txt"}
+    assert names(corpus, corpus) == expected
+    assert names(corpus, corpus / "**" / "*.txt") == expected
+    assert len(list(files_below(corpus))) == len(set(files_below(corpus)))
+
+
+@pytest.mark.parametrize("target", ["nothing.txt", "self.txt"])
+def test_a_link_to_nothing_is_refused_by_its_name(corpus, target):
+    (corpus / "self.txt").symlink_to(corpus / target)
+    for pattern in (corpus, corpus / "*.txt", corpus / "**" / "*.txt"):
+        with pytest.raises(UserError, match=r"self\.txt cannot be read: "):
+            TextFiles(str(pattern)).fingerprint("train")
+
+
+def test_what_matches_nothing_says_what_there_is(corpus, tmp_path):
+    cases = {
+        str(corpus / "*.csv"): r"have 4 of \.txt, 1 of \.md|have \d of \.txt",
+        str(corpus / "none" / "x.txt"): rf"there is no {corpus}/none",
+        str(tmp_path / "*.txt"): r"a glob such as",
+        str(corpus / "sub" / "deep" / "*.md"): r"1 of \.txt",
+        "s3://bucket/a.txt": r"SCHEME",
+    }
+    (tmp_path / "empty").mkdir()
+    cases[str(tmp_path / "empty")] = "has no files"
+    for pattern, message in cases.items():
+        with pytest.raises(UserError, match=message) as error:
+            find_text_files(pattern, "text_files.files")
+        assert str(error.value).startswith(f"text_files.files = {pattern!r}")
