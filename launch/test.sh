@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes .venv with everything that the tests need, then runs lint and tests. Arguments go
-# to pytest: bash launch/test.sh tests/e2e -x
+# Makes .venv with everything that the tests need, then runs lint, types and tests: those
+# that guard every change, and with --slow those that take long as well. Other arguments
+# go to pytest: bash launch/test.sh tests/e2e -x
 set -euo pipefail
 # shellcheck source=launch/venv.sh
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
@@ -13,6 +14,7 @@ bash launch/python312.sh
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/lint-imports
+.venv/bin/ty check --python .venv
 if command -v shellcheck >/dev/null; then
   shellcheck -x launch/*.sh launch/*/*.sh launch/*/*.sbatch .ci/run
 fi

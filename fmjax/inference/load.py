@@ -160,7 +160,9 @@ class Run:
     @functools.cached_property
     def _apply(self):
         def apply(variables, inputs, hidden_states):
-            return self.model.apply(variables, **inputs, hidden_states=hidden_states)
+            # A model of one's own need not have them.
+            asked = {"hidden_states": True} if hidden_states else {}
+            return self.model.apply(variables, **inputs, **asked)
 
         return jax.jit(apply, static_argnums=2)
 

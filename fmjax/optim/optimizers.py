@@ -73,11 +73,11 @@ class Optimizer:
             clip = optax.clip_by_global_norm(self.clip_norm)
         rate = self.schedule.build(train_steps)
         if freezing is None or freezing.begins == [0]:
-            directions = self._direction(axes)
+            directions = self.direction(axes)
         else:
             directions = [
                 by_first_step(
-                    lambda own: optax.chain(*self._direction(own)), axes, freezing
+                    lambda own: optax.chain(*self.direction(own)), axes, freezing
                 )
             ]
         return optax.chain(clip, *directions, optax.scale_by_learning_rate(rate))
@@ -88,11 +88,12 @@ class Optimizer:
         """The learning rate that the update at `step` = 0, 1, … uses."""
         return self.schedule.build(train_steps)(step)
 
-    def _direction(self, axes: Any) -> list[optax.GradientTransformation]:
+    def direction(self, axes: Any) -> list[optax.GradientTransformation]:
         """What stands between clipping and the learning rate."""
         raise NotImplementedError
 
-    def _decay(self, axes: Any) -> optax.GradientTransformation:
+    def decay(self, axes: Any) -> optax.GradientTransformation:
+        """Adds the decoupled weight decay of matrices and tables to a direction."""
         return optax.add_decayed_weights(self.weight_decay, decay_mask(axes))
 
     def _expect_rates(self, *fields: str) -> None:
@@ -124,8 +125,9 @@ class AdamW(Optimizer):
         self._expect_rates("b1", "b2")
         require(self, "eps", self.eps > 0, "a number above 0")
 
-    def _direction(self, axes):
-        return [optax.scale_by_adam(self.b1, self.b2, self.eps), self._decay(axes)]
+    def direction(self, axes):
+        """Adam's, and the decay."""
+        return [optax.scale_by_adam(self.b1, self.b2, self.eps), self.decay(axes)]
 
 
 @configurable("adafactor")
@@ -161,12 +163,13 @@ class Adafactor(Optimizer):
         fits = self.min_dim_size_to_factor >= 1
         require(self, "min_dim_size_to_factor", fits, "1 or more")
 
-    def _direction(self, axes):
+    def direction(self, axes):
+        """The factored one, and the decay."""
         return [
             scale_by_factored_rms(axes, self.decay_rate, self.min_dim_size_to_factor),
             per_layer(optax.clip_by_block_rms(self.clipping_threshold), axes),
             per_layer(optax.scale_by_param_block_rms(min_scale=1e-3), axes),
-            self._decay(axes),
+            self.decay(axes),
         ]
 
 
@@ -196,10 +199,11 @@ class Lamb(Optimizer):
         self._expect_rates("b1", "b2")
         require(self, "eps", self.eps > 0, "a number above 0")
 
-    def _direction(self, axes):
+    def direction(self, axes):
+        """Adam's with a trust ratio a layer."""
         return [
             optax.scale_by_adam(self.b1, self.b2, self.eps),
-            self._decay(axes),
+            self.decay(axes),
             per_layer(optax.scale_by_trust_ratio(), axes, only=is_matrix),
         ]
 
@@ -226,8 +230,9 @@ class Lion(Optimizer):
         super().__post_init__()
         self._expect_rates("b1", "b2")
 
-    def _direction(self, axes):
-        return [optax.scale_by_lion(self.b1, self.b2), self._decay(axes)]
+    def direction(self, axes):
+        """The sign of interpolated momentum, and the decay."""
+        return [optax.scale_by_lion(self.b1, self.b2), self.decay(axes)]
 
 
 @configurable("muon")
@@ -263,7 +268,8 @@ class Muon(Optimizer):
         require(self, "update_rms", self.update_rms > 0, "a number above 0")
         require(self, "eps", self.eps > 0, "a number above 0")
 
-    def _direction(self, axes):
+    def direction(self, axes):
+        """Orthogonalized momentum of hidden matrices, Adam's of the rest."""
         # partition() hides the leaves of the other part behind MaskedNodes.
         dimensions = map_by_axes(
             lambda names: (
@@ -290,4 +296,4 @@ class Muon(Optimizer):
         labels = map_by_axes(
             lambda names: "muon" if is_hidden_matrix(names) else "adam", axes
         )
-        return [optax.partition(parts, labels), self._decay(axes)]
+        return [optax.partition(parts, labels), self.decay(axes)]

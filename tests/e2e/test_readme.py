@@ -1,42 +1,68 @@
-"""Every command and file of the README, in its order, cut short by what stands here."""
+"""Every command of the README and of docs/, page by page, cut short by what is here."""
 
+import contextlib
+import json
 import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from typing import NamedTuple
 
 import pytest
 from image_files import write_classes
+from small_tokenizers import byte_level
 
+from fmjax.cli.arguments import parse
 from fmjax.cli.main import main
 
 ROOT = pathlib.Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    str(page.relative_to(ROOT)): page.read_text(encoding="utf-8")
+    for page in (
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *sorted((ROOT / "docs").rglob("*.md")),
+    )
+}
 
 SMALL_MODEL = [
     "transformer.num_layers=1",
     "transformer.embed_dim=32",
     "transformer.num_heads=2",
-    "transformer.num_kv_heads=1",
+    "transformer.num_kv_heads=2",
     "transformer.mlp_dim=64",
 ]
-SHORT = [*SMALL_MODEL, "train.steps=2", "train.eval_every=0", "cosine.warmup_steps=1"]
+# A step of a run of few; the whole validation split takes longer than the training.
+BRIEF = ["train.eval_every=0", "cosine.warmup_steps=1", "train.eval_batch_size=64"]
+SHORT = [*SMALL_MODEL, *BRIEF, "train.steps=2"]
 SMALL_VOCABULARY = ["sentencepiece.vocab_size=400"]
-# What is appended to each command of the README, by its beginning; the last one fits.
+# The quickstart's own text takes a minute to tokenize.
+CORPUS = ["text_task.source=@text_files()", "text_files.files='corpus/*.txt'"]
+QUICKSTART = [*SHORT, *CORPUS, "data.length=32", *SMALL_VOCABULARY]
+# What is appended to each command by its beginning; the longest beginning that fits.
 CUT_SHORT = {
-    "bash launch/quickstart.sh": [*SHORT, "--run_dir", "runs/quickstart"],
+    "bash launch/quickstart.sh": [*QUICKSTART, "--run_dir", "runs/quickstart"],
     "bash launch/test.sh": ["--version"],
-    "fmjax train quickstart.gin": [*SHORT],
+    "fmjax train quickstart.gin": QUICKSTART,
+    "fmjax train quickstart.gin train.steps=600": [*QUICKSTART, "train.steps=3"],
     "fmjax eval": [],
     "fmjax generate": ["--max_tokens", "4"],
     "fmjax compare": [],
     "fmjax status": [],
     "fmjax config": [],
+    "fmjax list": [],
+    "fmjax help": [],
     "fmjax data inspect": [],
-    "python launch/local.py": [*SHORT],
-    "fmjax train mine.gin": [*SHORT, *SMALL_VOCABULARY],
+    "fmjax data inspect mine.gin": SMALL_VOCABULARY,
+    "python launch/local.py": QUICKSTART,
+    "fmjax train mine.gin": QUICKSTART,
+    "fmjax train mine.gin sentencepiece.file": SHORT,
+    "fmjax train train_pictures.gin": [*SMALL_MODEL, *BRIEF, "train.steps=2"],
+    "fmjax train continue.gin": [*BRIEF, "train.steps=2", "train.batch_size=8"],
+    "fmjax train own.gin": ["train.steps=2"],
     "fmjax tokenizer train": ["--vocab_size", "400"],
     "fmjax train papers/nanogpt_shakespeare/cpu.gin": [
         *SMALL_MODEL, "train.steps=2", "train.batch_size=8", "cosine.warmup_steps=1",
@@ -45,57 +71,76 @@ CUT_SHORT = {
     "fmjax import": [],
     "fmjax export": [],
 }  # fmt: skip
+# Commands that change the environment, which the tests have already.
+INSTALLS = ("pip install -e .", "pip install -e .[gpu]", "pip install -e .[tpu]")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+class Block(NamedTuple):
+    language: str
+    title: str | None
+    text: str
 
 
-def commands() -> list[str]:
-    return [line for block in blocks("bash") for line in block.splitlines() if line]
-
-
-def test_every_command_has_a_short_form_here():
-    for command in commands():
-        assert any(command.startswith(known) for known in CUT_SHORT), command
-
-
-@pytest.mark.slow
-def test_every_command_runs(tmp_path, monkeypatch, capfd, shared_data):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(
-        "PATH", f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+def blocks(page: str) -> list[Block]:
+    found = re.findall(
+        r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```', PAGES[page], re.DOTALL | re.M
     )
-    (tmp_path / "corpus").mkdir()
-    for name in ("config.py", "cli.py", "experiment.py"):
-        text = (ROOT / "fmjax" / name).read_text(encoding="utf-8")
-        (tmp_path / "corpus" / f"{name}.txt").write_text(text, encoding="utf-8")
-    (mine,) = [block for block in blocks("gin") if "TEXT_FILE" in block]
-    (tmp_path / "mine.gin").write_text(mine, encoding="utf-8")
-    (pictures,) = [block for block in blocks("gin") if "IMAGE_FOLDER" in block]
-    (tmp_path / "pictures.gin").write_text(pictures, encoding="utf-8")
-    write_classes(tmp_path / "pictures", {"cat": 20, "dog": 20})
-    save_random_gpt2(tmp_path / "path/to/hf_gpt2")
+    return [Block(language, title or None, text) for language, title, text in found]
 
-    for command in commands():
-        shorter = max((c for c in CUT_SHORT if command.startswith(c)), key=len)
-        words = [*shlex.split(command), *CUT_SHORT[shorter]]
-        words = [w.replace("../shared/data", str(shared_data)) for w in words]
-        words = [str(ROOT / w) if w.startswith("launch/") else w for w in words]
-        if words[0] == "fmjax":
-            code = main(words[1:])
-            errors = capfd.readouterr().err
-        else:
-            # Two processes of one device each, whatever this process has.
-            done = subprocess.run(words, capture_output=True, text=True, timeout=600)
-            code, errors = done.returncode, done.stdout + done.stderr
-        assert code == 0, f"{command}\n{errors}"
 
-    assert (tmp_path / "runs/compare.png").stat().st_size > 1000
-    (python,) = [block for block in blocks("python") if "import fmjax" in block]
-    scope: dict = {}
-    exec(python, scope)
-    assert scope["logits"].shape == (1, 2, 4000)
+def commands(page: str) -> list[str]:
+    lines = [
+        line
+        for block in blocks(page)
+        if block.language == "bash"
+        for line in block.text.splitlines()
+    ]
+    return [line for line in lines if line and line not in INSTALLS]
+
+
+def shortened(command: str) -> list[str]:
+    known = max((c for c in CUT_SHORT if command.startswith(c)), key=len)
+    return [*shlex.split(command), *CUT_SHORT[known]]
+
+
+WITH_COMMANDS = [page for page in PAGES if commands(page)]
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS)
+def test_commands_are_known_and_their_arguments_are_taken(page):
+    for command in commands(page):
+        if command.startswith("cd "):
+            continue
+        assert any(command.startswith(known) for known in CUT_SHORT), command
+        if command.startswith("fmjax "):
+            parse(shlex.split(command)[1:])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> pathlib.Path:
+    """A folder with what the pages take for granted: a corpus, pictures, a model."""
+    folder = tmp_path_factory.mktemp("pages")
+    (folder / "corpus").mkdir()
+    for name in ("fmjax/config/load.py", "fmjax/cli/main.py", "fmjax/run/train.py"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        copy = folder / "corpus" / f"{pathlib.Path(name).stem}.txt"
+        copy.write_text(text, encoding="utf-8")
+    write_classes(folder / "pictures", {"cat": 20, "dog": 20})
+    save_random_gpt2(folder / "path/to/hf_gpt2")
+    shutil.copytree(
+        ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("runs")
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def quickstart(place) -> pathlib.Path:
+    """A run of the quickstart, cut short."""
+    run_dir = place / "quickstart"
+    command = ["train", "quickstart.gin", "--run_dir", str(run_dir), *QUICKSTART]
+    with contextlib.chdir(place):
+        assert main(command) == 0
+    return run_dir
 
 
 def save_random_gpt2(folder: pathlib.Path) -> None:
@@ -105,27 +150,71 @@ def save_random_gpt2(folder: pathlib.Path) -> None:
         vocab_size=4000, n_positions=32, n_embd=24, n_layer=2, n_head=3
     )
     transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    byte_level(folder, ("<|endoftext|>",))
 
 
-def test_the_path_from_the_command_to_the_loss_is_short():
-    (path,) = re.findall(
-        r"^To read a run from.*?\n\n", README, re.DOTALL | re.MULTILINE
-    )
-    names = [name.split(":")[0] for name in re.findall(r"`([\w/]+\.py)", path)]
-    assert names[0] == "cli.py"
-    assert names[-1] == "objectives/token_loss.py"
-    lines = [
-        line
-        for name in names
-        for line in (ROOT / "fmjax" / name).read_text(encoding="utf-8").splitlines()
-        if line.strip()
-    ]
-    assert len(lines) < 1000
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page != "README.md" and commands(page)]
+)
+def test_every_command_of_the_docs_runs(page, place, quickstart, monkeypatch, capfd):
+    runs(page, place, quickstart, monkeypatch, capfd)
 
 
-def test_folders_and_files_that_it_names_exist():
-    for name in set(
-        re.findall(r"`((?:fmjax|configs|launch|notebooks)/[\w./]+)`", README)
-    ):
-        if name != "fmjax/models/mine.py":
-            assert (ROOT / name).exists(), name
+def test_every_command_of_the_readme_runs(place, quickstart, monkeypatch, capfd):
+    runs("README.md", place, quickstart, monkeypatch, capfd)
+    assert (place / "runs/compare.png").stat().st_size > 1000
+
+
+def runs(page: str, place: pathlib.Path, quickstart, monkeypatch, capfd) -> None:
+    """Writes the page's titled files, then runs its commands and its Python."""
+    for left in ("runs", "path/to/exported", "path/to/continued", "look.png"):
+        shutil.rmtree(place / left, ignore_errors=True)
+        (place / left).unlink(missing_ok=True)
+    shutil.copytree(quickstart, place / "runs" / "quickstart")
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    venv = pathlib.Path(sys.executable).parent
+    monkeypatch.setenv("PATH", f"{venv}:{os.environ['PATH']}")
+    for block in blocks(page):
+        if block.title:
+            (place / block.title).write_text(block.text, encoding="utf-8")
+    for command in commands(page):
+        if command.startswith("cd "):
+            os.chdir(command.removeprefix("cd "))
+            continue
+        if "../shared/data" in command and not (ROOT.parent / "shared/data").is_dir():
+            continue  # Text that is not on every machine.
+        words = [
+            word.replace("../shared/data", str(ROOT.parent / "shared" / "data"))
+            for word in shortened(command)
+        ]
+        if words[0] == "fmjax":
+            code = main(words[1:])
+            errors = capfd.readouterr().err
+        else:
+            words = [str(ROOT / w) if w.startswith("launch/") else w for w in words]
+            done = subprocess.run(words, capture_output=True, text=True, timeout=900)
+            code, errors = done.returncode, done.stdout + done.stderr
+        assert code == 0, f"{page}: {command}\n{errors}"
+    scope: dict = {}
+    for block in blocks(page):
+        if block.language == "python":
+            exec(block.text, scope)
+    if "logits" in scope:
+        assert scope["logits"].shape == (1, 2, 4000)
+
+
+def test_fields_of_metrics_are_documented(quickstart):
+    documented = set(re.findall(r"`(\w+)`", PAGES["docs/reference/run_directory.md"]))
+    for line in (quickstart / "metrics.jsonl").read_text().splitlines():
+        assert json.loads(line).keys() <= documented
+    for line in (quickstart / "events.jsonl").read_text().splitlines():
+        assert json.loads(line).keys() <= documented
+
+
+def test_files_of_a_run_directory_are_documented(quickstart):
+    page = PAGES["docs/reference/run_directory.md"]
+    for path in quickstart.iterdir():
+        name = path.name.partition(".tfevents")[0]
+        assert name.startswith(".") or f"`{name}" in page, path.name

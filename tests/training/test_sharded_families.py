@@ -338,23 +338,31 @@ EXPERT_MESHES = {
 }
 
 
-# One mesh of every axis is enough for these: others of their kind are compared on all.
-JOINED = ("deberta_v3", "opt", "bloom", "gemma2_with_qk_norm", "vaswani_with_experts")
+# Families that differ most in what is sharded; these are compared in the default tier.
+QUICK = ("electra", "t5", "gemma2_with_qk_norm", "experts", "vit", "m3ae")
+# One mesh of every axis is enough for all but an encoder-decoder, experts and images.
+ON_EVERY_MESH = ("t5", "experts", "vit")
 
 
-def meshes_of(family):
-    """The meshes that a family is compared on."""
-    every = MESHES | (EXPERT_MESHES if "experts" in family else {})
-    return [list(every.values())[-1]] if family in JOINED else every.values()
+def cases():
+    """(family, meshes): the joint mesh of each, and the other meshes of some."""
+    for family in FAMILIES:
+        meshes = MESHES | (EXPERT_MESHES if "experts" in family else {})
+        *others, joint = meshes
+        slow = [] if family in QUICK else [pytest.mark.slow]
+        yield pytest.param(family, [meshes[joint]], id=family, marks=slow)
+        if family in ON_EVERY_MESH:
+            every = [meshes[name] for name in others]
+            name = f"{family}-every mesh"
+            yield pytest.param(family, every, id=name, marks=pytest.mark.slow)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-def test_eight_devices_compute_what_one_does(family):
+@pytest.mark.parametrize(("family", "meshes"), cases())
+def test_eight_devices_compute_what_one_does(family, meshes):
     objective, batch = FAMILIES[family]
     # Two microbatches on one device: accumulation adds up in the same comparison.
     loss, gradients = gradients_of(objective, batch(0), None, microbatches=2)
-    for mesh in meshes_of(family):
+    for mesh in meshes:
         other, others = gradients_of(objective, batch(0), mesh)
         np.testing.assert_allclose(other, loss, rtol=1e-5)
         assert_same_gradients(gradients, others)

@@ -1,0 +1,78 @@
+"""The documentation: built strictly, true about files, fields and lengths."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DESIGN = (ROOT / "docs/contributing/design.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+
+
+def test_the_site_is_built_strictly(tmp_path):
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", tmp_path / "site"],
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+
+    optimizers = tmp_path / "site/reference/configurables/optimizers.html"
+    assert "decoupled" in optimizers.read_text(encoding="utf-8")
+    command = (tmp_path / "site/reference/command.html").read_text(encoding="utf-8")
+    assert "--override" in command
+    python = (tmp_path / "site/reference/python.html").read_text(encoding="utf-8")
+    assert "fmjax.load_experiment(" in python
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+def test_files_and_folders_that_pages_name_exist():
+    room = r"`((?:fmjax|configs|launch|notebooks|tests|benchmarks|examples)/[\w./]+)`"
+    for page in PAGES:
+        for name in set(re.findall(room, page.read_text(encoding="utf-8"))):
+            assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+def test_configs_that_pages_name_are_shipped():
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for name in set(re.findall(r"`((?:small|models|data|runs)/\w+\.gin)`", text)):
+            assert (ROOT / "configs" / name).exists(), f"{page.name}: {name}"
+
+
+def test_links_of_the_readme_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_way_from_the_command_to_the_loss_is_as_long_as_stated():
+    *_, section = DESIGN.split("## From the command to the loss")
+    names = re.findall(r"`(fmjax/[\w/]+\.py)`", section)
+    # What every run of a language model passes through, so none may be left out.
+    assert names[0] == "fmjax/cli/arguments.py"
+    assert names[-1] == "fmjax/objectives/chunked_head.py"
+    for room in (
+        "config/reader",
+        "training/loop",
+        "training/state",
+        "objectives/terms",
+    ):
+        assert f"fmjax/{room}.py" in names
+    lines = [
+        line
+        for name in names
+        for line in (ROOT / name).read_text(encoding="utf-8").splitlines()
+        if line.strip()
+    ]
+    for text in (README, section):
+        (stated,) = re.findall(r"about ([\d,]+)\s+lines", text)
+        stated = int(stated.replace(",", ""))
+        assert abs(len(lines) - stated) <= 0.1 * stated, len(lines)
