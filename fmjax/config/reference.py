@@ -22,7 +22,11 @@ from fmjax.errors import UserError, suggest
 # counts.
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "objectives": ("what training minimizes", ("objectives",)),
-    "models": ("and the towers that they consist of", ("models",)),
+    "models": (
+        "and the towers that they consist of",
+        ("models.language", "models.vision", "models.multimodal"),
+    ),
+    "layers": ("sizes and choices inside models", ("models",)),
     "optimizers": ("how gradients become updates", ("optim.optimizers",)),
     "schedules": ("learning rates over steps", ("optim.schedules",)),
     "sources": ("where texts and images are read from", ("data.sources",)),

@@ -3,6 +3,7 @@
 import functools
 import importlib
 import pkgutil
+import threading
 import types
 
 from fmjax.configurable import fields_of
@@ -16,9 +17,17 @@ ROOMS = (
 CLASSES: dict[str, type] = {}
 
 
-@functools.cache
+_REGISTERING = threading.RLock()
+
+
 def register_rooms() -> None:
-    """Makes fmjax's own configurable classes known."""
+    """Makes fmjax's own configurable classes known, once."""
+    with _REGISTERING:
+        _register_rooms()
+
+
+@functools.cache
+def _register_rooms() -> None:
     for room in ROOMS:
         package = importlib.import_module(f"fmjax.{room}")
         for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):

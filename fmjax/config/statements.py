@@ -5,6 +5,7 @@ The language is gin's, read by gin's own parser; what statements mean is told by
 """
 
 import dataclasses
+import threading
 import tokenize
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +16,10 @@ from fmjax.errors import UserError
 
 # What gin's parser raises: its own errors, and those of Python's.
 _SYNTAX_ERRORS = (SyntaxError, ValueError, RecursionError, tokenize.TokenError)
+
+# Python 3.11 counts the depth of literals for all threads together, and then refuses
+# them (github.com/python/cpython/issues/106905).
+_PARSING = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +103,12 @@ def parse(text: str, source: str, lines: bool = True) -> Iterator[Statement]:
       UserError: the text is not gin.
     """
     try:
-        for found in config_parser.ConfigParser(text, _Values()):
+        parser = config_parser.ConfigParser(text, _Values())
+        while True:
+            with _PARSING:
+                found = next(parser, None)
+            if found is None:
+                return
             line = getattr(found.location, "line_num", None)
             where = f"{source}, line {line}" if lines and line else source
             if isinstance(found, config_parser.ImportStatement):

@@ -17,7 +17,7 @@ from fmjax.inference.decoder import SourceDecoder, decoder_of
 from fmjax.inference.prompts import eos_array, pad
 from fmjax.inference.slots import SelfCache, Slots
 from fmjax.models.generation import Generation
-from fmjax.models.layers.primitives import constrain
+from fmjax.models.layers.logical_axes import constrain
 
 
 class Hypothesis(NamedTuple):

@@ -18,7 +18,7 @@ from fmjax.inference.prompts import eos_array, pad
 from fmjax.inference.sampling import Sampling, sample
 from fmjax.inference.slots import Slots
 from fmjax.models.generation import Generation
-from fmjax.models.layers.primitives import constrain
+from fmjax.models.layers.logical_axes import constrain
 
 _MOST_SEED = 2**32 - 1
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
-from fmjax.models.layers.primitives import fold_keys
+from fmjax.models.layers.dropout import fold_keys
 from fmjax.objectives.masked_lm import (
     check_predictions,
     check_targets,

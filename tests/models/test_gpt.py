@@ -12,7 +12,7 @@ from fmjax.errors import UserError
 from fmjax.models.language.gpt import GPT
 from fmjax.models.layers.attention import attend
 from fmjax.models.layers.attention_mask import AttentionMask
-from fmjax.models.layers.primitives import dropout
+from fmjax.models.layers.dropout import dropout
 from fmjax.models.layers.rotary import Rotary, rotate
 from fmjax.models.layers.transformer import (
     TransformerConfig,

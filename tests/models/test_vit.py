@@ -15,9 +15,9 @@ from transformers.models.siglip.modeling_siglip import (
 
 from fmjax.errors import UserError
 from fmjax.models.layers.attention_pooling import AttentionPooling
+from fmjax.models.layers.dropout import drop_path
 from fmjax.models.layers.image_positions import resize_positions, sincos_2d
 from fmjax.models.layers.patches import to_images, to_patches
-from fmjax.models.layers.primitives import drop_path
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.vision.vit import ViT
 

@@ -1,4 +1,4 @@
-"""Captions as rows of tokens: of an image's own text, or of templates for its class."""
+"""Captions as rows of tokens: an image's own text, or templates for its class."""
 
 from collections.abc import Sequence
 
@@ -41,7 +41,7 @@ class Captions:
         ]
 
     def row(self, tokens: np.ndarray) -> Row:
-        """Of a caption's int [N] tokens, EOS included, without BOS; of none, zeros.
+        """The row of a caption's int [N] tokens, with EOS, without BOS; zeros for none.
 
         Returns:
           `tokens` int32 [T]: BOS if the vocabulary has one, the caption, cut before its
@@ -59,7 +59,7 @@ class Captions:
         return {"tokens": row, "padding_mask": np.arange(self.length) < length}
 
     def of_class(self, label: int, rng) -> np.ndarray:
-        """Tokens of one of the templates, any of them; `rng` gives the generator."""
+        """Tokens of a template drawn at random; `rng` gives the generator."""
         choices = self._by_label[label]
         number = int(rng().integers(len(choices))) if len(choices) > 1 else 0
         return choices[number]

@@ -16,8 +16,8 @@ from fmjax.data.text.packing import BadRecord
 # left, top, right, bottom in pixels, as Pillow counts them; fractions are fine.
 Box = tuple[float, float, float, float]
 
-# Pillow knows some forty more, hardly used and less tried; for EPS it has Ghostscript
-# run the program in the file.
+# Pillow reads some forty more that are rare and little tested; for EPS it runs
+# Ghostscript on the file, which is a program.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 # A picture of this many pixels takes 200 MB while it is decoded.
 _MOST_PIXELS = 1 << 26

@@ -46,9 +46,10 @@ class ImageData(CachedData):
       cache_dir: where caches are kept; $FMJAX_CACHE or ~/.cache/fmjax if None.
       threads: that make batches.
       prefetch: batches made ahead.
-      max_corrupt_fraction: of the examples that may be broken. Those are left out of
-        the cache, or read as rows without weight, and named; more of them, and more
-        than ten, end the run.
+      max_corrupt_fraction: share of the examples, and of the bytes of text, that may
+        be broken. Broken ones are left out of the cache, or read as rows without
+        weight, and named. More of them end the run, except for ten examples or fewer
+        that are at most a tenth of all.
     """
 
     train: ImageTask | SeqioTask | Mixture
@@ -96,7 +97,7 @@ class ImageData(CachedData):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What becomes of an image that is not augmented."""
+        """The preprocessing of images that are not augmented."""
         fields = [field.name for field in dataclasses.fields(Preprocessing)]
         return Preprocessing(**{name: getattr(self, name) for name in fields})
 

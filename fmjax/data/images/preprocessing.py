@@ -1,4 +1,4 @@
-"""What every image goes through that is not augmented: resize, crop, normalize."""
+"""Preprocessing of images that are not augmented: resize, crop, normalize."""
 
 import dataclasses
 import functools
@@ -64,7 +64,7 @@ class Preprocessing:
         return read_picture(content, region, self.size, RESAMPLING[self.resampling])
 
     def region(self, width: int, height: int) -> Box:
-        """The part of an image that is looked at when nothing is augmented."""
+        """The region of an image that is read where nothing is augmented."""
         # Resizing and cropping in one, rounded as transformers does in two steps.
         short = long = self.shorter_side or self.size
         if self.fit == "crop":

@@ -1,4 +1,4 @@
-"""Rows of images: what the cache keeps of an example, and what is read out of it."""
+"""Image rows: the record that a cache keeps, and the row that is made of it."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
@@ -96,7 +96,7 @@ class ImageRows:
             record["tokens"]  # KeyError where there are none.
 
     def filled(self, record: Record) -> tuple[int, int]:
-        """Nothing of an image is padding; of a caption, what is not text."""
+        """(used, all) places of a row: images have no padding, captions may."""
         if self.captions is None or self.captions.templated:
             return 1, 1
         length = self.captions.length
@@ -146,7 +146,7 @@ class ImageRows:
 
 
 class _Once:
-    """One generator for the whole row: asked again, `rng` starts it anew."""
+    """The one generator of a row: `rng` would start it anew each time."""
 
     def __init__(self, rng: Callable[[], np.random.Generator]):
         self._rng, self._generator = rng, None

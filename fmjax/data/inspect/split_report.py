@@ -41,7 +41,7 @@ class SplitReport:
 
 
 def split_reports(data: CachedData) -> tuple[SplitReport, ...]:
-    """One a cache, of both splits."""
+    """A report per cache, of both splits."""
     return tuple(_reports(data))
 
 

@@ -33,9 +33,9 @@ _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 class Records:
     """Random access to the records of several caches, numbered one after another.
 
-    A record that cannot be read, or holds ids outside the vocabulary or what its layout
-    can make no row of, becomes an empty one, whose row has zero weight, and is counted
-    in `bad_rows` and named on stderr; more than a share of those ends the run.
+    A record that cannot be read, has ids outside the vocabulary, or cannot be made into
+    a row becomes an empty one: its row has zero weight, it is counted in `bad_rows` and
+    named on stderr. More of them than `max_corrupt_fraction` end the run.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class Batches:
         return batch
 
     def get_state(self) -> dict[str, int]:
-        """{"position": of the next batch}."""
+        """The state: {"position": number of the next batch}."""
         return {"position": self._position}
 
     def set_state(self, state: dict[str, int]) -> None:

@@ -36,10 +36,10 @@ _WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
 class Example(Protocol):
-    """What a cache is built of.
+    """One example that a cache is built of.
 
     Attributes:
-      num_tokens: of its text.
+      num_tokens: tokens of its text.
       size: bytes of its text or image, or None if the task does not keep them.
       content: what the layout makes records of.
     """
@@ -241,7 +241,7 @@ def open_cache(root: Path, key: CacheKey) -> Cache:
         shard = folder / Path(name).name
         try:
             found = shard.stat().st_size if shard.is_file() else None
-        except OSError as error:  # No name for a file.
+        except OSError as error:  # The name is none that a file can have.
             raise UserError(f"{file} is damaged ({error!r}). {remedy}") from error
         if found != size:
             state = "is missing" if found is None else f"has {found} bytes"

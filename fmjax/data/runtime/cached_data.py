@@ -1,4 +1,4 @@
-"""What data of every kind has in common: tasks, caches, and batches out of them."""
+"""The base of text and image data: tasks, their caches, and batches of them."""
 
 import abc
 import functools
@@ -19,8 +19,8 @@ from fmjax.errors import UserError
 class CachedData(abc.ABC):
     """Tasks whose examples are cached once and made into rows whenever they are read.
 
-    What a subclass, a frozen dataclass, says is how examples become records of a cache
-    and those become rows.
+    A subclass is a frozen dataclass that defines how examples become records of a
+    cache, and records rows.
 
     Attributes:
       train: the task or mixture to train on: its `train` split.
@@ -28,9 +28,10 @@ class CachedData(abc.ABC):
       cache_dir: where caches are kept; $FMJAX_CACHE or ~/.cache/fmjax if None.
       threads: that make batches.
       prefetch: batches made ahead.
-      max_corrupt_fraction: of the examples that may be broken. Those are left out of
-        the cache, or read as rows without weight, and named; more of them, and more
-        than ten, end the run.
+      max_corrupt_fraction: share of the examples, and of the bytes of text, that may
+        be broken. Broken ones are left out of the cache, or read as rows without
+        weight, and named. More of them end the run, except for ten examples or fewer
+        that are at most a tenth of all.
     """
 
     @functools.cached_property
@@ -167,7 +168,7 @@ class CachedData(abc.ABC):
 
     @abc.abstractmethod
     def _identity(self):
-        """A JSON value: what the rows depend on beside the caches and their rates."""
+        """A JSON value: what the rows depend on besides the caches and their rates."""
 
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer | None:

@@ -1,4 +1,4 @@
-"""Where built things live, and how a folder comes into being whole or not at all."""
+"""The cache root, and folders that are built completely or not at all."""
 
 import contextlib
 import json

@@ -71,12 +71,13 @@ def _read(root: Path, captions: Path, modified: int) -> tuple[ImageEntry, ...]:
 def _find(root: Path, name: str) -> str:
     """The file of that name; raises BadRecord unless it is inside the resolved root.
 
-    Whoever wrote the captions may not choose which of the reader's files are read.
+    A file of captions from a stranger must not choose which files are read.
     """
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise BadRecord(f"{name!r:.100} is not inside the folder")
     try:
-        name.encode()  # What is no Unicode can be a file's name, but not an example's.
+        # A file's name may hold bytes that are not Unicode; an example's may not.
+        name.encode()
         file = (root / name).resolve()
         found = file.is_file()
     # Names that are too long, have a NUL, or are links in a circle.

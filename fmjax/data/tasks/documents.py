@@ -1,4 +1,4 @@
-"""Tokenized documents out of a seqio task, the broken ones counted and left out."""
+"""Tokenized documents of a seqio task; broken ones are counted and left out."""
 
 import contextlib
 import dataclasses
@@ -28,7 +28,7 @@ class Tokenized:
     Attributes:
       tokens: int32 [N], ending in EOS where the vocabulary has one.
       size: bytes of its text, or None if the task does not keep the text.
-      inputs: of a pair what is read, int32; None where there is one text.
+      inputs: int32 [M], the encoder's text of a pair; None where there is one text.
     """
 
     tokens: np.ndarray
@@ -37,12 +37,12 @@ class Tokenized:
 
     @property
     def num_tokens(self) -> int:
-        """Of what is written, for a pair."""
+        """Tokens of the text; of a pair, those of the targets."""
         return len(self.tokens)
 
     @property
     def content(self) -> Document:
-        """What a layout takes: tokens, or a pair of them."""
+        """What a layout takes: tokens, or the tokens of both sides of a pair."""
         return self.tokens if self.inputs is None else (self.inputs, self.tokens)
 
 
@@ -170,7 +170,7 @@ def read_examples(
         else:
             yield number - 1, example
     if number < size:
-        # Where a shuffle waits for the end, it keeps what it holds to itself.
+        # At an error, a shuffle buffer drops the examples that it holds.
         unread = size - number
         missing = min(unread, short)
         also = f", {unread} unread" if unread > missing else ""
@@ -186,7 +186,7 @@ def label_of(example: dict[str, Any], otherwise: str) -> str:
 
 
 def _fault(tokens: np.ndarray, text: Any, vocab_size: int) -> str | None:
-    """What is wrong with a text, which is no bytes where the task does not keep it."""
+    """What is wrong with a text, or None; it is not bytes where the task drops it."""
     kept = isinstance(text, bytes)
     if len(text if kept else tokens) > DOCUMENT_BYTES:
         unit = "bytes" if kept else "tokens"
@@ -201,7 +201,7 @@ def _fault(tokens: np.ndarray, text: Any, vocab_size: int) -> str | None:
 
 
 def _goes_on(error) -> bool:
-    """Whether a tf.errors.OpError is one example's, which the next ones follow."""
+    """Whether a tf.errors.OpError costs one example only, and reading can go on."""
     import tensorflow as tf
 
     of_one = (tf.errors.InvalidArgumentError, tf.errors.UnknownError)

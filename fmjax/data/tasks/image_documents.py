@@ -15,7 +15,7 @@ from fmjax.errors import UserError
 
 @dataclasses.dataclass
 class ImageExample:
-    """An encoded image with what is known of it.
+    """An encoded image with its label and caption.
 
     Attributes:
       image: the file's bytes.
@@ -30,7 +30,7 @@ class ImageExample:
 
     @property
     def num_tokens(self) -> int:
-        """Of the caption."""
+        """Tokens of the caption."""
         return 0 if self.tokens is None else len(self.tokens)
 
     @property
@@ -40,7 +40,7 @@ class ImageExample:
 
     @property
     def content(self) -> "ImageExample":
-        """All of it."""
+        """The example itself: what the layout makes a record of."""
         return self
 
 

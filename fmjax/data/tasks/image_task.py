@@ -72,11 +72,11 @@ class ImageTask:
         return self.source.class_names()
 
     def caption_templates(self) -> tuple[str, ...]:
-        """What captions are made of; nothing where they are the source's."""
+        """Templates that captions are made of; none where the source has captions."""
         return self.templates
 
     def members(self, root: Path) -> tuple[Member, ...]:
-        """Itself, at rate 1."""
+        """The one member, at rate 1."""
         keys = {
             split: {
                 "source": self.source.fingerprint(split),
@@ -148,7 +148,7 @@ def _tokenize(feature):
     seqio = import_seqio()
 
     def tokenize(dataset):
-        # Of captions alone: of every feature it would keep a copy.
+        # Captions only: seqio keeps a copy of every feature that it tokenizes.
         return seqio.preprocessors.tokenize(dataset, {"targets": feature})
 
     return tokenize

@@ -89,7 +89,7 @@ class Mixture:
         return self._shared("class_names")
 
     def caption_templates(self) -> tuple[str, ...]:
-        """What captions are made of; raises UserError where it differs."""
+        """Templates that captions are made of; raises UserError where they differ."""
         return self._shared("caption_templates")
 
     def _shared(self, name: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The one place where TensorFlow and seqio come in: late, on the CPU only, quietly."""
+"""Imports TensorFlow and seqio on first use, on the CPU only and without log lines."""
 
 import contextlib
 import functools
@@ -51,7 +51,7 @@ def _import() -> types.ModuleType:
             "cache` and set data.cache_dir to it."
         ) from error
     # JAX owns the accelerators: TensorFlow would take all of their memory. It refuses
-    # where whoever imported it has set it up already.
+    # where it has been set up already.
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], "GPU")
     try:

@@ -1,4 +1,4 @@
-"""The configurable `seqio_task`: a task or mixture that somebody's own module has."""
+"""The configurable `seqio_task`: a task or mixture of a user's own module."""
 
 import dataclasses
 import json
@@ -85,11 +85,11 @@ class SeqioTask:
         return _has_inputs(provider)
 
     def class_names(self) -> tuple[str, ...]:
-        """Of images, what labels are called."""
+        """Names of labels 0, 1, … of images."""
         return self.classes
 
     def caption_templates(self) -> tuple[str, ...]:
-        """Captions of images are in `targets`."""
+        """None: captions of images are in `targets`."""
         return ()
 
     def members(self, root: Path) -> tuple[Member, ...]:
@@ -109,7 +109,7 @@ class SeqioTask:
     def _provider(self):
         """The registered task or mixture; None where it can only have been noted."""
         if sys.modules.get("seqio") is None:
-            return None  # Whoever registers anything imports seqio first.
+            return None  # Nothing can be registered before seqio is imported.
         seqio = import_seqio()
         for registry in (seqio.TaskRegistry, seqio.MixtureRegistry):
             if self.name in registry.names():

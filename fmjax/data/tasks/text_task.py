@@ -52,7 +52,7 @@ class TextTask:
         return "inputs" in self.source.features()
 
     def members(self, root: Path) -> tuple[Member, ...]:
-        """Itself, at rate 1."""
+        """The one member, at rate 1."""
         tokenizer = self.build_tokenizer(root).digest
         keys = {
             split: {

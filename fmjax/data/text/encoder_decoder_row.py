@@ -1,4 +1,4 @@
-"""Rows of an encoder-decoder: what is read, and what must be written."""
+"""Encoder-decoder rows: tokens of the encoder and targets of the decoder."""
 
 import numpy as np
 
@@ -19,8 +19,8 @@ def encoder_decoder_row(
     Returns:
       `encoder_tokens`, `encoder_segment_ids`, `encoder_positions` int32 [S]; `targets`,
       `decoder_segment_ids`, `decoder_positions` int32 [T], `weights` float32 [T].
-      Segments count from 1; 0 is padding. What the decoder reads is its targets shifted
-      behind the model's start id, which is the objective's affair.
+      Segments count from 1; 0 is padding. The objective makes the decoder's inputs: the
+      targets shifted right behind the model's start id.
     """
     row = {
         name: np.zeros(length, np.int32)

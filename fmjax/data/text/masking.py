@@ -47,7 +47,7 @@ class Masking:
             )
 
     def raw_length(self, length: int) -> int:
-        """All but [CLS] and the one or two [SEP]; see `Corruption`."""
+        """`length` less [CLS] and the one or two [SEP]; see `Corruption`."""
         around = 3 if self.next_sentence else 2
         if length < around + 2:
             raise UserError(
@@ -61,7 +61,7 @@ class Masking:
         return self.num_chosen(self.raw_length(length))
 
     def num_chosen(self, tokens: int) -> int:
-        """How many of so many tokens are chosen; of whole words, at most."""
+        """How many of a number of tokens are chosen; with whole words, at most."""
         return max(round(self.rate * tokens), 1)
 
     def bind(self, tokenizer: Tokenizer, length: int, raw_length: int) -> "_Masking":

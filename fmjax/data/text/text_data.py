@@ -58,9 +58,10 @@ class Data(CachedData):
       cache_dir: where caches are kept; $FMJAX_CACHE or ~/.cache/fmjax if None.
       threads: that make batches.
       prefetch: batches made ahead.
-      max_corrupt_fraction: of the examples that may be broken. Those are left out of
-        the cache, or read as rows without weight, and named; more of them, and more
-        than ten, end the run.
+      max_corrupt_fraction: share of the examples, and of the bytes of text, that may
+        be broken. Broken ones are left out of the cache, or read as rows without
+        weight, and named. More of them end the run, except for ten examples or fewer
+        that are at most a tenth of all.
     """
 
     train: Task

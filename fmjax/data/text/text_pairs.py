@@ -1,4 +1,4 @@
-"""Pairs as texts, one by one: what a translation is compared with."""
+"""Pairs as texts: the references of a translation."""
 
 from typing import NamedTuple
 
@@ -13,8 +13,8 @@ class TextPair(NamedTuple):
     """A pair before it was tokenized.
 
     Attributes:
-      source: what is read.
-      target: what is to be written.
+      source: the encoder's text.
+      target: the decoder's text, the reference.
     """
 
     source: str
@@ -22,7 +22,7 @@ class TextPair(NamedTuple):
 
 
 def text_pairs(data: Data) -> list[TextPair]:
-    """The validation split's pairs whole and in order, empty ones too.
+    """The validation split's pairs, uncut and in order, empty ones too.
 
     Raises:
       UserError: there are none, one cannot be read, or a task's preprocessors did not

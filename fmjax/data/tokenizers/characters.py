@@ -77,7 +77,7 @@ class CharacterTokenizer:
 
     @classmethod
     def from_file(cls, content: bytes) -> "CharacterTokenizer":
-        """Of the content of the file that `save` wrote."""
+        """Reads the bytes of the file that `save` wrote."""
         fields = json.loads(content)
         names = tuple(map(str, fields.get("names", ())))
         return cls(str(fields["characters"]), bool(fields["specials"]), names)

@@ -1,4 +1,4 @@
-"""A vocabulary that is there already: of a run, or of a Hugging Face folder."""
+"""An existing tokenizer, of a run or of a Hugging Face folder."""
 
 import dataclasses
 from pathlib import Path
@@ -23,10 +23,10 @@ class SavedTokenizer:
     folder: str = path()
 
     def cached_in(self, source: Source, root: Path) -> None:
-        """Nothing is kept."""
+        """None: nothing is cached."""
 
     def build(self, source: Source, root: Path) -> Tokenizer:
-        """Reads it.
+        """Reads the tokenizer.
 
         Raises:
           UserError: the folder has no tokenizer that can be read here.

@@ -19,7 +19,7 @@ class Slot(NamedTuple):
 
 
 def parse(template: str, special_id: Callable[[str], int | None]) -> tuple[Slot, ...]:
-    """Of names of specials and the texts A and B, as in 'cls A sep B1 sep1'.
+    """Parses names of specials and the texts A and B, as in 'cls A sep B1 sep1'.
 
     A digit is the token type, 0 by default. Names without an id are left out.
     """

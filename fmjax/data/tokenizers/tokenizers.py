@@ -141,7 +141,7 @@ class SentencePieceTokenizer:
 
     @classmethod
     def from_file(cls, content: bytes) -> "SentencePieceTokenizer":
-        """Of the content of the file that `save` wrote."""
+        """Reads the bytes of the file that `save` wrote."""
         return cls(content)
 
     def seqio_vocabulary(self):
@@ -203,7 +203,7 @@ class ByteTokenizer:
 
     @classmethod
     def from_file(cls, content: bytes) -> "ByteTokenizer":
-        """Of the content of the file that `save` wrote."""
+        """Reads the bytes of the file that `save` wrote."""
         return cls(tuple(map(str, json.loads(content)["names"])))
 
     def seqio_vocabulary(self):

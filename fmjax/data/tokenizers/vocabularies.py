@@ -27,7 +27,7 @@ from fmjax.errors import UserError, refuse_scheme, suggest
 
 # SentencePiece leaves out longer training lines, silently.
 _LINE_BYTES = 4096
-# Of a model: 256 bytes, padding, end, unknown, and some characters.
+# The smallest model: 256 bytes, padding, end, unknown, and some characters.
 _LEAST_PIECES = 300
 
 
@@ -169,10 +169,10 @@ class Bytes:
         names_above(self.specials, self.sentinels, "bytes")
 
     def cached_in(self, source: Source, root: Path) -> None:
-        """Nothing is kept."""
+        """None: nothing is cached."""
 
     def build(self, source: Source, root: Path) -> Tokenizer:
-        """Needs no text."""
+        """The byte tokenizer; the text is not read."""
         del source, root
         return ByteTokenizer(names_above(self.specials, self.sentinels, "bytes"))
 
@@ -277,7 +277,7 @@ def _lines(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _evenly(lines: Iterator[str], share: float) -> Iterator[str]:
-    """Every 1/share-th line, without chance: the same text gives the same model."""
+    """Every 1/share-th line, by counting: the same text gives the same model."""
     due = 1.0
     for line in lines:
         if due >= 1:

@@ -9,7 +9,11 @@ from jaxtyping import Array, Bool, Float, Int
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.flops import attention_flops, matmul_parameters
+from fmjax.models.layers.activations import ACTIVATIONS
 from fmjax.models.layers.attention_mask import self_attention
+from fmjax.models.layers.dense import Dense
+from fmjax.models.layers.dropout import Keys, dropout, fold_keys
+from fmjax.models.layers.embeddings import Embedding
 from fmjax.models.layers.inputs import (
     InputEmbedding,
     Positions,
@@ -19,15 +23,7 @@ from fmjax.models.layers.inputs import (
     outputs,
 )
 from fmjax.models.layers.language_head import LanguageHead, padded
-from fmjax.models.layers.primitives import (
-    ACTIVATIONS,
-    Dense,
-    Embedding,
-    Keys,
-    Norm,
-    dropout,
-    fold_keys,
-)
+from fmjax.models.layers.norms import Norm
 from fmjax.models.layers.transformer import Context, Stack
 from fmjax.models.layers.transformer_config import TransformerConfig
 
@@ -117,7 +113,7 @@ class Bert(nn.Module):
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
-        """What the model's heads say of a text.
+        """Outputs of the model's heads.
 
         Args:
           tokens: ids below vocab_size.

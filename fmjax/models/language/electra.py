@@ -7,7 +7,11 @@ from jaxtyping import Array, Bool, Float, Int
 from fmjax.configurable import configurable
 from fmjax.models.flops import attention_flops, matmul_parameters
 from fmjax.models.language.bert import MaskedHead
+from fmjax.models.layers.activations import ACTIVATIONS
 from fmjax.models.layers.attention_mask import self_attention
+from fmjax.models.layers.dense import Dense
+from fmjax.models.layers.dropout import Keys, fold_keys
+from fmjax.models.layers.embeddings import Embedding
 from fmjax.models.layers.inputs import (
     InputEmbedding,
     Positions,
@@ -17,13 +21,6 @@ from fmjax.models.layers.inputs import (
     outputs,
 )
 from fmjax.models.layers.language_head import padded
-from fmjax.models.layers.primitives import (
-    ACTIVATIONS,
-    Dense,
-    Embedding,
-    Keys,
-    fold_keys,
-)
 from fmjax.models.layers.transformer import Context, Stack
 from fmjax.models.layers.transformer_config import TransformerConfig
 

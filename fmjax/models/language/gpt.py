@@ -8,6 +8,8 @@ from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.flops import attention_flops, matmul_parameters
 from fmjax.models.layers.attention_mask import cached_self_attention, self_attention
+from fmjax.models.layers.dropout import Keys, fold_keys
+from fmjax.models.layers.embeddings import Embedding
 from fmjax.models.layers.inputs import (
     InputEmbedding,
     Positions,
@@ -17,7 +19,6 @@ from fmjax.models.layers.inputs import (
     outputs,
 )
 from fmjax.models.layers.language_head import LanguageHead, padded
-from fmjax.models.layers.primitives import Embedding, Keys, fold_keys
 from fmjax.models.layers.transformer import Cache, Context, Stack, empty_cache
 from fmjax.models.layers.transformer_config import TransformerConfig
 

@@ -12,6 +12,8 @@ from fmjax.models.layers.attention_mask import (
     cross_attention,
     self_attention,
 )
+from fmjax.models.layers.dropout import Keys, fold_keys
+from fmjax.models.layers.embeddings import Embedding
 from fmjax.models.layers.inputs import (
     InputEmbedding,
     Positions,
@@ -21,7 +23,6 @@ from fmjax.models.layers.inputs import (
     outputs,
 )
 from fmjax.models.layers.language_head import LanguageHead, padded
-from fmjax.models.layers.primitives import Embedding, Keys, fold_keys
 from fmjax.models.layers.transformer import Cache, Context, Stack, empty_cache
 from fmjax.models.layers.transformer_config import TransformerConfig
 

@@ -9,16 +9,11 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from fmjax.models.layers.attention_mask import AttentionMask
+from fmjax.models.layers.dense import matmul
 from fmjax.models.layers.disentangled import disentangled_scores
-from fmjax.models.layers.primitives import (
-    Keys,
-    Norm,
-    constrain,
-    dropout,
-    matmul,
-    normal_init,
-    zeros_init,
-)
+from fmjax.models.layers.dropout import Keys, dropout
+from fmjax.models.layers.logical_axes import constrain, normal_init, zeros_init
+from fmjax.models.layers.norms import Norm
 from fmjax.models.layers.rotary import Rotary, rotate
 from fmjax.sharding.platform import platform
 

@@ -6,7 +6,9 @@ from jaxtyping import Array, Float
 
 from fmjax.models.layers.attention import Attention
 from fmjax.models.layers.attention_mask import AttentionMask
-from fmjax.models.layers.primitives import FeedForward, Keys, fold_keys, normal_init
+from fmjax.models.layers.dropout import Keys, fold_keys
+from fmjax.models.layers.feed_forward import FeedForward
+from fmjax.models.layers.logical_axes import normal_init
 from fmjax.models.layers.transformer_config import TransformerConfig
 
 

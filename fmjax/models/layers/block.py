@@ -9,16 +9,10 @@ from jaxtyping import Array, Float, Int
 
 from fmjax.models.layers.attention import Attention, KeyValueCache
 from fmjax.models.layers.attention_mask import AttentionMask, padding_mask_of
+from fmjax.models.layers.dropout import Keys, drop_path, dropout, fold_keys
+from fmjax.models.layers.feed_forward import FeedForward
+from fmjax.models.layers.logical_axes import constant_init, constrain
 from fmjax.models.layers.mixture_of_experts import MixtureOfExperts, Router
-from fmjax.models.layers.primitives import (
-    FeedForward,
-    Keys,
-    constant_init,
-    constrain,
-    drop_path,
-    dropout,
-    fold_keys,
-)
 from fmjax.models.layers.transformer_config import TransformerConfig
 
 

@@ -7,8 +7,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from fmjax.errors import UserError
+from fmjax.models.layers.dropout import Keys, dropout
+from fmjax.models.layers.embeddings import Embedding
+from fmjax.models.layers.logical_axes import constrain
 from fmjax.models.layers.position_bias import sinusoids
-from fmjax.models.layers.primitives import Embedding, Keys, constrain, dropout
 from fmjax.models.layers.transformer_config import TransformerConfig
 
 Positions = Literal["learned", "sinusoidal", "sinusoidal_halves", "none"]

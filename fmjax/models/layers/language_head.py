@@ -4,7 +4,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from fmjax.models.layers.primitives import constrain, matmul, normal_init, zeros_init
+from fmjax.models.layers.dense import matmul
+from fmjax.models.layers.logical_axes import constrain, normal_init, zeros_init
 
 # Far below any logit, and still finite in bfloat16.
 _NEVER = -1e30

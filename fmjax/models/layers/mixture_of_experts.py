@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from fmjax.models.layers.activations import ACTIVATIONS
 from fmjax.models.layers.dropless import dropless
-from fmjax.models.layers.primitives import ACTIVATIONS, constrain, normal_init
+from fmjax.models.layers.logical_axes import constrain, normal_init
 
 Router = dict[str, Float[Array, " B"]]
 
@@ -120,7 +121,7 @@ class MixtureOfExperts(nn.Module):
         share = jnp.round(self.capacity * k * padding_mask.sum(-1) / E)
         kept = place < jnp.clip(share, 1, slots)[:, None, None]
         kept &= padding_mask[..., None]
-        # A slot past the end is nobody's.
+        # Dropped tokens get a slot past the end, which no expert reads.
         slot = jnp.where(kept, chosen * slots + place, E * slots).reshape(B, T * k)
         token = jnp.broadcast_to(jnp.arange(T * k) // k, (B, T * k))
         empty = jnp.full((B, E * slots), T)

@@ -1,4 +1,4 @@
-"""From images to vectors of patches that know their places, and back to pixels."""
+"""Patch embeddings with positions of images, and patches back to pixels."""
 
 import einops
 import jax.numpy as jnp
@@ -6,13 +6,14 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from fmjax.errors import UserError
+from fmjax.models.layers.dense import matmul
 from fmjax.models.layers.image_positions import (
     Grid,
     PatchAxis,
     resize_positions,
     sincos_2d,
 )
-from fmjax.models.layers.primitives import constrain, matmul, normal_init, zeros_init
+from fmjax.models.layers.logical_axes import constrain, normal_init, zeros_init
 from fmjax.models.layers.transformer_config import TransformerConfig
 
 

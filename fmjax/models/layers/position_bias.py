@@ -7,7 +7,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from fmjax.models.layers.primitives import normal_init
+from fmjax.models.layers.logical_axes import normal_init
 
 
 def sinusoids(

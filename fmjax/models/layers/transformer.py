@@ -10,13 +10,11 @@ from jaxtyping import Array, Float
 
 from fmjax.models.layers.attention import KeyValueCache
 from fmjax.models.layers.block import Block, BlockOutputs, Cache, Context
+from fmjax.models.layers.dense import Dense
 from fmjax.models.layers.disentangled import log_bucket
+from fmjax.models.layers.logical_axes import normal_init
+from fmjax.models.layers.norms import Norm
 from fmjax.models.layers.position_bias import RelativeBias, alibi
-from fmjax.models.layers.primitives import (
-    Dense,
-    Norm,
-    normal_init,
-)
 from fmjax.models.layers.transformer_config import TransformerConfig
 
 # What the backward pass keeps of a block; the rest is computed again.

@@ -6,9 +6,15 @@ from typing import Literal
 import jax.numpy as jnp
 
 from fmjax.configurable import configurable, runtime_field
-from fmjax.errors import UserError
-from fmjax.models.layers.primitives import Norm
+from fmjax.models.layers.norms import Norm
 from fmjax.models.layers.rotary import Rotary
+from fmjax.models.layers.transformer_checks import (
+    check_attention,
+    check_dropout,
+    check_experts,
+    check_positions,
+    check_sizes,
+)
 from fmjax.sharding.platform import platform
 
 
@@ -111,90 +117,14 @@ class TransformerConfig:
     remat: Literal["none", "weights", "dots", "full"] = runtime_field("none")
 
     def __post_init__(self):
-        for name in ("num_layers", "embed_dim", "num_heads", "kv_heads", "mlp_width"):
-            if getattr(self, name) < 1:
-                raise UserError(
-                    f"transformer.{name} = {getattr(self, name)} is below 1."
-                )
-        if self.head_dim is None and self.embed_dim % self.num_heads:
-            raise UserError(
-                f"transformer.num_heads = {self.num_heads} does not divide "
-                f"transformer.embed_dim = {self.embed_dim}; set transformer.head_dim."
-            )
-        if self.num_heads % self.kv_heads:
-            raise UserError(
-                f"transformer.num_kv_heads = {self.kv_heads} does not divide "
-                f"transformer.num_heads = {self.num_heads}."
-            )
-        if self.rotary is not None:
-            self.rotary.check(self.head_width)
-            local = self.rotary.local_theta
-            if local is not None and self.global_every is None:
-                raise UserError(
-                    f"rotary.local_theta = {local} is for layers with a window beside "
-                    "others without; expected transformer.global_every, which is None."
-                )
-        if self.position_bias == "disentangled" and self.kv_heads != self.num_heads:
-            raise UserError(
-                f"transformer.num_kv_heads = {self.kv_heads}: disentangled attention "
-                f"needs as many as transformer.num_heads = {self.num_heads}."
-            )
-        for name in ("attention_scale", "attention_softcap"):
-            if self.position_bias == "disentangled" and getattr(self, name) is not None:
-                raise UserError(
-                    f"transformer.{name} = {getattr(self, name)}: disentangled "
-                    "attention has a scale of its own and no cap; expected None."
-                )
-        if self.relative_buckets < 4 or self.relative_buckets % 2:
-            raise UserError(
-                f"transformer.relative_buckets = {self.relative_buckets}: expected an "
-                "even number of at least 4."
-            )
-        if self.relative_max_distance is None:
-            if self.position_bias == "buckets":
-                raise UserError(
-                    "transformer.relative_max_distance = None: expected a number for "
-                    "transformer.position_bias = 'buckets'."
-                )
-        elif self.relative_max_distance <= self.relative_buckets // 2:
-            raise UserError(
-                f"transformer.relative_max_distance = {self.relative_max_distance}: "
-                "expected more than half of transformer.relative_buckets = "
-                f"{self.relative_buckets}."
-            )
-        for name in ("window", "global_every", "num_experts"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UserError(
-                    f"transformer.{name} = {getattr(self, name)} is below 1."
-                )
-        if self.global_every is not None and self.window is None:
-            raise UserError(
-                f"transformer.global_every = {self.global_every} needs "
-                "transformer.window, which is None."
-            )
-        if self.num_experts is not None:
-            if not 1 <= self.experts_per_token <= self.num_experts:
-                raise UserError(
-                    f"transformer.experts_per_token = {self.experts_per_token}: "
-                    f"expected 1 to transformer.num_experts = {self.num_experts}."
-                )
-            if self.expert_capacity is not None and self.expert_capacity <= 0:
-                raise UserError(
-                    f"transformer.expert_capacity = {self.expert_capacity}: expected "
-                    "more than 0, or None."
-                )
-            if self.bias or self.mlp_dropout:
-                raise UserError(
-                    f"transformer.num_experts = {self.num_experts}: experts have no "
-                    "offsets and no dropout; expected transformer.bias = False and "
-                    "transformer.mlp_dropout = 0."
-                )
-        rates = ("dropout", "attention_dropout", "mlp_dropout", "stochastic_depth")
-        for name in rates:
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(
-                    f"transformer.{name} = {getattr(self, name)}: expected 0 ≤ x < 1."
-                )
+        for check in (
+            check_sizes,
+            check_attention,
+            check_positions,
+            check_experts,
+            check_dropout,
+        ):
+            check(self)
 
     @property
     def kv_heads(self) -> int:

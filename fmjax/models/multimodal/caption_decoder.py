@@ -9,13 +9,15 @@ from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.flops import attention_flops, matmul_parameters
 from fmjax.models.layers.attention_mask import cached_self_attention, self_attention
+from fmjax.models.layers.dropout import Keys, fold_keys
+from fmjax.models.layers.embeddings import Embedding
 from fmjax.models.layers.inputs import (
     InputEmbedding,
     check_length,
     check_sizes,
 )
 from fmjax.models.layers.language_head import LanguageHead, padded
-from fmjax.models.layers.primitives import Embedding, Keys, fold_keys, normal_init
+from fmjax.models.layers.logical_axes import normal_init
 from fmjax.models.layers.transformer import Cache, Context, Stack, empty_cache
 from fmjax.models.layers.transformer_config import TransformerConfig
 
@@ -79,7 +81,7 @@ class CaptionDecoder(nn.Module):
 
     @property
     def transformer(self) -> TransformerConfig:
-        """Of the first half, whose [CLS] stands for the text."""
+        """Config of the unimodal half, whose [CLS] embeds the text."""
         return self.unimodal
 
     @property

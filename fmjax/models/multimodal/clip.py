@@ -1,4 +1,4 @@
-"""Two towers, of images and of texts, that meet in one space: CLIP, SigLIP, LiT."""
+"""Image and text encoders with one embedding space: CLIP, SigLIP, LiT."""
 
 import math
 from typing import Any
@@ -10,7 +10,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
-from fmjax.models.layers.primitives import Dense, Keys, constant_init, fold_keys
+from fmjax.models.layers.dense import Dense
+from fmjax.models.layers.dropout import Keys, fold_keys
+from fmjax.models.layers.logical_axes import constant_init
 from fmjax.models.multimodal.text_encoder import TextEncoder
 from fmjax.models.vision.vit import ViT, check_tower
 
@@ -20,8 +22,8 @@ class CLIP(nn.Module):
     """Embeddings of images and texts, of unit length (Radford et al. 2021).
 
     Attributes:
-      image: the tower of images; its `pooled` stands for the image.
-      text: the tower of texts likewise.
+      image: the image encoder; its `pooled` vector is embedded.
+      text: the text encoder; likewise.
       embed_dim: E, width that an image's vector is projected to; None takes it as it
         is, and as wide as the text's (SigLIP).
       text_bias: whether the text's projection has an offset (SigLIP).
@@ -60,12 +62,12 @@ class CLIP(nn.Module):
 
     @property
     def vocab_size(self) -> int:
-        """Of the texts."""
+        """V, the vocabulary size of the text encoder."""
         return self.text.vocab_size
 
     @property
     def image_size(self) -> int | tuple[int, int]:
-        """Pixels of the images."""
+        """Height and width of images in pixels; one number where they are equal."""
         return self.image.image_size
 
     @property

@@ -6,9 +6,9 @@ from jaxtyping import Array, Bool, Float, Int
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.layers.attention_pooling import AttentionPooling, pooling_flops
+from fmjax.models.layers.dropout import Keys, fold_keys
 from fmjax.models.layers.inputs import outputs
 from fmjax.models.layers.patches import grid_of, pair
-from fmjax.models.layers.primitives import Keys, fold_keys
 from fmjax.models.layers.transformer import Cache
 from fmjax.models.multimodal.caption_decoder import CaptionDecoder
 from fmjax.models.multimodal.clip import CLIP

@@ -5,20 +5,22 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fmjax.configurable import configurable
 from fmjax.models.layers.attention_mask import self_attention
+from fmjax.models.layers.dropout import Keys, fold_keys
+from fmjax.models.layers.embeddings import Embedding
 from fmjax.models.layers.image_positions import Grid
 from fmjax.models.layers.inputs import InputEmbedding, check_length, check_sizes
 from fmjax.models.layers.language_head import LanguageHead, padded
+from fmjax.models.layers.logical_axes import normal_init
 from fmjax.models.layers.patches import grid_of, pair
-from fmjax.models.layers.primitives import Embedding, Keys, fold_keys, normal_init
 from fmjax.models.layers.transformer import Context
 from fmjax.models.vision.mae import MAE
 
 
 @configurable("m3ae")
 class M3AE(MAE):
-    """One encoder sees some patches of an image and some words of its text.
+    """One encoder reads the visible patches of an image and tokens of its text.
 
-    A decoder paints all patches and says all words, each side given what is seen of
+    A decoder reconstructs all patches and predicts all tokens, from the visible ones of
     both. Without a text it is `MAE`.
 
     Attributes:
@@ -72,7 +74,7 @@ class M3AE(MAE):
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
-        """Paints images and says texts of which the encoder sees some, or all.
+        """Reconstructs images and texts of which the encoder reads a part, or all.
 
         Args:
           images: normalized.

@@ -1,4 +1,4 @@
-"""A text encoder that gives one vector, as CLIP's and SigLIP's towers do."""
+"""A text encoder that gives one vector for a text, as in CLIP and SigLIP."""
 
 from typing import Literal
 
@@ -10,6 +10,8 @@ from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.flops import attention_flops, matmul_parameters
 from fmjax.models.layers.attention_mask import self_attention
+from fmjax.models.layers.dropout import Keys, fold_keys
+from fmjax.models.layers.embeddings import Embedding
 from fmjax.models.layers.inputs import (
     InputEmbedding,
     check_length,
@@ -17,7 +19,6 @@ from fmjax.models.layers.inputs import (
     outputs,
 )
 from fmjax.models.layers.language_head import padded
-from fmjax.models.layers.primitives import Embedding, Keys, fold_keys
 from fmjax.models.layers.transformer import Context, Stack
 from fmjax.models.layers.transformer_config import TransformerConfig
 
@@ -26,7 +27,7 @@ Pooling = Literal["last_token", "eos", "highest_id", "last_place"]
 
 @configurable("text_encoder")
 class TextEncoder(nn.Module):
-    """A transformer over tokens, of which one stands for the text.
+    """A transformer over tokens; the vector of one of them embeds the text.
 
     Attributes:
       transformer: the stack's sizes and choices.
@@ -104,7 +105,7 @@ class TextEncoder(nn.Module):
         return outputs(out) | {"pooled": pooled}
 
     def _place(self, tokens: Array, padding_mask: Array | None) -> Int[Array, " B"]:
-        """Of the token that stands for the text."""
+        """Index of the token whose vector embeds the text."""
         if self.pooling == "eos":
             return (tokens == self.eos_id).argmax(1)
         if self.pooling == "highest_id":

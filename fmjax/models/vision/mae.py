@@ -9,20 +9,16 @@ from jaxtyping import Array, Float, Int
 from fmjax.configurable import configurable
 from fmjax.models.flops import attention_flops, matmul_parameters
 from fmjax.models.layers.attention_mask import AttentionMask
+from fmjax.models.layers.dense import Dense
+from fmjax.models.layers.dropout import Keys, fold_keys
 from fmjax.models.layers.image_positions import (
     Grid,
     PatchAxis,
     resize_positions,
     sincos_2d,
 )
+from fmjax.models.layers.logical_axes import constrain, normal_init
 from fmjax.models.layers.patches import check_image_sizes, grid_of, pair
-from fmjax.models.layers.primitives import (
-    Dense,
-    Keys,
-    constrain,
-    fold_keys,
-    normal_init,
-)
 from fmjax.models.layers.transformer import Context, Stack
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.vision.vit import ViT
@@ -30,7 +26,7 @@ from fmjax.models.vision.vit import ViT
 
 @configurable("mae")
 class MAE(nn.Module):
-    """An encoder that sees some patches, and a small decoder that paints all of them.
+    """An encoder of visible patches, and a small decoder that reconstructs all patches.
 
     Attributes:
       encoder: its sizes and choices.
@@ -87,7 +83,7 @@ class MAE(nn.Module):
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
-        """Paints images of which the encoder sees some patches, or all.
+        """Reconstructs images of which the encoder reads some patches, or all.
 
         Args:
           images: normalized.
@@ -129,7 +125,7 @@ class MAE(nn.Module):
         return self._pixels(self.decoder_stack(x, context)["hidden"], grid)
 
     def _seen(self, images: Array, visible: Array | None) -> Float[Array, "B K D"]:
-        """Vectors of the patches that the encoder sees."""
+        """Vectors of the visible patches."""
         patches = self.vit.patches(images)
         if visible is None:
             return patches

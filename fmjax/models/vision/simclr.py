@@ -6,7 +6,8 @@ from jaxtyping import Array, Float
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
-from fmjax.models.layers.primitives import Dense, Keys, fold_keys
+from fmjax.models.layers.dense import Dense
+from fmjax.models.layers.dropout import Keys, fold_keys
 from fmjax.models.multimodal.clip import l2_normalize
 from fmjax.models.vision.vit import ViT, check_tower
 
@@ -38,12 +39,12 @@ class SimCLR(nn.Module):
 
     @property
     def image_size(self) -> int | tuple[int, int]:
-        """Pixels of the images."""
+        """Height and width of images in pixels; one number where they are equal."""
         return self.encoder.image_size
 
     @property
     def channels(self) -> int:
-        """Of a pixel."""
+        """Channels of an image."""
         return self.encoder.channels
 
     @nn.compact

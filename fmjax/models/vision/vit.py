@@ -11,10 +11,12 @@ from fmjax.errors import UserError
 from fmjax.models.flops import attention_flops, matmul_parameters
 from fmjax.models.layers.attention_mask import self_attention
 from fmjax.models.layers.attention_pooling import AttentionPooling, pooling_flops
+from fmjax.models.layers.dense import Dense
+from fmjax.models.layers.dropout import Keys, dropout, fold_keys
 from fmjax.models.layers.image_positions import Grid
 from fmjax.models.layers.inputs import outputs
+from fmjax.models.layers.logical_axes import constrain
 from fmjax.models.layers.patches import PatchEmbedding, check_image_sizes, grid_of, pair
-from fmjax.models.layers.primitives import Dense, Keys, constrain, dropout, fold_keys
 from fmjax.models.layers.transformer import Context, Stack
 from fmjax.models.layers.transformer_config import TransformerConfig
 

@@ -1,4 +1,4 @@
-"""Augmentations: what changes an image anew whenever it is read.
+"""Augmentations: random changes of an image, drawn whenever it is read.
 
 A new one is a file with one configurable below one of these classes, by the point
 where it comes in: the choice of a region, the picture, its numbers, or the whole row.
@@ -21,7 +21,7 @@ Rng = np.random.Generator
 
 
 class Augmentation:
-    """Any of the four kinds below."""
+    """One of the four kinds below."""
 
 
 class RegionChoice(Augmentation, abc.ABC):

@@ -11,7 +11,7 @@ from fmjax.data.images.augment.augmentation import PictureChange, Rng, check_pro
 @configurable("flip")
 @dataclasses.dataclass(frozen=True)
 class Flip(PictureChange):
-    """Left and right change places.
+    """Mirrors the picture left to right.
 
     Attributes:
       probability: of doing so.

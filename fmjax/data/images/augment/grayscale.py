@@ -1,4 +1,4 @@
-"""Colour taken away."""
+"""Random conversion to grey."""
 
 import dataclasses
 

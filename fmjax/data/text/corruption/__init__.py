@@ -1,1 +1,1 @@
-"""Corruptions: what a row is turned into whenever it is read."""
+"""Corruptions, drawn anew whenever a row is read."""

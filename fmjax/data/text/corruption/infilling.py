@@ -16,7 +16,7 @@ from fmjax.errors import UserError
 @configurable("infilling")
 @dataclasses.dataclass(frozen=True)
 class Infilling:
-    """Spans become one mask each, sentences change places; the whole is to be written.
+    """Spans become masks, sentences are permuted; the target is the whole text.
 
     Span lengths are Poisson; a span of length 0 puts a mask where nothing is missing.
 
@@ -39,7 +39,7 @@ class Infilling:
             raise UserError(f"infilling.mean_span = {self.mean_span} is not above 0.")
 
     def raw_length(self, length: int) -> int:
-        """All but EOS: masks are no more than what they hide; see `Corruption`."""
+        """`length` less EOS: no more masks than masked tokens; see `Corruption`."""
         if length < 2:
             raise UserError(f"data.length = {length}: @infilling() needs at least 2.")
         return length - 1
@@ -65,7 +65,7 @@ class _Infilling:
         return encoder_decoder_row(pairs, self.length, self.target_length)
 
     def corrupted(self, tokens: np.ndarray, rng: Rng):
-        """What is read, and the targets."""
+        """The encoder's inputs, and the targets."""
         read = tokens if self.ends is None else self._permuted(tokens, rng)
         read = np.concatenate([self._infilled(read, rng), self.eos])
         return read, np.concatenate([tokens, self.eos])

@@ -43,7 +43,7 @@ class CorruptionMixture:
             )
 
     def raw_length(self, length: int) -> int:
-        """The least of all; see `Corruption`."""
+        """The smallest of the members; see `Corruption`."""
         return min(c.raw_length(length) for c in self.corruptions)
 
     def bind(

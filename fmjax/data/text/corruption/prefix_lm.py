@@ -16,7 +16,7 @@ from fmjax.errors import UserError
 @configurable("prefix_lm")
 @dataclasses.dataclass(frozen=True)
 class PrefixLM:
-    """A text is cut in two; the first part is read, the second to be written.
+    """A text is cut in two: the encoder's inputs and the decoder's targets.
 
     Attributes:
       least: the smallest share of the tokens that is read.
@@ -37,7 +37,7 @@ class PrefixLM:
             )
 
     def raw_length(self, length: int) -> int:
-        """All but the mode: what is not read makes room for EOS; see `Corruption`."""
+        """`length` less the mode; EOS takes a target's place; see `Corruption`."""
         raw = length - bool(self.mode)
         if raw < 2:
             raise UserError(
@@ -69,7 +69,7 @@ class _PrefixLM:
         return encoder_decoder_row(pairs, self.length, self.target_length)
 
     def corrupted(self, tokens: np.ndarray, rng: Rng):
-        """What is read, and the targets."""
+        """The encoder's inputs, and the targets."""
         share = rng.uniform(self.settings.least, self.settings.most)
         cut = min(max(round(share * len(tokens)), 1), len(tokens) - 1)
         read = np.concatenate([self.mode, tokens[:cut], self.eos])

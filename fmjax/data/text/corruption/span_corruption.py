@@ -16,7 +16,7 @@ from fmjax.errors import UserError
 @configurable("span_corruption")
 @dataclasses.dataclass(frozen=True)
 class SpanCorruption:
-    """Spans of a text are replaced by sentinels, and are to be written behind them.
+    """Spans are replaced by sentinels; targets are the sentinels with their spans.
 
     With n tokens, round(rate · n) are taken out in round(rate · n / mean_span) spans;
     how long each is, and what lies between, is uniform over all partitions. As in T5's
@@ -54,7 +54,7 @@ class SpanCorruption:
         return noise, min(spans, raw - noise)
 
     def raw_length(self, length: int) -> int:
-        """So many that they fill the encoder's row; see `Corruption`."""
+        """The most tokens whose corruption fits an encoder's row; see `Corruption`."""
         raw = 2
         while self.lengths(raw + 1)[0] <= length:
             raw += 1
@@ -90,7 +90,7 @@ class _SpanCorruption:
         return encoder_decoder_row(pairs, self.length, self.target_length)
 
     def corrupted(self, tokens: np.ndarray, rng: Rng):
-        """What is read, and the targets."""
+        """The encoder's inputs, and the targets."""
         noise, spans = self.settings.counts(len(tokens))
         # Kept text and spans take turns, text first.
         kept = partition(len(tokens) - noise, spans, rng)

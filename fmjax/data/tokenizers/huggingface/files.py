@@ -66,7 +66,7 @@ class TokenizerFiles:
 
     @classmethod
     def read(cls, folder: Path) -> "TokenizerFiles | None":
-        """Of a saved model's folder; None if no tokenizer was saved with it."""
+        """Reads a saved model's folder; None if no tokenizer was saved with it."""
         found = [n for n in (*_VOCABULARIES, *_BESIDE) if (folder / n).is_file()]
         if not set(found) & set(_VOCABULARIES):
             unread = [n for n in _UNREAD if (folder / n).is_file()]

@@ -78,7 +78,7 @@ class HuggingFaceTokenizer:
 
     @classmethod
     def from_folder(cls, folder: Path) -> "HuggingFaceTokenizer | None":
-        """Of a folder that transformers saved; None if it has no tokenizer.
+        """Reads a folder that transformers saved; None if it has no tokenizer.
 
         Raises:
           UserError: it has one of a kind, or with an option, that is not known here.
@@ -172,7 +172,7 @@ class HuggingFaceTokenizer:
 
     @classmethod
     def from_file(cls, content: bytes) -> "HuggingFaceTokenizer":
-        """Of the content of the file that `save` wrote."""
+        """Reads the bytes of the file that `save` wrote."""
         fields = json.loads(content)
         if fields["side"] not in _SIDES:
             raise UserError(f"side is {fields['side']!r}; expected one of {_SIDES}.")

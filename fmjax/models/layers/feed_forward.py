@@ -1,0 +1,59 @@
+"""The feed-forward layer of a transformer block, plain or gated."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from fmjax.models.layers.activations import ACTIVATIONS
+from fmjax.models.layers.dense import matmul
+from fmjax.models.layers.dropout import Keys, dropout
+from fmjax.models.layers.logical_axes import constrain, normal_init, zeros_init
+
+
+class FeedForward(nn.Module):
+    """act(x W_in) W_out, or (act(x W_gate) * x W_in) W_out (Shazeer 2020).
+
+    Attributes:
+      mlp_dim: width of the hidden layer.
+      activation: a name in `ACTIVATIONS`.
+      gated: whether a second projection gates the first.
+      bias: whether the projections have offsets.
+      init_std: standard deviation of the inward weights.
+      out_init_std: standard deviation of the outward weights.
+      dropout: share of the hidden layer dropped in training.
+      dtype: of the computation.
+    """
+
+    mlp_dim: int
+    activation: str
+    gated: bool
+    bias: bool
+    init_std: float
+    out_init_std: float
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"], keys: Keys) -> Float[Array, "B T D"]:
+        """Applies the layer to every position."""
+        activate = ACTIVATIONS[self.activation]
+        h = self._inward("in", x)
+        h = activate(self._inward("gate", x)) * h if self.gated else activate(h)
+        h = constrain(h, "batch", "length", "act_mlp")
+        h = dropout(h, self.dropout, keys)
+        out_init = normal_init(self.out_init_std, "mlp", "embed")
+        kernel = self.param("out", out_init, (self.mlp_dim, x.shape[-1]))
+        y = matmul(h, kernel.astype(self.dtype), self.dtype)
+        if self.bias:
+            bias = self.param("out_bias", zeros_init("embed"), x.shape[-1:])
+            y = y + bias.astype(self.dtype)
+        return y
+
+    def _inward(self, name: str, x: Array) -> Array:
+        init = normal_init(self.init_std, "embed", "mlp")
+        kernel = self.param(name, init, (x.shape[-1], self.mlp_dim))
+        h = matmul(x, kernel.astype(self.dtype), self.dtype)
+        if self.bias:
+            bias = self.param(f"{name}_bias", zeros_init("mlp"), (self.mlp_dim,))
+            h = h + bias.astype(self.dtype)
+        return h

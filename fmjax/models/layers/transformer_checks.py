@@ -1,0 +1,115 @@
+"""Choices of a transformer that cannot hold together, refused by gin name."""
+
+from typing import TYPE_CHECKING
+
+from fmjax.errors import UserError, require
+
+if TYPE_CHECKING:
+    from fmjax.models.layers.transformer_config import TransformerConfig
+
+
+def check_sizes(c: "TransformerConfig") -> None:
+    """Raises UserError for numbers of layers, heads and features that give no model."""
+    for name in ("num_layers", "embed_dim", "num_heads", "kv_heads", "mlp_width"):
+        if getattr(c, name) < 1:
+            raise UserError(f"transformer.{name} = {getattr(c, name)} is below 1.")
+    if c.head_dim is None and c.embed_dim % c.num_heads:
+        raise UserError(
+            f"transformer.num_heads = {c.num_heads} does not divide "
+            f"transformer.embed_dim = {c.embed_dim}; set transformer.head_dim."
+        )
+    if c.num_heads % c.kv_heads:
+        raise UserError(
+            f"transformer.num_kv_heads = {c.kv_heads} does not divide "
+            f"transformer.num_heads = {c.num_heads}."
+        )
+
+
+def check_attention(c: "TransformerConfig") -> None:
+    """Raises UserError for windows, and for what disentangled attention cannot have."""
+    for name in ("window", "global_every"):
+        if getattr(c, name) is not None and getattr(c, name) < 1:
+            raise UserError(f"transformer.{name} = {getattr(c, name)} is below 1.")
+    if c.global_every is not None and c.window is None:
+        raise UserError(
+            f"transformer.global_every = {c.global_every} needs transformer.window, "
+            "which is None."
+        )
+    if c.position_bias != "disentangled":
+        return
+    if c.kv_heads != c.num_heads:
+        raise UserError(
+            f"transformer.num_kv_heads = {c.kv_heads}: disentangled attention needs as "
+            f"many as transformer.num_heads = {c.num_heads}."
+        )
+    for name in ("attention_scale", "attention_softcap"):
+        if getattr(c, name) is not None:
+            raise UserError(
+                f"transformer.{name} = {getattr(c, name)}: disentangled attention has "
+                "a scale of its own and no cap; expected None."
+            )
+
+
+def check_positions(c: "TransformerConfig") -> None:
+    """Raises UserError for rotary positions and buckets that cannot be."""
+    if c.rotary is not None:
+        c.rotary.check(c.head_width)
+        local = c.rotary.local_theta
+        if local is not None and c.global_every is None:
+            raise UserError(
+                f"rotary.local_theta = {local} is for layers with a window beside "
+                "others without; expected transformer.global_every, which is None."
+            )
+    buckets, farthest = c.relative_buckets, c.relative_max_distance
+    require(
+        c,
+        "relative_buckets",
+        buckets >= 4 and buckets % 2 == 0,
+        "an even number of at least 4",
+    )
+    if farthest is None:
+        require(
+            c,
+            "relative_max_distance",
+            c.position_bias != "buckets",
+            "a number for transformer.position_bias = 'buckets'",
+        )
+    else:
+        require(
+            c,
+            "relative_max_distance",
+            farthest > buckets // 2,
+            f"more than half of transformer.relative_buckets = {buckets}",
+        )
+
+
+def check_experts(c: "TransformerConfig") -> None:
+    """Raises UserError for a mixture of experts that cannot be."""
+    if c.num_experts is None:
+        return
+    if c.num_experts < 1:
+        raise UserError(f"transformer.num_experts = {c.num_experts} is below 1.")
+    require(
+        c,
+        "experts_per_token",
+        1 <= c.experts_per_token <= c.num_experts,
+        f"1 to transformer.num_experts = {c.num_experts}",
+    )
+    require(
+        c,
+        "expert_capacity",
+        c.expert_capacity is None or c.expert_capacity > 0,
+        "more than 0, or None",
+    )
+    if c.bias or c.mlp_dropout:
+        raise UserError(
+            f"transformer.num_experts = {c.num_experts}: experts have no offsets and "
+            "no dropout; expected transformer.bias = False and transformer.mlp_dropout "
+            "= 0."
+        )
+
+
+def check_dropout(c: "TransformerConfig") -> None:
+    """Raises UserError for rates of dropout outside of [0, 1)."""
+    for name in ("dropout", "attention_dropout", "mlp_dropout", "stochastic_depth"):
+        require(c, name, 0 <= getattr(c, name) < 1, "0 ≤ x < 1")
