@@ -96,7 +96,6 @@ def test_a_package_that_is_not_installed_is_refused_before_training(
 
 
 def test_a_run_that_is_written_offline_can_be_read_back(tmp_path, monkeypatch):
-    pytest.importorskip("wandb", reason="needs the extra [wandb]")
     from wandb.proto import wandb_internal_pb2
 
     monkeypatch.setenv("WANDB_MODE", "offline")
