@@ -11,10 +11,10 @@ from fmjax.evaluation.image_features import Features, ImageRun
 
 
 class Model:
-    gin_name = "clip"
+    """Has what tells a model of two towers, `EmbedsImagesAndTexts`."""
 
-    def embed_texts(self):
-        """Makes it a model with two towers."""
+    gin_name = "clip"
+    image = text = bias = embed_texts = scaling = project_params = None
 
 
 class Captions:

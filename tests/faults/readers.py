@@ -291,7 +291,9 @@ def images(folder: pathlib.Path) -> Readers:
     captions = [{"image": "a.png", "caption": text} for text in ("a cat", "a hat")]
 
     def listed() -> None:
-        found = ImageFolder(str(place), str(folder / "captions.jsonl"))
+        found = ImageFolder(
+            str(place), str(folder / "captions.jsonl"), validation_share=0.0
+        )
         for image in found.images("train"):
             assert image.image in (b"", b"a picture")
 

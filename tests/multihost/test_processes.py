@@ -98,7 +98,7 @@ def test_bad_steps_are_judged_alike(tmp_path, train):
         *train, "train.steps=60", "train.checkpoint_every=10",
         "experiment.bad_steps=@bad_steps()", "bad_steps.spikes='skip'",
         "bad_steps.sigmas=1.0", "bad_steps.window=8", "bad_steps.patience=1",
-        "bad_steps.max_rollbacks=50", "--run_dir",
+        "bad_steps.max_rollbacks=50", "text_files.split='tail'", "--run_dir",
     ]  # fmt: skip
     for start, run_dir in ((together, tmp_path / "two"), (alone, tmp_path / "one")):
         ended = start(*command, run_dir)
