@@ -58,7 +58,7 @@ def state(mesh):
 
     def draw(path, leaf):
         learned = path[-1].key == "query" and leaf.ndim == 2
-        return leaf * 10 if learned else leaf
+        return leaf * 30 if learned else leaf
 
     params = jax.tree_util.tree_map_with_path(draw, drawn.params)
     return dataclasses.replace(drawn, params=params)
