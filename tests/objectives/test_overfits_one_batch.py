@@ -13,21 +13,18 @@ from fmjax.training.state import plan_state
 from fmjax.training.step import make_eval_step, make_train_step
 
 STEPS = 30
-# What is left of the first loss, at most. Patches, words and tokens that are hidden or
-# replaced are others in each step, so that less of them is learned by heart; a model
-# that reads no input would keep 0.99, 0.94 and 0.88 of the first three.
-LEFT = {
-    "masked_autoencoding": 0.9,
-    "masked_vision_language": 0.85,
-    "replaced_token_detection": 0.7,
-    "contrastive_captioning": 0.6,
-}
+# What is left of the first loss, at most, where it is not half. Patches, words and
+# tokens that are hidden or replaced are others in each step, so that less is learned
+# by heart. A masked autoencoder that reads nothing would keep 0.88, by the closed
+# form of its best guess: the mean of each normalized patch over the images.
+LEFT = {"masked_vision_language": 0.6, "replaced_token_detection": 0.7}
+# Contrast overshoots at the rate of the others.
+SLOWER = ("image_text_contrast", "image_text_contrast_sigmoid", "nt_xent")
 
 
 def losses(name):
     objective, batch = OBJECTIVES[name]
-    # Towers of images learn nothing at the rate that suits these texts.
-    rate = 1e-2 if objective.unit == "tokens" else 2e-3
+    rate = 2e-3 if name in SLOWER else 8e-3
     optimizer = AdamW(schedule=Constant(learning_rate=rate), weight_decay=0.0)
     mesh, rules = build(None)
     plan = plan_state(objective, optimizer, mesh, rules, train_steps=STEPS)
