@@ -8,6 +8,7 @@ of scanned layers are many weights, is told by logical names; so scanned and unr
 layers get the same updates.
 """
 
+import abc
 import dataclasses
 import math
 from typing import Any
@@ -33,7 +34,7 @@ from fmjax.optim.schedules import Schedule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Optimizer:
+class Optimizer(abc.ABC):
     """What all optimizers have: a schedule, weight decay and clipping.
 
     Attributes:
@@ -88,9 +89,9 @@ class Optimizer:
         """The learning rate that the update at `step` = 0, 1, … uses."""
         return self.schedule.build(train_steps)(step)
 
+    @abc.abstractmethod
     def direction(self, axes: Any) -> list[optax.GradientTransformation]:
         """What stands between clipping and the learning rate."""
-        raise NotImplementedError
 
     def decay(self, axes: Any) -> optax.GradientTransformation:
         """Adds the decoupled weight decay of matrices and tables to a direction."""

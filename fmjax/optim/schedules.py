@@ -8,6 +8,7 @@ wastes no update on a rate of zero and meets the peak at t = w.
 0.02, is a share of the schedule's steps, so that a shorter run warms up more quickly.
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable
 
@@ -22,7 +23,7 @@ StepToRate = Callable[[int | Int[Array, ""]], Float[Array, ""]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Schedule:
+class Schedule(abc.ABC):
     """The learning rate as a function of the step.
 
     Attributes:
@@ -46,8 +47,9 @@ class Schedule:
         curve = self._curve(train_steps)
         return lambda step: jnp.asarray(curve(step), jnp.float32)
 
+    @abc.abstractmethod
     def _curve(self, train_steps: int) -> optax.Schedule:
-        raise NotImplementedError
+        """The learning rate at each step."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,9 +124,9 @@ class _ToTheEnd(_WithWarmup):
             )
         return self._warm_up_to(self._decay(steps, warmup), warmup)
 
+    @abc.abstractmethod
     def _decay(self, steps: int, warmup: int) -> optax.Schedule:
         """The schedule behind the warm-up, from step 0 on."""
-        raise NotImplementedError
 
 
 @configurable("constant")

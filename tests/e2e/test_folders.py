@@ -1,8 +1,10 @@
 """Folders that cannot be written are refused by name before anything is made."""
 
 import contextlib
+import errno
 import os
 import pathlib
+import shutil
 import subprocess
 
 import pytest
@@ -12,13 +14,23 @@ from fmjax.interop.new_folder import new_folder
 
 
 @contextlib.contextmanager
-def immutable(folder: pathlib.Path):
+def immutable(folder: pathlib.Path, monkeypatch):
     """A folder in which nobody, not even root, can make anything."""
-    made = subprocess.run(["chattr", "+i", folder], capture_output=True).returncode == 0
+    made = (
+        bool(shutil.which("chattr"))
+        and not subprocess.run(["chattr", "+i", folder], capture_output=True).returncode
+    )
     if not made:
         folder.chmod(0o500)
-        if os.access(folder, os.W_OK):
-            pytest.skip("neither chattr nor permissions forbid anything here")
+    if os.access(folder, os.W_OK):  # Root, on a file system without attributes.
+        make = os.mkdir
+
+        def refuse(path, *args, **options):
+            if folder in pathlib.Path(path).parents:
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+            return make(path, *args, **options)
+
+        monkeypatch.setattr(os, "mkdir", refuse)
     try:
         yield
     finally:
@@ -30,7 +42,9 @@ def immutable(folder: pathlib.Path):
 @pytest.mark.parametrize(
     "place", ["a file", "below a file", "below /proc", "immutable"]
 )
-def test_a_run_directory_that_cannot_be_written(place, tiny, tmp_path, verb):
+def test_a_run_directory_that_cannot_be_written(
+    place, tiny, tmp_path, verb, monkeypatch
+):
     file, folder = tmp_path / "file", tmp_path / "folder"
     file.write_text("mine")
     folder.mkdir()
@@ -40,8 +54,9 @@ def test_a_run_directory_that_cannot_be_written(place, tiny, tmp_path, verb):
         "below /proc": pathlib.Path("/proc/fmjax/run"),
         "immutable": folder / "run",
     }[place]
-    context = immutable(folder) if place == "immutable" else contextlib.nullcontext()
-    with context:
+    with contextlib.ExitStack() as stack:
+        if place == "immutable":
+            stack.enter_context(immutable(folder, monkeypatch))
         code, _, err = verb("train", *tiny, "--run_dir", run_dir)
 
     assert code == 2
