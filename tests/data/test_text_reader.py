@@ -87,7 +87,7 @@ def parquet():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(b"text " * 99), "compressed by gzip; .*gunzip"),
+        (gzip.compress(b"text " * 99, mtime=0), "compressed by gzip; .*gunzip"),
         (bz2.compress(b"text " * 99), "compressed by bzip2"),
         (lzma.compress(b"text " * 99), "compressed by xz"),
         (parquet(), "is Parquet"),
@@ -96,6 +96,7 @@ def parquet():
         (b"\xff\xfea\0b\0c", "begins as UTF-16, but is not at offset 6: trunc"),
         (b"\xff\xfea\0\x00\xd8b\0", "begins as UTF-16, but is not at offset 4: illeg"),
     ],
+    ids=["gzip", "bz2", "xz", "parquet", "utf-32", "nul", "truncated", "illegal"],
 )
 def test_what_is_no_text_is_refused_by_its_name(tmp_path, content, message):
     (tmp_path / "file.txt").write_bytes(content)
