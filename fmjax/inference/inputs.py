@@ -1,6 +1,5 @@
 """Arrays for a model's call, checked by name, shape and range before it is made."""
 
-import inspect
 from collections.abc import Mapping
 
 import numpy as np
@@ -8,9 +7,8 @@ from flax import linen as nn
 from jaxtyping import ArrayLike
 
 from fmjax.errors import UserError, suggest
+from fmjax.models.call_arguments import array_names
 
-# Arguments of a model's call that are no arrays.
-_OTHERS = ("self", "keys", "hidden_states")
 # What arguments were called in earlier versions.
 _EARLIER_NAMES = {"mask": "padding_mask", "encoder_mask": "encoder_padding_mask"}
 
@@ -25,8 +23,8 @@ def inputs_of(
         other shapes than [B, T], or [B, height, width, C] of images, for ids that the
         model does not have, or for no arrays at all.
     """
-    called = inspect.signature(type(model).__call__).parameters
-    known = [name for name in called if name not in _OTHERS]
+    needed = array_names(model)
+    known = list(needed)
     for name in arrays:
         if name not in known:
             if _EARLIER_NAMES.get(name) in known:
@@ -36,8 +34,7 @@ def inputs_of(
                 f"{suggest(name, known)}"
             )
     for name in known:
-        required = called[name].default is inspect.Parameter.empty
-        if required and arrays.get(name) is None:
+        if needed[name] and arrays.get(name) is None:
             raise UserError(f"{name} is missing; @{model.gin_name}() reads it.")
     read = {
         name: _images(values)

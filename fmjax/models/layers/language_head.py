@@ -57,8 +57,3 @@ class LanguageHead(nn.Module):
         if self.padded_size == self.vocab_size:
             return logits
         return jnp.where(jnp.arange(self.padded_size) < self.vocab_size, logits, _NEVER)
-
-
-def padded(vocab_size: int, multiple: int) -> int:
-    """vocab_size rounded up to a multiple."""
-    return -(-vocab_size // multiple) * multiple
