@@ -15,10 +15,9 @@ from fmjax.objectives.token_prediction import TokenPrediction
 class Seq2SeqLM(TokenPrediction):
     """Mean cross-entropy of a decoder's next token, given what the encoder read.
 
-    Its model is an encoder-decoder, such as `seq2seq`. What is read and what must be
-    written is the data's affair: pairs, spans of a corrupted text, the rest of a text.
-    Each text's first target is predicted from the model's start id, every other from
-    the target before it.
+    Its model is an encoder-decoder, such as `seq2seq`. The data decides on both texts:
+    pairs, spans of a corrupted text, or the rest of a text. Each text's first target is
+    predicted from the model's start id, every other from the target before it.
     """
 
     reads = ("encoder_tokens", "decoder_positions")

@@ -211,10 +211,8 @@ class MaskedHead(nn.Module):
             self.vocab_size,
             self.padded_size,
             tied=True,
-            bias=True,
-            scale=1.0,
-            softcap=None,
             init_std=c.init_std,
             dtype=dtype,
+            bias=True,
             name="vocabulary",
         )(x, table)

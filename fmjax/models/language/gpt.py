@@ -80,11 +80,9 @@ class GPT(TextModel):
             self.vocab_size,
             rows,
             self.tie_embeddings,
-            False,
-            1.0,
-            self.logits_softcap,
             c.init_std,
             dtype,
+            softcap=self.logits_softcap,
         )
 
     def __call__(

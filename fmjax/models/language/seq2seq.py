@@ -130,11 +130,10 @@ class Seq2Seq(TextModel):
             self.vocab_size,
             rows,
             self.tie_embeddings,
-            self.head_bias,
-            c.embed_dim**-0.5 if self.head_scale else 1.0,
-            None,
             c.init_std,
             self.decoder.compute_dtype,
+            bias=self.head_bias,
+            scale=c.embed_dim**-0.5 if self.head_scale else 1.0,
         )
 
     def __call__(

@@ -101,9 +101,6 @@ class CaptionDecoder(TextModel):
             self.vocab_size,
             rows,
             self.tie_embeddings,
-            False,
-            1.0,
-            None,
             c.init_std,
             self.multimodal.compute_dtype,
         )

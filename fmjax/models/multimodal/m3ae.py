@@ -56,11 +56,9 @@ class M3AE(TextModel, MAE):
             self.vocab_size,
             rows,
             tied=False,
-            bias=True,
-            scale=1.0,
-            softcap=None,
             init_std=d.init_std,
             dtype=d.compute_dtype,
+            bias=True,
         )
 
     def __call__(
