@@ -12,6 +12,7 @@ from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.layers.dense import Dense
 from fmjax.models.layers.dropout import Keys, fold_keys
+from fmjax.models.layers.l2_normalize import l2_normalize
 from fmjax.models.layers.logical_axes import constant_init
 from fmjax.models.layers.text_inputs import Text, TextArguments
 from fmjax.models.multimodal.text_encoder import TextEncoder
@@ -204,10 +205,3 @@ class CLIP(nn.Module):
         """Training FLOPs of projecting an image's vector and a text's."""
         names = ("image_projection", "text_projection")
         return 6.0 * sum(params[n]["kernel"].size for n in names if n in params)
-
-
-def l2_normalize(x: Float[Array, "... E"]) -> Float[Array, "... E"]:
-    """x / ‖x‖ in float32; a zero vector stays zero."""
-    x = x.astype(jnp.float32)
-    squares = (x * x).sum(-1, keepdims=True)
-    return x / jnp.sqrt(jnp.maximum(squares, 1e-24))

@@ -8,7 +8,7 @@ from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.layers.dense import Dense
 from fmjax.models.layers.dropout import Keys, fold_keys
-from fmjax.models.multimodal.clip import l2_normalize
+from fmjax.models.layers.l2_normalize import l2_normalize
 from fmjax.models.vision.vit import ViT, check_image_encoder
 
 
