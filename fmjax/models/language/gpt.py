@@ -5,9 +5,9 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from fmjax.configurable import configurable
-from fmjax.errors import UserError
 from fmjax.models.flops import attention_flops, matmul_parameters
 from fmjax.models.layers.attention_mask import cached_self_attention, self_attention
+from fmjax.models.layers.disentangled import check_decoder
 from fmjax.models.layers.dropout import Keys, fold_keys
 from fmjax.models.layers.embeddings import Embedding
 from fmjax.models.layers.inputs import (
@@ -58,11 +58,7 @@ class GPT(nn.Module):
     def __post_init__(self):
         check_sizes(self)
         check_positions(self, "transformer")
-        if self.transformer.position_bias == "disentangled":
-            raise UserError(
-                "transformer.position_bias = 'disentangled' is for encoders; a "
-                "key-value cache cannot hold it."
-            )
+        check_decoder(self.transformer.position_bias, "gpt.transformer")
         super().__post_init__()
 
     @property

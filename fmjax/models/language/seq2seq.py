@@ -12,6 +12,7 @@ from fmjax.models.layers.attention_mask import (
     cross_attention,
     self_attention,
 )
+from fmjax.models.layers.disentangled import check_decoder
 from fmjax.models.layers.dropout import Keys, fold_keys
 from fmjax.models.layers.embeddings import Embedding
 from fmjax.models.layers.inputs import (
@@ -80,11 +81,7 @@ class Seq2Seq(nn.Module):
                 f"seq2seq.decoder: {self.decoder.embed_dim}. They share one table of "
                 "vectors, so expected the same."
             )
-        if self.decoder.position_bias == "disentangled":
-            raise UserError(
-                "seq2seq.decoder: transformer.position_bias = 'disentangled' is for "
-                "encoders; a key-value cache cannot hold it."
-            )
+        check_decoder(self.decoder.position_bias, "seq2seq.decoder")
         super().__post_init__()
 
     @property

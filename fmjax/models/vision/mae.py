@@ -114,7 +114,7 @@ class MAE(nn.Module):
 
     def decode(
         self,
-        hidden: Float[Array, "B 1+K D"],
+        hidden: Float[Array, "B seen D"],
         visible: Int[Array, "B K"] | None,
         grid: Grid,
         keys: Keys = None,
@@ -133,8 +133,8 @@ class MAE(nn.Module):
         return constrain(patches, "batch", "length", "act_embed")
 
     def _laid_out(
-        self, x: Float[Array, "B 1+K E"], visible: Array | None, grid: Grid
-    ) -> Float[Array, "B 1+N E"]:
+        self, x: Float[Array, "B seen E"], visible: Array | None, grid: Grid
+    ) -> Float[Array, "B T E"]:
         """What the decoder reads: every patch at its place, seen or not."""
         first, patches = x[:, :1], x[:, 1:]
         if visible is not None:
@@ -153,7 +153,7 @@ class MAE(nn.Module):
         patches = self.to_pixels(x[:, 1 : 1 + grid[0] * grid[1]])
         return patches.astype(jnp.float32)
 
-    def _decoder_positions(self, grid: Grid) -> Float[Array, "1+N D"]:
+    def _decoder_positions(self, grid: Grid) -> Float[Array, "T D"]:
         if self.positions == "learned":
             return resize_positions(self.decoder_positions, self.grid, grid, prefix=1)
         table = sincos_2d(grid, self.decoder.embed_dim)
