@@ -8,6 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from fmjax.configurable import configurable
@@ -132,10 +133,13 @@ class MixtureOfExperts(nn.Module):
         return {name: kernel.astype(self.dtype) for name, kernel in kernels.items()}
 
     def _feed_forward(self, x, kernels, multiply):
+        def product(x, name):
+            return checkpoint_name(multiply(x, kernels[name]), "weights")
+
         activate = ACTIVATIONS[self.activation]
-        h = multiply(x, kernels["in"])
-        h = activate(multiply(x, kernels["gate"])) * h if self.gated else activate(h)
-        return multiply(h, kernels["out"])
+        h = product(x, "in")
+        h = activate(product(x, "gate")) * h if self.gated else activate(h)
+        return product(h, "out")
 
     def _with_capacity(
         self,

@@ -23,10 +23,16 @@ from fmjax.models.layers.position_bias import (
 from fmjax.models.layers.transformer_config import TransformerConfig
 
 # What the backward pass keeps of a block; the rest is computed again.
+# `matmul` and mixtures of experts name their products "weights", the attention kernels
+# what their backward passes want "attention".
+_NAMED = jax.checkpoint_policies.save_only_these_names
 REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_saveable,
-    "weights": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "attention": _NAMED("attention"),
+    "weights": _NAMED("weights"),
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_saveable, _NAMED("attention", "weights")
+    ),
 }
 
 

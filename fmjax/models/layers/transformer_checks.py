@@ -78,3 +78,21 @@ def check_dropout(c: "TransformerConfig") -> None:
     """Raises UserError for rates of dropout outside of [0, 1)."""
     for name in ("dropout", "attention_dropout", "mlp_dropout", "stochastic_depth"):
         require(c, name, 0 <= getattr(c, name) < 1, "0 ≤ x < 1")
+
+
+def check_kernel(c: "TransformerConfig") -> None:
+    """Raises UserError for a kernel of attention that cannot compute the attention."""
+    if c.attention in ("auto", "xla"):
+        return
+    what = None
+    if c.position_bias != "none":
+        what = f"transformer.position_bias = {c.position_bias!r}"
+    elif c.attention_dropout:
+        what = f"transformer.attention_dropout = {c.attention_dropout}"
+    elif c.attention == "cudnn" and c.attention_softcap is not None:
+        what = f"transformer.attention_softcap = {c.attention_softcap}"
+    if what is not None:
+        raise UserError(
+            f"transformer.attention = {c.attention!r}: this kernel cannot compute "
+            f"{what}; expected 'auto' or 'xla'."
+        )

@@ -15,6 +15,7 @@ from fmjax.models.layers.transformer_checks import (
     check_attention,
     check_dropout,
     check_experts,
+    check_kernel,
     check_positions,
     check_sizes,
 )
@@ -70,11 +71,14 @@ class TransformerConfig:
       dtype: of the computation; "auto" is bfloat16 where the mesh is of
         accelerators, float32 where it is of CPUs.
         Parameters are float32 always.
-      attention: see `fmjax.models.layers.attention.attend`.
+      attention: the kernel, see `fmjax.models.layers.attention_kernels.attend`: "auto"
+        takes that of the mesh's platform, or says why it cannot.
       scan_layers: one compiled block for all layers, their parameters stacked: compiles
         in a fraction of the time. False repeats the block, with parameters apart.
-      remat: what the backward pass recomputes: "none"; "weights" keeps the products
-        with weights; "dots" keeps all matrix products; "full" keeps block inputs only.
+      remat: what the backward pass recomputes: "none" keeps all; "dots" keeps matrix
+        products and what attention kernels give; "weights" the products with weights;
+        "attention" what the kernels "splash" and "blockwise" give; "full" keeps block
+        inputs only.
     """
 
     num_layers: int
@@ -106,9 +110,13 @@ class TransformerConfig:
     layer_scale: float | None = None
     init_std: float = 0.02
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    attention: Literal["auto", "xla", "cudnn"] = runtime_field("auto")
+    attention: Literal["auto", "xla", "blockwise", "cudnn", "splash"] = runtime_field(
+        "auto"
+    )
     scan_layers: bool = True
-    remat: Literal["none", "weights", "dots", "full"] = runtime_field("none")
+    remat: Literal["none", "dots", "weights", "attention", "full"] = runtime_field(
+        "none"
+    )
 
     def __post_init__(self):
         for check in (
@@ -116,6 +124,7 @@ class TransformerConfig:
             check_attention,
             check_positions,
             check_experts,
+            check_kernel,
             check_dropout,
         ):
             check(self)
