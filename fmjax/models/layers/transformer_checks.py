@@ -85,8 +85,8 @@ def check_kernel(c: "TransformerConfig") -> None:
     if c.attention in ("auto", "xla"):
         return
     what = None
-    if c.position_bias != "none":
-        what = f"transformer.position_bias = {c.position_bias!r}"
+    if c.position_bias is not None:
+        what = f"transformer.position_bias = @{c.position_bias.gin_name}()"
     elif c.attention_dropout:
         what = f"transformer.attention_dropout = {c.attention_dropout}"
     elif c.attention == "cudnn" and c.attention_softcap is not None:
