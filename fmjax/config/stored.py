@@ -59,12 +59,89 @@ def _nest_rotary(bindings: list[Binding]) -> list[Binding]:
     return translated
 
 
+# `transformer.position_bias` of old → the configurable that it is now, and what its
+# fields were called as fields of `transformer`.
+_POSITION_BIASES: dict[str, tuple[str, dict[str, str]]] = {
+    "alibi": ("alibi", {}),
+    "buckets": (
+        "relative_buckets",
+        {"relative_buckets": "number", "relative_max_distance": "max_distance"},
+    ),
+    "disentangled": (
+        "disentangled",
+        {"relative_buckets": "buckets", "relative_max_distance": "max_distance"},
+    ),
+}
+_EXPERTS = {
+    "num_experts": "number",
+    "experts_per_token": "per_token",
+    "expert_capacity": "capacity",
+}
+
+
+def _nest_experts(bindings: list[Binding]) -> list[Binding]:
+    """`transformer.num_experts` and its like as `transformer.experts = @experts()`."""
+    found = {
+        b.scope: (b.value is not None, "experts", _EXPERTS)
+        for b in bindings
+        if (b.owner, b.field) == ("transformer", "num_experts")
+    }
+    return _nest(bindings, "experts", found, {*_EXPERTS})
+
+
+def _nest_position_bias(bindings: list[Binding]) -> list[Binding]:
+    """`transformer.position_bias = 'alibi'` as `@alibi()`, with buckets inside."""
+    found = {
+        b.scope: (b.value != "none", *_POSITION_BIASES.get(b.value, ("", {})))
+        for b in bindings
+        if (b.owner, b.field) == ("transformer", "position_bias")
+        and isinstance(b.value, str)
+    }
+    old = {"position_bias", "relative_buckets", "relative_max_distance"}
+    return _nest(bindings, "position_bias", found, old)
+
+
+def _nest(
+    bindings: list[Binding],
+    field: str,
+    found: dict[str, tuple[bool, str, dict[str, str]]],
+    old: set[str],
+) -> list[Binding]:
+    """Bindings with fields of `transformer` in a configurable of their own.
+
+    Args:
+      bindings: of a stored config.
+      field: of `transformer`, for the configurable.
+      found: for each scope that binds the old fields whether there is such a
+        configurable, its name, and old fields → its fields.
+      old: every field that goes.
+    """
+    translated, seen = [], set()
+    for binding in bindings:
+        scope = binding.scope
+        is_old = binding.owner == "transformer" and binding.field in old
+        if not is_old or scope not in found:
+            translated.append(binding)
+            continue
+        exists, part, names = found[scope]
+        if scope not in seen:
+            seen.add(scope)
+            value = Reference(tuple(filter(None, scope.split("/"))), part)
+            value = value if exists else None
+            translated.append(dataclasses.replace(binding, field=field, value=value))
+        if exists and (new := names.get(binding.field)):
+            translated.append(dataclasses.replace(binding, owner=part, field=new))
+    return translated
+
+
 # For each change that is more than a name: a function from the bindings of a whole
 # stored config, in today's names, to those that mean the same today. They are applied
 # in order, and leave a config as it is that needs no change.
 TRANSLATIONS: list[Callable[[list[Binding]], list[Binding]]] = [
     _list_evaluations,
     _nest_rotary,
+    _nest_experts,
+    _nest_position_bias,
 ]
 
 

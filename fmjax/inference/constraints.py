@@ -45,7 +45,7 @@ class History(NamedTuple):
         room = jnp.pad(self.tokens, [(0, 0), (0, written.shape[1])])
         return History(room.at[rows, behind].set(written), self.lengths + count)
 
-    def last(self, n: int) -> Int[Array, "R {n}"]:
+    def last(self, n: int) -> Int[Array, "R n"]:
         """The last n ids of each row; of a shorter one the first of them repeat."""
         places = self.lengths[:, None] - n + jnp.arange(n)
         return jnp.take_along_axis(self.tokens, jnp.maximum(places, 0), axis=1)
