@@ -36,9 +36,16 @@ class LanguageHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, hidden: Float[Array, "B T D"], table: Float[Array, "padded_V D"]
+        self,
+        hidden: Float[Array, "B T D"],
+        table: Float[Array, "padded_V D"] | None,
     ) -> Float[Array, "B T padded_V"]:
-        """Logits, those of vocabulary padding -1e30."""
+        """Logits, float32; those of vocabulary padding are -1e30.
+
+        Args:
+          hidden: what the stack gave.
+          table: of token vectors; read only where the weights are tied to it.
+        """
         if self.tied:
             kernel = table.T
         else:

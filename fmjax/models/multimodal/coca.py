@@ -131,7 +131,7 @@ class CoCa(CLIP):
     def decode(
         self,
         tokens: Int[Array, "B T"],
-        encoder_hidden: Float[Array, "B Q D"] | None,
+        encoder_hidden: Float[Array, "B Q E"] | None,
         positions: Int[Array, "B T"],
         cache: tuple[Cache, Cache],
     ) -> tuple[Float[Array, "B T D"], tuple[Cache, Cache]]:
