@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all."""
+"""Writing a folder atomically: it appears complete or not at all."""
 
 import contextlib
 import os
@@ -11,10 +11,10 @@ from fmjax.errors import UserError, refuse_scheme
 
 @contextlib.contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
-    """Inside, a folder to write into; it gets its name when all went well.
+    """Yields a temporary folder that is renamed to `target` if the block succeeds.
 
     Raises:
-      UserError: something is there already, or no folder can be made there.
+      UserError: the target exists and is not empty, or no folder can be made there.
     """
     refuse_scheme(path, "the new folder")
     target = Path(path).expanduser().absolute()

@@ -85,8 +85,11 @@ def test_a_linear_probe_of_a_few_images(classes, each):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([0, 0, 1, 0, 0], "one image of the class 'b'; expected two or more of each"),
-        ([1] * 5, "of the class 'b'.* expected two or more"),
+        (
+            [0, 0, 1, 0, 0],
+            "only one image of the class 'b'; a linear probe needs two or more of each",
+        ),
+        ([1] * 5, "of the class 'b'.* needs two or more"),
     ],
 )
 def test_too_few_images_of_a_class_are_refused(labels, message):
@@ -106,7 +109,7 @@ def test_neighbours_vote_by_angle():
         "validation": Features(scaled, None, labels, None, None),
     }
     assert probes.knn(known(splits)) == {"knn": 1.0}
-    with pytest.raises(UserError, match="need classes"):
+    with pytest.raises(UserError, match="need labels"):
         probes.knn(known(splits, names=()))
 
 

@@ -24,7 +24,7 @@ _POOLERS = {"gelu": "gelu", "tanh": "tanh"}
 
 
 class Distances:
-    """Rows of relative positions: each distance's own, or logarithmic buckets."""
+    """The relative positions: one row for each distance, or logarithmic buckets."""
 
     fields = ("transformer.relative_buckets", "transformer.relative_max_distance")
 
@@ -46,7 +46,7 @@ class Distances:
 
 
 class Parts:
-    """Which parts the scores have beside content to content: both."""
+    """The terms of the attention scores besides content to content; both are needed."""
 
     fields = ()
 
@@ -66,7 +66,7 @@ class Parts:
 
 
 class HeadWidth:
-    """The width of a head, which some configs spell out."""
+    """The width of a head, which some configs contain."""
 
     fields = ()
 
@@ -117,9 +117,9 @@ DEBERTA = Family(
         constant("relative_attention", True, default=False),
         constant("share_att_key", True, default=False),
         constant("norm_rel_ebd", "layer_norm", default="none"),
-        # Two spellings of one head's names.
+        # Whether the names of the head's tensors are the old ones.
         constant("legacy", True, False),
-        # Of training.
+        # Options of training.
         ignored("pooler_dropout cls_dropout"),
     ),
     rows=(
@@ -154,7 +154,7 @@ DEBERTA = Family(
         "cls.predictions.decoder.weight": "deberta.embeddings.word_embeddings.weight"
     },
     constants=POSITION_IDS,
-    # Version 3's, which told replaced tokens.
+    # DeBERTa-v3's head for replaced token detection.
     foreign=r"mask_predictions\.(dense|LayerNorm|classifier)\.(weight|bias)",
     renamed=(
         *RENAMED,

@@ -28,7 +28,7 @@ MIXTRAL = family(
         option("num_local_experts", "transformer.num_experts", int, 8),
         option("num_experts_per_tok", "transformer.experts_per_token", int, 2),
         constant("router_jitter_noise", 0.0),
-        # Of training.
+        # Options of training.
         ignored("output_router_logits router_aux_loss_coef"),
     ),
     (
