@@ -11,6 +11,7 @@ from flax import linen as nn
 from fmjax.models.language.gpt import GPT
 from fmjax.models.language.seq2seq import Seq2Seq
 from fmjax.models.layers.rotary import Rotary
+from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.models.layers.transformer import TransformerConfig, unstack_layers
 
 STACK = TransformerConfig(3, 20, 4, mlp_dim=28, dtype="float32")
@@ -120,7 +121,9 @@ def _applied(model):
     model = model.clone(**{field: roomy})
 
     def apply(params, tokens, length, source=None, mask=None):
-        read = (tokens,) if source is None else (source, tokens, mask)
+        read = (tokens,)
+        if source is not None:
+            read = (TextInputs(source, padding_mask=mask), tokens)
         logits = model.apply({"params": params}, *read)["logits"]
         return jax.nn.log_softmax(logits[0, length - 1])
 

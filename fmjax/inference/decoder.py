@@ -11,6 +11,8 @@ from jaxtyping import Array, Bool, Float, Int
 from fmjax.errors import UserError
 from fmjax.inference.constraints import History
 from fmjax.inference.slots import Slots
+from fmjax.models.language.seq2seq import EncoderOutput
+from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.models.layers.transformer import Cache
 
 
@@ -132,13 +134,8 @@ class PromptDecoder(_LanguageDecoder):
         return History(prompts.tokens, prompts.lengths)
 
     def _apply(self, params, tokens, positions, cache):
-        out = self.model.apply(
-            {"params": params},
-            tokens,
-            positions=positions,
-            cache=cache,
-            method="hidden",
-        )
+        text = TextInputs(tokens, positions=positions)
+        out = self.model.apply({"params": params}, text, cache, method="hidden")
         return out["hidden"], out["cache"]
 
 
@@ -174,16 +171,16 @@ class SourceDecoder(_LanguageDecoder):
         tokens = prompts.tokens
         B, P = tokens.shape
         padding_mask = _padding_mask(P, prompts.lengths)
-        encoded = self.model.apply(
-            {"params": params}, tokens, padding_mask, method="encode"
-        )
+        text = TextInputs(tokens, padding_mask=padding_mask)
+        encoded = self.model.apply({"params": params}, text, method="encode")
         out = self.model.apply(
             {"params": params},
-            jnp.full((B, 1), self.model.start_id),
-            encoded["hidden"],
-            padding_mask,
-            decoder_positions=jnp.zeros((B, 1), jnp.int32),
-            cache=self.model.empty_cache(B, max_tokens, P),
+            TextInputs(
+                jnp.full((B, 1), self.model.start_id),
+                positions=jnp.zeros((B, 1), jnp.int32),
+            ),
+            EncoderOutput(encoded["hidden"], padding_mask=padding_mask),
+            self.model.empty_cache(B, max_tokens, P),
             method="decode",
         )
         positions = jnp.ones_like(prompts.lengths)  # after the start token
@@ -193,13 +190,12 @@ class SourceDecoder(_LanguageDecoder):
         self, params: dict, tokens: Int[Array, " R"], slots: Slots
     ) -> Slots:
         """See `Decoder`; R / B consecutive slots share one encoded prompt."""
+        padding_mask = _padding_mask(slots.cross_cache.k.shape[-3], slots.cross_lengths)
         out = self.model.apply(
             {"params": params},
-            tokens[:, None],
-            None,
-            _padding_mask(slots.cross_cache.k.shape[-3], slots.cross_lengths),
-            decoder_positions=slots.positions[:, None],
-            cache=Cache(slots.cache, slots.cross_cache),
+            TextInputs(tokens[:, None], positions=slots.positions[:, None]),
+            EncoderOutput(None, padding_mask=padding_mask),
+            Cache(slots.cache, slots.cross_cache),
             method="decode",
         )
         return _moved(slots, out["hidden"], out["cache"].self_attention)

@@ -1,6 +1,5 @@
 """Checking the arrays of a model's call: names, shapes and ranges."""
 
-import inspect
 from collections.abc import Mapping
 
 import numpy as np
@@ -8,9 +7,8 @@ from flax import linen as nn
 from jaxtyping import ArrayLike
 
 from fmjax.errors import UserError, suggest
+from fmjax.models.call_arguments import array_names
 
-# Arguments of a model's call that are not arrays.
-_OTHERS = ("self", "keys", "hidden_states")
 # Earlier names of arguments → current names.
 _EARLIER_NAMES = {"mask": "padding_mask", "encoder_mask": "encoder_padding_mask"}
 
@@ -28,8 +26,8 @@ def inputs_of(
       UserError: an argument is unknown or missing, a shape is wrong, an id is out of
         range, or there are no arrays.
     """
-    called = inspect.signature(type(model).__call__).parameters
-    known = [name for name in called if name not in _OTHERS]
+    needed = array_names(model)
+    known = list(needed)
     for name in arrays:
         if name not in known:
             if _EARLIER_NAMES.get(name) in known:
@@ -39,8 +37,7 @@ def inputs_of(
                 f"{', '.join(known)}.{suggest(name, known)}"
             )
     for name in known:
-        required = called[name].default is inspect.Parameter.empty
-        if required and arrays.get(name) is None:
+        if needed[name] and arrays.get(name) is None:
             raise UserError(f"{name} is missing; @{model.gin_name}() needs it.")
     read = {
         name: _images(values)

@@ -21,6 +21,7 @@ from jaxtyping import Array, ArrayLike, Float
 from fmjax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 from fmjax.errors import UserError, suggest
 from fmjax.inference.inputs import inputs_of, rows_apart
+from fmjax.models.call_arguments import call_arguments
 from fmjax.run import directory as run_dir
 from fmjax.sharding.mesh import MeshConfig, batch_shards, on_mesh
 from fmjax.sharding.rules import LogicalRules
@@ -161,6 +162,7 @@ class Run:
         def apply(variables, inputs, hidden_states):
             # A user's model need not have this argument.
             options = {"hidden_states": True} if hidden_states else {}
+            inputs = call_arguments(self.model, inputs)
             return self.model.apply(variables, **inputs, **options)
 
         return jax.jit(apply, static_argnums=2)

@@ -16,6 +16,7 @@ from on_meshes import (
 
 from fmjax.errors import UserError
 from fmjax.models.language.gpt import GPT
+from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.multimodal.caption_decoder import CaptionDecoder
 from fmjax.models.multimodal.clip import CLIP
@@ -86,7 +87,8 @@ def test_the_losses_are_their_definitions(start_id):
 
     @jax.jit
     def both(variables):
-        read = (data["images"], data["tokens"], data["padding_mask"])
+        text = TextInputs(data["tokens"], padding_mask=data["padding_mask"])
+        read = (data["images"], text)
         hidden = model.apply(variables, *read, method="hidden")
         loss = objective.loss(variables, data, None)
         return model.apply(variables, *read), hidden["router"], loss

@@ -83,15 +83,6 @@ class InputEmbedding(nn.Module):
         return dropout(constrain(x, "batch", "length", "act_embed"), c.dropout, keys)
 
 
-def check_sizes(model: nn.Module) -> None:
-    """Raises UserError for a model without vocabulary or room for a token."""
-    for name in ("vocab_size", "max_length", "vocab_multiple"):
-        if getattr(model, name) < 1:
-            raise UserError(
-                f"{model.gin_name}.{name} = {getattr(model, name)} is below 1."
-            )
-
-
 def check_positions(model: nn.Module, *stacks: str) -> None:
     """Raises UserError where nothing tells positions to a stack, which sees a bag.
 
@@ -108,14 +99,6 @@ def check_positions(model: nn.Module, *stacks: str) -> None:
                 " transformer.rotary = None and transformer.position_bias = 'none' "
                 "leave the model without positions; set one of them."
             )
-
-
-def check_length(name: str, tokens: Array, max_length: int) -> None:
-    """Raises UserError for a sequence longer than a model's positions."""
-    if tokens.shape[-1] > max_length:
-        raise UserError(
-            f"sequence of {tokens.shape[-1]} tokens, {name}.max_length = {max_length}."
-        )
 
 
 def outputs(out: dict) -> dict[str, Array]:

@@ -18,21 +18,21 @@ class LanguageHead(nn.Module):
       vocab_size: V; ids at and above it are padding, never predicted.
       padded_size: rows of the table.
       tied: whether the weights are the table.
-      bias: whether there is an offset.
-      scale: multiplies the hidden vectors.
-      softcap: logits x become softcap · tanh(x / softcap); None leaves them.
       init_std: standard deviation of untied weights.
       dtype: of the product's operands; logits are float32.
+      bias: whether the logits have a bias.
+      scale: multiplies the hidden vectors.
+      softcap: logits x become softcap · tanh(x / softcap); None leaves them.
     """
 
     vocab_size: int
     padded_size: int
     tied: bool
-    bias: bool
-    scale: float
-    softcap: float | None
     init_std: float
     dtype: jnp.dtype
+    bias: bool = False
+    scale: float = 1.0
+    softcap: float | None = None
 
     @nn.compact
     def __call__(
@@ -57,8 +57,3 @@ class LanguageHead(nn.Module):
         if self.padded_size == self.vocab_size:
             return logits
         return jnp.where(jnp.arange(self.padded_size) < self.vocab_size, logits, _NEVER)
-
-
-def padded(vocab_size: int, multiple: int) -> int:
-    """vocab_size rounded up to a multiple."""
-    return -(-vocab_size // multiple) * multiple
