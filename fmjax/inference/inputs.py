@@ -65,10 +65,8 @@ def inputs_of(
         of_side = read[side].shape
         expected = of_side if apart else (*rows, *of_side[1:])
         if array.ndim != 2 or array.shape != expected:
-            raise UserError(
-                f"{name}: shape {array.shape}; expected {expected}, the shape [B, T] "
-                f"of {side}."
-            )
+            same = "" if side == name else f", the same as {side}"
+            raise UserError(f"{name}: shape {array.shape}; expected [B, T]{same}.")
     return {n: a.astype(bool) if _is_mask(n) else a for n, a in read.items()}
 
 

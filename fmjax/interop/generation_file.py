@@ -89,7 +89,7 @@ def read(
     expected = getattr(model, "start_id", None)
     if None not in (start, expected) and start != expected:
         options.refuse(
-            "decoder_start_token_id", start, f"{expected}, as {CONFIG} has it"
+            "decoder_start_token_id", start, f"{expected}, the value in {CONFIG}"
         )
     settings: dict[str, Any] = _ids(options, model.vocab_size)
     settings |= _lengths(options) | _search(options)

@@ -20,7 +20,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     target = Path(path).expanduser().absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists and is not empty; expected a new directory.")
-    # Renamed when whole, so that no half of it is ever taken for one.
+    # Renamed when complete, so that an incomplete folder is never used.
     partial = target.parent / f".{target.name}.partial-{os.getpid()}"
     try:
         partial.mkdir(parents=True)

@@ -64,8 +64,8 @@ def read_model(
         original = family.copies[copy]
         if copy not in heads:
             raise UserError(
-                f"{hf_dir}: {copy} differs from {original}; expected the same, for "
-                "the model has one of them."
+                f"{hf_dir}: {copy} differs from {original}; expected the same values, "
+                "since the model has only one of them."
             )
         if values["tie_embeddings"] and not family.unties:
             raise UserError(

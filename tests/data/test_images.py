@@ -381,7 +381,7 @@ def test_what_does_not_fit_is_refused(tmp_path, digits):
         (lambda: dataclasses.replace(digits, std=(0.1, 0.0, 0.1)), r"images\.std"),
         (lambda: dataclasses.replace(digits, shorter_side=4), r"images\.shorter_side"),
         (lambda: ImageTask(Digits(), templates=("{}",)), r"image_task\.tokenizer"),
-        (lambda: ImageTask(Digits(), Characters(), ("a",)), "expected a {} in it"),
+        (lambda: ImageTask(Digits(), Characters(), ("a",)), "expected {} in it"),
         (
             lambda: ImageTask(Digits(), Characters()).build_tokenizer(tmp_path),
             r"no captions. Bind image_task\.templates",

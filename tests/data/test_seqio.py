@@ -317,9 +317,9 @@ def test_members_of_a_mixture_share_one_vocabulary(tmp_path, text):
 @pytest.mark.parametrize(
     ("tasks", "rates", "message"),
     [
-        (("a", "b"), (1.0,), "one for each"),
+        (("a", "b"), (1.0,), "one number for each"),
         (("a", "b"), (1.0, 0.0), "positive"),
-        (("a", "a"), (1.0, 1.0), "to differ"),
+        (("a", "a"), (1.0, 1.0), "expected different names"),
     ],
 )
 def test_mistaken_mixtures_are_refused(tasks, rates, message):

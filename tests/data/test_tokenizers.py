@@ -175,7 +175,7 @@ WORD_LEVEL = {"type": "WordLevel", "vocab": {"a": 2**32 - 1}, "unk_token": "a"}
         ({"tokenizer.json": "[" * 10**5}, r"tokenizer\.json is not valid"),
         (
             {"tokenizer.json": json.dumps({"version": "1.0", "model": WORD_LEVEL})},
-            "ids from 4294967295 to 4294967295; expected 0 to 16777215",
+            "ids from 4294967295 to 4294967295; expected ids from 0 to 16777215",
         ),
     ],
 )

@@ -11,7 +11,7 @@ from fmjax.evaluation.image_features import Features, ImageRun
 
 
 class Model:
-    """Has what tells a model of two towers, `EmbedsImagesAndTexts`."""
+    """Has what tells a model of no text encoder, `EmbedsImagesAndTexts`."""
 
     gin_name = "clip"
     image = text = bias = embed_texts = scaling = project_params = None
@@ -155,5 +155,5 @@ def test_any_caption_of_an_image_and_any_image_of_a_caption_is_right():
     assert found["text_to_image_recall@5"] == 1.0
     splits = {"validation": right}
     Run.model = type("Other", (), {"gin_name": "vit"})()
-    with pytest.raises(UserError, match="two towers"):
+    with pytest.raises(UserError, match="no text encoder"):
         zero_shot.retrieval(known(splits, Run()))

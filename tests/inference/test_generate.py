@@ -75,7 +75,7 @@ def test_a_continuation_is_spelled_behind_its_prompt():
 def test_text_needs_a_tokenizer_and_a_beginning():
     with pytest.raises(UserError, match="no tokenizer"):
         generate(text_run(None), ["a"])
-    with pytest.raises(UserError, match="empty prompt"):
+    with pytest.raises(UserError, match="prompt is empty"):
         generate(text_run(CharacterTokenizer("ab")), [""])
     with pytest.raises(UserError, match="expected a list of texts"):
         generate(text_run(ByteTokenizer()), "a")
@@ -199,8 +199,8 @@ def test_a_prompt_that_leaves_little_room_is_told(capsys):
     run = text_run(ByteTokenizer())
     (text,) = generate(run, ["x" * 26], temperature=0.0)
     assert capsys.readouterr().err == (
-        "max_tokens = 4: no more fit behind a prompt of 26 tokens, for gpt.max_length "
-        "= 30.\n"
+        "max_tokens = 4: no more tokens fit after a prompt of 26 tokens, since "
+        "gpt.max_length = 30.\n"
     )
     assert [text] == generate(run, ["x" * 26], temperature=0.0, max_tokens=4)
     assert not capsys.readouterr().err

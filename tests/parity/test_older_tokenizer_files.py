@@ -111,7 +111,7 @@ def test_added_tokens_are_found_before_the_vocabulary(tmp_path):
     assert tokenizer.id_of("quack") is None
     # Two files that disagree are not chosen between.
     added = {"0": {"content": "<|user|>", "special": True}}
-    with pytest.raises(UserError, match=r"'<.user.>' has the id 420 among"):
+    with pytest.raises(UserError, match=r"'<.user.>' has the id 420 in the added"):
         configured(tmp_path, "GPT2Tokenizer", added_tokens_decoder=added)
 
 
@@ -178,7 +178,7 @@ def test_bytes_of_pieces_add_up_to_the_texts(make, in_front, tmp_path):
         ("T5Tokenizer", {}, r"spiece\.model or .* is missing; found only"),
         ("MarianTokenizer", {}, r"source\.spm is missing"),
         ("BertTokenizer", {"added_tokens_decoder": {"a": 1}}, "added_tokens_decoder"),
-        ("BertTokenizer", {"mask_token": 7}, "7 is no token"),
+        ("BertTokenizer", {"mask_token": 7}, "7 is not a token"),
     ],
 )
 def test_what_is_not_supported_is_named(tokenizer_class, fields, message, tmp_path):
