@@ -211,6 +211,8 @@ class Reader:
                 + suggest(field, fields)
                 + f" It has {', '.join(fields)}."
             )
+        if note := renamed.value_note(owner, field, statement.value):
+            raise UserError(f"{where}: {note}")
         self._check_value(f"{owner}.{field}", statement)
         self.bindings.bind(statement.scope, owner, field, statement.value)
 

@@ -25,6 +25,32 @@ REPLACED: dict[tuple[str, str], str] = {
     ("transformer", "rope_theta"): (
         "rotary.theta, with transformer.rotary = @rotary() (or None for no rotation)"
     ),
+    ("transformer", "num_experts"): (
+        "experts.number, with transformer.experts = @experts() (or None for a single "
+        "feed-forward layer)"
+    ),
+    ("transformer", "experts_per_token"): (
+        "experts.per_token, with transformer.experts = @experts()"
+    ),
+    ("transformer", "expert_capacity"): (
+        "experts.capacity, with transformer.experts = @experts()"
+    ),
+    ("transformer", "relative_buckets"): (
+        "relative_buckets.number, with transformer.position_bias = "
+        "@relative_buckets(), or disentangled.buckets, with @disentangled()"
+    ),
+    ("transformer", "relative_max_distance"): (
+        "relative_buckets.max_distance, with transformer.position_bias = "
+        "@relative_buckets(), or disentangled.max_distance, with @disentangled()"
+    ),
+}
+
+# (configurable, field, old value) → gin text of today's value.
+VALUES: dict[tuple[str, str, str], str] = {
+    ("transformer", "position_bias", "none"): "None",
+    ("transformer", "position_bias", "alibi"): "@alibi()",
+    ("transformer", "position_bias", "buckets"): "@relative_buckets()",
+    ("transformer", "position_bias", "disentangled"): "@disentangled()",
 }
 
 # Shipped files, without their ".gin".
@@ -53,6 +79,13 @@ def field_note(owner: str, field: str) -> str:
     if instead := REPLACED.get((owner, field)):
         return f"{owner}.{field} is no longer a field: write {instead}."
     return ""
+
+
+def value_note(owner: str, field: str, value: object) -> str:
+    """A sentence on an old value of a field, or ''."""
+    new = VALUES.get((owner, field, value)) if isinstance(value, str) else None
+    name = f"{owner}.{field}"
+    return f"{name} = {value!r} is now written {name} = {new}." if new else ""
 
 
 def config_note(name: str) -> str:

@@ -59,12 +59,89 @@ def _nest_rotary(bindings: list[Binding]) -> list[Binding]:
     return translated
 
 
+# Old value of `transformer.position_bias` → the configurable that replaces it, and its
+# fields by their old names in `transformer`.
+_POSITION_BIASES: dict[str, tuple[str, dict[str, str]]] = {
+    "alibi": ("alibi", {}),
+    "buckets": (
+        "relative_buckets",
+        {"relative_buckets": "number", "relative_max_distance": "max_distance"},
+    ),
+    "disentangled": (
+        "disentangled",
+        {"relative_buckets": "buckets", "relative_max_distance": "max_distance"},
+    ),
+}
+_EXPERTS = {
+    "num_experts": "number",
+    "experts_per_token": "per_token",
+    "expert_capacity": "capacity",
+}
+
+
+def _nest_experts(bindings: list[Binding]) -> list[Binding]:
+    """Replaces `transformer.num_experts` and related fields by `@experts()`."""
+    found = {
+        b.scope: (b.value is not None, "experts", _EXPERTS)
+        for b in bindings
+        if (b.owner, b.field) == ("transformer", "num_experts")
+    }
+    return _nest(bindings, "experts", found, {*_EXPERTS})
+
+
+def _nest_position_bias(bindings: list[Binding]) -> list[Binding]:
+    """Replaces a name in `transformer.position_bias` by a configurable."""
+    found = {
+        b.scope: (b.value != "none", *_POSITION_BIASES.get(b.value, ("", {})))
+        for b in bindings
+        if (b.owner, b.field) == ("transformer", "position_bias")
+        and isinstance(b.value, str)
+    }
+    old = {"position_bias", "relative_buckets", "relative_max_distance"}
+    return _nest(bindings, "position_bias", found, old)
+
+
+def _nest(
+    bindings: list[Binding],
+    field: str,
+    found: dict[str, tuple[bool, str, dict[str, str]]],
+    old: set[str],
+) -> list[Binding]:
+    """Moves fields of `transformer` to a configurable.
+
+    Args:
+      bindings: bindings of a stored config.
+      field: field of `transformer` for the configurable.
+      found: maps each scope with the old fields to: whether there is such a
+        configurable, its name, and its fields by old name.
+      old: old fields, which are removed.
+    """
+    translated, seen = [], set()
+    for binding in bindings:
+        scope = binding.scope
+        is_old = binding.owner == "transformer" and binding.field in old
+        if not is_old or scope not in found:
+            translated.append(binding)
+            continue
+        exists, part, names = found[scope]
+        if scope not in seen:
+            seen.add(scope)
+            value = Reference(tuple(filter(None, scope.split("/"))), part)
+            value = value if exists else None
+            translated.append(dataclasses.replace(binding, field=field, value=value))
+        if exists and (new := names.get(binding.field)):
+            translated.append(dataclasses.replace(binding, owner=part, field=new))
+    return translated
+
+
 # For each change that is more than a new name: a function from the bindings of a whole
 # stored config, with current names, to the current equivalent. They are applied in
 # order and do not change a config that is already current.
 TRANSLATIONS: list[Callable[[list[Binding]], list[Binding]]] = [
     _list_evaluations,
     _nest_rotary,
+    _nest_experts,
+    _nest_position_bias,
 ]
 
 

@@ -45,7 +45,7 @@ class History(NamedTuple):
         padded = jnp.pad(self.tokens, [(0, 0), (0, written.shape[1])])
         return History(padded.at[rows, positions].set(written), self.lengths + count)
 
-    def last(self, n: int) -> Int[Array, "R {n}"]:
+    def last(self, n: int) -> Int[Array, "R n"]:
         """The last n ids of each row; in a shorter row the first id is repeated."""
         positions = self.lengths[:, None] - n + jnp.arange(n)
         return jnp.take_along_axis(self.tokens, jnp.maximum(positions, 0), axis=1)

@@ -286,5 +286,5 @@ def _last(
     return jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)
 
 
-def _padding_mask(length: int, lengths: jax.Array) -> Bool[Array, "B {length}"]:
+def _padding_mask(length: int, lengths: jax.Array) -> Bool[Array, "B T"]:
     return jnp.arange(length) < lengths[:, None]

@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from fmjax.configurable import fields_of
 from fmjax.errors import UserError
 from fmjax.interop.model_fields import NEUTRAL
 from fmjax.interop.options import Options
@@ -126,6 +127,50 @@ def option(
         )
 
     return FunctionEntry(names, read, write, name)
+
+
+def part(fields: str, cls: type, options: Mapping[str, tuple[str, type, Any]]) -> Entry:
+    """Options that together are a configurable in one field, or in several equal ones.
+
+    Args:
+      fields: separated by spaces.
+      cls: of the configurable.
+      options: for each option the field of `cls`, the type of its value in config.json,
+        and what transformers takes where there is none. Other fields of `cls` must have
+        their defaults.
+    """
+    names = expand(fields)
+
+    def read(given: Options) -> dict[str, Any]:
+        told = {
+            field: given.take(name, kind, default)
+            for name, (field, kind, default) in options.items()
+        }
+        return dict.fromkeys(names, cls(**told))
+
+    def write(values: Values) -> dict[str, Any]:
+        first = values[names[0]]
+        for name in names:
+            if not isinstance(values[name], cls):
+                raise UserError(
+                    f"{name} = {values[name]!r}; expected @{cls.gin_name}()."
+                )
+            if values[name] != first:
+                raise UserError(
+                    f"{names[0]} = {first!r} and {name} = {values[name]!r}; expected "
+                    "the same, for there is one of them in config.json."
+                )
+        written = {field: name for name, (field, _, _) in options.items()}
+        for field in fields_of(cls):
+            value = getattr(first, field.name)
+            if field.name not in written and value != field.default:
+                raise UserError(
+                    f"{cls.gin_name}.{field.name} = {value!r}; expected "
+                    f"{field.default!r}."
+                )
+        return {name: getattr(first, field) for field, name in written.items()}
+
+    return FunctionEntry(names, read, write)
 
 
 def activation(name: str, fields: str, default: str) -> Entry:

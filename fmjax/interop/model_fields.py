@@ -77,8 +77,10 @@ def build(cls: type, values: Mapping[str, Any]) -> Any:
 
 
 def describe(model: type, name: str) -> str:
-    """The gin name of a field."""
+    """The gin name of a field; other names are returned unchanged."""
     part, _, rest = name.partition(".")
+    if part not in {field.name for field in fields_of(model)}:
+        return name
     if not rest:
         return f"{model.gin_name}.{part}"
     if part == "transformer":
@@ -115,8 +117,4 @@ def _same_as_default(owner: nn.Module | TransformerConfig, field: str) -> list[A
         "qkv_bias": owner.bias,
         "attention_scale": owner.head_width**-0.5,
     }
-    if field in derived:
-        return [derived[field]]
-    unread = field.startswith("relative_") and owner.position_bias in ("none", "alibi")
-    unread |= field.startswith("expert") and owner.num_experts is None
-    return [getattr(owner, field)] if unread else []
+    return [derived[field]] if field in derived else []

@@ -4,19 +4,21 @@ A line of an untrusted file may ask for a thousand million layers. Each paramete
 tensor in the files, so the tensors limit every size before anything is allocated.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fmjax.configurable import fields_of
 from fmjax.errors import UserError
 from fmjax.interop import model_fields
 from fmjax.interop.family import Family
 from fmjax.interop.tensor_files import TensorFiles
 
 # There is a tensor for each of these, and a row, column or number for each of those.
-_TENSORS = ("num_layers", "num_experts")
+_TENSORS = ("num_layers", "experts.number")
 _NUMBERS = (
     "channels",
+    "disentangled.buckets",
     "embed_dim",
     "head_dim",
     "mlp_dim",
@@ -24,7 +26,7 @@ _NUMBERS = (
     "num_heads",
     "num_kv_heads",
     "patch_size",
-    "relative_buckets",
+    "relative_buckets.number",
     "vocab_size",
 )
 # Maximum size of a computed table of positions, which is not in the files: 4 MB.
@@ -46,8 +48,7 @@ def check_sizes(
       UserError: the files cannot hold so many parameters.
     """
     tensors, numbers = len(files.names), files.num_elements
-    for name, value in values.items():
-        last = name.rpartition(".")[2]
+    for name, last, value in _fields(values):
         most = tensors if last in _TENSORS else numbers
         least = 0 if last == "num_classes" else 1
         if value is None or last not in (*_TENSORS, *_NUMBERS, "image_size"):
@@ -60,6 +61,20 @@ def check_sizes(
                 f"expected {least} to {most:,}, by the {tensors:,} tensors of "
                 f"{numbers:,} numbers beside it."
             )
+
+
+def _fields(values: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Each field's dotted name, its last part, and its value.
+
+    Of a configurable in a field, its own fields, by their gin names.
+    """
+    for name, value in values.items():
+        if owner := getattr(type(value), "gin_name", None):
+            for field in fields_of(type(value)):
+                named = f"{owner}.{field.name}"
+                yield named, named, getattr(value, field.name)
+        else:
+            yield name, name.rpartition(".")[2], value
 
 
 def _longest_edge(name: str, values: Mapping[str, Any], numbers: int) -> int:

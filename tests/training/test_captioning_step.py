@@ -16,6 +16,7 @@ from on_meshes import (
 
 from fmjax.errors import UserError
 from fmjax.models.language.gpt import GPT
+from fmjax.models.layers.mixture_of_experts import Experts
 from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.multimodal.caption_decoder import CaptionDecoder
@@ -35,7 +36,7 @@ BLOCKS = TransformerConfig(
     dtype="float32",
     scan_layers=False,
 )
-EXPERTS = dataclasses.replace(BLOCKS, bias=False, num_experts=4)
+EXPERTS = dataclasses.replace(BLOCKS, bias=False, experts=Experts(4))
 IMAGE = ViT(BLOCKS, image_size=SIZE, patch_size=4, class_token=False, pooling="none")
 TEXT = CaptionDecoder(BLOCKS, BLOCKS, V, T, start_id=1, vocab_multiple=8)
 MODEL = CoCa(image=IMAGE, text=TEXT, embed_dim=8, caption_queries=3, scale=5.0)

@@ -6,6 +6,7 @@ import pytest
 
 from fmjax.errors import UserError
 from fmjax.models.language.gpt import GPT
+from fmjax.models.layers.mixture_of_experts import Experts
 from fmjax.models.layers.transformer import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
 from fmjax.optim import axes
@@ -110,8 +111,7 @@ def test_optimizer_state_of_experts_from_before_they_were_a_batch_axis_is_refuse
         num_layers=2,
         embed_dim=16,
         num_heads=2,
-        num_experts=4,
-        experts_per_token=2,
+        experts=Experts(number=4, per_token=2),
         bias=False,
     )
     objective = CausalLM(GPT(config, vocab_size=50, max_length=8))

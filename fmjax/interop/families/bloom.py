@@ -5,6 +5,7 @@ from fmjax.interop.families.decoder_head import architectures
 from fmjax.interop.family import Family
 from fmjax.interop.rows import Row, attention_out, feed_forward, norm
 from fmjax.models.language.gpt import GPT
+from fmjax.models.layers.position_bias import Alibi
 from fmjax.objectives.causal_lm import CausalLM
 
 _LAYER, _BLOCK = "transformer.h.{layer}", "stack/layers"
@@ -28,7 +29,7 @@ BLOOM = Family(
         option("seq_length", "max_length", int, 2048),
         fixed(
             {
-                "transformer.position_bias": "alibi",
+                "transformer.position_bias": Alibi(),
                 "positions": "none",
                 "positions_from_padding_mask": True,
                 "embed_norm": True,

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fmjax.errors import UserError
 from fmjax.interop.entries import Values, constant, fixed, ignored, option
 from fmjax.interop.families.bert import (
     MAX_LENGTH,
@@ -17,6 +18,7 @@ from fmjax.interop.family import Architecture, Family
 from fmjax.interop.options import Options
 from fmjax.interop.rows import Row, linear, norm
 from fmjax.models.language.bert import Bert
+from fmjax.models.layers.disentangled import Disentangled
 from fmjax.objectives.masked_lm import MaskedLM
 
 _PARTS = {"c2p", "p2c"}
@@ -26,7 +28,7 @@ _POOLERS = {"gelu": "gelu", "tanh": "tanh"}
 class Distances:
     """The relative positions: one row for each distance, or logarithmic buckets."""
 
-    fields = ("transformer.relative_buckets", "transformer.relative_max_distance")
+    fields = ("transformer.position_bias",)
 
     def read(self, options: Options) -> dict[str, Any]:
         """Takes the options; see `Entry`."""
@@ -35,14 +37,17 @@ class Distances:
             farthest = options.peek("max_position_embeddings", 512)
         buckets = options.take("position_buckets", int, -1)
         told = (buckets, farthest) if buckets > 0 else (farthest, None)
-        return dict(zip(self.fields, told))
+        return {self.fields[0]: Disentangled(*told)}
 
     def write(self, values: Values) -> dict[str, Any]:
         """The options; see `Entry`."""
-        buckets, farthest = (values[field] for field in self.fields)
-        if farthest is None:
-            return {"position_buckets": -1, "max_relative_positions": buckets}
-        return {"position_buckets": buckets, "max_relative_positions": farthest}
+        found = values[self.fields[0]]
+        if not isinstance(found, Disentangled):
+            raise UserError(f"{self.fields[0]} = {found!r}; expected @disentangled().")
+        told = (found.buckets, found.max_distance)
+        if found.max_distance is None:
+            told = (-1, found.buckets)
+        return dict(zip(("position_buckets", "max_relative_positions"), told))
 
 
 class Parts:
@@ -113,7 +118,6 @@ DEBERTA = Family(
             True,
             to_field={True: "learned", False: "none"},
         ),
-        fixed({"transformer.position_bias": "disentangled"}),
         constant("relative_attention", True, default=False),
         constant("share_att_key", True, default=False),
         constant("norm_rel_ebd", "layer_norm", default="none"),

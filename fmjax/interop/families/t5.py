@@ -3,12 +3,21 @@
 from typing import Any
 
 from fmjax.errors import UserError
-from fmjax.interop.entries import ACTIVATIONS, Values, constant, fixed, ignored, option
+from fmjax.interop.entries import (
+    ACTIVATIONS,
+    Values,
+    constant,
+    fixed,
+    ignored,
+    option,
+    part,
+)
 from fmjax.interop.families.decoder_head import ALWAYS_TIED, HEAD
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.options import Options
 from fmjax.interop.rows import LINEAR, Row, attention, norm
 from fmjax.models.language.seq2seq import Seq2Seq
+from fmjax.models.layers.position_bias import RelativeBuckets
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM
 
 
@@ -156,8 +165,14 @@ T5 = Family(
         option("d_ff", "*.mlp_dim", int, 2048),
         FeedForwardKind(),
         option("layer_norm_epsilon", "*.norm_epsilon", float, 1e-6),
-        option("relative_attention_num_buckets", "*.relative_buckets", int, 32),
-        option("relative_attention_max_distance", "*.relative_max_distance", int, 128),
+        part(
+            "*.position_bias",
+            RelativeBuckets,
+            {
+                "relative_attention_num_buckets": ("number", int, 32),
+                "relative_attention_max_distance": ("max_distance", int, 128),
+            },
+        ),
         option(
             "dropout_rate", "*.dropout *.attention_dropout *.mlp_dropout", float, 0.1
         ),
@@ -170,7 +185,6 @@ T5 = Family(
                 "*.norm": "rmsnorm",
                 "*.bias": False,
                 "*.attention_scale": 1.0,
-                "*.position_bias": "buckets",
             }
         ),
         constant("is_encoder_decoder", True),

@@ -3,8 +3,8 @@
 from jaxtyping import Array, Float, Int
 
 from fmjax.configurable import configurable
-from fmjax.errors import UserError
 from fmjax.models.flops import attention_flops, matmul_parameters
+from fmjax.models.layers.disentangled import check_decoder
 from fmjax.models.layers.dropout import Keys
 from fmjax.models.layers.embeddings import Embedding
 from fmjax.models.layers.inputs import (
@@ -56,11 +56,7 @@ class GPT(TextModel):
     def __post_init__(self):
         super().__post_init__()
         check_positions(self, "transformer")
-        if self.transformer.position_bias == "disentangled":
-            raise UserError(
-                "transformer.position_bias = 'disentangled' is for encoders; a "
-                "key-value cache cannot hold it."
-            )
+        check_decoder(self.transformer.position_bias, "gpt.transformer")
 
     def setup(self):
         """Declares the submodules."""

@@ -7,9 +7,9 @@ import jax
 from jaxtyping import Array, Bool, Float, Int
 
 from fmjax.configurable import configurable
-from fmjax.errors import UserError
 from fmjax.models.flops import attention_flops, matmul_parameters
 from fmjax.models.layers.attention_mask import cross_attention, self_attention
+from fmjax.models.layers.disentangled import check_decoder
 from fmjax.models.layers.dropout import Keys, fold_keys
 from fmjax.models.layers.embeddings import Embedding
 from fmjax.models.layers.inputs import (
@@ -97,11 +97,7 @@ class Seq2Seq(TextModel):
         check_positions(self, "encoder", "decoder")
         check_start_id(self)
         check_same_width(self, "encoder", "decoder")
-        if self.decoder.position_bias == "disentangled":
-            raise UserError(
-                "seq2seq.decoder: transformer.position_bias = 'disentangled' is for "
-                "encoders; a key-value cache cannot hold it."
-            )
+        check_decoder(self.decoder.position_bias, "seq2seq.decoder")
 
     @property
     def transformer(self) -> TransformerConfig:

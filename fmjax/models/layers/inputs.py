@@ -43,7 +43,7 @@ class InputEmbedding(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        positions: Int[Array, "B T"],
+        positions: Int[Array, "#B T"],
         token_types: Int[Array, "B T"] | None,
         keys: Keys,
     ) -> Float[Array, "B T D"]:
@@ -92,11 +92,11 @@ def check_positions(model: nn.Module, *stacks: str) -> None:
     """
     for field in stacks:
         c = getattr(model, field)
-        told = c is None or c.rotary is not None or c.position_bias != "none"
+        told = c is None or c.rotary is not None or c.position_bias is not None
         if model.positions == "none" and not told:
             raise UserError(
                 f"{model.gin_name}.positions = 'none' and, of {model.gin_name}.{field},"
-                " transformer.rotary = None and transformer.position_bias = 'none' "
+                " transformer.rotary = None and transformer.position_bias = None "
                 "leave the model without positions; set one of them."
             )
 

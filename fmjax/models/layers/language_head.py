@@ -48,7 +48,7 @@ class LanguageHead(nn.Module):
         if self.scale != 1.0:
             hidden = hidden * jnp.asarray(self.scale, hidden.dtype)
         hidden = hidden.astype(self.dtype)
-        logits = matmul(hidden, kernel.astype(self.dtype), jnp.float32)
+        logits = matmul(hidden, kernel.astype(self.dtype), jnp.dtype("float32"))
         if self.bias:
             logits = logits + self.param("bias", zeros_init("vocab"), kernel.shape[1:])
         logits = constrain(logits, "batch", "length", "act_vocab")

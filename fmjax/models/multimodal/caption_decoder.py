@@ -10,6 +10,7 @@ from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.flops import attention_flops, matmul_parameters
 from fmjax.models.layers.attention_mask import cached_self_attention, self_attention
+from fmjax.models.layers.disentangled import check_decoder
 from fmjax.models.layers.dropout import Keys
 from fmjax.models.layers.embeddings import Embedding
 from fmjax.models.layers.inputs import InputEmbedding
@@ -62,12 +63,7 @@ class CaptionDecoder(TextModel):
         check_start_id(self)
         check_same_width(self, "unimodal", "multimodal")
         for half in ("unimodal", "multimodal"):
-            c = getattr(self, half)
-            if c.position_bias == "disentangled":
-                raise UserError(
-                    f"{name}.{half}: transformer.position_bias = 'disentangled' is for "
-                    "encoders; a key-value cache cannot hold it."
-                )
+            check_decoder(getattr(self, half).position_bias, f"{name}.{half}")
         if self.unimodal.window is not None:
             raise UserError(
                 f"{name}.unimodal: transformer.window = {self.unimodal.window} would "

@@ -115,7 +115,7 @@ class MAE(nn.Module):
 
     def decode(
         self,
-        hidden: Float[Array, "B 1+K D"],
+        hidden: Float[Array, "B seen D"],
         visible: Int[Array, "B K"] | None,
         grid: Grid,
         keys: Keys = None,
@@ -136,8 +136,8 @@ class MAE(nn.Module):
         return constrain(patches, "batch", "length", "act_embed")
 
     def _decoder_input(
-        self, x: Float[Array, "B 1+K E"], visible: Array | None, grid: Grid
-    ) -> Float[Array, "B 1+N E"]:
+        self, x: Float[Array, "B seen E"], visible: Array | None, grid: Grid
+    ) -> Float[Array, "B T E"]:
         """The decoder's input: all patches in order, the mask token for hidden ones."""
         first, patches = x[:, :1], x[:, 1:]
         if visible is not None:
@@ -156,7 +156,7 @@ class MAE(nn.Module):
         patches = self.to_pixels(x[:, 1 : 1 + grid[0] * grid[1]])
         return patches.astype(jnp.float32)
 
-    def _decoder_positions(self, grid: Grid) -> Float[Array, "1+N D"]:
+    def _decoder_positions(self, grid: Grid) -> Float[Array, "T D"]:
         if self.positions == "learned":
             return resize_positions(self.decoder_positions, self.grid, grid, prefix=1)
         table = sincos_2d(grid, self.decoder.embed_dim)
