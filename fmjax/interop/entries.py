@@ -107,8 +107,8 @@ def option(
         return dict.fromkeys(names, value)
 
     def write(values: Values) -> dict[str, Any]:
-        first, *beside = (values[field] for field in names)
-        for field, other in zip(names[1:], beside):
+        first, *rest = (values[field] for field in names)
+        for field, other in zip(names[1:], rest):
             if other != first and field.rpartition(".")[2] not in NEUTRAL:
                 raise UserError(
                     f"{names[0]} = {first!r} and {field} = {other!r}; expected the "
@@ -130,23 +130,22 @@ def option(
 
 
 def part(fields: str, cls: type, options: Mapping[str, tuple[str, type, Any]]) -> Entry:
-    """Options that together are a configurable in one field, or in several equal ones.
+    """An entry for options that form a configurable in one or several equal fields.
 
     Args:
-      fields: separated by spaces.
-      cls: of the configurable.
-      options: for each option the field of `cls`, the type of its value in config.json,
-        and what transformers takes where there is none. Other fields of `cls` must have
-        their defaults.
+      fields: names of the fields, separated by spaces.
+      cls: class of the configurable.
+      options: maps each option to the field of `cls`, the type of the option's value,
+        and transformers' default. Other fields of `cls` must have their defaults.
     """
     names = expand(fields)
 
     def read(given: Options) -> dict[str, Any]:
-        told = {
+        taken = {
             field: given.take(name, kind, default)
             for name, (field, kind, default) in options.items()
         }
-        return dict.fromkeys(names, cls(**told))
+        return dict.fromkeys(names, cls(**taken))
 
     def write(values: Values) -> dict[str, Any]:
         first = values[names[0]]
@@ -158,7 +157,7 @@ def part(fields: str, cls: type, options: Mapping[str, tuple[str, type, Any]]) -
             if values[name] != first:
                 raise UserError(
                     f"{names[0]} = {first!r} and {name} = {values[name]!r}; expected "
-                    "the same, for there is one of them in config.json."
+                    "the same value, since config.json has only one."
                 )
         written = {field: name for name, (field, _, _) in options.items()}
         for field in fields_of(cls):
@@ -220,15 +219,15 @@ def same(name: str, field: str, kind: type) -> Entry:
 
 def fixed(values: Values) -> Entry:
     """An entry for fields with the same value in every model of a family."""
-    told = {field: v for names, v in values.items() for field in expand(names)}
+    constants = {field: v for names, v in values.items() for field in expand(names)}
 
     def write(values: Values) -> dict[str, Any]:
-        for field, expected in told.items():
+        for field, expected in constants.items():
             if values[field] != expected:
                 raise UserError(f"{field} = {values[field]!r}; expected {expected!r}.")
         return {}
 
-    return FunctionEntry(tuple(told), lambda options: dict(told), write)
+    return FunctionEntry(tuple(constants), lambda options: dict(constants), write)
 
 
 def assumed(values: Values) -> Entry:

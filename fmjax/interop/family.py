@@ -120,26 +120,26 @@ class Family:
         """The fields that a config.json defines."""
         options = options.opened(*self.objects)
         values: dict[str, Any] = {}
-        told_by: dict[str, str] = {}
+        defined_by: dict[str, str] = {}
         for entry in self.entries + architecture.entries:
             for field, value in entry.read(options).items():
-                teller = getattr(entry, "name", "")
+                option = getattr(entry, "name", "")
                 if field in values and values[field] != value:
                     described = model_fields.describe(self.model, field)
-                    if not teller:
-                        # What the file says of it, or what it leaves to a default.
-                        teller = told_by[field]
-                        told = options.peek(teller, values[field])
+                    if not option:
+                        # The value in the file, or the default.
+                        option = defined_by[field]
+                        given = options.peek(option, values[field])
                         options.refuse(
-                            teller, told, f"{described} to be {value!r} in this class"
+                            option, given, f"{described} to be {value!r} in this class"
                         )
                     options.refuse(
-                        teller,
+                        option,
                         value,
-                        f"{values[field]!r}, as {told_by[field]} has it, for "
+                        f"{values[field]!r}, as {defined_by[field]} has it, for "
                         f"{described} is both",
                     )
-                values[field], told_by[field] = value, teller
+                values[field], defined_by[field] = value, option
         options.finish()
         return values
 

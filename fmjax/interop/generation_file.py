@@ -106,13 +106,13 @@ def read(
 
 def _options(hf_dir: Path, config: dict, ignore: Collection[str]) -> Options:
     """The options of the file that has the settings."""
-    told = {name: value for name, value in config.items() if name in GENERATION}
+    given = {name: value for name, value in config.items() if name in GENERATION}
     file = hf_dir / GENERATION_CONFIG
     if not file.is_file():
-        return Options(told, str(hf_dir / CONFIG))
+        return Options(given, str(hf_dir / CONFIG))
     values = Options.read(file, ignore).all()
     if values.get("eos_token_id") is None:
-        values["eos_token_id"] = told.get("eos_token_id")
+        values["eos_token_id"] = given.get("eos_token_id")
     return Options(values, str(file))
 
 
@@ -206,10 +206,10 @@ def keep(hf_dir: Path, run_dir: Path) -> None:
       UserError: generation_config.json is not a JSON object.
     """
     config = Options.read(hf_dir / CONFIG).all()
-    told = {CONFIG: {name: v for name, v in config.items() if name in GENERATION}}
+    given = {CONFIG: {name: v for name, v in config.items() if name in GENERATION}}
     if (hf_dir / GENERATION_CONFIG).is_file():
-        told[GENERATION_CONFIG] = Options.read(hf_dir / GENERATION_CONFIG).all()
-    (run_dir / FILE).write_text(_text(told), encoding="utf-8")
+        given[GENERATION_CONFIG] = Options.read(hf_dir / GENERATION_CONFIG).all()
+    (run_dir / FILE).write_text(_text(given), encoding="utf-8")
 
 
 def write_back(run_dir: Path, hf_dir: Path) -> dict[str, Any] | None:
@@ -223,12 +223,12 @@ def write_back(run_dir: Path, hf_dir: Path) -> dict[str, Any] | None:
     """
     if not (run_dir / FILE).is_file():
         return None
-    told = Options.read(run_dir / FILE)
-    generation = told.take(GENERATION_CONFIG, dict, None)
+    given = Options.read(run_dir / FILE)
+    generation = given.take(GENERATION_CONFIG, dict, None)
     if generation is not None:
         text = _text(generation)
         (hf_dir / GENERATION_CONFIG).write_text(text, encoding="utf-8")
-    return told.take(CONFIG, dict, {})
+    return given.take(CONFIG, dict, {})
 
 
 def _text(values: dict[str, Any]) -> str:

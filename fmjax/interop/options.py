@@ -167,8 +167,8 @@ class Options:
                 self.refuse(
                     name,
                     value,
-                    f"no such option; --ignore {name} imports without it, where the "
-                    "model is known to be the same",
+                    f"no such option. If you know that it has no effect, import with "
+                    f"--ignore {name}",
                 )
 
     def refuse(self, name: str, value: Any, expected: str) -> None:

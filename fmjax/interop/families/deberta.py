@@ -36,18 +36,18 @@ class Distances:
         if farthest < 1:
             farthest = options.peek("max_position_embeddings", 512)
         buckets = options.take("position_buckets", int, -1)
-        told = (buckets, farthest) if buckets > 0 else (farthest, None)
-        return {self.fields[0]: Disentangled(*told)}
+        given = (buckets, farthest) if buckets > 0 else (farthest, None)
+        return {self.fields[0]: Disentangled(*given)}
 
     def write(self, values: Values) -> dict[str, Any]:
         """The options; see `Entry`."""
         found = values[self.fields[0]]
         if not isinstance(found, Disentangled):
             raise UserError(f"{self.fields[0]} = {found!r}; expected @disentangled().")
-        told = (found.buckets, found.max_distance)
+        given = (found.buckets, found.max_distance)
         if found.max_distance is None:
-            told = (-1, found.buckets)
-        return dict(zip(("position_buckets", "max_relative_positions"), told))
+            given = (-1, found.buckets)
+        return dict(zip(("position_buckets", "max_relative_positions"), given))
 
 
 class Parts:
@@ -57,11 +57,11 @@ class Parts:
 
     def read(self, options: Options) -> dict[str, Any]:
         """Takes the option, a list or joined by bars; see `Entry`."""
-        told = options.peek("pos_att_type", None)
+        given = options.peek("pos_att_type", None)
         options.ignore("pos_att_type")
-        parts = told.split("|") if isinstance(told, str) else told
+        parts = given.split("|") if isinstance(given, str) else given
         if not isinstance(parts, list) or {str(p).strip() for p in parts} != _PARTS:
-            options.refuse("pos_att_type", told, "p2c and c2p")
+            options.refuse("pos_att_type", given, "p2c and c2p")
         return {}
 
     def write(self, values: Values) -> dict[str, Any]:

@@ -23,8 +23,8 @@ def architectures(headed: str, bare: str, tied: bool = True) -> dict[str, Archit
       bare: name of the class without the head.
       tied: transformers' default of tie_word_embeddings.
     """
-    told = option("tie_word_embeddings", "tie_embeddings", bool, tied)
+    given = option("tie_word_embeddings", "tie_embeddings", bool, tied)
     return {
-        headed: Architecture((told,), (HEAD,)),
+        headed: Architecture((given,), (HEAD,)),
         bare: Architecture((ALWAYS_TIED,)),
     }

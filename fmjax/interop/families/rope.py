@@ -118,12 +118,12 @@ def _scaling(kind: str, inside: Options, longest: int) -> Scaling | None:
 
 def _attention_factor(inside: Options, factor: float) -> float | None:
     """YaRN's attention factor; None for the paper's."""
-    told = inside.take("attention_factor", float, None)
+    given = inside.take("attention_factor", float, None)
     over, under = (
         inside.take(name, float, None) for name in ("mscale", "mscale_all_dim")
     )
-    if told is not None or not (over and under):
-        return told
+    if given is not None or not (over and under):
+        return given
     if factor <= 1:
         return 1.0
     over, under = (0.1 * scale * math.log(factor) + 1 for scale in (over, under))
@@ -155,8 +155,8 @@ def _written(scaling: Scaling | None, values: Values) -> dict[str, Any]:
             }
         case YarnScaling():
             factor = scaling.attention_factor
-            told = {} if factor is None else {"attention_factor": factor}
-            return told | {
+            given = {} if factor is None else {"attention_factor": factor}
+            return given | {
                 "rope_type": "yarn",
                 "factor": scaling.factor,
                 "original_max_position_embeddings": scaling.original_length,

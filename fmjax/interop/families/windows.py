@@ -47,8 +47,8 @@ class LayerTypes:
         if all(whole):
             return dict.fromkeys(self.fields)
         every = whole.index(True) + 1 if any(whole) else None
-        told = [every is not None and (i + 1) % every == 0 for i in range(layers)]
-        if whole != told or window is None:
+        given = [every is not None and (i + 1) % every == 0 for i in range(layers)]
+        if whole != given or window is None:
             options.refuse(
                 "layer_types" if kinds is not None else "max_window_layers",
                 kinds if kinds is not None else first,
