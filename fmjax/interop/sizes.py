@@ -1,7 +1,7 @@
-"""What a config.json asks for, held against what the files have: a cheap refusal.
+"""Checking the sizes in a config.json against the tensors of the files.
 
-A line of a stranger's file may ask for a thousand million layers. Each parameter has a
-tensor in the files, so that these bound every size before anything is made.
+A line of an untrusted file may ask for a thousand million layers. Each parameter has a
+tensor in the files, so the tensors limit every size before anything is allocated.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,23 +29,23 @@ _NUMBERS = (
     "relative_buckets.number",
     "vocab_size",
 )
-# Of a table of positions that is computed, and need not be in the files: 4 MB.
+# Maximum size of a computed table of positions, which is not in the files: 4 MB.
 _FEW = 1 << 20
 
 
 def check_sizes(
     family: Family, values: Mapping[str, Any], files: TensorFiles, file: Path
 ) -> None:
-    """Looks at the fields of a model that is not made yet.
+    """Checks the sizes of a model before it is made.
 
     Args:
-      family: of the model.
-      values: its fields by their dotted names.
+      family: the family of the model.
+      values: its fields by dotted names.
       files: the tensors.
       file: the config.json, for messages.
 
     Raises:
-      UserError: the files cannot hold so much.
+      UserError: the files cannot hold so many parameters.
     """
     tensors, numbers = len(files.names), files.num_elements
     for name, last, value in _fields(values):
@@ -78,7 +78,7 @@ def _fields(values: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
 
 
 def _longest_edge(name: str, values: Mapping[str, Any], numbers: int) -> int:
-    """Of an image whose table of positions could be in the files."""
+    """The longest edge of an image whose table of positions could be in the files."""
     patch = values.get(f"{name.removesuffix('image_size')}patch_size", 1)
     widths = [v for n, v in values.items() if n.rpartition(".")[2] == "embed_dim"]
     patches = max(numbers, _FEW) // max(1, *filter(None, widths))

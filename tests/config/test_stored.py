@@ -137,6 +137,15 @@ def test_old_name_on_the_command_line_or_in_a_file_is_refused(binding, tmp_path)
     assert f"mine.gin, line 2: {OLD_BINDINGS[binding]}" in str(error.value)
 
 
+@pytest.mark.parametrize("file", OLD, ids=lambda file: file.stem)
+def test_config_of_an_old_run_directory_is_a_config_for_a_new_run(file, tmp_path):
+    (tmp_path / "config.gin").write_text(file.read_text())
+    (tmp_path / "checkpoints").mkdir()
+    assert load_experiment(tmp_path / "config.gin") == load_stored(file)
+    with pytest.raises(UserError, match="is now called"):
+        load_experiment(tmp_path / "config.gin", ["data.bad_share=0.5"])
+
+
 def test_old_name_over_a_stored_config_is_refused():
     with pytest.raises(UserError, match="is now called"):
         load_stored(NAMED["gpt_rotary"], ["data.bad_share=0.5"])

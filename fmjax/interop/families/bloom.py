@@ -25,7 +25,7 @@ BLOOM = Family(
         option("attention_dropout", "transformer.attention_dropout", float, 0.0),
         option("initializer_range", "transformer.init_std", float, 0.02),
         option("vocab_size", "vocab_size", int, 250880),
-        # Positions go on for ever; this is how many it was trained on.
+        # ALiBi has no maximum length; this is the length of the training rows.
         option("seq_length", "max_length", int, 2048),
         fixed(
             {
@@ -38,11 +38,11 @@ BLOOM = Family(
         constant("apply_residual_connection_post_layernorm", False),
         constant("slow_but_exact", False),
         constant("n_inner", None),
-        # How its training was computed; transformers reads none of them.
+        # Options of the training code, which transformers does not read.
         ignored("pretraining_tp offset_alibi skip_bias_add skip_bias_add_qkv"),
         ignored("bias_dropout_fusion masked_softmax_fusion attention_softmax_in_fp32"),
     ),
-    # Query, key and value of a head lie together.
+    # The query, key and value of a head are adjacent.
     rows=(
         Row("tokens/table", "transformer.word_embeddings.weight"),
         *norm("inputs/norm", "transformer.word_embeddings_layernorm"),

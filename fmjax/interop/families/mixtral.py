@@ -35,7 +35,7 @@ MIXTRAL = family(
             },
         ),
         constant("router_jitter_noise", 0.0),
-        # Of training.
+        # Options of training.
         ignored("output_router_logits router_aux_loss_coef"),
     ),
     (

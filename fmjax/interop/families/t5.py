@@ -22,7 +22,7 @@ from fmjax.objectives.seq2seq_lm import Seq2SeqLM
 
 
 class FeedForwardKind:
-    """The feed-forward layer as "relu" or "gated-gelu", and what follows from it."""
+    """The feed-forward layer as "relu" or "gated-gelu", with activation and gate."""
 
     fields = (
         "encoder.activation",
@@ -66,10 +66,10 @@ class FeedForwardKind:
 
 
 class Head:
-    """Whether the head is tied, and whether what it reads is scaled.
+    """Whether the head is tied, and whether its inputs are scaled.
 
-    Version 4 of transformers tells both by tie_word_embeddings. Version 5 says there
-    that the head is tied always, and tells the scale apart.
+    In version 4 of transformers, tie_word_embeddings defines both. In version 5 the
+    option is always true, and another one defines the scaling.
     """
 
     fields = ("tie_embeddings", "head_scale")
@@ -87,7 +87,7 @@ class Head:
 
 
 class DecoderLayers:
-    """The decoder's layers: as many as the encoder's if nothing else is told."""
+    """The number of decoder layers; by default that of the encoder."""
 
     fields = ("decoder.num_layers",)
 
@@ -103,7 +103,7 @@ class DecoderLayers:
 
 
 class StartId:
-    """The decoder's first input: the id of padding if no other is told."""
+    """The first input of the decoder; by default the id of padding."""
 
     fields = ("start_id",)
 
@@ -177,7 +177,7 @@ T5 = Family(
             "dropout_rate", "*.dropout *.attention_dropout *.mlp_dropout", float, 0.1
         ),
         option("vocab_size", "vocab_size", int, 32128),
-        # Relative positions go on for ever; this is how many it was trained on.
+        # Relative positions have no maximum; this is the length of training.
         option("n_positions", "max_length", int, 512),
         StartId(),
         fixed(
@@ -189,7 +189,7 @@ T5 = Family(
         ),
         constant("is_encoder_decoder", True),
         constant("is_decoder", False),
-        # Of training, and of a head that no class here has.
+        # Options of training, and of a head that is not supported.
         ignored("initializer_factor classifier_dropout"),
     ),
     rows=(
@@ -209,7 +209,7 @@ T5 = Family(
         "decoder.embed_tokens.weight": "shared.weight",
         "lm_head.weight": "shared.weight",
     },
-    # A table that nothing reads, in files converted from TensorFlow.
+    # An unused table of files converted from TensorFlow.
     constants=r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
     unties=True,
 )
