@@ -8,6 +8,7 @@ from flax import linen as nn
 from jaxtyping import ArrayLike
 
 from fmjax.errors import UserError, suggest
+from fmjax.models.contracts import EncodesApart
 
 # Arguments of a model's call that are no arrays.
 _OTHERS = ("self", "keys", "hidden_states")
@@ -72,7 +73,7 @@ def inputs_of(
 
 def rows_apart(model: nn.Module) -> bool:
     """Whether images and texts need not be as many: each is encoded by itself."""
-    return getattr(model, "rows_apart", False)
+    return isinstance(model, EncodesApart) and model.rows_apart
 
 
 def _is_mask(name: str) -> bool:

@@ -50,8 +50,10 @@ def claim(
 def _of_another_length(before: Experiment, now: Experiment) -> str:
     """What another train.steps does to a schedule that ends there; "" if none does."""
     old, new = before.train.steps, now.train.steps
-    schedule = getattr(before.optimizer, "schedule", None)
-    if old == new or not getattr(schedule, "reads_train_steps", False):
+    if old == new or before.optimizer is None:
+        return ""
+    schedule = before.optimizer.schedule
+    if not schedule.reads_train_steps:
         return ""
     step = min(old, new)
     rates = (

@@ -58,7 +58,7 @@ class Mixture:
     def build_tokenizer(self, root: Path) -> Tokenizer | None:
         """The one tokenizer of all tasks; raises UserError if they differ."""
         tokenizers = [task.build_tokenizer(root) for task in self.tasks]
-        if len({getattr(tokenizer, "digest", None) for tokenizer in tokenizers}) > 1:
+        if len({tokenizer and tokenizer.digest for tokenizer in tokenizers}) > 1:
             raise UserError(
                 "The tasks of a mixture must share one vocabulary; those of "
                 f"{[task.name for task in self.tasks]} differ. Train one with `fmjax "
