@@ -1,4 +1,4 @@
-"""A configurable made of values that were written by hand."""
+"""Building a configurable from values that were written by hand."""
 
 import os
 from typing import Any
@@ -9,7 +9,9 @@ from fmjax.field_types import is_required
 
 
 def construct(cls: type, values: dict[str, Any]) -> Any:
-    """A configurable of class `cls` with these fields; lists become tuples.
+    """Builds a configurable of class `cls` from the values of its fields.
+
+    Lists become tuples and relative paths absolute.
 
     Raises:
       UserError: a value is missing, or what `cls` itself refuses, such as a value of

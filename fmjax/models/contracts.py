@@ -43,7 +43,12 @@ class EncodesApart(Protocol):
 
 @runtime_checkable
 class PredictsTokens(HasVocabulary, Protocol):
-    """`hidden(...)` gives {"hidden": [B, T, D], …}, `head(hidden)` logits [B, T, V]."""
+    """A model of tokens with the method `hidden`, and its head by itself.
+
+    `hidden(text, keys=keys)` gives {"hidden": [B, T, D], …} of a `TextInputs`;
+    encoder-decoders take two, the encoder's first. `head(hidden)` gives logits
+    [B, T, V].
+    """
 
     max_length: int
     hidden: Any
@@ -54,8 +59,8 @@ class PredictsTokens(HasVocabulary, Protocol):
 class Generates(PredictsTokens, Protocol):
     """Predicts tokens one by one, given a cache of those before.
 
-    `empty_cache(batch_size, length)` makes the cache; `hidden(tokens, positions=…,
-    cache=…)` gives the one with these tokens in it, under "cache".
+    `empty_cache(batch_size, length)` makes the cache; `hidden(text, cache=…)` gives the
+    one with these tokens in it, under "cache".
     """
 
     empty_cache: Any

@@ -2,18 +2,28 @@
 
 The gradients of a chunk are taken in the forward pass, while its logits are there,
 and only scaled in the backward pass: no logits are kept, and none are computed twice.
-Chunks cut T and not the flattened tokens, so that each device keeps to its own rows.
+
+On a mesh each device goes through the chunks of its own rows, within `shard_map` over
+the axes that cut the batch: a head's weights are gathered once before the first chunk
+and their gradients added up over devices once after the last. XLA by itself gathers and
+reduces in every chunk. Axes that cut the head (tensor) are left to XLA.
 """
 
+import functools
+import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 
 def chunked_sums(
     sums: Callable[..., tuple[tuple[Array, ...], tuple[Array, ...]]],
+    variables: Any,
     hidden: Float[Array, "B T D"],
     arrays: tuple[Array, ...],
     chunks: int,
@@ -21,11 +31,12 @@ def chunked_sums(
     """Adds up `sums` over chunks of T.
 
     Args:
-      sums: (hidden chunk, *chunks of arrays) → (differentiable scalars, scalars that no
-        gradient is taken of). It may close over parameters; a chunk that `T` was padded
-        with has zeros in every array and must add nothing.
-      hidden: what the head reads; gradients flow into it and into what `sums` closes
-        over.
+      sums: (variables, hidden chunk, *chunks of arrays) → (differentiable scalars,
+        scalars that no gradient is taken of). A chunk that `T` was padded with has
+        zeros in every array and must add nothing. What it gives of some rows is what it
+        gives of each, added up.
+      variables: a tree of arrays; gradients flow into those that `sums` uses.
+      hidden: what the head reads; gradients flow into it.
       arrays: integer or weight arrays [B, T], cut along with `hidden`.
       chunks: pieces that T is cut into, at most T.
 
@@ -46,63 +57,154 @@ def chunked_sums(
         x = jnp.moveaxis(pieces, 0, 1)
         return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :T]
 
-    example = (cut(hidden)[0], *(cut(a)[0] for a in arrays))
-    converted, captured = jax.closure_convert(sums, *example)
+    axes = _batch_axes(hidden.shape[0])
+    used, complete = _used(sums, variables, *(cut(x)[0] for x in (hidden, *arrays)))
 
-    def evaluate(hidden, captured):
+    def of_chunk(used, *chunk):
+        with _rules_without(axes):
+            return sums(complete(used), *chunk)
+
+    def zeros(used, *rows):
+        chunk = (cut(x)[0] for x in rows)
+        shapes = jax.eval_shape(of_chunk, used, *chunk)
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    def local_values(used, hidden, *arrays):
+        """Sums of the rows of one device."""
+
         def step(carry, chunk):
-            return _add(carry, converted(*chunk, *captured)), None
+            return _add(carry, of_chunk(used, *chunk)), None
 
-        zeros = jax.tree.map(
-            lambda s: jnp.zeros(s.shape, s.dtype),
-            jax.eval_shape(converted, *example, *captured),
-        )
-        pieces = (cut(hidden), *map(cut, arrays))
-        return jax.lax.scan(step, zeros, pieces)[0]
+        start = zeros(used, hidden, *arrays)
+        values, _ = jax.lax.scan(step, start, (cut(hidden), *map(cut, arrays)))
+        return values
 
-    @jax.custom_vjp
-    def run(hidden, captured):
-        return evaluate(hidden, captured)
+    def local_gradients(used, hidden, *arrays):
+        """The same, with gradients of each differentiable sum."""
 
-    def forward(hidden, captured):
         def step(carry, chunk):
-            values, into_captured = carry
+            values, into_used = carry
             h, *rest = chunk
             out, pull, aux = jax.vjp(
-                lambda h, captured: converted(h, *rest, *captured),
-                h,
-                captured,
-                has_aux=True,
+                lambda used, h: of_chunk(used, h, *rest), used, h, has_aux=True
             )
             gradients = [pull(unit) for unit in _units(out)]
-            into_captured = [
-                _add(have, new) for have, (_, new) in zip(into_captured, gradients)
+            into_used = [
+                _add(have, new) for have, (new, _) in zip(into_used, gradients)
             ]
-            into_hidden = tuple(g for g, _ in gradients)
-            return (_add(values, (out, aux)), into_captured), into_hidden
+            return (_add(values, (out, aux)), into_used), [g for _, g in gradients]
 
-        shapes = jax.eval_shape(converted, *example, *captured)
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        start = [jax.tree.map(jnp.zeros_like, captured) for _ in shapes[0]]
-        (values, into_captured), into_hidden = jax.lax.scan(
-            step, (zeros, start), (cut(hidden), *map(cut, arrays))
+        values = zeros(used, hidden, *arrays)
+        into_used = [jax.tree.map(jnp.zeros_like, used) for _ in values[0]]
+        (values, into_used), into_hidden = jax.lax.scan(
+            step, (values, into_used), (cut(hidden), *map(cut, arrays))
         )
-        return values, (into_captured, tuple(join(g) for g in into_hidden))
+        return values, into_used, [join(g) for g in into_hidden]
+
+    if axes:
+        local_values = _on_own_rows(local_values, axes, gradients=False)
+        local_gradients = _on_own_rows(local_gradients, axes, gradients=True)
+
+    @jax.custom_vjp
+    def run(used, hidden):
+        return local_values(used, hidden, *arrays)
+
+    def forward(used, hidden):
+        values, *gradients = local_gradients(used, hidden, *arrays)
+        return values, gradients
 
     def backward(residuals, cotangents):
-        into_captured, into_hidden = residuals
         scales, _ = cotangents
-        hidden_grad = sum(g * s.astype(g.dtype) for g, s in zip(into_hidden, scales))
-        captured_grad = None
-        for gradient, scale in zip(into_captured, scales):
-            scaled = jax.tree.map(lambda g, s=scale: g * s.astype(g.dtype), gradient)
-            captured_grad = (
-                scaled if captured_grad is None else _add(captured_grad, scaled)
-            )
-        return hidden_grad, captured_grad
+        return tuple(_scaled_sum(gradients, scales) for gradients in residuals)
 
     run.defvjp(forward, backward)
-    return run(hidden, captured)
+    return run(used, hidden)
+
+
+def _scaled_sum(trees: list, scales: tuple[Array, ...]):
+    """The sum of trees of arrays, each times its scale."""
+    scaled = (
+        jax.tree.map(lambda g, s=s: g * s.astype(g.dtype), tree)
+        for tree, s in zip(trees, scales)
+    )
+    return functools.reduce(_add, scaled)
+
+
+def _used(sums: Callable, variables: Any, *chunk: Array):
+    """The leaves that `sums` reads, and a function of such to a whole tree."""
+    leaves, tree = jax.tree.flatten(variables)
+    jaxpr = jax.make_jaxpr(lambda leaves: sums(tree.unflatten(leaves), *chunk))(leaves)
+    read = {id(v) for e in jaxpr.eqns for v in e.invars}
+    read |= {id(v) for v in jaxpr.jaxpr.outvars}
+    places = [i for i, v in enumerate(jaxpr.jaxpr.invars) if id(v) in read]
+
+    def complete(used):
+        # Of the others nothing is read, so they may be of another mesh.
+        return tree.unflatten(
+            used[places.index(i)] if i in places else leaf
+            for i, leaf in enumerate(leaves)
+        )
+
+    return [leaves[i] for i in places], complete
+
+
+def _batch_axes(rows: int) -> tuple[str, ...]:
+    """The mesh axes of more than one device that cut `rows`; none if they cannot."""
+    mesh = jax.sharding.get_abstract_mesh()
+    target = dict(nn.get_logical_axis_rules()).get("batch") or ()
+    axes = (target,) if isinstance(target, str) else target
+    axes = tuple(axis for axis in axes if mesh.shape.get(axis, 1) > 1)
+    shards = math.prod(mesh.shape[axis] for axis in axes)
+    return axes if rows % shards == 0 else ()
+
+
+def _rules_without(axes: tuple[str, ...]):
+    """Logical rules that place nothing on these axes, which `shard_map` has taken."""
+
+    def rest(target):
+        names = (target,) if isinstance(target, str) else target or ()
+        return tuple(name for name in names if name not in axes) or None
+
+    rules = nn.get_logical_axis_rules()
+    return nn.logical_axis_rules([(name, rest(target)) for name, target in rules])
+
+
+def _on_own_rows(function: Callable, axes: tuple[str, ...], gradients: bool):
+    """`function` of (used, hidden, *arrays), on each device of its own rows.
+
+    Weights are gathered, and their gradients added up, in the dtype of `hidden`, in
+    which every head multiplies them.
+    """
+    rows, whole = PartitionSpec(axes), PartitionSpec()
+
+    def narrow(tree, dtype):
+        return jax.tree.map(lambda x: x.astype(dtype) if x.ndim > 1 else x, tree)
+
+    def widen(tree, like):
+        return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)
+
+    def run(used, hidden, *arrays):
+        def local(weights, hidden, *arrays):
+            out = function(widen(weights, used), hidden, *arrays)
+            if not gradients:
+                return jax.lax.psum(out, axes)
+            values, into_used, into_hidden = out
+            into_used = narrow(into_used, hidden.dtype)
+            return *jax.lax.psum((values, into_used), axes), into_hidden
+
+        out = jax.shard_map(
+            local,
+            in_specs=(whole, rows, *(rows for _ in arrays)),
+            out_specs=(whole, whole, rows) if gradients else whole,
+            axis_names=set(axes),
+            check_vma=False,
+        )(narrow(used, hidden.dtype), hidden, *arrays)
+        if not gradients:
+            return out
+        values, into_used, into_hidden = out
+        return values, [widen(g, used) for g in into_used], into_hidden
+
+    return run
 
 
 def _add(a, b):

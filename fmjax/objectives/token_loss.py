@@ -73,12 +73,16 @@ class TokenLoss(Objective):
           coefficient: of the term "cross_entropy".
         """
 
-        def sums(hidden, targets, weights):
+        def sums(variables, hidden, targets, weights):
             logits = self.model.apply(variables, hidden, method=head)
             return self._sums(logits, targets, weights, coefficient)
 
         (loss,), (cross_entropy, log_z, nll, correct) = chunked_sums(
-            sums, hidden, (targets, weights), self._pieces(hidden.shape[1], length)
+            sums,
+            variables,
+            hidden,
+            (targets, weights),
+            self._pieces(hidden.shape[1], length),
         )
         weight = weights.sum()
         if self.z_loss:

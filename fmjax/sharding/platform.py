@@ -10,10 +10,26 @@ def platform() -> str:
     planned on a laptop. Outside of any mesh it is that of the default device. A jitted
     function is traced anew for a mesh of another platform: JAX's cache keys hold it.
     """
+    device = _abstract_device()
+    if device is not None:
+        return device.platform
+    device = jax.config.jax_default_device
+    return device if isinstance(device, str) else _default_device().platform
+
+
+def device_kind() -> str:
+    """The kind of device, such as "TPU v5 lite", of the mesh in use."""
+    device = _abstract_device() or _default_device()
+    return device.device_kind
+
+
+def _abstract_device():
     mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.empty and mesh.abstract_device is not None:
-        return mesh.abstract_device.platform
+    return None if mesh.empty else mesh.abstract_device
+
+
+def _default_device() -> jax.Device:
     device = jax.config.jax_default_device
     if isinstance(device, str):
-        return device
-    return (device or jax.devices()[0]).platform
+        return jax.devices(device)[0]
+    return device or jax.devices()[0]

@@ -8,81 +8,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from fmjax.models.layers.attention_kernels.attend import attend
 from fmjax.models.layers.attention_mask import AttentionMask
 from fmjax.models.layers.dense import matmul
 from fmjax.models.layers.disentangled import disentangled_scores
-from fmjax.models.layers.dropout import Keys, dropout
+from fmjax.models.layers.dropout import Keys
 from fmjax.models.layers.logical_axes import constrain, normal_init, zeros_init
 from fmjax.models.layers.norms import Norm
 from fmjax.models.layers.rotary import Rotary, rotate
-from fmjax.sharding.platform import platform
-
-
-def attend(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B S G K"],
-    v: Float[Array, "B S G K"],
-    mask: AttentionMask,
-    *,
-    bias: Float[Array, "B H T S"] | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    implementation: str = "auto",
-    dropout_rate: float = 0.0,
-    keys: Keys = None,
-) -> Float[Array, "B T H K"]:
-    """softmax(scale · q k^T + bias) v, each of the G key heads serving H / G heads.
-
-    Args:
-      q: queries.
-      k: keys.
-      v: values.
-      mask: which keys each query sees.
-      bias: added to the scores; its first axis may be 1.
-      scale: of the scores; None means K^(-1/2).
-      softcap: scores x become softcap · tanh(x / softcap) (Gemma 2), before the bias.
-      implementation: "xla", "cudnn" (flash attention on NVIDIA; float16 or bfloat16,
-        no dropout, bias or softcap), or "auto", which takes cudnn where it can.
-      dropout_rate: share of the attention weights that is dropped.
-      keys: one key per example, or None for no dropout.
-    """
-    B, T, H, K = q.shape
-    S, G = k.shape[1:3]
-    scale = K**-0.5 if scale is None else scale
-    if implementation == "auto":
-        fits = q.dtype in (jnp.bfloat16, jnp.float16) and K % 8 == 0 and K <= 256
-        plain = bias is None and softcap is None
-        plain = plain and (keys is None or dropout_rate == 0)
-        implementation = "cudnn" if platform() == "gpu" and fits and plain else "xla"
-    if implementation == "cudnn":
-        causal = mask.causal and mask.only_causal
-        array = None if causal else mask.to_array(T, S)
-        return jax.nn.dot_product_attention(
-            q,
-            k,
-            v,
-            mask=None if array is None else array[:, None],
-            scale=scale,
-            is_causal=causal,
-            implementation="cudnn",
-        )
-    # Heads first, and those that share keys one below the other: products of matrices,
-    # which XLA's CPU backend does not make of more axes by itself.
-    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q * scale, k, v))
-    q = q.reshape(B, G, H // G * T, K)
-    scores = jnp.einsum("bgtk,bgsk->bgts", q, k, preferred_element_type=jnp.float32)
-    scores = scores.reshape(B, H, T, S)
-    if softcap is not None:
-        scores = softcap * jnp.tanh(scores / softcap)
-    if bias is not None:
-        scores = scores + bias
-    array = mask.to_array(T, S)
-    if array is not None:
-        scores = jnp.where(array[:, None], scores, jnp.finfo(jnp.float32).min)
-    weights = dropout(jax.nn.softmax(scores, axis=-1), dropout_rate, keys)
-    weights = weights.astype(v.dtype).reshape(B, G, H // G * T, S)
-    out = jnp.einsum("bgts,bgsk->bgtk", weights, v)
-    return jnp.swapaxes(out.reshape(B, H, T, K), 1, 2)
 
 
 @jax.tree_util.register_dataclass
@@ -101,7 +34,7 @@ class KeyValueCache:
     k: jax.Array
     v: jax.Array
 
-    def write(self, k: Array, v: Array, positions: Int[Array, "B T"]):
+    def write(self, k: Array, v: Array, positions: Int[Array, "#B T"]):
         """The cache with `k` and `v`, both [B, T, G, K], at `positions`."""
         rows = jnp.arange(k.shape[0])[:, None]
         positions = jnp.broadcast_to(positions, k.shape[:2])
@@ -127,7 +60,7 @@ class Attention(nn.Module):
         by as much as it is larger than that, as in T5.
       softcap: see `attend`.
       dropout: share of attention weights dropped in training.
-      implementation: see `attend`.
+      implementation: see `attend`; with a key-value cache it is "auto".
       init_std: standard deviation of the inward weights.
       out_init_std: standard deviation of the outward weights.
       dtype: of the computation.
@@ -154,11 +87,11 @@ class Attention(nn.Module):
         self,
         x: Float[Array, "B T D"],
         *,
-        positions: Int[Array, "B T"],
+        positions: Int[Array, "#B T"],
         mask: AttentionMask,
-        bias: Float[Array, "B H T S"] | None,
-        relative: tuple[Float[Array, "P D"], Int[Array, "B T S"]] | None,
-        encoder_hidden: Float[Array, "B S E"] | None,
+        bias: Float[Array, "#B H T S"] | None,
+        relative: tuple[Float[Array, "P D"], Int[Array, "#B T S"]] | None,
+        encoder_hidden: Float[Array, "#B source E"] | None,
         cache: KeyValueCache | None,
         keys: Keys,
     ) -> tuple[Float[Array, "B T D"], KeyValueCache | None]:
@@ -232,6 +165,11 @@ class Attention(nn.Module):
         if self.cross and len(k) != len(q):
             # Beams share an encoder's output: their queries lie along one row's length.
             q = q.reshape(len(k), -1, *q.shape[2:])
+        implementation = self.implementation
+        if self.is_initializing():
+            implementation = "xla"  # whatever the shapes that parameters are made from
+        elif cache is not None:
+            implementation = "auto"
         out = attend(
             q,
             k,
@@ -240,7 +178,7 @@ class Attention(nn.Module):
             bias=bias,
             scale=scale,
             softcap=self.softcap,
-            implementation=self.implementation,
+            implementation=implementation,
             dropout_rate=self.dropout,
             keys=keys,
         )

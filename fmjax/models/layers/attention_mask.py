@@ -41,20 +41,41 @@ class AttentionMask:
     query_segment_ids: Int[Array, "B T"] | None = None
     key_segment_ids: Int[Array, "B S"] | None = None
     padding_mask: Bool[Array, "B S"] | None = None
-    query_positions: Int[Array, "B T"] | None = None
+    query_positions: Int[Array, "#B T"] | None = None
 
     @property
-    def only_causal(self) -> bool:
-        """Whether it says no more than `causal` does."""
-        fields = dataclasses.fields(self)
-        return all(getattr(self, f.name) is None for f in fields if f.name != "causal")
+    def only_distance(self) -> bool:
+        """Whether it says no more than `causal` and `window`, which are static."""
+        return not jax.tree.leaves(self)
 
-    def to_array(self, queries: int, keys: int) -> Bool[Array, "B T S"] | None:
+    def of_keys(self, first: int | Int[Array, ""], size: int) -> "AttentionMask":
+        """The mask with the conditions on keys first … first + size - 1 alone.
+
+        Its `to_array` wants `first_key=first`. Whoever cuts keys past the last one
+        hides them.
+        """
+
+        def cut(x):
+            x = None if x is None else jnp.pad(x, ((0, 0), (0, size)))
+            return (
+                None if x is None else jax.lax.dynamic_slice_in_dim(x, first, size, 1)
+            )
+
+        return dataclasses.replace(
+            self,
+            key_segment_ids=cut(self.key_segment_ids),
+            padding_mask=cut(self.padding_mask),
+        )
+
+    def to_array(
+        self, queries: int, keys: int, first_key: int | Int[Array, ""] = 0
+    ) -> Bool[Array, "B T S"] | None:
         """The mask as an array, True where a query sees a key.
 
         Args:
           queries: T.
           keys: S.
+          first_key: index of the first of them.
 
         Returns:
           The axis B is 1 where no condition depends on the example; None where every
@@ -62,7 +83,7 @@ class AttentionMask:
         """
         conditions = []
         if self.causal or self.window is not None:
-            conditions += self._by_distance(queries, keys)
+            conditions += self._by_distance(queries, first_key + jnp.arange(keys))
         if self.query_segment_ids is not None:
             conditions.append(
                 self.query_segment_ids[:, :, None] == self.key_segment_ids[:, None, :]
@@ -76,12 +97,14 @@ class AttentionMask:
             mask = mask & condition
         return mask
 
-    def _by_distance(self, queries: int, keys: int) -> list[Bool[Array, "B T S"]]:
+    def _by_distance(
+        self, queries: int, keys: Int[Array, " S"]
+    ) -> list[Bool[Array, "B T S"]]:
         at = self.query_positions
         if at is None:
             at = jnp.arange(queries)[None]
         # Of a key behind the query it is negative.
-        distance = at[:, :, None] - jnp.arange(keys)
+        distance = at[:, :, None] - keys
         conditions = [distance >= 0] if self.causal else []
         if self.window is not None:
             near = (distance if self.causal else jnp.abs(distance)) < self.window
@@ -105,7 +128,7 @@ def self_attention(
     )
 
 
-def cached_self_attention(positions: Int[Array, "B T"]) -> AttentionMask:
+def cached_self_attention(positions: Int[Array, "#B T"]) -> AttentionMask:
     """The causal mask of tokens at these positions of a key-value cache."""
     return AttentionMask(causal=True, query_positions=positions)
 

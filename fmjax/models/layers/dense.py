@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from fmjax.models.layers.logical_axes import normal_init, zeros_init
@@ -20,11 +21,18 @@ def matmul(
     speed of bfloat16, and take the kernel's gradient as (gradient^T x)^T, for which
     XLA's CPU backend copies the larger of the two operands.
     """
-    return jnp.einsum("...i,io->...o", x, kernel, preferred_element_type=out_dtype)
+    return _product(x, kernel, out_dtype)
+
+
+def _product(x, kernel, out_dtype):
+    y = jnp.einsum("...i,io->...o", x, kernel, preferred_element_type=out_dtype)
+    return checkpoint_name(y, "weights")
 
 
 def _matmul_forward(x, kernel, out_dtype):
-    return matmul(x, kernel, out_dtype), (x, kernel)
+    # Not `matmul` itself: it would hide the product, and its name, from policies of
+    # rematerialization.
+    return _product(x, kernel, out_dtype), (x, kernel)
 
 
 def _matmul_backward(out_dtype, operands, gradient):

@@ -308,6 +308,15 @@ class _KeepBest:
         return [step in best for step in steps]
 
 
+# Muon's and Adafactor's states of experts changed when `expert` became a batch axis.
+_OTHER_OPTIMIZER = (
+    " The optimizer state was saved with another experiment.optimizer, or for a "
+    "mixture of experts by an earlier version of fmjax, and cannot be continued. To "
+    "start a new run from these parameters, use another --run_dir and bind "
+    "experiment.init_from=(@init_from(),) and init_from.run to this run directory."
+)
+
+
 def _check_fits(tree: dict, saved: SavedState) -> None:
     wanted = {
         jax.tree_util.keystr(path, simple=True, separator="/"): (
@@ -329,8 +338,8 @@ def _check_fits(tree: dict, saved: SavedState) -> None:
         asked, found = (
             "{1} {0}".format(*kind) if kind else "nothing" for kind in kinds
         )
-        help = ""
-        if here and there and here[0] == there[0]:
+        help = _OTHER_OPTIMIZER if name.startswith("opt_state/") else ""
+        if name.startswith("params/") and here and there and here[0] == there[0]:
             help = (
                 " freeze.dtype tells the dtype of frozen parameters; a run that is to "
                 "train them, or to keep them in another, starts from this one by "

@@ -117,13 +117,12 @@ class SavedState:
         return tree, self.arrays[f"{tree}/{name}"][1]
 
     def read_params(
-        self, wanted: dict[str, jax.ShapeDtypeStruct], one_by_one: bool = True
+        self, wanted: dict[str, jax.ShapeDtypeStruct]
     ) -> dict[str, jax.Array]:
         """Arrays by path, of the parameters that are wanted, in the dtypes saved.
 
         Args:
           wanted: shapes and shardings by path.
-          one_by_one: as for `read`.
 
         Raises:
           Damaged: one cannot be read, or is not what was saved.
@@ -139,7 +138,7 @@ class SavedState:
             if structs
         }
         read: dict[str, jax.Array] = {}
-        for tree in self.read(nested, one_by_one).values():
+        for tree in self.read(nested).values():
             read |= traverse_util.flatten_dict(tree, sep="/")
         return {name: read[name] for name in wanted}
 

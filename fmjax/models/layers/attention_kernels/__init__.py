@@ -1,0 +1,1 @@
+"""Kernels of scaled dot-product attention, one file each, behind `attend`."""

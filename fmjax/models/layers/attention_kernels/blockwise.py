@@ -1,0 +1,186 @@
+"""Attention over blocks of keys, in memory O(T · block), on any platform.
+
+The running maximum and sum are those of Milakov & Gimelshein (2018), the backward pass
+that of FlashAttention (Dao et al. 2022, algorithm 4): it computes weights once more.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from fmjax.models.layers.attention_kernels.call import AttentionCall
+from fmjax.models.layers.attention_mask import AttentionMask
+
+# Keys of a block. Scores of a block are [B, H, T, 512]: as few loop iterations as keep
+# them some times smaller than the scores of the rows that this kernel is for.
+BLOCK = 512
+_HIDDEN = float(jnp.finfo(jnp.float32).min)  # of keys that a mask hides
+
+
+def refusal(call: AttentionCall) -> str | None:
+    """Why this kernel cannot compute it, or None."""
+    return call.unusual()
+
+
+def attention(call: AttentionCall, block: int = BLOCK) -> Float[Array, "B T H K"]:
+    """The layer's output.
+
+    Args:
+      call: what is asked for.
+      block: keys that are scored at a time.
+    """
+    B, T, H, K = call.q.shape
+    G = call.k.shape[2]
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (call.q * call.scale, call.k, call.v))
+    q = q.reshape(B, G, H // G * T, K)
+    out = _attention(q, k, v, call.mask, call.softcap, H, block)
+    return jnp.swapaxes(out.reshape(B, H, T, K), 1, 2)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def _attention(
+    q: Float[Array, "B G R K"],
+    k: Float[Array, "B G S K"],
+    v: Float[Array, "B G S K"],
+    mask: AttentionMask,
+    softcap: float | None,
+    heads: int,
+    block: int,
+) -> Float[Array, "B G R K"]:
+    """Attention of scaled queries, R = H / G · T of them to each key head."""
+    return _forward(q, k, v, mask, softcap, heads, block)[0]
+
+
+def _forward(q, k, v, mask, softcap, heads, block):
+    B, G, R, K = q.shape
+    f32 = jnp.float32
+
+    def add(carry, piece):
+        highest, total, out = carry
+        index, k, v = piece
+        visible = _visible(mask, q.shape, heads, index, block)
+        scores = _masked(_scores(q, k, softcap), visible, index, keys)
+        new = jnp.maximum(highest, scores.max(-1))
+        weights = jnp.exp(scores - new[..., None])
+        shrink = jnp.exp(highest - new)
+        total = total * shrink + weights.sum(-1)
+        product = jnp.einsum(
+            "bgrs,bgsk->bgrk", weights.astype(v.dtype), v, preferred_element_type=f32
+        )
+        return (new, total, out * shrink[..., None] + product), None
+
+    keys = k.shape[2]
+    pieces = (jnp.arange(-(-keys // block)), _cut(k, block), _cut(v, block))
+    start = (
+        jnp.full((B, G, R), -jnp.inf),
+        jnp.zeros((B, G, R)),
+        jnp.zeros((B, G, R, K)),
+    )
+    (highest, total, out), _ = jax.lax.scan(add, start, pieces)
+    out = checkpoint_name((out / total[..., None]).astype(v.dtype), "attention")
+    highest = checkpoint_name(highest, "attention")
+    total = checkpoint_name(total, "attention")
+    return out, (q, k, v, mask, out, highest, total)
+
+
+def _backward(softcap, heads, block, residuals, gradient):
+    q, k, v, mask, out, highest, total = residuals
+    f32 = jnp.float32
+    # Row sums of weights times their gradients, by way of the output.
+    inner = (out.astype(f32) * gradient.astype(f32)).sum(-1)
+
+    def add(into_q, piece):
+        index, k, v = piece
+        scores, pull = jax.vjp(lambda q, k: _scores(q, k, softcap), q, k)
+        visible = _visible(mask, q.shape, heads, index, block)
+        scores = _masked(scores, visible, index, keys)
+        weights = jnp.exp(scores - highest[..., None]) / total[..., None]
+        into_v = jnp.einsum("bgrs,bgrk->bgsk", weights.astype(v.dtype), gradient)
+        into_weights = jnp.einsum(
+            "bgrk,bgsk->bgrs", gradient, v, preferred_element_type=f32
+        )
+        into_scores = weights * (into_weights - inner[..., None])
+        if visible is not None:
+            # A query that sees no key weighs all alike, whatever their scores.
+            into_scores = jnp.where(visible, into_scores, 0)
+        more, into_k = pull(into_scores)
+        return into_q + more.astype(f32), (into_k, into_v)
+
+    keys = k.shape[2]
+    pieces = (jnp.arange(-(-keys // block)), _cut(k, block), _cut(v, block))
+    into_q, (into_k, into_v) = jax.lax.scan(add, jnp.zeros(q.shape, f32), pieces)
+    join = functools.partial(_join, keys=keys)
+    return into_q.astype(q.dtype), join(into_k), join(into_v), None
+
+
+_attention.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _scores(q, k, softcap):
+    """Scores [B, G, R, s] in float32; their gradient is taken in the inputs' dtype."""
+    return _capped(_products(q, k), softcap)
+
+
+def _products(q, k):
+    return jnp.einsum("bgrk,bgsk->bgrs", q, k, preferred_element_type=jnp.float32)
+
+
+def _capped(scores, softcap):
+    return scores if softcap is None else softcap * jnp.tanh(scores / softcap)
+
+
+def _scores_forward(q, k, softcap):
+    scores = _capped(_products(q, k), softcap)
+    return scores, (q, k, scores)
+
+
+def _scores_backward(softcap, residuals, gradient):
+    q, k, scores = residuals
+    if softcap is not None:
+        gradient = gradient * (1 - (scores / softcap) ** 2)
+    gradient = gradient.astype(q.dtype)
+    into_q = jnp.einsum("bgrs,bgsk->bgrk", gradient, k)
+    into_k = jnp.einsum("bgrs,bgrk->bgsk", gradient, q)
+    return into_q, into_k
+
+
+_scores.defvjp(_scores_forward, _scores_backward)
+
+
+def _visible(mask, shape, heads, index, block):
+    """Which scores [B, G, R, block] of a block count, or None for all."""
+    B, G, R, _ = shape
+    T, first = G * R // heads, index * block
+    array = mask.of_keys(first, block).to_array(T, block, first)
+    if array is None:
+        return None
+    array = jnp.broadcast_to(array[:, None, None], (B, G, heads // G, T, block))
+    return array.reshape(B, G, R, block)
+
+
+def _masked(scores, visible, index, keys):
+    """Scores with those of hidden keys lowest, and of keys past the last at -inf."""
+    block = scores.shape[-1]
+    if visible is not None:
+        scores = jnp.where(visible, scores, _HIDDEN)
+    if keys % block:
+        exists = index * block + jnp.arange(block) < keys
+        scores = jnp.where(exists, scores, -jnp.inf)
+    return scores
+
+
+def _cut(x: Float[Array, "B G S K"], block: int) -> Float[Array, "N B G block K"]:
+    B, G, S, K = x.shape
+    count = math.ceil(S / block)
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, count * block - S), (0, 0)))
+    return jnp.moveaxis(x.reshape(B, G, count, block, K), 2, 0)
+
+
+def _join(pieces: Float[Array, "N B G block K"], keys: int) -> Float[Array, "B G S K"]:
+    x = jnp.moveaxis(pieces, 0, 2)
+    return x.reshape(*x.shape[:2], -1, x.shape[-1])[:, :, :keys]

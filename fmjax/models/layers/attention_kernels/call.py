@@ -1,0 +1,51 @@
+"""What one call of scaled dot-product attention is given."""
+
+import dataclasses
+
+from jaxtyping import Array, Float
+
+from fmjax.models.layers.attention_mask import AttentionMask
+from fmjax.models.layers.dropout import Keys
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionCall:
+    """softmax(cap(scale · q k^T) + bias) v under a mask, with dropout of the weights.
+
+    Attributes:
+      q: [B, T, H, K], queries.
+      k: [B, S, G, K], keys; G divides H, and each key head serves H / G query heads.
+      v: [B, S, G, K], values.
+      mask: which keys each query sees.
+      bias: [B or 1, H, T, S], added to the scores; None for none.
+      scale: of the scores.
+      softcap: scores x become softcap · tanh(x / softcap), before the bias; None leaves
+        them.
+      dropout_rate: share of the attention weights that is dropped.
+      keys: one random key per example; None for no dropout.
+    """
+
+    q: Float[Array, "B T H K"]
+    k: Float[Array, "B S G K"]
+    v: Float[Array, "B S G K"]
+    mask: AttentionMask
+    bias: Float[Array, "#B H T S"] | None
+    scale: float
+    softcap: float | None
+    dropout_rate: float
+    keys: Keys
+
+    @property
+    def drops(self) -> bool:
+        """Whether attention weights are dropped."""
+        return self.keys is not None and self.dropout_rate > 0
+
+    def unusual(self) -> str | None:
+        """What no fused kernel computes and this call asks for, or None."""
+        if self.bias is not None:
+            return "a bias is added to the scores (transformer.position_bias)"
+        if self.drops:
+            return f"transformer.attention_dropout = {self.dropout_rate}"
+        if self.mask.query_positions is not None:
+            return "keys are read from a key-value cache"
+        return None

@@ -1,0 +1,37 @@
+"""Attention as XLA compiles it: all scores at once, every option."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fmjax.models.layers.attention_kernels.call import AttentionCall
+from fmjax.models.layers.dropout import dropout
+
+
+def refusal(call: AttentionCall) -> str | None:
+    """None: this kernel computes whatever is asked for."""
+    del call
+    return None
+
+
+def attention(call: AttentionCall) -> Float[Array, "B T H K"]:
+    """The layer's output, through scores [B, H, T, S] in float32."""
+    B, T, H, K = call.q.shape
+    S, G = call.k.shape[1:3]
+    # Heads first, and those that share keys one below the other: products of matrices,
+    # which XLA's CPU backend does not make of more axes by itself.
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (call.q * call.scale, call.k, call.v))
+    q = q.reshape(B, G, H // G * T, K)
+    scores = jnp.einsum("bgtk,bgsk->bgts", q, k, preferred_element_type=jnp.float32)
+    scores = scores.reshape(B, H, T, S)
+    if call.softcap is not None:
+        scores = call.softcap * jnp.tanh(scores / call.softcap)
+    if call.bias is not None:
+        scores = scores + call.bias
+    array = call.mask.to_array(T, S)
+    if array is not None:
+        scores = jnp.where(array[:, None], scores, jnp.finfo(jnp.float32).min)
+    weights = dropout(jax.nn.softmax(scores, axis=-1), call.dropout_rate, call.keys)
+    weights = weights.astype(v.dtype).reshape(B, G, H // G * T, S)
+    out = jnp.einsum("bgts,bgsk->bgtk", weights, v)
+    return jnp.swapaxes(out.reshape(B, H, T, K), 1, 2)

@@ -1,0 +1,313 @@
+"""Every attention kernel gives what XLA's gives, gradients too; choices, refusals.
+
+XLA's own is compared with float64 NumPy in test_gpt.py, test_attention_mask.py.
+"""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sharding.test_platform import mesh_of
+
+from fmjax.errors import UserError
+from fmjax.models.language.gpt import GPT
+from fmjax.models.layers.attention_kernels import attend as attend_file
+from fmjax.models.layers.attention_kernels import blockwise, splash_blocks
+from fmjax.models.layers.attention_kernels.attend import attend
+from fmjax.models.layers.attention_mask import (
+    AttentionMask,
+    cached_self_attention,
+    self_attention,
+)
+from fmjax.models.layers.position_bias import Alibi
+from fmjax.models.layers.transformer_config import TransformerConfig
+from fmjax.sharding.mesh import MeshConfig, on_mesh
+
+B, T, K = 2, 256, 16
+SEGMENTS = np.repeat([[1, 2, 3, 0], [1, 2, 3, 0]], [100, 60, 70, 26], axis=1)
+SEGMENTS[1] = np.repeat([1, 2, 0], [200, 51, 5])
+PADDING = np.arange(T) < np.array([[230], [129]])
+
+
+def case(H=2, G=2, S=T, softcap=None, dtype=jnp.float32, **mask):
+    mask = {name: jnp.asarray(x) if np.ndim(x) else x for name, x in mask.items()}
+    return H, G, S, softcap, dtype, AttentionMask(**mask)
+
+
+SEGMENTED = {"query_segment_ids": SEGMENTS, "key_segment_ids": SEGMENTS}
+CASES = {
+    "causal": case(causal=True),
+    "bidirectional": case(),
+    "segments": case(causal=True, **SEGMENTED),
+    "padding": case(padding_mask=PADDING),
+    "segments and padding": case(**SEGMENTED, padding_mask=SEGMENTS > 0),
+    "causal window": case(causal=True, window=37),
+    "window": case(window=150),
+    "window in this layer": case(
+        causal=True, window=37, window_applies=np.array([True])[0]
+    ),
+    "window in other layers": case(
+        causal=True, window=37, window_applies=np.array([False])[0]
+    ),
+    "softcap": case(causal=True, softcap=2.0, **SEGMENTED),
+    "grouped": case(H=4, causal=True),
+    "one key head": case(H=4, G=1, padding_mask=PADDING),
+    "cross": case(S=384),
+    "bfloat16": case(H=4, causal=True, dtype=jnp.bfloat16),
+    "all": case(
+        H=4, causal=True, window=90, softcap=3.0, padding_mask=SEGMENTS > 0, **SEGMENTED
+    ),
+}
+
+
+def inputs(name):
+    H, G, S, softcap, dtype, mask = CASES[name]
+    rng = np.random.default_rng(0)
+    shapes = ((B, T, H, K), (B, S, G, K), (B, S, G, K), (B, T, H, K))
+    q, k, v, into_out = (jnp.asarray(rng.normal(size=s), dtype) for s in shapes)
+    # What padding attends to is of no account.
+    tokens = np.ones((B, T), bool)
+    if mask.query_segment_ids is not None:
+        tokens = SEGMENTS > 0
+    real = tokens[..., None, None]
+    return (2 * q, k, v), jnp.where(real, into_out, 0), real, mask, softcap
+
+
+def run(implementation, name):
+    """Output, where padding's is zero, and gradients of queries, keys and values."""
+    arguments, into_out, real, mask, softcap = inputs(name)
+
+    @jax.jit
+    def both(arguments, mask, into_out):
+        out, pull = jax.vjp(
+            lambda q, k, v: attend(
+                q, k, v, mask, softcap=softcap, implementation=implementation
+            ),
+            *arguments,
+        )
+        return jnp.where(real, out, 0), *pull(into_out)
+
+    return [np.float64(x) for x in both(arguments, mask, into_out)]
+
+
+def assert_equal(got, want, dtype):
+    # Kernels round weights and sums to bfloat16 (8 bits) at other places.
+    bound = 1e-5 if dtype == jnp.float32 else 2e-2
+    for a, b in zip(got, want):
+        assert np.linalg.norm(a - b) <= bound * np.linalg.norm(b)
+        np.testing.assert_allclose(a, b, atol=10 * bound, rtol=0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_splash_equals_xla(name, monkeypatch):
+    monkeypatch.setattr(splash_blocks, "DEFAULT", 128)
+    assert_equal(run("splash", name), run("xla", name), CASES[name][4])
+
+
+def test_splash_equals_xla_with_two_backward_kernels(monkeypatch):
+    monkeypatch.setattr(splash_blocks, "DEFAULT", 128)
+    monkeypatch.setattr(splash_blocks, "MOST_PARTS", 1)
+    assert not splash_blocks.block_sizes(T, T, "").use_fused_bwd_kernel
+    for name in ("grouped", "all"):
+        assert_equal(run("splash", name), run("xla", name), jnp.float32)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_blockwise_equals_xla(name, monkeypatch):
+    whole = blockwise.attention
+    monkeypatch.setattr(blockwise, "attention", lambda call: whole(call, block=96))
+    assert_equal(run("blockwise", name), run("xla", name), CASES[name][4])
+
+
+@pytest.mark.parametrize("name", ["grouped", "all"])
+@pytest.mark.parametrize("implementation", ["splash", "blockwise"])
+def test_kernels_on_a_mesh_equal_xla_on_one_device(implementation, name):
+    config = MeshConfig(data=1, fsdp=2, tensor=4)
+    if CASES[name][1] % 4:
+        config = MeshConfig(data=2, fsdp=1, tensor=2, expert=1)
+    sizes = config.data * config.fsdp * config.tensor
+    mesh = config.build(jax.devices()[:sizes])
+    want = run("xla", name)
+    with on_mesh(mesh, config.all_rules):
+        got = run(implementation, name)
+    assert_equal(got, want, jnp.float32)
+
+
+def largest(function, *arguments):
+    """Elements of the largest array in a function's jaxpr."""
+
+    def sizes(jaxpr):
+        for equation in jaxpr.eqns:
+            yield from (v.aval.size for v in equation.outvars)
+            for inner in jax.core.jaxprs_in_params(equation.params):
+                yield from sizes(inner)
+
+    return max(sizes(jax.make_jaxpr(function)(*arguments).jaxpr))
+
+
+def test_blockwise_memory_grows_with_rows_not_with_their_square():
+    def gradient(x):
+        mask = self_attention(True, jnp.ones(x.shape[:2], jnp.int32))
+
+        def loss(x):
+            return attend(x, x, x, mask, implementation="blockwise").sum()
+
+        return jax.grad(loss)(x)
+
+    sizes = [
+        largest(gradient, jax.ShapeDtypeStruct((1, length, 1, 8), jnp.float32))
+        for length in (4096, 8192)
+    ]
+    assert sizes == [4096 * blockwise.BLOCK, 8192 * blockwise.BLOCK]
+
+
+def kernels_of(platform, arguments=None, **changes):
+    """Names of primitives that tell the kernel that "auto" takes on a platform."""
+    x = jnp.zeros((1, changes.pop("T", T), 2, 64), changes.pop("dtype", jnp.bfloat16))
+    mask = changes.pop("mask", AttentionMask(causal=True))
+    with jax.sharding.use_abstract_mesh(mesh_of(platform)):
+        text = str(jax.make_jaxpr(lambda x: attend(x, x, x, mask, **changes))(x))
+    found = [name for name in ("pallas_call", "dot_product_attention") if name in text]
+    return found or (["scan"] if "scan" in text else ["xla"])
+
+
+@pytest.fixture
+def nothing_said(monkeypatch):
+    monkeypatch.setattr(attend_file, "_said", set())
+
+
+@pytest.mark.usefixtures("nothing_said")
+def test_auto_takes_splash_on_tpus_and_says_once_why_not(capsys):
+    assert kernels_of("tpu") == ["pallas_call"]
+    assert kernels_of("tpu", softcap=5.0) == ["pallas_call"]
+    assert capsys.readouterr().err == ""
+    bias = jnp.zeros((1, 2, T, T))
+    keys = jax.random.split(jax.random.key(0), 1)
+    cache = cached_self_attention(jnp.arange(T)[None])
+    for changes, reason in (
+        ({"bias": bias}, "transformer.position_bias"),
+        ({"dropout_rate": 0.1, "keys": keys}, "transformer.attention_dropout = 0.1"),
+        ({"T": 200}, "200 queries a row are no multiple of 128"),
+        ({"mask": cache}, "key-value cache"),
+    ):
+        for _ in range(2):
+            assert kernels_of("tpu", **changes) == ["xla"]
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1
+        assert reason in lines[0]
+    # Nothing is dropped without keys.
+    assert kernels_of("tpu", dropout_rate=0.1) == ["pallas_call"]
+
+
+@pytest.mark.usefixtures("nothing_said")
+def test_auto_goes_over_blocks_where_long_rows_have_no_other_kernel(capsys):
+    assert kernels_of("cpu", T=2048) == ["xla"]
+    assert kernels_of("cpu", T=4096) == ["scan"]
+    assert capsys.readouterr().err == ""
+    assert kernels_of("tpu", T=4100) == ["scan"]
+    assert "'blockwise', not 'splash'" in capsys.readouterr().err
+    assert kernels_of("gpu", T=4096, softcap=3.0) == ["scan"]
+    assert "transformer.attention_softcap = 3.0" in capsys.readouterr().err
+
+
+def test_cudnn_is_told_windows_and_causality_without_an_array(monkeypatch):
+    told = []
+    real = jax.nn.dot_product_attention
+
+    def kernel(*arguments, implementation, **named):
+        told.append((implementation, named["mask"] is None))
+        return real(*arguments, implementation="xla", **named)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    for name in ("causal", "causal window", "grouped", "window", "all", "bfloat16"):
+        _, _, _, softcap, _, mask = CASES[name]
+        if softcap is None:
+            arguments, *_ = inputs(name)
+            q, k, v = (jnp.bfloat16(x) for x in arguments)
+            got = attend(q, k, v, mask, implementation="cudnn")
+            assert told.pop() == ("cudnn", mask.causal)
+            want = attend(q, k, v, mask, implementation="xla")
+            np.testing.assert_allclose(*np.float32([got, want]), atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("implementation", "changes", "reason"),
+    [
+        ("splash", {"T": 200}, "200 queries a row are no multiple of 128"),
+        ("splash", {"bias": jnp.zeros((1, 2, T, T))}, "transformer.position_bias"),
+        ("blockwise", {"bias": jnp.zeros((1, 2, T, T))}, "transformer.position_bias"),
+        ("cudnn", {"dtype": jnp.float32}, "inputs are float32"),
+        ("cudnn", {"softcap": 3.0}, "transformer.attention_softcap = 3.0"),
+    ],
+)
+def test_a_kernel_that_is_asked_for_is_refused_by_name(implementation, changes, reason):
+    with pytest.raises(UserError, match=re.escape(reason)) as error:
+        kernels_of("cpu", implementation=implementation, **changes)
+    assert f"transformer.attention = '{implementation}'" in str(error.value)
+
+
+def test_rows_that_a_mesh_does_not_divide_are_refused_by_splash():
+    config = MeshConfig(data=4, tensor=2)
+    x = jnp.zeros((6, T, 2, 64))
+    with (
+        on_mesh(config.build(), config.all_rules),
+        pytest.raises(UserError, match="6 rows cannot be divided among 4 devices"),
+    ):
+        attend(x, x, x, AttentionMask(), implementation="splash")
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"attention": "splash", "position_bias": Alibi()}, "position_bias = @alibi()"),
+        ({"attention": "cudnn", "attention_dropout": 0.1}, "attention_dropout = 0.1"),
+        ({"attention": "cudnn", "attention_softcap": 9.0}, "attention_softcap = 9.0"),
+    ],
+)
+def test_a_config_whose_kernel_cannot_compute_it_is_refused(fields, reason):
+    with pytest.raises(UserError, match=re.escape(reason)):
+        TransformerConfig(num_layers=1, embed_dim=8, num_heads=2, **fields)
+
+
+def test_models_train_and_decode_alike_with_splash():
+    config = TransformerConfig(
+        num_layers=2,
+        embed_dim=32,
+        num_heads=4,
+        num_kv_heads=2,
+        bias=False,
+        window=50,
+        global_every=2,
+        remat="full",
+    )
+    tokens = jax.random.randint(jax.random.key(0), (2, T), 0, 40)
+
+    def run(attention):
+        c = dataclasses.replace(config, attention=attention)
+        model = GPT(c, vocab_size=40, max_length=T)
+        params = model.init(jax.random.key(1), tokens[:, :4])
+
+        def loss(params):
+            logits = model.apply(params, tokens)["logits"]
+            return jax.nn.logsumexp(logits, -1).mean() - logits[..., 3].mean()
+
+        # A key-value cache is read by another kernel, whichever is asked for.
+        cache = model.empty_cache(2, T)
+        out = model.apply(params, tokens[:, :3], cache=cache, method="hidden")
+        return jax.jit(jax.value_and_grad(loss))(params), out["hidden"]
+
+    got, want = run("splash"), run("xla")
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+        a, b = (x.unbox() if hasattr(x, "unbox") else x for x in (a, b))
+        np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())
+
+
+def test_blocks_divide_the_length_and_grow_with_the_chip():
+    for length in (128, 384, 640, 1024, 1152, 2048, 8192):
+        for kind in ("TPU v5 lite", "TPU v6 lite", "another"):
+            sizes = splash_blocks.block_sizes(length, 2 * length, kind)
+            assert length % sizes.block_q == 0
+            assert 2 * length % sizes.block_kv == 0
