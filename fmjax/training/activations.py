@@ -75,7 +75,7 @@ def kept_bytes(
       rules: logical to mesh axes.
     """
     spec = nn.logical_to_mesh_axes(("batch", "length", "act_embed"), rules)
-    names = [axes for axes in spec if axes is not None]
+    names = [axes for axes in spec or () if axes is not None]
     axes = [a for each in names for a in ((each,) if isinstance(each, str) else each)]
     shards = math.prod(mesh.shape[axis] for axis in axes)
     return sum(
