@@ -12,6 +12,7 @@ import importlib
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "Experiment": ("fmjax.training.experiment", "Experiment"),
     "load_experiment": ("fmjax.config.load", "load_experiment"),
     "train": ("fmjax.run.train", "train"),
     "evaluate": ("fmjax.evaluation.validation", "evaluate_run"),

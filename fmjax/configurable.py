@@ -8,12 +8,21 @@ experiment is a tree that can be printed as gin, compared field by field and rea
 import dataclasses
 from typing import Any
 
+from fmjax.field_types import checked_init
+
 
 def configurable(name: str):
-    """Class decorator: gin files may bind `name.FIELD` and refer to `@name()`."""
+    """Class decorator: gin files may bind `name.FIELD` and refer to `@name()`.
+
+    Wherever an instance is made, in a config or in Python, a value of another type than
+    its field is a UserError. The decorator stands above `@dataclass`.
+    """
 
     def mark(cls):
         cls.gin_name = name
+        if dataclasses.is_dataclass(cls):
+            fields = frozenset(field.name for field in fields_of(cls))
+            cls.__init__ = checked_init(cls, fields)
         return cls
 
     return mark

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from fmjax.config import registry
-from fmjax.config.construct import format_type, is_required
 from fmjax.config.files import configs_folder, shipped_configs
 from fmjax.configurable import fields_of
 from fmjax.errors import UserError, suggest
+from fmjax.field_types import format_type, gin_name, is_required
 
 # Kind → its description and the modules that define its configurables. The first kind
 # that fits counts.
@@ -252,7 +252,7 @@ def _takes(owner: str, field: str) -> str:
     """The values a field accepts, as text; an abstract class as its configurables."""
     hint = typing.get_type_hints(registry.CLASSES[owner])[field]
     classes = list(_classes(hint))
-    abstract = len(classes) == 1 and not hasattr(classes[0], "gin_name")
+    abstract = len(classes) == 1 and gin_name(classes[0]) is None
     if not (abstract or field in _KINDS_OF_FIELDS):
         return format_type(hint)
     text = " or ".join(f"@{name}()" for name in taken_by(owner, field))
@@ -267,7 +267,7 @@ def _default(field: dataclasses.Field) -> str | None:
     value = field.default
     if value is dataclasses.MISSING:
         value = field.default_factory()
-    name = getattr(type(value), "gin_name", None)
+    name = gin_name(value)
     return f"@{name}()" if name else repr(value)
 
 

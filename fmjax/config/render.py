@@ -4,6 +4,7 @@ import math
 import typing
 
 from fmjax.configurable import fields_of
+from fmjax.field_types import gin_name
 from fmjax.training.experiment import Experiment
 
 _HEADER = """\
@@ -35,7 +36,7 @@ def bindings_of(experiment: Experiment) -> dict[tuple[str, str], str]:
     nodes = _nodes(experiment)
 
     def format_value(value) -> str:
-        if hasattr(type(value), "gin_name"):
+        if gin_name(value):
             return f"@{next(name for node, name in nodes if _same(node, value))}()"
         if isinstance(value, tuple):
             return f"({''.join(f'{format_value(v)}, ' for v in value).rstrip()})"
@@ -59,7 +60,7 @@ def _nodes(root) -> list[tuple[typing.Any, str]]:
         if isinstance(value, tuple):
             for item in value:
                 visit(item)
-        if not hasattr(type(value), "gin_name"):
+        if gin_name(value) is None:
             return
         if any(_same(node, value) for node, _ in nodes):
             return
@@ -106,8 +107,8 @@ def differences(
 
 
 def _reads_train_steps(experiment: Experiment) -> bool:
-    schedule = getattr(experiment.optimizer, "schedule", None)
-    return bool(getattr(schedule, "reads_train_steps", False))
+    optimizer = experiment.optimizer
+    return optimizer is not None and optimizer.schedule.reads_train_steps
 
 
 def _runtime_fields(experiment: Experiment) -> set[tuple[str, str]]:

@@ -15,8 +15,9 @@ from rich.progress import track
 from fmjax.data.images.image_data import ImageData
 from fmjax.errors import UserError
 from fmjax.evaluation.validation import check_tokenizer, data_of
+from fmjax.field_types import gin_name
 from fmjax.inference.load import Run, load
-from fmjax.objectives.model_contracts import EmbedsImagesAndTexts, ReadsImages
+from fmjax.models.contracts import EmbedsImagesAndTexts, ReadsImages
 from fmjax.run import directory as run_dirs
 from fmjax.sharding.mesh import MeshConfig
 
@@ -127,7 +128,7 @@ def load_images(
     folder = pathlib.Path(run_dir).expanduser().absolute()
     experiment = run_dirs.stored_experiment(folder, trust, bindings)
     if not isinstance(experiment.data, ImageData):
-        name = getattr(experiment.data, "gin_name", None)
+        name = gin_name(experiment.data)
         raise UserError(
             f"{folder}: experiment.data = {name and f'@{name}()'}; expected @images() "
             "to measure an image encoder."

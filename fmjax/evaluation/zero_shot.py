@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 
 from fmjax.errors import UserError
 from fmjax.evaluation.image_features import ImageRun
-from fmjax.objectives.model_contracts import EmbedsImagesAndTexts
+from fmjax.models.contracts import EmbedsImagesAndTexts
 
 _RANKS = (1, 5, 10)
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from fmjax.errors import UserError
 from fmjax.inference.constraints import History
 from fmjax.inference.slots import Slots
+from fmjax.models.contracts import Generates, GeneratesFromImages, GeneratesFromText
 from fmjax.models.language.seq2seq import EncoderOutput
 from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.models.layers.transformer import Cache
@@ -263,14 +264,16 @@ def decoder_of(model: nn.Module) -> Decoder:
     Raises:
       UserError: the model has no decoder.
     """
-    if not hasattr(model, "empty_cache"):
+    if not isinstance(model, Generates):
         raise UserError(
             f"@{model.gin_name}() is an encoder and generates no text; expected a "
             "model with a decoder, such as @gpt(), @seq2seq() or @coca()."
         )
-    if hasattr(model, "embed_images"):
+    if isinstance(model, GeneratesFromImages):
         return ImageDecoder(model)
-    return SourceDecoder(model) if hasattr(model, "encode") else PromptDecoder(model)
+    if isinstance(model, GeneratesFromText):
+        return SourceDecoder(model)
+    return PromptDecoder(model)
 
 
 def _moved(slots: Slots, hidden: jax.Array, cache) -> Slots:

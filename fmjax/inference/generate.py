@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fmjax.data.text.pairs import shortened
+from fmjax.data.tokenizers.tokenizers import TwoVocabularies
 from fmjax.errors import UserError
 from fmjax.inference.beam_search import Hypothesis, beam_search_tokens
 from fmjax.inference.decoder import SourceDecoder, decoder_of
@@ -316,6 +317,8 @@ def _text(run: Run, prompt: list[int], new: list[int]) -> str:
         new = new[:-1]
     if isinstance(decoder_of(run.model), SourceDecoder):
         # Marian has a tokenizer for each language.
-        return getattr(tokenizer, "target", tokenizer).decode(new)
+        if isinstance(tokenizer, TwoVocabularies):
+            tokenizer = tokenizer.target
+        return tokenizer.decode(new)
     before, whole = tokenizer.decode(prompt), tokenizer.decode(prompt + new)
     return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(new)

@@ -8,6 +8,7 @@ from jaxtyping import ArrayLike
 
 from fmjax.errors import UserError, suggest
 from fmjax.models.call_arguments import array_names
+from fmjax.models.contracts import EncodesApart
 
 # Earlier names of arguments → current names.
 _EARLIER_NAMES = {"mask": "padding_mask", "encoder_mask": "encoder_padding_mask"}
@@ -72,7 +73,7 @@ def inputs_of(
 
 def rows_apart(model: nn.Module) -> bool:
     """Whether the numbers of images and texts may differ, as in CLIP."""
-    return getattr(model, "rows_apart", False)
+    return isinstance(model, EncodesApart) and model.rows_apart
 
 
 def _is_mask(name: str) -> bool:

@@ -205,40 +205,36 @@ def load(
     mesh = mesh or MeshConfig()
     mesh = dataclasses.replace(mesh, rules=mesh.rules or config.mesh.rules)
     where = mesh.build(devices), mesh.all_rules
-    saved, wanted = saved_state.find_model(directory, config.objective, *where, step)
-    params, extra = _read(saved, wanted, dtype)
+    found = saved_state.find_model(directory, config.objective, *where, step)
+    saved, wanted, extra = found
+    params = _read_params(saved, wanted, dtype)
     folder = directory / run_dir.TOKENIZER
     return Run(
         config=config,
         model=config.objective.model,
-        params=params,
+        params=traverse_util.unflatten_dict(params, sep="/"),
         tokenizer=load_tokenizer(folder) if folder.is_dir() else None,
         step=saved.step,
-        extra=extra,
+        extra=saved.read_extra(extra),
         rules=mesh.all_rules,
     )
 
 
-def _read(
+def _read_params(
     saved: saved_state.SavedState, wanted: dict, dtype: str | None
-) -> tuple[dict, dict]:
-    """Reads (parameters, other collections), each array onto its devices.
+) -> dict[str, jax.Array]:
+    """Reads parameters by path, each array onto its devices.
 
-    With a dtype, parameters are read in groups and cast on their devices, so that only
-    one group at a time is held in the saved dtype.
+    With a dtype, they are read in groups and cast on their devices, so that only one
+    group at a time is held in the saved dtype.
     """
     if dtype is None:
-        read = saved.read(wanted)
-        return read[saved.params], read.get("extra", {})
+        return saved.read_params(wanted)
     params = {}
-    for group in _groups(traverse_util.flatten_dict(wanted[saved.params])):
-        tree = {saved.params: traverse_util.unflatten_dict(group)}
-        arrays = traverse_util.flatten_dict(saved.read(tree)[saved.params])
-        for path, array in arrays.items():
+    for group in _groups(wanted):
+        for path, array in saved.read_params(group).items():
             params[path] = jax.block_until_ready(array.astype(jnp.dtype(dtype)))
-    extra = {name: tree for name, tree in wanted.items() if name != saved.params}
-    extra = saved.read(extra).get("extra", {}) if extra else {}
-    return traverse_util.unflatten_dict(params), extra
+    return params
 
 
 def _groups(shapes: dict) -> Iterator[dict]:

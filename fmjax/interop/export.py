@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
-from flax import traverse_util
 
 from fmjax.data.tokenizers.tokenizers import load_tokenizer
 from fmjax.errors import UserError, suggest
+from fmjax.field_types import gin_name
 from fmjax.interop import (
     generation_file,
     preprocessor_file,
@@ -23,6 +23,7 @@ from fmjax.interop.families import FAMILIES
 from fmjax.interop.family import Architecture, Family, Unlike
 from fmjax.interop.new_folder import new_folder
 from fmjax.interop.weights import leaves, tensors
+from fmjax.models.contracts import vocab_size_of
 from fmjax.run import directory as run_dirs
 from fmjax.sharding.mesh import MeshConfig
 from fmjax.training.checkpoint import saved_state
@@ -79,15 +80,14 @@ def export_model(
     folder = source / run_dirs.TOKENIZER
     tokenizer = load_tokenizer(folder) if folder.is_dir() else None
     axes, shapes = (tree["params"] for tree in abstract_variables(objective))
-    found = leaves(axes, shapes, getattr(objective.model, "vocab_size", 0))
+    found = leaves(axes, shapes, vocab_size_of(objective.model))
     notes = [f"model_type {family.model_type}, {name}, weights in {dtype}"]
     notes += [f"without {objective.model.gin_name}.{name}" for name in family.without]
     with new_folder(hf_dir) as target:
         # On the host, since the model may not fit a single accelerator.
         mesh = MeshConfig().build(jax.local_devices(backend="cpu")[:1])
         rules = MeshConfig().all_rules
-        saved, tree = saved_state.find_model(source, objective, mesh, rules, step)
-        stored = traverse_util.flatten_dict(tree[saved.params], sep="/")
+        saved, stored, _ = saved_state.find_model(source, objective, mesh, rules, step)
 
         def read(names: list[str]) -> dict[str, np.ndarray]:
             arrays = saved.read_params({name: stored[name] for name in names})
@@ -126,7 +126,7 @@ def describe(
     families = [f for f in FAMILIES if type(model) is f.model]
     if not families:
         raise UserError(
-            f"@{getattr(model, 'gin_name', type(model).__name__)}() cannot be "
+            f"@{gin_name(model) or type(model).__name__}() cannot be "
             "exported: transformers has no such model."
         )
     if model_type is not None:

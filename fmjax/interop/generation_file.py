@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from fmjax.errors import UserError
 from fmjax.interop.options import GENERATION, Options
+from fmjax.models.contracts import Generates, GeneratesFromImages, GeneratesFromText
 from fmjax.models.generation import Generation
 
 FILE = "generation.json"
@@ -75,7 +76,7 @@ def read(
     Raises:
       UserError: an option is not supported; the message names it.
     """
-    if not hasattr(model, "empty_cache"):
+    if not isinstance(model, Generates):
         return None
     config = Options.read(hf_dir / CONFIG, ignore).all()
     options = _options(hf_dir, config, ignore)
@@ -86,7 +87,8 @@ def read(
             options.refuse(name, value, without)
         options.ignore(name)
     start = options.take("decoder_start_token_id", int, None)
-    expected = getattr(model, "start_id", None)
+    decodes = isinstance(model, GeneratesFromText | GeneratesFromImages)
+    expected = model.start_id if decodes else None
     if None not in (start, expected) and start != expected:
         options.refuse(
             "decoder_start_token_id", start, f"{expected}, the value in {CONFIG}"

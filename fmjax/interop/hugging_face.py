@@ -13,6 +13,7 @@ from fmjax.interop.new_folder import new_folder
 from fmjax.interop.options import Options, has_option
 from fmjax.interop.saved_model import read_model
 from fmjax.interop.tensor_files import TensorFiles
+from fmjax.models.contracts import vocab_size_of
 from fmjax.run import directory as run_dirs
 from fmjax.training.checkpoint import checkpoints
 from fmjax.training.experiment import Experiment
@@ -45,7 +46,7 @@ def import_model(
     with new_folder(run_dir) as folder:
         _check_ignored(source, ignore)
         objective, params, unread = read_model(source, ignore)
-        vocab_size = getattr(objective.model, "vocab_size", 0)
+        vocab_size = vocab_size_of(objective.model)
         tokenizer = HuggingFaceTokenizer.from_folder(source)
         if tokenizer is not None and tokenizer.vocab_size > vocab_size:
             raise UserError(

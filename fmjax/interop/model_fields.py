@@ -9,6 +9,7 @@ from typing import Any
 from flax import linen as nn
 
 from fmjax.configurable import fields_of
+from fmjax.models.contracts import HasTransformer
 from fmjax.models.layers.transformer_config import TransformerConfig
 
 # Fields of training or of the computation, which do not change the result.
@@ -96,8 +97,7 @@ def _type(cls: type, part: str) -> type:
 
 def _width(model: nn.Module) -> int | None:
     """The width of the transformer, if a model has one."""
-    config = getattr(model, "transformer", None)
-    return None if config is None else config.embed_dim
+    return model.transformer.embed_dim if isinstance(model, HasTransformer) else None
 
 
 def _same_as_default(owner: nn.Module | TransformerConfig, field: str) -> list[Any]:

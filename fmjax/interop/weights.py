@@ -13,6 +13,7 @@ from fmjax.errors import UserError
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.rows import Row
 from fmjax.interop.tensor_files import Tensor, TensorFiles
+from fmjax.models.contracts import TiesEmbeddings, vocab_size_of
 
 _UNROLLED = re.compile(r"layer_(\d+)")
 
@@ -147,7 +148,7 @@ def read_params(
     Raises:
       UserError: a tensor is missing, is not expected, or has the wrong shape.
     """
-    found = leaves(axes, shapes, getattr(model, "vocab_size", 0))
+    found = leaves(axes, shapes, vocab_size_of(model))
     # Some may lack, and are to be named; of layers × experts there may be too many to.
     most = 2 * len(files.names) + 1000
     expected = places(family.rows_of(architecture), found, family, most)
@@ -208,7 +209,7 @@ def tensors(
       found: result of `leaves` for the parameters.
     """
     copies: dict[str, list[str]] = {}
-    if not getattr(model, "tie_embeddings", True):
+    if isinstance(model, TiesEmbeddings) and not model.tie_embeddings:
         for copy in family.repeated:
             copies.setdefault(family.copies[copy], []).append(copy)
     held: dict[str, np.ndarray] = {}

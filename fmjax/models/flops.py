@@ -1,8 +1,6 @@
 """Matrix FLOPs of training, by formula (PaLM, Chowdhery et al. 2022, appendix B)."""
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 
@@ -60,34 +58,3 @@ def attention_flops(
             for layer in range(1, config.num_layers + 1)
         ]
     return 12.0 * config.num_heads * config.head_width * sum(seen)
-
-
-def without_frozen(flops: Callable[[Any], float], params: Any, trained: Any) -> float:
-    """Training FLOPs where some parameters are frozen: these need no own gradient.
-
-    Of the 6 FLOPs of a weight, 2 each for the forward pass, the gradient of its input
-    and its own, a frozen one has 4. That nothing below the lowest trained layer needs
-    the gradient of an input is not counted: the figure is then too high, by up to half.
-
-    Args:
-      flops: parameters → training FLOPs, 6 for each weight as often as it multiplies.
-      params: shapes of the parameters.
-      trained: a boolean for each of them.
-    """
-    every = flops(params)
-    kept = jax.tree.map(
-        lambda leaf, chosen: leaf if chosen else _Frozen(leaf.shape), params, trained
-    )
-    return every - (every - flops(kept)) / 3
-
-
-@dataclasses.dataclass(frozen=True)
-class _Frozen:
-    """Stands for a parameter of some shape, and counts as no weight."""
-
-    shape: tuple[int, ...]
-    size = 0
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)

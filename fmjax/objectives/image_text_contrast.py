@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from fmjax.configurable import configurable, runtime_field
 from fmjax.errors import UserError
+from fmjax.models.contracts import EmbedsImagesAndTexts, check_model
 from fmjax.models.layers.patches import pair
 from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.models.multimodal.text_encoder import TextEncoder
@@ -18,7 +19,6 @@ from fmjax.objectives.contrast import (
     softmax_contrast,
 )
 from fmjax.objectives.fit import check_images, check_names, check_tokens
-from fmjax.objectives.model_contracts import EmbedsImagesAndTexts, check_model
 from fmjax.objectives.objective import EmbeddingObjective, Embeddings
 from fmjax.objectives.terms import Batch, LossOutput, Ratio, RowShapes, Term
 

@@ -9,10 +9,10 @@ from jaxtyping import Array, Float, Int, Key
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
+from fmjax.models.contracts import ReconstructsPatches, check_model
 from fmjax.models.layers.dropout import Keys, fold_keys
 from fmjax.models.layers.patches import grid_of, pair, to_images, to_patches
 from fmjax.objectives.fit import check_images, check_names
-from fmjax.objectives.model_contracts import ReconstructsPatches, check_model
 from fmjax.objectives.objective import ReconstructionObjective
 from fmjax.objectives.terms import Batch, LossOutput, RowShapes, Term
 

@@ -1,7 +1,7 @@
 """Masked language modelling (BERT, Devlin et al. 2019), with next sentences."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jax.nn import log_softmax
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
-from fmjax.objectives.model_contracts import Encoder, check_model
+from fmjax.models.contracts import Encoder, check_model
 from fmjax.objectives.router_terms import router_terms, router_weights
 from fmjax.objectives.terms import Batch, LossOutput, Ratio, RowShapes, Term
 from fmjax.objectives.token_prediction import TokenPrediction
@@ -119,8 +119,23 @@ def check_predictions(name: str, max_predictions: int | None) -> None:
         raise UserError(f"{name}.max_predictions = {max_predictions} is below 1.")
 
 
+@runtime_checkable
+class MasksTokens(Protocol):
+    """Data that masks tokens by rules that it tells: a source of one's own need not.
+
+    Attributes:
+      corruption: with rate and `most_targets(length)`; None for no masking.
+      length: T, of rows.
+    """
+
+    corruption: Any
+    length: int
+
+
 def check_targets(objective, data: Any) -> None:
     """Raises a UserError where masking may choose more tokens than are predicted."""
+    if not isinstance(data, MasksTokens):
+        return
     limit, masking = objective.max_predictions, data.corruption
     if limit is None or masking is None:
         return

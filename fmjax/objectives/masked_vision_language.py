@@ -11,12 +11,12 @@ from jaxtyping import Array, Bool, Float, Key
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
+from fmjax.models.contracts import ReconstructsPairs, check_model
 from fmjax.models.layers.dropout import Keys, fold_keys
 from fmjax.models.layers.patches import pair
 from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.objectives.fit import check_names, check_tokens
 from fmjax.objectives.masked_autoencoding import MaskedAutoencoding, keys_of
-from fmjax.objectives.model_contracts import ReconstructsPairs, check_model
 from fmjax.objectives.terms import Batch, LossOutput, RowShapes
 from fmjax.objectives.token_loss import TokenLoss
 

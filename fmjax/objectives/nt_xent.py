@@ -8,10 +8,10 @@ from jaxtyping import Array, Float, Key
 
 from fmjax.configurable import configurable, runtime_field
 from fmjax.errors import UserError
+from fmjax.models.contracts import EmbedsViews, check_model
 from fmjax.models.layers.patches import pair
 from fmjax.objectives.contrast import is_nearest, view_contrast
 from fmjax.objectives.fit import check_images, check_names
-from fmjax.objectives.model_contracts import EmbedsViews, check_model
 from fmjax.objectives.objective import EmbeddingObjective, Embeddings
 from fmjax.objectives.terms import Batch, LossOutput, Ratio, RowShapes, Term
 

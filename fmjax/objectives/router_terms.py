@@ -5,6 +5,7 @@ from jaxtyping import Array, Float
 
 from fmjax.configurable import fields_of
 from fmjax.errors import UserError
+from fmjax.field_types import gin_name
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.objectives.terms import Batch, Term
 
@@ -61,5 +62,5 @@ def _has_experts(part) -> bool:
     """Whether any stack of a model, or of a part of one, has experts."""
     if isinstance(part, TransformerConfig):
         return part.experts is not None
-    inner = fields_of(type(part)) if hasattr(part, "gin_name") else ()
+    inner = fields_of(type(part)) if gin_name(part) else ()
     return any(_has_experts(getattr(part, field.name)) for field in inner)

@@ -5,9 +5,9 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
+from fmjax.models.contracts import PredictsTokens, check_model
 from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.objectives.fit import check_reads, check_rows
-from fmjax.objectives.model_contracts import PredictsTokens, check_model
 from fmjax.objectives.router_terms import (
     check_coefficients,
     router_terms,

@@ -61,8 +61,10 @@ def claim(
 def _schedule_note(before: Experiment, now: Experiment) -> str:
     """Explains how a new train.steps changes the schedule; "" if it does not."""
     old, new = before.train.steps, now.train.steps
-    schedule = getattr(before.optimizer, "schedule", None)
-    if old == new or not getattr(schedule, "reads_train_steps", False):
+    if old == new or before.optimizer is None:
+        return ""
+    schedule = before.optimizer.schedule
+    if not schedule.reads_train_steps:
         return ""
     step = min(old, new)
     rates = (

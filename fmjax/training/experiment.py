@@ -5,8 +5,9 @@ import dataclasses
 from fmjax.configurable import configurable, runtime_field
 from fmjax.data.images.image_data import ImageData
 from fmjax.data.images.preprocessing import Preprocessing
-from fmjax.data.runtime.batch_source import BatchSource
+from fmjax.data.runtime.batch_source import BatchSource, ObservesParameters
 from fmjax.data.text.text_data import Data
+from fmjax.errors import require
 from fmjax.models.generation import Generation
 from fmjax.objectives.objective import Objective
 from fmjax.optim.freezing import Freeze
@@ -55,6 +56,12 @@ class Experiment:
     generation: Generation | None = None
     imported_dtype: str | None = None
     modules: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        """Raises UserError for a source that would never observe parameters."""
+        if isinstance(self.data, ObservesParameters):
+            every = self.data.observe_every
+            require(self.data, "observe_every", every >= 1, "at least 1")
 
     @property
     def image_preprocessing(self) -> Preprocessing | None:

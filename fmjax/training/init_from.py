@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -18,6 +17,7 @@ from fmjax.models.layers.image_positions import PatchAxis, resize_positions
 from fmjax.models.parameter_paths import Pattern, Slot, is_scanned, slots
 from fmjax.objectives.objective import Objective
 from fmjax.optim.axes import Names
+from fmjax.optim.parametrization import start_average
 from fmjax.training.checkpoint.saved_state import SavedState
 from fmjax.training.state import State, StatePlan, abstract_variables
 
@@ -129,7 +129,7 @@ class Copy:
             math.prod(_shape(self.shapes, piece.source))
             for piece in self.pieces.values()
         )
-        averaged = ", averaged" if self.saved.params == "ema" else ""
+        averaged = ", averaged" if self.saved.averaged else ""
         resized = [
             "{} interpolated from {} to {} patches".format(
                 name, *(" × ".join(map(str, axis.grid)) for axis in piece.resized)
@@ -222,11 +222,13 @@ def start_from(copies: Sequence[Copy], state: State) -> State:
             out_shardings=shardings,
         )
         if name == "params":
-            ema = None if state.ema is None else put(state.ema, read)
-            state = dataclasses.replace(state, params=put(old, read), ema=ema)
+            state = dataclasses.replace(state, params=put(old, read))
         else:
             extra = state.extra | {name: put(old, read)}
             state = dataclasses.replace(state, extra=extra)
+    if copies and state.ema is not None:
+        average = start_average(state.ema, state.params)
+        state = dataclasses.replace(state, ema=average)
     return state
 
 
@@ -361,6 +363,7 @@ def _put(pieces: Sequence[Piece], params: Any, read: dict) -> Any:
         if piece.target.layer is not None:
             where.insert(0, piece.target.layer)
         old = leaves[piece.target.array]
+        value = value.astype(old.dtype)
         leaves[piece.target.array] = old.at[tuple(where)].set(value)
     return traverse_util.unflatten_dict(leaves, sep="/")
 
@@ -378,6 +381,6 @@ def _placed(copy: Copy, places: dict[str, jax.Array]) -> dict:
         spec = PartitionSpec(*[None] * is_scanned(name), *axes)
         sharding = NamedSharding(place.sharding.mesh, spec)
         structs[name] = jax.ShapeDtypeStruct(
-            copy.shapes[name], jnp.float32, sharding=sharding
+            copy.shapes[name], place.dtype, sharding=sharding
         )
     return structs

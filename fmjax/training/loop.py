@@ -1,7 +1,6 @@
 """The whole run, top to bottom: set up, restore, step, log, save, evaluate, finish."""
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -9,9 +8,17 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from fmjax.models.flops import without_frozen
+from fmjax.data.runtime.batch_source import (
+    BatchSource,
+    ObservesParameters,
+    ObservingBatches,
+    TrainBatches,
+)
+from fmjax.errors import UserError
+from fmjax.objectives.terms import Batch
 from fmjax.sharding.mesh import global_batch, local_rows, on_mesh
 from fmjax.sharding.processes import describe_hosts
+from fmjax.training.activations import kept_bytes, traced_stacks
 from fmjax.training.checkpoint.checkpoints import Checkpoints
 from fmjax.training.checkpoint.clock import SaveClock
 from fmjax.training.checkpoint.saved_state import in_a_line
@@ -24,13 +31,14 @@ from fmjax.training.faults.device_check import check_devices
 from fmjax.training.faults.interruption import Interruption
 from fmjax.training.faults.watchdog import Watchdog
 from fmjax.training.init_from import Source, start_from
-from fmjax.training.memory import out_of_memory
+from fmjax.training.memory import check_memory, out_of_memory
 from fmjax.training.numbered_batches import next_batch
 from fmjax.training.reporting import events, metrics
 from fmjax.training.reporting.metrics import MetricWriter
 from fmjax.training.reporting.reports import Reports
+from fmjax.training.reporting.step_flops import StepFlops
 from fmjax.training.reporting.step_log import StepLog
-from fmjax.training.reporting.throughput import mfu
+from fmjax.training.reporting.throughput import mfu, peak_flops
 from fmjax.training.setup import Setup, set_up
 from fmjax.training.state import State
 from fmjax.training.step import make_train_step
@@ -101,7 +109,7 @@ def train(
     except Diverged as error:
         raise loop.diverged(error) from None
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        if told := out_of_memory(error, setup.plan):
+        if told := out_of_memory(error, setup.plan, loop.activations):
             raise told from error
         raise
     finally:
@@ -148,26 +156,20 @@ class Loop:
             run.batch_size, local_rows(setup.sharding, run.batch_size), run.seed
         )
         self._beginning = self._batches.get_state()
+        self._observe_every = _observe_every(data, self._batches)
+        self._observed = False
         self._train_rows = data.train_rows()
         self._has_validation = data.has_validation
-        freezing, rows = setup.plan.freezing, data.row_shapes()
-
-        @functools.cache
-        def flops(phase: int) -> float:
-            return run.batch_size * without_frozen(
-                lambda params: objective.train_flops_per_row(params, rows),
-                setup.plan.shapes.params,
-                freezing.trained(phase),
-            )
-
-        def utilization(seconds: float) -> float | None:
-            return mfu(flops(freezing.phase(self.done)) / seconds, setup.mesh.size)
-
+        self._flops = StepFlops(
+            objective, setup.plan, data.row_shapes(), run.batch_size
+        )
+        self._batch_shapes: Batch = {}
+        self._activations: dict[int, float] = {}
         self._reports = Reports(
             run_dir,
             run.steps,
             objective.unit,
-            utilization,
+            self._utilization,
             lambda step: MetricWriter(run_dir, step, run.wandb_project, config_text),
         )
         self._describe()
@@ -206,6 +208,11 @@ class Loop:
         )
 
     @property
+    def activations(self) -> float:
+        """Bytes of activations that a step keeps on each device at least, if known."""
+        return max(self._activations.values(), default=0.0)
+
+    @property
     def complete(self) -> bool:
         """Whether all updates are done."""
         return self.done >= self._run.steps
@@ -217,6 +224,7 @@ class Loop:
           UserError: the data is not what the checkpoint was made with.
         """
         plan, reports = self._setup.plan, self._reports
+        self._observed = False
         with self.watchdog.paused():
             found = self._checkpoints.restore_newest(
                 plan.shapes, lambda text: reports.event("damaged checkpoint", 0, text)
@@ -255,15 +263,40 @@ class Loop:
 
     def step(self) -> None:
         """One update: the next batch, the compiled step, and its metrics noted."""
+        if self._observe_every and (
+            not self._observed or self.done % self._observe_every == 0
+        ):
+            self._observe()
         self.watchdog.begin(self.done + 1)
         number, batch = next_batch(self._batches, self._bad.passed_over)
         self.watchdog.compute()
         batch = global_batch(batch, self._setup.sharding, self._run.batch_size)
         phase = self._setup.plan.freezing.phase(self.done)
+        if phase not in self._activations:
+            self._prepare_phase(phase, batch)
         self.state, metrics = self._train_step(self.state, batch, phase)
         self.done += 1
         self._log.push(self.done, number, metrics)
         self._reports.advance(self.done)
+
+    def _observe(self) -> None:
+        """Shows the parameters to batches that depend on them."""
+        with self.watchdog.paused():
+            objective, variables = self._experiment.objective, self.state.variables
+            self._batches.observe(objective, variables, self.done)
+        self._observed = True
+
+    def _prepare_phase(self, phase: int, batch: Batch) -> None:
+        """Traces the step of a phase, and refuses one that cannot fit into memory."""
+        self._batch_shapes = jax.eval_shape(lambda batch: batch, batch)
+        setup, microbatches = self._setup, self._run.microbatches
+        with traced_stacks() as stacks:
+            # The call that follows takes this trace and compiles it.
+            self._train_step.trace(self.state, batch, phase)
+        trained = setup.plan.freezing.trained(phase)
+        kept = kept_bytes(stacks, trained, setup.mesh, setup.rules)
+        self._activations[phase] = kept
+        check_memory(setup.plan, setup.mesh, phase, kept, microbatches > 1)
 
     def after_step(self, told: Interruption) -> None:
         """Saves and evaluates where that is due: first the one, then the other."""
@@ -349,6 +382,14 @@ class Loop:
         save(self.state, position, meta)
         self._clock.saved()
 
+    def _utilization(self, seconds: float) -> float | None:
+        """Model FLOPs utilization of steps that take so many seconds each."""
+        if peak_flops() is None:
+            return None
+        phase = self._setup.plan.freezing.phase(self.done - 1)
+        flops = self._flops(phase, self._batch_shapes)
+        return mfu(flops / seconds, self._setup.mesh.size)
+
     def _log_step(self, step: int, batch: int, values: dict[str, float]) -> None:
         self._reports.training(step, values | self._epoch(batch + 1))
 
@@ -372,6 +413,18 @@ class Loop:
             say(copy.describe())
         if not self._has_validation:
             say("the data has no validation split: there will be no validation loss")
+
+
+def _observe_every(data: BatchSource, batches: TrainBatches) -> int | None:
+    """Steps between two looks of batches at the parameters; None if they take none."""
+    if not isinstance(data, ObservesParameters):
+        return None
+    if not isinstance(batches, ObservingBatches):
+        raise UserError(
+            f"@{data.gin_name}() has observe_every, but what its train_batches gives, "
+            f"{type(batches).__name__}, has no method observe; expected both."
+        )
+    return data.observe_every
 
 
 def _noted_as_finished(run_dir: pathlib.Path, step: int) -> bool:

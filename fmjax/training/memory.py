@@ -1,4 +1,4 @@
-"""Whether a state fits into the devices' memory, estimated before it is compiled."""
+"""Whether a run fits into the devices' memory, estimated before it is compiled."""
 
 import math
 import os
@@ -19,19 +19,32 @@ HELP = (
 )
 
 
-def check_memory(plan: StatePlan, mesh: jax.sharding.Mesh) -> None:
-    """Raises a UserError where not even the state and its gradients fit.
+def check_memory(
+    plan: StatePlan,
+    mesh: jax.sharding.Mesh,
+    phase: int = 0,
+    activations: float = 0.0,
+    accumulates: bool = False,
+) -> None:
+    """Raises a UserError where not even the state and what a step adds to it fit.
 
-    The estimate is a lower bound: activations, and what XLA needs besides, come on top.
+    The estimate is a lower bound. Of gradients and activations, the larger counts: the
+    last of the one are made when the first of the other are no longer needed. Where
+    gradients are summed over microbatches, both are held at once.
 
     Args:
-      plan: of the state, none of which is allocated yet.
+      plan: of the state, none of which need be allocated yet.
       mesh: that it is planned for.
+      phase: of freezing; parameters that are frozen in it have no gradients.
+      activations: bytes of them on each device, see `fmjax.training.activations`.
+      accumulates: whether there is more than one microbatch.
     """
     state = bytes_per_device(plan.shapes)
-    # A gradient has the shape of its parameter; those that are frozen have none.
-    trained = plan.freezing.partition(plan.shapes.params, 0)
-    needed = state + bytes_per_device(trained)
+    # A gradient has the shape of its parameter.
+    trained = plan.freezing.partition(plan.shapes.params, phase)
+    gradients = bytes_per_device(trained)
+    step = gradients + activations if accumulates else max(gradients, activations)
+    needed = state + step
     device = mesh.local_devices[0]
     available = (device.memory_stats() or {}).get("bytes_limit")
     where = f"a device ({device.device_kind}) has"
@@ -41,15 +54,24 @@ def check_memory(plan: StatePlan, mesh: jax.sharding.Mesh) -> None:
         where = f"this machine has, for each of its {shares} devices,"
     if available and needed > available:
         raise UserError(
-            f"the state of this run needs {needed / 1e9:,.1f} GB on each device: "
+            f"this run needs {needed / 1e9:,.1f} GB on each device at least: "
             f"{state / 1e9:,.1f} GB of parameters, optimizer and averages, and "
-            f"{(needed - state) / 1e9:,.1f} GB of gradients; {where} "
+            f"{step / 1e9:,.1f} GB in a step ({gradients / 1e9:,.1f} GB of gradients, "
+            f"{activations / 1e9:,.1f} GB of activations); {where} "
             f"{available / 1e9:,.1f} GB. {HELP}"
         )
 
 
-def out_of_memory(error: Exception, plan: StatePlan) -> UserError | None:
-    """What to tell of an error, if it is one of too little memory; else None."""
+def out_of_memory(
+    error: Exception, plan: StatePlan, activations: float = 0.0
+) -> UserError | None:
+    """What to tell of an error, if it is one of too little memory; else None.
+
+    Args:
+      error: that was raised.
+      plan: of the state.
+      activations: bytes of them on each device, as for `check_memory`; 0 if unknown.
+    """
     text = str(error)
     if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in text:
         return None
@@ -57,8 +79,9 @@ def out_of_memory(error: Exception, plan: StatePlan) -> UserError | None:
     asked = f" ({wanted[1]} were asked for)" if wanted else ""
     state = bytes_per_device(plan.shapes)
     return UserError(
-        f"out of memory{asked}. The state takes {state / 1e9:,.2f} GB on each device; "
-        f"gradients, activations and batches come on top. {HELP}"
+        f"out of memory{asked}. The state takes {state / 1e9:,.2f} GB on each device, "
+        f"activations at least {activations / 1e9:,.2f} GB; gradients and batches come "
+        f"on top. {HELP}"
     )
 
 

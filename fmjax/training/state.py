@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from fmjax.objectives.objective import Objective
 from fmjax.optim.freezing import Freeze, Freezing, plan_freezing
+from fmjax.optim.parametrization import combine
 from fmjax.optim.state_sharding import state_specs
 from fmjax.sharding.mesh import on_mesh
 from fmjax.sharding.rules import (
@@ -29,11 +30,13 @@ class State:
 
     Attributes:
       step: int32 scalar, updates done so far.
-      params: unboxed parameters, float32.
+      params: unboxed parameters, float32 where they are trained, those that are frozen
+        for ever in the dtype of their `Freeze`.
       extra: the other collections by name (batch statistics, a queue, a teacher), as
         the objective's loss left them in the last good step.
       opt_state: the optimizer's.
-      ema: averaged parameters, or None.
+      ema: averages of the parameters that are ever trained, with `optax.MaskedNode` for
+        the others; None where none are kept.
       guard: what steps are judged by, see `fmjax.training.faults.bad_steps`; None
         where no update is ever held back.
     """
@@ -53,7 +56,9 @@ class State:
     @property
     def eval_variables(self) -> dict:
         """The same with the averaged parameters where there are any."""
-        params = self.params if self.ema is None else self.ema
+        params = self.params
+        if self.ema is not None:
+            params = combine(self.ema, params)
         return {"params": params, **self.extra}
 
 
@@ -130,7 +135,7 @@ def plan_state(
             params=specs["params"],
             extra={name: tree for name, tree in specs.items() if name != "params"},
             opt_state=state_specs(tx, shapes["params"], specs["params"]),
-            ema=specs["params"] if ema else None,
+            ema=freezing.ever_trained(specs["params"]) if ema else None,
             guard=jax.tree.map(lambda _: jax.sharding.PartitionSpec(), guard),
         ),
         mesh,
@@ -138,13 +143,13 @@ def plan_state(
 
     def init() -> State:
         variables = nn.unbox(objective.init(jax.random.key(seed)))
-        params = variables.pop("params")
+        params = freezing.cast(variables.pop("params"))
         return State(
             step=jnp.int32(0),
             params=params,
             extra=variables,
             opt_state=tx.init(params),
-            ema=params if ema else None,
+            ema=freezing.ever_trained(params) if ema else None,
             guard=bad_steps.init(),
         )
 

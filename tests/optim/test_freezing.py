@@ -187,9 +187,12 @@ def test_adamw_clips_the_norm_of_what_it_trains():
 
 
 SHAPES = {
-    "tokens": {"table": np.zeros((8, 4))},
-    "stack": {"layers": {"query": np.zeros((2, 4, 4))}, "norm": np.zeros(4)},
-    "head": np.zeros((4, 8)),
+    "tokens": {"table": np.zeros((8, 4), np.float32)},
+    "stack": {
+        "layers": {"query": np.zeros((2, 4, 4), np.float32)},
+        "norm": np.zeros(4, np.float32),
+    },
+    "head": np.zeros((4, 8), np.float32),
 }
 
 
@@ -226,6 +229,51 @@ def test_what_cannot_be_frozen_is_told(path, message):
     with pytest.raises(UserError, match=message) as info:
         plan_freezing([Freeze(paths=(path,), until=3)], SHAPES)
     assert str(info.value).startswith("freeze.paths")
+
+
+def test_dtypes_are_those_of_what_is_frozen_for_ever():
+    rules = [
+        Freeze(paths=("stack/**",), until=5),
+        Freeze(paths=("stack/layers/*", "tokens/table"), dtype="bfloat16"),
+    ]
+    freezing = plan_freezing(rules, SHAPES)
+    kept = freezing.cast(SHAPES)
+    assert {str(leaf.dtype) for leaf in (kept["head"], kept["stack"]["norm"])} == {
+        "float32"
+    }
+    assert kept["tokens"]["table"].dtype == kept["stack"]["layers"]["query"].dtype
+    assert kept["tokens"]["table"].dtype == "bfloat16"
+    assert freezing.describe(SHAPES) == [
+        "4 of them are frozen until step 5",
+        "64 of them are frozen for ever, kept in bfloat16",
+    ]
+
+
+def test_what_is_trained_later_is_kept_in_float32():
+    with pytest.raises(UserError, match=r"freeze.dtype = 'bfloat16'.*freeze.until = 3"):
+        Freeze(paths=("**",), until=3, dtype="bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("paths", "others", "message"),
+    [
+        (
+            ("tokens/table", "stack/**"),
+            ("tokens/table",),
+            "'tokens/table' is kept in bfloat16 by one rule .* in float32 by another",
+        ),
+        (
+            ("stack/layer_0/*",),
+            ("stack/layer_1/*",),
+            "keeps some layers of 'stack/layers/query' in another dtype",
+        ),
+    ],
+)
+def test_dtypes_that_contradict_each_other_are_told(paths, others, message):
+    rules = [Freeze(paths=paths, dtype="bfloat16"), Freeze(paths=others)]
+    with pytest.raises(UserError, match=message) as info:
+        plan_freezing(rules, SHAPES)
+    assert str(info.value).startswith("freeze.dtype")
 
 
 @pytest.mark.parametrize(("field", "value"), [("paths", ()), ("until", 0)])

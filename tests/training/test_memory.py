@@ -1,7 +1,10 @@
 """Too little memory is told in bytes, before compiling where that can be known."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from fmjax.errors import UserError
@@ -10,9 +13,11 @@ from fmjax.models.layers.transformer import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
 from fmjax.optim.optimizers import AdamW
 from fmjax.optim.schedules import Constant
-from fmjax.sharding.mesh import MeshConfig
+from fmjax.sharding.mesh import MeshConfig, on_mesh
 from fmjax.training import memory
+from fmjax.training.activations import kept_bytes, traced_stacks
 from fmjax.training.state import plan_state
+from fmjax.training.step import make_train_step
 
 
 def plan(config, mlp_dim=64):
@@ -58,3 +63,62 @@ def test_running_out_of_memory_is_told_with_the_bytes_asked_for():
         assert name in told
     assert isinstance(memory.out_of_memory(MemoryError(), made), UserError)
     assert memory.out_of_memory(ValueError("shapes"), made) is None
+
+
+LAYERS, D, T = 6, 32, 64
+DEEP = TransformerConfig(num_layers=LAYERS, embed_dim=D, num_heads=2, dtype="float32")
+
+
+class Traced:
+    """A step of a deep model, traced for a batch of which nothing is made."""
+
+    def __init__(self, rows, config=None, microbatches=1, **fields):
+        config = config or MeshConfig()
+        transformer = dataclasses.replace(DEEP, **fields)
+        objective = CausalLM(GPT(transformer, vocab_size=50, max_length=T))
+        optimizer = AdamW(schedule=Constant(learning_rate=1e-3))
+        self.mesh, rules = config.build(), config.all_rules
+        self.plan = plan_state(objective, optimizer, self.mesh, rules, train_steps=5)
+        step = make_train_step(
+            objective,
+            self.plan,
+            lambda s: 1e-3,
+            self.mesh,
+            rules,
+            seed=0,
+            microbatches=microbatches,
+        )
+        ids = jax.ShapeDtypeStruct((rows, T), np.int32)
+        weights = jax.ShapeDtypeStruct((rows, T), np.float32)
+        batch = {"tokens": ids, "targets": ids, "weights": weights}
+        with on_mesh(self.mesh, rules), traced_stacks() as stacks:
+            self.traced = step.trace(self.plan.shapes, batch, 0)
+        trained = self.plan.freezing.trained(0)
+        self.kept = kept_bytes(stacks, trained, self.mesh, rules)
+
+
+@pytest.mark.parametrize(
+    ("config", "microbatches", "shards"),
+    [
+        (MeshConfig(), 1, 8),
+        (MeshConfig(data=1, fsdp=4, tensor=2), 2, 4),
+    ],
+)
+def test_activations_are_the_inputs_of_blocks_and_xla_needs_more(
+    config, microbatches, shards
+):
+    step = Traced(32, config, microbatches, remat="full")
+    assert step.kept == LAYERS * (32 // microbatches) * T * D * 4 / shards
+    compiled = step.traced.lower().compile()
+    assert step.kept < compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_unrolled_layers_count_for_nothing():
+    assert Traced(8, scan_layers=False).kept == 0
+
+
+def test_activations_beyond_all_memory_are_refused_before_compiling():
+    step = Traced(8 * 10**9)
+    # 6 layers × 10⁹ rows a device × 64 × 32 × 4 bytes.
+    with pytest.raises(UserError, match=r"49,152\.0 GB of activations.*microbatches"):
+        memory.check_memory(step.plan, step.mesh, 0, step.kept)

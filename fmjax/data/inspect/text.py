@@ -9,6 +9,9 @@ from rich.panel import Panel
 from rich.text import Text
 
 from fmjax.data.inspect.split_report import SplitReport, split_reports, split_table
+from fmjax.data.text.corruption.mixture import CorruptionMixture
+from fmjax.data.text.corruption.prefix_lm import PrefixLM
+from fmjax.data.text.corruption.span_corruption import SpanCorruption
 from fmjax.data.text.text_data import Data
 from fmjax.data.tokenizers.specials import spellings
 
@@ -154,9 +157,11 @@ class _Decoder:
     def __init__(self, tokenizer, corruption):
         self.tokenizer = tokenizer
         self._is_text = tokenizer.token_bytes() > 0
-        members = getattr(corruption, "corruptions", (corruption,))
-        modes = (getattr(member, "mode", "") for member in members)
-        self._spellings = spellings(tokenizer, filter(None, modes))
+        members = (corruption,)
+        if isinstance(corruption, CorruptionMixture):
+            members = corruption.corruptions
+        modes = {m.mode for m in members if isinstance(m, SpanCorruption | PrefixLM)}
+        self._spellings = spellings(tokenizer, modes - {""})
 
     def __call__(self, ids: np.ndarray) -> str:
         is_text = self._is_text[ids]

@@ -1,7 +1,7 @@
 """The interface of `experiment.data`: what a run needs of its data."""
 
 from collections.abc import Iterator
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -108,3 +108,37 @@ class BatchSource(Protocol):
 
     def fingerprint(self) -> str:
         """Digest of the rows; a run does not resume after it has changed."""
+
+
+@runtime_checkable
+class ObservesParameters(Protocol):
+    """A `BatchSource` whose training batches depend on the model's parameters.
+
+    Such are rollouts of the model's own, and examples that are chosen by their loss;
+    `examples/hard_examples` is one. Its `train_batches` gives `ObservingBatches`.
+
+    Attributes:
+      observe_every: training steps from one look at the parameters to the next.
+    """
+
+    observe_every: int
+
+
+@runtime_checkable
+class ObservingBatches(Protocol):
+    """Training batches that are shown the parameters; they are `TrainBatches` too."""
+
+    def observe(self, objective: Any, variables: dict, step: int) -> None:
+        """Takes a look at what the model is by now.
+
+        Called in every process before the batch of step 0, `observe_every`, 2 ·
+        `observe_every`, …, and, where a run begins or goes on from a checkpoint at
+        another step, before its first batch: parameters between two checkpoints are not
+        kept, so batches of a resumed run may then be other ones.
+
+        Args:
+          objective: the run's.
+          variables: {"params": …, other collections} on the run's mesh. The next step
+            takes their memory: what is to be kept must be copied.
+          step: updates done.
+        """

@@ -181,7 +181,7 @@ class CachedData(abc.ABC):
         tokenizer = self.train.build_tokenizer(self.root)
         if self.validation is not None:
             other = self.validation.build_tokenizer(self.root)
-            if getattr(other, "digest", None) != getattr(tokenizer, "digest", None):
+            if (other and other.digest) != (tokenizer and tokenizer.digest):
                 name = self.gin_name
                 raise UserError(
                     f"{name}.validation has another vocabulary than {name}.train; "

@@ -54,7 +54,7 @@ class Mixture:
     def build_tokenizer(self, root: Path) -> Tokenizer | None:
         """The common tokenizer of all tasks; raises a UserError if they differ."""
         tokenizers = [task.build_tokenizer(root) for task in self.tasks]
-        if len({getattr(tokenizer, "digest", None) for tokenizer in tokenizers}) > 1:
+        if len({tokenizer and tokenizer.digest for tokenizer in tokenizers}) > 1:
             raise UserError(
                 f"mixture.tasks: the vocabularies of "
                 f"{[task.name for task in self.tasks]} differ; expected one "

@@ -25,7 +25,7 @@ def registered(kind: str, task, tokenizer: Tokenizer | None, **arguments):
       UserError: another module has registered a task of this name.
     """
     seqio = import_seqio()
-    key = digest_of([dataclasses.asdict(task), getattr(tokenizer, "digest", None)])
+    key = digest_of([dataclasses.asdict(task), tokenizer and tokenizer.digest])
     known = seqio.TaskRegistry.names()
     if task.name in known and _registered.get(task.name) != key:
         if task.name not in _registered:

@@ -9,7 +9,7 @@ import json
 import re
 import tempfile
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import sentencepiece as spm
@@ -72,6 +72,13 @@ class Tokenizer(Protocol):
 
     def seqio_vocabulary(self):
         """The same vocabulary as a seqio.Vocabulary."""
+
+
+@runtime_checkable
+class TwoVocabularies(Protocol):
+    """A tokenizer of what an encoder reads, and `target` of what a decoder writes."""
+
+    target: Tokenizer
 
 
 def start_id(tokenizer: Tokenizer) -> int | None:

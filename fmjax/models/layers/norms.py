@@ -30,7 +30,7 @@ class Norm(nn.Module):
         """Normalizes over the last axis; keeps the dtype."""
         init = nn.initializers.zeros if self.unit_offset else nn.initializers.ones
         init = nn.with_logical_partitioning(init, (self.axis,))
-        scale = self.param("scale", init, x.shape[-1:])
+        scale = self.param("scale", init, x.shape[-1:]).astype(jnp.float32)
         y = x.astype(jnp.float32)
         if self.kind == "layernorm":
             y = y - y.mean(-1, keepdims=True)

@@ -172,14 +172,14 @@ class CLIP(nn.Module):
 
     def scaling(self) -> dict[str, Float[Array, ""]]:
         """logit_scale, never above max_scale, and logit_bias where there is one."""
-        log_scale = self.log_scale
+        log_scale = self.log_scale.astype(jnp.float32)
         if self.max_scale is not None:
             # The gradient passes, so that a scale at the bound can fall again.
             above = jnp.maximum(log_scale - math.log(self.max_scale), 0.0)
             log_scale = log_scale - jax.lax.stop_gradient(above)
         out = {"logit_scale": jnp.exp(log_scale)}
         if self.bias is not None:
-            out["logit_bias"] = self.logit_bias
+            out["logit_bias"] = self.logit_bias.astype(jnp.float32)
         return out
 
     def project_params(self, params: dict[str, Any]) -> dict[str, Any]:

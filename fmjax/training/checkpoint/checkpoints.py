@@ -325,16 +325,30 @@ def _check_fits(tree: dict, saved: SavedState) -> None:
         )
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-    for name in sorted(wanted.keys() | saved.arrays.keys()):
-        if wanted.get(name) != saved.arrays.get(name):
-            here, there = (
-                "{1} {0}".format(*kind) if kind else "nothing"
-                for kind in (wanted.get(name), saved.arrays.get(name))
+    averages = any(name.startswith("ema/") for name in wanted)
+    names = wanted.keys() | saved.arrays.keys()
+    # Of what differs, a parameter says most.
+    for name in sorted(names, key=lambda name: (not name.startswith("params/"), name)):
+        if averages and name.startswith("ema/") and name not in wanted:
+            # Earlier versions kept averages of frozen parameters too.
+            continue
+        kinds = here, there = wanted.get(name), saved.arrays.get(name)
+        if here == there:
+            continue
+        asked, found = (
+            "{1} {0}".format(*kind) if kind else "nothing" for kind in kinds
+        )
+        help = _OTHER_OPTIMIZER if name.startswith("opt_state/") else ""
+        if name.startswith("params/") and here and there and here[0] == there[0]:
+            help = (
+                " freeze.dtype tells the dtype of frozen parameters; a run that is to "
+                "train them, or to keep them in another, starts from this one by "
+                "experiment.init_from."
             )
-            raise UserError(
-                f"{saved.folder}: {name} should be {here} by the config, found {there}."
-                + (_OTHER_OPTIMIZER if name.startswith("opt_state/") else "")
-            )
+        raise UserError(
+            f"{saved.folder}: {name} should be {asked} by the config, found {found}."
+            f"{help}"
+        )
 
 
 def _as_tree(state: State) -> dict:
@@ -342,7 +356,7 @@ def _as_tree(state: State) -> dict:
     # so what is on disk is readable without the classes that made it.
     tree: dict = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        *folders, name = map(_key_name, path)
+        *folders, name = _names(path)
         node = tree
         for folder in folders:
             node = node.setdefault(folder, {})
@@ -353,18 +367,16 @@ def _as_tree(state: State) -> dict:
 def _from_tree(tree: dict, like: State) -> State:
     def find(path, _):
         node = tree
-        for key in path:
-            node = node[_key_name(key)]
+        for name in _names(path):
+            node = node[name]
         return node
 
     return jax.tree_util.tree_map_with_path(find, like)
 
 
-def _key_name(key) -> str:
-    for attribute in ("name", "key", "idx"):
-        if hasattr(key, attribute):
-            return str(getattr(key, attribute))
-    raise TypeError(f"cannot name {key!r}")
+def _names(path: tuple) -> list[str]:
+    """Of the attributes, keys and indices on the way to a leaf."""
+    return [jax.tree_util.keystr((key,), simple=True) for key in path]
 
 
 def save_model(run_dir: pathlib.Path, params: dict, extra: dict | None = None) -> None:

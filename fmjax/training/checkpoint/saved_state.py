@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
@@ -71,7 +72,7 @@ class SavedState:
       step: its step.
       arrays: (shape, dtype) of every array of the state, by path:
         "params/tokens/table".
-      params: "ema" where averaged parameters were kept, and are asked for, or "params".
+      averaged: whether averages of parameters were kept, and are wanted.
     """
 
     def __init__(
@@ -94,24 +95,52 @@ class SavedState:
         if not self._digests:
             raise Damaged(self.folder, "has no digests")
         self.arrays = {part.path: (part.shape, part.dtype) for part in self._digests}
-        averaged = any(path.startswith("ema/") for path in self.arrays)
-        self.params = "ema" if ema and averaged else "params"
+        self.averaged = ema and any(path.startswith("ema/") for path in self.arrays)
 
     @property
     def param_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the parameters, by their own path: "tokens/table"."""
-        prefix = f"{self.params}/"
         return {
-            name.removeprefix(prefix): shape
-            for name, (shape, _) in self.arrays.items()
-            if name.startswith(prefix)
+            path.removeprefix("params/"): shape
+            for path, (shape, _) in self.arrays.items()
+            if path.startswith("params/")
         }
 
-    def read_params(self, wanted: dict[str, jax.ShapeDtypeStruct]) -> dict:
-        """Arrays by path, of the parameters that are wanted, placed as asked."""
-        tree = traverse_util.unflatten_dict(wanted, sep="/")
-        read = self.read({self.params: tree})[self.params]
-        return traverse_util.flatten_dict(read, sep="/")
+    def place(self, name: str) -> tuple[str, str]:
+        """Where a parameter lies: in "ema" or "params", and its dtype there.
+
+        Args:
+          name: its own path. The average is taken where there is one and it is wanted;
+            none is kept of parameters that are never trained.
+        """
+        tree = "ema" if self.averaged and f"ema/{name}" in self.arrays else "params"
+        return tree, self.arrays[f"{tree}/{name}"][1]
+
+    def read_params(
+        self, wanted: dict[str, jax.ShapeDtypeStruct]
+    ) -> dict[str, jax.Array]:
+        """Arrays by path, of the parameters that are wanted, in the dtypes saved.
+
+        Args:
+          wanted: shapes and shardings by path.
+
+        Raises:
+          Damaged: one cannot be read, or is not what was saved.
+          MemoryError: there is too little memory for them.
+        """
+        trees: dict[str, dict] = {"ema": {}, "params": {}}
+        for name, struct in wanted.items():
+            tree, dtype = self.place(name)
+            trees[tree][name] = struct.update(dtype=jnp.dtype(dtype))
+        nested = {
+            tree: traverse_util.unflatten_dict(structs, sep="/")
+            for tree, structs in trees.items()
+            if structs
+        }
+        read: dict[str, jax.Array] = {}
+        for tree in self.read(nested).values():
+            read |= traverse_util.flatten_dict(tree, sep="/")
+        return {name: read[name] for name in wanted}
 
     def read(self, tree: dict, one_by_one: bool = True) -> dict:
         """A part of the state, each array read straight to its place on the mesh.
@@ -139,6 +168,14 @@ class SavedState:
             what = f"is damaged: {', '.join(bad[:3])} not what was saved"
             raise Damaged(self.folder, what)
         return state
+
+    def read_extra(self, wanted: dict) -> dict:
+        """Collections other than the parameters, by name; see `read`.
+
+        Args:
+          wanted: a nested dict of shapes and shardings; may be empty.
+        """
+        return self.read({"extra": wanted})["extra"] if wanted else {}
 
     def read_records(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What was saved of the data, and what was saved beside.
@@ -206,9 +243,10 @@ def restore_model(
     Raises:
       UserError: if there is no such checkpoint, or it does not fit the model.
     """
-    saved, tree = find_model(run_dir, objective, mesh, rules, step, ema)
-    restored = saved.read(tree)
-    return {"params": restored[saved.params], **restored.get("extra", {})}, saved.step
+    saved, params, extra = find_model(run_dir, objective, mesh, rules, step, ema)
+    variables = {"params": saved.read_params(params)}
+    variables["params"] = traverse_util.unflatten_dict(variables["params"], sep="/")
+    return variables | saved.read_extra(extra), saved.step
 
 
 def find_model(
@@ -218,8 +256,13 @@ def find_model(
     rules: LogicalRules,
     step: int | None = None,
     ema: bool = True,
-) -> tuple[SavedState, dict]:
-    """A checkpoint, and what of it `SavedState.read` is to read for `restore_model`."""
+) -> tuple[SavedState, dict[str, jax.ShapeDtypeStruct], dict]:
+    """A checkpoint, and what of it to read for `restore_model`.
+
+    Returns:
+      The checkpoint; shapes and shardings of the parameters by path, for `read_params`;
+      and of the other collections, for `read_extra`.
+    """
     saved = SavedState(run_dir, step, ema)
     axes, shapes = abstract_variables(objective)
     places = named_shardings(param_specs(axes, shapes, mesh, rules), mesh)
@@ -229,9 +272,8 @@ def find_model(
         places,
     )
     params = shapes.pop("params")
-    tree = {saved.params: params, "extra": shapes} if shapes else {saved.params: params}
-    _check_fits(tree, saved)
-    return saved, tree
+    _check_fits({"params": params, "extra": shapes}, saved)
+    return saved, traverse_util.flatten_dict(params, sep="/"), shapes
 
 
 def _check_fits(wanted: dict, saved: SavedState) -> None:

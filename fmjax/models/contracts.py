@@ -1,14 +1,48 @@
-"""What objectives need of their models, as protocols that are checked by structure."""
+"""What a model can do, as protocols: `isinstance` tells whether it has all members.
+
+Objectives, generation, import and export ask for these and for nothing else, so that a
+model of one's own is as good as fmjax's.
+"""
 
 from typing import Any, Protocol, runtime_checkable
 
 from fmjax.errors import UserError
+from fmjax.field_types import gin_name
+from fmjax.models.layers.transformer_config import TransformerConfig
 
 Size = int | tuple[int, int]
 
 
 @runtime_checkable
-class PredictsTokens(Protocol):
+class HasVocabulary(Protocol):
+    """Reads tokens, int32 ids below vocab_size."""
+
+    vocab_size: int
+
+
+@runtime_checkable
+class TiesEmbeddings(Protocol):
+    """tie_embeddings says whether its head is the transposed embedding table."""
+
+    tie_embeddings: bool
+
+
+@runtime_checkable
+class HasTransformer(Protocol):
+    """`transformer` is the config of its stack; of several, the one that is kept."""
+
+    transformer: TransformerConfig
+
+
+@runtime_checkable
+class EncodesApart(Protocol):
+    """rows_apart says whether a call may have more images than texts, or fewer."""
+
+    rows_apart: bool
+
+
+@runtime_checkable
+class PredictsTokens(HasVocabulary, Protocol):
     """A model of tokens with the method `hidden`, and its head by itself.
 
     `hidden(text, keys=keys)` gives {"hidden": [B, T, D], …} of a `TextInputs`;
@@ -16,10 +50,46 @@ class PredictsTokens(Protocol):
     [B, T, V].
     """
 
-    vocab_size: int
     max_length: int
     hidden: Any
     head: Any
+
+
+@runtime_checkable
+class Generates(PredictsTokens, Protocol):
+    """Predicts tokens one by one, given a cache of those before.
+
+    `empty_cache(batch_size, length)` makes the cache; `hidden(text, cache=…)` gives the
+    one with these tokens in it, under "cache".
+    """
+
+    empty_cache: Any
+
+
+@runtime_checkable
+class GeneratesFromText(Generates, Protocol):
+    """An encoder-decoder: `encode` reads a text, `decode` writes another.
+
+    The decoder reads start_id first. `empty_cache` takes the length of the encoder's
+    text too. See `fmjax.models.language.seq2seq`.
+    """
+
+    start_id: int
+    encode: Any
+    decode: Any
+
+
+@runtime_checkable
+class GeneratesFromImages(Generates, Protocol):
+    """`embed_images` reads an image, `decode` continues a text about it.
+
+    start_id is read before a text; None where texts begin with a BOS of their own. See
+    `fmjax.models.multimodal.coca`.
+    """
+
+    start_id: int | None
+    embed_images: Any
+    decode: Any
 
 
 @runtime_checkable
@@ -102,5 +172,10 @@ def check_model(objective: Any, contract: type, expected: str) -> None:
       expected: in words, for the message.
     """
     if not isinstance(objective.model, contract):
-        name = getattr(objective.model, "gin_name", type(objective.model).__name__)
+        name = gin_name(objective.model) or type(objective.model).__name__
         raise UserError(f"{objective.gin_name}.model = @{name}(): expected {expected}.")
+
+
+def vocab_size_of(model: Any) -> int:
+    """V of a model; 0 of one without a vocabulary."""
+    return model.vocab_size if isinstance(model, HasVocabulary) else 0
