@@ -1,4 +1,4 @@
-"""What a class needs in order to be named in a gin file; gin itself is not needed.
+"""Configurables: classes that a gin file can name. This module does not import gin.
 
 A configurable is a frozen dataclass or a linen module whose fields are literals
 (numbers, strings, booleans, None, tuples of these) or other configurables. So every
@@ -20,17 +20,19 @@ def configurable(name: str):
 
 
 def runtime_field(default: Any = dataclasses.MISSING) -> Any:
-    """A field that changes no result, and so may change when a run resumes."""
+    """A dataclass field that affects no result, so it may change when a run resumes."""
     return dataclasses.field(default=default, metadata={"runtime": True})
 
 
 def path(default: Any = dataclasses.MISSING, runtime: bool = True) -> Any:
-    """A field for a file, folder or glob, or a tuple of them, which is made absolute.
+    """A dataclass field for a file, folder or glob, or a tuple of them.
+
+    Relative paths become absolute when the config is read.
 
     Args:
-      default: as of any field.
+      default: the field's default; required if missing.
       runtime: whether the path may change when a run resumes, as with `runtime_field`.
-        False where nothing but the path tells what is read.
+        Use False if the path alone identifies the data.
     """
     return dataclasses.field(
         default=default, metadata={"runtime": runtime, "path": True}

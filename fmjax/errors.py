@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one clear message, no traceback, exit code 2."""
+"""Errors that a user can correct: one clear message, no traceback, exit code 2."""
 
 import difflib
 import os
@@ -8,17 +8,23 @@ from typing import Any
 
 
 class UserError(ValueError):
-    """Names the gin binding or file at fault, what was found and what was expected."""
+    """A wrong binding, argument or file.
+
+    The message names the gin binding or file, the value found and what was expected.
+    """
 
 
 def require(configurable: Any, field: str, holds: bool, expected: str) -> None:
-    """Raises a UserError that names `gin_name.field` and its value unless `holds`.
+    """Checks a field of a configurable, usually in its `__post_init__`.
 
     Args:
-      configurable: the instance whose field is checked, usually in `__post_init__`.
-      field: its name.
-      holds: what was checked.
-      expected: completes "expected …" in the message.
+      configurable: the instance whose field is checked.
+      field: the name of the field.
+      holds: whether the value is valid.
+      expected: the valid values, as in "at least 1".
+
+    Raises:
+      UserError: `holds` is False: "GIN_NAME.FIELD = VALUE: expected EXPECTED."
     """
     if not holds:
         value = getattr(configurable, field)
@@ -28,9 +34,11 @@ def require(configurable: Any, field: str, holds: bool, expected: str) -> None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that looks like a misspelling of `name`, or None.
+    """The known name of which `name` is probably a misspelling, or None.
 
-    Names that merely share letters ("mpnet" and "opt", "mamba" and "lamb") are none.
+    The similarity must be at least 0.7 (`difflib.get_close_matches`), so that other
+    words with some of the same letters ("mpnet" and "opt", "mamba" and "lamb") do not
+    match.
     """
     by_lower = {}
     for candidate in known:
@@ -40,20 +48,23 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """A clause for an error message that names the nearest known name, or ''."""
+    """ " Did you mean NAME?" with the nearest known name, or "" if none is near."""
     found = nearest(name, known)
     return f" Did you mean {found!r}?" if found else ""
 
 
 def refuse_scheme(value: str | os.PathLike, binding: str) -> None:
-    """Raises a UserError for an address such as gs://bucket/folder.
+    """Refuses an address such as gs://bucket/folder where a path is expected.
 
     Files are read and written through the operating system only, which would take
     `gs:` for the name of a local folder.
 
     Args:
-      value: what should be a path.
-      binding: the gin field, option or environment variable that it was given by.
+      value: the path to check.
+      binding: the gin field, option or environment variable that holds it.
+
+    Raises:
+      UserError: the path begins with SCHEME://.
     """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", os.fspath(value)):
         raise UserError(

@@ -10,7 +10,10 @@ from flax import linen as nn
 
 from fmjax.models.language.gpt import GPT
 from fmjax.models.language.seq2seq import Seq2Seq
+from fmjax.models.layers.mixture_of_experts import Experts
+from fmjax.models.layers.position_bias import RelativeBuckets
 from fmjax.models.layers.rotary import Rotary
+from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.models.layers.transformer import TransformerConfig, unstack_layers
 
 STACK = TransformerConfig(3, 20, 4, mlp_dim=28, dtype="float32")
@@ -28,13 +31,11 @@ T5 = dataclasses.replace(
     STACK,
     norm="rmsnorm",
     bias=False,
-    position_bias="buckets",
-    relative_buckets=8,
-    relative_max_distance=12,
+    position_bias=RelativeBuckets(8, 12),
 )
-EXPERTS = dataclasses.replace(LLAMA, num_experts=5)
-TIGHT = dataclasses.replace(EXPERTS, expert_capacity=0.5)
-TIGHT_T5 = dataclasses.replace(T5, num_experts=4, expert_capacity=0.5)
+EXPERTS = dataclasses.replace(LLAMA, experts=Experts(5))
+TIGHT = dataclasses.replace(LLAMA, experts=Experts(5, capacity=0.5))
+TIGHT_T5 = dataclasses.replace(T5, experts=Experts(4, capacity=0.5))
 STYLES = {
     "gpt2": lambda **sizes: GPT(STACK, **sizes),
     "llama": lambda **sizes: GPT(
@@ -116,11 +117,16 @@ def _padded(model, ids):
 @functools.cache
 def _applied(model):
     field = "decoder" if hasattr(model, "encode") else "transformer"
-    roomy = dataclasses.replace(getattr(model, field), expert_capacity=None)
-    model = model.clone(**{field: roomy})
+    config = getattr(model, field)
+    if config.experts is not None:
+        roomy = dataclasses.replace(config.experts, capacity=None)
+        config = dataclasses.replace(config, experts=roomy)
+    model = model.clone(**{field: config})
 
     def apply(params, tokens, length, source=None, mask=None):
-        read = (tokens,) if source is None else (source, tokens, mask)
+        read = (tokens,)
+        if source is not None:
+            read = (TextInputs(source, padding_mask=mask), tokens)
         logits = model.apply({"params": params}, *read)["logits"]
         return jax.nn.log_softmax(logits[0, length - 1])
 

@@ -9,6 +9,7 @@ from fmjax.models.language.bert import Bert
 from fmjax.models.language.electra import Electra
 from fmjax.models.language.gpt import GPT
 from fmjax.models.language.seq2seq import Seq2Seq
+from fmjax.models.layers.mixture_of_experts import Experts
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.multimodal.caption_decoder import CaptionDecoder
 from fmjax.models.multimodal.clip import CLIP
@@ -32,7 +33,7 @@ from fmjax.objectives.seq2seq_lm import Seq2SeqLM
 
 V, B, T, SIZE = 24, 8, 8, 8
 BLOCK = TransformerConfig(num_layers=1, embed_dim=32, num_heads=2, dtype="float32")
-EXPERTS = dataclasses.replace(BLOCK, bias=False, num_experts=4)
+EXPERTS = dataclasses.replace(BLOCK, bias=False, experts=Experts(4))
 VIT = ViT(BLOCK, image_size=SIZE, patch_size=4)
 LANGUAGE = {"vocab_size": V, "max_length": T, "vocab_multiple": 8}
 

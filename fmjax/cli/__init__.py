@@ -1,1 +1,1 @@
-"""The command `fmjax`: its verbs and what each takes."""
+"""The command line: `fmjax VERB ARGUMENTS`."""

@@ -1,4 +1,4 @@
-"""What each verb takes on the command line."""
+"""The arguments of each verb of the command line."""
 
 import argparse
 import pathlib
@@ -6,10 +6,17 @@ from collections.abc import Sequence
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The verb and its arguments; exits with 2 where they are wrong."""
+    """Parses a command line; wrong arguments exit with code 2.
+
+    Args:
+      argv: the words after `fmjax`; `sys.argv[1:]` if None.
+
+    Returns:
+      The arguments, with the name of the verb as `verb`.
+    """
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
-    # Bindings may stand anywhere; argparse takes only those beside the config.
+    # Bindings may stand anywhere; argparse accepts only those next to the config.
     stray = [word for word in rest if word.startswith("-") or "=" not in word]
     if stray or (rest and not hasattr(args, "bindings")):
         parser.error(f"unrecognized arguments: {' '.join(stray or rest)}")
@@ -49,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     def takes_run(sub):
         sub.add_argument("run_dir", help="a run directory")
         sub.add_argument(
-            "--step", type=int, help="which checkpoint; the newest if not given"
+            "--step", type=int, help="step of the checkpoint; default: the newest"
         )
 
     sub = verb("train", "Train a config, or continue a run.")
@@ -59,12 +66,12 @@ def _parser() -> argparse.ArgumentParser:
         "--override", action="store_true", help="continue a run with a changed config"
     )
     sub.add_argument(
-        "--devices", type=int, help="train on so many virtual devices of the CPUs"
+        "--devices", type=int, help="number of virtual CPU devices to train on"
     )
     sub.add_argument(
         "--cluster",
         action="store_true",
-        help="find the run's other processes through Slurm, Cloud TPU, GKE or MPI",
+        help="join the run's other processes through Slurm, Cloud TPU, GKE or MPI",
     )
 
     sub = verb("eval", "Evaluate a run on its validation split.")
@@ -73,22 +80,24 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--bleu",
         action="store_true",
-        help="also translate the split, keep the translations and measure BLEU",
+        help="also translate the split, store the translations and compute BLEU",
     )
-    sub.add_argument("--beams", type=int, help="beams of --bleu; 4 if not given")
-    sub.add_argument("--length_penalty", type=float, help="of --bleu; 0.6 if not given")
+    sub.add_argument("--beams", type=int, help="number of beams for --bleu; default: 4")
+    sub.add_argument(
+        "--length_penalty", type=float, help="length penalty for --bleu; default: 0.6"
+    )
     sub.add_argument(
         "--max_tokens",
         type=int,
-        help="the most tokens of a translation of --bleu; if not given, 50 more than "
-        "the longest source",
+        help="maximum tokens of a translation for --bleu; default: 50 more than the "
+        "longest source",
     )
     for name, text in (
-        ("linear_probe", "accuracy of logistic regression from an image encoder"),
-        ("knn", "accuracy of its nearest neighbours"),
-        ("zero_shot", "accuracy of classes told by prompts, of a model like CLIP"),
+        ("linear_probe", "accuracy of logistic regression on image features"),
+        ("knn", "accuracy of k nearest neighbours of image features"),
+        ("zero_shot", "zero-shot accuracy with prompts for the classes (CLIP)"),
         ("retrieval", "recall of captions by images and of images by captions"),
-        ("captions", "share of images whose written caption names their class"),
+        ("captions", "share of generated captions that name the image's class"),
     ):
         sub.add_argument(
             f"--{name}", action="append_const", dest="measures", const=name, help=text
@@ -109,31 +118,42 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--max_tokens",
         type=int,
-        help="the most tokens written; if not given, what the model's settings say, "
-        "or 100; at most as many as fit the model",
+        help="maximum number of new tokens; default: that of the model's generation "
+        "config, or 100; limited to what fits the model",
     )
-    sub.add_argument("--temperature", type=float, help="1 if not given; 0 is greedy")
-    sub.add_argument("--top_k", type=int, help="draw from the k likeliest tokens")
-    sub.add_argument("--top_p", type=float, help="draw from the likeliest share p")
-    sub.add_argument("--seed", type=int, default=0, help="from 0 to 2**32 - 1")
     sub.add_argument(
-        "--beams", type=int, help="search for the likeliest text with so many beams"
+        "--temperature",
+        type=float,
+        help="sampling temperature; default: 1; 0 is greedy",
     )
+    sub.add_argument("--top_k", type=int, help="sample from the k likeliest tokens")
+    sub.add_argument(
+        "--top_p",
+        type=float,
+        help="sample from the likeliest tokens of total probability p",
+    )
+    sub.add_argument(
+        "--seed", type=int, default=0, help="random seed, from 0 to 2**32 - 1"
+    )
+    sub.add_argument("--beams", type=int, help="number of beams of a beam search")
     sub.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "float16"],
-        help="of the parameters; if not given, as they were saved",
+        help="dtype of the parameters; default: as they were saved",
     )
     sub.add_argument(
         "--length_penalty",
         type=float,
-        help="of --beams (Wu et al. 2016): more favours longer texts; 0 if not given",
+        help="length penalty of --beams (Wu et al. 2016); larger values favour longer "
+        "texts; default: 0",
     )
 
-    sub = verb("data", "Cache a config's data, or look into it.")
+    sub = verb("data", "Build a config's data caches, or print what they hold.")
     sub.add_argument("action", choices=["cache", "inspect"])
     takes_config(sub, "configs/ or configs/data/")
-    sub.add_argument("--examples", type=int, default=3, help="how many inspect prints")
+    sub.add_argument(
+        "--examples", type=int, default=3, help="number of examples to print"
+    )
     sub.add_argument(
         "--picture",
         type=pathlib.Path,
@@ -143,68 +163,74 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("tokenizer", "Train a SentencePiece model on text files.")
     sub.add_argument("action", choices=["train"])
     sub.add_argument("files", nargs="+", help="text files or globs")
-    sub.add_argument("--out", type=pathlib.Path, required=True, help="a new .model")
+    sub.add_argument(
+        "--out", type=pathlib.Path, required=True, help="the .model file to write"
+    )
     sub.add_argument("--vocab_size", type=int, default=8192, help="number of tokens")
     sub.add_argument("--model_type", choices=["bpe", "unigram"], default="bpe")
     sub.add_argument(
         "--training_bytes",
         type=int,
         default=4_000_000,
-        help="bytes of the files that it is trained on",
+        help="number of bytes of the files to train on",
     )
 
-    sub = verb("config", "Print the whole config: every field that a run would have.")
+    sub = verb("config", "Print the whole config, with every field and its value.")
     takes_config(sub)
 
     sub = verb("help", "Explain a configurable or one of its fields.")
     sub.add_argument(
-        "name", nargs="?", help="such as adamw or train.steps; if not given, a list"
+        "name", nargs="?", help="such as adamw or train.steps; default: a list"
     )
 
     sub = verb("list", "List configurables of a kind, or shipped configs.")
     sub.add_argument(
-        "kind", nargs="?", help="such as optimizers or configs; if not given, all kinds"
+        "kind", nargs="?", help="such as optimizers or configs; default: all kinds"
     )
 
-    sub = verb("compare", "Compare runs: their figures, configs and curves.")
+    sub = verb("compare", "Compare the results, configs and curves of runs.")
     sub.add_argument("run_dirs", nargs="+", metavar="DIR")
     sub.add_argument(
         "--plot",
         type=pathlib.Path,
         metavar="FILE",
-        help="draw the curves into an image",
+        help="image file into which the curves are drawn",
     )
-    sub.add_argument("--metric", default="loss", help="what --plot draws over steps")
+    sub.add_argument("--metric", default="loss", help="metric that --plot draws")
     takes_trust(sub)
 
-    sub = verb("status", "Tell how far a run is, and what went wrong.")
+    sub = verb("status", "Print the progress of a run and what went wrong.")
     sub.add_argument("run_dir", type=pathlib.Path, help="a run directory")
 
     sub = verb("import", "Import a Hugging Face folder as a run directory.")
-    sub.add_argument("hf_dir", help="config.json and *.safetensors")
-    sub.add_argument("run_dir", help="a new directory")
+    sub.add_argument("hf_dir", help="a folder with config.json and *.safetensors")
+    sub.add_argument("run_dir", help="the run directory to write; must be new")
     sub.add_argument(
         "--ignore",
         action="append",
         default=[],
         metavar="KEY",
-        help="an option of config.json or generation_config.json that is not known "
-        "here, and is known not to matter; may be repeated",
+        help="key of config.json or generation_config.json that is unknown to fmjax "
+        "and that you know to have no effect; may be repeated",
     )
 
     sub = verb("export", "Export a run as a Hugging Face folder.")
     takes_run(sub)
     takes_trust(sub)
-    sub.add_argument("hf_dir", help="a new directory")
+    sub.add_argument("hf_dir", help="the folder to write; must be new")
     sub.add_argument(
         "--dtype",
         choices=["float32", "float16", "bfloat16"],
-        help="if not given, as it was imported, or float32",
+        help="dtype of the weights; default: that of the imported folder, or float32",
     )
     sub.add_argument(
-        "--max_shard_gb", type=float, default=5, help="the largest file of weights"
+        "--max_shard_gb",
+        type=float,
+        default=5,
+        help="maximum size of a file of weights, in GB",
     )
     sub.add_argument(
-        "--model_type", help="of the Hugging Face folder, where several fit the model"
+        "--model_type",
+        help="model_type of the Hugging Face folder, if several fit the model",
     )
     return parser

@@ -1,4 +1,4 @@
-"""The command `fmjax`: reads the arguments of a verb, calls its module, exits.
+"""The command `fmjax`: parses arguments, calls the module of the verb and exits.
 
 Exit codes are 0 for success and the constants below; an unexpected error exits with 1
 and a traceback.
@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(args) -> int:
-    # Until the steps begin there is nothing to save. In a run of several processes
-    # JAX's preemption service takes SIGTERM over as soon as they have joined.
+    # Before the first step there is nothing to save. In a run of several processes
+    # JAX's preemption service handles SIGTERM once they have joined.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(UNFINISHED))
     from fmjax.sharding.processes import join_processes, use_virtual_devices
 
@@ -75,7 +75,7 @@ def _eval(args) -> None:
     names = ("beams", "length_penalty", "max_tokens")
     given = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
     if given and not args.bleu:
-        raise UserError(f"--{next(iter(given))} is for --bleu, which is not given.")
+        raise UserError(f"--{next(iter(given))} has an effect only with --bleu.")
     values = {}
     if args.bleu:
         from fmjax.evaluation.bleu import bleu_of_run
@@ -94,7 +94,7 @@ def _generate(args) -> None:
     from fmjax.inference.load import load
 
     if not (args.prompt or args.image):
-        raise UserError("neither --prompt nor --image is given; expected one of them.")
+        raise UserError("neither --prompt nor --image is given; expected at least one.")
     run = load(args.run_dir, step=args.step, trust=args.trust, dtype=args.dtype)
     prompts, images = args.prompt or [""], None
     if args.image:
@@ -178,9 +178,9 @@ def _import(args) -> None:
     left_out = import_model(args.hf_dir, args.run_dir, ignore=args.ignore)
     print(f"imported {args.hf_dir} into {args.run_dir}")
     if args.ignore:
-        print(f"ignored, as told by --ignore: {', '.join(args.ignore)}")
+        print(f"ignored because of --ignore: {', '.join(args.ignore)}")
     if left_out:
-        print(f"left out, of other heads: {', '.join(left_out)}")
+        print(f"not imported (weights of other heads): {', '.join(left_out)}")
 
 
 def _export(args) -> None:

@@ -1,1 +1,4 @@
-"""gin, and gin only here: from files and bindings to a frozen experiment, and back."""
+"""Configs: gin files and bindings to a frozen experiment and back.
+
+No other package imports gin.
+"""

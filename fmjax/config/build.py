@@ -1,4 +1,4 @@
-"""Bindings, and the configurables that are built of them."""
+"""Bindings, and the configurables built from them."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ from fmjax.config.construct import construct
 from fmjax.config.statements import Macro, Reference
 from fmjax.errors import UserError
 
-# References and containers in one another; each takes three of Python's frames.
-_MOST_DEPTH = 50
-# Values that a config may stand for: seconds of work. A few lines can stand for more
-# than fits any machine: each of thirty macros that names the one before twice makes a
-# thousand million. A configurable counts as ten.
-_MOST_VALUES = 100_000
+# Maximum nesting of references and containers; each level takes three Python frames.
+_MAX_DEPTH = 50
+# Maximum number of values that a config may expand to, some seconds of work. A few
+# lines can expand to more than fits any machine: thirty macros that each name the
+# previous one twice make 2**30 values. A configurable counts as ten.
+_MAX_VALUES = 100_000
 
 
 class Bindings:
-    """What fields and macros are bound to: the last statement about each counts."""
+    """The values of fields and macros; of several statements the last one counts."""
 
     def __init__(self):
         self.fields: dict[tuple[str, str], dict[str, Any]] = {}
@@ -27,7 +27,7 @@ class Bindings:
         self.fields.setdefault((scope, owner), {})[field] = value
 
     def of(self, scopes: tuple[str, ...], owner: str) -> dict[str, Any]:
-        """Fields bound for a configurable in a scope; the innermost scope's count."""
+        """Values of a configurable's bound fields; inner scopes override outer ones."""
         found: dict[str, Any] = {}
         for count in range(len(scopes) + 1):
             found |= self.fields.get(("/".join(scopes[:count]), owner), {})
@@ -35,14 +35,14 @@ class Bindings:
 
 
 class Build:
-    """Builds configurables of bindings, and notes what it read.
+    """Builds configurables from bindings and records which ones were used.
 
-    A reference without scopes is built in the scopes of what it is part of; what a
-    macro refers to, in the macro's name as the scope, as gin does.
+    As in gin, a reference without scopes is built in the scopes of the configurable
+    that contains it, and a macro's value in a scope named like the macro.
 
     Attributes:
-      configurables: names of those that were built.
-      macros: names of those that were read.
+      configurables: names of the configurables built so far.
+      macros: names of the macros read so far.
     """
 
     def __init__(self, bindings: Bindings):
@@ -53,11 +53,11 @@ class Build:
         self._values = 0
 
     def make(self, reference: Reference) -> Any:
-        """The configurable that a reference stands for.
+        """Builds the configurable that a reference names.
 
         Raises:
-          UserError: something contains itself, stands for too much, or has a value of
-            another type than its field; or what the configurable itself refuses.
+          UserError: a value contains itself, is nested too deeply, expands to too many
+            values or has the wrong type; or the configurable refuses its fields.
         """
         self._enter(reference, 10)
         self.configurables.add(reference.name)
@@ -93,23 +93,23 @@ class Build:
         return value
 
     def _enter(self, part: Reference | Macro | None, count: int) -> None:
-        """Begins a part of the value that is being made; None for a container."""
+        """Enters a part of the value that is being built; None for a container."""
         if part is not None and part in self._inside:
             raise UserError(f"{part} contains itself.")
         self._inside.append(part)
         self._count(count)
-        if len(self._inside) > _MOST_DEPTH:
+        if len(self._inside) > _MAX_DEPTH:
             raise UserError(
-                f"{self._named()} is part of values in values, more than {_MOST_DEPTH} "
-                "of them; expected fewer."
+                f"{self._named()} is nested in more than {_MAX_DEPTH} values; expected "
+                f"at most {_MAX_DEPTH}."
             )
 
     def _count(self, count: int) -> None:
         self._values += count
-        if self._values > _MOST_VALUES:
+        if self._values > _MAX_VALUES:
             raise UserError(
-                f"{self._named()}: with it the config stands for more than "
-                f"{_MOST_VALUES:,} values; expected at most {_MOST_VALUES:,}."
+                f"{self._named()}: with it the config expands to more than "
+                f"{_MAX_VALUES:,} values; expected at most {_MAX_VALUES:,}."
             )
 
     def _named(self) -> str:

@@ -1,4 +1,4 @@
-"""A configurable made of values that were written by hand, checked by their types."""
+"""Building a configurable from values of a config, with a check of their types."""
 
 import dataclasses
 import functools
@@ -13,11 +13,13 @@ from fmjax.errors import UserError
 
 
 def construct(cls: type, values: dict[str, Any]) -> Any:
-    """A configurable of class `cls` with these fields; lists become tuples.
+    """Builds a configurable of class `cls` from the values of its fields.
+
+    Lists become tuples and relative paths absolute.
 
     Raises:
-      UserError: a value is missing or of another type than its field, or what `cls`
-        itself refuses.
+      UserError: a required value is missing or a value has the wrong type; or `cls`
+        refuses a value.
     """
     fields = {field.name: field for field in fields_of(cls)}
     hints = _hints(cls)
@@ -37,7 +39,6 @@ def construct(cls: type, values: dict[str, Any]) -> Any:
             if isinstance(value, bool) and _is_number(hints[name]):
                 raise typeguard.TypeCheckError("is a boolean")
         except typeguard.TypeCheckError:
-            # Of a tuple that macros made long, enough to know it by.
             raise UserError(
                 f"{cls.gin_name}.{name} = {_format_value(value)}: expected "
                 f"{format_type(hints[name])}{_found(value)}."
@@ -53,7 +54,7 @@ def is_required(field: dataclasses.Field) -> bool:
 
 
 def format_type(hint: Any) -> str:
-    """A field's type as errors and the reference print it."""
+    """A field's type as text, for errors and the reference."""
     if isinstance(hint, type) and not typing.get_args(hint):
         return " or ".join(f"@{name}()" for name in _names(hint)) or hint.__name__
     if hint is typing.Any:
@@ -71,7 +72,7 @@ def format_type(hint: Any) -> str:
 
 
 def _names(cls: type) -> list[str]:
-    """Gin names of a class of fmjax's or a user's, or of those that derive from it."""
+    """The gin name of a class, or those of its subclasses if it has none itself."""
     if name := getattr(cls, "gin_name", None):
         return [name]
     if cls.__module__.startswith(("flax.", "builtins")):
@@ -85,18 +86,19 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _is_number(hint: Any) -> bool:
-    """Whether a type takes numbers and no booleans, which Python counts as integers."""
+    """Whether a type accepts numbers but not booleans, which are integers in Python."""
     parts = typing.get_args(hint) or (hint,)
     return bool({int, float} & {*parts}) and bool not in parts
 
 
 def _format_value(value: Any) -> str:
     name = getattr(type(value), "gin_name", None)
+    # Macros can make a tuple very long.
     return f"@{name}()" if name else f"{value!r:.200}"
 
 
 def _found(value: Any) -> str:
-    # Of a configurable, its name has told it.
+    # `_format_value` prints a configurable as its name, which is its type.
     return "" if hasattr(type(value), "gin_name") else f", found {type(value).__name__}"
 
 

@@ -1,4 +1,4 @@
-"""Finding gin files: next to the file that includes them, or shipped in configs/."""
+"""Finding gin files: next to the file that includes them, or in configs/."""
 
 import contextlib
 import os
@@ -11,13 +11,13 @@ _PACKAGE = pathlib.Path(__file__).parents[1]
 
 
 def configs_folder() -> pathlib.Path:
-    """The shipped configs: beside the package in a checkout, inside it in a wheel."""
+    """The folder configs/: beside the package in a checkout, inside it in a wheel."""
     inside = _PACKAGE / "configs"
     return inside if inside.is_dir() else _PACKAGE.parent / "configs"
 
 
 def shipped_configs() -> list[str]:
-    """Names of all shipped gin files, relative to configs/."""
+    """Names of all shipped gin files, relative to configs/, sorted."""
     root = configs_folder()
     return sorted(file.relative_to(root).as_posix() for file in root.rglob("*.gin"))
 
@@ -30,21 +30,21 @@ def exists(name: str) -> bool:
 
 
 def find(name: str, folder: pathlib.Path, source: str = "") -> pathlib.Path:
-    """The gin file of a name, with or without ".gin".
+    """The path of a gin file.
 
     Args:
-      name: a path, or a name of a shipped config.
-      folder: where a relative path is looked up first; then configs/.
-      source: the file that includes it, for the error.
+      name: a path or the name of a shipped config, with or without ".gin".
+      folder: the folder in which a relative path is looked up before configs/.
+      source: the file that includes it, for the error message.
 
     Raises:
-      UserError: there is none; it names the nearest shipped config.
+      UserError: there is no such file; the message suggests the nearest shipped config.
     """
     given = pathlib.Path(name).expanduser()
     candidates = [folder / given, configs_folder() / given]
     candidates += [path.with_name(f"{path.name}.gin") for path in candidates]
     for path in candidates:
-        if os.path.isfile(path):  # Unlike pathlib's, false of what can be no name.
+        if os.path.isfile(path):  # Path.is_file raises for names with a NUL.
             return path.resolve()
     by = f"{source} includes " if source else ""
     if note := renamed.config_note(name):

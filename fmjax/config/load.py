@@ -1,8 +1,7 @@
-"""From a config's name and bindings to a frozen Experiment.
+"""Loading configs: from a file name and bindings to a frozen Experiment.
 
-A config from a stranger runs no code: without `trust`, `import` lines are refused, and
-so are folders of compiled programs. Nothing is kept between two configs, and nothing in
-gin's global state.
+An untrusted config runs no code: without `trust`, `import` lines and folders of
+compiled programs are refused. Loading a config changes no global state of gin.
 """
 
 import dataclasses
@@ -20,7 +19,9 @@ from fmjax.config.stored import translate
 from fmjax.data.images.image_data import ImageData
 from fmjax.data.text.text_data import Data
 from fmjax.errors import UserError
+from fmjax.training.checkpoint.saved_state import FOLDER as CHECKPOINTS
 from fmjax.training.experiment import Experiment
+from fmjax.training.reporting.metrics import FILE as METRICS
 
 _CACHE = "train.compilation_cache"
 
@@ -28,23 +29,27 @@ _CACHE = "train.compilation_cache"
 def load_experiment(
     config: str | os.PathLike, bindings: Sequence[str] = (), trust: bool = False
 ) -> Experiment:
-    """Reads a gin file and bindings once, into a frozen experiment.
+    """Reads a gin file and bindings into a frozen experiment.
+
+    The path of a run directory's config.gin gives the experiment of that run, also if
+    an earlier version of fmjax stored it (see `load_stored`).
 
     Args:
       config: a path, or a name under configs/ with or without ".gin".
-      bindings: "NAME=VALUE" each; a value that is no gin literal is taken as a string.
-      trust: allows what runs code: `import` lines, and a file's folder of compiled
-        programs.
+      bindings: strings "NAME=VALUE"; a value that is not a gin literal is a string.
+      trust: allows the config to run code: through `import` lines, and through compiled
+        programs in the folder `train.compilation_cache`.
 
     Raises:
-      UserError: for an unknown file, name, type or missing value.
+      UserError: a file or name is unknown, a value is missing or has the wrong type, or
+        a configurable refuses its fields.
     """
     reader = _reader(trust)
-    reader.read_file(find(str(config), pathlib.Path.cwd()))
+    _read_config(reader, str(config))
     experiment = _experiment(reader, bindings)
     folder = experiment.train.compilation_cache
     if folder and not trust and _CACHE not in reader.typed:
-        # JAX runs what it finds there, and whoever made the folder can know the names.
+        # JAX runs the programs in this folder, and their file names are predictable.
         raise UserError(
             f"{config}: {_CACHE} = {folder!r} holds compiled programs, which run as "
             f"code. Bind {_CACHE} on the command line, or add --trust (in Python: "
@@ -56,12 +61,18 @@ def load_experiment(
 def load_stored(
     config: os.PathLike, bindings: Sequence[str] = (), trust: bool = False
 ) -> Experiment:
-    """The experiment of a run directory's config.gin, of this version or an older one.
+    """Reads the config.gin of a run directory, of this version or an earlier one.
 
     Names and fields of earlier versions are translated silently. Without `trust`, the
-    user's own cache of compiled programs takes the place of one that the file names.
+    user's own folder of compiled programs replaces the one in the file.
 
-    Args and errors as in `load_experiment`.
+    Args:
+      config: the file.
+      bindings: strings "NAME=VALUE" that override the file's.
+      trust: allows the config to run code, as in `load_experiment`.
+
+    Raises:
+      UserError: as in `load_experiment`.
     """
     reader = _reader(trust)
     reader.read_stored(pathlib.Path(config))
@@ -73,11 +84,11 @@ def load_stored(
 
 
 class StoredConfig(NamedTuple):
-    """What a run directory's config.gin says, as text.
+    """The statements of a run directory's config.gin, as text.
 
     Attributes:
-      bindings: (configurable with its scope, field) → gin text of the value.
-      modules: Python modules that it imports.
+      bindings: maps (configurable with its scope, field) to the value's gin text.
+      modules: names of the Python modules that it imports.
     """
 
     bindings: dict[tuple[str, str], str]
@@ -85,12 +96,12 @@ class StoredConfig(NamedTuple):
 
 
 def read_stored(config: os.PathLike) -> StoredConfig:
-    """What a run directory's config.gin says; nothing is imported or built.
+    """Parses a run directory's config.gin without importing or building anything.
 
     Names and fields of earlier versions are translated, as in `load_stored`.
 
     Raises:
-      UserError: it cannot be read, or is not gin.
+      UserError: the file cannot be read or is not gin.
     """
     registry.register_rooms()
     path = pathlib.Path(config)
@@ -107,19 +118,33 @@ def read_stored(config: os.PathLike) -> StoredConfig:
 def load_data(
     config: str, bindings: Sequence[str] = (), trust: bool = False
 ) -> Data | ImageData:
-    """The data alone of a whole config, or of a file under configs/data/.
+    """Reads the data of a config, which may be a file under configs/data/.
 
-    It is what the config binds to experiment.data, or else `@data()`.
+    It is the value of `experiment.data` if the config binds it, else `@data()`.
+
+    Args and errors as in `load_experiment`.
     """
-    beside = pathlib.Path("data") / config
-    if not exists(config) and exists(str(beside)):
-        config = str(beside)
+    under_data = pathlib.Path("data") / config
+    if not exists(config) and exists(str(under_data)):
+        config = str(under_data)
     reader = _reader(trust)
-    reader.read_file(find(config, pathlib.Path.cwd()))
+    _read_config(reader, config)
     _read_bindings(reader, bindings)
     bound = reader.bindings.of((), "experiment").get("data")
     root = bound if isinstance(bound, Reference) else Reference((), "data")
     return _build(reader, root)
+
+
+def _read_config(reader: Reader, config: str) -> None:
+    """Reads a config, or the stored config of a run directory by its path."""
+    file = find(config, pathlib.Path.cwd())
+    # A run directory's config may be of an earlier version, and has to mean the same.
+    if file.name == "config.gin" and (
+        (file.parent / CHECKPOINTS).is_dir() or (file.parent / METRICS).is_file()
+    ):
+        reader.read_stored(file)
+    else:
+        reader.read_file(file)
 
 
 def _reader(trust: bool) -> Reader:

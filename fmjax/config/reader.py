@@ -1,6 +1,6 @@
-"""The statements of gin files and of the command line, bound one by one.
+"""Reading the statements of gin files and of the command line into bindings.
 
-Every name is checked as it is read, so that a mistake names its file and line.
+Every name is checked when it is read, so that an error names its file and line.
 """
 
 import importlib
@@ -23,17 +23,17 @@ from fmjax.config.statements import (
 )
 from fmjax.errors import UserError, nearest, suggest
 
-# What configs include, and how deep; the shipped ones are at most five deep.
-_MOST_FILES, _MOST_DEPTH = 1000, 50
+# Maximum number and depth of included files; the shipped ones are at most five deep.
+_MAX_FILES, _MAX_DEPTH = 1000, 50
 
 
 class Reader:
-    """Binds the statements of gin files in order, checking every name as it goes.
+    """Binds the statements of gin files in order and checks every name.
 
     Attributes:
-      bindings: what was bound so far.
-      modules: Python modules that were imported.
-      typed: fields that were bound on the command line, "OWNER.FIELD".
+      bindings: the values bound so far.
+      modules: names of the imported Python modules.
+      typed: maps "OWNER.FIELD" to the command-line binding that sets it.
     """
 
     def __init__(self, trust: bool):
@@ -42,14 +42,14 @@ class Reader:
         self.typed: dict[str, str] = {}
         self._trust = trust
         self._macros_used: dict[str, str] = {}
-        # Macros set on the command line, and in the user's own file: name → where.
+        # Macros set on the command line and in the user's own file: name → location.
         self._macros_typed: dict[str, str] = {}
         self._macros_own: dict[str, str] = {}
         self._including: list[pathlib.Path] = []
         self._files = 0
 
     def read_stored(self, path: pathlib.Path) -> None:
-        """Binds what a run directory's config says, of this version or an older one."""
+        """Binds the config of a run directory, of this version or an earlier one."""
         statements = []
         for statement in parse(read_text(path), str(path)):
             if isinstance(statement, Import):
@@ -60,19 +60,19 @@ class Reader:
             self._read(statement, path.parent)
 
     def read_file(self, path: pathlib.Path) -> None:
-        """Binds what a file, and those that it includes, say."""
+        """Binds the statements of a file and of the files that it includes."""
         if path in self._including:
             raise UserError(f"{path} includes itself.")
         self._including.append(path)
         self._files += 1
-        if self._files > _MOST_FILES or len(self._including) > _MOST_DEPTH:
+        if self._files > _MAX_FILES or len(self._including) > _MAX_DEPTH:
             raise UserError(
-                f"{self._including[0]} includes more than {_MOST_FILES} files, or more "
-                f"than {_MOST_DEPTH} in one another; expected fewer."
+                f"{self._including[0]} includes more than {_MAX_FILES} files or nests "
+                f"more than {_MAX_DEPTH}; expected fewer."
             )
         shipped = path.is_relative_to(configs_folder().resolve())
         own = len(self._including) == 1 and not shipped
-        # One by one: what a line imports, the next may name.
+        # Lazily, since a line may name a configurable of a module imported before it.
         for statement in parse(read_text(path), str(path)):
             self._read(statement, path.parent)
             if own and isinstance(statement, MacroDefinition):
@@ -90,7 +90,7 @@ class Reader:
             statements = list(parse(f"{name} = {value}", where, lines=False))
         except UserError:
             statements = []
-        if len(statements) != 1:  # The value is no gin, so a string.
+        if len(statements) != 1:  # The value is not a gin literal, so it is a string.
             statements = list(parse(f"{name} = {value!r}", where, lines=False))
         for statement in statements:
             self._read(statement, pathlib.Path.cwd())
@@ -100,7 +100,12 @@ class Reader:
                 self._macros_typed[statement.name] = binding
 
     def check_macros(self) -> None:
-        """Raises a UserError for a macro that is used and not set, or the reverse."""
+        """Checks that every macro is both set and used.
+
+        Raises:
+          UserError: a macro that is used is not set; or one that the user's own file or
+            the command line sets is not used.
+        """
         for name, where in self._macros_used.items():
             if name not in self.bindings.macros:
                 raise UserError(
@@ -115,10 +120,10 @@ class Reader:
                 raise UserError(f"{binding!r}: {self._nothing_reads(name)}")
 
     def check_read(self, build: Build) -> None:
-        """Raises a UserError for what was typed on the command line and nothing read.
+        """Checks that every binding of the command line has an effect.
 
-        A binding of a configurable that the experiment never makes does nothing, and
-        whoever typed it believes otherwise.
+        Raises:
+          UserError: a binding's configurable or macro was not used by the build.
         """
         for name, binding in self.typed.items():
             owner = name.split(".")[0]
@@ -131,25 +136,25 @@ class Reader:
         for name, binding in self._macros_typed.items():
             if name not in build.macros:
                 raise UserError(
-                    f"{binding!r}: what {self._macros_used[name]} binds to %{name} is "
-                    "not used by this experiment."
+                    f"{binding!r}: %{name} is used in {self._macros_used[name]}, but "
+                    "this experiment does not use that binding."
                 )
 
     def _nothing_reads(self, macro: str) -> str:
-        """Says so, with what may have been meant: another macro, or a field."""
+        """A sentence for an unused macro, with a suggestion: a macro or a field."""
         known = {name: name for name in self._macros_used}
         bound = {
             (owner, f) for (_, owner), fs in self.bindings.fields.items() for f in fs
         }
         owners = {owner for owner, _ in bound}
         every = {(owner, f) for owner in owners for f in registry.field_names(owner)}
-        # A field that the config binds is likelier meant than one that it does not.
+        # Fields that the config binds come first, as the likelier suggestions.
         for owner, field in (*sorted(bound), *sorted(every)):
             known.setdefault(field, f"{owner}.{field}")
         meant = nearest(macro, known)
         return (
-            f"no value refers to %{macro}, so {macro} changes nothing. Expected a "
-            "field, such as train.steps, or a macro that the config refers to."
+            f"no value refers to %{macro}, so {macro} has no effect. Expected a "
+            "field, such as train.steps, or a macro that the config uses."
             + (f" Did you mean {known[meant]!r}?" if meant else "")
         )
 
@@ -178,9 +183,9 @@ class Reader:
             module = importlib.import_module(statement.module)
         except ImportError as error:
             raise UserError(
-                f"{statement.where}: cannot import {statement.module!r}: {error}. It "
-                f"is looked for in {pathlib.Path.cwd()} and where Python's packages "
-                "are; expected to be run in the folder that holds it."
+                f"{statement.where}: cannot import {statement.module!r}: {error}. "
+                f"Expected it in the working directory {pathlib.Path.cwd()} or among "
+                "the installed Python packages."
             ) from None
         registry.register(module)
         self.modules.append(statement.module)
@@ -194,7 +199,7 @@ class Reader:
                 f"{n}.{f}" for n in registry.CLASSES for f in registry.field_names(n)
             ]
             raise UserError(
-                f"{where}: nothing is called {owner!r}."
+                f"{where}: there is no configurable {owner!r}."
                 + suggest(f"{owner}.{field}", names)
             )
         fields = registry.field_names(owner)
@@ -206,11 +211,13 @@ class Reader:
                 + suggest(field, fields)
                 + f" It has {', '.join(fields)}."
             )
+        if note := renamed.value_note(owner, field, statement.value):
+            raise UserError(f"{where}: {note}")
         self._check_value(f"{owner}.{field}", statement)
         self.bindings.bind(statement.scope, owner, field, statement.value)
 
     def _check_value(self, name: str, statement: Binding | MacroDefinition) -> None:
-        """Notes which macros are used; raises for references to nothing."""
+        """Records which macros are used and checks that references are known."""
         for value in leaves(statement.value):
             if isinstance(value, Macro):
                 self._macros_used.setdefault(value.name, statement.where)
@@ -226,20 +233,20 @@ class Reader:
                 raise UserError(f"{where}: @{value.name} is now called @{new}.")
             known, expected = [*registry.CLASSES], ""
             if isinstance(statement, Binding):
-                # Of another kind than the field takes, a name helps nobody.
+                # Suggest only configurables that the field accepts.
                 taken = reference.taken_by(statement.owner, statement.field)
                 names = ", ".join(f"@{taken_name}()" for taken_name in taken)
                 known, expected = taken, f" {name} takes {names}." if taken else ""
             raise UserError(
-                f"{where}: {value} refers to nothing.{suggest(value.name, known)}"
-                f"{expected}"
+                f"{where}: there is no configurable {value}."
+                f"{suggest(value.name, known)}{expected}"
             )
         if not value.called:
-            raise UserError(f"{where}: {name} = {value}: add (), as in {value}().")
+            raise UserError(f"{where}: {name} = {value}: expected {value}().")
 
 
 def _taken_by(owner: str) -> str:
-    """A clause on how an experiment comes to use a configurable, or ''."""
+    """A clause that names the fields that accept a configurable, or ''."""
     fields = reference.entry(owner).used_by
     if not fields:
         return ""
@@ -253,7 +260,11 @@ def _taken_by(owner: str) -> str:
 
 
 def read_text(path: pathlib.Path) -> str:
-    """The text of a gin file; a UserError where it cannot be read."""
+    """The text of a gin file.
+
+    Raises:
+      UserError: the file cannot be read or is not UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

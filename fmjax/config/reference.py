@@ -1,4 +1,4 @@
-"""The reference of every configurable, made from docstrings, fields and types.
+"""The reference of every configurable, generated from docstrings, fields and types.
 
 `fmjax help` and `fmjax list` print it; the documentation renders it as markdown.
 """
@@ -18,42 +18,45 @@ from fmjax.config.files import configs_folder, shipped_configs
 from fmjax.configurable import fields_of
 from fmjax.errors import UserError, suggest
 
-# Kind → what it is, and the modules that its configurables lie in. The first that fits
-# counts.
+# Kind → its description and the modules that define its configurables. The first kind
+# that fits counts.
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "objectives": ("what training minimizes", ("objectives",)),
+    "objectives": ("losses that training minimizes", ("objectives",)),
     "models": (
-        "and the towers that they consist of",
+        "models and the encoders that they are made of",
         ("models.language", "models.vision", "models.multimodal"),
     ),
-    "layers": ("sizes and choices inside models", ("models",)),
-    "optimizers": ("how gradients become updates", ("optim.optimizers",)),
-    "schedules": ("learning rates over steps", ("optim.schedules",)),
-    "sources": ("where texts and images are read from", ("data.sources",)),
-    "tokenizers": ("how text becomes tokens", ("data.tokenizers",)),
+    "layers": ("sizes and options of the layers of models", ("models",)),
+    "optimizers": ("update rules for the parameters", ("optim.optimizers",)),
+    "schedules": ("learning rates as functions of the step", ("optim.schedules",)),
+    "sources": ("datasets of texts and images", ("data.sources",)),
+    "tokenizers": ("tokenizers and their vocabularies", ("data.tokenizers",)),
     "corruptions": (
-        "what text becomes whenever it is read",
+        "random corruption of text each time it is read",
         ("data.text.corruption", "data.text.masking"),
     ),
     "augmentations": (
-        "what images become whenever they are read",
+        "random changes of images each time they are read",
         ("data.images.augment",),
     ),
-    "data": ("tasks, mixtures and how they become batches", ("data",)),
-    "evaluations": ("what a run finds out besides its loss", ("evaluation",)),
-    "run": ("what a run does besides", ("training", "sharding", "optim")),
+    "data": ("tasks, mixtures and batches", ("data",)),
+    "evaluations": ("measurements during a run besides the loss", ("evaluation",)),
+    "run": (
+        "steps, checkpoints, meshes, freezing and other settings of a run",
+        ("training", "sharding", "optim"),
+    ),
     "other": ("configurables of imported modules", ("",)),
 }
 CONFIGS = "configs"
 
-# Kinds that fields take whose types do not tell it.
+# Kinds that fields accept, by the field's name, where its type does not say.
 _KINDS_OF_FIELDS = {
     "objective": "objectives",
     "optimizer": "optimizers",
     "model": "models",
     "evaluations": "evaluations",
 }
-_WIDTH = 88  # columns of what is printed
+_WIDTH = 88  # columns of the printed text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +64,10 @@ class Field:
     """A field of a configurable.
 
     Attributes:
-      name: as gin binds it.
-      type: what it takes, in words.
+      name: the field's name in gin.
+      type: the values it accepts, as text.
       default: its gin text; None for a field that must be bound.
-      text: what its docstring says.
+      text: its entry in the docstring.
     """
 
     name: str
@@ -75,15 +78,15 @@ class Field:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What the reference says of a configurable.
+    """The reference entry of a configurable.
 
     Attributes:
-      name: as gin refers to it.
+      name: its gin name.
       kind: one of KINDS.
-      summary: the first sentence of its docstring.
-      text: the rest, without what it says of fields.
-      fields: in order.
-      used_by: fields of others that take it, "OWNER.FIELD".
+      summary: the first paragraph of its docstring.
+      text: the rest of the docstring, without the list of fields.
+      fields: its fields, in order.
+      used_by: fields of other configurables that accept it, "OWNER.FIELD".
       configs: shipped configs that bind it or refer to it.
     """
 
@@ -113,7 +116,7 @@ def names_of(kind: str) -> list[str]:
 
 
 def taken_by(owner: str, field: str) -> list[str]:
-    """The configurables that a field may refer to; none where it takes only literals.
+    """The configurables that a field accepts; empty if it accepts only literals.
 
     Raises:
       KeyError: there is no such field.
@@ -132,23 +135,24 @@ def taken_by(owner: str, field: str) -> list[str]:
 
 
 def entry(name: str) -> Entry:
-    """What the reference says of a configurable.
+    """The reference entry of a configurable.
 
     Raises:
-      KeyError: nothing is called so.
+      KeyError: there is no configurable of this name.
     """
     registry.register_rooms()
     cls = registry.CLASSES[name]
     text, _ = _split(inspect.cleandoc(cls.__doc__ or ""))
     summary, _, rest = text.partition("\n\n")
-    said: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if base.__module__.startswith("fmjax.") or base is cls:
-            said |= _split(inspect.cleandoc(base.__doc__ or ""))[1]
+            descriptions |= _split(inspect.cleandoc(base.__doc__ or ""))[1]
     fields = tuple(
-        Field(f.name, _takes(name, f.name), _default(f), said.get(f.name, ""))
+        Field(f.name, _takes(name, f.name), _default(f), descriptions.get(f.name, ""))
         for f in fields_of(cls)
-        if (name, f.name) != ("experiment", "modules")  # What `import` lines say.
+        # `import` lines set the modules, not bindings.
+        if (name, f.name) != ("experiment", "modules")
     )
     return Entry(
         name,
@@ -162,10 +166,10 @@ def entry(name: str) -> Entry:
 
 
 def help_text(name: str) -> str:
-    """What `fmjax help NAME` prints of a configurable, a field or a kind.
+    """The text of `fmjax help NAME` for a configurable, a field or a kind.
 
     Raises:
-      UserError: nothing is called so; it suggests what is.
+      UserError: the name is unknown; the message suggests the nearest one.
     """
     registry.register_rooms()
     if name in KINDS or name == CONFIGS:
@@ -174,8 +178,8 @@ def help_text(name: str) -> str:
     if owner not in registry.CLASSES:
         known = [*registry.CLASSES, *KINDS, CONFIGS]
         raise UserError(
-            f"{name!r} is no configurable.{suggest(owner, known)} `fmjax list` names "
-            "all of them."
+            f"there is no configurable {name!r}.{suggest(owner, known)} `fmjax list` "
+            "prints all of them."
         )
     found = entry(owner)
     if not field:
@@ -191,14 +195,17 @@ def help_text(name: str) -> str:
 
 
 def list_text(kind: str | None = None) -> str:
-    """What `fmjax list` prints: the names of a kind with a sentence each, or all kinds.
+    """The text of `fmjax list`: all names of a kind with a sentence each, or all kinds.
 
     Raises:
       UserError: there is no such kind.
     """
     if kind is None:
-        rows = [(k, f"{say}: {', '.join(names_of(k))}") for k, (say, _) in _kinds()]
-        rows.append((CONFIGS, f"{len(shipped_configs())} gin files that are shipped"))
+        rows = [
+            (kind, f"{description}: {', '.join(names_of(kind))}")
+            for kind, (description, _) in _kinds()
+        ]
+        rows.append((CONFIGS, f"{len(shipped_configs())} shipped gin files"))
     elif kind == CONFIGS:
         rows = [(name, _first_comment(name)) for name in shipped_configs()]
     elif kind in KINDS:
@@ -214,17 +221,17 @@ def list_text(kind: str | None = None) -> str:
 
 
 def reference_markdown() -> dict[str, str]:
-    """Page → markdown: one page a kind of configurables, and one of shipped configs.
+    """Maps page names to markdown: a page for each kind and one for the configs.
 
-    Pages are named by their kind, as in "optimizers", with no suffix.
+    A page is named like its kind, without a suffix: "optimizers".
     """
     pages = {}
-    for kind, (say, _) in _kinds():
-        parts = [f"# {kind.capitalize()}", f"{say.capitalize()}."]
+    for kind, (description, _) in _kinds():
+        parts = [f"# {kind.capitalize()}", f"{description.capitalize()}."]
         parts += [_markdown(entry(name)) for name in names_of(kind)]
         pages[kind] = "\n\n".join(parts) + "\n"
     rows = [f"| `{name}` | {_first_comment(name)} |" for name in shipped_configs()]
-    table = ["# Shipped configs", "", "| config | what it is |", "| --- | --- |", *rows]
+    table = ["# Shipped configs", "", "| config | content |", "| --- | --- |", *rows]
     pages[CONFIGS] = "\n".join(table) + "\n"
     return pages
 
@@ -234,7 +241,7 @@ def _kinds() -> list[tuple[str, tuple[str, tuple[str, ...]]]]:
 
 
 def _classes(hint: Any) -> Iterator[type]:
-    """The classes in a type of which configurables may be instances."""
+    """The classes of fmjax that occur in a type."""
     for part in typing.get_args(hint):
         yield from _classes(part)
     if isinstance(hint, type) and hint.__module__.startswith("fmjax."):
@@ -242,7 +249,7 @@ def _classes(hint: Any) -> Iterator[type]:
 
 
 def _takes(owner: str, field: str) -> str:
-    """What a field takes, in words, with the configurables that a class stands for."""
+    """The values a field accepts, as text; an abstract class as its configurables."""
     hint = typing.get_type_hints(registry.CLASSES[owner])[field]
     classes = list(_classes(hint))
     abstract = len(classes) == 1 and not hasattr(classes[0], "gin_name")
@@ -265,11 +272,11 @@ def _default(field: dataclasses.Field) -> str | None:
 
 
 def _split(doc: str) -> tuple[str, dict[str, str]]:
-    """A docstring without its list of attributes, and what that says of each."""
+    """A docstring without its list of attributes, and the text of each attribute."""
     before, found, after = doc.partition("Attributes:\n")
     if not found:
         return doc, {}
-    listed, said, names = True, {}, []
+    listed, texts, names = True, {}, []
     rest = []
     for line in after.splitlines():
         if line and not line.startswith(" "):
@@ -279,19 +286,19 @@ def _split(doc: str) -> tuple[str, dict[str, str]]:
             rest.append(line)
         elif head:
             names = re.split(", | and ", head[1])
-            said |= dict.fromkeys(names, head[2])
+            texts |= dict.fromkeys(names, head[2])
         elif line.strip():
-            said |= {name: f"{said[name]} {line.strip()}" for name in names}
-    return f"{before}{chr(10).join(rest)}".strip(), said
+            texts |= {name: f"{texts[name]} {line.strip()}" for name in names}
+    return f"{before}{chr(10).join(rest)}".strip(), texts
 
 
 @functools.cache
 def _users() -> dict[str, list[str]]:
-    """Configurable → fields of others that take it."""
+    """Maps a configurable to the fields of others that accept it."""
     users: dict[str, list[str]] = {}
     for owner, cls in sorted(registry.CLASSES.items()):
         for field in fields_of(cls):
-            # Not every objective takes every model: the shipped configs tell which.
+            # Not every objective accepts every model; the shipped configs show which.
             taken = [] if field.name == "model" else taken_by(owner, field.name)
             for name in taken:
                 users.setdefault(name, []).append(f"{owner}.{field.name}")
@@ -304,7 +311,7 @@ def _users() -> dict[str, list[str]]:
 
 @functools.cache
 def _configs() -> dict[str, list[str]]:
-    """Configurable → shipped configs that name it."""
+    """Maps a configurable to the shipped configs that name it."""
     found: dict[str, list[str]] = {}
     for config, text in _texts().items():
         named = re.findall(r"@(?:\w+/)*(\w+)\(\)|^(?:\w+/)*(\w+)\.\w+ *=", text, re.M)
@@ -315,7 +322,7 @@ def _configs() -> dict[str, list[str]]:
 
 @functools.cache
 def _texts() -> dict[str, str]:
-    """Shipped config → its text without comments."""
+    """Maps a shipped config to its text without comments."""
     return {
         config: re.sub(r"#.*", "", (configs_folder() / config).read_text("utf-8"))
         for config in shipped_configs()

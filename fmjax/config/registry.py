@@ -1,4 +1,4 @@
-"""Which classes a config can name."""
+"""The registry of configurable classes, by gin name."""
 
 import functools
 import importlib
@@ -13,15 +13,14 @@ ROOMS = (
     "models", "objectives", "optim", "data", "training", "sharding", "evaluation"
 )  # fmt: skip
 
-# Every class that a config can name, by that name.
+# Gin name → class.
 CLASSES: dict[str, type] = {}
-
 
 _REGISTERING = threading.RLock()
 
 
 def register_rooms() -> None:
-    """Makes fmjax's own configurable classes known, once."""
+    """Registers the configurable classes of fmjax; later calls do nothing."""
     with _REGISTERING:
         _register_rooms()
 
@@ -35,7 +34,11 @@ def _register_rooms() -> None:
 
 
 def register(module: types.ModuleType) -> None:
-    """Makes the module's configurable classes known."""
+    """Registers the configurable classes that a module defines.
+
+    Raises:
+      UserError: another class has the same gin name.
+    """
     for cls in vars(module).values():
         if not isinstance(cls, type) or "gin_name" not in vars(cls):
             continue
@@ -50,5 +53,5 @@ def register(module: types.ModuleType) -> None:
 
 
 def field_names(name: str) -> list[str]:
-    """The fields of a configurable."""
+    """Names of the fields of a configurable."""
     return [field.name for field in fields_of(CLASSES[name])]

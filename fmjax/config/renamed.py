@@ -1,7 +1,7 @@
-"""Names that configurables and their fields had in earlier versions.
+"""Earlier names of configurables, fields and shipped configs.
 
-Run directories written then still load (see `stored`); in anybody else's file, or on
-the command line, an old name is refused with the new one.
+Run directories of earlier versions still load (see `stored`). In any other file, and on
+the command line, an old name is an error that gives the new one.
 """
 
 CONFIGURABLES = {
@@ -16,8 +16,8 @@ FIELDS = {
     ("gpt", "positions_from_mask"): "positions_from_padding_mask",
 }
 
-# (configurable by its new name, old field) → what to write instead, where that is more
-# than another name. For stored configs a function in `stored.TRANSLATIONS` does it.
+# (configurable by its new name, old field) → what to write instead, for changes that
+# are more than a new name. `stored.TRANSLATIONS` makes these changes in stored configs.
 REPLACED: dict[tuple[str, str], str] = {
     ("train", "sample_prompt"): (
         "sample.prompt, with @sample() among experiment.evaluations"
@@ -25,6 +25,32 @@ REPLACED: dict[tuple[str, str], str] = {
     ("transformer", "rope_theta"): (
         "rotary.theta, with transformer.rotary = @rotary() (or None for no rotation)"
     ),
+    ("transformer", "num_experts"): (
+        "experts.number, with transformer.experts = @experts() (or None for a single "
+        "feed-forward layer)"
+    ),
+    ("transformer", "experts_per_token"): (
+        "experts.per_token, with transformer.experts = @experts()"
+    ),
+    ("transformer", "expert_capacity"): (
+        "experts.capacity, with transformer.experts = @experts()"
+    ),
+    ("transformer", "relative_buckets"): (
+        "relative_buckets.number, with transformer.position_bias = "
+        "@relative_buckets(), or disentangled.buckets, with @disentangled()"
+    ),
+    ("transformer", "relative_max_distance"): (
+        "relative_buckets.max_distance, with transformer.position_bias = "
+        "@relative_buckets(), or disentangled.max_distance, with @disentangled()"
+    ),
+}
+
+# (configurable, field, old value) → gin text of today's value.
+VALUES: dict[tuple[str, str, str], str] = {
+    ("transformer", "position_bias", "none"): "None",
+    ("transformer", "position_bias", "alibi"): "@alibi()",
+    ("transformer", "position_bias", "buckets"): "@relative_buckets()",
+    ("transformer", "position_bias", "disentangled"): "@disentangled()",
 }
 
 # Shipped files, without their ".gin".
@@ -42,7 +68,12 @@ CONFIGS = {
 
 
 def field_note(owner: str, field: str) -> str:
-    """A sentence on an old field of a configurable (by its new name), or ''."""
+    """A sentence that gives the new name of an old field, or ''.
+
+    Args:
+      owner: the new name of the configurable.
+      field: the old name of its field.
+    """
     if new := FIELDS.get((owner, field)):
         return f"{owner}.{field} is now called {owner}.{new}."
     if instead := REPLACED.get((owner, field)):
@@ -50,7 +81,14 @@ def field_note(owner: str, field: str) -> str:
     return ""
 
 
+def value_note(owner: str, field: str, value: object) -> str:
+    """A sentence on an old value of a field, or ''."""
+    new = VALUES.get((owner, field, value)) if isinstance(value, str) else None
+    name = f"{owner}.{field}"
+    return f"{name} = {value!r} is now written {name} = {new}." if new else ""
+
+
 def config_note(name: str) -> str:
-    """A sentence on an old name of a shipped config, or ''."""
+    """A sentence that gives the new name of a shipped config, or ''."""
     new = CONFIGS.get(name.removesuffix(".gin"))
     return f"{name!r} is now called {new + '.gin'!r}." if new else ""

@@ -1,4 +1,4 @@
-"""An experiment printed as gin, and compared with another field by field."""
+"""Printing an experiment as gin text, and comparing two field by field."""
 
 import math
 import typing
@@ -7,14 +7,14 @@ from fmjax.configurable import fields_of
 from fmjax.training.experiment import Experiment
 
 _HEADER = """\
-# A whole experiment: every field of everything that it is made of, defaults included.
-# `fmjax help NAME` explains one; NAME=VALUE on the command line binds another value."""
+# The whole experiment: every field of every configurable, defaults included.
+# `fmjax help NAME` explains a field; NAME=VALUE on the command line changes it."""
 
 
 def render(experiment: Experiment) -> str:
-    """The whole experiment as gin text, every default spelled out.
+    """The whole experiment as gin text, including all defaults.
 
-    `load_stored` reads it back to an equal one, whatever the defaults are by then.
+    `load_stored` reads the text as an equal experiment, even after defaults change.
     """
     lines = [_HEADER, *(f"import {module}" for module in experiment.modules)]
     block = None
@@ -27,10 +27,10 @@ def render(experiment: Experiment) -> str:
 
 
 def bindings_of(experiment: Experiment) -> dict[tuple[str, str], str]:
-    """(configurable, field) → gin value, for every field that the experiment has.
+    """Maps (configurable, field) to gin text, for every field of the experiment.
 
-    A configurable that occurs more than once with different values has a scope in its
-    name: "text_task_2/text_task".
+    If a configurable occurs several times with different values, all but the first get
+    a scope in their name: "text_task_2/text_task".
     """
     nodes = _nodes(experiment)
 
@@ -40,7 +40,7 @@ def bindings_of(experiment: Experiment) -> dict[tuple[str, str], str]:
         if isinstance(value, tuple):
             return f"({''.join(f'{format_value(v)}, ' for v in value).rstrip()})"
         if isinstance(value, float) and math.isinf(value):
-            return "1e999" if value > 0 else "-1e999"  # gin has no name for it.
+            return "1e999" if value > 0 else "-1e999"  # gin has no literal for it.
         return repr(value)
 
     return {
@@ -80,13 +80,15 @@ def _same(a, b) -> bool:
 def differences(
     old: Experiment, new: Experiment, runtime: bool = True
 ) -> list[tuple[str, str | None, str | None]]:
-    """(binding, old value, new value) wherever two experiments differ.
+    """The fields in which two experiments differ: (binding, old value, new value).
+
+    A value is None where an experiment has no such field.
 
     Args:
-      old: one experiment.
-      new: the other.
-      runtime: whether to report what may change when a run resumes: mesh, intervals and
-        paths, and train.steps where no schedule reads it.
+      old: the experiment before.
+      new: the experiment after.
+      runtime: whether to include fields that may change when a run resumes: mesh,
+        intervals and paths, and train.steps if no schedule depends on it.
     """
     was, now = bindings_of(old), bindings_of(new)
     runtime_fields = set() if runtime else _runtime_fields(old) | _runtime_fields(new)

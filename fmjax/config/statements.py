@@ -1,7 +1,7 @@
-"""Gin text parsed into statements, with nothing bound or built yet.
+"""Parsing gin text into statements.
 
-The language is gin's, read by gin's own parser; what statements mean is told by
-`reader` and `build`. So nothing is kept in gin's global state.
+gin's own parser reads the text; `reader` and `build` bind the statements and build
+configurables, so gin's global state is not used.
 """
 
 import dataclasses
@@ -14,17 +14,17 @@ from gin import config_parser
 
 from fmjax.errors import UserError
 
-# What gin's parser raises: its own errors, and those of Python's.
+# The exceptions of gin's parser: its own, and those of Python's parser.
 _SYNTAX_ERRORS = (SyntaxError, ValueError, RecursionError, tokenize.TokenError)
 
-# Python 3.11 counts the depth of literals for all threads together, and then refuses
-# them (github.com/python/cpython/issues/106905).
+# Python 3.11 counts the depth of literals across threads, so that parsing in several
+# threads at once can fail (github.com/python/cpython/issues/106905).
 _PARSING = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """`@SCOPES/NAME()`, or without parentheses where it is not `called`."""
+    """A reference `@SCOPES/NAME()`; without parentheses if `called` is False."""
 
     scopes: tuple[str, ...]
     name: str
@@ -36,7 +36,7 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True)
 class Macro:
-    """`%NAME`."""
+    """A macro used as a value, `%NAME`."""
 
     name: str
 
@@ -46,14 +46,14 @@ class Macro:
 
 @dataclasses.dataclass(frozen=True)
 class Binding:
-    """`SCOPE/OWNER.FIELD = VALUE`.
+    """A binding `SCOPE/OWNER.FIELD = VALUE`.
 
     Attributes:
       owner: name of a configurable.
       field: name of its field.
-      value: a Python literal in which References and Macros may stand.
-      scope: names with slashes between them; "" for none.
-      where: file and line, or command line, for errors.
+      value: a Python literal that may contain References and Macros.
+      scope: names separated by slashes; "" for none.
+      where: file and line, or command line, for error messages.
     """
 
     owner: str
@@ -65,7 +65,7 @@ class Binding:
 
 @dataclasses.dataclass(frozen=True)
 class MacroDefinition:
-    """`NAME = VALUE`."""
+    """The definition of a macro, `NAME = VALUE`."""
 
     name: str
     value: Any
@@ -74,7 +74,7 @@ class MacroDefinition:
 
 @dataclasses.dataclass(frozen=True)
 class Import:
-    """`import MODULE`."""
+    """An import of a Python module, `import MODULE`."""
 
     module: str
     where: str = ""
@@ -82,7 +82,7 @@ class Import:
 
 @dataclasses.dataclass(frozen=True)
 class Include:
-    """`include 'FILE'`."""
+    """An include of another gin file, `include 'FILE'`."""
 
     file: str
     where: str = ""
@@ -92,15 +92,15 @@ Statement = Binding | MacroDefinition | Import | Include
 
 
 def parse(text: str, source: str, lines: bool = True) -> Iterator[Statement]:
-    """The statements of gin text, in order.
+    """Parses gin text and yields its statements in order.
 
     Args:
-      text: of a file, or of one binding.
-      source: names the text in errors.
-      lines: whether errors also name the line.
+      text: the text of a file or of one binding.
+      source: name of the text for error messages.
+      lines: whether error messages also give the line.
 
     Raises:
-      UserError: the text is not gin.
+      UserError: the text is not valid gin.
     """
     try:
         parser = config_parser.ConfigParser(text, _Values())
@@ -127,7 +127,7 @@ def parse(text: str, source: str, lines: bool = True) -> Iterator[Statement]:
 
 
 def replace_values(value: Any, replace: Callable[[Any], Any]) -> Any:
-    """A value with `replace` applied to everything in it that is no container."""
+    """A value with `replace` applied to each of its `leaves`."""
     if isinstance(value, dict):
         return {
             replace_values(k, replace): replace_values(v, replace)
@@ -139,7 +139,7 @@ def replace_values(value: Any, replace: Callable[[Any], Any]) -> Any:
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """Everything in a value that is no container."""
+    """The parts of a value that are not dicts, lists or tuples."""
     if isinstance(value, dict):
         value = (*value.keys(), *value.values())
     if isinstance(value, (list, tuple)):
@@ -150,7 +150,7 @@ def leaves(value: Any) -> Iterator[Any]:
 
 
 def format_value(value: Any) -> str:
-    """A value as gin text, as `render` spells it."""
+    """A value as gin text, in the same format as `render`."""
     if isinstance(value, dict):
         items = (f"{format_value(k)}: {format_value(v)}" for k, v in value.items())
         return f"{{{', '.join(items)}}}"
@@ -160,7 +160,7 @@ def format_value(value: Any) -> str:
 
 
 class _Values(config_parser.ParserDelegate):
-    """Tells gin's parser what references and macros become."""
+    """Makes gin's parser return References and Macros."""
 
     def configurable_reference(self, scoped_configurable_name, evaluate):
         *scopes, name = scoped_configurable_name.split("/")

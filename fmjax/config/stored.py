@@ -1,8 +1,8 @@
-"""Stored configs of earlier versions, translated into today's.
+"""Translating the stored configs of earlier versions.
 
-A run directory's config.gin spells every field of every configurable, with neither
-macros nor includes. So an old name can be replaced by its new one, and a field that is
-absent is one that did not exist when the run was stored.
+A run directory's config.gin binds every field of every configurable and has neither
+macros nor includes. So old names can be replaced one by one, and a field that is not
+bound did not exist when the config was stored.
 """
 
 import dataclasses
@@ -19,15 +19,15 @@ from fmjax.config.statements import (
     replace_values,
 )
 
-# (configurable, field) → gin text of what the field would have been in runs stored
-# before it existed, where that is not its default.
+# (configurable, field) → gin text of the value that describes runs stored before the
+# field existed, if that is not the field's default.
 STORED_DEFAULTS: dict[tuple[str, str], str] = {
     ("text_files", "split"): "'tail'",
 }
 
 
 def _list_evaluations(bindings: list[Binding]) -> list[Binding]:
-    """`train.sample_prompt` as `sample.prompt`, beside what every run evaluated."""
+    """Replaces `train.sample_prompt` by `sample.prompt` and lists the evaluations."""
     found = [b for b in bindings if (b.owner, b.field) == ("train", "sample_prompt")]
     if not found:
         return bindings
@@ -43,7 +43,7 @@ def _list_evaluations(bindings: list[Binding]) -> list[Binding]:
 
 
 def _nest_rotary(bindings: list[Binding]) -> list[Binding]:
-    """`transformer.rope_theta` as `transformer.rotary = @rotary()` with its theta."""
+    """Replaces `transformer.rope_theta` by `transformer.rotary` and `rotary.theta`."""
     translated = []
     for binding in bindings:
         if (binding.owner, binding.field) != ("transformer", "rope_theta"):
@@ -59,17 +59,94 @@ def _nest_rotary(bindings: list[Binding]) -> list[Binding]:
     return translated
 
 
-# For each change that is more than a name: a function from the bindings of a whole
-# stored config, in today's names, to those that mean the same today. They are applied
-# in order, and leave a config as it is that needs no change.
+# Old value of `transformer.position_bias` → the configurable that replaces it, and its
+# fields by their old names in `transformer`.
+_POSITION_BIASES: dict[str, tuple[str, dict[str, str]]] = {
+    "alibi": ("alibi", {}),
+    "buckets": (
+        "relative_buckets",
+        {"relative_buckets": "number", "relative_max_distance": "max_distance"},
+    ),
+    "disentangled": (
+        "disentangled",
+        {"relative_buckets": "buckets", "relative_max_distance": "max_distance"},
+    ),
+}
+_EXPERTS = {
+    "num_experts": "number",
+    "experts_per_token": "per_token",
+    "expert_capacity": "capacity",
+}
+
+
+def _nest_experts(bindings: list[Binding]) -> list[Binding]:
+    """Replaces `transformer.num_experts` and related fields by `@experts()`."""
+    found = {
+        b.scope: (b.value is not None, "experts", _EXPERTS)
+        for b in bindings
+        if (b.owner, b.field) == ("transformer", "num_experts")
+    }
+    return _nest(bindings, "experts", found, {*_EXPERTS})
+
+
+def _nest_position_bias(bindings: list[Binding]) -> list[Binding]:
+    """Replaces a name in `transformer.position_bias` by a configurable."""
+    found = {
+        b.scope: (b.value != "none", *_POSITION_BIASES.get(b.value, ("", {})))
+        for b in bindings
+        if (b.owner, b.field) == ("transformer", "position_bias")
+        and isinstance(b.value, str)
+    }
+    old = {"position_bias", "relative_buckets", "relative_max_distance"}
+    return _nest(bindings, "position_bias", found, old)
+
+
+def _nest(
+    bindings: list[Binding],
+    field: str,
+    found: dict[str, tuple[bool, str, dict[str, str]]],
+    old: set[str],
+) -> list[Binding]:
+    """Moves fields of `transformer` to a configurable.
+
+    Args:
+      bindings: bindings of a stored config.
+      field: field of `transformer` for the configurable.
+      found: maps each scope with the old fields to: whether there is such a
+        configurable, its name, and its fields by old name.
+      old: old fields, which are removed.
+    """
+    translated, seen = [], set()
+    for binding in bindings:
+        scope = binding.scope
+        is_old = binding.owner == "transformer" and binding.field in old
+        if not is_old or scope not in found:
+            translated.append(binding)
+            continue
+        exists, part, names = found[scope]
+        if scope not in seen:
+            seen.add(scope)
+            value = Reference(tuple(filter(None, scope.split("/"))), part)
+            value = value if exists else None
+            translated.append(dataclasses.replace(binding, field=field, value=value))
+        if exists and (new := names.get(binding.field)):
+            translated.append(dataclasses.replace(binding, owner=part, field=new))
+    return translated
+
+
+# For each change that is more than a new name: a function from the bindings of a whole
+# stored config, with current names, to the current equivalent. They are applied in
+# order and do not change a config that is already current.
 TRANSLATIONS: list[Callable[[list[Binding]], list[Binding]]] = [
     _list_evaluations,
     _nest_rotary,
+    _nest_experts,
+    _nest_position_bias,
 ]
 
 
 def translate(statements: list[Statement]) -> list[Statement]:
-    """The statements of a stored config in today's names and fields."""
+    """The statements of a stored config with current names and fields."""
     bindings = [_renamed(s) for s in statements if isinstance(s, Binding)]
     others = [s for s in statements if not isinstance(s, Binding)]
     for translation in TRANSLATIONS:
@@ -93,14 +170,14 @@ def _renamed(binding: Binding) -> Binding:
 
 
 def _name(name: str) -> str:
-    # What somebody's own code calls so comes first.
+    # A configurable of a user's module may have the old name.
     if name in registry.CLASSES:
         return name
     return renamed.CONFIGURABLES.get(name, name)
 
 
 def _absent(bindings: list[Binding]) -> list[Binding]:
-    """Fields that the config does not spell, as they were before they existed."""
+    """Bindings from STORED_DEFAULTS for fields that the config does not bind."""
     referred = [
         ("/".join(value.scopes), value.name)
         for binding in bindings
@@ -108,11 +185,11 @@ def _absent(bindings: list[Binding]) -> list[Binding]:
         if isinstance(value, Reference)
     ]
     blocks = dict.fromkeys([(b.scope, b.owner) for b in bindings] + referred)
-    spelled = {(b.scope, b.owner, b.field) for b in bindings}
+    bound = {(b.scope, b.owner, b.field) for b in bindings}
     added = []
     for scope, owner in blocks:
         for (name, field), text in STORED_DEFAULTS.items():
-            if name == owner and (scope, owner, field) not in spelled:
+            if name == owner and (scope, owner, field) not in bound:
                 (default,) = parse(f"{owner}.{field} = {text}", "STORED_DEFAULTS")
                 added.append(dataclasses.replace(default, scope=scope))
     return added

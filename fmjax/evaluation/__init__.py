@@ -1,1 +1,1 @@
-"""Measuring a trained run, and comparing runs."""
+"""Evaluations during a run, measurements of a trained run, and comparing runs."""

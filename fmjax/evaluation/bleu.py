@@ -19,7 +19,7 @@ from fmjax.inference.prompts import encode
 from fmjax.run import directory as run_dirs
 from fmjax.sharding.mesh import MeshConfig
 
-# Of a translation over its source (Vaswani et al. 2017, section 6.1).
+# Maximum tokens of a translation beyond its source (Vaswani et al. 2017, section 6.1).
 _MORE_TOKENS = 50
 
 
@@ -33,55 +33,56 @@ def bleu_of_run(
     length_penalty: float = 0.6,
     max_tokens: int | None = None,
 ) -> dict[str, float | int | str]:
-    """Translates the validation split's sources and compares with its targets.
+    """Translates the sources of the validation split and scores the translations.
 
-    What was read, written and expected is kept, a line a pair, in the run directory:
-    bleu/STEP-…/{sources,hypotheses,references}.txt.
+    Sources, translations and references are stored in the run directory, one line for
+    each pair: bleu/STEP-…/{sources,hypotheses,references}.txt.
 
     Args:
-      run_dir: the run directory, of an encoder-decoder.
-      step: of the checkpoint; None for the newest.
-      bindings: "NAME=VALUE" over the stored config's data, mesh and batch size.
-      trust: the stored config may import code.
-      beams: see `fmjax.inference.beam_search`; 1 is greedy.
-      length_penalty: likewise; both as Vaswani et al. 2017 have them.
-      max_tokens: of a translation; 50 more than the longest source if not given, as far
-        as the model goes.
+      run_dir: the run directory of an encoder-decoder.
+      step: step of the checkpoint; None for the newest.
+      bindings: "NAME=VALUE" bindings of data, mesh and batch size, which override the
+        stored config.
+      trust: whether the stored config may import code.
+      beams: number of beams, see `fmjax.inference.beam_search`; 1 is greedy.
+      length_penalty: length penalty; both defaults are those of Vaswani et al. 2017.
+      max_tokens: maximum tokens of a translation; if None, 50 more than the longest
+        source, limited by the model's length.
 
     Returns:
-      "step", "bleu" from 0 to 100, "bleu_signature", sacrebleu's own, "bleu_pairs", how
-      many there are, and "bleu_files", the folder.
+      "step"; "bleu", from 0 to 100; "bleu_signature", sacrebleu's signature;
+      "bleu_pairs", the number of pairs; "bleu_files", the folder of the files.
 
     Raises:
-      UserError: sacrebleu is not installed, the data has no pairs, or the model reads
-        and writes one text only.
+      UserError: sacrebleu is not installed, the data has no pairs, or the model is not
+        an encoder-decoder.
     """
     sacrebleu = _import_sacrebleu()
     folder = pathlib.Path(run_dir).expanduser().absolute()
     experiment = run_dirs.stored_experiment(folder, trust, bindings)
     if experiment.data is None:
         raise UserError(
-            f"{folder} has no data to translate (it was imported); bind "
-            "experiment.data=@data() and data.train=…."
+            f"{folder}: experiment.data = None (an imported run has no data); expected "
+            "pairs to translate. Bind experiment.data=@data() and data.train=…."
         )
     model = experiment.objective.model
     if not isinstance(decoder_of(model), SourceDecoder):
         raise UserError(
-            f"BLEU compares translations, which @{model.gin_name}() does not write; "
+            f"BLEU needs translations, which @{model.gin_name}() cannot generate; "
             "expected an encoder-decoder, such as @seq2seq()."
         )
     pairs = text_pairs(experiment.data)
     if not pairs:
         raise UserError("The validation split of experiment.data has no pairs.")
-    meant = any(binding.startswith("mesh.") for binding in bindings)
-    mesh = experiment.mesh if meant else MeshConfig()
+    mesh_is_bound = any(binding.startswith("mesh.") for binding in bindings)
+    mesh = experiment.mesh if mesh_is_bound else MeshConfig()
     run = load(folder, step=step, mesh=mesh, trust=trust)
     sources, references = ([_line(text) for text in side] for side in zip(*pairs))
     size = experiment.train.eval_batch_size or experiment.train.batch_size
     hypotheses = _translate(run, sources, size, beams, length_penalty, max_tokens)
     options = f"beams{beams}-penalty{length_penalty:g}"
     digest = xxhash.xxh3_64_hexdigest("\n".join(sources + references).encode())[:8]
-    # Another split's translations lie beside these.
+    # The digest separates the translations of different splits.
     place = folder / "bleu" / f"{run.step}-{options}-{digest}"
     if jax.process_index() == 0:
         place.mkdir(parents=True, exist_ok=True)
@@ -110,7 +111,7 @@ def _translate(
     length_penalty: float,
     max_tokens: int | None,
 ) -> list[str]:
-    """One text for each, in batches of sources of like lengths."""
+    """Translates each source, in batches of sources of similar lengths."""
     limit = run.model.max_length
     lengths = [len(encode(run, source)) for source in sources]
     if max_tokens is None:
@@ -122,7 +123,7 @@ def _translate(
     starts = range(0, len(order), batch_size)
     for start in track(starts, "translating", console=console, disable=silent):
         rows = order[start : start + batch_size]
-        # The last batch is filled: a batch of fewer rows would compile anew.
+        # The last batch is padded, since another batch size would compile again.
         filled = rows + rows[:1] * (batch_size - len(rows))
         texts = beam_search(
             run,
@@ -137,7 +138,7 @@ def _translate(
 
 
 def _line(text: str) -> str:
-    """Without line breaks: files have a text a line."""
+    """A text without line breaks, since files have one text in each line."""
     return " ".join(text.splitlines())
 
 
@@ -146,7 +147,7 @@ def _import_sacrebleu() -> types.ModuleType:
         import sacrebleu
     except ImportError as error:
         raise UserError(
-            f"BLEU needs sacrebleu ({error}); expected it installed, as by pip install "
-            "'fmjax[eval]'."
+            f"BLEU needs sacrebleu, which is not installed ({error}). Install it with "
+            "pip install 'fmjax[eval]'."
         ) from error
     return sacrebleu

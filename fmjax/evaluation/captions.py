@@ -1,4 +1,4 @@
-"""What a captioner writes of images whose classes are known."""
+"""Accuracy of generated captions for images with known classes."""
 
 import re
 from collections.abc import Sequence
@@ -10,33 +10,33 @@ from fmjax.inference.generate import generate
 
 
 def captions(images: ImageRun) -> dict[str, float]:
-    """How often the caption of an image, written greedily, names its class.
+    """Share of greedy captions that name the class of their image.
 
-    A caption is right that has the name of the image's class in it, as words of their
-    own, and that of no other class.
+    A caption is right if it contains the name of the image's class as whole words, and
+    the name of no other class.
 
     Args:
-      images: of a model that writes captions, and of data with classes.
+      images: a run of a captioner, with data that has classes.
 
     Returns:
-      "captions_right": share of the validation split's images.
+      "captions_right": share of the images of the validation split.
 
     Raises:
-      UserError: the model writes no captions, or the data has no classes.
+      UserError: the model generates no captions, or the data has no classes.
     """
     model, names = images.run.model, images.data.class_names()
     decoder = decoder_of(model)
     if not isinstance(decoder, ImageDecoder):
         raise UserError(
-            f"@{model.gin_name}() writes no captions; expected a model that does, such "
-            "as @coca()."
+            f"@{model.gin_name}() generates no captions; expected a model that does, "
+            "such as @coca()."
         )
     if not names:
         raise UserError(
-            "Right captions are known by classes, and the images of experiment.data "
-            "have none."
+            "Captions are judged by the classes of images, but the images of "
+            "experiment.data have none; expected a source with labels."
         )
-    # What a caption begins with is the model's start_id, or its BOS and one of its own.
+    # A caption starts with one token: the model's start_id, or BOS.
     longest = min(images.data.caption_length, decoder.room(1))
     right, rows = 0, 0
     for batch in images.batches("validation"):
@@ -55,7 +55,7 @@ def captions(images: ImageRun) -> dict[str, float]:
 
 
 def named(text: str, names: Sequence[str]) -> set[str]:
-    """The classes that a text names; of "hot dog" and "dog" the longer one alone."""
+    """The classes that a text names; "hot dog" does not also name "dog"."""
     longest_first = sorted(names, key=len, reverse=True)
     either = "|".join(re.escape(name) for name in longest_first)
     return set(re.findall(rf"(?<!\w)(?:{either})(?!\w)", text))

@@ -1,4 +1,4 @@
-"""Runs side by side: a table of figures, what differs in their configs, and curves."""
+"""Comparing runs: a table of results, the differences of the configs, and curves."""
 
 import dataclasses
 import math
@@ -23,9 +23,9 @@ from fmjax.training.reporting import metrics
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# A legend names this many differences of a run at most; the table has all of them.
+# Maximum number of differences of a run in the legend; the table has all of them.
 _LEGEND_DIFFERENCES = 3
-_PLAIN_WIDTH = 160  # columns of the table where there is no terminal to ask
+_PLAIN_WIDTH = 160  # columns of the table if the output is not a terminal
 
 
 def compare(
@@ -34,17 +34,17 @@ def compare(
     metric: str = "loss",
     trust: bool = False,
 ) -> None:
-    """Prints what runs reached and how their configs differ, and draws their curves.
+    """Prints the results of runs and the differences of their configs; draws curves.
 
     Args:
-      run_dirs: the run directories; configs are compared with the first one's.
-      picture: the image to write, whose suffix tells the format; None writes none.
-      metric: drawn over steps, as metrics.jsonl names it.
-      trust: the stored configs may import code. Without, the config of a run with own
-        code is compared as the text that was stored.
+      run_dirs: the run directories.
+      picture: the image file to write; its suffix selects the format. None for none.
+      metric: name of the metric to draw, as in metrics.jsonl.
+      trust: whether the stored configs may import code. If not, a config that imports
+        code is compared as the stored text.
 
     Raises:
-      UserError: for a directory without metrics, or a metric that nobody logged.
+      UserError: a directory has no metrics, or a run has not logged the metric.
     """
     runs = _read(run_dirs, trust)
     figure = None if picture is None else _draw(runs, metric)
@@ -62,33 +62,40 @@ def compare(
         pathlib.Path(picture).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(picture, dpi=150)
     except (OSError, ValueError) as error:
-        raise UserError(f"--plot {picture}: cannot be written: {error}.") from None
+        raise UserError(f"--plot {picture} cannot be written: {error}.") from None
     console.print(f"curves of {metric}: {picture}", markup=False)
 
 
 def curves(
     run_dirs: Sequence[str | os.PathLike], metric: str = "loss", trust: bool = False
 ) -> "Figure":
-    """The curves of runs over steps, or where their batches differ, tokens or images.
+    """Draws the curves of runs over steps.
 
-    Runs that count in other units (tokens, images, pairs) have axes of their own: a
-    loss of one is no loss of the other.
+    If the batch sizes differ, curves are drawn over tokens or images. Runs with other
+    units (tokens, images, pairs) get separate axes, since their losses cannot be
+    compared.
 
-    Args and errors as in `compare`.
+    Args:
+      run_dirs: the run directories.
+      metric: name of the metric to draw, as in metrics.jsonl.
+      trust: whether the stored configs may import code.
+
+    Raises:
+      UserError: as in `compare`.
     """
     return _draw(_read(run_dirs, trust), metric)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """A run as its directory tells of it.
+    """A run directory that is compared.
 
     Attributes:
-      label: what it is called here.
+      label: name of the run in tables and legends.
       file: its metrics.jsonl.
-      lines: of that file.
-      bindings: "OWNER.FIELD" → gin text.
-      note: says why bindings are those that were stored, where they are.
+      lines: the lines of that file.
+      bindings: maps "OWNER.FIELD" to gin text.
+      note: why the stored text of the config is compared; "" if it is not.
     """
 
     label: str
@@ -101,7 +108,7 @@ class _Run:
         return [line for line in self.lines if line["split"] == name]
 
     def series(self, split: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and values where the metric was logged; NaN where it was not finite."""
+        """(steps, values) of a metric; values that were not finite are NaN."""
         lines = [line for line in self.split(split) if metric in line]
         return (
             np.array([line["step"] for line in lines], np.int64),
@@ -110,7 +117,7 @@ class _Run:
 
     @property
     def unit(self) -> str:
-        """What it counts: the loss is a mean over these."""
+        """The unit over which the loss is averaged, such as "tokens"."""
         logged = {name for line in self.split("train") for name in line}
         return next((unit for unit in UNITS if unit in logged), "steps")
 
@@ -120,7 +127,7 @@ class _Run:
 
     @property
     def seconds(self) -> float:
-        """Time in steps and evaluations, compiling included; not loading and saving."""
+        """Seconds of steps, compilation and evaluations; not of loading and saving."""
         total, before = 0.0, 0
         for line in self.split("train"):
             total += line["step_seconds"] * (line["step"] - before)
@@ -138,18 +145,19 @@ def _read(directories: Sequence[str | os.PathLike], trust: bool) -> list[_Run]:
             lines = metrics.read(folder)
         except OSError as error:
             raise UserError(
-                f"{file}: cannot be read ({error.strerror}); is this a trained run?"
+                f"{file} cannot be read: {error.strerror}; expected the directory of a "
+                "trained run."
             ) from None
         if not lines:
-            raise UserError(f"{file} has no lines yet: the run has logged no step.")
+            raise UserError(f"{file} is empty: the run has not logged a step yet.")
         runs.append(_Run(label, file, lines, bindings, note))
     return runs
 
 
 def _labels(folders: list[pathlib.Path]) -> list[str]:
-    """The last names of paths, as many of them as tell the folders apart."""
-    most = max(len(folder.parts) for folder in folders)
-    for count in range(1, most + 1):
+    """The shortest ends of the paths that distinguish the folders."""
+    longest = max(len(folder.parts) for folder in folders)
+    for count in range(1, longest + 1):
         labels = ["/".join(folder.parts[-count:]) for folder in folders]
         if len({*labels}) == len({*folders}):
             break
@@ -157,18 +165,19 @@ def _labels(folders: list[pathlib.Path]) -> list[str]:
 
 
 def _stored_bindings(folder: pathlib.Path, trust: bool) -> tuple[dict[str, str], str]:
-    """A run's bindings, and why they are no more than what was stored, or ''.
+    """(bindings of a run, note why only the stored text is compared or '').
 
     Raises:
-      UserError: it is no run directory.
+      UserError: the folder is not a run directory.
     """
     stored = stored_config(folder)
     note = ""
     try:
         bindings = bindings_of(stored_experiment(folder, trust))
     except UserError as error:
-        # Of a run with own code, or of a version that is too old or too new.
-        bindings, note = stored.bindings, f"{folder}: compared as stored: {error}"
+        # The run imports code, or is of a version that is too old or too new.
+        note = f"{folder}: the stored text of the config is compared: {error}"
+        bindings = stored.bindings
     return {".".join(key): value for key, value in bindings.items()}, note
 
 
@@ -191,7 +200,7 @@ def _figures(runs: list[_Run]) -> Table:
         if np.isfinite(losses).any():
             lowest = int(np.nanargmin(losses))
             best = f"{losses[lowest]:.4f} at {steps[lowest]}"
-        # The median: a first step compiles, and a machine has other things to do.
+        # The median, since the first step compiles and other processes may interfere.
         speed = [line.get(f"{run.unit}_per_second") for line in run.split("train")]
         speed = [value for value in speed if value is not None]
         table.add_row(
@@ -216,28 +225,28 @@ def _bindings(runs: list[_Run]) -> Table | str:
     for run in runs:
         table.add_column(run.label, overflow="fold")
     for name in names:
-        # "—": a run whose experiment has no such binding.
+        # "—" if the run's experiment has no such field.
         table.add_row(name, *(run.bindings.get(name, "—") for run in runs))
     return table
 
 
 def _differing(runs: list[_Run]) -> list[str]:
-    """Bindings that are not the same in all runs."""
+    """Names of the bindings that are not equal in all runs."""
     names = {name for run in runs for name in run.bindings}
     return [n for n in sorted(names) if len({run.bindings.get(n) for run in runs}) > 1]
 
 
 def _draw(runs: list[_Run], metric: str) -> "Figure":
-    # Here, because it takes a second that nothing else in this room needs. No pyplot:
-    # a figure of its own is never shown or kept by anyone else.
+    # Imported here, since it takes a second. Without pyplot, no global state keeps the
+    # figure.
     from matplotlib.figure import Figure
 
     for run in runs:
         known = {name for line in run.lines for name in line} - {"step", "split"}
         if metric not in known:
             raise UserError(
-                f"{run.file} has no metric {metric!r}.{suggest(metric, known)} It has "
-                f"{', '.join(sorted(known))}."
+                f"{run.file} has no metric {metric!r}.{suggest(metric, known)} "
+                f"Expected one of {', '.join(sorted(known))}."
             )
     units = list(dict.fromkeys(run.unit for run in runs))
     size = (7.5, 4.8 * len(units))
@@ -258,13 +267,13 @@ def _draw(runs: list[_Run], metric: str) -> "Figure":
     figure.axes[0].set_title(
         "thin: training, thick: validation", fontsize=9, color="0.35"
     )
-    # Below the axes, where no curve can run under it.
+    # Below the axes, where it covers no curve.
     figure.legend(handles=handles, loc="outside lower left", frameon=False, fontsize=9)
     return figure
 
 
 def _draw_run(axes, run: _Run, metric: str, scale: float, color: str):
-    """Draws one run's curves; returns the line that stands for it in the legend."""
+    """Draws the curves of one run; returns the line for the legend."""
     steps, values = run.series("train", metric)
     thin = {"color": color, "linewidth": 0.9, "alpha": 0.6}
     (line,) = axes.plot(steps * scale, values, **thin)
@@ -278,26 +287,26 @@ def _draw_run(axes, run: _Run, metric: str, scale: float, color: str):
 def _legend(run: _Run, runs: list[_Run]) -> str:
     names = _differing(runs)
     names = [name for name in names if _changes_results(name)] or names
-    said = [
+    shown = [
         f"{name} = {run.bindings[name]}"
         for name in names[:_LEGEND_DIFFERENCES]
         if name in run.bindings
     ]
     if len(names) > _LEGEND_DIFFERENCES:
-        said.append("…")
-    return f"{run.label}: {', '.join(said)}" if said else run.label
+        shown.append("…")
+    return f"{run.label}: {', '.join(shown)}" if shown else run.label
 
 
 def _changes_results(binding: str) -> bool:
-    """Whether a binding tells what a run computes, or what it reads."""
+    """Whether a binding affects what a run computes or which data it reads."""
     owner, field = binding.rsplit("/", 1)[-1].split(".")
     if owner not in CLASSES:
         return True
-    told = {f.name: f.metadata for f in fields_of(CLASSES[owner])}.get(field, {})
-    # A path of what is read tells runs apart; where caches lie does not.
-    if told.get("path"):
+    metadata = {f.name: f.metadata for f in fields_of(CLASSES[owner])}.get(field, {})
+    # Paths of datasets matter; folders of caches do not.
+    if metadata.get("path"):
         return owner not in ("data", "images", "train")
-    return not told.get("runtime")
+    return not metadata.get("runtime")
 
 
 def _last(values: np.ndarray) -> str:

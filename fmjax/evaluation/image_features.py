@@ -1,4 +1,4 @@
-"""What an image encoder makes of a split of a run's data, as arrays for any measure."""
+"""Features of an image encoder for a split of a run's data."""
 
 import dataclasses
 import os
@@ -23,15 +23,16 @@ from fmjax.sharding.mesh import MeshConfig
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """Rows of a split, bad ones left out.
+    """Features of the rows of a split, without corrupt rows.
 
     Attributes:
-      vectors: of each image what stands for it, `pooled`.
-      images: embeddings of the images, of two towers.
-      labels: classes, where the data has them.
-      texts: embeddings of the images' own captions, where run and data have them.
-      captions: their tokens.
-      pictures: a digest of each image: one with several captions has a row for each.
+      vectors: pooled features of the images, float32 [N, D].
+      images: image embeddings of a model with two encoders, float32 [N, E], or None.
+      labels: classes, int32 [N]; None if the data has none.
+      texts: embeddings of the captions, float32 [N, E]; None without captions.
+      captions: tokens of the captions, int32 [N, T]; None without captions.
+      pictures: digests of the images, uint64 [N], which identify the rows of an image
+        with several captions; None without captions.
     """
 
     vectors: Float[np.ndarray, "N D"]
@@ -44,12 +45,12 @@ class Features:
 
 @dataclasses.dataclass(frozen=True)
 class ImageRun:
-    """A run of an image encoder beside its data.
+    """A run of an image encoder with its data.
 
     Attributes:
       run: the loaded run, on all devices.
-      data: its images, neither augmented nor in views.
-      batch_size: images that are encoded at once.
+      data: its images, without augmentation and views.
+      batch_size: number of images encoded at once.
     """
 
     run: Run
@@ -57,7 +58,7 @@ class ImageRun:
     batch_size: int
 
     def features(self, split: str) -> Features:
-        """Encodes a split once, in order."""
+        """The features of a split, in order."""
         found: dict[str, list[np.ndarray]] = {}
         for batch in self.batches(split):
             for name, rows in self._encode(batch).items():
@@ -67,7 +68,7 @@ class ImageRun:
         return Features(**{name: arrays.get(name) for name in names})
 
     def batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:
-        """A split once, in order; the last batch is filled by rows of weight 0."""
+        """One pass over a split, in order; rows of weight 0 fill the last batch."""
         size = self.batch_size + -self.batch_size % self.run.row_multiple
         batches = self.data.eval_batches(size, range(size), split=split)
         silent = jax.process_index() != 0 or not Console(stderr=True).is_terminal
@@ -81,16 +82,17 @@ class ImageRun:
         batches.close()
 
     def _encode(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        towers = isinstance(self.run.model, EmbedsImagesAndTexts)
-        read = {"images": batch["images"]}
-        if towers and "tokens" in batch:
-            read |= {
+        two_encoders = isinstance(self.run.model, EmbedsImagesAndTexts)
+        inputs = {"images": batch["images"]}
+        if two_encoders and "tokens" in batch:
+            inputs |= {
                 "tokens": batch["tokens"],
                 "padding_mask": batch["padding_mask"],
             }
-        out = self.run(**read)
-        rows = {"vectors": np.asarray(out["image_pooled" if towers else "pooled"])}
-        if towers:
+        out = self.run(**inputs)
+        pooled = "image_pooled" if two_encoders else "pooled"
+        rows = {"vectors": np.asarray(out[pooled])}
+        if two_encoders:
             rows["images"] = np.asarray(out["image_embeddings"])
         if "text_embeddings" in out:
             rows["texts"] = np.asarray(out["text_embeddings"])
@@ -109,26 +111,26 @@ def load_images(
     bindings: Sequence[str] = (),
     trust: bool = False,
 ) -> ImageRun:
-    """A run and its images, for the measures of this room.
+    """Loads a run and its images, for the measurements in `image_measures`.
 
     Args:
       run_dir: the run directory.
-      step: of the checkpoint; None for the newest.
-      bindings: "NAME=VALUE" over the stored config's data and batch size; what they
-        leave open of the preprocessing is an imported run's own.
-      trust: the stored config may import code.
+      step: step of the checkpoint; None for the newest.
+      bindings: "NAME=VALUE" bindings of data and batch size, which override the stored
+        config. Preprocessing that is not bound is that of an imported run.
+      trust: whether the stored config may import code.
 
     Raises:
-      UserError: for data without images or with another tokenizer than the run's, or a
-        model that does not encode images.
+      UserError: the data has no images or another tokenizer than the run, or the model
+        does not encode images.
     """
     folder = pathlib.Path(run_dir).expanduser().absolute()
     experiment = run_dirs.stored_experiment(folder, trust, bindings)
     if not isinstance(experiment.data, ImageData):
         name = getattr(experiment.data, "gin_name", None)
         raise UserError(
-            f"{folder}: experiment.data = {name and f'@{name}()'}; measures of images "
-            "need @images()."
+            f"{folder}: experiment.data = {name and f'@{name}()'}; expected @images() "
+            "to measure an image encoder."
         )
     data = data_of(experiment, bindings).plain()
     if (tokenizer := data.tokenizer()) is not None:

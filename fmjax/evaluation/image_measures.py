@@ -1,4 +1,4 @@
-"""Measures of an image encoder's run, by the names of the command's options."""
+"""Measurements of image encoders, by the names of the options of `fmjax eval`."""
 
 import os
 from collections.abc import Sequence
@@ -22,14 +22,17 @@ def measure_images(
     bindings: Sequence[str] = (),
     trust: bool = False,
 ) -> dict[str, float]:
-    """What the measures say together; see each, and `load_images` for the arguments.
+    """The results of several measurements of a run.
 
     Args:
       run_dir: the run directory.
-      names: of MEASURES.
-      step: of the checkpoint; None for the newest.
-      bindings: "NAME=VALUE" over the stored config's data and batch size.
-      trust: the stored config may import code.
+      names: keys of MEASURES.
+      step: step of the checkpoint; None for the newest.
+      bindings: "NAME=VALUE" bindings of data and batch size, see `load_images`.
+      trust: whether the stored config may import code.
+
+    Raises:
+      UserError: see `load_images` and each measurement.
     """
     images = load_images(run_dir, step=step, bindings=bindings, trust=trust)
     values: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""How much of the classes an encoder's features tell: linear probe and k-NN."""
+"""Probes of an encoder's features: linear probe and k nearest neighbours."""
 
 import math
 
@@ -8,24 +8,23 @@ from jaxtyping import Float, Int
 from fmjax.errors import UserError
 from fmjax.evaluation.image_features import Features, ImageRun
 
-# Inverse strengths of the probe's penalty, of which held-out images choose.
+# Inverse strengths of the L2 penalty, of which the best on held-out images is used.
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _NEIGHBOURS, _TEMPERATURE = 20, 0.07
 
 
 def linear_probe(images: ImageRun) -> dict[str, float]:
-    """Accuracy of logistic regression from the train split's features.
+    """Linear probe: accuracy of logistic regression on the train split's features.
 
-    Its penalty is chosen on a tenth of the train split, or as many images as there are
-    classes where those are more, and it is then fitted on all.
+    The penalty is chosen on a held-out tenth of the train split (at least one image for
+    each class); then the probe is fitted on the whole train split.
 
     Returns:
-      "linear_probe": accuracy on the validation split; "linear_probe_held_out": on what
-      was held out; "linear_probe_strength": the inverse penalty taken.
+      "linear_probe": accuracy on the validation split; "linear_probe_held_out": on the
+      held-out images; "linear_probe_strength": the chosen inverse penalty.
 
     Raises:
-      UserError: the data has no labels, images of one class alone, or a single one of
-        any.
+      UserError: the data has no labels, only one class, or a class with only one image.
     """
     train, validation = (_labelled(images, split) for split in ("train", "validation"))
     classes, counts = np.unique(train.labels, return_counts=True)
@@ -33,12 +32,13 @@ def linear_probe(images: ImageRun) -> dict[str, float]:
     if len(classes) < 2:
         raise UserError(
             f"All images of the train split are of the class {rarest!r}; a linear "
-            "probe tells classes apart, expected two or more."
+            "probe needs two or more classes."
         )
     if counts.min() < 2:
         raise UserError(
-            f"The train split has one image of the class {rarest!r}; expected two or "
-            "more of each, for a linear probe is fitted on some and chosen by others."
+            f"The train split has only one image of the class {rarest!r}; a linear "
+            "probe needs two or more of each class, to fit it and to choose its "
+            "penalty."
         )
     return fit_linear(
         train.vectors, train.labels, validation.vectors, validation.labels
@@ -46,7 +46,7 @@ def linear_probe(images: ImageRun) -> dict[str, float]:
 
 
 def knn(images: ImageRun) -> dict[str, float]:
-    """Accuracy of the 20 nearest neighbours' votes, weighed by exp(cosine / 0.07).
+    """k-NN: accuracy of the votes of 20 neighbours, weighted by exp(cosine / 0.07).
 
     Wu et al. 2018, "Unsupervised feature learning via non-parametric instance
     discrimination", section 3.4, with DINO's 20 neighbours.
@@ -75,14 +75,14 @@ def fit_linear(
     test: Float[np.ndarray, "M D"],
     test_labels: Int[np.ndarray, " M"],
 ) -> dict[str, float]:
-    """What `linear_probe` gives, of any features, such as raw pixels."""
-    # Every command imports this module for its configurables, and few need sklearn.
+    """`linear_probe` for any features, such as raw pixels; see there."""
+    # Imported here, since every command imports this module.
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import train_test_split
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    # Stratifying needs one image of each class at the least.
+    # Stratification needs at least one image of each class.
     size = max(math.ceil(0.1 * len(labels)), len(np.unique(labels)))
     fitted, held_out, fitted_labels, held_out_labels = train_test_split(
         train, labels, test_size=size, random_state=0, stratify=labels
@@ -107,7 +107,7 @@ def fit_linear(
 def _labelled(images: ImageRun, split: str) -> Features:
     if not images.data.class_names():
         raise UserError(
-            "Probes need classes, and the images of experiment.data have none; "
-            "expected a source with labels."
+            "Probes need labels, but the images of experiment.data have none; expected "
+            "a source with labels."
         )
     return images.features(split)

@@ -1,4 +1,4 @@
-"""The evaluation `reconstructions`: validation images as an autoencoder paints them."""
+"""The evaluation `reconstructions`: validation images rebuilt by an autoencoder."""
 
 import dataclasses
 import functools
@@ -29,18 +29,18 @@ class Reconstructions:
     """
 
     def check(self, experiment: Experiment) -> None:
-        """Raises a UserError for an objective that reconstructs no images."""
+        """Raises a UserError if the objective does not reconstruct images."""
         if not isinstance(experiment.objective, ReconstructionObjective):
             raise UserError(
                 "experiment.evaluations has @reconstructions(), but "
-                f"@{experiment.objective.gin_name}() reconstructs no images; expected "
-                "@masked_autoencoding()."
+                f"@{experiment.objective.gin_name}() does not reconstruct images; "
+                "expected @masked_autoencoding()."
             )
 
     def __call__(
         self, experiment: Experiment, at: EvaluationPoint
     ) -> dict[str, np.ndarray]:
-        """{"reconstructions": uint8 [H, W, 3]}, a line for each of 8 images."""
+        """{"reconstructions": picture uint8 [H, W, 3]}, a line for each of 8 images."""
         mesh, rules = experiment.mesh.build(), experiment.mesh.all_rules
         data = experiment.data.plain()
         records = data.records("validation")
@@ -56,6 +56,6 @@ class Reconstructions:
 
 @functools.lru_cache(maxsize=1)
 def _painter(objective, mesh: Mesh) -> Callable:
-    # Whole in every process, wherever the rows were painted.
+    # Replicated, so that every process has all rows.
     everywhere = NamedSharding(mesh, PartitionSpec())
     return jax.jit(objective.pictures, out_shardings=everywhere)

@@ -1,4 +1,4 @@
-"""The evaluation `sample`: a text that the trained model writes."""
+"""The evaluation `sample`: a text that the trained model generates."""
 
 import dataclasses
 
@@ -18,23 +18,23 @@ TEMPERATURE = 0.8
 @configurable("sample")
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """Continues a prompt after the last step: up to 200 tokens at temperature 0.8.
+    """Generates text after the last step: up to 200 tokens at temperature 0.8.
 
     Attributes:
-      prompt: the text to continue; None prints none.
+      prompt: the text to continue; None for no sample.
     """
 
     prompt: str | None = runtime_field(None)
 
     def check(self, experiment: Experiment) -> None:
-        """Raises a UserError where the model writes no text, or has no room for it."""
+        """Raises a UserError if the model cannot continue the prompt."""
         if self.prompt is None:
             return
         model = experiment.objective.model
         try:
             decoder = decoder_of(model)
             if decoder.reads_images:
-                raise UserError(f"@{model.gin_name}() writes about images.")
+                raise UserError(f"@{model.gin_name}() needs an image.")
             length = len(encode(_run(experiment, {}, 0), self.prompt))
             decoder.check(length, max_tokens=1)
         except UserError as error:
@@ -44,9 +44,9 @@ class Sample:
             ) from None
 
     def __call__(self, experiment: Experiment, at: EvaluationPoint) -> dict[str, str]:
-        """{"sample": the prompt with its continuation}; nothing before the last step.
+        """{"sample": text} after the last step, else {}.
 
-        An encoder-decoder's answer comes without the prompt.
+        The text includes the prompt, except for an encoder-decoder.
         """
         if self.prompt is None or not at.last:
             return {}

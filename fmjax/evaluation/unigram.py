@@ -1,4 +1,4 @@
-"""What a model that knows only how often each token occurs would reach."""
+"""The unigram baseline: the loss of a model that knows only token frequencies."""
 
 import dataclasses
 
@@ -12,19 +12,18 @@ from fmjax.training.validation import EvaluationPoint
 
 
 def baseline(counts: Int[np.ndarray, " V"], num_bytes: int | None) -> dict[str, float]:
-    """The unigram entropy of a split's targets, -Σ p log p over their own counts.
+    """The unigram entropy of a split's targets, -Σ p log p with p from their counts.
 
-    No model without context does better on that split, so a loss clearly below it has
-    learned from context; or from the targets themselves, where some of them can be
-    seen: of BERT's one in ten, which alone is worth a tenth of the entropy.
+    It is the lowest loss of any model that ignores the context. A lower loss shows that
+    a model uses the context, or sees some targets in its input: in BERT one in ten,
+    which lowers the loss by a tenth of the entropy.
 
     Args:
-      counts: how often each id is a target.
-      num_bytes: UTF-8 bytes of the text that the targets stand for; None or 0 where
-        they are not a text.
+      counts: frequency of each target id.
+      num_bytes: UTF-8 bytes of the targets' text; None or 0 if they are not text.
 
     Returns:
-      "unigram_nll" in nats a token, and "unigram_bits_per_byte" where there is a text.
+      "unigram_nll" in nats per token, and with `num_bytes` "unigram_bits_per_byte".
     """
     total = counts.sum()
     p = counts[counts > 0] / total
@@ -39,17 +38,17 @@ def baseline(counts: Int[np.ndarray, " V"], num_bytes: int | None) -> dict[str, 
 @configurable("unigram_baseline")
 @dataclasses.dataclass(frozen=True)
 class UnigramBaseline:
-    """The unigram entropy of a validation split of text, after the last step."""
+    """The unigram entropy of the validation split, for text, after the last step."""
 
     def check(self, experiment: Experiment) -> None:
-        """Accepts every experiment: data without text has no baseline."""
+        """Accepts every experiment; data without text gives no baseline."""
 
     def __call__(
         self, experiment: Experiment, at: EvaluationPoint
     ) -> dict[str, float | str]:
-        """What `baseline` gives, with a warning where the validation loss is above it.
+        """The result of `baseline`, with a warning if the validation loss is higher.
 
-        Nothing before the last step, and without text.
+        Empty before the last step and for data without text.
         """
         if not at.last or jax.process_index() != 0:
             return {}
@@ -60,9 +59,10 @@ class UnigramBaseline:
         loss, entropy = at.metrics.get("nll"), found["unigram_nll"]
         if loss is not None and loss > entropy:
             found["warning"] = (
-                f"the validation loss of {loss:.2f} nats a token is above the unigram "
-                f"entropy of the split, {entropy:.2f}: the model predicts it worse "
-                "than the frequency of each token there would. The run is too short, "
-                "or the split is text of another kind than what was trained on."
+                f"the validation loss of {loss:.2f} nats per token is above the "
+                f"unigram entropy of the split, {entropy:.2f}: the model predicts "
+                "worse than the token frequencies of the split would. The run is too "
+                "short, or the validation text is of another kind than the text that "
+                "was trained on."
             )
         return found

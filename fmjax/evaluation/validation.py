@@ -39,28 +39,28 @@ def evaluate_run(
 
     Args:
       run_dir: the run directory.
-      step: of the checkpoint; None for the newest.
-      bindings: "NAME=VALUE" over the stored config, such as another data path; what
-        they leave open of images' preprocessing is an imported run's own.
-      trust: the stored config may import code.
+      step: step of the checkpoint; None for the newest.
+      bindings: "NAME=VALUE" bindings that override the stored config, such as another
+        data path. Preprocessing of images that is not bound is that of an imported run.
+      trust: whether the stored config may import code.
 
     Returns:
-      As `fmjax.training.evaluate.evaluate`, with "step", and for text "perplexity" and
-      the unigram baseline.
+      The result of `fmjax.training.evaluate.evaluate` with "step", and for text
+      "perplexity" and the unigram baseline.
 
     Raises:
-      UserError: for a run without data, or data whose tokenizer is not the run's.
+      UserError: the run has no data, or the data has another tokenizer than the run.
     """
     folder = pathlib.Path(run_dir).expanduser().absolute()
     experiment = run_dirs.stored_experiment(folder, trust, bindings)
     if experiment.data is None:
         raise UserError(
-            f"{folder} has no data to evaluate on (it was imported); bind "
-            "experiment.data=@data() and data.train=…."
+            f"{folder}: experiment.data = None (an imported run has no data); expected "
+            "data to evaluate on. Bind experiment.data=@data() and data.train=…."
         )
-    # The run's own mesh may be of another machine; on this one, take all devices.
-    meant = any(binding.startswith("mesh.") for binding in bindings)
-    mesh_config = experiment.mesh if meant else MeshConfig()
+    # The stored mesh may be for another machine; by default use all devices here.
+    mesh_is_bound = any(binding.startswith("mesh.") for binding in bindings)
+    mesh_config = experiment.mesh if mesh_is_bound else MeshConfig()
     mesh, rules = mesh_config.build(), mesh_config.all_rules
     size = experiment.train.eval_batch_size or experiment.train.batch_size
     check_divisible("train.eval_batch_size", size, 1, mesh, rules)
@@ -88,29 +88,37 @@ def evaluate_run(
 
 
 def data_of(experiment: Experiment, bindings: Sequence[str]) -> Data | ImageData | None:
-    """An experiment's data; images by its own preprocessing unless bound otherwise.
+    """The data of an experiment, with the preprocessing of an imported run.
 
-    An imported run has a preprocessing and no data: images that are bound to it would
-    be normalized by the defaults of @images(), and nothing would tell.
+    An imported run has a preprocessing but no data. Without this, images that are bound
+    to it would silently be normalized with the defaults of @images(). Fields that are
+    bound explicitly are not changed.
     """
     data, own = experiment.data, experiment.preprocessing
     if own is None or not isinstance(data, ImageData):
         return data
     bound = {b.partition("=")[0].strip().rsplit("/", 1)[-1] for b in bindings}
     fields = {field.name: getattr(own, field.name) for field in dataclasses.fields(own)}
-    free = {name: x for name, x in fields.items() if f"images.{name}" not in bound}
-    return dataclasses.replace(data, **free)
+    unbound = {name: x for name, x in fields.items() if f"images.{name}" not in bound}
+    return dataclasses.replace(data, **unbound)
 
 
 def check_tokenizer(folder: pathlib.Path, digest: str) -> None:
-    """Raises a UserError unless the digest is that of the tokenizer in a run directory.
+    """Checks that data has the tokenizer of a run.
 
-    A vocabulary may be trained anew, on changed text: its ids then mean other tokens.
+    A tokenizer that was trained again on changed text has other tokens for its ids.
+
+    Args:
+      folder: the run directory.
+      digest: digest of the data's tokenizer.
+
+    Raises:
+      UserError: the tokenizers differ.
     """
     stored = folder / run_dirs.TOKENIZER
     if stored.is_dir() and (own := load_tokenizer(stored).digest) != digest:
         raise UserError(
-            f"experiment.data has another tokenizer ({digest}) than the run, in "
-            f"{stored} ({own}): its ids mean other tokens. Bind the files or the text "
-            "that the run's was made from."
+            f"experiment.data has another tokenizer ({digest}) than the run in "
+            f"{stored} ({own}), so its ids are other tokens. Bind the tokenizer file "
+            "or the text from which the run's tokenizer was made."
         )

@@ -1,4 +1,4 @@
-"""What two towers know without having been told: classes by prompts, and retrieval."""
+"""Zero-shot classification and retrieval with image and text encoders (CLIP)."""
 
 from collections.abc import Sequence
 
@@ -15,29 +15,30 @@ _RANKS = (1, 5, 10)
 def zero_shot(
     images: ImageRun, templates: Sequence[str] = ("a photo of a {}.",)
 ) -> dict[str, float]:
-    """Accuracy of the class whose prompts are nearest (CLIP, section 3.1).
+    """Zero-shot accuracy: the class with the nearest prompts (CLIP, section 3.1).
 
-    A class's vector is the mean of the unit vectors of its prompts, one a template.
+    The vector of a class is the normalized mean of the embeddings of its prompts.
 
     Args:
-      images: of a model with two towers, and of data with classes and a vocabulary.
-      templates: prompts with a {} for the class; those of image_task.templates, if the
-        data has them, are taken instead.
+      images: a run with image and text encoders, with data that has classes and a
+        tokenizer.
+      templates: prompts with {} for the class name; image_task.templates, if bound,
+        replaces them.
 
     Returns:
       "zero_shot": accuracy on the validation split.
 
     Raises:
-      UserError: the model has one tower, or the data no classes or no vocabulary.
+      UserError: the model has no text encoder, or the data no classes or no tokenizer.
     """
     names = images.data.class_names()
     if not names:
         raise UserError(
-            "Zero-shot classification needs classes, and the images of experiment.data "
-            "have none."
+            "Zero-shot classification needs classes, but the images of experiment.data "
+            "have none; expected a source with labels."
         )
     templates = images.data.train.caption_templates() or templates
-    _check_towers(images)
+    _check_text_encoder(images)
     classes = np.stack([_class_vector(images, name, templates) for name in names])
     found = images.features("validation")
     best = (found.images @ classes.T).argmax(1)
@@ -45,18 +46,18 @@ def zero_shot(
 
 
 def retrieval(images: ImageRun) -> dict[str, float]:
-    """How often an image's caption is among the nearest 1, 5, 10, and the reverse.
+    """Retrieval: recall at 1, 5 and 10 of captions by images and of images by captions.
 
-    Each image and each caption counts once, however many rows have it: any of an
-    image's captions is right for it, and any of a caption's images for that.
+    Equal images and equal captions count once. Any caption of an image is right for it,
+    and any image of a caption for that.
 
     Returns:
       "image_to_text_recall@1", …, "text_to_image_recall@10" on the validation split.
 
     Raises:
-      UserError: the model has one tower, or the data no captions.
+      UserError: the model has no text encoder, or the data no captions.
     """
-    _check_towers(images)
+    _check_text_encoder(images)
     found = images.features("validation")
     _, first_image, image = np.unique(
         found.pictures, return_index=True, return_inverse=True
@@ -75,7 +76,13 @@ def retrieval(images: ImageRun) -> dict[str, float]:
 def _recalls(
     name: str, products: Float[np.ndarray, "N M"], right: Bool[np.ndarray, "N M"]
 ) -> dict[str, float]:
-    """Whether any right one is among the nearest."""
+    """Recall at each rank: the share of rows with a right column among the nearest.
+
+    Args:
+      name: prefix of the metrics' names.
+      products: similarities.
+      right: which columns are right for each row.
+    """
     nearest = np.argsort(-products, axis=1, kind="stable")[:, : max(_RANKS)]
     hits = np.take_along_axis(right, nearest, axis=1)
     return {
@@ -93,14 +100,14 @@ def _class_vector(
     return mean / np.linalg.norm(mean)
 
 
-def _check_towers(images: ImageRun) -> None:
+def _check_text_encoder(images: ImageRun) -> None:
     if not isinstance(images.run.model, EmbedsImagesAndTexts):
         raise UserError(
-            f"@{images.run.model.gin_name}() embeds no texts; expected two towers, "
-            "such as @clip()."
+            f"@{images.run.model.gin_name}() has no text encoder; expected a model "
+            "with image and text encoders, such as @clip()."
         )
     if images.data.captions() is None:
         raise UserError(
-            "experiment.data has no vocabulary for texts; expected "
-            "image_task.tokenizer."
+            "image_task.tokenizer = None: expected a tokenizer for prompts and "
+            "captions."
         )

@@ -1,1 +1,1 @@
-"""Using a trained run: loading and generation."""
+"""Inference with a trained run: loading, calling the model, generating text."""

@@ -21,11 +21,11 @@ from fmjax.models.layers.logical_axes import constrain
 
 
 class Hypothesis(NamedTuple):
-    """A text that beam search found.
+    """A hypothesis of beam search.
 
     Attributes:
-      tokens: ids, the last one an EOS unless max_tokens ended them.
-      score: their log-probability over the length penalty.
+      tokens: ids, with EOS at the end unless `max_tokens` was reached.
+      score: their log-probability divided by the length penalty.
     """
 
     tokens: list[int]
@@ -40,11 +40,13 @@ def penalty(
     alpha: float | Float[Array, ""],
     form: PenaltyForm = "wu",
 ) -> Float[Array, "..."]:
-    """The length penalty, by which log-probabilities of n tokens are divided.
+    """The length penalty, which divides the log-probability of n tokens.
 
-    "wu" is ((5 + n) / 6)^alpha (Wu et al. 2016, equation 14; Vaswani et al. 2017 take
-    alpha = 0.6), "power" n^alpha, that of transformers. With alpha = 0 either is 1, and
-    long texts, less likely as they are, lose.
+    Args:
+      length: n.
+      alpha: exponent; 0 gives 1, which favours short texts.
+      form: "wu" is ((5 + n) / 6)^alpha (Wu et al. 2016, equation 14; Vaswani et al.
+        2017 use alpha = 0.6); "power" is n^alpha, as in transformers.
     """
     n = 1.0 * length if form == "power" else (5.0 + length) / 6.0
     return n ** jnp.float32(alpha)
@@ -67,37 +69,37 @@ def beam_search_tokens(
     vocab_size: int | None = None,
     generation: Generation | None = None,
 ) -> list[list[Hypothesis]]:
-    """Looks for the texts of the best score, from left to right.
+    """Beam search for the texts with the best scores.
 
-    After every token the `beams` likeliest beginnings that did not end are kept, and
-    as many of the best that did: those whose EOS was among the `beams` likeliest next
-    tokens of all, or that max_tokens cut. `early_stopping` says when a row is done.
+    After every token, the `beams` likeliest unfinished texts are kept, and as many of
+    the best finished ones. A text is finished if its EOS was among the `beams`
+    likeliest next tokens of all, or if `max_tokens` is reached.
 
     Args:
-      model: as in `generate_tokens`.
+      model: a model with a decoder, as in `generate_tokens`.
       params: its parameters.
-      prompts: ids, at least one a row.
-      images: one a prompt, for a model that reads them, normalized.
-      max_tokens: the most ids generated for a prompt.
-      beams: K, beginnings kept; 1 is greedy.
-      length_penalty: alpha of `penalty`; below 0 only in the form "power".
+      prompts: ids of each prompt, at least one.
+      images: normalized images, one for each prompt, for a model that reads images.
+      max_tokens: maximum number of new tokens.
+      beams: K, number of unfinished texts that are kept; 1 is greedy.
+      length_penalty: alpha of `penalty`; may be negative only in the form "power".
       penalty_form: see `penalty`.
-      early_stopping: a row is done when: "never", no beginning can become better than
-        the worst ending that is kept; False, none would be if it ended now; True, also
-        when `beams` texts ended. The last two are transformers' heuristics.
-      n_best: how many are returned, at most `beams`.
-      eos_id: one id or several, each of which ends a text; those of `generation` if not
-        given.
-      padding_id: never generated.
-      vocab_size: ids at and above it are never generated; model.vocab_size if not
-        given.
-      generation: constraints; its defaults of sampling, beams and lengths are not read.
+      early_stopping: when a row is done. "never": no unfinished text can become better
+        than the worst finished one that is kept. False: none would be better if it
+        ended now. True: also if `beams` texts are finished. The last two are heuristics
+        of transformers.
+      n_best: number of texts to return, at most `beams`.
+      eos_id: one or several ids that end a text; those of `generation` if None.
+      padding_id: id that is never generated.
+      vocab_size: ids from here on are never generated; model.vocab_size if None.
+      generation: constraints; its defaults for sampling, beams and lengths are ignored.
 
     Returns:
-      For each prompt the n_best found, best first; fewer only where fewer exist.
+      For each prompt the `n_best` hypotheses, best first; fewer only if there are not
+      so many.
 
     Raises:
-      UserError: as `generate_tokens`.
+      UserError: as in `generate_tokens`.
     """
     decoder = decoder_of(model)
     if beams < 1:
@@ -117,7 +119,8 @@ def beam_search_tokens(
         beams,
         min(model.vocab_size, vocab_size or model.vocab_size),
         penalty_form,
-        # Shorter texts are the best to come where the penalty favours them.
+        # With a negative penalty the best possible text is a short one, for which the
+        # bound of "never" does not hold.
         False if early_stopping == "never" and length_penalty < 0 else early_stopping,
         generation if constrains(generation) else None,
         generation.renormalize_logits,
@@ -139,14 +142,14 @@ def beam_search_tokens(
 
 
 class _Texts(NamedTuple):
-    """Some texts of every row, the best first; a score of -inf stands for none."""
+    """Texts of every row, best first; a score of -inf means that there is none."""
 
     tokens: jax.Array  # [B, K, max_tokens], zeros after their ends
     lengths: jax.Array  # [B, K]
     scores: jax.Array  # [B, K]
 
     def best(self, count: int) -> tuple["_Texts", jax.Array]:
-        """The `count` best, of equal ones the first, and which they were."""
+        """(the `count` best texts, their indices); of equal ones the first."""
         scores, which = jax.lax.top_k(self.scores, count)
         tokens = jnp.take_along_axis(self.tokens, which[..., None], axis=1)
         lengths = jnp.take_along_axis(self.lengths, which, axis=1)
@@ -154,10 +157,10 @@ class _Texts(NamedTuple):
 
 
 class _State(NamedTuple):
-    count: jax.Array  # ids of every beginning
-    live: _Texts  # their scores are log-probabilities
-    ended: _Texts  # with the length penalty
-    open: jax.Array  # [B], rows that are not done
+    count: jax.Array  # number of ids of every unfinished text
+    live: _Texts  # unfinished texts; scores are log-probabilities
+    ended: _Texts  # finished texts; scores include the length penalty
+    open: jax.Array  # bool [B], whether a row is not done
     slots: Slots  # B · K
 
 
@@ -201,7 +204,7 @@ def _search(
         return jax.nn.log_softmax(scores) if renormalize else scores
 
     def still_open(live, ended, count):
-        # Scores fall with every token, and the penalty helps the longest most.
+        # Log-probabilities fall with every token, and the penalty favours the longest.
         length = max_tokens if early_stopping == "never" else count
         within_reach = live.scores.max(1) / penalty(length, alpha, form)
         result = within_reach > ended.scores.min(1)
@@ -215,12 +218,12 @@ def _search(
     def step(state):
         scores = next_log_probs(state)
         scores = state.live.scores[..., None] + scores.reshape(B, K, -1)
-        # E of every beginning's ids are EOS, so that K or more of these are not. First
-        # of each beginning: XLA would sort all K · V of them on a CPU.
-        most = 1 + len(eos_ids)
-        scores, drawn = jax.lax.top_k(scores, min(most * K, vocab_size))
+        # E ids are EOS, so (1 + E) K candidates have at least K others. The best of
+        # each text are taken first: on a CPU, XLA would sort all K · V candidates.
+        candidates = (1 + len(eos_ids)) * K
+        scores, drawn = jax.lax.top_k(scores, min(candidates, vocab_size))
         each = scores.shape[-1]
-        scores, which = jax.lax.top_k(scores.reshape(B, -1), min(most * K, each * K))
+        scores, which = jax.lax.top_k(scores.reshape(B, -1), min(candidates, each * K))
         parents = which // each
         drawn = jnp.take_along_axis(drawn.reshape(B, -1), which, axis=1)
         tokens = jnp.take_along_axis(state.live.tokens, parents[..., None], axis=1)
@@ -236,7 +239,7 @@ def _search(
             -jnp.inf,
         )
         likely = likely._replace(scores=kept)
-        # What was there already comes first, and so wins where both are equal.
+        # Earlier texts come first, so they win against equal scores.
         joined = jax.tree.map(
             lambda a, b: jnp.concatenate([a, b], axis=1), state.ended, likely
         )
@@ -262,11 +265,11 @@ def _search(
     slots = decoder.prefill(params, prompts, max_tokens)
     start = _State(
         count=jnp.int32(0),
-        # One empty beginning: K of them would stay K times the same.
+        # One empty text: K of them would stay equal.
         live=nothing._replace(scores=nothing.scores.at[:, 0].set(0.0)),
         ended=nothing,
         open=jnp.ones(B, bool),
-        # Beams share what an encoder or an image gave.
+        # Beams share the cross-attention cache.
         slots=dataclasses.replace(
             slots,
             hidden=jnp.repeat(slots.hidden, K, axis=0),
@@ -275,15 +278,15 @@ def _search(
         ),
     )
     ended = jax.lax.while_loop(unfinished, step, start).ended
-    # Whole on every device, so that every process can read them.
+    # Replicated, so that every process can read all of it.
     return jax.tree.map(lambda x: constrain(x, *[None] * x.ndim), ended)
 
 
 def _reorder(own: SelfCache, parents: Int[Array, "B K"]) -> SelfCache:
-    """Gives every beam what its parent has read."""
+    """Gives every beam the cache of its parent."""
     B, K = parents.shape
 
-    # Row by row, so that rows which lie on several devices stay there.
+    # Row by row, so that rows stay on their devices.
     of_row = jax.vmap(lambda beams, p: beams[p])
     of_layers = jax.vmap(of_row, (0, None))
 

@@ -1,7 +1,7 @@
-"""Constraints on the next token: logits processors of a model's generation settings.
+"""Constraints on the next token, from a model's generation config.
 
-The order, and what each does, is that of transformers' logits processors, so that an
-imported model generates there and here the same.
+Order and definition are those of transformers' logits processors, so that an imported
+model generates the same text as in transformers.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fmjax.models.generation import Generation
 
-# What constraints read of `Generation`; its other fields are defaults of arguments.
+# Fields of `Generation` that are constraints; the others are defaults of arguments.
 _FIELDS = (
     "forced_bos_token_id",
     "forced_eos_token_id",
@@ -28,10 +28,10 @@ _FIELDS = (
 
 
 class History(NamedTuple):
-    """The texts so far, prompts of a decoder included.
+    """The texts so far, with the prompts of a decoder-only model.
 
     Attributes:
-      tokens: int32 [R, N]; behind a row's length they mean nothing.
+      tokens: int32 [R, N]; values after a row's length are arbitrary.
       lengths: int32 [R].
     """
 
@@ -39,16 +39,16 @@ class History(NamedTuple):
     lengths: Int[Array, " R"]
 
     def extended(self, written: Int[Array, "R M"], count: Int[Array, ""]) -> "History":
-        """The history with the first `count` ids of `written` behind each row."""
+        """The history with the first `count` ids of `written` appended to each row."""
         rows = jnp.arange(len(written))[:, None]
-        behind = self.lengths[:, None] + jnp.arange(written.shape[1])
-        room = jnp.pad(self.tokens, [(0, 0), (0, written.shape[1])])
-        return History(room.at[rows, behind].set(written), self.lengths + count)
+        positions = self.lengths[:, None] + jnp.arange(written.shape[1])
+        padded = jnp.pad(self.tokens, [(0, 0), (0, written.shape[1])])
+        return History(padded.at[rows, positions].set(written), self.lengths + count)
 
-    def last(self, n: int) -> Int[Array, "R {n}"]:
-        """The last n ids of each row; of a shorter one the first of them repeat."""
-        places = self.lengths[:, None] - n + jnp.arange(n)
-        return jnp.take_along_axis(self.tokens, jnp.maximum(places, 0), axis=1)
+    def last(self, n: int) -> Int[Array, "R n"]:
+        """The last n ids of each row; in a shorter row the first id is repeated."""
+        positions = self.lengths[:, None] - n + jnp.arange(n)
+        return jnp.take_along_axis(self.tokens, jnp.maximum(positions, 0), axis=1)
 
 
 def constrains(generation: Generation) -> bool:
@@ -67,16 +67,19 @@ def constrain_scores(
     eos_ids: Int[Array, " E"],
     from_start: bool,
 ) -> Float[Array, "R V"]:
-    """Scores with -inf for what may not come next, and 0 for what must.
+    """Applies constraints to the scores of the next token.
 
     Args:
       scores: logits or, in beam search, log-probabilities.
       generation: the constraints.
       history: the texts so far.
-      count: ids generated so far.
-      max_tokens: ids generated at most.
-      eos_ids: ids that end a text; negative ones stand for none.
-      from_start: whether histories begin with an encoder-decoder's start token alone.
+      count: number of ids generated so far, int32 [].
+      max_tokens: maximum number of generated ids.
+      eos_ids: ids that end a text; negative ones are ignored.
+      from_start: whether histories start with an encoder-decoder's start token only.
+
+    Returns:
+      The scores, with -inf for ids that are excluded, and 0 for ids that are forced.
     """
     g, V = generation, scores.shape[-1]
     if g.repetition_penalty != 1.0:
@@ -104,7 +107,7 @@ def constrain_scores(
     if g.suppress_tokens:
         scores = jnp.where(_is_one_of(g.suppress_tokens, V), -jnp.inf, scores)
     if g.begin_suppress_tokens:
-        # Where a BOS is forced first, the beginning is behind it.
+        # A forced BOS comes before the first generated id.
         first = int(from_start and g.forced_bos_token_id is not None)
         banned = _is_one_of(g.begin_suppress_tokens, V) & (count == first)
         scores = jnp.where(banned, -jnp.inf, scores)
@@ -120,17 +123,17 @@ def _is_one_of(ids: Iterable[int], vocab_size: int) -> Bool[np.ndarray, " V"]:
 
 
 def _seen(history: History, vocab_size: int) -> Bool[Array, "R V"]:
-    """The ids that each row has."""
+    """Whether each id occurs in each row."""
     R, N = history.tokens.shape
-    real = jnp.arange(N) < history.lengths[:, None]
-    # Those that are none lie behind the vocabulary, where they are dropped.
-    ids = jnp.where(real, history.tokens, vocab_size)
-    nothing = jnp.zeros((R, vocab_size), bool)
-    return nothing.at[jnp.arange(R)[:, None], ids].set(True, mode="drop")
+    padding_mask = jnp.arange(N) < history.lengths[:, None]
+    # Indices outside the vocabulary are dropped.
+    ids = jnp.where(padding_mask, history.tokens, vocab_size)
+    none = jnp.zeros((R, vocab_size), bool)
+    return none.at[jnp.arange(R)[:, None], ids].set(True, mode="drop")
 
 
 def _completed_ngrams(history: History, n: int, vocab_size: int) -> Bool[Array, "R V"]:
-    """The ids that would complete an n-gram which the row has already."""
+    """Whether each id would complete an n-gram that the row already contains."""
     R, N = history.tokens.shape
     if n > N:
         return jnp.zeros((R, vocab_size), bool)
@@ -140,8 +143,8 @@ def _completed_ngrams(history: History, n: int, vocab_size: int) -> Bool[Array, 
     for i in range(n - 1):
         matches &= history.tokens[:, i : i + windows] == prefix[:, i : i + 1]
     ids = jnp.where(matches, history.tokens[:, n - 1 :], vocab_size)
-    nothing = jnp.zeros((R, vocab_size), bool)
-    return nothing.at[jnp.arange(R)[:, None], ids].set(True, mode="drop")
+    none = jnp.zeros((R, vocab_size), bool)
+    return none.at[jnp.arange(R)[:, None], ids].set(True, mode="drop")
 
 
 def _completed_words(
@@ -150,7 +153,7 @@ def _completed_words(
     vocab_size: int,
     eos_ids: Int[Array, " E"],
 ) -> Bool[Array, "R V"]:
-    """The ids that would complete one of the words; an EOS alone is none."""
+    """Whether each id would complete one of the words; EOS as a word is ignored."""
     single = [word[0] for word in words if len(word) == 1]
     ends = jnp.isin(jnp.arange(vocab_size), eos_ids)
     banned = _is_one_of(single, vocab_size) & ~ends

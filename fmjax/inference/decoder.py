@@ -1,4 +1,4 @@
-"""Decoders behind one contract: prefill prompts, then one step for each token."""
+"""Decoders with one interface: prefill the prompts, then one step for each token."""
 
 import dataclasses
 from typing import NamedTuple, Protocol
@@ -11,16 +11,18 @@ from jaxtyping import Array, Bool, Float, Int
 from fmjax.errors import UserError
 from fmjax.inference.constraints import History
 from fmjax.inference.slots import Slots
+from fmjax.models.language.seq2seq import EncoderOutput
+from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.models.layers.transformer import Cache
 
 
 class Prompts(NamedTuple):
-    """Right-padded prompts, and the images that go with them.
+    """Right-padded prompts, and images for models that read them.
 
     Attributes:
       tokens: int32 [B, P].
       lengths: int32 [B], from 1 to P.
-      images: float32 [B, height, width, C], normalized; None for a model of texts.
+      images: float32 [B, height, width, C], normalized; None if the model reads none.
     """
 
     tokens: Int[Array, "B P"]
@@ -29,11 +31,11 @@ class Prompts(NamedTuple):
 
 
 class Decoder(Protocol):
-    """What generates text: pure functions of device arrays, to be compiled by callers.
+    """The interface of decoders: pure functions of device arrays, for use in jit.
 
     `prefill` reads prompts into slots. Then, for each token, `next_logits` gives the
-    logits of what follows each slot's text, the caller chooses ids (by sampling, by
-    beams, from a server's clients), and `decode_step` reads them. Greedy decoding:
+    logits of the next id of each slot, the caller chooses ids (by sampling, in a beam
+    search, in a server), and `decode_step` reads them. Greedy decoding:
 
         slots = decoder.prefill(params, prompts, max_tokens)
         for _ in range(max_tokens):
@@ -41,39 +43,39 @@ class Decoder(Protocol):
             slots = decoder.decode_step(params, tokens, slots)
 
     Log-probabilities are `jax.nn.log_softmax` of these logits. `insert` of
-    `fmjax.inference.slots` gives single slots a new text between two steps.
+    `fmjax.inference.slots` puts new texts into single slots between two steps.
 
     Attributes:
-      model: the module; without parameters.
-      reads_images: whether prompts come with images.
+      model: the module, without parameters.
+      reads_images: whether the model needs an image for each prompt.
     """
 
     model: nn.Module
     reads_images: bool
 
     def room(self, longest: int) -> int:
-        """The most tokens that can be generated for a prompt of so many."""
+        """The maximum number of new tokens for a prompt of `longest` tokens."""
 
     def check(self, longest: int, max_tokens: int) -> None:
-        """Raises a UserError where a prompt or what is generated is too long."""
+        """Raises a UserError if the prompt and the new tokens do not fit the model."""
 
     def prefill(self, params: dict, prompts: Prompts, max_tokens: int) -> Slots:
-        """Reads prompts, each into a slot with room for max_tokens ids."""
+        """Reads each prompt into a slot with room for `max_tokens` new ids."""
 
     def next_logits(self, params: dict, slots: Slots) -> Float[Array, "R V"]:
-        """float32 logits of each slot's next id, without vocabulary padding."""
+        """Logits of each slot's next id, float32 [R, V], without vocabulary padding."""
 
     def decode_step(
         self, params: dict, tokens: Int[Array, " R"], slots: Slots
     ) -> Slots:
-        """Reads one id a slot, at its position, and moves that on by one."""
+        """Reads one id in each slot, int32 [R], and advances the slots' positions."""
 
     def history(self, prompts: Prompts) -> History:
-        """The ids that the decoder has read after `prefill`."""
+        """The ids that the decoder has read after `prefill`, for constraints."""
 
 
 class _LanguageDecoder:
-    """What all decoders share: the head over the slots' hidden vectors."""
+    """The base class of decoders, with the head over the slots' hidden vectors."""
 
     def next_logits(self, params: dict, slots: Slots) -> Float[Array, "R V"]:
         """See `Decoder`."""
@@ -84,10 +86,10 @@ class _LanguageDecoder:
 
 @dataclasses.dataclass(frozen=True)
 class PromptDecoder(_LanguageDecoder):
-    """A decoder-only model: it continues prompts.
+    """The decoder of a decoder-only model, which continues prompts.
 
     Attributes:
-      model: with `hidden`, `head` and `empty_cache`.
+      model: a model with `hidden`, `head` and `empty_cache`.
     """
 
     model: nn.Module
@@ -103,8 +105,8 @@ class PromptDecoder(_LanguageDecoder):
         if longest + max_tokens > self.model.max_length:
             raise UserError(
                 f"max_tokens = {max_tokens} after a prompt of {longest} tokens make "
-                f"{longest + max_tokens}, {self.model.gin_name}.max_length = "
-                f"{self.model.max_length}."
+                f"{longest + max_tokens} tokens; expected at most "
+                f"{self.model.gin_name}.max_length = {self.model.max_length}."
             )
 
     def prefill(self, params: dict, prompts: Prompts, max_tokens: int) -> Slots:
@@ -114,7 +116,7 @@ class PromptDecoder(_LanguageDecoder):
         cache = self.model.empty_cache(B, size)
         positions = jnp.broadcast_to(jnp.arange(P), (B, P))
         hidden, cache = self._apply(params, prompts.tokens, positions, cache)
-        # Cache slots are positions: a row goes on at its own length, over its padding.
+        # New keys and values overwrite the padding: a row continues at its length.
         return Slots(
             _last(hidden, prompts.lengths), prompts.lengths, cache.self_attention
         )
@@ -132,22 +134,17 @@ class PromptDecoder(_LanguageDecoder):
         return History(prompts.tokens, prompts.lengths)
 
     def _apply(self, params, tokens, positions, cache):
-        out = self.model.apply(
-            {"params": params},
-            tokens,
-            positions=positions,
-            cache=cache,
-            method="hidden",
-        )
+        text = TextInputs(tokens, positions=positions)
+        out = self.model.apply({"params": params}, text, cache, method="hidden")
         return out["hidden"], out["cache"]
 
 
 @dataclasses.dataclass(frozen=True)
 class SourceDecoder(_LanguageDecoder):
-    """An encoder-decoder: the encoder reads the prompts.
+    """The decoder of an encoder-decoder, whose encoder reads the prompts.
 
     Attributes:
-      model: with `encode`, `decode`, `head`, `empty_cache` and `start_id`.
+      model: a model with `encode`, `decode`, `head`, `empty_cache` and `start_id`.
     """
 
     model: nn.Module
@@ -155,7 +152,7 @@ class SourceDecoder(_LanguageDecoder):
     reads_images = False
 
     def room(self, longest: int) -> int:
-        """See `Decoder`; the prompt's length does not matter."""
+        """See `Decoder`; it does not depend on the prompt."""
         del longest
         return self.model.max_length
 
@@ -165,41 +162,40 @@ class SourceDecoder(_LanguageDecoder):
         for name, length in (("prompt", longest), ("max_tokens", max_tokens)):
             if length > limit:
                 raise UserError(
-                    f"{name}: {length} tokens, {self.model.gin_name}.max_length = "
-                    f"{limit}."
+                    f"{name}: {length} tokens; expected at most "
+                    f"{self.model.gin_name}.max_length = {limit}."
                 )
 
     def prefill(self, params: dict, prompts: Prompts, max_tokens: int) -> Slots:
-        """Encodes prompts, and reads the decoder's start token; see `Decoder`."""
+        """Encodes the prompts and reads the start token; see `Decoder`."""
         tokens = prompts.tokens
         B, P = tokens.shape
         padding_mask = _padding_mask(P, prompts.lengths)
-        encoded = self.model.apply(
-            {"params": params}, tokens, padding_mask, method="encode"
-        )
+        text = TextInputs(tokens, padding_mask=padding_mask)
+        encoded = self.model.apply({"params": params}, text, method="encode")
         out = self.model.apply(
             {"params": params},
-            jnp.full((B, 1), self.model.start_id),
-            encoded["hidden"],
-            padding_mask,
-            decoder_positions=jnp.zeros((B, 1), jnp.int32),
-            cache=self.model.empty_cache(B, max_tokens, P),
+            TextInputs(
+                jnp.full((B, 1), self.model.start_id),
+                positions=jnp.zeros((B, 1), jnp.int32),
+            ),
+            EncoderOutput(encoded["hidden"], padding_mask=padding_mask),
+            self.model.empty_cache(B, max_tokens, P),
             method="decode",
         )
-        behind_start = jnp.ones_like(prompts.lengths)
-        return Slots(out["hidden"], behind_start, *out["cache"], prompts.lengths)
+        positions = jnp.ones_like(prompts.lengths)  # after the start token
+        return Slots(out["hidden"], positions, *out["cache"], prompts.lengths)
 
     def decode_step(
         self, params: dict, tokens: Int[Array, " R"], slots: Slots
     ) -> Slots:
-        """See `Decoder`; each R / B slots side by side share what the encoder gave."""
+        """See `Decoder`; R / B consecutive slots share one encoded prompt."""
+        padding_mask = _padding_mask(slots.cross_cache.k.shape[-3], slots.cross_lengths)
         out = self.model.apply(
             {"params": params},
-            tokens[:, None],
-            None,
-            _padding_mask(slots.cross_cache.k.shape[-3], slots.cross_lengths),
-            decoder_positions=slots.positions[:, None],
-            cache=Cache(slots.cache, slots.cross_cache),
+            TextInputs(tokens[:, None], positions=slots.positions[:, None]),
+            EncoderOutput(None, padding_mask=padding_mask),
+            Cache(slots.cache, slots.cross_cache),
             method="decode",
         )
         return _moved(slots, out["hidden"], out["cache"].self_attention)
@@ -213,10 +209,11 @@ class SourceDecoder(_LanguageDecoder):
 
 @dataclasses.dataclass(frozen=True)
 class ImageDecoder(PromptDecoder):
-    """A captioner: it reads an image, and continues a prompt about it.
+    """The decoder of a captioner, which reads an image and continues a prompt.
 
     Attributes:
-      model: with `embed_images`, `decode`, `head`, `empty_cache` and `start_id`.
+      model: a model with `embed_images`, `decode`, `head`, `empty_cache` and
+        `start_id`.
     """
 
     reads_images = True
@@ -225,13 +222,13 @@ class ImageDecoder(PromptDecoder):
         """See `Decoder`."""
         B, P = prompts.tokens.shape
         size = min(P + max_tokens, self.model.max_length)
-        seen = self.model.apply(
+        encoded = self.model.apply(
             {"params": params}, prompts.images, method="embed_images"
         )
         hidden, (first, second) = self.model.apply(
             {"params": params},
             prompts.tokens,
-            seen["image_encoder_hidden"],
+            encoded["image_encoder_hidden"],
             jnp.broadcast_to(jnp.arange(P), (B, P)),
             self.model.empty_cache(B, size),
             method="decode",
@@ -247,7 +244,7 @@ class ImageDecoder(PromptDecoder):
     def decode_step(
         self, params: dict, tokens: Int[Array, " R"], slots: Slots
     ) -> Slots:
-        """See `Decoder`; each R / B slots side by side share an image."""
+        """See `Decoder`; R / B consecutive slots share one image."""
         first, second = slots.cache
         hidden, (first, second) = self.model.apply(
             {"params": params},
@@ -264,12 +261,12 @@ def decoder_of(model: nn.Module) -> Decoder:
     """The decoder of a model.
 
     Raises:
-      UserError: the model is an encoder.
+      UserError: the model has no decoder.
     """
     if not hasattr(model, "empty_cache"):
         raise UserError(
-            f"@{model.gin_name}() is an encoder: it reads texts whole and writes none. "
-            "Expected a model with a decoder, such as @gpt(), @seq2seq() or @coca()."
+            f"@{model.gin_name}() is an encoder and generates no text; expected a "
+            "model with a decoder, such as @gpt(), @seq2seq() or @coca()."
         )
     if hasattr(model, "embed_images"):
         return ImageDecoder(model)
@@ -289,5 +286,5 @@ def _last(
     return jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)
 
 
-def _padding_mask(length: int, lengths: jax.Array) -> Bool[Array, "B {length}"]:
+def _padding_mask(length: int, lengths: jax.Array) -> Bool[Array, "B T"]:
     return jnp.arange(length) < lengths[:, None]

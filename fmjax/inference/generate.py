@@ -1,4 +1,4 @@
-"""Text generation: continuations of prompts, answers to them, captions of images."""
+"""Text generation: continuing prompts, encoder-decoder outputs, captioning images."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -19,16 +19,16 @@ from fmjax.inference.token_loop import ScoredTokens, generate_tokens
 from fmjax.models.generation import Generation
 
 Images = Float[np.ndarray, "B height width C"]
-# Tokens generated for a prompt where nobody says how many, if as many fit.
+# Default of max_tokens, if so many fit the model.
 _TOKENS = 100
 
 
 class ScoredText(NamedTuple):
-    """A text that beam search found.
+    """A text found by beam search.
 
     Attributes:
-      text: without its prompt.
-      score: its log-probability over the length penalty.
+      text: the text without its prompt.
+      score: its log-probability divided by the length penalty.
     """
 
     text: str
@@ -36,12 +36,13 @@ class ScoredText(NamedTuple):
 
 
 class ScoredSample(NamedTuple):
-    """A text that was generated, with the log-probability of each of its tokens.
+    """A generated text with the log-probabilities of its tokens.
 
     Attributes:
-      text: without its prompt.
-      tokens: its ids, the EOS that ended it included.
-      logprobs: of each id, see `fmjax.inference.token_loop.ScoredTokens`.
+      text: the text without its prompt.
+      tokens: its ids, with EOS if it ended.
+      logprobs: log-probability of each id, see
+        `fmjax.inference.token_loop.ScoredTokens`.
     """
 
     text: str
@@ -63,51 +64,51 @@ def generate(
     length_penalty: float | None = None,
     logprobs: bool = False,
 ) -> list[str] | list[ScoredSample]:
-    """Continues texts, or answers them with an encoder-decoder, all in one batch.
+    """Generates text for prompts, all in one batch.
 
-    What is not given is taken from `experiment.generation`, which an import fills from
-    the model's generation_config.json; so are the ids that end a text, and constraints.
+    A decoder-only model continues the prompts; an encoder-decoder encodes them.
+    Arguments that are None, the ids that end a text, and constraints are taken from
+    `experiment.generation`, which an import fills from generation_config.json.
 
     Args:
-      run: what `fmjax.load` gave.
-      prompts: texts; each is read as the beginning of a document or a caption, or by an
-        encoder as the whole of one.
-      images: one a prompt, for a model that reads them, as `run.preprocess` gives them.
-      max_tokens: the most tokens generated for a prompt; the end of a document stops it
-        earlier. Else 100, or as many as fit behind the longest prompt, which stderr is
-        told where they are fewer.
-      temperature: see `Sampling`; else 1.
-      top_k: see `Sampling`.
-      top_p: see `Sampling`.
-      seed: from 0 to 2**32 - 1; a row draws by the seed, its place in `prompts` and its
-        position alone.
-      beams: beam search instead of sampling, see `beam_search`.
-      length_penalty: of beam search, see `beam_search`.
-      logprobs: whether to return the log-probabilities of tokens; not with beams.
+      run: a run, from `fmjax.load`.
+      prompts: texts. For a decoder-only model or a captioner each is the start of a
+        document or caption, for an encoder-decoder the whole input.
+      images: for models that read images, one for each prompt, from `run.preprocess`.
+      max_tokens: maximum number of new tokens; EOS may end a text earlier. The default
+        is 100, or as many as fit after the longest prompt; then stderr gets a note.
+      temperature: see `Sampling`; default 1.
+      top_k: see `Sampling`; default None.
+      top_p: see `Sampling`; default None.
+      seed: random seed from 0 to 2**32 - 1. A row depends only on the seed, its index
+        in `prompts` and the position, not on the other rows.
+      beams: number of beams, for beam search instead of sampling, see `beam_search`.
+      length_penalty: length penalty of beam search, see `beam_search`.
+      logprobs: whether to return log-probabilities of tokens; not with `beams`.
 
     Returns:
-      The generated texts, without the prompts; `ScoredSample` with `logprobs`.
+      The generated texts without the prompts; with `logprobs`, a `ScoredSample` each.
 
     Raises:
-      UserError: for a run without a tokenizer or with an encoder alone, an empty prompt
-        where the tokenizer has no id to begin with, a prompt that leaves no room,
-        images that do not go with the prompts or the model, numbers out of range, or
-        options that do not go together.
+      UserError: the run has no tokenizer or no decoder; a prompt is empty and the
+        tokenizer has no BOS or EOS, or a prompt is too long; the images do not fit the
+        prompts or the model; a number is out of range; or arguments exclude each other.
     """
-    drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    drawing = {name: value for name, value in drawing.items() if value is not None}
-    if beams is not None and drawing:
-        name, value = next(iter(drawing.items()))
+    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    given = {name: value for name, value in given.items() if value is not None}
+    if beams is not None and given:
+        name, value = next(iter(given.items()))
         raise UserError(
-            f"{name} = {value}: nothing is drawn with beams = {beams}; expected one of "
-            "the two."
+            f"{name} = {value} has no effect with beams = {beams}, since beam search "
+            "does not sample; expected only one of the two."
         )
     if beams is not None and logprobs:
         raise UserError(
-            f"logprobs: beams = {beams} are scored as a whole; expected one of the two."
+            f"logprobs = True is not supported with beams = {beams}; expected only one "
+            "of the two. fmjax.inference.beam_search returns the score of each text."
         )
     settings = _settings(run)
-    if settings.num_beams > 1 and not drawing and not logprobs:
+    if settings.num_beams > 1 and not given and not logprobs:
         beams = beams or settings.num_beams
     if beams is not None:
         found = beam_search(
@@ -120,13 +121,16 @@ def generate(
         )
         return [best.text for best, *_ in found]
     if length_penalty is not None:
-        raise UserError(f"length_penalty = {length_penalty}: expected beams with it.")
+        raise UserError(
+            f"length_penalty = {length_penalty} has an effect only with beams; "
+            "expected beams, or no length_penalty."
+        )
     ids = _encoded(run, prompts)
     if max_tokens is None:
-        max_tokens = _fitting(run, ids)
-    defaults = {"temperature": settings.temperature, "top_k": settings.top_k}
-    defaults |= {"top_p": settings.top_p}
-    told = {name: value for name, value in defaults.items() if value is not None}
+        max_tokens = _default_max_tokens(run, ids)
+    names = ("temperature", "top_k", "top_p")
+    defaults = {name: getattr(settings, name) for name in names}
+    defaults = {name: value for name, value in defaults.items() if value is not None}
 
     def draw(filled: list[list[int]], **options) -> list[ScoredTokens]:
         return generate_tokens(
@@ -134,7 +138,7 @@ def generate(
             run.params,
             filled,
             max_tokens=max_tokens,
-            sampling=Sampling(**told | drawing),
+            sampling=Sampling(**defaults | given),
             seed=seed,
             rows=[*range(len(ids)), *[0] * (len(filled) - len(ids))],
             logprobs=logprobs,
@@ -161,33 +165,34 @@ def beam_search(
     max_tokens: int | None = None,
     longest_prompt: int | None = None,
 ) -> list[list[ScoredText]]:
-    """Beam search: looks for the texts of the best score, all prompts in one batch.
+    """Beam search for the texts with the best scores, all prompts in one batch.
 
     Args:
-      run: as in `generate`.
-      prompts: likewise.
-      images: likewise.
-      beams: see `beam_search_tokens`.
-      length_penalty: that of Wu et al. 2016, see `fmjax.inference.beam_search.penalty`.
-        If not given 0, or where `experiment.generation` names a number of beams, its
-        own length_penalty and early_stopping, as transformers has them.
-      n_best: texts for each prompt, at most `beams`.
-      max_tokens: as in `generate`.
-      longest_prompt: tokens that are read of a longer one, its EOS the last of them;
-        all of them if not given.
+      run: a run, from `fmjax.load`.
+      prompts: texts, as in `generate`.
+      images: images, as in `generate`.
+      beams: number of beams, see `beam_search_tokens`.
+      length_penalty: alpha of the penalty of Wu et al. 2016, see
+        `fmjax.inference.beam_search.penalty`. If None, 0; or, if
+        `experiment.generation` sets a number of beams, its length_penalty and
+        early_stopping, as in transformers.
+      n_best: number of texts for each prompt, at most `beams`.
+      max_tokens: maximum number of new tokens, as in `generate`.
+      longest_prompt: number of tokens to which longer prompts are truncated, keeping
+        EOS; None for no limit.
 
     Returns:
-      For each prompt n_best texts, the best first.
+      For each prompt `n_best` texts, best first.
 
     Raises:
-      UserError: as `generate`.
+      UserError: as in `generate`.
     """
     ids = _encoded(run, prompts)
     if longest_prompt is not None:
         end = run.tokenizer.eos_id
         ids = [shortened(prompt, longest_prompt, end) for prompt in ids]
     if max_tokens is None:
-        max_tokens = _fitting(run, ids)
+        max_tokens = _default_max_tokens(run, ids)
     settings = _settings(run)
     if length_penalty is None and settings.num_beams > 1:
         scoring = {
@@ -217,7 +222,7 @@ def beam_search(
 
 
 def with_prompt(run: Run, prompt: str, text: str) -> str:
-    """What a person reads: a continuation behind its prompt, an answer alone."""
+    """A generated text for display: after its prompt, except for encoder-decoders."""
     answers = isinstance(decoder_of(run.model), SourceDecoder)
     return text if answers else prompt + text
 
@@ -239,8 +244,8 @@ def _ends(run: Run) -> tuple[int, ...]:
     return _settings(run).eos_token_id or (() if eos_id is None else (eos_id,))
 
 
-def _fitting(run: Run, ids: list[list[int]]) -> int:
-    """As many tokens as the settings say, or 100; or as many as fit the model."""
+def _default_max_tokens(run: Run, ids: list[list[int]]) -> int:
+    """The default of max_tokens: that of the generation config or 100, if they fit."""
     decoder, settings = decoder_of(run.model), _settings(run)
     longest = max(map(len, ids), default=0)
     limit = f"{run.model.gin_name}.max_length = {run.model.max_length}"
@@ -253,13 +258,13 @@ def _fitting(run: Run, ids: list[list[int]]) -> int:
             limit, room = f"generation.max_length = {settings.max_length}", wanted
     if room < 1:
         raise UserError(
-            f"A prompt of {longest} tokens leaves none to generate, for {limit}; "
-            "expected a shorter prompt."
+            f"A prompt of {longest} tokens leaves no room for new tokens, since "
+            f"{limit}; expected a shorter prompt."
         )
     if room < wanted:
         print(
-            f"max_tokens = {room}: no more fit behind a prompt of {longest} tokens, "
-            f"for {limit}.",
+            f"max_tokens = {room}: no more tokens fit after a prompt of {longest} "
+            f"tokens, since {limit}.",
             file=sys.stderr,
         )
     return min(wanted, room)
@@ -268,11 +273,21 @@ def _fitting(run: Run, ids: list[list[int]]) -> int:
 def _in_batch(
     run: Run, ids: list[list[int]], images: Images | None, write: Callable
 ) -> list:
-    """Calls `write` with a full batch of ids on the run's mesh; one result a prompt."""
+    """Calls `write` with a padded batch on the run's mesh.
+
+    Args:
+      run: the run.
+      ids: ids of each prompt.
+      images: one for each prompt, or None.
+      write: a function of the batch and options that returns a result for each row.
+
+    Returns:
+      `write`'s results, of which only the first len(ids) belong to prompts.
+    """
     if not ids:
         return []
     tokenizer = run.tokenizer
-    # Copies of the first row fill the last shard, and end when it does.
+    # Copies of the first row fill the last shard; they end at the same time.
     more = -len(ids) % run.row_multiple
     filled = ids + ids[:1] * more
     if images is not None:
@@ -291,16 +306,16 @@ def _in_batch(
 
 
 def _text(run: Run, prompt: list[int], new: list[int]) -> str:
-    """The text of `new`.
+    """The text of new ids after a prompt.
 
-    Behind a prompt it is decoded with it, as its spelling may depend on it:
-    SentencePiece, for one, drops a space in front of the first piece it decodes.
+    They are decoded with the prompt, since a text may depend on what is before it: for
+    example, SentencePiece removes the space before the first piece.
     """
     tokenizer = run.tokenizer
     if new and new[-1] in _ends(run):
         new = new[:-1]
     if isinstance(decoder_of(run.model), SourceDecoder):
-        # Marian's languages have vocabularies of their own.
+        # Marian has a tokenizer for each language.
         return getattr(tokenizer, "target", tokenizer).decode(new)
     before, whole = tokenizer.decode(prompt), tokenizer.decode(prompt + new)
     return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(new)

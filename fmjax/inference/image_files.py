@@ -1,4 +1,4 @@
-"""Image files as a run's model reads them."""
+"""Reading image files for a run's model."""
 
 import pathlib
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from fmjax.inference.load import Run
 
 _BROKEN = (
     OSError,
-    SyntaxError,  # Pillow's, of some broken files.
+    SyntaxError,  # raised by Pillow for some broken files
     PIL.Image.DecompressionBombError,
     BadRecord,
 )
@@ -23,10 +23,10 @@ _BROKEN = (
 def read_images(
     run: Run, files: Sequence[pathlib.Path]
 ) -> Float[np.ndarray, "B S S 3"]:
-    """Decoded, upright, and preprocessed as `run.preprocess` does it.
+    """Decodes image files and preprocesses them with `run.preprocess`.
 
     Raises:
-      UserError: as there, or for a file that is none of an image.
+      UserError: a file is not an image, or as in `run.preprocess`.
     """
     arrays = []
     for file in files:

@@ -1,6 +1,5 @@
-"""Arrays for a model's call, checked by name, shape and range before it is made."""
+"""Checking the arrays of a model's call: names, shapes and ranges."""
 
-import inspect
 from collections.abc import Mapping
 
 import numpy as np
@@ -8,37 +7,38 @@ from flax import linen as nn
 from jaxtyping import ArrayLike
 
 from fmjax.errors import UserError, suggest
+from fmjax.models.call_arguments import array_names
 
-# Arguments of a model's call that are no arrays.
-_OTHERS = ("self", "keys", "hidden_states")
-# What arguments were called in earlier versions.
+# Earlier names of arguments → current names.
 _EARLIER_NAMES = {"mask": "padding_mask", "encoder_mask": "encoder_padding_mask"}
 
 
 def inputs_of(
     model: nn.Module, arrays: Mapping[str, ArrayLike]
 ) -> dict[str, np.ndarray]:
-    """What a model's call takes: integers as int32, masks as booleans, images float32.
+    """Converts arrays for a model's call: int32, bool for masks, float32 for images.
+
+    Args:
+      model: the model.
+      arrays: maps arguments to arrays, [B, T] or for images [B, height, width, C].
 
     Raises:
-      UserError: for a name that the model's call does not have or lacks, for arrays of
-        other shapes than [B, T], or [B, height, width, C] of images, for ids that the
-        model does not have, or for no arrays at all.
+      UserError: an argument is unknown or missing, a shape is wrong, an id is out of
+        range, or there are no arrays.
     """
-    called = inspect.signature(type(model).__call__).parameters
-    known = [name for name in called if name not in _OTHERS]
+    needed = array_names(model)
+    known = list(needed)
     for name in arrays:
         if name not in known:
             if _EARLIER_NAMES.get(name) in known:
                 raise UserError(f"{name} is now called {_EARLIER_NAMES[name]}.")
             raise UserError(
-                f"{name}: @{model.gin_name}() takes {', '.join(known)}."
-                f"{suggest(name, known)}"
+                f"{name} is not an argument of @{model.gin_name}(); expected "
+                f"{', '.join(known)}.{suggest(name, known)}"
             )
     for name in known:
-        required = called[name].default is inspect.Parameter.empty
-        if required and arrays.get(name) is None:
-            raise UserError(f"{name} is missing; @{model.gin_name}() reads it.")
+        if needed[name] and arrays.get(name) is None:
+            raise UserError(f"{name} is missing; @{model.gin_name}() needs it.")
     read = {
         name: _images(values)
         if name == "images"
@@ -47,31 +47,31 @@ def inputs_of(
         if values is not None
     }
     if not read:
-        raise UserError(f"No arrays; @{model.gin_name}() takes {', '.join(known)}.")
+        raise UserError(
+            f"No arrays are given; @{model.gin_name}() expects {', '.join(known)}."
+        )
     rows = next(iter(read.values())).shape[:1]
     apart = rows_apart(model)
     for name, array in read.items():
         if name == "images":
             if array.shape[:1] != rows and not apart:
                 raise UserError(
-                    f"images: {len(array)} of them; expected {rows[0]}, as of all that "
-                    "goes with them."
+                    f"images: {len(array)} images; expected {rows[0]}, as many as rows "
+                    "of the other arrays."
                 )
             continue
-        # The two texts of an encoder-decoder have lengths of their own.
+        # Encoder and decoder tokens may have different lengths.
         side = next(n for n in known if n in read and _side(n) == _side(name))
         of_side = read[side].shape
         expected = of_side if apart else (*rows, *of_side[1:])
         if array.ndim != 2 or array.shape != expected:
-            raise UserError(
-                f"{name}: shape {array.shape}; expected [B, T], of {side} as of all "
-                "that goes with it."
-            )
+            same = "" if side == name else f", the same as {side}"
+            raise UserError(f"{name}: shape {array.shape}; expected [B, T]{same}.")
     return {n: a.astype(bool) if _is_mask(n) else a for n, a in read.items()}
 
 
 def rows_apart(model: nn.Module) -> bool:
-    """Whether images and texts need not be as many: each is encoded by itself."""
+    """Whether the numbers of images and texts may differ, as in CLIP."""
     return getattr(model, "rows_apart", False)
 
 
@@ -89,7 +89,7 @@ def _side(name: str) -> str:
 
 
 def _limit(model: nn.Module, name: str) -> int:
-    """The number of values that an array may have."""
+    """The exclusive upper limit of an array's values."""
     if _is_mask(name):
         return 2
     if name == "visible":
@@ -100,21 +100,26 @@ def _limit(model: nn.Module, name: str) -> int:
         return model.max_length
     if name == "token_types":
         if not model.num_token_types:
-            raise UserError(f"token_types: {model.gin_name}.num_token_types = 0.")
+            raise UserError(
+                f"token_types is not an input, since {model.gin_name}.num_token_types "
+                "= 0."
+            )
         return model.num_token_types
     return model.vocab_size
 
 
 def _integers(name: str, values: ArrayLike, limit: int) -> np.ndarray:
-    """`values` as int32, each checked to be from 0 to limit - 1."""
+    """Values as int32; raises a UserError unless all are from 0 to limit - 1."""
     try:
         array = np.asarray(values)
     except ValueError:
         raise UserError(
-            f"{name}: rows of different lengths; expected [B, T]."
+            f"{name}: rows have different lengths; expected an array [B, T]."
         ) from None
     if array.ndim and not array.size:
-        raise UserError(f"{name}: shape {array.shape}; expected a token or more a row.")
+        raise UserError(
+            f"{name}: shape {array.shape}; expected at least one token in each row."
+        )
     if array.dtype.kind not in "iub":
         raise UserError(f"{name}: found {array.dtype}; expected integers.")
     if array.size and not 0 <= array.min() <= array.max() < limit:
@@ -129,12 +134,14 @@ def _images(values: ArrayLike) -> np.ndarray:
     try:
         array = np.asarray(values)
     except ValueError:
-        raise UserError("images: of different sizes; expected one array.") from None
+        raise UserError(
+            "images have different sizes; expected one array [B, height, width, C]."
+        ) from None
     if array.ndim != 4:
         raise UserError(f"images: shape {array.shape}; expected [B, height, width, C].")
     if array.dtype.kind != "f":
         raise UserError(
-            f"images: found {array.dtype}; expected normalized floats, as "
-            "`run.preprocess` gives them."
+            f"images: found {array.dtype}; expected normalized floats, from "
+            "`run.preprocess`."
         )
     return array.astype(np.float32)

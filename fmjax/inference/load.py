@@ -1,4 +1,4 @@
-"""From a run directory to a model that can be called: `fmjax.load`."""
+"""Loading a run directory as a model that can be called: `fmjax.load`."""
 
 import contextlib
 import dataclasses
@@ -21,32 +21,33 @@ from jaxtyping import Array, ArrayLike, Float
 from fmjax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 from fmjax.errors import UserError, suggest
 from fmjax.inference.inputs import inputs_of, rows_apart
+from fmjax.models.call_arguments import call_arguments
 from fmjax.run import directory as run_dir
 from fmjax.sharding.mesh import MeshConfig, batch_shards, on_mesh
 from fmjax.sharding.rules import LogicalRules
 from fmjax.training.checkpoint import saved_state
 from fmjax.training.experiment import Experiment
 
-# Of parameters.
+# Dtypes of parameters.
 _DTYPES = ("float32", "bfloat16", "float16")
-# Of float32 parameters that are read at a time, where they are cast.
+# Bytes of parameters that are read at once before they are cast.
 _READ_BYTES = 256 << 20
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Run:
-    """A trained or imported model with everything that belongs to it.
+    """A trained or imported model with its parameters, tokenizer and config.
 
-    It computes on the mesh that its parameters lie on.
+    It computes on the mesh of its parameters.
 
     Attributes:
-      config: the experiment that made it.
-      model: the model; pure, without parameters.
+      config: the experiment of the run.
+      model: the module, without parameters.
       params: its parameters.
-      tokenizer: None where the run has none.
-      step: updates done; 0 for an imported model.
-      extra: the model's other collections, by name.
-      rules: logical to mesh axes; those of `config` if not given.
+      tokenizer: its tokenizer; None if the run has none.
+      step: number of updates; 0 for an imported model.
+      extra: other collections of the model, by name.
+      rules: rules from logical to mesh axes; those of `config` if None.
     """
 
     config: Experiment
@@ -58,7 +59,7 @@ class Run:
     rules: LogicalRules | None = None
 
     def __repr__(self):
-        """One line: parameters would be thousands."""
+        """A summary in one line, without the parameters."""
         count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
         return (
             f"Run({self.config.objective.gin_name} of {self.model.gin_name}, "
@@ -68,29 +69,28 @@ class Run:
     def __call__(
         self, *, hidden_states: bool = False, **inputs: ArrayLike
     ) -> dict[str, Array]:
-        """The model's outputs, by the names that every family shares.
+        """Calls the model; outputs have the same names in every model family.
 
         Args:
-          hidden_states: whether to give those of all layers.
-          **inputs: what the model's call takes. Of one text, all [B, T]: `tokens`, ids
-            below vocab_size, with optional `padding_mask`, False for padding,
-            `segment_ids` (tokens attend only to their own segment), `positions`, and
-            `token_types`.
-            Of images `images` [B, height, width, C], normalized, and for patches
-            `masked` or `visible`, see the model. Of an encoder-decoder:
-            `encoder_tokens` [B, S], `decoder_tokens` [B, T], optional
-            `encoder_padding_mask`, and segment ids and positions of both sides.
+          hidden_states: whether to return the hidden states of all layers.
+          **inputs: arguments of the model's call.
+            Text, all [B, T]: `tokens`, ids below vocab_size; optional `padding_mask`
+            (False for padding), `segment_ids` (tokens attend only to their segment),
+            `positions` and `token_types`.
+            Images: `images` [B, height, width, C], normalized; for patches `masked` or
+            `visible`, see the model.
+            Encoder-decoder: `encoder_tokens` [B, S], `decoder_tokens` [B, T]; optional
+            `encoder_padding_mask`, and segment ids and positions of both.
 
         Returns:
-          logits: float32 [B, T, V] without vocabulary padding, or ELECTRA's [B, T], or
-          of images [B, classes], or of images and texts [images, texts]; hidden: [B, T,
-          D], after the final norm; with `hidden_states`, those of all layers, [layers +
-          1, B, T, D]; and what else the model gives, such as pooled [B, D] and
-          encoder_hidden [B, S, D].
+          logits: float32 [B, T, V] without vocabulary padding; [B, T] for ELECTRA, [B,
+          classes] for images, [images, texts] for images and texts. hidden: [B, T, D],
+          after the final norm. hidden_states, if asked for: [layers + 1, B, T, D].
+          Other outputs of the model, such as pooled [B, D] and encoder_hidden [B, S,
+          D].
 
         Raises:
-          UserError: for names that the model does not know, arrays of other shapes, or
-            ids that it does not have.
+          UserError: an argument is unknown, a shape is wrong, or an id is out of range.
         """
         read = inputs_of(self.model, inputs)
         padded = {name: self._padded(array) for name, array in read.items()}
@@ -103,26 +103,26 @@ class Run:
     def preprocess(
         self, images: Iterable[PIL.Image.Image]
     ) -> Float[np.ndarray, "B S S 3"]:
-        """Pictures as the model reads them: resized, cropped, normalized.
+        """Resizes, crops and normalizes pictures for the model.
 
         Raises:
-          UserError: the run's images, if it has any, come with no preprocessing.
+          UserError: the run has no preprocessing of images.
         """
         preprocessing = self.config.image_preprocessing
         if preprocessing is None:
             raise UserError(
-                "experiment.preprocessing is None, and experiment.data gives no "
-                "images; expected @preprocessing(), as an import of a folder with "
-                "preprocessor_config.json writes it."
+                "experiment.preprocessing = None and experiment.data has no images; "
+                "expected @preprocessing(), which `fmjax import` writes for a folder "
+                "with preprocessor_config.json."
             )
         return np.stack([preprocessing.of_picture(image) for image in images])
 
     def _repr_html_(self) -> str:
-        """The same for notebooks."""
+        """The same summary for notebooks."""
         return f"<code>{html.escape(repr(self))}</code>"
 
     def on_mesh(self) -> contextlib.AbstractContextManager:
-        """The context in which the model computes on the run's mesh."""
+        """A context in which the model computes on the run's mesh."""
         mesh = self._mesh
         if mesh is None:
             return contextlib.nullcontext()
@@ -130,7 +130,7 @@ class Run:
 
     @property
     def row_multiple(self) -> int:
-        """Batches have a multiple of this many rows: each shard needs as many."""
+        """The number of batch shards, of which the rows of a batch are a multiple."""
         return 1 if self._mesh is None else batch_shards(self._mesh, self._rules)
 
     @property
@@ -147,8 +147,8 @@ class Run:
         return np.pad(array, [(0, more)] + [(0, 0)] * (array.ndim - 1))
 
     def _of_rows(self, name: str, x: Array, rows: Mapping[str, int]) -> Array:
-        """An output without the rows that filled the batch."""
-        if x.ndim == 0:  # of the model, such as logit_scale
+        """An output without the padding rows."""
+        if x.ndim == 0:  # a scalar of the model, such as logit_scale
             return x
         count = next(iter(rows.values()))
         if rows_apart(self.model):
@@ -160,9 +160,10 @@ class Run:
     @functools.cached_property
     def _apply(self):
         def apply(variables, inputs, hidden_states):
-            # A model of one's own need not have them.
-            asked = {"hidden_states": True} if hidden_states else {}
-            return self.model.apply(variables, **inputs, **asked)
+            # A user's model need not have this argument.
+            options = {"hidden_states": True} if hidden_states else {}
+            inputs = call_arguments(self.model, inputs)
+            return self.model.apply(variables, **inputs, **options)
 
         return jax.jit(apply, static_argnums=2)
 
@@ -177,26 +178,25 @@ def load(
     """Loads a run directory.
 
     Args:
-      directory: what `fmjax train` or `fmjax import` wrote.
-      step: of the checkpoint to take; the newest if not given. Averaged parameters are
-        taken where the run kept them.
-      mesh: how to spread the model over the devices, such as
-        MeshConfig(data=1, fsdp=-1); the first device alone if not given.
-      trust: lets the run's config import the Python modules that it names.
-      dtype: of the parameters: float32, bfloat16 or float16, which take half of the
-        memory; as they were saved if not given. What the model computes in is
-        transformer.dtype.
+      directory: a run directory, from `fmjax train` or `fmjax import`.
+      step: step of the checkpoint; the newest if None. Averaged parameters are used if
+        the run has them.
+      mesh: the mesh for the parameters, such as MeshConfig(data=1, fsdp=-1); only the
+        first device if None.
+      trust: whether the run's config may import Python modules.
+      dtype: dtype of the parameters: float32, bfloat16 or float16; as they were saved
+        if None. The dtype of the computation is transformer.dtype.
 
     Returns:
-      The run; `run(tokens=...)["logits"]`.
+      The run; for example, `run(tokens=...)["logits"]`.
 
     Raises:
-      UserError: if the directory is not that of a run, or has no such checkpoint, or
-        the dtype is another.
+      UserError: the directory is not a run directory or has no such checkpoint, or the
+        dtype is not supported.
     """
     if dtype not in (None, *_DTYPES):
         raise UserError(
-            f"dtype = {dtype!r}; expected one of {', '.join(_DTYPES)}."
+            f"dtype = {dtype!r}: expected one of {', '.join(_DTYPES)}."
             f"{suggest(str(dtype), _DTYPES)}"
         )
     directory = pathlib.Path(directory).expanduser().absolute()
@@ -222,10 +222,10 @@ def load(
 def _read(
     saved: saved_state.SavedState, wanted: dict, dtype: str | None
 ) -> tuple[dict, dict]:
-    """Parameters and other collections, each array read to its place on the mesh.
+    """Reads (parameters, other collections), each array onto its devices.
 
-    With a dtype, parameters are read and checked a few at a time and cast where they
-    lie, so that no more than those are ever held as they were saved.
+    With a dtype, parameters are read in groups and cast on their devices, so that only
+    one group at a time is held in the saved dtype.
     """
     if dtype is None:
         read = saved.read(wanted)
@@ -242,7 +242,7 @@ def _read(
 
 
 def _groups(shapes: dict) -> Iterator[dict]:
-    """Arrays in groups of `_READ_BYTES`; a larger one by itself."""
+    """Yields arrays in groups of up to `_READ_BYTES`; a larger array alone."""
     group: dict = {}
     size = 0
     for path, shape in shapes.items():

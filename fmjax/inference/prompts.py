@@ -1,4 +1,4 @@
-"""Prompts: from texts to ids as the model read them in training, padded for a batch."""
+"""Prompts: encoding texts as in training, and padding them to a batch."""
 
 from collections.abc import Sequence
 
@@ -18,33 +18,33 @@ from fmjax.inference.decoder import (
 from fmjax.inference.load import Run
 from fmjax.models.generation import Generation
 
-# Prompts are padded to a power of two of at least this, so that few shapes compile.
-_SHORTEST_BUCKET = 16
+# Prompts are padded to a power of two, at least this, so that few shapes are compiled.
+_MIN_BUCKET = 16
 
 
 def encode(run: Run, text: str) -> list[int]:
-    """Ids of a prompt: the beginning of a text, or all that an encoder reads.
+    """Ids of a prompt, with the special tokens of training.
 
     Raises:
-      UserError: for a run without a tokenizer, a prompt that is no Unicode text (on the
-        command line: no UTF-8), an empty one where the tokenizer has no id to begin
-        with, or a model without a decoder.
+      UserError: the run has no tokenizer, the model has no decoder, the prompt is not
+        valid Unicode (on the command line: UTF-8), or it is empty and the tokenizer has
+        no BOS or EOS.
     """
     tokenizer = run.tokenizer
     if tokenizer is None:
         raise UserError(
-            "This run has no tokenizer, so no text goes in or out; "
-            "fmjax.inference.token_loop.generate_tokens takes ids."
+            "This run has no tokenizer, so it cannot read or generate text; "
+            "fmjax.inference.token_loop.generate_tokens generates ids."
         )
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        # As Python has bytes of the command line that are no UTF-8.
+        # Python turns invalid bytes of the command line into surrogates.
         raise UserError(
-            f"prompt {text!r}: no UTF-8 at character {error.start + 1}; expected text "
-            "in UTF-8."
+            f"prompt {text!r} is not UTF-8 at character {error.start + 1}; expected "
+            "text in UTF-8."
         ) from None
-    # What a model that was imported read is not known but from its tokenizer.
+    # For an imported model, only the tokenizer shows which special tokens it expects.
     imported = run.config.data is None
     ids, decoder = tokenizer.encode(text), decoder_of(run.model)
     if isinstance(decoder, SourceDecoder):
@@ -59,8 +59,8 @@ def encode(run: Run, text: str) -> list[int]:
     ids = ([] if first is None else [first]) + ids
     if not ids:
         raise UserError(
-            "An empty prompt needs a tokenizer with an id that begins or ends a "
-            "document, which this run's does not have. Expected some text."
+            "The prompt is empty, and the run's tokenizer has no BOS or EOS to start "
+            "with; expected some text."
         )
     return ids
 
@@ -71,27 +71,34 @@ def pad(
     max_tokens: int,
     images: Float[np.ndarray, "B height width C"] | None = None,
 ) -> Prompts:
-    """Joins ids of one or more prompts of different lengths.
+    """Pads the ids of prompts to a batch.
+
+    Args:
+      decoder: the decoder.
+      prompts: ids of each prompt.
+      max_tokens: maximum number of new tokens.
+      images: one for each prompt if the model reads images, else None.
 
     Raises:
-      UserError: where a prompt is empty or has an id that the model does not,
-        max_tokens is below 1 or too many for the model, or there are not as many images
-        as prompts for a model that sees them, and none for another.
+      UserError: a prompt is empty or has an id outside the vocabulary, `max_tokens` is
+        less than 1 or does not fit the model, or the number of images is wrong.
     """
     model = decoder.model
     expected = len(prompts) if decoder.reads_images else 0
     if expected != (found := 0 if images is None else len(images)):
         raise UserError(
-            f"{found} images for {len(prompts)} prompts; @{model.gin_name}() needs "
-            f"{expected}."
+            f"images: {found} images for {len(prompts)} prompts; @{model.gin_name}() "
+            f"expects {expected}."
         )
     lengths = [len(prompt) for prompt in prompts]
     if max_tokens < 1:
         raise UserError(f"max_tokens = {max_tokens}: expected at least 1.")
     if min(lengths) < 1:
-        raise UserError(f"prompt {lengths.index(0)} has no tokens; expected one.")
+        raise UserError(
+            f"prompt {lengths.index(0)} has no tokens; expected at least one."
+        )
     decoder.check(max(lengths), max_tokens)
-    bucket = max(_SHORTEST_BUCKET, 1 << (max(lengths) - 1).bit_length())
+    bucket = max(_MIN_BUCKET, 1 << (max(lengths) - 1).bit_length())
     tokens = np.zeros((len(prompts), min(bucket, model.max_length)), np.int32)
     for row, prompt in zip(tokens, prompts):
         row[: len(prompt)] = prompt
@@ -106,7 +113,7 @@ def pad(
 def eos_array(
     eos_id: int | Sequence[int] | None, generation: Generation
 ) -> Int[np.ndarray, " E"]:
-    """int32 ids that end a text; -1, which no id is, where nothing does."""
+    """Ids that end a text, int32 [E]; [-1] if there are none."""
     if eos_id is None:
         eos_id = generation.eos_token_id
     ids = [eos_id] if isinstance(eos_id, int | np.integer) else list(eos_id)

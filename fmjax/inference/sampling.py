@@ -1,4 +1,4 @@
-"""How the next token is drawn: greedily, or from a softmax cut to its likely part."""
+"""Sampling the next token: greedy, temperature, top-k and top-p."""
 
 import dataclasses
 
@@ -12,15 +12,17 @@ from fmjax.errors import UserError
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn.
+    """Settings of sampling.
 
-    Its numbers may be traced: other numbers don't compile anew, None for a number does.
+    Numbers may be traced arrays, so other values do not compile again; changing a
+    number to None does.
 
     Attributes:
-      temperature: divides the logits; 0 takes the likeliest token.
-      top_k: only the k likeliest tokens; None for all.
-      top_p: only the fewest tokens, likeliest first, whose probabilities add up to p or
-        more (nucleus sampling, Holtzman et al. 2020); None for all.
+      temperature: divisor of the logits; 0 takes the likeliest token.
+      top_k: sample only from the k likeliest tokens; None for all.
+      top_p: sample only from the smallest set of likeliest tokens with a total
+        probability of at least p (nucleus sampling, Holtzman et al. 2020); None for
+        all.
     """
 
     temperature: float | Float[Array, ""] = 1.0
@@ -28,8 +30,8 @@ class Sampling:
     top_p: float | Float[Array, ""] | None = None
 
     def check(self) -> None:
-        """Raises UserError for a number out of its range."""
-        # Not in __post_init__, which also runs on tracers.
+        """Raises a UserError if a number is out of range."""
+        # Not in __post_init__, which is also called with traced arrays.
         if not 0 <= self.temperature < float("inf"):
             raise UserError(f"temperature = {self.temperature}: expected 0 or more.")
         if self.top_k is not None and self.top_k < 1:
@@ -41,11 +43,11 @@ class Sampling:
 def sample(
     logits: Float[Array, "B V"], keys: Key[Array, " B"], sampling: Sampling
 ) -> Int[Array, " B"]:
-    """Draws one id a row, each row with its own key."""
+    """Samples an id for each row, int32 [B], with the row's key."""
     temperature = jnp.float32(sampling.temperature)
 
     def draw():
-        # Shifted first, so that a small temperature gives -inf and never inf - inf.
+        # Shifted first, so that a small temperature cannot give inf - inf.
         shifted = logits - logits.max(-1, keepdims=True)
         likely = restrict(shifted / temperature, sampling.top_k, sampling.top_p)
         return jax.vmap(jax.random.categorical)(keys, likely).astype(jnp.int32)
@@ -61,9 +63,9 @@ def restrict(
     top_k: int | Int[Array, ""] | None = None,
     top_p: float | Float[Array, ""] | None = None,
 ) -> Float[Array, "B V"]:
-    """Logits with -inf for what top-k, and then top-p among what it left, leave out.
+    """Logits with -inf for the tokens that top-k and then top-p exclude.
 
-    Of equal logits the lower id is the likelier one, so that top-k leaves k at most.
+    Of equal logits the lower id counts as likelier, so top-k keeps at most k tokens.
     """
     if top_k is None and top_p is None:
         return logits
@@ -75,7 +77,7 @@ def restrict(
     if top_p is not None:
         total = jax.nn.softmax(jnp.where(keep, ordered, -jnp.inf), axis=-1).cumsum(-1)
         before = jnp.pad(total[:, :-1], ((0, 0), (1, 0)))
-        # Rounding may bring a sum to 1 before its end; p = 1 leaves nothing out.
+        # A rounded sum may reach 1 before the end; p = 1 must exclude nothing.
         keep &= (before < top_p) | (top_p >= 1)
     rows = jnp.arange(logits.shape[0])[:, None]
     keep = jnp.zeros(logits.shape, bool).at[rows, order].set(keep)

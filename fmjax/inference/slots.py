@@ -1,4 +1,4 @@
-"""Slots: a batch of texts that are being generated, each at its own position."""
+"""Slots: the state of a batch of texts during generation."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from fmjax.models.layers.attention import KeyValueCache
 
-# What a decoder writes each token into: a cache, or one for each of its halves.
+# The self-attention cache: one, or one for each half of a captioner's decoder.
 SelfCache = KeyValueCache | tuple[KeyValueCache, KeyValueCache]
 
 
@@ -17,16 +17,16 @@ SelfCache = KeyValueCache | tuple[KeyValueCache, KeyValueCache]
 class Slots:
     """The state of R texts between two tokens; a pytree of device arrays.
 
-    Slots do not depend on each other: each has a length and a position of its own, and
-    `insert` gives one a new text while the others go on.
+    Slots are independent: each has its own length and position, and `insert` puts a new
+    text into one while the others continue.
 
     Attributes:
-      hidden: [R, 1, D], from which each next token is predicted.
-      positions: int32 [R], at which each next token is read.
-      cache: keys and values of the decoder's own tokens, [layers, R, N, G, K] each.
-      cross_cache: those of what an encoder or an image gave, [layers, B, S, G, K]; R is
-        B, or for beams, which share it, a multiple. None without cross-attention.
-      cross_lengths: int32 [B], of what the encoder read; None where S are.
+      hidden: [R, 1, D], hidden vectors from which the next tokens are predicted.
+      positions: int32 [R], positions of the next tokens.
+      cache: keys and values of self-attention, [layers, R, N, G, K] each.
+      cross_cache: keys and values of cross-attention, [layers, B, S, G, K] each; R is
+        B, or a multiple if beams share it. None without cross-attention.
+      cross_lengths: int32 [B], lengths of the encoder's inputs; None if all are S.
     """
 
     hidden: Float[Array, "R 1 D"]
@@ -37,7 +37,7 @@ class Slots:
 
 
 def empty_slots(like: Slots, count: int) -> Slots:
-    """`count` slots as wide and long as those of a prefilled batch, without texts."""
+    """`count` slots without texts, with the shapes of a prefilled batch."""
 
     def zeros(x, axis):
         return jnp.zeros((*x.shape[:axis], count, *x.shape[axis + 1 :]), x.dtype)
@@ -46,15 +46,15 @@ def empty_slots(like: Slots, count: int) -> Slots:
 
 
 def insert(slots: Slots, prefilled: Slots, where: Int[Array, " B"]) -> Slots:
-    """Puts prefilled texts into slots; the other slots stay as they are.
+    """Puts prefilled texts into slots; other slots are unchanged.
 
     Args:
-      slots: R of them.
-      prefilled: B texts, of the same decoder, with caches that are no longer.
-      where: int32 [B], below R: the slot of each; whatever it held is gone.
+      slots: R slots.
+      prefilled: B texts of the same decoder; their caches must not be longer.
+      where: int32 [B], below R, the slot of each text; its old text is replaced.
 
     Raises:
-      ValueError: the slots' caches are too short.
+      ValueError: the caches of the slots are too short.
     """
 
     def put(new, axis, old):
@@ -62,7 +62,7 @@ def insert(slots: Slots, prefilled: Slots, where: Int[Array, " B"]) -> Slots:
             raise ValueError(
                 f"prefilled arrays of {new.shape} do not fit slots of {old.shape}"
             )
-        # What is behind a shorter cache is hidden by positions, or by cross_lengths.
+        # Values after a shorter cache are masked by positions or by cross_lengths.
         inside = tuple(slice(n) for n in new.shape[axis + 1 :])
         return old.at[(*[slice(None)] * axis, where, *inside)].set(new)
 
@@ -70,7 +70,7 @@ def insert(slots: Slots, prefilled: Slots, where: Int[Array, " B"]) -> Slots:
 
 
 def _map(function, slots: Slots, *others: Slots) -> Slots:
-    """A function of every array, the axis of its rows, and those of others."""
+    """Maps function(array, axis of its rows, *arrays of the others)."""
     axes = Slots(
         hidden=0,
         positions=0,

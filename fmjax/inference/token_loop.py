@@ -1,4 +1,4 @@
-"""Sampling and greedy decoding with a key-value cache: one compiled loop."""
+"""Sampling and greedy decoding with a key-value cache, in one compiled loop."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ from fmjax.inference.slots import Slots
 from fmjax.models.generation import Generation
 from fmjax.models.layers.logical_axes import constrain
 
-_MOST_SEED = 2**32 - 1
+_MAX_SEED = 2**32 - 1
 
 
 class ScoredTokens(NamedTuple):
@@ -28,9 +28,9 @@ class ScoredTokens(NamedTuple):
 
     Attributes:
       tokens: the ids.
-      logprobs: of each, the natural logarithm of the probability that the model gives
-        it: the log-softmax of its logits over all of its vocabulary, before sampling's
-        temperature and cuts, and before any constraint.
+      logprobs: log-probability of each id in nats: the log-softmax of the model's
+        logits over the whole vocabulary, before temperature, top-k, top-p and
+        constraints.
     """
 
     tokens: list[int]
@@ -53,39 +53,40 @@ def generate_tokens(
     generation: Generation | None = None,
     logprobs: bool = False,
 ) -> list[list[int]] | list[ScoredTokens]:
-    """Generates behind, or in answer to, prompts of different lengths in one batch.
+    """Generates ids for prompts of different lengths in one batch.
 
-    It is compiled once for every number of rows, power of two of the longest prompt,
-    max_tokens, vocab_size, number of EOS ids and constraints.
+    It is compiled once for each combination of number of rows, length of the longest
+    prompt rounded up to a power of two, max_tokens, vocab_size, number of EOS ids and
+    constraints.
 
     Args:
-      model: with a decoder, and maybe an encoder, which then reads the prompts.
+      model: a model with a decoder; an encoder, if it has one, reads the prompts.
       params: its parameters.
-      prompts: ids, at least one a row.
-      images: one a prompt, for a model that reads them, normalized.
-      max_tokens: the most ids generated for a prompt.
-      sampling: how they are drawn.
-      seed: from 0 to 2**32 - 1; see `rows`.
-      rows: a number for each row; what it draws depends on this, on the seed and on the
-        position, and not on the batch. Its place in the batch if not given.
-      eos_id: one id or several; each ends a row, of which it then is the last id. Those
-        of `generation` if not given.
-      padding_id: never drawn.
-      vocab_size: ids at and above it are never drawn; model.vocab_size if not given.
-      generation: constraints; its defaults of sampling, beams and lengths are not read.
+      prompts: ids of each prompt, at least one.
+      images: normalized images, one for each prompt, for a model that reads images.
+      max_tokens: maximum number of new ids.
+      sampling: settings of sampling.
+      seed: random seed from 0 to 2**32 - 1.
+      rows: a number for each row; its samples depend only on this number, the seed and
+        the position. The index in the batch if None.
+      eos_id: one or several ids that end a row, as its last id; those of `generation`
+        if None.
+      padding_id: id that is never generated.
+      vocab_size: ids from here on are never generated; model.vocab_size if None.
+      generation: constraints; its defaults for sampling, beams and lengths are ignored.
       logprobs: whether to return log-probabilities.
 
     Returns:
-      The ids generated for each prompt; `ScoredTokens` with `logprobs`.
+      The new ids of each prompt; `ScoredTokens` with `logprobs`.
 
     Raises:
-      UserError: for a model without a decoder, prompts and max_tokens that exceed
-        model.max_length, images that do not go with them, or a number out of range.
+      UserError: the model has no decoder, prompts and `max_tokens` do not fit
+        model.max_length, the images do not fit, or a number is out of range.
     """
     decoder = decoder_of(model)
     sampling.check()
-    if not 0 <= seed <= _MOST_SEED:
-        raise UserError(f"seed = {seed}: expected 0 to 2**32 - 1 = {_MOST_SEED}.")
+    if not 0 <= seed <= _MAX_SEED:
+        raise UserError(f"seed = {seed}: expected 0 to 2**32 - 1 = {_MAX_SEED}.")
     if not prompts:
         return []
     generation = generation or Generation()
@@ -101,7 +102,7 @@ def generate_tokens(
         padded,
         np.uint32(seed),
         np.arange(len(prompts)) if rows is None else np.array(rows),
-        # 0 and 1.0 are of different types, which would compile twice.
+        # An int and a float would be compiled separately.
         dataclasses.replace(sampling, temperature=np.float32(sampling.temperature)),
         eos_array(eos_id, generation),
         np.int32(-1 if padding_id is None else padding_id),
@@ -118,7 +119,7 @@ def generate_tokens(
 
 
 class _Written(NamedTuple):
-    tokens: Int[Array, "B N"]  # zeros after each row's end
+    tokens: Int[Array, "B N"]  # zeros after the end of each row
     counts: Int[Array, " B"]
     logprobs: Float[Array, "B N"] | None
 
@@ -132,8 +133,8 @@ class _State(NamedTuple):
     slots: Slots
 
 
-# The rules are flax's, outside what jit knows to tell traces apart by, hence a static
-# argument of their own.
+# flax's logical axis rules are global state that jit does not see, so they are a static
+# argument.
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
 def _write(
     decoder,
@@ -197,5 +198,5 @@ def _write(
     )
     end = jax.lax.while_loop(unfinished, step, start)
     written = _Written(end.tokens, end.counts, end.logprobs)
-    # Whole on every device, so that every process can read them.
+    # Replicated, so that every process can read all of it.
     return jax.tree.map(lambda x: constrain(x, *[None] * x.ndim), written)

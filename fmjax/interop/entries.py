@@ -1,17 +1,18 @@
-"""A family's table of options: entries, each of which reads and writes config.json.
+"""Entries of a family's table of options, which read and write config.json.
 
-An entry is a pair of functions. `read` takes options of config.json and returns fields
-of the model, `write` is its inverse. The functions below make the usual ones; a family
-writes its own where an option is like no other's.
+An entry is a pair of functions: `read` takes options of config.json and returns fields
+of the model, `write` is its inverse. The functions below make the usual entries; a
+family defines its own for unusual options.
 
-Fields of models have dotted names here: "vocab_size", "transformer.num_layers". One
-that begins with "*." is the encoder's and the decoder's.
+Fields of models have dotted names here: "vocab_size", "transformer.num_layers". A name
+that begins with "*." stands for the field of both encoder and decoder.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from fmjax.configurable import fields_of
 from fmjax.errors import UserError
 from fmjax.interop.model_fields import NEUTRAL
 from fmjax.interop.options import Options
@@ -30,19 +31,19 @@ ACTIVATIONS = {
 
 
 class Entry(Protocol):
-    """Some options of config.json, and the fields of a model that they tell.
+    """The interface of entries: options of config.json and the fields they define.
 
     Attributes:
-      fields: of the model.
+      fields: dotted names of the fields.
     """
 
     fields: tuple[str, ...]
 
     def read(self, options: Options) -> dict[str, Any]:
-        """Takes the options; returns fields. A UserError if they are not supported."""
+        """Takes options, returns fields; raises a UserError if unsupported."""
 
     def write(self, values: Values) -> dict[str, Any]:
-        """The options of a model's fields. A UserError if there are none for them."""
+        """The options for a model's fields; raises a UserError if there are none."""
 
 
 def _nothing(_: Any) -> dict[str, Any]:
@@ -55,9 +56,9 @@ class FunctionEntry:
 
     Attributes:
       fields: see `Entry`.
-      read: likewise.
-      write: likewise; by default there are no options to write.
-      name: of its option, for messages; "" for none or several.
+      read: see `Entry`.
+      write: see `Entry`; by default writes no options.
+      name: name of its option in messages; "" for none or several.
     """
 
     fields: tuple[str, ...]
@@ -76,28 +77,28 @@ def option(
     null: bool = False,
     others: str = "",
 ) -> Entry:
-    """An option that is one field, or several that are equal.
+    """An entry for an option that is equal to one or several fields.
 
     Args:
-      name: in config.json.
-      fields: separated by spaces.
-      kind: the type of its value there.
-      default: what transformers takes where there is none.
-      to_field: from the values there to those of the field, where they differ; of
-        several for one, the first is written.
-      null: whether null is a value of its own.
-      others: other names of the same option, which may stand beside it, or alone; null
-        there says nothing.
+      name: name in config.json.
+      fields: names of the fields, separated by spaces.
+      kind: type of the option's value.
+      default: transformers' default.
+      to_field: maps values of the option to values of the field, if they differ. If
+        several map to the same, the first is written.
+      null: whether null is a value with its own meaning.
+      others: other names of the same option, separated by spaces, which may be present
+        as well or instead; null there is ignored.
     """
     names = expand(fields)
 
     def read(options: Options) -> dict[str, Any]:
-        told = {other: options.take(other, kind, None) for other in others.split()}
-        told = {other: value for other, value in told.items() if value is not None}
-        value = options.take(name, kind, [default, *told.values()][-1], null)
-        for other, beside in told.items():
-            if beside != value:
-                options.refuse(other, beside, f"{value!r}, as {name} is")
+        found = {other: options.take(other, kind, None) for other in others.split()}
+        found = {other: value for other, value in found.items() if value is not None}
+        value = options.take(name, kind, [default, *found.values()][-1], null)
+        for other, other_value in found.items():
+            if other_value != value:
+                options.refuse(other, other_value, f"{value!r}, as {name} is")
         if to_field is not None:
             if value not in to_field:
                 expected = ", ".join(map(repr, to_field))
@@ -106,12 +107,12 @@ def option(
         return dict.fromkeys(names, value)
 
     def write(values: Values) -> dict[str, Any]:
-        first, *beside = (values[field] for field in names)
-        for field, other in zip(names[1:], beside):
+        first, *rest = (values[field] for field in names)
+        for field, other in zip(names[1:], rest):
             if other != first and field.rpartition(".")[2] not in NEUTRAL:
                 raise UserError(
                     f"{names[0]} = {first!r} and {field} = {other!r}; expected the "
-                    f"same, for {name} is both."
+                    f"same value, since {name} is both."
                 )
         if first is None and not null and default is not None:
             raise UserError(f"{names[0]} = None; expected a value.")
@@ -128,18 +129,61 @@ def option(
     return FunctionEntry(names, read, write, name)
 
 
+def part(fields: str, cls: type, options: Mapping[str, tuple[str, type, Any]]) -> Entry:
+    """An entry for options that form a configurable in one or several equal fields.
+
+    Args:
+      fields: names of the fields, separated by spaces.
+      cls: class of the configurable.
+      options: maps each option to the field of `cls`, the type of the option's value,
+        and transformers' default. Other fields of `cls` must have their defaults.
+    """
+    names = expand(fields)
+
+    def read(given: Options) -> dict[str, Any]:
+        taken = {
+            field: given.take(name, kind, default)
+            for name, (field, kind, default) in options.items()
+        }
+        return dict.fromkeys(names, cls(**taken))
+
+    def write(values: Values) -> dict[str, Any]:
+        first = values[names[0]]
+        for name in names:
+            if not isinstance(values[name], cls):
+                raise UserError(
+                    f"{name} = {values[name]!r}; expected @{cls.gin_name}()."
+                )
+            if values[name] != first:
+                raise UserError(
+                    f"{names[0]} = {first!r} and {name} = {values[name]!r}; expected "
+                    "the same value, since config.json has only one."
+                )
+        written = {field: name for name, (field, _, _) in options.items()}
+        for field in fields_of(cls):
+            value = getattr(first, field.name)
+            if field.name not in written and value != field.default:
+                raise UserError(
+                    f"{cls.gin_name}.{field.name} = {value!r}; expected "
+                    f"{field.default!r}."
+                )
+        return {name: getattr(first, field) for field, name in written.items()}
+
+    return FunctionEntry(names, read, write)
+
+
 def activation(name: str, fields: str, default: str) -> Entry:
-    """An activation by its name; gelu_tanh has more than one there."""
+    """An entry for an activation; gelu_tanh has more than one name in config.json."""
     return option(name, fields, str, default, to_field=ACTIVATIONS)
 
 
 def size(name: str, field: str, default: int, square: bool = False) -> Entry:
-    """A height and a width in pixels; one number where they are equal.
+    """An entry for a height and width in pixels; one number if they are equal.
 
     Args:
-      name: in config.json.
-      field: of the model.
-      default: what transformers takes where there is none.
+      name: name in config.json.
+      field: field of the model.
+      default: transformers' default.
       square: whether height and width must be equal.
     """
 
@@ -164,7 +208,7 @@ def size(name: str, field: str, default: int, square: bool = False) -> Entry:
 
 
 def same(name: str, field: str, kind: type) -> Entry:
-    """An option that may lack or be null, but not differ from another's field."""
+    """An entry for an option that may be missing or null, else must equal a field."""
 
     def read(options: Options) -> dict[str, Any]:
         value = options.take(name, kind, None)
@@ -174,32 +218,31 @@ def same(name: str, field: str, kind: type) -> Entry:
 
 
 def fixed(values: Values) -> Entry:
-    """Fields that have the same value in every model of a family."""
-    told = {field: v for names, v in values.items() for field in expand(names)}
+    """An entry for fields with the same value in every model of a family."""
+    constants = {field: v for names, v in values.items() for field in expand(names)}
 
     def write(values: Values) -> dict[str, Any]:
-        for field, expected in told.items():
+        for field, expected in constants.items():
             if values[field] != expected:
                 raise UserError(f"{field} = {values[field]!r}; expected {expected!r}.")
         return {}
 
-    return FunctionEntry(tuple(told), lambda options: dict(told), write)
+    return FunctionEntry(tuple(constants), lambda options: dict(constants), write)
 
 
 def assumed(values: Values) -> Entry:
-    """Fields that no option tells: a model that is read has these, others any."""
+    """An entry for fields without an option: imports set these, exports accept any."""
     return FunctionEntry(tuple(values), lambda options: dict(values))
 
 
 def constant(name: str, value: Any, *others: Any, default: Any = None) -> Entry:
-    """An option that has one value in every model that is supported.
+    """An entry for an option with one supported value.
 
     Args:
-      name: in config.json.
-      value: the one that is written, and read.
-      *others: also read.
-      default: what transformers takes where there is none; None means `value`, and then
-        it is not written.
+      name: name in config.json.
+      value: the value that is read and written.
+      *others: other values that are read.
+      default: transformers' default; if None it is `value`, which then is not written.
     """
 
     def read(options: Options) -> dict[str, Any]:
@@ -211,7 +254,7 @@ def constant(name: str, value: Any, *others: Any, default: Any = None) -> Entry:
 
 
 def ignored(names: str) -> Entry:
-    """Options, separated by spaces, that do not change what the model computes."""
+    """An entry for options, separated by spaces, with no effect on the model."""
 
     def read(options: Options) -> dict[str, Any]:
         options.ignore(*names.split())
@@ -221,7 +264,7 @@ def ignored(names: str) -> Entry:
 
 
 def expand(fields: str) -> tuple[str, ...]:
-    """Dotted names of fields, those of "*." once for encoder and decoder."""
+    """Dotted names of fields, with "*." replaced by encoder and decoder."""
     return tuple(
         name.replace("*", side, 1)
         for name in fields.split()

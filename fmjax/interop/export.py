@@ -1,4 +1,4 @@
-"""Runs become folders that Hugging Face's transformers loads."""
+"""Export: writing a run as a folder that Hugging Face's transformers can load."""
 
 import dataclasses
 import json
@@ -44,22 +44,23 @@ def export_model(
     """Writes config.json, weights and tokenizer of a run, as `save_pretrained` does.
 
     Args:
-      run_dir: what `fmjax train` or `fmjax import` wrote.
-      hf_dir: the folder to make.
-      step: of the checkpoint; the newest if not given. Averaged parameters are taken
-        where the run kept them.
-      dtype: of the weights: float32, float16 or bfloat16; if not given, that of the
-        files that the model was imported from, or float32.
-      max_shard_bytes: of a file of weights.
-      model_type: of config.json, where several fit a model; the first if not given.
-      trust: lets the run's config import the Python modules that it names.
+      run_dir: a run directory, from `fmjax train` or `fmjax import`.
+      hf_dir: the folder to write; it must be new.
+      step: step of the checkpoint; the newest if None. Averaged parameters are used if
+        the run has them.
+      dtype: dtype of the weights: float32, float16 or bfloat16; if None, that of the
+        files from which the model was imported, or float32.
+      max_shard_bytes: maximum bytes of a file of weights.
+      model_type: model_type of config.json, if several fit the model; the first if
+        None.
+      trust: whether the run's config may import Python modules.
 
     Returns:
-      What a reader of the folder should know: what it is, and what it lacks.
+      Notes for the user: the model's type, and what the folder does not contain.
 
     Raises:
-      UserError: for a run that no model_type can hold, naming the field; nothing is
-        written then.
+      UserError: no model_type can represent the model; the message names the field.
+        Nothing is written then.
     """
     source = Path(run_dir).expanduser().absolute()
     experiment = run_dirs.stored_experiment(source, trust)
@@ -67,11 +68,11 @@ def export_model(
     dtype = dtype or experiment.imported_dtype or "float32"
     if dtype not in tensor_files.DTYPES:
         raise UserError(
-            f"dtype = {dtype!r}; expected one of {', '.join(tensor_files.DTYPES)}."
+            f"dtype = {dtype!r}: expected one of {', '.join(tensor_files.DTYPES)}."
             f"{suggest(dtype, tensor_files.DTYPES)}"
         )
     if max_shard_bytes < 1:
-        raise UserError(f"max_shard_bytes = {max_shard_bytes} is below 1.")
+        raise UserError(f"max_shard_bytes = {max_shard_bytes}: expected at least 1.")
     family, name, architecture, config = describe(objective.model, model_type)
     config |= family.write_objective(objective)
     objective = dataclasses.replace(objective, model=family.kept(objective.model))
@@ -82,7 +83,7 @@ def export_model(
     notes = [f"model_type {family.model_type}, {name}, weights in {dtype}"]
     notes += [f"without {objective.model.gin_name}.{name}" for name in family.without]
     with new_folder(hf_dir) as target:
-        # On the host, for an accelerator may not hold the model whole.
+        # On the host, since the model may not fit a single accelerator.
         mesh = MeshConfig().build(jax.local_devices(backend="cpu")[:1])
         rules = MeshConfig().all_rules
         saved, tree = saved_state.find_model(source, objective, mesh, rules, step)
@@ -110,30 +111,30 @@ def export_model(
 def describe(
     model: nn.Module, model_type: str | None = None
 ) -> tuple[Family, str, Architecture, dict[str, Any]]:
-    """What a model is to Hugging Face.
+    """The Hugging Face family and architecture of a model.
 
     Args:
-      model: of a run.
-      model_type: what it should be; None for the first that fits.
+      model: the model.
+      model_type: the model_type of config.json; the first that fits if None.
 
     Returns:
-      The family, the architecture's name and itself, and config.json's options.
+      The family, the architecture's name, the architecture, and options of config.json.
 
     Raises:
-      UserError: no family holds such a model; names a field.
+      UserError: no family can represent the model; the message names a field.
     """
     families = [f for f in FAMILIES if type(model) is f.model]
     if not families:
         raise UserError(
-            f"@{getattr(model, 'gin_name', type(model).__name__)}() is no model that "
-            "transformers has."
+            f"@{getattr(model, 'gin_name', type(model).__name__)}() cannot be "
+            "exported: transformers has no such model."
         )
     if model_type is not None:
         known = list(dict.fromkeys(f.model_type for f in families))
         families = [f for f in families if f.model_type == model_type]
         if not families:
             raise UserError(
-                f"model_type = {model_type!r} does not hold @{model.gin_name}(); "
+                f"--model_type {model_type!r} cannot represent @{model.gin_name}(); "
                 f"expected one of {', '.join(known)}.{suggest(model_type, known)}"
             )
     refused = []
@@ -144,6 +145,6 @@ def describe(
             refused.append((error.distance, family, error))
     _, family, error = min(refused, key=lambda each: each[0])
     raise UserError(
-        f"transformers has no such model. The nearest, {family.model_type}, has "
-        f"nothing for: {error}"
+        f"transformers has no such model. The nearest model_type, "
+        f"{family.model_type}, cannot represent: {error}"
     )

@@ -1,4 +1,4 @@
-"""What a family of models is to Hugging Face: two tables, and what uses them."""
+"""Families: models of one model_type, described by tables of options and of weights."""
 
 import dataclasses
 import re
@@ -17,12 +17,12 @@ from fmjax.interop.rows import Row
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A class of transformers: a family's transformer with some heads.
+    """A class of transformers: a family's model with certain heads.
 
     Attributes:
-      entries: options and fields beside the family's.
-      rows: weights beside the family's.
-      bare: whether its tensors' names lack the family's prefix.
+      entries: entries in addition to the family's.
+      rows: rows of weights in addition to the family's.
+      bare: whether the names of its tensors lack the family's prefix.
     """
 
     entries: tuple[Entry, ...] = ()
@@ -32,31 +32,31 @@ class Architecture:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """How models of one model_type are described there.
+    """A family of models: how config.json and tensors correspond to a model here.
 
     Attributes:
-      model_type: in config.json.
-      model: the class here.
-      objective: what an imported run is trained further with.
-      entries: config.json's options and the model's fields.
-      rows: weights; parameters that a model does not have are passed over.
-      architectures: by their names in config.json; of those that fit a model, the
-        first is written.
-      trained_by: config.json's options that are fields of the objective.
-      prefix: before the names of tensors in all but bare architectures.
-      copies: tensors that may stand in a file although they are tied to others: their
-        names, and those of the others. A head's alone may differ, where it is untied.
-      repeated: copies that transformers looks for where the head is untied.
-      computed: of a model, tensors by name that are no parameters here.
-      trained: fields of a model whose files hold others in their place.
-      optional: tensors whose absence means a field to be False, or None.
-      constants: pattern of tensors that hold no weights; old files have some.
-      foreign: pattern of tensors of a head that transformers has no class for.
-      renamed: (pattern, replacement) of names that old files have.
+      model_type: model_type of config.json.
+      model: class of the model here.
+      objective: objective with which an imported run is trained further.
+      entries: entries of config.json's options and the model's fields.
+      rows: rows of weights; rows of parameters that a model does not have are skipped.
+      architectures: architectures by name; of those that fit a model, the first is
+        written.
+      trained_by: options of config.json that are fields of the objective.
+      prefix: prefix of the tensors' names, except in bare architectures.
+      copies: maps tensors that may be in a file although they are tied to the name of
+        the other tensor. Only a head may differ, which then is untied.
+      repeated: copies that transformers expects in a file with an untied head.
+      computed: returns tensors by name that are not parameters here, for a model.
+      trained: fields of a model for which files hold trained values.
+      optional: tensors whose absence sets a field to False or None.
+      constants: pattern of tensors without weights, which old files have.
+      foreign: pattern of tensors of heads for which transformers has no class.
+      renamed: (pattern, replacement) for tensor names of old files.
       unties: whether a tied head that differs from the table is read as an untied one,
         whatever config.json says.
-      without: fields of a model for parts that no file holds.
-      objects: of config.json, whose options entries name as "object.option".
+      without: fields of a model for parts that files do not contain.
+      objects: objects of config.json whose options are named "object.option".
     """
 
     model_type: str
@@ -80,31 +80,31 @@ class Family:
     objects: tuple[str, ...] = ()
 
     def kept(self, model: nn.Module) -> nn.Module:
-        """The part of a model that files hold."""
+        """The part of a model that files contain."""
         return model.clone(**dict.fromkeys(self.without))
 
     def short(self, name: str) -> str:
-        """A tensor's name, of a row or a file, as all files have it in common."""
+        """The name of a tensor without the family's prefix."""
         for pattern, replacement in self.renamed:
             name = re.sub(pattern, replacement, name)
         return name.removeprefix(self.prefix)
 
     def others(self, architecture: Architecture, found: Iterable[str]) -> list[str]:
-        """Of tensors' short names, those of heads that an architecture lacks."""
+        """Short names of the tensors of heads that an architecture does not have."""
         every = [row for a in self.architectures.values() for row in a.rows]
         own = self.rows_of(architecture)
         known = {self.short(row.name) for row in every if row not in own}
         return [n for n in found if n in known or re.fullmatch(self.foreign, n)]
 
     def rows_of(self, architecture: Architecture) -> tuple[Row, ...]:
-        """Weights of the family and of an architecture."""
+        """Rows of the weights of the family and an architecture."""
         return self.rows + architecture.rows
 
     def choose(self, named: str | None, found: set[str]) -> Architecture:
-        """The architecture that a file is of.
+        """The architecture of a file.
 
-        That is the one named in config.json, or a larger one whose heads the file has
-        too, as BERT's has one for pairs; without a name the largest.
+        It is the one named in config.json, or a larger one if the file has its heads
+        (BERT for pre-training); without a name, the largest.
         """
         required = self.architectures[named].rows if named else ()
         fit = [
@@ -117,41 +117,41 @@ class Family:
         return max(fit, key=lambda a: len(a.rows))
 
     def read(self, options: Options, architecture: Architecture) -> dict[str, Any]:
-        """The fields that a config.json tells."""
+        """The fields that a config.json defines."""
         options = options.opened(*self.objects)
         values: dict[str, Any] = {}
-        told_by: dict[str, str] = {}
+        defined_by: dict[str, str] = {}
         for entry in self.entries + architecture.entries:
             for field, value in entry.read(options).items():
-                teller = getattr(entry, "name", "")
+                option = getattr(entry, "name", "")
                 if field in values and values[field] != value:
                     described = model_fields.describe(self.model, field)
-                    if not teller:
-                        # What the file says of it, or what it leaves to a default.
-                        teller = told_by[field]
-                        told = options.peek(teller, values[field])
+                    if not option:
+                        # The value in the file, or the default.
+                        option = defined_by[field]
+                        given = options.peek(option, values[field])
                         options.refuse(
-                            teller, told, f"{described} to be {value!r} in this class"
+                            option, given, f"{described} to be {value!r} in this class"
                         )
                     options.refuse(
-                        teller,
+                        option,
                         value,
-                        f"{values[field]!r}, as {told_by[field]} has it, for "
+                        f"{values[field]!r}, as {defined_by[field]} has it, for "
                         f"{described} is both",
                     )
-                values[field], told_by[field] = value, teller
+                values[field], defined_by[field] = value, option
         options.finish()
         return values
 
     def read_objective(self, options: Options) -> dict[str, Any]:
-        """The fields of the objective that a config.json tells; before `read`."""
+        """The objective's fields that a config.json defines; called before `read`."""
         values: dict[str, Any] = {}
         for entry in self.trained_by:
             values |= entry.read(options)
         return values
 
     def write_objective(self, objective: Any) -> dict[str, Any]:
-        """config.json's options of the objective; none of another one's."""
+        """Options of config.json for an objective; none if it is of another class."""
         config: dict[str, Any] = {}
         if type(objective) is self.objective:
             for entry in self.trained_by:
@@ -159,10 +159,10 @@ class Family:
         return config
 
     def write(self, model: nn.Module) -> tuple[str, Architecture, dict[str, Any]]:
-        """The architecture's name, itself, and config.json's options, of a model.
+        """The name and the architecture of a model, and the options of its config.json.
 
         Raises:
-          UserError: the family has nothing like it; names a field.
+          UserError: the family cannot represent the model; the message names a field.
         """
         refused = []
         for name, architecture in self.architectures.items():
@@ -206,16 +206,16 @@ class Family:
 
 
 def _in_brackets(problem: str) -> str:
-    """A problem as part of a sentence: "X = 1 (expected 2)"."""
+    """A problem as a part of a sentence: "X = 1 (expected 2)"."""
     found, _, expected = problem.rstrip(".").partition("; expected ")
     return f"{found} (expected {expected})" if expected else found
 
 
 class Unlike(UserError):
-    """A family has nothing like a model.
+    """A family cannot represent a model.
 
     Attributes:
-      distance: fields that it has nothing for.
+      distance: number of fields that it cannot represent.
     """
 
     def __init__(self, distance: int, message: str):
@@ -224,7 +224,7 @@ class Unlike(UserError):
 
 
 def find(families: tuple[Family, ...], model_type: str, named: str | None) -> Family:
-    """The family of a config.json; raises UserError for one that is not supported."""
+    """The family of a config.json; raises a UserError if it is not supported."""
     known = dict.fromkeys(f.model_type for f in families)
     of_type = [f for f in families if f.model_type == model_type]
     if not of_type:

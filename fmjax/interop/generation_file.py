@@ -1,4 +1,4 @@
-"""generation_config.json: read into `Generation`, and kept for the model's export."""
+"""generation_config.json: read into `Generation`, and stored for the export."""
 
 import json
 from collections.abc import Collection
@@ -14,11 +14,11 @@ from fmjax.models.generation import Generation
 FILE = "generation.json"
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 
-# What transformers' own search and sampling do without these being told.
+# Defaults of transformers' search and sampling.
 _TOP_K = 50
-# Dumps of old versions name it in every config: it says nothing.
+# Old versions write it into every config, so it has no meaning.
 _OLD_MAX_LENGTH = 20
-# Options with no counterpart here, and the values with which they do nothing.
+# Unsupported options, with the values for which they have no effect.
 _WITHOUT_EFFECT = {
     "constraints": (None,),
     "diversity_penalty": (None, 0.0),
@@ -42,7 +42,7 @@ _WITHOUT_EFFECT = {
     "typical_p": (None, 1.0),
     "watermarking_config": (None,),
 }
-# Of caches, compilation, what is returned and other models' help: not of which ids.
+# Options that do not affect which ids are generated: caches, compilation, outputs.
 _HARMLESS = """
     _commit_hash _from_model_config assistant_confidence_threshold assistant_early_exit
     assistant_ensemble_weight assistant_lookbehind bos_token_id cache_config
@@ -61,19 +61,19 @@ def read(
 ) -> Generation | None:
     """The generation settings of a saved model.
 
-    They are those of generation_config.json or, in folders without one, of config.json;
-    an EOS that the first lacks is the second's.
+    They are read from generation_config.json or, if there is none, from config.json. If
+    the first has no EOS, that of the second is used.
 
     Args:
       hf_dir: the folder.
       model: the model of its config.json.
-      ignore: options that are left out.
+      ignore: names of options to ignore.
 
     Returns:
-      The settings; None where they say nothing, or the model is an encoder.
+      The settings; None if all have their defaults or the model is an encoder.
 
     Raises:
-      UserError: for an option that has no counterpart here, by its name.
+      UserError: an option is not supported; the message names it.
     """
     if not hasattr(model, "empty_cache"):
         return None
@@ -89,7 +89,7 @@ def read(
     expected = getattr(model, "start_id", None)
     if None not in (start, expected) and start != expected:
         options.refuse(
-            "decoder_start_token_id", start, f"{expected}, as {CONFIG} has it"
+            "decoder_start_token_id", start, f"{expected}, the value in {CONFIG}"
         )
     settings: dict[str, Any] = _ids(options, model.vocab_size)
     settings |= _lengths(options) | _search(options)
@@ -105,19 +105,19 @@ def read(
 
 
 def _options(hf_dir: Path, config: dict, ignore: Collection[str]) -> Options:
-    """The options of whichever file has the settings."""
-    told = {name: value for name, value in config.items() if name in GENERATION}
+    """The options of the file that has the settings."""
+    given = {name: value for name, value in config.items() if name in GENERATION}
     file = hf_dir / GENERATION_CONFIG
     if not file.is_file():
-        return Options(told, str(hf_dir / CONFIG))
+        return Options(given, str(hf_dir / CONFIG))
     values = Options.read(file, ignore).all()
     if values.get("eos_token_id") is None:
-        values["eos_token_id"] = told.get("eos_token_id")
+        values["eos_token_id"] = given.get("eos_token_id")
     return Options(values, str(file))
 
 
 def _ids(options: Options, vocab_size: int) -> dict[str, Any]:
-    """Settings of single ids, and of words."""
+    """Settings that are ids or lists of ids."""
     bos = options.take("forced_bos_token_id", int, None)
     forced_eos = _id_list(options, "forced_eos_token_id")
     words = options.take("bad_words_ids", list, None) or []
@@ -151,7 +151,7 @@ def _lengths(options: Options) -> dict[str, Any]:
 
 
 def _search(options: Options) -> dict[str, Any]:
-    """Settings of sampling and beams, transformers' own defaults filled in."""
+    """Settings of sampling and beam search, with transformers' defaults."""
     samples = options.take("do_sample", bool, None)
     beams = _number(options, "num_beams", int, 1)
     temperature = options.take("temperature", float, None)
@@ -180,13 +180,13 @@ def _search(options: Options) -> dict[str, Any]:
 
 
 def _number(options: Options, name: str, kind: type, default: Any) -> Any:
-    """A number; null says what the default is."""
+    """A number; null stands for the default."""
     value = options.take(name, kind, None)
     return default if value is None else value
 
 
 def _id_list(options: Options, name: str) -> tuple[int, ...]:
-    """One id, a list of them, or null."""
+    """A list of ids from one id, a list, or null."""
     if isinstance(options.peek(name, None), list):
         return _checked(options, name, options.take(name, list, None))
     value = options.take(name, int, None)
@@ -200,35 +200,35 @@ def _checked(options: Options, name: str, ids: Any) -> tuple[int, ...]:
 
 
 def keep(hf_dir: Path, run_dir: Path) -> None:
-    """Stores the files' settings in a run directory as they are, for `write_back`.
+    """Stores the original settings in a run directory, for `write_back`.
 
     Raises:
-      UserError: generation_config.json is no JSON object.
+      UserError: generation_config.json is not a JSON object.
     """
     config = Options.read(hf_dir / CONFIG).all()
-    told = {CONFIG: {name: v for name, v in config.items() if name in GENERATION}}
+    given = {CONFIG: {name: v for name, v in config.items() if name in GENERATION}}
     if (hf_dir / GENERATION_CONFIG).is_file():
-        told[GENERATION_CONFIG] = Options.read(hf_dir / GENERATION_CONFIG).all()
-    (run_dir / FILE).write_text(_text(told), encoding="utf-8")
+        given[GENERATION_CONFIG] = Options.read(hf_dir / GENERATION_CONFIG).all()
+    (run_dir / FILE).write_text(_text(given), encoding="utf-8")
 
 
 def write_back(run_dir: Path, hf_dir: Path) -> dict[str, Any] | None:
-    """Writes the generation_config.json that there was.
+    """Writes the original generation_config.json.
 
     Returns:
-      config.json's options; None for a run that was not imported.
+      The related options of config.json; None for a run that was not imported.
 
     Raises:
-      UserError: the run's file is damaged.
+      UserError: the file in the run directory is damaged.
     """
     if not (run_dir / FILE).is_file():
         return None
-    told = Options.read(run_dir / FILE)
-    generation = told.take(GENERATION_CONFIG, dict, None)
+    given = Options.read(run_dir / FILE)
+    generation = given.take(GENERATION_CONFIG, dict, None)
     if generation is not None:
         text = _text(generation)
         (hf_dir / GENERATION_CONFIG).write_text(text, encoding="utf-8")
-    return told.take(CONFIG, dict, {})
+    return given.take(CONFIG, dict, {})
 
 
 def _text(values: dict[str, Any]) -> str:

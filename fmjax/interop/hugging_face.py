@@ -1,4 +1,4 @@
-"""Import: models that Hugging Face's transformers saved become run directories."""
+"""Import: writing a run directory from a model saved by Hugging Face's transformers."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -24,19 +24,20 @@ def import_model(
     """Writes a run directory with the model and tokenizer of a saved model.
 
     Args:
-      hf_dir: config.json and safetensors files, as `save_pretrained` writes them, and
-        a tokenizer's files, or what tells how images become numbers.
-      run_dir: the directory to make.
-      ignore: options of config.json or generation_config.json, which are treated as if
-        they were not there: for those that are not known here, and are known not to
-        matter. One inside an object is named "object.option".
+      hf_dir: a folder with config.json and safetensors files, as written by
+        `save_pretrained`, and optionally tokenizer and preprocessor files.
+      run_dir: the run directory to write; it must be new.
+      ignore: options of config.json or generation_config.json to ignore: options that
+        fmjax does not know and that are known to have no effect. An option inside an
+        object is named "object.option".
 
     Returns:
-      Names of tensors that were left out: heads that config.json's architecture lacks.
+      Names of tensors that were not imported: those of heads that the architecture in
+      config.json does not have.
 
     Raises:
-      UserError: for an option, a tensor or a file that this model cannot take; nothing
-        is written then.
+      UserError: an option, a tensor or a file is not supported. Nothing is written
+        then.
     """
     source = Path(hf_dir).expanduser()
     if not source.is_dir():
@@ -62,14 +63,14 @@ def import_model(
         if tokenizer is not None:
             tokenizer.save(folder / run_dirs.TOKENIZER)
         generation_file.keep(source, folder)
-        # Orbax would copy NumPy's arrays; these are taken over as they are.
+        # Orbax would copy NumPy arrays, but uses these without a copy.
         host = jax.local_devices(backend="cpu")[0]
         checkpoints.save_model(folder, jax.device_put(params, host))
     return unread
 
 
 def _check_ignored(source: Path, ignore: Collection[str]) -> None:
-    """Raises a UserError for an option to ignore that no file has."""
+    """Raises a UserError for an option to ignore that is in no file."""
     names = (generation_file.CONFIG, generation_file.GENERATION_CONFIG)
     files = [source / name for name in names if (source / name).is_file()]
     values = [Options.read(file).all() for file in files]

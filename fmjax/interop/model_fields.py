@@ -1,4 +1,4 @@
-"""A model's fields under dotted names, those of its transformers included."""
+"""The fields of a model by dotted names, with those of its parts."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ from flax import linen as nn
 from fmjax.configurable import fields_of
 from fmjax.models.layers.transformer_config import TransformerConfig
 
-# Of training, or of how the model is computed: what it computes is the same.
+# Fields of training or of the computation, which do not change the result.
 NEUTRAL = frozenset(
     """
     attention_dropout attention dropout dtype embed_init_std init_std mlp_dropout remat
@@ -21,7 +21,7 @@ NEUTRAL = frozenset(
 
 
 def values_of(model: nn.Module) -> dict[str, Any]:
-    """Every field by its dotted name, None resolved where it stands for a number."""
+    """All fields by dotted name; None is resolved if it stands for a number."""
     values = {}
     for field in fields_of(type(model)):
         value = getattr(model, field.name)
@@ -45,7 +45,7 @@ def values_of(model: nn.Module) -> dict[str, Any]:
 
 
 def unusual(model: nn.Module) -> dict[str, Any]:
-    """Fields that make the model compute something else than their defaults would."""
+    """Fields whose values are not the defaults and change what is computed."""
     values = values_of(model)
     found = {}
     for name, value in values.items():
@@ -63,7 +63,7 @@ def unusual(model: nn.Module) -> dict[str, Any]:
 
 
 def build(cls: type, values: Mapping[str, Any]) -> Any:
-    """The model with these fields; or, of a model, a part."""
+    """The model, or a part of one, with the given fields."""
     parts: dict[str, dict[str, Any]] = {}
     plain = {}
     for name, value in values.items():
@@ -77,8 +77,10 @@ def build(cls: type, values: Mapping[str, Any]) -> Any:
 
 
 def describe(model: type, name: str) -> str:
-    """A field's dotted name as gin has it."""
+    """The gin name of a field; other names are returned unchanged."""
     part, _, rest = name.partition(".")
+    if part not in {field.name for field in fields_of(model)}:
+        return name
     if not rest:
         return f"{model.gin_name}.{part}"
     if part == "transformer":
@@ -87,19 +89,19 @@ def describe(model: type, name: str) -> str:
 
 
 def _type(cls: type, part: str) -> type:
-    """Of a field that holds a part; `Part | None` is a Part."""
+    """The class of a field that holds a part; for `Part | None` it is Part."""
     (field,) = (field for field in fields_of(cls) if field.name == part)
     return next(iter(typing.get_args(field.type)), field.type)
 
 
 def _width(model: nn.Module) -> int | None:
-    """Of the transformer, if a model has one of its own."""
+    """The width of the transformer, if a model has one."""
     config = getattr(model, "transformer", None)
     return None if config is None else config.embed_dim
 
 
 def _same_as_default(owner: nn.Module | TransformerConfig, field: str) -> list[Any]:
-    """Values that mean the same as the field's default, or nothing at all."""
+    """Whether a value means the same as the field's default, or has no effect."""
     if not isinstance(owner, TransformerConfig):
         if field == "embed_dim":
             return [_width(owner)]
@@ -115,8 +117,4 @@ def _same_as_default(owner: nn.Module | TransformerConfig, field: str) -> list[A
         "qkv_bias": owner.bias,
         "attention_scale": owner.head_width**-0.5,
     }
-    if field in derived:
-        return [derived[field]]
-    unread = field.startswith("relative_") and owner.position_bias in ("none", "alibi")
-    unread |= field.startswith("expert") and owner.num_experts is None
-    return [getattr(owner, field)] if unread else []
+    return [derived[field]] if field in derived else []

@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all."""
+"""Writing a folder atomically: it appears complete or not at all."""
 
 import contextlib
 import os
@@ -11,16 +11,16 @@ from fmjax.errors import UserError, refuse_scheme
 
 @contextlib.contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
-    """Inside, a folder to write into; it gets its name when all went well.
+    """Yields a temporary folder that is renamed to `target` if the block succeeds.
 
     Raises:
-      UserError: something is there already, or no folder can be made there.
+      UserError: the target exists and is not empty, or no folder can be made there.
     """
     refuse_scheme(path, "the new folder")
     target = Path(path).expanduser().absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists and is not empty; expected a new directory.")
-    # Renamed when whole, so that no half of it is ever taken for one.
+    # Renamed when complete, so that an incomplete folder is never used.
     partial = target.parent / f".{target.name}.partial-{os.getpid()}"
     try:
         partial.mkdir(parents=True)

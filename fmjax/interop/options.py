@@ -1,4 +1,4 @@
-"""A Hugging Face config.json, of which no option goes unread."""
+"""The options of a Hugging Face config.json; none may be left unread."""
 
 import json
 import reprlib
@@ -36,16 +36,16 @@ _HARMLESS = GENERATION | frozenset(
 )
 # In whole dumps of old versions, and harmless where they say nothing.
 _NOTHING = {"pruned_heads": {}, "use_bfloat16": False}
-# What arrays can be indexed with; nothing that a model computes with is larger.
+# Maximum of integers: the range of array indices.
 _MOST = 2**31 - 1
-# A stranger's value in a message: a line of it, however long or deep it is.
+# Shortens untrusted values in messages to a line.
 _SHOWN = reprlib.Repr()
 _SHOWN.maxlist = _SHOWN.maxdict = 30
 _SHOWN.maxstring = _SHOWN.maxother = 200
 
 
 class Options:
-    """The options of a file (or of an object inside it), taken out one by one."""
+    """The options of a file, or of an object in it, which are taken out one by one."""
 
     def __init__(self, values: dict[str, Any], source: str):
         self._all = values
@@ -54,14 +54,14 @@ class Options:
 
     @classmethod
     def read(cls, file: Path, ignore: Collection[str] = ()) -> "Options":
-        """The options of a file that holds a JSON object.
+        """Reads the options of a file that holds a JSON object.
 
         Args:
           file: the file.
-          ignore: options that are left out: names, or "object.option".
+          ignore: names of options to ignore; "object.option" inside an object.
 
         Raises:
-          UserError: there is no such file, or it holds no JSON object.
+          UserError: the file does not exist or is not a JSON object.
         """
         try:
             values = json.loads(file.read_bytes())
@@ -70,24 +70,24 @@ class Options:
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{file} is not JSON: {error}.") from error
         if not isinstance(values, dict):
-            raise UserError(f"{file} holds no JSON object.")
+            raise UserError(f"{file} is not a JSON object.")
         for name in ignore:
             owner, option = _owner(values, name)
             owner.pop(option, None)
         return cls(values, str(file))
 
     def all(self) -> dict[str, Any]:
-        """Every option, taken or not."""
+        """All options, whether taken or not."""
         return dict(self._all)
 
     def take(self, name: str, kind: type, default: Any, null: bool = False) -> Any:
-        """The value of an option, or what Hugging Face takes where there is none.
+        """The value of an option, or its default.
 
         Args:
-          name: of the option.
-          kind: the type that it has.
-          default: what Hugging Face takes.
-          null: whether null is a value of its own.
+          name: name of the option.
+          kind: expected type.
+          default: transformers' default.
+          null: whether null is a value with its own meaning.
         """
         value = self._values.pop(name, default)
         if value is None and (default is None or null):
@@ -111,10 +111,10 @@ class Options:
         return kind(value)
 
     def opened(self, *names: str) -> "Options":
-        """The same with the options inside these objects, as "object.option".
+        """The same options with those of the given objects as "object.option".
 
-        Where older files have another object of that name with "_dict" behind it, that
-        one counts, as it does for transformers.
+        Older files may have the object with "_dict" appended to its name; then that one
+        counts, as in transformers.
         """
         values = dict(self._values)
         for name in names:
@@ -130,29 +130,29 @@ class Options:
         return self._all.get(name, default)
 
     def take_options(self, name: str) -> "Options | None":
-        """The options of an object inside, or None where there is none."""
+        """The options of an object inside; None if there is none."""
         values = self.take(name, dict, None)
         return None if values is None else Options(values, f"{self._source}: {name}")
 
     def require(self, name: str, *supported: Any, default: Any = None) -> None:
-        """Takes an option of which only some values are supported.
+        """Takes an option that has only some supported values.
 
         Args:
-          name: of the option.
-          supported: these.
-          default: what Hugging Face takes where there is none; None means the first.
+          name: name of the option.
+          supported: supported values.
+          default: transformers' default; the first supported value if None.
         """
         value = self._values.pop(name, supported[0] if default is None else default)
         if value not in supported:
             self.refuse(name, value, " or ".join(map(repr, supported)))
 
     def without_nulls(self) -> "Options":
-        """The same where null is no value: what the default is taken for."""
+        """The same without null values, which stand for defaults."""
         values = {name: v for name, v in self._values.items() if v is not None}
         return Options(values, self._source)
 
     def ignore(self, *names: str) -> None:
-        """Takes options that don't change what the model computes."""
+        """Takes options that do not affect what the model computes."""
         for name in names:
             self._values.pop(name, None)
 
@@ -167,12 +167,12 @@ class Options:
                 self.refuse(
                     name,
                     value,
-                    f"no such option; --ignore {name} imports without it, where the "
-                    "model is known to be the same",
+                    f"no such option. If you know that it has no effect, import with "
+                    f"--ignore {name}",
                 )
 
     def refuse(self, name: str, value: Any, expected: str) -> None:
-        """Raises the UserError for an option's value."""
+        """Raises a UserError for the value of an option."""
         raise UserError(
             f"{self._source}: {name} = {_SHOWN.repr(value)} is not supported; expected "
             f"{expected}."
@@ -180,13 +180,13 @@ class Options:
 
 
 def has_option(values: dict[str, Any], name: str) -> bool:
-    """Whether an object has an option; named as `Options.read` has it."""
+    """Whether an object has an option, named as in `Options.read`."""
     owner, option = _owner(values, name)
     return option in owner
 
 
 def _owner(values: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
-    """The object that has an option, and the option's name there."""
+    """The object that has an option, and the option's name in it."""
     if name in values:
         return values, name
     first, _, rest = name.partition(".")

@@ -1,4 +1,4 @@
-"""How images become numbers, in preprocessor_config.json."""
+"""preprocessor_config.json: the preprocessing of images."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from fmjax.data.images.preprocessing import RESAMPLING, Preprocessing
 from fmjax.interop.options import Options
 
 FILE = "preprocessor_config.json"
-# Where a processor of texts and images keeps the same.
+# The file of a processor of texts and images, with the same options.
 _JOINT_FILE, _INSIDE = "processor_config.json", "image_processor"
 
 _CLIP = {
@@ -43,10 +43,10 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def read(folder: Path) -> Preprocessing | None:
-    """What a saved model's images go through; None where no file tells.
+    """The preprocessing of a saved model; None if there is no file.
 
     Raises:
-      UserError: for an option that is not supported.
+      UserError: an option is not supported.
     """
     if (folder / FILE).is_file():
         options = Options.read(folder / FILE)
@@ -58,7 +58,7 @@ def read(folder: Path) -> Preprocessing | None:
 
 
 def write(folder: Path, preprocessing: Preprocessing) -> None:
-    """Writes the file that transformers' AutoImageProcessor reads."""
+    """Writes the file for transformers' AutoImageProcessor."""
     p = preprocessing
     side = p.shorter_side or p.size
     square = {"height": side, "width": side}
@@ -129,7 +129,7 @@ def _read(options: Options) -> Preprocessing:
 
 
 def _kind(options: Options) -> str:
-    """Of the known ones, by the class that the file names, of any version."""
+    """The known processor for the class that the file names, of any version."""
     name = options.take("image_processor_type", str, None)
     name = options.take("feature_extractor_type", str, None) if name is None else name
     kind = name or ""
@@ -150,7 +150,7 @@ def _size(options: Options, name: str, default: Any, square: bool = False):
     if any(type(number) is not int for number in numbers):
         options.refuse(name, value, "numbers of pixels")
     if isinstance(value, int):
-        # Older files; then it is the shorter side where that is the default.
+        # A single number, in older files, is the shorter side if that is the default.
         if isinstance(default, dict) and "shortest_edge" in default and not square:
             return 0, 0, value
         return value, value, None

@@ -1,4 +1,4 @@
-"""The table of a family's weights: where each parameter lies in its files."""
+"""Rows of a family's table of weights: a parameter and its tensor in a file."""
 
 import math
 import re
@@ -9,18 +9,18 @@ import numpy as np
 
 
 class Row(NamedTuple):
-    """A parameter, or several that a file joins, and the tensor that holds them.
+    """One parameter, or several that a file joins, and their tensor.
 
     Attributes:
-      path: of the parameter, as "stack/layers/attention/query"; under "layers" lies
-        one a layer. Several paths, separated by spaces, are joined along a new first
-        axis.
-      name: of the tensor; {layer} stands for a layer's index, {expert} for that of an
-        expert, the first axis of a layer's parameter.
-      pattern: from the parameter's axes to the tensor's, as einops spells it; empty
-        where they are the same.
-      given: a path that the model must have for this row to count; after "!", one that
-        it must not have.
+      path: path of the parameter, such as "stack/layers/attention/query"; below
+        "layers" there is one for each layer. Several paths, separated by spaces, are
+        stacked along a new first axis.
+      name: name of the tensor; {layer} stands for the layer's index and {expert} for
+        the expert's, the first axis of a layer's parameter.
+      pattern: einops pattern from the parameter's axes to the tensor's; empty if they
+        are the same.
+      given: path that the model must have for this row to apply; after "!", one that it
+        must not have.
     """
 
     path: str
@@ -30,11 +30,11 @@ class Row(NamedTuple):
 
     @property
     def paths(self) -> list[str]:
-        """The parameters that the tensor holds."""
+        """Paths of the parameters of the tensor."""
         return self.path.split()
 
     def shape_there(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The tensor's shape, of the (joined) parameter's."""
+        """Shape of the tensor for the shape of the (stacked) parameters."""
         if not self.pattern:
             return shape
         sizes = self._sizes(shape)
@@ -43,12 +43,12 @@ class Row(NamedTuple):
         return tuple(math.prod(sizes.get(n, 1) for n in g.split()) for g in groups)
 
     def to_there(self, parts: list[np.ndarray]) -> np.ndarray:
-        """The tensor that holds these parameters."""
+        """The tensor of parameters."""
         array = np.stack(parts) if len(parts) > 1 else parts[0]
         return einops.rearrange(array, self.pattern) if self.pattern else array
 
     def to_here(self, tensor: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
-        """The parameters that a tensor holds; `shape` as for `shape_there`."""
+        """The parameters of a tensor; `shape` as in `shape_there`."""
         if self.pattern:
             here, there = self.pattern.split("->")
             sizes = self._sizes(shape)
@@ -66,7 +66,7 @@ _FROM_HEADS = "h k d -> d (h k)"
 
 
 def linear(path: str, name: str) -> tuple[Row, ...]:
-    """A `Dense` layer."""
+    """Rows of a `Dense` layer."""
     return (
         Row(f"{path}/kernel", f"{name}.weight", LINEAR),
         Row(f"{path}/bias", f"{name}.bias"),
@@ -74,18 +74,18 @@ def linear(path: str, name: str) -> tuple[Row, ...]:
 
 
 def norm(path: str, name: str) -> tuple[Row, ...]:
-    """A norm, with an offset or without."""
+    """Rows of a norm, with or without bias."""
     return Row(f"{path}/scale", f"{name}.weight"), Row(f"{path}/bias", f"{name}.bias")
 
 
 def attention(path: str, name: str, parts: str, out: str) -> tuple[Row, ...]:
-    """Projections from and to heads, each a linear layer in the file.
+    """Rows of the projections of an attention layer, each a linear layer in the file.
 
     Args:
-      path: of the attention layer.
-      name: of what the names of the projections to heads begin with.
-      parts: what queries, keys and values are called, separated by spaces.
-      out: the name of the projection back.
+      path: path of the attention layer.
+      name: prefix of the names of the query, key and value projections.
+      parts: names of the query, key and value projections, separated by spaces.
+      out: name of the output projection.
     """
     rows = []
     for ours, theirs in zip(("query", "key", "value"), parts.split(), strict=True):
@@ -97,7 +97,7 @@ def attention(path: str, name: str, parts: str, out: str) -> tuple[Row, ...]:
 
 
 def attention_out(path: str, name: str) -> tuple[Row, ...]:
-    """The projection back of an attention layer, a linear layer in the file."""
+    """Rows of an attention layer's output projection, a linear layer in the file."""
     return (
         Row(f"{path}/out", f"{name}.weight", _FROM_HEADS),
         Row(f"{path}/out_bias", f"{name}.bias"),
@@ -105,7 +105,7 @@ def attention_out(path: str, name: str) -> tuple[Row, ...]:
 
 
 def feed_forward(path: str, name: str, **parts: str) -> tuple[Row, ...]:
-    """Linear layers of a feed-forward layer: what `in_`, `out`, `gate` are called."""
+    """Rows of the linear layers `in_`, `out` and `gate` of a feed-forward layer."""
     rows = []
     for ours, theirs in parts.items():
         ours = ours.rstrip("_")

@@ -1,4 +1,4 @@
-"""A model that Hugging Face's transformers saved, as an objective and parameters."""
+"""Reading a model saved by transformers as an objective and parameters."""
 
 import contextlib
 from collections.abc import Collection, Iterator
@@ -25,18 +25,20 @@ from fmjax.training.state import abstract_variables
 def read_model(
     hf_dir: Path, ignore: Collection[str] = ()
 ) -> tuple[Objective, dict, list[str]]:
-    """What a saved model is trained further with, its parameters, and what is left out.
+    """Reads a saved model.
 
     Args:
-      hf_dir: config.json and safetensors files, as `save_pretrained` writes them.
-      ignore: options of config.json that are left out.
+      hf_dir: a folder with config.json and safetensors files, as written by
+        `save_pretrained`.
+      ignore: names of options of config.json to ignore.
 
     Returns:
-      The family's objective with the model, its parameters as float32 NumPy arrays,
-      layers scanned, and names of tensors of heads that the architecture lacks.
+      The family's objective with the model; its parameters as float32 NumPy arrays,
+      with scanned layers; and names of tensors of heads that the architecture does not
+      have.
 
     Raises:
-      UserError: for an option or a tensor that the model cannot take.
+      UserError: an option or a tensor is not supported.
     """
     file = hf_dir / "config.json"
     options = Options.read(file, ignore)
@@ -62,8 +64,8 @@ def read_model(
         original = family.copies[copy]
         if copy not in heads:
             raise UserError(
-                f"{hf_dir}: {copy} differs from {original}; expected the same, for "
-                "the model has one of them."
+                f"{hf_dir}: {copy} differs from {original}; expected the same values, "
+                "since the model has only one of them."
             )
         if values["tie_embeddings"] and not family.unties:
             raise UserError(
@@ -90,7 +92,7 @@ def read_model(
 
 @contextlib.contextmanager
 def _of(file: Path) -> Iterator[None]:
-    """Inside, whatever options that go ill together raise is the file's fault."""
+    """Names the file in errors that inconsistent options raise inside."""
     try:
         yield
     except UserError:

@@ -1,4 +1,4 @@
-"""Safetensors files of a folder, read and written a tensor at a time."""
+"""Safetensors files of a folder, read and written one tensor at a time."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from fmjax.errors import UserError
 
-# NumPy knows bfloat16 by the package ml_dtypes.
+# The package ml_dtypes adds bfloat16 to NumPy.
 _FLOATS = ("F64", "F32", "F16", "BF16")
 DTYPES = {
     "float32": ("F32", np.float32),
@@ -24,7 +24,7 @@ _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 class TensorFiles:
-    """The tensors of a folder's safetensors files by name; nothing is read yet."""
+    """The tensors of a folder's safetensors files, by name; read when needed."""
 
     def __init__(self, folder: Path):
         """Opens model.safetensors, or the shards of model.safetensors.index.json."""
@@ -42,17 +42,17 @@ class TensorFiles:
 
     @property
     def names(self) -> list[str]:
-        """Names of all tensors."""
+        """The names of all tensors."""
         return list(self._found)
 
     @property
     def num_elements(self) -> int:
-        """Numbers in all tensors; what the headers say fits the files' sizes."""
+        """The number of elements of all tensors, which headers and file sizes limit."""
         return sum(math.prod(shape) for _, shape, _ in self._found.values())
 
     @property
     def dtype(self) -> str:
-        """Of `DTYPES` that of most numbers; float32 for wider ones."""
+        """The name in `DTYPES` of most elements' dtype; float32 for wider ones."""
         counts = dict.fromkeys(DTYPES, 0)
         codes = {code: name for name, (code, _) in DTYPES.items()}
         for _, shape, code in self._found.values():
@@ -60,7 +60,7 @@ class TensorFiles:
         return max(counts, key=counts.get)
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
-        """Raises a UserError if a tensor has another shape or no floats."""
+        """Raises a UserError if a tensor has another shape or is not floating-point."""
         _, found, dtype = self._found[name]
         if found != shape:
             raise UserError(
@@ -74,12 +74,12 @@ class TensorFiles:
             )
 
     def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """A tensor as float32; a UserError if it has another shape or no floats."""
+        """A tensor as float32; raises a UserError as `check` does."""
         self.check(name, shape)
         return self._tensor(name).astype(np.float32, copy=False)
 
     def equal(self, name: str, other: str) -> bool:
-        """Whether two tensors are the same."""
+        """Whether two tensors are equal."""
         return np.array_equal(self._tensor(name), self._tensor(other))
 
     def _tensor(self, name: str) -> np.ndarray:
@@ -89,12 +89,12 @@ class TensorFiles:
 
 
 class Tensor(NamedTuple):
-    """A tensor that is to be written.
+    """A tensor to write.
 
     Attributes:
-      name: in the file.
-      shape: of it.
-      make: gives it, when its turn comes.
+      name: its name in the file.
+      shape: its shape.
+      make: returns the tensor when it is written.
     """
 
     name: str
@@ -105,13 +105,14 @@ class Tensor(NamedTuple):
 def write(
     folder: Path, tensors: Iterable[Tensor], dtype: str, max_shard_bytes: int
 ) -> None:
-    """Writes tensors in their order, holding one of them at a time.
+    """Writes tensors in order and holds only one of them at a time.
 
     Args:
-      folder: gets model.safetensors or, beyond the limit, shards and their index.
-      tensors: what to write.
+      folder: gets model.safetensors or, above the limit, shards and their index.
+      tensors: the tensors.
       dtype: a name in `DTYPES`.
-      max_shard_bytes: of a file's tensors; a larger tensor has a file of its own.
+      max_shard_bytes: maximum bytes of the tensors of a file; a larger tensor gets a
+        file of its own.
     """
     shards: list[list[Tensor]] = [[]]
     size = total = 0
@@ -135,7 +136,7 @@ def write(
 
 
 def _write_file(file: Path, tensors: list[Tensor], dtype: str) -> None:
-    """One file, as safetensors lays it out; its own writer would hold all tensors."""
+    """Writes a safetensors file; the library's writer would hold all tensors."""
     code, kind = DTYPES[dtype]
     header: dict = {"__metadata__": {"format": "pt"}}
     start = 0
@@ -161,7 +162,7 @@ def _bytes(tensor: Tensor, dtype: str) -> int:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The folder's safetensors files: one, or what an index names."""
+    """The folder's safetensors files: one, or those that an index names."""
     index = folder / _INDEX
     if (folder / _SINGLE).is_file():
         return [folder / _SINGLE]
@@ -182,7 +183,7 @@ def _files(folder: Path) -> list[Path]:
     ) as error:
         raise UserError(f"{index} is damaged: {error!r}.") from error
     for name in named:
-        # A plain name, so that a stranger's index cannot have other files read.
+        # Only plain names, so that an untrusted index cannot read other files.
         plain = isinstance(name, str) and not re.search(r"[/\\\0]|.{200}", name)
         if not plain or not name.endswith(".safetensors"):
             raise UserError(

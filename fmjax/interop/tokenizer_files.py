@@ -1,4 +1,4 @@
-"""A run's tokenizer as the files that transformers keeps beside a model."""
+"""Writing a run's tokenizer as the files of transformers."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ _SPECIALS = ("bos", "eos", "pad")
 
 
 def write(folder: Path, tokenizer: Tokenizer | None) -> str:
-    """Writes the files that there are; returns a sentence about them."""
+    """Writes the tokenizer files, if there are any, and returns a note about them."""
     if tokenizer is None:
         return "no tokenizer files: the run has no tokenizer"
     if isinstance(tokenizer, HuggingFaceTokenizer):
@@ -19,10 +19,10 @@ def write(folder: Path, tokenizer: Tokenizer | None) -> str:
 
 
 def ids(tokenizer: Tokenizer | None) -> dict[str, int | None]:
-    """The ids of config.json that a tokenizer tells; None where it does not.
+    """The special ids of config.json for a tokenizer; None for those it does not have.
 
-    None is written, for transformers takes what is not told for a model of its own: an
-    id of another vocabulary, beyond the end of a smaller one.
+    None is written, since transformers replaces missing ids by defaults of its own,
+    which may be outside of a smaller vocabulary.
     """
     found = {}
     for name in _SPECIALS:

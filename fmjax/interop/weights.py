@@ -1,4 +1,4 @@
-"""A model's parameters and the tensors of a family's files, each from the other."""
+"""Converting between the parameters of a model and the tensors of a family's files."""
 
 import functools
 import math
@@ -21,9 +21,9 @@ class Leaf(NamedTuple):
     """A parameter.
 
     Attributes:
-      shape: in one layer, without vocabulary padding.
-      real: what of that is no padding.
-      layers: how many there are; None outside of layers.
+      shape: shape in one layer, without vocabulary padding.
+      real: the part of the array that is not padding.
+      layers: number of layers; None outside of layers.
     """
 
     shape: tuple[int, ...]
@@ -35,11 +35,11 @@ class Place(NamedTuple):
     """A tensor, and the parts of parameters that it holds.
 
     Attributes:
-      row: of the family's table.
-      name: of the tensor, by `Family.short`.
+      row: its row of the family's table.
+      name: its name, by `Family.short`.
       layer: its layer; 0 outside of layers.
-      expert: its expert; None without.
-      shape: of what it holds, as `Row` takes it.
+      expert: its expert; None if there is none.
+      shape: shape of the parameters, as in `Row`.
     """
 
     row: Row
@@ -50,12 +50,12 @@ class Place(NamedTuple):
 
 
 def leaves(axes: dict, shapes: dict, vocab_size: int) -> dict[str, Leaf]:
-    """Parameters by path, those of all layers under one, scanned or unrolled.
+    """Parameters by path, with those of all layers under one path, scanned or unrolled.
 
     Args:
       axes: tree of the parameters' logical axes.
       shapes: tree of their shapes.
-      vocab_size: entries of axes named "vocab" that are no padding.
+      vocab_size: length of axes named "vocab" without padding.
     """
     found: dict[str, Leaf] = {}
 
@@ -85,16 +85,16 @@ def places(
     family: Family,
     most: int | None = None,
 ) -> list[Place]:
-    """Every tensor of a model's files, in the order of the table.
+    """All tensors of a model's files, in the order of the table.
 
     Args:
       rows: the table.
-      found: what `leaves` gives.
-      family: of the model.
-      most: tensors that there may be; None for any number.
+      found: result of `leaves`.
+      family: the family of the model.
+      most: maximum number of tensors; None for no limit.
 
     Raises:
-      UserError: for a parameter that the table does not have, or more tensors.
+      UserError: the table has no row for a parameter, or there are too many tensors.
     """
     placed, result, count = set(), [], 0
     for row in rows:
@@ -134,18 +134,18 @@ def read_params(
     shapes: dict,
     model: nn.Module,
 ) -> dict:
-    """A model's parameters, float32 NumPy arrays, vocabulary padding zero.
+    """Reads a model's parameters as float32 NumPy arrays; vocabulary padding is zero.
 
     Args:
-      files: where from.
-      family: of the model.
-      architecture: likewise.
-      axes: tree of the parameters' logical axes, layers scanned.
+      files: the files.
+      family: the family of the model.
+      architecture: its architecture.
+      axes: tree of the parameters' logical axes, with scanned layers.
       shapes: tree of their shapes.
       model: the model.
 
     Raises:
-      UserError: for a missing tensor, one that has no place, or one of another shape.
+      UserError: a tensor is missing, is not expected, or has the wrong shape.
     """
     found = leaves(axes, shapes, getattr(model, "vocab_size", 0))
     # Some may lack, and are to be named; of layers × experts there may be too many to.
@@ -182,7 +182,7 @@ def read_params(
 
 
 def _zeros(shape: tuple[int, ...]) -> np.ndarray:
-    """float32 zeros where JAX takes an array over without a copy: at 64 bytes."""
+    """float32 zeros aligned to 64 bytes, which JAX uses without a copy."""
     size = 4 * math.prod(shape)
     memory = np.zeros(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
@@ -197,15 +197,15 @@ def tensors(
     architecture: Architecture,
     found: dict[str, Leaf],
 ) -> Iterator[Tensor]:
-    """The tensors that a model's files hold, all layers of one before the next.
+    """The tensors of a model's files, in the order of the table.
 
     Args:
-      read: gives parameters by name; those of one row of the table are held at a time.
-      names: of all of them, layers scanned or not.
-      model: whose they are.
-      family: of the model.
-      architecture: likewise.
-      found: what `leaves` gives for them.
+      read: returns parameters by name; those of one row are held at a time.
+      names: names of all parameters, with scanned or unrolled layers.
+      model: the model.
+      family: the family of the model.
+      architecture: its architecture.
+      found: result of `leaves` for the parameters.
     """
     copies: dict[str, list[str]] = {}
     if not getattr(model, "tie_embeddings", True):
@@ -237,7 +237,7 @@ def tensors(
 
 
 def _stored(row: Row, found: dict[str, Leaf], names: Collection[str]) -> list[str]:
-    """The parameters of a row of the table, under the names that they are stored by."""
+    """The parameters of a row of the table, by the names in the checkpoint."""
     stored = []
     for path in row.paths:
         if path in names:
@@ -264,7 +264,7 @@ def _of_layer(path: str, layer: int) -> str:
 
 
 def copies_that_differ(files: TensorFiles, family: Family) -> Iterator[str]:
-    """Of the tensors that should be copies of others, those that are none."""
+    """The tensors that should be copies of others but differ."""
     in_files = {family.short(name): name for name in files.names}
     for copy, original in family.copies.items():
         names = [in_files.get(family.short(name)) for name in (copy, original)]
@@ -273,7 +273,7 @@ def copies_that_differ(files: TensorFiles, family: Family) -> Iterator[str]:
 
 
 def computed_otherwise(files: TensorFiles, family: Family, model: nn.Module) -> bool:
-    """Whether files hold other values than what a model computes for itself."""
+    """Whether files hold other values than those that a model computes."""
     in_files = {family.short(name): name for name in files.names}
     try:
         expected = family.computed(model)
@@ -289,7 +289,7 @@ def computed_otherwise(files: TensorFiles, family: Family, model: nn.Module) -> 
 
 
 def left_out(files: TensorFiles, family: Family, architecture: Architecture):
-    """Names of tensors in the files that belong to other architectures."""
+    """Names of tensors of the files that belong to other architectures."""
     in_files = {family.short(name): name for name in files.names}
     return [in_files[name] for name in family.others(architecture, in_files)]
 

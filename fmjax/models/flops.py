@@ -23,8 +23,8 @@ def matmul_parameters(params, config: TransformerConfig) -> float:
       config: of the stack in them.
     """
     visited = 1.0
-    if config.num_experts is not None:
-        visited = config.experts_per_token / config.num_experts
+    if config.experts is not None:
+        visited = config.experts.per_token / config.experts.number
     count = 0.0
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         names = [key.key for key in path]

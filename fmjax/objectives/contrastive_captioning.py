@@ -6,6 +6,7 @@ from jaxtyping import Array, Float, Key
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
+from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.objectives.image_text_contrast import ImageTextContrast
 from fmjax.objectives.objective import Embeddings
 from fmjax.objectives.router_terms import router_terms, router_weights
@@ -57,13 +58,9 @@ class ContrastiveCaptioning(ImageTextContrast, TokenPrediction):
           captions' tokens.
         """
         tokens = batch["tokens"]
+        text = TextInputs(tokens, padding_mask=batch["padding_mask"])
         out = self.model.apply(
-            variables,
-            batch["images"],
-            tokens,
-            batch["padding_mask"],
-            keys=rng,
-            method="hidden",
+            variables, batch["images"], text, keys=rng, method="hidden"
         )
         targets = tokens[:, self._first :]
         weights = self._target_weights(batch)

@@ -1,8 +1,7 @@
 """Whether a model, an objective and the rows of data fit together."""
 
-import inspect
-
 from fmjax.errors import UserError, suggest
+from fmjax.models.call_arguments import array_names
 from fmjax.models.layers.patches import pair
 from fmjax.objectives.terms import RowShapes
 
@@ -10,8 +9,7 @@ from fmjax.objectives.terms import RowShapes
 def check_reads(objective) -> None:
     """Raises a UserError for a model that does not read what the objective reads."""
     model = objective.model
-    takes = inspect.signature(type(model).__call__).parameters
-    if set(objective.reads) - set(takes):
+    if set(objective.reads) - set(array_names(model)):
         raise UserError(
             f"{objective.gin_name}.model = @{model.gin_name}(): expected a model that "
             f"reads {', '.join(objective.reads)} and predicts tokens."

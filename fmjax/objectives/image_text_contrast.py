@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key
 from fmjax.configurable import configurable, runtime_field
 from fmjax.errors import UserError
 from fmjax.models.layers.patches import pair
+from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.models.multimodal.text_encoder import TextEncoder
 from fmjax.objectives.contrast import (
     is_nearest,
@@ -117,9 +118,8 @@ class ImageTextContrast(EmbeddingObjective):
             padding_mask bool [B, T], weights float32 [B], 0 for rows of padding.
           rng: one key an example for dropout, None in evaluation.
         """
-        out = self.model.apply(
-            variables, batch["images"], batch["tokens"], batch["padding_mask"], keys=rng
-        )
+        text = TextInputs(batch["tokens"], padding_mask=batch["padding_mask"])
+        out = self.model.apply(variables, batch["images"], text, keys=rng)
         names = ("image_embeddings", "text_embeddings")
         return {name: out[name] for name in names}, LossOutput({}, {})
 

@@ -13,6 +13,7 @@ from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.layers.dropout import Keys, fold_keys
 from fmjax.models.layers.patches import pair
+from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.objectives.fit import check_names, check_tokens
 from fmjax.objectives.masked_autoencoding import MaskedAutoencoding, keys_of
 from fmjax.objectives.model_contracts import ReconstructsPairs, check_model
@@ -141,8 +142,7 @@ class MaskedVisionLanguage(MaskedAutoencoding, TokenLoss):
         return self.model.apply(
             variables,
             batch["images"],
-            batch["tokens"],
-            batch["padding_mask"],
+            TextInputs(batch["tokens"], padding_mask=batch["padding_mask"]),
             visible,
             seen,
             keys=keys,

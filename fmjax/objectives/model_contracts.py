@@ -9,7 +9,12 @@ Size = int | tuple[int, int]
 
 @runtime_checkable
 class PredictsTokens(Protocol):
-    """`hidden(...)` gives {"hidden": [B, T, D], …}, `head(hidden)` logits [B, T, V]."""
+    """A model of tokens with the method `hidden`, and its head by itself.
+
+    `hidden(text, keys=keys)` gives {"hidden": [B, T, D], …} of a `TextInputs`;
+    encoder-decoders take two, the encoder's first. `head(hidden)` gives logits
+    [B, T, V].
+    """
 
     vocab_size: int
     max_length: int

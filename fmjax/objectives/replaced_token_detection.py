@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.layers.dropout import fold_keys
+from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.objectives.masked_lm import (
     check_predictions,
     check_targets,
@@ -74,13 +75,9 @@ class ReplacedTokenDetection(TokenPrediction):
           differ and, in evaluation, "auc" the chance that of two tokens of a sequence,
           one of them replaced, the discriminator gives that one the higher score.
         """
-        inputs = {name: batch[name] for name in self.may_read if name in batch}
+        text = TextInputs.from_arrays(batch, self.may_read)
         generated = self.model.apply(
-            variables,
-            batch["tokens"],
-            **inputs,
-            keys=fold_keys(rng, 0),
-            method="generator_hidden",
+            variables, text, keys=fold_keys(rng, 0), method="generator_hidden"
         )
         length = batch["weights"].shape[1]
         places = chosen(batch["weights"], self.max_predictions)
@@ -92,9 +89,8 @@ class ReplacedTokenDetection(TokenPrediction):
             variables, hidden, targets, weights, "generator_head", length
         )
         corrupted, replaced = self._corrupt(variables, hidden, places, batch, rng)
-        out = self.model.apply(
-            variables, corrupted, **inputs, keys=fold_keys(rng, 1), method="hidden"
-        )
+        text = dataclasses.replace(text, tokens=corrupted)
+        out = self.model.apply(variables, text, keys=fold_keys(rng, 1), method="hidden")
         logits = self.model.apply(variables, out["hidden"], method="head")
         real = _tokens(batch)
         count = real.sum()

@@ -19,8 +19,8 @@ def check_coefficients(objective) -> None:
             raise UserError(f"{name} = {value} is negative.")
         if value and not _has_experts(objective.model):
             raise UserError(
-                f"{name} = {value}: the model has no experts; expected 0, or a value "
-                "for transformer.num_experts."
+                f"{name} = {value}: the model has no experts; expected 0, or "
+                "transformer.experts = @experts()."
             )
 
 
@@ -60,6 +60,6 @@ def _has_targets(batch: Batch) -> Float[Array, " B"]:
 def _has_experts(part) -> bool:
     """Whether any stack of a model, or of a part of one, has experts."""
     if isinstance(part, TransformerConfig):
-        return part.num_experts is not None
+        return part.experts is not None
     inner = fields_of(type(part)) if hasattr(part, "gin_name") else ()
     return any(_has_experts(getattr(part, field.name)) for field in inner)

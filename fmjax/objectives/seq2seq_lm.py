@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from fmjax.configurable import configurable
+from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.objectives.terms import Batch, RowShapes
 from fmjax.objectives.token_prediction import TokenPrediction
 
@@ -14,10 +15,9 @@ from fmjax.objectives.token_prediction import TokenPrediction
 class Seq2SeqLM(TokenPrediction):
     """Mean cross-entropy of a decoder's next token, given what the encoder read.
 
-    Its model is an encoder-decoder, such as `seq2seq`. What is read and what must be
-    written is the data's affair: pairs, spans of a corrupted text, the rest of a text.
-    Each text's first target is predicted from the model's start id, every other from
-    the target before it.
+    Its model is an encoder-decoder, such as `seq2seq`. The data decides on both texts:
+    pairs, spans of a corrupted text, or the rest of a text. Each text's first target is
+    predicted from the model's start id, every other from the target before it.
     """
 
     reads = ("encoder_tokens", "decoder_positions")
@@ -29,9 +29,10 @@ class Seq2SeqLM(TokenPrediction):
         return length * self.model.train_flops_per_token(params, length, source)
 
     def _hidden(self, variables: dict, batch: Batch, rng) -> dict:
-        names = (*self.reads, *self.may_read)
-        read = {name: batch[name] for name in names if name in batch}
+        fields = ("positions", "segment_ids")
+        encoder = TextInputs.from_arrays(batch, fields, "encoder_")
         before = jnp.roll(batch["targets"], 1, axis=1)
         first = batch["decoder_positions"] == 0
-        read["decoder_tokens"] = jnp.where(first, self.model.start_id, before)
-        return self.model.apply(variables, **read, keys=rng, method="hidden")
+        shifted = {"decoder_tokens": jnp.where(first, self.model.start_id, before)}
+        decoder = TextInputs.from_arrays(batch | shifted, fields, "decoder_")
+        return self.model.apply(variables, encoder, decoder, keys=rng, method="hidden")

@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
+from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.objectives.fit import check_reads, check_rows
 from fmjax.objectives.model_contracts import PredictsTokens, check_model
 from fmjax.objectives.router_terms import (
@@ -32,7 +33,7 @@ class TokenPrediction(TokenLoss):
     router_z: float = 0.0
 
     unit = "tokens"
-    # What `init` and `_hidden` read of a batch: those that must be there, and others.
+    # Arrays that `_hidden` reads of a batch: those that must be there, and others.
     reads = ("tokens",)
     may_read = ("positions", "segment_ids")
 
@@ -92,6 +93,5 @@ class TokenPrediction(TokenLoss):
         return ("targets", "weights")
 
     def _hidden(self, variables: dict, batch: Batch, rng) -> dict:
-        read = {name: batch[name] for name in self.reads}
-        read |= {name: batch[name] for name in self.may_read if name in batch}
-        return self.model.apply(variables, **read, keys=rng, method="hidden")
+        text = TextInputs.from_arrays(batch, self.may_read)
+        return self.model.apply(variables, text, keys=rng, method="hidden")

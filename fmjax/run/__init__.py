@@ -1,1 +1,1 @@
-"""A run directory: who owns it, what it holds, starting and continuing it."""
+"""Run directories: their config and lock, training in them, and their status."""

@@ -1,4 +1,4 @@
-"""A run directory: whose it is, and the experiment it was started with."""
+"""Run directories: claiming one for an experiment, and its stored config."""
 
 import os
 import pathlib
@@ -20,10 +20,20 @@ TOKENIZER = "tokenizer"
 def claim(
     run_dir: pathlib.Path, experiment: Experiment, override: bool, trust: bool = False
 ) -> str:
-    """Makes the directory this experiment's; returns the config as stored there.
+    """Checks that a directory can be used for an experiment; nothing is written.
+
+    Args:
+      run_dir: a new or empty directory, or a run directory.
+      experiment: the experiment to train.
+      override: whether a run with a different config may be continued.
+      trust: whether the stored config may import code.
+
+    Returns:
+      The text of the config to store in the directory.
 
     Raises:
-      UserError: if it holds a run that means something else, or things that are no run.
+      UserError: it holds a run with a different config and `override` is False, or
+        files that do not belong to a run.
     """
     stored = run_dir / CONFIG
     if stored.exists() and not override:
@@ -35,20 +45,21 @@ def claim(
                 for name, was, now in changed
             )
             raise UserError(
-                f"{run_dir} holds a run that means something else:\n{table}\n"
-                f"{_of_another_length(before, experiment)}"
-                "Take another --run_dir, or add --override to continue it changed."
+                f"{run_dir} holds a run with a different config:\n{table}\n"
+                f"{_schedule_note(before, experiment)}"
+                "Use another --run_dir, or add --override to continue the run with the "
+                "new config."
             )
     elif not stored.exists() and run_dir.is_dir() and _others(run_dir):
         raise UserError(
-            f"{run_dir} is not empty and holds no {CONFIG}: not a run directory. "
-            "Take another --run_dir."
+            f"{run_dir} is not empty and holds no {CONFIG}, so it is not a run "
+            "directory. Use another --run_dir."
         )
     return render(experiment)
 
 
-def _of_another_length(before: Experiment, now: Experiment) -> str:
-    """What another train.steps does to a schedule that ends there; "" if none does."""
+def _schedule_note(before: Experiment, now: Experiment) -> str:
+    """Explains how a new train.steps changes the schedule; "" if it does not."""
     old, new = before.train.steps, now.train.steps
     schedule = getattr(before.optimizer, "schedule", None)
     if old == new or not getattr(schedule, "reads_train_steps", False):
@@ -61,24 +72,27 @@ def _of_another_length(before: Experiment, now: Experiment) -> str:
     was, becomes = (f"{rate:.3g}" for rate in rates)
     name = schedule.gin_name
     return (
-        f"@{name}() is drawn over all of train.steps: with {new:,} of them the "
-        f"learning rate of step {step:,} is {becomes}, with {old:,} it is {was}. "
-        "--override goes on from the last checkpoint at the new rates. A run that is "
-        "to be extended later takes a schedule that does not read train.steps, such as "
+        f"@{name}() depends on train.steps: the learning rate at step {step:,} was "
+        f"{was} with {old:,} steps and is {becomes} with {new:,}. --override continues "
+        "from the last checkpoint with the new learning rates. To extend runs without "
+        "such a change, use a schedule that does not depend on train.steps, such as "
         "@constant().\n"
     )
 
 
 def check_writable(run_dir: pathlib.Path) -> None:
-    """Raises a UserError unless the directory can be made, or written where it exists.
+    """Checks that the directory can be created, or written if it exists.
 
-    A folder is made where it would be, and taken away again.
+    A temporary folder is made in it, or in its nearest existing parent, and removed.
+
+    Raises:
+      UserError: the file system refuses.
     """
     nearest = run_dir
     while not os.path.lexists(nearest):
         nearest = nearest.parent
     try:
-        # An own file of the run by its name: another process may be listing them.
+        # `_others` of another process of this run ignores names with this prefix.
         made = tempfile.mkdtemp(prefix=f".{run_lock.FILE}.", dir=nearest)
         os.rmdir(made)
     except OSError as error:
@@ -86,43 +100,54 @@ def check_writable(run_dir: pathlib.Path) -> None:
 
 
 def cannot_write(run_dir: pathlib.Path, place: str, error: OSError) -> UserError:
-    """The error for a run directory where the file system refuses a place."""
+    """The error for a run directory that the file system does not let be written.
+
+    Args:
+      run_dir: the run directory.
+      place: the file or folder that was refused.
+      error: what the operating system raised.
+    """
     return UserError(
         f"--run_dir {run_dir} cannot be written ({place}: {error.strerror}); expected "
-        "a directory that can be made or written. Take another --run_dir."
+        "a directory that can be created or written. Use another --run_dir."
     )
 
 
 def _others(run_dir: pathlib.Path) -> bool:
-    # Another process of the same run may be writing these at this moment.
+    # Another process of the same run may just be writing these.
     own = (f"{CONFIG}.tmp", run_lock.FILE, f".{run_lock.FILE}")
     return any(not path.name.startswith(own) for path in run_dir.iterdir())
 
 
 def write(run_dir: pathlib.Path, config_text: str) -> None:
-    """Stores the config, replacing an older one in one step."""
+    """Stores the config in the run directory; an older one is replaced atomically."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    beside = run_dir / f"{CONFIG}.tmp"
-    beside.write_text(config_text, encoding="utf-8")
-    os.replace(beside, run_dir / CONFIG)
+    temporary = run_dir / f"{CONFIG}.tmp"
+    temporary.write_text(config_text, encoding="utf-8")
+    os.replace(temporary, run_dir / CONFIG)
 
 
 def stored_experiment(
     run_dir: pathlib.Path, trust: bool = False, bindings: Sequence[str] = ()
 ) -> Experiment:
-    """The experiment that a run directory was started with, with `bindings` over it.
+    """The experiment of a run directory.
+
+    Args:
+      run_dir: the run directory.
+      trust: whether its config may import code.
+      bindings: strings "NAME=VALUE" that override the stored config.
 
     Raises:
-      UserError: if it is no run directory, or its config imports code without `trust`.
+      UserError: it is not a run directory, or its config imports code without `trust`.
     """
     return load_stored(_config_of(run_dir), bindings, trust)
 
 
 def stored_config(run_dir: pathlib.Path) -> StoredConfig:
-    """What a run directory's config says, as text; no code of the run is needed.
+    """The config of a run directory as text; no code of the run is imported.
 
     Raises:
-      UserError: if it is no run directory.
+      UserError: it is not a run directory.
     """
     return read_stored(_config_of(run_dir))
 
@@ -131,15 +156,16 @@ def _config_of(run_dir: pathlib.Path) -> pathlib.Path:
     if not run_dir.is_dir():
         raise UserError(f"{run_dir}: no such directory.")
     if not (run_dir / CONFIG).is_file():
-        raise UserError(f"{run_dir}: no {CONFIG} in it, so not a run directory.")
+        raise UserError(f"{run_dir} holds no {CONFIG}, so it is not a run directory.")
     return run_dir / CONFIG
 
 
 def source_of(wanted: InitFrom, trust: bool = False) -> Source:
-    """The run that parameters are wanted from, as its directory tells.
+    """The run from which `experiment.init_from` takes parameters.
 
     Raises:
-      UserError: if it is no run directory, or its config imports code without `trust`.
+      UserError: `init_from.run` is not a run directory, or its config imports code
+        without `trust`.
     """
     run_dir = pathlib.Path(wanted.run)
     try:

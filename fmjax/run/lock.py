@@ -15,16 +15,16 @@ from fmjax.errors import UserError
 
 FILE = "lock.json"
 REFRESH_SECONDS = 5.0
-# Of a process on another host only the modification time of its lock can be seen, and
-# clocks differ: a lock that was not touched for so long counts as stale.
+# A process on another host can be judged only by the modification time of its lock, and
+# clocks differ. If that time does not change for so long, the lock is stale.
 STALE_SECONDS = 60.0
 
 
 class RunLock:
-    """Holds a run directory for this process; a thread keeps the lock's time fresh.
+    """Locks a run directory for this process; a thread updates the lock's time.
 
-    On the host of its owner a lock is stale once that process is gone, on another once
-    its time has stood still for STALE_SECONDS.
+    A lock of this host is stale once its process has ended, a lock of another host once
+    its modification time has not changed for STALE_SECONDS.
     """
 
     def __init__(self, run_dir: pathlib.Path):
@@ -33,24 +33,24 @@ class RunLock:
         self._thread = threading.Thread(target=self._refresh, daemon=True)
 
     def take(self) -> None:
-        """Takes the directory.
+        """Locks the directory.
 
         Raises:
-          UserError: another run has it; the message names its owner and age.
+          UserError: another process holds the lock; the message names it and its age.
         """
         self._file.parent.mkdir(parents=True, exist_ok=True)
         with self._file.with_name(f".{FILE}.guard").open("w") as guard:
-            # Of two processes that find a stale lock, the second sees the first one's.
+            # If two processes find a stale lock, only the first may take it.
             with contextlib.suppress(OSError):
                 fcntl.flock(guard, fcntl.LOCK_EX)
             refuse_if_taken(self._file.parent)
-            beside = self._file.with_name(f"{FILE}.{os.getpid()}")
-            beside.write_text(json.dumps(_self()), encoding="utf-8")
-            os.replace(beside, self._file)
+            temporary = self._file.with_name(f"{FILE}.{os.getpid()}")
+            temporary.write_text(json.dumps(_self()), encoding="utf-8")
+            os.replace(temporary, self._file)
         self._thread.start()
 
     def release(self) -> None:
-        """Gives the directory back."""
+        """Unlocks the directory."""
         self._ended.set()
         if read(self._file.parent) == _self():
             self._file.unlink(missing_ok=True)
@@ -65,9 +65,15 @@ class RunLock:
 
 
 def refuse_if_taken(run_dir: pathlib.Path, at_once: bool = False) -> None:
-    """Raises a UserError if a run that is alive holds the directory.
+    """Refuses a directory that a live process has locked.
 
-    To know that of another host's takes up to STALE_SECONDS; `at_once` lets those pass.
+    Args:
+      run_dir: the run directory.
+      at_once: whether to accept the lock of another host; to judge it takes up to
+        STALE_SECONDS.
+
+    Raises:
+      UserError: a live process holds the lock.
     """
     owner = read(run_dir)
     if owner is None:
@@ -81,18 +87,19 @@ def refuse_if_taken(run_dir: pathlib.Path, at_once: bool = False) -> None:
     age = time.time() - owner.get("since", 0)
     raise UserError(
         f"{run_dir} is in use: process {owner.get('pid')} on {owner.get('host')} has "
-        f"trained there for {format_seconds(age)}. Expected one run a directory. Take "
-        f"another --run_dir, or end that process first."
+        f"trained there for {format_seconds(age)}. Use another --run_dir, or end that "
+        "process first."
     )
 
 
 def read(run_dir: pathlib.Path) -> dict[str, Any] | None:
-    """What the lock says of its owner: host, pid, started, since.
+    """The owner of the lock: host, pid, started and since.
 
-    None without a lock, nothing of one that is torn.
+    Returns:
+      None if there is no lock; an empty dict if its content is not valid.
 
     Raises:
-      UserError: it is no file, or not this user's to read.
+      UserError: the lock is not a regular file, or may not be read.
     """
     try:
         owner = json.loads((run_dir / FILE).read_bytes())
@@ -100,8 +107,8 @@ def read(run_dir: pathlib.Path) -> dict[str, Any] | None:
         return None
     except OSError as error:
         raise UserError(
-            f"{run_dir / FILE} cannot be read: {error.strerror}; expected the file "
-            "that a run keeps there. Remove it if no run does."
+            f"{run_dir / FILE} cannot be read: {error.strerror}; expected the lock "
+            "file of a run. Remove it if no process trains in this directory."
         ) from error
     except (ValueError, RecursionError):
         return {}
@@ -109,12 +116,12 @@ def read(run_dir: pathlib.Path) -> dict[str, Any] | None:
     known = isinstance(owner, dict) and all(
         isinstance(owner.get(name), kind) for name, kind in kinds.items()
     )
-    # A time in seconds from which an age can be computed.
+    # Larger numbers are no time, and would make the age unreadable.
     return owner if known and abs(owner["since"]) < 1e15 else {}
 
 
 def format_seconds(seconds: float) -> str:
-    """A length of time in one unit that suits it: "3 min"."""
+    """A duration as text, in days, h, min or s: "3 min"."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
@@ -122,7 +129,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def is_alive(run_dir: pathlib.Path) -> bool | None:
-    """Whether the lock's owner trains; None where only its own host could tell."""
+    """Whether the lock's process is alive; None if it is on another host."""
     owner = read(run_dir)
     if owner is None:
         return False
@@ -132,9 +139,13 @@ def is_alive(run_dir: pathlib.Path) -> bool | None:
 
 
 def _is_fresh(file: pathlib.Path) -> bool:
-    """Whether the file's time moves."""
-    told = f"{file} is of another host; waiting {STALE_SECONDS:.0f} s for a sign of it"
-    print(told, file=sys.stderr, flush=True)
+    """Whether the file's modification time changes within STALE_SECONDS."""
+    print(
+        f"{file} was written by another host; waiting up to {STALE_SECONDS:.0f} s to "
+        "see whether it is still updated",
+        file=sys.stderr,
+        flush=True,
+    )
     try:
         before = file.stat().st_mtime_ns
         deadline = time.monotonic() + STALE_SECONDS
@@ -157,7 +168,7 @@ def _self() -> dict[str, Any]:
 
 
 def _started(pid: int) -> str | None:
-    """When a process of this host was started, by the kernel; None if there is none."""
+    """Start time of a process of this host, by the kernel; None if there is none."""
     try:
         stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
         return stat.rpartition(")")[2].split()[19]

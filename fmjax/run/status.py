@@ -1,7 +1,7 @@
-"""The status of a run in ten lines, read from its directory; nothing is changed.
+"""The status of a run in ten lines, read from its directory.
 
-A run that trains meanwhile makes and deletes files, and whoever wrote the files may
-have written anything into them.
+Nothing is written. The run may create and delete files meanwhile, and the content of
+the files is not trusted.
 """
 
 import collections
@@ -24,18 +24,18 @@ from fmjax.training.reporting import events, metrics
 
 
 def status(run_dir: pathlib.Path) -> list[str]:
-    """Lines on what the run is, how far, how fast, what was saved and what went wrong.
+    """Lines of text: the run's parts, progress, speed, checkpoints and failures.
 
-    Its config is read as text, so that a run with own code needs none of it here.
+    The config is read as text, so the Python modules that it imports are not needed.
 
     Args:
-      run_dir: what `fmjax train` or `fmjax import` wrote.
+      run_dir: a run directory.
 
     Raises:
-      UserError: it is no run directory.
+      UserError: it is not a run directory.
     """
     config = run_dirs.stored_config(run_dir)
-    told = _plausible(events.read(run_dir), "step", "time")
+    log = _plausible(events.read(run_dir), "step", "time")
     lines = metrics.read(run_dir) if (run_dir / metrics.FILE).is_file() else []
     lines = _plausible(lines, "step")
     train = [line for line in lines if line["split"] == "train"]
@@ -45,14 +45,14 @@ def status(run_dir: pathlib.Path) -> list[str]:
     step = max([line["step"] for line in lines] + saved, default=0)
     rows = {
         "run": _parts(config),
-        "state": _state(run_dir, told, saved, steps),
+        "state": _state(run_dir, log, saved, steps),
         "progress": f"step {step:,} of {steps:,} ({step / max(steps, 1):.0%})",
         "speed": _speed(train, steps - step),
         "loss": _losses(lines),
         "saved": _saved(run_dir, saved),
-        "starts": _starts(told),
-        "trouble": _trouble(told, bad),
-        "restart": _restart(told, saved, bad, steps),
+        "starts": _starts(log),
+        "trouble": _trouble(log, bad),
+        "restart": _restart(log, saved, bad, steps),
         "disk": _disk(run_dir),
     }
     return [str(run_dir)] + [
@@ -68,7 +68,7 @@ def _steps(bindings: dict[tuple[str, str], str]) -> int:
 
 
 def _parts(config: StoredConfig) -> str:
-    """The objective, its model and the data, as the config names them."""
+    """The gin names of the objective, its model and the task."""
 
     def bound(owner: str | None, field: str) -> str | None:
         text = config.bindings.get((owner, field), "") if owner else ""
@@ -79,15 +79,17 @@ def _parts(config: StoredConfig) -> str:
     task = bound(bound("experiment", "data"), "train")
     text = f"{_name(objective)} of {_name(model)}"
     text += f", on {_name(task)}" if task else ""
-    return text + (f"; own code: {', '.join(config.modules)}" if config.modules else "")
+    if config.modules:
+        text += f"; imports {', '.join(config.modules)}"
+    return text
 
 
 def _name(reference: str | None) -> str:
-    return reference.rsplit("/", 1)[-1] if reference else "(not told)"
+    return reference.rsplit("/", 1)[-1] if reference else "(not bound)"
 
 
 def _plausible(records: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
-    """Those in which these are numbers that steps and times can be."""
+    """The records in which the named values can be steps or times."""
     return [
         record
         for record in records
@@ -96,7 +98,7 @@ def _plausible(records: list[dict[str, Any]], *names: str) -> list[dict[str, Any
 
 
 def _number(line: dict[str, Any], name: str, otherwise: Any = None) -> Any:
-    """A finite number, or something else where the line has none."""
+    """A line's value if it is a finite number, else `otherwise`."""
     value = line.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return otherwise
@@ -104,41 +106,41 @@ def _number(line: dict[str, Any], name: str, otherwise: Any = None) -> Any:
 
 
 def _printable(text: str) -> str:
-    """Without what a terminal would take for a command."""
+    """Text with control characters replaced, which could be terminal commands."""
     return "".join(c if c.isprintable() else "�" for c in text)
 
 
 def _age(file: pathlib.Path) -> str:
-    """How long ago a file was written; a run may just have taken it away."""
+    """How long ago a file was written; the run may just have removed it."""
     try:
         return format_seconds(time.time() - file.stat().st_mtime)
     except OSError:
         return "a moment"
 
 
-def _state(run_dir: pathlib.Path, told: list, saved: list[int], steps: int) -> str:
+def _state(run_dir: pathlib.Path, log: list, saved: list[int], steps: int) -> str:
     owner, alive = run_lock.read(run_dir), run_lock.is_alive(run_dir)
     if owner and alive is not False:
         age = _age(run_dir / run_lock.FILE)
-        doubt = "" if alive else "; only there can be seen whether it still does"
+        doubt = "" if alive else "; whether it is alive can be seen only on that host"
         return (
-            f"process {owner.get('pid')} on {owner.get('host')} trains it, last heard "
-            f"{age} ago{doubt}"
+            f"process {owner.get('pid')} on {owner.get('host')} trains it; lock "
+            f"updated {age} ago{doubt}"
         )
     if saved and saved[-1] >= steps:
-        done = _evaluated(told, saved[-1])
-        return "finished" if done else "complete, but for its last evaluation"
-    if not told:
+        done = _evaluated(log, saved[-1])
+        return "finished" if done else "all steps done, last evaluation missing"
+    if not log:
         return "never started"
-    last = told[-1]
+    last = log[-1]
     if last["kind"] in ("interrupted", "diverged", "hung"):
         return f"{last['kind']} at step {last['step']:,}"
-    return "ended without a word, as where it was killed"
+    return "ended without a record; probably killed"
 
 
-def _evaluated(told: list, step: int) -> bool:
-    """Whether the last evaluation, of this step, is done."""
-    return any((e["kind"], e["step"]) == ("finished", step) for e in told)
+def _evaluated(log: list, step: int) -> bool:
+    """Whether the last evaluation, at this step, is done."""
+    return any((e["kind"], e["step"]) == ("finished", step) for e in log)
 
 
 def _speed(train: list[dict], left: int) -> str:
@@ -154,7 +156,7 @@ def _speed(train: list[dict], left: int) -> str:
         texts.append(f"MFU {mfu:.1%}")
     text = ", ".join(texts) or "not known"
     if left > 0 and seconds is not None:
-        text += f"; some {format_seconds(left * seconds)} left"
+        text += f"; about {format_seconds(left * seconds)} left"
     return text
 
 
@@ -175,24 +177,24 @@ def _saved(run_dir: pathlib.Path, saved: list[int]) -> str:
     return f"steps {', '.join(map(str, saved))}; the last {age} ago"
 
 
-def _starts(told: list) -> str:
-    counts = collections.Counter(event["kind"] for event in told)
+def _starts(log: list) -> str:
+    counts = collections.Counter(event["kind"] for event in log)
     count = counts["started"] + counts["resumed"]
     if not count:
         return "none"
-    resumed = [event["step"] for event in told if event["kind"] == "resumed"]
+    resumed = [event["step"] for event in log if event["kind"] == "resumed"]
     text = (
-        f"{count}, the first {time.strftime('%F %T', time.localtime(told[0]['time']))}"
+        f"{count}, the first {time.strftime('%F %T', time.localtime(log[0]['time']))}"
     )
     return text + (f"; resumed from step {resumed[-1]:,}" if resumed else "")
 
 
-def _trouble(told: list, bad: list) -> str:
+def _trouble(log: list, bad: list) -> str:
     kinds = (
         "save failed", "damaged checkpoint", "rollback", "hung", "diverged",
         "evaluation failed",
     )  # fmt: skip
-    found = [event for event in told if event["kind"] in kinds]
+    found = [event for event in log if event["kind"] in kinds]
     counts = collections.Counter(event["kind"] for event in found)
     skipped = sum(record["action"] == "skip" for record in bad)
     texts = [f"{kind} ×{count}" for kind, count in counts.items()]
@@ -203,17 +205,17 @@ def _trouble(told: list, bad: list) -> str:
     return ", ".join(texts) + (f"; last: {found[-1]['text']}" if found else "")
 
 
-def _restart(told: list, saved: list[int], bad: list, steps: int) -> str:
+def _restart(log: list, saved: list[int], bad: list, steps: int) -> str:
     if saved and saved[-1] >= steps:
-        if _evaluated(told, saved[-1]):
-            return "would find it finished and change nothing"
-        return "would evaluate it"
+        if _evaluated(log, saved[-1]):
+            return "would change nothing: the run is finished"
+        return "would run the last evaluation"
     start = f"would continue from step {saved[-1]:,}" if saved else "would start anew"
     ends = [record["step"] for record in bad if record["action"] == "stop"]
     if ends:
         start += (
-            f", and stop at step {ends[-1]:,} again unless bad_steps or the schedule "
-            "change (--override)"
+            f" and stop again at step {ends[-1]:,}, unless bad_steps or the schedule "
+            "is changed (--override)"
         )
     return start
 
@@ -222,7 +224,7 @@ def _disk(run_dir: pathlib.Path) -> str:
     size = 0
     for folder, _, names in os.walk(run_dir):
         for name in names:
-            # It may be gone since, with its folder.
+            # The run may have removed the file meanwhile.
             with contextlib.suppress(OSError):
                 size += os.lstat(os.path.join(folder, name)).st_size
     return (

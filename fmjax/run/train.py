@@ -1,4 +1,4 @@
-"""Starting, or continuing, a run of an experiment in a directory."""
+"""Training an experiment in a run directory: a new run, or the rest of one."""
 
 import os
 import pathlib
@@ -24,25 +24,27 @@ def train(
     trust: bool = False,
     on_hang: Callable[[str], None] = warn,
 ) -> loop.Outcome:
-    """Trains `experiment` in `run_dir` to its end, or until it is told to stop.
+    """Trains an experiment until its last step, or until SIGTERM or SIGINT.
 
     Args:
       experiment: from `fmjax.load_experiment`.
-      run_dir: a new or empty directory, or one where this experiment was started.
-      override: continue a run although it now means something else.
-      trust: the stored config may import code.
-      on_hang: called, in another thread, with what seems to hang; warns if not given.
+      run_dir: a new or empty directory, or the run directory of this experiment.
+      override: whether to continue a run whose config differs.
+      trust: whether the stored config may import code.
+      on_hang: called in another thread with a sentence about what hangs; by default
+        prints a warning.
 
     Raises:
-      UserError: before anything is compiled or overwritten.
-      fmjax.training.faults.bad_step_log.Diverged: if the loss is not finite; see
-        there, and `fmjax.training.loop.train`, for what else.
+      UserError: a config, file or directory is wrong; raised before anything is
+        compiled or overwritten.
+      fmjax.training.faults.bad_step_log.Diverged: the loss is not finite.
+      Others: see `fmjax.training.loop.train`.
     """
     for part in ("data", "optimizer"):
         if getattr(experiment, part) is None:
             raise UserError(
-                f"experiment.{part} has no value, so there is nothing to train; "
-                "include runs/pretrain.gin or bind it."
+                f"experiment.{part} has no value; training needs one. Bind it, or "
+                "include runs/pretrain.gin."
             )
     refuse_scheme(run_dir, "--run_dir")
     folder = pathlib.Path(run_dir).expanduser().absolute()

@@ -105,8 +105,8 @@ def _check_experts(specs, mesh: Mesh) -> None:
     if not any("expert" in jax.tree.leaves(tuple(spec)) for spec in leaves):
         raise UserError(
             f"mesh.expert = {mesh.shape['expert']}: the model has no experts, so these "
-            "devices would repeat each other's work. Expected 1, or a value for "
-            "transformer.num_experts."
+            "devices would repeat each other's work. Expected 1, or "
+            "transformer.experts = @experts()."
         )
 
 

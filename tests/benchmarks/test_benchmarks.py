@@ -13,9 +13,13 @@ with_paths = jax.tree_util.tree_leaves_with_path
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
-def test_families_are_measured_side_by_side():
+@pytest.mark.parametrize(
+    "families",
+    [["gpt2", "vit"], pytest.param(["gemma2", "marian"], marks=pytest.mark.slow)],
+    ids=" ".join,
+)
+def test_families_are_measured_side_by_side(families):
     # The program itself refuses models that differ in size or in the first loss.
-    families = ["gpt2", "gemma2", "marian", "vit"]
     arguments = ["--families", *families, "--size", "smoke", "--rounds", "1"]
     done = subprocess.run(
         [sys.executable, FOLDER / "families.py", *arguments],

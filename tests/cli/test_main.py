@@ -75,7 +75,7 @@ def test_wrong_arguments_are_named(arguments, named, capsys):
 
 def test_options_that_need_another_are_refused(tmp_path, capsys):
     assert main(["eval", str(tmp_path), "--beams", "2"]) == 2
-    assert "--beams is for --bleu" in capsys.readouterr().err
+    assert "--beams has an effect only with --bleu" in capsys.readouterr().err
     assert main(["generate", str(tmp_path)]) == 2
     assert "neither --prompt nor --image" in capsys.readouterr().err
 

@@ -152,7 +152,7 @@ def test_imports_run_only_when_trusted(tmp_path, monkeypatch):
         load_stored(tmp_path / "whole.gin")
     assert load_stored(tmp_path / "whole.gin", trust=True) == experiment
     (tmp_path / "elsewhere.gin").write_text("import nobodys_model\n")
-    with pytest.raises(UserError, match=f"looked for in {tmp_path}"):
+    with pytest.raises(UserError, match=f"in the working directory {tmp_path}"):
         load_stored(tmp_path / "elsewhere.gin", trust=True)
 
 
@@ -191,9 +191,9 @@ def test_strings_need_no_quotes_and_paths_become_absolute(tmp_path, monkeypatch)
             "experiment.bad_steps=@bad_steps()",
         ),
         (["mixup.alpha=0.1"], "takes, as in images.augment=(@mixup(),)"),
-        (["experiment.optimizer=@adamw"], "= @adamw: add (), as in @adamw()"),
-        (["experiment.init_from=(@init_from,)"], "= @init_from: add ()"),
-        (["optimizer=@adamw", "experiment.optimizer=%optimizer"], "add ()"),
+        (["experiment.optimizer=@adamw"], "= @adamw: expected @adamw()"),
+        (["experiment.init_from=(@init_from,)"], "= @init_from: expected @init_from()"),
+        (["optimizer=@adamw", "experiment.optimizer=%optimizer"], "expected @adamw()"),
         (["learning_rate=1"], "Did you mean 'cosine.learning_rate'"),
         (["stepz=9"], "Did you mean 'train.steps'"),
         (["TEXT_FILE=x"], "no value refers to %TEXT_FILE"),
@@ -203,8 +203,8 @@ def test_strings_need_no_quotes_and_paths_become_absolute(tmp_path, monkeypatch)
         ),
         (
             ["LENGTH=512", "data.length=%LENGTH", "data.length=128"],
-            "'LENGTH=512': what 'data.length=%LENGTH' on the command line binds to "
-            "%LENGTH is not used",
+            "'LENGTH=512': %LENGTH is used in 'data.length=%LENGTH' on the command "
+            "line, but this experiment does not use",
         ),
     ],
 )
@@ -277,9 +277,9 @@ CHAIN = ["A0 = 1"] + [f"A{i + 1} = %A{i}" for i in range(400)]
         ),
         ([*DOUBLED, "gpt.vocab_size = %A20"], "expected at most 100,000"),
         ([*DOUBLED_MADE, "gpt.vocab_size = %A20"], "expected at most 100,000"),
-        ([*CHAIN, "gpt.vocab_size = %A400"], "expected fewer"),
-        (["gpt.vocab_size = " + "[" * 90 + "]" * 90], "expected fewer"),
-        (["gpt.vocab_size = @gin.macro()"], "@gin.macro() refers to nothing"),
+        ([*CHAIN, "gpt.vocab_size = %A400"], "nested in more than 50 values"),
+        (["gpt.vocab_size = " + "[" * 90 + "]" * 90], "nested in more than 50 values"),
+        (["gpt.vocab_size = @gin.macro()"], "there is no configurable @gin.macro()"),
     ],
 )
 def test_values_that_never_end_are_refused_at_once(tmp_path, lines, message):

@@ -120,7 +120,7 @@ def test_verbs_print_them(capsys):
     assert main(["help"]) == main(["list"]) == 0
     assert capsys.readouterr().out == 2 * (reference.list_text() + "\n")
     assert main(["help", "adamv"]) == 2
-    assert "'adamv' is no configurable" in capsys.readouterr().err
+    assert "there is no configurable 'adamv'" in capsys.readouterr().err
 
 
 def test_printed_config_explains_itself_and_reads_back(tmp_path, capsys):
@@ -129,7 +129,7 @@ def test_printed_config_explains_itself_and_reads_back(tmp_path, capsys):
 
     assert main(["config", "quickstart", "train.steps=7"]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("# A whole experiment: every field")
+    assert text.startswith("# The whole experiment: every field")
     assert "train.steps = 7\n" in text
     file = pathlib.Path(tmp_path, "mine.gin")
     file.write_text(text)

@@ -14,6 +14,9 @@ from fmjax.config.load import load_experiment, load_stored
 from fmjax.config.render import bindings_of, render
 from fmjax.config.statements import Binding, Reference, replace_values
 from fmjax.errors import UserError
+from fmjax.models.layers.disentangled import Disentangled
+from fmjax.models.layers.mixture_of_experts import Experts
+from fmjax.models.layers.position_bias import Alibi, RelativeBuckets
 from fmjax.models.layers.rotary import Rotary
 
 OLD = sorted((pathlib.Path(__file__).parent / "old_runs").glob("*.gin"))
@@ -36,7 +39,7 @@ def test_old_run_loads_with_the_values_that_it_was_stored_with(file):
             value = value.replace(f"@{old}()", f"@{new}()")
         *scope, last = name.split("/")
         owner, field = last.split(".")
-        if (owner, field) in renamed.REPLACED:
+        if (owner, field) in renamed.REPLACED or field == "position_bias":
             continue  # What became of it has a test of its own.
         field = renamed.FIELDS.get((owner, field), field)
         assert found["/".join([*scope, f"{owner}.{field}"])] == value
@@ -74,7 +77,38 @@ def test_a_base_of_rotary_positions_becomes_a_config_of_them():
     assert gpt2.transformer.rotary is None
 
 
+def test_numbers_of_experts_become_a_config_of_them():
+    mixtral = load_stored(NAMED["import_mixtral"]).objective.model
+    assert mixtral.transformer.experts == Experts(5, 3, None)
+    gpt2 = load_stored(NAMED["import_gpt2"]).objective.model
+    assert gpt2.transformer.experts is None
+
+
+def test_position_biases_become_configs_of_their_own():
+    def bias(name, field):
+        model = load_stored(NAMED[name]).objective.model
+        return getattr(model, field).position_bias
+
+    assert bias("import_t5", "encoder") == RelativeBuckets(8, 14)
+    assert bias("import_t5", "decoder") == RelativeBuckets(8, 14)
+    assert bias("import_deberta", "transformer") == Disentangled(8, 20)
+    assert bias("small_deberta_imdb", "generator") == Disentangled(16, 64)
+    assert bias("small_alexatm_imdb", "decoder") == Alibi()
+    assert bias("import_gpt2", "transformer") is None
+
+
 OLD_BINDINGS = {
+    "transformer.num_experts=8": (
+        "transformer.num_experts is no longer a field: write experts.number"
+    ),
+    "transformer.relative_buckets=8": (
+        "transformer.relative_buckets is no longer a field: write "
+        "relative_buckets.number"
+    ),
+    "transformer.position_bias='alibi'": (
+        "transformer.position_bias = 'alibi' is now written "
+        "transformer.position_bias = @alibi()"
+    ),
     "transformer.rope_theta=5e5": (
         "transformer.rope_theta is no longer a field: write rotary.theta"
     ),
@@ -93,7 +127,7 @@ OLD_BINDINGS = {
 def test_old_name_on_the_command_line_or_in_a_file_is_refused(binding, tmp_path):
     with pytest.raises(UserError) as error:
         load_experiment("quickstart.gin", [binding])
-    assert f"'{binding}' on the command line: {OLD_BINDINGS[binding]}" in str(
+    assert f"{binding!r} on the command line: {OLD_BINDINGS[binding]}" in str(
         error.value
     )
     file = tmp_path / "mine.gin"
@@ -101,6 +135,15 @@ def test_old_name_on_the_command_line_or_in_a_file_is_refused(binding, tmp_path)
     with pytest.raises(UserError) as error:
         load_experiment(file)
     assert f"mine.gin, line 2: {OLD_BINDINGS[binding]}" in str(error.value)
+
+
+@pytest.mark.parametrize("file", OLD, ids=lambda file: file.stem)
+def test_config_of_an_old_run_directory_is_a_config_for_a_new_run(file, tmp_path):
+    (tmp_path / "config.gin").write_text(file.read_text())
+    (tmp_path / "checkpoints").mkdir()
+    assert load_experiment(tmp_path / "config.gin") == load_stored(file)
+    with pytest.raises(UserError, match="is now called"):
+        load_experiment(tmp_path / "config.gin", ["data.bad_share=0.5"])
 
 
 def test_old_name_over_a_stored_config_is_refused():
@@ -126,6 +169,9 @@ def test_every_new_name_exists():
         assert old not in registry.field_names(owner)
     for owner, old in renamed.REPLACED:
         assert old not in registry.field_names(owner)
+    for (owner, field, _), new in renamed.VALUES.items():
+        assert field in registry.field_names(owner)
+        assert new == "None" or new[1:-2] in registry.CLASSES
     for owner, field in stored.STORED_DEFAULTS:
         assert field in registry.field_names(owner)
     assert {f"{new}.gin" for new in renamed.CONFIGS.values()} <= {*shipped_configs()}

@@ -131,7 +131,7 @@ def test_damaged_files_are_pictures_or_bad_records(kind, damage, kept):
 
 
 def test_gigantic_pictures_are_refused_before_they_are_decoded(monkeypatch):
-    monkeypatch.setattr(image_decoding, "_MOST_PIXELS", 500)
+    monkeypatch.setattr(image_decoding, "_MAX_PIXELS", 500)
     with pytest.raises(BadRecord, match="24 × 24 pixels; expected at most 500"):
         check_picture(encoded(RGB))
 

@@ -103,7 +103,7 @@ def test_a_validation_folder_inside_is_not_trained_on(tmp_path, capsys):
     assert linked.class_names() == ("cat", "dog")
     assert len(names(linked)) == 6
     same = ImageFolder(str(folder), validation_folder=str(folder))
-    with pytest.raises(UserError, match=r"validation_folder.*nothing left to train"):
+    with pytest.raises(UserError, match=r"validation_folder.*nothing to train"):
         same.fingerprint("train")
 
 
@@ -163,4 +163,4 @@ def test_empty_captions_are_left_out_and_are_no_fault(pictures, tmp_path, capsys
     (cache,) = data.caches("train")
     assert (cache.documents, cache.skipped) == (30, 10)
     assert cache.skipped_names[0] == "ten_empty train: a1.png has an empty caption"
-    assert "10 examples left out as empty or broken" in capsys.readouterr().err
+    assert "10 examples left out as empty or corrupt" in capsys.readouterr().err

@@ -129,7 +129,7 @@ def test_mixing_draws_another_image_and_its_label(digits):
     assert "label_share" not in read(mixing.eval_batches(8, range(8), 1))
     twice = dataclasses.replace(mixing, views=1, train=captioned(), caption_length=12)
     with pytest.raises(
-        UserError, match=r"images\.augment mixes images; expected .* with"
+        UserError, match=r"images\.augment mixes images, which needs .* with"
     ):
         twice.row_shapes()
 
@@ -381,10 +381,10 @@ def test_what_does_not_fit_is_refused(tmp_path, digits):
         (lambda: dataclasses.replace(digits, std=(0.1, 0.0, 0.1)), r"images\.std"),
         (lambda: dataclasses.replace(digits, shorter_side=4), r"images\.shorter_side"),
         (lambda: ImageTask(Digits(), templates=("{}",)), r"image_task\.tokenizer"),
-        (lambda: ImageTask(Digits(), Characters(), ("a",)), "expected a {} in it"),
+        (lambda: ImageTask(Digits(), Characters(), ("a",)), "expected {} in it"),
         (
             lambda: ImageTask(Digits(), Characters()).build_tokenizer(tmp_path),
-            r"no captions; bind image_task\.templates",
+            r"no captions. Bind image_task\.templates",
         ),
         (lambda: list(ImageFolder("/no/such").images("train")), "no such folder"),
         (
@@ -395,7 +395,7 @@ def test_what_does_not_fit_is_refused(tmp_path, digits):
             lambda: dataclasses.replace(digits, validation=plain).row_shapes(),
             r"images\.validation has the classes \('a', 'b'\)",
         ),
-        (lambda: Data(Mixture((plain,), (1,))), "mixture of images"),
+        (lambda: Data(Mixture((plain,), (1,))), "mixture of image tasks"),
         (
             lambda: TfdsImages("cifar10:3.0.2", data_dir="/no").class_names(),
             r"tfds_images\.name .* is not prepared",
@@ -408,7 +408,7 @@ def test_what_does_not_fit_is_refused(tmp_path, digits):
     with pytest.raises(UserError, match=r"c\.tsv, line 1 \(there is no image"):
         list(ImageFolder(str(folder), str(captions)).images("train"))
     Image.fromarray(picture(0)).save(folder / "stray.png")
-    with pytest.raises(UserError, match=r"stray\.png is in none of the classes"):
+    with pytest.raises(UserError, match=r"stray\.png belongs to none of the classes"):
         list(ImageFolder(str(folder)).images("train"))
 
 
@@ -464,7 +464,7 @@ def test_a_users_own_seqio_tasks(own_task, tmp_path):
     assert [*map(captions.tokenizer().decode, both["tokens"])] == [
         f"number {i}" for i in range(12)
     ]
-    with pytest.raises(UserError, match=r"data\.train has images and no text"):
+    with pytest.raises(UserError, match=r"data\.train has images but no text"):
         Data(data.train, cache_dir=str(tmp_path)).row_shapes()
 
 

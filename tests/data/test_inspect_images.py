@@ -51,7 +51,7 @@ def test_what_cannot_be_drawn_is_refused(pictures, tmp_path, capsys):
     text = ["data", "inspect", "data/text_files.gin", f"TEXT_FILE={tmp_path}/a.txt"]
     text += ["text_task.tokenizer=@bytes()", "--picture", str(tmp_path / "look.png")]
     assert cli.main(text) == 2
-    assert "--picture is for images" in capsys.readouterr().err
+    assert "--picture needs a config of images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["cifar10", "digits", "digits_captions"])

@@ -182,7 +182,9 @@ def test_a_users_own_seqio_task_with_inputs_gives_pairs(tmp_path):
     assert found == {f"hello number {i}": f"hallo Nummer {i}" for i in range(30)}
 
     other = register("two_vocabularies", import_seqio().ByteVocabulary(5), vocabulary)
-    with pytest.raises(UserError, match="'two_vocabularies' have 2 different"):
+    with pytest.raises(
+        UserError, match="'two_vocabularies': its inputs and targets have 2 different"
+    ):
         Data(other, cache_dir=str(tmp_path)).tokenizer()
 
 

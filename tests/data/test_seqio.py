@@ -123,7 +123,7 @@ def test_streaming_names_broken_documents_and_ends_past_the_share(tmp_path, caps
     data = data_of(tmp_path, task, streaming=True)
     batches = data.eval_batches(1, range(1), split="train")
     # Ten may be the first of many; at the end they are a third of the whole.
-    with pytest.raises(UserError, match="10 of 30 examples of torn train are broken"):
+    with pytest.raises(UserError, match="10 of 30 examples of torn train are corrupt"):
         list(batches)
     said = [x for x in capsys.readouterr().err.splitlines() if "left out" in x]
     assert said[0] == (
@@ -180,7 +180,7 @@ def test_what_a_cut_shard_lacks_is_counted_and_named(tmp_path, prepared):
     assert (cache.documents, cache.skipped) == (10, 10)
     assert "cut train: 10 of 20 examples are missing" in cache.skipped_names[0]
     shard.write_bytes(whole[: starts[9]])
-    with pytest.raises(UserError, match=r"11 of 20 examples of cut train are broken"):
+    with pytest.raises(UserError, match=r"11 of 20 examples of cut train are corrupt"):
         data_of(tmp_path / "again", task, max_corrupt_fraction=0.5).prepare()
 
 
@@ -310,16 +310,16 @@ def test_members_of_a_mixture_share_one_vocabulary(tmp_path, text):
     train = Mixture(
         (task_of(text, name="mix_c"), task_of(text, Characters(), name="mix_d")), (1, 1)
     )
-    with pytest.raises(UserError, match="must share one vocabulary"):
+    with pytest.raises(UserError, match="expected one vocabulary"):
         data_of(tmp_path, train).tokenizer()
 
 
 @pytest.mark.parametrize(
     ("tasks", "rates", "message"),
     [
-        (("a", "b"), (1.0,), "one for each"),
+        (("a", "b"), (1.0,), "one number for each"),
         (("a", "b"), (1.0, 0.0), "positive"),
-        (("a", "a"), (1.0, 1.0), "to differ"),
+        (("a", "a"), (1.0, 1.0), "expected different names"),
     ],
 )
 def test_mistaken_mixtures_are_refused(tasks, rates, message):
@@ -428,9 +428,9 @@ def test_streaming_shards_differ_and_refuse_another_number_of_processes(tmp_path
     assert seen[1]
     assert not seen[0] & seen[1]
     alone = data.train_batches(4, range(4), seed=0)
-    with pytest.raises(UserError, match="resumes on 2 processes"):
+    with pytest.raises(UserError, match="saved by 2 processes"):
         alone.set_state(shards[0].get_state())
-    with pytest.raises(UserError, match="needs equal rows"):
+    with pytest.raises(UserError, match="expected the same number of rows"):
         data.train_batches(4, range(3, 4).__class__(1, 4), seed=0)
     for shard in shards:
         shard.close()

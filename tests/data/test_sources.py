@@ -122,7 +122,7 @@ def test_fingerprints_follow_contents_and_not_places(tmp_path):
         (lambda: TextFiles("x", validation_fraction=1.5), "validation_fraction"),
         (
             lambda: TextFiles("x", validation_files="y", validation_fraction=0.1),
-            "both set",
+            "both bound",
         ),
         (lambda: list(TextFiles("/no/such").documents("train")), "matches no file"),
         (lambda: TextFiles("/no/such").fingerprint("test"), "no split 'test'"),

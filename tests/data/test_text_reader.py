@@ -93,8 +93,8 @@ def parquet():
         (parquet(), "is Parquet"),
         ("text\n".encode("utf-32") * 9, "is UTF-32"),
         ("plain text\n".encode("utf-16-le") * 9, "50% of its bytes are NUL, .*UTF-16"),
-        (b"\xff\xfea\0b\0c", "begins as UTF-16, but is not at offset 6: trunc"),
-        (b"\xff\xfea\0\x00\xd8b\0", "begins as UTF-16, but is not at offset 4: illeg"),
+        (b"\xff\xfea\0b\0c", "not valid UTF-16 at offset 6: trunc"),
+        (b"\xff\xfea\0\x00\xd8b\0", "not valid UTF-16 at offset 4: illeg"),
     ],
     ids=["gzip", "bz2", "xz", "parquet", "utf-32", "nul", "truncated", "illegal"],
 )

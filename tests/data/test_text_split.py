@@ -143,7 +143,7 @@ def test_validation_files_among_the_files_are_not_trained_on(tmp_path, capsys):
     assert source.size("train") == 27
     said = capsys.readouterr().err
     assert "2 of the 5 files of text_files.files" in said
-    assert "are not trained on" in said
+    assert "are excluded from training" in said
     every = TextFiles(str(tmp_path / "*.txt"), validation_files=str(tmp_path / "*.txt"))
     with pytest.raises(UserError, match="nothing to train on"):
         every.fingerprint("train")
@@ -154,7 +154,7 @@ def test_validation_pairs_are_not_the_training_pairs(tmp_path):
         (tmp_path / name).write_text("one\ntwo\n")
     with pytest.raises(UserError, match=r"pair_files\.validation = 'val'"):
         PairFiles(str(tmp_path)).fingerprint("train")
-    with pytest.raises(UserError, match="nothing is left to train on"):
+    with pytest.raises(UserError, match="nothing to train on"):
         PairFiles(str(tmp_path), validation="train").fingerprint("train")
 
 

@@ -94,7 +94,7 @@ def test_characters_are_those_of_nanogpt(shared_data, root):
     assert tokenizer.vocab_size == 65
     assert tokenizer.eos_id is tokenizer.bos_id is tokenizer.pad_id is None
     assert tokenizer.encode("hii there") == [46, 47, 47, 1, 58, 46, 43, 56, 43]
-    with pytest.raises(UserError, match="'é' is not among the 65"):
+    with pytest.raises(UserError, match="'é' is not one of the 65"):
         tokenizer.encode("é")
 
 
@@ -121,7 +121,7 @@ def test_saved_tokenizers_come_back(trained, tmp_path, make):
 
 
 def test_damaged_tokenizers_are_refused(trained, tmp_path):
-    with pytest.raises(UserError, match="No tokenizer in"):
+    with pytest.raises(UserError, match="has no tokenizer"):
         load_tokenizer(tmp_path)
     trained.save(tmp_path)
     file = tmp_path / SentencePieceTokenizer.file_name
@@ -155,21 +155,27 @@ WORD_LEVEL = {"type": "WordLevel", "vocab": {"a": 2**32 - 1}, "unk_token": "a"}
         ({"vocab.json": '{"a": 1e13}', "merges.txt": ""}, "has the id 1"),
         ({"vocab.json": '{"a": 10000000000}', "merges.txt": ""}, "from 0 to 16777215"),
         (WORDS | {"added_tokens.json": '{"x": "q"}'}, r"added_tokens\.json: 'x' has"),
-        (WORDS | {"added_tokens.json": "[1]"}, "expected pieces and their ids"),
+        (
+            WORDS | {"added_tokens.json": "[1]"},
+            "expected an object that maps tokens to ids",
+        ),
         (WORDS | {"config.json": "[" * 10**5}, r"config\.json is not JSON"),
-        (WORDS | {"config.json": '{"model_type": []}'}, "describe no tokenizer"),
+        (
+            WORDS | {"config.json": '{"model_type": []}'},
+            "do not define a valid tokenizer",
+        ),
         (
             WORDS | {"special_tokens_map.json": '{"extra_special_tokens": 5}'},
-            "extra_special_tokens = 5; expected tokens",
+            "extra_special_tokens = 5; expected a list of tokens",
         ),
         (
             WORDS | {"special_tokens_map.json": '{"bos_token": "\\ud800"}'},
-            "describe no tokenizer",
+            "do not define a valid tokenizer",
         ),
-        ({"tokenizer.json": "[" * 10**5}, r"Not a tokenizer\.json"),
+        ({"tokenizer.json": "[" * 10**5}, r"tokenizer\.json is not valid"),
         (
             {"tokenizer.json": json.dumps({"version": "1.0", "model": WORD_LEVEL})},
-            "ids from 4294967295 to 4294967295; expected 0 to 16777215",
+            "ids from 4294967295 to 4294967295; expected ids from 0 to 16777215",
         ),
     ],
 )
@@ -280,7 +286,7 @@ def test_a_given_model_gets_the_special_tokens_that_it_lacks(trained, root, tmp_
     file = str(tmp_path / "more" / SentencePieceTokenizer.file_name)
     again = SentencePiece(file=file, specials=NAMES, sentinels=2)
     assert again.build(PythonStdlib(), root).digest == tokenizer.digest
-    with pytest.raises(UserError, match="'self' stands for text in this model"):
+    with pytest.raises(UserError, match="'self' is an ordinary piece of this model"):
         SentencePiece(file=file, specials=("self",)).build(PythonStdlib(), root)
 
 

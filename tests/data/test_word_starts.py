@@ -89,10 +89,10 @@ def test_words_begin_behind_white_space(kind, tmp_path):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (older("CLIPTokenizer", small.clip), "'</w>' where words end does"),
-        (unmarked, r"known for WordPiece and for decoders .*; found \[\]"),
-        (lambda folder: ByteTokenizer(), "bytes does not say where words begin"),
-        (lambda folder: CharacterTokenizer("ab"), "characters does not say"),
+        (older("CLIPTokenizer", small.clip), "marks the ends of words with '</w>'"),
+        (unmarked, r"not known where words begin for the decoders \[\]"),
+        (lambda folder: ByteTokenizer(), r"@bytes\(\) does not mark where words begin"),
+        (lambda folder: CharacterTokenizer("ab"), r"@characters\(\) does not mark"),
     ],
 )
 def test_vocabularies_that_do_not_tell_words_are_refused(build, message, tmp_path):

@@ -18,7 +18,7 @@ MISTAKES = {
     "misspelled macro": (["TEXT_FLIE=x"], ["%TEXT_FLIE", "'TEXT_FILE'"]),
     "reference without parentheses": (
         ["experiment.optimizer=@adamw"],
-        ["experiment.optimizer = @adamw", "add ()"],
+        ["experiment.optimizer = @adamw", "expected @adamw()"],
     ),
     "old name": (["data.bad_share=0.1"], ["data.max_corrupt_fraction"]),
     "missing file": (["TEXT_FILE=/no/such.txt"], ["text_files.files", "/no/such.txt"]),

@@ -61,8 +61,8 @@ def test_a_complete_run_that_was_not_evaluated_is_evaluated_when_called_again(
     assert saved_steps(run_dir) == [20]
     assert metrics.read(run_dir, "validation") == []
     _, out, _ = verb("status", run_dir)
-    assert "complete, but for its last evaluation" in out
-    assert "would evaluate it" in out
+    assert "all steps done, last evaluation missing" in out
+    assert "would run the last evaluation" in out
 
     code, out, err = verb(*command)
     assert code == 0, err
@@ -86,7 +86,7 @@ def test_a_loss_above_the_unigram_entropy_is_warned_of(loss, warns):
     assert found["unigram_nll"] == pytest.approx(np.log(2))
     assert ("warning" in found) is warns
     if warns:
-        assert "0.70 nats a token is above the unigram" in found["warning"]
+        assert "0.70 nats per token is above the unigram" in found["warning"]
 
 
 def test_the_checkpoint_of_lowest_validation_loss_is_kept(tiny, tmp_path, verb):

@@ -29,7 +29,7 @@ def test_a_finished_run(finished, verb):
     assert lines["saved"].startswith("steps 140, 160; the last ")
     assert lines["starts"].startswith("1, the first 20")
     assert lines["trouble"] == "none"
-    assert lines["restart"] == "would find it finished and change nothing"
+    assert lines["restart"] == "would change nothing: the run is finished"
 
 
 def test_a_run_that_was_killed_after_trouble(finished, tmp_path, verb):
@@ -56,22 +56,24 @@ def test_a_run_that_was_killed_after_trouble(finished, tmp_path, verb):
 
     lines = lines_of(verb("status", run_dir)[1])
 
-    assert lines["state"].startswith("process 7 on elsewhere trains it, last heard 0 s")
+    assert lines["state"].startswith(
+        "process 7 on elsewhere trains it; lock updated 0 s"
+    )
     assert lines["trouble"].startswith("save failed ×1, steps skipped ×1; last: saving")
     assert lines["starts"].endswith("resumed from step 100")
     assert lines["restart"].startswith(
-        "would continue from step 140, and stop at step 151"
+        "would continue from step 140 and stop again at step 151"
     )
     (run_dir / run_lock.FILE).unlink()
     lines = lines_of(verb("status", run_dir)[1])
-    assert lines["state"] == "ended without a word, as where it was killed"
+    assert lines["state"] == "ended without a record; probably killed"
     diverged = {"time": time.time(), "kind": "diverged", "step": 151, "text": "nan"}
     with (run_dir / events.FILE).open("a") as file:
         file.write(json.dumps(diverged) + "\n")
     assert lines_of(verb("status", run_dir)[1])["state"] == "diverged at step 151"
     lock = RunLock(run_dir)
     lock.take()
-    assert " trains it, last heard " in lines_of(verb("status", run_dir)[1])["state"]
+    assert " trains it; lock updated " in lines_of(verb("status", run_dir)[1])["state"]
     lock.release()
 
 

@@ -118,18 +118,18 @@ def store(path, source=None):
 
 def test_runs_without_pairs_are_refused(tmp_path, capsys):
     (tmp_path / "text.txt").write_text("no pairs in here")
-    with pytest.raises(UserError, match="no data to translate"):
+    with pytest.raises(UserError, match="expected pairs to translate"):
         bleu_of_run(store(tmp_path / "imported"))
     run = store(tmp_path / "text", TextFiles(files=str(tmp_path / "text.txt")))
     with pytest.raises(UserError, match="no pairs of inputs and targets"):
         bleu_of_run(run)
     assert main(["eval", str(run), "--beams", "3"]) == 2
-    assert "--beams is for --bleu" in capsys.readouterr().err
+    assert "--beams has an effect only with --bleu" in capsys.readouterr().err
 
 
 def test_a_model_that_does_not_translate_is_refused(folder, tmp_path):
     run = store(tmp_path / "run", PairFiles(str(folder)))
-    with pytest.raises(UserError, match=r"@gpt\(\) does not write"):
+    with pytest.raises(UserError, match=r"@gpt\(\) cannot generate"):
         bleu_of_run(
             run,
             bindings=[

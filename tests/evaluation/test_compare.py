@@ -189,7 +189,7 @@ def test_runs_with_own_code_are_read_without_it(make_run, capsys):
 
     assert main(["status", str(runs[0])]) == 0
     out = capsys.readouterr().out
-    assert "causal_lm of gpt, on text_task; own code: my_optimizer" in out
+    assert "causal_lm of gpt, on text_task; imports my_optimizer" in out
 
 
 def test_line_that_a_killed_process_left_unfinished_is_skipped(make_run):
@@ -205,7 +205,7 @@ def test_line_that_a_killed_process_left_unfinished_is_skipped(make_run):
 def test_missing_and_empty_metrics_are_named(make_run, tmp_path):
     run_dir = make_run("a", [])
     file = run_dir / "metrics.jsonl"
-    with pytest.raises(UserError, match=f"{file} has no lines"):
+    with pytest.raises(UserError, match=f"{file} is empty"):
         compare([run_dir], tmp_path / "a.png")
     file.unlink()
     with pytest.raises(UserError, match=str(file)):

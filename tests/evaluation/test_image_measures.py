@@ -11,7 +11,7 @@ from fmjax.evaluation.image_features import Features, ImageRun
 
 
 class Model:
-    """Has what tells a model of two towers, `EmbedsImagesAndTexts`."""
+    """Has what tells a model of no text encoder, `EmbedsImagesAndTexts`."""
 
     gin_name = "clip"
     image = text = bias = embed_texts = scaling = project_params = None
@@ -85,8 +85,11 @@ def test_a_linear_probe_of_a_few_images(classes, each):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([0, 0, 1, 0, 0], "one image of the class 'b'; expected two or more of each"),
-        ([1] * 5, "of the class 'b'.* expected two or more"),
+        (
+            [0, 0, 1, 0, 0],
+            "only one image of the class 'b'; a linear probe needs two or more of each",
+        ),
+        ([1] * 5, "of the class 'b'.* needs two or more"),
     ],
 )
 def test_too_few_images_of_a_class_are_refused(labels, message):
@@ -106,7 +109,7 @@ def test_neighbours_vote_by_angle():
         "validation": Features(scaled, None, labels, None, None),
     }
     assert probes.knn(known(splits)) == {"knn": 1.0}
-    with pytest.raises(UserError, match="need classes"):
+    with pytest.raises(UserError, match="need labels"):
         probes.knn(known(splits, names=()))
 
 
@@ -152,5 +155,5 @@ def test_any_caption_of_an_image_and_any_image_of_a_caption_is_right():
     assert found["text_to_image_recall@5"] == 1.0
     splits = {"validation": right}
     Run.model = type("Other", (), {"gin_name": "vit"})()
-    with pytest.raises(UserError, match="two towers"):
+    with pytest.raises(UserError, match="no text encoder"):
         zero_shot.retrieval(known(splits, Run()))

@@ -75,7 +75,7 @@ def test_a_continuation_is_spelled_behind_its_prompt():
 def test_text_needs_a_tokenizer_and_a_beginning():
     with pytest.raises(UserError, match="no tokenizer"):
         generate(text_run(None), ["a"])
-    with pytest.raises(UserError, match="empty prompt"):
+    with pytest.raises(UserError, match="prompt is empty"):
         generate(text_run(CharacterTokenizer("ab")), [""])
     with pytest.raises(UserError, match="expected a list of texts"):
         generate(text_run(ByteTokenizer()), "a")
@@ -141,7 +141,7 @@ def test_beams_give_their_best_and_nothing_is_drawn():
     for name, value in (("temperature", 0.5), ("top_k", 3), ("top_p", 0.9)):
         with pytest.raises(UserError, match=f"{name} = .*beams = 4"):
             generate(run, ["ab"], beams=4, **{name: value})
-    with pytest.raises(UserError, match="expected beams with it"):
+    with pytest.raises(UserError, match="has an effect only with beams"):
         generate(run, ["ab"], length_penalty=0.6)
 
 
@@ -181,7 +181,9 @@ def test_scored_texts_come_with_their_tokens():
         chosen = after[np.arange(len(sample.tokens)), sample.tokens]
         expected = chosen - np.log(np.exp(after).sum(-1))
         np.testing.assert_allclose(sample.logprobs, expected, atol=1e-4)
-    with pytest.raises(UserError, match="logprobs: beams = 2"):
+    with pytest.raises(
+        UserError, match="logprobs = True is not supported with beams = 2"
+    ):
         generate(run, ["ab"], beams=2, logprobs=True)
 
 
@@ -197,18 +199,20 @@ def test_a_prompt_that_leaves_little_room_is_told(capsys):
     run = text_run(ByteTokenizer())
     (text,) = generate(run, ["x" * 26], temperature=0.0)
     assert capsys.readouterr().err == (
-        "max_tokens = 4: no more fit behind a prompt of 26 tokens, for gpt.max_length "
-        "= 30.\n"
+        "max_tokens = 4: no more tokens fit after a prompt of 26 tokens, since "
+        "gpt.max_length = 30.\n"
     )
     assert [text] == generate(run, ["x" * 26], temperature=0.0, max_tokens=4)
     assert not capsys.readouterr().err
-    with pytest.raises(UserError, match="prompt of 30 tokens leaves none to generate"):
+    with pytest.raises(
+        UserError, match="prompt of 30 tokens leaves no room for new tokens"
+    ):
         generate(run, ["x" * 30])
 
 
 def test_a_prompt_that_is_no_utf_8_is_refused():
     prompt = b"caf\xe9".decode("utf-8", "surrogateescape")  # as sys.argv has it
-    with pytest.raises(UserError, match=r"prompt .* no UTF-8 at character 4"):
+    with pytest.raises(UserError, match=r"prompt .* is not UTF-8 at character 4"):
         generate(text_run(ByteTokenizer()), [prompt], max_tokens=2)
 
 

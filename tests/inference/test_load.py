@@ -129,19 +129,22 @@ def test_parameters_are_loaded_in_a_dtype_and_never_all_in_float32(
     wide = jax.tree.map(lambda x: x.astype(np.float32), expected)
     logits = MODEL.apply({"params": wide}, TOKENS)["logits"]
     np.testing.assert_allclose(half(tokens=TOKENS)["logits"], logits, atol=1e-5)
-    with pytest.raises(UserError, match="dtype = 'float8'; expected one of float32"):
+    with pytest.raises(UserError, match="dtype = 'float8': expected one of float32"):
         fmjax.load(stored[0], dtype="float8")
 
 
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({"tokens": [[]]}, r"tokens: shape \(1, 0\); expected a token or more a row"),
+        (
+            {"tokens": [[]]},
+            r"tokens: shape \(1, 0\); expected at least one token in each row",
+        ),
         ({"tokens": [[0, 259]]}, "tokens: found 0 to 259; expected 0 to 258"),
         ({"tokens": [[-1]]}, "found -1"),
         ({"tokens": [[2**40]]}, "found 1099511627776"),
         ({"tokens": [[0.5]]}, "expected integers"),
-        ({"tokens": [[1, 2], [3]]}, "rows of different lengths"),
+        ({"tokens": [[1, 2], [3]]}, "rows have different lengths"),
         ({"tokens": [1, 2]}, r"shape \(2,\); expected \[B, T\]"),
         ({"tokens": [[1, 2]], "padding_mask": [[1]]}, "padding_mask: shape"),
         ({"tokens": [[1]], "mask": [[1]]}, "mask is now called padding_mask"),

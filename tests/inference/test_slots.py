@@ -80,18 +80,6 @@ def test_logprobs_are_those_of_the_models_logits(style, sampling):
         assert row.tokens == whole[: len(row.tokens)]
         assert len(row.logprobs) == len(row.tokens)
         for i, (token, found) in enumerate(zip(*row)):
-            logits = logits_of(model, params, prompt, row.tokens[:i])
             # Over the whole vocabulary, whatever may not be drawn of it.
-            expected = logits[token] - np.log(np.exp(logits - logits.max()).sum())
-            assert found == pytest.approx(expected - logits.max(), abs=1e-4)
-
-
-def logits_of(model, params, prompt, written):
-    """float64 [V], of the next token."""
-    variables = {"params": params}
-    if hasattr(model, "encode"):
-        read = [prompt], [[model.start_id, *written]]
-    else:
-        read = ([[*prompt, *written]],)
-    logits = model.apply(variables, *(jnp.array(x) for x in read))["logits"]
-    return np.asarray(logits[0, -1], np.float64)
+            expected = log_probs(model, params, prompt, row.tokens[:i])[token]
+            assert found == pytest.approx(float(expected), abs=1e-4)

@@ -139,7 +139,7 @@ def test_an_option_is_ignored_only_where_told(tmp_path, tensors, capsys):
     inside = ["notes.kind", "notes.activation_function"]
     ignored = ["something_new", *inside, "notes"]
     assert main([*command, *(w for name in ignored for w in ("--ignore", name))]) == 0
-    assert f"ignored, as told by --ignore: {', '.join(ignored)}" in (
+    assert f"ignored because of --ignore: {', '.join(ignored)}" in (
         capsys.readouterr().out
     )
     write(tmp_path / "plain", tensors)
@@ -260,7 +260,7 @@ def test_options_of_generation_are_exported_as_they_came(tmp_path, tensors):
     folder = write(tmp_path / "hf", tensors, GPT2 | told | {"n_ctx": 8})
     file = folder / "generation_config.json"
     file.write_text("[1]")
-    refused(tmp_path, folder, r"generation_config\.json holds no JSON object")
+    refused(tmp_path, folder, r"generation_config\.json is not a JSON object")
     generation = {"temperature": 0.6, "stop_strings": ["."], "eos_token_id": 3}
     file.write_text(json.dumps(generation))
     refused(tmp_path, folder, "--ignore stop_strings")

@@ -10,6 +10,7 @@ import torch
 from transformers import masking_utils
 from transformers.models.gemma3 import modeling_gemma3
 
+from fmjax.models.call_arguments import call_arguments
 from fmjax.models.language.bert import Bert
 from fmjax.models.language.gpt import GPT
 from fmjax.models.language.seq2seq import Seq2Seq
@@ -142,11 +143,11 @@ def squares(model, arrays):
     tokens = np.ones((1, T), np.int32)
     names = ("encoder_tokens", "decoder_tokens")
     read = names if isinstance(model, Seq2Seq) else ("tokens",)
-    arrays = dict.fromkeys(read, tokens) | arrays
-    params = jax.eval_shape(model.init, jax.random.key(0), **arrays)
+    texts = call_arguments(model, dict.fromkeys(read, tokens) | arrays)
+    params = jax.eval_shape(model.init, jax.random.key(0), **texts)
 
     def loss(params):
-        return model.apply(params, **arrays)["hidden"].sum()
+        return model.apply(params, **texts)["hidden"].sum()
 
     jaxpr = jax.make_jaxpr(jax.grad(loss))(params)
     return [shape for shape in arrays_of(jaxpr.jaxpr) if shape[-2:] == (T, T)]

@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from fmjax.errors import UserError
 from fmjax.models.layers.attention_pooling import AttentionPooling
+from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.multimodal.caption_decoder import CaptionDecoder
 from fmjax.models.multimodal.coca import CoCa
@@ -113,7 +114,7 @@ def test_the_text_is_embedded_without_the_image(built, whole):
 def test_padding_changes_nothing(built):
     model, params = built
     mask = np.arange(T) < np.array([2, 6, 4])[:, None]
-    out = apply(model, params, images(), tokens(), mask)
+    out = apply(model, params, images(), TextInputs(tokens(), padding_mask=mask))
     alone = apply(model, params, images()[:1], tokens()[:1, :2])
     np.testing.assert_allclose(
         out["text_embeddings"][:1], alone["text_embeddings"], atol=1e-5

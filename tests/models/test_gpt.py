@@ -14,6 +14,7 @@ from fmjax.models.layers.attention import attend
 from fmjax.models.layers.attention_mask import AttentionMask
 from fmjax.models.layers.dropout import dropout
 from fmjax.models.layers.rotary import Rotary, rotate
+from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.models.layers.transformer import (
     TransformerConfig,
     stack_layers,
@@ -114,8 +115,8 @@ def test_packed_documents_are_as_if_alone(config):
     x = tokens(1)
     segments = np.array([[1] * 7 + [2] * 6 + [0] * 3])
     positions = np.array([[*range(7), *range(6), *range(3)]])
-    packed = apply(model, params, x, positions=positions, segment_ids=segments)
-    packed = packed["logits"]
+    text = TextInputs(x, positions=positions, segment_ids=segments)
+    packed = apply(model, params, text)["logits"]
     for part in (slice(0, 7), slice(7, 13)):
         alone = apply(model, params, x[:, part])["logits"]
         np.testing.assert_allclose(packed[:, part], alone, rtol=1e-4, atol=1e-4)

@@ -9,6 +9,7 @@ import transformers
 from flax import linen as nn
 
 from fmjax.models.language.seq2seq import Seq2Seq
+from fmjax.models.layers.position_bias import RelativeBuckets
 from fmjax.models.layers.transformer_config import TransformerConfig
 
 # Our paths, and what T5's are called.
@@ -41,7 +42,7 @@ def t5():
         norm="rmsnorm",
         activation="relu",
         bias=False,
-        position_bias="buckets",
+        position_bias=RelativeBuckets(),
         attention_scale=1.0,
         init_std=D**-0.5,
         scan_layers=False,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from fmjax.models.layers.mixture_of_experts import MixtureOfExperts
+from fmjax.models.layers.mixture_of_experts import Experts, MixtureOfExperts
 from fmjax.sharding.mesh import MeshConfig, batch_sharding, on_mesh
 from fmjax.sharding.rules import logical_axes, named_shardings, param_specs
 
@@ -17,9 +17,7 @@ B, T, D, F, E = 3, 14, 6, 10, 5
 
 def layer(per_token=2, capacity=None, gated=True, num_experts=E):
     return MixtureOfExperts(
-        num_experts=num_experts,
-        per_token=per_token,
-        capacity=capacity,
+        Experts(num_experts, per_token, capacity),
         mlp_dim=F,
         activation="silu" if gated else "relu",
         gated=gated,
@@ -62,7 +60,7 @@ def some_padding():
 def expected(module, params, x, real):
     """Output, load balance and router z-loss of one sequence after the other."""
     p = {name: w.astype(np.float64) for name, w in params.items()}
-    k, count_of_experts = module.per_token, module.num_experts
+    k, count_of_experts = module.experts.per_token, module.experts.number
     y = np.zeros(x.shape)
     balance, z = np.zeros(len(x)), np.zeros(len(x))
 
@@ -82,8 +80,8 @@ def expected(module, params, x, real):
         chosen = np.argsort(-probability, axis=-1, kind="stable")[:, :k]
         here = np.flatnonzero(real[b])
         slots = T
-        if module.capacity is not None:
-            share = round(module.capacity * k * len(here) / count_of_experts)
+        if module.experts.capacity is not None:
+            share = round(module.experts.capacity * k * len(here) / count_of_experts)
             slots = min(T, max(1, share))
         taken = np.zeros(count_of_experts, int)
         for choice in range(k):

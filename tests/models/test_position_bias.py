@@ -19,8 +19,13 @@ from fmjax.models.language.gpt import GPT
 from fmjax.models.language.seq2seq import Seq2Seq
 from fmjax.models.layers.attention import Attention
 from fmjax.models.layers.attention_mask import AttentionMask, self_attention
-from fmjax.models.layers.disentangled import disentangled_scores, log_bucket
+from fmjax.models.layers.disentangled import (
+    Disentangled,
+    disentangled_scores,
+    log_bucket,
+)
 from fmjax.models.layers.position_bias import (
+    Alibi,
     alibi,
     alibi_slopes,
     relative_bucket,
@@ -241,7 +246,7 @@ def test_disentangled_attention_of_the_paper():
 
 
 NONE = TransformerConfig(num_layers=1, embed_dim=8, num_heads=2)
-ALIBI = dataclasses.replace(NONE, position_bias="alibi")
+ALIBI = dataclasses.replace(NONE, position_bias=Alibi())
 ROTARY = dataclasses.replace(NONE, rotary=Rotary(1e4))
 
 
@@ -271,4 +276,4 @@ def test_a_discriminator_alone_needs_no_generators_positions():
 @pytest.mark.parametrize("option", ["attention_scale", "attention_softcap"])
 def test_disentangled_attention_takes_no_other_scale_or_cap(option):
     with pytest.raises(UserError, match=f"transformer.{option} = 1.0: disentangled"):
-        dataclasses.replace(NONE, position_bias="disentangled", **{option: 1.0})
+        dataclasses.replace(NONE, position_bias=Disentangled(), **{option: 1.0})

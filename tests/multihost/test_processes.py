@@ -20,7 +20,7 @@ LAUNCHER = [
     sys.executable, str(ROOT / "launch" / "local.py"),
     "--processes", "2", "--devices_per_process", "1", "--",
 ]  # fmt: skip
-STEPS = 300
+STEPS = 100
 DEADLINE_SECONDS = 300
 
 
@@ -95,7 +95,7 @@ def test_sigterm_to_one_stops_both_at_one_step_and_one_process_continues(
 def test_bad_steps_are_judged_alike(tmp_path, train):
     # So narrow a window that ordinary steps are beyond it.
     command = [
-        *train, "train.steps=60", "train.checkpoint_every=10",
+        *train, "train.steps=32", "train.checkpoint_every=8",
         "experiment.bad_steps=@bad_steps()", "bad_steps.spikes='skip'",
         "bad_steps.sigmas=1.0", "bad_steps.window=8", "bad_steps.patience=1",
         "bad_steps.max_rollbacks=50", "text_files.split='tail'", "--run_dir",

@@ -12,6 +12,7 @@ from fmjax.data.text.masking import Masking
 from fmjax.errors import UserError
 from fmjax.models.language.bert import Bert
 from fmjax.models.language.electra import Electra
+from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.objectives.masked_lm import MaskedLM
 from fmjax.objectives.replaced_token_detection import ReplacedTokenDetection
@@ -63,9 +64,8 @@ def log_softmax(logits):
 
 
 def outputs(obj, v, data):
-    read = ("tokens", "token_types", "segment_ids")
-    inputs = {name: data[name] for name in read if name in data}
-    return obj.model.apply(v, **inputs)
+    text = TextInputs.from_arrays(data, ("token_types", "segment_ids"))
+    return obj.model.apply(v, text)
 
 
 def terms(obj, v, data):

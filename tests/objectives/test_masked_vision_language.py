@@ -6,6 +6,7 @@ import pytest
 from flax import linen as nn
 
 from fmjax.errors import UserError
+from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.multimodal.m3ae import M3AE
 from fmjax.models.vision.mae import MAE
@@ -51,7 +52,8 @@ def reconstruct():
 
     @jax.jit
     def run(data, visible, seen):
-        args = (data["images"], data["tokens"], data["padding_mask"], visible, seen)
+        text = TextInputs(data["tokens"], padding_mask=data["padding_mask"])
+        args = (data["images"], text, visible, seen)
         out, words = obj.model.apply(v, *args, method="reconstruct")
         return out["logits"], obj.model.apply(v, words, method="head")
 

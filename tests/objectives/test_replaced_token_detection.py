@@ -9,6 +9,7 @@ from flax import linen as nn
 from scipy.stats import mannwhitneyu
 
 from fmjax.models.language.electra import Electra
+from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.objectives.replaced_token_detection import ReplacedTokenDetection
 from fmjax.objectives.terms import total
@@ -68,7 +69,8 @@ def test_detection_is_over_every_real_token(limit):
     corrupted = np.where(chosen, DRAWN, originals)
     replaced = corrupted != originals
     assert 0 < (chosen & ~replaced).sum()  # What was restored counts as real.
-    logits = MODEL.apply(v, corrupted, segment_ids=data["segment_ids"])["logits"]
+    text = TextInputs(corrupted, segment_ids=data["segment_ids"])
+    logits = MODEL.apply(v, text)["logits"]
     logits = np.asarray(logits, np.float64)
     real = data["segment_ids"] > 0
     nll = np.log1p(np.exp(np.where(replaced, -logits, logits)))
@@ -119,8 +121,7 @@ def test_draws_follow_the_generator():
     n = 4000
     hidden = MODEL.apply(
         v,
-        data["tokens"][:1],
-        segment_ids=data["segment_ids"][:1],
+        TextInputs(data["tokens"][:1], segment_ids=data["segment_ids"][:1]),
         method="generator_hidden",
     )["hidden"][:, :3]
     logits = MODEL.apply(v, hidden, method="generator_head")

@@ -11,7 +11,7 @@ from fmjax.errors import UserError
 from fmjax.models.language.electra import Electra
 from fmjax.models.language.gpt import GPT
 from fmjax.models.language.seq2seq import Seq2Seq
-from fmjax.models.layers.mixture_of_experts import MixtureOfExperts
+from fmjax.models.layers.mixture_of_experts import Experts, MixtureOfExperts
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
 from fmjax.objectives.replaced_token_detection import ReplacedTokenDetection
@@ -27,7 +27,7 @@ PLAIN = TransformerConfig(
     dtype="float32",
     scan_layers=False,
 )
-EXPERTS = dataclasses.replace(PLAIN, num_experts=E)
+EXPERTS = dataclasses.replace(PLAIN, experts=Experts(E))
 SHALLOW = dataclasses.replace(EXPERTS, num_layers=1)
 COEFFICIENTS = {"load_balance": 0.3, "router_z": 0.02}
 COUNTED = np.array([True, False, True, True])
@@ -128,7 +128,7 @@ def test_terms_are_means_over_layers_and_over_sequences_with_targets(name):
 def test_coefficients_without_experts_are_refused_by_name():
     plain, experts = (GPT(stack, V, T) for stack in (PLAIN, EXPERTS))
     for field in COEFFICIENTS:
-        named = rf"causal_lm\.{field} = 0\.1: .* transformer\.num_experts"
+        named = rf"causal_lm\.{field} = 0\.1: .* transformer\.experts = @experts"
         with pytest.raises(UserError, match=named):
             CausalLM(plain, **{field: 0.1})
         with pytest.raises(UserError, match=rf"causal_lm\.{field} = -1\.0 is negative"):

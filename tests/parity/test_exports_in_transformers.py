@@ -139,7 +139,7 @@ def test_a_run_that_began_here_is_theirs(name, tmp_path):
     tokens, mask = text()
     given = dict.fromkeys(inputs, tokens)
     boxed = jax.eval_shape(
-        lambda rng: objective.model.init(rng, **given), jax.random.key(0)
+        lambda rng: objective.model.init(rng, *given.values()), jax.random.key(0)
     )
     rng = np.random.default_rng(0)
     params = jax.tree.map(

@@ -111,7 +111,7 @@ def test_added_tokens_are_found_before_the_vocabulary(tmp_path):
     assert tokenizer.id_of("quack") is None
     # Two files that disagree are not chosen between.
     added = {"0": {"content": "<|user|>", "special": True}}
-    with pytest.raises(UserError, match=r"'<.user.>' has the id 420 among"):
+    with pytest.raises(UserError, match=r"'<.user.>' has the id 420 in the added"):
         configured(tmp_path, "GPT2Tokenizer", added_tokens_decoder=added)
 
 
@@ -174,11 +174,11 @@ def test_bytes_of_pieces_add_up_to_the_texts(make, in_front, tmp_path):
         ("BertTokenizer", {"never_split": ["a"]}, "never_split"),
         ("BertTokenizer", {"do_lower_case": "no"}, "do_lower_case = 'no'"),
         ("BertTokenizer", {"split_special_tokens": True}, "split_special_tokens"),
-        ("GPT2Tokenizer", {}, r"merges\.txt is missing beside"),
-        ("T5Tokenizer", {}, r"spiece\.model or .* is missing beside"),
+        ("GPT2Tokenizer", {}, r"merges\.txt is missing; found only"),
+        ("T5Tokenizer", {}, r"spiece\.model or .* is missing; found only"),
         ("MarianTokenizer", {}, r"source\.spm is missing"),
         ("BertTokenizer", {"added_tokens_decoder": {"a": 1}}, "added_tokens_decoder"),
-        ("BertTokenizer", {"mask_token": 7}, "7 is no token"),
+        ("BertTokenizer", {"mask_token": 7}, "7 is not a token"),
     ],
 )
 def test_what_is_not_supported_is_named(tokenizer_class, fields, message, tmp_path):
@@ -199,7 +199,7 @@ def test_damaged_and_unread_vocabularies_are_named(tmp_path):
         configured(tmp_path, "T5Tokenizer", sp_model_kwargs={"enable_sampling": True})
     (tmp_path / "vocab.json").write_text("[1]")
     (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
-    with pytest.raises(UserError, match=r"vocab\.json: expected pieces"):
+    with pytest.raises(UserError, match=r"vocab\.json: expected an object"):
         configured(tmp_path, "GPT2Tokenizer")
     (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1}')
     with pytest.raises(UserError, match=r"merges\.txt does not fit vocab\.json"):
@@ -213,7 +213,7 @@ def test_a_saved_tokenizer_chooses_no_paths(tmp_path):
     fields = json.loads(file.read_text())
     fields["files"]["../evil.txt"] = ["text", "evil"]
     file.write_text(json.dumps(fields))
-    with pytest.raises(UserError, match=r"'\.\./evil\.txt' is not among"):
+    with pytest.raises(UserError, match=r"'\.\./evil\.txt' is not one of"):
         load_tokenizer(tmp_path / "run")
 
 

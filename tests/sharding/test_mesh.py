@@ -76,7 +76,9 @@ def test_sizes_that_an_axis_does_not_divide_are_named():
 
 def test_an_expert_axis_needs_experts():
     config = MeshConfig(data=-1, expert=2)
-    with pytest.raises(UserError, match=r"mesh.expert = 2.*transformer.num_experts"):
+    with pytest.raises(
+        UserError, match=r"mesh.expert = 2.*transformer.experts = @experts"
+    ):
         param_specs(
             {"w": ("embed", "mlp")},
             {"w": jnp.zeros((4, 6))},

@@ -16,6 +16,8 @@ from on_meshes import (
 
 from fmjax.errors import UserError
 from fmjax.models.language.gpt import GPT
+from fmjax.models.layers.mixture_of_experts import Experts
+from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.multimodal.caption_decoder import CaptionDecoder
 from fmjax.models.multimodal.clip import CLIP
@@ -34,7 +36,7 @@ BLOCKS = TransformerConfig(
     dtype="float32",
     scan_layers=False,
 )
-EXPERTS = dataclasses.replace(BLOCKS, bias=False, num_experts=4)
+EXPERTS = dataclasses.replace(BLOCKS, bias=False, experts=Experts(4))
 IMAGE = ViT(BLOCKS, image_size=SIZE, patch_size=4, class_token=False, pooling="none")
 TEXT = CaptionDecoder(BLOCKS, BLOCKS, V, T, start_id=1, vocab_multiple=8)
 MODEL = CoCa(image=IMAGE, text=TEXT, embed_dim=8, caption_queries=3, scale=5.0)
@@ -86,7 +88,8 @@ def test_the_losses_are_their_definitions(start_id):
 
     @jax.jit
     def both(variables):
-        read = (data["images"], data["tokens"], data["padding_mask"])
+        text = TextInputs(data["tokens"], padding_mask=data["padding_mask"])
+        read = (data["images"], text)
         hidden = model.apply(variables, *read, method="hidden")
         loss = objective.loss(variables, data, None)
         return model.apply(variables, *read), hidden["router"], loss

@@ -6,9 +6,11 @@ import pytest
 
 from fmjax.errors import UserError
 from fmjax.models.language.gpt import GPT
+from fmjax.models.layers.mixture_of_experts import Experts
 from fmjax.models.layers.transformer import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
-from fmjax.optim.optimizers import AdamW
+from fmjax.optim import axes
+from fmjax.optim.optimizers import Adafactor, AdamW, Muon
 from fmjax.optim.schedules import Constant
 from fmjax.sharding.mesh import MeshConfig
 from fmjax.training.checkpoint.checkpoints import Checkpoints, save_model
@@ -92,3 +94,47 @@ def test_what_does_not_fit_is_named(tmp_path):
     wider = CausalLM(GPT(CONFIG, vocab_size=500, max_length=8))
     with pytest.raises(UserError, match="tokens/table should be"):
         restore_model(tmp_path, wider, mesh, rules)
+
+
+CONSTANT = Constant(learning_rate=1e-3)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [Muon(schedule=CONSTANT), Adafactor(schedule=CONSTANT, min_dim_size_to_factor=4)],
+    ids=["muon", "adafactor"],
+)
+def test_optimizer_state_of_experts_from_before_they_were_a_batch_axis_is_refused(
+    optimizer, tmp_path, monkeypatch
+):
+    config = TransformerConfig(
+        num_layers=2,
+        embed_dim=16,
+        num_heads=2,
+        experts=Experts(number=4, per_token=2),
+        bias=False,
+    )
+    objective = CausalLM(GPT(config, vocab_size=50, max_length=8))
+    mesh_config = MeshConfig()
+    mesh = mesh_config.build(jax.devices()[:1])
+
+    def planned():
+        return plan_state(
+            objective, optimizer, mesh, mesh_config.all_rules, train_steps=5
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(axes, "BATCH", frozenset({"layers"}))  # until November 2026
+        checkpoints = Checkpoints(tmp_path)
+        checkpoints.save(at(planned().init(), 3), {}, {})
+        checkpoints.close()
+
+    reader = Checkpoints(tmp_path)
+    with pytest.raises(UserError) as error:
+        reader.restore_newest(planned().shapes, print)
+    reader.close()
+    message = str(error.value)
+    assert f"{tmp_path / 'checkpoints' / '3'}: opt_state/" in message
+    assert "by the config, found" in message
+    assert "experiment.init_from=(@init_from(),)" in message
+    assert saved_steps(tmp_path) == [3]

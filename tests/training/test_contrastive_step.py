@@ -10,6 +10,7 @@ import pytest
 from on_meshes import MESHES, OPTIMIZER, assert_same_gradients, gradients_of
 
 from fmjax.errors import UserError
+from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.multimodal.clip import CLIP
 from fmjax.models.multimodal.text_encoder import TextEncoder
@@ -98,9 +99,8 @@ def test_the_loss_is_its_definition(objective):
         lambda x: x.value, variables, is_leaf=lambda x: hasattr(x, "value")
     )
     terms, metrics, _ = objective.loss(variables, data, None)
-    out = objective.model.apply(
-        variables, data["images"], data["tokens"], data["padding_mask"]
-    )
+    text = TextInputs(data["tokens"], padding_mask=data["padding_mask"])
+    out = objective.model.apply(variables, data["images"], text)
     x, y = (
         np.asarray(out[f"{side}_embeddings"], np.float64) for side in ("image", "text")
     )
@@ -178,7 +178,8 @@ def test_texts_end_at_their_last_token():
     params = tower.init(jax.random.key(0), tokens)
     lengths = np.array([2, 6, 4])
     mask = np.arange(T) < lengths[:, None]
-    pooled = tower.apply(params, tokens, mask)["pooled"]
+    text = TextInputs(tokens, padding_mask=mask)
+    pooled = tower.apply(params, text)["pooled"]
     for row, length in enumerate(lengths):
         alone = tower.apply(params, tokens[row : row + 1, :length])["pooled"]
         np.testing.assert_allclose(pooled[row], alone[0], atol=1e-5)
@@ -188,7 +189,7 @@ def test_texts_end_at_their_last_token():
         by_id = dataclasses.replace(tower, **ids)
         np.testing.assert_allclose(
             by_id.apply(params, ended)["pooled"],
-            tower.apply(params, ended, mask)["pooled"],
+            tower.apply(params, TextInputs(ended, padding_mask=mask))["pooled"],
             atol=1e-5,
         )
     with pytest.raises(UserError, match=r"text_encoder\.eos_id = None"):

@@ -10,6 +10,9 @@ from fmjax.models.language.bert import Bert
 from fmjax.models.language.electra import Electra
 from fmjax.models.language.gpt import GPT
 from fmjax.models.language.seq2seq import Seq2Seq
+from fmjax.models.layers.disentangled import Disentangled
+from fmjax.models.layers.mixture_of_experts import Experts
+from fmjax.models.layers.position_bias import Alibi, RelativeBuckets
 from fmjax.models.layers.rotary import Rotary
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.multimodal.m3ae import M3AE
@@ -36,18 +39,20 @@ PRE = TransformerConfig(
 )
 POST = dataclasses.replace(PRE, norm_position="post", mlp_dropout=0.1)
 BUCKETS = dataclasses.replace(
-    PRE, norm="rmsnorm", bias=False, position_bias="buckets", attention_scale=1.0
+    PRE,
+    norm="rmsnorm",
+    bias=False,
+    position_bias=RelativeBuckets(),
+    attention_scale=1.0,
 )
 DEEP = dataclasses.replace(PRE, layer_scale=0.5, stochastic_depth=0.4)
-EXPERTS = dataclasses.replace(PRE, rotary=Rotary(1e4), bias=False, num_experts=4)
+EXPERTS = dataclasses.replace(PRE, rotary=Rotary(1e4), bias=False, experts=Experts(4))
 POST_EXPERTS = dataclasses.replace(
-    PRE, norm_position="post", bias=False, activation="relu", num_experts=4
+    PRE, norm_position="post", bias=False, activation="relu", experts=Experts(4)
 )
 DISENTANGLED = dataclasses.replace(
     POST,
-    position_bias="disentangled",
-    relative_buckets=8,
-    relative_max_distance=16,
+    position_bias=Disentangled(8, 16),
 )
 GEMMA2 = dataclasses.replace(
     PRE,
@@ -226,7 +231,7 @@ FAMILIES = {
     "bloom": (
         CausalLM(
             GPT(
-                dataclasses.replace(PRE, position_bias="alibi"),
+                dataclasses.replace(PRE, position_bias=Alibi()),
                 **SIZES,
                 positions="none",
                 embed_norm=True,
@@ -269,7 +274,9 @@ FAMILIES = {
     "experts_with_capacity": (
         CausalLM(
             GPT(
-                dataclasses.replace(EXPERTS, expert_capacity=1.0, scan_layers=False),
+                dataclasses.replace(
+                    EXPERTS, experts=Experts(4, capacity=1.0), scan_layers=False
+                ),
                 **SIZES,
                 positions="none",
             ),

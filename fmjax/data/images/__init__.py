@@ -1,1 +1,1 @@
-"""From encoded images to rows."""
+"""Images: decoding, augmentation, captions and rows of batches."""

@@ -1,4 +1,4 @@
-"""Captions as rows of tokens: an image's own text, or templates for its class."""
+"""Captions as rows of tokens: the text of an image, or templates for its class."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from fmjax.data.tokenizers.tokenizers import Tokenizer
 
 
 class Captions:
-    """Makes rows of captions of at most `length` tokens, BOS and EOS included.
+    """Makes rows of `length` tokens from captions, with BOS and EOS.
 
     Attributes:
-      templated: whether captions are made of templates and class names.
+      templated: whether captions are made from templates and class names.
     """
 
     def __init__(
@@ -24,29 +24,34 @@ class Captions:
         class_names: Sequence[str] = (),
         masked: bool = True,
     ):
-        """Describes the rows.
+        """Stores the format of the rows.
 
         Args:
-          tokenizer: of the texts.
-          length: T.
-          templates: with a `{}` for the class, if captions are made of them.
-          class_names: of these.
-          masked: whether the padding mask tells padding apart; False counts it as text.
+          tokenizer: the tokenizer of the captions.
+          length: T, tokens of a row.
+          templates: captions with `{}` for the class name; empty if images have their
+            own captions.
+          class_names: names of the labels 0, 1, …; used with templates.
+          masked: whether the padding mask is False at padding; if not, it is True
+            everywhere, so that models read padding as text.
         """
         self.tokenizer, self.length, self._masked = tokenizer, length, masked
         self.templated = bool(templates)
         self._by_label = [
-            [self._ended(template.replace("{}", name)) for template in templates]
+            [self._with_eos(template.replace("{}", name)) for template in templates]
             for name in class_names
         ]
 
     def row(self, tokens: np.ndarray) -> Row:
-        """The row of a caption's int [N] tokens, with EOS, without BOS; zeros for none.
+        """The row of a caption.
+
+        Args:
+          tokens: int [N], the caption with EOS, without BOS; empty for padding only.
 
         Returns:
-          `tokens` int32 [T]: BOS if the vocabulary has one, the caption, cut before its
-          EOS if it is too long, padding; `padding_mask` bool [T], False for padding,
-          or True throughout where that counts as text.
+          `tokens` int32 [T]: BOS if the vocabulary has one, the caption (truncated
+          before its EOS if it is too long), padding. `padding_mask` bool [T], False at
+          padding if `masked`.
         """
         tokenizer = self.tokenizer
         tokens = np.asarray(tokens, np.int32)
@@ -59,17 +64,26 @@ class Captions:
         return {"tokens": row, "padding_mask": np.arange(self.length) < length}
 
     def of_class(self, label: int, rng) -> np.ndarray:
-        """Tokens of a template drawn at random; `rng` gives the generator."""
+        """Tokens int32 [N] of a random template for a class.
+
+        Args:
+          label: the class, from 0.
+          rng: a function that returns the generator.
+        """
         choices = self._by_label[label]
         number = int(rng().integers(len(choices))) if len(choices) > 1 else 0
         return choices[number]
 
     def of_texts(self, texts: Sequence[str]) -> Row:
-        """`tokens` int32 [B, T] and `padding_mask` bool [B, T] of texts (prompts)."""
-        rows = [self.row(self._ended(text)) for text in texts]
+        """Rows of texts such as prompts.
+
+        Returns:
+          `tokens` int32 [B, T] and `padding_mask` bool [B, T], as in `row`.
+        """
+        rows = [self.row(self._with_eos(text)) for text in texts]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
-    def _ended(self, text: str) -> np.ndarray:
+    def _with_eos(self, text: str) -> np.ndarray:
         eos = self.tokenizer.eos_id
         ids = self.tokenizer.encode(text)
         return np.array(ids if eos is None else [*ids, eos], np.int32)

@@ -1,4 +1,4 @@
-"""A picture of augmented examples, to look at before a run."""
+"""Contact sheet: a picture of augmented examples, to check before a run."""
 
 import pathlib
 
@@ -9,21 +9,22 @@ from fmjax.data.images.image_data import ImageData
 from fmjax.data.inspect.images import describe
 from fmjax.errors import UserError
 
-_LEAST = 64  # Pixels of a tile's side.
+# All in pixels.
+_MIN_TILE = 64
 _GAP = 4
-_TEXT, _FONT = 16, 12  # The height of a line of text, and of its letters.
+_TEXT_HEIGHT, _FONT_SIZE = 16, 12
 
 
 def write_contact_sheet(
     data: ImageData, file: pathlib.Path, *, images: int = 8, readings: int = 7
 ) -> None:
-    """Writes a picture: a line an image, left without and then with augmentation.
+    """Writes a picture with a line for each image: first plain, then augmented.
 
     Args:
-      data: prepared.
-      file: to write; its ending says the format.
-      images: how many, spread over the training split.
-      readings: of each image.
+      data: the data, prepared.
+      file: the file to write; its suffix selects the format.
+      images: number of images, evenly spaced in the training split.
+      readings: number of augmented versions of each image.
 
     Raises:
       UserError: the file cannot be written.
@@ -42,26 +43,30 @@ def write_contact_sheet(
     try:
         draw_sheet(lines).save(file)
     except (OSError, ValueError) as error:
-        raise UserError(f"Cannot write the picture {file}: {error}.") from error
+        raise UserError(f"--picture {file} cannot be written: {error}.") from error
 
 
 def draw_sheet(lines: list[tuple[str, list[np.ndarray]]]) -> Image.Image:
-    """Each line's text above its tiles, uint8 [S, S, 3], small ones enlarged."""
+    """Draws lines of tiles with a text above each line; small tiles are enlarged.
+
+    Args:
+      lines: (text, tiles) pairs; tiles are uint8 [S, S, 3].
+    """
     size = len(lines[0][1][0])
-    scale = -(-_LEAST // size)
+    scale = -(-_MIN_TILE // size)
     side = size * scale
-    height = side + _TEXT + _GAP
+    height = side + _TEXT_HEIGHT + _GAP
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     width = max(
-        max(len(tiles) * (side + _GAP), measure.textlength(text, font_size=_FONT))
+        max(len(tiles) * (side + _GAP), measure.textlength(text, font_size=_FONT_SIZE))
         for text, tiles in lines
     )
     sheet = Image.new("RGB", (int(width) + 2 * _GAP, len(lines) * height), "white")
     draw = ImageDraw.Draw(sheet)
     for number, (text, tiles) in enumerate(lines):
         top = number * height
-        draw.text((_GAP, top), text, fill="black", font_size=_FONT)
+        draw.text((_GAP, top), text, fill="black", font_size=_FONT_SIZE)
         for column, tile in enumerate(tiles):
             large = Image.fromarray(tile.repeat(scale, 0).repeat(scale, 1))
-            sheet.paste(large, (column * (side + _GAP) + _GAP, top + _TEXT))
+            sheet.paste(large, (column * (side + _GAP) + _GAP, top + _TEXT_HEIGHT))
     return sheet

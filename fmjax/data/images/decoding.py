@@ -1,7 +1,7 @@
-"""Encoded images to upright RGB pictures of one size, whatever their file holds.
+"""Decoding image files to upright 8-bit RGB pictures of one size.
 
-Sixteen bits become eight, palettes and CMYK become RGB, what is transparent is laid on
-white, EXIF's rotation is carried out, and of an animation the first picture is taken.
+Sixteen bits become eight, palettes and CMYK become RGB, transparent pixels are drawn on
+white, the EXIF orientation is applied, and of an animation the first frame is taken.
 """
 
 import io
@@ -13,18 +13,19 @@ from PIL import Image, ImageOps
 
 from fmjax.data.text.packing import BadRecord
 
-# left, top, right, bottom in pixels, as Pillow counts them; fractions are fine.
+# (left, top, right, bottom) in pixels, as in Pillow; fractions are allowed.
 Box = tuple[float, float, float, float]
 
-# Pillow reads some forty more that are rare and little tested; for EPS it runs
-# Ghostscript on the file, which is a program.
+# Pillow reads some forty more formats, which are rare and little tested; for EPS it
+# would run Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 # A picture of this many pixels takes 200 MB while it is decoded.
-_MOST_PIXELS = 1 << 26
-_ORIENTATION = 0x0112  # EXIF's tag.
-# A JPEG is decoded at a half, quarter or eighth where that leaves this many pixels for
-# each one that is asked for: the result differs by less than 1/255 on average.
-_SPARE = 1.5
+_MAX_PIXELS = 1 << 26
+_ORIENTATION = 0x0112  # the EXIF tag
+# A JPEG is decoded at a half, quarter or eighth of its size if that leaves at least
+# this many pixels (along a side) for each pixel of the result, which then differs by
+# less than 1/255 on average.
+_MIN_OVERSAMPLING = 1.5
 
 
 def read_picture(
@@ -33,16 +34,19 @@ def read_picture(
     size: int,
     resampling: Image.Resampling,
 ) -> Image.Image:
-    """A region of an encoded image, resized.
+    """Decodes a region of an image and resizes it.
 
     Args:
-      content: of a file, in one of FORMATS.
-      region: (width, height) of the upright image → the box to take out of it.
-      size: S of the S × S result.
-      resampling: one of Pillow's filters, which average over what they shrink.
+      content: the bytes of a file in one of FORMATS.
+      region: maps (width, height) of the upright image to the box to read.
+      size: S, side of the result in pixels.
+      resampling: one of Pillow's filters; they average when they shrink.
+
+    Returns:
+      An S × S RGB picture.
 
     Raises:
-      BadRecord: the image is broken, too large or of a kind that has no colours.
+      BadRecord: the image is broken, too large or of an unsupported pixel type.
     """
     box = None
     try:
@@ -59,8 +63,8 @@ def read_picture(
             turned = _orientation(image)
             picture = _upright_rgb(image)
         if shrink > 1:
-            # The last of the file's columns or rows may stand for fewer than `shrink`
-            # pixels; turned about, it comes first.
+            # The last column or row of the reduced file may cover fewer than `shrink`
+            # pixels; in a rotated image it comes first.
             left = picture.width - width / shrink if turned in (2, 3, 6, 7) else 0
             top = picture.height - height / shrink if turned in (3, 4, 7, 8) else 0
             box = tuple(
@@ -81,36 +85,37 @@ def take_region(
     size: int,
     resampling: Image.Resampling,
 ) -> Image.Image:
-    """The same of an image that was opened already; arguments as of `read_picture`."""
+    """Resizes a region of an open image; arguments as in `read_picture`."""
     picture = _upright_rgb(image)
     box = region(picture.width, picture.height)
     return picture.resize((size, size), resampling, box=box)
 
 
 def check_picture(content: bytes) -> None:
-    """Raises BadRecord where `read_picture` would, by decoding the image whole."""
+    """Decodes a whole image; raises BadRecord if `read_picture` would."""
     read_picture(content, lambda w, h: (0, 0, w, h), 1, Image.Resampling.NEAREST)
 
 
 def _plain_jpeg_size(content: bytes) -> tuple[int, int] | None:
-    """(width, height) of a JPEG that is nothing but its pixels; None of all else."""
+    """(width, height) of a YCbCr JPEG without EXIF; None for all other images."""
     if content[:3] != b"\xff\xd8\xff" or b"Exif\0" in content:
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
     except ValueError:
         return None
-    plain = colours == "YCbCr" and width * height <= _MOST_PIXELS
+    plain = colours == "YCbCr" and width * height <= _MAX_PIXELS
     return (width, height) if plain else None
 
 
 def _plain_jpeg(content: bytes, ratio: float) -> np.ndarray | None:
-    """Its pixels, the same as Pillow's; None where Pillow has to judge what is wrong.
+    """Pixels of a JPEG, equal to Pillow's; None if Pillow has to decode it.
 
-    Pillow reads a file's head in Python, which takes longer than a small image's
-    pixels. What is shrunk so far that some of it need not be decoded is left to it.
+    Pillow parses the header in Python, which takes longer than the pixels of a small
+    image. Pillow decodes broken images, for its error messages, and images that shrink
+    by so large a `ratio` that it can decode them at a fraction of their size.
     """
-    if ratio >= 2 * _SPARE:
+    if ratio >= 2 * _MIN_OVERSAMPLING:
         return None
     try:
         return simplejpeg.decode_jpeg(content, "RGB", strict=True)
@@ -120,17 +125,17 @@ def _plain_jpeg(content: bytes, ratio: float) -> np.ndarray | None:
 
 def _open(content: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(content), formats=FORMATS)
-    if image.width * image.height > _MOST_PIXELS:
+    if image.width * image.height > _MAX_PIXELS:
         raise BadRecord(
             f"has {image.width} × {image.height} pixels; expected at most "
-            f"{_MOST_PIXELS:,} in all"
+            f"{_MAX_PIXELS:,} in all"
         )
     return image
 
 
 def _orientation(image: Image.Image) -> int:
-    # Most JPEGs have no EXIF, and looking for it takes as long as decoding a small one;
-    # of TIFF, Pillow carries it out itself.
+    # Most JPEGs have no EXIF, and to search for it takes as long as to decode a small
+    # image. In TIFF files Pillow applies the orientation itself.
     if image.format == "TIFF" or (image.format == "JPEG" and "exif" not in image.info):
         return 1
     return image.getexif().get(_ORIENTATION, 1)
@@ -142,11 +147,11 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _reduce(image: Image.Image, ratio: float) -> int:
-    """Has a JPEG decoded at 1/2, 1/4 or 1/8 where `ratio` of sizes allows it."""
-    if image.format != "JPEG" or ratio < 2 * _SPARE:
+    """Sets a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size if `ratio` allows it."""
+    if image.format != "JPEG" or ratio < 2 * _MIN_OVERSAMPLING:
         return 1
-    shrink = next(n for n in (8, 4, 2) if ratio >= n * _SPARE)
-    # Pillow takes the strongest reduction that leaves, rounded down, at least this.
+    shrink = next(n for n in (8, 4, 2) if ratio >= n * _MIN_OVERSAMPLING)
+    # Pillow uses the strongest reduction that leaves at least this size.
     image.draft(None, tuple(edge // shrink for edge in image.size))
     return shrink
 
@@ -158,7 +163,7 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
         image.load()
         return image
     if image.mode == "F":
-        raise BadRecord("holds floating-point numbers, of no known range")
+        raise BadRecord("holds floating-point pixels, whose range is unknown")
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 0xFFFF:

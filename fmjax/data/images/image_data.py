@@ -1,4 +1,4 @@
-"""The configurable `images`: from a task of images to the batches of a training."""
+"""The configurable `images`: from image tasks to batches for training."""
 
 import dataclasses
 import functools
@@ -16,40 +16,42 @@ from fmjax.data.tasks.member import Member
 from fmjax.data.tasks.mixture import Mixture
 from fmjax.data.tasks.seqio_task import SeqioTask
 from fmjax.data.tasks.text_task import TextTask
-from fmjax.errors import UserError
+from fmjax.errors import UserError, require
 
 
 @configurable("images")
 @dataclasses.dataclass(frozen=True)
 class ImageData(CachedData):
-    """What a vision model trains on and is evaluated on: images, labels, captions.
+    """Image data: images with labels or captions, for training and evaluation.
 
-    The cache keeps files as they are, and what is done to them happens at every
-    reading: the fields below change without a new cache. Evaluation takes the middle of
-    an image and augments nothing, unless there are two views of it.
+    The cache stores the encoded files, and everything below `validation` is applied
+    each time an image is read, so these fields can change without a new cache.
+    Evaluation reads the centre crop without augmentation, unless `views` is 2.
 
     Attributes:
-      train: the task or mixture to train on: its `train` split.
-      validation: whose `validation` split is evaluated; that of `train` if None.
-      size: S, of the S × S pictures.
-      fit: see `Preprocessing`, as of the next four.
-      shorter_side: what the shorter side is resized to before its middle is taken.
-      resampling: Pillow's filter.
-      mean: of red, green, blue.
-      std: what numbers are divided by.
-      augment: what is changed at random in training: at most one choice of a region,
-        then changes of the picture, of its numbers, and mixes with others.
-      views: 2 gives each image twice, differently augmented (SimCLR).
-      caption_length: T, tokens of a caption with its BOS and EOS.
-      mask_captions: whether padding of captions is told apart; False for models that
-        read it as text, as SigLIP does.
-      cache_dir: where caches are kept; $FMJAX_CACHE or ~/.cache/fmjax if None.
-      threads: that make batches.
-      prefetch: batches made ahead.
-      max_corrupt_fraction: share of the examples, and of the bytes of text, that may
-        be broken. Broken ones are left out of the cache, or read as rows without
-        weight, and named. More of them end the run, except for ten examples or fewer
-        that are at most a tenth of all.
+      train: task or mixture whose `train` split is trained on.
+      validation: task or mixture whose `validation` split is evaluated; `train` if
+        None.
+      size: S, side of the S × S pictures in pixels.
+      fit: 'crop' or 'squash', as in `preprocessing`.
+      shorter_side: pixels to which the shorter side is resized before the centre crop,
+        as in `preprocessing`.
+      resampling: Pillow's filter, as in `preprocessing`.
+      mean: mean of red, green and blue, as in `preprocessing`.
+      std: standard deviation of red, green and blue, as in `preprocessing`.
+      augment: augmentations in training, in this order: at most one choice of a region,
+        changes of the picture, changes of its normalized values, mixes.
+      views: 1, or 2 for two differently augmented views of each image (SimCLR).
+      caption_length: T, tokens of a caption with BOS and EOS.
+      mask_captions: whether the padding mask excludes the padding of captions; False
+        for models that read it as text, such as SigLIP.
+      cache_dir: folder of the caches; $FMJAX_CACHE or ~/.cache/fmjax if None.
+      threads: number of threads that make batches.
+      prefetch: number of batches made in advance.
+      max_corrupt_fraction: share of the examples, and of the bytes of text, that may be
+        corrupt. Corrupt examples are named and left out of the cache, or read as rows
+        of weight 0. More of them end the run, unless they are at most ten examples and
+        at most a tenth of all.
     """
 
     train: ImageTask | SeqioTask | Mixture
@@ -71,28 +73,24 @@ class ImageData(CachedData):
 
     def __post_init__(self):
         check_preprocessing(self)
-        if self.views not in (1, 2):
-            raise UserError(f"images.views is {self.views}; expected 1 or 2.")
-        if self.caption_length < 2:
-            raise UserError(
-                f"images.caption_length is {self.caption_length}; expected at least 2."
-            )
+        require(self, "views", self.views in (1, 2), "1 or 2")
+        require(self, "caption_length", self.caption_length >= 2, "at least 2")
         mixes = Augmentations(self.augment).mixes
         if self.views == 2 and (mixes or not self.augment):
             found = "mixes images" if mixes else "is empty"
             raise UserError(
-                f"images.views is 2, but images.augment {found}; expected other "
-                "augmentations, which tell the views apart."
+                f"images.views = 2, but images.augment {found}; expected augmentations "
+                "without mixes, so that the two views differ."
             )
         for split in ("train", "validation"):
             task = getattr(self, split)
             if isinstance(task, Mixture) and task.has(TextTask):
                 raise UserError(
-                    f"images.{split} is a mixture of text; expected tasks of images."
+                    f"images.{split} is a mixture of text tasks; expected image tasks."
                 )
 
     def plain(self) -> "ImageData":
-        """The same images, neither augmented nor in two views, of the same caches."""
+        """The same data from the same caches, without augmentation, with one view."""
         return dataclasses.replace(self, augment=(), views=1)
 
     @property
@@ -102,14 +100,14 @@ class ImageData(CachedData):
         return Preprocessing(**{name: getattr(self, name) for name in fields})
 
     def class_names(self) -> tuple[str, ...]:
-        """What labels 0, 1, … are called; none where images have no labels."""
+        """Names of the labels 0, 1, …; empty if the images have no labels."""
         return self._task("train").class_names()
 
     def captions(self) -> Captions | None:
-        """Makes rows of tokens of texts; None where images have no captions.
+        """The maker of caption rows; None if the images have no captions.
 
         Raises:
-          UserError: the tasks of `validation` have other classes.
+          UserError: `validation` has other classes than `train`.
         """
         return self._layout("validation").captions
 
@@ -147,8 +145,8 @@ class ImageData(CachedData):
             )
         if layouts["train"].augmentations.mixes and (not names or self._tokenizer):
             raise UserError(
-                "images.augment mixes images; expected images with labels and without "
-                "captions."
+                "images.augment mixes images, which needs images with labels and "
+                "without captions."
             )
         return layouts
 
@@ -177,5 +175,5 @@ class ImageData(CachedData):
         )
 
     def _identity(self) -> str | None:
-        # Captions of templates are no part of a cache.
+        # Captions from templates are not stored in the cache.
         return None if self._tokenizer is None else self._tokenizer.digest

@@ -1,4 +1,4 @@
-"""Preprocessing of images that are not augmented: resize, crop, normalize."""
+"""Preprocessing of images without augmentation: resize, crop, normalize."""
 
 import dataclasses
 import functools
@@ -10,10 +10,10 @@ from PIL import Image
 
 from fmjax.configurable import configurable
 from fmjax.data.images.decoding import Box, read_picture, take_region
-from fmjax.errors import UserError, suggest
+from fmjax.errors import UserError, require, suggest
 
-# An image of this size is 0.8 GB of numbers.
-_MOST_SIZE = 8192
+# An image of this size takes 0.8 GB as float32.
+_MAX_SIZE = 8192
 
 RESAMPLING = {kind.name.lower(): kind for kind in Image.Resampling}
 
@@ -21,18 +21,18 @@ RESAMPLING = {kind.name.lower(): kind for kind in Image.Resampling}
 @configurable("preprocessing")
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """From an encoded image to the normalized numbers that a model reads.
+    """Preprocessing: from an encoded image to the normalized values a model reads.
 
     Attributes:
-      size: S, of the S × S result.
-      fit: 'crop' resizes the shorter side and takes the middle; 'squash' resizes both
-        sides alike, whatever the aspect ratio.
-      shorter_side: what 'crop' resizes the shorter side to, and 'squash' both, before
-        the middle is taken; None means S.
+      size: S, side of the S × S result in pixels.
+      fit: 'crop' resizes the shorter side and takes the centre; 'squash' resizes both
+        sides to the same length and ignores the aspect ratio.
+      shorter_side: pixels to which 'crop' resizes the shorter side, and 'squash' both
+        sides, before the centre crop; S if None.
       resampling: Pillow's filter: 'bilinear', 'bicubic', 'lanczos', 'box', 'hamming' or
         'nearest'.
-      mean: of red, green, blue between 0 and 1; it is taken off.
-      std: what is divided by.
+      mean: mean of red, green and blue, each from 0 to 1, which is subtracted.
+      std: standard deviation of red, green and blue, by which values are divided.
     """
 
     size: int = 224
@@ -46,26 +46,31 @@ class Preprocessing:
         check_preprocessing(self)
 
     def __call__(self, content: bytes) -> Float[np.ndarray, "S S 3"]:
-        """The numbers of an encoded image.
+        """The normalized values of an encoded image, float32 [S, S, 3].
 
         Raises:
-          fmjax.data.text.packing.BadRecord: it cannot be decoded.
+          fmjax.data.text.packing.BadRecord: the image cannot be decoded.
         """
         return self.normalize(self.read(content))
 
     def of_picture(self, picture: Image.Image) -> Float[np.ndarray, "S S 3"]:
-        """The numbers of an image that was opened already."""
+        """The normalized values of an open image, float32 [S, S, 3]."""
         resampling = RESAMPLING[self.resampling]
         return self.normalize(take_region(picture, self.region, self.size, resampling))
 
     def read(self, content: bytes, region=None) -> Image.Image:
-        """The S × S picture of an encoded image, out of `region` if one is given."""
+        """The S × S picture of an encoded image.
+
+        Args:
+          content: the encoded image.
+          region: maps (width, height) to the box to read; `self.region` if None.
+        """
         region = region or self.region
         return read_picture(content, region, self.size, RESAMPLING[self.resampling])
 
     def region(self, width: int, height: int) -> Box:
-        """The region of an image that is read where nothing is augmented."""
-        # Resizing and cropping in one, rounded as transformers does in two steps.
+        """The box (in pixels) of an image of this size that is read."""
+        # Resizes and crops in one step, with the rounding of transformers' two steps.
         short = long = self.shorter_side or self.size
         if self.fit == "crop":
             shorter, longer = sorted((width, height))
@@ -77,7 +82,7 @@ class Preprocessing:
         return left * across, top * down, right * across, bottom * down
 
     def normalize(self, picture: Image.Image) -> Float[np.ndarray, "S S 3"]:
-        """(x / 255 - mean) / std."""
+        """(x / 255 - mean) / std of a picture, float32 [S, S, 3]."""
         scale, shift = self._line
         values = np.asarray(picture).reshape(picture.height, -1)
         numbers = np.multiply(values, scale, dtype=np.float32)
@@ -86,35 +91,39 @@ class Preprocessing:
 
     @functools.cached_property
     def _line(self) -> tuple[np.ndarray, np.ndarray]:
-        """Scale and shift of a line of S pixels: NumPy is slow along an axis of 3."""
+        """Scale and shift, float32 [3 S]: NumPy is slow along an axis of length 3."""
         std = np.array(self.std, np.float64)
         scale, shift = 1 / (255 * std), -np.array(self.mean) / std
         return tuple(np.tile(v, self.size).astype(np.float32) for v in (scale, shift))
 
     def shown(self, images: Float[np.ndarray, "*any 3"]) -> np.ndarray:
-        """Normalized numbers as uint8 to look at."""
+        """Normalized values as uint8 of the same shape, for display."""
         values = (images * np.float32(self.std) + np.float32(self.mean)) * 255
         return np.clip(values.round(), 0, 255).astype(np.uint8)
 
 
 def check_preprocessing(settings) -> None:
-    """Raises a UserError where a configurable with these fields has impossible ones."""
+    """Checks the fields of a `Preprocessing` or `ImageData`.
+
+    Raises:
+      UserError: a field has an invalid value.
+    """
     owner, size, short = settings.gin_name, settings.size, settings.shorter_side
-    if not 1 <= size <= _MOST_SIZE:
-        raise UserError(f"{owner}.size is {size}; expected 1 to {_MOST_SIZE}.")
+    require(settings, "size", 1 <= size <= _MAX_SIZE, f"1 to {_MAX_SIZE}")
     for name, known in (("fit", ("crop", "squash")), ("resampling", RESAMPLING)):
         found = getattr(settings, name)
         if found not in known:
             raise UserError(
-                f"{owner}.{name} is {found!r}; expected one of {', '.join(known)}."
+                f"{owner}.{name} = {found!r}: expected one of {', '.join(known)}."
                 + suggest(found, known)
             )
-    if short is not None and not size <= short <= _MOST_SIZE:
-        raise UserError(
-            f"{owner}.shorter_side is {short}; expected None, or {owner}.size = {size} "
-            f"to {_MOST_SIZE}."
-        )
-    if not all(map(math.isfinite, settings.mean)):
-        raise UserError(f"{owner}.mean is {settings.mean}; expected finite numbers.")
-    if not all(0 < value < math.inf for value in settings.std):
-        raise UserError(f"{owner}.std is {settings.std}; expected positive numbers.")
+    require(
+        settings,
+        "shorter_side",
+        short is None or size <= short <= _MAX_SIZE,
+        f"None, or {owner}.size = {size} to {_MAX_SIZE}",
+    )
+    finite = all(map(math.isfinite, settings.mean))
+    require(settings, "mean", finite, "finite numbers")
+    positive = all(0 < value < math.inf for value in settings.std)
+    require(settings, "std", positive, "positive numbers")

@@ -1,4 +1,4 @@
-"""Image rows: the record that a cache keeps, and the row that is made of it."""
+"""Image rows: the record that a cache stores, and the row made from it."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
@@ -11,20 +11,20 @@ from fmjax.data.images.preprocessing import Preprocessing
 from fmjax.data.tasks.image_documents import ImageExample
 from fmjax.data.text.packing import BadRecord, Record, Row
 
-# Draws of an image to mix in before a row stays as it is.
+# Draws of an image to mix in, in case of corrupt ones, before a row is left unmixed.
 _TRIES = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageRows:
-    """A layout: a record is an encoded image with its label and its caption's tokens.
+    """The layout of images: a record holds an encoded image, its label and caption.
 
     Attributes:
-      preprocessing: makes numbers of an image.
-      augmentations: what is changed anew at each reading; none in evaluation.
-      views: 2 gives two augmented views of an image.
-      classes: how many labels there are; 0 where images have none.
-      captions: makes rows of tokens; None where there are none.
+      preprocessing: resizes, crops and normalizes.
+      augmentations: random changes each time an image is read; empty for evaluation.
+      views: 1, or 2 for two augmented views of an image.
+      classes: number of labels; 0 if images have none.
+      captions: makes rows of tokens; None if images have no captions.
     """
 
     preprocessing: Preprocessing
@@ -35,20 +35,20 @@ class ImageRows:
 
     @property
     def name(self) -> str:
-        """Says what the records are, in the name of a cache's folder."""
+        """Name of the layout, part of the name of a cache's folder."""
         return "images"
 
     def cache_key(self) -> dict:
-        """What of the layout shapes the records: which labels there can be."""
+        """The settings that the records depend on: name and number of classes."""
         return {"name": self.name, "classes": self.classes}
 
     @property
     def has_text_bytes(self) -> bool:
-        """Rows have no `targets`."""
+        """False: rows have no `targets`, so bits per byte are not computed."""
         return False
 
     def records(self, examples: Iterable[ImageExample]) -> Iterator[Record]:
-        """A record of each example."""
+        """Yields the record of each example."""
         for example in examples:
             record = {"image": np.frombuffer(example.image, np.uint8)}
             if example.label is not None:
@@ -63,13 +63,18 @@ class ImageRows:
         rng: Callable[[], np.random.Generator],
         other: Callable[[np.random.Generator], Record] | None = None,
     ) -> Row:
-        """The row of a record; an empty one gives zeros of weight zero.
+        """The row of a record; an empty record gives zeros of weight 0.
+
+        Args:
+          record: a record of `records`.
+          rng: returns the row's generator; called only if something is random.
+          other: returns the record of an image to mix in, drawn with a generator.
 
         Returns:
-          `images` float32 [S, S, 3], normalized, or with two views `views` float32
-          [2, S, S, 3]; `weights` float32 []; of labelled images `labels` int32 [], and
-          where they are mixed `other_labels` int32 [] and `label_share` float32 [];
-          with captions `tokens` int32 [T] and `padding_mask` bool [T].
+          `images` float32 [S, S, 3], normalized; or, with two views, `views` float32
+          [2, S, S, 3]. `weights` float32 []. With labels, `labels` int32 []; if images
+          are mixed, also `other_labels` int32 [] and `label_share` float32 []. With
+          captions, `tokens` int32 [T] and `padding_mask` bool [T].
 
         Raises:
           BadRecord: the image cannot be decoded.
@@ -82,21 +87,21 @@ class ImageRows:
         if self.augmentations.mixes:
             row = self._mixed(row, rng(), other)
         if self.captions is not None:
-            # Last, so that captions do not change how an image is augmented.
+            # Last, so that drawing a caption does not change the augmentation.
             row |= self.captions.row(self._caption(record, rng))
         return row
 
     def check(self, record: Record) -> None:
-        """Raises ValueError if `row` cannot take the record."""
+        """Raises ValueError or KeyError if the record does not fit the layout."""
         if record["image"].ndim != 1 or not record["image"].size:
             raise ValueError("no image in a record")
         if self.classes and not 0 <= record["label"][0] < self.classes:
             raise ValueError(f"label {record['label']} of {self.classes} classes")
         if self.captions is not None and not self.captions.templated:
-            record["tokens"]  # KeyError where there are none.
+            record["tokens"]  # KeyError if there are none.
 
     def filled(self, record: Record) -> tuple[int, int]:
-        """(used, all) places of a row: images have no padding, captions may."""
+        """(used, all) positions of a row: captions have padding, images have none."""
         if self.captions is None or self.captions.templated:
             return 1, 1
         length = self.captions.length
@@ -118,7 +123,7 @@ class ImageRows:
             try:
                 drawn = self._image(other(rng), lambda: rng)
             except (BadRecord, KeyError):
-                continue  # Bad ones are counted when it is their turn.
+                continue  # A corrupt record is counted when its own row is read.
             return self.augmentations.mixed(row, drawn, rng)
         share = np.array(1, np.float32)
         return row | {"other_labels": row["labels"], "label_share": share}
@@ -146,7 +151,7 @@ class ImageRows:
 
 
 class _Once:
-    """The one generator of a row: `rng` would start it anew each time."""
+    """Returns the same generator each time; `rng` would create a new one."""
 
     def __init__(self, rng: Callable[[], np.random.Generator]):
         self._rng, self._generator = rng, None

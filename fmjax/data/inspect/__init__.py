@@ -1,1 +1,1 @@
-"""What `fmjax data` shows."""
+"""Reports on data, printed by `fmjax data`."""

@@ -1,4 +1,4 @@
-"""What is in a dataset of images and how fast it is read: `fmjax data inspect`."""
+"""`fmjax data inspect` for images: content of the dataset and speed of the reader."""
 
 import dataclasses
 import time
@@ -12,16 +12,16 @@ from fmjax.data.inspect.split_report import SplitReport, split_reports, split_ta
 
 @dataclasses.dataclass(frozen=True)
 class ImageReport:
-    """What `inspect_images` found; `render` shows it.
+    """The report of `inspect_images`.
 
     Attributes:
-      splits: one a cache.
-      shapes: of the arrays of a row.
-      class_names: of labels 0, 1, …; none where there are none.
-      vocab_size: of captions; None where there are none.
-      examples: labels and captions of training rows.
-      images_per_second: that the reader gave on this machine.
-      bad_rows: records found damaged while reading.
+      splits: a report for each cache.
+      shapes: shapes of the arrays of a row.
+      class_names: names of the labels 0, 1, …; empty if there are none.
+      vocab_size: vocabulary of the captions; None if there are none.
+      examples: labels and captions of training rows, as text.
+      images_per_second: speed of the reader on this machine.
+      bad_rows: number of corrupt records found while reading.
     """
 
     splits: tuple[SplitReport, ...]
@@ -33,7 +33,7 @@ class ImageReport:
     bad_rows: int
 
     def render(self, console: Console) -> None:
-        """Prints tables and examples."""
+        """Prints the report as tables and examples."""
         console.print(Group(*self._parts()))
 
     def _parts(self):
@@ -59,19 +59,19 @@ class ImageReport:
 def inspect_images(
     data: ImageData, *, examples: int = 3, batch_size: int = 16, seconds: float = 2.0
 ) -> ImageReport:
-    """Builds what is missing, reads training batches for a while and reports.
+    """Builds missing caches, reads training batches for a while and reports.
 
     Args:
-      data: what to look at.
-      examples: rows to describe.
-      batch_size: rows in a batch while measuring.
-      seconds: how long to measure the reader.
+      data: the data to inspect.
+      examples: number of rows to describe.
+      batch_size: rows of a batch.
+      seconds: time for which the reader's speed is measured.
     """
     data.prepare()
     stream = data.train_batches(batch_size, range(batch_size), seed=0)
     try:
         first = next(stream)
-        # What was made ahead would count as read in no time.
+        # Batches that were prefetched before the measurement must not count.
         for _ in range(data.prefetch):
             next(stream)
         started, images = time.perf_counter(), 0
@@ -96,7 +96,7 @@ def inspect_images(
 
 
 def describe(data: ImageData, row) -> str:
-    """A row's label and caption in words."""
+    """A row's label and caption as text."""
     parts = []
     if "labels" in row:
         parts.append(data.class_names()[int(row["labels"])])

@@ -1,4 +1,4 @@
-"""What `fmjax data` prints: the caches of data, or a report of what is in it."""
+"""The output of `fmjax data`: the folders of caches, or a report on the data."""
 
 import pathlib
 
@@ -13,7 +13,7 @@ from fmjax.errors import UserError
 
 
 def cache_folders(data: Data | ImageData) -> list[str]:
-    """The folders of the caches of both splits, each once."""
+    """The folders of the caches of both splits, without duplicates."""
     splits = ("train", "validation")
     return list(dict.fromkeys(str(c.folder) for s in splits for c in data.caches(s)))
 
@@ -22,16 +22,16 @@ def show(data: Data | ImageData, examples: int, picture: pathlib.Path | None) ->
     """Prints statistics and examples.
 
     Args:
-      data: prepared.
-      examples: how many to print.
-      picture: where to write a sheet of augmented images; None for nowhere.
+      data: the data, prepared.
+      examples: number of examples to print.
+      picture: file to which a sheet of augmented images is written, or None.
 
     Raises:
-      UserError: a picture is asked for, and the data is text.
+      UserError: `picture` is given, but the data is text.
     """
     if not isinstance(data, ImageData):
         if picture is not None:
-            raise UserError("--picture is for images; this data is text.")
+            raise UserError("--picture needs a config of images; this data is text.")
         inspect(data, examples=examples).render(Console())
         return
     inspect_images(data, examples=examples).render(Console())

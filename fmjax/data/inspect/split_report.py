@@ -1,4 +1,4 @@
-"""What each cache of a dataset holds, as a table."""
+"""The content of each cache of a dataset, as a table."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -11,19 +11,19 @@ from fmjax.data.runtime.cached_data import CachedData
 
 @dataclasses.dataclass(frozen=True)
 class SplitReport:
-    """One split of one task, as its cache describes it.
+    """The content of the cache of one split of a task.
 
     Attributes:
-      task: name.
+      task: name of the task.
       split: "train" or "validation".
-      folder: of the cache.
-      rows: records.
-      documents: documents, or images, that went in.
-      skipped: those left out as broken.
-      skipped_names: the first of those.
-      tokens: of the documents.
-      bytes: of their text or images, or None.
-      padding_share: of all positions.
+      folder: folder of the cache.
+      rows: number of records.
+      documents: number of documents or images in the cache.
+      skipped: number of documents or images left out as corrupt.
+      skipped_names: names of the first of these.
+      tokens: number of tokens.
+      bytes: bytes of the text or of the encoded images; None if unknown.
+      padding_share: share of all positions that are padding.
       build_seconds: time the cache took to build.
     """
 
@@ -41,12 +41,12 @@ class SplitReport:
 
 
 def split_reports(data: CachedData) -> tuple[SplitReport, ...]:
-    """A report per cache, of both splits."""
+    """Reports on the caches of both splits."""
     return tuple(_reports(data))
 
 
 def split_table(splits: tuple[SplitReport, ...], of_images: bool) -> Iterator:
-    """The table and the folder of the caches; nothing where there are none."""
+    """Yields the table and the folder of the caches; nothing if there are none."""
     if not splits:
         return
     columns = ["task", "split", "rows"]

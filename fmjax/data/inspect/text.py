@@ -1,4 +1,4 @@
-"""What is in a dataset of text and how fast it is read: `fmjax data inspect`."""
+"""`fmjax data inspect` for text: content of the dataset and speed of the reader."""
 
 import dataclasses
 import time
@@ -15,17 +15,18 @@ from fmjax.data.tokenizers.specials import spellings
 
 @dataclasses.dataclass(frozen=True)
 class DataReport:
-    """What `inspect` found; `render` shows it.
+    """The report of `inspect`.
 
     Attributes:
-      splits: one a cache; none for streamed data.
-      vocab_size: of the tokenizer.
-      length: T.
-      row_targets: counted targets of a sample of training rows: (least, median, most).
-      padding_share: of that sample; of both sides where rows have two.
+      splits: a report for each cache; empty for streamed data.
+      vocab_size: vocabulary size of the tokenizer.
+      length: T, tokens of a row.
+      row_targets: (minimum, median, maximum) number of targets of the rows that were
+        read.
+      padding_share: share of padding in these rows, in encoder and decoder together.
       examples: decoded training rows.
-      tokens_per_second: that the reader gave on this machine, padding left out.
-      bad_rows: records found damaged while reading.
+      tokens_per_second: speed of the reader on this machine, without padding.
+      bad_rows: number of corrupt records found while reading.
     """
 
     splits: tuple[SplitReport, ...]
@@ -38,14 +39,14 @@ class DataReport:
     bad_rows: int
 
     def render(self, console: Console) -> None:
-        """Prints tables and examples."""
+        """Prints the report as tables and examples."""
         console.print(Group(*self._parts()))
 
     def _parts(self):
         yield from split_table(self.splits, of_images=False)
         least, median, most = self.row_targets
         yield Text(
-            f"vocabulary {self.vocab_size:,}, rows of {self.length} places with "
+            f"vocabulary {self.vocab_size:,}, rows of {self.length} positions with "
             f"{least} to {most} targets (median {median}), "
             f"padding {self.padding_share:.2%}\n"
             f"read at {self.tokens_per_second:,.0f} tokens per second"
@@ -58,17 +59,17 @@ class DataReport:
 def inspect(
     data: Data, *, examples: int = 3, batch_size: int = 64, seconds: float = 2.0
 ) -> DataReport:
-    """Builds what is missing, reads training batches for a while and reports.
+    """Builds missing caches, reads training batches for a while and reports.
 
     Args:
-      data: what to look at.
-      examples: rows to decode.
-      batch_size: rows in a batch while measuring.
-      seconds: how long to measure the reader.
+      data: the data to inspect.
+      examples: number of rows to decode.
+      batch_size: rows of a batch.
+      seconds: time for which the reader's speed is measured.
     """
     data.prepare()
     tokenizer = data.tokenizer()
-    decode = _Speller(tokenizer, data.corruption)
+    decode = _Decoder(tokenizer, data.corruption)
     stream = data.train_batches(batch_size, range(batch_size), seed=0)
     weights = []
     try:
@@ -78,8 +79,8 @@ def inspect(
         while (elapsed := time.perf_counter() - started) < seconds or not weights:
             batch = next(stream)
             weights.append(batch["weights"].sum(-1).astype(int))
-            for used in _used(batch):
-                filled, room = filled + int(used.sum()), room + used.size
+            for mask in _padding_masks(batch):
+                filled, room = filled + int(mask.sum()), room + mask.size
         bad_rows = stream.bad_rows
     finally:
         stream.close()
@@ -99,8 +100,8 @@ def inspect(
     )
 
 
-def _used(batch) -> list[np.ndarray]:
-    """Where each side of a batch holds tokens."""
+def _padding_masks(batch) -> list[np.ndarray]:
+    """Padding masks, bool [B, T], of the encoder's and the decoder's tokens."""
     if "encoder_tokens" in batch:
         return [batch["encoder_segment_ids"] > 0, batch["weights"] > 0]
     if "segment_ids" in batch:
@@ -108,11 +109,11 @@ def _used(batch) -> list[np.ndarray]:
     return [batch["weights"] > 0]
 
 
-def _decode(decode: "_Speller", row) -> str:
+def _decode(decode: "_Decoder", row) -> str:
     """Text of a row, with a line between packed documents.
 
-    Of an encoder-decoder's, what is read and what must be written; of a masked one, the
-    text with «what was chosen → what stands there» in it.
+    An encoder-decoder row gives the encoder's input and the targets; a masked row gives
+    the text with «target → input» for each masked part.
     """
     counted = row["weights"] > 0
     if "encoder_tokens" in row:
@@ -132,23 +133,23 @@ def _decode(decode: "_Speller", row) -> str:
     return "\n―――\n".join(texts)
 
 
-def _masked(decode: "_Speller", row, counted: np.ndarray) -> str:
+def _masked(decode: "_Decoder", row, counted: np.ndarray) -> str:
     parts = []
-    real = row["segment_ids"] > 0
-    cuts = np.flatnonzero(np.diff(counted[real])) + 1
-    for places in np.split(np.flatnonzero(real), cuts):
-        read = decode(row["tokens"][places])
-        if len(places) and counted[places[0]]:
-            read = f"«{decode(row['targets'][places])} → {read}»"
+    padding_mask = row["segment_ids"] > 0
+    cuts = np.flatnonzero(np.diff(counted[padding_mask])) + 1
+    for positions in np.split(np.flatnonzero(padding_mask), cuts):
+        read = decode(row["tokens"][positions])
+        if len(positions) and counted[positions[0]]:
+            read = f"«{decode(row['targets'][positions])} → {read}»"
         parts.append(read)
     if row.get("next_sentence_weights", 0):
-        whence = "another text" if row["next_sentence"] else "the same text"
-        parts.append(f"\n→ the second sentence is from {whence}")
+        origin = "another text" if row["next_sentence"] else "the same text"
+        parts.append(f"\n→ the second sentence is from {origin}")
     return "".join(parts)
 
 
-class _Speller:
-    """Text of ids, special tokens as they are spelled."""
+class _Decoder:
+    """Decodes ids to text, including special tokens."""
 
     def __init__(self, tokenizer, corruption):
         self.tokenizer = tokenizer

@@ -1,1 +1,1 @@
-"""The cache on disk, and batches out of it."""
+"""Data at run time: the cache on disk, batches from it, and streaming."""

@@ -1,4 +1,4 @@
-"""What a run needs of its data: the contract of `experiment.data`."""
+"""The interface of `experiment.data`: what a run needs of its data."""
 
 from collections.abc import Iterator
 from typing import ClassVar, Protocol
@@ -7,43 +7,43 @@ import numpy as np
 
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 
-Batch = dict[str, np.ndarray]  # Arrays [B, …].
+Batch = dict[str, np.ndarray]  # arrays [B, …]
 
 
 class TrainBatches(Protocol):
-    """An endless iterator of training batches that can go on from a saved state.
+    """An endless iterator of training batches that can resume from a saved state.
 
     Attributes:
-      bad_rows: distinct rows found to be broken so far, each given zero weight.
+      bad_rows: number of distinct corrupt rows so far; each has weight 0.
     """
 
     bad_rows: int
 
     def __iter__(self) -> Iterator[Batch]:
-        """Itself."""
+        """Returns itself."""
 
     def __next__(self) -> Batch:
         """This process's rows of the next global batch."""
 
     def get_state(self) -> dict[str, int]:
-        """The next batch's place, as JSON, saved with each checkpoint.
+        """The state of the iterator, which can be stored as JSON in a checkpoint.
 
-        It has "position", the number of the next batch.
+        It contains "position", the number of the next batch.
         """
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Goes to a place that `get_state` gave, forwards or back."""
+        """Moves forwards or backwards to a state from `get_state`."""
 
     def close(self) -> None:
-        """Ends threads that make batches ahead."""
+        """Stops the threads that prefetch batches."""
 
 
 class BatchSource(Protocol):
-    """A configurable of `experiment.data`: batches for training and evaluation.
+    """The interface of `experiment.data`: batches for training and evaluation.
 
-    `@data()` and `@images()` are such, and so may be a class of one's own. All of it
-    is checked when an experiment is built. Every process calls the methods that give
-    batches, with its own rows.
+    `@data()` and `@images()` implement it, and a class of your own may. It is checked
+    when an experiment is built. In a run of several processes each process asks for its
+    own rows of every batch.
     """
 
     gin_name: ClassVar[str]
@@ -53,24 +53,24 @@ class BatchSource(Protocol):
         """Whether there is a validation split."""
 
     def tokenizer(self) -> Tokenizer | None:
-        """The vocabulary of the text, stored with the run; None without text."""
+        """The tokenizer, which is stored with the run; None for data without text."""
 
     def prepare(self) -> None:
-        """Builds what is missing, such as caches. The first process alone calls it."""
+        """Builds missing files such as caches. Only the first process calls it."""
 
     def wait_until_prepared(self, timeout_seconds: float = 3600) -> None:
-        """Waits for the first process's `prepare`; raises TimeoutError."""
+        """Waits until the first process has finished `prepare`; raises TimeoutError."""
 
     def row_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each array of a training row, without the batch axis."""
+        """Shapes of the arrays of a training row, without the batch axis."""
 
     def train_batches(self, batch_size: int, rows: range, seed: int) -> TrainBatches:
         """Endless training batches.
 
         Args:
           batch_size: rows of the global batch.
-          rows: those that this process reads, contiguous.
-          seed: of the order and of all that is random in a row.
+          rows: contiguous rows of the global batch that this process reads.
+          seed: seed of the order of the rows and of the randomness in them.
         """
 
     def eval_batches(
@@ -80,22 +80,31 @@ class BatchSource(Protocol):
         max_batches: int | None = None,
         split: str = "validation",
     ) -> Iterator[Batch]:
-        """A split once, in order, the last batch filled with rows of zero weight.
+        """One pass over a split, in order.
+
+        Rows of weight 0 fill the last batch.
+
+        Args:
+          batch_size: rows of the global batch.
+          rows: contiguous rows of the global batch that this process reads.
+          max_batches: maximum number of batches; None for all.
+          split: "validation" or "train".
 
         Raises:
           UserError: there is no such split.
         """
 
     def train_rows(self) -> int | None:
-        """Rows of the train split, by which epochs are counted; None if unknown."""
+        """Number of rows of the train split (of an epoch); None if unknown."""
 
     def target_counts(self) -> tuple[np.ndarray, int | None] | None:
-        """How often each id is a target of the validation split, for a baseline.
+        """Frequency of each target id in the validation split, for a baseline.
 
         Returns:
-          int64 [V], and the bytes of text that all targets stand for, None where they
-          are not the text itself; None alone without text or validation split.
+          Counts int64 [V], and the number of bytes of the targets' text (None if the
+          targets are not the text itself). None if there is no text or no validation
+          split.
         """
 
     def fingerprint(self) -> str:
-        """Digest of the rows: a run is not resumed where it has changed."""
+        """Digest of the rows; a run does not resume after it has changed."""

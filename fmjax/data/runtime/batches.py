@@ -1,8 +1,8 @@
-"""Rows of a cache as batches: order a pure function of (seed, position).
+"""Batches from a cache, in an order that is a pure function of (seed, position).
 
-Row p = position · batch_size + r of a run depends on the seed and p alone, and a
-process reads the rows [start, stop) of each global batch: neither the number of
-processes, nor prefetching, nor where a run was interrupted changes what is read.
+Row r of batch `position` has the number p = position · batch_size + r and depends only
+on the seed and p. A process reads the rows [start, stop) of each global batch. So the
+number of processes, prefetching and interruptions do not change what is read.
 """
 
 import collections
@@ -24,18 +24,19 @@ from fmjax.errors import UserError
 Batch = dict[str, np.ndarray]
 
 _EVAL_SEED = 0
-_NAMED = 20  # broken records that are told of by name
+_NAMED = 20  # maximum number of corrupt records that are printed
 _thread = threading.local()
-# Random access: what lies ahead in the file is not read next.
+# No read-ahead, since the access is random.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 
 
 class Records:
-    """Random access to the records of several caches, numbered one after another.
+    """Random access to the records of several caches, numbered consecutively.
 
-    A record that cannot be read, has ids outside the vocabulary, or cannot be made into
-    a row becomes an empty one: its row has zero weight, it is counted in `bad_rows` and
-    named on stderr. More of them than `max_corrupt_fraction` end the run.
+    A record is corrupt if it cannot be read, has ids outside the vocabulary, or cannot
+    be made into a row. It is replaced by an empty record, whose row has weight 0, is
+    counted in `bad_rows` and named on stderr. If more than `max_corrupt_fraction` of
+    all records are corrupt, a UserError ends the run.
     """
 
     def __init__(
@@ -45,7 +46,17 @@ class Records:
         vocab_size: int,
         max_corrupt_fraction: float = 1.0,
     ):
-        """Opens the shards; they are read when asked for."""
+        """Opens the shards.
+
+        Args:
+          caches: the caches, one for each member of a mixture.
+          layout: makes rows from records.
+          vocab_size: V; ids of records must be below.
+          max_corrupt_fraction: share of the records that may be corrupt.
+
+        Raises:
+          UserError: the shards do not hold the expected number of records.
+        """
         self._max_corrupt_fraction = max_corrupt_fraction
         shards = [str(shard) for cache in caches for shard in cache.shards]
         self._shards = shards
@@ -61,37 +72,44 @@ class Records:
         if len(self) != ends[-1]:
             raise UserError(
                 f"The shards of {[str(cache.folder) for cache in caches]} hold "
-                f"{len(self)} rows; {ends[-1]} are expected. Delete the folders to "
-                "have them built again."
+                f"{len(self)} rows; expected {ends[-1]}. Delete the folders to build "
+                "the caches again."
             )
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def read(self, numbers: Sequence[int]) -> list[Record]:
-        """The records of these numbers, in one call a shard."""
+        """The records with the given numbers; corrupt ones are empty."""
         shards = np.searchsorted(self._starts, numbers, side="right") - 1
         records: list[Record | None] = [None] * len(numbers)
         for shard in np.unique(shards):
-            places = np.flatnonzero(shards == shard)
-            inside = [int(numbers[place] - self._starts[shard]) for place in places]
+            positions = np.flatnonzero(shards == shard)
+            indices = [int(numbers[p] - self._starts[shard]) for p in positions]
             try:
-                contents = self._readers[shard].read(inside)
+                contents = self._readers[shard].read(indices)
             except Exception:
-                contents = [None] * len(inside)  # Find out below which one it was.
-            for place, index, content in zip(places, inside, contents):
-                number = int(numbers[place])
-                records[place] = self._decode(number, int(shard), index, content)
+                # `_decode` reads them one by one, to find the corrupt ones.
+                contents = [None] * len(indices)
+            for position, index, content in zip(positions, indices, contents):
+                number = int(numbers[position])
+                records[position] = self._decode(number, int(shard), index, content)
         return records
 
     def draw(self, rng: np.random.Generator) -> Record:
-        """Any one record."""
+        """A record drawn at random."""
         return self.read([int(rng.integers(len(self)))])[0]
 
     def row(
         self, number: int, record: Record, rng: Callable[[], np.random.Generator]
     ) -> Row:
-        """The row of a record that `read` gave."""
+        """The row of a record.
+
+        Args:
+          number: the record's number.
+          record: the record, from `read`.
+          rng: returns the row's generator.
+        """
         try:
             return self._layout.row(record, rng, self.draw)
         except BadRecord as error:
@@ -99,18 +117,18 @@ class Records:
             return self._layout.row(empty_record(), rng, self.draw)
 
     def reading(self, number: int, seed: int) -> Row:
-        """The row of one record, by the randomness of (seed, number)."""
+        """The row of one record, with the random numbers of (seed, number)."""
         (record,) = self.read([number])
         return self.row(number, record, _row_rng(seed, number))
 
     @property
     def has_text_bytes(self) -> bool:
-        """Whether targets are the text itself."""
+        """Whether targets are the text itself, so that bits per byte are defined."""
         return self._layout.has_text_bytes
 
     @property
     def bad_rows(self) -> int:
-        """Distinct records found to be bad so far."""
+        """Number of distinct corrupt records so far."""
         return len(self._bad)
 
     def _note(self, number: int, why: Exception) -> None:
@@ -121,8 +139,8 @@ class Records:
             shard = int(np.searchsorted(self._starts, number, side="right")) - 1
             name = f"{self._shards[shard]}: record {number - self._starts[shard]}"
             if len(self._bad) <= _NAMED:
-                told = f"broken, counts for nothing: {name} ({why!r:.200})"
-                print(told, file=sys.stderr, flush=True)
+                line = f"corrupt record, left out: {name} ({why!r:.200})"
+                print(line, file=sys.stderr, flush=True)
             check_while_reading(
                 len(self._bad),
                 len(self),
@@ -143,17 +161,16 @@ class Records:
                 raise ValueError("ids outside the vocabulary")
             self._layout.check(record)
         except Exception as error:
-            # Whatever is wrong with one record must not end a run of weeks.
+            # One corrupt record must not end a run of weeks.
             self._note(number, error)
             return empty_record()
         return record
 
 
 class Batches:
-    """Iterator of batches made ahead in background threads.
+    """An iterator of batches that are prefetched by background threads.
 
-    The state is the position of the next batch to be returned, whatever has been
-    prefetched. `bad_rows` counts records that became rows of zero weight.
+    The state is the position of the next batch to return, independent of prefetching.
     """
 
     def __init__(
@@ -165,7 +182,15 @@ class Batches:
         records: Records,
         stop: int | None = None,
     ):
-        """Takes the function from position to batch, and where to stop, if anywhere."""
+        """Starts no thread yet.
+
+        Args:
+          batch_at: maps a position to its batch.
+          threads: number of threads that make batches.
+          prefetch: number of batches made in advance.
+          records: the records that `batch_at` reads.
+          stop: number of batches; None for endless.
+        """
         self._batch_at = batch_at
         self._stop = stop
         self._prefetch = max(prefetch, 1)
@@ -195,18 +220,18 @@ class Batches:
         return batch
 
     def get_state(self) -> dict[str, int]:
-        """The state: {"position": number of the next batch}."""
+        """The state, {"position": number of the next batch}."""
         return {"position": self._position}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Goes to a position, forwards or back."""
+        """Moves forwards or backwards to a state from `get_state`."""
         while self._ahead:
             self._ahead.popleft().cancel()
         self._position = int(state["position"])
 
     @property
     def bad_rows(self) -> int:
-        """Distinct records found to be bad so far."""
+        """Number of distinct corrupt records so far; their rows have weight 0."""
         return self._records.bad_rows
 
     def close(self) -> None:
@@ -224,35 +249,38 @@ def train_batches(
     threads: int,
     prefetch: int,
 ) -> Batches:
-    """Endless batches, reshuffled every epoch, mixed at fixed rates.
+    """Endless batches, shuffled anew every epoch and mixed at fixed rates.
 
     Args:
-      records: of the members of the mixture.
+      records: the records of the members of the mixture.
       rates: the members' shares of the rows.
       batch_size: rows of the global batch.
-      rows: those that this process reads, contiguous.
-      seed: of the order and of everything random in a row.
-      threads: that make batches.
-      prefetch: batches made ahead.
+      rows: contiguous rows of the global batch that this process reads.
+      seed: seed of the order of the rows and of the randomness in them.
+      threads: number of threads that make batches.
+      prefetch: number of batches made in advance.
     """
-    # Grain's epochs use seed + epoch; hashed seeds keep runs with seeds 1 and 2 apart.
+    # Grain shuffles an epoch with seed + epoch. Hashed seeds prevent that epoch 2 of
+    # seed 1 equals epoch 1 of seed 2.
     row_seed, *seeds = np.random.SeedSequence(seed).generate_state(1 + len(rates))
     shuffled = [
         grain.MapDataset.range(own.start, own.stop).shuffle(seed=int(own_seed)).repeat()
         for own, own_seed in zip(records.ranges, seeds)
     ]
-    # Record numbers rather than records: Grain's bookkeeping costs more than reading.
+    # Grain orders record numbers only: reading through Grain would cost more.
     order = shuffled[0]
     if len(shuffled) > 1:
         order = grain.MapDataset.mix(shuffled, list(rates))
 
     def batch_at(position: int) -> Batch:
         numbers = [position * batch_size + r for r in rows]
-        places = [int(order[number]) for number in numbers]
+        indices = [int(order[number]) for number in numbers]
         return stack(
             [
-                records.row(place, record, _row_rng(int(row_seed), number))
-                for number, place, record in zip(numbers, places, records.read(places))
+                records.row(index, record, _row_rng(int(row_seed), number))
+                for number, index, record in zip(
+                    numbers, indices, records.read(indices)
+                )
             ]
         )
 
@@ -269,10 +297,19 @@ def eval_batches(
     threads: int,
     prefetch: int,
 ) -> Batches:
-    """Every row once and in order; rows of zeros fill the last batch.
+    """One pass over the rows, in order; rows of weight 0 fill the last batch.
 
-    Every process sees the same number of batches. Each batch has `target_bytes`, where
-    targets are the text itself.
+    Every process gets the same number of batches. If the targets are the text itself,
+    batches have `target_bytes` float32 [B]. Arguments as in `train_batches`.
+
+    Args:
+      records: the records of the split.
+      token_bytes: number of bytes of each id, int [V].
+      batch_size: rows of the global batch.
+      rows: contiguous rows of the global batch that this process reads.
+      max_batches: maximum number of batches; None for all.
+      threads: number of threads that make batches.
+      prefetch: number of batches made in advance.
     """
 
     def batch_at(position: int) -> Batch:
@@ -280,7 +317,7 @@ def eval_batches(
         numbers = [first + r for r in rows if first + r < len(records)]
         found = records.read(numbers) if numbers else []
         found += [empty_record()] * (len(rows) - len(found))
-        # What is corrupted at random is so in the same way in every evaluation.
+        # A fixed seed, so that every evaluation has the same random corruption.
         made = [
             records.row(number, record, _row_rng(_EVAL_SEED, number))
             for number, record in enumerate(found, first + rows.start)
@@ -299,22 +336,22 @@ def eval_batches(
 
 
 def stack(rows: Sequence[Row]) -> Batch:
-    """Rows [T] to a batch [B, T]."""
+    """Stacks rows, arrays […], to a batch, arrays [B, …]."""
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def with_target_bytes(batch: Batch, token_bytes: np.ndarray) -> Batch:
-    """Adds `target_bytes` float32 [B]: text bytes behind each row's counted targets."""
+    """Adds `target_bytes` float32 [B], the bytes of each row's weighted targets."""
     counted = token_bytes[batch["targets"]] * batch["weights"]
     return batch | {"target_bytes": counted.sum(-1, dtype=np.float32)}
 
 
 def _row_rng(seed: int, number: int) -> Callable[[], np.random.Generator]:
-    """Randomness of row `number` of a run, made only if the layout draws any."""
+    """A function that returns the generator of row `number` of a run."""
 
     def generator() -> np.random.Generator:
-        # A thread's one generator is set anew for each row: making another asks the
-        # system for entropy, which takes as long as the row.
+        # Each thread resets one generator for every row: to create another asks the
+        # system for entropy, which takes as long as making the row.
         if not hasattr(_thread, "generator"):
             _thread.generator = np.random.Generator(np.random.Philox(key=[0, 0]))
             _thread.start = _thread.generator.bit_generator.state

@@ -1,8 +1,8 @@
 """The offline cache: rows of one split of one task as ArrayRecord shards.
 
-A cache is a folder named after a digest of everything that shaped it, so a changed
-source, tokenizer or length finds another folder and nothing is ever stale. Opening one
-needs neither TensorFlow nor seqio.
+The name of a cache's folder contains a digest of everything that its rows depend on.
+So a changed source, tokenizer or length gives another folder, and no cache is ever
+stale. Opening a cache needs neither TensorFlow nor seqio.
 """
 
 import contextlib
@@ -27,21 +27,21 @@ from fmjax.data.text.packing import Record, RowLayout
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError
 
-# Raised whenever the meaning or the form of records changes.
+# Increased whenever the format or the meaning of records changes.
 FORMAT_VERSION = 1
 _METADATA = "metadata.json"
 _SHARD_BYTES = 1 << 28
-# One record a group, for random access; ids are small already, so no compression.
+# One record in each group, for random access. No compression: ids are uint16 already.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
 class Example(Protocol):
-    """One example that a cache is built of.
+    """An example from which records of a cache are made.
 
     Attributes:
-      num_tokens: tokens of its text.
-      size: bytes of its text or image, or None if the task does not keep them.
-      content: what the layout makes records of.
+      num_tokens: number of tokens of its text.
+      size: bytes of its text or image; None if the task does not keep them.
+      content: the value that the layout makes records from.
     """
 
     num_tokens: int
@@ -51,13 +51,14 @@ class Example(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class CacheKey:
-    """Names a cache: whatever changes its rows changes the key.
+    """The key of a cache: everything that its rows depend on.
 
     Attributes:
       task: seqio's name of the task.
       split: "train" or "validation".
-      documents: what shapes the tokenized documents (see `tasks.Member.keys`).
-      layout: how they become rows.
+      documents: settings and digests that the tokenized documents depend on (see
+        `tasks.Member.keys`).
+      layout: makes records and rows from documents.
     """
 
     task: str
@@ -66,7 +67,7 @@ class CacheKey:
     layout: RowLayout
 
     def as_json(self) -> dict:
-        """What metadata.json repeats of the key."""
+        """The key as it is stored in metadata.json."""
         return {
             "format_version": FORMAT_VERSION,
             "task": self.task,
@@ -76,7 +77,7 @@ class CacheKey:
         }
 
     def folder(self, root: Path) -> Path:
-        """Where the cache lies under the root of all caches."""
+        """The folder of the cache under the root of all caches."""
         name = f"{self.task}-{self.split}-{self.layout.name}"
         return root / "rows" / f"{name}-{digest_of(self.as_json())}"
 
@@ -86,17 +87,17 @@ class Cache:
     """An opened cache.
 
     Attributes:
-      folder: where it lies.
-      shards: its ArrayRecord files in order.
+      folder: folder of the cache.
+      shards: its ArrayRecord files, in order.
       rows: number of records.
-      documents: documents, or images, that went in.
-      skipped: those left out as broken.
-      skipped_names: the first of those.
-      tokens: tokens of the documents, EOS included.
-      bytes: bytes of their text or images, None if the task does not keep the text.
-      targets: targets that count, over all rows.
-      padding_share: share of positions whose target does not count.
-      seconds: time it took to build.
+      documents: number of documents or images in the cache.
+      skipped: number of documents or images left out as corrupt or empty.
+      skipped_names: names of the first of these.
+      tokens: number of tokens of the documents, with EOS.
+      bytes: bytes of the text or the images; None if the task does not keep them.
+      targets: number of targets with weight, over all rows.
+      padding_share: share of positions whose target has no weight.
+      seconds: time the cache took to build.
     """
 
     folder: Path
@@ -113,7 +114,7 @@ class Cache:
 
 
 def is_built(root: Path, key: CacheKey) -> bool:
-    """Whether the cache's folder is there; folders appear only when complete."""
+    """Whether the cache exists; its folder appears only when it is complete."""
     return (key.folder(root) / _METADATA).is_file()
 
 
@@ -125,19 +126,19 @@ def build_cache(
     total_bytes: int | None = None,
     max_corrupt_fraction: float = 1.0,
 ) -> Cache:
-    """Writes a cache unless it is there already, and opens it.
+    """Builds a cache unless it exists, and opens it.
 
     Args:
       root: root of all caches.
-      key: names the cache; its layout makes the rows.
-      documents: gives the tokenized documents, noting those it leaves out.
-      tokenizer: whose files are stored beside the rows, if there is one.
-      total_bytes: bytes of all documents, roughly, for the progress bar.
-      max_corrupt_fraction: of the documents that may be broken, see
+      key: key of the cache; its layout makes the rows.
+      documents: yields the tokenized documents and records those it leaves out.
+      tokenizer: its files are stored in the cache; None if there is no text.
+      total_bytes: approximate bytes of all documents, for the progress bar.
+      max_corrupt_fraction: share of the documents that may be corrupt, see
         `fmjax.data.tasks.corrupt_fraction`.
 
     Raises:
-      UserError: the split holds no rows, too much of it is broken, or the folder cannot
+      UserError: the split has no rows, too much of it is corrupt, or the folder cannot
         be written.
     """
     if key.folder(root).exists():
@@ -176,8 +177,8 @@ def build_cache(
         if not counts["rows"]:
             raise UserError(
                 f"The {key.split} split of {key.task} gives no rows: it has "
-                f"{counts['documents']} examples, and {skipped.count} left out as "
-                f"empty or broken{_examples(skipped)}."
+                f"{counts['documents']} examples, and {skipped.count} were left out as "
+                f"empty or corrupt{_examples(skipped)}."
             )
         check_whole(
             skipped.broken,
@@ -202,25 +203,25 @@ def build_cache(
         }
         (folder / _METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
     if skipped.count:
-        _say(
-            f"{skipped.count} examples left out as empty or broken{_examples(skipped)}"
+        _print(
+            f"{skipped.count} examples left out as empty or corrupt{_examples(skipped)}"
         )
     return open_cache(root, key)
 
 
 def open_cache(root: Path, key: CacheKey) -> Cache:
-    """Opens a cache, checking that it is what the key asks for and that it is whole.
+    """Opens a cache and checks that it has the given key and is complete.
 
     Raises:
-      UserError: it is missing or damaged; the message names the file.
+      UserError: the cache is missing or damaged; the message names the file.
     """
     folder = key.folder(root)
     file = folder / _METADATA
-    remedy = f"Delete {folder} to have it built again."
+    remedy = f"Delete {folder} to build it again."
     try:
         metadata = json.loads(file.read_bytes())
         if digest_of(metadata["key"]) != digest_of(key.as_json()):
-            raise UserError(f"{file} describes another cache than its name. {remedy}")
+            raise UserError(f"{file} has the key of another cache. {remedy}")
         sizes = dict(metadata["shards"])
         fields = [field.name for field in dataclasses.fields(Cache)[2:]]
         values = {name: metadata[name] for name in fields}
@@ -230,8 +231,8 @@ def open_cache(root: Path, key: CacheKey) -> Cache:
         if folder.exists():
             raise UserError(f"{file} is missing. {remedy}") from None
         raise UserError(
-            f"The {key.split} split of {key.task} is not cached: there is no {file}. "
-            "`fmjax data cache` builds it."
+            f"The {key.split} split of {key.task} is not cached: {file} does not "
+            "exist. Build it with `fmjax data cache`."
         ) from None
     except UserError:
         raise
@@ -241,7 +242,7 @@ def open_cache(root: Path, key: CacheKey) -> Cache:
         shard = folder / Path(name).name
         try:
             found = shard.stat().st_size if shard.is_file() else None
-        except OSError as error:  # The name is none that a file can have.
+        except OSError as error:  # The name is not a valid file name.
             raise UserError(f"{file} is damaged ({error!r}). {remedy}") from error
         if found != size:
             state = "is missing" if found is None else f"has {found} bytes"
@@ -251,7 +252,11 @@ def open_cache(root: Path, key: CacheKey) -> Cache:
 
 
 def decode_record(record: bytes) -> Record:
-    """A dict of arrays out of the bytes of a record; raises if they are damaged."""
+    """The arrays of an encoded record.
+
+    Raises:
+      ValueError, KeyError or safetensors' errors: the record is corrupt.
+    """
     arrays = safetensors.numpy.load(record)
     for name, array in arrays.items():
         if array.ndim != 1 or array.dtype.kind not in "iu":
@@ -259,15 +264,17 @@ def decode_record(record: bytes) -> Record:
                 f"{name} is {array.dtype} {list(array.shape)}; expected integers [N]"
             )
     lengths = arrays.get("lengths", np.zeros(0, np.int32))
-    # So that no sum of them overflows to what layouts expect.
-    most = arrays["tokens"].size if lengths.size else 0
-    if lengths.size and not 0 <= lengths.min() <= lengths.max() <= most:
-        raise ValueError(f"a length of {lengths.min()} or {lengths.max()} of {most}")
+    # Without this check a sum of corrupt lengths could overflow to a valid number.
+    size = arrays["tokens"].size if lengths.size else 0
+    if lengths.size and not 0 <= lengths.min() <= lengths.max() <= size:
+        raise ValueError(
+            f"lengths are {lengths.min()} to {lengths.max()}; expected 0 to {size}"
+        )
     return arrays
 
 
 def _check_kinds(values: dict[str, Any], sizes: dict) -> None:
-    """Raises TypeError where metadata.json has something else than a cache's writer."""
+    """Raises TypeError if a value of metadata.json has the wrong type."""
     kinds: dict[str, Any] = dict.fromkeys(values, int)
     kinds |= {"padding_share": (int, float), "seconds": (int, float)}
     kinds |= {"bytes": (int, type(None)), "skipped_names": tuple}
@@ -287,7 +294,7 @@ def _encode(record: Record, dtype) -> bytes:
 
 
 def _write_shards(folder: Path, records: Iterable[bytes]) -> dict[str, int]:
-    """Writes shards of bounded size; returns their sizes by name."""
+    """Writes shards of bounded size; returns their sizes in bytes by file name."""
     sizes = {}
     writer, written = None, 0
     try:
@@ -309,7 +316,10 @@ def _write_shards(folder: Path, records: Iterable[bytes]) -> dict[str, int]:
 
 @contextlib.contextmanager
 def _progress(title: str, total_bytes: int | None):
-    """Yields `advance(bytes, documents)`: a bar on a terminal, a line now and then."""
+    """Yields `advance(bytes, documents)`, which updates a progress bar.
+
+    If standard error is not a terminal, it prints a line every ten seconds instead.
+    """
     console = Console(stderr=True)
     if console.is_terminal:
         columns = ("{task.description}", BarColumn(), MofNCompleteColumn())
@@ -328,16 +338,16 @@ def _progress(title: str, total_bytes: int | None):
             bar.update(task, completed=total or int(size / 1e6))
         return
 
-    size, said = 0, time.monotonic()
-    _say(f"Caching {title}")
+    size, printed = 0, time.monotonic()
+    _print(f"Caching {title}")
 
     def advance(more: int, documents: int) -> None:
-        nonlocal size, said
+        nonlocal size, printed
         size += more
-        if time.monotonic() - said > 10:
-            said = time.monotonic()
-            share = f" of some {total_bytes / 1e6:.0f}" if total_bytes else ""
-            _say(f"Caching {title}: {documents} examples, {size / 1e6:.0f}{share} MB")
+        if time.monotonic() - printed > 10:
+            printed = time.monotonic()
+            share = f" of about {total_bytes / 1e6:.0f}" if total_bytes else ""
+            _print(f"Caching {title}: {documents} examples, {size / 1e6:.0f}{share} MB")
 
     yield advance
 
@@ -346,5 +356,5 @@ def _examples(skipped: Skipped) -> str:
     return f" ({', '.join(skipped.names[:3])}, …)" if skipped.names else ""
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

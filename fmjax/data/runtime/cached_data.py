@@ -1,4 +1,4 @@
-"""The base of text and image data: tasks, their caches, and batches of them."""
+"""The base class of text and image data: tasks, their caches, and batches."""
 
 import abc
 import functools
@@ -17,21 +17,22 @@ from fmjax.errors import UserError
 
 
 class CachedData(abc.ABC):
-    """Tasks whose examples are cached once and made into rows whenever they are read.
+    """Data whose examples are cached once, as records, and made into rows when read.
 
-    A subclass is a frozen dataclass that defines how examples become records of a
-    cache, and records rows.
+    A subclass is a frozen dataclass that defines how examples become records, and
+    records rows.
 
     Attributes:
-      train: the task or mixture to train on: its `train` split.
-      validation: whose `validation` split is evaluated; that of `train` if None.
-      cache_dir: where caches are kept; $FMJAX_CACHE or ~/.cache/fmjax if None.
-      threads: that make batches.
-      prefetch: batches made ahead.
-      max_corrupt_fraction: share of the examples, and of the bytes of text, that may
-        be broken. Broken ones are left out of the cache, or read as rows without
-        weight, and named. More of them end the run, except for ten examples or fewer
-        that are at most a tenth of all.
+      train: task or mixture whose `train` split is trained on.
+      validation: task or mixture whose `validation` split is evaluated; `train` if
+        None.
+      cache_dir: folder of the caches; $FMJAX_CACHE or ~/.cache/fmjax if None.
+      threads: number of threads that make batches.
+      prefetch: number of batches made in advance.
+      max_corrupt_fraction: share of the examples, and of the bytes of text, that may be
+        corrupt. Corrupt examples are named and left out of the cache, or read as rows
+        of weight 0. More of them end the run, unless they are at most ten examples and
+        at most a tenth of all.
     """
 
     @functools.cached_property
@@ -40,10 +41,10 @@ class CachedData(abc.ABC):
         return cache_root(self.cache_dir)
 
     def tokenizer(self) -> Tokenizer | None:
-        """The vocabulary, made from the train split's text on first use; None for none.
+        """The tokenizer, trained on the train split on first use; None without text.
 
         Raises:
-          UserError: the tasks of `train` and `validation` do not share one.
+          UserError: `train` and `validation` have different tokenizers.
         """
         return self._tokenizer
 
@@ -51,35 +52,35 @@ class CachedData(abc.ABC):
     def has_validation(self) -> bool:
         """Whether there is a validation split.
 
-        There is none where `validation` is None and no task of `train` has one, as
-        with `text_files.validation_fraction = 0`.
+        There is none if `validation` is None and no task of `train` has one, as with
+        `text_files.validation_fraction = 0`.
         """
         return bool(self._members["validation"])
 
     def prepare(self) -> None:
-        """Builds whatever is missing: tokenizer and caches.
+        """Builds the tokenizer and caches that are missing.
 
-        Safe to run in several processes, but wasteful: let one prepare and the others
-        `wait_until_prepared`.
+        Several processes may run it at once, but each would do all the work: let one
+        process prepare, and the others call `wait_until_prepared`.
         """
         for member, key in self._keys("train") + self._keys("validation"):
             if not is_built(self.root, key):
                 self._build(member, key)
 
     def wait_until_prepared(self, timeout_seconds: float = 3600) -> None:
-        """Waits for another process's `prepare`; raises TimeoutError."""
+        """Waits until another process has finished `prepare`; raises TimeoutError."""
         wait_until(self._tokenizers_are_built, "the tokenizer", timeout_seconds)
         wait_until(self.is_prepared, "the caches", timeout_seconds)
 
     def is_prepared(self) -> bool:
-        """Whether `prepare` has nothing left to do."""
+        """Whether the tokenizer and all caches exist."""
         if not self._tokenizers_are_built():
             return False
         keys = self._keys("train") + self._keys("validation")
         return all(is_built(self.root, key) for _, key in keys)
 
     def row_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each array of a training row."""
+        """Shapes of the arrays of a training row, without the batch axis."""
         row = self._layout("train").row(empty_record(), np.random.default_rng)
         return {name: array.shape for name, array in row.items()}
 
@@ -88,11 +89,11 @@ class CachedData(abc.ABC):
 
         Args:
           batch_size: rows of the global batch.
-          rows: those that this process reads, contiguous.
-          seed: of the order and of all that is random in a row.
+          rows: contiguous rows of the global batch that this process reads.
+          seed: seed of the order of the rows and of the randomness in them.
 
         Returns:
-          Iterator of dicts of arrays [B, …], their shapes as in `row_shapes`.
+          Iterator of dicts of arrays [len(rows), …], with shapes as in `row_shapes`.
         """
         return batches.train_batches(
             self.records("train"),
@@ -111,10 +112,15 @@ class CachedData(abc.ABC):
         max_batches: int | None = None,
         split: str = "validation",
     ) -> batches.Batches | Iterator[batches.Batch]:
-        """A split once, in order.
+        """One pass over a split, in order; rows of weight 0 fill the last batch.
 
-        Where targets are the text itself, `target_bytes` float32 [B] is added. The
-        last batch is filled with rows of zeros. Arguments as in `train_batches`.
+        If the targets are the text itself, batches have `target_bytes` float32 [B].
+
+        Args:
+          batch_size: rows of the global batch.
+          rows: contiguous rows of the global batch that this process reads.
+          max_batches: maximum number of batches; None for all.
+          split: "validation" or "train".
 
         Raises:
           UserError: there is no such split (see `has_validation`).
@@ -131,24 +137,24 @@ class CachedData(abc.ABC):
         )
 
     def train_rows(self) -> int | None:
-        """Rows of the train split, of all its tasks together; None if unknown."""
+        """Number of rows of the train split, of all its tasks; None if unknown."""
         return sum(cache.rows for cache in self.caches("train"))
 
     def target_counts(self) -> tuple[np.ndarray, int | None] | None:
-        """How often each id is a target of the validation split.
+        """Frequency of each target id in the validation split (see `BatchSource`).
 
-        None where there is no text or no validation split.
+        None if there is no text or no validation split.
         """
         return None
 
     def fingerprint(self) -> str:
-        """Changes whenever the rows do: contents, tokenizer, layout; not the paths."""
+        """Digest of the rows: of contents, tokenizer and layout, but not of paths."""
         keys = self._keys("train") + self._keys("validation")
         rates = [member.rate for member, _ in keys]
         return digest_of([[key.as_json() for _, key in keys], rates, self._identity()])
 
     def caches(self, split: str) -> tuple[Cache, ...]:
-        """The opened caches of a split, one a member of the mixture."""
+        """The opened caches of a split, one for each member of the mixture."""
         return tuple(open_cache(self.root, key) for _, key in self._keys(split))
 
     def records(self, split: str) -> batches.Records:
@@ -160,7 +166,7 @@ class CachedData(abc.ABC):
 
     @abc.abstractmethod
     def _layout(self, split: str) -> RowLayout:
-        """How examples of a split become records, and records rows."""
+        """The layout that makes records and rows of a split."""
 
     @abc.abstractmethod
     def _build(self, member: Member, key: CacheKey) -> None:
@@ -168,7 +174,7 @@ class CachedData(abc.ABC):
 
     @abc.abstractmethod
     def _identity(self):
-        """A JSON value: what the rows depend on besides the caches and their rates."""
+        """A JSON value of settings that change rows, but neither caches nor rates."""
 
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer | None:
@@ -178,8 +184,8 @@ class CachedData(abc.ABC):
             if getattr(other, "digest", None) != getattr(tokenizer, "digest", None):
                 name = self.gin_name
                 raise UserError(
-                    f"{name}.validation has another vocabulary than {name}.train; bind "
-                    "the same sentencepiece.file for both."
+                    f"{name}.validation has another vocabulary than {name}.train; "
+                    "expected the same one. Bind the same sentencepiece.file for both."
                 )
         return tokenizer
 
@@ -211,9 +217,9 @@ class CachedData(abc.ABC):
             for member in found:
                 if split not in member.keys:
                     raise UserError(
-                        f"The task {member.name!r} has no {split} split; it has "
-                        f"{sorted(member.keys)}. Bind {self.gin_name}.{split} to one "
-                        "that does."
+                        f"The task {member.name!r} has no {split} split, only "
+                        f"{sorted(member.keys)}. Bind {self.gin_name}.{split} to a "
+                        "task that has one."
                     )
             members[split] = found
         return members
@@ -222,8 +228,8 @@ class CachedData(abc.ABC):
         if not self._members[split]:
             raise UserError(
                 f"There is no {split} split: {self.gin_name}.validation is None, and "
-                f"the tasks of {self.gin_name}.train have none, as where a source's "
-                "validation_fraction or validation_share is 0."
+                f"the tasks of {self.gin_name}.train have none (for example because a "
+                "source's validation_fraction or validation_share is 0)."
             )
 
     def _keys(self, split: str) -> list[tuple[Member, CacheKey]]:

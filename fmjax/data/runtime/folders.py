@@ -17,7 +17,7 @@ from fmjax.errors import UserError, refuse_scheme
 
 
 def cache_root(cache_dir: str | None) -> Path:
-    """`cache_dir` if given, else $FMJAX_CACHE, else ~/.cache/fmjax.
+    """The root of all caches: `cache_dir`, else $FMJAX_CACHE, else ~/.cache/fmjax.
 
     Raises:
       UserError: it is an address such as gs://bucket/folder.
@@ -29,17 +29,17 @@ def cache_root(cache_dir: str | None) -> Path:
 
 
 def digest_of(description: Any) -> str:
-    """128-bit digest of a JSON value: equal values have equal digests everywhere."""
+    """128-bit digest of a JSON value, the same on every machine."""
     text = json.dumps(description, sort_keys=True, ensure_ascii=False)
     return xxhash.xxh3_128_hexdigest(text.encode())
 
 
 @contextlib.contextmanager
 def atomic_folder(final: Path) -> Iterator[Path]:
-    """Yields a temporary folder that becomes `final` once the block ends well.
+    """Yields a temporary folder that is renamed to `final` if the block succeeds.
 
-    Two builders at the same time are fine: the first to finish wins and the other's
-    work is dropped. A crash leaves only a temporary folder, which the next builder on
+    If two processes build the same folder, the first to finish wins and the other's
+    work is discarded. A crash leaves only a temporary folder, which the next builder on
     the same machine removes.
 
     Raises:
@@ -54,7 +54,7 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(
             f"Cannot write to the cache folder {final.parent}: {error}. "
-            "Set data.cache_dir (of images: images.cache_dir) or $FMJAX_CACHE to a "
+            "Set data.cache_dir (for images: images.cache_dir) or $FMJAX_CACHE to a "
             "folder that can be written."
         ) from error
     try:
@@ -69,10 +69,15 @@ def atomic_folder(final: Path) -> Iterator[Path]:
 
 
 def wait_until(ready: Callable[[], bool], what: str, timeout_seconds: float) -> None:
-    """Polls until another process has built `what`.
+    """Polls until another process has built something.
+
+    Args:
+      ready: whether it is built.
+      what: its name, for the error message.
+      timeout_seconds: maximum time to wait.
 
     Raises:
-      TimeoutError: it did not appear in time.
+      TimeoutError: it was not built in time.
     """
     deadline = time.monotonic() + timeout_seconds
     while not ready():
@@ -85,7 +90,7 @@ def wait_until(ready: Callable[[], bool], what: str, timeout_seconds: float) -> 
 
 
 def _remove_leftovers(final: Path) -> None:
-    """Removes temporary folders whose builder ran on this machine and is dead."""
+    """Removes temporary folders whose process ran on this machine and has ended."""
     host = socket.gethostname()
     for folder in final.parent.glob(f"{final.name}.tmp-{host}-*"):
         pid = folder.name.removeprefix(f"{final.name}.tmp-{host}-").partition("-")[0]

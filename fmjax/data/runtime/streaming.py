@@ -1,9 +1,9 @@
-"""Rows straight from seqio's tf.data, for data too large to cache.
+"""Streaming: rows directly from seqio's tf.data, for data too large to cache.
 
-An epoch's documents are seqio's, shuffled with seed + epoch; process i of P reads shard
-i of P and lays its rows out with the code that fills caches. The state is a few
-numbers: resuming makes the epoch's rows again and skips those already returned, so it
-is exact, takes time, and holds for the same number of processes only.
+seqio gives the documents of an epoch, shuffled with a seed for the epoch. Process i of
+P reads shard i of P and makes rows with the same layout as for caches. The state is a
+few numbers: to resume, the epoch's rows are made again and those already returned are
+skipped. So resuming is exact, takes time, and needs the same number of processes.
 """
 
 import collections
@@ -23,18 +23,18 @@ from fmjax.data.text.packing import Row, RowLayout
 from fmjax.data.text.pairs import Pairs
 from fmjax.errors import UserError
 
-# Records that a row can take another text from (next sentences).
+# Number of recent records from which a row can draw another text (next sentences).
 _RECENT = 256
-# Broken documents whose names are said; the others only count.
+# Maximum number of corrupt documents that are printed.
 _NAMED = 10
 _STATE = ("position", "epoch", "row", "processes")
 
 
 class StreamedRows:
-    """Rows of one split of a seqio task or mixture, on this process's shard.
+    """Rows of one split of a seqio task or mixture, on one shard.
 
     Attributes:
-      skipped: documents left out as broken so far.
+      skipped: the documents left out so far.
     """
 
     def __init__(
@@ -46,7 +46,16 @@ class StreamedRows:
         vocab_size: int,
         max_corrupt_fraction: float = 0.01,
     ):
-        """Takes a seqio.Task or Mixture, its tasks, `data.max_corrupt_fraction`."""
+        """Reads nothing yet.
+
+        Args:
+          provider: a seqio.Task or seqio.Mixture.
+          tasks: its tasks, for reading in order.
+          split: "train" or "validation".
+          layout: makes records and rows.
+          vocab_size: V; ids must be below.
+          max_corrupt_fraction: `data.max_corrupt_fraction`.
+        """
         self._provider = provider
         self._tasks = tasks
         self._split = split
@@ -57,8 +66,8 @@ class StreamedRows:
     def epoch(self, epoch: int, seed: int, index: int, processes: int) -> Iterator[Row]:
         """The shuffled rows of one epoch on shard `index` of `processes`.
 
-        An epoch of a mixture never ends: seqio draws documents at the given rates and
-        repeats each task by itself.
+        An epoch of a mixture never ends: seqio draws documents at the mixture's rates
+        and repeats each task.
         """
         seqio = import_seqio()
         dataset = self._provider.get_dataset(
@@ -73,11 +82,11 @@ class StreamedRows:
 
     @property
     def has_text_bytes(self) -> bool:
-        """Whether targets are the text itself."""
+        """Whether targets are the text itself, so that bits per byte are defined."""
         return self._layout.has_text_bytes
 
     def in_order(self) -> Iterator[Row]:
-        """Every row of the split, once, as a cache would hold it."""
+        """Every row of the split once, in the order of a cache."""
         for task in self._tasks:
             dataset = task.get_dataset(
                 None, self._split, shuffle=False, try_in_mem_cache=False
@@ -109,10 +118,10 @@ class StreamedRows:
 
 
 class _BoundedSkipped(Skipped):
-    """Examples left out, each named on stderr, and too many of them refused.
+    """Examples left out, which are named on stderr; too many raise a UserError.
 
     Attributes:
-      good_bytes: of text, in the documents that were not left out.
+      good_bytes: bytes of text of the documents that were not left out.
     """
 
     def __init__(self, data: str, fraction: float):
@@ -123,7 +132,7 @@ class _BoundedSkipped(Skipped):
     def add(
         self, name: str, count: int = 1, *, size: int = 0, empty: bool = False
     ) -> None:
-        """As `Skipped.add`; raises a UserError where more than the fraction broke."""
+        """See `Skipped.add`; raises a UserError if too many documents are corrupt."""
         super().add(name, count, size=size, empty=empty)
         if self.count - count < _NAMED:
             print(f"left out: {name}", file=sys.stderr, flush=True)
@@ -132,7 +141,7 @@ class _BoundedSkipped(Skipped):
         )
 
     def check_whole(self) -> None:
-        """Raises a UserError where too much of what was read to its end is broken."""
+        """Raises a UserError if too many of the documents of an epoch are corrupt."""
         check_whole(
             self.broken,
             self.total,
@@ -145,16 +154,28 @@ class _BoundedSkipped(Skipped):
 
 
 class StreamedBatches:
-    """Endless training batches, made ahead in one background thread."""
+    """Endless training batches, prefetched by one background thread."""
 
     def __init__(
         self, rows: StreamedRows, batch_size: int, own: range, seed: int, prefetch: int
     ):
-        """Takes the rows of the global batch that are this process's own."""
+        """Starts no thread yet.
+
+        Args:
+          rows: the rows of the train split.
+          batch_size: rows of the global batch.
+          own: contiguous rows of the global batch that this process reads.
+          seed: seed of the order of the rows and of the randomness in them.
+          prefetch: number of batches made in advance.
+
+        Raises:
+          UserError: the processes do not read equal numbers of rows.
+        """
         if not len(own) or batch_size % len(own) or own.start % len(own):
             raise UserError(
-                f"data.streaming needs equal rows for every process; of {batch_size} "
-                f"this one has {own.start} to {own.stop}."
+                "data.streaming = True: expected the same number of rows for every "
+                f"process, but of train.batch_size = {batch_size} rows this process "
+                f"has rows {own.start} to {own.stop}."
             )
         self._rows = rows
         self._size = len(own)
@@ -175,29 +196,32 @@ class StreamedBatches:
         return batch
 
     def get_state(self) -> dict[str, int]:
-        """Position of the next batch; epoch and rows of it that have been returned."""
+        """Position of the next batch, its epoch, and rows returned of that epoch."""
         return self._state | {"processes": self._processes}
 
     @property
     def bad_rows(self) -> int:
-        """Documents left out as broken so far; a stream has no rows to blank."""
+        """Number of documents left out so far; a stream has no rows of weight 0."""
         return self._rows.skipped.count
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Goes to a state that `get_state` gave.
+        """Moves to a state from `get_state`.
 
         Raises:
-          UserError: it was saved on another number of processes, or by a cached run.
+          UserError: the state was saved with another number of processes, or by a run
+            without streaming.
         """
         if set(state) != set(_STATE):
             raise UserError(
-                f"The checkpoint's data state has {sorted(state)}; data.streaming "
-                f"needs {sorted(_STATE)}. Was the run started without it?"
+                f"data.streaming = True: the checkpoint's data state has "
+                f"{sorted(state)}; expected {sorted(_STATE)}. Was the run started "
+                "without streaming?"
             )
         if state["processes"] != self._processes:
             raise UserError(
-                f"data.streaming resumes on {state['processes']} processes, the number "
-                f"it was saved on; this run has {self._processes}."
+                f"data.streaming = True: the checkpoint was saved by "
+                f"{state['processes']} processes, and this run has {self._processes}; "
+                "expected the same number."
             )
         self.close()
         self._state = {name: int(state[name]) for name in _STATE[:3]}
@@ -209,7 +233,7 @@ class StreamedBatches:
             self._ahead = None
 
     def _batches(self, state: dict[str, int]) -> Iterator[tuple[Batch, dict]]:
-        """Batches from a state on, each with the state after it."""
+        """Batches from a state onwards, each with the state that follows it."""
         position, made = state["position"], []
         for epoch in itertools.count(state["epoch"]):
             empty = True
@@ -227,8 +251,8 @@ class StreamedBatches:
                     made = []
             if empty:
                 raise UserError(
-                    f"data.streaming: shard {self._index} of {self._processes} of the "
-                    "train split gives no rows."
+                    f"data.streaming = True: shard {self._index} of {self._processes} "
+                    "of the train split gives no rows."
                 )
 
 
@@ -240,7 +264,17 @@ def streamed_eval_batches(
     own: range,
     max_batches: int | None,
 ) -> Iterator[Batch]:
-    """As `batches.eval_batches`; every process reads the whole split."""
+    """One pass over a split, as `batches.eval_batches`.
+
+    Every process reads the whole split and returns its own rows of each batch.
+
+    Args:
+      rows: the rows of the split.
+      token_bytes: number of bytes of each id, int [V].
+      batch_size: rows of the global batch.
+      own: contiguous rows of the global batch that this process returns.
+      max_batches: maximum number of batches; None for all.
+    """
     source = rows.in_order()
     for _ in itertools.count() if max_batches is None else range(max_batches):
         made = list(itertools.islice(source, batch_size))
@@ -253,7 +287,7 @@ def streamed_eval_batches(
 
 
 class _Ahead:
-    """Runs an iterator in a thread, a few items ahead."""
+    """Runs an iterator in a thread, up to `size` items ahead."""
 
     def __init__(self, items: Iterator, size: int):
         self._items = items

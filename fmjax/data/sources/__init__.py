@@ -1,1 +1,1 @@
-"""Where examples come from."""
+"""Sources of examples: text files, image folders, pair files, TFDS, built-in sets."""

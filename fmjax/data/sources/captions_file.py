@@ -1,4 +1,4 @@
-"""Files of captions: lines that name images and say what is on them."""
+"""Caption files (.tsv, .jsonl): lines with the name of an image and its caption."""
 
 import functools
 import json
@@ -12,13 +12,14 @@ from fmjax.errors import UserError
 
 
 class ImageEntry(NamedTuple):
-    """An image that a folder has, or that a line of captions names.
+    """An image of a folder, or a line of a caption file.
 
     Attributes:
-      name: its path relative to the folder; of a broken line, where that is and why.
-      caption: its text in UTF-8; None for none.
-      broken: whether it is a line that names no image in the folder.
-      file: what a line of captions names, links resolved.
+      name: path of the image relative to the folder; for a broken line its number and
+        what is wrong.
+      caption: text in UTF-8; None without a caption file.
+      broken: whether the line is invalid or names no image in the folder.
+      file: resolved path of the image that the line names.
     """
 
     name: str
@@ -28,21 +29,26 @@ class ImageEntry(NamedTuple):
 
 
 def read_captions(root: Path, captions: Path) -> tuple[ImageEntry, ...]:
-    """An entry per line of a .tsv or .jsonl file.
+    """Reads a caption file.
 
     Args:
       root: the folder of images.
-      captions: lines of name, tab, caption; in .jsonl {"image": …, "caption": …}.
+      captions: a file with lines NAME, tab, CAPTION; or, if it ends in .jsonl, with
+        lines {"image": NAME, "caption": CAPTION}.
+
+    Returns:
+      An entry for each line that is not blank.
 
     Raises:
-      UserError: the file is no text, or none of its lines names an image.
+      UserError: the file is not text, or none of its lines names an image in the
+        folder.
     """
     return _read(root, captions, captions.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=8)
 def _read(root: Path, captions: Path, modified: int) -> tuple[ImageEntry, ...]:
-    del modified  # It keys the memo.
+    del modified  # only a key of the cache
     parse = _parse_json if captions.suffix.lower() == ".jsonl" else _parse_tabs
     resolved = root.resolve()
     found = []
@@ -57,30 +63,32 @@ def _read(root: Path, captions: Path, modified: int) -> tuple[ImageEntry, ...]:
                 name, caption = parse(line)
                 file = _find(resolved, name)
                 if len(caption) > DOCUMENT_BYTES:
-                    raise BadRecord(f"the caption has over {DOCUMENT_BYTES:,} bytes")
+                    raise BadRecord(
+                        f"the caption has more than {DOCUMENT_BYTES:,} bytes"
+                    )
                 found.append(ImageEntry(name, caption, file=file))
             except BadRecord as error:
                 where = f"{captions.name}, line {number}"
                 found.append(ImageEntry(f"{where} ({error})", b"", broken=True))
     if all(entry.broken for entry in found):
         first = f": {found[0].name}" if found else ""
-        raise UserError(f"{captions} has no captions of images in {root}{first}.")
+        raise UserError(f"{captions} has no caption of an image in {root}{first}.")
     return tuple(found)
 
 
 def _find(root: Path, name: str) -> str:
-    """The file of that name; raises BadRecord unless it is inside the resolved root.
+    """The resolved path of an image; raises BadRecord if it is not inside `root`.
 
-    A file of captions from a stranger must not choose which files are read.
+    An untrusted caption file must not make other files be read.
     """
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise BadRecord(f"{name!r:.100} is not inside the folder")
     try:
-        # A file's name may hold bytes that are not Unicode; an example's may not.
+        # Raises for surrogates: names of examples must be valid Unicode.
         name.encode()
         file = (root / name).resolve()
         found = file.is_file()
-    # Names that are too long, have a NUL, or are links in a circle.
+    # The name is too long, has a NUL, or is a cycle of links.
     except (OSError, ValueError, RuntimeError):
         found = False
     if not found:
@@ -93,7 +101,7 @@ def _find(root: Path, name: str) -> str:
 def _parse_tabs(line: bytes) -> tuple[str, bytes]:
     name, tab, caption = line.partition(b"\t")
     if not tab:
-        raise BadRecord("there is no tab; expected NAME, tab, CAPTION")
+        raise BadRecord("has no tab; expected NAME, tab, CAPTION")
     return name.decode().strip(), caption.strip()
 
 
@@ -101,7 +109,7 @@ def _parse_json(line: bytes) -> tuple[str, bytes]:
     try:
         found = json.loads(line)
         name, caption = found["image"], found["caption"].strip().encode()
-    # Deeply nested lists are a RecursionError.
+    # Deeply nested lists raise a RecursionError.
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadRecord(
             f'expected {{"image": NAME, "caption": TEXT}}, not {error!r:.100}'

@@ -1,4 +1,4 @@
-"""Scikit-learn's digits: real scans that are on every machine."""
+"""The source `digits`: the handwritten digits that scikit-learn includes."""
 
 import dataclasses
 import functools
@@ -12,29 +12,26 @@ from PIL import Image
 from fmjax.configurable import configurable
 from fmjax.data.sources.image_sources import FoundImage, image_function_source
 from fmjax.data.sources.source import check_split
-from fmjax.errors import UserError
+from fmjax.errors import UserError, require
 
 
 @configurable("digits")
 @dataclasses.dataclass(frozen=True)
 class Digits:
-    """The 1,797 handwritten digits, 8 × 8, that come with scikit-learn.
+    """1,797 handwritten digits of 8 × 8 pixels, included in scikit-learn.
 
-    They are the test set of Alpaydin and Kaynak's optical digits (UCI, 1998), of 13
-    people. Validation is the tail: what other people wrote, mostly.
+    They are the test set of Alpaydin and Kaynak's optical digits (UCI, 1998), written
+    by 13 people. The validation split is the end of the set, mostly of other writers.
 
     Attributes:
-      validation_share: of the images, from the end.
+      validation_share: share of the images, from the end, that is held out.
     """
 
     validation_share: float = 0.2
 
     def __post_init__(self):
-        if not 0 < self.validation_share < 1:
-            raise UserError(
-                f"digits.validation_share is {self.validation_share}; expected 0 < "
-                "share < 1."
-            )
+        valid = 0 < self.validation_share < 1
+        require(self, "validation_share", valid, "0 < share < 1")
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -42,11 +39,11 @@ class Digits:
         return ("train", "validation")
 
     def class_names(self) -> tuple[str, ...]:
-        """The digits themselves."""
+        """The digits "0" to "9"."""
         return tuple("0123456789")
 
     def fingerprint(self, split: str) -> str:
-        """Digest of the split's numbers."""
+        """Digest of the split's pixels and labels."""
         pixels, labels = self._part(split)
         digest = xxhash.xxh3_128(b"digits")
         digest.update(pixels.tobytes())
@@ -58,11 +55,11 @@ class Digits:
         return self._part(split)[0].size
 
     def features(self) -> dict[str, str]:
-        """As `seqio_source` yields them."""
+        """Names of the features, as `seqio_source` yields them."""
         return {"image": "image", "label": "label", "name": "name"}
 
     def images(self, split: str) -> Iterator[FoundImage]:
-        """Each as a grey PNG."""
+        """The split's images in order, each as a grey PNG."""
         for number, (pixels, label) in enumerate(zip(*self._part(split))):
             file = io.BytesIO()
             Image.fromarray(pixels).save(file, "PNG")
@@ -73,7 +70,7 @@ class Digits:
         return image_function_source(self)
 
     def _part(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 [N, 8, 8] and labels [N]."""
+        """Pixels uint8 [N, 8, 8] and labels int64 [N] of a split."""
         check_split("digits", split, self.splits)
         pixels, labels = _load()
         cut = round(len(labels) * (1 - self.validation_share))
@@ -88,6 +85,6 @@ def _load() -> tuple[np.ndarray, np.ndarray]:
     except ImportError as error:
         raise UserError(f"@digits() needs scikit-learn: {error}.") from error
     found = load_digits()
-    # Grey values are 0 … 16.
+    # Grey values are 0 to 16.
     pixels = (found.images * (255 / 16)).round().astype(np.uint8)
     return pixels, found.target.astype(np.int64)

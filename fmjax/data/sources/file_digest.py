@@ -1,4 +1,4 @@
-"""Digests of files, which name caches and tell whether data has changed."""
+"""Digests of files, which identify caches and reveal changed data."""
 
 import functools
 import os
@@ -9,7 +9,7 @@ import xxhash
 
 
 def digest_file(file: Path) -> str:
-    """128-bit digest of a file's bytes, computed once per size and time of the file."""
+    """128-bit digest of a file's bytes; computed again if its size or time changes."""
     stat = file.stat()
     return _digest(file, stat.st_size, stat.st_mtime_ns)
 
@@ -17,11 +17,11 @@ def digest_file(file: Path) -> str:
 def digest_files(
     files: Sequence[Path], digest: Callable[[Path], str] = digest_file
 ) -> str:
-    """Digest of contents, and of names relative to the folder that holds all files.
+    """Digest of the contents of files and of their names in their common folder.
 
     Args:
-      files: at least one, absolute.
-      digest: of one file's bytes.
+      files: at least one absolute path.
+      digest: the digest of a file's content.
     """
     root = os.path.commonpath([file.parent for file in files])
     total = xxhash.xxh3_128()
@@ -32,7 +32,7 @@ def digest_files(
 
 @functools.lru_cache(maxsize=100_000)
 def _digest(file: Path, size: int, modified: int) -> str:
-    del size, modified  # They key the memo.
+    del size, modified  # only keys of the cache
     digest = xxhash.xxh3_128()
     with open(file, "rb") as handle:
         while chunk := handle.read(1 << 24):

@@ -1,7 +1,8 @@
-"""Files of a path, a folder or a glob; symbolic links are followed, hidden files not.
+"""Finding the files of a path, a folder or a glob.
 
-Hidden files and folders begin with a dot: .git, .ipynb_checkpoints, and the `._x.png`
-that macOS writes beside x.png on other file systems.
+Symbolic links are followed. Files and folders whose name begins with a dot are ignored:
+.git, .ipynb_checkpoints, and the `._x.png` that macOS writes next to x.png on other
+file systems.
 """
 
 import collections
@@ -15,24 +16,27 @@ from pathlib import Path
 
 from fmjax.errors import UserError, refuse_scheme
 
-# What is taken of a folder.
+# Suffix of the files that are read from a folder of texts.
 TEXT_SUFFIX = ".txt"
-# How many files an error looks at to say what there is.
+# Maximum number of files that an error message counts by suffix.
 _COUNTED = 1000
 
 
 def find_text_files(patterns: str | tuple[str, ...], binding: str) -> list[Path]:
-    """The files of one or several paths, folders or globs, sorted, each once.
+    """The text files of one or several paths, folders or globs.
 
-    Of a folder, those that end in .txt, at any depth. A suffix behind a `*` matches in
-    upper and lower case, and `**` goes into folders.
+    A folder stands for its .txt files at any depth. In a glob, the suffix matches upper
+    and lower case, and `**` matches folders at any depth.
 
     Args:
-      patterns: what the user bound.
-      binding: its gin name, for errors.
+      patterns: the paths, folders or globs.
+      binding: gin name of the field that holds them, for error messages.
+
+    Returns:
+      Absolute paths, sorted, without duplicates.
 
     Raises:
-      UserError: one of them matches no file; what there is instead is said.
+      UserError: a pattern matches no file; the message says which files there are.
     """
     patterns = (patterns,) if isinstance(patterns, str) else patterns
     found = set()
@@ -41,7 +45,7 @@ def find_text_files(patterns: str | tuple[str, ...], binding: str) -> list[Path]
         files = _expand(os.path.expanduser(pattern))
         if not files:
             raise UserError(
-                f"{binding} = {pattern!r} matches no file{_instead(pattern)}."
+                f"{binding} = {pattern!r} matches no file{_describe_folder(pattern)}."
             )
         found.update(file.absolute() for file in files)
     return sorted(found)
@@ -50,23 +54,23 @@ def find_text_files(patterns: str | tuple[str, ...], binding: str) -> list[Path]
 def files_below(
     folder: str | os.PathLike, without: str | os.PathLike | None = None
 ) -> Iterator[Path]:
-    """Files in a folder and its sub-folders, but for hidden ones; in no set order.
+    """Yields the files in a folder and its sub-folders, except hidden ones, unordered.
 
-    Symbolic links are followed, except from a folder back to one that holds it.
+    Symbolic links are followed, except from a folder back to one that contains it.
 
     Args:
-      folder: where to begin.
-      without: a folder that is passed over, by whatever path it is reached.
+      folder: the folder.
+      without: a folder to exclude, by any path.
 
     Raises:
       UserError: a folder cannot be read.
     """
-    passed_over = set() if without is None else {_identity(Path(without))}
-    yield from _walk(Path(folder), frozenset(passed_over))
+    excluded = set() if without is None else {_identity(Path(without))}
+    yield from _walk(Path(folder), frozenset(excluded))
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is left out for its name."""
+    """Whether the name of a file or folder begins with a dot."""
     return name.startswith(".")
 
 
@@ -126,7 +130,7 @@ def _expand(pattern: str) -> list[Path]:
 
 
 def _is_file(path: Path) -> bool:
-    # A link to nothing is refused by its name when it is read, and not passed over.
+    # A broken link counts as a file, so that reading it raises an error with its name.
     return path.is_file() or (path.is_symlink() and not path.is_dir())
 
 
@@ -154,23 +158,24 @@ def _any_case(pattern: str) -> str:
     return pattern[: found.start()] + suffix
 
 
-def _instead(pattern: str) -> str:
-    """What there is where a pattern matches nothing."""
+def _describe_folder(pattern: str) -> str:
+    """A clause on the folder of a pattern without matches: missing, or its files."""
     folder = Path(os.path.expanduser(pattern))
     while glob.has_magic(str(folder)) and folder != folder.parent:
         folder = folder.parent
     if not folder.exists():
         while not folder.exists() and folder != folder.parent:
             missing, folder = folder, folder.parent
-        return f": there is no {missing}"
+        return f": {missing} does not exist"
     if not folder.is_dir():
         return ""
     below = itertools.islice(files_below(folder), _COUNTED)
-    endings = collections.Counter(file.suffix.lower() or "no ending" for file in below)
-    if not endings:
+    suffixes = collections.Counter(file.suffix.lower() or "no suffix" for file in below)
+    if not suffixes:
         return f": the folder {folder} has no files"
-    counts = ", ".join(f"{n} of {ending}" for ending, n in endings.most_common(5))
+    counts = ", ".join(f"{n} of {suffix}" for suffix, n in suffixes.most_common(5))
     return (
-        f": the folder {folder} and its sub-folders have {counts}; a folder takes "
-        f"its {TEXT_SUFFIX} files, a glob such as '{folder}/**/*.md' others"
+        f": the folder {folder} and its sub-folders have {counts}. A folder stands for "
+        f"its {TEXT_SUFFIX} files; for other files use a glob such as "
+        f"'{folder}/**/*.md'"
     )

@@ -1,4 +1,4 @@
-"""A user's own folder of images: classes by sub-folder, or captions in a file."""
+"""The source `image_folder`: images with sub-folders as classes, or with captions."""
 
 import contextlib
 import dataclasses
@@ -16,7 +16,7 @@ from fmjax.data.sources.find_files import files_below, is_hidden
 from fmjax.data.sources.image_sources import FoundImage, image_function_source
 from fmjax.data.sources.source import Document, check_split
 from fmjax.data.sources.warn import say_once
-from fmjax.errors import UserError, refuse_scheme
+from fmjax.errors import UserError, refuse_scheme, require
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 
@@ -24,26 +24,26 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".
 @configurable("image_folder")
 @dataclasses.dataclass(frozen=True)
 class ImageFolder:
-    """Images in a folder: JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM.
+    """Images in a folder, at any depth: JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM.
 
-    Without a file of captions, the sub-folders of `folder` that have images are its
-    classes, by name; where there are none, images have no labels. Symbolic links are
-    followed. Files and folders whose name begins with a dot, such as .git and ._x.png,
-    are left out.
+    Without a caption file, the sub-folders of `folder` that contain images are the
+    classes, in alphabetical order; without sub-folders, images have no labels. Symbolic
+    links are followed. Files and folders whose name begins with a dot (.git, ._x.png)
+    are ignored.
 
     Attributes:
-      folder: the folder of images, at any depth.
-      captions: a file that names images, relative to `folder`, with their captions:
-        name, tab, caption a line (.tsv), or {"image": name, "caption": text} (.jsonl).
-        An image may have several lines. A line that names no image inside `folder`
-        counts as a broken image; one without a caption is left out.
-      validation_folder: the folder of the validation split, with the same classes.
-        Where it is inside `folder`, its images are not trained on.
-      validation_captions: the file of captions of the validation split. Images that it
-        names are not trained on.
-      validation_share: without a folder or captions for it, validation is this share of
-        the images, chosen by a hash of their names: at least one, and not all. 0 gives
-        no validation split.
+      folder: the folder of images.
+      captions: a caption file with lines NAME, tab, CAPTION (.tsv) or {"image": NAME,
+        "caption": CAPTION} (.jsonl), with names relative to `folder`. An image may have
+        several lines. A line that names no image inside `folder` counts as a corrupt
+        image; a line with an empty caption is left out.
+      validation_folder: the folder of the validation split, with the same classes. If
+        it is inside `folder`, its images are excluded from training.
+      validation_captions: the caption file of the validation split. The images that it
+        names are excluded from training.
+      validation_share: share of the images that is held out if neither a validation
+        folder nor validation captions are bound: chosen by a hash of the names, at
+        least one and not all. 0 for no validation split.
     """
 
     folder: str = path()
@@ -53,11 +53,8 @@ class ImageFolder:
     validation_share: float = 0.1
 
     def __post_init__(self):
-        if not 0 <= self.validation_share < 1:
-            raise UserError(
-                f"image_folder.validation_share is {self.validation_share}; expected "
-                "0 <= share < 1."
-            )
+        valid = 0 <= self.validation_share < 1
+        require(self, "validation_share", valid, "0 <= share < 1")
         if self.validation_captions is not None and self.captions is None:
             raise UserError(
                 "image_folder.validation_captions is bound, but image_folder.captions "
@@ -80,17 +77,21 @@ class ImageFolder:
         return ("train", "validation")
 
     def class_names(self) -> tuple[str, ...]:
-        """Names of sub-folders with images, sorted; none where there are captions."""
+        """Names of the sub-folders with images, sorted; empty if there are captions.
+
+        Raises:
+          UserError: the folder does not exist, or a sub-folder is a broken link.
+        """
         if self.captions is not None:
             return ()
         root = _root(self.folder, "image_folder.folder")
         entries = [entry for entry in os.scandir(root) if not is_hidden(entry.name)]
         for entry in entries:
-            nowhere = entry.is_symlink() and not os.path.exists(entry)
-            if nowhere and not entry.name.lower().endswith(ENDINGS):
+            broken_link = entry.is_symlink() and not os.path.exists(entry)
+            if broken_link and not entry.name.lower().endswith(ENDINGS):
                 raise UserError(
                     f"{entry.path} is a link to {os.readlink(entry)}, which does not "
-                    "exist; expected a folder, whose name would be a class."
+                    "exist; expected the folder of a class."
                 )
         without = self._validation_root
         return tuple(
@@ -112,7 +113,8 @@ class ImageFolder:
         files = sorted({root / entry.name for entry in entries if not entry.broken})
         digest.update(digest_files(files, _digest).encode() if files else b"")
         if any(entry.caption == b"" and not entry.broken for entry in entries):
-            digest.update(b"without empty captions")  # Earlier caches have them.
+            # Caches of earlier versions contain empty captions.
+            digest.update(b"without empty captions")
         return digest.hexdigest()
 
     def size(self, split: str) -> int:
@@ -120,19 +122,22 @@ class ImageFolder:
         root = self._root_of(split)
         total = 0
         for entry in self._entries(split):
-            with contextlib.suppress(OSError):  # Counted as broken when it is read.
+            with contextlib.suppress(OSError):  # It counts as corrupt when it is read.
                 total += 0 if entry.broken else (root / entry.name).stat().st_size
         return total
 
     def features(self) -> dict[str, str]:
-        """As `seqio_source` yields them."""
+        """Names of the features, as `seqio_source` yields them."""
         features = {"image": "image", "name": "name"}
         if self.captions is not None:
             return features | {"targets": "targets"}
         return features | ({"label": "label"} if self.class_names() else {})
 
     def images(self, split: str) -> Iterator[FoundImage]:
-        """By name, or in the order of the captions; broken ones have no bytes."""
+        """The images of a split, sorted by name or in the order of the caption file.
+
+        Corrupt ones have no bytes.
+        """
         root = self._root_of(split)
         labels = {name: label for label, name in enumerate(self.class_names())}
         for name, caption, broken, _ in self._entries(split):
@@ -145,7 +150,7 @@ class ImageFolder:
             yield FoundImage(name, content, label, caption)
 
     def texts(self, split: str) -> Iterator[Document]:
-        """The captions of a split, but for empty ones."""
+        """The captions of a split, except empty ones."""
         for name, caption, broken, _ in self._entries(split):
             if not broken and caption:
                 yield name, caption
@@ -184,25 +189,25 @@ class ImageFolder:
     def _held_out(
         self, found: tuple[ImageEntry, ...], held_out: bool
     ) -> tuple[ImageEntry, ...]:
-        """Those that a hash of their names holds out, or does not."""
+        """The images that are held out, by a hash of their names, or the others."""
         if self.validation_share == 0:
             return found
         hashes = sorted({_hash(entry.name) for entry in found if not entry.broken})
         if len(hashes) < 2:
             raise UserError(
-                f"image_folder.validation_share = {self.validation_share}: there is "
-                f"one image in image_folder.folder = {self.folder!r}, so none can be "
-                "held out; bind image_folder.validation_folder, or "
-                "image_folder.validation_share=0 for no validation."
+                f"image_folder.validation_share = {self.validation_share}: "
+                f"image_folder.folder = {self.folder!r} has only one image, so none "
+                "can be held out. Bind image_folder.validation_folder, or "
+                "image_folder.validation_share=0 for no validation split."
             )
-        # Whether one is held out does not depend on the others, unless they are few.
+        # Unless there are few images, one is held out independently of the others.
         threshold = self.validation_share
         threshold = max(threshold, math.nextafter(hashes[0], 1))
         threshold = min(threshold, hashes[-1])
         return tuple(e for e in found if (_hash(e.name) < threshold) == held_out)
 
     def _without_validation(self, root: Path) -> tuple[ImageEntry, ...]:
-        """All of `folder` or `captions`, but for what the validation split has."""
+        """The images of `folder` or `captions` that are not in the validation split."""
         if self.captions is None:
             found = self._listed(root, without=self._validation_root)
             total = sum(1 for _ in _images(root))
@@ -215,14 +220,14 @@ class ImageFolder:
             other = f"image_folder.validation_captions = {self.validation_captions!r}"
         if not any(not entry.broken for entry in found):
             raise UserError(
-                f"{other}: it has all of the training images, so there is nothing left "
-                "to train on."
+                f"{other}: it contains all training images, so there is nothing to "
+                "train on."
             )
         if len(found) < total:
             say_once(
                 f"{total - len(found)} of {total} images or captions of "
-                f"image_folder.folder = {self.folder!r} are also in {other}, and are "
-                "not trained on"
+                f"image_folder.folder = {self.folder!r} are also in {other}; they are "
+                "excluded from training"
             )
         return found
 
@@ -242,13 +247,16 @@ class ImageFolder:
         found = _images(root, without)
         names = sorted(file.relative_to(root).as_posix() for file in found)
         if not names and without is None:
-            raise UserError(f"{root} has no images: no files that end in {ENDINGS}.")
+            raise UserError(
+                f"{root} has no images; expected files that end in one of {ENDINGS}."
+            )
         classes = set(self.class_names())
         strays = [n for n in names if classes and Path(n).parts[0] not in classes]
         if strays:
             raise UserError(
-                f"{root / strays[0]} is in none of the classes, the sub-folders with "
-                f"images of image_folder.folder: {', '.join(sorted(classes))}."
+                f"{root / strays[0]} belongs to none of the classes, which are the "
+                "sub-folders with images of image_folder.folder: "
+                f"{', '.join(sorted(classes))}."
             )
         return tuple(map(ImageEntry, names))
 
@@ -262,7 +270,7 @@ def _root(folder: str, binding: str) -> Path:
 
 
 def _images(root: Path, without: Path | None = None) -> Iterator[Path]:
-    """Images below a folder; see `files_below`."""
+    """Yields the image files below a folder; see `files_below`."""
     for file in files_below(root, without):
         if file.name.lower().endswith(ENDINGS):
             yield file
@@ -271,10 +279,10 @@ def _images(root: Path, without: Path | None = None) -> Iterator[Path]:
 def _digest(file: Path) -> str:
     try:
         return digest_file(file)
-    except OSError as error:  # A link to nothing, say.
+    except OSError as error:  # for example a broken link
         return f"{error.strerror}"
 
 
 def _hash(name: str) -> float:
-    """A number from 0 to 1 for the name of an image."""
+    """A hash of an image's name, from 0 to 1."""
     return xxhash.xxh3_64_intdigest(name.encode()) / 2**64

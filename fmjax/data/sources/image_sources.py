@@ -1,4 +1,4 @@
-"""What an image task needs of the place its images come from."""
+"""The interface of image sources, and their form as a seqio source."""
 
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
@@ -11,10 +11,10 @@ class FoundImage(NamedTuple):
     """An image of a source.
 
     Attributes:
-      name: for messages.
-      image: bytes of its file.
-      label: its class, if it has one.
-      caption: its text in UTF-8, if it has one.
+      name: name of the image in messages.
+      image: content of its file.
+      label: its class, from 0; None without labels.
+      caption: its text in UTF-8; None without captions.
     """
 
     name: str
@@ -24,29 +24,29 @@ class FoundImage(NamedTuple):
 
 
 class ImageSource(Protocol):
-    """Images with labels or captions or both."""
+    """A source of images with labels, captions or both."""
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """ "train", and "validation" where there is one."""
+        """The names of the splits: "train", and "validation" if there is one."""
 
     def class_names(self) -> tuple[str, ...]:
-        """What labels 0, 1, … are called; none where images have no labels."""
+        """Names of the labels 0, 1, …; empty if the images have no labels."""
 
     def fingerprint(self, split: str) -> str:
-        """Changes whenever the images, labels or captions of the split do."""
+        """Digest of the images, labels and captions of a split."""
 
     def size(self, split: str) -> int | None:
-        """Bytes of the images, roughly, for a progress bar; None where unknown."""
+        """Approximate bytes of the images, for a progress bar; None if unknown."""
 
     def features(self) -> dict[str, str]:
-        """Names for seqio's `rekey`: of "image", ("label"), ("targets"), ("name")."""
+        """Maps "image" and, if present, "label", "targets" and "name" to features."""
 
     def seqio_source(self):
-        """A seqio.DataSource."""
+        """The images as a seqio.DataSource."""
 
     def texts(self, split: str) -> Iterator[Document]:
-        """All captions, of a source that has `targets`."""
+        """All captions of a split; needed only if the source has `targets`."""
 
 
 def image_function_source(source):
@@ -60,7 +60,7 @@ def image_function_source(source):
     used = [name for name in types if name in source.features()]
 
     def dataset(split, shuffle_files, seed=None):
-        del shuffle_files, seed  # Images have one order; seqio shuffles after us.
+        del shuffle_files, seed  # The order is fixed; seqio shuffles later.
         return tf.data.Dataset.from_generator(
             lambda: (
                 {name: getattr(image, fields[name]) for name in used}

@@ -1,4 +1,4 @@
-"""Parallel text files: line n of one is the translation of line n of the other."""
+"""The source `pair_files`: parallel text files, where line n translates line n."""
 
 import dataclasses
 import itertools
@@ -18,14 +18,15 @@ from fmjax.errors import UserError
 @configurable("pair_files")
 @dataclasses.dataclass(frozen=True)
 class PairFiles:
-    """Parallel text files: FOLDER/SPLIT.LANGUAGE, where equal lines belong together.
+    """Parallel text files FOLDER/SPLIT.SUFFIX: line n of both files is one example.
 
     Attributes:
-      folder: the files' folder.
-      inputs: the suffix of the files with the encoder's texts, a line an example.
-      targets: the suffix of the files with the decoder's texts, as many lines.
-      train: the name of the training split's files, without the suffix.
-      validation: the same of the validation split; None for no validation.
+      folder: the folder of the files.
+      inputs: suffix of the files with the encoder's texts.
+      targets: suffix of the files with the decoder's texts, with as many lines.
+      train: name of the training split's files, without suffix.
+      validation: name of the validation split's files, without suffix; None for no
+        validation split.
     """
 
     folder: str = path()
@@ -47,11 +48,11 @@ class PairFiles:
         digests = [digest_files([file], _scanned) for file in files]
         key = " ".join(["pair_files", *digests])
         if not all(scan_text(file).is_plain for file in files):
-            key += " normalized"  # Earlier versions took these bytes as they are.
+            key += " normalized"  # Earlier versions did not decode or strip them.
         return xxhash.xxh3_128_hexdigest(key.encode())
 
     def documents(self, split: str) -> Iterator[Document]:
-        """Every line of both files: what a vocabulary is trained on."""
+        """Every line of both files, for training a tokenizer."""
         for file in self._files(split):
             with open_text(file) as content:
                 for number, text, fault in _lines(content):
@@ -59,12 +60,12 @@ class PairFiles:
                         yield f"{file.name}, line {number}{fault}", text
 
     def pairs(self, split: str) -> Iterator[tuple[str, bytes, bytes]]:
-        """(name, input, target) of every line.
+        """Yields (name, input, target) for every line.
 
-        A text of over 4 MiB is cut, but not so far that it would count as whole.
+        A text of more than 4 MiB is truncated, but to a length that is still refused.
 
         Raises:
-          UserError: the files differ in their number of lines.
+          UserError: the files have different numbers of lines.
         """
         inputs, targets = self._files(split)
         with open_text(inputs) as left, open_text(targets) as right:
@@ -85,7 +86,7 @@ class PairFiles:
         return self._files(split)[1].stat().st_size
 
     def features(self) -> dict[str, str]:
-        """As `seqio_source` yields them."""
+        """Names of the features, as `seqio_source` yields them."""
         return {"inputs": "inputs", "targets": "targets", "name": "name"}
 
     def seqio_source(self):
@@ -94,7 +95,7 @@ class PairFiles:
         import tensorflow as tf
 
         def dataset(split, shuffle_files, seed=None):
-            del shuffle_files, seed  # Pairs have one order; seqio shuffles after us.
+            del shuffle_files, seed  # The order is fixed; seqio shuffles later.
             text = tf.TensorSpec((), tf.string)
             names = ("name", "inputs", "targets")
             return tf.data.Dataset.from_generator(
@@ -105,13 +106,13 @@ class PairFiles:
         return seqio.FunctionDataSource(dataset, splits=self.splits)
 
     def _check_apart(self, files: tuple[Path, Path]) -> None:
-        """Raises UserError where the training pairs are the validation pairs."""
+        """Raises a UserError if the training and validation files are the same."""
         other = self._files("validation")
         if list(map(_scanned, files)) == list(map(_scanned, other)):
             raise UserError(
                 f"pair_files.train = {self.train!r} and pair_files.validation = "
-                f"{self.validation!r} have the same lines, so nothing is left to train "
-                "on; bind pair_files.validation to other files, or to None."
+                f"{self.validation!r} have the same lines, so there is nothing to "
+                "train on. Bind pair_files.validation to other files, or to None."
             )
 
     def _files(self, split: str) -> tuple[Path, Path]:
@@ -122,7 +123,7 @@ class PairFiles:
             file = folder / f"{getattr(self, split)}.{getattr(self, side)}"
             if not file.is_file():
                 raise UserError(
-                    f"{file}: no such file; expected one by pair_files.folder, "
+                    f"{file}: no such file; the name is made from pair_files.folder, "
                     f"pair_files.{split} and pair_files.{side}."
                 )
             found.append(file)
@@ -134,9 +135,9 @@ def _scanned(file: Path) -> str:
 
 
 def _lines(content: OpenText) -> Iterator[tuple[int, bytes, str]]:
-    """(number, text, where it is no UTF-8) of lines, without blanks around them.
+    """Yields (number, stripped text, note on the first byte that is not UTF-8).
 
-    Of one that is too long, the beginning.
+    Of a line of more than DOCUMENT_BYTES only the beginning is read.
     """
     for number, (start, stop) in enumerate(content.lines(), 1):
         text, fault = content.read(start, min(stop, start + DOCUMENT_BYTES + 1)), ""

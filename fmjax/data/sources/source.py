@@ -1,4 +1,4 @@
-"""What a text task needs of a source of documents, and its form as a seqio source."""
+"""The interface of text sources, and their form as a seqio source."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -6,35 +6,35 @@ from typing import Protocol
 from fmjax.data.tasks.seqio_import import import_seqio
 from fmjax.errors import UserError
 
-# Tokenizing takes some 40 bytes of memory per byte of text, so documents have a limit:
-# files are cut into documents below it, and a longer example of TFDS or of a user's own
-# task counts as broken.
+# Maximum size of a document, since tokenizing takes about 40 bytes of memory per byte
+# of text. Files are cut into documents of at most this size; a longer example of TFDS
+# or of a user's task counts as corrupt.
 DOCUMENT_BYTES = 1 << 22
 
-Document = tuple[str, bytes]  # A name for messages, and the text in UTF-8.
+Document = tuple[str, bytes]  # (name for messages, text in UTF-8)
 
 
 class Source(Protocol):
-    """A source of text documents in fixed splits.
+    """A source of text documents with fixed splits.
 
-    Only `seqio_source` needs TensorFlow (and, for `tfds`, `documents`).
+    Only `seqio_source`, and `documents` of `tfds`, need TensorFlow.
     """
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """ "train", and "validation" where there is one."""
+        """The names of the splits: "train", and "validation" if there is one."""
 
     def fingerprint(self, split: str) -> str:
-        """Digest that changes whenever the documents of the split do."""
+        """Digest of the documents of a split."""
 
     def documents(self, split: str) -> Iterator[Document]:
-        """Documents in a fixed order."""
+        """The documents of a split, in a fixed order."""
 
     def size(self, split: str) -> int | None:
-        """Bytes of text, roughly, for a progress bar; None where unknown."""
+        """Approximate bytes of text, for a progress bar; None if unknown."""
 
     def features(self) -> dict[str, str]:
-        """Names for seqio's `rekey`: {"targets": the text, ("name": the name)}."""
+        """Maps "targets" and, if present, "name" to features of `seqio_source`."""
 
     def seqio_source(self):
         """The same documents as a seqio.DataSource."""
@@ -59,6 +59,6 @@ def function_source(source: Source):
 
 
 def check_split(source: str, split: str, splits: tuple[str, ...]) -> None:
-    """Raises UserError if a source has no such split."""
+    """Raises a UserError if the source has no such split."""
     if split not in splits:
         raise UserError(f"{source} has no split {split!r}; it has {splits}.")

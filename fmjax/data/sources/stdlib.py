@@ -1,4 +1,4 @@
-"""Python's own standard library as a source: real text that is on every machine."""
+"""The source `python_stdlib`: the code of Python's standard library."""
 
 import dataclasses
 import functools
@@ -14,31 +14,29 @@ from fmjax.configurable import configurable
 from fmjax.data.sources.file_digest import digest_files
 from fmjax.data.sources.source import Document, check_split, function_source
 from fmjax.data.sources.text_reader import cut
-from fmjax.errors import UserError
+from fmjax.errors import UserError, require
 
 
 @configurable("python_stdlib")
 @dataclasses.dataclass(frozen=True)
 class PythonStdlib:
-    """The source of the running Python's standard library, one document a file.
+    """The code of the running Python's standard library; each file is a document.
 
-    Some 10 MB of real text that is on every machine. Left out are tests (lists of odd
-    inputs), `encodings` (tables of characters), installed packages, and the generated
-    `_sysconfigdata`. Validation holds out whole top-level packages and modules, taken
-    in the order of a hash of their names: no file of them is ever trained on.
+    About 10 MB of real text that is available on every machine. Tests (lists of unusual
+    inputs), `encodings` (character tables), installed packages and the generated
+    `_sysconfigdata` are left out. The validation split consists of whole top-level
+    packages and modules, chosen by a hash of their names, so that no other file of them
+    is trained on.
 
     Attributes:
-      validation_share: the held-out share of the bytes, filled from below.
+      validation_share: maximum share of the bytes that is held out.
     """
 
     validation_share: float = 0.05
 
     def __post_init__(self):
-        if not 0 < self.validation_share < 1:
-            raise UserError(
-                "python_stdlib.validation_share is "
-                f"{self.validation_share}; expected 0 < share < 1."
-            )
+        valid = 0 < self.validation_share < 1
+        require(self, "validation_share", valid, "0 < share < 1")
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -50,7 +48,7 @@ class PythonStdlib:
         return digest_files(self._files(split))
 
     def documents(self, split: str) -> Iterator[Document]:
-        """Files by name; empty ones are left out."""
+        """The files of a split, sorted by name, without empty ones."""
         root = _stdlib_root()
         for file in self._files(split):
             text = file.read_bytes()
@@ -64,7 +62,7 @@ class PythonStdlib:
         return sum(file.stat().st_size for file in self._files(split))
 
     def features(self) -> dict[str, str]:
-        """As `function_source` yields them."""
+        """Names of the features, as `function_source` yields them."""
         return {"targets": "text", "name": "name"}
 
     def seqio_source(self):
@@ -100,7 +98,7 @@ def _stdlib_root() -> Path:
 
 @functools.cache
 def _stdlib_packages() -> dict[str, list[Path]]:
-    """Python files by the top-level package or module that they belong to."""
+    """Maps top-level packages and modules to their Python files."""
     left_out = {"test", "tests", "idle_test", "encodings", "__pycache__"}
     left_out |= {"site-packages", "dist-packages"}
     root = _stdlib_root()

@@ -1,4 +1,4 @@
-"""A user's own text files as a source of documents."""
+"""The source `text_files`: documents from a user's text files."""
 
 import dataclasses
 import os
@@ -18,34 +18,34 @@ from fmjax.data.sources.text_split import (
     held_out_files,
 )
 from fmjax.data.sources.warn import say_once
-from fmjax.errors import UserError, suggest
+from fmjax.errors import UserError, require, suggest
 
 _DEFAULT_FRACTION = 0.1
-# Begin and end in the concatenation of all files.
+# (start, stop) in the concatenation of all files, in bytes.
 _Range = tuple[int, int]
 
 
 @configurable("text_files")
 @dataclasses.dataclass(frozen=True)
 class TextFiles:
-    """Text files in UTF-8 (or UTF-16 that begins with a byte order mark).
+    """Text files in UTF-8, or in UTF-16 with a byte order mark.
 
     Attributes:
-      files: a file, a folder, whose .txt files are taken at any depth, a glob (`**`
-        goes into folders), or a tuple of them.
-      document: what one document is: a 'file', a 'line', or a block of lines between
-        blank lines ('blank_line'). One of over 4 MiB is several documents, cut at the
-        ends of lines where it has some.
-      validation_files: the validation split, as `files`. Those that are among `files`
-        are taken out of training. Without it, a part of `files` is held out.
-      validation_fraction: the share that is held out, 0.1 if left out; 0 for no
+      files: a file, a folder (its .txt files at any depth), a glob (`**` matches
+        folders at any depth), or a tuple of these.
+      document: what is one document: a 'file', a 'line', or lines between blank lines
+        ('blank_line'). Documents of more than 4 MiB are cut, at line ends if possible.
+      validation_files: files of the validation split, in the same form as `files`.
+        Files that are in both are excluded from training. If None, a part of `files` is
+        held out.
+      validation_fraction: share of `files` that is held out; 0.1 if None, 0 for no
         validation split.
-      split: how it is chosen. 'hash': lines and blocks by a hash of what they say, so
-        that equal ones are on one side; files likewise where they are many, or else in
-        blocks spread over all of them. 'tail': the end of the bytes, in the order of
-        the files' names; a cut inside a document splits it where documents are files,
-        and leaves it to training otherwise.
-      split_seed: another one holds out another part, for 'hash'.
+      split: how the held-out part is chosen. 'hash': lines and paragraphs by a hash of
+        their text, so that equal ones are in the same split; whole files likewise if
+        there are many, else blocks spread over all files. 'tail': the last bytes of all
+        files in the order of their names; a document at the boundary is cut if
+        documents are files, and else belongs to training.
+      split_seed: seed of the choice with 'hash'.
     """
 
     files: str | tuple[str, ...] = path()
@@ -63,26 +63,20 @@ class TextFiles:
             value = getattr(self, field)
             if value not in kinds:
                 raise UserError(
-                    f"text_files.{field} is {value!r}; expected one of {kinds}."
+                    f"text_files.{field} = {value!r}: expected one of {kinds}."
                     + suggest(value, kinds)
                 )
-        if not 0 <= self.split_seed < 2**63:
-            raise UserError(
-                f"text_files.split_seed is {self.split_seed}; expected 0 <= seed < "
-                "2**63."
-            )
+        seed_valid = 0 <= self.split_seed < 2**63
+        require(self, "split_seed", seed_valid, "0 <= seed < 2**63")
         if self.validation_fraction is None:
             return
         if self.validation_files is not None:
             raise UserError(
                 "text_files.validation_files and text_files.validation_fraction are "
-                "both set; set one of them."
+                "both bound; expected at most one of them."
             )
-        if not 0 <= self.validation_fraction < 1:
-            raise UserError(
-                "text_files.validation_fraction is "
-                f"{self.validation_fraction}; expected 0 <= fraction < 1."
-            )
+        fraction_valid = 0 <= self.validation_fraction < 1
+        require(self, "validation_fraction", fraction_valid, "0 <= fraction < 1")
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -92,33 +86,33 @@ class TextFiles:
         return ("train", "validation")
 
     def fingerprint(self, split: str) -> str:
-        """Digest of the split's files and of how they are cut into documents."""
+        """Digest of the split's files and of the settings that make documents."""
         files = self._files(split)
         contents = digest_files(files, lambda file: scan_text(file).digest)
         if self._splits_by_hash:
             if self.document != "file":
-                self._threshold(files)  # Refuses what cannot be split.
+                self._threshold(files)  # Raises if the files cannot be split.
             cut = f"hash {self._fraction} {self.split_seed} {split}"
         else:
             (((begin, end),), _) = self._ranges(files, split)
             cut = f"{begin} {end}"
         key = f"text_files {self.document} {cut} {contents}"
         if any(self._is_normalized(file) for file in files):
-            key += " normalized"  # Earlier versions took these bytes as they are.
+            key += " normalized"  # Earlier versions did not decode or strip them.
         return xxhash.xxh3_128_hexdigest(key.encode())
 
     def documents(self, split: str) -> Iterator[Document]:
-        """The split's documents; blank ones are left out.
+        """The documents of a split, without blank ones.
 
         Raises:
-          UserError: a file is no text, or there is too little to be split.
+          UserError: a file is not text, or there are too few documents to split.
         """
         files = self._files(split)
         by_document = self._splits_by_hash and self.document != "file"
         threshold = self._threshold(files) if by_document else None
         ranges, reach = ([], 0) if by_document else self._ranges(files, split)
         root = os.path.commonpath([file.parent for file in files])
-        start = 0  # Where the file begins in the concatenation of all files.
+        start = 0  # start of the file in the concatenation of all files
         for file in files:
             size = scan_text(file).size
             own = [
@@ -132,7 +126,7 @@ class TextFiles:
             with open_text(file, os.path.relpath(file, root)) as text:
                 if self.document == "file":
                     for begin, end in own:
-                        # Both sides of an edge move it in the same way.
+                        # Both splits move their common boundary in the same way.
                         begin = text.cut_near(text.begin + max(begin, 0), reach)
                         end = text.cut_near(text.begin + min(end, size), reach)
                         yield from text.documents("", begin, end)
@@ -149,7 +143,7 @@ class TextFiles:
                         yield from text.documents(f"{kind} {number}", begin, stop)
 
     def size(self, split: str) -> int:
-        """Bytes of the split, roughly."""
+        """Approximate bytes of the split."""
         files = self._files(split)
         if self._splits_by_hash and self.document != "file":
             share = self._fraction
@@ -158,7 +152,7 @@ class TextFiles:
         return sum(end - begin for begin, end in self._ranges(files, split)[0])
 
     def features(self) -> dict[str, str]:
-        """As `function_source` yields them."""
+        """Names of the features, as `function_source` yields them."""
         return {"targets": "text", "name": "name"}
 
     def seqio_source(self):
@@ -187,19 +181,19 @@ class TextFiles:
         rest = [file for file in files if scan_text(file).digest not in digests]
         if not rest:
             raise UserError(
-                f"text_files.files = {self.files!r}: all of its files are in "
-                "text_files.validation_files too, so there is nothing to train on."
+                f"text_files.files = {self.files!r}: all of these files are also in "
+                "text_files.validation_files, so there is nothing to train on."
             )
         if len(rest) < len(files):
             say_once(
                 f"{len(files) - len(rest)} of the {len(files)} files of "
                 f"text_files.files = {self.files!r} are also in "
-                "text_files.validation_files, and are not trained on"
+                "text_files.validation_files; they are excluded from training"
             )
         return rest
 
     def _ranges(self, files: list[Path], split: str) -> tuple[list[_Range], int]:
-        """The split's parts of all files, and how far their edges move to line ends."""
+        """The split's byte ranges, and by how many bytes ends may move to a newline."""
         scans = [scan_text(file) for file in files]
         total = sum(scan.size for scan in scans)
         if self.validation_files is not None:
@@ -238,10 +232,10 @@ class TextFiles:
         except ValueError as error:
             raise UserError(
                 f"text_files.validation_fraction = {self._fraction} of "
-                f"text_files.files = {self.files!r}: {error}, so none can be held out. "
-                f"Documents are as text_files.document = {self.document!r} says; bind "
+                f"text_files.files = {self.files!r}: {error}, so none can be held out "
+                f"(text_files.document = {self.document!r}). Bind "
                 "text_files.validation_files, or text_files.validation_fraction=0 for "
-                "no validation."
+                "no validation split."
             ) from None
 
     def _is_normalized(self, file: Path) -> bool:

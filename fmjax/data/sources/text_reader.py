@@ -1,8 +1,8 @@
-"""Text files as UTF-8 with LF line ends: the one reader of text, pairs and captions.
+"""Reading text files as UTF-8 with LF line ends: for texts, pairs and captions.
 
-A byte order mark is dropped, UTF-16 that begins with one is decoded, CRLF becomes LF,
-and so does CR in a file that has no LF. What is no text is refused by name: compressed
-files, and such as have many NULs. Files are mapped into memory, never read as a whole.
+A byte order mark is removed, UTF-16 with a byte order mark is decoded, and CRLF becomes
+LF, as does CR in a file without LF. Files that are not text are refused: compressed
+ones, and files with many NULs. Files are memory-mapped, never read as a whole.
 """
 
 import codecs
@@ -23,10 +23,10 @@ from fmjax.data.sources.source import Document
 from fmjax.errors import UserError
 
 _CHUNK = 1 << 24
-# Of UTF-16 without a byte order mark every second byte of English is a NUL, and every
-# tenth of what has few spaces and digits; text in UTF-8 has none.
-_MOST_NULS = 0.01
-# First bytes of files that are no text, with what would make text of them.
+# In UTF-16 every second byte of English text is a NUL, and every tenth byte of text
+# with few spaces and digits; UTF-8 text has none.
+_MAX_NUL_SHARE = 0.01
+# First bytes of files that are not text → what they are and how to convert them.
 _SIGNATURES = {
     b"\x1f\x8b": "compressed by gzip; decompress it with `gunzip`",
     b"\x28\xb5\x2f\xfd": "compressed by Zstandard; decompress it with `unzstd`",
@@ -44,14 +44,14 @@ _UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
 
 class TextScan(NamedTuple):
-    """What one pass over a text file tells.
+    """The result of one pass over a text file.
 
     Attributes:
-      digest: of the file's bytes, as `digest_file` gives it.
+      digest: digest of the file's bytes, equal to `digest_file`.
       size: bytes of its text in UTF-8, without a byte order mark.
       encoding: "utf-8", "utf-8-sig", "utf-16-le" or "utf-16-be".
-      newline: what ends its lines, b"\\n" or b"\\r".
-      has_crlf: whether CR LF ends some of them.
+      newline: the line end, b"\\n" or b"\\r".
+      has_crlf: whether some lines end in CR LF.
     """
 
     digest: str
@@ -62,16 +62,16 @@ class TextScan(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Whether the file's bytes are its text as they are, CRLF aside."""
+        """Whether the file's bytes are its text, apart from CRLF."""
         return self.encoding == "utf-8" and self.newline == b"\n"
 
 
 def scan_text(file: Path) -> TextScan:
-    """Reads a text file once, and again only when its size or time has changed.
+    """Scans a text file; again only after its size or time has changed.
 
     Raises:
-      UserError: it cannot be read, or is no text: compressed, a database, UTF-32,
-        damaged UTF-16, or more than a hundredth of NULs.
+      UserError: the file cannot be read or is not text: it is compressed, a database,
+        UTF-32 or invalid UTF-16, or more than 1% of its bytes are NUL.
     """
     try:
         stat = file.stat()
@@ -81,28 +81,34 @@ def scan_text(file: Path) -> TextScan:
 
 
 class OpenText:
-    """The content of an open text file.
+    """The content of an open text file; positions are byte offsets.
 
     Attributes:
-      begin: where the text begins, behind a byte order mark.
-      end: where it ends.
+      begin: start of the text, after a byte order mark.
+      end: end of the text.
     """
 
     def __init__(self, content: mmap.mmap | bytes, name: str, scan: TextScan):
-        """Takes bytes of UTF-8, and what messages call the file."""
+        """Wraps the content of a file.
+
+        Args:
+          content: the content in UTF-8.
+          name: name of the file in messages.
+          scan: the scan of the file.
+        """
         self._content, self._name, self._scan = content, name, scan
-        marked = scan.encoding == "utf-8-sig"
-        self.begin = len(codecs.BOM_UTF8) if marked else 0
+        has_bom = scan.encoding == "utf-8-sig"
+        self.begin = len(codecs.BOM_UTF8) if has_bom else 0
         self.end = len(content)
 
     def lines(self) -> Iterator[tuple[int, int]]:
-        """Where lines begin and end, empty ones too, without their line ends."""
+        """Yields (start, stop) of every line without its line end; also empty lines."""
         for start, stop in self._between(re.escape(self._scan.newline)):
             if start < self.end:
                 yield start, self._before_cr(start, stop)
 
     def paragraphs(self) -> Iterator[tuple[int, int]]:
-        """Where blocks of lines between blank lines begin and end."""
+        """Yields (start, stop) of every paragraph: lines between blank lines."""
         separator = rb"(?:\n[ \t\r]*)+\n"
         if self._scan.newline == b"\r":
             separator = rb"(?:\r[ \t]*)+\r"
@@ -110,31 +116,30 @@ class OpenText:
             yield start, self._before_cr(start, stop)
 
     def read(self, start: int, stop: int) -> bytes:
-        """A stretch with LF at the ends of lines."""
+        """The text of a range, with LF line ends."""
         text = self._content[start:stop]
         if self._scan.newline == b"\r":
             return text.replace(b"\r", b"\n")
         return text.replace(b"\r\n", b"\n") if self._scan.has_crlf else text
 
     def digest(self, start: int, stop: int, seed: int) -> int:
-        """64-bit digest of the bytes of a stretch of any length."""
+        """64-bit digest of the bytes of a range."""
         with memoryview(self._content)[start:stop] as view:
             return xxhash.xxh3_64_intdigest(view, seed)
 
     def is_blank(self, start: int, stop: int) -> bool:
-        """Whether there is nothing but white space."""
+        """Whether a range has only white space."""
         return re.compile(rb"\s*").match(self._content, start, stop).end() == stop
 
     def documents(self, place: str, start: int, stop: int) -> Iterator[Document]:
-        """A stretch as documents of at most 4 MiB, blank ones left out.
+        """Yields a range as documents of at most 4 MiB, without blank ones.
 
-        The name of one that is not UTF-8 says where its first bad byte is.
+        The name of a document that is not UTF-8 gives its first invalid byte.
 
         Args:
-          place: what messages call the stretch within the file, such as "line 3"; ""
-            for nothing.
-          start: where it begins.
-          stop: where it ends.
+          place: name of the range in messages, such as "line 3"; "" for the whole file.
+          start: start of the range.
+          stop: end of the range.
         """
         name = f"{self._name}, {place}" if place else self._name
         for begin, end in cut(self._content, start, stop, self._scan.newline):
@@ -144,7 +149,7 @@ class OpenText:
                 yield name + where, text
 
     def bad_byte(self, start: int, stop: int) -> str:
-        """The first byte that is not UTF-8, and its offset in the file; "" for none."""
+        """The first byte of a range that is not UTF-8, with its offset; "" if none."""
         try:
             self._content[start:stop].decode()
         except UnicodeDecodeError as error:
@@ -153,7 +158,7 @@ class OpenText:
         return ""
 
     def cut_near(self, position: int, reach: int) -> int:
-        """The end of a line at most `reach` bytes on, or else of a character."""
+        """The first line end within `reach` bytes, or else the next character."""
         position = min(max(position, self.begin), self.end)
         if position in (self.begin, self.end):
             return position
@@ -162,7 +167,7 @@ class OpenText:
         return character_start(self._content, position) if found < 0 else found + 1
 
     def _between(self, separator: bytes) -> Iterator[tuple[int, int]]:
-        """Start and end of the stretches between matches of a regex."""
+        """Yields (start, stop) of the ranges between matches of a regex."""
         start = self.begin
         for match in re.compile(separator).finditer(self._content, start):
             yield start, match.start()
@@ -177,10 +182,14 @@ class OpenText:
 
 @contextlib.contextmanager
 def open_text(file: Path, name: str | None = None) -> Iterator[OpenText]:
-    """Opens a text file; `name` is what messages call it, its own name if None.
+    """Opens a text file.
+
+    Args:
+      file: the file.
+      name: its name in messages; the file's name if None.
 
     Raises:
-      UserError: as `scan_text`.
+      UserError: as in `scan_text`.
     """
     scan = scan_text(file)
     name = file.name if name is None else name
@@ -204,7 +213,7 @@ def open_text(file: Path, name: str | None = None) -> Iterator[OpenText]:
 def cut(
     content: bytes | mmap.mmap, start: int, stop: int, newline: bytes = b"\n"
 ) -> Iterator[tuple[int, int]]:
-    """Cuts a stretch every 4 MiB or less, at the end of a line where there is one."""
+    """Yields (start, stop) of parts of at most 4 MiB, cut at line ends if possible."""
     limit = source.DOCUMENT_BYTES
     while start < stop:
         end = stop
@@ -216,7 +225,7 @@ def cut(
 
 
 def is_utf8(text: bytes) -> bool:
-    """Whether bytes are text in UTF-8."""
+    """Whether bytes are valid UTF-8."""
     try:
         text.decode()
     except UnicodeDecodeError:
@@ -225,9 +234,9 @@ def is_utf8(text: bytes) -> bool:
 
 
 def character_start(content: bytes | mmap.mmap, position: int) -> int:
-    """The first position from `position` on that starts a UTF-8 character."""
+    """The first offset from `position` onwards at which a UTF-8 character starts."""
     position = min(max(position, 0), len(content))
-    # No character goes on for more than three bytes; what does is no UTF-8.
+    # A character has at most three continuation bytes.
     for start in range(position, position + 4):
         if start >= len(content) or content[start] & 0xC0 != 0x80:
             return start
@@ -236,7 +245,7 @@ def character_start(content: bytes | mmap.mmap, position: int) -> int:
 
 @functools.lru_cache(maxsize=100_000)
 def _scan(file: Path, size: int, modified: int) -> TextScan:
-    del modified  # It keys the memo.
+    del modified  # only a key of the cache
     digest = xxhash.xxh3_128()
     with open(file, "rb") as handle:
         head = handle.read(64)
@@ -256,11 +265,11 @@ def _scan(file: Path, size: int, modified: int) -> TextScan:
                 has_crlf = has_crlf or across or b"\r\n" in chunk
                 has_cr = True
             ends_in_cr = chunk.endswith(b"\r")
-    if nuls > _MOST_NULS * text_size:
+    if nuls > _MAX_NUL_SHARE * text_size:
         raise UserError(
-            f"{file} is no UTF-8 text: {nuls / text_size:.0%} of its bytes are NUL, as "
-            "in UTF-16 without a byte order mark. Convert it with `iconv -f UTF-16LE "
-            "-t UTF-8`, or leave it out."
+            f"{file} is not UTF-8 text: {nuls / text_size:.0%} of its bytes are NUL, "
+            "as in UTF-16 without a byte order mark. Convert it with `iconv -f "
+            "UTF-16LE -t UTF-8`, or leave it out."
         )
     return TextScan(
         digest=digest.hexdigest(),
@@ -272,10 +281,10 @@ def _scan(file: Path, size: int, modified: int) -> TextScan:
 
 
 def _encoding(head: bytes, file: Path) -> str:
-    """What a file's first bytes say of its encoding."""
+    """The encoding of a file by its first bytes; raises a UserError if not text."""
     for signature, what in _SIGNATURES.items():
         if head.startswith(signature):
-            raise UserError(f"{file} is {what}: only plain text is read.")
+            raise UserError(f"{file} is {what}. Expected plain text.")
     if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         raise UserError(
             f"{file} is UTF-32; convert it with `iconv -f UTF-32 -t UTF-8`."
@@ -297,7 +306,7 @@ def _utf8_chunks(handle, encoding: str, file: Path) -> Iterator[bytes]:
 
 
 def _decoded(chunks: Iterator[bytes], encoding: str, file: Path) -> Iterator[bytes]:
-    """UTF-16 with a byte order mark as UTF-8 without one."""
+    """Converts UTF-16 with a byte order mark to UTF-8 without one."""
     decoder = codecs.getincrementaldecoder(encoding)()
     first, position = True, 0
     try:
@@ -311,6 +320,6 @@ def _decoded(chunks: Iterator[bytes], encoding: str, file: Path) -> Iterator[byt
         yield decoder.decode(b"", final=True).encode()
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{file} begins as UTF-16, but is not at offset "
-            f"{position - pending + error.start}: {error.reason}."
+            f"{file} begins with the byte order mark of UTF-16, but is not valid "
+            f"UTF-16 at offset {position - pending + error.start}: {error.reason}."
         ) from None

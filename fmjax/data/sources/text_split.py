@@ -1,7 +1,7 @@
-"""Which part of a text is held out as the validation split.
+"""Choosing the part of a text that is held out as the validation split.
 
-Documents are held out by a hash of their contents, so that equal ones are never on both
-sides. Few files are held out in blocks spread over all of them.
+Documents are held out by a hash of their content, so that equal ones are in the same
+split. If there are only few files, blocks spread over all of them are held out.
 """
 
 import itertools
@@ -11,36 +11,35 @@ from typing import NamedTuple
 
 import xxhash
 
-# Held-out documents that are expected at least before chance alone decides which.
-_ENOUGH = 30
-# Distinct hashes that are kept in memory to count few documents.
-_MOST_HASHES = 1_000_000
-# Blocks that few files are held out in: at most so many bytes each, at least so many
-# of them, and no shorter than this.
-_BLOCK_BYTES, _BLOCKS, _LEAST_BLOCK = 1 << 20, 20, 2048
-# Of a block, how far its edges may move to the end of a line.
+# If fewer held-out documents than this are expected, an exact number is held out.
+_MIN_EXPECTED = 30
+# Maximum number of distinct hashes that are kept in memory for this.
+_MAX_HASHES = 1_000_000
+# Blocks: maximum bytes, minimum number, and minimum bytes.
+_BLOCK_BYTES, _BLOCKS, _MIN_BLOCK_BYTES = 1 << 20, 20, 2048
+# How far the ends of a block may move to a line end, as a share of its length.
 _EDGE_SHARE = 0.25
 
 
 def hash_threshold(hashes: Iterable[int], fraction: float) -> int:
-    """The 64-bit number below which a document's hash holds it out.
+    """The threshold below which a document's 64-bit hash holds it out.
 
-    Where there are many documents, that is `fraction` of all numbers, and whether one
-    is held out does not depend on the others. Of few it is what holds out that share of
-    them, at least one, and not all.
+    With many documents the threshold is `fraction` · 2^64, so that a document is held
+    out independently of the others. With few documents it holds out exactly that share
+    of them, but at least one and not all.
 
     Args:
-      hashes: of the documents, uniform in 64 bits; read until there are enough.
-      fraction: of documents to hold out, over 0 and below 1.
+      hashes: hashes of the documents, uniform in 64 bits; read only as far as needed.
+      fraction: share of documents to hold out, more than 0 and less than 1.
 
     Raises:
       ValueError: there are fewer than two distinct documents.
     """
-    most = min(_MOST_HASHES, round(_ENOUGH / min(fraction, 1 - fraction)))
+    enough = min(_MAX_HASHES, round(_MIN_EXPECTED / min(fraction, 1 - fraction)))
     distinct: set[int] = set()
     for value in hashes:
         distinct.add(value)
-        if len(distinct) >= most:
+        if len(distinct) >= enough:
             return round(fraction * 2**64)
     if len(distinct) < 2:
         raise ValueError(f"there are {len(distinct)} distinct documents")
@@ -51,15 +50,15 @@ def hash_threshold(hashes: Iterable[int], fraction: float) -> int:
 def held_out_files(
     sizes: dict[str, int], fraction: float, seed: int
 ) -> set[str] | None:
-    """Whole files that make up a fraction of the bytes, in the order of a hash.
+    """Chooses whole files to hold out, by a hash, up to a fraction of the bytes.
 
     Args:
-      sizes: bytes by the digest of a file, equal files together.
-      fraction: of the bytes to hold out.
-      seed: chooses among orders.
+      sizes: maps the digest of a file to its bytes (the sum for equal files).
+      fraction: share of the bytes to hold out.
+      seed: seed of the hash.
 
     Returns:
-      Digests; None where there are too few files for whole ones to be held out.
+      Digests of the held-out files; None if there are too few files.
     """
     if len(sizes) * min(fraction, 1 - fraction) < 2:
         return None
@@ -73,12 +72,12 @@ def held_out_files(
 
 
 class Blocks(NamedTuple):
-    """Parts of a text that are held out.
+    """A split of a text into held-out blocks and the rest.
 
     Attributes:
-      held_out: begins and ends in bytes, in order, not overlapping.
-      between: the same of the rest.
-      reach: how far an edge may move to the end of a line.
+      held_out: (start, stop) of the held-out blocks in bytes, in order.
+      between: (start, stop) of the rest.
+      reach: how far the end of a block may move to a line end, in bytes.
     """
 
     held_out: list[tuple[int, int]]
@@ -87,18 +86,18 @@ class Blocks(NamedTuple):
 
 
 def held_out_blocks(size: int, fraction: float, seed: int) -> Blocks:
-    """Blocks that make up a fraction of a text and are spread evenly over it.
+    """Chooses blocks to hold out, spread evenly over a text.
 
-    The text is divided into equal stretches, and each has one block at a place that the
-    seed draws.
+    The text is divided into equal parts, and one block is held out at a random place in
+    each.
 
     Args:
       size: bytes of the text.
-      fraction: of them to hold out.
-      seed: chooses the places.
+      fraction: share of the bytes to hold out.
+      seed: seed of the places.
     """
     total = fraction * size
-    block = min(max(total / _BLOCKS, min(total, _LEAST_BLOCK)), _BLOCK_BYTES)
+    block = min(max(total / _BLOCKS, min(total, _MIN_BLOCK_BYTES)), _BLOCK_BYTES)
     count = max(1, math.ceil(total / max(block, 1) - 1e-6))
     stretch, width = size / count, total / count
     blocks = []

@@ -1,4 +1,4 @@
-"""What TensorFlow Datasets has prepared on disk as a source: here text, and images."""
+"""The source `tfds`: text datasets that TensorFlow Datasets has prepared on disk."""
 
 import dataclasses
 import functools
@@ -18,20 +18,20 @@ from fmjax.errors import UserError, suggest
 
 
 class PreparedDataset:
-    """What datasets of every kind have in common; subclasses are dataclasses.
+    """A dataset that TFDS has prepared; the base class of `Tfds` and `TfdsImages`.
 
     Attributes:
       name: dataset, config and version: "imdb_reviews/plain_text:1.0.0".
-      data_dir: the folder TFDS prepared it in; TFDS's own default if None.
+      data_dir: folder in which TFDS prepared it; TFDS's default if None.
       train: TFDS expression of the train split, such as "train+unsupervised".
       validation: TFDS expression of the validation split, such as "test" or
-        "train[95%:]"; None where there is none.
+        "train[95%:]"; None for no validation split.
     """
 
     def __post_init__(self):
         if not re.fullmatch(r"[\w-]+(/[\w.-]+)?:\d+\.\d+\.\d+", self.name):
             raise UserError(
-                f"{self.gin_name}.name is {self.name!r}; expected "
+                f"{self.gin_name}.name = {self.name!r}: expected "
                 "dataset[/config]:version, such as 'imdb_reviews/plain_text:1.0.0'."
             )
 
@@ -41,19 +41,23 @@ class PreparedDataset:
         return ("train",) if self.validation is None else ("train", "validation")
 
     def size(self, split: str) -> int | None:
-        """Bytes of the records in the splits named, sub-ranges not taken off."""
+        """Bytes of the records of the named splits, ignoring sub-ranges."""
         info = json.loads(self.info_file().read_bytes())
         sizes = {part["name"]: int(part["numBytes"]) for part in info["splits"]}
         named = re.findall(r"[a-zA-Z]\w*", self.expression(split))
         return sum(sizes.get(part, 0) for part in named) or None
 
     def expression(self, split: str) -> str:
-        """What TFDS calls `train` or `validation`."""
+        """The TFDS expression of a split."""
         check_split(self.gin_name, split, self.splits)
         return self.train if split == "train" else self.validation
 
     def info_file(self) -> Path:
-        """dataset_info.json; raises a UserError where the dataset is not prepared."""
+        """The path of dataset_info.json.
+
+        Raises:
+          UserError: the dataset is not prepared.
+        """
         default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
         folder = Path(self.data_dir or default).expanduser()
         file = folder / self.name.replace(":", "/") / "dataset_info.json"
@@ -61,7 +65,7 @@ class PreparedDataset:
             raise UserError(
                 f"{self.gin_name}.name = {self.name!r} is not prepared in "
                 f"{self.gin_name}.data_dir = {str(folder)!r}: {file} does not exist. "
-                "`tfds build` prepares it."
+                "Prepare it with `tfds build`."
             )
         return file
 
@@ -70,7 +74,11 @@ class PreparedDataset:
         return xxhash.xxh3_128_hexdigest(self.info_file().read_bytes())
 
     def seqio_source(self, **options):
-        """A seqio.TfdsDataSource; texts that are too long are cut, but remain so."""
+        """A seqio.TfdsDataSource.
+
+        Texts of more than DOCUMENT_BYTES are truncated to a length that is still
+        refused.
+        """
         self.info_file()
         text = self.features().get("targets")
         return _data_source()(
@@ -90,11 +98,11 @@ class Tfds(PreparedDataset):
 
     Attributes:
       name: dataset, config and version: "imdb_reviews/plain_text:1.0.0".
-      field: the feature that holds the text.
-      data_dir: the folder TFDS prepared it in; TFDS's own default if None.
+      field: feature that holds the text.
+      data_dir: folder in which TFDS prepared it; TFDS's default if None.
       train: TFDS expression of the train split, such as "train+unsupervised".
       validation: TFDS expression of the validation split, such as "test" or
-        "train[95%:]"; None where there is none.
+        "train[95%:]"; None for no validation split.
     """
 
     name: str
@@ -111,17 +119,17 @@ class Tfds(PreparedDataset):
         )
 
     def documents(self, split: str) -> Iterator[Document]:
-        """The texts, in TFDS's unshuffled order."""
+        """The texts of a split, in TFDS's unshuffled order."""
         dataset = self.seqio_source().get_dataset(split, shuffle=False)
         name = f"{self.name} {split}"
-        # What is broken counts when the cache is built.
+        # Corrupt examples are counted when the cache is built.
         for number, example in read_examples(dataset, name, Skipped()):
             text = self._text(example)
             if len(text) <= DOCUMENT_BYTES:
                 yield f"{name} {number}", text
 
     def features(self) -> dict[str, str]:
-        """The text field alone: TFDS examples carry no names."""
+        """The text feature; TFDS examples have no names."""
         return {"targets": self.field}
 
     def _text(self, example) -> bytes:
@@ -135,7 +143,7 @@ class Tfds(PreparedDataset):
 
 @functools.cache
 def _data_source() -> type:
-    """A class of seqio data sources: defining it needs seqio."""
+    """A subclass of seqio.TfdsDataSource, defined here because seqio loads slowly."""
     seqio = import_seqio()
     import tensorflow as tf
 
@@ -149,7 +157,7 @@ def _data_source() -> type:
         ):
             dataset = super().get_dataset(split, shuffle, seed, shard_info, **options)
             if shard_info is not None:
-                # TFDS states the number of records of whole splits alone.
+                # TFDS gives the number of records only for whole splits.
                 files = self.tfds_dataset.files(split)
                 own = files[shard_info.index :: shard_info.num_shards]
                 dataset = dataset.apply(

@@ -1,4 +1,4 @@
-"""Images that TensorFlow Datasets has prepared on disk as a source."""
+"""The source `tfds_images`: images that TensorFlow Datasets has prepared on disk."""
 
 import dataclasses
 import functools
@@ -22,13 +22,13 @@ class TfdsImages(PreparedDataset):
 
     Attributes:
       name: dataset, config and version: "cifar10:3.0.2".
-      image: the feature that holds the image; its bytes are kept as they are.
-      label: the feature that holds the class; None for none.
-      caption: the feature that holds a text; None for none.
-      data_dir: the folder TFDS prepared it in; TFDS's own default if None.
+      image: feature that holds the encoded image.
+      label: feature that holds the class; None for no labels.
+      caption: feature that holds the caption; None for no captions.
+      data_dir: folder in which TFDS prepared it; TFDS's default if None.
       train: TFDS expression of the train split.
       validation: TFDS expression of the validation split, such as "test" or
-        "train[95%:]"; None where there is none.
+        "train[95%:]"; None for no validation split.
     """
 
     name: str
@@ -46,29 +46,33 @@ class TfdsImages(PreparedDataset):
         return xxhash.xxh3_128_hexdigest(f"tfds_images {about}".encode())
 
     def class_names(self) -> tuple[str, ...]:
-        """As TFDS lists them; their numbers where it has no names."""
+        """Names of the labels, as TFDS lists them; "0", "1", … if it has no names."""
         if self.label is None:
             return ()
         return _class_names(self)
 
     def features(self) -> dict[str, str]:
-        """The fields, under the names of an image task."""
+        """Maps "image", "label" and "targets" to features of the dataset.
+
+        Raises:
+          UserError: the dataset has no such feature.
+        """
         self._check_fields()
         fields = {"image": self.image, "label": self.label, "targets": self.caption}
         return {name: field for name, field in fields.items() if field is not None}
 
     def texts(self, split: str) -> Iterator[Document]:
-        """The captions, in TFDS's unshuffled order."""
+        """The captions of a split, in TFDS's unshuffled order."""
         dataset = self.seqio_source().get_dataset(split, shuffle=False)
         captions = dataset.map(lambda example: {"caption": example[self.caption]})
         name = f"{self.name} {split}"
-        # What is broken counts when the cache is built.
+        # Corrupt examples are counted when the cache is built.
         for number, example in read_examples(captions, name, Skipped()):
             if len(example["caption"]) <= DOCUMENT_BYTES:
                 yield f"{name} {number}", example["caption"]
 
     def seqio_source(self):
-        """A seqio.TfdsDataSource that leaves images encoded."""
+        """A seqio.TfdsDataSource that does not decode images."""
         import_seqio()
         import tensorflow_datasets as tfds
 
@@ -87,7 +91,7 @@ class TfdsImages(PreparedDataset):
 
 @functools.lru_cache(maxsize=8)
 def _described(source: TfdsImages) -> dict:
-    """What features.json says of each feature."""
+    """The features of a dataset, by name, from features.json."""
     file = source.info_file().parent / "features.json"
     return json.loads(file.read_bytes())["featuresDict"]["features"]
 
@@ -103,6 +107,6 @@ def _class_names(source: TfdsImages) -> tuple[str, ...]:
         return tuple(str(i) for i in range(int(described["classLabel"]["numClasses"])))
     except KeyError:
         raise UserError(
-            f"tfds_images.label = {source.label!r} of {source.name} is no class label; "
-            "bind a feature that is, or None."
+            f"tfds_images.label = {source.label!r} of {source.name} is not a class "
+            "label; expected a feature that is one, or None."
         ) from None

@@ -1,4 +1,4 @@
-"""Warnings about data on standard error, each once a process."""
+"""Warnings about data on standard error, each printed once per process."""
 
 import functools
 import sys
@@ -6,5 +6,5 @@ import sys
 
 @functools.cache
 def say_once(line: str) -> None:
-    """Prints a line to standard error unless this process has done so."""
+    """Prints a line to standard error, unless this process has printed it before."""
     print(line, file=sys.stderr, flush=True)

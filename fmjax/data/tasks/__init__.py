@@ -1,1 +1,1 @@
-"""seqio tasks and mixtures, and examples out of them."""
+"""seqio tasks and mixtures, and reading their examples."""

@@ -1,27 +1,30 @@
-"""How much of a data set may be broken before it is refused."""
+"""The limit on the share of a dataset that may be corrupt."""
 
 from collections.abc import Sequence
 
 from fmjax.errors import UserError
 
-# Broken examples that are tolerated whatever their share, while a data set is read: of
-# the few that are read first, one is a large share.
+# Number of corrupt examples that are tolerated while a dataset is read, whatever their
+# share: one corrupt example among the first few is a large share.
 FEW = 10
-# Of a whole data set, the largest share that so few may be.
+# Maximum share of a whole dataset that so few examples may be.
 FEW_SHARE = 0.1
 
 
 def check_while_reading(
     bad: int, total: int, fraction: float, name: str, examples: Sequence[str]
 ) -> None:
-    """Raises a UserError where more than FEW, and more than a fraction, is broken.
+    """Checks a dataset that has been read only in part.
 
     Args:
-      bad: broken examples so far.
-      total: of all, or of those read so far.
-      fraction: that may be broken, from 0 to 1.
-      name: of the data.
-      examples: names of some broken ones.
+      bad: number of corrupt examples so far.
+      total: number of all examples, or of those read so far.
+      fraction: share that may be corrupt, from 0 to 1.
+      name: name of the dataset.
+      examples: names of some corrupt examples.
+
+    Raises:
+      UserError: more than FEW examples and more than the fraction are corrupt.
     """
     if bad > max(FEW, fraction * total):
         raise _too_many(f"{bad} of {total} examples", name, fraction, examples)
@@ -36,19 +39,20 @@ def check_whole(
     bad_bytes: int = 0,
     total_bytes: int = 0,
 ) -> None:
-    """Raises a UserError where too much of a data set was broken.
-
-    That is more than a fraction of its examples, but for FEW that are at most a tenth;
-    or more than the fraction of its bytes of text, however few the documents are.
+    """Checks a dataset that has been read completely.
 
     Args:
-      bad: broken examples.
-      total: of all.
-      fraction: that may be broken, from 0 to 1.
-      name: of the data.
-      examples: names of some broken ones.
-      bad_bytes: of text, in the broken examples.
-      total_bytes: of text, in all; 0 where bytes are no measure.
+      bad: number of corrupt examples.
+      total: number of all examples.
+      fraction: share that may be corrupt, from 0 to 1.
+      name: name of the dataset.
+      examples: names of some corrupt examples.
+      bad_bytes: bytes of text of the corrupt examples.
+      total_bytes: bytes of text of all examples; 0 to check no bytes.
+
+    Raises:
+      UserError: more than the fraction of the examples are corrupt (unless they are at
+        most FEW and at most FEW_SHARE of all), or more than the fraction of the bytes.
     """
     if bad > max(fraction * total, min(FEW, FEW_SHARE * total)):
         raise _too_many(f"{bad} of {total} examples", name, fraction, examples)
@@ -61,7 +65,7 @@ def _too_many(
     found: str, name: str, fraction: float, examples: Sequence[str]
 ) -> UserError:
     return UserError(
-        f"{found} of {name} are broken, more than data.max_corrupt_fraction "
+        f"{found} of {name} are corrupt, more than data.max_corrupt_fraction "
         f"(images.max_corrupt_fraction) = {fraction} allows: "
         f"{', '.join(examples[:3])}{', …' if len(examples) > 3 else ''}."
     )

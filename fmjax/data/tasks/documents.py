@@ -1,4 +1,4 @@
-"""Tokenized documents of a seqio task; broken ones are counted and left out."""
+"""Tokenized documents of a seqio task; corrupt ones are counted and left out."""
 
 import contextlib
 import dataclasses
@@ -13,7 +13,7 @@ from fmjax.data.sources.text_reader import is_utf8
 from fmjax.data.tasks.seqio_import import quiet_stderr
 from fmjax.errors import UserError
 
-# What TensorFlow says at the end of a dataset of fewer examples than were stated.
+# TensorFlow's error at the end of a dataset with fewer examples than its metadata says.
 _ENDS_EARLY = re.compile(r"to contain (\d+) elements but contained only (\d+)")
 
 _EMPTY = "is empty"
@@ -23,12 +23,12 @@ Document = np.ndarray | tuple[np.ndarray, np.ndarray]
 
 @dataclasses.dataclass
 class Tokenized:
-    """A tokenized document.
+    """A tokenized document or pair.
 
     Attributes:
-      tokens: int32 [N], ending in EOS where the vocabulary has one.
-      size: bytes of its text, or None if the task does not keep the text.
-      inputs: int32 [M], the encoder's text of a pair; None where there is one text.
+      tokens: int32 [N], with EOS if the vocabulary has one; a pair's targets.
+      size: bytes of its text; None if the task does not keep the text.
+      inputs: int32 [M], the encoder's tokens of a pair; None for a document.
     """
 
     tokens: np.ndarray
@@ -37,25 +37,25 @@ class Tokenized:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the text; of a pair, those of the targets."""
+        """Number of tokens of the text, or of a pair's targets."""
         return len(self.tokens)
 
     @property
     def content(self) -> Document:
-        """What a layout takes: tokens, or the tokens of both sides of a pair."""
+        """The input of a layout: tokens, or (inputs, targets) of a pair."""
         return self.tokens if self.inputs is None else (self.inputs, self.tokens)
 
 
 @dataclasses.dataclass
 class Skipped:
-    """Examples left out: damaged, empty, gigantic, not UTF-8, ids out of range, ….
+    """Examples left out: corrupt, empty, too long, not UTF-8, ids out of range, ….
 
     Attributes:
       count: number of examples left out.
-      names: the first of them, each with its fault.
-      total: examples, good or not: of the data where it states them, or read so far.
-      empty: those of `count` that are only empty, and not broken.
-      bytes: of text, in the broken ones.
+      names: the first of them, each with the reason.
+      total: number of all examples of the dataset if known, else of those read so far.
+      empty: number of examples left out only because they are empty.
+      bytes: bytes of text of the corrupt examples.
     """
 
     count: int = 0
@@ -70,10 +70,10 @@ class Skipped:
         """Counts examples that are left out, and keeps the first twenty names.
 
         Args:
-          name: of an example, or of several, with its fault.
-          count: how many they are.
+          name: name of one or several examples, with the reason.
+          count: number of examples.
           size: bytes of their text.
-          empty: whether they are only empty.
+          empty: whether they are left out only because they are empty.
         """
         self.count += count
         self.empty += count * empty
@@ -83,19 +83,24 @@ class Skipped:
 
     @property
     def broken(self) -> int:
-        """Examples left out that are not only empty."""
+        """Number of corrupt examples: all that are left out, except empty ones."""
         return self.count - self.empty
 
 
 def tokenized_documents(
     dataset, name: str, vocab_size: int, skipped: Skipped, pairs: bool = False
 ) -> Iterator[Tokenized]:
-    """Documents of a seqio task's tf.data.Dataset, bad ones counted and left out.
+    """Yields the documents of a seqio task, without corrupt and empty ones.
 
-    With `pairs` each has the `inputs` feature beside `targets`.
+    Args:
+      dataset: the task's tf.data.Dataset.
+      name: its name, for messages.
+      vocab_size: V; ids must be below.
+      skipped: counts the documents that are left out.
+      pairs: whether examples have `inputs` as well as `targets`.
 
     Raises:
-      UserError: as `read_examples`.
+      UserError: as in `read_examples`.
     """
     sides = ("inputs", "targets") if pairs else ("targets",)
     for number, example in read_examples(dataset, name, skipped):
@@ -121,22 +126,22 @@ def tokenized_documents(
 def read_examples(
     dataset, name: str, skipped: Skipped
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number, example) of a tf.data.Dataset, what cannot be read counted and left out.
+    """Yields (number, example) of a tf.data.Dataset, without unreadable examples.
 
-    After damage in a file TensorFlow drops the rest of it. How many examples that were
-    shows where the dataset states its size, as those of TFDS do.
+    After corruption in a file TensorFlow drops the rest of the file. The number of lost
+    examples is known only if the dataset states its size, as TFDS does.
 
     Args:
-      dataset: of dicts.
-      name: of it, for messages.
-      skipped: counts what cannot be decoded, and what is missing at the end.
+      dataset: a dataset of dicts.
+      name: its name, for messages.
+      skipped: counts examples that cannot be decoded or are missing at the end.
 
     Raises:
-      UserError: reading cannot go on, or nothing says how much was lost.
+      UserError: reading cannot continue, or the number of lost examples is unknown.
     """
     import tensorflow as tf
 
-    size = int(dataset.cardinality())  # Negative where unknown or endless.
+    size = int(dataset.cardinality())  # Negative if unknown or infinite.
     skipped.total += max(size, 0)
     examples = iter(dataset.as_numpy_iterator())
     number, damaged, short, end = 0, 0, size, ""
@@ -159,7 +164,7 @@ def read_examples(
             if isinstance(error, tf.errors.DataLossError) and size >= 0:
                 damaged += 1
                 reason += "; the rest of its file is left out"
-            elif not _goes_on(error):
+            elif not _is_recoverable(error):
                 raise UserError(
                     f"{name} cannot be read beyond {number} examples: {reason}"
                 ) from error
@@ -170,7 +175,7 @@ def read_examples(
         else:
             yield number - 1, example
     if number < size:
-        # At an error, a shuffle buffer drops the examples that it holds.
+        # After an error a shuffle buffer drops the examples that it holds.
         unread = size - number
         missing = min(unread, short)
         also = f", {unread} unread" if unread > missing else ""
@@ -180,13 +185,13 @@ def read_examples(
 
 
 def label_of(example: dict[str, Any], otherwise: str) -> str:
-    """What messages call an example: its `name`, if it has one."""
+    """The name of an example in messages: its feature `name`, or `otherwise`."""
     label = example.get("name", otherwise)
     return label.decode(errors="replace") if isinstance(label, bytes) else str(label)
 
 
 def _fault(tokens: np.ndarray, text: Any, vocab_size: int) -> str | None:
-    """What is wrong with a text, or None; it is not bytes where the task drops it."""
+    """What is wrong with a text, or None; `text` is bytes if the task keeps it."""
     kept = isinstance(text, bytes)
     if len(text if kept else tokens) > DOCUMENT_BYTES:
         unit = "bytes" if kept else "tokens"
@@ -200,17 +205,17 @@ def _fault(tokens: np.ndarray, text: Any, vocab_size: int) -> str | None:
     return None
 
 
-def _goes_on(error) -> bool:
-    """Whether a tf.errors.OpError costs one example only, and reading can go on."""
+def _is_recoverable(error) -> bool:
+    """Whether a tf.errors.OpError affects one example only, so reading can continue."""
     import tensorflow as tf
 
     of_one = (tf.errors.InvalidArgumentError, tf.errors.UnknownError)
-    # A generator that raised has ended, whatever TensorFlow makes of it.
+    # A generator that raised has ended, whatever error TensorFlow makes of it.
     return isinstance(error, of_one) and "generator_py_func" not in error.message
 
 
 def _reason(error) -> str:
-    """What a tf.errors.OpError says, without the names of TensorFlow's nodes."""
-    said = error.message.split("\nTraceback (most recent")[0].split(" [Op:")[0]
-    said = re.sub(r"\{\{\w+ [^}]*\}\}\s*", "", said)
-    return " ".join(said.removeprefix("UserError: ").split())[:400]
+    """The message of a tf.errors.OpError without the names of TensorFlow's nodes."""
+    text = error.message.split("\nTraceback (most recent")[0].split(" [Op:")[0]
+    text = re.sub(r"\{\{\w+ [^}]*\}\}\s*", "", text)
+    return " ".join(text.removeprefix("UserError: ").split())[:400]

@@ -1,4 +1,4 @@
-"""Image examples out of a seqio task, the broken ones counted and left out."""
+"""Image examples of a seqio task; corrupt ones are counted and left out."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -18,10 +18,10 @@ class ImageExample:
     """An encoded image with its label and caption.
 
     Attributes:
-      image: the file's bytes.
-      label: its class, None where there are none.
-      tokens: int32 [N] of its caption, ending in EOS where the vocabulary has one; None
-        where there is none.
+      image: content of the file.
+      label: its class, from 0; None without labels.
+      tokens: int32 [N], its caption with EOS if the vocabulary has one; None without
+        captions.
     """
 
     image: bytes
@@ -30,7 +30,7 @@ class ImageExample:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the caption."""
+        """Number of tokens of the caption."""
         return 0 if self.tokens is None else len(self.tokens)
 
     @property
@@ -40,24 +40,25 @@ class ImageExample:
 
     @property
     def content(self) -> "ImageExample":
-        """The example itself: what the layout makes a record of."""
+        """The input of a layout: the example itself."""
         return self
 
 
 def image_examples(
     dataset, name: str, classes: int, vocab_size: int, skipped: Skipped
 ) -> Iterator[ImageExample]:
-    """Examples of a seqio task's tf.data.Dataset, bad ones counted and left out.
+    """Yields the examples of a seqio task, without corrupt ones and empty captions.
 
     Args:
-      dataset: of `image`, and where there are any `label` and `targets`.
-      name: of it, for messages.
-      classes: labels are below; 0 if there are none.
-      vocab_size: ids are below.
-      skipped: counts what cannot be decoded, or has a label or an id out of range.
+      dataset: the task's tf.data.Dataset, with features `image` and, if there are
+        labels or captions, `label` and `targets`.
+      name: its name, for messages.
+      classes: number of classes; labels must be below. 0 without labels.
+      vocab_size: V; ids must be below. 0 without captions.
+      skipped: counts the examples that are left out.
 
     Raises:
-      UserError: there are other features, or as `read_examples`.
+      UserError: a feature is missing, or as in `read_examples`.
     """
     for number, found in read_examples(dataset, name, skipped):
         for feature in ("image", "label") if classes else ("image",):

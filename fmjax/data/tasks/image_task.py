@@ -1,4 +1,4 @@
-"""Tasks of images, with labels or captions or both, as seqio tasks."""
+"""The configurable `image_task`: images with labels, captions or both."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -25,14 +25,14 @@ _PREPROCESSORS = ("rekey", "tokenize", "append_eos")
 @configurable("image_task")
 @dataclasses.dataclass(frozen=True)
 class ImageTask:
-    """Images of a source, with its labels, and with captions if there is a tokenizer.
+    """Images of a source with its labels, and with captions if a tokenizer is bound.
 
     Attributes:
-      source: where images come from.
-      tokenizer: the vocabulary of captions; None leaves them out.
-      templates: captions made of the names of classes, such as "a photo of a {}.";
-        each reading of an image draws one. None of them takes the source's captions.
-      name: its name in seqio's registry and in the cache.
+      source: source of the images.
+      tokenizer: tokenizer of the captions; None for no captions.
+      templates: captions with `{}` for the class name, such as "a photo of a {}."; one
+        is drawn each time an image is read. If empty, the source's captions are used.
+      name: name of the task in seqio's registry and in the cache.
     """
 
     source: Digits | ImageFolder | TfdsImages
@@ -45,38 +45,38 @@ class ImageTask:
         for template in self.templates:
             if "{}" not in template:
                 raise UserError(
-                    f"image_task.templates has {template!r}; expected a {{}} in it, "
-                    "where the name of the class goes."
+                    f"image_task.templates has {template!r}; expected {{}} in it, "
+                    "which is replaced by the class name."
                 )
         if self.templates and self.tokenizer is None:
             raise UserError(
-                "image_task.templates make captions, but image_task.tokenizer is None; "
-                "bind one, such as @characters()."
+                "image_task.templates needs a tokenizer, but image_task.tokenizer = "
+                "None; bind one, such as @characters()."
             )
 
     def build_tokenizer(self, root: Path) -> Tokenizer | None:
-        """Reads or makes the captions' tokenizer; `root` is the cache's."""
+        """Loads or trains the tokenizer of the captions; `root` is the cache's root."""
         if self.tokenizer is None:
             return None
         return self.tokenizer.build(self._texts(), root)
 
     def tokenizer_is_built(self, root: Path) -> bool:
-        """Whether `build_tokenizer` would only read."""
+        """Whether `build_tokenizer` would only load files."""
         if self.tokenizer is None:
             return True
         folder = self.tokenizer.cached_in(self._texts(), root)
         return folder is None or (folder / DESCRIPTOR).is_file()
 
     def class_names(self) -> tuple[str, ...]:
-        """What labels 0, 1, … are called; none where images have no labels."""
+        """Names of the labels 0, 1, …; empty if the images have no labels."""
         return self.source.class_names()
 
     def caption_templates(self) -> tuple[str, ...]:
-        """Templates that captions are made of; none where the source has captions."""
+        """Templates of captions; empty if the source's captions are used."""
         return self.templates
 
     def members(self, root: Path) -> tuple[Member, ...]:
-        """The one member, at rate 1."""
+        """The task as a single member of rate 1."""
         keys = {
             split: {
                 "source": self.source.fingerprint(split),
@@ -91,19 +91,19 @@ class ImageTask:
         return (Member(self.name, 1.0, keys, sizes, self),)
 
     def seqio(self, name: str, tokenizer: Tokenizer | None):
-        """The seqio.Task in seqio's registry, added or brought up to date."""
+        """The seqio.Task, added to seqio's registry or updated there."""
         del name
         seqio = import_seqio()
         import tensorflow as tf
 
-        as_it_is = seqio.PassThroughVocabulary(0)
+        vocabulary = seqio.PassThroughVocabulary(0)  # The features are not tokenized.
         output_features = {
-            "image": seqio.Feature(as_it_is, add_eos=False, dtype=tf.string, rank=0)
+            "image": seqio.Feature(vocabulary, add_eos=False, dtype=tf.string, rank=0)
         }
         fields = dict(self.source.features())
         if self.class_names():
             output_features["label"] = seqio.Feature(
-                as_it_is, add_eos=False, dtype=tf.int64, rank=0
+                vocabulary, add_eos=False, dtype=tf.int64, rank=0
             )
         if self._stores_captions():
             output_features["targets"] = seqio.Feature(
@@ -132,14 +132,14 @@ class ImageTask:
         fields = self.source.features()
         if self.templates and not self.class_names():
             raise UserError(
-                "image_task.templates make captions of classes, but "
-                f"@{self.source.gin_name}() has none."
+                "image_task.templates makes captions from class names, but the images "
+                f"of @{self.source.gin_name}() have no labels."
             )
         if not self.templates and "targets" not in fields:
             raise UserError(
                 "image_task.tokenizer is bound, but the images of "
-                f"@{self.source.gin_name}() have no captions; bind "
-                "image_task.templates or leave the tokenizer out."
+                f"@{self.source.gin_name}() have no captions. Bind "
+                "image_task.templates, or image_task.tokenizer=None."
             )
         return _Texts(self)
 
@@ -148,7 +148,7 @@ def _tokenize(feature):
     seqio = import_seqio()
 
     def tokenize(dataset):
-        # Captions only: seqio keeps a copy of every feature that it tokenizes.
+        # Only the captions, since seqio copies every feature that it tokenizes.
         return seqio.preprocessors.tokenize(dataset, {"targets": feature})
 
     return tokenize
@@ -156,7 +156,7 @@ def _tokenize(feature):
 
 @dataclasses.dataclass(frozen=True)
 class _Texts:
-    """The captions of a task as a source of text, for its vocabulary."""
+    """The captions of a task as a text source, to train its tokenizer."""
 
     task: ImageTask
 

@@ -1,4 +1,4 @@
-"""A seqio task as part of a mixture, described without TensorFlow."""
+"""Members of mixtures: seqio tasks, described without importing TensorFlow."""
 
 import dataclasses
 from typing import Any
@@ -9,10 +9,10 @@ class Member:
     """One seqio task of a mixture.
 
     Attributes:
-      name: its name in seqio's registry.
+      name: name in seqio's registry.
       rate: share of the rows, relative to the other members.
-      keys: by split, everything that shapes its tokenized documents.
-      sizes: by split, bytes of text, roughly; None where unknown.
+      keys: maps a split to everything that its tokenized documents depend on.
+      sizes: maps a split to its approximate bytes of text; None if unknown.
       task: the configurable that registers it: a text_task, seqio_task or image_task.
     """
 

@@ -1,4 +1,4 @@
-"""Mixtures: several tasks, their rows drawn at fixed rates."""
+"""The configurable `mixture`: several tasks, mixed at fixed rates."""
 
 import dataclasses
 from pathlib import Path
@@ -11,21 +11,21 @@ from fmjax.data.tasks.seqio_import import import_seqio
 from fmjax.data.tasks.seqio_task import SeqioTask
 from fmjax.data.tasks.text_task import TextTask
 from fmjax.data.tokenizers.tokenizers import Tokenizer
-from fmjax.errors import UserError
+from fmjax.errors import UserError, require
 
-# Names of the mixtures that this process registered with seqio.
+# Names of the mixtures that this process has registered with seqio.
 _registered: set[str] = set()
 
 
 @configurable("mixture")
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Several tasks, their rows drawn at fixed rates; all share one vocabulary.
+    """A mixture of tasks with one vocabulary; rows are drawn at fixed rates.
 
     Attributes:
-      tasks: the members.
-      rates: the share of rows that each gives, relative to the others.
-      name: its name in seqio's registry.
+      tasks: the tasks.
+      rates: share of the rows of each task, relative to the others.
+      name: name of the mixture in seqio's registry.
     """
 
     tasks: tuple[TextTask | SeqioTask | ImageTask, ...]
@@ -37,59 +37,56 @@ class Mixture:
         if len(self.tasks) != len(self.rates) or not self.tasks:
             raise UserError(
                 f"mixture.rates has {len(self.rates)} numbers for {len(self.tasks)} "
-                "tasks in mixture.tasks; expected one for each."
+                "tasks in mixture.tasks; expected one number for each task."
             )
-        if min(self.rates) <= 0:
-            raise UserError(
-                f"mixture.rates is {self.rates}; expected positive numbers."
-            )
+        require(self, "rates", min(self.rates) > 0, "positive numbers")
         if self.has(ImageTask) and self.has(TextTask):
             raise UserError(
-                "mixture.tasks has tasks of images and tasks of text; expected all of "
-                "one kind."
+                "mixture.tasks has image tasks and text tasks; expected one kind."
             )
         names = [task.name for task in self.tasks]
         if len(set(names)) < len(names):
             raise UserError(
-                f"mixture.tasks has the names {names}; expected each to differ "
+                f"mixture.tasks has tasks named {names}; expected different names "
                 "(text_task.name)."
             )
 
     def build_tokenizer(self, root: Path) -> Tokenizer | None:
-        """The one tokenizer of all tasks; raises UserError if they differ."""
+        """The common tokenizer of all tasks; raises a UserError if they differ."""
         tokenizers = [task.build_tokenizer(root) for task in self.tasks]
         if len({getattr(tokenizer, "digest", None) for tokenizer in tokenizers}) > 1:
             raise UserError(
-                "The tasks of a mixture must share one vocabulary; those of "
-                f"{[task.name for task in self.tasks]} differ. Train one with `fmjax "
-                "tokenizer train` and bind sentencepiece.file to it."
+                f"mixture.tasks: the vocabularies of "
+                f"{[task.name for task in self.tasks]} differ; expected one "
+                "vocabulary. Train one with `fmjax tokenizer train` and bind "
+                "sentencepiece.file to it."
             )
         return tokenizers[0]
 
     def tokenizer_is_built(self, root: Path) -> bool:
-        """Whether `build_tokenizer` would only read."""
+        """Whether `build_tokenizer` would only load files."""
         return all(task.tokenizer_is_built(root) for task in self.tasks)
 
     def has_inputs(self, root: Path) -> bool:
-        """Whether examples are pairs; raises UserError if only some are."""
+        """Whether examples are pairs; raises a UserError if only some are."""
         found = {task.has_inputs(root) for task in self.tasks}
         if len(found) > 1:
             raise UserError(
-                "mixture.tasks has tasks with inputs and tasks without; expected all "
-                "of one kind."
+                "mixture.tasks has tasks with inputs and tasks without; expected one "
+                "kind."
             )
         return found.pop()
 
     def has(self, kind: type) -> bool:
-        """Whether any task is of a kind."""
+        """Whether any task is an instance of a class."""
         return any(isinstance(task, kind) for task in self.tasks)
 
     def class_names(self) -> tuple[str, ...]:
-        """The classes of tasks of images; raises UserError where they differ."""
+        """Names of the classes; raises a UserError if the tasks' classes differ."""
         return self._shared("class_names")
 
     def caption_templates(self) -> tuple[str, ...]:
-        """Templates that captions are made of; raises UserError where they differ."""
+        """Templates of captions; raises a UserError if the tasks' templates differ."""
         return self._shared("caption_templates")
 
     def _shared(self, name: str) -> tuple[str, ...]:
@@ -97,14 +94,14 @@ class Mixture:
         for task, found in zip(self.tasks[1:], others):
             if found != first:
                 raise UserError(
-                    f"mixture.tasks differ in their {name.replace('_', ' ')}: {first} "
-                    f"of {self.tasks[0].name!r}, {found} of {task.name!r}; expected "
-                    "the same."
+                    f"mixture.tasks: the {name.replace('_', ' ')} of "
+                    f"{self.tasks[0].name!r} are {first} and those of {task.name!r} "
+                    f"are {found}; expected the same."
                 )
         return first
 
     def members(self, root: Path) -> tuple[Member, ...]:
-        """The members of every task, a nested mixture's rates scaled to its own."""
+        """The members of all tasks; rates of nested mixtures are scaled to theirs."""
         members = []
         for task, rate in zip(self.tasks, self.rates):
             own = task.members(root)
@@ -119,10 +116,11 @@ class Mixture:
 def seqio_provider(
     task: TextTask | SeqioTask | Mixture, members: tuple[Member, ...], tokenizer
 ):
-    """A seqio.Task, or for several members a seqio.Mixture, in seqio's registries.
+    """Registers a task or mixture with seqio.
 
     Returns:
-      the provider, and the seqio.Task of each member.
+      The seqio.Task, or for several members the seqio.Mixture; and the seqio.Task of
+      each member.
     """
     tasks = [member.task.seqio(member.name, tokenizer) for member in members]
     if len(tasks) == 1:
@@ -133,8 +131,8 @@ def seqio_provider(
     if task.name in seqio.MixtureRegistry.names():
         if task.name not in _registered:
             raise UserError(
-                f"mixture.name = {task.name!r} is the name of a mixture that your own "
-                "module registered with seqio; choose another."
+                f"mixture.name = {task.name!r}: another module has registered a seqio "
+                "mixture of this name; expected a different one."
             )
         seqio.MixtureRegistry.remove(task.name)
     rates = [(member.name, member.rate) for member in members]

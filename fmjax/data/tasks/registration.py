@@ -1,4 +1,4 @@
-"""Configured tasks in seqio's registry, added there when they are first read."""
+"""Registering configured tasks with seqio when they are first read."""
 
 import dataclasses
 import re
@@ -8,21 +8,21 @@ from fmjax.data.tasks.seqio_import import import_seqio
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError
 
-# What this process registered with seqio, by name: the key tells whether it changed.
+# Tasks that this process has registered with seqio: name → digest of the settings.
 _registered: dict[str, str] = {}
 
 
 def registered(kind: str, task, tokenizer: Tokenizer | None, **arguments):
-    """The seqio.Task of a configured task, added to the registry or brought up to date.
+    """The seqio.Task of a configured task, added to seqio's registry or updated there.
 
     Args:
-      kind: the configurable's name in gin.
-      task: it; its `name` is the seqio task's.
-      tokenizer: what else the seqio task depends on.
-      **arguments: of seqio.TaskRegistry.add beside name and source.
+      kind: gin name of the configurable.
+      task: the configurable; its `name` is the name in seqio's registry.
+      tokenizer: the tokenizer, on which the seqio task depends.
+      **arguments: arguments of seqio.TaskRegistry.add other than name and source.
 
     Raises:
-      UserError: a user's own task has that name.
+      UserError: another module has registered a task of this name.
     """
     seqio = import_seqio()
     key = digest_of([dataclasses.asdict(task), getattr(tokenizer, "digest", None)])
@@ -30,8 +30,8 @@ def registered(kind: str, task, tokenizer: Tokenizer | None, **arguments):
     if task.name in known and _registered.get(task.name) != key:
         if task.name not in _registered:
             raise UserError(
-                f"{kind}.name = {task.name!r} is the name of a task that your own "
-                "module registered with seqio; choose another."
+                f"{kind}.name = {task.name!r}: another module has registered a seqio "
+                "task of this name; expected a different one."
             )
         seqio.TaskRegistry.remove(task.name)
     if task.name not in seqio.TaskRegistry.names():
@@ -42,7 +42,7 @@ def registered(kind: str, task, tokenizer: Tokenizer | None, **arguments):
 
 
 def rekey(features: dict[str, str]):
-    """seqio's preprocessor that keeps and renames features: new name → old name."""
+    """A seqio preprocessor that keeps and renames features, {new name: old name}."""
     seqio = import_seqio()
 
     def rekey(dataset):
@@ -52,8 +52,8 @@ def rekey(features: dict[str, str]):
 
 
 def check_name(binding: str, name: str) -> None:
-    """Raises a UserError unless seqio can take the name."""
+    """Raises a UserError if the name is not valid in seqio's registry."""
     if not re.fullmatch(r"[A-Za-z_]\w*", name):
         raise UserError(
-            f"{binding}.name is {name!r}; expected letters, digits and underscores."
+            f"{binding}.name = {name!r}: expected letters, digits and underscores."
         )

@@ -1,4 +1,4 @@
-"""Imports TensorFlow and seqio on first use, on the CPU only and without log lines."""
+"""Importing TensorFlow and seqio on first use, without accelerators or log lines."""
 
 import contextlib
 import functools
@@ -12,11 +12,11 @@ from fmjax.errors import UserError
 
 @functools.cache
 def import_seqio() -> types.ModuleType:
-    """Returns the seqio module, with TensorFlow kept away from accelerators.
+    """Imports seqio and keeps TensorFlow from using accelerators.
 
     Raises:
-      UserError: TensorFlow or seqio is not installed. Reading a cache that is already
-        built needs neither.
+      UserError: TensorFlow or seqio is not installed. To read a cache that is already
+        built, neither is needed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with quiet_stderr():
@@ -25,7 +25,7 @@ def import_seqio() -> types.ModuleType:
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Drops what TensorFlow's C++ prints as it starts, whatever its log level."""
+    """Suppresses standard error: TensorFlow's C++ prints lines at any log level."""
     sys.stderr.flush()
     try:
         saved = os.dup(2)
@@ -47,11 +47,11 @@ def _import() -> types.ModuleType:
     except ImportError as error:
         raise UserError(
             "Building or streaming a dataset needs TensorFlow and seqio, which are not "
-            f"installed here ({error}). Build the cache elsewhere with `fmjax data "
-            "cache` and set data.cache_dir to it."
+            f"installed ({error}). Install them, or build the cache on another machine "
+            "with `fmjax data cache` and set data.cache_dir to it."
         ) from error
-    # JAX owns the accelerators: TensorFlow would take all of their memory. It refuses
-    # where it has been set up already.
+    # TensorFlow would reserve all memory of the accelerators, which JAX needs. The call
+    # raises if TensorFlow is already initialized.
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], "GPU")
     try:

@@ -1,4 +1,4 @@
-"""The configurable `seqio_task`: a task or mixture of a user's own module."""
+"""The configurable `seqio_task`: a task or mixture that a user's module registers."""
 
 import dataclasses
 import json
@@ -24,26 +24,32 @@ from fmjax.errors import UserError, suggest
 @configurable("seqio_task")
 @dataclasses.dataclass(frozen=True)
 class SeqioTask:
-    """A task or mixture that your own Python module registered with seqio.
+    """A task or mixture that a Python module of yours has registered with seqio.
 
-    Its `targets` feature is used, with the vocabulary it declares; where it has
-    `inputs` too, examples are pairs, and both have one vocabulary. For `images`, its
-    features are `image`, a scalar string that holds a file, and any of `label`, a
-    scalar integer, and `targets`, the caption. The cache's key
-    holds the names and arguments of source and preprocessors, not the code inside
-    them: rename the task when that changes. A cache that is built is read without
-    seqio and without the module.
+    For `data`, the feature `targets` is used with its vocabulary; if there is also a
+    feature `inputs`, examples are pairs, and both must have the same vocabulary. For
+    `images`, the features are `image`, a scalar string with the content of a file, and
+    optionally `label`, a scalar integer, and `targets`, the caption.
+
+    The key of the cache contains the names and arguments of source and preprocessors,
+    but not their code: rename the task if the code changes. A cache that is built can
+    be read without seqio and without the module.
 
     Attributes:
-      name: its name in seqio's registries.
-      classes: of images, what labels 0, 1, … are called; none leaves labels out.
+      name: name in seqio's registries.
+      classes: for images, the names of the labels 0, 1, …; if empty, labels are
+        ignored.
     """
 
     name: str
     classes: tuple[str, ...] = ()
 
     def build_tokenizer(self, root: Path) -> Tokenizer | None:
-        """The tokenizer behind the vocabulary of `targets` and `inputs`, if any."""
+        """The tokenizer of `targets` and `inputs`; None without text.
+
+        Raises:
+          UserError: the task is unknown, has no `targets`, or several vocabularies.
+        """
         provider = self._provider()
         if provider is None:
             folder = self._noted(root)["tokenizer"]
@@ -57,8 +63,9 @@ class SeqioTask:
         for task in _tasks_of(provider):
             if "targets" not in task.output_features:
                 raise UserError(
-                    f"The seqio task {task.name!r} has no feature 'targets'; it has "
-                    f"{sorted(task.output_features)}."
+                    f"seqio_task.name = {self.name!r}: the seqio task {task.name!r} "
+                    f"has the features {sorted(task.output_features)}; expected "
+                    "'targets'."
                 )
             for feature in ("inputs", "targets"):
                 if feature in task.output_features:
@@ -67,33 +74,33 @@ class SeqioTask:
                     tokenizers[tokenizer.digest] = tokenizer
         if len(tokenizers) != 1:
             raise UserError(
-                f"The inputs and targets of the seqio task or mixture {self.name!r} "
-                f"have {len(tokenizers)} different vocabularies; a model has one."
+                f"seqio_task.name = {self.name!r}: its inputs and targets have "
+                f"{len(tokenizers)} different vocabularies; expected one."
             )
         (tokenizer,) = tokenizers.values()
         return tokenizer
 
     def tokenizer_is_built(self, root: Path) -> bool:
-        """Whether `build_tokenizer` would only read."""
+        """Whether `build_tokenizer` would only load files."""
         return self._provider() is not None or self._note(root).is_file()
 
     def has_inputs(self, root: Path) -> bool:
-        """Whether examples are pairs: all tasks have a feature `inputs`."""
+        """Whether examples are pairs, since all tasks have a feature `inputs`."""
         provider = self._provider()
         if provider is None:
             return self._noted(root)["has_inputs"]
         return _has_inputs(provider)
 
     def class_names(self) -> tuple[str, ...]:
-        """Names of labels 0, 1, … of images."""
+        """Names of the labels 0, 1, …; empty if labels are ignored."""
         return self.classes
 
     def caption_templates(self) -> tuple[str, ...]:
-        """None: captions of images are in `targets`."""
+        """An empty tuple, since captions are in `targets`."""
         return ()
 
     def members(self, root: Path) -> tuple[Member, ...]:
-        """The tasks behind the name, with seqio's rates."""
+        """The task, or the tasks of the mixture with seqio's rates."""
         provider = self._provider()
         if provider is None:
             noted = self._noted(root)["members"]
@@ -102,12 +109,12 @@ class SeqioTask:
         return tuple(Member(task=self, **member) for member in noted)
 
     def seqio(self, name: str, tokenizer: Tokenizer):
-        """The user's seqio.Task of that name."""
+        """The registered seqio.Task of a member."""
         del tokenizer
         return import_seqio().TaskRegistry.get(name)
 
     def _provider(self):
-        """The registered task or mixture; None where it can only have been noted."""
+        """The registered task or mixture; None if it is not registered."""
         if sys.modules.get("seqio") is None:
             return None  # Nothing can be registered before seqio is imported.
         seqio = import_seqio()
@@ -117,7 +124,7 @@ class SeqioTask:
         return None
 
     def _describe(self, provider, root: Path) -> list[dict]:
-        """Members as JSON, noted in the cache for readers without seqio."""
+        """Members as JSON, also stored in the cache for readers without seqio."""
         tokenizer = self.build_tokenizer(root)
         digest = None if tokenizer is None else tokenizer.digest
         rate = getattr(provider, "get_rate", lambda task: 1.0)
@@ -165,7 +172,7 @@ class SeqioTask:
         raise UserError(
             f"seqio_task.name = {self.name!r} is neither registered with seqio nor in "
             f"the cache {root}.{suggest(self.name, known)} Import the module that "
-            "registers it."
+            "registers it in the config."
         )
 
 
@@ -178,7 +185,7 @@ def _tasks_of(provider) -> list:
 
 
 def _describe(thing) -> str:
-    """A source's or preprocessor's name and arguments, without memory addresses."""
+    """Name and arguments of a source or preprocessor, without memory addresses."""
     name = getattr(thing, "__qualname__", None)
     if name is not None:
         return f"{thing.__module__}.{name}"

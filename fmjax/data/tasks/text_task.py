@@ -1,4 +1,4 @@
-"""The configurable `text_task`: documents or pairs of a source, tokenized by seqio."""
+"""The configurable `text_task`: documents or pairs of a text source, tokenized."""
 
 import dataclasses
 from pathlib import Path
@@ -22,12 +22,12 @@ _PREPROCESSORS = ("rekey", "tokenize", "append_eos")
 @configurable("text_task")
 @dataclasses.dataclass(frozen=True)
 class TextTask:
-    """Plain text, or pairs of texts, of a source; tokenized, each ended by EOS.
+    """Documents, or pairs of texts, of a source, tokenized and followed by EOS.
 
     Attributes:
-      source: where documents come from.
-      tokenizer: which vocabulary they are written in.
-      name: its name in seqio's registry and in the cache.
+      source: source of the documents.
+      tokenizer: tokenizer of the documents.
+      name: name of the task in seqio's registry and in the cache.
     """
 
     source: TextFiles | PairFiles | PythonStdlib | Tfds
@@ -38,11 +38,11 @@ class TextTask:
         check_name("text_task", self.name)
 
     def build_tokenizer(self, root: Path) -> Tokenizer:
-        """Reads or makes the tokenizer; `root` is the cache's."""
+        """Loads or trains the tokenizer; `root` is the cache's root."""
         return self.tokenizer.build(self.source, root)
 
     def tokenizer_is_built(self, root: Path) -> bool:
-        """Whether `build_tokenizer` would only read."""
+        """Whether `build_tokenizer` would only load files."""
         folder = self.tokenizer.cached_in(self.source, root)
         return folder is None or (folder / DESCRIPTOR).is_file()
 
@@ -52,7 +52,7 @@ class TextTask:
         return "inputs" in self.source.features()
 
     def members(self, root: Path) -> tuple[Member, ...]:
-        """The one member, at rate 1."""
+        """The task as a single member of rate 1."""
         tokenizer = self.build_tokenizer(root).digest
         keys = {
             split: {
@@ -66,7 +66,7 @@ class TextTask:
         return (Member(self.name, 1.0, keys, sizes, self),)
 
     def seqio(self, name: str, tokenizer: Tokenizer):
-        """The seqio.Task in seqio's registry, added or brought up to date."""
+        """The seqio.Task, added to seqio's registry or updated there."""
         del name
         seqio = import_seqio()
         vocabulary = tokenizer.seqio_vocabulary()

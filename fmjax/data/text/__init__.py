@@ -1,1 +1,1 @@
-"""From tokenized documents to rows."""
+"""Text: layouts that make rows from tokenized documents, and corruptions."""

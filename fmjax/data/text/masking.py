@@ -10,24 +10,26 @@ from fmjax.data.text.corruption.corruption import Rng
 from fmjax.data.text.packing import Row
 from fmjax.data.tokenizers.specials import ordinary_ids, special_id
 from fmjax.data.tokenizers.tokenizers import Tokenizer
-from fmjax.errors import UserError
+from fmjax.errors import UserError, require
 
 
 @configurable("masking")
 @dataclasses.dataclass(frozen=True)
 class Masking:
-    """Some tokens are chosen to be predicted; most of them are masked.
+    """Masked language modelling: some tokens are targets, most of these are masked.
 
-    A row is [CLS] text [SEP], or with next sentences [CLS] A [SEP] B [SEP]: a piece of
-    text cut anywhere, B in half of the rows the end of another piece instead.
+    A row is [CLS] text [SEP], or with next sentences [CLS] A [SEP] B [SEP]. A and B are
+    a piece of text cut at a random position; in half of the rows B is the end of
+    another piece instead.
 
     Attributes:
-      rate: share of a row's tokens that is chosen, at least one.
-      masked: share of the chosen that becomes [MASK]; ELECTRA masks all.
-      replaced: share of them that becomes any token; the rest stays.
-      whole_words: choose words, as they start in the vocabulary, with all their tokens;
-        of one that alone exceeds the rate, single tokens.
-      next_sentence: whether rows hold two halves, and say if one followed the other.
+      rate: share of a row's tokens that are targets; at least one token.
+      masked: share of the targets that become [MASK]; 1 for ELECTRA.
+      replaced: share of the targets that become a random token; the rest is unchanged.
+      whole_words: whether whole words are chosen, with all their tokens. Tokens of a
+        word that alone exceeds the rate are chosen singly.
+      next_sentence: whether rows have two segments and a label whether the second is
+        from another text.
     """
 
     rate: float = 0.15
@@ -37,35 +39,34 @@ class Masking:
     next_sentence: bool = False
 
     def __post_init__(self):
-        if not 0 < self.rate < 1:
-            raise UserError(f"masking.rate = {self.rate}: expected 0 < x < 1.")
+        require(self, "rate", 0 < self.rate < 1, "0 < rate < 1")
         shares = (self.masked, self.replaced)
         if min(shares) < 0 or sum(shares) > 1 + 1e-9:
             raise UserError(
                 f"masking.masked = {self.masked}, masking.replaced = {self.replaced}: "
-                "expected shares of at most 1 together."
+                "expected shares of at least 0 with a sum of at most 1."
             )
 
     def raw_length(self, length: int) -> int:
-        """`length` less [CLS] and the one or two [SEP]; see `Corruption`."""
-        around = 3 if self.next_sentence else 2
-        if length < around + 2:
+        """`length` minus [CLS] and one or two [SEP]; see `Corruption`."""
+        num_special = 3 if self.next_sentence else 2
+        if length < num_special + 2:
             raise UserError(
-                f"data.length = {length} is too small for @masking(); expected at "
-                f"least {around + 2}."
+                f"data.length = {length}: expected at least {num_special + 2} for "
+                "@masking()."
             )
-        return length - around
+        return length - num_special
 
     def most_targets(self, length: int) -> int:
-        """The most tokens that are chosen in rows of `length`."""
+        """The maximum number of targets in rows of `length`."""
         return self.num_chosen(self.raw_length(length))
 
     def num_chosen(self, tokens: int) -> int:
-        """How many of a number of tokens are chosen; with whole words, at most."""
+        """The number of targets among `tokens` tokens; with whole words the maximum."""
         return max(round(self.rate * tokens), 1)
 
     def bind(self, tokenizer: Tokenizer, length: int, raw_length: int) -> "_Masking":
-        """For a vocabulary and rows of `length`; see `Corruption`."""
+        """The corruption for a tokenizer and row length; see `Corruption.bind`."""
         return _Masking(self, tokenizer, length, raw_length)
 
 
@@ -113,7 +114,8 @@ class _Masking:
         return row
 
     def _sentences(self, tokens, rng: Rng, other, row: Row) -> list[np.ndarray]:
-        # Of halves, the second's length alone would often tell where it is from.
+        # Cut at a random position: with two halves, the length of the second one would
+        # often reveal whether it is from another text.
         cut = int(rng.integers(1, len(tokens)))
         first, second = tokens[:cut], tokens[cut:]
         if rng.random() < 0.5:
@@ -122,41 +124,41 @@ class _Masking:
         row["next_sentence_weights"][...] = 1
         return [first, second]
 
-    def _mask(self, row: Row, places: np.ndarray, rng: Rng) -> None:
-        chosen = self._choose(row["tokens"], places, rng)
+    def _mask(self, row: Row, positions: np.ndarray, rng: Rng) -> None:
+        chosen = self._choose(row["tokens"], positions, rng)
         row["targets"][chosen] = row["tokens"][chosen]
         row["weights"][chosen] = 1
-        dice = rng.random(len(chosen))
-        masked = dice < self.settings.masked
-        replaced = ~masked & (dice < self.settings.masked + self.settings.replaced)
+        draws = rng.random(len(chosen))
+        masked = draws < self.settings.masked
+        replaced = ~masked & (draws < self.settings.masked + self.settings.replaced)
         row["tokens"][chosen[masked]] = self.mask
         drawn = rng.integers(len(self.ordinary), size=replaced.sum())
         row["tokens"][chosen[replaced]] = self.ordinary[drawn]
 
-    def _choose(self, tokens, places: np.ndarray, rng: Rng) -> np.ndarray:
-        count = self.settings.num_chosen(len(places))
+    def _choose(self, tokens, positions: np.ndarray, rng: Rng) -> np.ndarray:
+        count = self.settings.num_chosen(len(positions))
         if self.word_starts is None:
-            return places[np.sort(rng.permutation(len(places))[:count])]
-        word = self._words(tokens, places, count)
+            return positions[np.sort(rng.permutation(len(positions))[:count])]
+        word = self._words(tokens, positions, count)
         sizes = np.bincount(word)
         order = rng.permutation(len(sizes))
         chosen = np.zeros(len(sizes), bool)
         for i, size in zip(order.tolist(), sizes[order].tolist()):
-            if size <= count:  # A word that no longer fits is passed over.
+            if size <= count:  # Words that no longer fit are skipped.
                 chosen[i] = True
                 count -= size
-        return places[chosen[word]]
+        return positions[chosen[word]]
 
-    def _words(self, tokens, places: np.ndarray, most: int) -> np.ndarray:
-        """int [n]: which word each place belongs to; none has more than `most`."""
-        starts = self.word_starts[tokens[places]]
+    def _words(self, tokens, positions: np.ndarray, maximum: int) -> np.ndarray:
+        """The word at each position, int [n]; words have at most `maximum` tokens."""
+        starts = self.word_starts[tokens[positions]]
         starts[0] = True
-        # No word goes on behind the [SEP] between two sentences.
-        starts[1:] |= np.diff(places) > 1
+        # A word does not continue after the [SEP] between two sentences.
+        starts[1:] |= np.diff(positions) > 1
         word = np.cumsum(starts) - 1
-        # Without spaces, as in Chinese, a sentence would be one word: masked whole, or
-        # never. Its tokens count as words.
-        starts |= np.bincount(word)[word] > most
+        # In text without spaces, such as Chinese, a sentence would be one word. The
+        # tokens of such long words count as words.
+        starts |= np.bincount(word)[word] > maximum
         return np.cumsum(starts) - 1
 
 

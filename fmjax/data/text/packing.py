@@ -1,9 +1,8 @@
-"""Documents to rows of T tokens: cut from one long stream, or packed whole.
+"""Layouts of documents in rows of T tokens: cut from one stream, or packed whole.
 
-A record is what the cache stores, a row what the model reads. In every layout each
-token of every document is the target of exactly one row (`windows`, which samples,
-excepted); the first token is predicted from the BOS or EOS put before it, where the
-vocabulary has one.
+A cache stores records; a model reads rows. In every layout but `windows`, which
+samples, each token of every document is the target of exactly one row. The first token
+is predicted from the BOS or EOS before it, if the vocabulary has one.
 """
 
 import dataclasses
@@ -15,30 +14,31 @@ import numpy as np
 Record = dict[str, np.ndarray]
 Row = dict[str, np.ndarray]
 
-# Rows that stay open for small documents; more fills better and searches longer.
+# Maximum number of open rows in first-fit packing; more gives less padding and takes
+# longer.
 _OPEN_ROWS = 256
 
 
 class BadRecord(ValueError):
-    """No row can be made of a record."""
+    """A record of which no row can be made."""
 
 
 class RowLayout(Protocol):
-    """From documents to the records that a cache holds, and from those to rows."""
+    """The interface of layouts: from documents to records of a cache, and to rows."""
 
     @property
     def name(self) -> str:
-        """Says what the records are, in the name of a cache's folder."""
+        """Name of the layout, part of the name of a cache's folder."""
 
     def cache_key(self) -> dict:
-        """What of the layout shapes the records."""
+        """The settings that the records depend on."""
 
     @property
     def has_text_bytes(self) -> bool:
-        """Whether every token of the text is a target once."""
+        """Whether every token of the text is a target exactly once."""
 
     def records(self, documents: Iterable) -> Iterator[Record]:
-        """Records of documents: int arrays [N], EOS included, pairs, or images."""
+        """Yields records of documents: int [N] with EOS, pairs of these, or images."""
 
     def row(
         self,
@@ -46,34 +46,35 @@ class RowLayout(Protocol):
         rng: Callable[[], np.random.Generator] | None = None,
         other: Callable[[np.random.Generator], Record] | None = None,
     ) -> Row:
-        """The row of a record; an empty one gives zeros of weight zero.
+        """The row of a record; an empty record gives zeros of weight 0.
 
         Args:
-          record: as `records` made it.
-          rng: gives the generator of all that is random in the row.
-          other: draws another record.
+          record: a record of `records`.
+          rng: returns the generator of all random numbers of the row.
+          other: returns another record, drawn with the given generator.
 
         Raises:
-          BadRecord: what is wrong with the record shows only now.
+          BadRecord: no row can be made of the record.
         """
 
     def check(self, record: Record) -> None:
-        """Raises ValueError if `row` cannot take the record."""
+        """Raises ValueError if the record does not fit the layout."""
 
     def filled(self, record: Record) -> tuple[int, int]:
-        """How much of a row the record fills, and of how much."""
+        """(used positions, all positions) of the record's row."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How documents become rows of next tokens; see `RowLayout`.
+    """The layout for next-token prediction; see `RowLayout`.
 
     Attributes:
       mode: "blocks" (the stream of documents cut every T tokens), "windows" (T tokens
-        of the stream from a random start) or "packed" (whole documents side by side).
-      length: T.
-      bos_id: id that starts every document, if any.
-      eos_id: id that ends every document, if any; without BOS it also starts one.
+        of the stream from a random start) or "packed" (whole documents in one row).
+      length: T, tokens of a row.
+      bos_id: id at the start of every document; None if there is none.
+      eos_id: id at the end of every document; None if there is none. Without BOS it is
+        also the first input.
     """
 
     mode: Literal["blocks", "windows", "packed"]
@@ -83,20 +84,20 @@ class Layout:
 
     @property
     def name(self) -> str:
-        """Says what the records are, in the name of a cache's folder."""
+        """Name of the layout, part of the name of a cache's folder."""
         return f"{self.mode}{self.length}"
 
     def cache_key(self) -> dict:
-        """What of the layout shapes the records: all of it."""
+        """The settings that the records depend on: all of them."""
         return dataclasses.asdict(self)
 
     @property
     def has_text_bytes(self) -> bool:
-        """Every token of the text is a target once."""
+        """True: every token of the text is a target exactly once."""
         return True
 
     def records(self, documents: Iterable[np.ndarray]) -> Iterator[Record]:
-        """Records of documents (int arrays [N], EOS included)."""
+        """Yields records of documents, which are int [N] with EOS."""
         if self.mode == "packed":
             first = self.eos_id if self.bos_id is None else self.bos_id
             return _packed(_each_starting_with(first, documents), self.length)
@@ -113,16 +114,16 @@ class Layout:
         rng: Callable[[], np.random.Generator] | None = None,
         other=None,
     ) -> Row:
-        """The row of a record; an empty record gives zeros of weight zero.
+        """The row of a record; an empty record gives zeros of weight 0.
 
         Args:
-          record: as `records` made it.
-          rng: gives the generator that draws a window's start; mode "windows" only.
-          other: not needed; see `corruption.Pieces`.
+          record: a record of `records`.
+          rng: returns the generator that draws a window's start; mode "windows" only.
+          other: not used.
 
         Returns:
-          `tokens`, `targets` int32 [T], `weights` float32 [T], and when packed
-          `segment_ids` (1, 2, … in order; 0 is padding) and `positions` int32 [T].
+          `tokens`, `targets` int32 [T] and `weights` float32 [T]; in mode "packed" also
+          `segment_ids` int32 [T] (1, 2, …; 0 is padding) and `positions` int32 [T].
         """
         del other
         tokens = record["tokens"].astype(np.int32)
@@ -136,41 +137,42 @@ class Layout:
         return row
 
     def check(self, record: Record) -> None:
-        """Raises ValueError if `row` cannot take the record."""
+        """Raises ValueError if the record does not fit the layout."""
         tokens = record["tokens"]
         if self.mode == "packed":
             lengths = record["lengths"]
             if lengths.sum() != len(tokens) or (lengths < 2).any():
                 raise ValueError("lengths of a packed record do not add up")
-            targets, most = len(tokens) - len(lengths), self.length
+            targets, maximum = len(tokens) - len(lengths), self.length
         else:
             targets = len(tokens) - 1
-            most = 2 * self.length - 1 if self.mode == "windows" else self.length
-        if tokens.ndim != 1 or not 0 < targets <= most:
-            raise ValueError(f"{targets} targets in a record; expected 1 to {most}")
+            maximum = 2 * self.length - 1 if self.mode == "windows" else self.length
+        if tokens.ndim != 1 or not 0 < targets <= maximum:
+            raise ValueError(f"{targets} targets in a record; expected 1 to {maximum}")
 
     def filled(self, record: Record) -> tuple[int, int]:
-        """How many targets of a row of this record count, and how many could."""
+        """(targets of weight 1, T) of the record's row."""
         if self.mode == "packed":
             return len(record["tokens"]) - len(record["lengths"]), self.length
         return min(len(record["tokens"]) - 1, self.length), self.length
 
     def _packed_row(self, tokens: np.ndarray, lengths: np.ndarray) -> Row:
         row = self._zeros(("tokens", "targets", "segment_ids", "positions"))
-        place = start = 0
+        position = start = 0
         for segment, length in enumerate(lengths.tolist(), 1):
-            self._place(row, place, tokens[start : start + length])
-            row["segment_ids"][place : place + length - 1] = segment
-            row["positions"][place : place + length - 1] = np.arange(length - 1)
-            start, place = start + length, place + length - 1
+            end = position + length - 1
+            self._place(row, position, tokens[start : start + length])
+            row["segment_ids"][position:end] = segment
+            row["positions"][position:end] = np.arange(length - 1)
+            start, position = start + length, end
         return row
 
-    def _place(self, row: Row, place: int, tokens: np.ndarray) -> None:
-        """Puts N tokens as N - 1 inputs and targets."""
-        count = max(len(tokens) - 1, 0)
-        row["tokens"][place : place + count] = tokens[:-1]
-        row["targets"][place : place + count] = tokens[1:]
-        row["weights"][place : place + count] = 1
+    def _place(self, row: Row, position: int, tokens: np.ndarray) -> None:
+        """Writes N tokens into a row as N - 1 inputs and targets."""
+        end = position + max(len(tokens) - 1, 0)
+        row["tokens"][position:end] = tokens[:-1]
+        row["targets"][position:end] = tokens[1:]
+        row["weights"][position:end] = 1
 
     def _zeros(self, names: tuple[str, ...]) -> Row:
         row = {name: np.zeros(self.length, np.int32) for name in names}
@@ -179,7 +181,7 @@ class Layout:
 
 
 def empty_record() -> Record:
-    """A record without tokens: its row is zeros of weight zero."""
+    """A record without tokens, whose row is zeros of weight 0."""
     return {name: np.zeros(0, np.int32) for name in ("tokens", "lengths")}
 
 
@@ -195,10 +197,11 @@ def _first_starting_with(first, documents):
 
 
 def cut(stream: Iterable[np.ndarray], size: int, stride: int) -> Iterator[Record]:
-    """Pieces of `size` tokens every `stride` of the concatenation, and the rest.
+    """Cuts the concatenation of arrays into pieces of `size` every `stride` tokens.
 
-    With size = stride + 1 every token but the first is a target once. With size =
-    2 stride every start of a window of stride + 1 lies in exactly one piece.
+    The rest is the last piece. With size = stride + 1 every token but the first is a
+    target exactly once. With size = 2 · stride every window of stride + 1 tokens lies
+    in exactly one piece.
     """
     kept: list[np.ndarray] = []
     total = 0
@@ -215,19 +218,19 @@ def cut(stream: Iterable[np.ndarray], size: int, stride: int) -> Iterator[Record
             start += stride
             first = False
         kept, total = [tokens[start:]], len(tokens) - start
-    # What overlaps the piece before has been predicted; the first piece has none, but
-    # where pieces overlap its first token is no target.
+    # Tokens that overlap with the previous piece have been targets. The first piece has
+    # no previous one, but if pieces overlap its first token is not a target.
     overlap = min(1, size - stride) if first else size - stride
     if total > overlap:
         yield {"tokens": np.concatenate(kept)}
 
 
 def _packed(documents: Iterable[np.ndarray], length: int) -> Iterator[Record]:
-    """First fit over a bounded number of open rows."""
+    """First-fit packing with a bounded number of open rows."""
     rows: list[list[np.ndarray]] = []
     room = np.zeros(0, np.int64)
     for document in documents:
-        # Pieces overlap by the token that is the last target here, first input there.
+        # Pieces overlap by one token: a target of one, an input of the next.
         for start in range(0, len(document) - 1, length):
             piece = document[start : start + length + 1]
             fits = np.flatnonzero(room >= len(piece) - 1)

@@ -1,4 +1,4 @@
-"""Pairs of a source and a target text, alone or packed side by side in lockstep."""
+"""The layout of pairs of inputs and targets: one or several in a row."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,8 @@ import numpy as np
 from fmjax.data.text.encoder_decoder_row import encoder_decoder_row
 from fmjax.data.text.packing import Record, Row
 
-# Rows that stay open for short pairs; more fills better and searches longer.
+# Maximum number of open rows in first-fit packing; more gives less padding and takes
+# longer.
 _OPEN_ROWS = 256
 
 Tokens = TypeVar("Tokens", np.ndarray, list[int])
@@ -17,14 +18,14 @@ Tokens = TypeVar("Tokens", np.ndarray, list[int])
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """A layout: pairs become rows of an encoder-decoder.
+    """The layout of pairs for an encoder-decoder; see `RowLayout`.
 
     Attributes:
-      length: S, the most tokens of sources in a row.
-      target_length: T, the most tokens of targets.
-      packed: whether a row holds several pairs, segment i of the targets being that of
-        segment i of the sources.
-      eos_id: the end of a text, which a text that is cut keeps.
+      length: S, tokens of the encoder's row.
+      target_length: T, tokens of the decoder's row.
+      packed: whether a row holds several pairs; segment i of the decoder belongs to
+        segment i of the encoder.
+      eos_id: id of EOS, which truncated texts keep.
     """
 
     length: int
@@ -34,25 +35,25 @@ class Pairs:
 
     @property
     def name(self) -> str:
-        """Says what the records are, in the name of a cache's folder."""
+        """Name of the layout, part of the name of a cache's folder."""
         kind = "packed_pairs" if self.packed else "pairs"
         return f"{kind}{self.length}x{self.target_length}"
 
     def cache_key(self) -> dict:
-        """What of the layout shapes the records."""
+        """The settings that the records depend on."""
         return {"name": self.name}
 
     @property
     def has_text_bytes(self) -> bool:
-        """Every token of a target text is a target once."""
+        """True: every token of a target text is a target exactly once."""
         return True
 
     def records(
         self, documents: Iterable[tuple[np.ndarray, np.ndarray]]
     ) -> Iterator[Record]:
-        """Records of (source, target) int arrays; long ones are cut.
+        """Yields records of pairs (inputs int [N], targets int [M]).
 
-        Pairs with an empty side are left out.
+        Long texts are truncated; pairs with an empty text are left out.
         """
         limits = (self.length, self.target_length)
         pairs = (
@@ -67,7 +68,7 @@ class Pairs:
         return _packed(pairs, np.array(limits))
 
     def row(self, record: Record, rng=None, other=None) -> Row:
-        """The row of a record; an empty one gives zeros of weight zero."""
+        """The row of a record, as in `encoder_decoder_row`; see `RowLayout.row`."""
         del rng, other
         tokens = record["tokens"].astype(np.int32)
         texts = np.split(tokens, np.cumsum(record["lengths"]))[:-1]
@@ -75,7 +76,7 @@ class Pairs:
         return encoder_decoder_row(pairs, self.length, self.target_length)
 
     def check(self, record: Record) -> None:
-        """Raises ValueError if `row` cannot take the record."""
+        """Raises ValueError if the record does not fit the layout."""
         tokens, lengths = record["tokens"], record["lengths"]
         if lengths.sum() != len(tokens) or len(lengths) % 2 or not len(lengths):
             raise ValueError("lengths of a record of pairs do not add up")
@@ -84,12 +85,12 @@ class Pairs:
             raise ValueError(f"{sizes} tokens in a record are too many")
 
     def filled(self, record: Record) -> tuple[int, int]:
-        """Tokens of a record on both sides, and how many there could be."""
+        """(tokens of inputs and targets, S + T) of the record's row."""
         return len(record["tokens"]), self.length + self.target_length
 
 
 def shortened(tokens: Tokens, limit: int, eos_id: int | None) -> Tokens:
-    """The first `limit` tokens of a text, its EOS in place of the last of them."""
+    """Truncates tokens to `limit`; if the text ends in EOS, so does the result."""
     if len(tokens) <= limit or tokens[-1] != eos_id:
         return tokens[:limit]
     cut = tokens[:limit].copy()
@@ -98,7 +99,7 @@ def shortened(tokens: Tokens, limit: int, eos_id: int | None) -> Tokens:
 
 
 def _packed(pairs, limits: np.ndarray) -> Iterator[Record]:
-    """First fit over a bounded number of open rows, both sides at once."""
+    """First-fit packing of pairs with a bounded number of open rows."""
     rows: list[list] = []
     room = np.zeros((0, 2), np.int64)
     for pair in pairs:

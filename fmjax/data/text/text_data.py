@@ -1,4 +1,4 @@
-"""The configurable `data`: from a task to the batches that a training loop reads."""
+"""The configurable `data`: from text tasks to batches for training."""
 
 import dataclasses
 import functools
@@ -31,7 +31,7 @@ from fmjax.data.text.masking import Masking
 from fmjax.data.text.packing import Layout, RowLayout
 from fmjax.data.text.pairs import Pairs
 from fmjax.data.tokenizers.specials import end_id
-from fmjax.errors import UserError, suggest
+from fmjax.errors import UserError, require, suggest
 
 Task = TextTask | Mixture | SeqioTask
 CorruptionConfig = SpanCorruption | PrefixLM | Infilling | CorruptionMixture | Masking
@@ -40,28 +40,29 @@ CorruptionConfig = SpanCorruption | PrefixLM | Infilling | CorruptionMixture | M
 @configurable("data")
 @dataclasses.dataclass(frozen=True)
 class Data(CachedData):
-    """What a language model trains on and is evaluated on, as rows of T tokens.
+    """Text data: rows of T tokens for training and evaluation.
 
     Attributes:
-      train: the task or mixture to train on: its `train` split.
-      validation: whose `validation` split is evaluated; that of `train` if None.
-      length: T, tokens in a row.
-      rows: 'blocks' cuts the stream of documents every T tokens; 'packed' sets whole
-        documents, or pairs, side by side, with segment ids that keep attention inside
-        each; 'documents' gives each document, or pair, rows of its own.
-      corruption: what is done to the text whenever it is read, such as
-        @span_corruption(); None predicts each next token.
-      target_length: the decoder's tokens in a row of pairs; None means length.
-      random_window: training rows start anywhere in the stream (nanoGPT's sampling)
-        instead of every T tokens; for 'blocks'.
-      streaming: read straight from seqio instead of from an offline cache.
-      cache_dir: where caches are kept; $FMJAX_CACHE or ~/.cache/fmjax if None.
-      threads: that make batches.
-      prefetch: batches made ahead.
-      max_corrupt_fraction: share of the examples, and of the bytes of text, that may
-        be broken. Broken ones are left out of the cache, or read as rows without
-        weight, and named. More of them end the run, except for ten examples or fewer
-        that are at most a tenth of all.
+      train: task or mixture whose `train` split is trained on.
+      validation: task or mixture whose `validation` split is evaluated; `train` if
+        None.
+      length: T, tokens of a row; for pairs, of the encoder's row.
+      rows: 'blocks' cuts the stream of documents every T tokens; 'packed' puts several
+        whole documents or pairs into a row, with segment ids that restrict attention to
+        each of them; 'documents' gives each document or pair a row of its own.
+      corruption: corruption of the text each time it is read, such as
+        @span_corruption(); None for next-token prediction.
+      target_length: tokens of the decoder's row of pairs; `length` if None.
+      random_window: whether training rows start at random positions of the stream
+        (nanoGPT's sampling) instead of every T tokens; only with rows = 'blocks'.
+      streaming: whether to read directly from seqio instead of from a cache.
+      cache_dir: folder of the caches; $FMJAX_CACHE or ~/.cache/fmjax if None.
+      threads: number of threads that make batches.
+      prefetch: number of batches made in advance.
+      max_corrupt_fraction: share of the examples, and of the bytes of text, that may be
+        corrupt. Corrupt examples are named and left out of the cache, or read as rows
+        of weight 0. More of them end the run, unless they are at most ten examples and
+        at most a tenth of all.
     """
 
     train: Task
@@ -78,51 +79,51 @@ class Data(CachedData):
     max_corrupt_fraction: float = runtime_field(0.01)
 
     def __post_init__(self):
-        if self.length < 1:
-            raise UserError(f"data.length is {self.length}; expected at least 1.")
+        require(self, "length", self.length >= 1, "at least 1")
         kinds = ("blocks", "packed", "documents")
         if self.rows not in kinds:
             raise UserError(
-                f"data.rows is {self.rows!r}; expected one of {', '.join(kinds)}."
+                f"data.rows = {self.rows!r}: expected one of {', '.join(kinds)}."
                 + suggest(self.rows, kinds)
             )
         if self.corruption is not None:
             if self.rows == "packed":
                 raise UserError(
-                    "data.rows is 'packed', which data.corruption cannot take; "
-                    "expected 'blocks' or 'documents'."
+                    "data.rows = 'packed' does not support data.corruption; expected "
+                    "'blocks' or 'documents'."
                 )
-            self.corruption.raw_length(self.length)  # It may be too small.
-        if self.target_length is not None and self.target_length < 1:
-            raise UserError(
-                f"data.target_length is {self.target_length}; expected at least 1."
-            )
+            self.corruption.raw_length(self.length)  # Raises if it is too small.
+        target_length_valid = self.target_length is None or self.target_length >= 1
+        require(self, "target_length", target_length_valid, "at least 1")
         if self.random_window and self.rows != "blocks":
-            raise UserError("data.random_window needs data.rows = 'blocks'.")
+            raise UserError(
+                f"data.random_window = True needs data.rows = 'blocks', not "
+                f"{self.rows!r}."
+            )
         for split in ("train", "validation"):
             task = getattr(self, split)
             if isinstance(task, Mixture) and task.has(ImageTask):
                 raise UserError(
-                    f"data.{split} is a mixture of images; bind experiment.data = "
-                    f"@images() and images.{split}."
+                    f"data.{split} is a mixture of image tasks; expected text tasks. "
+                    f"For images, bind experiment.data = @images() and images.{split}."
                 )
 
     def prepare(self) -> None:
-        """Builds whatever is missing; see `CachedData`. Streaming needs no cache."""
+        """Builds what is missing; see `CachedData`. Streaming needs no cache."""
         if self.streaming:
             self.tokenizer()
             return
         super().prepare()
 
     def wait_until_prepared(self, timeout_seconds: float = 3600) -> None:
-        """Waits for another process's `prepare`; raises TimeoutError."""
+        """Waits until another process has finished `prepare`; raises TimeoutError."""
         if self.streaming:
             wait_until(self._tokenizers_are_built, "the tokenizer", timeout_seconds)
             return
         super().wait_until_prepared(timeout_seconds)
 
     def is_prepared(self) -> bool:
-        """Whether `prepare` has nothing left to do."""
+        """Whether the tokenizer and all caches exist."""
         if self.streaming:
             return self._tokenizers_are_built()
         return super().is_prepared()
@@ -133,10 +134,10 @@ class Data(CachedData):
         """Endless batches; see `CachedData`.
 
         Returns:
-          Iterator of dicts, their shapes as in `row_shapes`: `targets` int32 [B, T] and
-          `weights` float32 [B, T] with `tokens` int32 [B, T], and where rows have parts
-          or padding `segment_ids` and `positions`; or, for an encoder-decoder, what
-          `encoder_decoder_row` gives.
+          Iterator of dicts with shapes as in `row_shapes`: `tokens`, `targets` int32
+          [B, T] and `weights` float32 [B, T], and if rows are packed or padded
+          `segment_ids` and `positions` int32 [B, T]; or, for an encoder-decoder, the
+          arrays of `encoder_decoder_row`.
         """
         if not self.streaming:
             return super().train_batches(batch_size, rows, seed)
@@ -151,7 +152,7 @@ class Data(CachedData):
         max_batches: int | None = None,
         split: str = "validation",
     ) -> batches.Batches | Iterator[batches.Batch]:
-        """A split once, in order; see `CachedData`."""
+        """One pass over a split, in order; see `CachedData`."""
         if not self.streaming:
             return super().eval_batches(batch_size, rows, max_batches, split)
         self._check_has(split)
@@ -164,15 +165,15 @@ class Data(CachedData):
         )
 
     def train_rows(self) -> int | None:
-        """Rows of the train split; None where they are streamed."""
+        """Number of rows of the train split; None with streaming."""
         return None if self.streaming else super().train_rows()
 
     def target_counts(self) -> tuple[np.ndarray, int | None] | None:
-        """How often each id is a counted target of the validation split.
+        """Frequency of each target id in the validation split.
 
         Returns:
-          int64 [V], and the bytes of text that all of them stand for; None where
-          targets are not the text itself. None alone without a validation split.
+          Counts int64 [V], and the number of bytes of the targets' text (None if the
+          targets are not the text itself). None without a validation split.
         """
         if not self.has_validation:
             return None
@@ -194,14 +195,14 @@ class Data(CachedData):
         tokenizer = self._tokenizer
         if tokenizer is None:
             raise UserError(
-                f"data.{split} has images and no text; bind experiment.data = @images()"
-                f" and images.{split}."
+                f"data.{split} has images but no text. For images, bind "
+                f"experiment.data = @images() and images.{split}."
             )
         if self._task(split).has_inputs(self.root):
             if self.corruption is not None or self.random_window:
                 raise UserError(
-                    "data.corruption and data.random_window are for plain text; the "
-                    f"task of data.{split} has inputs and targets."
+                    "data.corruption and data.random_window need plain text, but the "
+                    f"task of data.{split} has pairs of inputs and targets."
                 )
             return Pairs(
                 self.length,
@@ -211,8 +212,8 @@ class Data(CachedData):
             )
         if self.target_length is not None:
             raise UserError(
-                f"data.target_length is {self.target_length}, but the task of "
-                f"data.{split} has no inputs; expected None."
+                f"data.target_length = {self.target_length}: expected None, since the "
+                f"task of data.{split} has no inputs."
             )
         if self.corruption is not None:
             corrupt = self._corrupt
@@ -221,8 +222,8 @@ class Data(CachedData):
         mode = self.rows
         if mode == "documents":
             raise UserError(
-                "data.rows is 'documents', which data.corruption or a task of pairs "
-                "takes; expected 'blocks' or 'packed'."
+                "data.rows = 'documents' needs data.corruption or a task of pairs; "
+                "expected 'blocks' or 'packed'."
             )
         if self.random_window and split == "train":
             mode = "windows"

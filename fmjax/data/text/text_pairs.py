@@ -1,4 +1,4 @@
-"""Pairs as texts: the references of a translation."""
+"""Pairs of texts before tokenization: sources and references for BLEU."""
 
 from typing import NamedTuple
 
@@ -10,11 +10,11 @@ _SIDES = ("inputs", "targets")
 
 
 class TextPair(NamedTuple):
-    """A pair before it was tokenized.
+    """A pair of texts before tokenization.
 
     Attributes:
       source: the encoder's text.
-      target: the decoder's text, the reference.
+      target: the decoder's text, the reference translation.
     """
 
     source: str
@@ -22,17 +22,17 @@ class TextPair(NamedTuple):
 
 
 def text_pairs(data: Data) -> list[TextPair]:
-    """The validation split's pairs, uncut and in order, empty ones too.
+    """The pairs of the validation split in order, not truncated, with empty ones.
 
     Raises:
-      UserError: there are none, one cannot be read, or a task's preprocessors did not
-        keep the texts.
+      UserError: the data has no pairs, a pair cannot be read, or a task's preprocessors
+        do not keep the texts.
     """
     task = data.train if data.validation is None else data.validation
     if not isinstance(data, Data) or not task.has_inputs(data.root):
         raise UserError(
             "experiment.data has no pairs of inputs and targets to translate; expected "
-            "a task that has, such as @text_task() of @pair_files()."
+            "a task with pairs, such as @text_task() with @pair_files()."
         )
     pairs = []
     for member in task.members(data.root):
@@ -44,14 +44,14 @@ def text_pairs(data: Data) -> list[TextPair]:
             texts = [example.get(f"{side}_pretokenized") for side in _SIDES]
             if not all(isinstance(text, bytes) for text in texts):
                 raise UserError(
-                    f"The task {member.name!r} keeps no inputs_pretokenized and "
-                    "targets_pretokenized, so there is no text to compare with; "
-                    "seqio.preprocessors.tokenize keeps them by default."
+                    f"The task {member.name!r} has no features inputs_pretokenized and "
+                    "targets_pretokenized, so there are no references; "
+                    "seqio.preprocessors.tokenize adds them by default."
                 )
             pairs.append(TextPair(*(text.decode(errors="replace") for text in texts)))
         if skipped.count:
             raise UserError(
-                f"{skipped.count} pairs cannot be read, and a score of the others is "
-                f"none of the whole: {', '.join(skipped.names)}."
+                f"{skipped.count} pairs cannot be read, so the whole split cannot be "
+                f"scored: {', '.join(skipped.names)}."
             )
     return pairs

@@ -1,1 +1,1 @@
-"""Tokenizers and vocabularies."""
+"""Tokenizers, and the configurables that select or train them."""

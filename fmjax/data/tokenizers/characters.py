@@ -1,4 +1,4 @@
-"""Characters as a vocabulary (nanoGPT's, of tinyshakespeare)."""
+"""The character tokenizer (nanoGPT's for tinyshakespeare)."""
 
 import functools
 import json
@@ -13,10 +13,10 @@ from fmjax.errors import UserError
 
 
 class CharacterTokenizer:
-    """One id a character, in the order of code points.
+    """A tokenizer with one id for each character, in the order of code points.
 
-    With ends, 0 is padding and 1 the end of a document; without, ids start at 0.
-    Special tokens follow the characters.
+    If `ends` is True, 0 is padding and 1 is EOS, and characters follow. Special tokens
+    come after the characters.
     """
 
     kind = "characters"
@@ -25,9 +25,20 @@ class CharacterTokenizer:
     def __init__(
         self, characters: str, ends: bool = False, names: tuple[str, ...] = ()
     ):
-        """Takes the distinct characters, sorted, and names as `names_above` gives."""
+        """Builds the vocabulary.
+
+        Args:
+          characters: distinct characters, sorted.
+          ends: whether to add padding and EOS.
+          names: special tokens, from `names_above`.
+
+        Raises:
+          UserError: the characters are not distinct and sorted.
+        """
         if list(characters) != sorted(set(characters)):
-            raise UserError("Characters of a vocabulary must be distinct and sorted.")
+            raise UserError(
+                "The characters of a vocabulary are not distinct and sorted."
+            )
         self.characters = characters
         self.ends, self.names = ends, names
         self.offset = 2 if ends else 0
@@ -41,49 +52,52 @@ class CharacterTokenizer:
         self.digest = xxhash.xxh3_128_hexdigest(b"characters" + self._content())
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; raises UserError for a character never seen."""
+        """Ids of a text; raises a UserError for an unknown character."""
         try:
             return [self._ids[character] for character in text]
         except KeyError as error:
             raise UserError(
-                f"The character {error.args[0]!r} is not among the "
-                f"{len(self.characters)} of this vocabulary."
+                f"The character {error.args[0]!r} is not one of the "
+                f"{len(self.characters)} characters of this vocabulary."
             ) from None
 
     def decode(self, ids) -> str:
-        """Text of ids; specials and ids past the vocabulary stand for nothing."""
+        """Text of ids; special tokens and ids outside the vocabulary are skipped."""
         shifted = (int(i) - self.offset for i in ids)
         return "".join(
             self.characters[i] for i in shifted if 0 <= i < len(self.characters)
         )
 
     def id_of(self, special: str) -> int | None:
-        """The id of a special token as it is spelled, None where there is none."""
+        """The id of a special token such as "[MASK]"; None if there is none."""
         return self._special_ids.get(special)
 
     def word_starts(self) -> np.ndarray:
-        """Raises UserError: characters don't say where words begin."""
-        raise UserError("A vocabulary of characters does not say where words begin.")
+        """Raises a UserError: a character does not show whether it begins a word."""
+        raise UserError(
+            "@characters() does not mark where words begin; expected @sentencepiece() "
+            "or a Hugging Face tokenizer."
+        )
 
     def token_bytes(self) -> np.ndarray:
-        """int32 [V]: UTF-8 bytes of text that each id stands for; specials 0."""
+        """Bytes of UTF-8 text of each id, int32 [V]; 0 for special tokens."""
         sizes = [len(character.encode()) for character in self.characters]
-        behind = [0] * len(self.names)
-        return np.array([0] * self.offset + sizes + behind, np.int32)
+        specials = [0] * len(self.names)
+        return np.array([0] * self.offset + sizes + specials, np.int32)
 
     def save(self, folder: str | Path) -> None:
-        """Writes `fmjax_tokenizer.json` and the file it names."""
+        """Writes `fmjax_tokenizer.json` and `characters.json`."""
         save_files(self, folder, self._content())
 
     @classmethod
     def from_file(cls, content: bytes) -> "CharacterTokenizer":
-        """Reads the bytes of the file that `save` wrote."""
+        """Reads the content of a file that `save` wrote."""
         fields = json.loads(content)
         names = tuple(map(str, fields.get("names", ())))
         return cls(str(fields["characters"]), bool(fields["specials"]), names)
 
     def seqio_vocabulary(self):
-        """A seqio.Vocabulary; a character never seen becomes -1 in TensorFlow."""
+        """A seqio.Vocabulary; in TensorFlow an unknown character becomes -1."""
         return character_vocabulary_class()(self)
 
     def _content(self) -> bytes:
@@ -95,7 +109,7 @@ class CharacterTokenizer:
 
 @functools.cache
 def character_vocabulary_class():
-    """seqio's view of a CharacterTokenizer; a class, as TensorFlow is imported late."""
+    """The class of seqio vocabularies, defined here because seqio loads slowly."""
     seqio = import_seqio()
     import tensorflow as tf
 

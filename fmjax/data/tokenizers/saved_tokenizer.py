@@ -1,4 +1,4 @@
-"""An existing tokenizer, of a run or of a Hugging Face folder."""
+"""The configurable `saved_tokenizer`: that of a run or of a Hugging Face folder."""
 
 import dataclasses
 from pathlib import Path
@@ -13,23 +13,23 @@ from fmjax.errors import UserError
 @configurable("saved_tokenizer")
 @dataclasses.dataclass(frozen=True)
 class SavedTokenizer:
-    """The tokenizer of a run, whether trained or imported, or of a Hugging Face folder.
+    """The tokenizer of a run, trained or imported, or of a Hugging Face folder.
 
     Attributes:
-      folder: a run directory, a tokenizer's own folder, or one with tokenizer.json,
-        vocab.txt, merges.txt or a SentencePiece model.
+      folder: a run directory, a folder with a tokenizer of fmjax, or a folder with
+        tokenizer.json, vocab.txt, merges.txt or a SentencePiece model.
     """
 
     folder: str = path()
 
     def cached_in(self, source: Source, root: Path) -> None:
-        """None: nothing is cached."""
+        """None, since nothing is cached."""
 
     def build(self, source: Source, root: Path) -> Tokenizer:
         """Reads the tokenizer.
 
         Raises:
-          UserError: the folder has no tokenizer that can be read here.
+          UserError: the folder has no supported tokenizer.
         """
         del source, root
         folder = Path(self.folder).expanduser()
@@ -41,8 +41,8 @@ class SavedTokenizer:
         )
         if tokenizer is None:
             raise UserError(
-                f"saved_tokenizer.folder = {self.folder!r}: no tokenizer there; "
-                f"expected a run directory, a folder with {DESCRIPTOR}, or Hugging "
-                "Face's tokenizer files."
+                f"saved_tokenizer.folder = {self.folder!r} has no tokenizer; expected "
+                f"a run directory, or a folder with {DESCRIPTOR} or with tokenizer "
+                "files of Hugging Face."
             )
         return tokenizer

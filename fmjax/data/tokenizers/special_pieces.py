@@ -1,4 +1,4 @@
-"""Special tokens put behind the pieces of a SentencePiece model."""
+"""Adding special tokens to a SentencePiece model."""
 
 from collections.abc import Sequence
 
@@ -9,16 +9,19 @@ from fmjax.errors import UserError
 
 
 def with_specials(model: bytes, names: Sequence[str]) -> bytes:
-    """The model with a control piece for each name that it does not have, in order.
+    """Appends a control piece for each name that a model does not have.
 
-    No text is ever cut into a control piece, so text that spells one stays text.
+    Text is never tokenized to a control piece, even if it contains its name.
 
     Args:
-      model: serialized.
-      names: from `special_names.names_above`.
+      model: the serialized model.
+      names: special tokens, from `special_names.names_above`.
+
+    Returns:
+      The serialized model with the pieces.
 
     Raises:
-      UserError: the model has an ordinary piece of such a name.
+      UserError: the model has an ordinary piece of this name.
     """
     tokenizer = SentencePieceTokenizer(model)
     added = sentencepiece_model_pb2.ModelProto()
@@ -27,10 +30,10 @@ def with_specials(model: bytes, names: Sequence[str]) -> bytes:
             continue
         if tokenizer.has_piece(name):
             raise UserError(
-                f"sentencepiece.specials: {name!r} stands for text in this model; "
+                f"sentencepiece.specials: {name!r} is an ordinary piece of this model; "
                 "expected another name."
             )
         piece = added.pieces.add(piece=name, score=0.0)
         piece.type = sentencepiece_model_pb2.ModelProto.SentencePiece.CONTROL
-    # The bytes of two messages one after another are the bytes of their union.
+    # Concatenated protocol buffers are the serialized merged message.
     return model + added.SerializePartialToString()

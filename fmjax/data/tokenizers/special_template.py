@@ -1,16 +1,16 @@
-"""Where a model expects special tokens around a text, or around two."""
+"""Templates of the special tokens around one or two texts."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 
 class Slot(NamedTuple):
-    """One special, or one of the texts.
+    """A part of a template: a special token or a text.
 
     Attributes:
-      special: the id; None for a text.
-      text: which text, 0 or 1; None for a special.
-      token_type: of what stands here.
+      special: id of the special token; None for a text.
+      text: number of the text, 0 or 1; None for a special token.
+      token_type: token type of the part.
     """
 
     special: int | None
@@ -19,9 +19,12 @@ class Slot(NamedTuple):
 
 
 def parse(template: str, special_id: Callable[[str], int | None]) -> tuple[Slot, ...]:
-    """Parses names of specials and the texts A and B, as in 'cls A sep B1 sep1'.
+    """Parses a template such as 'cls A sep B1 sep1'.
 
-    A digit is the token type, 0 by default. Names without an id are left out.
+    Args:
+      template: names of special tokens and the texts A and B; a digit is the token
+        type, 0 by default.
+      special_id: maps names to ids; special tokens without id are left out.
     """
     slots = []
     for part in template.split():
@@ -35,7 +38,7 @@ def parse(template: str, special_id: Callable[[str], int | None]) -> tuple[Slot,
 
 
 def of_encoding(encoding) -> tuple[Slot, ...]:
-    """The template that the package `tokenizers` followed in an encoding."""
+    """The template of an encoding made by the package `tokenizers`."""
     slots: list[Slot] = []
     for i, text, token_type in zip(
         encoding.ids, encoding.sequence_ids, encoding.type_ids, strict=True
@@ -50,7 +53,7 @@ def of_encoding(encoding) -> tuple[Slot, ...]:
 def fill(
     template: Sequence[Slot], texts: Sequence[Sequence[int]]
 ) -> tuple[list[int], list[int]]:
-    """The ids of texts with the specials around them, and their token types."""
+    """Ids and token types of texts with the special tokens of a template."""
     ids: list[int] = []
     types: list[int] = []
     for slot in template:

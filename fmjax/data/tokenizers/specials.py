@@ -1,4 +1,4 @@
-"""Ids of a vocabulary that stand for no text, looked up by what they are for."""
+"""Looking up the special tokens of a vocabulary by their role."""
 
 import itertools
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ import numpy as np
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError
 
-# How vocabularies spell them; the first is what fmjax asks users to add.
+# Role → spellings in vocabularies; error messages suggest the first.
 _SPELLINGS = {
     "mask": ("[MASK]", "<mask>"),
     "cls": ("[CLS]", "<s>"),
@@ -20,12 +20,12 @@ def special_id(tokenizer: Tokenizer, name: str, reader: str) -> int:
     """The id of a special token.
 
     Args:
-      tokenizer: of the data.
-      name: "mask", "cls", "sep", or a token as it is spelled, such as "[CLM]".
-      reader: the configurable that needs it, for the message.
+      tokenizer: the tokenizer of the data.
+      name: "mask", "cls", "sep", or a special token such as "[CLM]".
+      reader: the configurable that needs it, for the error message.
 
     Raises:
-      UserError: the vocabulary has none.
+      UserError: the vocabulary does not have it.
     """
     spellings = _SPELLINGS.get(name, (name,))
     for spelling in spellings:
@@ -33,26 +33,30 @@ def special_id(tokenizer: Tokenizer, name: str, reader: str) -> int:
         if found is not None:
             return found
     raise UserError(
-        f"{reader} needs the special token {spellings[0]!r}, which the vocabulary does "
-        f"not have. Add it: sentencepiece.specials = ({spellings[0]!r},), or "
-        "bytes.specials, or characters.specials."
+        f"{reader} needs the special token {spellings[0]!r}, but the vocabulary does "
+        f"not have it. Add it with sentencepiece.specials = ({spellings[0]!r},), "
+        "bytes.specials or characters.specials."
     )
 
 
 def sentinel_ids(tokenizer: Tokenizer, count: int, reader: str) -> np.ndarray:
-    """int32 [count]: ids of <extra_id_0>, <extra_id_1>, … (T5's sentinels)."""
+    """Ids of T5's sentinels <extra_id_0>, <extra_id_1>, …, int32 [count].
+
+    Raises:
+      UserError: the vocabulary has fewer sentinels.
+    """
     ids = [tokenizer.id_of(f"<extra_id_{i}>") for i in range(count)]
     if None in ids:
         raise UserError(
-            f"{reader} needs {count} sentinels, of which the vocabulary has "
-            f"{ids.index(None)}. Set sentencepiece.sentinels = {count}, or "
-            "bytes.sentinels, or characters.sentinels."
+            f"{reader} needs {count} sentinels, but the vocabulary has only "
+            f"{ids.index(None)}. Add them with sentencepiece.sentinels = {count}, "
+            "bytes.sentinels or characters.sentinels."
         )
     return np.array(ids, np.int32)
 
 
 def spellings(tokenizer: Tokenizer, also: Iterable[str] = ()) -> dict[int, str]:
-    """Special tokens as they are spelled, by id: those known here, and `also`."""
+    """Maps ids to special tokens: those with a known role, sentinels, and `also`."""
     sentinels = (f"<extra_id_{i}>" for i in itertools.count())
     known = itertools.takewhile(
         lambda name: tokenizer.id_of(name) is not None, sentinels
@@ -65,15 +69,15 @@ def spellings(tokenizer: Tokenizer, also: Iterable[str] = ()) -> dict[int, str]:
 
 
 def ordinary_ids(tokenizer: Tokenizer) -> np.ndarray:
-    """int32: every id that stands for text."""
+    """All ids that are text, int32 [N]."""
     return np.flatnonzero(tokenizer.token_bytes()).astype(np.int32)
 
 
 def end_id(tokenizer: Tokenizer, reader: str) -> int:
-    """EOS; raises a UserError for a vocabulary without."""
+    """The id of EOS; raises a UserError if the vocabulary has none."""
     if tokenizer.eos_id is None:
         raise UserError(
-            f"{reader} needs a vocabulary with an end of document; characters have one "
-            "with characters.ends = True."
+            f"{reader} needs a vocabulary with an end-of-sequence token. For "
+            "@characters(), set characters.ends = True."
         )
     return tokenizer.eos_id

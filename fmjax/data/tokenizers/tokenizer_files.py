@@ -1,4 +1,4 @@
-"""How a tokenizer lies in a folder: one file of its own, and one that describes it."""
+"""Saved tokenizers: a folder with the tokenizer's file and a descriptor."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,13 @@ FORMAT = 1
 
 
 def save_files(tokenizer, folder: str | Path, content: bytes) -> None:
-    """Writes a tokenizer's file and the descriptor that says what kind it is."""
+    """Writes a tokenizer's file, and the descriptor with its kind and digest.
+
+    Args:
+      tokenizer: the tokenizer.
+      folder: the folder, made if it does not exist.
+      content: content of the tokenizer's file.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / tokenizer.file_name).write_bytes(content)

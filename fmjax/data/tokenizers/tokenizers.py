@@ -1,7 +1,7 @@
-"""Tokenizers: text to ids and back, the bytes behind each id, a folder on disk.
+"""Tokenizers: from text to ids and back, saved in a folder.
 
-Nothing here needs TensorFlow, except that each can give itself to seqio. A saved
-tokenizer is a folder of plain data: loading a stranger's runs none of their code.
+Only `seqio_vocabulary` needs TensorFlow. A saved tokenizer is plain data: loading one
+runs no code of the folder.
 """
 
 import functools
@@ -27,19 +27,19 @@ from fmjax.data.tokenizers.special_names import names_above
 from fmjax.data.tokenizers.tokenizer_files import DESCRIPTOR, FORMAT, save_files
 from fmjax.errors import UserError
 
-# How seqio spells the sentinels that it puts behind a SentencePiece model.
+# The spelling of the sentinels that seqio appends to a SentencePiece model.
 _SEQIO_SENTINEL = re.compile("\u2581<extra_id_[0-9]+>")
 
 
 class Tokenizer(Protocol):
-    """What models, data and inference know of a tokenizer.
+    """The interface of tokenizers.
 
     Attributes:
-      vocab_size: number of ids, specials included.
+      vocab_size: number of ids, with special tokens.
       pad_id: id of padding, or None.
-      bos_id: id that starts every document, or None.
-      eos_id: id that ends every document, or None.
-      digest: names the vocabulary: equal digests tokenize alike.
+      bos_id: id at the start of every document, or None.
+      eos_id: id at the end of every document, or None.
+      digest: digest of the tokenizer; tokenizers with equal digests are equal.
     """
 
     vocab_size: int
@@ -49,48 +49,48 @@ class Tokenizer(Protocol):
     digest: str
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without specials."""
+        """Ids of a text, without special tokens."""
 
     def decode(self, ids) -> str:
-        """Text of ids; specials and ids past the vocabulary stand for nothing."""
+        """Text of ids; special tokens and ids outside the vocabulary are skipped."""
 
     def id_of(self, special: str) -> int | None:
-        """The id of a special token as it is spelled, None where there is none."""
+        """The id of a special token such as "[MASK]"; None if there is none."""
 
     def word_starts(self) -> np.ndarray:
-        """bool [V]: ids that begin a word, white space before it included.
+        """Whether each id begins a word (with the white space before it), bool [V].
 
         Raises:
-          UserError: the vocabulary does not tell.
+          UserError: the vocabulary does not mark word starts.
         """
 
     def token_bytes(self) -> np.ndarray:
-        """int32 [V]: UTF-8 bytes of text that each id stands for; specials 0."""
+        """Bytes of UTF-8 text of each id, int32 [V]; 0 for special tokens."""
 
     def save(self, folder: str | Path) -> None:
-        """Writes `fmjax_tokenizer.json` and the file it names."""
+        """Writes `fmjax_tokenizer.json` and the tokenizer's file."""
 
     def seqio_vocabulary(self):
         """The same vocabulary as a seqio.Vocabulary."""
 
 
 def start_id(tokenizer: Tokenizer) -> int | None:
-    """The id that a model reads before a document's first token: BOS, or else EOS."""
+    """The id before the first token of a document: BOS, or else EOS."""
     return tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
 
 
 class SentencePieceTokenizer:
     """A SentencePiece model.
 
-    Models trained by fmjax give every text back exactly, save that the character
-    U+2581, SentencePiece's mark for a space, comes back as a space.
+    With models trained by fmjax, decoding gives the exact text, except that the
+    character U+2581, SentencePiece's mark for a space, becomes a space.
     """
 
     kind = "sentencepiece"
     file_name = "sentencepiece.model"
 
     def __init__(self, model: bytes):
-        """Takes the serialized model; raises UserError if it is not one."""
+        """Loads a serialized model; raises a UserError if it is not valid."""
         self._model = model
         self._processor = spm.SentencePieceProcessor()
         try:
@@ -105,16 +105,16 @@ class SentencePieceTokenizer:
         self.digest = xxhash.xxh3_128_hexdigest(b"sentencepiece" + model)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without specials."""
+        """Ids of a text, without special tokens."""
         return self._processor.encode(text)
 
     def decode(self, ids) -> str:
-        """Text of ids; specials and ids past the vocabulary stand for nothing."""
+        """Text of ids; special tokens and ids outside the vocabulary are skipped."""
         end = self._seqio_sentinels.start
         return self._processor.decode([int(i) for i in ids if 0 <= i < end])
 
     def id_of(self, special: str) -> int | None:
-        """The id of a special token as it is spelled, None where there is none."""
+        """The id of a special token such as "[MASK]"; None if there is none."""
         found = self._processor.piece_to_id("\u2581" + special)
         if found in self._seqio_sentinels:
             return found
@@ -122,30 +122,30 @@ class SentencePieceTokenizer:
         return found if self._processor.is_control(found) else None
 
     def has_piece(self, piece: str) -> bool:
-        """Whether a piece is so spelled, special or not."""
+        """Whether the model has this piece, special or not."""
         return not self._processor.is_unknown(self._processor.piece_to_id(piece))
 
     def word_starts(self) -> np.ndarray:
-        """bool [V]: ids that begin a word, white space before it included."""
+        """Whether each id begins a word (with the white space before it), bool [V]."""
         sp = self._processor
         ids = {sp.id_to_piece(i): i for i in range(self.vocab_size)}
         return word_starts.table(ids, word_starts.in_pieces, self.vocab_size)
 
     def token_bytes(self) -> np.ndarray:
-        """int32 [V]: UTF-8 bytes of text that each id stands for; specials 0."""
+        """Bytes of UTF-8 text of each id, int32 [V]; 0 for special tokens."""
         return np.array([self._bytes(i) for i in range(self.vocab_size)], np.int32)
 
     def save(self, folder: str | Path) -> None:
-        """Writes `fmjax_tokenizer.json` and the file it names."""
+        """Writes `fmjax_tokenizer.json` and `sentencepiece.model`."""
         save_files(self, folder, self._model)
 
     @classmethod
     def from_file(cls, content: bytes) -> "SentencePieceTokenizer":
-        """Reads the bytes of the file that `save` wrote."""
+        """Reads the content of a file that `save` wrote."""
         return cls(content)
 
     def seqio_vocabulary(self):
-        """A seqio.SentencePieceVocabulary, one object a model."""
+        """A seqio.SentencePieceVocabulary, the same object for equal models."""
         return _sentencepiece_vocabulary(self._model)
 
     def _bytes(self, i: int) -> int:
@@ -160,16 +160,16 @@ class SentencePieceTokenizer:
 
 
 class ByteTokenizer:
-    """UTF-8 bytes as ByT5 has them: 0 padding, 1 end, 2 unknown, bytes from 3 on.
+    """UTF-8 bytes as in ByT5: 0 is padding, 1 EOS, 2 unknown, bytes start at 3.
 
-    Special tokens follow the bytes.
+    Special tokens come after the bytes.
     """
 
     kind = "bytes"
     file_name = "bytes.json"
 
     def __init__(self, names: tuple[str, ...] = ()):
-        """Takes the names of the ids that follow the bytes, as `names_above` does."""
+        """Builds the vocabulary with special tokens `names` (see `names_above`)."""
         self.names = names
         self._special_ids = {name: i for i, name in enumerate(names, 259)}
         self.vocab_size = 259 + len(names)
@@ -177,37 +177,40 @@ class ByteTokenizer:
         self.digest = xxhash.xxh3_128_hexdigest(b"bytes" + self._content())
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without specials."""
+        """Ids of a text, without special tokens."""
         return [byte + 3 for byte in text.encode()]
 
     def decode(self, ids) -> str:
-        """Text of ids; broken UTF-8 shows as U+FFFD."""
+        """Text of ids; invalid UTF-8 becomes U+FFFD."""
         text = bytes(int(i) - 3 for i in ids if 3 <= i < 259)
         return text.decode("utf-8", errors="replace")
 
     def id_of(self, special: str) -> int | None:
-        """The id of a special token as it is spelled, None where there is none."""
+        """The id of a special token such as "[MASK]"; None if there is none."""
         return self._special_ids.get(special)
 
     def word_starts(self) -> np.ndarray:
-        """Raises UserError: bytes don't say where words begin."""
-        raise UserError("A vocabulary of bytes does not say where words begin.")
+        """Raises a UserError: a byte does not show whether it begins a word."""
+        raise UserError(
+            "@bytes() does not mark where words begin; expected @sentencepiece() or a "
+            "Hugging Face tokenizer."
+        )
 
     def token_bytes(self) -> np.ndarray:
-        """int32 [V]: 1 for each byte, 0 for specials."""
+        """Bytes of text of each id, int32 [V]: 1 for bytes, 0 for special tokens."""
         return np.array([0] * 3 + [1] * 256 + [0] * len(self.names), np.int32)
 
     def save(self, folder: str | Path) -> None:
-        """Writes `fmjax_tokenizer.json` and the file it names."""
+        """Writes `fmjax_tokenizer.json` and `bytes.json`."""
         save_files(self, folder, self._content())
 
     @classmethod
     def from_file(cls, content: bytes) -> "ByteTokenizer":
-        """Reads the bytes of the file that `save` wrote."""
+        """Reads the content of a file that `save` wrote."""
         return cls(tuple(map(str, json.loads(content)["names"])))
 
     def seqio_vocabulary(self):
-        """A seqio.ByteVocabulary, to which all specials are extra ids."""
+        """A seqio.ByteVocabulary in which all special tokens are extra ids."""
         return import_seqio().ByteVocabulary(len(self.names))
 
     def _content(self) -> bytes:
@@ -226,40 +229,46 @@ _KINDS = {
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """The tokenizer that `save` wrote into a folder.
+    """Loads a tokenizer from a folder that `save` wrote.
 
     Raises:
-      UserError: there is none, or a file of it is damaged or of an unknown kind.
+      UserError: there is no tokenizer, or a file is damaged or of an unknown kind.
     """
     descriptor = Path(folder) / DESCRIPTOR
     try:
         fields = json.loads(descriptor.read_bytes())
         found, kind, digest = fields["format"], fields["kind"], fields["digest"]
     except FileNotFoundError:
-        raise UserError(f"No tokenizer in {folder}: {DESCRIPTOR} is missing.") from None
+        raise UserError(
+            f"{folder} has no tokenizer: {DESCRIPTOR} is missing."
+        ) from None
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise UserError(f"{descriptor} is damaged: {error!r}.") from error
     if found != FORMAT or not isinstance(kind, str) or kind not in _KINDS:
         raise UserError(
-            f"{descriptor} has format {found!r:.200} and kind {kind!r:.200}; this "
-            f"fmjax reads format {FORMAT} and kinds {sorted(_KINDS)}."
+            f"{descriptor} has format {found!r:.200} and kind {kind!r:.200}; expected "
+            f"format {FORMAT} and one of the kinds {sorted(_KINDS)}."
         )
     # The file's name follows from the kind: a descriptor cannot point elsewhere.
     file = Path(folder) / _KINDS[kind].file_name
     try:
         tokenizer = _KINDS[kind].from_file(file.read_bytes())
-    except Exception as error:  # Whatever a damaged file makes the readers raise.
+    except Exception as error:  # Libraries raise various errors for damaged files.
         raise UserError(f"{file} cannot be read: {error}") from error
     if tokenizer.digest != digest:
         raise UserError(
-            f"{file} is not the file that {DESCRIPTOR} describes: its digest is "
-            f"{tokenizer.digest}, expected {digest}."
+            f"{file} has the digest {tokenizer.digest}; expected {digest}, as "
+            f"{DESCRIPTOR} says."
         )
     return tokenizer
 
 
 def from_seqio(vocabulary) -> Tokenizer:
-    """The tokenizer behind a seqio.Vocabulary of a user's own task."""
+    """The tokenizer of a seqio.Vocabulary.
+
+    Raises:
+      UserError: the vocabulary's class is not supported.
+    """
     seqio = import_seqio()
     if isinstance(vocabulary, (character_vocabulary_class(), vocabulary_class())):
         return vocabulary.tokenizer
@@ -268,8 +277,8 @@ def from_seqio(vocabulary) -> Tokenizer:
     if isinstance(vocabulary, seqio.ByteVocabulary):
         return ByteTokenizer(names_above((), vocabulary.extra_ids, "ByteVocabulary"))
     raise UserError(
-        f"A task's targets have a {type(vocabulary).__name__}; fmjax reads "
-        "SentencePieceVocabulary and ByteVocabulary."
+        f"A seqio task has a {type(vocabulary).__name__}; expected a "
+        "SentencePieceVocabulary or ByteVocabulary."
     )
 
 
@@ -278,7 +287,7 @@ def _none_if_negative(i: int) -> int | None:
 
 
 def _seqio_sentinels(processor: spm.SentencePieceProcessor) -> range:
-    """The ids that seqio put behind a model."""
+    """Ids of the sentinels that seqio appended to a model."""
     first = end = processor.get_piece_size()
     while first and _SEQIO_SENTINEL.fullmatch(processor.id_to_piece(first - 1)):
         first -= 1
@@ -287,7 +296,10 @@ def _seqio_sentinels(processor: spm.SentencePieceProcessor) -> range:
 
 @functools.cache
 def _sentencepiece_vocabulary(model: bytes):
-    """seqio reads models from files, and holds vocabularies equal whose files are."""
+    """A seqio.SentencePieceVocabulary; seqio reads models only from files.
+
+    It is cached, since seqio compares vocabularies by the names of their files.
+    """
     seqio = import_seqio()
     with tempfile.TemporaryDirectory(prefix="fmjax-") as folder:
         file = Path(folder) / SentencePieceTokenizer.file_name

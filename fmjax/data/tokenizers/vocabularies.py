@@ -1,4 +1,4 @@
-"""Which vocabulary a task uses: read from a file, or made from the task's own text."""
+"""Configurables of tokenizers: read from a file, or made from the text of a task."""
 
 import dataclasses
 import io
@@ -23,29 +23,29 @@ from fmjax.data.tokenizers.tokenizers import (
     Tokenizer,
     load_tokenizer,
 )
-from fmjax.errors import UserError, refuse_scheme, suggest
+from fmjax.errors import UserError, refuse_scheme, require, suggest
 
-# SentencePiece leaves out longer training lines, silently.
+# SentencePiece silently ignores longer training lines.
 _LINE_BYTES = 4096
-# The smallest model: 256 bytes, padding, end, unknown, and some characters.
-_LEAST_PIECES = 300
+# Minimum vocabulary: 256 bytes, padding, EOS, unknown, and some characters.
+_MIN_PIECES = 300
 
 
 @configurable("sentencepiece")
 @dataclasses.dataclass(frozen=True)
 class SentencePiece:
-    """A SentencePiece model; trained on the task's train split if no file is given.
+    """A SentencePiece model, read from a file or trained on the task's train split.
 
     Attributes:
-      file: a trained `.model`, whose own settings then hold; specials and sentinels
-        that it lacks are put behind its pieces.
-      vocab_size: ids of a trained model, with 0 padding, 1 end, 2 unknown, 256 bytes,
-        specials and sentinels among them.
+      file: a trained `.model`; then `vocab_size`, `model_type` and `training_bytes`
+        have no effect. Missing special tokens and sentinels are added after its pieces.
+      vocab_size: number of ids of a trained model, with padding (0), EOS (1), unknown
+        (2), 256 bytes, special tokens and sentinels.
       model_type: 'bpe' (trains ten times faster) or 'unigram'.
-      training_bytes: text to train on: lines spread evenly over the split.
-      specials: tokens that stand for no text, such as '[MASK]'.
-      sentinels: how many of <extra_id_0>, <extra_id_1>, … there are, the first of which
-        has the highest id (T5).
+      training_bytes: bytes of text to train on, in lines spread evenly over the split.
+      specials: special tokens, such as '[MASK]'.
+      sentinels: number of T5's sentinels <extra_id_0>, <extra_id_1>, …; the first has
+        the highest id.
     """
 
     file: str | None = path(None)
@@ -58,37 +58,39 @@ class SentencePiece:
     def __post_init__(self):
         if self.model_type not in ("bpe", "unigram"):
             raise UserError(
-                f"sentencepiece.model_type is {self.model_type!r}; expected 'bpe' or "
+                f"sentencepiece.model_type = {self.model_type!r}: expected 'bpe' or "
                 "'unigram'." + suggest(self.model_type, ("bpe", "unigram"))
             )
-        if self.vocab_size < self.least:
-            raise UserError(
-                f"sentencepiece.vocab_size is {self.vocab_size}; expected at least "
-                f"{self.least}: 256 bytes, specials, sentinels, and characters."
-            )
+        require(
+            self,
+            "vocab_size",
+            self.vocab_size >= self.minimum,
+            f"at least {self.minimum}, for 256 bytes, characters, special tokens and "
+            "sentinels",
+        )
 
     @property
-    def least(self) -> int:
-        """The smallest vocabulary there can be."""
-        return _LEAST_PIECES + len(self.names)
+    def minimum(self) -> int:
+        """The minimum vocabulary size."""
+        return _MIN_PIECES + len(self.names)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Specials and sentinels, which have the highest ids; see `names_above`."""
+        """Special tokens and sentinels, in the order of ids; see `names_above`."""
         return names_above(self.specials, self.sentinels, "sentencepiece")
 
     def cached_in(self, source: Source, root: Path) -> Path | None:
-        """Where the trained model is kept; None where a file is given."""
+        """The folder of the trained model; None if `file` is bound."""
         if self.file is not None:
             return None
         key = dataclasses.asdict(self) | {"source": source.fingerprint("train")}
         return root / "tokenizers" / f"sentencepiece-{self.vocab_size}-{digest_of(key)}"
 
     def build(self, source: Source, root: Path) -> Tokenizer:
-        """Reads the file, or trains on first use.
+        """Reads the model, or trains it on first use.
 
         Raises:
-          UserError: the file is missing or no model, or the text is too small for
+          UserError: the file is missing or not a model, or the text is too small for
             `vocab_size`.
         """
         if self.file is not None:
@@ -107,12 +109,12 @@ class SentencePiece:
 @configurable("characters")
 @dataclasses.dataclass(frozen=True)
 class Characters:
-    """The distinct characters of the task's text, validation included, as nanoGPT does.
+    """The distinct characters of a task's text, of all splits, as in nanoGPT.
 
     Attributes:
-      ends: add padding (0) and end of document (1) before the characters.
-      specials: tokens that stand for no text, such as '[MASK]', behind them.
-      sentinels: how many of <extra_id_0>, <extra_id_1>, … follow (T5).
+      ends: whether to add padding (0) and EOS (1) before the characters.
+      specials: special tokens after the characters, such as '[MASK]'.
+      sentinels: number of T5's sentinels <extra_id_0>, <extra_id_1>, … at the end.
     """
 
     ends: bool = False
@@ -123,14 +125,14 @@ class Characters:
         names_above(self.specials, self.sentinels, "characters")
 
     def cached_in(self, source: Source, root: Path) -> Path:
-        """Where the list of characters is kept."""
+        """The folder of the tokenizer."""
         key = [self.ends, *(source.fingerprint(split) for split in source.splits)]
         if names := names_above(self.specials, self.sentinels, "characters"):
             key.append(names)
         return root / "tokenizers" / f"characters-{digest_of(key)}"
 
     def build(self, source: Source, root: Path) -> Tokenizer:
-        """Reads the text on first use; documents that are not UTF-8 are left out.
+        """Reads the tokenizer, or makes it on first use from all UTF-8 documents.
 
         Raises:
           UserError: there is no text.
@@ -143,9 +145,7 @@ class Characters:
             for text in valid:
                 characters.update(text)
             if not characters:
-                raise UserError(
-                    f"There is no text to take the characters of{valid.instead}."
-                )
+                raise UserError(f"@characters() found no text{valid.invalid}.")
             names = names_above(self.specials, self.sentinels, "characters")
             return CharacterTokenizer("".join(sorted(characters)), self.ends, names)
 
@@ -155,11 +155,11 @@ class Characters:
 @configurable("bytes")
 @dataclasses.dataclass(frozen=True)
 class Bytes:
-    """UTF-8 bytes with padding, end and unknown: 259 ids, nothing to train.
+    """UTF-8 bytes with padding, EOS and unknown, as in ByT5: 259 ids, no training.
 
     Attributes:
-      specials: tokens that stand for no text, such as '[MASK]', behind them.
-      sentinels: how many of <extra_id_0>, <extra_id_1>, … follow (ByT5).
+      specials: special tokens after the bytes, such as '[MASK]'.
+      sentinels: number of sentinels <extra_id_0>, <extra_id_1>, … at the end.
     """
 
     specials: tuple[str, ...] = ()
@@ -169,10 +169,10 @@ class Bytes:
         names_above(self.specials, self.sentinels, "bytes")
 
     def cached_in(self, source: Source, root: Path) -> None:
-        """None: nothing is cached."""
+        """None, since nothing is cached."""
 
     def build(self, source: Source, root: Path) -> Tokenizer:
-        """The byte tokenizer; the text is not read."""
+        """The byte tokenizer; it does not depend on the text."""
         del source, root
         return ByteTokenizer(names_above(self.specials, self.sentinels, "bytes"))
 
@@ -185,15 +185,22 @@ def train_sentencepiece(
     model_type: str = "bpe",
     training_bytes: int = 4_000_000,
 ) -> Tokenizer:
-    """Trains a SentencePiece model on text files and writes it to the path `out`.
+    """Trains a SentencePiece model on text files and writes it to a file.
 
-    Bind `sentencepiece.file` to `out` to use it, for instance in several tasks of a
-    mixture.
+    Bind `sentencepiece.file` to use it, for instance in several tasks of a mixture.
+
+    Args:
+      files: paths, folders or globs, as in `text_files.files`.
+      vocab_size: number of ids.
+      out: the file to write.
+      model_type: 'bpe' or 'unigram'.
+      training_bytes: bytes of text to train on.
 
     Raises:
-      UserError: no files, too little text for `vocab_size`, or `out` is not writable.
+      UserError: there are no files, too little text for `vocab_size`, or `out` cannot
+        be written.
     """
-    refuse_scheme(out, "the tokenizer's file")
+    refuse_scheme(out, "--out")
     settings = SentencePiece(
         vocab_size=vocab_size, model_type=model_type, training_bytes=training_bytes
     )
@@ -203,22 +210,19 @@ def train_sentencepiece(
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         Path(out).write_bytes(model)
     except OSError as error:
-        raise UserError(f"Cannot write the tokenizer to {out}: {error}") from error
+        raise UserError(f"--out {out} cannot be written: {error}") from error
     return SentencePieceTokenizer(model)
 
 
 def _train_model(
     texts: Iterable[Document], size: int, settings: SentencePiece
 ) -> bytes:
-    """Trains a model that decodes to exactly what it encoded.
-
-    Newlines, tabs and rare characters are spelled in bytes; nothing is normalized.
-    """
+    """Trains a lossless model: no normalization, and bytes for rare characters."""
     valid = _Valid(texts)
     lines = _evenly(_lines(valid), min(1.0, settings.training_bytes / max(size, 1)))
     first = next(lines, None)
     if first is None:
-        raise UserError(f"There is no text to train a tokenizer on{valid.instead}.")
+        raise UserError(f"There is no text to train a tokenizer on{valid.invalid}.")
     model = io.BytesIO()
     try:
         spm.SentencePieceTrainer.train(
@@ -237,33 +241,33 @@ def _train_model(
             eos_id=1,
             unk_id=2,
             bos_id=-1,
-            # Written into the model, so a fixed number keeps its digest the same.
+            # It is stored in the model, so a fixed number keeps the digest constant.
             num_threads=4,
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise _misfit(settings, error) from error
+        raise _vocab_size_error(settings, error) from error
     return with_specials(model.getvalue(), settings.names)
 
 
-def _misfit(settings: SentencePiece, error: RuntimeError) -> UserError:
-    """What to do where SentencePiece cannot make so many pieces of a text."""
+def _vocab_size_error(settings: SentencePiece, error: RuntimeError) -> UserError:
+    """The error for a text of which SentencePiece cannot make so many pieces."""
     found = re.search(r"Please set it to a value <= (\d+)", str(error))
     if found is None:
         return UserError(
             f"sentencepiece.vocab_size = {settings.vocab_size} does not fit the text "
             f"it is trained on: {error}"
         )
-    most = int(found[1]) + len(settings.names)
-    if most < settings.least:
+    maximum = int(found[1]) + len(settings.names)
+    if maximum < settings.minimum:
         return UserError(
             f"sentencepiece.vocab_size = {settings.vocab_size}: the text is too small "
             "or too repetitive for SentencePiece. Bind the tokenizer to @characters() "
             "or @bytes(), as in text_task.tokenizer=@characters()."
         )
     return UserError(
-        f"sentencepiece.vocab_size = {settings.vocab_size} is more than the text "
-        f"gives pieces for; expected at most {most}."
+        f"sentencepiece.vocab_size = {settings.vocab_size}: expected at most "
+        f"{maximum}, the number of pieces that this text gives."
     )
 
 
@@ -277,7 +281,7 @@ def _lines(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _evenly(lines: Iterator[str], share: float) -> Iterator[str]:
-    """Every 1/share-th line, by counting: the same text gives the same model."""
+    """Every (1 / share)-th line, so that the same text gives the same model."""
     due = 1.0
     for line in lines:
         if due >= 1:
@@ -287,22 +291,22 @@ def _evenly(lines: Iterator[str], share: float) -> Iterator[str]:
 
 
 class _Valid:
-    """The documents that are UTF-8, decoded; building a cache counts the others.
+    """Decodes the documents that are UTF-8; others count when a cache is built.
 
     Attributes:
-      instead: a clause for an error message: the first that is not UTF-8.
+      invalid: a clause for an error message with the first document that is not UTF-8.
     """
 
     def __init__(self, documents: Iterable[Document]):
         self._documents = documents
-        self.instead = ""
+        self.invalid = ""
 
     def __iter__(self) -> Iterator[str]:
         for name, text in self._documents:
             try:
                 yield text.decode()
             except UnicodeDecodeError:
-                self.instead = self.instead or f": {name} is not UTF-8"
+                self.invalid = self.invalid or f": {name} is not UTF-8"
 
 
 def _read_model(file: str, names: tuple[str, ...]) -> Tokenizer:
@@ -319,7 +323,7 @@ def _read_model(file: str, names: tuple[str, ...]) -> Tokenizer:
 
 
 def _built(folder: Path, make) -> Tokenizer:
-    """Loads the tokenizer of a folder, making it first if need be."""
+    """Loads the tokenizer of a folder; if it is missing, `make` builds it first."""
     if not (folder / DESCRIPTOR).is_file():
         with atomic_folder(folder) as temporary:
             make().save(temporary)

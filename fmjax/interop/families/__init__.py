@@ -1,4 +1,4 @@
-"""The families: a table of options and a table of weights for each."""
+"""Families of models: for each a table of options and a table of weights."""
 
 from fmjax.interop.families.bart import BART, MARIAN
 from fmjax.interop.families.bert import BERT
@@ -19,7 +19,7 @@ from fmjax.interop.families.t5 import T5
 from fmjax.interop.families.vit import DEIT, VIT
 from fmjax.interop.families.vit_mae import VIT_MAE, VIT_MAE_ENCODER
 
-# A model that several could hold is written as the first of them.
+# A model that fits several families is written as the first of them.
 FAMILIES = (
     *(GPT2, OPT, BLOOM, LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, MIXTRAL),
     *(BERT, ROBERTA, ELECTRA, ELECTRA_ENCODER, DEBERTA),

@@ -75,14 +75,14 @@ def _entries(
         fixed({"*.norm_position": "post"} | side_fields),
         constant("is_encoder_decoder", True),
         constant("is_decoder", False),
-        # Transformers reads none of these; older configs have them.
+        # Options of older configs, which transformers does not read.
         constant("normalize_before", False),
         constant("normalize_embedding", side_fields["embed_norm"]),
         constant("add_final_layer_norm", False),
         constant("add_bias_logits", False),
         constant("static_position_embeddings", side_fields["positions"] != "learned"),
         ignored("extra_pos_embeddings force_bos_token_to_be_generated save_step"),
-        # Of a head that no class here has.
+        # Options of a classification head, which is not supported.
         ignored("classifier_dropout classif_dropout"),
     )
 
@@ -131,6 +131,6 @@ MARIAN = Family(
     copies=_COPIES,
     repeated=_TABLES,
     optional=_OPTIONAL,
-    # Sines.
+    # Sinusoidal positions.
     constants=r"(en|de)coder\.embed_positions\.weight",
 )

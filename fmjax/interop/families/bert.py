@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2019), and what encoders like it share."""
+"""BERT (Devlin et al. 2019), and what similar encoders share with it."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from fmjax.interop.rows import Row, attention, feed_forward, linear, norm
 from fmjax.models.language.bert import Bert
 from fmjax.objectives.masked_lm import MaskedLM
 
-# As in files that were converted from TensorFlow.
+# Names in files that were converted from TensorFlow.
 RENAMED = (
     (r"LayerNorm\.gamma$", "LayerNorm.weight"),
     (r"LayerNorm\.beta$", "LayerNorm.bias"),
@@ -28,7 +28,7 @@ POSITION_IDS = r"embeddings\.position_ids"
 
 
 class Labels:
-    """The number of classes, told by their names."""
+    """The number of classes, from num_labels or the names of the labels."""
 
     fields = ("num_classes",)
 
@@ -47,16 +47,16 @@ class Labels:
 
 
 def heads(language: bool = False, pooler: str = "none", pairs: bool = False) -> Entry:
-    """Which heads a model has."""
+    """An entry for the heads of a model: language head, pooler, next-sentence head."""
     return fixed({"language_head": language, "pooler": pooler, "next_sentence": pairs})
 
 
-# Of heads that have the exact GELU, whatever hidden_act is.
+# Heads with the exact GELU, whatever hidden_act is.
 EXACT_GELU = fixed({"transformer.activation": "gelu"})
 
 
 def masked_head(transform: str, layer_norm: str, bias: str) -> tuple[Row, ...]:
-    """The language head's weights, by their names."""
+    """Rows of the language head's weights, by their names in the file."""
     return (
         *linear("masked_head/transform", transform),
         *norm("masked_head/norm", layer_norm),
@@ -65,7 +65,7 @@ def masked_head(transform: str, layer_norm: str, bias: str) -> tuple[Row, ...]:
 
 
 def sizes(owner: str, **defaults: Any) -> tuple[Entry, ...]:
-    """Options that all encoders of this kind have; `defaults` are those that differ."""
+    """Entries that all encoders of this kind share; `defaults` override BERT's."""
     take = {
         "num_hidden_layers": 12,
         "hidden_size": 768,
@@ -103,12 +103,12 @@ MAX_LENGTH = option("max_position_embeddings", "max_length", int, 512)
 
 
 def encoder(name: str, stack: str, projections: str) -> tuple[Row, ...]:
-    """Weights of the inputs and the stack.
+    """Rows of the weights of the inputs and the stack.
 
     Args:
-      name: of what the tensors' names begin with.
+      name: prefix of the tensors' names.
       stack: path of the stack.
-      projections: what those to queries, keys and values are called.
+      projections: names of the query, key and value projections.
     """
     layer, block = f"{name}.encoder.layer.{{layer}}", f"{stack}/layers"
     return (
@@ -148,7 +148,7 @@ BERT = Family(
     entries=(
         *sizes("transformer"),
         MAX_LENGTH,
-        # In Google's configs of several languages, whose own code read none of them.
+        # Options of Google's multilingual configs, which no code reads.
         ignored("pooler_type pooler_fc_size pooler_size_per_head"),
         ignored("pooler_num_attention_heads pooler_num_fc_layers"),
     ),

@@ -5,6 +5,7 @@ from fmjax.interop.families.decoder_head import architectures
 from fmjax.interop.family import Family
 from fmjax.interop.rows import Row, attention_out, feed_forward, norm
 from fmjax.models.language.gpt import GPT
+from fmjax.models.layers.position_bias import Alibi
 from fmjax.objectives.causal_lm import CausalLM
 
 _LAYER, _BLOCK = "transformer.h.{layer}", "stack/layers"
@@ -24,11 +25,11 @@ BLOOM = Family(
         option("attention_dropout", "transformer.attention_dropout", float, 0.0),
         option("initializer_range", "transformer.init_std", float, 0.02),
         option("vocab_size", "vocab_size", int, 250880),
-        # Positions go on for ever; this is how many it was trained on.
+        # ALiBi has no maximum length; this is the length of the training rows.
         option("seq_length", "max_length", int, 2048),
         fixed(
             {
-                "transformer.position_bias": "alibi",
+                "transformer.position_bias": Alibi(),
                 "positions": "none",
                 "positions_from_padding_mask": True,
                 "embed_norm": True,
@@ -37,11 +38,11 @@ BLOOM = Family(
         constant("apply_residual_connection_post_layernorm", False),
         constant("slow_but_exact", False),
         constant("n_inner", None),
-        # How its training was computed; transformers reads none of them.
+        # Options of the training code, which transformers does not read.
         ignored("pretraining_tp offset_alibi skip_bias_add skip_bias_add_qkv"),
         ignored("bias_dropout_fusion masked_softmax_fusion attention_softmax_in_fp32"),
     ),
-    # Query, key and value of a head lie together.
+    # The query, key and value of a head are adjacent.
     rows=(
         Row("tokens/table", "transformer.word_embeddings.weight"),
         *norm("inputs/norm", "transformer.word_embeddings_layernorm"),

@@ -1,4 +1,4 @@
-"""CLIP (Radford et al. 2021), and what two towers share."""
+"""CLIP (Radford et al. 2021), and what it shares with SigLIP."""
 
 import math
 from typing import Any
@@ -25,10 +25,10 @@ TEXT, IMAGE = "text_config", "vision_config"
 
 
 class EndOfText:
-    """Which token stands for a text: the first of an id.
+    """The pooled token of a text: the first EOS.
 
-    Where the id is 2, as older files have it whatever their vocabulary, transformers
-    takes the highest id instead.
+    If the id is 2, as in older files with any vocabulary, transformers pools the token
+    with the highest id instead.
     """
 
     name = f"{TEXT}.eos_token_id"
@@ -49,13 +49,14 @@ class EndOfText:
             )
         if eos == 2:
             raise UserError(
-                "text.eos_id = 2; expected another id, for this one means the highest."
+                "text.eos_id = 2: expected another id, since in config.json 2 means "
+                "that the token with the highest id is pooled."
             )
         return {self.name: 2 if eos is None else eos}
 
 
 class FirstScale:
-    """What multiplies cosines before training, as a logarithm."""
+    """The initial scale of the logits, as a logarithm in config.json."""
 
     name = "logit_scale_init_value"
     fields = ("scale",)
@@ -70,12 +71,12 @@ class FirstScale:
 
 
 def sizes(object_: str, tower: str, **defaults: Any) -> tuple[Entry, ...]:
-    """Options that both towers have.
+    """Entries that the image and text encoders share.
 
     Args:
-      object_: of config.json.
-      tower: the field of the model.
-      **defaults: what Hugging Face takes, by the options' names.
+      object_: the encoder's object in config.json.
+      tower: the model's field that holds the encoder.
+      **defaults: transformers' defaults, by the names of the options.
     """
     o, c = object_, f"{tower}.transformer"
     return (
@@ -105,7 +106,7 @@ def sizes(object_: str, tower: str, **defaults: Any) -> tuple[Entry, ...]:
             constant(f"{o}.{name}", False)
             for name in ("add_cross_attention", "is_decoder", "is_encoder_decoder")
         ),
-        # Of other classes, of training, or read by none of the classes here.
+        # Options of other classes or of training.
         *(
             ignored(f"{o}.{name}")
             for name in (
@@ -123,7 +124,7 @@ def sizes(object_: str, tower: str, **defaults: Any) -> tuple[Entry, ...]:
 
 
 def image_sizes(patch_size: int) -> tuple[Entry, ...]:
-    """Options of images; `patch_size` is what Hugging Face takes."""
+    """Entries for the sizes of images; `patch_size` is transformers' default."""
     return (
         size(f"{IMAGE}.image_size", "image.image_size", 224, square=True),
         size(f"{IMAGE}.patch_size", "image.patch_size", patch_size, square=True),
@@ -132,7 +133,7 @@ def image_sizes(patch_size: int) -> tuple[Entry, ...]:
 
 
 def text_sizes(vocab_size: int, length: int) -> tuple[Entry, ...]:
-    """Options of texts; what Hugging Face takes."""
+    """Entries for the sizes of texts; the arguments are transformers' defaults."""
     return (
         option(f"{TEXT}.vocab_size", "text.vocab_size", int, vocab_size),
         option(f"{TEXT}.max_position_embeddings", "text.max_length", int, length),
@@ -140,7 +141,7 @@ def text_sizes(vocab_size: int, length: int) -> tuple[Entry, ...]:
 
 
 def towers() -> tuple[Row, ...]:
-    """Weights that both families have."""
+    """Rows of the weights of both encoders, for CLIP and SigLIP."""
     image, text = "vision_model.embeddings", "text_model.embeddings"
     return (
         Row("image/patches/class_token", f"{image}.class_embedding"),
@@ -175,14 +176,14 @@ def _blocks(block: str, name: str) -> tuple[Row, ...]:
     )
 
 
-# Of every model, or of training.
+# Options of every model, or of training.
 UNREAD = (
     constant("is_encoder_decoder", False),
     ignored("initializer_factor tie_word_embeddings"),
 )
-# Numbers of positions, which old files have.
+# Indices of positions, in old files.
 POSITION_IDS = r"(text|vision)_model\.embeddings\.position_ids"
-# transformers does not limit the scale, nor is that told.
+# transformers does not limit the scale.
 UNLIMITED = assumed({"max_scale": None})
 
 CLIP = Family(

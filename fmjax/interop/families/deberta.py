@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fmjax.errors import UserError
 from fmjax.interop.entries import Values, constant, fixed, ignored, option
 from fmjax.interop.families.bert import (
     MAX_LENGTH,
@@ -17,6 +18,7 @@ from fmjax.interop.family import Architecture, Family
 from fmjax.interop.options import Options
 from fmjax.interop.rows import Row, linear, norm
 from fmjax.models.language.bert import Bert
+from fmjax.models.layers.disentangled import Disentangled
 from fmjax.objectives.masked_lm import MaskedLM
 
 _PARTS = {"c2p", "p2c"}
@@ -24,9 +26,9 @@ _POOLERS = {"gelu": "gelu", "tanh": "tanh"}
 
 
 class Distances:
-    """Rows of relative positions: each distance's own, or logarithmic buckets."""
+    """The relative positions: one row for each distance, or logarithmic buckets."""
 
-    fields = ("transformer.relative_buckets", "transformer.relative_max_distance")
+    fields = ("transformer.position_bias",)
 
     def read(self, options: Options) -> dict[str, Any]:
         """Takes the options; see `Entry`."""
@@ -34,29 +36,32 @@ class Distances:
         if farthest < 1:
             farthest = options.peek("max_position_embeddings", 512)
         buckets = options.take("position_buckets", int, -1)
-        told = (buckets, farthest) if buckets > 0 else (farthest, None)
-        return dict(zip(self.fields, told))
+        given = (buckets, farthest) if buckets > 0 else (farthest, None)
+        return {self.fields[0]: Disentangled(*given)}
 
     def write(self, values: Values) -> dict[str, Any]:
         """The options; see `Entry`."""
-        buckets, farthest = (values[field] for field in self.fields)
-        if farthest is None:
-            return {"position_buckets": -1, "max_relative_positions": buckets}
-        return {"position_buckets": buckets, "max_relative_positions": farthest}
+        found = values[self.fields[0]]
+        if not isinstance(found, Disentangled):
+            raise UserError(f"{self.fields[0]} = {found!r}; expected @disentangled().")
+        given = (found.buckets, found.max_distance)
+        if found.max_distance is None:
+            given = (-1, found.buckets)
+        return dict(zip(("position_buckets", "max_relative_positions"), given))
 
 
 class Parts:
-    """Which parts the scores have beside content to content: both."""
+    """The terms of the attention scores besides content to content; both are needed."""
 
     fields = ()
 
     def read(self, options: Options) -> dict[str, Any]:
         """Takes the option, a list or joined by bars; see `Entry`."""
-        told = options.peek("pos_att_type", None)
+        given = options.peek("pos_att_type", None)
         options.ignore("pos_att_type")
-        parts = told.split("|") if isinstance(told, str) else told
+        parts = given.split("|") if isinstance(given, str) else given
         if not isinstance(parts, list) or {str(p).strip() for p in parts} != _PARTS:
-            options.refuse("pos_att_type", told, "p2c and c2p")
+            options.refuse("pos_att_type", given, "p2c and c2p")
         return {}
 
     def write(self, values: Values) -> dict[str, Any]:
@@ -66,7 +71,7 @@ class Parts:
 
 
 class HeadWidth:
-    """The width of a head, which some configs spell out."""
+    """The width of a head, which some configs contain."""
 
     fields = ()
 
@@ -113,13 +118,12 @@ DEBERTA = Family(
             True,
             to_field={True: "learned", False: "none"},
         ),
-        fixed({"transformer.position_bias": "disentangled"}),
         constant("relative_attention", True, default=False),
         constant("share_att_key", True, default=False),
         constant("norm_rel_ebd", "layer_norm", default="none"),
-        # Two spellings of one head's names.
+        # Whether the names of the head's tensors are the old ones.
         constant("legacy", True, False),
-        # Of training.
+        # Options of training.
         ignored("pooler_dropout cls_dropout"),
     ),
     rows=(
@@ -154,7 +158,7 @@ DEBERTA = Family(
         "cls.predictions.decoder.weight": "deberta.embeddings.word_embeddings.weight"
     },
     constants=POSITION_IDS,
-    # Version 3's, which told replaced tokens.
+    # DeBERTa-v3's head for replaced token detection.
     foreign=r"mask_predictions\.(dense|LayerNorm|classifier)\.(weight|bias)",
     renamed=(
         *RENAMED,

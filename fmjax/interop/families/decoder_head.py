@@ -1,11 +1,11 @@
-"""The head of a decoder: the table's transpose, a matrix of its own, or in no file."""
+"""The head of a decoder-only model: tied to the table, untied, or missing."""
 
 from fmjax.interop.entries import option
 from fmjax.interop.family import Architecture
 from fmjax.interop.rows import Row
 
 HEAD = Row("language_head/kernel", "lm_head.weight", "d v -> v d")
-# A class without a head leaves nothing to untie: the table serves as the one here.
+# A class without a head has nothing to untie: the model here uses the table as head.
 ALWAYS_TIED = option(
     "tie_word_embeddings",
     "tie_embeddings",
@@ -16,15 +16,15 @@ ALWAYS_TIED = option(
 
 
 def architectures(headed: str, bare: str, tied: bool = True) -> dict[str, Architecture]:
-    """Both classes of a family.
+    """The architectures of a family: with and without language head.
 
     Args:
-      headed: the name of the one with a head.
-      bare: of the one without.
-      tied: whether Hugging Face ties the head where nothing is told.
+      headed: name of the class with the head.
+      bare: name of the class without the head.
+      tied: transformers' default of tie_word_embeddings.
     """
-    told = option("tie_word_embeddings", "tie_embeddings", bool, tied)
+    given = option("tie_word_embeddings", "tie_embeddings", bool, tied)
     return {
-        headed: Architecture((told,), (HEAD,)),
+        headed: Architecture((given,), (HEAD,)),
         bare: Architecture((ALWAYS_TIED,)),
     }

@@ -13,7 +13,7 @@ from fmjax.objectives.classification import Classification
 
 
 class FeedForwardSizes:
-    """Width and kind of the feed-forward layer, told as a multiple of the model's."""
+    """Width and kind of the feed-forward layer, from a multiple of the model width."""
 
     name = "mlp_ratio"
     fields = (
@@ -59,7 +59,7 @@ class FeedForwardSizes:
 
 
 def _gated_width(width: int) -> int:
-    """Two thirds of it, rounded up to a multiple of 8."""
+    """Two thirds of a width, rounded up to a multiple of 8."""
     return -(-int(width * 2 / 3) // 8) * 8
 
 
@@ -74,10 +74,10 @@ DINOV2 = Family(
         *sizes("transformer", "transformer", layer_norm_eps=1e-6, patch_size=14),
         FeedForwardSizes(),
         option("layerscale_value", "transformer.layer_scale", float, 1.0),
-        # Here it grows with the layer.
+        # The rate grows with the layer here.
         option("drop_path_rate", "transformer.stochastic_depth", float, 0.0),
         option("use_mask_token", "mask_token", bool, True),
-        # Of what object detectors read.
+        # Options for object detectors.
         ignored(
             "apply_layernorm out_features out_indices reshape_hidden_states stage_names"
         ),

@@ -1,4 +1,4 @@
-"""ELECTRA (Clark et al. 2020): its discriminator, its generator, its encoder."""
+"""ELECTRA (Clark et al. 2020): its discriminator, generator and encoder."""
 
 from fmjax.interop.entries import Entry, fixed, ignored, option
 from fmjax.interop.families.bert import (
@@ -25,7 +25,7 @@ def _electra(owner: str) -> tuple[Entry, ...]:
         *sizes(owner, hidden_size=256, num_attention_heads=4, intermediate_size=1024),
         MAX_LENGTH,
         option("embedding_size", "embed_dim", int, 128),
-        # Of a head that no class here has.
+        # Options of a head that is not supported.
         ignored("summary_type summary_use_proj summary_activation"),
         ignored("summary_last_dropout"),
     )

@@ -19,7 +19,7 @@ from fmjax.interop.rows import norm
 
 
 class QueryScale:
-    """Gemma's scale of attention scores, spelled as the number whose root it is."""
+    """Gemma's scale of attention scores, 1 / sqrt(query_pre_attn_scalar)."""
 
     fields = ("transformer.attention_scale",)
 
@@ -56,7 +56,7 @@ GEMMA2 = family(
             vocab_size=256000,
         ),
         activation("hidden_activation", "transformer.activation", "gelu_pytorch_tanh"),
-        # Transformers reads hidden_activation alone; older configs have both.
+        # Older configs have both; transformers reads only hidden_activation.
         ignored("hidden_act"),
         Rope(8192),
         LayerTypes(26, None, 2),

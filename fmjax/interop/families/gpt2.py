@@ -32,10 +32,10 @@ GPT2 = Family(
         constant("scale_attn_by_inverse_layer_idx", False),
         constant("reorder_and_upcast_attn", False),
         constant("add_cross_attention", False),
-        # Of a classification head, whose weights would be refused by name.
+        # Options of a classification head, whose weights are refused.
         ignored("summary_type summary_use_proj summary_activation"),
         ignored("summary_proj_to_labels summary_first_dropout"),
-        # Of transformers' first versions.
+        # Options of the first versions of transformers.
         ignored("n_special predict_special_tokens"),
     ),
     # GPT-2's matrices are [inputs, outputs]; query, key and value are joined.

@@ -21,7 +21,7 @@ LAYER, BLOCK = "model.layers.{layer}", "stack/layers"
 
 
 def sizes(**defaults: Any) -> tuple[Entry, ...]:
-    """Options that all variants have; `defaults` are those that differ."""
+    """Entries that all variants share; `defaults` override the defaults here."""
     take = {
         "num_hidden_layers": 32,
         "hidden_size": 4096,
@@ -98,12 +98,12 @@ def family(
     """A variant of Llama.
 
     Args:
-      model_type: in config.json.
-      classes: what its classes' names begin with.
-      own: fields beside those that all variants have in common.
-      entries: options.
-      rows: weights of a layer.
-      tied: whether Hugging Face ties the head where nothing is told.
+      model_type: model_type of config.json.
+      classes: prefix of the names of its classes.
+      own: fixed fields in addition to those of all variants.
+      entries: entries of the options.
+      rows: rows of the weights of a layer.
+      tied: transformers' default of tie_word_embeddings.
     """
     return Family(
         model_type=model_type,
@@ -131,10 +131,10 @@ LLAMA = family(
         constant("attention_bias", False),
         constant("mlp_bias", False),
         constant("pretraining_tp", 1, None),
-        # Transformers reads neither; Falcon 3 and SmolLM 2 have them.
+        # Options of Falcon 3 and SmolLM 2, which transformers does not read.
         constant("activation", "swiglu"),
         constant("rope_interleaved", False),
-        # In the first configs, beside max_position_embeddings, which counts.
+        # In the first configs; max_position_embeddings counts.
         ignored("max_sequence_length"),
     ),
     (*NORMS, *ATTENTION, *FEED_FORWARD),

@@ -1,6 +1,6 @@
 """Mixtral (Jiang et al. 2024)."""
 
-from fmjax.interop.entries import constant, ignored, option
+from fmjax.interop.entries import constant, ignored, option, part
 from fmjax.interop.families.llama import (
     ATTENTION,
     BLOCK,
@@ -12,6 +12,7 @@ from fmjax.interop.families.llama import (
 )
 from fmjax.interop.families.rope import Rope
 from fmjax.interop.rows import LINEAR, Row
+from fmjax.models.layers.mixture_of_experts import Experts
 
 _EXPERTS = f"{LAYER}.block_sparse_moe"
 MIXTRAL = family(
@@ -25,10 +26,16 @@ MIXTRAL = family(
         SILU,
         Rope(131072, 1e6),
         option("sliding_window", "transformer.window", int, None),
-        option("num_local_experts", "transformer.num_experts", int, 8),
-        option("num_experts_per_tok", "transformer.experts_per_token", int, 2),
+        part(
+            "transformer.experts",
+            Experts,
+            {
+                "num_local_experts": ("number", int, 8),
+                "num_experts_per_tok": ("per_token", int, 2),
+            },
+        ),
         constant("router_jitter_noise", 0.0),
-        # Of training.
+        # Options of training.
         ignored("output_router_logits router_aux_loss_coef"),
     ),
     (

@@ -38,7 +38,7 @@ OPT = Family(
         constant("layer_norm_elementwise_affine", True),
         constant("_remove_final_layer_norm", False),
         constant("layerdrop", 0.0),
-        # In configs of Meta's; transformers reads it nowhere.
+        # In Meta's configs; transformers does not read it.
         ignored("activation_dropout"),
     ),
     rows=(

@@ -33,7 +33,7 @@ QWEN2 = family(
         SILU,
         Rope(32768),
         LayerTypes(32, "use_sliding_window", None),
-        # Qwen 2.5 has it.
+        # In configs of Qwen 2.5.
         constant("use_mrope", False),
     ),
     (*NORMS, *ATTENTION, *FEED_FORWARD),

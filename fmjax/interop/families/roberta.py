@@ -22,7 +22,7 @@ from fmjax.objectives.masked_lm import MaskedLM
 
 
 class PaddingOffset:
-    """RoBERTa's positions, which begin behind the id of padding."""
+    """RoBERTa's positions, which start after the id of padding."""
 
     fields = ("position_padding_id", "position_offset", "max_length")
 
@@ -37,8 +37,8 @@ class PaddingOffset:
         padding, offset, length = (values[field] for field in self.fields)
         if padding is None or offset != padding + 1:
             raise UserError(
-                f"position_padding_id = {padding}; expected the id of padding, and "
-                "position_offset to be one more."
+                f"position_padding_id = {padding}, position_offset = {offset}: "
+                "expected the id of padding, and an offset of one more."
             )
         return {"pad_token_id": padding, "max_position_embeddings": length + offset}
 

@@ -1,4 +1,4 @@
-"""Rotary positions and their scaling, as transformers spells them."""
+"""Rotary positions and their scaling, as in transformers' config.json."""
 
 import math
 from typing import Any
@@ -19,19 +19,20 @@ _TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
 
 
 class Rope:
-    """rope_theta and rope_scaling, or rope_parameters, which is both since version 5.
+    """rope_theta and rope_scaling, or since version 5 rope_parameters for both.
 
-    Of rope_scaling and rope_parameters the first counts, as for transformers.
+    If rope_scaling and rope_parameters are both present, rope_scaling counts, as in
+    transformers.
     """
 
     fields = ("transformer.rotary",)
 
     def __init__(self, max_length: int, theta: float = 10000.0):
-        """Takes what Hugging Face takes where nothing is told.
+        """Sets transformers' defaults.
 
         Args:
-          max_length: its max_position_embeddings.
-          theta: its base.
+          max_length: default of max_position_embeddings.
+          theta: default of rope_theta.
         """
         self._max_length, self._theta = max_length, theta
 
@@ -55,7 +56,7 @@ class Rope:
         return {self.fields[0]: rotary}
 
     def write(self, values: Values) -> dict[str, Any]:
-        """The options, in both spellings; see `Entry`."""
+        """The options, in both formats; see `Entry`."""
         name, rotary = self.fields[0], values[self.fields[0]]
         if rotary is None:
             raise UserError(f"{name} = None; expected @rotary().")
@@ -69,7 +70,7 @@ class Rope:
 
 
 def _scaling(kind: str, inside: Options, longest: int) -> Scaling | None:
-    """The scaling of a rope_type, of its options; `longest` is the model's length."""
+    """The scaling of a rope_type from its options; `longest` is the model's length."""
     if kind == "default":
         return None
 
@@ -89,7 +90,7 @@ def _scaling(kind: str, inside: Options, longest: int) -> Scaling | None:
     if kind == "linear":
         return LinearScaling(number("factor"))
     if kind == "dynamic":
-        # Transformers reads max_position_embeddings alone.
+        # transformers reads only max_position_embeddings.
         inside.ignore("original_max_position_embeddings")
         return DynamicScaling(number("factor"), longest)
     if kind == "llama3":
@@ -116,13 +117,13 @@ def _scaling(kind: str, inside: Options, longest: int) -> Scaling | None:
 
 
 def _attention_factor(inside: Options, factor: float) -> float | None:
-    """Of YaRN: as told, or by DeepSeek's two factors; None for the paper's."""
-    told = inside.take("attention_factor", float, None)
+    """YaRN's attention factor; None for the paper's."""
+    given = inside.take("attention_factor", float, None)
     over, under = (
         inside.take(name, float, None) for name in ("mscale", "mscale_all_dim")
     )
-    if told is not None or not (over and under):
-        return told
+    if given is not None or not (over and under):
+        return given
     if factor <= 1:
         return 1.0
     over, under = (0.1 * scale * math.log(factor) + 1 for scale in (over, under))
@@ -154,8 +155,8 @@ def _written(scaling: Scaling | None, values: Values) -> dict[str, Any]:
             }
         case YarnScaling():
             factor = scaling.attention_factor
-            told = {} if factor is None else {"attention_factor": factor}
-            return told | {
+            given = {} if factor is None else {"attention_factor": factor}
+            return given | {
                 "rope_type": "yarn",
                 "factor": scaling.factor,
                 "original_max_position_embeddings": scaling.original_length,

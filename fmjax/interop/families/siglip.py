@@ -23,7 +23,7 @@ from fmjax.objectives.image_text_contrast import ImageTextContrast
 
 
 class ProjectionSize:
-    """Width of texts' vectors: the images', or else the towers do not meet."""
+    """The width of the text embeddings; it must equal that of the image embeddings."""
 
     name = f"{TEXT}.projection_size"
     fields = ("image.transformer.embed_dim",)
@@ -41,7 +41,7 @@ class ProjectionSize:
 
 
 class FirstBias:
-    """What is added to products: a number before training, then whatever is learned."""
+    """The bias of the logits: the initial value, or the trained one in the file."""
 
     fields = ("bias",)
 
@@ -80,7 +80,7 @@ SIGLIP = Family(
         constant(f"{IMAGE}.vision_use_head", True),
         FirstBias(),
         UNLIMITED,
-        # Before training 10; files hold what was learned.
+        # The initial value is 10; files have the trained value.
         assumed({"scale": 10.0}),
         fixed(
             {

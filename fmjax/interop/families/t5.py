@@ -3,17 +3,26 @@
 from typing import Any
 
 from fmjax.errors import UserError
-from fmjax.interop.entries import ACTIVATIONS, Values, constant, fixed, ignored, option
+from fmjax.interop.entries import (
+    ACTIVATIONS,
+    Values,
+    constant,
+    fixed,
+    ignored,
+    option,
+    part,
+)
 from fmjax.interop.families.decoder_head import ALWAYS_TIED, HEAD
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.options import Options
 from fmjax.interop.rows import LINEAR, Row, attention, norm
 from fmjax.models.language.seq2seq import Seq2Seq
+from fmjax.models.layers.position_bias import RelativeBuckets
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM
 
 
 class FeedForwardKind:
-    """The feed-forward layer as "relu" or "gated-gelu", and what follows from it."""
+    """The feed-forward layer as "relu" or "gated-gelu", with activation and gate."""
 
     fields = (
         "encoder.activation",
@@ -57,10 +66,10 @@ class FeedForwardKind:
 
 
 class Head:
-    """Whether the head is tied, and whether what it reads is scaled.
+    """Whether the head is tied, and whether its inputs are scaled.
 
-    Version 4 of transformers tells both by tie_word_embeddings. Version 5 says there
-    that the head is tied always, and tells the scale apart.
+    In version 4 of transformers, tie_word_embeddings defines both. In version 5 the
+    option is always true, and another one defines the scaling.
     """
 
     fields = ("tie_embeddings", "head_scale")
@@ -78,7 +87,7 @@ class Head:
 
 
 class DecoderLayers:
-    """The decoder's layers: as many as the encoder's if nothing else is told."""
+    """The number of decoder layers; by default that of the encoder."""
 
     fields = ("decoder.num_layers",)
 
@@ -94,7 +103,7 @@ class DecoderLayers:
 
 
 class StartId:
-    """The decoder's first input: the id of padding if no other is told."""
+    """The first input of the decoder; by default the id of padding."""
 
     fields = ("start_id",)
 
@@ -156,13 +165,19 @@ T5 = Family(
         option("d_ff", "*.mlp_dim", int, 2048),
         FeedForwardKind(),
         option("layer_norm_epsilon", "*.norm_epsilon", float, 1e-6),
-        option("relative_attention_num_buckets", "*.relative_buckets", int, 32),
-        option("relative_attention_max_distance", "*.relative_max_distance", int, 128),
+        part(
+            "*.position_bias",
+            RelativeBuckets,
+            {
+                "relative_attention_num_buckets": ("number", int, 32),
+                "relative_attention_max_distance": ("max_distance", int, 128),
+            },
+        ),
         option(
             "dropout_rate", "*.dropout *.attention_dropout *.mlp_dropout", float, 0.1
         ),
         option("vocab_size", "vocab_size", int, 32128),
-        # Relative positions go on for ever; this is how many it was trained on.
+        # Relative positions have no maximum; this is the length of training.
         option("n_positions", "max_length", int, 512),
         StartId(),
         fixed(
@@ -170,12 +185,11 @@ T5 = Family(
                 "*.norm": "rmsnorm",
                 "*.bias": False,
                 "*.attention_scale": 1.0,
-                "*.position_bias": "buckets",
             }
         ),
         constant("is_encoder_decoder", True),
         constant("is_decoder", False),
-        # Of training, and of a head that no class here has.
+        # Options of training, and of a head that is not supported.
         ignored("initializer_factor classifier_dropout"),
     ),
     rows=(
@@ -195,7 +209,7 @@ T5 = Family(
         "decoder.embed_tokens.weight": "shared.weight",
         "lm_head.weight": "shared.weight",
     },
-    # A table that nothing reads, in files converted from TensorFlow.
+    # An unused table of files converted from TensorFlow.
     constants=r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
     unties=True,
 )

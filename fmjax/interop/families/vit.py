@@ -22,7 +22,7 @@ from fmjax.objectives.classification import Classification
 
 
 class Classes(Labels):
-    """The number of classes of a model that has a classifier."""
+    """The number of classes of a model with a classifier."""
 
     def write(self, values: Values) -> dict[str, Any]:
         """The options; see `Entry`."""
@@ -35,12 +35,12 @@ NO_CLASSES = fixed({"num_classes": 0})
 
 
 def sizes(owner: str, both: str, **defaults: Any) -> tuple[Entry, ...]:
-    """Options that all encoders of images have; `defaults` are those that differ.
+    """Entries that all image encoders share.
 
     Args:
-      owner: of the encoder's sizes.
-      both: of what encoder and decoder have in common, where there is one.
-      **defaults: by the options' names.
+      owner: the field with the encoder's sizes.
+      both: the field with settings of encoder and decoder, if there is a decoder.
+      **defaults: defaults that differ, by the names of the options.
     """
     take = {"layer_norm_eps": 1e-12, "patch_size": 16} | defaults
     c = owner
@@ -66,11 +66,11 @@ FEED_FORWARD = (
 
 
 def inputs(name: str, path: str) -> tuple[Row, ...]:
-    """Weights of patches, tokens before them and positions.
+    """Rows of the weights of patches, class and distillation tokens, and positions.
 
     Args:
-      name: of what the tensors' names begin with.
-      path: of the patch embedding.
+      name: prefix of the tensors' names.
+      path: path of the patch embedding.
     """
     projection = f"{name}.embeddings.patch_embeddings.projection"
     positions = f"{name}.embeddings.position_embeddings"
@@ -83,10 +83,10 @@ def inputs(name: str, path: str) -> tuple[Row, ...]:
 
 
 def blocks(name: str, stack: str) -> tuple[Row, ...]:
-    """Weights of a stack's layers.
+    """Rows of the weights of a stack's layers.
 
     Args:
-      name: of a layer, with {layer} in it.
+      name: name of a layer, with {layer} for its index.
       stack: path of the stack.
     """
     block = f"{stack}/layers"
@@ -106,7 +106,7 @@ def blocks(name: str, stack: str) -> tuple[Row, ...]:
 
 
 def encoder(name: str) -> tuple[Row, ...]:
-    """Weights of a model without its heads."""
+    """Rows of the weights of a model without its heads."""
     return (
         *inputs(name, "patches"),
         *blocks(f"{name}.encoder.layer.{{layer}}", "stack"),

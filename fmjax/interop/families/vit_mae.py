@@ -29,7 +29,7 @@ _SINCOS = assumed({"positions": "sincos"})
 
 
 def _positions(model: nn.Module, **owners: str) -> dict[str, np.ndarray]:
-    """[1, 1 + N, D] by name, zero for the class token, if not learned."""
+    """Fixed positions [1, 1 + N, D] by name, zero for the class token."""
     tables = {}
     if model.positions == "sincos":
         for owner, name in owners.items():

@@ -1,11 +1,11 @@
-"""Sliding windows of some layers, as transformers spells them."""
+"""Sliding windows of some layers, as in transformers' config.json."""
 
 from typing import Any
 
 from fmjax.interop.entries import Values
 from fmjax.interop.options import Options
 
-# No model has as many; beyond, lists of them would take gigabytes.
+# More layers than any model has; longer lists would take gigabytes.
 _MOST_LAYERS = 10_000
 
 
@@ -15,12 +15,13 @@ class LayerTypes:
     fields = ("transformer.window", "transformer.global_every")
 
     def __init__(self, layers: int, flag: str | None, period: int | None):
-        """Describes what Hugging Face takes where layer_types does not tell.
+        """Sets transformers' defaults for configs without layer_types.
 
         Args:
-          layers: the default of num_hidden_layers.
-          flag: an option without which there is no window.
-          period: every which layer sees all; None for those below max_window_layers.
+          layers: default of num_hidden_layers.
+          flag: an option that switches the window on; None if there is none.
+          period: every `period`-th layer has full attention; None if the layers below
+            max_window_layers have.
         """
         self._layers, self._flag, self._period = layers, flag, period
 
@@ -46,8 +47,8 @@ class LayerTypes:
         if all(whole):
             return dict.fromkeys(self.fields)
         every = whole.index(True) + 1 if any(whole) else None
-        told = [every is not None and (i + 1) % every == 0 for i in range(layers)]
-        if whole != told or window is None:
+        given = [every is not None and (i + 1) % every == 0 for i in range(layers)]
+        if whole != given or window is None:
             options.refuse(
                 "layer_types" if kinds is not None else "max_window_layers",
                 kinds if kinds is not None else first,

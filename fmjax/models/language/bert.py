@@ -1,10 +1,10 @@
 """Encoder-only language models: BERT (Devlin et al. 2019), RoBERTa, DeBERTa."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
@@ -17,34 +17,42 @@ from fmjax.models.layers.embeddings import Embedding
 from fmjax.models.layers.inputs import (
     InputEmbedding,
     Positions,
-    check_length,
     check_positions,
-    check_sizes,
     outputs,
 )
-from fmjax.models.layers.language_head import LanguageHead, padded
+from fmjax.models.layers.language_head import LanguageHead
 from fmjax.models.layers.norms import Norm
+from fmjax.models.layers.text_inputs import (
+    Text,
+    TextArguments,
+    TextInputs,
+    count_positions,
+)
+from fmjax.models.layers.text_model import TextModel, embed_text
 from fmjax.models.layers.transformer import Context, Stack
 from fmjax.models.layers.transformer_config import TransformerConfig
 
 
 @configurable("bert")
-class Bert(nn.Module):
-    """A bidirectional encoder with the heads that are asked for.
+class Bert(TextModel):
+    """A bidirectional encoder with optional heads.
 
     Attributes:
-      transformer: the stack's sizes and choices.
+      transformer: sizes and choices of the stack.
       vocab_size: V; ids at and above it are never predicted.
       max_length: the longest sequence; learned positions have as many rows.
       positions: vectors added for each position, see `InputEmbedding`.
       position_offset: row of position 0 in the learned table (RoBERTa: 2).
-      position_padding_id: positions count other tokens only (RoBERTa: 1); None for all.
-      num_token_types: kinds of segments, such as first and second sentence; 0 for none.
-      language_head: whether masked tokens are predicted, tied to the embedding table.
-      pooler: activation of a layer over the first token, "tanh" in BERT; "none" for no
-        such layer. The heads for sentences read it.
-      next_sentence: whether to tell if a second sentence followed the first.
-      num_classes: of a classifier of the whole text; None for no classifier.
+      position_padding_id: positions do not count tokens of this id (RoBERTa: 1); None
+        to count all.
+      num_token_types: number of token types (first and second sentence: 2); 0 for none.
+      language_head: whether there is a head that predicts masked tokens, tied to the
+        embedding table.
+      pooler: activation of a dense layer over the first token, "tanh" in BERT; "none"
+        for no such layer. The heads for sentences read its output.
+      next_sentence: whether there is a head that classifies if a second sentence
+        followed the first.
+      num_classes: classes of a classifier of the whole text; None for no classifier.
       embed_dim: width of the vectors of tokens, positions and types, projected to the
         transformer's (ELECTRA's generator); None means the same.
       vocab_multiple: the tables are padded to a multiple of this, so that they shard.
@@ -64,23 +72,21 @@ class Bert(nn.Module):
     embed_dim: int | None = None
     vocab_multiple: int = 128
 
+    text_arguments: ClassVar[TextArguments] = {
+        "text": ("token_types", "positions", "segment_ids", "padding_mask")
+    }
+
     def __post_init__(self):
-        check_sizes(self)
+        super().__post_init__()
         check_positions(self, "transformer")
         if self.pooler == "none" and (self.next_sentence or self.num_classes):
             raise UserError(
                 "bert.pooler = 'none', which bert.next_sentence and bert.num_classes "
                 "need; expected 'tanh' or 'gelu'."
             )
-        super().__post_init__()
-
-    @property
-    def padded_vocab_size(self) -> int:
-        """Rows of the embedding table: vocab_size rounded up to vocab_multiple."""
-        return padded(self.vocab_size, self.vocab_multiple)
 
     def setup(self):
-        """Declares the parts."""
+        """Declares the submodules."""
         c = self.transformer
         D, std, dtype = c.embed_dim, c.init_std, c.compute_dtype
         rows, width = self.padded_vocab_size, self.embed_dim or D
@@ -104,25 +110,14 @@ class Bert(nn.Module):
             self.classifier = Dense(self.num_classes, ("embed", None), True, std, dtype)
 
     def __call__(
-        self,
-        tokens: Int[Array, "B T"],
-        token_types: Int[Array, "B T"] | None = None,
-        positions: Int[Array, "B T"] | None = None,
-        segment_ids: Int[Array, "B T"] | None = None,
-        padding_mask: Bool[Array, "B T"] | None = None,
-        keys: Keys = None,
-        hidden_states: bool = False,
+        self, text: Text, keys: Keys = None, hidden_states: bool = False
     ) -> dict[str, Array]:
-        """Outputs of the model's heads.
+        """The encoder's hidden vectors and the outputs of the heads.
 
         Args:
-          tokens: ids below vocab_size.
-          token_types: of each token; 0 if not given.
-          positions: of each token in its document; 0 … T-1 if not given.
-          segment_ids: tokens attend only to their own segment.
-          padding_mask: False for padding, which no token attends to.
+          text: tokens [B, T], or a `TextInputs`.
           keys: one key per example for dropout; None in evaluation.
-          hidden_states: whether to give them.
+          hidden_states: whether to return them.
 
         Returns:
           hidden: [B, T, D]; logits: float32 [B, T, V] of the token at every position;
@@ -130,50 +125,33 @@ class Bert(nn.Module):
           from elsewhere"; class_logits: float32 [B, num_classes]; each where the model
           has that head. hidden_states: [layers + 1, B, T, D].
         """
-        out = self.hidden(
-            tokens,
-            token_types,
-            positions,
-            segment_ids,
-            padding_mask,
-            keys,
-            hidden_states,
-        )
+        out = self.hidden(text, keys, hidden_states)
         given = outputs(out)
         if self.language_head:
             given["logits"] = self.head(out["hidden"])[..., : self.vocab_size]
         return given
 
     def hidden(
-        self,
-        tokens: Int[Array, "B T"],
-        token_types: Int[Array, "B T"] | None = None,
-        positions: Int[Array, "B T"] | None = None,
-        segment_ids: Int[Array, "B T"] | None = None,
-        padding_mask: Bool[Array, "B T"] | None = None,
-        keys: Keys = None,
-        hidden_states: bool = False,
+        self, text: Text, keys: Keys = None, hidden_states: bool = False
     ) -> dict[str, Array]:
         """Everything but the language head; see `__call__`."""
-        c = self.transformer
-        check_length("bert", tokens, self.max_length)
-        if positions is None:
-            positions = jnp.arange(tokens.shape[1])[None]
-            if self.position_padding_id is not None:
-                counted = tokens != self.position_padding_id
-                positions = counted.cumsum(1) * counted - 1
-        x = self.tokens(tokens)
-        x = self.inputs(x, positions, token_types, fold_keys(keys, c.num_layers))
-        mask = self_attention(False, segment_ids, padding_mask)
-        context = Context(positions, mask, keys=keys)
+        text = self._read(text)
+        x = embed_text(self.tokens, self.inputs, text, keys)
+        mask = self_attention(False, text.segment_ids, text.padding_mask)
+        context = Context(text.positions, mask, keys=keys)
         out = self.stack(x, context, None, hidden_states)
-        return out | self._about_the_text(out["hidden"][:, 0], keys)
+        return out | self._sentence_heads(out["hidden"][:, 0], keys)
 
     def head(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T padded_V"]:
         """Logits over the padded vocabulary, float32; padding gets -1e30."""
         return self.masked_head(hidden, self.tokens.table)
 
-    def _about_the_text(self, first: Float[Array, "B D"], keys: Keys) -> dict:
+    def _default_positions(self, text: TextInputs) -> Int[Array, "#B T"]:
+        if self.position_padding_id is None:
+            return super()._default_positions(text)
+        return count_positions(text.tokens != self.position_padding_id)
+
+    def _sentence_heads(self, first: Float[Array, "B D"], keys: Keys) -> dict:
         if self.pooler == "none":
             return {}
         pooled = ACTIVATIONS[self.pooler](self.pool(first))
@@ -189,7 +167,13 @@ class Bert(nn.Module):
     def train_flops_per_token(
         self, params, length: int, predicted: float = 1.0
     ) -> float:
-        """Matrix FLOPs of a training step for each token; the head reads a share."""
+        """Matrix FLOPs of a training step for each token.
+
+        Args:
+          params: the parameters, or their shapes.
+          length: tokens of a sequence.
+          predicted: share of the tokens that the language head reads.
+        """
         weights = matmul_parameters(params, self.transformer)
         if self.language_head:
             weights += predicted * params["tokens"]["table"].size
@@ -197,13 +181,13 @@ class Bert(nn.Module):
 
 
 class MaskedHead(nn.Module):
-    """BERT's head: a layer with activation and norm, then the tied table and an offset.
+    """BERT's head: a dense layer, activation and norm, then the tied table and a bias.
 
     Attributes:
-      config: of the transformer below.
+      config: of the transformer below the head.
       vocab_size: V.
-      padded_size: rows of the table.
-      width: of a row.
+      padded_size: rows of the embedding table.
+      width: E, width of a row of it.
     """
 
     config: TransformerConfig
@@ -215,7 +199,7 @@ class MaskedHead(nn.Module):
     def __call__(
         self, hidden: Float[Array, "B T D"], table: Float[Array, "padded_V E"]
     ) -> Float[Array, "B T padded_V"]:
-        """Logits, those of vocabulary padding -1e30."""
+        """Logits, float32; those of vocabulary padding are -1e30."""
         c = self.config
         dtype = c.compute_dtype
         transform = Dense(
@@ -227,10 +211,8 @@ class MaskedHead(nn.Module):
             self.vocab_size,
             self.padded_size,
             tied=True,
-            bias=True,
-            scale=1.0,
-            softcap=None,
             init_std=c.init_std,
             dtype=dtype,
+            bias=True,
             name="vocabulary",
         )(x, table)

@@ -1,52 +1,73 @@
 """Encoder-decoders: Transformer (Vaswani et al. 2017), T5, BART, Marian, AlexaTM."""
 
-import jax.numpy as jnp
-from flax import linen as nn
+import dataclasses
+from typing import ClassVar
+
+import jax
 from jaxtyping import Array, Bool, Float, Int
 
 from fmjax.configurable import configurable
-from fmjax.errors import UserError
 from fmjax.models.flops import attention_flops, matmul_parameters
-from fmjax.models.layers.attention_mask import (
-    cached_self_attention,
-    cross_attention,
-    self_attention,
-)
+from fmjax.models.layers.attention_mask import cross_attention, self_attention
+from fmjax.models.layers.disentangled import check_decoder
 from fmjax.models.layers.dropout import Keys, fold_keys
 from fmjax.models.layers.embeddings import Embedding
 from fmjax.models.layers.inputs import (
     InputEmbedding,
     Positions,
-    check_length,
     check_positions,
-    check_sizes,
     outputs,
 )
-from fmjax.models.layers.language_head import LanguageHead, padded
+from fmjax.models.layers.language_head import LanguageHead
+from fmjax.models.layers.text_inputs import Text, TextArguments
+from fmjax.models.layers.text_model import (
+    TextModel,
+    check_same_width,
+    check_start_id,
+    decoder_mask,
+    embed_text,
+)
 from fmjax.models.layers.transformer import Cache, Context, Stack, empty_cache
 from fmjax.models.layers.transformer_config import TransformerConfig
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class EncoderOutput:
+    """What cross-attention reads of an encoder's text.
+
+    Attributes:
+      hidden: [B, S, D], the encoder's "hidden"; None where the keys and values made of
+        it are in the decoder's cache.
+      segment_ids: int32 [B, S], of the encoder's text; None where it has none.
+      padding_mask: bool [B, S], likewise.
+    """
+
+    hidden: Float[Array, "B S D"] | None
+    segment_ids: Int[Array, "B S"] | None = None
+    padding_mask: Bool[Array, "B S"] | None = None
+
+
 @configurable("seq2seq")
-class Seq2Seq(nn.Module):
-    """An encoder that reads all of a text, and a decoder that writes another.
+class Seq2Seq(TextModel):
+    """An encoder of one text, and a decoder that predicts another text from it.
 
     Both share one table of token vectors.
 
     Attributes:
-      encoder: sizes and choices of the encoder.
-      decoder: of the decoder; of the same width.
+      encoder: sizes and choices of the encoder's stack.
+      decoder: those of the decoder's stack, of the same width.
       vocab_size: V; ids at and above it are never predicted.
       max_length: the longest sequence on either side.
-      start_id: the decoder's first input, from which the first target is predicted.
-      positions: vectors added for each position, see `InputEmbedding`; "none" where
-        relative positions tell them (T5).
+      start_id: the decoder's first input token; the first target is predicted from it.
+      positions: vectors added for each position, see `InputEmbedding`; "none" with a
+        relative position bias (T5).
       position_offset: row of position 0 in the learned tables (BART: 2).
-      embed_norm: normalizes the sum of vectors (BART).
-      embed_scale: multiplies token vectors by sqrt(D) (Vaswani).
+      embed_norm: whether the sum of token and position vectors is normalized (BART).
+      embed_scale: whether token vectors are multiplied by sqrt(D) (Vaswani).
       tie_embeddings: the head is the transposed embedding table.
-      head_bias: an offset of the logits (BART, Marian).
-      head_scale: multiplies what a head reads by 1 / sqrt(D) (T5 1.0).
+      head_bias: whether the logits have a bias (BART, Marian).
+      head_scale: whether the head's input is multiplied by 1 / sqrt(D) (T5 1.0).
       embed_init_std: standard deviation of token vectors; None means the encoder's.
       vocab_multiple: the tables are padded to a multiple of this, so that they shard.
     """
@@ -66,39 +87,25 @@ class Seq2Seq(nn.Module):
     embed_init_std: float | None = None
     vocab_multiple: int = 128
 
-    def __post_init__(self):
-        check_sizes(self)
-        check_positions(self, "encoder", "decoder")
-        if not 0 <= self.start_id < self.vocab_size:
-            raise UserError(
-                f"seq2seq.start_id = {self.start_id}: expected 0 to seq2seq.vocab_size "
-                f"- 1 = {self.vocab_size - 1}."
-            )
-        if self.encoder.embed_dim != self.decoder.embed_dim:
-            raise UserError(
-                f"seq2seq.encoder: transformer.embed_dim = {self.encoder.embed_dim}; "
-                f"seq2seq.decoder: {self.decoder.embed_dim}. They share one table of "
-                "vectors, so expected the same."
-            )
-        if self.decoder.position_bias == "disentangled":
-            raise UserError(
-                "seq2seq.decoder: transformer.position_bias = 'disentangled' is for "
-                "encoders; a key-value cache cannot hold it."
-            )
-        super().__post_init__()
+    text_arguments: ClassVar[TextArguments] = {
+        "encoder_text": ("padding_mask", "segment_ids", "positions"),
+        "decoder_text": ("segment_ids", "positions"),
+    }
 
-    @property
-    def padded_vocab_size(self) -> int:
-        """Rows of the embedding table: vocab_size rounded up to vocab_multiple."""
-        return padded(self.vocab_size, self.vocab_multiple)
+    def __post_init__(self):
+        super().__post_init__()
+        check_positions(self, "encoder", "decoder")
+        check_start_id(self)
+        check_same_width(self, "encoder", "decoder")
+        check_decoder(self.decoder.position_bias, "seq2seq.decoder")
 
     @property
     def transformer(self) -> TransformerConfig:
-        """The decoder's stack."""
+        """Config of the decoder's stack."""
         return self.decoder
 
     def setup(self):
-        """Declares the parts."""
+        """Declares the submodules."""
         c, rows = self.encoder, self.padded_vocab_size
         std = c.init_std if self.embed_init_std is None else self.embed_init_std
         self.tokens = Embedding(rows, c.embed_dim, "vocab", std, c.compute_dtype)
@@ -119,123 +126,69 @@ class Seq2Seq(nn.Module):
             self.vocab_size,
             rows,
             self.tie_embeddings,
-            self.head_bias,
-            c.embed_dim**-0.5 if self.head_scale else 1.0,
-            None,
             c.init_std,
             self.decoder.compute_dtype,
+            bias=self.head_bias,
+            scale=c.embed_dim**-0.5 if self.head_scale else 1.0,
         )
 
     def __call__(
         self,
-        encoder_tokens: Int[Array, "B S"],
-        decoder_tokens: Int[Array, "B T"],
-        encoder_padding_mask: Bool[Array, "B S"] | None = None,
-        encoder_segment_ids: Int[Array, "B S"] | None = None,
-        encoder_positions: Int[Array, "B S"] | None = None,
-        decoder_segment_ids: Int[Array, "B T"] | None = None,
-        decoder_positions: Int[Array, "B T"] | None = None,
+        encoder_text: Text,
+        decoder_text: Text,
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
-        """Logits of the next token that the decoder writes, at every position.
+        """Logits of the decoder's next token at every position.
 
         Args:
-          encoder_tokens: ids below vocab_size.
-          decoder_tokens: the targets, shifted right behind start_id.
-          encoder_padding_mask: False for padding, which no token attends to.
-          encoder_segment_ids: of packed rows; tokens on either side attend only to
-            their own segment.
-          encoder_positions: of each token in its text; 0 … S-1 if not given.
-          decoder_segment_ids: of packed rows.
-          decoder_positions: of each token in its text; 0 … T-1 if not given.
+          encoder_text: tokens [B, S], or a `TextInputs`.
+          decoder_text: the targets shifted right behind start_id, [B, T]; tokens of
+            segment i attend to segment i of the encoder's text.
           keys: one key per example for dropout; None in evaluation.
-          hidden_states: whether to give them.
+          hidden_states: whether to return them.
 
         Returns:
           logits: float32 [B, T, V], without vocabulary padding; hidden: [B, T, D], the
           decoder's; encoder_hidden: [B, S, D]; hidden_states: [layers + 1, B, T, D] of
           the decoder, encoder_hidden_states of the encoder.
         """
-        out = self.hidden(
-            encoder_tokens,
-            decoder_tokens,
-            encoder_padding_mask,
-            encoder_segment_ids,
-            encoder_positions,
-            decoder_segment_ids,
-            decoder_positions,
-            keys,
-            hidden_states,
-        )
+        out = self.hidden(encoder_text, decoder_text, keys, hidden_states)
         logits = self.head(out["hidden"])[..., : self.vocab_size]
         given = {name: x for name, x in out.items() if name != "encoder_router"}
         return outputs(given) | {"logits": logits}
 
     def hidden(
         self,
-        encoder_tokens: Int[Array, "B S"],
-        decoder_tokens: Int[Array, "B T"],
-        encoder_padding_mask: Bool[Array, "B S"] | None = None,
-        encoder_segment_ids: Int[Array, "B S"] | None = None,
-        encoder_positions: Int[Array, "B S"] | None = None,
-        decoder_segment_ids: Int[Array, "B T"] | None = None,
-        decoder_positions: Int[Array, "B T"] | None = None,
+        encoder_text: Text,
+        decoder_text: Text,
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
         """Everything below the head; see `__call__`."""
-        encoded = self.encode(
-            encoder_tokens,
-            encoder_padding_mask,
-            encoder_segment_ids,
-            encoder_positions,
-            fold_keys(keys, 0),
-            hidden_states,
+        encoder_text = self._check(encoder_text, "encoder_text")
+        encoded = self.encode(encoder_text, fold_keys(keys, 0), hidden_states)
+        read = EncoderOutput(
+            encoded["hidden"], encoder_text.segment_ids, encoder_text.padding_mask
         )
-        out = self.decode(
-            decoder_tokens,
-            encoded["hidden"],
-            encoder_padding_mask,
-            encoder_segment_ids,
-            decoder_segment_ids,
-            decoder_positions,
-            None,
-            fold_keys(keys, 1),
-            hidden_states,
-        )
+        out = self.decode(decoder_text, read, None, fold_keys(keys, 1), hidden_states)
         encoded = {f"encoder_{k}": x for k, x in encoded.items() if k != "cache"}
         return out | encoded
 
     def encode(
-        self,
-        encoder_tokens: Int[Array, "B S"],
-        encoder_padding_mask: Bool[Array, "B S"] | None = None,
-        encoder_segment_ids: Int[Array, "B S"] | None = None,
-        encoder_positions: Int[Array, "B S"] | None = None,
-        keys: Keys = None,
-        hidden_states: bool = False,
+        self, encoder_text: Text, keys: Keys = None, hidden_states: bool = False
     ) -> dict[str, Array]:
         """The encoder's "hidden" and "router", see `Stack`."""
-        S = encoder_tokens.shape[1]
-        check_length("seq2seq", encoder_tokens, self.max_length)
-        if encoder_positions is None:
-            encoder_positions = jnp.arange(S)[None]
-        at_input = fold_keys(keys, self.encoder.num_layers)
-        x = self.tokens(encoder_tokens)
-        x = self.encoder_inputs(x, encoder_positions, None, at_input)
-        mask = self_attention(False, encoder_segment_ids, encoder_padding_mask)
-        context = Context(encoder_positions, mask, keys=keys)
+        text = self._read(encoder_text, "encoder_text")
+        x = embed_text(self.tokens, self.encoder_inputs, text, keys)
+        mask = self_attention(False, text.segment_ids, text.padding_mask)
+        context = Context(text.positions, mask, keys=keys)
         return self.encoder_stack(x, context, None, hidden_states)
 
     def decode(
         self,
-        decoder_tokens: Int[Array, "B T"],
-        encoder_hidden: Float[Array, "B S D"] | None,
-        encoder_padding_mask: Bool[Array, "B S"] | None = None,
-        encoder_segment_ids: Int[Array, "B S"] | None = None,
-        decoder_segment_ids: Int[Array, "B T"] | None = None,
-        decoder_positions: Int[Array, "B T"] | None = None,
+        decoder_text: Text,
+        encoded: EncoderOutput,
         cache: Cache | None = None,
         keys: Keys = None,
         hidden_states: bool = False,
@@ -243,37 +196,25 @@ class Seq2Seq(nn.Module):
         """The decoder below its head.
 
         Args:
-          decoder_tokens: ids below vocab_size.
-          encoder_hidden: what `encode` gave; None where `cache` has read it.
-          encoder_padding_mask: as in `__call__`.
-          encoder_segment_ids: likewise.
-          decoder_segment_ids: likewise.
-          decoder_positions: likewise; with a cache the slots that are written.
-          cache: of earlier tokens, from `empty_cache`; it also takes up the encoder's
-            output, so that later calls do without.
+          decoder_text: tokens [B, T], or a `TextInputs`; with a cache its positions are
+            the slots that are written.
+          encoded: of the encoder's text.
+          cache: of earlier tokens, from `empty_cache`; it also keeps the keys and
+            values of `encoded.hidden`, which later calls leave out.
           keys: one key per example for dropout; None in evaluation.
-          hidden_states: whether to give them.
+          hidden_states: whether to return them.
 
         Returns:
           What `Stack` gives.
         """
-        T = decoder_tokens.shape[1]
-        check_length("seq2seq", decoder_tokens, self.max_length)
-        if decoder_positions is None:
-            decoder_positions = jnp.arange(T)[None]
-        if cache is None:
-            mask = self_attention(True, decoder_segment_ids)
-        else:
-            mask = cached_self_attention(decoder_positions)
-        at_input = fold_keys(keys, self.decoder.num_layers)
-        x = self.tokens(decoder_tokens)
-        x = self.decoder_inputs(x, decoder_positions, None, at_input)
+        text = self._read(decoder_text, "decoder_text")
+        x = embed_text(self.tokens, self.decoder_inputs, text, keys)
         context = Context(
-            decoder_positions,
-            mask,
-            encoder_hidden=encoder_hidden,
+            text.positions,
+            decoder_mask(text, cache),
+            encoder_hidden=encoded.hidden,
             cross_mask=cross_attention(
-                decoder_segment_ids, encoder_segment_ids, encoder_padding_mask
+                text.segment_ids, encoded.segment_ids, encoded.padding_mask
             ),
             keys=keys,
         )
@@ -293,13 +234,13 @@ class Seq2Seq(nn.Module):
         Args:
           params: the parameters, or their shapes.
           length: targets of a row.
-          encoder_length: tokens that the encoder reads for them.
+          encoder_length: tokens of a row of the encoder.
         """
         E, D = self.encoder, self.decoder
         read = encoder_length / length
         encoder = 6.0 * matmul_parameters(params["encoder_stack"], E)
         encoder += attention_flops(E, encoder_length, "full")
-        # The keys and values of cross-attention are made of the encoder's tokens.
+        # Cross-attention computes keys and values once for each token of the encoder.
         cross = 2 * D.num_layers * D.kv_heads * D.head_width * D.embed_dim
         head = self.padded_vocab_size * D.embed_dim
         decoder = matmul_parameters(params["decoder_stack"], D) - cross + head

@@ -34,7 +34,7 @@ class KeyValueCache:
     k: jax.Array
     v: jax.Array
 
-    def write(self, k: Array, v: Array, positions: Int[Array, "B T"]):
+    def write(self, k: Array, v: Array, positions: Int[Array, "#B T"]):
         """The cache with `k` and `v`, both [B, T, G, K], at `positions`."""
         rows = jnp.arange(k.shape[0])[:, None]
         positions = jnp.broadcast_to(positions, k.shape[:2])
@@ -87,11 +87,11 @@ class Attention(nn.Module):
         self,
         x: Float[Array, "B T D"],
         *,
-        positions: Int[Array, "B T"],
+        positions: Int[Array, "#B T"],
         mask: AttentionMask,
-        bias: Float[Array, "B H T S"] | None,
-        relative: tuple[Float[Array, "P D"], Int[Array, "B T S"]] | None,
-        encoder_hidden: Float[Array, "B S E"] | None,
+        bias: Float[Array, "#B H T S"] | None,
+        relative: tuple[Float[Array, "P D"], Int[Array, "#B T S"]] | None,
+        encoder_hidden: Float[Array, "#B source E"] | None,
         cache: KeyValueCache | None,
         keys: Keys,
     ) -> tuple[Float[Array, "B T D"], KeyValueCache | None]:

@@ -41,7 +41,7 @@ class AttentionMask:
     query_segment_ids: Int[Array, "B T"] | None = None
     key_segment_ids: Int[Array, "B S"] | None = None
     padding_mask: Bool[Array, "B S"] | None = None
-    query_positions: Int[Array, "B T"] | None = None
+    query_positions: Int[Array, "#B T"] | None = None
 
     @property
     def only_distance(self) -> bool:
@@ -128,7 +128,7 @@ def self_attention(
     )
 
 
-def cached_self_attention(positions: Int[Array, "B T"]) -> AttentionMask:
+def cached_self_attention(positions: Int[Array, "#B T"]) -> AttentionMask:
     """The causal mask of tokens at these positions of a key-value cache."""
     return AttentionMask(causal=True, query_positions=positions)
 

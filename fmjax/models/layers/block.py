@@ -34,12 +34,12 @@ class Context:
         stack makes them.
     """
 
-    positions: Int[Array, "B T"]
+    positions: Int[Array, "#B T"]
     mask: AttentionMask
-    encoder_hidden: Float[Array, "B S D"] | None = None
+    encoder_hidden: Float[Array, "B source D"] | None = None
     cross_mask: AttentionMask = AttentionMask()
     keys: Keys = None
-    bias: Float[Array, "B H T S"] | None = None
+    bias: Float[Array, "#B H T S"] | None = None
     relative: tuple[Array, Array] | None = None
 
 
@@ -192,13 +192,13 @@ class Block(nn.Module):
             "dtype": c.compute_dtype,
             "name": "mlp",
         }
-        if c.num_experts is None:
+        if c.experts is None:
             layer = FeedForward(bias=c.bias, dropout=c.mlp_dropout, **shared)
             return layer(x, keys), {}
-        return MixtureOfExperts(
-            num_experts=c.num_experts,
-            per_token=c.experts_per_token,
+        experts = c.experts
+        if cache is not None:
             # A fair share of a sequence is unknown while it is still being written.
-            capacity=c.expert_capacity if cache is None else None,
-            **shared,
-        )(x, padding_mask_of(mask.query_segment_ids, mask.padding_mask))
+            experts = dataclasses.replace(experts, capacity=None)
+        return MixtureOfExperts(experts, **shared)(
+            x, padding_mask_of(mask.query_segment_ids, mask.padding_mask)
+        )

@@ -1,9 +1,47 @@
 """Disentangled attention (DeBERTa, He et al. 2021): content and relative position."""
 
+import dataclasses
 import math
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from fmjax.configurable import configurable
+from fmjax.errors import UserError
+from fmjax.models.layers.position_bias import check_buckets
+
+
+@configurable("disentangled")
+@dataclasses.dataclass(frozen=True)
+class Disentangled:
+    """Learned vectors of relative positions, which attention reads beside the content.
+
+    Attributes:
+      buckets: buckets of relative positions; there are twice as many vectors, half of
+        them for each direction.
+      max_distance: the distance that the last bucket begins at (DeBERTa-v2); None gives
+        every distance below `buckets` its own (DeBERTa).
+    """
+
+    buckets: int = 32
+    max_distance: int | None = 128
+
+    def __post_init__(self):
+        check_buckets(self, "buckets")
+
+
+def check_decoder(position_bias: object, stack: str) -> None:
+    """Raises a UserError for a decoder with disentangled attention.
+
+    Args:
+      position_bias: of the decoder's `TransformerConfig`.
+      stack: the field that holds it, such as "seq2seq.decoder".
+    """
+    if isinstance(position_bias, Disentangled):
+        raise UserError(
+            f"{stack}: transformer.position_bias = @disentangled() is for encoders; a "
+            "key-value cache cannot hold it."
+        )
 
 
 def log_bucket(
@@ -27,7 +65,7 @@ def disentangled_scores(
     k: Float[Array, "B S H K"],
     relative_q: Float[Array, "P H K"],
     relative_k: Float[Array, "P H K"],
-    relative: Int[Array, "B T S"],
+    relative: Int[Array, "#B T S"],
 ) -> Float[Array, "B H T S"]:
     """Content to position plus position to content: q_i · k^r_δ + k_j · q^r_δ.
 

@@ -63,8 +63,11 @@ def sincos_2d(grid: Grid, width: int) -> Float[np.ndarray, "N D"]:
 
 
 def resize_positions(
-    table: Float[Array, "N D"], grid: Grid, new_grid: Grid, prefix: int = 0
-) -> Float[Array, "M D"]:
+    table: Float[Array | np.ndarray, "N D"],
+    grid: Grid,
+    new_grid: Grid,
+    prefix: int = 0,
+) -> Float[Array | np.ndarray, "M D"]:
     """A learned table for images of another size, by bicubic interpolation.
 
     As PyTorch interpolates with corners not aligned, which all who publish vision

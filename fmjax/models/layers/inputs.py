@@ -43,7 +43,7 @@ class InputEmbedding(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        positions: Int[Array, "B T"],
+        positions: Int[Array, "#B T"],
         token_types: Int[Array, "B T"] | None,
         keys: Keys,
     ) -> Float[Array, "B T D"]:
@@ -83,15 +83,6 @@ class InputEmbedding(nn.Module):
         return dropout(constrain(x, "batch", "length", "act_embed"), c.dropout, keys)
 
 
-def check_sizes(model: nn.Module) -> None:
-    """Raises UserError for a model without vocabulary or room for a token."""
-    for name in ("vocab_size", "max_length", "vocab_multiple"):
-        if getattr(model, name) < 1:
-            raise UserError(
-                f"{model.gin_name}.{name} = {getattr(model, name)} is below 1."
-            )
-
-
 def check_positions(model: nn.Module, *stacks: str) -> None:
     """Raises UserError where nothing tells positions to a stack, which sees a bag.
 
@@ -101,21 +92,13 @@ def check_positions(model: nn.Module, *stacks: str) -> None:
     """
     for field in stacks:
         c = getattr(model, field)
-        told = c is None or c.rotary is not None or c.position_bias != "none"
+        told = c is None or c.rotary is not None or c.position_bias is not None
         if model.positions == "none" and not told:
             raise UserError(
                 f"{model.gin_name}.positions = 'none' and, of {model.gin_name}.{field},"
-                " transformer.rotary = None and transformer.position_bias = 'none' "
+                " transformer.rotary = None and transformer.position_bias = None "
                 "leave the model without positions; set one of them."
             )
-
-
-def check_length(name: str, tokens: Array, max_length: int) -> None:
-    """Raises UserError for a sequence longer than a model's positions."""
-    if tokens.shape[-1] > max_length:
-        raise UserError(
-            f"sequence of {tokens.shape[-1]} tokens, {name}.max_length = {max_length}."
-        )
 
 
 def outputs(out: dict) -> dict[str, Array]:

@@ -18,27 +18,34 @@ class LanguageHead(nn.Module):
       vocab_size: V; ids at and above it are padding, never predicted.
       padded_size: rows of the table.
       tied: whether the weights are the table.
-      bias: whether there is an offset.
-      scale: multiplies the hidden vectors.
-      softcap: logits x become softcap · tanh(x / softcap); None leaves them.
       init_std: standard deviation of untied weights.
       dtype: of the product's operands; logits are float32.
+      bias: whether the logits have a bias.
+      scale: multiplies the hidden vectors.
+      softcap: logits x become softcap · tanh(x / softcap); None leaves them.
     """
 
     vocab_size: int
     padded_size: int
     tied: bool
-    bias: bool
-    scale: float
-    softcap: float | None
     init_std: float
     dtype: jnp.dtype
+    bias: bool = False
+    scale: float = 1.0
+    softcap: float | None = None
 
     @nn.compact
     def __call__(
-        self, hidden: Float[Array, "B T D"], table: Float[Array, "padded_V D"]
+        self,
+        hidden: Float[Array, "B T D"],
+        table: Float[Array, "padded_V D"] | None,
     ) -> Float[Array, "B T padded_V"]:
-        """Logits, those of vocabulary padding -1e30."""
+        """Logits, float32; those of vocabulary padding are -1e30.
+
+        Args:
+          hidden: what the stack gave.
+          table: of token vectors; read only where the weights are tied to it.
+        """
         if self.tied:
             kernel = table.T
         else:
@@ -48,7 +55,7 @@ class LanguageHead(nn.Module):
         if self.scale != 1.0:
             hidden = hidden * jnp.asarray(self.scale, hidden.dtype)
         hidden = hidden.astype(self.dtype)
-        logits = matmul(hidden, kernel.astype(self.dtype), jnp.float32)
+        logits = matmul(hidden, kernel.astype(self.dtype), jnp.dtype("float32"))
         if self.bias:
             logits = logits + self.param("bias", zeros_init("vocab"), kernel.shape[1:])
         logits = constrain(logits, "batch", "length", "act_vocab")
@@ -57,8 +64,3 @@ class LanguageHead(nn.Module):
         if self.padded_size == self.vocab_size:
             return logits
         return jnp.where(jnp.arange(self.padded_size) < self.vocab_size, logits, _NEVER)
-
-
-def padded(vocab_size: int, multiple: int) -> int:
-    """vocab_size rounded up to a multiple."""
-    return -(-vocab_size // multiple) * multiple

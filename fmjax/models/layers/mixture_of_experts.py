@@ -1,4 +1,9 @@
-"""Feed-forward layers of which each token visits a few (Shazeer et al. 2017)."""
+"""Mixture of experts: each token visits a few of many feed-forward layers.
+
+After Shazeer et al. 2017.
+"""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -6,11 +11,47 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
+from fmjax.configurable import configurable
+from fmjax.errors import require
 from fmjax.models.layers.activations import ACTIVATIONS
 from fmjax.models.layers.dropless import dropless
 from fmjax.models.layers.logical_axes import constrain, normal_init
 
 Router = dict[str, Float[Array, " B"]]
+
+
+@configurable("experts")
+@dataclasses.dataclass(frozen=True)
+class Experts:
+    """Number and capacity of the experts in each feed-forward layer.
+
+    Attributes:
+      number: experts E of a layer.
+      per_token: experts k that a token visits.
+      capacity: slots that an expert has for each sequence of n tokens, padding apart,
+        as a multiple of its fair share k n / E, at least one; further tokens are
+        dropped, last ones first. None drops no token. With a key-value cache none is
+        dropped, as the share would depend on tokens that are not written yet.
+    """
+
+    number: int = 8
+    per_token: int = 2
+    capacity: float | None = None
+
+    def __post_init__(self):
+        require(self, "number", self.number >= 1, "at least 1")
+        require(
+            self,
+            "per_token",
+            1 <= self.per_token <= self.number,
+            f"1 to experts.number = {self.number}",
+        )
+        require(
+            self,
+            "capacity",
+            self.capacity is None or self.capacity > 0,
+            "more than 0, or None",
+        )
 
 
 class MixtureOfExperts(nn.Module):
@@ -21,11 +62,7 @@ class MixtureOfExperts(nn.Module):
     (Switch, Fedus et al. 2022): divided by itself it would teach the router nothing.
 
     Attributes:
-      num_experts: E.
-      per_token: k.
-      capacity: slots that an expert has for each sequence of n tokens, padding apart,
-        as a multiple of k n / E, at least one; tokens beyond are dropped, last ones
-        first. None drops none.
+      experts: number E, experts k of a token, capacity.
       mlp_dim: hidden width of an expert.
       activation: a name in `ACTIVATIONS`.
       gated: whether a second projection gates the first.
@@ -34,9 +71,7 @@ class MixtureOfExperts(nn.Module):
       dtype: of the computation; the router computes in float32.
     """
 
-    num_experts: int
-    per_token: int
-    capacity: float | None
+    experts: Experts
     mlp_dim: int
     activation: str
     gated: bool
@@ -58,7 +93,7 @@ class MixtureOfExperts(nn.Module):
           2022, equation 5). Both are of one sequence alone, so that neither the mesh
           nor microbatches change them.
         """
-        D, E, k = x.shape[-1], self.num_experts, self.per_token
+        D, E, k = x.shape[-1], self.experts.number, self.experts.per_token
         router = self.param("router", normal_init(self.init_std, "embed", None), (D, E))
         logits = x.astype(jnp.float32) @ router
         probabilities = jax.nn.softmax(logits, axis=-1)
@@ -72,7 +107,7 @@ class MixtureOfExperts(nn.Module):
         padding_mask = jnp.broadcast_to(padding_mask, x.shape[:2])
         weights = jnp.where(padding_mask[..., None], weights, 0)
         kernels = self._kernels(D)
-        if self.capacity is None:
+        if self.experts.capacity is None:
             y = dropless(x, chosen, weights, kernels, self._feed_forward)
         else:
             y, kept = self._with_capacity(x, chosen, padding_mask, kernels)
@@ -88,7 +123,7 @@ class MixtureOfExperts(nn.Module):
         }
 
     def _kernels(self, width: int) -> dict[str, Array]:
-        E, F = self.num_experts, self.mlp_dim
+        E, F = self.experts.number, self.mlp_dim
         inward = normal_init(self.init_std, "expert", "embed", "mlp")
         outward = normal_init(self.out_init_std, "expert", "mlp", "embed")
         kernels = {"in": self.param("in", inward, (E, width, F))}
@@ -114,15 +149,16 @@ class MixtureOfExperts(nn.Module):
         kernels,
     ) -> tuple[Float[Array, "B T k D"], Bool[Array, "B T k"]]:
         B, T, D = x.shape
-        E, k = self.num_experts, self.per_token
-        slots = min(T, max(1, round(self.capacity * k * T / E)))
+        E, k = self.experts.number, self.experts.per_token
+        capacity = self.experts.capacity
+        slots = min(T, max(1, round(capacity * k * T / E)))
         # First choices of all tokens come before second ones, earlier before later.
         first = jnp.moveaxis(jax.nn.one_hot(chosen, E, dtype=jnp.int32), 2, 1)
         first = (first * padding_mask[:, None, :, None]).reshape(B, k * T, E)
         place = ((first.cumsum(1) - first) * first).sum(-1)
         place = jnp.moveaxis(place.reshape(B, k, T), 1, 2)
         # Padding takes no slots and, so that it changes nothing, gives none.
-        share = jnp.round(self.capacity * k * padding_mask.sum(-1) / E)
+        share = jnp.round(capacity * k * padding_mask.sum(-1) / E)
         kept = place < jnp.clip(share, 1, slots)[:, None, None]
         kept &= padding_mask[..., None]
         # Dropped tokens get a slot past the end, which no expert reads.

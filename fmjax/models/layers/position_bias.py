@@ -1,5 +1,6 @@
-"""Positions as something added to attention scores, or as fixed sines."""
+"""Positions as a bias of attention scores (ALiBi, T5), or as fixed sinusoids."""
 
+import dataclasses
 import math
 
 import jax.numpy as jnp
@@ -7,7 +8,59 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from fmjax.configurable import configurable
+from fmjax.errors import require
 from fmjax.models.layers.logical_axes import normal_init
+
+
+@configurable("alibi")
+@dataclasses.dataclass(frozen=True)
+class Alibi:
+    """ALiBi: a penalty on attention scores, linear in distance (Press et al. 2022).
+
+    In encoders it applies to both sides alike. See `alibi`.
+    """
+
+
+@configurable("relative_buckets")
+@dataclasses.dataclass(frozen=True)
+class RelativeBuckets:
+    """A learned bias for each head and bucket of relative positions (T5).
+
+    See `relative_bucket`; Raffel et al. 2020, section 2.1.
+
+    Attributes:
+      number: buckets; in encoders each direction has half of them.
+      max_distance: the distance from which on the last bucket serves all.
+    """
+
+    number: int = 32
+    max_distance: int = 128
+
+    def __post_init__(self):
+        check_buckets(self, "number")
+
+
+def check_buckets(config, field: str) -> None:
+    """Raises a UserError for a number of buckets, or a distance, that cannot be.
+
+    Args:
+      config: of relative positions, with a `max_distance`.
+      field: its number of buckets.
+    """
+    buckets, farthest = getattr(config, field), config.max_distance
+    require(
+        config,
+        field,
+        buckets >= 4 and buckets % 2 == 0,
+        "an even number of at least 4",
+    )
+    require(
+        config,
+        "max_distance",
+        farthest is None or farthest > buckets // 2,
+        f"more than half of {config.gin_name}.{field} = {buckets}",
+    )
 
 
 def sinusoids(
@@ -43,8 +96,8 @@ def alibi_slopes(num_heads: int) -> Float[np.ndarray, " H"]:
 
 
 def alibi(
-    num_heads: int, queries: Int[Array, "B T"], keys: Int[Array, "B S"]
-) -> Float[Array, "B H T S"]:
+    num_heads: int, queries: Int[Array, "#B T"], keys: Int[Array, "#B S"]
+) -> Float[Array, "#B H T S"]:
     """-slope · |query position - key position|, a number for each head."""
     distance = jnp.abs(queries[:, None, :, None] - keys[:, None, None, :])
     return -alibi_slopes(num_heads)[:, None, None] * distance.astype(jnp.float32)
@@ -77,27 +130,25 @@ class RelativeBias(nn.Module):
 
     Attributes:
       num_heads: H.
-      num_buckets: see `relative_bucket`.
-      max_distance: likewise.
-      causal: likewise.
+      buckets: their number, and the distance that the last one begins at.
+      causal: see `relative_bucket`.
       init_std: standard deviation of the table.
     """
 
     num_heads: int
-    num_buckets: int
-    max_distance: int
+    buckets: RelativeBuckets
     causal: bool
     init_std: float
 
     @nn.compact
     def __call__(
-        self, queries: Int[Array, "B T"], keys: Int[Array, "B S"]
-    ) -> Float[Array, "B H T S"]:
+        self, queries: Int[Array, "#B T"], keys: Int[Array, "#B S"]
+    ) -> Float[Array, "#B H T S"]:
         """The bias between these positions."""
         init = normal_init(self.init_std, "bucket", "heads")
-        table = self.param("table", init, (self.num_buckets, self.num_heads))
+        table = self.param("table", init, (self.buckets.number, self.num_heads))
         offset = keys[:, None, :] - queries[:, :, None]
         bucket = relative_bucket(
-            offset, self.num_buckets, self.max_distance, self.causal
+            offset, self.buckets.number, self.buckets.max_distance, self.causal
         )
         return jnp.moveaxis(table[bucket], -1, 1)

@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Int
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
 
-Frequencies = Float[Array, "*B R/2"]
+# Of r = R/2 pairs: [r], or [B, 1, 1, r] where they depend on the row.
+Frequencies = Float[Array, "... r"]
 # The largest position of each row plus one, [B, 1, 1, 1].
 Length = Int[Array, "B 1 1 1"]
 

@@ -73,7 +73,7 @@ class Rotary:
         head_dim: int,
         positions: Int[Array, "B T"],
         local: bool | Bool[Array, ""] = False,
-    ) -> tuple[Float[Array, "*B R/2"], float | Float[Array, ""]]:
+    ) -> tuple[Float[Array, "*rows r"], float | Float[Array, ""]]:
         """Inverse frequencies, float32, and what sines and cosines are multiplied by.
 
         Args:
@@ -82,7 +82,8 @@ class Rotary:
           local: whether the layer has a sliding window.
 
         Returns:
-          Frequencies [R/2], or [B, 1, 1, R/2] where they depend on the row.
+          Frequencies of the r = R/2 pairs: [r], or [B, 1, 1, r] where they depend on
+          the row.
         """
         dim = self.dim(head_dim)
         found, factor = _plain(self.theta, dim), 1.0
@@ -101,7 +102,7 @@ class Rotary:
         head_dim: int,
         positions: Int[Array, "B T"],
         local: bool | Bool[Array, ""] = False,
-    ) -> tuple[Float[Array, "B T 1 R/2"], Float[Array, "B T 1 R/2"]]:
+    ) -> tuple[Float[Array, "B T 1 r"], Float[Array, "B T 1 r"]]:
         """Sines and cosines of positions, for `rotate`; see `frequencies`."""
         frequencies, factor = self.frequencies(head_dim, positions, local)
         angle = positions[..., None, None].astype(jnp.float32) * frequencies
@@ -113,8 +114,8 @@ class Rotary:
 
 def rotate(
     x: Float[Array, "B T H K"],
-    sin: Float[Array, "B T 1 R/2"],
-    cos: Float[Array, "B T 1 R/2"],
+    sin: Float[Array, "#B T 1 r"],
+    cos: Float[Array, "#B T 1 r"],
 ) -> Float[Array, "B T H K"]:
     """x with its first R features turned by the angles of a sine and cosine table.
 
@@ -130,6 +131,6 @@ def rotate(
     return jnp.concatenate([turned, x[..., dim:]], axis=-1)
 
 
-def _plain(theta: float, dim: int) -> Float[Array, " R/2"]:
+def _plain(theta: float, dim: int) -> Float[Array, " r"]:
     half = dim // 2
     return theta ** (-jnp.arange(half, dtype=jnp.float32) / half)

@@ -11,10 +11,15 @@ from jaxtyping import Array, Float
 from fmjax.models.layers.attention import KeyValueCache
 from fmjax.models.layers.block import Block, BlockOutputs, Cache, Context
 from fmjax.models.layers.dense import Dense
-from fmjax.models.layers.disentangled import log_bucket
+from fmjax.models.layers.disentangled import Disentangled, log_bucket
 from fmjax.models.layers.logical_axes import normal_init
 from fmjax.models.layers.norms import Norm
-from fmjax.models.layers.position_bias import RelativeBias, alibi
+from fmjax.models.layers.position_bias import (
+    Alibi,
+    RelativeBias,
+    RelativeBuckets,
+    alibi,
+)
 from fmjax.models.layers.transformer_config import TransformerConfig
 
 # What the backward pass keeps of a block; the rest is computed again.
@@ -113,33 +118,35 @@ class Stack(nn.Module):
         if cache is not None:
             keys = jnp.arange(cache.self_attention.k.shape[-3])[None]
         bias = relative = None
-        if c.position_bias == "alibi":
-            bias = alibi(c.num_heads, queries, keys)
-        elif c.position_bias == "buckets":
-            bias = RelativeBias(
-                c.num_heads,
-                c.relative_buckets,
-                c.relative_max_distance,
-                context.mask.causal,
-                c.init_std,
-                name="relative_bias",
-            )(queries, keys)
-        elif c.position_bias == "disentangled":
-            relative = self._relative_vectors(queries, keys)
+        match c.position_bias:
+            case Alibi():
+                bias = alibi(c.num_heads, queries, keys)
+            case RelativeBuckets():
+                bias = RelativeBias(
+                    c.num_heads,
+                    c.position_bias,
+                    context.mask.causal,
+                    c.init_std,
+                    name="relative_bias",
+                )(queries, keys)
+            case Disentangled():
+                relative = self._relative_vectors(c.position_bias, queries, keys)
         mask = dataclasses.replace(context.mask, window=c.window)
         return dataclasses.replace(context, mask=mask, bias=bias, relative=relative)
 
-    def _relative_vectors(self, queries: Array, keys: Array) -> tuple[Array, Array]:
-        c = self.config
-        shape = (2 * c.relative_buckets, c.embed_dim)
+    def _relative_vectors(
+        self, positions: Disentangled, queries: Array, keys: Array
+    ) -> tuple[Array, Array]:
+        c, buckets = self.config, positions.buckets
+        shape = (2 * buckets, c.embed_dim)
         init = normal_init(c.init_std, "bucket", "embed")
         table = self.param("relative_vectors", init, shape).astype(c.compute_dtype)
         norm = Norm("layernorm", c.norm_epsilon, c.bias, name="relative_norm")
         offset = queries[:, :, None] - keys[:, None, :]
         rows = offset
-        if c.relative_max_distance is not None:
-            rows = log_bucket(offset, c.relative_buckets, c.relative_max_distance)
-        rows = jnp.clip(rows + c.relative_buckets, 0, shape[0] - 1)
+        if positions.max_distance is not None:
+            rows = log_bucket(offset, buckets, positions.max_distance)
+        rows = jnp.clip(rows + buckets, 0, shape[0] - 1)
         return norm(table), rows
 
 

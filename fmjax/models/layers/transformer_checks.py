@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from fmjax.errors import UserError, require
+from fmjax.models.layers.disentangled import Disentangled
 
 if TYPE_CHECKING:
     from fmjax.models.layers.transformer_config import TransformerConfig
@@ -35,7 +36,7 @@ def check_attention(c: "TransformerConfig") -> None:
             f"transformer.global_every = {c.global_every} needs transformer.window, "
             "which is None."
         )
-    if c.position_bias != "disentangled":
+    if not isinstance(c.position_bias, Disentangled):
         return
     if c.kv_heads != c.num_heads:
         raise UserError(
@@ -51,62 +52,26 @@ def check_attention(c: "TransformerConfig") -> None:
 
 
 def check_positions(c: "TransformerConfig") -> None:
-    """Raises UserError for rotary positions and buckets that cannot be."""
-    if c.rotary is not None:
-        c.rotary.check(c.head_width)
-        local = c.rotary.local_theta
-        if local is not None and c.global_every is None:
-            raise UserError(
-                f"rotary.local_theta = {local} is for layers with a window beside "
-                "others without; expected transformer.global_every, which is None."
-            )
-    buckets, farthest = c.relative_buckets, c.relative_max_distance
-    require(
-        c,
-        "relative_buckets",
-        buckets >= 4 and buckets % 2 == 0,
-        "an even number of at least 4",
-    )
-    if farthest is None:
-        require(
-            c,
-            "relative_max_distance",
-            c.position_bias != "buckets",
-            "a number for transformer.position_bias = 'buckets'",
-        )
-    else:
-        require(
-            c,
-            "relative_max_distance",
-            farthest > buckets // 2,
-            f"more than half of transformer.relative_buckets = {buckets}",
+    """Raises UserError for rotary positions that heads or layers cannot have."""
+    if c.rotary is None:
+        return
+    c.rotary.check(c.head_width)
+    local = c.rotary.local_theta
+    if local is not None and c.global_every is None:
+        raise UserError(
+            f"rotary.local_theta = {local} is for layers with a window beside others "
+            "without; expected transformer.global_every, which is None."
         )
 
 
 def check_experts(c: "TransformerConfig") -> None:
-    """Raises UserError for a mixture of experts that cannot be."""
-    if c.num_experts is None:
-        return
-    if c.num_experts < 1:
-        raise UserError(f"transformer.num_experts = {c.num_experts} is below 1.")
-    require(
-        c,
-        "experts_per_token",
-        1 <= c.experts_per_token <= c.num_experts,
-        f"1 to transformer.num_experts = {c.num_experts}",
-    )
-    require(
-        c,
-        "expert_capacity",
-        c.expert_capacity is None or c.expert_capacity > 0,
-        "more than 0, or None",
-    )
-    if c.bias or c.mlp_dropout:
-        raise UserError(
-            f"transformer.num_experts = {c.num_experts}: experts have no offsets and "
-            "no dropout; expected transformer.bias = False and transformer.mlp_dropout "
-            "= 0."
-        )
+    """Raises UserError for what experts do not have: offsets and dropout."""
+    for name, without in ("bias", False), ("mlp_dropout", 0):
+        if c.experts is not None and getattr(c, name):
+            raise UserError(
+                f"transformer.{name} = {getattr(c, name)}: experts have no offsets and "
+                f"no dropout; expected {without} with transformer.experts = @experts()."
+            )
 
 
 def check_dropout(c: "TransformerConfig") -> None:
@@ -120,8 +85,8 @@ def check_kernel(c: "TransformerConfig") -> None:
     if c.attention in ("auto", "xla"):
         return
     what = None
-    if c.position_bias != "none":
-        what = f"transformer.position_bias = {c.position_bias!r}"
+    if c.position_bias is not None:
+        what = f"transformer.position_bias = @{c.position_bias.gin_name}()"
     elif c.attention_dropout:
         what = f"transformer.attention_dropout = {c.attention_dropout}"
     elif c.attention == "cudnn" and c.attention_softcap is not None:

@@ -6,7 +6,10 @@ from typing import Literal
 import jax.numpy as jnp
 
 from fmjax.configurable import configurable, runtime_field
+from fmjax.models.layers.disentangled import Disentangled
+from fmjax.models.layers.mixture_of_experts import Experts
 from fmjax.models.layers.norms import Norm
+from fmjax.models.layers.position_bias import Alibi, RelativeBuckets
 from fmjax.models.layers.rotary import Rotary
 from fmjax.models.layers.transformer_checks import (
     check_attention,
@@ -41,26 +44,21 @@ class TransformerConfig:
       bias: offsets in projections and LayerNorms.
       qkv_bias: offsets in the projections to queries, keys and values; None means bias.
       rotary: rotary positions, such as @rotary(); None for none.
-      position_bias: what is added to attention scores: "alibi" (Press et al. 2022; to
-        both sides alike in encoders), "buckets" of relative positions (T5), or what
-        "disentangled" vectors of relative positions give (DeBERTa).
-      relative_buckets: for "buckets" and "disentangled".
-      relative_max_distance: the distance from which on the last bucket serves all; for
-        "disentangled" None gives every distance below relative_buckets its own.
+      position_bias: what positions add to attention scores: @alibi(),
+        @relative_buckets() as in T5, or @disentangled() vectors as in DeBERTa; None for
+        nothing.
       window: sliding-window attention: a token sees the `window` tokens up to its own
         in decoders; in encoders those less than `window` away on both sides; None for
         all. See `AttentionMask`.
       global_every: with a window, every n-th layer sees all; None for none.
       qk_norm: an RMSNorm over each query and key head (Dehghani et al. 2023).
       attention_scale: of the scores; None means head_dim^(-1/2). Queries' weights start
-        smaller by as much as it is larger than that, as in T5. Not for "disentangled".
-      attention_softcap: scores x become cap · tanh(x / cap); None leaves them. Not for
-        "disentangled".
-      num_experts: feed-forward layers of which a token visits a few; None for one.
-      experts_per_token: how many it visits.
-      expert_capacity: slots of an expert as a multiple of its fair share of a sequence,
-        padding apart; None drops no token. With a key-value cache none is dropped: it
-        would depend on tokens that are not written yet.
+        smaller by as much as it is larger than that, as in T5. Not with
+        @disentangled().
+      attention_softcap: scores x become cap · tanh(x / cap); None leaves them. Not with
+        @disentangled().
+      experts: a mixture of experts in place of each feed-forward layer, such as
+        @experts(); None for a single feed-forward layer.
       dropout: share of embeddings and of each layer's output dropped in training.
       attention_dropout: share of attention weights dropped in training.
       mlp_dropout: share of the feed-forward's hidden layer dropped in training.
@@ -98,17 +96,13 @@ class TransformerConfig:
     bias: bool = True
     qkv_bias: bool | None = None
     rotary: Rotary | None = None
-    position_bias: Literal["none", "alibi", "buckets", "disentangled"] = "none"
-    relative_buckets: int = 32
-    relative_max_distance: int | None = 128
+    position_bias: Alibi | RelativeBuckets | Disentangled | None = None
     window: int | None = None
     global_every: int | None = None
     qk_norm: bool = False
     attention_scale: float | None = None
     attention_softcap: float | None = None
-    num_experts: int | None = None
-    experts_per_token: int = 2
-    expert_capacity: float | None = None
+    experts: Experts | None = None
     dropout: float = 0.0
     attention_dropout: float = 0.0
     mlp_dropout: float = 0.0

@@ -1,44 +1,49 @@
-"""A text decoder: its first half reads the text alone, the second an image too."""
+"""The text decoder of CoCa: a unimodal stack, and a multimodal one above it."""
+
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.flops import attention_flops, matmul_parameters
 from fmjax.models.layers.attention_mask import cached_self_attention, self_attention
-from fmjax.models.layers.dropout import Keys, fold_keys
+from fmjax.models.layers.disentangled import check_decoder
+from fmjax.models.layers.dropout import Keys
 from fmjax.models.layers.embeddings import Embedding
-from fmjax.models.layers.inputs import (
-    InputEmbedding,
-    check_length,
-    check_sizes,
-)
-from fmjax.models.layers.language_head import LanguageHead, padded
+from fmjax.models.layers.inputs import InputEmbedding
+from fmjax.models.layers.language_head import LanguageHead
 from fmjax.models.layers.logical_axes import normal_init
+from fmjax.models.layers.text_inputs import Text, TextArguments, TextInputs
+from fmjax.models.layers.text_model import (
+    TextModel,
+    check_same_width,
+    check_start_id,
+    embed_text,
+)
 from fmjax.models.layers.transformer import Cache, Context, Stack, empty_cache
 from fmjax.models.layers.transformer_config import TransformerConfig
 
 
 @configurable("caption_decoder")
-class CaptionDecoder(nn.Module):
+class CaptionDecoder(TextModel):
     """CoCa's decoder (Yu et al. 2022, section 3.2).
 
-    The first half is causal and attends to no image. At the end of the text stands a
-    learned [CLS]: it attends to all of the text, and what it becomes stands for the
-    text; no token attends to it. The second half is causal too, reads what the first
-    made of the tokens, and attends to vectors of an image.
+    The unimodal stack is causal and has no cross-attention. A learned [CLS] follows the
+    text: it attends to all tokens, no token attends to it, and its output vector embeds
+    the text. The multimodal stack, causal as well, reads the unimodal stack's outputs
+    of the tokens, and its cross-attention reads vectors of an image.
 
     Attributes:
-      unimodal: sizes and choices of the first half.
-      multimodal: of the second half; of the same width.
+      unimodal: sizes and choices of the unimodal stack.
+      multimodal: those of the multimodal stack, of the same width.
       vocab_size: V; ids at and above it are never predicted.
       max_length: the longest text, without start_id.
-      start_id: what is read before a text, and its first token predicted from; None for
-        texts that begin with a BOS of their own.
-      tie_embeddings: the head is the transposed table of token vectors.
+      start_id: a token that is put before each text, from which its first token is
+        predicted; None for texts that begin with a BOS of their own.
+      tie_embeddings: whether the head is the transposed embedding table.
       vocab_multiple: the tables are padded to a multiple of this, so that they shard.
     """
 
@@ -50,57 +55,38 @@ class CaptionDecoder(nn.Module):
     tie_embeddings: bool = False
     vocab_multiple: int = 128
 
+    text_arguments: ClassVar[TextArguments] = {"text": ("padding_mask",)}
+
     def __post_init__(self):
-        check_sizes(self)
-        name, start = self.gin_name, self.start_id
-        if start is not None and not 0 <= start < self.vocab_size:
-            raise UserError(
-                f"{name}.start_id = {start}: expected None, or 0 to "
-                f"{name}.vocab_size - 1 = {self.vocab_size - 1}."
-            )
-        widths = self.unimodal.embed_dim, self.multimodal.embed_dim
-        if widths[0] != widths[1]:
-            raise UserError(
-                f"{name}.unimodal: transformer.embed_dim = {widths[0]}; "
-                f"{name}.multimodal: {widths[1]}. One reads what the other gives, so "
-                "expected the same."
-            )
+        super().__post_init__()
+        name = self.gin_name
+        check_start_id(self)
+        check_same_width(self, "unimodal", "multimodal")
         for half in ("unimodal", "multimodal"):
-            c = getattr(self, half)
-            if c.position_bias == "disentangled":
-                raise UserError(
-                    f"{name}.{half}: transformer.position_bias = 'disentangled' is for "
-                    "encoders; a key-value cache cannot hold it."
-                )
+            check_decoder(getattr(self, half).position_bias, f"{name}.{half}")
         if self.unimodal.window is not None:
             raise UserError(
                 f"{name}.unimodal: transformer.window = {self.unimodal.window} would "
                 "hide the text from [CLS]; expected None."
             )
-        super().__post_init__()
 
     @property
     def transformer(self) -> TransformerConfig:
-        """Config of the unimodal half, whose [CLS] embeds the text."""
+        """Config of the unimodal stack, whose [CLS] embeds the text."""
         return self.unimodal
 
     @property
     def starts(self) -> int:
-        """Tokens that are read before those of a text."""
+        """Number of tokens that are put before a text: 1 with a start_id, else 0."""
         return int(self.start_id is not None)
 
     @property
     def positions(self) -> int:
-        """Tokens that can be read, those before a text included."""
+        """The most tokens that the stacks read: max_length, and 1 with a start_id."""
         return self.max_length + self.starts
 
-    @property
-    def padded_vocab_size(self) -> int:
-        """Rows of the embedding table: vocab_size rounded up to vocab_multiple."""
-        return padded(self.vocab_size, self.vocab_multiple)
-
     def setup(self):
-        """Declares the parts."""
+        """Declares the submodules."""
         c, rows = self.unimodal, self.padded_vocab_size
         self.tokens = Embedding(rows, c.embed_dim, "vocab", c.init_std, c.compute_dtype)
         self.inputs = InputEmbedding(c, self.positions, "learned")
@@ -111,45 +97,37 @@ class CaptionDecoder(nn.Module):
             self.vocab_size,
             rows,
             self.tie_embeddings,
-            False,
-            1.0,
-            None,
             c.init_std,
             self.multimodal.compute_dtype,
         )
 
     def __call__(
-        self,
-        tokens: Int[Array, "B T"],
-        padding_mask: Bool[Array, "B T"] | None = None,
-        keys: Keys = None,
-        hidden_states: bool = False,
+        self, text: Text, keys: Keys = None, hidden_states: bool = False
     ) -> dict[str, Array]:
-        """The text by itself.
+        """The unimodal stack.
 
         Args:
-          tokens: ids below vocab_size.
-          padding_mask: False for padding, which no token attends to.
+          text: tokens [B, T], or a `TextInputs` with a padding_mask.
           keys: one key per example for dropout; None in evaluation.
-          hidden_states: whether to give them.
+          hidden_states: whether to return them.
 
         Returns:
           hidden: [B, N, D] after the final norm, of start_id, if there is one, and the
-          tokens; pooled: [B, D], of [CLS]; hidden_states: [layers + 1, B, N, D]; router
-          as in `Stack`.
+          tokens, so that N is T or T + 1; pooled: [B, D], of [CLS]; hidden_states:
+          [layers + 1, B, N, D]; router as in `Stack`.
         """
-        check_length(self.gin_name, tokens, self.max_length)
-        tokens, padding_mask = self._started(tokens, padding_mask)
-        B, N = tokens.shape
-        x = self._embed(tokens, jnp.arange(N)[None], keys)
+        text = self._started(self._check(text))
+        padding_mask = text.padding_mask
+        B, N = text.tokens.shape
+        x = embed_text(self.tokens, self.inputs, text, keys)
         cls = jnp.broadcast_to(self.cls.astype(x.dtype), (B, 1, x.shape[-1]))
         x = jnp.concatenate([x, cls], axis=1)
         if padding_mask is not None:
             padding_mask = jnp.pad(padding_mask, [(0, 0), (0, 1)], constant_values=True)
-        # Behind the longest text, so that padding does not move it.
-        places = jnp.append(jnp.arange(N), self.positions)[None]
+        # [CLS] has the position after the longest text, however much padding there is.
+        positions = jnp.append(jnp.arange(N), self.positions)[None]
         mask = self_attention(True, None, padding_mask)
-        context = Context(places, mask, keys=keys)
+        context = Context(positions, mask, keys=keys)
         out = self.unimodal_stack(x, context, None, hidden_states)
         hidden = out["hidden"]
         given = {"hidden": hidden[:, :N], "pooled": hidden[:, N]}
@@ -157,7 +135,7 @@ class CaptionDecoder(nn.Module):
             given["hidden_states"] = out["hidden_states"][:, :, :N]
         return given | {"router": out["router"]}
 
-    def look(
+    def cross_attend(
         self,
         hidden: Float[Array, "B N D"],
         encoder_hidden: Float[Array, "B Q E"],
@@ -165,14 +143,14 @@ class CaptionDecoder(nn.Module):
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
-        """The second half: what `Stack` gives.
+        """The multimodal stack; returns what `Stack` does.
 
         Args:
-          hidden: what the first half gave.
+          hidden: the unimodal stack's output.
           encoder_hidden: vectors of each text's image.
-          padding_mask: as there, as are the others.
-          keys: likewise.
-          hidden_states: likewise.
+          padding_mask: that of the text, without start_id.
+          keys: one key per example for dropout; None in evaluation.
+          hidden_states: whether to return them.
         """
         N = hidden.shape[1]
         if padding_mask is not None:
@@ -189,26 +167,28 @@ class CaptionDecoder(nn.Module):
         )
         return self.multimodal_stack(hidden, context, None, hidden_states)
 
-    def extend(
+    def decode(
         self,
         tokens: Int[Array, "B T"],
         encoder_hidden: Float[Array, "B Q E"] | None,
         positions: Int[Array, "B T"],
         cache: tuple[Cache, Cache],
     ) -> tuple[Float[Array, "B T D"], tuple[Cache, Cache]]:
-        """Both halves over tokens that follow those in a cache.
+        """Both stacks over tokens that follow those in a cache.
 
         Args:
-          tokens: ids below vocab_size, start_id the first of all if there is one.
-          encoder_hidden: as in `look`; None where the cache has read it.
-          positions: of the tokens, 0 that of the first of all.
-          cache: of `empty_cache`.
+          tokens: ids below vocab_size; a text begins with start_id, if there is one.
+          encoder_hidden: as in `cross_attend`; None where its keys and values are in
+            the cache.
+          positions: of the tokens, from 0.
+          cache: from `empty_cache`, or what an earlier call returned.
 
         Returns:
-          hidden of the second half, and the cache with these tokens in it.
+          The multimodal stack's "hidden", and the cache with these tokens in it.
         """
         mask = cached_self_attention(positions)
-        x = self._embed(tokens, positions, None)
+        text = TextInputs(tokens, positions=positions)
+        x = embed_text(self.tokens, self.inputs, text, None)
         first = self.unimodal_stack(x, Context(positions, mask), cache[0])
         context = Context(positions, mask, encoder_hidden=encoder_hidden)
         second = self.multimodal_stack(first["hidden"], context, cache[1])
@@ -219,7 +199,7 @@ class CaptionDecoder(nn.Module):
         return self.language_head(hidden, self.tokens.table)
 
     def empty_cache(self, rows: int, length: int, encoder_length: int) -> tuple:
-        """Caches of both halves, for `length` positions of every row."""
+        """Caches of both stacks, for `length` positions of every row."""
         return (
             empty_cache(self.unimodal, rows, length),
             empty_cache(self.multimodal, rows, length, encoder_length),
@@ -230,13 +210,13 @@ class CaptionDecoder(nn.Module):
 
         Args:
           params: the parameters, or their shapes.
-          length: of a text.
-          encoder_length: vectors of an image, each as wide as the image's tower.
+          length: tokens of a text, without start_id.
+          encoder_length: vectors of an image.
         """
         c, N = self.multimodal, length + self.starts
         alone = 6.0 * matmul_parameters(params["unimodal_stack"], self.unimodal)
         alone += attention_flops(self.unimodal, N + 1)
-        # The keys and values of cross-attention are made of the image's vectors.
+        # Cross-attention computes keys and values once for each vector of the image.
         cross = sum(
             leaf.size
             for path, leaf in jax.tree_util.tree_leaves_with_path(params)
@@ -249,16 +229,13 @@ class CaptionDecoder(nn.Module):
             (N + 1) * alone + N * (6.0 * both + looking) + 6.0 * encoder_length * cross
         )
 
-    def _started(self, tokens: Array, padding_mask: Array | None) -> tuple:
-        """Tokens and padding_mask with start_id before them, if there is one."""
-        if self.start_id is None:
-            return tokens, padding_mask
-        before = [(0, 0), (1, 0)]
-        tokens = jnp.pad(tokens, before, constant_values=self.start_id)
-        if padding_mask is not None:
-            padding_mask = jnp.pad(padding_mask, before, constant_values=True)
-        return tokens, padding_mask
-
-    def _embed(self, tokens: Array, positions: Array, keys: Keys) -> Array:
-        at_input = fold_keys(keys, self.unimodal.num_layers)
-        return self.inputs(self.tokens(tokens), positions, None, at_input)
+    def _started(self, text: TextInputs) -> TextInputs:
+        """The text with start_id before it, if there is one, and positions."""
+        tokens, padding_mask = text.tokens, text.padding_mask
+        if self.start_id is not None:
+            before = [(0, 0), (1, 0)]
+            tokens = jnp.pad(tokens, before, constant_values=self.start_id)
+            if padding_mask is not None:
+                padding_mask = jnp.pad(padding_mask, before, constant_values=True)
+        positions = jnp.arange(tokens.shape[1])[None]
+        return TextInputs(tokens, positions=positions, padding_mask=padding_mask)

@@ -1,20 +1,22 @@
 """Image and text encoders with one embedding space: CLIP, SigLIP, LiT."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.layers.dense import Dense
 from fmjax.models.layers.dropout import Keys, fold_keys
+from fmjax.models.layers.l2_normalize import l2_normalize
 from fmjax.models.layers.logical_axes import constant_init
+from fmjax.models.layers.text_inputs import Text, TextArguments
 from fmjax.models.multimodal.text_encoder import TextEncoder
-from fmjax.models.vision.vit import ViT, check_tower
+from fmjax.models.vision.vit import ViT, check_image_encoder
 
 
 @configurable("clip")
@@ -22,16 +24,16 @@ class CLIP(nn.Module):
     """Embeddings of images and texts, of unit length (Radford et al. 2021).
 
     Attributes:
-      image: the image encoder; its `pooled` vector is embedded.
+      image: the image encoder; its `pooled` vector is projected.
       text: the text encoder; likewise.
-      embed_dim: E, width that an image's vector is projected to; None takes it as it
-        is, and as wide as the text's (SigLIP).
-      text_bias: whether the text's projection has an offset (SigLIP).
-      scale: multiplies cosines at the start: the inverse temperature.
-      max_scale: whatever is learned, cosines are multiplied by no more (CLIP, section
-        2.5); None sets no limit (SigLIP).
-      bias: added to the products at the start, and learned (SigLIP: -10); None for
-        none.
+      embed_dim: E, width of the embeddings; None: the image encoder's, whose vector is
+        then not projected (SigLIP).
+      text_bias: whether the projection of texts has a bias (SigLIP).
+      scale: initial value of the factor of the cosines, the inverse temperature.
+      max_scale: upper bound of the learned factor (CLIP, section 2.5); None for no
+        bound (SigLIP).
+      bias: initial value of a learned bias of the logits (SigLIP: -10); None for no
+        bias.
     """
 
     image: ViT
@@ -42,7 +44,8 @@ class CLIP(nn.Module):
     max_scale: float | None = 100.0
     bias: float | None = None
 
-    # Whether the image's tower pools its vectors.
+    text_arguments: ClassVar[TextArguments] = TextEncoder.text_arguments
+    # Whether the image encoder pools its vectors, or this model does.
     reads_pooled = True
     # Whether a call may have more images than texts, or fewer.
     rows_apart = True
@@ -57,7 +60,7 @@ class CLIP(nn.Module):
                 f"{name}.scale = {self.scale}: expected 0 < x ≤ {name}.max_scale = "
                 f"{self.max_scale}."
             )
-        check_tower(self.image, name, self.reads_pooled)
+        check_image_encoder(self.image, name, self.reads_pooled)
         super().__post_init__()
 
     @property
@@ -72,11 +75,11 @@ class CLIP(nn.Module):
 
     @property
     def width(self) -> int:
-        """E, of both embeddings."""
+        """E, width of both embeddings."""
         return self.embed_dim or self.image.transformer.embed_dim
 
     def setup(self):
-        """Declares the parts."""
+        """Declares the submodules."""
         image, text = self.image.transformer, self.text.transformer
         names = ("embed", None)
         if self.embed_dim is not None:
@@ -95,37 +98,44 @@ class CLIP(nn.Module):
     def __call__(
         self,
         images: Float[Array, "B height width C"] | None = None,
-        tokens: Int[Array, "texts T"] | None = None,
-        padding_mask: Bool[Array, "texts T"] | None = None,
+        text: Text | None = None,
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
-        """Embeddings of what is given; of images and texts there may be other numbers.
+        """Embeddings of images, texts or both; their numbers may differ.
 
         Args:
           images: normalized.
-          tokens: ids of texts.
-          padding_mask: False for padding.
+          text: tokens [texts, T], or a `TextInputs` with a padding_mask.
           keys: one key per example for dropout; None in evaluation.
-          hidden_states: whether to give those of both towers.
+          hidden_states: whether to return those of both encoders.
 
         Returns:
           image_embeddings, text_embeddings: float32 [B, E], of unit length; with
           image_pooled, text_pooled [B, D], image_hidden, text_hidden [B, N, D] and
-          image_hidden_states, text_hidden_states what the towers give; of either side
-          where it is asked for. logit_scale, and logit_bias if there is one: scalars.
-          Given both, logits: float32 [B, texts], of each image with each text.
+          image_hidden_states, text_hidden_states of the encoders; each where its input
+          is given. logit_scale, and logit_bias if there is one: scalars. Given both
+          inputs, logits: float32 [B, texts], of each image with each text.
         """
+        out = self.embed(images, text, keys, hidden_states)
+        if images is not None and text is not None:
+            products = out["image_embeddings"] @ out["text_embeddings"].T
+            out["logits"] = out["logit_scale"] * products + out.get("logit_bias", 0.0)
+        return out
+
+    def embed(
+        self,
+        images: Float[Array, "B height width C"] | None,
+        text: Text | None,
+        keys: Keys = None,
+        hidden_states: bool = False,
+    ) -> dict[str, Array]:
+        """What `__call__` returns, without the logits."""
         out = self.scaling()
         if images is not None:
             out |= self.embed_images(images, fold_keys(keys, 0), hidden_states)
-        if tokens is not None:
-            out |= self.embed_texts(
-                tokens, padding_mask, fold_keys(keys, 1), hidden_states
-            )
-        if images is not None and tokens is not None:
-            products = out["image_embeddings"] @ out["text_embeddings"].T
-            out["logits"] = out["logit_scale"] * products + out.get("logit_bias", 0.0)
+        if text is not None:
+            out |= self.embed_texts(text, fold_keys(keys, 1), hidden_states)
         return out
 
     def embed_images(
@@ -134,32 +144,28 @@ class CLIP(nn.Module):
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
-        """image_embeddings and what the tower gives."""
-        out = self.see(images, keys, hidden_states)
+        """image_embeddings, and the image encoder's outputs as image_…."""
+        out = self.encode_images(images, keys, hidden_states)
         vector = out["pooled"]
         if self.embed_dim is not None:
             vector = self.image_projection(vector)
         given = {f"image_{name}": x for name, x in out.items()}
         return given | {"image_embeddings": l2_normalize(vector)}
 
-    def see(
+    def encode_images(
         self,
         images: Float[Array, "B height width C"],
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
-        """What the tower gives of images."""
+        """The image encoder's outputs."""
         return self.image(images, keys=keys, hidden_states=hidden_states)
 
     def embed_texts(
-        self,
-        tokens: Int[Array, "B T"],
-        padding_mask: Bool[Array, "B T"] | None = None,
-        keys: Keys = None,
-        hidden_states: bool = False,
+        self, text: Text, keys: Keys = None, hidden_states: bool = False
     ) -> dict[str, Array]:
-        """text_embeddings and what the tower gives."""
-        out = self.text(tokens, padding_mask, keys, hidden_states)
+        """text_embeddings, and the text encoder's outputs as text_…."""
+        out = self.text(text, keys, hidden_states)
         given = {f"text_{name}": x for name, x in out.items()}
         vector = self.text_projection(out["pooled"])
         return given | {"text_embeddings": l2_normalize(vector)}
@@ -168,7 +174,7 @@ class CLIP(nn.Module):
         """logit_scale, never above max_scale, and logit_bias where there is one."""
         log_scale = self.log_scale
         if self.max_scale is not None:
-            # Its gradient stays, so that it can fall again.
+            # The gradient passes, so that a scale at the bound can fall again.
             above = jnp.maximum(log_scale - math.log(self.max_scale), 0.0)
             log_scale = log_scale - jax.lax.stop_gradient(above)
         out = {"logit_scale": jnp.exp(log_scale)}
@@ -177,7 +183,7 @@ class CLIP(nn.Module):
         return out
 
     def project_params(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Parameters after an update, their logit scale never above max_scale."""
+        """Parameters after an update, with the logit scale clipped to max_scale."""
         if self.max_scale is None:
             return params
         most = math.log(self.max_scale)
@@ -189,20 +195,13 @@ class CLIP(nn.Module):
         self, params, image_size: tuple[int, int], length: int
     ) -> float:
         """Matrix FLOPs of a training step for an image and its text."""
-        projections = [
-            params[name]["kernel"].size
-            for name in ("image_projection", "text_projection")
-            if name in params
-        ]
         return (
             self.image.train_flops_per_image(params["image"], image_size)
             + self.text.train_flops_per_text(params["text"], length)
-            + 6.0 * sum(projections)
+            + self._projection_flops(params)
         )
 
-
-def l2_normalize(x: Float[Array, "... E"]) -> Float[Array, "... E"]:
-    """x / ‖x‖ in float32; a vector of zeros stays one."""
-    x = x.astype(jnp.float32)
-    squares = (x * x).sum(-1, keepdims=True)
-    return x / jnp.sqrt(jnp.maximum(squares, 1e-24))
+    def _projection_flops(self, params) -> float:
+        """Training FLOPs of projecting an image's vector and a text's."""
+        names = ("image_projection", "text_projection")
+        return 6.0 * sum(params[n]["kernel"].size for n in names if n in params)

@@ -1,5 +1,8 @@
 """Masked autoencoders of images and their texts (M3AE, Geng et al. 2022)."""
 
+import dataclasses
+from typing import ClassVar
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -8,44 +11,39 @@ from fmjax.models.layers.attention_mask import self_attention
 from fmjax.models.layers.dropout import Keys, fold_keys
 from fmjax.models.layers.embeddings import Embedding
 from fmjax.models.layers.image_positions import Grid
-from fmjax.models.layers.inputs import InputEmbedding, check_length, check_sizes
-from fmjax.models.layers.language_head import LanguageHead, padded
+from fmjax.models.layers.inputs import InputEmbedding
+from fmjax.models.layers.language_head import LanguageHead
 from fmjax.models.layers.logical_axes import normal_init
 from fmjax.models.layers.patches import grid_of, pair
+from fmjax.models.layers.text_inputs import Text, TextArguments, TextInputs
+from fmjax.models.layers.text_model import TextModel
 from fmjax.models.layers.transformer import Context
 from fmjax.models.vision.mae import MAE
 
 
 @configurable("m3ae")
-class M3AE(MAE):
-    """One encoder reads the visible patches of an image and tokens of its text.
+class M3AE(TextModel, MAE):
+    """A masked autoencoder of an image's patches and its text's tokens together.
 
-    A decoder reconstructs all patches and predicts all tokens, from the visible ones of
-    both. Without a text it is `MAE`.
+    The encoder reads the visible patches and tokens; the decoder reconstructs all
+    patches and predicts all tokens. Called without a text, it is `MAE`.
 
     Attributes:
-      vocab_size: V, of the texts.
+      vocab_size: V.
       max_length: the longest text.
       vocab_multiple: the tables are padded to a multiple of this, so that they shard.
 
-    The other fields are those of `MAE`; positions of words are learned.
+    The other fields are those of `MAE`. Positions of tokens are learned.
     """
 
     vocab_size: int = 0
     max_length: int = 0
     vocab_multiple: int = 128
 
-    def __post_init__(self):
-        check_sizes(self)
-        super().__post_init__()
-
-    @property
-    def padded_vocab_size(self) -> int:
-        """Rows of the tables: vocab_size rounded up to vocab_multiple."""
-        return padded(self.vocab_size, self.vocab_multiple)
+    text_arguments: ClassVar[TextArguments] = {"text": ("padding_mask",)}
 
     def setup(self):
-        """Declares the parts."""
+        """Declares the submodules."""
         super().setup()
         c, d = self.encoder, self.decoder
         rows = self.padded_vocab_size
@@ -58,77 +56,75 @@ class M3AE(MAE):
             self.vocab_size,
             rows,
             tied=False,
-            bias=True,
-            scale=1.0,
-            softcap=None,
             init_std=d.init_std,
             dtype=d.compute_dtype,
+            bias=True,
         )
 
     def __call__(
         self,
         images: Float[Array, "B height width C"],
-        tokens: Int[Array, "B T"] | None = None,
-        padding_mask: Bool[Array, "B T"] | None = None,
+        text: Text | None = None,
         visible: Int[Array, "B K"] | None = None,
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
-        """Reconstructs images and texts of which the encoder reads a part, or all.
+        """Reconstructs images and texts from their visible parts.
 
         Args:
           images: normalized.
-          tokens: ids below vocab_size; None for images alone.
-          padding_mask: False for padding.
-          visible: places of the patches that are seen; None for all.
+          text: tokens [B, T], or a `TextInputs` with a padding_mask; None for images
+            alone.
+          visible: indices of the visible patches; None for all.
           keys: one key per example for dropout; None in evaluation.
-          hidden_states: whether to give the encoder's.
+          hidden_states: whether to return the encoder's.
 
         Returns:
-          As `MAE`, `hidden` being [B, 1 + K + T, D]: the class token, patches, words;
-          with tokens also word_logits: float32 [B, T, V].
+          As `MAE`, `hidden` being [B, 1 + K + T, D], of the class token, patches and
+          tokens; with a text also word_logits: float32 [B, T, V].
         """
-        if tokens is None:
+        if text is None:
             return super().__call__(images, visible, keys, hidden_states)
-        if padding_mask is None:
-            padding_mask = jnp.ones(tokens.shape, bool)
+        text = self._check(text)
+        if text.padding_mask is None:
+            everywhere = jnp.ones(text.tokens.shape, bool)
+            text = dataclasses.replace(text, padding_mask=everywhere)
         out, words = self.reconstruct(
-            images, tokens, padding_mask, visible, padding_mask, keys, hidden_states
+            images, text, visible, text.padding_mask, keys, hidden_states
         )
         return out | {"word_logits": self.head(words)[..., : self.vocab_size]}
 
     def reconstruct(
         self,
         images: Float[Array, "B height width C"],
-        tokens: Int[Array, "B T"],
-        padding_mask: Bool[Array, "B T"],
+        text: TextInputs,
         visible: Int[Array, "B K"] | None,
         seen: Bool[Array, "B T"],
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> tuple[dict[str, Array], Float[Array, "B T E"]]:
-        """What `__call__` gives, and vectors of words for `head`.
+        """What `__call__` returns without word_logits, and the input of `head`.
 
         Args:
-          images: as in `__call__`, and so what is not named here.
-          tokens: likewise.
-          padding_mask: likewise.
+          images: as in `__call__`.
+          text: with a padding_mask.
           visible: likewise.
-          seen: True for tokens that the encoder sees.
+          seen: True for tokens that the encoder reads.
           keys: likewise.
           hidden_states: likewise.
         """
-        check_length(self.gin_name, tokens, self.max_length)
+        text = self._read(text)
         grid = grid_of(images.shape[1:3], pair(self.patch_size))
-        places = jnp.arange(tokens.shape[1])[None]
-        # Other draws than those of the patches.
+        # So that dropout draws otherwise than for the patches.
         at_words = fold_keys(keys, self.encoder.num_layers + 2)
-        words = self.inputs(self.tokens(tokens), places, None, at_words)
-        patches = self._seen(images, visible)
-        out = self.vit.encode(patches, keys, hidden_states, words, seen & padding_mask)
+        words = self.inputs(self.tokens(text.tokens), text.positions, None, at_words)
+        patches = self._visible_patches(images, visible)
+        out = self.vit.encode(
+            patches, keys, hidden_states, words, seen & text.padding_mask
+        )
         keys = fold_keys(keys, self.encoder.num_layers + 1)
         pixels, words = self._decode_both(
-            out["hidden"], padding_mask, visible, seen, grid, keys
+            out["hidden"], text.padding_mask, visible, seen, grid, keys
         )
         return out | {"logits": pixels}, words
 
@@ -147,7 +143,7 @@ class M3AE(MAE):
     ) -> tuple[Float[Array, "B N P"], Float[Array, "B T E"]]:
         T = padding_mask.shape[1]
         x = self.into_decoder(hidden)
-        patches = self._laid_out(x[:, :-T], visible, grid)
+        patches = self._decoder_input(x[:, :-T], visible, grid)
         words = jnp.where(seen[..., None], x[:, -T:], self.mask_token.astype(x.dtype))
         words = words + self.decoder_word_positions[:T].astype(x.dtype)
         before = jnp.ones(patches.shape[:2], bool)

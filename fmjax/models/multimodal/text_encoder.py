@@ -1,24 +1,19 @@
-"""A text encoder that gives one vector for a text, as in CLIP and SigLIP."""
+"""Text encoders that pool a text into one vector, as in CLIP and SigLIP."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
-from flax import linen as nn
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Int
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.flops import attention_flops, matmul_parameters
 from fmjax.models.layers.attention_mask import self_attention
-from fmjax.models.layers.dropout import Keys, fold_keys
+from fmjax.models.layers.dropout import Keys
 from fmjax.models.layers.embeddings import Embedding
-from fmjax.models.layers.inputs import (
-    InputEmbedding,
-    check_length,
-    check_sizes,
-    outputs,
-)
-from fmjax.models.layers.language_head import padded
+from fmjax.models.layers.inputs import InputEmbedding, outputs
+from fmjax.models.layers.text_inputs import Text, TextArguments, TextInputs
+from fmjax.models.layers.text_model import TextModel, embed_text
 from fmjax.models.layers.transformer import Context, Stack
 from fmjax.models.layers.transformer_config import TransformerConfig
 
@@ -26,18 +21,19 @@ Pooling = Literal["last_token", "eos", "highest_id", "last_place"]
 
 
 @configurable("text_encoder")
-class TextEncoder(nn.Module):
-    """A transformer over tokens; the vector of one of them embeds the text.
+class TextEncoder(TextModel):
+    """A transformer over tokens; one token's output vector embeds the text.
 
     Attributes:
-      transformer: the stack's sizes and choices.
+      transformer: sizes and choices of the stack.
       vocab_size: V.
       max_length: the longest text; learned positions have as many rows.
-      attention: "causal" (CLIP), or "full": every token reads every other (SigLIP).
-      pooling: which one: the "last_token" that is no padding by padding_mask; "eos",
-        the first of eos_id; the "highest_id", as end-of-text is in OpenAI's CLIP; or
-        the "last_place", padding or not (SigLIP).
-      eos_id: for "eos".
+      attention: "causal" (CLIP), or "full", where every token attends to every other
+        (SigLIP).
+      pooling: the token that embeds the text: the "last_token" that is not padding;
+        "eos", the first with eos_id; the "highest_id", as end-of-text has in OpenAI's
+        CLIP; or the "last_place", padding or not (SigLIP).
+      eos_id: the id for pooling "eos"; else None.
       vocab_multiple: the table is padded to a multiple of this, so that it shards.
     """
 
@@ -49,22 +45,18 @@ class TextEncoder(nn.Module):
     eos_id: int | None = None
     vocab_multiple: int = 128
 
+    text_arguments: ClassVar[TextArguments] = {"text": ("padding_mask",)}
+
     def __post_init__(self):
-        check_sizes(self)
+        super().__post_init__()
         if (self.pooling == "eos") != (self.eos_id is not None):
             raise UserError(
                 f"text_encoder.eos_id = {self.eos_id} with text_encoder.pooling = "
                 f"{self.pooling!r}; expected an id with 'eos', and None without."
             )
-        super().__post_init__()
-
-    @property
-    def padded_vocab_size(self) -> int:
-        """Rows of the embedding table: vocab_size rounded up to vocab_multiple."""
-        return padded(self.vocab_size, self.vocab_multiple)
 
     def setup(self):
-        """Declares the parts."""
+        """Declares the submodules."""
         c = self.transformer
         self.tokens = Embedding(
             self.padded_vocab_size, c.embed_dim, "vocab", c.init_std, c.compute_dtype
@@ -73,39 +65,31 @@ class TextEncoder(nn.Module):
         self.stack = Stack(c)
 
     def __call__(
-        self,
-        tokens: Int[Array, "B T"],
-        padding_mask: Bool[Array, "B T"] | None = None,
-        keys: Keys = None,
-        hidden_states: bool = False,
+        self, text: Text, keys: Keys = None, hidden_states: bool = False
     ) -> dict[str, Array]:
-        """Vectors of texts.
+        """Hidden vectors of the tokens, and one vector for each text.
 
         Args:
-          tokens: ids below vocab_size.
-          padding_mask: False for padding, which no token attends to.
+          text: tokens [B, T], or a `TextInputs` with a padding_mask.
           keys: one key per example for dropout; None in evaluation.
-          hidden_states: whether to give them.
+          hidden_states: whether to return them.
 
         Returns:
-          hidden: [B, T, D] after the final norm; pooled: [B, D], that of the token that
-          stands for the text; hidden_states: [layers + 1, B, T, D].
+          hidden: [B, T, D] after the final norm; pooled: [B, D], the vector that embeds
+          the text; hidden_states: [layers + 1, B, T, D].
         """
-        c, T = self.transformer, tokens.shape[1]
-        check_length(self.gin_name, tokens, self.max_length)
-        positions = jnp.arange(T)[None]
-        at_input = fold_keys(keys, c.num_layers)
-        x = self.inputs(self.tokens(tokens), positions, None, at_input)
-        causal = self.attention == "causal"
-        mask = self_attention(causal, None, padding_mask)
-        context = Context(positions, mask, keys=keys)
+        text = self._read(text)
+        x = embed_text(self.tokens, self.inputs, text, keys)
+        mask = self_attention(self.attention == "causal", None, text.padding_mask)
+        context = Context(text.positions, mask, keys=keys)
         out = self.stack(x, context, None, hidden_states)
-        place = self._place(tokens, padding_mask)
+        place = self._place(text)
         pooled = jnp.take_along_axis(out["hidden"], place[:, None, None], axis=1)[:, 0]
         return outputs(out) | {"pooled": pooled}
 
-    def _place(self, tokens: Array, padding_mask: Array | None) -> Int[Array, " B"]:
+    def _place(self, text: TextInputs) -> Int[Array, " B"]:
         """Index of the token whose vector embeds the text."""
+        tokens, padding_mask = text.tokens, text.padding_mask
         if self.pooling == "eos":
             return (tokens == self.eos_id).argmax(1)
         if self.pooling == "highest_id":

@@ -29,12 +29,12 @@ class MAE(nn.Module):
     """An encoder of visible patches, and a small decoder that reconstructs all patches.
 
     Attributes:
-      encoder: its sizes and choices.
-      decoder: those of the decoder.
-      image_size: pixels in height and width.
-      patch_size: pixels of a patch likewise.
-      channels: of a pixel.
-      positions: of both, as in `ViT`; the paper's are fixed.
+      encoder: sizes and choices of the encoder's stack.
+      decoder: those of the decoder's stack.
+      image_size: height and width in pixels.
+      patch_size: height and width of a patch in pixels.
+      channels: channels of a pixel.
+      positions: of both stacks, as in `ViT`; the paper has "sincos".
     """
 
     encoder: TransformerConfig
@@ -54,7 +54,7 @@ class MAE(nn.Module):
         return grid_of(pair(self.image_size), pair(self.patch_size))
 
     def setup(self):
-        """Declares the parts."""
+        """Declares the submodules."""
         c = self.decoder
         D, std, dtype = c.embed_dim, c.init_std, c.compute_dtype
         self.vit = ViT(
@@ -83,19 +83,18 @@ class MAE(nn.Module):
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
-        """Reconstructs images of which the encoder reads some patches, or all.
+        """Reconstructs images from their visible patches.
 
         Args:
           images: normalized.
-          visible: places of the patches that are seen, row by row from 0; None for all.
+          visible: indices of the visible patches, row by row from 0; None for all.
           keys: one key per example for dropout; None in evaluation.
-          hidden_states: whether to give the encoder's.
+          hidden_states: whether to return the encoder's.
 
         Returns:
-          hidden: [B, 1 + K, D] of the encoder: the class token, then the seen patches;
-          pooled: [B, D], its class token; logits: float32 [B, N, P], pixels of every
-          patch, P = patch height · width · C; with `hidden_states` those of the
-          encoder, [layers + 1, B, 1 + K, D].
+          hidden: [B, 1 + K, D] of the encoder: the class token, then visible patches;
+          pooled: [B, D], the class token's; logits: float32 [B, N, P], pixels of every
+          patch, P = patch height · width · C; hidden_states: [layers + 1, B, 1 + K, D].
         """
         out = self.hidden(images, visible, keys, hidden_states)
         grid = grid_of(images.shape[1:3], pair(self.patch_size))
@@ -109,22 +108,26 @@ class MAE(nn.Module):
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
-        """The encoder's part of `__call__`."""
-        return self.vit.encode(self._seen(images, visible), keys, hidden_states)
+        """The encoder; arguments as in `__call__`."""
+        return self.vit.encode(
+            self._visible_patches(images, visible), keys, hidden_states
+        )
 
     def decode(
         self,
-        hidden: Float[Array, "B 1+K D"],
+        hidden: Float[Array, "B seen D"],
         visible: Int[Array, "B K"] | None,
         grid: Grid,
         keys: Keys = None,
     ) -> Float[Array, "B N P"]:
-        """The pixels of every patch of a grid."""
-        x = self._laid_out(self.into_decoder(hidden), visible, grid)
+        """Pixels of every patch of a grid, from the encoder's output."""
+        x = self._decoder_input(self.into_decoder(hidden), visible, grid)
         context = Context(jnp.arange(x.shape[1])[None], AttentionMask(), keys=keys)
         return self._pixels(self.decoder_stack(x, context)["hidden"], grid)
 
-    def _seen(self, images: Array, visible: Array | None) -> Float[Array, "B K D"]:
+    def _visible_patches(
+        self, images: Array, visible: Array | None
+    ) -> Float[Array, "B K D"]:
         """Vectors of the visible patches."""
         patches = self.vit.patches(images)
         if visible is None:
@@ -132,14 +135,14 @@ class MAE(nn.Module):
         patches = jnp.take_along_axis(patches, visible[..., None], axis=1)
         return constrain(patches, "batch", "length", "act_embed")
 
-    def _laid_out(
-        self, x: Float[Array, "B 1+K E"], visible: Array | None, grid: Grid
-    ) -> Float[Array, "B 1+N E"]:
-        """What the decoder reads: every patch at its place, seen or not."""
+    def _decoder_input(
+        self, x: Float[Array, "B seen E"], visible: Array | None, grid: Grid
+    ) -> Float[Array, "B T E"]:
+        """The decoder's input: all patches in order, the mask token for hidden ones."""
         first, patches = x[:, :1], x[:, 1:]
         if visible is not None:
             N = grid[0] * grid[1]
-            # A product with ones and zeros is faster to differentiate than a scatter.
+            # The gradient of a one-hot product is faster than that of a scatter.
             at = (visible[:, None, :] == jnp.arange(N)[:, None]).astype(x.dtype)
             seen = at.sum(-1, keepdims=True)
             patches = jnp.einsum("bnk,bkd->bnd", at, patches)
@@ -149,11 +152,11 @@ class MAE(nn.Module):
         return constrain(x, "batch", "length", "act_embed")
 
     def _pixels(self, x: Float[Array, "B T E"], grid: Grid) -> Float[Array, "B N P"]:
-        """Of the patches, which come behind the class token."""
+        """Pixels of the patches, which follow the class token."""
         patches = self.to_pixels(x[:, 1 : 1 + grid[0] * grid[1]])
         return patches.astype(jnp.float32)
 
-    def _decoder_positions(self, grid: Grid) -> Float[Array, "1+N D"]:
+    def _decoder_positions(self, grid: Grid) -> Float[Array, "T D"]:
         if self.positions == "learned":
             return resize_positions(self.decoder_positions, self.grid, grid, prefix=1)
         table = sincos_2d(grid, self.decoder.embed_dim)
@@ -166,9 +169,13 @@ class MAE(nn.Module):
         image_size: Grid | None = None,
         extra: int = 0,
     ) -> float:
-        """Matrix FLOPs of a training step for each image of which so many are seen.
+        """Matrix FLOPs of a training step for each image.
 
-        `extra` more vectors go through both stacks.
+        Args:
+          params: the parameters, or their shapes.
+          visible: number of visible patches; None for all.
+          image_size: height and width in pixels; None for the model's.
+          extra: number of other vectors that both stacks read.
         """
         rows, columns = grid_of(
             image_size or pair(self.image_size), pair(self.patch_size)

@@ -1,4 +1,4 @@
-"""An image encoder and the head by which its views are compared (SimCLR)."""
+"""SimCLR (Chen et al. 2020): an image encoder with a projection head for contrast."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -8,21 +8,21 @@ from fmjax.configurable import configurable
 from fmjax.errors import UserError
 from fmjax.models.layers.dense import Dense
 from fmjax.models.layers.dropout import Keys, fold_keys
-from fmjax.models.multimodal.clip import l2_normalize
-from fmjax.models.vision.vit import ViT, check_tower
+from fmjax.models.layers.l2_normalize import l2_normalize
+from fmjax.models.vision.vit import ViT, check_image_encoder
 
 
 @configurable("simclr")
 class SimCLR(nn.Module):
-    """Embeddings of images for contrast (Chen et al. 2020, section 2.1).
+    """Embeddings of images for a contrastive loss (section 2.1).
 
-    What is kept after pretraining is the encoder: its `pooled` serves other tasks
-    better than the embeddings behind the head do (section 4.2).
+    After pretraining the encoder is kept: other tasks do better with its `pooled` than
+    with the output of the projection head (section 4.2).
 
     Attributes:
-      encoder: of images, without a classifier.
+      encoder: the image encoder, without a classifier.
       embed_dim: E, width of the embeddings.
-      head_dim: width of the head's one hidden layer; None means the encoder's.
+      head_dim: width of the projection head's hidden layer; None means the encoder's.
     """
 
     encoder: ViT
@@ -34,7 +34,7 @@ class SimCLR(nn.Module):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"simclr.{name} = {value} is below 1.")
-        check_tower(self.encoder, self.gin_name)
+        check_image_encoder(self.encoder, self.gin_name)
         super().__post_init__()
 
     @property
@@ -54,12 +54,12 @@ class SimCLR(nn.Module):
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
-        """What the encoder gives, and image_embeddings: float32 [B, E], of unit length.
+        """The encoder's outputs, and image_embeddings: float32 [B, E], of unit length.
 
         Args:
           images: normalized.
           keys: one key per example for dropout; None in evaluation.
-          hidden_states: whether to give them.
+          hidden_states: whether to return them.
         """
         c = self.encoder.transformer
         out = self.encoder(images, keys=keys, hidden_states=hidden_states)
@@ -73,7 +73,7 @@ class SimCLR(nn.Module):
     def embed_views(
         self, views: Float[Array, "B 2 height width C"], keys: Keys = None
     ) -> Float[Array, "B 2 E"]:
-        """Embeddings of both views, each with dropout of its own."""
+        """Embeddings of both views, with different dropout for each."""
         pair = [
             self(views[:, i], fold_keys(keys, i))["image_embeddings"] for i in range(2)
         ]

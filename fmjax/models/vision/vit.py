@@ -1,4 +1,4 @@
-"""Vision transformers: ViT (Dosovitskiy et al. 2021), DeiT, DINOv2, CLIP's tower."""
+"""Vision transformers: ViT (Dosovitskiy et al. 2021), DeiT, DINOv2, CLIP's encoder."""
 
 from typing import Literal
 
@@ -27,29 +27,29 @@ Pooling = Literal[
 
 @configurable("vit")
 class ViT(nn.Module):
-    """An encoder of images, cut into patches, with the heads that are asked for.
+    """An encoder of the patches of images, with optional heads.
 
     Attributes:
-      transformer: the stack's sizes and choices.
-      image_size: pixels in height and width that learned positions are for; images of
-        other sizes get positions in between.
-      patch_size: pixels of a patch likewise.
-      channels: of a pixel.
-      positions: vectors added for each place: "learned", or fixed "sincos" in two
+      transformer: sizes and choices of the stack.
+      image_size: height and width in pixels that learned positions are for; for images
+        of other sizes they are interpolated.
+      patch_size: height and width of a patch in pixels.
+      channels: channels of a pixel.
+      positions: vectors added for each patch: "learned", or fixed "sincos" in two
         dimensions (MoCo v3, Chen et al. 2021).
-      class_token: a learned vector before the patches.
-      patch_bias: whether the projection of patches has an offset.
-      embed_norm: normalizes what the first layer reads (CLIP, Radford et al. 2021).
-      pooling: what stands for the image: the "class_token", the "average" of patches,
-        both side by side (DINOv2's classifier), or "attention" of a learned query
-        (Zhai et al. 2022); "none" where another module pools.
-      pooler: whether a layer with tanh is over it, as in ViT's pretraining.
-      num_classes: of a classifier; 0 for none.
-      distillation_token: a second learned vector, after the class token (DeiT, Touvron
-        et al. 2021).
-      distillation_head: whether it has a classifier too; the logits are then the mean
-        of both.
-      mask_token: whether a learned vector can stand for masked patches.
+      class_token: whether there is a learned class token before the patches.
+      patch_bias: whether the projection of patches has a bias.
+      embed_norm: whether the stack's input is normalized (CLIP, Radford et al. 2021).
+      pooling: the vector of the image: that of the "class_token", the "average" of the
+        patches, both concatenated (DINOv2's classifier), or "attention" pooling with a
+        learned query (Zhai et al. 2022); "none" where another module pools.
+      pooler: whether a dense layer with tanh follows, as in ViT's pretraining.
+      num_classes: classes of a classifier; 0 for none.
+      distillation_token: whether there is a second learned token, after the class token
+        (DeiT, Touvron et al. 2021).
+      distillation_head: whether it has a classifier of its own; the logits are then the
+        mean of both.
+      mask_token: whether there is a learned vector for masked patches.
     """
 
     transformer: TransformerConfig
@@ -102,11 +102,11 @@ class ViT(nn.Module):
 
     @property
     def prefix(self) -> int:
-        """Tokens before the patches."""
+        """Number of tokens before the patches."""
         return self.class_token + self.distillation_token
 
     def setup(self):
-        """Declares the parts."""
+        """Declares the submodules."""
         c = self.transformer
         D, std, dtype = c.embed_dim, c.init_std, c.compute_dtype
         names = ("class_token", "distillation_token")
@@ -129,7 +129,7 @@ class ViT(nn.Module):
         if self.pooler:
             self.pool = Dense(D, ("embed", None), True, std, dtype)
         if self.num_classes:
-            # From zero, so that training starts with every class alike.
+            # Zero weights, so that training starts from uniform class probabilities.
             head = Dense(self.num_classes, ("embed", None), True, 0.0, dtype)
             self.classifier = head
         if self.distillation_head:
@@ -142,13 +142,13 @@ class ViT(nn.Module):
         keys: Keys = None,
         hidden_states: bool = False,
     ) -> dict[str, Array]:
-        """What the model's heads say of images.
+        """The encoder's hidden vectors and the outputs of the heads.
 
         Args:
-          images: normalized; of another size than image_size if patches divide it.
-          masked: True for patches that the mask token stands for.
+          images: normalized; height and width are multiples of the patch's.
+          masked: True for patches to be replaced by the mask token.
           keys: one key per example for dropout; None in evaluation.
-          hidden_states: whether to give them.
+          hidden_states: whether to return them.
 
         Returns:
           hidden: [B, T, D] after the final norm: class and distillation token, then the
@@ -168,14 +168,14 @@ class ViT(nn.Module):
         extra: Float[Array, "B S D"] | None = None,
         extra_padding_mask: Bool[Array, "B S"] | None = None,
     ) -> dict[str, Array]:
-        """The same from patch vectors that have their positions, or some of them.
+        """As `__call__`, from vectors of patches.
 
         Args:
-          patches: those vectors.
+          patches: vectors of all patches or some, with positions added.
           keys: as in `__call__`.
           hidden_states: likewise.
-          extra: vectors of other tokens, behind the patches; outputs have them too.
-          extra_padding_mask: False for those of them that no token attends to.
+          extra: vectors of other tokens, appended to the patches; outputs include them.
+          extra_padding_mask: False for those of `extra` that no token attends to.
         """
         c = self.transformer
         x = self.patches.with_prefix(patches)
@@ -248,21 +248,21 @@ class ViT(nn.Module):
         )
 
 
-def check_tower(image: ViT, owner: str, pooled: bool = True) -> None:
-    """Raises UserError for a ViT whose heads the model `owner` has no use for.
+def check_image_encoder(image: ViT, owner: str, pooled: bool = True) -> None:
+    """Raises UserError for a ViT with heads that the model `owner` does not read.
 
     Args:
       image: the ViT.
-      owner: gin name of the model that it is a part of.
-      pooled: whether that reads the ViT's `pooled`, or pools itself.
+      owner: gin name of the model that contains it.
+      pooled: whether the owner reads the ViT's `pooled`; else it pools by itself.
     """
     if image.num_classes:
         raise UserError(
-            f"vit.num_classes = {image.num_classes}, which @{owner}() has no use for; "
-            "expected 0."
+            f"vit.num_classes = {image.num_classes}, but @{owner}() does not read "
+            "class logits; expected 0."
         )
     if pooled == (image.pooling == "none"):
-        expected = "another" if pooled else "'none', as it pools itself"
+        expected = "another" if pooled else "'none', as it pools by itself"
         raise UserError(
             f"vit.pooling = {image.pooling!r} in @{owner}(); expected {expected}."
         )

@@ -308,6 +308,15 @@ class _KeepBest:
         return [step in best for step in steps]
 
 
+# Muon's and Adafactor's states of experts changed when `expert` became a batch axis.
+_OTHER_OPTIMIZER = (
+    " The optimizer state was saved with another experiment.optimizer, or for a "
+    "mixture of experts by an earlier version of fmjax, and cannot be continued. To "
+    "start a new run from these parameters, use another --run_dir and bind "
+    "experiment.init_from=(@init_from(),) and init_from.run to this run directory."
+)
+
+
 def _check_fits(tree: dict, saved: SavedState) -> None:
     wanted = {
         jax.tree_util.keystr(path, simple=True, separator="/"): (
@@ -316,7 +325,7 @@ def _check_fits(tree: dict, saved: SavedState) -> None:
         )
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-    for name in wanted.keys() | saved.arrays.keys():
+    for name in sorted(wanted.keys() | saved.arrays.keys()):
         if wanted.get(name) != saved.arrays.get(name):
             here, there = (
                 "{1} {0}".format(*kind) if kind else "nothing"
@@ -324,6 +333,7 @@ def _check_fits(tree: dict, saved: SavedState) -> None:
             )
             raise UserError(
                 f"{saved.folder}: {name} should be {here} by the config, found {there}."
+                + (_OTHER_OPTIMIZER if name.startswith("opt_state/") else "")
             )
 
 

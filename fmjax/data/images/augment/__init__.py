@@ -1,1 +1,1 @@
-"""Augmentations, one a file."""
+"""Augmentations of images, one in each file."""

@@ -1,8 +1,9 @@
-"""Augmentations: random changes of an image, drawn whenever it is read.
+"""Augmentations: random changes of an image, drawn anew each time it is read.
 
-A new one is a file with one configurable below one of these classes, by the point
-where it comes in: the choice of a region, the picture, its numbers, or the whole row.
-All that is random is drawn from the generator it is given.
+To add one, write a file with a configurable that derives from one of four classes,
+named after what they change: the region that is read (`RegionChoice`), the picture
+(`PictureChange`), the normalized values (`NumberChange`) or the whole row (`Mix`).
+Draw all random numbers from the given generator, so that runs are reproducible.
 """
 
 import abc
@@ -15,21 +16,21 @@ from PIL import Image
 
 from fmjax.data.images.decoding import Box
 from fmjax.data.text.packing import Row
-from fmjax.errors import UserError
+from fmjax.errors import UserError, require
 
 Rng = np.random.Generator
 
 
 class Augmentation:
-    """One of the four kinds below."""
+    """Base class of the four kinds of augmentations below."""
 
 
 class RegionChoice(Augmentation, abc.ABC):
-    """Chooses what part of an image is read, in place of the middle."""
+    """Chooses the region of an image that is read, instead of the centre crop."""
 
     @abc.abstractmethod
     def region(self, width: int, height: int, rng: Rng) -> Box:
-        """The box of an image of this size that is resized to S × S."""
+        """The box (in pixels) of an image of this size that is resized to S × S."""
 
 
 class PictureChange(Augmentation, abc.ABC):
@@ -37,21 +38,21 @@ class PictureChange(Augmentation, abc.ABC):
 
     @abc.abstractmethod
     def change(self, picture: Image.Image, rng: Rng) -> Image.Image:
-        """The changed picture, RGB of the same size."""
+        """The changed picture, also S × S RGB."""
 
 
 class NumberChange(Augmentation, abc.ABC):
-    """Changes normalized numbers, in which 0 is the mean colour."""
+    """Changes the normalized values of an image, in which 0 is the mean colour."""
 
     @abc.abstractmethod
     def change(
         self, image: Float[np.ndarray, "S S 3"], rng: Rng
     ) -> Float[np.ndarray, "S S 3"]:
-        """The changed numbers; it may change `image` itself."""
+        """The changed image, float32 [S, S, 3]; `image` may be changed in place."""
 
 
 class Mix(Augmentation, abc.ABC):
-    """Mixes an image and its label with another."""
+    """Mixes an image and its label with another image and its label."""
 
     @abc.abstractmethod
     def mix(
@@ -60,20 +61,28 @@ class Mix(Augmentation, abc.ABC):
         other: Float[np.ndarray, "S S 3"],
         rng: Rng,
     ) -> tuple[Float[np.ndarray, "S S 3"], float]:
-        """The mixed image, and the share of it that `image` has."""
+        """The mixed image and the weight (0 to 1) of `image`'s label."""
 
 
 _KINDS = (RegionChoice, PictureChange, NumberChange, Mix)
 
 
 class Augmentations:
-    """A sequence of augmentations, sorted by what they change.
+    """A pipeline of augmentations, grouped by kind.
 
-    Where there are several mixes, each row draws one of them.
+    If there are several mixes, each row uses one of them, drawn at random.
     """
 
     def __init__(self, parts: Sequence[Augmentation] = (), owner: str = "images"):
-        """Raises a UserError unless they come in the order in which they work."""
+        """Checks the order of the augmentations.
+
+        Args:
+          parts: the augmentations, in the order of the four kinds.
+          owner: gin name of the configurable that lists them, for error messages.
+
+        Raises:
+          UserError: the order is wrong, or there is more than one RegionChoice.
+        """
         order = [
             next(i for i, kind in enumerate(_KINDS) if isinstance(part, kind))
             for part in parts
@@ -81,25 +90,29 @@ class Augmentations:
         if order != sorted(order) or order.count(0) > 1:
             names = ", ".join(f"@{part.gin_name}()" for part in parts)
             raise UserError(
-                f"{owner}.augment is ({names}); expected at most one choice of a "
-                "region, then changes of the picture, then of its numbers, then mixes."
+                f"{owner}.augment = ({names}): expected at most one choice of a "
+                "region, then changes of the picture, then of its normalized values, "
+                "then mixes."
             )
         self._by_kind = [[p for p, i in zip(parts, order) if i == k] for k in range(4)]
 
     @property
     def mixes(self) -> bool:
-        """Whether rows have a second label."""
+        """Whether images are mixed, so that rows have a second label."""
         return bool(self._by_kind[3])
 
     def image(
         self, content: bytes, preprocessing, rng: Callable[[], Rng]
     ) -> Float[np.ndarray, "S S 3"]:
-        """The numbers of an encoded image, augmented but not mixed.
+        """The normalized values of an encoded image, augmented but not mixed.
 
         Args:
           content: the encoded image.
           preprocessing: a `Preprocessing`.
-          rng: gives the generator; called if anything is random.
+          rng: returns the generator; called only if there are augmentations.
+
+        Returns:
+          float32 [S, S, 3].
         """
         regions, pictures, numbers, _ = self._by_kind
         if not (regions or pictures or numbers):
@@ -120,7 +133,17 @@ class Augmentations:
         return image
 
     def mixed(self, row: Row, other: Row, rng: Rng) -> Row:
-        """A row of `images` and `labels` with another mixed in."""
+        """A row mixed with another.
+
+        Args:
+          row: `images` float32 [S, S, 3] and `labels` int32 [].
+          other: the same of the other image.
+          rng: the generator.
+
+        Returns:
+          `row` with mixed `images`, and with `other_labels` int32 [] and `label_share`
+          float32 [], the weight of `labels`.
+        """
         mixes = self._by_kind[3]
         part = mixes[int(rng.integers(len(mixes)))] if len(mixes) > 1 else mixes[0]
         image, share = part.mix(row["images"], other["images"], rng)
@@ -131,16 +154,22 @@ class Augmentations:
         }
 
 
-def check_probability(name: str, probability: float) -> None:
-    """Raises a UserError unless it is one."""
-    if not 0 <= probability <= 1:
-        raise UserError(f"{name} is {probability}; expected 0 to 1.")
+def check_probability(augmentation: Augmentation) -> None:
+    """Raises a UserError unless the field `probability` is from 0 to 1."""
+    valid = 0 <= augmentation.probability <= 1
+    require(augmentation, "probability", valid, "0 to 1")
 
 
-def check_range(name: str, pair: tuple[float, float], most: float = math.inf) -> None:
-    """Raises a UserError unless 0 < pair[0] <= pair[1] <= most."""
-    if not 0 < pair[0] <= pair[1] <= most:
-        raise UserError(
-            f"{name} is {pair}; expected 0 < least <= most"
-            + (f" <= {most}." if math.isfinite(most) else ".")
-        )
+def check_range(
+    augmentation: Augmentation, field: str, maximum: float = math.inf
+) -> None:
+    """Raises a UserError unless a field is (a, b) with 0 < a <= b <= maximum."""
+    low, high = getattr(augmentation, field)
+    limit = f" <= {maximum}" if math.isfinite(maximum) else ""
+    valid = 0 < low <= high <= maximum
+    require(
+        augmentation,
+        field,
+        valid,
+        f"(minimum, maximum) with 0 < minimum <= maximum{limit}",
+    )

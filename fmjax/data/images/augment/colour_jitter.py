@@ -7,23 +7,23 @@ from PIL import Image, ImageEnhance
 
 from fmjax.configurable import configurable
 from fmjax.data.images.augment.augmentation import PictureChange, Rng, check_probability
-from fmjax.errors import UserError
+from fmjax.errors import require
 
 
 @configurable("colour_jitter")
 @dataclasses.dataclass(frozen=True)
 class ColourJitter(PictureChange):
-    """Changes of colour, in random order, each by a uniform factor.
+    """Colour jitter: random changes of colour, applied in random order.
 
-    A strength s gives factors from max(0, 1 - s) to 1 + s; SimCLR's are 0.8 for
-    brightness, contrast and saturation and 0.2 for hue, with probability 0.8.
+    A strength s gives factors drawn uniformly from max(0, 1 - s) to 1 + s. SimCLR uses
+    0.8 for brightness, contrast and saturation and 0.2 for hue, with probability 0.8.
 
     Attributes:
-      brightness: strength; a factor of 0 is black.
-      contrast: strength; a factor of 0 is the mean grey.
-      saturation: strength; a factor of 0 is grey.
-      hue: the most that it is turned either way, in turns of the circle of colours.
-      probability: of changing anything.
+      brightness: strength; a factor of 0 gives black.
+      contrast: strength; a factor of 0 gives the mean grey.
+      saturation: strength; a factor of 0 gives a grey picture.
+      hue: maximum rotation of the hue in either direction, 0 to 0.5 of a full circle.
+      probability: probability that an image is changed.
     """
 
     brightness: float = 0.4
@@ -33,15 +33,10 @@ class ColourJitter(PictureChange):
     probability: float = 0.8
 
     def __post_init__(self):
-        check_probability("colour_jitter.probability", self.probability)
+        check_probability(self)
         for name in ("brightness", "contrast", "saturation"):
-            if getattr(self, name) < 0:
-                raise UserError(
-                    f"colour_jitter.{name} is {getattr(self, name)}; expected at least "
-                    "0."
-                )
-        if not 0 <= self.hue <= 0.5:
-            raise UserError(f"colour_jitter.hue is {self.hue}; expected 0 to 0.5.")
+            require(self, name, getattr(self, name) >= 0, "at least 0")
+        require(self, "hue", 0 <= self.hue <= 0.5, "0 to 0.5")
 
     def change(self, picture: Image.Image, rng: Rng) -> Image.Image:
         """See `PictureChange`."""
@@ -60,7 +55,7 @@ class ColourJitter(PictureChange):
 
 
 def turn_hue(picture: Image.Image, turns: float) -> Image.Image:
-    """Turns every colour's hue by a share of the circle."""
+    """Rotates the hue of every pixel by `turns` full circles, -0.5 to 0.5."""
     hue, saturation, value = picture.convert("HSV").split()
     shifted = np.asarray(hue) + np.array(turns * 255).astype(np.int8).astype(np.uint8)
     turned = Image.fromarray(shifted)

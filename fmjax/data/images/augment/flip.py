@@ -1,4 +1,4 @@
-"""Mirror images."""
+"""Random horizontal flips."""
 
 import dataclasses
 
@@ -11,16 +11,16 @@ from fmjax.data.images.augment.augmentation import PictureChange, Rng, check_pro
 @configurable("flip")
 @dataclasses.dataclass(frozen=True)
 class Flip(PictureChange):
-    """Mirrors the picture left to right.
+    """Flips the picture left to right.
 
     Attributes:
-      probability: of doing so.
+      probability: probability that an image is flipped.
     """
 
     probability: float = 0.5
 
     def __post_init__(self):
-        check_probability("flip.probability", self.probability)
+        check_probability(self)
 
     def change(self, picture: Image.Image, rng: Rng) -> Image.Image:
         """See `PictureChange`."""

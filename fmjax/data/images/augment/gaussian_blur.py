@@ -16,19 +16,20 @@ from fmjax.data.images.augment.augmentation import (
 @configurable("gaussian_blur")
 @dataclasses.dataclass(frozen=True)
 class GaussianBlur(PictureChange):
-    """A Gaussian blur, which Pillow makes of box blurs.
+    """Gaussian blur with a random standard deviation; Pillow approximates it.
 
     Attributes:
-      sigma: least and most standard deviation in pixels; SimCLR's are for 224 × 224.
-      probability: of blurring.
+      sigma: minimum and maximum standard deviation in pixels; SimCLR uses the default
+        for 224 × 224 pixels.
+      probability: probability that an image is blurred.
     """
 
     sigma: tuple[float, float] = (0.1, 2.0)
     probability: float = 0.5
 
     def __post_init__(self):
-        check_range("gaussian_blur.sigma", self.sigma)
-        check_probability("gaussian_blur.probability", self.probability)
+        check_range(self, "sigma")
+        check_probability(self)
 
     def change(self, picture: Image.Image, rng: Rng) -> Image.Image:
         """See `PictureChange`."""

@@ -11,16 +11,16 @@ from fmjax.data.images.augment.augmentation import PictureChange, Rng, check_pro
 @configurable("grayscale")
 @dataclasses.dataclass(frozen=True)
 class Grayscale(PictureChange):
-    """Grey of the same luma (ITU-R 601) in all three channels.
+    """Converts to grey: the luma (ITU-R 601) in all three channels.
 
     Attributes:
-      probability: of doing so; SimCLR's.
+      probability: probability that an image is converted; the default is SimCLR's.
     """
 
     probability: float = 0.2
 
     def __post_init__(self):
-        check_probability("grayscale.probability", self.probability)
+        check_probability(self)
 
     def change(self, picture: Image.Image, rng: Rng) -> Image.Image:
         """See `PictureChange`."""

@@ -1,6 +1,6 @@
-"""Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019): two images and their labels.
+"""Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019): mixes of two labelled images.
 
-Each row draws its own share and its own other image.
+Every row draws its own mixing weight and its own second image.
 """
 
 import dataclasses
@@ -10,17 +10,18 @@ from jaxtyping import Float
 
 from fmjax.configurable import configurable
 from fmjax.data.images.augment.augmentation import Mix, Rng, check_probability
-from fmjax.errors import UserError
+from fmjax.errors import require
 
 
 @configurable("mixup")
 @dataclasses.dataclass(frozen=True)
 class Mixup(Mix):
-    """share · image + (1 - share) · other, the share from Beta(alpha, alpha).
+    """Mixup: share · image + (1 - share) · other, share drawn from Beta(alpha, alpha).
 
     Attributes:
-      alpha: small ones leave most images almost alone.
-      probability: of mixing.
+      alpha: parameter of the beta distribution; with small values most images are
+        changed little.
+      probability: probability that an image is mixed.
     """
 
     alpha: float = 0.2
@@ -45,13 +46,15 @@ class Mixup(Mix):
 @configurable("cutmix")
 @dataclasses.dataclass(frozen=True)
 class CutMix(Mix):
-    """A rectangle of the other image, of an area from Beta(alpha, alpha).
+    """CutMix: a rectangle of the image is replaced by the same one of another image.
 
-    Its centre is anywhere, so that it may stick out; the share counts what is seen.
+    The kept share of the area is drawn from Beta(alpha, alpha). The rectangle's centre
+    is uniform over the image, so the rectangle may be clipped; the weight of the label
+    is computed from the clipped area.
 
     Attributes:
-      alpha: 1 makes all areas equally likely.
-      probability: of mixing.
+      alpha: parameter of the beta distribution; 1 makes all areas equally likely.
+      probability: probability that an image is mixed.
     """
 
     alpha: float = 1.0
@@ -80,6 +83,5 @@ class CutMix(Mix):
 
 
 def _check(mix: Mixup | CutMix) -> None:
-    check_probability(f"{mix.gin_name}.probability", mix.probability)
-    if mix.alpha <= 0:
-        raise UserError(f"{mix.gin_name}.alpha is {mix.alpha}; expected more than 0.")
+    check_probability(mix)
+    require(mix, "alpha", mix.alpha > 0, "more than 0")

@@ -1,4 +1,4 @@
-"""RandAugment (Cubuk et al. 2020): N operations out of fourteen, at one magnitude M."""
+"""RandAugment (Cubuk et al. 2020): N of fourteen operations, all of magnitude M."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,20 +7,22 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from fmjax.configurable import configurable
 from fmjax.data.images.augment.augmentation import PictureChange, Rng
-from fmjax.errors import UserError
+from fmjax.errors import require
 
-_MOST = 30  # The paper's scale of magnitudes.
+_MAX_MAGNITUDE = 30  # as in the paper
 
 
 @configurable("rand_augment")
 @dataclasses.dataclass(frozen=True)
 class RandAugment(PictureChange):
-    """Operations drawn with replacement; those that have two directions draw one.
+    """RandAugment: N operations drawn with replacement, all of magnitude M.
+
+    Operations with a direction (rotation, translation, brightness, …) draw it too.
 
     Attributes:
-      operations: N, how many are applied.
-      magnitude: M, 0 to 30; what it means for each operation is AutoAugment's range.
-      fill: grey of what comes in from outside the picture.
+      operations: N, the number of operations applied to an image.
+      magnitude: M, 0 to 30; 30 is the maximum of AutoAugment's range of each operation.
+      fill: grey value, 0 to 255, of pixels from outside the picture.
     """
 
     operations: int = 2
@@ -28,20 +30,14 @@ class RandAugment(PictureChange):
     fill: int = 128
 
     def __post_init__(self):
-        if self.operations < 1:
-            raise UserError(
-                f"rand_augment.operations is {self.operations}; expected at least 1."
-            )
-        if not 0 <= self.magnitude <= _MOST:
-            raise UserError(
-                f"rand_augment.magnitude is {self.magnitude}; expected 0 to {_MOST}."
-            )
-        if not 0 <= self.fill <= 255:
-            raise UserError(f"rand_augment.fill is {self.fill}; expected 0 to 255.")
+        magnitude_valid = 0 <= self.magnitude <= _MAX_MAGNITUDE
+        require(self, "operations", self.operations >= 1, "at least 1")
+        require(self, "magnitude", magnitude_valid, f"0 to {_MAX_MAGNITUDE}")
+        require(self, "fill", 0 <= self.fill <= 255, "0 to 255")
 
     def change(self, picture: Image.Image, rng: Rng) -> Image.Image:
         """See `PictureChange`."""
-        level = self.magnitude / _MOST
+        level = self.magnitude / _MAX_MAGNITUDE
         names = list(OPERATIONS)
         for number in rng.integers(len(names), size=self.operations):
             sign = -1 if rng.random() < 0.5 else 1
@@ -55,7 +51,7 @@ Operation = Callable[[Image.Image, float, int, Fill], Image.Image]
 
 
 def _affine(picture: Image.Image, matrix: tuple, fill: Fill) -> Image.Image:
-    """Output (x, y) shows input (a x + b y + c, d x + e y + f)."""
+    """Applies a matrix (a … f): output (x, y) is input (ax + by + c, dx + ey + f)."""
     return picture.transform(
         picture.size, Image.Transform.AFFINE, matrix, fillcolor=fill
     )

@@ -1,4 +1,4 @@
-"""Random regions of an image (Szegedy et al. 2015), and shifts of a small one."""
+"""Random crops: of random area and aspect ratio (Szegedy et al. 2015), and padded."""
 
 import dataclasses
 import math
@@ -13,32 +13,31 @@ from fmjax.data.images.augment.augmentation import (
     check_range,
 )
 from fmjax.data.images.decoding import Box
-from fmjax.errors import UserError
+from fmjax.errors import require
 
-# Draws of a region before one takes the middle.
+# Draws of a region before the centre is taken.
 _TRIES = 10
 
 
 @configurable("random_resized_crop")
 @dataclasses.dataclass(frozen=True)
 class RandomResizedCrop(RegionChoice):
-    """A region of random area and aspect ratio, resized to the whole picture.
+    """A region of random area and aspect ratio, resized to S × S.
 
-    The area is uniform, the ratio uniform in its logarithm; where ten draws do not fit
-    into the image, the largest middle part within the ratios is taken.
+    The area is uniform and the aspect ratio log-uniform. If ten draws do not fit into
+    the image, the largest central region within the range of ratios is taken.
 
     Attributes:
-      scale: least and most share of the image's area.
-      ratio: least and most width over height.
+      scale: minimum and maximum share of the image's area.
+      ratio: minimum and maximum aspect ratio, width / height.
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
     def __post_init__(self):
-        name = "random_resized_crop"
-        check_range(f"{name}.scale", self.scale, 1.0)
-        check_range(f"{name}.ratio", self.ratio)
+        check_range(self, "scale", 1.0)
+        check_range(self, "ratio")
 
     def region(self, width: int, height: int, rng: Rng) -> Box:
         """See `RegionChoice`."""
@@ -61,17 +60,16 @@ class RandomResizedCrop(RegionChoice):
 @configurable("padded_crop")
 @dataclasses.dataclass(frozen=True)
 class PaddedCrop(PictureChange):
-    """A shift by up to `pixels` along both axes, black where nothing was (CIFAR).
+    """A random crop of S × S pixels from the picture padded with black (CIFAR).
 
     Attributes:
-      pixels: the most in each direction.
+      pixels: padding on every side, so the maximum shift in each direction.
     """
 
     pixels: int = 4
 
     def __post_init__(self):
-        if self.pixels < 1:
-            raise UserError(f"padded_crop.pixels is {self.pixels}; expected at least 1")
+        require(self, "pixels", self.pixels >= 1, "at least 1")
 
     def change(self, picture: Image.Image, rng: Rng) -> Image.Image:
         """See `PictureChange`."""

@@ -21,13 +21,15 @@ _TRIES = 10
 @configurable("random_erasing")
 @dataclasses.dataclass(frozen=True)
 class RandomErasing(NumberChange):
-    """A rectangle is erased.
+    """Erases a random rectangle.
+
+    If ten draws do not fit into the image, nothing is erased.
 
     Attributes:
-      probability: of erasing.
-      scale: least and most share of the area.
-      ratio: least and most height over width.
-      noise: fill with standard normal numbers instead of 0, the mean colour.
+      probability: probability that an image is changed.
+      scale: minimum and maximum share of the image's area.
+      ratio: minimum and maximum height / width of the rectangle.
+      noise: whether to fill with standard normal noise instead of 0, the mean colour.
     """
 
     probability: float = 0.25
@@ -36,9 +38,9 @@ class RandomErasing(NumberChange):
     noise: bool = False
 
     def __post_init__(self):
-        check_probability("random_erasing.probability", self.probability)
-        check_range("random_erasing.scale", self.scale, 1.0)
-        check_range("random_erasing.ratio", self.ratio)
+        check_probability(self)
+        check_range(self, "scale", 1.0)
+        check_range(self, "ratio")
 
     def change(
         self, image: Float[np.ndarray, "S S 3"], rng: Rng

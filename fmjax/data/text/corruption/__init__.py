@@ -1,1 +1,1 @@
-"""Corruptions, drawn anew whenever a row is read."""
+"""Corruptions of text, drawn anew each time a row is read."""

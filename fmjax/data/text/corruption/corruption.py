@@ -1,6 +1,6 @@
-"""Pieces of documents that are corrupted anew whenever they are read.
+"""The interface of corruptions, and the layout that applies them to pieces of text.
 
-What a corruption does is one file each; here is what they have in common.
+Every corruption has a file of its own in this folder (masking: `text/masking.py`).
 """
 
 import dataclasses
@@ -14,22 +14,27 @@ from fmjax.data.tokenizers.tokenizers import Tokenizer
 
 Rng = np.random.Generator
 
-# Draws of another piece before one is content with the same.
+# Draws of another piece of text before the same piece is used.
 _TRIES = 10
 
 
 class Corruption(Protocol):
-    """A configurable that says how text is corrupted."""
+    """A configurable that defines how text is corrupted."""
 
     def raw_length(self, length: int) -> int:
-        """The most tokens of text that fit into rows of `length`.
+        """The maximum number of tokens of text for rows of `length` tokens.
 
         Raises:
-          UserError: length is too small.
+          UserError: `length` is too small.
         """
 
     def bind(self, tokenizer: Tokenizer, length: int, raw_length: int) -> "Corrupt":
-        """The same for a vocabulary, rows of `length` and text of `raw_length` tokens.
+        """The corruption for a given tokenizer and row length.
+
+        Args:
+          tokenizer: the tokenizer of the text.
+          length: tokens of a row; for an encoder-decoder, of the encoder's row.
+          raw_length: maximum number of tokens of text.
 
         Raises:
           UserError: the vocabulary lacks a special token.
@@ -37,33 +42,34 @@ class Corruption(Protocol):
 
 
 class Corrupt(Protocol):
-    """A corruption of a known vocabulary and length.
+    """A corruption with a known tokenizer and row length.
 
     Attributes:
-      raw_length: the most tokens of text in a row.
+      raw_length: maximum number of tokens of text in a row.
     """
 
     raw_length: int
 
     def row(self, tokens: np.ndarray, rng: Rng, other: Callable[[], np.ndarray]) -> Row:
-        """A row of int32 [n ≤ raw_length] tokens of text; of none, a row of zeros.
+        """The row of a piece of text; empty text gives zeros of weight 0.
 
         Args:
-          tokens: of one piece.
-          rng: everything random is drawn from it.
-          other: gives the tokens of another piece, drawn from the same generator.
+          tokens: int32 [n], n <= raw_length, the tokens of the piece.
+          rng: the generator of all random numbers.
+          other: returns the tokens of another piece, drawn with the same generator.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class Pieces:
-    """A layout: text without ends of documents in pieces, each corrupted when read.
+    """The layout of corrupted text: pieces of documents, corrupted each time.
 
     Attributes:
       length: T, tokens of a row.
-      corrupt: what makes rows of pieces.
-      whole_documents: whether a piece ends with its document, instead of going on.
-      eos_id: which every document ends with; it is taken off. None for none.
+      corrupt: makes rows from pieces.
+      whole_documents: whether a piece has text of one document only; otherwise pieces
+        are cut from the concatenation of all documents.
+      eos_id: id at the end of every document, which is removed; None if there is none.
     """
 
     length: int
@@ -73,26 +79,26 @@ class Pieces:
 
     @property
     def name(self) -> str:
-        """Says what the records are, in the name of a cache's folder."""
+        """Name of the layout, part of the name of a cache's folder."""
         return f"{'documents' if self.whole_documents else 'pieces'}{self._size}"
 
     def cache_key(self) -> dict:
-        """What of the layout shapes the records."""
+        """The settings that the records depend on."""
         return {"name": self.name, "eos_id": self.eos_id}
 
     @property
     def has_text_bytes(self) -> bool:
-        """Targets are not the text's own tokens, each once."""
+        """False: targets are not all tokens of the text, each once."""
         return False
 
     def records(self, documents: Iterable[np.ndarray]) -> Iterator[Record]:
-        """Pieces of documents (int arrays [N], EOS included)."""
-        bare = (d[:-1] if self.eos_id is not None else d for d in documents)
+        """Yields pieces of documents, which are int [N] with EOS."""
+        texts = (d[:-1] if self.eos_id is not None else d for d in documents)
         if not self.whole_documents:
-            return cut(bare, self._size, self._size)
+            return cut(texts, self._size, self._size)
         return (
             {"tokens": document[start : start + self._size]}
-            for document in bare
+            for document in texts
             for start in range(0, len(document), self._size)
         )
 
@@ -102,12 +108,12 @@ class Pieces:
         rng: Callable[[], Rng],
         other: Callable[[Rng], Record] | None = None,
     ) -> Row:
-        """The record, corrupted; see `Corrupt.row`."""
+        """The row of a record; see `RowLayout.row` and `Corrupt.row`."""
         generator = rng()
         tokens = record["tokens"].astype(np.int32)
 
         def another() -> np.ndarray:
-            # Where there is little else the piece itself comes up; not for ever.
+            # In a small dataset the same piece may be drawn again and again.
             for _ in range(_TRIES):
                 found = other(generator)["tokens"].astype(np.int32)
                 if len(found) and not np.array_equal(found, tokens):
@@ -117,13 +123,13 @@ class Pieces:
         return self.corrupt.row(tokens, generator, another)
 
     def check(self, record: Record) -> None:
-        """Raises ValueError if `row` cannot take the record."""
+        """Raises ValueError if the record does not fit the layout."""
         tokens = record["tokens"]
         if tokens.ndim != 1 or not 0 < len(tokens) <= self._size:
             raise ValueError(f"{len(tokens)} tokens; expected 1 to {self._size}")
 
     def filled(self, record: Record) -> tuple[int, int]:
-        """Tokens of a record, and of the longest one."""
+        """(tokens of the record, maximum number of tokens)."""
         return len(record["tokens"]), self._size
 
     @property
@@ -132,7 +138,10 @@ class Pieces:
 
 
 def partition(total: int, parts: int, rng: Rng) -> np.ndarray:
-    """`parts` lengths of at least 1 that add up to `total`, uniformly drawn."""
+    """A random partition of `total` into `parts` positive numbers, int64 [parts].
+
+    All partitions are equally likely.
+    """
     ends = np.empty(parts, np.int64)
     ends[:-1] = np.sort(rng.permutation(total - 1)[: parts - 1]) + 1
     ends[-1] = total

@@ -10,21 +10,21 @@ from fmjax.data.text.encoder_decoder_row import encoder_decoder_row
 from fmjax.data.text.packing import Row
 from fmjax.data.tokenizers.specials import end_id, special_id
 from fmjax.data.tokenizers.tokenizers import Tokenizer
-from fmjax.errors import UserError
+from fmjax.errors import UserError, require
 
 
 @configurable("infilling")
 @dataclasses.dataclass(frozen=True)
 class Infilling:
-    """Spans become masks, sentences are permuted; the target is the whole text.
+    """Text infilling: each span becomes one [MASK]; the target is the whole text.
 
-    Span lengths are Poisson; a span of length 0 puts a mask where nothing is missing.
+    Span lengths have a Poisson distribution; a span of length 0 inserts a [MASK].
 
     Attributes:
-      rate: share of the tokens that is masked (0.3).
-      mean_span: λ of the span lengths (3).
-      permute_sentences: whether sentences are shuffled.
-      mask: whether a span leaves a mask; AlexaTM's spans leave nothing behind.
+      rate: share of the tokens in spans (BART: 0.3).
+      mean_span: mean span length, λ (BART: 3).
+      permute_sentences: whether the sentences are shuffled.
+      mask: whether a span is replaced by [MASK]; if not, it is deleted (AlexaTM).
     """
 
     rate: float = 0.3
@@ -33,19 +33,22 @@ class Infilling:
     mask: bool = True
 
     def __post_init__(self):
-        if not 0 <= self.rate < 1:
-            raise UserError(f"infilling.rate = {self.rate}: expected 0 ≤ x < 1.")
-        if self.mean_span <= 0:
-            raise UserError(f"infilling.mean_span = {self.mean_span} is not above 0.")
+        require(self, "rate", 0 <= self.rate < 1, "0 <= rate < 1")
+        require(self, "mean_span", self.mean_span > 0, "more than 0")
 
     def raw_length(self, length: int) -> int:
-        """`length` less EOS: no more masks than masked tokens; see `Corruption`."""
+        """`length` - 1, since EOS is added; see `Corruption`.
+
+        There are never more masks than masked tokens.
+        """
         if length < 2:
-            raise UserError(f"data.length = {length}: @infilling() needs at least 2.")
+            raise UserError(
+                f"data.length = {length}: expected at least 2 for @infilling()."
+            )
         return length - 1
 
     def bind(self, tokenizer: Tokenizer, length: int, raw_length: int) -> "_Infilling":
-        """For a vocabulary and encoder rows of `length`; see `Corruption`."""
+        """The corruption for a tokenizer and row length; see `Corruption.bind`."""
         return _Infilling(self, tokenizer, length, raw_length)
 
 
@@ -65,7 +68,7 @@ class _Infilling:
         return encoder_decoder_row(pairs, self.length, self.target_length)
 
     def corrupted(self, tokens: np.ndarray, rng: Rng):
-        """The encoder's inputs, and the targets."""
+        """(encoder inputs, targets), both int32 and with EOS."""
         read = tokens if self.ends is None else self._permuted(tokens, rng)
         read = np.concatenate([self._infilled(read, rng), self.eos])
         return read, np.concatenate([tokens, self.eos])
@@ -81,18 +84,18 @@ class _Infilling:
         if not len(lengths):
             return tokens
         if self.mask is not None:
-            # More masks than masked tokens would not fit: leave out spans of none.
+            # More masks than masked tokens would not fit: remove spans of length 0.
             surplus = len(lengths) - lengths.sum()
             if surplus > 0:
                 lengths = np.delete(lengths, np.flatnonzero(lengths == 0)[:surplus])
-        # Where each span lies among the tokens that are kept.
+        # Positions of the spans among the kept tokens.
         count = len(tokens) - lengths.sum()
         gaps = np.sort(rng.integers(0, count + 1, len(lengths)))
-        # Kept text and spans take turns, text first and last.
-        turns = np.empty(2 * len(lengths) + 1, np.int64)
-        turns[::2] = np.diff(gaps, prepend=0, append=count)
-        turns[1::2] = lengths
-        kept = tokens[np.repeat(np.arange(len(turns)) % 2 == 0, turns)]
+        # Lengths of kept text and spans in turn; text is first and last.
+        parts = np.empty(2 * len(lengths) + 1, np.int64)
+        parts[::2] = np.diff(gaps, prepend=0, append=count)
+        parts[1::2] = lengths
+        kept = tokens[np.repeat(np.arange(len(parts)) % 2 == 0, parts)]
         if self.mask is None:
             return kept
         is_text = np.ones(count + len(lengths), bool)
@@ -102,7 +105,7 @@ class _Infilling:
         return read
 
     def _spans(self, budget: int, rng: Rng) -> np.ndarray:
-        """Poisson lengths up to `budget` tokens, the last one cut."""
+        """Poisson lengths with the sum `budget`; the last one is truncated."""
         mean = self.settings.mean_span
         lengths = rng.poisson(mean, int(2 * budget / mean) + 8)
         while (total := lengths.cumsum())[-1] < budget:
@@ -116,7 +119,7 @@ class _Infilling:
 
 
 def _ends_sentence(tokenizer: Tokenizer) -> np.ndarray:
-    """bool [V]: whether a token ends a sentence: its text ends in . ! ? or a line."""
+    """bool [V]: whether the text of a token ends in . ! ? or a newline."""
     ends = (".", "!", "?", "。", "！", "？", "\n")
     texts = (tokenizer.decode([i]) for i in range(tokenizer.vocab_size))
     return np.array([text.rstrip(" ").endswith(ends) for text in texts])

@@ -1,4 +1,4 @@
-"""Several corruptions, one drawn for each row: UL2's denoisers, AlexaTM's two tasks."""
+"""Mixtures of corruptions, one drawn for each row (UL2's denoisers, AlexaTM)."""
 
 import dataclasses
 
@@ -12,20 +12,21 @@ from fmjax.data.text.corruption.span_corruption import SpanCorruption
 from fmjax.data.text.encoder_decoder_row import encoder_decoder_row
 from fmjax.data.text.packing import Row
 from fmjax.data.tokenizers.tokenizers import Tokenizer
-from fmjax.errors import UserError
+from fmjax.errors import UserError, require
 
 
 @configurable("corruption_mixture")
 @dataclasses.dataclass(frozen=True)
 class CorruptionMixture:
-    """Draws a corruption for each row (UL2, Tay et al. 2023; AlexaTM, Soltan 2022).
+    """A mixture of corruptions, one drawn for each row.
 
-    All take text of one length, the longest that fits every one of them, and give rows
-    of one shape, the largest of theirs.
+    Used by UL2 (Tay et al. 2023) and AlexaTM (Soltan et al. 2022). All corruptions get
+    text of the same length, the longest that fits each of them, and rows have the
+    largest shape of them.
 
     Attributes:
-      corruptions: to draw from.
-      rates: the share of rows that each gives, relative to the others.
+      corruptions: the corruptions.
+      rates: share of the rows of each corruption, relative to the others.
     """
 
     corruptions: tuple[SpanCorruption | PrefixLM | Infilling, ...]
@@ -35,21 +36,18 @@ class CorruptionMixture:
         if len(self.corruptions) != len(self.rates) or not self.corruptions:
             raise UserError(
                 f"corruption_mixture.rates has {len(self.rates)} numbers for "
-                f"{len(self.corruptions)} corruptions; expected one for each."
+                f"{len(self.corruptions)} corruptions; expected one number for each."
             )
-        if min(self.rates) <= 0:
-            raise UserError(
-                f"corruption_mixture.rates = {self.rates}; expected positive numbers."
-            )
+        require(self, "rates", min(self.rates) > 0, "positive numbers")
 
     def raw_length(self, length: int) -> int:
-        """The smallest of the members; see `Corruption`."""
+        """The minimum of all corruptions; see `Corruption`."""
         return min(c.raw_length(length) for c in self.corruptions)
 
     def bind(
         self, tokenizer: Tokenizer, length: int, raw_length: int
     ) -> "_CorruptionMixture":
-        """For a vocabulary, and encoder rows of `length`; see `Corruption`."""
+        """The corruption for a tokenizer and row length; see `Corruption.bind`."""
         members = [c.bind(tokenizer, length, raw_length) for c in self.corruptions]
         return _CorruptionMixture(members, self.rates, length, raw_length)
 
@@ -61,7 +59,7 @@ class _CorruptionMixture:
         self.target_length = max(member.target_length for member in members)
 
     def row(self, tokens: np.ndarray, rng: Rng, other=None) -> Row:
-        """See `Corrupt.row`; a single token is too few and gives zeros."""
+        """See `Corrupt.row`; fewer than two tokens give zeros of weight 0."""
         del other
         drawn = int(np.searchsorted(self.shares, rng.random(), side="right"))
         pairs = []

@@ -16,13 +16,15 @@ from fmjax.errors import UserError
 @configurable("prefix_lm")
 @dataclasses.dataclass(frozen=True)
 class PrefixLM:
-    """A text is cut in two: the encoder's inputs and the decoder's targets.
+    """Prefix LM: the encoder reads the start of a text, the decoder predicts the rest.
+
+    The share of the tokens that is read is uniform between `least` and `most`.
 
     Attributes:
-      least: the smallest share of the tokens that is read.
-      most: the largest; the share is uniform between the two.
-      mode: a special token put in front of what is read, such as UL2's "[S]" or
-        AlexaTM's "[CLM]"; none if empty.
+      least: minimum share of the tokens that is read.
+      most: maximum share of the tokens that is read.
+      mode: special token before the inputs, such as UL2's "[S]" or AlexaTM's "[CLM]";
+        "" for none.
     """
 
     least: float = 0.0
@@ -33,21 +35,24 @@ class PrefixLM:
         if not 0 <= self.least <= self.most <= 1:
             raise UserError(
                 f"prefix_lm.least = {self.least}, prefix_lm.most = {self.most}: "
-                "expected 0 ≤ least ≤ most ≤ 1."
+                "expected 0 <= least <= most <= 1."
             )
 
     def raw_length(self, length: int) -> int:
-        """`length` less the mode; EOS takes a target's place; see `Corruption`."""
+        """`length` minus the mode token; see `Corruption`.
+
+        EOS needs no room, since at least one token is a target.
+        """
         raw = length - bool(self.mode)
         if raw < 2:
             raise UserError(
-                f"data.length = {length} is too small for @prefix_lm(); expected at "
-                f"least {2 + bool(self.mode)}."
+                f"data.length = {length}: expected at least {2 + bool(self.mode)} for "
+                "@prefix_lm()."
             )
         return raw
 
     def bind(self, tokenizer: Tokenizer, length: int, raw_length: int) -> "_PrefixLM":
-        """For a vocabulary and encoder rows of `length`; see `Corruption`."""
+        """The corruption for a tokenizer and row length; see `Corruption.bind`."""
         return _PrefixLM(self, tokenizer, length, raw_length)
 
 
@@ -55,7 +60,7 @@ class _PrefixLM:
     def __init__(self, settings: PrefixLM, tokenizer, length: int, raw: int):
         name = "@prefix_lm()"
         self.settings, self.length, self.raw_length = settings, length, raw
-        # At least one token is read; EOS takes its place.
+        # Targets are at most raw - 1 tokens, since at least one is read, and EOS.
         self.target_length = raw
         self.mode = np.zeros(0, np.int32)
         if settings.mode:
@@ -63,13 +68,13 @@ class _PrefixLM:
         self.eos = np.array([end_id(tokenizer, name)], np.int32)
 
     def row(self, tokens: np.ndarray, rng: Rng, other=None) -> Row:
-        """See `Corrupt.row`; a single token is too few and gives zeros."""
+        """See `Corrupt.row`; fewer than two tokens give zeros of weight 0."""
         del other
         pairs = [] if len(tokens) < 2 else [self.corrupted(tokens, rng)]
         return encoder_decoder_row(pairs, self.length, self.target_length)
 
     def corrupted(self, tokens: np.ndarray, rng: Rng):
-        """The encoder's inputs, and the targets."""
+        """(encoder inputs, targets), both int32 and with EOS."""
         share = rng.uniform(self.settings.least, self.settings.most)
         cut = min(max(round(share * len(tokens)), 1), len(tokens) - 1)
         read = np.concatenate([self.mode, tokens[:cut], self.eos])

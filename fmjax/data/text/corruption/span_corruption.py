@@ -10,25 +10,24 @@ from fmjax.data.text.encoder_decoder_row import encoder_decoder_row
 from fmjax.data.text.packing import Row
 from fmjax.data.tokenizers.specials import end_id, sentinel_ids, special_id
 from fmjax.data.tokenizers.tokenizers import Tokenizer
-from fmjax.errors import UserError
+from fmjax.errors import UserError, require
 
 
 @configurable("span_corruption")
 @dataclasses.dataclass(frozen=True)
 class SpanCorruption:
-    """Spans are replaced by sentinels; targets are the sentinels with their spans.
+    """Span corruption: sentinels replace spans; targets are the sentinels and spans.
 
-    With n tokens, round(rate · n) are taken out in round(rate · n / mean_span) spans;
-    how long each is, and what lies between, is uniform over all partitions. As in T5's
-    own code the text begins with what is kept and ends with a span, so that a single
-    span is the end of the text. Text comes in pieces so long that the encoder's row is
-    full: 568 tokens for 512 at the default rates, with 114 targets.
+    Of n tokens, round(rate · n) are removed in round(rate · n / mean_span) spans. The
+    lengths of the spans and of the text between them are uniform over all partitions.
+    As in T5's code, the text begins with kept tokens and ends with a span, so a single
+    span is the end of the text. Pieces of text are so long that the encoder's row is
+    full: 568 tokens for a row of 512 at the default rates, with 114 targets.
 
     Attributes:
-      rate: share of the tokens that is taken out.
+      rate: share of the tokens that is removed.
       mean_span: mean length of a span.
-      mode: a special token put in front of what is read, such as UL2's "[R]"; none if
-        empty.
+      mode: special token before the inputs, such as UL2's "[R]"; "" for none.
     """
 
     rate: float = 0.15
@@ -36,39 +35,37 @@ class SpanCorruption:
     mode: str = ""
 
     def __post_init__(self):
-        if not 0 < self.rate < 1:
-            raise UserError(f"span_corruption.rate = {self.rate}: expected 0 < x < 1.")
-        if self.mean_span < 1:
-            raise UserError(f"span_corruption.mean_span = {self.mean_span} is below 1.")
+        require(self, "rate", 0 < self.rate < 1, "0 < rate < 1")
+        require(self, "mean_span", self.mean_span >= 1, "at least 1")
 
     def lengths(self, raw: int) -> tuple[int, int]:
-        """(tokens read, targets) of `raw` tokens of text, EOS included."""
+        """(encoder tokens, targets) for `raw` tokens of text, both with EOS."""
         noise, spans = self.counts(raw)
         read = raw - noise + spans + 1 + bool(self.mode)
         return read, noise + spans + 1
 
     def counts(self, raw: int) -> tuple[int, int]:
-        """(tokens taken out, spans) of `raw` tokens of text, at least 2."""
+        """(removed tokens, spans) for `raw` tokens of text; `raw` is at least 2."""
         noise = min(max(round(raw * self.rate), 1), raw - 1)
         spans = max(round(noise / self.mean_span), 1)
         return noise, min(spans, raw - noise)
 
     def raw_length(self, length: int) -> int:
-        """The most tokens whose corruption fits an encoder's row; see `Corruption`."""
+        """The maximum number of tokens for an encoder row; see `Corruption`."""
         raw = 2
         while self.lengths(raw + 1)[0] <= length:
             raw += 1
         if self.lengths(raw)[0] > length:
             raise UserError(
-                f"data.length = {length} is too small for @span_corruption(): two "
-                f"tokens of text become {self.lengths(2)[0]}."
+                f"data.length = {length}: expected at least {self.lengths(2)[0]} for "
+                "@span_corruption()."
             )
         return raw
 
     def bind(
         self, tokenizer: Tokenizer, length: int, raw_length: int
     ) -> "_SpanCorruption":
-        """For a vocabulary, and encoder rows of `length`; see `Corruption`."""
+        """The corruption for a tokenizer and row length; see `Corruption.bind`."""
         return _SpanCorruption(self, tokenizer, length, raw_length)
 
 
@@ -84,27 +81,27 @@ class _SpanCorruption:
             self.mode = np.array([special_id(tokenizer, settings.mode, name)], np.int32)
 
     def row(self, tokens: np.ndarray, rng: Rng, other=None) -> Row:
-        """See `Corrupt.row`; a single token is too few and gives zeros."""
+        """See `Corrupt.row`; fewer than two tokens give zeros of weight 0."""
         del other
         pairs = [] if len(tokens) < 2 else [self.corrupted(tokens, rng)]
         return encoder_decoder_row(pairs, self.length, self.target_length)
 
     def corrupted(self, tokens: np.ndarray, rng: Rng):
-        """The encoder's inputs, and the targets."""
+        """(encoder inputs, targets), both int32 and with EOS."""
         noise, spans = self.settings.counts(len(tokens))
-        # Kept text and spans take turns, text first.
+        # Kept text and spans alternate, text first.
         kept = partition(len(tokens) - noise, spans, rng)
-        taken = partition(noise, spans, rng)
-        starts = np.cumsum(kept + taken) - taken
-        turns = np.stack([kept, taken], axis=1).reshape(-1)
-        is_noise = np.repeat(np.arange(2 * spans) % 2 == 1, turns)
+        removed = partition(noise, spans, rng)
+        starts = np.cumsum(kept + removed) - removed
+        lengths = np.stack([kept, removed], axis=1).reshape(-1)
+        is_noise = np.repeat(np.arange(2 * spans) % 2 == 1, lengths)
         sentinels = self.sentinels[:spans]
-        # A sentinel takes the place of the first token of its span.
-        marked, left = tokens.copy(), ~is_noise
-        marked[starts], left[starts] = sentinels, True
-        read = np.concatenate([self.mode, marked[left], self.eos])
+        # A sentinel replaces the first token of its span.
+        marked, is_kept = tokens.copy(), ~is_noise
+        marked[starts], is_kept[starts] = sentinels, True
+        read = np.concatenate([self.mode, marked[is_kept], self.eos])
         is_text = np.ones(noise + spans, bool)
-        is_text[np.cumsum(taken) - taken + np.arange(spans)] = False
+        is_text[np.cumsum(removed) - removed + np.arange(spans)] = False
         targets = np.empty(noise + spans, np.int32)
         targets[is_text], targets[~is_text] = tokens[is_noise], sentinels
         return read, np.concatenate([targets, self.eos])

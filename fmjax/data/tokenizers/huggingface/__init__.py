@@ -1,1 +1,1 @@
-"""Tokenizers that Hugging Face's libraries saved."""
+"""Tokenizers saved by Hugging Face's libraries."""

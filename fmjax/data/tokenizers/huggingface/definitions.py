@@ -1,4 +1,4 @@
-"""Tokenizers that the package `tokenizers` runs, from the files that describe them."""
+"""Tokenizers run by the package `tokenizers`: tokenizer.json, WordPiece, BPE."""
 
 import json
 import re
@@ -25,17 +25,17 @@ from fmjax.data.tokenizers.huggingface.files import (
 from fmjax.data.tokenizers.special_template import Slot, of_encoding
 from fmjax.errors import UserError
 
-# A byte without a piece of its own, in vocabularies made like Llama 2's.
+# A byte piece of vocabularies with byte fallback, such as Llama 2's.
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
-# How CLIP does, in lower case: each digit alone, and no spaces; a word's last piece has
-# a mark behind it.
+# CLIP's pre-tokenization of lower-case text: digits are separate, spaces are dropped,
+# and the last piece of a word ends in a mark.
 _CLIP_WORDS = (
     r"<\|(?:startof|endof)text\|>|'(?:[stmd]|re|ve|ll)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 )
 _CLIP_END = "</w>"
 
-# How Qwen 2 cuts a text before it counts bytes, after GPT-4: digits stand alone.
+# Qwen 2's pre-tokenization, from GPT-4's: digits are separate.
 _QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+"
     r"[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -43,17 +43,21 @@ _QWEN2_WORDS = (
 
 
 class DefinedTokenizer:
-    """A tokenizer.json, or WordPiece or byte-level BPE in the older files.
+    """A tokenizer.json, or WordPiece or byte-level BPE in the older file formats.
 
     Attributes:
-      ids: of every piece, specials and added tokens included.
-      special_ids: those that stand for no text.
-      template: the specials that it puts around a text, and around two; None where
-        the files do not tell.
+      ids: maps every token, with special and added tokens, to its id.
+      special_ids: ids of the special tokens.
+      template: special tokens around one text and around two; None if the files do not
+        define them.
     """
 
     def __init__(self, files: TokenizerFiles):
-        """Raises UserError for files that are not what their names say."""
+        """Builds the tokenizer.
+
+        Raises:
+          UserError: a file is invalid or has an option that is not supported.
+        """
         if TOKENIZER in files.contents:
             self._tokenizer = _parsed(files)
             known = self._tokenizer.get_vocab()
@@ -76,35 +80,38 @@ class DefinedTokenizer:
         self.template = self._template() if TOKENIZER in files.contents else None
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without specials around it.
+        """Ids of a text, without special tokens around it.
 
         Raises:
-          UserError: the vocabulary has no piece for what is unknown, and the text some.
+          UserError: the text has an unknown token, and the vocabulary no id for it.
         """
         try:
             return self._tokenizer.encode(text, add_special_tokens=False).ids
-        except Exception as error:  # The package has no other.
+        except Exception as error:  # The package raises no specific exception.
             raise UserError(f"A text cannot be tokenized: {error}.") from error
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids; specials stand for nothing."""
+        """Text of ids; special tokens are skipped."""
         text = self._tokenizer.decode(ids, skip_special_tokens=True)
-        # What a decoder of bytes leaves in it, and where a word ends.
+        # The byte-level decoder does not replace the mark of a word's end.
         return text.replace(self._end, " ").strip() if self._end else text
 
     def token_bytes(self, size: int) -> np.ndarray:
-        """int32 [V]: UTF-8 bytes of text that each id stands for; specials 0.
+        """Bytes of UTF-8 text of each id, int32 [V]; 0 for special tokens.
+
+        Args:
+          size: V.
 
         Raises:
-          UserError: for pieces that are neither bytes nor text with a mark for spaces.
+          UserError: the decoder's type is not supported.
         """
         kinds = self._decoder_parts()
         types = {part.get("type") for part in kinds}
         if not types & {"ByteLevel", "Metaspace", "ByteFallback", "WordPiece"}:
             raise UserError(
-                "tokenizer.json: bytes of a token are known for decoders ByteLevel, "
-                "Metaspace, ByteFallback and WordPiece; found "
-                f"{sorted(map(str, types))}."
+                "tokenizer.json: the bytes of a token are not known for the decoders "
+                f"{sorted(map(str, types))}; expected ByteLevel, Metaspace, "
+                "ByteFallback or WordPiece."
             )
         prefix = next(
             (k["prefix"] for k in kinds if k.get("type") == "WordPiece"), None
@@ -117,7 +124,7 @@ class DefinedTokenizer:
             if i in added:
                 sizes[i] = len(piece.encode())
             elif "ByteLevel" in types:
-                # A character for each byte; behind a word's end comes a space.
+                # One character for each byte, and a space after the end of a word.
                 whole = piece.removesuffix(self._end)
                 sizes[i] = len(whole) + (whole != piece)
             elif _BYTE.fullmatch(piece):
@@ -131,18 +138,21 @@ class DefinedTokenizer:
         return sizes
 
     def word_starts(self, size: int) -> np.ndarray:
-        """bool [V]: ids that begin a word, white space before it included.
+        """Whether each id begins a word (with the white space before it), bool [V].
 
-        Model and decoder tell how pieces are marked; pieces would not: of text full of
-        '##', as Markdown is, BPE makes a piece too.
+        Model and decoder show how word starts are marked. The tokens alone do not: BPE
+        may have learned '##' from Markdown.
+
+        Args:
+          size: V.
 
         Raises:
-          UserError: for pieces whose marks tell something else, or that have none.
+          UserError: the vocabulary does not mark word starts.
         """
         if self._end:
             raise UserError(
-                f"A vocabulary that marks with {self._end!r} where words end does not "
-                "say where they begin."
+                f"tokenizer.json marks the ends of words with {self._end!r}, so it is "
+                "not known where words begin."
             )
         prefix = getattr(self._tokenizer.model, "continuing_subword_prefix", None)
         types = {part.get("type") for part in self._decoder_parts()}
@@ -154,9 +164,9 @@ class DefinedTokenizer:
             begins = word_starts.in_pieces
         else:
             raise UserError(
-                "tokenizer.json: where words begin is known for WordPiece and for "
-                "decoders ByteLevel, Metaspace and ByteFallback; found "
-                f"{sorted(map(str, types))}."
+                "tokenizer.json: it is not known where words begin for the decoders "
+                f"{sorted(map(str, types))}; expected WordPiece, ByteLevel, Metaspace "
+                "or ByteFallback."
             )
         return word_starts.table(self.ids, begins, size)
 
@@ -170,7 +180,7 @@ class DefinedTokenizer:
             if (given := self._tokenizer.token_to_id(token.content)) != i:
                 raise UserError(
                     f"The added token {token.content!r} has the id {i}; expected "
-                    f"{given}, the next after the vocabulary."
+                    f"{given}, the next id after the vocabulary."
                 )
 
     def _template(self) -> tuple[tuple[Slot, ...], tuple[Slot, ...]] | None:
@@ -185,10 +195,10 @@ def _parsed(files: TokenizerFiles) -> Tokenizer:
     definition = files.text(TOKENIZER)
     try:
         tokenizer = Tokenizer.from_str(definition)
-    except BaseException as error:  # its panics are no Exceptions
+    except BaseException as error:  # Rust panics are not Exceptions.
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
-        raise UserError(f"Not a tokenizer.json: {error}") from error
+        raise UserError(f"{TOKENIZER} is not valid: {error}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
@@ -221,11 +231,11 @@ def _byte_level(files: TokenizerFiles) -> Tokenizer:
     merges = [tuple(line.rstrip("\r").split(" ")) for line in lines if line.strip()]
     ids = files.ids(BPE)
     for parts in merges:
-        # Where the joined piece is missing, the package panics past `except Exception`.
+        # If the joined token is missing, the package panics.
         if len(parts) != 2 or not ids.keys() >= {*parts, "".join(parts)}:
             raise UserError(
-                f"{MERGES} does not fit {BPE}: {' '.join(parts)!r} does not join two "
-                "pieces to a third."
+                f"{MERGES} does not fit {BPE}: {' '.join(parts)!r} does not merge two "
+                "tokens of the vocabulary to a third."
             )
     if files.family.vocabulary == "clip":
         return _clip(files, ids, merges)
@@ -267,7 +277,7 @@ def _clip(files: TokenizerFiles, ids: dict, merges: list) -> Tokenizer:
 
 
 def _decoders(decoder: Mapping | None) -> Iterator[dict]:
-    """A decoder of a tokenizer.json and those inside it."""
+    """Yields a decoder of a tokenizer.json and the decoders that it contains."""
     if decoder:
         yield decoder
         for inner in decoder.get("decoders", ()):

@@ -1,30 +1,31 @@
-"""What transformers' tokenizer classes leave unsaid in the files they save."""
+"""Tokenizer classes of transformers: the settings that their files do not contain."""
 
 import dataclasses
 from collections.abc import Mapping
 
 from fmjax.errors import UserError, suggest
 
-# The specials that have a name, in the order in which new ids are given out.
+# Names of special tokens, in the order in which they get new ids.
 NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A class of tokenizers.
+    """A tokenizer class of transformers.
 
     Attributes:
-      vocabulary: the form of its vocabulary where there is no tokenizer.json:
-        'wordpiece', 'byte_level', 'qwen2' and 'clip' (byte-level too), 'sentencepiece',
-        'xlm_roberta' (its pieces moved), 'marian' (two models); None: it needs one.
-      specials: the tokens behind the names of NAMES, unless the files say otherwise.
-      single: what stands around one text, A, in names of NAMES.
-      pair: what stands around two; a 1 behind a part is its token type.
-      mask_takes_space: the mask swallows white space before it.
-      legacy: SentencePiece's text behind a special begins as a word does.
-      extra_ids: T5's sentinels, <extra_id_0> the last id of all.
-      canonical: capitals, punctuation and all but single spaces go before a
-        SentencePiece model cuts a text (SigLIP).
+      vocabulary: format of the vocabulary if there is no tokenizer.json: 'wordpiece',
+        'byte_level', 'qwen2' and 'clip' (byte-level as well), 'sentencepiece',
+        'xlm_roberta' (SentencePiece with shifted ids) or 'marian' (two models); None if
+        a tokenizer.json is required.
+      specials: default special tokens, by the names of NAMES.
+      single: template of one text A, with names of NAMES for special tokens.
+      pair: template of two texts A and B; a digit after a part is its token type.
+      mask_takes_space: whether the mask token removes white space before it.
+      legacy: whether text after a special token gets SentencePiece's dummy prefix.
+      extra_ids: number of T5's sentinels; <extra_id_0> has the highest id.
+      canonical: whether text is converted to lower case without punctuation and
+        repeated spaces before SentencePiece tokenizes it (SigLIP).
     """
 
     vocabulary: str | None
@@ -104,7 +105,7 @@ FAMILIES = {
     ),
 }
 
-# Any class whose files say everything.
+# Any other class; its files must define all settings.
 UNNAMED = Family(None, {})
 
 _BY_MODEL_TYPE = {
@@ -131,11 +132,11 @@ _BY_MODEL_TYPE = {
 
 
 def class_name(named: object, model_type: object) -> str | None:
-    """The class that the files name, or else the one that a model type goes with.
+    """The tokenizer class of the files, or the default one of the model type.
 
     Args:
-      named: tokenizer_class of tokenizer_config.json, if any.
-      model_type: that of config.json, if any.
+      named: tokenizer_class of tokenizer_config.json; None if missing.
+      model_type: model_type of config.json; None if missing.
     """
     if named is None:
         return _BY_MODEL_TYPE.get(model_type)
@@ -143,10 +144,12 @@ def class_name(named: object, model_type: object) -> str | None:
 
 
 def vocabulary_family(named: object, model_type: object) -> Family:
-    """The family that tells how to read a vocabulary without tokenizer.json.
+    """The family with which a vocabulary without tokenizer.json is read.
+
+    Args as in `class_name`.
 
     Raises:
-      UserError: for another class, or none.
+      UserError: the class is missing or not supported.
     """
     name = class_name(named, model_type)
     family = FAMILIES.get(name, UNNAMED)

@@ -1,4 +1,4 @@
-"""The files in which transformers keeps a tokenizer, and the specials they name."""
+"""The tokenizer files of transformers, and the special tokens that they define."""
 
 import dataclasses
 import functools
@@ -39,42 +39,48 @@ _BESIDE = (
     "chat_template.jinja",
     "chat_template.json",
 )
-# Vocabularies that are not read; transformers has them for some Mistral models.
+# Vocabularies of some Mistral models, which are not supported.
 _UNREAD = ("tekken.json", "tiktoken.model")
 _OF_MODEL = ("model_type", "bos_token_id", "eos_token_id", "pad_token_id")
-# Tables of a number an id are made; the largest vocabularies have a million.
+# Tables with a number for each id are made; the largest vocabularies have a million.
 MOST_IDS = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerFiles:
-    """A tokenizer's files, by name, and what the model's config.json says of it.
+    """The files of a tokenizer, and the related keys of the model's config.json.
 
     Attributes:
-      contents: the files as they were found.
-      model: of config.json, model_type and the ids of bos, eos and pad.
+      contents: maps file names to contents.
+      model: model_type and the ids of bos, eos and pad from config.json.
     """
 
     contents: Mapping[str, bytes]
     model: Mapping[str, object]
 
     def __post_init__(self):
-        """Refuses other names: a stranger must not choose what is written."""
+        """Refuses other file names, so that untrusted data cannot choose them."""
         for name in self.contents:
             if name not in (*_VOCABULARIES, *_BESIDE):
-                raise UserError(f"{name!r} is not among a tokenizer's files.")
+                raise UserError(f"{name!r} is not one of a tokenizer's files.")
 
     @classmethod
     def read(cls, folder: Path) -> "TokenizerFiles | None":
-        """Reads a saved model's folder; None if no tokenizer was saved with it."""
+        """Reads the tokenizer files of a model's folder; None if there are none.
+
+        Raises:
+          UserError: the vocabulary is missing or not supported, or a file cannot be
+            read.
+        """
         found = [n for n in (*_VOCABULARIES, *_BESIDE) if (folder / n).is_file()]
         if not set(found) & set(_VOCABULARIES):
             unread = [n for n in _UNREAD if (folder / n).is_file()]
             if CONFIG not in found and not unread:
                 return None
             raise UserError(
-                f"{folder / (unread[0] if unread else CONFIG)}: a tokenizer without a "
-                f"vocabulary that can be read; expected {', '.join(_VOCABULARIES)}."
+                f"{folder / (unread[0] if unread else CONFIG)}: the tokenizer has no "
+                "vocabulary of a supported format; expected one of "
+                f"{', '.join(_VOCABULARIES)}."
             )
         try:
             contents = {name: (folder / name).read_bytes() for name in found}
@@ -89,23 +95,25 @@ class TokenizerFiles:
         return cls(contents, {key: model[key] for key in _OF_MODEL if key in model})
 
     def json(self, name: str) -> dict:
-        """A file's fields; none if there is no such file."""
+        """The fields of a JSON file; empty if there is no such file."""
         return _parse(name, self.contents[name]) if name in self.contents else {}
 
     def text(self, name: str) -> str:
-        """A file's text; raises UserError if it is missing or no UTF-8."""
+        """The text of a file; raises a UserError if it is missing or not UTF-8."""
         if name not in self.contents:
-            raise UserError(f"{name} is missing beside {', '.join(self.contents)}.")
+            raise UserError(
+                f"{name} is missing; found only {', '.join(self.contents)}."
+            )
         try:
             return self.contents[name].decode("utf-8")
         except ValueError as error:
             raise UserError(f"{name} is not UTF-8: {error}") from error
 
     def ids(self, name: str) -> dict[str, int]:
-        """A vocabulary in JSON: the id of each piece."""
+        """A vocabulary in a JSON file: maps tokens to ids."""
         ids = _loads(name, self.text(name))
         if not isinstance(ids, dict):
-            raise UserError(f"{name}: expected pieces and their ids.")
+            raise UserError(f"{name}: expected an object that maps tokens to ids.")
         for piece, i in ids.items():
             if type(i) is not int or not 0 <= i < MOST_IDS:
                 raise UserError(
@@ -116,12 +124,12 @@ class TokenizerFiles:
 
     @functools.cached_property
     def config(self) -> dict:
-        """tokenizer_config.json."""
+        """The fields of tokenizer_config.json."""
         return self.json(CONFIG)
 
     @functools.cached_property
     def family(self) -> Family:
-        """The class; raises UserError if a vocabulary cannot be read without it."""
+        """The tokenizer class; raises a UserError if it is needed and not supported."""
         named = self.config.get("tokenizer_class")
         model_type = self.model.get("model_type")
         if TOKENIZER in self.contents:
@@ -129,7 +137,7 @@ class TokenizerFiles:
         return vocabulary_family(named, model_type)
 
     def flag(self, key: str, default: bool | None) -> bool | None:
-        """An option that is true or false; raises UserError for another value."""
+        """A boolean option; raises a UserError for another value."""
         value = self.config.get(key)
         if value is None:
             return default
@@ -138,7 +146,7 @@ class TokenizerFiles:
         return value
 
     def require(self, key: str, *expected: object) -> None:
-        """Raises UserError if an option is set and not to one of these values."""
+        """Raises a UserError if an option has a value other than the expected ones."""
         value = self.config.get(key)
         if key in self.config and value not in expected:
             raise UserError(
@@ -146,19 +154,19 @@ class TokenizerFiles:
             )
 
     def names(self) -> dict[str, str]:
-        """The tokens behind the names of NAMES, those of the class included."""
+        """Maps the names of NAMES to special tokens, with defaults of the class."""
         named = {name: self._named(name) for name in NAMES}
         return {name: token.content for name, token in named.items() if token}
 
     def added(self, ids: Mapping[str, int]) -> dict[int, AddedToken]:
-        """The tokens that stand beside a vocabulary, by id, in the order of ids.
+        """The added tokens by id, in the order of ids.
 
         Args:
-          ids: the vocabulary itself: a token that is part of it keeps its id, others
-            go behind the largest.
+          ids: the vocabulary. An added token that is part of it keeps its id; others
+            get ids after the largest.
 
         Raises:
-          UserError: two of the files give a token different ids.
+          UserError: two files give a token different ids.
         """
         taken = dict(ids)
         by_id = {}
@@ -166,8 +174,8 @@ class TokenizerFiles:
             found = taken.setdefault(token.content, i)
             if i is not None and found != i:
                 raise UserError(
-                    f"{token.content!r} has the id {i} among the added tokens and "
-                    f"{found} in the vocabulary."
+                    f"{token.content!r} has the id {i} in the added tokens, but "
+                    f"{found} in the vocabulary; expected the same id."
                 )
             if found is None:
                 found = max((x for x in taken.values() if x is not None), default=-1)
@@ -176,12 +184,12 @@ class TokenizerFiles:
         return dict(sorted(by_id.items()))
 
     def _listed(self) -> Iterator[tuple[int | None, AddedToken]]:
-        """Tokens and the ids that files give them; what comes first has its flags."""
+        """Yields added tokens with their ids or None; the first flags of each count."""
         for i, fields in self._by_id():
             yield i, _token(fields)
         known = self.ids(ADDED) if ADDED in self.contents else {}
         specials = [self._named(name) for name in NAMES if self._wants(name)]
-        specials = [token for token in (*specials, *self._further()) if token]
+        specials = [token for token in (*specials, *self._additional()) if token]
         of_specials = {token.content: token for token in specials}
         for piece, i in sorted(known.items(), key=lambda item: item[1]):
             yield i, of_specials.get(piece, AddedToken(piece, normalized=True))
@@ -195,14 +203,17 @@ class TokenizerFiles:
             return sorted(by_id.items(), key=lambda item: item[0])
         except (AttributeError, ValueError, TypeError):
             raise UserError(
-                f"{CONFIG}: added_tokens_decoder is not a table from ids to tokens."
+                f"{CONFIG}: added_tokens_decoder does not map ids to tokens."
             ) from None
 
     def _wants(self, name: str) -> bool:
-        """Whether a special must have an id: a tokenizer.json may lack the class's."""
+        """Whether a special token must have an id.
+
+        A tokenizer.json need not contain the default special tokens of the class.
+        """
         key = f"{name}_token"
-        said = key in self.config or key in self.json(SPECIALS)
-        return said or TOKENIZER not in self.contents
+        is_set = key in self.config or key in self.json(SPECIALS)
+        return is_set or TOKENIZER not in self.contents
 
     def _named(self, name: str) -> AddedToken | None:
         key = f"{name}_token"
@@ -213,12 +224,14 @@ class TokenizerFiles:
         default = self.family.specials.get(name)
         return None if default is None else self._special(default, name == "mask")
 
-    def _further(self) -> Iterator[AddedToken]:
+    def _additional(self) -> Iterator[AddedToken]:
         for key in ("additional_special_tokens", "extra_special_tokens"):
             values = self.config.get(key, self.json(SPECIALS).get(key)) or ()
             values = values.values() if isinstance(values, dict) else values
             if isinstance(values, (str, int, float)):
-                raise UserError(f"{CONFIG}: {key} = {values!r}; expected tokens.")
+                raise UserError(
+                    f"{CONFIG}: {key} = {values!r}; expected a list of tokens."
+                )
             for value in values:
                 yield self._special(value)
 
@@ -226,14 +239,19 @@ class TokenizerFiles:
         if isinstance(value, dict):
             return _token(value | {"special": True})
         if not isinstance(value, str):
-            raise UserError(f"{CONFIG}: {value!r:.200} is no token; expected a text.")
+            raise UserError(
+                f"{CONFIG}: {value!r:.200} is not a token; expected a string."
+            )
         takes_space = mask and self.family.mask_takes_space
         return AddedToken(value, special=True, normalized=False, lstrip=takes_space)
 
 
 def _token(fields: object) -> AddedToken:
     if not isinstance(fields, dict) or not isinstance(fields.get("content"), str):
-        raise UserError(f"{CONFIG}: {fields!r:.200} is no token; expected its content.")
+        raise UserError(
+            f"{CONFIG}: {fields!r:.200} is not a token; expected an object with "
+            "'content'."
+        )
     flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
     return AddedToken(
         fields["content"], **{key: bool(fields[key]) for key in flags if key in fields}

@@ -1,6 +1,6 @@
-"""SentencePiece models as transformers' tokenizers use them: with tokens beside them.
+"""SentencePiece models with added tokens, as transformers' tokenizers use them.
 
-SentencePiece itself cuts the text; ids may be others than the model's own.
+SentencePiece tokenizes the text between added tokens; ids may differ from the model's.
 """
 
 import string
@@ -22,27 +22,31 @@ from fmjax.data.tokenizers.huggingface.files import (
 )
 from fmjax.errors import UserError
 
-# The pieces that every XLM-R begins with; of its model the first three are left out.
+# The first pieces of every XLM-R; they replace the first three of its model.
 _XLM_ROBERTA = ("<s>", "<pad>", "</s>", "<unk>")
-_NO_SIGNS = str.maketrans("", "", string.punctuation)
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 class PieceTokenizer:
-    """A SentencePiece model, the ids of its pieces, and tokens that are found first.
+    """A SentencePiece model, the ids of its pieces, and added tokens.
 
     Attributes:
-      ids: of every piece, specials and added tokens included.
-      special_ids: those that stand for no text.
-      template: None: the files do not tell.
+      ids: maps every piece, with special and added tokens, to its id.
+      special_ids: ids of the special tokens.
+      template: None, since the files do not define special tokens around a text.
     """
 
     template = None
 
     def __init__(self, files: TokenizerFiles, side: str):
-        """Takes the files and, of a translation model, the 'source' or 'target'.
+        """Builds the tokenizer.
+
+        Args:
+          files: the tokenizer's files.
+          side: 'source' or 'target' language; matters for Marian only.
 
         Raises:
-          UserError: a file or an option is not one that is known.
+          UserError: a file is invalid or has an option that is not supported.
         """
         files.require("sp_model_kwargs", None, {})
         files.require("split_by_punct", False)
@@ -66,7 +70,7 @@ class PieceTokenizer:
         self._splitter = _splitter(self._added)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without specials around it."""
+        """Ids of a text, without special tokens around it."""
         ids: list[int] = []
         for start, part, found in self._parts(text):
             if found is not None:
@@ -77,7 +81,7 @@ class PieceTokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids; specials stand for nothing."""
+        """Text of ids; special tokens are skipped."""
         processor = self._bare if self._prefix == "never" else self._pieces
         texts, pieces = [], []
         for i in ids:
@@ -91,7 +95,7 @@ class PieceTokenizer:
         return "".join([*texts, processor.decode_pieces(pieces)])
 
     def token_bytes(self, size: int) -> np.ndarray:
-        """int32 [V]: UTF-8 bytes of text that each id stands for; specials 0."""
+        """Bytes of UTF-8 text of each id, int32 [V]; 0 for special tokens."""
         sizes = np.zeros(size, np.int32)
         sp = self._pieces
         for piece, i in self.ids.items():
@@ -103,11 +107,11 @@ class PieceTokenizer:
         return sizes
 
     def word_starts(self, size: int) -> np.ndarray:
-        """bool [V]: ids that begin a word, white space before it included."""
+        """Whether each id begins a word (with the white space before it), bool [V]."""
         return word_starts.table(self.ids, word_starts.in_pieces, size)
 
     def _parts(self, text: str) -> Iterator[tuple[int, str, int | None]]:
-        """Start, text and id of added tokens, and of what is between them, id None."""
+        """Yields (start, text, id) of added tokens and, with id None, of other text."""
         encoding = self._splitter.encode(text)
         for (start, end), kind in zip(encoding.offsets, encoding.ids, strict=True):
             token = self._splitter.id_to_token(kind)
@@ -116,18 +120,19 @@ class PieceTokenizer:
     def _cut(self, text: str, first: bool) -> list[str]:
         text = text.lower() if self._lower else text
         if self._canonical:
-            text = " ".join(text.replace("\u2581", " ").translate(_NO_SIGNS).split())
+            text = text.replace("\u2581", " ").translate(_NO_PUNCTUATION)
+            text = " ".join(text.split())
         code = []
         if self._codes and text.startswith(">>") and "<<" in text:
-            # The language to translate to, as in '>>fra<< the cat'.
+            # The target language, as in '>>fra<< the cat'.
             end = text.index("<<") + 2
             code, text = [text[:end]], text[end:]
-        # Where white space is stripped, it still parts a text from what is before it.
+        # White space that the model strips still separates words.
         spaced = self._strips and text[:1].isspace()
-        own = self._prefix == "always" or (
+        has_prefix = self._prefix == "always" or (
             self._prefix == "first" and (first or spaced)
         )
-        processor = self._pieces if own else self._bare
+        processor = self._pieces if has_prefix else self._bare
         return code + processor.encode(text, out_type=str)
 
 
@@ -138,7 +143,7 @@ def _model(files: TokenizerFiles, side: str) -> tuple[str, bytes]:
         name = next((n for n in SENTENCEPIECES if n in files.contents), None)
     if name not in files.contents:
         raise UserError(
-            f"{name or ' or '.join(SENTENCEPIECES)} is missing beside "
+            f"{name or ' or '.join(SENTENCEPIECES)} is missing; found only "
             f"{', '.join(files.contents)}."
         )
     return name, files.contents[name]
@@ -156,9 +161,9 @@ def _processor(name: str, content: bytes, **changes) -> spm.SentencePieceProcess
 
 
 def _prefix(files: TokenizerFiles) -> str:
-    """Which parts of a text begin as a word does: 'always', 'first' or 'never'.
+    """Which parts of a text get the dummy prefix: 'always', 'first' or 'never'.
 
-    'legacy' of Llama and T5 is about the text behind a special token.
+    The option `legacy` of Llama and T5 decides about text after a special token.
     """
     if files.flag("add_prefix_space", True) is False:
         return "never"
@@ -168,14 +173,14 @@ def _prefix(files: TokenizerFiles) -> str:
 def _ids(
     files: TokenizerFiles, side: str, sp: spm.SentencePieceProcessor
 ) -> tuple[dict[str, int], dict[int, AddedToken]]:
-    """The ids of pieces, and those among them that are found in a text as a whole."""
+    """(ids of all pieces, pieces that are matched in a text like added tokens)."""
     if files.family.vocabulary == "marian":
         separate = side == "target" and files.flag("separate_vocabs", False)
         return files.ids(TARGET_VOCABULARY if separate else BPE), {}
     pieces = [sp.id_to_piece(i) for i in range(sp.get_piece_size())]
     controls = [piece for i, piece in enumerate(pieces) if sp.is_control(i)]
     if files.family.canonical:
-        controls = []  # Their signs go from a text before they are found.
+        controls = []  # Their punctuation is removed from a text before matching.
     if files.family.vocabulary == "xlm_roberta":
         pieces = [*_XLM_ROBERTA, *pieces[3:]]
     ids = {piece: i for i, piece in enumerate(pieces)}
@@ -190,7 +195,7 @@ def _ids(
             f"{CONFIG}: extra_ids = {sentinels!r}; expected a number up to 100000."
         )
     for i in range(sentinels):
-        # Counted from the end of the vocabulary.
+        # Numbered from the end of the vocabulary.
         token = f"<extra_id_{i}>"
         ids[token] = len(pieces) + sentinels - 1 - i
         within[ids[token]] = AddedToken(
@@ -208,12 +213,12 @@ def _unknown(
         return sp.unk_id()
     token = files.names().get("unk")
     if token not in ids:
-        raise UserError(f"{BPE} has no piece {token!r}, for what is unknown.")
+        raise UserError(f"{BPE} has no id for the unknown token {token!r}.")
     return ids[token]
 
 
 def _splitter(added: Mapping[int, AddedToken]) -> Tokenizer:
-    """Finds added tokens; what is between them is one unknown word, of id 0."""
+    """A tokenizer that finds added tokens; text between them is one word of id 0."""
     splitter = Tokenizer(models.WordLevel({"": 0}, unk_token=""))
     splitter.add_tokens(list(added.values()))
     return splitter

@@ -1,4 +1,4 @@
-"""Hugging Face's tokenizers, each described whole by the files saved with a model."""
+"""The tokenizer of a Hugging Face folder, read from the files saved with a model."""
 
 import base64
 import contextlib
@@ -21,10 +21,11 @@ from fmjax.data.tokenizers.huggingface.files import (
 )
 from fmjax.data.tokenizers.huggingface.sentencepiece import PieceTokenizer
 from fmjax.data.tokenizers.huggingface.vocabulary import vocabulary_class
+from fmjax.data.tokenizers.tokenizer_files import save_files
 from fmjax.errors import UserError, suggest
 
 _SIDES = ("source", "target")
-# What `add_bos_token` and `add_eos_token` put around a text, and around two.
+# (add_bos_token, add_eos_token) → templates of one text and of two.
 _ADDED_ENDS = {
     (False, False): ("A", "A B1"),
     (True, False): ("bos A", "bos A bos1 B1"),
@@ -34,18 +35,18 @@ _ADDED_ENDS = {
 
 
 class HuggingFaceTokenizer:
-    """A tokenizer as transformers saved it: tokenizer.json, or the older files.
+    """A tokenizer saved by transformers: tokenizer.json or the older file formats.
 
-    Read are WordPiece's vocab.txt, byte-level BPE's vocab.json and merges.txt,
-    SentencePiece models and Marian's pair of them; specials are those that
-    tokenizer_config.json, special_tokens_map.json and added_tokens.json name. None
-    of the folder's code is run.
+    The older formats are WordPiece's vocab.txt, byte-level BPE's vocab.json and
+    merges.txt, SentencePiece models, and Marian's two SentencePiece models. Special
+    tokens are read from tokenizer_config.json, special_tokens_map.json and
+    added_tokens.json. No code of the folder is run.
 
-    Its bos_id is what the tokenizer itself puts in front of a text, not what some
-    config calls so: GPT-2 has a BOS by name that no document began with.
+    `bos_id` is the token that the tokenizer puts before a text, not the one that a
+    config names: GPT-2 names a BOS that is not at the start of documents.
 
     Attributes:
-      files: the files that it was read from, by name, for a model's export.
+      files: maps the names of the files to their contents, for exports.
     """
 
     kind = "hugging_face"
@@ -57,17 +58,16 @@ class HuggingFaceTokenizer:
         model: Mapping[str, object] | None = None,
         side: str = "source",
     ):
-        """Takes the tokenizer's files.
+        """Reads the tokenizer's files.
 
         Args:
-          files: their contents by name.
-          model: of config.json, `model_type` and the ids of bos, eos and pad, which
-            tokenizers that name no class or special need.
-          side: 'source' or 'target': in Marian's models each language has its own
-            pieces.
+          files: maps names to contents.
+          model: `model_type` and the ids of bos, eos and pad from config.json, for
+            tokenizers whose files do not define class or special tokens.
+          side: 'source' or 'target' language; matters for Marian only.
 
         Raises:
-          UserError: the files do not describe a tokenizer that can be read here.
+          UserError: the files do not define a supported tokenizer.
         """
         self.files = dict(files)
         self._model = dict(model or {})
@@ -81,7 +81,7 @@ class HuggingFaceTokenizer:
         """Reads a folder that transformers saved; None if it has no tokenizer.
 
         Raises:
-          UserError: it has one of a kind, or with an option, that is not known here.
+          UserError: the tokenizer has a class or option that is not supported.
         """
         try:
             files = TokenizerFiles.read(folder)
@@ -91,80 +91,79 @@ class HuggingFaceTokenizer:
 
     @functools.cached_property
     def target(self) -> "HuggingFaceTokenizer":
-        """For a decoder's texts: of Marian's two models the second, else itself."""
+        """The tokenizer of the decoder's texts: Marian's second model, else itself."""
         if TARGET not in self.files or self._side == "target":
             return self
         return HuggingFaceTokenizer(self.files, self._model, side="target")
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without specials around it; see `wrap`."""
+        """Ids of a text, without special tokens around it; see `wrap`."""
         return self._tokenizer.encode(text)
 
     def decode(self, ids) -> str:
-        """Text of ids; specials and ids past the vocabulary stand for nothing."""
+        """Text of ids; special tokens and ids outside the vocabulary are skipped."""
         return self._tokenizer.decode([int(i) for i in ids if 0 <= i < self.vocab_size])
 
     def wrap(
         self, first: Sequence[int], second: Sequence[int] | None = None
     ) -> tuple[list[int], list[int]]:
-        """One or two encoded texts with the specials that the model expects.
+        """Adds the special tokens that the model expects around one or two texts.
 
-        BERT gets [CLS] first [SEP] second [SEP], T5 a </s> behind each, GPT-2 nothing.
+        BERT: [CLS] first [SEP] second [SEP]; T5: </s> after each text; GPT-2: none.
 
         Returns:
-          The ids, and the token type of each: of BERT's and DeBERTa's 1 for the second
-          text.
+          The ids, and the token type of each (for BERT and DeBERTa 1 in the second
+          text).
         """
         if second is None:
             return special_template.fill(self._single, [first])
         return special_template.fill(self._pair, [first, second])
 
     def special_id(self, name: str) -> int | None:
-        """The id of 'bos', 'eos', 'unk', 'sep', 'pad', 'cls' or 'mask'; None without.
+        """The id of a special token by its name; None if there is none.
+
+        Args:
+          name: 'bos', 'eos', 'unk', 'sep', 'pad', 'cls' or 'mask'.
 
         Raises:
-          UserError: for another name.
+          UserError: the name is another one.
         """
         if name not in NAMES:
             raise UserError(
-                f"No special is called {name!r}; expected one of {', '.join(NAMES)}."
-                f"{suggest(name, NAMES)}"
+                f"There is no special token {name!r}; expected one of "
+                f"{', '.join(NAMES)}.{suggest(name, NAMES)}"
             )
         return self._tokenizer.ids.get(self._names.get(name))
 
     def id_of(self, special: str) -> int | None:
-        """The id of a special token as it is spelled, None where there is none."""
+        """The id of a special token such as "[MASK]"; None if there is none."""
         found = self._tokenizer.ids.get(special)
         return found if found in self._tokenizer.special_ids else None
 
     def word_starts(self) -> np.ndarray:
-        """bool [V]: ids that begin a word, white space before it included.
+        """Whether each id begins a word (with the white space before it), bool [V].
 
         Raises:
-          UserError: for pieces whose marks tell something else, or that have none.
+          UserError: the vocabulary does not mark word starts.
         """
         return self._tokenizer.word_starts(self.vocab_size)
 
     def token_bytes(self) -> np.ndarray:
-        """int32 [V]: UTF-8 bytes of text that each id stands for; specials 0.
+        """Bytes of UTF-8 text of each id, int32 [V]; 0 for special tokens.
 
-        WordPiece's words count the space before them.
+        A word of WordPiece includes the space before it.
 
         Raises:
-          UserError: for pieces that are neither bytes nor text with a mark for spaces.
+          UserError: the decoder's type is not supported.
         """
         return self._tokenizer.token_bytes(self.vocab_size)
 
     def save(self, folder: str | Path) -> None:
-        """Writes `fmjax_tokenizer.json` and the file it names."""
-        from fmjax.data.tokenizers.tokenizers import (
-            save_files,  # which imports this module
-        )
-
+        """Writes `fmjax_tokenizer.json` and `hugging_face.json`."""
         save_files(self, folder, self._content())
 
     def save_original(self, folder: str | Path) -> None:
-        """Writes the files that this was read from, as they were."""
+        """Writes the original files."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self.files.items():
@@ -172,10 +171,10 @@ class HuggingFaceTokenizer:
 
     @classmethod
     def from_file(cls, content: bytes) -> "HuggingFaceTokenizer":
-        """Reads the bytes of the file that `save` wrote."""
+        """Reads the content of a file that `save` wrote."""
         fields = json.loads(content)
         if fields["side"] not in _SIDES:
-            raise UserError(f"side is {fields['side']!r}; expected one of {_SIDES}.")
+            raise UserError(f"side = {fields['side']!r}: expected one of {_SIDES}.")
         files = {}
         for name, (encoding, text) in fields["files"].items():
             plain = encoding == "text"
@@ -201,8 +200,8 @@ class HuggingFaceTokenizer:
         self.vocab_size = max(ids, default=-1) + 1
         if min(ids, default=0) < 0 or self.vocab_size > MOST_IDS:
             raise UserError(
-                f"The vocabulary has ids from {min(ids)} to {max(ids)}; expected 0 to "
-                f"{MOST_IDS - 1}."
+                f"The vocabulary has ids from {min(ids)} to {max(ids)}; expected ids "
+                f"from 0 to {MOST_IDS - 1}."
             )
         self._names = described.names()
         self._single, self._pair = self._templates(described)
@@ -221,12 +220,12 @@ class HuggingFaceTokenizer:
         return json.dumps(fields, sort_keys=True).encode()
 
     def _templates(self, files: TokenizerFiles):
-        """The specials around one text, and around two."""
+        """Templates of the special tokens around one text and around two."""
         flags = [files.flag(f"add_{name}_token", None) for name in ("bos", "eos")]
         if flags != [None, None]:
             bos, eos = flags
             if bos is None:
-                # The class's own: Llama's puts BOS in front unless told not to.
+                # The default of the class: Llama's adds BOS.
                 bos = files.family.single.startswith("bos")
             templates = _ADDED_ENDS[bos, bool(eos)]
         elif self._tokenizer.template is not None:
@@ -239,23 +238,24 @@ class HuggingFaceTokenizer:
         found = self.special_id(name)
         if found is None:
             found = self._model.get(f"{name}_token_id")
-        # Instruction-tuned models list several ends; the tokenizer's own was not named.
+        # Instruction-tuned models list several ends; the first is the tokenizer's.
         found = found[0] if isinstance(found, list) and found else found
         return found if type(found) is int and 0 <= found < MOST_IDS else None
 
 
 @contextlib.contextmanager
 def _refused() -> Iterator[None]:
-    """Inside, whatever files that are no tokenizer make the libraries raise."""
+    """Turns exceptions that libraries raise for invalid files into UserErrors."""
     try:
         yield
     except UserError:
         raise
-    except BaseException as error:  # what `tokenizers` panics with is no Exception
+    except BaseException as error:  # Panics of `tokenizers` are not Exceptions.
         if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
             raise
         raise UserError(
-            f"The files describe no tokenizer: {type(error).__name__}: {error!s:.200}"
+            "The files do not define a valid tokenizer: "
+            f"{type(error).__name__}: {error!s:.200}"
         ) from error
 
 

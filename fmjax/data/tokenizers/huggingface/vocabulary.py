@@ -9,12 +9,15 @@ from fmjax.data.tasks.seqio_import import import_seqio
 
 @functools.cache
 def vocabulary_class():
-    """The class, which needs seqio; its `tokenizer` is what it was made of."""
+    """The class of seqio vocabularies, defined here because seqio loads slowly.
+
+    An instance has the attribute `tokenizer`.
+    """
     seqio = import_seqio()
     import tensorflow as tf
 
     class HuggingFaceVocabulary(seqio.Vocabulary):
-        """TensorFlow calls back into Python: for caching, not for every step."""
+        """A seqio.Vocabulary; TensorFlow calls back into Python to tokenize."""
 
         def __init__(self, tokenizer):
             super().__init__()
@@ -34,7 +37,7 @@ def vocabulary_class():
 
         def _encode_tf(self, s):
             def encode(text) -> np.ndarray:
-                # Bytes in a graph, an array of them outside.
+                # `text` is bytes in a graph and an array of bytes outside.
                 text = np.asarray(text).item().decode("utf-8", errors="replace")
                 return np.array(self.tokenizer.encode(text), np.int32)
 

@@ -26,7 +26,7 @@ def attend(
     v: Float[Array, "B S G K"],
     mask: AttentionMask,
     *,
-    bias: Float[Array, "B H T S"] | None = None,
+    bias: Float[Array, "#B H T S"] | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     implementation: str = "auto",

@@ -29,7 +29,7 @@ class AttentionCall:
     k: Float[Array, "B S G K"]
     v: Float[Array, "B S G K"]
     mask: AttentionMask
-    bias: Float[Array, "B H T S"] | None
+    bias: Float[Array, "#B H T S"] | None
     scale: float
     softcap: float | None
     dropout_rate: float

@@ -1,0 +1,135 @@
+"""What all models that read text share: a vocabulary, a longest text, inputs."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from fmjax.errors import UserError
+from fmjax.models.layers.attention_mask import (
+    AttentionMask,
+    cached_self_attention,
+    self_attention,
+)
+from fmjax.models.layers.block import Cache
+from fmjax.models.layers.dropout import Keys, fold_keys
+from fmjax.models.layers.embeddings import Embedding
+from fmjax.models.layers.inputs import InputEmbedding
+from fmjax.models.layers.text_inputs import Text, TextArguments, TextInputs
+
+
+class TextModel(nn.Module):
+    """A model with the fields vocab_size, max_length and vocab_multiple.
+
+    Attributes:
+      text_arguments: which arrays it reads, see `TextArguments`.
+    """
+
+    text_arguments: ClassVar[TextArguments] = {
+        "text": ("positions", "segment_ids", "padding_mask")
+    }
+
+    def __post_init__(self):
+        for name in ("vocab_size", "max_length", "vocab_multiple"):
+            if getattr(self, name) < 1:
+                raise UserError(
+                    f"{self.gin_name}.{name} = {getattr(self, name)} is below 1."
+                )
+        super().__post_init__()
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding table: vocab_size rounded up to vocab_multiple."""
+        return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
+
+    def _read(self, text: Text, argument: str = "text") -> TextInputs:
+        """The struct of a text, with positions.
+
+        Raises:
+          UserError: as `_check` does.
+        """
+        text = self._check(text, argument)
+        if text.positions is not None:
+            return text
+        return dataclasses.replace(text, positions=self._default_positions(text))
+
+    def _check(self, text: Text, argument: str = "text") -> TextInputs:
+        """The struct of a text.
+
+        Args:
+          text: struct or tokens.
+          argument: the name in text_arguments that it is given by.
+
+        Raises:
+          UserError: it has an array that the model does not read, or more than
+            max_length tokens.
+        """
+        text, name = TextInputs.of(text), self.gin_name
+        read = self.text_arguments[argument]
+        unread = sorted(text.given - set(read))
+        if unread:
+            raise UserError(
+                f"{argument} has {', '.join(unread)}, which @{name}() does not read; "
+                f"expected tokens, and of {', '.join(read)} what is known."
+            )
+        length = text.tokens.shape[-1]
+        if length > self.max_length:
+            raise UserError(
+                f"sequence of {length} tokens, {name}.max_length = {self.max_length}."
+            )
+        return text
+
+    def _default_positions(self, text: TextInputs) -> Int[Array, "#B T"]:
+        """Positions of a text that comes without: 0 … T-1 in every row."""
+        return jnp.arange(text.tokens.shape[1])[None]
+
+
+def check_start_id(model: TextModel) -> None:
+    """Raises UserError where model.start_id is neither None nor in the vocabulary."""
+    start, name = model.start_id, model.gin_name
+    if start is not None and not 0 <= start < model.vocab_size:
+        raise UserError(
+            f"{name}.start_id = {start}: expected 0 to {name}.vocab_size - 1 = "
+            f"{model.vocab_size - 1}."
+        )
+
+
+def check_same_width(model: TextModel, *stacks: str) -> None:
+    """Raises UserError where stacks, each of which reads the last one's, differ in D.
+
+    Args:
+      model: with those stacks.
+      stacks: its fields that hold a `TransformerConfig`.
+    """
+    widths = [getattr(model, field).embed_dim for field in stacks]
+    if len(set(widths)) > 1:
+        found = "; ".join(
+            f"{model.gin_name}.{field}: transformer.embed_dim = {width}"
+            for field, width in zip(stacks, widths)
+        )
+        raise UserError(f"{found}. Expected the same, as one reads the other's output.")
+
+
+def embed_text(
+    tokens: Embedding, inputs: InputEmbedding, text: TextInputs, keys: Keys
+) -> Float[Array, "B T E"]:
+    """What a stack reads of a text with positions.
+
+    Args:
+      tokens: the table of token vectors.
+      inputs: adds positions and token types.
+      text: with positions.
+      keys: of the stack, one per example for dropout. Blocks fold in their index, 0 and
+        up; the input takes the next one.
+    """
+    at_input = fold_keys(keys, inputs.config.num_layers)
+    return inputs(tokens(text.tokens), text.positions, text.token_types, at_input)
+
+
+def decoder_mask(text: TextInputs, cache: Cache | None) -> AttentionMask:
+    """The causal mask of a decoder's text; with a cache, of its slots."""
+    if cache is None:
+        return self_attention(True, text.segment_ids, text.padding_mask)
+    return cached_self_attention(text.positions)
