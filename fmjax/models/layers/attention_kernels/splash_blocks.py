@@ -2,22 +2,29 @@
 
 from jax.experimental.pallas.ops.tpu.splash_attention import BlockSizes
 
-# The largest block of queries and of keys. A larger block reads keys fewer times from
-# HBM and has fewer steps of the grid; scores of a block are float32 [block, block] in
-# VMEM, several times over in the backward pass, of which XLA grants a kernel 16 MiB on
-# chips up to v5 and 32 MiB on v6e by default.
-LARGEST = {"TPU v4": 512, "TPU v5 lite": 512, "TPU v5": 512, "TPU v6 lite": 1024}
-DEFAULT = 512  # of chips that are not listed
+# The largest block of queries and of keys that libtpu 0.0.42 compiles, with segments, a
+# window, a soft-cap and heads of 256. Scores of a block are float32 [block, block] in
+# VMEM, several times over in the backward pass: 2048 is past what XLA grants a kernel
+# by default. A larger block reads keys fewer times and has fewer steps of the grid.
+LARGEST = {"TPU v5 lite": 1024, "TPU v5": 1024, "TPU v6 lite": 1024}
+DEFAULT = 512  # of other chips
+# Under a causal mask n blocks a row compute (n + 1) / 2n of the scores where 1/2 would
+# do: from four blocks a row on at most 1/8 is in vain. Blocks below this cost more.
+_FOR_CAUSALITY = 512
 # The fused backward kernel computes scores once for all gradients, where two kernels do
-# so twice, but writes a part of the queries' gradient for each block of keys, which are
-# added up after it: it wins while these are few.
-MOST_PARTS = 4
+# so twice, but writes a part of the queries' gradient for each block of keys. Writing
+# these takes a fourth of the time that is saved (at v5e's 819 GB/s and half of its
+# 197 TFLOP/s); it is their memory, as many times the queries', that sets a limit.
+MOST_PARTS = 8
 
 
 def block_sizes(queries: int, keys: int, device_kind: str) -> BlockSizes:
     """Block sizes for attention of `queries` to `keys`, both multiples of 128."""
     largest = LARGEST.get(device_kind, DEFAULT)
-    q, kv = _block(queries, largest), _block(keys, largest)
+    q, kv = (
+        _block(length, min(largest, max(_FOR_CAUSALITY, length // 4)))
+        for length in (queries, keys)
+    )
     fused = keys // kv <= MOST_PARTS
     return BlockSizes(
         block_q=q,
