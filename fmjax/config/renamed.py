@@ -14,6 +14,14 @@ FIELDS = {
     ("data", "bad_share"): "max_corrupt_fraction",
     ("images", "bad_share"): "max_corrupt_fraction",
     ("gpt", "positions_from_mask"): "positions_from_padding_mask",
+    ("digits", "validation_share"): "validation_fraction",
+    ("image_folder", "validation_share"): "validation_fraction",
+    ("python_stdlib", "validation_share"): "validation_fraction",
+    ("prefix_lm", "least"): "min_fraction",
+    ("prefix_lm", "most"): "max_fraction",
+    ("masked_autoencoding", "mask_share"): "mask_ratio",
+    ("masked_vision_language", "mask_share"): "mask_ratio",
+    ("masked_vision_language", "word_mask_share"): "word_mask_ratio",
 }
 
 # (configurable by its new name, old field) → what to write instead, for changes that

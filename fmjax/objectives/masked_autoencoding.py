@@ -27,13 +27,13 @@ class MaskedAutoencoding(ReconstructionObjective):
 
     Attributes:
       model: paints images from some of their patches, such as `mae`.
-      mask_share: of an image's patches that are hidden.
+      mask_ratio: of an image's patches that are hidden.
       normalize_pixels: predicts each patch less its mean, in units of its standard
         deviation.
     """
 
     model: nn.Module
-    mask_share: float = 0.75
+    mask_ratio: float = 0.75
     normalize_pixels: bool = True
 
     unit = "images"
@@ -44,14 +44,14 @@ class MaskedAutoencoding(ReconstructionObjective):
             ReconstructsPatches,
             "a model that reconstructs patches, such as @mae()",
         )
-        if not 0 <= self.mask_share < 1:
+        if not 0 <= self.mask_ratio < 1:
             raise UserError(
-                f"{self.gin_name}.mask_share = {self.mask_share}: expected 0 ≤ x < 1."
+                f"{self.gin_name}.mask_ratio = {self.mask_ratio}: expected 0 ≤ x < 1."
             )
 
     def num_visible(self, patches: int) -> int:
         """How many patches of so many the encoder sees."""
-        return int(patches * (1 - self.mask_share))
+        return int(patches * (1 - self.mask_ratio))
 
     def init(self, rng: Key[Array, ""]) -> dict:
         """Boxed variables of the model."""
@@ -74,7 +74,7 @@ class MaskedAutoencoding(ReconstructionObjective):
         height, width = self.model.grid
         if not 0 < self.num_visible(height * width) < height * width:
             raise UserError(
-                f"{self.gin_name}.mask_share = {self.mask_share} hides none or all of "
+                f"{self.gin_name}.mask_ratio = {self.mask_ratio} hides none or all of "
                 f"{height * width} patches."
             )
 

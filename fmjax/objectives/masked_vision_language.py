@@ -31,13 +31,13 @@ class MaskedVisionLanguage(MaskedAutoencoding, TokenLoss):
 
     Attributes:
       model: reconstructs both, such as `m3ae`.
-      word_mask_share: of a text's tokens that are hidden, at least one.
+      word_mask_ratio: of a text's tokens that are hidden, at least one.
       words: coefficient of their cross-entropy (0.5 in the paper).
 
     The other fields are those of `MaskedAutoencoding` and `TokenLoss`.
     """
 
-    word_mask_share: float = 0.75
+    word_mask_ratio: float = 0.75
     words: float = 0.5
 
     unit = "pairs"
@@ -51,9 +51,9 @@ class MaskedVisionLanguage(MaskedAutoencoding, TokenLoss):
             ReconstructsPairs,
             "a model that reconstructs images and texts, such as @m3ae()",
         )
-        if not 0 < self.word_mask_share <= 1:
+        if not 0 < self.word_mask_ratio <= 1:
             raise UserError(
-                f"{own}.word_mask_share = {self.word_mask_share}: expected 0 < x ≤ 1."
+                f"{own}.word_mask_ratio = {self.word_mask_ratio}: expected 0 < x ≤ 1."
             )
         if self.words < 0:
             raise UserError(f"{own}.words = {self.words} is negative.")
@@ -130,7 +130,7 @@ class MaskedVisionLanguage(MaskedAutoencoding, TokenLoss):
     def _num_hidden(self, padding_mask: Bool[Array, "B T"]) -> Float[Array, " B"]:
         """How many tokens of each text are hidden, whichever they are."""
         length = padding_mask.sum(-1)
-        count = jnp.maximum(jnp.round(self.word_mask_share * length), 1)
+        count = jnp.maximum(jnp.round(self.word_mask_ratio * length), 1)
         return jnp.minimum(count, length)
 
     def _paint(self, variables, batch, visible, keys) -> Float[Array, "B N P"]:

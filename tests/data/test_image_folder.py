@@ -18,7 +18,7 @@ def test_linked_class_folders_are_read(tmp_path):
     full = write_classes(tmp_path / "full", {"dog": 4, "cat": 3})
     subset = write_classes(tmp_path / "subset", {"cat": 5})
     (subset / "dog").symlink_to(full / "dog")
-    source = ImageFolder(str(subset), validation_share=0)
+    source = ImageFolder(str(subset), validation_fraction=0)
     assert source.class_names() == ("cat", "dog")
     labels = [image.label for image in source.images("train")]
     assert (labels.count(0), labels.count(1)) == (5, 4)
@@ -26,7 +26,7 @@ def test_linked_class_folders_are_read(tmp_path):
     whole.mkdir()
     for name in ("cat", "dog"):
         (whole / name).symlink_to(full / name)
-    assert len(names(ImageFolder(str(whole), validation_share=0))) == 7
+    assert len(names(ImageFolder(str(whole), validation_fraction=0))) == 7
 
 
 def test_a_class_that_is_a_link_to_nothing_is_refused(tmp_path):
@@ -41,7 +41,7 @@ def test_links_in_a_circle_are_followed_once(tmp_path):
     (folder / "dog" / "small" / "up").symlink_to(folder / "dog")
     (folder / "cat" / "self").symlink_to(folder / "cat" / "self")
     (folder / "cat" / "all").symlink_to(folder)
-    found = names(ImageFolder(str(folder), validation_share=0))
+    found = names(ImageFolder(str(folder), validation_fraction=0))
     assert found == {
         "cat/0.png", "cat/1.png", "dog/small/0.png", "dog/small/1.png"
     }  # fmt: skip
@@ -49,16 +49,16 @@ def test_links_in_a_circle_are_followed_once(tmp_path):
 
 def test_hidden_files_are_no_images(tmp_path):
     folder = write_classes(tmp_path / "pictures", {"cat": 2, "dog": 2})
-    expected = names(ImageFolder(str(folder), validation_share=0))
+    expected = names(ImageFolder(str(folder), validation_fraction=0))
     for name in ("cat/._0.png", "._x.png", "dog/.thumb.jpg"):
         (folder / name).write_bytes(b"\0\5\x16\7AppleDouble")
-    assert names(ImageFolder(str(folder), validation_share=0)) == expected
+    assert names(ImageFolder(str(folder), validation_fraction=0)) == expected
 
 
 def test_a_link_to_nothing_is_a_broken_image(tmp_path):
     folder = write_classes(tmp_path / "pictures", {"cat": 12, "dog": 12})
     (folder / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    task = ImageTask(ImageFolder(str(folder), validation_share=0), name="gone")
+    task = ImageTask(ImageFolder(str(folder), validation_fraction=0), name="gone")
     data = ImageData(task, size=8, cache_dir=str(tmp_path / "cache"))
     data.prepare()
     (cache,) = data.caches("train")
@@ -70,7 +70,7 @@ def test_a_link_to_nothing_is_a_broken_image(tmp_path):
 def test_of_few_images_each_split_has_some(tmp_path, count):
     folder = write_classes(tmp_path / "pictures", {"cat": count - 1, "dog": 1})
     for share in (0.001, 0.1, 0.999):
-        source = ImageFolder(str(folder), validation_share=share)
+        source = ImageFolder(str(folder), validation_fraction=share)
         train, validation = (names(source, split) for split in source.splits)
         assert train
         assert validation
@@ -83,7 +83,7 @@ def test_a_single_image_cannot_be_split(tmp_path):
     folder.mkdir()
     (folder / "a.png").write_bytes(encoded(picture(0)))
     with pytest.raises(
-        UserError, match=r"image_folder\.validation_share = 0\.1: .*one"
+        UserError, match=r"image_folder\.validation_fraction = 0\.1: .*one"
     ):
         ImageFolder(str(folder)).fingerprint("train")
 
@@ -135,7 +135,7 @@ def test_images_of_validation_captions_are_not_trained_on(pictures, tmp_path, ca
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_a_byte_order_mark_costs_no_image(pictures, encoding):
     lines = [f"a{i}.png\tpicture {i}, ä" for i in range(40)]
-    source = captions_of(pictures, lines, encoding, validation_share=0)
+    source = captions_of(pictures, lines, encoding, validation_fraction=0)
     found = [(image.name, image.caption.decode()) for image in source.images("train")]
     assert found == [tuple(line.split("\t")) for line in lines]
 
@@ -156,7 +156,7 @@ def test_captions_in_latin_1_are_named(pictures, tmp_path, tokenizer):
 
 def test_empty_captions_are_left_out_and_are_no_fault(pictures, tmp_path, capsys):
     lines = [f"a{i}.png\t{'' if i % 4 == 1 else f'picture {i}'}" for i in range(40)]
-    source = captions_of(pictures, lines, validation_share=0)
+    source = captions_of(pictures, lines, validation_fraction=0)
     task = ImageTask(source, Characters(ends=True), name="ten_empty")
     data = ImageData(task, size=8, cache_dir=str(tmp_path / "cache"))
     data.prepare()

@@ -170,7 +170,7 @@ def test_captions_of_templates_name_the_class_and_need_no_cache(digits):
 
 def test_a_folder_of_classes(tmp_path):
     folder = write_classes(tmp_path / "pictures", {"cat": 12, "dog": 9})
-    source = ImageFolder(str(folder), validation_share=0.3)
+    source = ImageFolder(str(folder), validation_fraction=0.3)
     names = {
         split: [image.name for image in source.images(split)] for split in source.splits
     }
@@ -192,11 +192,11 @@ def test_hidden_and_empty_folders_are_no_classes(tmp_path):
     write_classes(folder, {".git": 1, "cat/.ipynb_checkpoints": 2})
     (folder / "empty" / "below").mkdir(parents=True)
     (folder / "empty" / "notes.txt").write_text("nothing to see")
-    source = ImageFolder(str(folder), validation_share=0)
+    source = ImageFolder(str(folder), validation_fraction=0)
     assert source.class_names() == ("bird", "cat", "dog")
     found = {image.name: image.label for image in source.images("train")}
     assert found == {name: "bcd".index(name[0]) for name in names}
-    alone = ImageFolder(str(folder / "dog"), validation_share=0)
+    alone = ImageFolder(str(folder / "dog"), validation_fraction=0)
     assert alone.class_names() == ()
 
 
@@ -236,7 +236,7 @@ def test_a_folder_with_captions(tmp_path, ending):
             lines.append(json.dumps(pair) if ending == "jsonl" else f"{i}.png\t{text}")
     captions = tmp_path / f"captions.{ending}"
     captions.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    source = ImageFolder(str(folder), str(captions), validation_share=0.4)
+    source = ImageFolder(str(folder), str(captions), validation_fraction=0.4)
     task = ImageTask(source, Characters(ends=True), name=f"captions_{ending}")
     data = ImageData(task, size=8, caption_length=20, cache_dir=str(tmp_path / "c"))
     data.prepare()
@@ -270,7 +270,7 @@ def test_broken_images_are_named_counted_and_left_out(tmp_path, capsys):
     (folder / "a" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "b" / "text.png").write_bytes(b"no picture at all")
     (folder / "b" / "empty.png").write_bytes(b"")
-    task = ImageTask(ImageFolder(str(folder), validation_share=0), name="broken")
+    task = ImageTask(ImageFolder(str(folder), validation_fraction=0), name="broken")
     data = ImageData(
         task, size=8, cache_dir=str(tmp_path / "cache"), max_corrupt_fraction=0.2
     )
@@ -306,7 +306,7 @@ def test_captions_name_no_file_outside_the_folder(tmp_path, capsys):
     good.append('{"image": "inside.png", "caption": "good link"}')
     captions = tmp_path / "captions.jsonl"
     captions.write_text("\n".join([*good[:2], *bad, *good[2:]]))
-    source = ImageFolder(str(folder), str(captions), validation_share=0)
+    source = ImageFolder(str(folder), str(captions), validation_fraction=0)
     assert [text for _, text in source.texts("train")] == [
         *(b"good %d" % i for i in range(4)), b"good link"
     ]  # fmt: skip
@@ -329,7 +329,7 @@ def test_captions_name_no_file_outside_the_folder(tmp_path, capsys):
 
 def test_an_image_that_breaks_after_caching_weighs_nothing(tmp_path):
     folder = write_classes(tmp_path / "pictures", {"a": 4, "b": 4})
-    task = ImageTask(ImageFolder(str(folder), validation_share=0), name="later")
+    task = ImageTask(ImageFolder(str(folder), validation_fraction=0), name="later")
     data = ImageData(task, size=8, cache_dir=str(tmp_path / "cache"))
     data.prepare()
     shard = data.caches("train")[0].shards[0]

@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((pathlib.Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 # The notebooks' own text takes a minute to tokenize.
-OWN_TEXT = '"python_stdlib.validation_share=0.01",'
+OWN_TEXT = '"python_stdlib.validation_fraction=0.01",'
 SHORT_TEXT = (
     '"text_task.source=@text_files()", "text_files.files=\'{folder}/*.py\'", '
     '"text_files.validation_fraction=0.1",'

@@ -292,7 +292,7 @@ def images(folder: pathlib.Path) -> Readers:
 
     def listed() -> None:
         found = ImageFolder(
-            str(place), str(folder / "captions.jsonl"), validation_share=0.0
+            str(place), str(folder / "captions.jsonl"), validation_fraction=0.0
         )
         for image in found.images("train"):
             assert image.image in (b"", b"a picture")

@@ -131,9 +131,9 @@ def test_rows_and_models_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match=r"mae\.image_size"):
         objective().check({"images": (12, 12, 3), "weights": ()}, 0)
     for share in (0.0, 0.97):
-        with pytest.raises(UserError, match="mask_share"):
-            objective(mask_share=share).check({"images": (12, 10, 3), "weights": ()}, 0)
-    with pytest.raises(UserError, match="mask_share"):
-        objective(mask_share=1.0)
+        with pytest.raises(UserError, match="mask_ratio"):
+            objective(mask_ratio=share).check({"images": (12, 10, 3), "weights": ()}, 0)
+    with pytest.raises(UserError, match="mask_ratio"):
+        objective(mask_ratio=1.0)
     with pytest.raises(UserError, match=r"masked_autoencoding\.model"):
         MaskedAutoencoding(ViT(ENCODER, image_size=8, patch_size=4))

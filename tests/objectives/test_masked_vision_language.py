@@ -96,7 +96,7 @@ def test_losses_are_of_what_is_hidden(reconstruct):
 
 @pytest.mark.parametrize("share", [0.4, 0.75, 1.0])
 def test_a_share_of_the_real_words_is_hidden(share):
-    obj, data = objective(word_mask_share=share), batch()
+    obj, data = objective(word_mask_ratio=share), batch()
     lengths = data["padding_mask"].sum(1)
     want = np.maximum(np.round(share * lengths), 1)
     hidden = np.asarray(obj.hidden_words(data["images"], data["padding_mask"], None))
@@ -104,7 +104,7 @@ def test_a_share_of_the_real_words_is_hidden(share):
     assert not (hidden & ~data["padding_mask"]).any()
     # Every place of a text as often as any other.
     keys = jax.random.split(jax.random.key(0), 2000)
-    draw = jax.jit(lambda key: obj.hidden_words(None, data["padding_mask"], key))
+    draw = jax.jit(lambda key: obj.hidden_words(data["images"], data["padding_mask"], key))
     many = np.mean([draw(keys[i : i + B]) for i in range(0, 2000, B)], axis=0)
     np.testing.assert_allclose(many[0], want[0] / 9, atol=0.1)
 
@@ -176,9 +176,9 @@ def test_rows_and_models_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="'tokens'"):
         objective().check(without, V)
     for options, match in (
-        ({"word_mask_share": 0.0}, "word_mask_share"),
+        ({"word_mask_ratio": 0.0}, "word_mask_ratio"),
         ({"words": -1.0}, "words"),
-        ({"mask_share": 1.0}, "mask_share"),
+        ({"mask_ratio": 1.0}, "mask_ratio"),
         ({"z_loss": -1.0}, "z_loss"),
     ):
         with pytest.raises(UserError, match=match):

@@ -229,7 +229,7 @@ class CachedData(abc.ABC):
             raise UserError(
                 f"There is no {split} split: {self.gin_name}.validation is None, and "
                 f"the tasks of {self.gin_name}.train have none (for example because a "
-                "source's validation_fraction or validation_share is 0)."
+                "source's validation_fraction is 0)."
             )
 
     def _keys(self, split: str) -> list[tuple[Member, CacheKey]]:

@@ -24,14 +24,14 @@ class Digits:
     by 13 people. The validation split is the end of the set, mostly of other writers.
 
     Attributes:
-      validation_share: share of the images, from the end, that is held out.
+      validation_fraction: share of the images, from the end, that is held out.
     """
 
-    validation_share: float = 0.2
+    validation_fraction: float = 0.2
 
     def __post_init__(self):
-        valid = 0 < self.validation_share < 1
-        require(self, "validation_share", valid, "0 < share < 1")
+        valid = 0 < self.validation_fraction < 1
+        require(self, "validation_fraction", valid, "0 < fraction < 1")
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -73,7 +73,7 @@ class Digits:
         """Pixels uint8 [N, 8, 8] and labels int64 [N] of a split."""
         check_split("digits", split, self.splits)
         pixels, labels = _load()
-        cut = round(len(labels) * (1 - self.validation_share))
+        cut = round(len(labels) * (1 - self.validation_fraction))
         part = slice(cut) if split == "train" else slice(cut, None)
         return pixels[part], labels[part]
 

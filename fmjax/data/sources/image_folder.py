@@ -41,7 +41,7 @@ class ImageFolder:
         it is inside `folder`, its images are excluded from training.
       validation_captions: the caption file of the validation split. The images that it
         names are excluded from training.
-      validation_share: share of the images that is held out if neither a validation
+      validation_fraction: share of the images that is held out if neither a validation
         folder nor validation captions are bound: chosen by a hash of the names, at
         least one and not all. 0 for no validation split.
     """
@@ -50,11 +50,11 @@ class ImageFolder:
     captions: str | None = path(None)
     validation_folder: str | None = path(None)
     validation_captions: str | None = path(None)
-    validation_share: float = 0.1
+    validation_fraction: float = 0.1
 
     def __post_init__(self):
-        valid = 0 <= self.validation_share < 1
-        require(self, "validation_share", valid, "0 <= share < 1")
+        valid = 0 <= self.validation_fraction < 1
+        require(self, "validation_fraction", valid, "0 <= fraction < 1")
         if self.validation_captions is not None and self.captions is None:
             raise UserError(
                 "image_folder.validation_captions is bound, but image_folder.captions "
@@ -71,8 +71,8 @@ class ImageFolder:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """`train`, and `validation` unless its share is 0."""
-        if not self._has_own_validation and self.validation_share == 0:
+        """`train`, and `validation` unless validation_fraction is 0."""
+        if not self._has_own_validation and self.validation_fraction == 0:
             return ("train",)
         return ("train", "validation")
 
@@ -190,18 +190,18 @@ class ImageFolder:
         self, found: tuple[ImageEntry, ...], held_out: bool
     ) -> tuple[ImageEntry, ...]:
         """The images that are held out, by a hash of their names, or the others."""
-        if self.validation_share == 0:
+        if self.validation_fraction == 0:
             return found
         hashes = sorted({_hash(entry.name) for entry in found if not entry.broken})
         if len(hashes) < 2:
             raise UserError(
-                f"image_folder.validation_share = {self.validation_share}: "
+                f"image_folder.validation_fraction = {self.validation_fraction}: "
                 f"image_folder.folder = {self.folder!r} has only one image, so none "
                 "can be held out. Bind image_folder.validation_folder, or "
-                "image_folder.validation_share=0 for no validation split."
+                "image_folder.validation_fraction=0 for no validation split."
             )
         # Unless there are few images, one is held out independently of the others.
-        threshold = self.validation_share
+        threshold = self.validation_fraction
         threshold = max(threshold, math.nextafter(hashes[0], 1))
         threshold = min(threshold, hashes[-1])
         return tuple(e for e in found if (_hash(e.name) < threshold) == held_out)

@@ -29,14 +29,14 @@ class PythonStdlib:
     is trained on.
 
     Attributes:
-      validation_share: maximum share of the bytes that is held out.
+      validation_fraction: maximum share of the bytes that is held out.
     """
 
-    validation_share: float = 0.05
+    validation_fraction: float = 0.05
 
     def __post_init__(self):
-        valid = 0 < self.validation_share < 1
-        require(self, "validation_share", valid, "0 < share < 1")
+        valid = 0 < self.validation_fraction < 1
+        require(self, "validation_fraction", valid, "0 < fraction < 1")
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -76,7 +76,7 @@ class PythonStdlib:
             name: sum(file.stat().st_size for file in files)
             for name, files in packages.items()
         }
-        budget = self.validation_share * sum(sizes.values())
+        budget = self.validation_fraction * sum(sizes.values())
         held_out = set()
         for name in sorted(
             packages, key=lambda name: xxhash.xxh3_64_intdigest(name.encode())

@@ -66,7 +66,7 @@ VIT_MAE = Family(
     architectures={"ViTMAEForPreTraining": Architecture()},
     prefix="vit.",
     trained_by=(
-        option("mask_ratio", "mask_share", float, 0.75),
+        option("mask_ratio", "mask_ratio", float, 0.75),
         option("norm_pix_loss", "normalize_pixels", bool, False),
     ),
     computed=functools.partial(_positions, encoder=_POSITIONS, decoder=_DECODER),

@@ -18,24 +18,26 @@ from fmjax.errors import UserError
 class PrefixLM:
     """Prefix LM: the encoder reads the start of a text, the decoder predicts the rest.
 
-    The share of the tokens that is read is uniform between `least` and `most`.
+    The fraction of the tokens that is read is uniform from `min_fraction` to
+    `max_fraction`.
 
     Attributes:
-      least: minimum share of the tokens that is read.
-      most: maximum share of the tokens that is read.
+      min_fraction: minimum fraction of the tokens that is read.
+      max_fraction: maximum fraction of the tokens that is read.
       mode: special token before the inputs, such as UL2's "[S]" or AlexaTM's "[CLM]";
         "" for none.
     """
 
-    least: float = 0.0
-    most: float = 1.0
+    min_fraction: float = 0.0
+    max_fraction: float = 1.0
     mode: str = ""
 
     def __post_init__(self):
-        if not 0 <= self.least <= self.most <= 1:
+        if not 0 <= self.min_fraction <= self.max_fraction <= 1:
             raise UserError(
-                f"prefix_lm.least = {self.least}, prefix_lm.most = {self.most}: "
-                "expected 0 <= least <= most <= 1."
+                f"prefix_lm.min_fraction = {self.min_fraction}, "
+                f"prefix_lm.max_fraction = {self.max_fraction}: expected "
+                "0 <= min_fraction <= max_fraction <= 1."
             )
 
     def raw_length(self, length: int) -> int:
@@ -75,7 +77,7 @@ class _PrefixLM:
 
     def corrupted(self, tokens: np.ndarray, rng: Rng):
         """(encoder inputs, targets), both int32 and with EOS."""
-        share = rng.uniform(self.settings.least, self.settings.most)
+        share = rng.uniform(self.settings.min_fraction, self.settings.max_fraction)
         cut = min(max(round(share * len(tokens)), 1), len(tokens) - 1)
         read = np.concatenate([self.mode, tokens[:cut], self.eos])
         return read, np.concatenate([tokens[cut:], self.eos])
