@@ -4,9 +4,10 @@ from jax.experimental.pallas.ops.tpu.splash_attention import BlockSizes
 
 # The largest block of queries and of keys that libtpu 0.0.42 compiles, with segments, a
 # window, a soft-cap and heads of 256. Scores of a block are float32 [block, block] in
-# VMEM, several times over in the backward pass: 2048 is past what XLA grants a kernel
-# by default. A larger block reads keys fewer times and has fewer steps of the grid.
-LARGEST = {"TPU v5 lite": 1024, "TPU v5": 1024, "TPU v6 lite": 1024}
+# VMEM, several times over in the backward pass: 2048 on v5e, and 1024 on v5p, are past
+# what XLA grants a kernel by default. A larger block reads keys fewer times, and has
+# fewer steps of the grid.
+LARGEST = {"TPU v5 lite": 1024, "TPU v5": 512, "TPU v6 lite": 1024}
 DEFAULT = 512  # of other chips
 # Under a causal mask n blocks a row compute (n + 1) / 2n of the scores where 1/2 would
 # do: from four blocks a row on at most 1/8 is in vain. Blocks below this cost more.
