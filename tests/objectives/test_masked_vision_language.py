@@ -104,7 +104,8 @@ def test_a_share_of_the_real_words_is_hidden(share):
     assert not (hidden & ~data["padding_mask"]).any()
     # Every place of a text as often as any other.
     keys = jax.random.split(jax.random.key(0), 2000)
-    draw = jax.jit(lambda key: obj.hidden_words(data["images"], data["padding_mask"], key))
+    inputs = data["images"], data["padding_mask"]
+    draw = jax.jit(lambda key: obj.hidden_words(*inputs, key))
     many = np.mean([draw(keys[i : i + B]) for i in range(0, 2000, B)], axis=0)
     np.testing.assert_allclose(many[0], want[0] / 9, atol=0.1)
 
