@@ -17,6 +17,9 @@ os.environ.setdefault(
     + " --xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10."),
 )
 
+# JAX would look for chips, as the TPUs' compiler is installed.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
 # XLA's pool has a thread a core; eight devices that wait for each other want more.
 os.environ.setdefault("PJRT_NPROC", "32")
 os.environ.setdefault("NPROC", "32")
