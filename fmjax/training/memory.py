@@ -15,7 +15,7 @@ from fmjax.training.state import StatePlan
 HELP = (
     "What helps: more mesh.fsdp or mesh.tensor, which divide the state among devices, "
     "or a smaller model or optimizer; for activations more train.microbatches, "
-    "transformer.remat = True, or a smaller train.batch_size."
+    "transformer.remat = 'full', or a smaller train.batch_size."
 )
 
 
