@@ -27,7 +27,10 @@ def test_a_caption_names_classes_by_words_of_their_own(text, classes):
 
 class Captioner:
     gin_name = "coca"
+    vocab_size = 30
     max_length = 9
+    start_id = None
+    hidden = head = decode = None
 
     def embed_images(self):
         """Makes it see images."""

@@ -146,20 +146,18 @@ class Stopping:
     """An experiment whose data ends the process's patience after some batches."""
 
     def __new__(cls, experiment, after):
-        copy = dataclasses.replace(experiment)
-        object.__setattr__(copy, "data", StoppingData(experiment.data, after))
-        return copy
+        return dataclasses.replace(experiment, data=stopping(experiment.data, after))
 
 
-class StoppingData:
-    def __init__(self, data, after):
-        self._data, self._after = data, after
+def stopping(data, after):
+    """The same data, whose batches end with Control-C after so many."""
 
-    def __getattr__(self, name):
-        return getattr(self._data, name)
+    class Stopping(type(data)):
+        def train_batches(self, *args):
+            return StoppingBatches(super().train_batches(*args), after)
 
-    def train_batches(self, *args):
-        return StoppingBatches(self._data.train_batches(*args), self._after)
+    fields = {f.name: getattr(data, f.name) for f in dataclasses.fields(data)}
+    return Stopping(**fields)
 
 
 class StoppingBatches:

@@ -9,8 +9,12 @@ import pytest
 from random_writers import build
 from small_tokenizers import CORPUS, byte_level
 
+from fmjax.data.sources.text_files import TextFiles
+from fmjax.data.tasks.text_task import TextTask
+from fmjax.data.text.text_data import Data
 from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
 from fmjax.data.tokenizers.tokenizers import ByteTokenizer, CharacterTokenizer
+from fmjax.data.tokenizers.vocabularies import Bytes
 from fmjax.errors import UserError
 from fmjax.inference import generate as generation
 from fmjax.inference.generate import beam_search, generate, with_prompt
@@ -29,6 +33,7 @@ from fmjax.training.experiment import Experiment
 from fmjax.training.state import abstract_variables
 
 GREEDY = Sampling(temperature=0.0)
+TRAINED = Data(TextTask(TextFiles("text.txt"), Bytes(), name="trained"))
 
 
 def text_run(tokenizer, data=None, vocab_size=300):
@@ -41,8 +46,8 @@ def text_run(tokenizer, data=None, vocab_size=300):
     [
         (None, "ab", [100, 101]),  # imported: as its tokenizer has it
         (None, "", [1]),
-        ("trained", "ab", [1, 100, 101]),  # as documents begin in training
-        ("trained", "", [1]),
+        (TRAINED, "ab", [1, 100, 101]),  # as documents begin in training
+        (TRAINED, "", [1]),
     ],
 )
 def test_a_prompt_begins_as_documents_do(data, text, prompt):
@@ -87,7 +92,7 @@ def answering(tokenizer, data=None, style="t5"):
     return Run(Experiment(Seq2SeqLM(model), data), model, params, tokenizer, 0)
 
 
-@pytest.mark.parametrize("data", [None, "trained"])
+@pytest.mark.parametrize("data", [None, TRAINED], ids=["imported", "trained"])
 def test_an_encoder_reads_what_it_read_in_training(data, tmp_path):
     files = byte_level(tmp_path, ("<s>", "<pad>", "</s>"))
     (tmp_path / "tokenizer_config.json").write_text(
@@ -117,7 +122,7 @@ def test_an_encoder_reads_what_it_read_in_training(data, tmp_path):
 
 
 def test_an_encoder_reads_an_empty_prompt_up_to_its_end():
-    run = answering(ByteTokenizer(), "trained")
+    run = answering(ByteTokenizer(), TRAINED)
     assert len(generate(run, [""], max_tokens=3)) == 1
     with pytest.raises(UserError, match="prompt 0 has no tokens"):
         generate(answering(CharacterTokenizer("ab")), [""])
@@ -146,7 +151,7 @@ def test_beams_give_their_best_and_nothing_is_drawn():
 
 
 def test_a_long_prompt_is_cut_before_its_end():
-    run = answering(ByteTokenizer(), "trained")
+    run = answering(ByteTokenizer(), TRAINED)
     with pytest.raises(UserError, match="max_length = 30"):
         beam_search(run, ["x" * 40], max_tokens=4)
     (cut,) = beam_search(run, ["x" * 40], max_tokens=4, longest_prompt=8)

@@ -81,7 +81,7 @@ class MixtureOfExperts(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], padding_mask: Bool[Array, "B T"] | None
+        self, x: Float[Array, "B T D"], padding_mask: Bool[Array, "#B T"] | None
     ) -> tuple[Float[Array, "B T D"], Router]:
         """Applies the layer; padding visits no expert.
 

@@ -61,7 +61,8 @@ class TextInputs:
         return {name for name in names if getattr(self, name) is not None}
 
 
-Text = TextInputs | Int[Array, "B T"]
+# The length has no name: an encoder's and a decoder's text in one call may differ.
+Text = TextInputs | Int[Array, "B _"]
 
 # For each argument of a model's call that is a `Text`, the fields of `TextInputs` that
 # the model reads besides the tokens.

@@ -124,7 +124,7 @@ def _segments(mask: AttentionMask, B: int, T: int, S: int) -> SegmentIds | None:
     if mask.padding_mask is not None:
         kv = jnp.where(mask.padding_mask, kv, _NO_SEGMENT)
 
-    def whole(ids: Int[Array, "B N"], length: int) -> Int[Array, "B N"]:
+    def whole(ids: Int[Array, "#B N"], length: int) -> Int[Array, "B N"]:
         return jnp.broadcast_to(ids.astype(jnp.int32), (B, length))
 
     return SegmentIds(whole(q, T), whole(kv, S))
