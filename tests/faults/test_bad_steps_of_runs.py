@@ -134,30 +134,24 @@ def test_a_run_that_was_stopped_in_between_passes_over_the_same(experiment, tmp_
     policy = BadSteps(not_finite="rollback")
     whole = train(experiment, tmp_path / "whole", policy, poisoned={14})
     # The schedule reads train.steps, so it is stopped by an end that it does not know.
-    stopping = dataclasses.replace(experiment)
+    short = interrupted(experiment, after=17)
     with pytest.raises(KeyboardInterrupt):
-        train(Stopping(stopping, after=17), tmp_path / "cut", policy, poisoned={14})
+        train(short, tmp_path / "cut", policy, poisoned={14})
     again = train(experiment, tmp_path / "cut", policy, poisoned={14})
     assert_same(again, whole)
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
 
-class Stopping:
-    """An experiment whose data ends the process's patience after some batches."""
+def interrupted(experiment, after):
+    """The experiment, with data that raises KeyboardInterrupt after some batches."""
+    data = experiment.data
 
-    def __new__(cls, experiment, after):
-        return dataclasses.replace(experiment, data=stopping(experiment.data, after))
-
-
-def stopping(data, after):
-    """The same data, whose batches end with Control-C after so many."""
-
-    class Stopping(type(data)):
+    class StoppingData(type(data)):
         def train_batches(self, *args):
             return StoppingBatches(super().train_batches(*args), after)
 
     fields = {f.name: getattr(data, f.name) for f in dataclasses.fields(data)}
-    return Stopping(**fields)
+    return dataclasses.replace(experiment, data=StoppingData(**fields))
 
 
 class StoppingBatches:
