@@ -1,1 +1,1 @@
-"""One sharded step, the loop around it, and what it leaves on disk."""
+"""The sharded training step, the training loop, checkpoints and reports."""

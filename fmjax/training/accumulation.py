@@ -1,4 +1,4 @@
-"""Gradients of a global batch, computed in one piece or in several."""
+"""Gradient accumulation: gradients of a global batch from one or more microbatches."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -27,21 +27,26 @@ def accumulate(
 ) -> tuple[Any, Metrics, Collections]:
     """Gradients, metrics and new collections of a global batch.
 
-    Each term is divided by its weight over the whole batch from the start, so the
-    gradients of microbatches add up to that of the whole, whatever their padding. The
-    collections that a microbatch writes are what the next one reads.
+    Each term is divided by its weight over the global batch, not over a microbatch, so
+    the gradients of the microbatches add up to the gradient of the global batch however
+    padding is distributed. A microbatch reads the collections that the one before it
+    wrote.
 
     Args:
       objective: what is minimized.
-      state: its parameters and collections.
-      batch: the global batch.
-      keys: one for each row.
-      microbatches: how many pieces to compute it in.
-      trained: the parameters that gradients are taken of, see
-        `fmjax.optim.parametrization`; all of them if not given.
+      state: holds the parameters and collections.
+      batch: the global batch, arrays [B, …].
+      keys: one random key per row.
+      microbatches: number of microbatches; must divide B.
+      trained: the parameters to differentiate, see `fmjax.optim.parametrization`; None
+        for all.
 
     Returns:
-      Gradients like `trained`; metrics; all of `state.extra` after the batch.
+      Gradients, a tree like `trained`; metrics, float32 scalars by name; all of
+      `state.extra` as it is after the batch.
+
+    Raises:
+      ValueError: `loss` and `weights` of the objective have different terms.
     """
     weights = objective.weights(batch)
     trained = state.params if trained is None else trained
@@ -50,7 +55,7 @@ def accumulate(
         return {"params": combine(trained, state.params), **extra}
 
     def weighted(out: LossOutput, extra: Collections):
-        """The value to differentiate, and (what adds up, what replaces)."""
+        """Loss to differentiate, and (sums to add up, collections to pass on)."""
         if out.terms.keys() - weights.keys():
             raise ValueError(
                 f"{type(objective).__name__}.loss has the terms {[*out.terms]}, its "
@@ -76,7 +81,7 @@ def accumulate(
 def _piece_by_piece(
     objective, variables, weighted, trained, extra, batch, keys, microbatches
 ):
-    """Of a loss that is a sum over rows."""
+    """Gradient accumulation for a loss that is a sum over rows."""
 
     def loss(trained, extra, batch, keys):
         return weighted(objective.loss(variables(trained, extra), batch, keys), extra)
@@ -87,11 +92,11 @@ def _piece_by_piece(
 def _through_embeddings(
     objective, variables, weighted, trained, extra, batch, keys, microbatches
 ):
-    """Of a loss that compares every row with all others (Gao et al. 2021, GradCache).
+    """Gradient accumulation for a contrastive loss (GradCache, Gao et al. 2021).
 
-    All rows are embedded first; the gradients of their embeddings, taken at once, are
-    then led back through each piece, whose forward pass is done again by the same keys
-    and from the same collections.
+    All microbatches are embedded first. The gradients of the loss with respect to all
+    embeddings are taken in one step, then backpropagated through each microbatch, whose
+    forward pass is repeated with the same keys and collections.
     """
 
     def embed(extra, piece):
@@ -126,14 +131,14 @@ def _through_embeddings(
 
 
 def _sum_over_pieces(loss: Callable, trained, extra, arrays, microbatches: int):
-    """What `value_and_grad` of a loss gives, over pieces of the rows of `arrays`.
+    """`value_and_grad` of a loss, summed over microbatches of the rows of `arrays`.
 
     Args:
-      loss: (trained, extra, *pieces) → value, (what adds up, the next extra).
-      trained: what gradients are taken of.
-      extra: collections that the first piece reads.
+      loss: (trained, extra, *microbatch) → value, (sums to add up, the next extra).
+      trained: the parameters to differentiate.
+      extra: collections that the first microbatch reads.
       arrays: trees of arrays [B, …].
-      microbatches: how many pieces.
+      microbatches: number of microbatches.
     """
     gradient = jax.value_and_grad(loss, has_aux=True)
     if microbatches == 1:
@@ -153,7 +158,7 @@ def _sum_over_pieces(loss: Callable, trained, extra, arrays, microbatches: int):
 
 
 def _updated(extra: Collections, new: Mapping[str, Any]) -> Collections:
-    """The collections with those that a loss gave in their places."""
+    """The collections, with those that the loss returned replaced."""
     for name, tree in new.items():
         shapes = [jax.eval_shape(lambda tree: tree, t) for t in (extra.get(name), tree)]
         if shapes[0] != shapes[1]:
@@ -165,9 +170,9 @@ def _updated(extra: Collections, new: Mapping[str, Any]) -> Collections:
 
 
 def split_rows(x: jax.Array, pieces: int) -> jax.Array:
-    """[B, …] → [pieces, B / pieces, …]; piece i takes rows i, i + pieces, ….
+    """Splits rows: [B, …] → [pieces, B / pieces, …]; piece i has rows i, i + pieces, ….
 
-    Strided, because then every device's share of a piece is rows that it already has.
+    The split is strided so that each device already holds its rows of every piece.
     """
     split = jnp.moveaxis(x.reshape(-1, pieces, *x.shape[1:]), 1, 0)
     return nn.with_logical_constraint(

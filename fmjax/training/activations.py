@@ -1,9 +1,9 @@
-"""The least that a step keeps of its forward pass, known once it is traced.
+"""Activation memory of a training step: a lower bound, read from its trace.
 
 A scanned stack keeps the input of each block for the backward pass, [layers, B, T, D]
-in the dtype of the computation, whatever is rematerialized. What else is kept (insides
-of blocks without rematerialization, logits, inputs of unrolled blocks) is decided by
-XLA, and is not counted: this is a lower bound.
+in the dtype of the computation, under every rematerialization policy. Which other
+activations are kept (inside blocks without rematerialization, logits, inputs of
+unrolled blocks) is decided by XLA; they are not counted.
 """
 
 import contextlib
@@ -25,9 +25,9 @@ class StackInputs:
     """The inputs of all blocks of a scanned stack.
 
     Attributes:
-      path: of the stack among the model's modules and parameters.
-      shape: [layers, B, T, D] of a microbatch on all devices.
-      itemsize: bytes of a number.
+      path: of the stack in the model's tree of modules and parameters.
+      shape: [layers, B, T, D] of a microbatch, over all devices.
+      itemsize: bytes per element.
     """
 
     path: tuple[str, ...]
@@ -37,9 +37,9 @@ class StackInputs:
 
 @contextlib.contextmanager
 def traced_stacks() -> Iterator[dict[tuple[str, ...], StackInputs]]:
-    """Collects the scanned stacks that are traced inside, by their paths.
+    """Context manager: collects the scanned stacks that are traced inside it, by path.
 
-    Of a stack that is applied more than once, only the smallest inputs are noted.
+    For a stack that is applied more than once, only the smallest inputs are recorded.
     """
     found: dict[tuple[str, ...], StackInputs] = {}
 
@@ -65,12 +65,12 @@ def kept_bytes(
     mesh: jax.sharding.Mesh,
     rules: LogicalRules,
 ) -> float:
-    """Bytes that each device keeps of the inputs of blocks at least.
+    """Lower bound of the bytes of block inputs that each device keeps.
 
     Args:
       stacks: from `traced_stacks`.
-      trained: a boolean for each parameter; a stack of which none is trained may keep
-        nothing.
+      trained: a tree like the parameters, True where a parameter is trained; stacks
+        without trained parameters are not counted, since they may keep nothing.
       mesh: of the run.
       rules: logical to mesh axes.
     """

@@ -1,11 +1,19 @@
-"""What must hold before a run begins, or goes on."""
+"""Checks before a run starts or resumes: batch sizes and the data's fingerprint."""
 
 from fmjax.errors import UserError
 from fmjax.sharding.mesh import batch_axes, batch_shards
 
 
 def check_divisible(name, size, microbatches, mesh, rules) -> None:
-    """Raises a UserError unless the batch axis's shards divide each microbatch."""
+    """Raises a UserError unless the shards of the batch axis divide a microbatch.
+
+    Args:
+      name: the gin binding that sets the size.
+      size: rows of the global batch.
+      microbatches: number of microbatches.
+      mesh: of the run.
+      rules: logical to mesh axes.
+    """
     shards = batch_shards(mesh, rules)
     if size % (shards * microbatches):
         axes = " × ".join(f"mesh.{axis}" for axis in batch_axes(rules))
@@ -19,7 +27,13 @@ def check_divisible(name, size, microbatches, mesh, rules) -> None:
 
 
 def check_same_data(saved: dict, fingerprint: str, allowed: bool) -> None:
-    """Raises a UserError if the data changed since the checkpoint was made."""
+    """Raises a UserError if the data changed since the checkpoint, unless allowed.
+
+    Args:
+      saved: the checkpoint's "data" item.
+      fingerprint: of the data now.
+      allowed: whether changed data is accepted.
+    """
     if saved["fingerprint"] != fingerprint and not allowed:
         raise UserError(
             "the data is not what this run was started with (its files, tokenizer or "

@@ -1,4 +1,4 @@
-"""What programs are compiled with and kept in, and the versions of what computes."""
+"""The compilation cache, and versions of the libraries that a run computes with."""
 
 import importlib.metadata
 
@@ -11,8 +11,8 @@ from fmjax.errors import refuse_scheme
 def use_compilation_cache(folder: str | None) -> None:
     """Keeps compiled programs on disk, so that a restart does not compile again.
 
-    A folder that JAX was already told, as by JAX_COMPILATION_CACHE_DIR, stays unless
-    `folder` names another.
+    A folder that JAX is already configured with, as by JAX_COMPILATION_CACHE_DIR, is
+    kept unless `folder` names another.
 
     Raises:
       UserError: the folder is an address such as gs://bucket/folder.
@@ -26,6 +26,6 @@ def use_compilation_cache(folder: str | None) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the libraries that a run's numbers depend on."""
+    """Versions, by name, of the libraries that a run's results depend on."""
     names = ("fmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {name: importlib.metadata.version(name) for name in names}

@@ -1,4 +1,4 @@
-"""The mean loss and metrics of a split, summed exactly over all of its batches."""
+"""Evaluation: mean loss and metrics of a split, over all of its batches."""
 
 import collections
 from collections.abc import Callable, Iterable
@@ -16,27 +16,28 @@ def evaluate(
     place: Callable[[dict[str, np.ndarray]], Batch],
     unit: str,
 ) -> dict[str, float]:
-    """Loss, terms and ratios over all batches; every target counts the same.
+    """Loss, terms and ratios over all batches, with equal weight for every target.
 
     Args:
       eval_step: from `fmjax.training.step.make_eval_step`.
       variables: {"params": …, other collections}.
-      batches: this process's rows, as many batches in every process.
+      batches: this process's rows; every process must have the same number of batches.
       place: local rows → global arrays.
-      unit: of what the objective counts.
+      unit: of the objective, such as "tokens".
 
     Returns:
-      "loss", each term's share of it, each ratio, and how many "tokens", or whatever
-      the unit is.
+      "loss"; each term's part of it, by the term's name; each ratio; and, under the
+      name of the unit, the number of targets.
     """
     outputs: list = []
     for batch in batches:
         placed = place(batch)
-        # One batch at a time: with many in flight, the collectives of virtual devices
-        # wait for threads that other batches hold, for ever.
+        # One batch at a time: with several in flight, collectives of virtual devices
+        # can deadlock, each waiting for threads that other batches hold.
         jax.block_until_ready(outputs[-1:])
         outputs.append(eval_step(variables, placed))
-    # Sums of float32 batches in float64: the order of a long split must not matter.
+    # Batch sums are float32, added in float64 so that the order of the batches of a
+    # long split makes no difference.
     totals: list[dict] = [collections.defaultdict(lambda: np.zeros(2)) for _ in "tr"]
     targets = 0.0
     for *output, count in jax.device_get(outputs):

@@ -1,4 +1,4 @@
-"""What a run is made of: a frozen tree of configurables."""
+"""The experiment: the whole configuration of a run, a frozen tree of configurables."""
 
 import dataclasses
 
@@ -22,24 +22,24 @@ from fmjax.training.validation import Evaluation
 @configurable("experiment")
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything that a run is made of.
+    """The whole configuration of a run.
 
     Attributes:
-      objective: what is minimized; it holds the model.
+      objective: the training objective; it holds the model.
       data: tasks and how they become batches; None for a model that was imported.
-      optimizer: an optimizer and its schedule; None likewise.
-      mesh: how devices are arranged.
-      train: length, batch and intervals of the run.
-      init_from: parameters of other runs that it starts from.
-      freeze: parameters that do not change until a step.
-      bad_steps: what to do about a loss that is not finite, or far out of the usual.
-      preprocessing: what an imported model's images go through; None for one of text,
-        and for that of `data`.
-      evaluations: what is evaluated beside the loss on the validation split.
-      generation: what ends the model's texts, and how they are generated unless told
-        otherwise; None for the tokenizer's EOS and sampling.
-      imported_dtype: of the files that a model was imported from, which an export
-        writes unless told otherwise; None for a model that was trained.
+      optimizer: an optimizer and its schedule; None for a model that was imported.
+      mesh: sizes of the device mesh.
+      train: number of steps, batch size and intervals of the run.
+      init_from: runs whose parameters this run starts from.
+      freeze: parameters that are not trained before a given step, or never.
+      bad_steps: what to do about a loss or gradient that is not finite, or a spike.
+      preprocessing: image preprocessing of an imported model; None for a model of text,
+        and for the preprocessing of `data`.
+      evaluations: further evaluations, run after each validation.
+      generation: end-of-text tokens and default decoding options of the model; None for
+        the tokenizer's EOS and sampling.
+      imported_dtype: dtype of the files that a model was imported from, the default of
+        an export; None for a model that was trained.
       modules: Python modules that its gin files imported.
     """
 
@@ -58,13 +58,13 @@ class Experiment:
     modules: tuple[str, ...] = ()
 
     def __post_init__(self):
-        """Raises UserError for a source that would never observe parameters."""
+        """Raises UserError for a data source that would never observe parameters."""
         if isinstance(self.data, ObservesParameters):
             every = self.data.observe_every
             require(self.data, "observe_every", every >= 1, "at least 1")
 
     @property
     def image_preprocessing(self) -> Preprocessing | None:
-        """What images go through, the model's own or the data's; None for text."""
+        """Image preprocessing, the model's own or the data's; None for text."""
         of_data = self.data.preprocessing if isinstance(self.data, ImageData) else None
         return self.preprocessing or of_data

@@ -1,4 +1,4 @@
-"""Starting from parameters of other runs: which go where, and reading them there."""
+"""Initialization from checkpoints of other runs: matching parameters, reading them."""
 
 import dataclasses
 import functools
@@ -27,23 +27,24 @@ BINDING = "init_from.parameters"
 @configurable("init_from")
 @dataclasses.dataclass(frozen=True)
 class InitFrom:
-    """Parameters of another run, of whatever model, that this one starts from.
+    """Initial parameters from another run, which may be of another model.
 
-    Read at step 0 alone: a run that continues needs its own checkpoints only. Averaged
-    parameters are taken where the other run kept them. Scanned layers become unrolled
-    ones, and the other way round. Tables of a vocabulary need the same tokenizer.
-    Learned positions of patches are interpolated where images have another size.
+    They are read at step 0 only; a run that resumes reads its own checkpoints. Averaged
+    parameters are used where the other run kept them. Scanned layers are converted to
+    unrolled ones and the reverse. Tables of a vocabulary require the same tokenizer.
+    Learned positions of patches are interpolated if the size of the images differs.
 
     Attributes:
       run: its directory, trained or imported.
-      parameters: patterns of what to take, see `fmjax.models.parameter_paths`, each
-        with the place it goes to: 'stack/** -> encoder_stack/**'. Wildcards stand for
-        the same text on both sides; without an arrow, paths are the same. All that a
-        side matches must have its counterpart on the other.
+      parameters: patterns of the parameters to read, see
+        `fmjax.models.parameter_paths`, each with where they go:
+        'stack/** -> encoder_stack/**'. Wildcards stand for the same text on both sides;
+        without an arrow, paths are the same. Every parameter that one side matches must
+        have its counterpart on the other.
       step: of the checkpoint; None for the newest.
-      collection: of this run's variables, where they go: "params", those that are
-        trained, or one that its objective reads besides, such as "teacher". Paths on
-        the right of an arrow are within it.
+      collection: the collection of this run's variables that they go to: "params", the
+        trained parameters, or another that its objective reads, such as "teacher".
+        Paths on the right of an arrow are within it.
     """
 
     run: str = path(runtime=False)
@@ -52,7 +53,7 @@ class InitFrom:
     collection: str = "params"
 
     def __post_init__(self):
-        """Raises UserError for what are no pairs of patterns."""
+        """Raises UserError for malformed patterns."""
         if not self.parameters:
             raise UserError(f"{BINDING} = (): expected one pattern or more.")
         for text in self.parameters:
@@ -67,13 +68,13 @@ class InitFrom:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A run to start from, as its directory tells.
+    """A run to start from, as found in its directory.
 
     Attributes:
-      wanted: what to take of it.
-      vocab_size: its model's; None where the model has no vocabulary.
-      tokenizer: None where the run has none.
-      objective: what it minimized.
+      wanted: which parameters to read from it.
+      vocab_size: of its model; None if the model has no vocabulary.
+      tokenizer: of its data; None if the run has none.
+      objective: of the run, with its model.
     """
 
     wanted: InitFrom
@@ -83,22 +84,22 @@ class Source:
 
     @functools.cached_property
     def axes(self) -> dict[str, Names]:
-        """Logical names of its parameters' axes, by path; its model is traced."""
+        """Logical axes of its parameters, by path; traces its model on first use."""
         axes, _ = abstract_variables(self.objective)
         return traverse_util.flatten_dict(axes["params"], sep="/")
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """One layer's parameter, there and here.
+    """One layer's parameter, in the other run and in this one.
 
     Attributes:
-      source: where it lies in the other run.
-      target: where it goes.
-      rows: (axis, count) where only so many of an axis are real, those of a vocabulary
-        that is padded; None for all.
-      resized: axis 0 there and here, of positions that are interpolated from one grid
-        to the other; None where they are not.
+      source: its place in the other run.
+      target: its place in this run.
+      rows: (axis, count): copy the first `count` entries of the axis, where it is a
+        vocabulary with padding; None copies all.
+      resized: axis 0 in the other run and in this one, of learned positions that are
+        interpolated between grids; None for no interpolation.
     """
 
     source: Slot
@@ -109,13 +110,13 @@ class Piece:
 
 @dataclasses.dataclass(frozen=True)
 class Copy:
-    """What is taken from one run, checked.
+    """The parameters to copy from one run, checked.
 
     Attributes:
       source: the run.
       saved: its checkpoint.
-      pieces: what goes where, by the path here.
-      shapes: of its arrays that are read.
+      pieces: what to copy, by path in this run.
+      shapes: shapes of the arrays to read, by path in the other run.
     """
 
     source: Source
@@ -124,7 +125,7 @@ class Copy:
     shapes: dict[str, tuple[int, ...]]
 
     def describe(self) -> str:
-        """A line that says what is taken."""
+        """A line for the log that says what is copied."""
         count = sum(
             math.prod(_shape(self.shapes, piece.source))
             for piece in self.pieces.values()
@@ -147,16 +148,16 @@ class Copy:
 def plan_copies(
     sources: Sequence[Source], plan: StatePlan, vocab_size: int | None
 ) -> list[Copy]:
-    """Finds what goes where; nothing but metadata is read.
+    """Matches parameters of other runs with this run's; reads only metadata.
 
     Args:
-      sources: the runs to take parameters from.
+      sources: the runs to copy parameters from.
       plan: of this run's state.
-      vocab_size: of this run's model; None where it has no vocabulary.
+      vocab_size: of this run's model; None if it has no vocabulary.
 
     Raises:
-      UserError: no such checkpoint, nothing matches, a tensor has no counterpart, or
-        shapes, vocabularies or tokens before the patches differ.
+      UserError: there is no such checkpoint, a pattern matches nothing, a tensor has no
+        counterpart, or shapes, vocabularies or tokens before the patches differ.
     """
     copies, taken = [], set()
     for source in sources:
@@ -185,11 +186,11 @@ def plan_copies(
 
 
 def check_tokenizers(copies: Sequence[Copy], own: Tokenizer | None) -> None:
-    """Raises a UserError where a table's rows would stand for other tokens here.
+    """Raises a UserError if a vocabulary table is copied between different tokenizers.
 
     Args:
       copies: from `plan_copies`.
-      own: this run's tokenizer; None where it has none.
+      own: this run's tokenizer; None if it has none.
     """
     for copy in copies:
         tables = [name for name, piece in copy.pieces.items() if piece.rows]
@@ -205,9 +206,13 @@ def check_tokenizers(copies: Sequence[Copy], own: Tokenizer | None) -> None:
 
 
 def start_from(copies: Sequence[Copy], state: State) -> State:
-    """The state with what is taken in its place, the average's too.
+    """The state with the copied parameters, also in the moving average.
 
-    Each array is read straight to where its counterpart lies on the mesh.
+    Each array is read directly into the sharding of its counterpart.
+
+    Args:
+      copies: from `plan_copies`.
+      state: the initial state of this run.
     """
     for copy in copies:
         name = copy.source.wanted.collection
@@ -255,7 +260,7 @@ def _patterns(text: str) -> tuple[Pattern, Pattern]:
 def _pairs(
     wanted: InitFrom, there: dict[str, Slot], here: dict[str, Slot]
 ) -> dict[str, str]:
-    """Path here → path there, of all that is wanted."""
+    """Path in this run → path in the other run, of all parameters to copy."""
     every: dict[str, str] = {}
     for text in wanted.parameters:
         source, target = _patterns(text)
@@ -296,7 +301,7 @@ def _resized(
     names: Names, source: Source, place: Slot, target: str
 ) -> tuple[PatchAxis, PatchAxis] | None:
     here = _patch_axis(names)
-    # The other run's model is traced for such tables alone.
+    # `source.axes` traces the other run's model, so it is read only if needed.
     there = here and _patch_axis(source.axes[place.array])
     if not here or not there:
         return None
@@ -318,7 +323,7 @@ def _check_shapes(pieces: dict[str, Piece], there: dict, here: dict, run: str) -
         theirs, ours = _shape(there, piece.source), _shape(here, piece.target)
         compared = [list(theirs), list(ours)]
         if piece.rows and len(theirs) == len(ours):
-            # Padding to a multiple may differ; what is real does not.
+            # The padding of a vocabulary may differ; only its entries are compared.
             for sizes in compared:
                 sizes[piece.rows[0]] = piece.rows[1]
         if piece.resized:
@@ -346,7 +351,7 @@ def _few(names: list[str]) -> str:
 
 
 def _put(pieces: Sequence[Piece], params: Any, read: dict) -> Any:
-    """The parameters with pieces of what was read in their places."""
+    """The parameters, with the pieces replaced by the arrays that were read."""
     leaves = traverse_util.flatten_dict(params, sep="/")
     for piece in pieces:
         value = read[piece.source.array]
@@ -369,14 +374,14 @@ def _put(pieces: Sequence[Piece], params: Any, read: dict) -> Any:
 
 
 def _placed(copy: Copy, places: dict[str, jax.Array]) -> dict:
-    """The arrays to read, each with the sharding of where it goes."""
+    """ShapeDtypeStructs of the arrays to read, with the shardings of their targets."""
     structs = {}
     for piece in copy.pieces.values():
         name, place = piece.source.array, places[piece.target.array]
         axes = list(place.sharding.spec) + [None] * place.ndim
         axes = axes[is_scanned(piece.target.array) : place.ndim]
         if piece.resized:
-            # The devices that share the rows here need not divide those there.
+            # The rows of the other table need not be divisible by the shards of this.
             axes[0] = None
         spec = PartitionSpec(*[None] * is_scanned(name), *axes)
         sharding = NamedSharding(place.sharding.mesh, spec)

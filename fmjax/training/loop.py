@@ -1,4 +1,4 @@
-"""The whole run, top to bottom: set up, restore, step, log, save, evaluate, finish."""
+"""The training loop: set up, restore, step, log, save, evaluate, finish."""
 
 import dataclasses
 import pathlib
@@ -44,7 +44,7 @@ from fmjax.training.state import State
 from fmjax.training.step import make_train_step
 from fmjax.training.validation import EvaluationPoint, Validation, run_evaluations
 
-_LINES = 10  # of metrics that even a short run has
+_LINES = 10  # lines of metrics that a short run has at least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Outcome:
 
     Attributes:
       step: updates done.
-      finished: whether that is all of them; otherwise the run was told to stop.
+      finished: whether all updates are done; otherwise the run was interrupted.
       state: the state at that step.
-      validation: the last evaluation, empty if there was none.
+      validation: loss and metrics of the last evaluation; empty if there was none.
     """
 
     step: int
@@ -74,23 +74,23 @@ def train(
     on_hang: Callable[[str], None],
     changed_data: bool = False,
 ) -> Outcome:
-    """Runs an experiment to its end, from wherever the last call stopped.
+    """Trains an experiment to its last step, resuming from its last checkpoint.
 
     Args:
-      experiment: all of whose parts have values.
-      run_dir: where everything is kept; the caller has checked that it is this run's.
+      experiment: with data and an optimizer.
+      run_dir: the run directory; the caller has checked that it belongs to this run.
       config_text: the whole config, stored with every checkpoint.
-      sources: the runs of experiment.init_from; none where the run continues.
-      on_checked: called when everything fits, before anything is compiled.
-      on_hang: called from another thread with what hangs, where something does.
-      changed_data: continue although the data is not what the checkpoint was made with.
+      sources: the runs of experiment.init_from; none if the run resumes.
+      on_checked: called after all checks have passed, before anything is compiled.
+      on_hang: called from another thread, with a message, if the run hangs.
+      changed_data: resume even if the data changed since the checkpoint.
 
     Raises:
-      UserError: where parts of the experiment do not fit, before anything is compiled;
-        or the devices have too little memory.
-      Diverged: at a bad step, where experiment.bad_steps says stop.
-      CannotSave: if saving fails again and again.
-      BadDevice: if a device computes wrongly.
+      UserError: parts of the experiment do not fit together, raised before anything is
+        compiled; or the devices have too little memory.
+      Diverged: a bad step, where experiment.bad_steps stops the run.
+      CannotSave: saving failed train.save_attempts times in a row.
+      BadDevice: a device gives wrong results.
     """
     use_compilation_cache(experiment.train.compilation_cache)
     setup = set_up(experiment, sources, on_checked)
@@ -118,22 +118,22 @@ def train(
 
 
 class Loop:
-    """A run while it trains: its state, its batches, and all that it writes.
+    """The state, batches and reports of a run while it trains.
 
     Args:
-      experiment: as for `train`, like the others.
-      run_dir: likewise.
-      config_text: likewise.
-      setup: what the experiment is on these devices.
-      on_hang: likewise.
-      changed_data: likewise.
+      experiment: as for `train`.
+      run_dir: as for `train`.
+      config_text: as for `train`.
+      setup: mesh, shardings and state plan, from `set_up`.
+      on_hang: as for `train`.
+      changed_data: as for `train`.
 
     Attributes:
       state: after the last step; None before `restore`.
       done: updates done.
-      interrupted: whether the run was told to stop, and has saved.
+      interrupted: whether the run was interrupted, and has saved.
       evaluated: whether the last evaluation of the complete run is done.
-      watchdog: watches the steps while it is entered.
+      watchdog: a context manager that watches the steps inside it.
     """
 
     def __init__(
@@ -209,7 +209,7 @@ class Loop:
 
     @property
     def activations(self) -> float:
-        """Bytes of activations that a step keeps on each device at least, if known."""
+        """Lower bound of a step's activations, in bytes per device; 0 if unknown."""
         return max(self._activations.values(), default=0.0)
 
     @property
@@ -218,10 +218,10 @@ class Loop:
         return self.done >= self._run.steps
 
     def restore(self) -> None:
-        """Takes the newest whole checkpoint, or the initial state where there is none.
+        """Reads the newest intact checkpoint, or makes the initial state without one.
 
         Raises:
-          UserError: the data is not what the checkpoint was made with.
+          UserError: the data changed since the checkpoint.
         """
         plan, reports = self._setup.plan, self._reports
         self._observed = False
@@ -238,7 +238,7 @@ class Loop:
                 fingerprint = self._experiment.data.fingerprint()
                 check_same_data(found.data, fingerprint, self._changed_data)
                 self._batches.set_state(found.data["iterator"])
-                # Checkpoints of earlier versions do not tell: unknown from there on.
+                # Checkpoints of earlier versions lack "seen": it stays unknown.
                 seen = found.data.get("seen", float("nan"))
                 self.done, self.state = found.step, found.state
         if self.complete:
@@ -262,7 +262,7 @@ class Loop:
         self._clock.saved()
 
     def step(self) -> None:
-        """One update: the next batch, the compiled step, and its metrics noted."""
+        """Makes one update: next batch, compiled step, metrics to the log."""
         if self._observe_every and (
             not self._observed or self.done % self._observe_every == 0
         ):
@@ -280,18 +280,18 @@ class Loop:
         self._reports.advance(self.done)
 
     def _observe(self) -> None:
-        """Shows the parameters to batches that depend on them."""
+        """Passes the parameters to batches that depend on them, when due."""
         with self.watchdog.paused():
             objective, variables = self._experiment.objective, self.state.variables
             self._batches.observe(objective, variables, self.done)
         self._observed = True
 
     def _prepare_phase(self, phase: int, batch: Batch) -> None:
-        """Traces the step of a phase, and refuses one that cannot fit into memory."""
+        """Traces the step of a freezing phase and checks its memory estimate."""
         self._batch_shapes = jax.eval_shape(lambda batch: batch, batch)
         setup, microbatches = self._setup, self._run.microbatches
         with traced_stacks() as stacks:
-            # The call that follows takes this trace and compiles it.
+            # Cached: the call that follows compiles this trace.
             self._train_step.trace(self.state, batch, phase)
         trained = setup.plan.freezing.trained(phase)
         kept = kept_bytes(stacks, trained, setup.mesh, setup.rules)
@@ -299,9 +299,9 @@ class Loop:
         check_memory(setup.plan, setup.mesh, phase, kept, microbatches > 1)
 
     def after_step(self, told: Interruption) -> None:
-        """Saves and evaluates where that is due: first the one, then the other."""
+        """Saves, then evaluates, if they are due."""
         run, step = self._run, self.done
-        # Told to stop at the very end, a run still ends as any other.
+        # A run that is interrupted at its last step finishes as usual.
         self.interrupted = told.reached(step) and not self.complete
         ends = self.complete or self.interrupted
         saves = self._clock.is_due(step) or self._saver.is_due_again() or ends
@@ -309,7 +309,7 @@ class Loop:
         evaluates = bool(run.eval_every) and step % run.eval_every == 0 and not ends
         if not (saves or evaluates):
             return
-        # What is saved or evaluated is a state whose loss was read.
+        # All pending losses are read first, so that no bad step is saved or evaluated.
         with self._log.paused(), self.watchdog.paused():
             if saves:
                 self._save(wait=ends)
@@ -317,7 +317,7 @@ class Loop:
                 self.evaluate(last=False)
 
     def evaluate(self, last: bool) -> None:
-        """The validation loss, and what experiment.evaluations find besides."""
+        """Computes the validation loss and runs experiment.evaluations."""
         variables, step = self.state.eval_variables, self.done
         with self.watchdog.paused():
             values = self._validate(variables, last) if self._has_validation else {}
@@ -333,10 +333,10 @@ class Loop:
             self._reports.note("finished", step)
 
     def roll_back(self, error: Rollback) -> None:
-        """Goes back to before a bad step; its batches are left out from there on.
+        """Restores a checkpoint from before a bad step; its batches will be skipped.
 
         Raises:
-          Diverged: no checkpoint is older than the bad step.
+          Diverged: there is no checkpoint from before the bad step.
         """
         steps = self._checkpoints.steps
         if steps and not any(saved < error.step for saved in steps):
@@ -350,7 +350,7 @@ class Loop:
         self.restore()
 
     def diverged(self, error: Diverged) -> Diverged:
-        """The error with what there is to go on from, which is noted as well."""
+        """The error, with the last checkpoint named; also recorded as an event."""
         self._checkpoints.settle()
         saved = self._checkpoints.steps
         where = f"; the last checkpoint is of step {saved[-1]}" if saved else ""
@@ -359,7 +359,7 @@ class Loop:
         return Diverged(told, error.step)
 
     def close(self) -> None:
-        """Stops what runs beside the loop, and writes the last lines."""
+        """Stops background threads and writes the last lines of the logs."""
         self._reports.close()
         self._batches.close()
         self._checkpoints.close()
@@ -383,7 +383,7 @@ class Loop:
         self._clock.saved()
 
     def _utilization(self, seconds: float) -> float | None:
-        """Model FLOPs utilization of steps that take so many seconds each."""
+        """Model FLOPs utilization for a step time in seconds; None if unknown."""
         if peak_flops() is None:
             return None
         phase = self._setup.plan.freezing.phase(self.done - 1)
@@ -394,7 +394,7 @@ class Loop:
         self._reports.training(step, values | self._epoch(batch + 1))
 
     def _epoch(self, batches: int) -> dict[str, float]:
-        """How often the train split has been read after so many batches, if known."""
+        """{"epoch": passes over the train split after so many batches}, if known."""
         rows = self._train_rows
         return {"epoch": batches * self._run.batch_size / rows} if rows else {}
 
@@ -416,7 +416,11 @@ class Loop:
 
 
 def _observe_every(data: BatchSource, batches: TrainBatches) -> int | None:
-    """Steps between two looks of batches at the parameters; None if they take none."""
+    """Steps between two calls of `observe`; None for batches without it.
+
+    Raises:
+      UserError: the data has observe_every, but its batches have no `observe`.
+    """
     if not isinstance(data, ObservesParameters):
         return None
     if not isinstance(batches, ObservingBatches):
@@ -428,7 +432,7 @@ def _observe_every(data: BatchSource, batches: TrainBatches) -> int | None:
 
 
 def _noted_as_finished(run_dir: pathlib.Path, step: int) -> bool:
-    """Whether events.jsonl has the end of the run; what the first process reads."""
+    """Whether events.jsonl records the end of the run; read by the first process."""
     noted = any(
         (event["kind"], event["step"]) == ("finished", step)
         for event in events.read(run_dir)

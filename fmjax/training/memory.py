@@ -1,4 +1,4 @@
-"""Whether a run fits into the devices' memory, estimated before it is compiled."""
+"""Memory estimate: whether a run can fit into the devices, before it is compiled."""
 
 import math
 import os
@@ -26,21 +26,23 @@ def check_memory(
     activations: float = 0.0,
     accumulates: bool = False,
 ) -> None:
-    """Raises a UserError where not even the state and what a step adds to it fit.
+    """Raises a UserError if state, gradients and activations cannot fit into memory.
 
-    The estimate is a lower bound. Of gradients and activations, the larger counts: the
-    last of the one are made when the first of the other are no longer needed. Where
-    gradients are summed over microbatches, both are held at once.
+    The estimate is a lower bound. Without microbatches it counts the larger of
+    gradients and activations, since activations are freed while gradients are
+    computed. With microbatches it counts both, since the sum of gradients is held
+    throughout.
 
     Args:
-      plan: of the state, none of which need be allocated yet.
-      mesh: that it is planned for.
+      plan: of the state, which need not be allocated yet.
+      mesh: that the state is planned for.
       phase: of freezing; parameters that are frozen in it have no gradients.
-      activations: bytes of them on each device, see `fmjax.training.activations`.
+      activations: bytes of activations on each device, see
+        `fmjax.training.activations`.
       accumulates: whether there is more than one microbatch.
     """
     state = bytes_per_device(plan.shapes)
-    # A gradient has the shape of its parameter.
+    # A gradient has the shape, dtype and sharding of its parameter.
     trained = plan.freezing.partition(plan.shapes.params, phase)
     gradients = bytes_per_device(trained)
     step = gradients + activations if accumulates else max(gradients, activations)
@@ -65,12 +67,13 @@ def check_memory(
 def out_of_memory(
     error: Exception, plan: StatePlan, activations: float = 0.0
 ) -> UserError | None:
-    """What to tell of an error, if it is one of too little memory; else None.
+    """A UserError that explains an out-of-memory error; None for any other error.
 
     Args:
-      error: that was raised.
+      error: the exception that was raised.
       plan: of the state.
-      activations: bytes of them on each device, as for `check_memory`; 0 if unknown.
+      activations: bytes of activations on each device, as for `check_memory`; 0 if
+        unknown.
     """
     text = str(error)
     if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in text:
@@ -86,7 +89,7 @@ def out_of_memory(
 
 
 def bytes_per_device(shapes: Any) -> int:
-    """Bytes that one device holds of a tree of ShapeDtypeStructs with shardings."""
+    """Bytes per device of a tree of ShapeDtypeStructs with shardings."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
         for leaf in jax.tree.leaves(shapes)
@@ -94,7 +97,7 @@ def bytes_per_device(shapes: Any) -> int:
 
 
 def machine_memory() -> int:
-    """Bytes of memory that this machine, or its container, gives."""
+    """Bytes of memory of this machine, or the limit of its container."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         limit = pathlib.Path("/sys/fs/cgroup/memory.max").read_text().strip()

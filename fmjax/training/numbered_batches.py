@@ -1,4 +1,4 @@
-"""Batches by their numbers, which a run can be told to leave out."""
+"""Numbered batches, of which a run can skip some by number."""
 
 from collections.abc import Collection
 
@@ -8,14 +8,14 @@ import numpy as np
 def next_batch(
     batches, passed_over: Collection[int]
 ) -> tuple[int, dict[str, np.ndarray]]:
-    """(number, batch): the next one that is not passed over.
+    """(number, batch) of the next batch that is not skipped.
 
-    A batch's number is its position in the order that the seed gives; a run that passes
-    none over takes batch n at step n + 1.
+    A batch's number is its position in the order given by the seed, from 0; a run that
+    skips no batches trains on batch n at step n + 1.
 
     Args:
       batches: an iterator with `get_state`, whose state has a position.
-      passed_over: numbers of the batches to leave out.
+      passed_over: numbers of the batches to skip.
     """
     while True:
         number = batches.get_state()["position"]

@@ -1,4 +1,4 @@
-"""What a run is made of before its first step: checked, planned, its data prepared."""
+"""Setup of a run before its first step: checks, state plan, prepared data."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from fmjax.training.state import StatePlan, plan_state
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """The parts of a run that its experiment gives on these devices.
+    """The mesh, shardings and state plan of a run on these devices.
 
     Attributes:
       mesh: of all devices.
@@ -25,7 +25,7 @@ class Setup:
       sharding: of a batch.
       eval_batch_size: rows of an evaluation batch.
       plan: of the state; nothing is allocated yet.
-      copies: parameters to take from other runs where this one starts.
+      copies: parameters to copy from other runs at step 0.
     """
 
     mesh: jax.sharding.Mesh
@@ -41,15 +41,15 @@ def set_up(
     sources: Sequence[Source],
     on_checked: Callable[[], None],
 ) -> Setup:
-    """Checks that the parts fit, plans the state, and prepares the data.
+    """Checks that the parts fit together, plans the state, and prepares the data.
 
     Args:
-      experiment: all of whose parts have values.
+      experiment: with data and an optimizer.
       sources: the runs of experiment.init_from.
-      on_checked: called when everything fits, before anything is compiled.
+      on_checked: called after all checks have passed, before anything is compiled.
 
     Raises:
-      UserError: something does not fit.
+      UserError: parts of the experiment do not fit together.
     """
     run, data, objective = experiment.train, experiment.data, experiment.objective
     if run.wandb_project is not None:

@@ -1,4 +1,4 @@
-"""The state of a run, and where every leaf of it lies on the mesh."""
+"""The training state, and the sharding of each of its leaves."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -26,19 +26,19 @@ from fmjax.training.faults.bad_steps import STOP, BadSteps, Guard
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-    """What a step takes and gives.
+    """The training state, which a step maps to the next one.
 
     Attributes:
       step: int32 scalar, updates done so far.
-      params: unboxed parameters, float32 where they are trained, those that are frozen
-        for ever in the dtype of their `Freeze`.
+      params: unboxed parameters: float32 if they are ever trained, otherwise in the
+        dtype of their `Freeze`.
       extra: the other collections by name (batch statistics, a queue, a teacher), as
-        the objective's loss left them in the last good step.
-      opt_state: the optimizer's.
-      ema: averages of the parameters that are ever trained, with `optax.MaskedNode` for
-        the others; None where none are kept.
-      guard: what steps are judged by, see `fmjax.training.faults.bad_steps`; None
-        where no update is ever held back.
+        the objective's loss returned them in the last good step.
+      opt_state: state of the optimizer.
+      ema: moving averages of the parameters that are ever trained, with
+        `optax.MaskedNode` for the others; None if no averages are kept.
+      guard: statistics to detect bad steps, see `fmjax.training.faults.bad_steps`; None
+        if no update is ever skipped.
     """
 
     step: jax.Array
@@ -50,12 +50,12 @@ class State:
 
     @property
     def variables(self) -> dict:
-        """What the objective's loss takes."""
+        """The variables for the objective's loss: {"params": …, other collections}."""
         return {"params": self.params, **self.extra}
 
     @property
     def eval_variables(self) -> dict:
-        """The same with the averaged parameters where there are any."""
+        """The variables for evaluation, with averaged parameters where kept."""
         params = self.params
         if self.ema is not None:
             params = combine(self.ema, params)
@@ -64,16 +64,16 @@ class State:
 
 @dataclasses.dataclass(frozen=True)
 class StatePlan:
-    """How to make a state, known before any of it is allocated.
+    """Shapes, shardings and initializer of a state, before any of it is allocated.
 
     Attributes:
-      axes: logical names of the variables, a tuple for each.
+      axes: logical axes of the variables, a tuple of names for each.
       transformation: the optimizer, as a gradient transformation.
-      freezing: which parameters are trained when.
-      bad_steps: what counts as a bad step, and what is to be done about it.
+      freezing: which parameters are trained at which steps.
+      bad_steps: the policy for bad steps.
       shapes: a State of ShapeDtypeStructs with their shardings.
       shardings: a State of NamedShardings.
-      init: () → State, compiled to make each leaf where it belongs.
+      init: () → State, compiled; makes each leaf in its sharding.
     """
 
     axes: dict
@@ -85,7 +85,7 @@ class StatePlan:
     init: Any
 
     def describe(self, mesh: jax.sharding.Mesh) -> str:
-        """A line that says how much there is, and where."""
+        """A line for the log: number of parameters, mesh, and kind of device."""
         size = sum(leaf.size for leaf in jax.tree.leaves(self.shapes.params))
         axes = (f"{name}={n}" for name, n in mesh.shape.items() if n > 1)
         shape = " × ".join(axes) or "1 device"
@@ -94,7 +94,11 @@ class StatePlan:
 
 
 def abstract_variables(objective: Objective) -> tuple[dict, dict]:
-    """(logical axes, shapes) of the variables, as trees of tuples and of structs."""
+    """Logical axes and shapes of an objective's variables, without allocating them.
+
+    Returns:
+      A tree of tuples of names, and a tree of ShapeDtypeStructs.
+    """
     boxed = jax.eval_shape(objective.init, jax.random.key(0))
     return logical_axes(boxed), nn.unbox(boxed)
 
@@ -114,15 +118,15 @@ def plan_state(
     """Plans the state of a run; nothing is allocated.
 
     Args:
-      objective: what is minimized.
+      objective: the training objective.
       optimizer: a configurable of `fmjax.optim.optimizers`.
-      mesh: where the state will lie.
+      mesh: that the state is sharded over.
       rules: logical to mesh axes.
-      train_steps: the end of the run, for schedules that read it.
-      seed: of the parameters.
+      train_steps: updates of the run, for schedules that depend on it.
+      seed: of the initial parameters.
       ema: whether to keep averaged parameters.
-      freeze: parameters that do not change until a step.
-      bad_steps: what counts as a bad step.
+      freeze: parameters that are not trained before a given step, or never.
+      bad_steps: the policy for bad steps.
     """
     axes, shapes = abstract_variables(objective)
     specs = param_specs(axes, shapes, mesh, rules)

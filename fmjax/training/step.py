@@ -19,7 +19,7 @@ Sums = dict[str, tuple[jax.Array, jax.Array]]
 
 
 def example_keys(seed: int, step: Int[Array, ""], rows: int) -> Key[Array, " rows"]:
-    """A key for every row of a global batch, the same on every mesh."""
+    """One random key per row of a global batch, independent of the mesh."""
     key = jax.random.fold_in(jax.random.key(seed), step)
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
 
@@ -35,16 +35,26 @@ def make_train_step(
     microbatches: int = 1,
     ema_decay: float | None = None,
 ) -> Callable[..., tuple[State, Metrics]]:
-    """A jitted (state, global batch, phase) → (next state, metrics).
+    """Makes the jitted training step: (state, global batch, phase) → (state, metrics).
 
-    The state is donated. The phase, 0 if not given, is that of the state's step, see
-    `fmjax.optim.freezing`; each is compiled by itself.
+    The state is donated. The phase, by default 0, is the freezing phase of the state's
+    step, see `fmjax.optim.freezing`; each phase is compiled separately.
 
-    Metrics are float32 scalars: "loss", each term's share of it under the term's name,
-    each ratio of the objective, "grad_norm" (before clipping), "learning_rate", and
-    under the name of its unit, such as "tokens", the weight of the first term. Where
-    `plan.bad_steps` holds updates back, "bad" is what it judged; of a bad step nothing
-    but the count of steps changes.
+    Metrics are float32 scalars: "loss"; each term's part of it, by the term's name;
+    each ratio of the objective; "grad_norm" (before clipping); "learning_rate"; and the
+    weight of the first term, by the name of the objective's unit, such as "tokens". If
+    `plan.bad_steps` skips updates, "bad" is 0, NOT_FINITE or SPIKE; a bad step changes
+    nothing in the state but the step count.
+
+    Args:
+      objective: the training objective.
+      plan: of the state.
+      learning_rate: step → learning rate, for the metrics.
+      mesh: of the run.
+      rules: logical to mesh axes.
+      seed: of the random keys of the rows.
+      microbatches: number of microbatches.
+      ema_decay: decay of the averaged parameters; None if none are kept.
     """
 
     def step(state: State, batch: Batch, phase: int = 0) -> tuple[State, Metrics]:
@@ -88,13 +98,11 @@ def make_train_step(
 def make_eval_step(
     objective: Objective,
 ) -> Callable[[dict, Batch], tuple[Sums, Sums, jax.Array]]:
-    """A jitted (variables, global batch) → what an evaluation adds up.
+    """Makes the jitted evaluation step: (variables, global batch) → sums to add up.
 
-    That is (sum, weight) of each term, the same of each ratio, and how many targets
-    there are, in the objective's unit.
-
-    A term's sum has its coefficient in it: the loss is the sum of sum / weight. New
-    collections are dropped: evaluation changes no state.
+    The sums are (sum, weight) of each term, (sum, weight) of each ratio, and the number
+    of targets in the objective's unit. A term's sum includes its coefficient, so the
+    loss is Σ sum / weight. Collections that the loss returns are discarded.
     """
 
     def step(variables: dict, batch: Batch):
@@ -104,7 +112,7 @@ def make_eval_step(
             for name, term in out.terms.items()
         }
         ratios = {name: tuple(ratio) for name, ratio in out.metrics.items()}
-        # Compiled functions sort names: which term comes first is known here alone.
+        # The first term is selected here: jit returns dicts sorted by name.
         return shares, ratios, next(iter(objective.weights(batch).values()))
 
     return jax.jit(step)

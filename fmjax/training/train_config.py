@@ -1,4 +1,4 @@
-"""How long a run is, how large its batches are, and how often it looks up."""
+"""Training configuration: steps, batch size, and intervals of a run."""
 
 import dataclasses
 
@@ -9,38 +9,40 @@ from fmjax.errors import require
 @configurable("train")
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """The run itself.
+    """Steps, batch size, seed and intervals of a run.
 
     Attributes:
       steps: optimizer steps.
       batch_size: rows of the global batch of a step.
-      seed: of parameters, data order and dropout.
-      microbatches: pieces that a batch is computed in, one after the other, to fit
-        memory; the result is that of the whole batch.
-      ema_decay: keeps an exponential moving average of the parameters, by which the run
-        is then evaluated and loaded; None keeps none.
-      eval_every: steps between evaluations on the validation split; 0 for none but the
-        last.
-      eval_batches: batches of an evaluation on the way; None for the whole split. The
-        last evaluation always reads the whole split.
+      seed: of initial parameters, data order and dropout.
+      microbatches: number of microbatches that a batch is split into to save memory;
+        the gradients are those of the whole batch.
+      ema_decay: decay of an exponential moving average of the parameters, which
+        evaluation and loading then use; None keeps no average.
+      eval_every: steps between evaluations on the validation split; 0 evaluates only
+        after the last step.
+      eval_batches: batches of an evaluation before the last step; None for the whole
+        split. The last evaluation always reads the whole split.
       eval_batch_size: rows of an evaluation batch; None means batch_size.
-      checkpoint_minutes: between checkpoints, which is how much of a killed run is lost
-        at most; None for none by time. There is always one of the last step.
-      checkpoint_every: steps between further checkpoints; 0 for none.
-      keep_last: newest checkpoints kept.
-      keep_every: checkpoints whose step is a multiple of this are kept for ever.
-      keep_best: checkpoints of lowest validation loss kept besides.
-      save_attempts: failures to save, one after another, that end a run.
-      save_pause_seconds: before a save that failed is tried again; doubled each time.
-      hang_factor: a step may take so many times the median of the last ones before the
-        run counts as hung.
-      hang_seconds: that any step may take, and that a process may be silent; starting,
-        compiling, evaluating and saving may take twelve times as long.
-      log_every: steps between lines of metrics; fewer where a run would have less than
-        ten lines.
+      checkpoint_minutes: minutes between checkpoints, the most that a killed run loses;
+        None for no checkpoints by time. The last step is always saved.
+      checkpoint_every: steps between additional checkpoints; 0 for none.
+      keep_last: number of newest checkpoints to keep.
+      keep_every: checkpoints whose step is a multiple of this are never deleted; None
+        for none.
+      keep_best: number of checkpoints of lowest validation loss to keep as well.
+      save_attempts: consecutive failures to save that end a run.
+      save_pause_seconds: seconds before a failed save is tried again; doubled after
+        each further failure.
+      hang_factor: a step counts as hung after this many times the median step time.
+      hang_seconds: seconds that any step may take, and for which a process may send no
+        heartbeat; starting, compiling, evaluating and saving may take twelve times as
+        long.
+      log_every: steps between lines of metrics; reduced so that a short run has at
+        least ten lines.
       compilation_cache: folder of compiled programs; None means $FMJAX_CACHE/xla or
-        ~/.cache/fmjax/xla; "" for no cache. What lies there runs as code: a file that
-        binds it needs --trust.
+        ~/.cache/fmjax/xla; "" for no cache. Files in it are executed as code, so a
+        config file that binds it needs --trust.
       wandb_project: Weights & Biases project to report to (extra `[wandb]`).
     """
 

@@ -1,4 +1,4 @@
-"""Evaluations of a run on its way: the validation loss, and what is listed besides."""
+"""Evaluation during training: the validation loss, and further evaluations."""
 
 import dataclasses
 import time
@@ -15,17 +15,18 @@ from fmjax.training.step import make_eval_step
 if TYPE_CHECKING:
     from fmjax.training.experiment import Experiment
 
-# Figures to log, texts and pictures (uint8 [H, W, 3]) to show, by name.
+# Numbers to log, texts and pictures (uint8 [H, W, 3]) to show, by name.
 Found = dict[str, float | str | np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationPoint:
-    """Where in a run an evaluation is made, and of what.
+    """The step, variables and validation metrics that an evaluation is given.
 
     Attributes:
       step: updates done.
-      variables: {"params": averaged where the run keeps averages, other collections}.
+      variables: {"params": …, other collections}; the parameters are averaged if the
+        run keeps averages.
       metrics: loss and metrics on the validation split; empty without such a split.
       last: whether the run ends at this step.
     """
@@ -37,29 +38,29 @@ class EvaluationPoint:
 
 
 class Evaluation(Protocol):
-    """A configurable of `experiment.evaluations`, run after each validation.
+    """Protocol of `experiment.evaluations`: a configurable run after each validation.
 
-    Every process of a run calls it, on the run's mesh. An exception of a call becomes
-    an event of the run, and the run goes on; it must come in all processes or in none.
+    Every process of a run calls it, on the run's mesh. An exception is recorded as an
+    event and the run continues; it must be raised in all processes or in none.
     """
 
     gin_name: ClassVar[str]
 
     def check(self, experiment: "Experiment") -> None:
-        """Raises a UserError where the experiment is none that it can evaluate.
+        """Raises a UserError if it cannot evaluate such an experiment.
 
         Called in the first process before anything is compiled or written.
         """
 
     def __call__(self, experiment: "Experiment", at: EvaluationPoint) -> Found:
-        """What it finds of the run's experiment at a point of the run."""
+        """Evaluates the variables of `at`; returns numbers, texts, pictures by name."""
 
 
 class Validation:
-    """The loss and metrics of variables on the validation split.
+    """Computes loss and metrics on the validation split.
 
     Args:
-      experiment: the run's, for its data, its objective and train.eval_batches.
+      experiment: the run's; its data, objective and train.eval_batches are used.
       sharding: of a batch.
       batch_size: rows of the global batch.
     """
@@ -75,9 +76,9 @@ class Validation:
         self._sharding, self._size = sharding, batch_size
 
     def __call__(self, variables: dict, last: bool) -> dict[str, float]:
-        """What `evaluate` gives, and the "seconds" that it took.
+        """The results of `evaluate`, and the "seconds" that it took.
 
-        The last validation reads the whole split, others train.eval_batches of it.
+        The last validation reads the whole split; others read train.eval_batches of it.
         """
         experiment = self._experiment
         split = experiment.data.eval_batches(
@@ -102,7 +103,13 @@ def run_evaluations(
     at: EvaluationPoint,
     failed: Callable[[str, Exception], None],
 ) -> Found:
-    """What the experiment's evaluations find; `failed` is told of those that raise."""
+    """Runs the experiment's evaluations; returns all their results by name.
+
+    Args:
+      experiment: of the run.
+      at: the step, variables and validation metrics.
+      failed: called with (gin name, exception) for an evaluation that raises.
+    """
     found: Found = {}
     for evaluation in experiment.evaluations:
         try:

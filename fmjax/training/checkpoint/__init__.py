@@ -1,1 +1,1 @@
-"""Checkpoints: written, digested, read and read back in part."""
+"""Checkpoints: writing, digests, and reading in whole or in part."""

@@ -1,8 +1,8 @@
 """Checkpoints of a run: checkpoints/STEP/{state,data,meta,digests}, written by Orbax.
 
-A step's folder appears whole or not at all: Orbax writes beside it and renames. What it
-holds is compared with its digests when it is read; one that is damaged is set aside for
-the one before.
+Writing is atomic: Orbax writes a step to a temporary folder and renames it. Reading
+compares the contents with their digests; a damaged checkpoint is moved to `damaged` and
+the one before it is used.
 """
 
 import contextlib
@@ -38,13 +38,13 @@ DAMAGED = "damaged"
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """A checkpoint that was read whole.
+    """A checkpoint that was read and agrees with its digests.
 
     Attributes:
       step: of the state.
       state: on the mesh that was asked for.
-      data: what was saved of the data.
-      meta: what was saved beside.
+      data: the iterator's position and the data's fingerprint.
+      meta: the config and library versions.
     """
 
     step: int
@@ -59,9 +59,10 @@ class Checkpoints:
     Args:
       run_dir: the run directory.
       keep_last: newest checkpoints kept.
-      keep_every: checkpoints at multiples of this step are kept for ever.
-      keep_best: checkpoints of the lowest validation loss kept besides.
-      losses: validation losses that are known already, by step.
+      keep_every: checkpoints at multiples of this step are never deleted; None for
+        none.
+      keep_best: number of checkpoints of lowest validation loss that are also kept.
+      losses: validation losses known so far, by step.
     """
 
     def __init__(
@@ -86,16 +87,16 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             run_dir / FOLDER,
             item_names=ITEMS,
-            # Weights compress by a tenth at most, for three times the time and a
-            # second copy in memory.
+            # No compression: weights shrink by a tenth at most, and it takes three
+            # times as long and a second copy in memory.
             item_handlers=item_handlers(
                 ocp.PyTreeCheckpointHandler(use_compression=False)
             ),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=preserve.AnyPreservationPolicy(policies),
                 enable_async_checkpointing=True,
-                # In the background, a folder that is refused is noticed when the other
-                # threads have waited for it for five minutes.
+                # If folders were created in the background, a failure to create one
+                # would be reported only after the other threads' wait of five minutes.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             ),
         )
@@ -114,13 +115,13 @@ class Checkpoints:
         """Starts writing a checkpoint; returns once the state may be donated.
 
         Args:
-          state: saved under its own step; a step that is there already is left alone.
+          state: saved under its own step; a step that is already saved is skipped.
           data: the iterator's position and the data's fingerprint.
           meta: the config and library versions.
 
         Raises:
-          Exception: whatever the file system says, of this save or the one before;
-            `recover` is to be called then.
+          Exception: an error of the file system in this save or the one before; call
+            `recover` then.
         """
         step = int(state.step)
         self.wait()
@@ -141,23 +142,23 @@ class Checkpoints:
         self._waiter.start()
 
     def note_loss(self, step: int, loss: float) -> None:
-        """Tells the validation loss at a step, by which the best are kept.
+        """Records the validation loss at a step, for `keep_best`.
 
-        Checkpoints are deleted while later ones are written: the loss may come after
-        the step was saved, and counts from the next save on.
+        The loss may be recorded after the step was saved: old checkpoints are deleted
+        during the next save, which uses all losses recorded by then.
         """
         self._losses[step] = loss
 
     def probe(self, state: State) -> None:
-        """Raises an OSError where a checkpoint cannot be written now.
+        """Raises an OSError if a checkpoint cannot be written now.
 
-        That costs next to nothing, while half a save can keep the other processes of a
-        run waiting for this one until Orbax's time is up.
+        The check is cheap. A save that fails half way can keep the other processes
+        waiting until Orbax's timeout.
         """
         folder = self._run_dir / FOLDER
         disk = shutil.disk_usage(folder)
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        # Some file systems do not know their size.
+        # Some file systems report a size of 0.
         if disk.total and disk.free < size:
             raise OSError(
                 errno.ENOSPC,
@@ -176,11 +177,11 @@ class Checkpoints:
             self._failure = error
 
     def restore(self, shapes: State, step: int) -> Restored:
-        """A checkpoint, its state placed as `shapes` says.
+        """Reads a checkpoint, its state sharded as in `shapes`.
 
         Raises:
-          Damaged: it cannot be read, or is not what its digests say.
-          UserError: it is whole, and of another state than `shapes`.
+          Damaged: it cannot be read, or differs from its digests.
+          UserError: it is intact, but its state does not match `shapes`.
         """
         saved = SavedState(self._run_dir, step)
         tree = _as_tree(shapes)
@@ -192,17 +193,17 @@ class Checkpoints:
     def restore_newest(
         self, shapes: State, say: Callable[[str], None], before: int | None = None
     ) -> Restored | None:
-        """The newest checkpoint that is whole; None if there is no checkpoint.
+        """Reads the newest intact checkpoint; None if there is no checkpoint.
 
-        Damaged ones that are newer are moved to the run directory's `damaged`.
+        Damaged checkpoints that are newer are moved to the run directory's `damaged`.
 
         Args:
-          shapes: where to put the state.
-          say: is told what was set aside.
-          before: only checkpoints of smaller steps count.
+          shapes: a State of ShapeDtypeStructs with shardings.
+          say: called with a message for each checkpoint that is moved.
+          before: consider only checkpoints of smaller steps; None for all.
 
         Raises:
-          UserError: there are checkpoints, and none is whole; all are left in place.
+          UserError: there are checkpoints, but all are damaged; none is moved.
         """
         steps = [s for s in self.steps if before is None or s < before]
         found: dict[int, str] = {}
@@ -225,18 +226,18 @@ class Checkpoints:
         return None
 
     def drop_after(self, step: int) -> None:
-        """Deletes checkpoints past a step, of a future that a rollback has undone.
+        """Deletes checkpoints past a step, which a rollback has undone.
 
-        Nothing may be being written.
+        No save may be in progress.
         """
         for later in [s for s in self.steps if s > step]:
             self._manager.delete(later)
 
     def wait(self) -> None:
-        """Returns when everything is on disk.
+        """Waits until everything is on disk.
 
         Raises:
-          Exception: whatever the file system says; `recover` is to be called then.
+          Exception: an error of the file system; call `recover` then.
         """
         if self._waiter is None:
             return
@@ -247,32 +248,33 @@ class Checkpoints:
             raise failure
 
     def recover(self) -> None:
-        """Clears away a save that failed, in this process or another; all call it."""
-        # Each of Orbax's threads raises once.
+        """Removes a save that failed in any process; every process must call it."""
+        # Each of Orbax's threads raises its error once; it was reported already.
         with contextlib.suppress(Exception):
             self._manager.wait_until_finished()
         self._clear_halves()
-        # Checkpoints that were to be deleted for the failed one still exist.
+        # Checkpoints that the failed save would have replaced still exist, though the
+        # manager no longer lists them.
         self._manager.reload()
 
     def _clear_halves(self) -> None:
-        """Deletes what a save has left that failed or was killed."""
+        """Deletes the temporary folders of saves that failed or were killed."""
         if jax.process_index() == 0:
             for half in (self._run_dir / FOLDER).glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(half, ignore_errors=True)
 
     def settle(self) -> None:
-        """Waits, whether what is being written comes to be or not."""
+        """Waits for the save in progress, whether or not it succeeds."""
         with contextlib.suppress(Exception):
             self.wait()
 
     def check(self) -> None:
-        """Raises what `wait` would, of a save that has failed by now; does not wait."""
+        """Raises the error of a save that has failed, as `wait` does; does not wait."""
         if self._waiter is not None and not self._waiter.is_alive():
             self.wait()
 
     def close(self) -> None:
-        """Waits, and releases Orbax's threads; a failure now is not reported."""
+        """Waits, and ends Orbax's threads; an error at this point is not reported."""
         with contextlib.suppress(Exception):
             self._manager.close()
 
@@ -292,9 +294,9 @@ class Checkpoints:
 
 
 class _KeepBest:
-    """Orbax's policy for the checkpoints of lowest loss.
+    """Preservation policy for the checkpoints of lowest loss.
 
-    Its own, `BestN`, forgets the losses when a run is started again.
+    Used instead of Orbax's `BestN`, which loses the losses when a run is restarted.
     """
 
     def __init__(self, losses: dict[int, float], count: int):
@@ -308,7 +310,8 @@ class _KeepBest:
         return [step in best for step in steps]
 
 
-# Muon's and Adafactor's states of experts changed when `expert` became a batch axis.
+# The states that Muon and Adafactor keep for experts changed when `expert` became a
+# batch axis.
 _OTHER_OPTIMIZER = (
     " The optimizer state was saved with another experiment.optimizer, or for a "
     "mixture of experts by an earlier version of fmjax, and cannot be continued. To "
@@ -327,10 +330,10 @@ def _check_fits(tree: dict, saved: SavedState) -> None:
     }
     averages = any(name.startswith("ema/") for name in wanted)
     names = wanted.keys() | saved.arrays.keys()
-    # Of what differs, a parameter says most.
+    # Parameters first: of all differences, theirs explain most.
     for name in sorted(names, key=lambda name: (not name.startswith("params/"), name)):
         if averages and name.startswith("ema/") and name not in wanted:
-            # Earlier versions kept averages of frozen parameters too.
+            # Earlier versions also kept averages of frozen parameters.
             continue
         kinds = here, there = wanted.get(name), saved.arrays.get(name)
         if here == there:
@@ -352,8 +355,8 @@ def _check_fits(tree: dict, saved: SavedState) -> None:
 
 
 def _as_tree(state: State) -> dict:
-    # Named by the leaves' own paths: an optimizer's nested tuples become dictionaries,
-    # so what is on disk is readable without the classes that made it.
+    # Keyed by the leaves' paths: an optimizer's nested tuples become dictionaries, so
+    # that a checkpoint can be read without the classes of the optimizer.
     tree: dict = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         *folders, name = _names(path)
@@ -375,12 +378,18 @@ def _from_tree(tree: dict, like: State) -> State:
 
 
 def _names(path: tuple) -> list[str]:
-    """Of the attributes, keys and indices on the way to a leaf."""
+    """Names of the attributes, keys and indices along the path to a leaf."""
     return [jax.tree_util.keystr((key,), simple=True) for key in path]
 
 
 def save_model(run_dir: pathlib.Path, params: dict, extra: dict | None = None) -> None:
-    """Writes step 0 of a run that starts from these parameters, for an import."""
+    """Writes the checkpoint of step 0 for an imported model.
+
+    Args:
+      run_dir: the run directory.
+      params: nested dict of parameters.
+      extra: the other collections by name; None for none.
+    """
     checkpoints = Checkpoints(pathlib.Path(run_dir).absolute())
     checkpoints.save(State(jax.numpy.int32(0), params, extra or {}, ()), {}, {})
     checkpoints.wait()

@@ -1,4 +1,4 @@
-"""When a checkpoint is due by the time that has passed since the last one."""
+"""Checkpoint interval in time: when the next save is due."""
 
 import time
 from collections.abc import Callable
@@ -7,20 +7,21 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-# Processes compare their clocks so often in an interval.
+# In a run of several processes, the clock is checked this often in an interval, and at
+# least once in this many steps.
 _CHECKS, _MOST_STEPS = 50, 10_000
 
 
 class SaveClock:
-    """Tells after which steps a checkpoint is due by time; all processes agree.
+    """Decides after which steps a checkpoint is due by time, equally in all processes.
 
-    A run of one process looks at its clock after every step. In one of several the
-    first process decides, and tells the others, with the number of steps until they ask
-    it again: some fiftieth of the interval, so that no step waits for the exchange.
+    A run of one process checks its clock after every step. In a run of several, the
+    first process decides and broadcasts its decision, with the number of steps until
+    the next check: about a fiftieth of the interval, so that few steps wait for it.
 
     Args:
-      minutes: between the beginnings of two saves; None if none is due by time.
-      now: seconds of a clock that never goes back.
+      minutes: between the starts of two saves; None for no saves by time.
+      now: seconds of a monotonic clock.
     """
 
     def __init__(
@@ -33,11 +34,11 @@ class SaveClock:
         self._next_check = 0
 
     def saved(self) -> None:
-        """A save has begun, or the run: time counts from here."""
+        """Restarts the interval; called when a save starts."""
         self._saved_at = self._now()
 
     def is_due(self, step: int) -> bool:
-        """Whether to save after `step`; every process asks after every step."""
+        """Whether to save after `step`; every process must call it after every step."""
         if self._interval is None:
             return False
         if jax.process_count() == 1:

@@ -1,6 +1,7 @@
-"""Digests as an item of an Orbax checkpoint: one file a process, of the same commit.
+"""Digests as an item of an Orbax checkpoint: one file per process, committed with it.
 
-A file is called after its process and their number, so that none can be missing unseen.
+A file's name has the index of its process and the number of processes, so that a
+missing file is detected.
 """
 
 import dataclasses
@@ -23,12 +24,12 @@ from fmjax.training.checkpoint.digests import (
 
 
 class DigestHandler(ocp.AsyncCheckpointHandler):
-    """Writes digests of pieces, computed while Orbax writes the pieces themselves."""
+    """Orbax handler of digests, computed while Orbax writes the arrays themselves."""
 
     async def async_save(
         self, directory: epath.Path, args: "DigestSave"
     ) -> list[ocp.future.Future]:
-        """Starts computing and writing."""
+        """Starts computing and writing in the background."""
 
         async def write() -> None:
             self.save(directory, args)
@@ -36,16 +37,16 @@ class DigestHandler(ocp.AsyncCheckpointHandler):
         return [ocp.future.CommitFutureAwaitingContractedSignals(write())]
 
     def save(self, directory: epath.Path, args: "DigestSave") -> None:
-        """Computes and writes."""
+        """Computes and writes the digests of this process."""
         digests = {piece: digest(values) for piece, values in args.pieces.items()}
         file = directory / f"{jax.process_index()}-of-{jax.process_count()}.json"
         file.write_text(json.dumps(sealed(as_json(digests))))
 
     def restore(self, directory: epath.Path, args: "DigestRestore") -> Digests:
-        """The digests of all processes.
+        """Reads the digests of all processes.
 
         Raises:
-          ValueError: some are missing, or not what was saved.
+          ValueError: some are missing or damaged.
         """
         found: Digests = {}
         files = sorted(directory.glob("*-of-*.json"))
@@ -60,10 +61,11 @@ class DigestHandler(ocp.AsyncCheckpointHandler):
 @ocp.args.register_with_handler(DigestHandler, for_save=True)
 @dataclasses.dataclass
 class DigestSave(ocp.args.CheckpointArgs):
-    """What to digest.
+    """Arguments of a save of digests.
 
     Attributes:
-      pieces: of this process, see `fmjax.training.checkpoint.digests.own_pieces`.
+      pieces: the pieces of this process, from
+        `fmjax.training.checkpoint.digests.own_pieces`.
     """
 
     pieces: dict[Piece, np.ndarray]
@@ -72,4 +74,4 @@ class DigestSave(ocp.args.CheckpointArgs):
 @ocp.args.register_with_handler(DigestHandler, for_restore=True)
 @dataclasses.dataclass
 class DigestRestore(ocp.args.CheckpointArgs):
-    """Asks for the digests."""
+    """Arguments of a restore of digests: none."""

@@ -1,8 +1,8 @@
-"""Digests of what a checkpoint holds: of each piece of each array, by xxHash.
+"""Digests of a checkpoint's arrays, by xxHash, one for each piece of each array.
 
-Nothing in a checkpoint's own format notices a bit that has turned over. A digest is of
-a piece, the part of an array that one device held when it was saved, since no process
-may ever hold more; `damaged` finds the same pieces again on any mesh.
+The checkpoint format itself does not detect flipped bits. A piece is the part of an
+array that one device held when it was saved, since a process may hold no more than
+that; `damaged` finds the same pieces again on any mesh.
 """
 
 import dataclasses
@@ -26,10 +26,10 @@ class Piece:
     """A part of an array.
 
     Attributes:
-      path: of the array in its tree: "params/tokens/table".
+      path: of the array in its tree, such as "params/tokens/table".
       dtype: of the array.
       shape: of the whole array.
-      span: the part.
+      span: [start, stop) of the part on each axis.
     """
 
     path: str
@@ -42,7 +42,11 @@ Digests = dict[Piece, str]
 
 
 def own_pieces(tree: Any) -> dict[Piece, np.ndarray]:
-    """The pieces that this process answers for; no other process does."""
+    """The pieces that this process digests, with their values.
+
+    Each piece belongs to exactly one process: that of the first replica, and for NumPy
+    arrays the first process.
+    """
     pieces = {}
     for path, leaf in _by_path(tree).items():
         if isinstance(leaf, np.ndarray):
@@ -63,36 +67,37 @@ def digest(values: np.ndarray) -> str:
 
 
 def sealed(value: Any) -> dict[str, Any]:
-    """A JSON value with the digest of itself."""
-    # Through JSON, as it will come back: tuples become lists, keys strings.
+    """A JSON value together with its digest; read by `opened`."""
+    # Converted by JSON first, as it will be read: tuples become lists, keys strings.
     value = json.loads(json.dumps(value))
     return {"value": value, "digest": _json_digest(value)}
 
 
 def opened(seal: dict[str, Any]) -> Any:
-    """The value of `sealed`; raises ValueError if it is another by now."""
+    """The value that `sealed` was given; raises ValueError if its digest differs."""
     if seal["digest"] != _json_digest(seal["value"]):
         raise ValueError("not what was saved")
     return seal["value"]
 
 
 def damaged(tree: Any, digests: Digests) -> list[str]:
-    """Paths of the arrays of a tree that are not what their digests say.
+    """Paths of the arrays of a tree that differ from their digests.
 
-    Every process of a run must call it with the digests of all; each looks at the
-    pieces that it holds, and all learn what any has found. An array without digests, or
-    whose pieces do not cover it, counts as damaged. Digests of others do not matter.
+    Every process of a run must call it with the digests of all processes; each checks
+    the pieces that it holds, and all get the same result. An array without digests, or
+    whose pieces do not cover it, counts as damaged. Digests of arrays that are not in
+    the tree are ignored.
 
     Args:
-      tree: of arrays, on any mesh.
-      digests: as they were when the arrays were saved, in the same dtypes.
+      tree: of arrays, on any mesh, in the dtypes that they were saved in.
+      digests: from the checkpoint.
     """
     by_path: dict[str, list[Piece]] = {}
     for piece in digests:
         by_path.setdefault(piece.path, []).append(piece)
     leaves = _by_path(tree)
     compared = []
-    # xxHash lets go of the interpreter, so that threads share the work.
+    # xxHash releases Python's global interpreter lock, so threads run in parallel.
     with ThreadPoolExecutor(_THREADS) as threads:
         for path, leaf in leaves.items():
             pieces = sorted(by_path.get(path, ()), key=lambda piece: piece.span)
@@ -112,7 +117,7 @@ def damaged(tree: Any, digests: Digests) -> list[str]:
 
 
 def _held(leaf: jax.Array, pieces: list[Piece]) -> Iterator[tuple[Piece, np.ndarray]]:
-    """Those of the pieces that this process is to look at, with their values."""
+    """The pieces that this process is to check, with their values."""
     if leaf.is_fully_addressable:
         values = np.asarray(leaf)
         for piece in pieces:
@@ -126,8 +131,8 @@ def _held(leaf: jax.Array, pieces: list[Piece]) -> Iterator[tuple[Piece, np.ndar
     for piece in pieces:
         around = [span for span in spans.values() if _contains(span, piece.span)]
         if not around:
-            # It lies on several devices by now, so that no process has all of it.
-            # All take part in collecting it, piece by piece.
+            # On this mesh no device holds the whole piece. It is gathered, in which
+            # every process must take part, one piece at a time.
             yield piece, np.asarray(_collected(leaf, piece.span))
         elif around[0] in here:
             values = np.asarray(here[around[0]])

@@ -1,4 +1,4 @@
-"""Reading checkpoints: a state or parts of it, compared with their digests."""
+"""Reading checkpoints: a state or parts of it, checked against their digests."""
 
 import pathlib
 import re
@@ -20,14 +20,14 @@ from fmjax.training.checkpoint.digests import damaged, opened
 from fmjax.training.state import abstract_variables
 
 FOLDER = "checkpoints"
-# What a checkpoint is made of.
+# Items of a checkpoint.
 ITEMS = ("state", "data", "meta", "digests")
-# A file system that is back a moment later is no reason to give up a checkpoint.
+# Reading is tried again after these pauses: a network file system may fail briefly.
 _PAUSES_SECONDS = (2.0,)
 
 
 def item_handlers(state: ocp.PyTreeCheckpointHandler) -> dict:
-    """Orbax's handlers of the items, with one for the state."""
+    """Orbax's handlers of the items, given the handler of the state."""
     return {
         "state": state,
         "data": ocp.JsonCheckpointHandler(),
@@ -41,19 +41,19 @@ def saved_steps(run_dir: pathlib.Path) -> list[int]:
     folder = pathlib.Path(run_dir) / FOLDER
     if not folder.is_dir():
         return []
-    # As Orbax spells them: "²" is a digit too, and "007" another folder than "7".
+    # Only names that Orbax writes: "²" is a digit too, and "007" is not step 7.
     names = [p.name for p in folder.iterdir() if p.is_dir()]
     return sorted(int(n) for n in names if re.fullmatch(r"0|[1-9][0-9]{0,17}", n))
 
 
 def in_a_line(error: Exception) -> str:
-    """What an exception says, its first line."""
+    """The first line of an exception's message."""
     text = f"{type(error).__name__}: {error}".splitlines()[0]
     return text if len(text) < 200 else text[:200] + "…"
 
 
 class Damaged(UserError):
-    """A checkpoint that cannot be read, or is not what its digests say.
+    """A checkpoint that cannot be read, or differs from its digests.
 
     Attributes:
       why: what is wrong with it.
@@ -65,20 +65,25 @@ class Damaged(UserError):
 
 
 class SavedState:
-    """One checkpoint, read whole or in part; every process of a run reads together.
+    """One checkpoint, read whole or in part; every process of a run must read together.
 
     Attributes:
       folder: the checkpoint's.
       step: its step.
-      arrays: (shape, dtype) of every array of the state, by path:
+      arrays: (shape, dtype) of every array of the state, by path, such as
         "params/tokens/table".
-      averaged: whether averages of parameters were kept, and are wanted.
+      averaged: whether averaged parameters were saved and are to be read.
     """
 
     def __init__(
         self, run_dir: str | pathlib.Path, step: int | None = None, ema: bool = True
     ):
-        """Reads what a checkpoint has, the newest if no step is given.
+        """Opens a checkpoint and reads its metadata and digests.
+
+        Args:
+          run_dir: the run directory.
+          step: of the checkpoint; None for the newest.
+          ema: read averaged parameters where the run kept them.
 
         Raises:
           Damaged: its digests cannot be read.
@@ -99,7 +104,7 @@ class SavedState:
 
     @property
     def param_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of the parameters, by their own path: "tokens/table"."""
+        """The shapes of the parameters, by path within them, such as "tokens/table"."""
         return {
             path.removeprefix("params/"): shape
             for path, (shape, _) in self.arrays.items()
@@ -107,11 +112,13 @@ class SavedState:
         }
 
     def place(self, name: str) -> tuple[str, str]:
-        """Where a parameter lies: in "ema" or "params", and its dtype there.
+        """Where a parameter is stored: "ema" or "params", and its dtype there.
+
+        The average is used where it was saved and is to be read. There is none for
+        parameters that are never trained.
 
         Args:
-          name: its own path. The average is taken where there is one and it is wanted;
-            none is kept of parameters that are never trained.
+          name: path of the parameter within the parameters.
         """
         tree = "ema" if self.averaged and f"ema/{name}" in self.arrays else "params"
         return tree, self.arrays[f"{tree}/{name}"][1]
@@ -119,13 +126,13 @@ class SavedState:
     def read_params(
         self, wanted: dict[str, jax.ShapeDtypeStruct]
     ) -> dict[str, jax.Array]:
-        """Arrays by path, of the parameters that are wanted, in the dtypes saved.
+        """Reads parameters, by path, in the dtypes that they were saved in.
 
         Args:
           wanted: shapes and shardings by path.
 
         Raises:
-          Damaged: one cannot be read, or is not what was saved.
+          Damaged: an array cannot be read, or differs from its digests.
           MemoryError: there is too little memory for them.
         """
         trees: dict[str, dict] = {"ema": {}, "params": {}}
@@ -143,15 +150,15 @@ class SavedState:
         return {name: read[name] for name in wanted}
 
     def read(self, tree: dict, one_by_one: bool = True) -> dict:
-        """A part of the state, each array read straight to its place on the mesh.
+        """Reads a part of the state, each array directly into its sharding.
 
         Args:
           tree: nested dict of ShapeDtypeStructs with their shardings.
-          one_by_one: reads little more than the largest array at a time, since an array
-            is held more than once while it is read.
+          one_by_one: limits the bytes read at a time to those of the largest array,
+            because an array is held in memory more than once while it is read.
 
         Raises:
-          Damaged: it cannot be read, or is not what was saved.
+          Damaged: an array cannot be read, or differs from its digests.
           MemoryError: there is too little memory for it.
         """
         limit = None
@@ -170,24 +177,29 @@ class SavedState:
         return state
 
     def read_extra(self, wanted: dict) -> dict:
-        """Collections other than the parameters, by name; see `read`.
+        """Reads collections other than the parameters, by name; see `read`.
 
         Args:
-          wanted: a nested dict of shapes and shardings; may be empty.
+          wanted: a nested dict of ShapeDtypeStructs with their shardings; may be empty.
         """
         return self.read({"extra": wanted})["extra"] if wanted else {}
 
     def read_records(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What was saved of the data, and what was saved beside.
+        """Reads the items "data" (iterator position, fingerprint) and "meta".
 
         Raises:
-          Damaged: they cannot be read, or are not what was saved.
+          Damaged: they cannot be read, or differ from their digests.
         """
         items = self._restore(data=ocp.args.JsonRestore(), meta=ocp.args.JsonRestore())
         return items["data"], items["meta"]
 
     def _restore(self, gigabytes: float | None = None, **items) -> dict[str, Any]:
-        """Items of the checkpoint, if every process can read them, at once or later."""
+        """Reads items of the checkpoint, with retries; all processes succeed or none.
+
+        Raises:
+          Damaged: a process cannot read them.
+          MemoryError: a process has too little memory for them.
+        """
 
         def read() -> dict[str, Any]:
             with _reader(self.folder.parent, gigabytes) as reader:
@@ -201,7 +213,7 @@ class SavedState:
             found, error = None, None
             try:
                 found = read()
-            # Whatever a damaged file makes the libraries raise.
+            # A damaged file can make the libraries raise any exception.
             except Exception as raised:
                 error = raised
             full = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
@@ -227,15 +239,15 @@ def restore_model(
     step: int | None = None,
     ema: bool = True,
 ) -> tuple[dict, int]:
-    """The variables of a checkpoint, each leaf read straight to its place on the mesh.
+    """Reads the variables of a checkpoint, each leaf directly into its sharding.
 
     Args:
       run_dir: the run directory.
-      objective: the run's, whose model tells names and shapes.
+      objective: the run's, whose model defines names and shapes.
       mesh: where to put them.
       rules: logical to mesh axes.
       step: of the checkpoint; None for the newest.
-      ema: prefer the averaged parameters where the run kept them.
+      ema: read averaged parameters where the run kept them.
 
     Returns:
       ({"params": …, other collections}, the step).
@@ -257,11 +269,14 @@ def find_model(
     step: int | None = None,
     ema: bool = True,
 ) -> tuple[SavedState, dict[str, jax.ShapeDtypeStruct], dict]:
-    """A checkpoint, and what of it to read for `restore_model`.
+    """Finds a checkpoint, and what to read from it; arguments as for `restore_model`.
 
     Returns:
       The checkpoint; shapes and shardings of the parameters by path, for `read_params`;
-      and of the other collections, for `read_extra`.
+      and those of the other collections, for `read_extra`.
+
+    Raises:
+      UserError: there is no such checkpoint, or it does not fit the model.
     """
     saved = SavedState(run_dir, step, ema)
     axes, shapes = abstract_variables(objective)
@@ -288,7 +303,7 @@ def _check_fits(wanted: dict, saved: SavedState) -> None:
 
 
 def _reader(folder: pathlib.Path, gigabytes: float | None = None):
-    """Orbax's manager of the checkpoints in a folder, for reading alone."""
+    """Orbax's manager of the checkpoints in a folder, read-only."""
     return ocp.CheckpointManager(
         folder,
         item_names=ITEMS,

@@ -1,4 +1,4 @@
-"""Saves with retries: a save that the file system refuses is tried again later."""
+"""Saving with retries: a save that fails is tried again later."""
 
 import time
 from collections.abc import Callable
@@ -16,22 +16,22 @@ LONGEST_PAUSE_SECONDS = 600.0
 
 
 class CannotSave(RuntimeError):
-    """Saving has failed too often for a run to go on."""
+    """Saving has failed so often that the run ends."""
 
 
 class Saver:
-    """Saves a run's checkpoints; failures are said, counted, and tried again.
+    """Saves a run's checkpoints; failures are reported, counted, and tried again.
 
-    A failed save harms nothing: older checkpoints stay, and the run goes on. In a run
-    of one process another is due after a pause that doubles with each failure, up to
-    LONGEST_PAUSE_SECONDS. In one of several a failure is noticed, by all together, when
-    the next save is due.
+    After a failed save older checkpoints are intact and the run continues. A run of one
+    process tries again after a pause that doubles with each failure, up to
+    LONGEST_PAUSE_SECONDS. In a run of several processes, all of them detect a failure
+    when the next save is due.
 
     Args:
-      checkpoints: where to.
-      attempts: failures in a row after which the run stops.
-      pause_seconds: before the first repetition.
-      say: is told what failed.
+      checkpoints: of the run.
+      attempts: consecutive failures after which the run stops.
+      pause_seconds: before the first retry.
+      say: called with a message for each failure.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Saver:
         self.failed = 0
 
     def is_due_again(self) -> bool:
-        """Whether a save failed, and its pause is over; cheap, for every step."""
+        """Whether a save failed and its pause is over; cheap enough for every step."""
         if jax.process_count() > 1:
             return False
         try:
@@ -66,7 +66,7 @@ class Saver:
         """Starts a save; arguments as for `Checkpoints.save`.
 
         Raises:
-          CannotSave: this was one failure too many.
+          CannotSave: saving has failed `attempts` times in a row.
         """
         self.settle()
         if self._try(lambda: self._checkpoints.probe(state), begun=False) and self._try(
@@ -75,17 +75,21 @@ class Saver:
             self._writing, self._due_at = True, None
 
     def finish(self, *what: Any) -> None:
-        """Saves and waits until all is on disk, however often it takes."""
+        """Saves and waits until all is on disk, with as many retries as allowed.
+
+        Raises:
+          CannotSave: saving has failed `attempts` times in a row.
+        """
         self.save(*what)
         while not (self._writing and self.settle()):
             time.sleep(max(0.0, (self._due_at or 0) - time.monotonic()))
             self.save(*what)
 
     def settle(self) -> bool:
-        """Waits for what is being written; whether that went well.
+        """Waits for the save in progress; returns whether it succeeded.
 
         Raises:
-          CannotSave: this was one failure too many.
+          CannotSave: saving has failed `attempts` times in a row.
         """
         well = self._try(self._checkpoints.wait)
         if well and self._writing:

@@ -1,1 +1,1 @@
-"""What goes wrong: bad steps, hangs, interruptions, broken devices."""
+"""Fault tolerance: bad steps, hangs, interruptions, defective devices."""

@@ -30,11 +30,11 @@ class Diverged(RuntimeError):
 
 
 class Rollback(Exception):
-    """A run is to go on from before its bad steps, and without their batches.
+    """A rollback: the run must resume before its bad steps, without their batches.
 
     Attributes:
-      step: the first of them, counting from 1.
-      record: for `BadStepLog.keep`, once nothing is left that comes after it.
+      step: the first bad step, counting from 1.
+      record: for `BadStepLog.keep`, once everything after that step is removed.
     """
 
     def __init__(self, message: str, step: int, record: dict[str, Any]):
@@ -44,15 +44,15 @@ class Rollback(Exception):
 
 
 class BadStepLog:
-    """Judges what steps report; every process of a run comes to the same conclusion.
+    """Detects bad steps by their metrics, alike in all processes, and records them.
 
-    The first one keeps the record.
+    Only the first process writes the file.
 
     Args:
-      run_dir: where the record is.
-      start: the step that the run goes on from; records past it, but for rollbacks, are
-        of a future that is undone, and are dropped.
-      policy: what to do.
+      run_dir: the run directory, which has the file.
+      start: the step that the run resumes from; records of later steps are deleted,
+        except those of rollbacks.
+      policy: what to do about bad steps.
     """
 
     def __init__(self, run_dir: pathlib.Path, start: int, policy: BadSteps):
@@ -70,20 +70,21 @@ class BadStepLog:
 
     @property
     def passed_over(self) -> frozenset[int]:
-        """Numbers of the batches that rollbacks leave out."""
+        """Numbers of the batches that are skipped after rollbacks."""
         return frozenset(n for r in self._records for n in r["passed_over"])
 
     def check(self, step: int, batch: int, values: dict[str, Any]) -> None:
-        """Looks at what a step reported.
+        """Checks the metrics of a step, and takes the policy's action on a bad one.
 
         Args:
           step: counting from 1.
           batch: number of its batch.
-          values: "loss", "grad_norm" and, where the step judged itself, "bad".
+          values: "loss", "grad_norm" and, where the jitted step detects bad steps,
+            "bad".
 
         Raises:
-          Diverged: the run is to end.
-          Rollback: it is to go back.
+          Diverged: the run must end.
+          Rollback: the run must go back to a checkpoint.
         """
         loss, norm = float(values["loss"]), float(values["grad_norm"])
         if "bad" in values:
@@ -120,11 +121,11 @@ class BadStepLog:
             raise Diverged(what, step)
 
     def keep(self, record: dict[str, Any]) -> None:
-        """Adds a record; after a rollback's every process can read it.
+        """Adds a record; that of a rollback is on disk before any process returns.
 
         Raises:
-          CannotSave: a rollback's is refused by the file system. Whoever goes back and
-            does not know it would do the same again, for ever.
+          CannotSave: the record of a rollback could not be written. Without it the run
+            would train on the same batches and roll back again, without end.
         """
         self._records.append(record)
         if self._writes and (error := self._write()) and record["passed_over"]:
@@ -133,7 +134,7 @@ class BadStepLog:
             multihost_utils.sync_global_devices(f"rollback {record['step']}")
 
     def _write(self) -> OSError | None:
-        """Puts all records on disk; where that is full, the next one tries again."""
+        """Writes all records; returns an error, after which the next call retries."""
         beside = self._file.with_suffix(".tmp")
         try:
             with beside.open("w", encoding="utf-8") as file:
@@ -147,7 +148,7 @@ class BadStepLog:
         return None
 
     def _row(self, last: dict[str, Any]) -> list[dict[str, Any]]:
-        """The records of the bad steps in a row that end with the last one."""
+        """The records of the consecutive bad steps that end with `last`."""
         row = [last]
         for record in reversed(self._records):
             if record["action"] != "skip" or record["step"] != row[0]["step"] - 1:

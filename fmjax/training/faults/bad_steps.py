@@ -1,4 +1,4 @@
-"""Bad steps (not finite, or spikes of the loss), detected inside the jitted step."""
+"""Bad steps (loss or gradient not finite, or a spike), detected in the jitted step."""
 
 import dataclasses
 
@@ -18,23 +18,23 @@ Guard = dict[str, jax.Array]
 @configurable("bad_steps")
 @dataclasses.dataclass(frozen=True)
 class BadSteps:
-    """What to do about a loss or gradients that are not finite, or out of the usual.
+    """Policy for bad steps: loss or gradient norm not finite, or a spike.
 
-    'off' takes the step as any other. 'skip' leaves parameters and optimizer as they
-    were and goes on with the next batch; after `patience` bad steps in a row it becomes
-    'rollback'. That goes back to a checkpoint from before the first of them, and on
-    from there without the batches that did it. 'stop' ends the run. Each is noted in
-    the run directory's bad_steps.jsonl, with the number of the batch, by which the data
-    gives it again.
+    Actions: 'off' makes the update as usual. 'skip' leaves parameters and optimizer
+    state unchanged and continues with the next batch; after `patience` consecutive bad
+    steps it becomes 'rollback'. 'rollback' restores a checkpoint from before the first
+    bad step and resumes without the batches of the bad steps. 'stop' ends the run. Bad
+    steps are recorded in the run directory's bad_steps.jsonl with the number of their
+    batch.
 
     Attributes:
-      not_finite: for a loss or gradient norm that is NaN or infinite.
-      spikes: for a loss or gradient norm more than `sigmas` standard deviations above
-        the mean of the last `window` good steps, once there are so many.
-      sigmas: see there.
-      window: see there.
-      patience: bad steps in a row that are skipped.
-      max_rollbacks: of a whole run; one more stops it.
+      not_finite: action on a loss or gradient norm that is NaN or infinite.
+      spikes: action on a loss or gradient norm more than `sigmas` standard deviations
+        above the mean of the last `window` good steps, once there are that many.
+      sigmas: threshold of a spike, in standard deviations.
+      window: good steps that the mean and standard deviation are taken over.
+      patience: consecutive bad steps that are skipped before a rollback.
+      max_rollbacks: rollbacks allowed in a run; one more ends it.
     """
 
     not_finite: str = "stop"
@@ -55,18 +55,18 @@ class BadSteps:
 
     @property
     def holds_back(self) -> bool:
-        """Whether a bad step's update must not be made.
+        """Whether the jitted step must not apply the update of a bad step.
 
-        A run that stops at one does without: it ends before the state is saved.
+        Not needed where the action is 'stop': the run ends before the state is saved.
         """
         return self.spikes != "off" or self.not_finite in ("skip", "rollback")
 
     def action(self, why: int) -> str:
-        """What is to be done about NOT_FINITE or SPIKE."""
+        """The action on NOT_FINITE or SPIKE."""
         return self.not_finite if why == NOT_FINITE else self.spikes
 
     def init(self) -> Guard | None:
-        """What a state keeps to judge steps by; None if nothing is held back."""
+        """The initial statistics for `judge`; None where `holds_back` is false."""
         if not self.holds_back:
             return None
         if self.spikes == "off":
@@ -77,7 +77,16 @@ class BadSteps:
     def judge(
         self, guard: Guard, loss: Float[Array, ""], norm: Float[Array, ""]
     ) -> tuple[Int[Array, ""], Guard]:
-        """(0, NOT_FINITE or SPIKE; the guard after the step)."""
+        """Detects a bad step.
+
+        Args:
+          guard: statistics of the last good steps, from `init`.
+          loss: of the step, float32.
+          norm: of its gradient, float32.
+
+        Returns:
+          0, NOT_FINITE or SPIKE, int32; the guard after the step.
+        """
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         why = jnp.int32(0)
         if self.not_finite != "off":
@@ -88,7 +97,7 @@ class BadSteps:
         high = self._is_high(loss, guard["losses"])
         high |= self._is_high(norm, guard["norms"])
         why = jnp.where(finite & usual & high, SPIKE, why)
-        # A value that is not finite would make every later mean not finite.
+        # A value that is not finite would make all later means not finite.
         good = finite & (why == 0)
         place = guard["good"] % self.window
         after = {"good": guard["good"] + good}

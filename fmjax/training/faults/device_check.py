@@ -1,4 +1,4 @@
-"""A self-test of every device before a run: matrix products and a sum."""
+"""Device self-test before a run: matrix products and a sum over devices."""
 
 import jax
 import jax.numpy as jnp
@@ -10,19 +10,19 @@ _SIZE = 256
 
 
 class BadDevice(RuntimeError):
-    """A device computes wrongly."""
+    """A device gives wrong results."""
 
 
 def check_devices(mesh: Mesh) -> None:
-    """Multiplies matrices on every device, and adds up a row of numbers from each.
+    """Tests a matrix product on every device, and a sum of one row from each device.
 
     All numbers are small integers, whose results are exact in any precision that
-    matrix units use. Each device adds a one in its own column, so that the sum says
-    whose row was wrong when it comes out wrong everywhere.
+    matrix units use. Each device adds a one in its own column, so that a sum which is
+    wrong on all devices still shows which device's row was wrong.
 
     Raises:
-      BadDevice: names the devices that gave something else. Those of other processes
-        are named where they spoilt the sum.
+      BadDevice: names the devices with wrong results; devices of other processes are
+        named if the sum shows them.
     """
     count = mesh.size
     i, j = np.indices((_SIZE, _SIZE))
@@ -40,7 +40,8 @@ def check_devices(mesh: Mesh) -> None:
     sums = {device: found == 1 for device, found in _per_device(_sum(ones)).items()}
     right = np.any(list(sums.values()), axis=0)
     if jax.process_count() > 1:
-        # A process of one device cannot tell its own fault from a spoilt sum alone.
+        # With one device per process, a process cannot tell from its own sum whether
+        # its device or another one is at fault.
         right = multihost_utils.process_allgather(right.astype(np.int32)).any(0)
     everywhere = ~right
     wrong = [mesh.devices.flat[column] for column in np.flatnonzero(everywhere)]

@@ -1,4 +1,4 @@
-"""Preemption: SIGTERM from a scheduler, Ctrl-C from a person."""
+"""Preemption and interruption: SIGTERM from a scheduler, SIGINT from Ctrl-C."""
 
 import signal
 
@@ -7,10 +7,10 @@ from jax.experimental import multihost_utils
 
 
 class Interruption:
-    """Notices SIGTERM and SIGINT; all processes of a run agree on the step to stop at.
+    """Handles SIGTERM and SIGINT; all processes of a run stop at the same step.
 
-    In a run of several processes JAX's preemption service listens for SIGTERM, and
-    names a step that every process has yet to reach. A second SIGINT ends at once.
+    In a run of several processes JAX's preemption service handles SIGTERM, and chooses
+    a step that no process has reached yet. A second SIGINT raises KeyboardInterrupt.
     """
 
     def __init__(self):

@@ -1,4 +1,4 @@
-"""Detects a run that hangs: a step far slower than the median, a silent process."""
+"""Watchdog: detects a hang, a step far slower than the median or a silent process."""
 
 import collections
 import contextlib
@@ -18,7 +18,7 @@ import jax
 
 FOLDER = "heartbeats"
 BEAT_SECONDS = 1.0
-_STEPS = 32  # of which the median is taken
+_STEPS = 32  # last steps that the median is taken of
 _ENOUGH = 3
 PATIENCE = 12
 _NOTE_SECONDS = 5.0
@@ -27,22 +27,23 @@ _T = TypeVar("_T")
 
 
 class Watchdog:
-    """Watches the steps of this process, and the heartbeats of the run's others.
+    """Watches the step times of this process and the heartbeats of the others.
 
-    Each process of several keeps heartbeats/INDEX.json fresh: where it is, whether it
-    has its batch, and when it said so. What touches the run directory has a thread of
-    its own, for a file system may hang as well.
+    In a run of several processes, each updates heartbeats/INDEX.json with its step,
+    whether it has its batch, and the time. All access to the run directory is in a
+    separate thread, because the file system may hang too.
 
     Args:
-      run_dir: the run directory, which all processes see.
-      index: of this process; None means JAX's.
-      count: of processes; None likewise.
-      factor: a step may take so many times the median of the last ones.
-      at_least: seconds that any step may take; also for which a process may be silent.
-        What is no ordinary step (start, compiling, evaluation, saving) may take
-        PATIENCE times as long.
-      note: is told who hangs, and given _NOTE_SECONDS to write it down.
-      on_hang: is told then.
+      run_dir: the run directory, which all processes share.
+      index: of this process; None means JAX's process index.
+      count: number of processes; None means JAX's process count.
+      factor: a step counts as hung after this many times the median step time.
+      at_least: seconds before any step counts as hung, and for which a process may send
+        no heartbeat. Anything but an ordinary step (starting, compiling, evaluating,
+        saving) may take PATIENCE times as long.
+      note: called first with a message that says what hangs; it may take at most
+        _NOTE_SECONDS.
+      on_hang: called with the same message afterwards.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Watchdog:
             self._file(self._index).unlink(missing_ok=True)
 
     def begin(self, step: int) -> None:
-        """A step begins, and with it the one before has ended."""
+        """Marks the start of a step and the end of the one before."""
         now = time.monotonic()
         with self._lock:
             if self._in_step:
@@ -99,13 +100,13 @@ class Watchdog:
             self._computes = False
 
     def compute(self) -> None:
-        """The batch of the step is there; what follows may wait for other processes."""
+        """Marks that the step has its batch; from here it may wait for others."""
         with self._lock:
             self._computes = True
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Inside, it is no ordinary step: it evaluates, saves, or restores."""
+        """Context manager for evaluating, saving and restoring, which take longer."""
         self._pause(1)
         try:
             yield
@@ -126,7 +127,8 @@ class Watchdog:
 
     def _keep_up(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
-            # Without access to the run directory, others' silence means nothing.
+            # If this process cannot access the run directory, missing heartbeats of
+            # others mean nothing.
             if self._beat():
                 self._silence = self._silence or self._silent()
             else:
@@ -186,7 +188,10 @@ class Watchdog:
         )
 
     def _silent(self) -> str | None:
-        """Whether another process has ceased to say anything; clocks need not agree."""
+        """A message if another process stopped its heartbeat; None if none did.
+
+        Clocks of different hosts need not agree: only changes of a heartbeat count.
+        """
         now = time.monotonic()
         for index in range(self._count):
             if index == self._index:
@@ -217,7 +222,7 @@ class Watchdog:
 
 
 def _within(seconds: float, act: Callable[[], _T], otherwise: _T) -> _T:
-    """What an act gives, unless it takes longer."""
+    """The result of `act`; `otherwise` if it takes longer than `seconds`."""
     given = [otherwise]
 
     def run() -> None:
@@ -230,12 +235,16 @@ def _within(seconds: float, act: Callable[[], _T], otherwise: _T) -> _T:
 
 
 def warn(why: str) -> None:
-    """A Watchdog's `on_hang` that says so and no more."""
+    """A Watchdog's `on_hang` that only prints the message."""
     print(f"fmjax: seems to hang: {why}", file=sys.stderr, flush=True)
 
 
 def end_process(code: int) -> Callable[[str], None]:
-    """A Watchdog's `on_hang` that says where every thread is, and ends the process."""
+    """A Watchdog's `on_hang`: prints the stacks of all threads and ends the process.
+
+    Args:
+      code: exit code of the process.
+    """
 
     def end(why: str) -> None:
         print(f"fmjax: hangs: {why}. Every thread:", file=sys.stderr, flush=True)

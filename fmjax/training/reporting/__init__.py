@@ -1,1 +1,1 @@
-"""What a run tells: progress, metrics, events."""
+"""Reporting of a run: progress, metrics, events."""

@@ -11,11 +11,11 @@ FILE = "events.jsonl"
 
 
 class Events:
-    """Appends to a run's events.
+    """Appends to a run's events.jsonl.
 
     Args:
       run_dir: the run directory.
-      writes: whether this process does; one of a run's is enough.
+      writes: whether this process writes; only one process of a run should.
     """
 
     def __init__(self, run_dir: pathlib.Path, writes: bool):
@@ -23,7 +23,7 @@ class Events:
         self._writes = writes
 
     def note(self, kind: str, step: int, text: str = "") -> None:
-        """Adds an event; a file system that refuses is no reason to end a run."""
+        """Adds an event; an error of the file system is not raised."""
         if not self._writes:
             return
         event = {"time": time.time(), "kind": kind, "step": step, "text": text}
@@ -35,6 +35,6 @@ class Events:
 
 
 def read(run_dir: pathlib.Path) -> list[dict[str, Any]]:
-    """The events of a run in order."""
+    """The events of a run, in order."""
     fields = {"time": (int, float), "kind": str, "step": int, "text": str}
     return list(json_lines.read(pathlib.Path(run_dir) / FILE, fields))

@@ -1,4 +1,4 @@
-"""Files of JSON lines that a killed process may have left torn."""
+"""JSON Lines files, whose last line may be incomplete after a crash."""
 
 import json
 import pathlib
@@ -7,11 +7,13 @@ from typing import Any
 
 
 def read(file: pathlib.Path, fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The objects of a file's lines; what is none, or lacks a field, is left out.
+    """The objects of a file's lines, without invalid lines.
+
+    A line is invalid if it is not a JSON object or lacks one of `fields`.
 
     Args:
-      file: need not exist.
-      fields: the type, or a tuple of types, that each must have by its name.
+      file: the file; if it does not exist, there are no objects.
+      fields: required fields, each with its type or tuple of types.
     """
     try:
         lines = file.read_bytes().splitlines()
@@ -23,7 +25,7 @@ def read(file: pathlib.Path, fields: Mapping[str, Any]) -> Iterator[dict[str, An
 def parsed(
     lines: Iterable[bytes], fields: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """The same of lines."""
+    """The objects of `lines`, as for `read`."""
     for line in lines:
         try:
             value = json.loads(line)

@@ -22,9 +22,9 @@ class MetricWriter:
 
     Args:
       run_dir: the run directory.
-      start: lines and events past this step are of a future that a resume has undone,
-        and are dropped.
-      wandb_project: also report there; None for no.
+      start: the step that the run resumes from; lines and events of later steps are
+        deleted.
+      wandb_project: Weights & Biases project to report to; None for none.
       config: text stored with the Weights & Biases run.
     """
 
@@ -39,7 +39,7 @@ class MetricWriter:
 
         self._run_dir = run_dir
         drop_after(run_dir / FILE, start)
-        # Unbuffered: Python's buffer loses what the file system refuses.
+        # Unbuffered: Python's buffer would lose bytes that could not be written.
         self._file = (run_dir / FILE).open("ab", buffering=0)
         self._unwritten = b""
         self._tensorboard = TensorBoard(run_dir, start)
@@ -48,12 +48,13 @@ class MetricWriter:
             self._wandb = WeightsAndBiases(run_dir, wandb_project, config)
 
     def write(self, step: int, split: str, values: dict[str, Any]) -> OSError | None:
-        """One line: step, split, the values, and the time in seconds since 1970.
+        """Writes a line: step, split, the values, and the time in seconds since 1970.
 
-        What is not finite becomes null.
+        Values that are not finite become null.
 
         Returns:
-          Why it is not on disk yet; it is kept, and written with a later one.
+          None, or the error that kept it from being written; the line is then kept and
+          written with a later one.
         """
         line = {"step": step, "split": split} | {
             name: None if isinstance(v, float) and not math.isfinite(v) else v
@@ -73,22 +74,22 @@ class MetricWriter:
         return self._flush()
 
     def write_text(self, step: int, name: str, text: str) -> None:
-        """A text for TensorBoard."""
+        """Writes a text to TensorBoard."""
         self._tensorboard.add_text(step, name, text)
 
     def write_picture(self, step: int, name: str, picture: np.ndarray) -> None:
-        """A picture, uint8 [H, W, 3], for TensorBoard and as a file of the run."""
+        """Writes a picture, uint8 [H, W, 3], to TensorBoard and the run directory."""
         from PIL import Image
 
         file = self._run_dir / PICTURES / f"{name}_{step:06d}.png"
-        # A picture is not worth a run, and can be made again from a checkpoint.
+        # Not worth ending a run: a picture can be made again from a checkpoint.
         with contextlib.suppress(OSError):
             file.parent.mkdir(exist_ok=True)
             Image.fromarray(picture).save(file)
         self._tensorboard.add_image(step, name, picture)
 
     def close(self) -> OSError | None:
-        """Flushes everything; why not all is on disk."""
+        """Flushes and closes everything; returns the error if not all was written."""
         error = self._flush()
         self._file.close()
         self._tensorboard.close()
@@ -106,7 +107,7 @@ class MetricWriter:
 
 
 class NoWriter:
-    """The metrics of every process but the first: none."""
+    """The metric writer of all processes but the first; writes nothing."""
 
     def write(self, step: int, split: str, values: dict[str, Any]) -> None:
         """Does nothing."""
@@ -122,9 +123,9 @@ class NoWriter:
 
 
 def drop_after(path: pathlib.Path, step: int) -> None:
-    """Cuts a metrics file off where it goes past `step`, or is torn at its end.
+    """Deletes the lines of a metrics file past `step`, and an incomplete last line.
 
-    In place, which a full disk allows.
+    The file is changed in place, which works on a full disk.
     """
     if not path.exists():
         return
@@ -141,10 +142,10 @@ def drop_after(path: pathlib.Path, step: int) -> None:
 
 
 def read(run_dir: pathlib.Path, split: str | None = None) -> list[dict[str, Any]]:
-    """The lines of a run's metrics, of one split or of all.
+    """The lines of a run's metrics.jsonl, of one split or of all.
 
     Raises:
-      FileNotFoundError: the run has none.
+      FileNotFoundError: the run has no metrics.
     """
     path = pathlib.Path(run_dir) / FILE
     if not path.exists():
@@ -154,7 +155,7 @@ def read(run_dir: pathlib.Path, split: str | None = None) -> list[dict[str, Any]
 
 
 def losses(run_dir: pathlib.Path, split: str) -> dict[int, float]:
-    """The finite losses of a split by step, as far as the run's metrics tell."""
+    """The finite losses of a split, by step, from the run's metrics."""
     lines = read(run_dir, split) if (run_dir / FILE).exists() else []
     found = {line["step"]: line.get("loss") for line in lines}
     return {step: x for step, x in found.items() if isinstance(x, (int, float))}

@@ -1,4 +1,4 @@
-"""Progress of a run: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a run: a progress bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -19,7 +19,7 @@ from fmjax.objectives.terms import UNITS
 
 
 class Reporter:
-    """Prints for the first process of a run; the others are silent."""
+    """Prints progress in the first process of a run; the others print nothing."""
 
     def __init__(self):
         self._console = Console(highlight=False, soft_wrap=True)
@@ -29,7 +29,7 @@ class Reporter:
         self._last = 0.0
 
     def say(self, text: str) -> None:
-        """A line of its own."""
+        """Prints a line."""
         if self._silent:
             return
         if self._bar:
@@ -39,7 +39,7 @@ class Reporter:
         sys.stdout.flush()
 
     def start(self, step: int, steps: int) -> None:
-        """Shows the bar, where there is a terminal."""
+        """Shows the bar, on a terminal."""
         if self._silent or not self._console.is_terminal:
             return
         self._bar = Progress(
@@ -55,12 +55,19 @@ class Reporter:
         self._bar.start()
 
     def advance(self, step: int) -> None:
-        """Moves the bar."""
+        """Moves the bar to a step."""
         if self._bar:
             self._bar.update(self._task, completed=step)
 
     def log(self, step: int, steps: int, unit: str, values: dict[str, Any]) -> None:
-        """The figures of a step: beside the bar, or as a line every few seconds."""
+        """Shows the metrics of a step next to the bar, or as a line every few seconds.
+
+        Args:
+          step: updates done.
+          steps: updates of the whole run.
+          unit: of the objective, such as "tokens".
+          values: the metrics.
+        """
         note = (
             f"loss {values['loss']:.4f}  lr {values['learning_rate']:.2e}  "
             f"{values[f'{unit}_per_second']:,.0f} {unit}/s"
@@ -74,14 +81,14 @@ class Reporter:
             self.say(f"step {step}/{steps}  {note}")
 
     def stop(self) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         if self._bar:
             self._bar.stop()
             self._bar = None
 
 
 def format_values(values: dict[str, float]) -> str:
-    """Figures in a line."""
+    """Formats metrics as one line."""
     return "  ".join(
         f"{name} {value:,.0f}" if name in UNITS else f"{name} {value:.4f}"
         for name, value in values.items()

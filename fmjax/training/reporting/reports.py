@@ -13,14 +13,14 @@ from fmjax.training.reporting.progress import Reporter, format_values
 
 
 class Reports:
-    """Tells of a run to the terminal, metrics.jsonl, TensorBoard and events.jsonl.
+    """Reports a run to the terminal, metrics.jsonl, TensorBoard and events.jsonl.
 
     Args:
       run_dir: the run directory.
-      steps: of the whole run.
-      unit: of what the objective counts.
+      steps: updates of the whole run.
+      unit: of the objective, such as "tokens".
       mfu: (step_seconds) → model FLOPs utilization.
-      open_writer: (start) → the metrics, without those past a step.
+      open_writer: (start) → a metric writer that deletes lines past step `start`.
     """
 
     def __init__(
@@ -40,31 +40,31 @@ class Reports:
         self._say = Reporter()
 
     def say(self, text: str) -> None:
-        """A line for people."""
+        """Prints a line."""
         self._say.say(text)
 
     def event(self, kind: str, step: int, text: str) -> None:
-        """Something that happened at a step: a line, and one of events.jsonl."""
+        """Prints an event of a step and adds it to events.jsonl."""
         self.say(text)
         self.note(kind, step, text)
 
     def note(self, kind: str, step: int, text: str = "") -> None:
-        """The same without the line."""
+        """Adds an event to events.jsonl without printing it."""
         self._events.note(kind, step, text)
 
     def start(self, step: int) -> None:
-        """The run goes on from a step; what was told of later ones is undone."""
+        """Starts reporting at a step; deletes the metrics of later steps."""
         self._writer.close()
         if self._first:
             self._writer = self._open_writer(step)
         self._say.start(step, self._steps)
 
     def advance(self, step: int) -> None:
-        """A step is done."""
+        """Shows that a step is done."""
         self._say.advance(step)
 
     def training(self, step: int, values: dict[str, float]) -> None:
-        """The metrics of the steps up to this one."""
+        """Reports training metrics of the steps up to this one."""
         values["mfu"] = self._mfu(values["step_seconds"])
         self._write(step, "train", values)
         self._say.log(step, self._steps, self._unit, values)
@@ -76,16 +76,16 @@ class Reports:
         found: dict[str, float | str | np.ndarray],
         seen: dict[str, float],
     ) -> dict[str, float]:
-        """The validation loss, and the figures, texts and pictures found beside it.
+        """Reports the validation loss and the results of further evaluations.
 
         Args:
           step: updates done.
-          values: the loss and metrics; none without a validation split.
-          found: figures, texts and pictures.
-          seen: how far the training is, for metrics.jsonl.
+          values: the loss and metrics; empty without a validation split.
+          found: numbers, texts and pictures (uint8 [H, W, 3]) by name.
+          seen: progress of the training, such as "epoch", for metrics.jsonl.
 
         Returns:
-          The values with the figures.
+          `values` with the numbers of `found`.
         """
         if values:
             self.say(f"step {step}/{self._steps}  validation {format_values(values)}")
@@ -103,7 +103,7 @@ class Reports:
         return values | figures
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Ends the reports: removes the bar and closes the metrics."""
         self._say.stop()
         if error := self._writer.close():
             self.say(f"the last metrics were not written: {error}")

@@ -1,4 +1,4 @@
-"""Matrix FLOPs of a training step: by the model's formula, less what freezing saves."""
+"""Matrix FLOPs of a training step, by the model's formula, reduced by freezing."""
 
 import functools
 from collections.abc import Callable
@@ -14,11 +14,10 @@ from fmjax.training.state import StatePlan
 class StepFlops:
     """Matrix FLOPs of a step in each phase of freezing.
 
-    A run that freezes nothing has those of its objective's formula, 6 for each weight
-    as often as it multiplies (PaLM, Chowdhery et al. 2022, appendix B), and those of
-    attention. Where parameters are frozen, the formula is multiplied by the share that
-    the products of such a step have of those of a step that trains everything, see
-    `traced_products`.
+    Without freezing they are those of the objective's formula: 6 per weight and use of
+    it (PaLM, Chowdhery et al. 2022, appendix B), plus those of attention. With frozen
+    parameters the formula is multiplied by a ratio: the FLOPs of the products of such a
+    step over those of a step that trains all parameters, see `traced_products`.
 
     Args:
       objective: of the run.
@@ -59,7 +58,7 @@ class StepFlops:
         return count(trained) / count([True] * len(trained))
 
     def _counter(self, batch: Batch) -> Callable[[list[bool]], float]:
-        """From which parameters are trained to FLOPs of traced products."""
+        """A function (trained flag of each parameter) → FLOPs of traced products."""
         B = next(iter(batch.values())).shape[0]
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), B))
 

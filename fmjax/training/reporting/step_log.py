@@ -1,8 +1,8 @@
-"""Metrics of steps that are still being computed, read two steps late.
+"""Step metrics, read with a delay of two steps.
 
-Reading a step's loss waits for it. Two steps late it is there already, so that the
-accelerator never idles, a bad step is always noticed, and the host cannot run further
-ahead.
+Reading a step's loss waits until it is computed. Two steps later it is available, so
+the accelerator does not idle; and since every step is read, bad steps are detected and
+the host runs at most two steps ahead.
 """
 
 import collections
@@ -16,20 +16,20 @@ LAG = 2
 
 
 class StepLog:
-    """Collects the metrics of steps and passes on those of every `every`-th.
+    """Collects the metrics of steps; checks each, and writes every `every`-th.
 
     Args:
-      every: steps between the lines.
+      every: steps between lines of metrics.
       last: the last step of the run, which always has a line.
-      unit: of what the objective counts.
-      write: called with (step, number of its batch, values); values also hold
-        "step_seconds" and "tokens_per_second", or whatever the unit is, since the line
-        before, and "tokens_seen" since the run began.
+      unit: of the objective, such as "tokens".
+      write: called with (step, number of its batch, values); with the unit "tokens",
+        values also hold "step_seconds" and "tokens_per_second" since the last line and
+        "tokens_seen" since the start of the run.
       check: called with (step, number of its batch, metrics) for every step; may raise.
-      seen: tokens, or whatever the unit is, of the steps before; NaN if unknown.
+      seen: tokens (or other units) of earlier steps; NaN if unknown.
 
     Attributes:
-      seen: the same, with the steps that were read.
+      seen: tokens (or other units) of all steps that were read; NaN if unknown.
     """
 
     def __init__(
@@ -50,17 +50,17 @@ class StepLog:
         self.seen = seen
 
     def push(self, step: int, batch: int, metrics: dict[str, jax.Array]) -> None:
-        """Notes the metrics of `step`; reads and checks those of two steps before."""
+        """Adds the metrics of `step`; reads and checks those of two steps before."""
         self._pending.append((step, batch, metrics))
         self._read(LAG)
 
     def drain(self) -> None:
-        """Reads and checks everything."""
+        """Reads and checks all pending metrics."""
         self._read(0)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Inside, all steps are read and time does not count."""
+        """Context manager: reads all steps on entry; time inside it is not counted."""
         self.drain()
         before = time.perf_counter()
         yield
@@ -69,7 +69,7 @@ class StepLog:
     def _read(self, keep: int) -> None:
         while len(self._pending) > keep:
             step, batch, metrics = self._pending.popleft()
-            # All in one transfer.
+            # One transfer for all metrics of the step.
             metrics = jax.device_get(metrics)
             self._check(step, batch, metrics)
             self._steps += 1

@@ -1,7 +1,7 @@
-"""TensorBoard's event files, written so that no file system can stop or stall a run.
+"""TensorBoard event files, written so that a full disk does not stop or stall a run.
 
-tensorboardX's own SummaryWriter hands events to a thread, and waits for ever once that
-has died of a full disk.
+tensorboardX's own SummaryWriter passes events to a thread; once a full disk has ended
+that thread, the writer waits for it without end.
 """
 
 import contextlib
@@ -12,8 +12,8 @@ import time
 
 import numpy as np
 
-# Where torch is installed tensorboardX loads it, for the name of a type: four seconds
-# of every start of a run.
+# tensorboardX imports torch if it is installed, to name one of its types. That takes
+# four seconds at every start of a run, so torch is hidden from it.
 _hidden = "torch" not in sys.modules
 if _hidden:
     sys.modules["torch"] = None
@@ -30,14 +30,15 @@ FLUSH_SECONDS = 30.0
 
 
 class TensorBoard:
-    """Appends to a run's events.
+    """Writes a run's TensorBoard events.
 
-    What cannot be written is left out, and another file begun FLUSH_SECONDS later: half
-    a record would be the end of the one before.
+    Events that cannot be written are dropped, and a new file is started FLUSH_SECONDS
+    later, because TensorBoard reads a file only up to an incomplete record.
 
     Args:
       run_dir: where the files are.
-      start: TensorBoard is to forget what other files tell of later steps.
+      start: the step that the run resumes from; TensorBoard drops later steps of
+        earlier files.
     """
 
     def __init__(self, run_dir: pathlib.Path, start: int):
@@ -48,19 +49,19 @@ class TensorBoard:
         self._write(Event(session_log=begun, step=start + 1))
 
     def add_scalar(self, step: int, name: str, value: float) -> None:
-        """A point of a curve."""
+        """Adds a scalar."""
         self._add(step, summaries.scalar(name, value))
 
     def add_text(self, step: int, name: str, text: str) -> None:
-        """A text."""
+        """Adds a text."""
         self._add(step, summaries.text(name, text))
 
     def add_image(self, step: int, name: str, image: np.ndarray) -> None:
-        """A picture, uint8 [H, W, 3]."""
+        """Adds an image, uint8 [H, W, 3]."""
         self._add(step, summaries.image(name, image, dataformats="HWC"))
 
     def flush(self) -> None:
-        """Puts everything on disk."""
+        """Writes all events to disk."""
         if self._file is None:
             return
         try:

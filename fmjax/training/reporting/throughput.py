@@ -1,9 +1,9 @@
-"""Model FLOPs utilization: the share of a chip's peak that a step makes use of."""
+"""Model FLOPs utilization (MFU): a step's FLOP/s as a fraction of the chip's peak."""
 
 import jax
 
-# Dense bfloat16 peak of one device as JAX counts devices, FLOP/s, from the makers' data
-# sheets (NVIDIA: without sparsity). Substrings of `device_kind`, tried in order.
+# Dense bfloat16 peak in FLOP/s of one JAX device, from the vendors' data sheets
+# (NVIDIA: without sparsity). Keys are substrings of `device_kind`, tried in order.
 PEAK_FLOPS = (
     ("TPU v4", 275e12),
     ("TPU v5 lite", 197e12),
@@ -22,7 +22,11 @@ PEAK_FLOPS = (
 
 
 def peak_flops(device: jax.Device | None = None) -> float | None:
-    """The device's peak in FLOP/s, None where it is unknown (CPUs, newer chips)."""
+    """Peak FLOP/s of a device; None if unknown (CPUs, newer chips).
+
+    Args:
+      device: None for the first device.
+    """
     kind = (device or jax.devices()[0]).device_kind
     for name, peak in PEAK_FLOPS:
         if name in kind:
@@ -34,8 +38,11 @@ def mfu(flops_per_second: float, num_devices: int) -> float | None:
     """Model FLOPs utilization (PaLM, Chowdhery et al. 2022, appendix B), 0 … 1.
 
     Args:
-      flops_per_second: of the model by formula; what is recomputed does not count.
-      num_devices: that share the work.
+      flops_per_second: of the model by formula, without recomputation.
+      num_devices: number of devices that compute them.
+
+    Returns:
+      The utilization; None if the peak of the device is unknown.
     """
     peak = peak_flops()
     return None if peak is None else flops_per_second / (peak * num_devices)

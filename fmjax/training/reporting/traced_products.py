@@ -1,12 +1,12 @@
 """Matrix products of a training step, counted in the traced forward pass of its loss.
 
-A product x · w costs as many FLOPs again for the gradient of each operand that depends
-on what is trained; JAX computes none for the others. So a frozen layer has no gradient
-of its own, and layers below the lowest that is trained have no backward pass at all.
-What is computed twice to save memory is in no forward pass, and does not count.
+The backward pass of a product x · w costs the same FLOPs once more for each operand
+that depends on trained parameters; JAX computes no gradients for the others. So a
+frozen layer has no weight gradient, and layers below the lowest trained one have no
+backward pass. Rematerialization is not in the forward pass and is not counted.
 
-Layers that are scanned are one traced layer: where the output of any of them depends on
-what is trained, each has the gradient of its input, the lowest one too.
+Scanned layers are traced as one layer: if the output of any of them depends on trained
+parameters, all of them compute the gradient of their input, the lowest one included.
 """
 
 import math
@@ -21,18 +21,18 @@ _PRODUCTS = ("dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_ge
 
 
 def training_flops(jaxpr: core.ClosedJaxpr, trained: Sequence[bool]) -> float:
-    """FLOPs of the products of a function and of its gradient.
+    """FLOPs of the matrix products of a function and of its gradient.
 
     Args:
       jaxpr: of the function, from `jax.make_jaxpr`.
-      trained: whether a gradient is taken of each of its inputs.
+      trained: for each input, whether its gradient is taken.
     """
     flops, _ = _walk(jaxpr.jaxpr, list(trained))
     return flops
 
 
 def _walk(jaxpr: core.Jaxpr, inputs: Sequence[bool]) -> tuple[float, list[bool]]:
-    """FLOPs of all equations, and whether each output depends on what is trained."""
+    """FLOPs of all equations, and whether each output depends on trained inputs."""
     depends = dict(zip(jaxpr.invars, inputs, strict=True))
 
     def read(atom) -> bool:
@@ -43,7 +43,7 @@ def _walk(jaxpr: core.Jaxpr, inputs: Sequence[bool]) -> tuple[float, list[bool]]
         flops, outputs = _equation(equation, [read(atom) for atom in equation.invars])
         total += flops
         for variable, found in zip(equation.outvars, outputs, strict=True):
-            # Integers, such as the ids that a sample gives, have no gradient.
+            # Integers, such as sampled ids, have no gradient.
             has_gradient = jnp.issubdtype(variable.aval.dtype, np.inexact)
             depends[variable] = found and has_gradient
     return total, [read(atom) for atom in jaxpr.outvars]
@@ -93,7 +93,7 @@ def _scan(params: dict[str, Any], inputs: Sequence[bool]) -> tuple[float, list[b
 
 
 def _product_flops(equation: core.JaxprEqn) -> float | None:
-    """2 for each multiplication of a product; None for what is none."""
+    """FLOPs of a product, 2 per multiplication; None for any other equation."""
     name, params = equation.primitive.name, equation.params
     if name not in _PRODUCTS:
         return None
@@ -103,13 +103,13 @@ def _product_flops(equation: core.JaxprEqn) -> float | None:
         terms = math.prod(left.shape[axis] for axis in contracted)
     elif name == "conv_general_dilated":
         terms = right.size / right.shape[params["dimension_numbers"].rhs_spec[0]]
-    else:  # Rows are divided among groups, and each is multiplied once.
+    else:  # ragged_dot: each row is multiplied with the matrix of its group alone.
         terms = left.shape[-1]
     return 2.0 * equation.outvars[0].aval.size * terms
 
 
 def _inner_jaxpr(params: dict[str, Any]) -> core.Jaxpr | None:
-    """The function that an equation calls, such as one that is jitted."""
+    """The function that an equation calls, such as a jitted one; None if none."""
     for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         found = params.get(name)
         if isinstance(found, core.ClosedJaxpr):

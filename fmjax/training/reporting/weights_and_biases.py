@@ -1,4 +1,4 @@
-"""Figures of a run at Weights & Biases, which the extra `[wandb]` installs."""
+"""Reporting to Weights & Biases, which the extra `[wandb]` installs."""
 
 import importlib.util
 import pathlib
@@ -6,7 +6,8 @@ import uuid
 
 from fmjax.errors import UserError
 
-# Names the run there: run directories of one name are different runs.
+# Holds the id of the Weights & Biases run; directories of the same name thus stay
+# different runs.
 FILE = "wandb_id"
 
 
@@ -20,18 +21,18 @@ def check_installed(project: str) -> None:
 
 
 class WeightsAndBiases:
-    """Reports a run; the same run again where its directory was reported before.
+    """Reports metrics of a run; a resumed run continues its Weights & Biases run.
 
-    Figures are plotted over "step", a figure like the others: the package's own step
-    never goes back, as that of a run does after a rollback.
+    Metrics are plotted over a metric "step", because the package's own step cannot
+    decrease, as a run's step does after a rollback.
 
     Args:
-      run_dir: the run directory; keeps the id, and what was not sent yet.
-      project: where to.
+      run_dir: the run directory; keeps the id, and data that was not sent yet.
+      project: Weights & Biases project.
       config: text stored with the run.
 
     Raises:
-      UserError: nobody is logged in, or the project cannot be reached.
+      UserError: there is no login, or the project cannot be reached.
     """
 
     def __init__(self, run_dir: pathlib.Path, project: str, config: str):
@@ -55,16 +56,16 @@ class WeightsAndBiases:
         self._run.define_metric("*", step_metric="step")
 
     def log(self, step: int, figures: dict[str, float]) -> None:
-        """The figures of a step."""
+        """Reports the metrics of a step."""
         self._run.log({"step": step} | figures)
 
     def close(self) -> None:
-        """Sends what is left."""
+        """Sends pending data and ends the connection."""
         self._run.finish()
 
 
 def _run_id(run_dir: pathlib.Path) -> str:
-    """The id in the run directory, a random one where there is none yet."""
+    """The id stored in the run directory; a random one is stored if there is none."""
     file = run_dir / FILE
     if not file.exists():
         file.write_text(uuid.uuid4().hex[:16])
