@@ -1,1 +1,1 @@
-"""What training minimizes: (variables, batch, rng) → terms and metrics."""
+"""Training objectives: (variables, batch, rng) → loss terms and metrics."""

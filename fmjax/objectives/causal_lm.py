@@ -1,4 +1,4 @@
-"""Next-token prediction."""
+"""Causal language modelling: next-token prediction."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from fmjax.objectives.token_prediction import TokenPrediction
 @configurable("causal_lm")
 @dataclasses.dataclass(frozen=True)
 class CausalLM(TokenPrediction):
-    """Mean cross-entropy of the next token over the targets that count.
+    """Causal language modelling: mean cross-entropy of the next token.
 
-    Its model is a decoder, such as `gpt`.
+    The mean is weighted by the batch's weights. The model is a decoder, such as `gpt`.
     """

@@ -1,12 +1,12 @@
-"""Sums over a head's logits that never hold the logits of more than a chunk of T.
+"""Chunked head: sums over a head's logits with the logits of one chunk of T in memory.
 
-The gradients of a chunk are taken in the forward pass, while its logits are there,
+The gradients of a chunk are taken in the forward pass, while its logits are in memory,
 and only scaled in the backward pass: no logits are kept, and none are computed twice.
 
-On a mesh each device goes through the chunks of its own rows, within `shard_map` over
-the axes that cut the batch: a head's weights are gathered once before the first chunk
-and their gradients added up over devices once after the last. XLA by itself gathers and
-reduces in every chunk. Axes that cut the head (tensor) are left to XLA.
+On a mesh each device loops over the chunks of its own rows, within `shard_map` over the
+axes that shard the batch: a head's weights are gathered once before the first chunk and
+their gradients reduced over devices once after the last. XLA by itself would gather and
+reduce in every chunk. Axes that shard the head (tensor) are left to XLA.
 """
 
 import functools
@@ -32,13 +32,12 @@ def chunked_sums(
 
     Args:
       sums: (variables, hidden chunk, *chunks of arrays) → (differentiable scalars,
-        scalars that no gradient is taken of). A chunk that `T` was padded with has
-        zeros in every array and must add nothing. What it gives of some rows is what it
-        gives of each, added up.
-      variables: a tree of arrays; gradients flow into those that `sums` uses.
-      hidden: what the head reads; gradients flow into it.
-      arrays: integer or weight arrays [B, T], cut along with `hidden`.
-      chunks: pieces that T is cut into, at most T.
+        scalars without gradient). The scalars must be sums over rows and positions;
+        positions that T is padded with are zero in every array and must add nothing.
+      variables: a tree of arrays; those that `sums` uses get gradients.
+      hidden: input of the head; gets gradients.
+      arrays: integer or weight arrays [B, T], split along with `hidden`.
+      chunks: number of chunks of T; at most T are used.
 
     Returns:
       The two tuples, each scalar summed over all chunks.
@@ -80,7 +79,7 @@ def chunked_sums(
         return values
 
     def local_gradients(used, hidden, *arrays):
-        """The same, with gradients of each differentiable sum."""
+        """Sums of the rows of one device, and gradients of the differentiable ones."""
 
         def step(carry, chunk):
             values, into_used = carry
@@ -122,7 +121,7 @@ def chunked_sums(
 
 
 def _scaled_sum(trees: list, scales: tuple[Array, ...]):
-    """The sum of trees of arrays, each times its scale."""
+    """The sum of trees of arrays, each multiplied by its scale."""
     scaled = (
         jax.tree.map(lambda g, s=s: g * s.astype(g.dtype), tree)
         for tree, s in zip(trees, scales)
@@ -131,7 +130,7 @@ def _scaled_sum(trees: list, scales: tuple[Array, ...]):
 
 
 def _used(sums: Callable, variables: Any, *chunk: Array):
-    """The leaves that `sums` reads, and a function of such to a whole tree."""
+    """The leaves that `sums` reads, and a function from them to the whole tree."""
     leaves, tree = jax.tree.flatten(variables)
     jaxpr = jax.make_jaxpr(lambda leaves: sums(tree.unflatten(leaves), *chunk))(leaves)
     read = {id(v) for e in jaxpr.eqns for v in e.invars}
@@ -139,7 +138,7 @@ def _used(sums: Callable, variables: Any, *chunk: Array):
     places = [i for i, v in enumerate(jaxpr.jaxpr.invars) if id(v) in read]
 
     def complete(used):
-        # Of the others nothing is read, so they may be of another mesh.
+        # The other leaves are not read, so it does not matter on which mesh they are.
         return tree.unflatten(
             used[places.index(i)] if i in places else leaf
             for i, leaf in enumerate(leaves)
@@ -149,7 +148,7 @@ def _used(sums: Callable, variables: Any, *chunk: Array):
 
 
 def _batch_axes(rows: int) -> tuple[str, ...]:
-    """The mesh axes of more than one device that cut `rows`; none if they cannot."""
+    """Mesh axes of size > 1 that shard the rows; none if they do not divide `rows`."""
     mesh = jax.sharding.get_abstract_mesh()
     target = dict(nn.get_logical_axis_rules()).get("batch") or ()
     axes = (target,) if isinstance(target, str) else target
@@ -159,7 +158,7 @@ def _batch_axes(rows: int) -> tuple[str, ...]:
 
 
 def _rules_without(axes: tuple[str, ...]):
-    """Logical rules that place nothing on these axes, which `shard_map` has taken."""
+    """The logical rules without these mesh axes, which `shard_map` uses."""
 
     def rest(target):
         names = (target,) if isinstance(target, str) else target or ()
@@ -170,10 +169,10 @@ def _rules_without(axes: tuple[str, ...]):
 
 
 def _on_own_rows(function: Callable, axes: tuple[str, ...], gradients: bool):
-    """`function` of (used, hidden, *arrays), on each device of its own rows.
+    """`function` of (used, hidden, *arrays), applied by each device to its own rows.
 
-    Weights are gathered, and their gradients added up, in the dtype of `hidden`, in
-    which every head multiplies them.
+    Weights are gathered, and their gradients reduced, in the dtype of `hidden`, the
+    dtype in which every head multiplies them.
     """
     rows, whole = PartitionSpec(axes), PartitionSpec()
 
@@ -212,7 +211,7 @@ def _add(a, b):
 
 
 def _units(outputs: tuple[Array, ...]):
-    """One cotangent for each output: one there, zero elsewhere."""
+    """For each output the cotangents that are 1 for it and 0 for the others."""
     for i in range(len(outputs)):
         yield tuple(
             jnp.ones_like(o) if i == j else jnp.zeros_like(o)

@@ -1,4 +1,4 @@
-"""Supervised classification of images, by softmax or by a yes or no of each class."""
+"""Supervised image classification, by softmax or by a sigmoid per class."""
 
 import dataclasses
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -16,13 +16,13 @@ from fmjax.objectives.fit import check_images, check_names
 from fmjax.objectives.objective import Objective
 from fmjax.objectives.terms import Batch, LossOutput, Ratio, RowShapes, Term
 
-# Of fewer classes the five best say little.
+# Top-5 accuracy says little if there are only a few classes.
 _TOP = 5
 
 
 @runtime_checkable
 class NamesClasses(Protocol):
-    """Data that knows its classes: a source of one's own need not."""
+    """Protocol of data that names its classes; a custom source need not."""
 
     def class_names(self) -> tuple[str, ...]:
         """The name of each class, in the order of their labels."""
@@ -31,13 +31,13 @@ class NamesClasses(Protocol):
 @configurable("classification")
 @dataclasses.dataclass(frozen=True)
 class Classification(Objective):
-    """Mean cross-entropy of the classes of images.
+    """Image classification: mean cross-entropy of the classes.
 
     Attributes:
       model: gives `logits` of `images`, such as `vit` with vit.num_classes.
-      output: "softmax", or "sigmoid": the sum of binary cross-entropies over classes,
-        each by itself (Beyer et al. 2020, "Are we done with ImageNet?"), of which
-        several may be right.
+      output: "softmax", or "sigmoid" for the sum over classes of binary
+        cross-entropies (Beyer et al. 2020, "Are we done with ImageNet?"), which allows
+        several labels.
       label_smoothing: share of each target spread over all classes (Szegedy 2016).
     """
 
@@ -69,7 +69,7 @@ class Classification(Objective):
 
         Args:
           rows: the shape of each array of a row.
-          vocab_size: of the data; not looked at.
+          vocab_size: of the data; ignored.
         """
         del vocab_size
         if not self.model.num_classes:
@@ -93,7 +93,7 @@ class Classification(Objective):
         )
 
     def check_data(self, data: Any) -> None:
-        """Raises a UserError where the model has other classes than the data."""
+        """Raises a UserError if the model's number of classes is not the data's."""
         if not isinstance(data, NamesClasses):
             return
         names = data.class_names()
@@ -114,16 +114,16 @@ class Classification(Objective):
 
         Args:
           variables: {"params": …}.
-          batch: images float32 [B, height, width, C], weights float32 [B], labels int32
-            [B], or, for "sigmoid", float32 [B, num_classes] of which any may be 1;
-            of images that were mixed with others also other_labels int32 [B] and
-            label_share float32 [B], the share of `labels`.
-          rng: one key an example for dropout, None in evaluation.
+          batch: images float32 [B, height, width, C]; weights float32 [B]; labels int32
+            [B], or, for "sigmoid", float32 [B, num_classes] with any number of ones.
+            For mixed images (mixup, CutMix) also other_labels int32 [B] and label_share
+            float32 [B], the share of `labels`.
+          rng: one key per example for dropout; None in evaluation.
 
         Returns:
-          Term "cross_entropy"; metrics "accuracy", and, in evaluation and of more than
-          5 classes, "top5_accuracy": how often the best, or one of the five best, is
-          right, which for a mixed image it is by its share.
+          Term "cross_entropy"; metric "accuracy", and "top5_accuracy" in evaluation
+          with more than 5 classes. A mixed image counts by the share of the label that
+          was predicted.
         """
         out = self.model.apply(variables, batch["images"], keys=rng)
         logits, weights = out["logits"], batch["weights"]
@@ -132,7 +132,7 @@ class Classification(Objective):
         terms = {"cross_entropy": Term((losses * weights).sum(), weights.sum())}
         best = logits.argmax(-1, keepdims=True)
         shares = {"accuracy": jnp.take_along_axis(targets, best, axis=-1)[:, 0]}
-        # A partial sort of all classes, which training does without.
+        # Not in training: it takes a partial sort of all classes.
         if rng is None and logits.shape[-1] > _TOP:
             _, places = jax.lax.top_k(logits, _TOP)
             right = jnp.take_along_axis(targets, places, axis=-1)
@@ -144,7 +144,7 @@ class Classification(Objective):
         return LossOutput(terms, metrics)
 
     def weights(self, batch: Batch) -> dict[str, Array]:
-        """How many images count."""
+        """The weight of the term: the number of images, by their weights."""
         return {"cross_entropy": batch["weights"].sum()}
 
     def _targets(self, batch: Batch) -> Float[Array, "B classes"]:

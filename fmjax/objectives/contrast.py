@@ -1,8 +1,8 @@
-"""Contrastive losses over a global batch that never hold all of its logits.
+"""Contrastive losses over a global batch, computed in chunks of its B² logits.
 
-Both sides are compared chunk by chunk: each device holds the logits of its own rows
-with one chunk of the other side, and computes them again for the gradients. Embeddings
-of the whole batch are small and are gathered; logits, of which there are B², are not.
+Each device holds the logits of its own rows with one chunk of the other side, and
+recomputes them for the gradients. Embeddings of the global batch are small and are
+gathered; logits are not.
 """
 
 import jax
@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-# Stands for log 0; an infinity would give gradients that are no numbers.
+# In place of log 0: minus infinity would make gradients NaN.
 _NONE = -1e30
-# By default TPUs multiply bfloat16 and GPUs TF32, which a scale of 100 makes an error
-# of 0.4 and 0.05 in a logit, beside which a partner's own, a sum of products, is exact.
+# By default TPUs multiply in bfloat16 and GPUs in TF32. With a scale of 100 the errors
+# of a logit would be 0.4 and 0.05, while the logit of the matching pair, computed as a
+# sum of products, would have no such error.
 _PRECISION = jax.lax.Precision.HIGHEST
 
 
@@ -24,20 +25,20 @@ def softmax_contrast(
     counts: Bool[Array, " B"],
     chunks: int,
 ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
-    """Cross-entropy of telling each row's partner from those of all others.
+    """InfoNCE in both directions, as in CLIP (Radford et al. 2021, figure 3).
 
-    Row i of x belongs to row i of y, as in CLIP (Radford et al. 2021, figure 3); their
-    loss is the mean of both results.
+    Row i of x matches row i of y. CLIP's loss is the mean of both results.
 
     Args:
-      x: of one side, float32, of unit length where cosines are meant.
-      y: of the other.
+      x: embeddings of one side, float32; of unit length for cosine similarity.
+      y: embeddings of the other side, likewise.
       scale: multiplies the inner products (the inverse temperature).
-      counts: False for rows of padding, which are nobody's alternative.
-      chunks: pieces that y is cut into.
+      counts: False for rows of padding, which are not used as negatives.
+      chunks: number of chunks that y is split into.
 
     Returns:
-      Of each x among all y, and of each y among all x; zero for padding.
+      Cross-entropies [B] of each x against all y, and of each y against all x; zero for
+      padding.
     """
     match = scale * (x * y).sum(-1)
     x = x * scale
@@ -63,18 +64,18 @@ def sigmoid_contrast(
     counts: Bool[Array, " B"],
     chunks: int,
 ) -> Float[Array, " B"]:
-    """Each pair judged by itself, as in SigLIP (Zhai et al. 2023, equation 1).
+    """Pairwise sigmoid loss, as in SigLIP (Zhai et al. 2023, equation 1).
 
     Args:
-      x: of one side, float32.
-      y: of the other, row i belonging to row i.
+      x: embeddings of one side, float32.
+      y: embeddings of the other side; row i matches row i of x.
       scale: multiplies the inner products.
       bias: added to them.
       counts: False for rows of padding.
-      chunks: pieces that y is cut into.
+      chunks: number of chunks that y is split into.
 
     Returns:
-      Of each x the sum over all y; zero for padding.
+      For each x the sum of binary cross-entropies over all y, [B]; zero for padding.
     """
     rows = jnp.arange(len(x))
     x = x * scale
@@ -99,17 +100,17 @@ def view_contrast(
 ) -> Float[Array, " B"]:
     """NT-Xent of two views of each image (SimCLR, Chen et al. 2020, equation 1).
 
-    Each view's alternatives are both views of all other images, its partner included
-    and itself left out.
+    Each view is classified among all views of the batch except itself: the other view
+    of its image and both views of all other images.
 
     Args:
-      z: float32, of unit length.
+      z: embeddings of both views, float32, of unit length.
       temperature: divides the inner products.
       counts: False for rows of padding.
-      chunks: pieces that the images are cut into.
+      chunks: number of chunks that the images are split into.
 
     Returns:
-      The mean of the cross-entropies of an image's two views; zero for padding.
+      The mean of the cross-entropies of an image's two views, [B]; zero for padding.
     """
     match = (z[:, 0] * z[:, 1]).sum(-1) / temperature
     rows = jnp.arange(len(z))
@@ -135,13 +136,22 @@ def is_nearest(
     counts: Bool[Array, " B"],
     chunks: int,
 ) -> tuple[Bool[Array, " B"], Bool[Array, " B"]]:
-    """Whether a row's partner is its nearest: of x among all y, of y among all x.
+    """Whether the matching row has the largest inner product: retrieval at rank 1.
 
-    No gradient is taken. Where others are as near, it is.
+    No gradient is taken. Ties count as correct.
+
+    Args:
+      x: embeddings of one side, float32.
+      y: embeddings of the other side; row i matches row i of x.
+      counts: False for rows of padding.
+      chunks: number of chunks that y is split into.
+
+    Returns:
+      For each x among all y, and for each y among all x; False for padding.
     """
     x, y = jax.lax.stop_gradient((x, y))
     match = (x * y).sum(-1)
-    # Rounding must not make a partner a rival of itself.
+    # A margin, so that rounding does not turn a tie into an error.
     limit = match + 1e-6
     rows = jnp.arange(len(x))
 
@@ -162,17 +172,17 @@ def _products(x: Float[Array, "B E"], y: Float[Array, "c E"]) -> Float[Array, "B
 
 
 def _whole(x: Array) -> Array:
-    """The rows of all devices on each of them."""
+    """Gathers the rows of all devices on each device."""
     return nn.with_logical_constraint(x, (None,) * x.ndim)
 
 
 def _scan(of_chunk, start, arrays, chunks: int):
-    """Scans over chunks of rows, whose logits are made again for the gradients.
+    """Scans over chunks of rows; logits are recomputed for the gradients.
 
-    What the rows lack to fill the last chunk are zeros, which count for nobody.
+    The last chunk is padded with zeros, of which `counts` is False.
 
     Returns:
-      The last carry, and what each chunk gave, of the rows alone.
+      The last carry, and the outputs of all chunks, without the padding.
     """
     rows = len(arrays[0])
     size = -(-rows // min(chunks, rows))

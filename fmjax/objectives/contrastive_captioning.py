@@ -1,4 +1,4 @@
-"""Images told from others by their texts, and described, in one forward pass (CoCa)."""
+"""CoCa: contrastive and captioning losses from one forward pass."""
 
 import dataclasses
 
@@ -17,11 +17,11 @@ from fmjax.objectives.token_prediction import TokenPrediction
 @configurable("contrastive_captioning")
 @dataclasses.dataclass(frozen=True)
 class ContrastiveCaptioning(ImageTextContrast, TokenPrediction):
-    """λ_con · contrastive + λ_cap · captioning (Yu et al. 2022, equation 4).
+    """CoCa: λ_con · contrastive + λ_cap · captioning (Yu et al. 2022, equation 4).
 
-    The contrastive part sees all of the global batch, see `ImageTextContrast`; the
-    captioning part is the mean cross-entropy of a caption's tokens, each given those
-    before it and the image, see `TokenPrediction`.
+    The contrastive loss is over the global batch, see `ImageTextContrast`; the
+    captioning loss is the mean cross-entropy of a caption's tokens, each given the
+    earlier tokens and the image, see `TokenPrediction`.
 
     Attributes:
       contrastive: λ_con.
@@ -49,13 +49,13 @@ class ContrastiveCaptioning(ImageTextContrast, TokenPrediction):
 
         Args:
           variables: {"params": …}.
-          batch: as `ImageTextContrast` has it.
-          rng: one key an example for dropout, None in evaluation.
+          batch: as for `ImageTextContrast.embed`.
+          rng: one key per example for dropout; None in evaluation.
 
         Returns:
-          Embeddings of both sides; terms "captioning", and "z_loss", "load_balance",
-          "router_z" where they have a coefficient; metrics "nll" and "accuracy" of the
-          captions' tokens.
+          Embeddings of both sides, [B, E]; terms "captioning", and "z_loss",
+          "load_balance", "router_z" if their coefficients are not 0; metrics "nll" and
+          "accuracy" of the captions' tokens.
         """
         tokens = batch["tokens"]
         text = TextInputs(tokens, padding_mask=batch["padding_mask"])
@@ -82,13 +82,13 @@ class ContrastiveCaptioning(ImageTextContrast, TokenPrediction):
         batch: Batch,
         rng: Key[Array, " B"] | None,
     ) -> LossOutput:
-        """The contrastive part of all rows, given their embeddings."""
+        """The contrastive term of all rows, given their embeddings."""
         out = super().loss_from_embeddings(variables, embeddings, batch, rng)
         term = out.terms["contrastive"]._replace(coefficient=self.contrastive)
         return out._replace(terms={"contrastive": term})
 
     def weights(self, batch: Batch) -> dict[str, Array]:
-        """How many pairs count, tokens of their captions, and rows of those."""
+        """The weights of the terms: numbers of pairs, caption tokens, and captions."""
         targets = {"weights": self._target_weights(batch)}
         of_tokens = self._prediction_weights(targets["weights"])
         captioning = {"captioning": of_tokens.pop("cross_entropy")}
@@ -101,7 +101,7 @@ class ContrastiveCaptioning(ImageTextContrast, TokenPrediction):
 
     @property
     def _first(self) -> int:
-        """The first token that is predicted: without a start id, none is before BOS."""
+        """Index of the first predicted token; BOS is predicted only from a start id."""
         return 1 if self.model.start_id is None else 0
 
     def _target_weights(self, batch: Batch) -> Float[Array, "B T"]:

@@ -1,4 +1,4 @@
-"""Whether a model, an objective and the rows of data fit together."""
+"""Checks that a model, an objective and the rows of the data fit together."""
 
 from fmjax.errors import UserError, suggest
 from fmjax.models.call_arguments import array_names
@@ -7,7 +7,7 @@ from fmjax.objectives.terms import RowShapes
 
 
 def check_reads(objective) -> None:
-    """Raises a UserError for a model that does not read what the objective reads."""
+    """Raises a UserError if the model does not read the arrays of the objective."""
     model = objective.model
     if set(objective.reads) - set(array_names(model)):
         raise UserError(
@@ -19,11 +19,11 @@ def check_reads(objective) -> None:
 def check_rows(
     objective, targets: tuple[str, ...], rows: RowShapes, vocab_size: int
 ) -> None:
-    """Raises a UserError where the objective or its model cannot take such rows.
+    """Raises a UserError if the objective or its model cannot take such rows.
 
     Args:
       objective: with `model`, `reads` and `may_read`.
-      targets: names of arrays that it needs beside those.
+      targets: names of further arrays that it needs.
       rows: the shape of each array of a row.
       vocab_size: of the data.
     """
@@ -36,7 +36,7 @@ def check_rows(
 def check_names(
     objective, needed: tuple[str, ...], optional: tuple[str, ...], rows: RowShapes
 ) -> None:
-    """Raises a UserError for rows that lack an array, or have one that goes unread."""
+    """Raises a UserError for rows that lack an array or have one that is not read."""
     name = objective.gin_name
     known = {*needed, *optional, "target_bytes"}
     for field in needed:
@@ -56,7 +56,7 @@ def check_names(
 def check_tokens(
     model, field: str, shape: tuple[int, ...], vocab_size: int | None
 ) -> None:
-    """Raises a UserError where a model cannot take tokens [T] of a vocabulary."""
+    """Raises a UserError if a model cannot take tokens [T] of a vocabulary."""
     (length,) = shape
     if length > model.max_length:
         raise UserError(
@@ -72,7 +72,7 @@ def check_tokens(
 
 
 def check_images(model, shape: tuple[int, ...]) -> None:
-    """Raises a UserError where images [height, width, C] are not of a model's size."""
+    """Raises a UserError if a model cannot take images [height, width, C]."""
     expected = (*pair(model.image_size), model.channels)
     if tuple(shape) != expected:
         found, wanted = (" × ".join(map(str, size)) for size in (shape, expected))

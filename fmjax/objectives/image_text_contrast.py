@@ -1,4 +1,4 @@
-"""Images and their texts told from all others of the batch (CLIP, SigLIP)."""
+"""Image-text contrastive learning (CLIP, SigLIP)."""
 
 import dataclasses
 from typing import Any, Literal
@@ -26,13 +26,14 @@ from fmjax.objectives.terms import Batch, LossOutput, Ratio, RowShapes, Term
 @configurable("image_text_contrast")
 @dataclasses.dataclass(frozen=True)
 class ImageTextContrast(EmbeddingObjective):
-    """The symmetric contrastive loss of a global batch.
+    """Image-text contrastive loss over the global batch.
 
     Attributes:
       model: gives embeddings of both sides, such as `clip`.
-      output: "softmax" (Radford et al. 2021), the mean over both directions; or
-        "sigmoid" (Zhai et al. 2023), of each pair by itself, which wants clip.bias.
-      chunks: pieces of the batch that logits are computed with, one at a time.
+      output: "softmax" (CLIP, Radford et al. 2021), the mean over both directions; or
+        "sigmoid" (SigLIP, Zhai et al. 2023), a loss per pair, which requires clip.bias.
+      chunks: number of chunks of the batch; logits with one chunk are in memory at a
+        time.
     """
 
     model: nn.Module
@@ -71,7 +72,7 @@ class ImageTextContrast(EmbeddingObjective):
         check_tokens(self.model.text, "tokens", rows["tokens"], vocab_size)
 
     def check_data(self, data: Any) -> None:
-        """Raises a UserError where a wrong token would stand for the texts."""
+        """Raises a UserError if text pooling would read the wrong token as EOS."""
         tower, tokenizer = self.model.text, data.tokenizer()
         if not isinstance(tower, TextEncoder):
             return
@@ -89,22 +90,22 @@ class ImageTextContrast(EmbeddingObjective):
             )
 
     def train_flops_per_row(self, params, rows: RowShapes) -> float:
-        """Matrix FLOPs of a training step for a pair, the loss's own left out."""
+        """Matrix FLOPs of a training step per pair, without those of the loss."""
         return self.model.train_flops_per_pair(
             params, rows["images"][:2], rows["tokens"][0]
         )
 
     def project_params(self, params: dict) -> dict:
-        """Parameters with a logit scale that is within the model's bounds."""
+        """Parameters with the logit scale clipped to the model's bounds."""
         return self.model.project_params(params)
 
     @property
     def vocab_size(self) -> int:
-        """Of the texts."""
+        """Vocabulary size of the text encoder."""
         return self.model.vocab_size
 
     def weights(self, batch: Batch) -> dict[str, Array]:
-        """How many pairs count."""
+        """The weight of the term: the number of pairs, by their weights."""
         return {"contrastive": _count(batch)}
 
     def embed(
@@ -116,7 +117,7 @@ class ImageTextContrast(EmbeddingObjective):
           variables: {"params": …}.
           batch: images float32 [B, height, width, C], tokens int32 [B, T],
             padding_mask bool [B, T], weights float32 [B], 0 for rows of padding.
-          rng: one key an example for dropout, None in evaluation.
+          rng: one key per example for dropout; None in evaluation.
         """
         text = TextInputs(batch["tokens"], padding_mask=batch["padding_mask"])
         out = self.model.apply(variables, batch["images"], text, keys=rng)
@@ -133,8 +134,8 @@ class ImageTextContrast(EmbeddingObjective):
         """The loss of all rows, given their embeddings.
 
         Returns:
-          Term "contrastive"; metrics "logit_scale", and in evaluation "image_to_text"
-          and "text_to_image": how often the nearest of the other side is the right one.
+          Term "contrastive"; metric "logit_scale", and in evaluation "image_to_text"
+          and "text_to_image", retrieval accuracies at rank 1 within the batch.
         """
         images = embeddings["image_embeddings"]
         texts = embeddings["text_embeddings"]
@@ -149,7 +150,7 @@ class ImageTextContrast(EmbeddingObjective):
             losses = sigmoid_contrast(images, texts, scale, bias, counts, chunks)
         rows = _count(batch)
         metrics = {"logit_scale": Ratio(scale * rows, rows)}
-        # As many products as the loss has, which training does without.
+        # Not in training: it takes as many products as the loss.
         if rng is None:
             found = is_nearest(images, texts, counts, chunks)
             for name, right in zip(("image_to_text", "text_to_image"), found):

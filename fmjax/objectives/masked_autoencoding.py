@@ -23,13 +23,13 @@ _EPSILON = 1e-6
 @configurable("masked_autoencoding")
 @dataclasses.dataclass(frozen=True)
 class MaskedAutoencoding(ReconstructionObjective):
-    """Mean squared error of the pixels of patches that the encoder did not see.
+    """Masked autoencoding: mean squared error of the pixels of masked patches.
 
     Attributes:
-      model: paints images from some of their patches, such as `mae`.
-      mask_ratio: of an image's patches that are hidden.
-      normalize_pixels: predicts each patch less its mean, in units of its standard
-        deviation.
+      model: reconstructs images from their visible patches, such as `mae`.
+      mask_ratio: share of an image's patches that are masked.
+      normalize_pixels: whether the targets of each patch are normalized by its mean and
+        standard deviation.
     """
 
     model: nn.Module
@@ -50,7 +50,7 @@ class MaskedAutoencoding(ReconstructionObjective):
             )
 
     def num_visible(self, patches: int) -> int:
-        """How many patches of so many the encoder sees."""
+        """The number of visible patches of an image of `patches` patches."""
         return int(patches * (1 - self.mask_ratio))
 
     def init(self, rng: Key[Array, ""]) -> dict:
@@ -63,7 +63,7 @@ class MaskedAutoencoding(ReconstructionObjective):
 
         Args:
           rows: the shape of each array of a row.
-          vocab_size: of the data; not looked at.
+          vocab_size: of the data; ignored.
         """
         del vocab_size
         check_names(self, ("images", "weights"), ("labels",), rows)
@@ -89,13 +89,13 @@ class MaskedAutoencoding(ReconstructionObjective):
     def loss(
         self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
     ) -> LossOutput:
-        """The term of a batch.
+        """The loss term of a batch.
 
         Args:
           variables: {"params": …}.
           batch: images float32 [B, height, width, C], weights float32 [B].
-          rng: one key an example for masks and dropout; None in evaluation, where an
-            image's own pixels decide what is masked.
+          rng: one key per example for masks and dropout; None in evaluation, where an
+            image's mask is seeded by its pixels.
 
         Returns:
           Term "squared_error"; no metrics.
@@ -106,7 +106,7 @@ class MaskedAutoencoding(ReconstructionObjective):
         return LossOutput({"squared_error": error}, {})
 
     def weights(self, batch: Batch) -> dict[str, Array]:
-        """How many images count."""
+        """The weight of the term: the number of images, by their weights."""
         return {"squared_error": batch["weights"].sum()}
 
     def _paint(
@@ -127,7 +127,7 @@ class MaskedAutoencoding(ReconstructionObjective):
     def visible(
         self, images: Float[Array, "B height width C"], keys: Keys
     ) -> Int[Array, "B K"]:
-        """Places of the patches that the encoder sees, in order."""
+        """Indices of the visible patches, in order."""
         height, width = grid_of(images.shape[1:3], pair(self.model.patch_size))
         if keys is None:
             keys = keys_of(images)
@@ -138,10 +138,11 @@ class MaskedAutoencoding(ReconstructionObjective):
     def pictures(
         self, variables: dict, batch: Batch
     ) -> Float[Array, "B 3 height width C"]:
-        """Each image of a batch, what is seen of it (0 elsewhere), and what is painted.
+        """Each image, its visible patches (0 elsewhere), and its reconstruction.
 
-        Seen patches are shown as they are, others as painted; with normalize_pixels
-        they get the mean and deviation of the true patch, as in the paper's figures.
+        The reconstruction shows visible patches unchanged. With normalize_pixels,
+        predicted patches get the mean and standard deviation of the true patch, as in
+        the paper's figures.
         """
         images = batch["images"]
         visible = self.visible(images, None)
@@ -156,7 +157,7 @@ class MaskedAutoencoding(ReconstructionObjective):
         return jnp.stack([to_images(x, grid, patch) for x in shown], axis=1)
 
     def _scaled(self, images: Array) -> tuple[Array, Array | float, Array | float]:
-        """Targets, and what is taken off and divided by to make them."""
+        """Targets, and the mean and standard deviation that normalize them."""
         patches = to_patches(images, pair(self.model.patch_size))
         if not self.normalize_pixels:
             return patches, 0.0, 1.0
@@ -166,13 +167,13 @@ class MaskedAutoencoding(ReconstructionObjective):
 
 
 def keys_of(images: Float[Array, "B height width C"]) -> Key[Array, " B"]:
-    """A key of each image's own, made of its pixels."""
-    # Whole numbers add up to the same on every mesh.
+    """One random key per image, seeded by its pixels."""
+    # Integers, whose sum does not depend on the order, so it is the same on every mesh.
     bits = jax.lax.bitcast_convert_type(images.astype(jnp.float32), jnp.uint32)
     seeds = bits.sum((1, 2, 3), dtype=jnp.uint32)
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), seeds)
 
 
 def _seen(visible: Int[Array, "B K"], patches: int) -> Array:
-    """True for patches that are seen, [B, N]."""
+    """True for visible patches, [B, N]."""
     return (visible[:, None, :] == jnp.arange(patches)[:, None]).any(-1)

@@ -1,4 +1,4 @@
-"""Masked language modelling (BERT, Devlin et al. 2019), with next sentences."""
+"""Masked language modelling and next-sentence prediction (BERT, Devlin et al. 2019)."""
 
 import dataclasses
 from typing import Any, Protocol, runtime_checkable
@@ -18,14 +18,15 @@ from fmjax.objectives.token_prediction import TokenPrediction
 @configurable("masked_lm")
 @dataclasses.dataclass(frozen=True)
 class MaskedLM(TokenPrediction):
-    """Mean cross-entropy of the tokens that were masked out.
+    """Masked language modelling: mean cross-entropy of the masked tokens.
 
-    Its model is an encoder, such as `bert`. Where rows say whether their second
-    sentence followed the first, so must the model.
+    The model is an encoder, such as `bert`. For rows with next-sentence labels the
+    model must have a next-sentence head.
 
     Attributes:
-      max_predictions: the most masked tokens that a row may have, for the head costs as
-        much as many layers; None looks for them in all T positions.
+      max_predictions: the largest number of masked tokens of a row; the head is applied
+        to that many positions, since it costs as much as many layers. None applies it
+        to all T positions.
     """
 
     max_predictions: int | None = None
@@ -48,21 +49,25 @@ class MaskedLM(TokenPrediction):
         super().check(rows, vocab_size)
 
     def check_data(self, data: Any) -> None:
-        """Raises a UserError where rows may have more targets than are predicted."""
+        """Raises a UserError if rows may have more targets than max_predictions."""
         check_targets(self, data)
 
     def loss(
         self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
     ) -> LossOutput:
-        """Terms and metrics of a batch, "next_sentence" among them where rows have it.
+        """Terms and metrics of a batch.
 
         Args:
           variables: {"params": …}.
           batch: tokens, targets int32 [B, T]; weights float32 [B, T], 1 where a token
             was masked; optionally positions, segment_ids, token_types int32 [B, T];
-            next_sentence int32 [B], 0 where it follows, with next_sentence_weights
-            float32 [B].
-          rng: one key an example for dropout, None in evaluation.
+            optionally next_sentence int32 [B], 0 where the second sentence follows the
+            first, with next_sentence_weights float32 [B].
+          rng: one key per example for dropout; None in evaluation.
+
+        Returns:
+          The terms and metrics of `TokenPrediction`, and for rows with next_sentence
+          also term "next_sentence" and metric "next_sentence_accuracy".
         """
         out = self._hidden(variables, batch, rng)
         places = chosen(batch["weights"], self.max_predictions)
@@ -84,7 +89,7 @@ class MaskedLM(TokenPrediction):
         return LossOutput(terms | router_terms(self, out, batch), metrics)
 
     def weights(self, batch: Batch) -> dict[str, Array]:
-        """How many masked tokens count, sentences, and rows that have any targets."""
+        """The weights of the terms: numbers of masked tokens, of labels, of rows."""
         found = self._prediction_weights(
             predicted_weights(batch["weights"], self.max_predictions)
         )
@@ -93,7 +98,7 @@ class MaskedLM(TokenPrediction):
         return found | router_weights(self, batch)
 
     def train_flops_per_row(self, params, rows: RowShapes) -> float:
-        """Matrix FLOPs of a training step for a row, padding or not."""
+        """Matrix FLOPs of a training step per row, padding included."""
         return encoder_flops(self, params, rows)
 
     def _targets(self) -> tuple[str, ...]:
@@ -107,7 +112,7 @@ class MaskedLM(TokenPrediction):
 
 
 def encoder_flops(objective, params, rows: RowShapes) -> float:
-    """Matrix FLOPs of a training step for a row of an encoder's objective."""
+    """Matrix FLOPs of a training step per row, for an objective of an encoder."""
     (length,) = rows["tokens"]
     predicted = min(objective.max_predictions or length, length) / length
     return length * objective.model.train_flops_per_token(params, length, predicted)
@@ -121,11 +126,11 @@ def check_predictions(name: str, max_predictions: int | None) -> None:
 
 @runtime_checkable
 class MasksTokens(Protocol):
-    """Data that masks tokens by rules that it tells: a source of one's own need not.
+    """Protocol of data whose masking rule is known; a custom source need not have it.
 
     Attributes:
-      corruption: with rate and `most_targets(length)`; None for no masking.
-      length: T, of rows.
+      corruption: with `rate` and `most_targets(length)`; None for no masking.
+      length: T, tokens of a row.
     """
 
     corruption: Any
@@ -133,7 +138,7 @@ class MasksTokens(Protocol):
 
 
 def check_targets(objective, data: Any) -> None:
-    """Raises a UserError where masking may choose more tokens than are predicted."""
+    """Raises a UserError if masking may choose more tokens than max_predictions."""
     if not isinstance(data, MasksTokens):
         return
     limit, masking = objective.max_predictions, data.corruption
@@ -149,19 +154,19 @@ def check_targets(objective, data: Any) -> None:
 
 
 def chosen(weights: Float[Array, "B T"], limit: int | None) -> Int[Array, "B P"] | None:
-    """Places of the first `limit` targets that count, then others; None for all T."""
+    """Positions of the first `limit` targets, filled up with others; None for all T."""
     if limit is None or limit >= weights.shape[1]:
         return None
     return jnp.argsort(weights <= 0, axis=-1, stable=True)[:, :limit]
 
 
 def predicted_weights(weights: Float[Array, "B T"], limit: int | None) -> Array:
-    """[B, T] or [B, limit]: the weights of the targets that are predicted."""
+    """The weights of the predicted targets, [B, limit], or [B, T] without a limit."""
     return pick(weights, chosen(weights, limit))
 
 
 def pick(x: Array, places: Int[Array, "B P"] | None) -> Array:
-    """[B, T, …] → [B, P, …]: what is at these places of each row."""
+    """Gathers positions of each row: [B, T, …] → [B, P, …]; None for all of T."""
     if places is None:
         return x
     places = places.reshape(*places.shape, *(1,) * (x.ndim - 2))

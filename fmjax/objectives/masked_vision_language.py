@@ -1,6 +1,7 @@
-"""Masked patches given words, and masked words given patches (M3AE, Geng et al. 2022).
+"""Masked vision-language modelling (M3AE, Geng et al. 2022).
 
-`masked_autoencoding` is its case of images alone.
+Masked patches and masked tokens are predicted from the visible ones of both.
+`masked_autoencoding` is the same for images alone.
 """
 
 import dataclasses
@@ -24,15 +25,15 @@ from fmjax.objectives.token_loss import TokenLoss
 @configurable("masked_vision_language")
 @dataclasses.dataclass(frozen=True)
 class MaskedVisionLanguage(MaskedAutoencoding, TokenLoss):
-    """Squared error of hidden patches and cross-entropy of hidden words.
+    """Masked modelling of images and texts: squared error plus cross-entropy.
 
-    The encoder sees what is left of both; an image's patches are hidden as in
-    `MaskedAutoencoding`, of a text's tokens a share of those that are no padding.
+    The encoder reads the visible patches and tokens. Patches are masked as in
+    `MaskedAutoencoding`; masked tokens are chosen among those that are not padding.
 
     Attributes:
       model: reconstructs both, such as `m3ae`.
-      word_mask_ratio: of a text's tokens that are hidden, at least one.
-      words: coefficient of their cross-entropy (0.5 in the paper).
+      word_mask_ratio: share of a text's tokens that are masked, at least one token.
+      words: coefficient of the cross-entropy of the tokens (0.5 in the paper).
 
     The other fields are those of `MaskedAutoencoding` and `TokenLoss`.
     """
@@ -72,7 +73,7 @@ class MaskedVisionLanguage(MaskedAutoencoding, TokenLoss):
         check_tokens(self.model, "tokens", rows["tokens"], vocab_size)
 
     def train_flops_per_row(self, params, rows: RowShapes) -> float:
-        """Matrix FLOPs of a training step for a pair."""
+        """Matrix FLOPs of a training step per pair."""
         height, width = self.model.grid
         (length,) = rows["tokens"]
         return self.model.train_flops_per_pair(
@@ -88,12 +89,12 @@ class MaskedVisionLanguage(MaskedAutoencoding, TokenLoss):
           variables: {"params": …}.
           batch: images float32 [B, height, width, C], tokens int32 [B, T],
             padding_mask bool [B, T], weights float32 [B].
-          rng: one key an example for masks and dropout; None in evaluation, where an
-            image's own pixels decide what is masked.
+          rng: one key per example for masks and dropout; None in evaluation, where the
+            masks of a pair are seeded by the image's pixels.
 
         Returns:
-          Terms "squared_error", "cross_entropy" and, with a coefficient, "z_loss";
-          metrics "nll" and "accuracy" of the hidden words.
+          Terms "squared_error", "cross_entropy" and, if its coefficient is not 0,
+          "z_loss"; metrics "nll" and "accuracy" of the masked tokens.
         """
         visible = self.visible(batch["images"], rng)
         hidden = self.hidden_words(batch["images"], batch["padding_mask"], rng)
@@ -106,7 +107,7 @@ class MaskedVisionLanguage(MaskedAutoencoding, TokenLoss):
         return LossOutput({"squared_error": error} | terms, metrics)
 
     def weights(self, batch: Batch) -> dict[str, Array]:
-        """How many images count, and how many words of theirs are hidden."""
+        """The weights of the terms: numbers of images and of masked tokens."""
         hidden = self._num_hidden(batch["padding_mask"])
         return super().weights(batch) | self._prediction_weights(
             hidden * batch["weights"]
@@ -118,23 +119,23 @@ class MaskedVisionLanguage(MaskedAutoencoding, TokenLoss):
         padding_mask: Bool[Array, "B T"],
         keys: Keys,
     ) -> Bool[Array, "B T"]:
-        """True for the tokens that the encoder does not see; never for padding."""
+        """True for masked tokens; False for padding."""
         if keys is None:
             keys = keys_of(images)
         draw = jax.vmap(lambda key: jax.random.uniform(key, padding_mask.shape[1:]))
-        # Padding is behind all others, so that a share of the others comes first.
+        # Padding sorts last, so that only tokens are chosen.
         order = jnp.where(padding_mask, draw(fold_keys(keys, 2**31 + 1)), 2.0)
         rank = order.argsort(-1).argsort(-1)
         return padding_mask & (rank < self._num_hidden(padding_mask)[:, None])
 
     def _num_hidden(self, padding_mask: Bool[Array, "B T"]) -> Float[Array, " B"]:
-        """How many tokens of each text are hidden, whichever they are."""
+        """The number of masked tokens of each text."""
         length = padding_mask.sum(-1)
         count = jnp.maximum(jnp.round(self.word_mask_ratio * length), 1)
         return jnp.minimum(count, length)
 
     def _paint(self, variables, batch, visible, keys) -> Float[Array, "B N P"]:
-        """Patches given all words, for pictures."""
+        """Predicted patches, given all tokens, for `pictures`."""
         seen = batch["padding_mask"]
         return self._reconstruct(variables, batch, visible, seen, keys)[0]["logits"]
 

@@ -1,4 +1,4 @@
-"""Two views of each image told from those of all others of the batch (SimCLR)."""
+"""NT-Xent, the contrastive loss of two views of each image (SimCLR)."""
 
 import dataclasses
 
@@ -19,12 +19,13 @@ from fmjax.objectives.terms import Batch, LossOutput, Ratio, RowShapes, Term
 @configurable("nt_xent")
 @dataclasses.dataclass(frozen=True)
 class NTXent(EmbeddingObjective):
-    """NT-Xent over a global batch (Chen et al. 2020).
+    """NT-Xent over the global batch (SimCLR, Chen et al. 2020).
 
     Attributes:
-      model: embeds views, such as `simclr`.
-      temperature: divides the cosines.
-      chunks: pieces of the batch that logits are computed with, one at a time.
+      model: gives embeddings of views, such as `simclr`.
+      temperature: divides the cosine similarities.
+      chunks: number of chunks of the batch; logits with one chunk are in memory at a
+        time.
     """
 
     model: nn.Module
@@ -54,12 +55,12 @@ class NTXent(EmbeddingObjective):
         check_images(self.model, rows["views"][1:])
 
     def train_flops_per_row(self, params, rows: RowShapes) -> float:
-        """Matrix FLOPs of a training step for an image, the loss's own left out."""
+        """Matrix FLOPs of a training step per image, without those of the loss."""
         size = rows["views"][1:3]
         return 2 * self.model.train_flops_per_image(params, size)
 
     def weights(self, batch: Batch) -> dict[str, Array]:
-        """How many images count."""
+        """The weight of the term: the number of images, by their weights."""
         return {"contrastive": _count(batch)}
 
     def embed(
@@ -71,7 +72,7 @@ class NTXent(EmbeddingObjective):
           variables: {"params": …}.
           batch: views float32 [B, 2, height, width, C], weights float32 [B], 0 for rows
             of padding.
-          rng: one key an example for dropout, None in evaluation.
+          rng: one key per example for dropout; None in evaluation.
         """
         views = self.model.apply(variables, batch["views"], rng, method="embed_views")
         return {"views": views}, LossOutput({}, {})
@@ -86,14 +87,14 @@ class NTXent(EmbeddingObjective):
         """The loss of all rows, given their embeddings.
 
         Returns:
-          Term "contrastive"; in evaluation metric "nearest": how often the nearest
-          second view is that of the same image.
+          Term "contrastive"; in evaluation metric "nearest", the share of images whose
+          second view is the nearest second view to their first.
         """
         del variables
         views, counts = embeddings["views"], batch["weights"] > 0
         losses = view_contrast(views, self.temperature, counts, self.chunks)
         rows, metrics = _count(batch), {}
-        # Half as many products as the loss has, which training does without.
+        # Not in training: it takes half as many products as the loss.
         if rng is None:
             nearest, _ = is_nearest(views[:, 0], views[:, 1], counts, self.chunks)
             metrics["nearest"] = Ratio(nearest.sum().astype(jnp.float32), rows)

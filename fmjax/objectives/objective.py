@@ -1,4 +1,4 @@
-"""The contract of objectives: what training needs of what it minimizes."""
+"""The interface of training objectives."""
 
 import abc
 from typing import Any, ClassVar
@@ -12,12 +12,12 @@ Embeddings = dict[str, Array]
 
 
 class Objective(abc.ABC):
-    """What training minimizes: a frozen dataclass that holds a model.
+    """A training objective: a frozen dataclass that holds a model.
 
     Attributes:
       model: a linen module.
-      unit: what throughput is measured in, one of `terms.UNITS`: what the weight of the
-        first term counts.
+      unit: what the weight of the first term counts, one of `terms.UNITS`; throughput
+        is measured in it.
       gin_name: its name in gin files, from `configurable`.
     """
 
@@ -27,10 +27,10 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def init(self, rng: Key[Array, ""]) -> dict:
-        """Boxed variables {"params": …, other collections}.
+        """Initial boxed variables {"params": …, other collections}.
 
         Collections other than "params" (batch statistics, a queue, a teacher) are not
-        differentiated; what `loss` gives of them is kept for the next step.
+        differentiated; those that `loss` returns replace the old ones.
         """
 
     @abc.abstractmethod
@@ -40,38 +40,43 @@ class Objective(abc.ABC):
         """Terms, metrics and new collections of a batch.
 
         Args:
-          variables: unboxed, as `init` gives them.
+          variables: unboxed, with the structure of `init`.
           batch: arrays [B, …].
-          rng: one key an example; None in evaluation, where new collections are not
-            kept and metrics may be computed that would cost too much in every step.
+          rng: one key per example; None in evaluation, where new collections are
+            discarded and metrics that are too costly for every step may be computed.
         """
 
     @abc.abstractmethod
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
-        """The weight of each term of `loss`, in the same order, of the batch alone."""
+        """The weight of each term of `loss`, in the same order.
+
+        Depends on the batch alone, not on parameters.
+        """
 
     @abc.abstractmethod
     def check(self, rows: RowShapes, vocab_size: int | None) -> None:
-        """Raises a UserError where the model cannot take such rows.
+        """Raises a UserError if the model cannot take such rows.
 
         Args:
           rows: the shape of each array of a row.
-          vocab_size: of the data's tokenizer; None where the data has no text.
+          vocab_size: of the data's tokenizer; None if the data has no text.
         """
 
     @abc.abstractmethod
     def train_flops_per_row(self, params: Any, rows: RowShapes) -> float:
-        """Matrix FLOPs of a training step for a row, padding or not."""
+        """Matrix FLOPs of a training step per row, padding included."""
 
     def check_data(self, data: Any) -> None:  # noqa: B027
-        """Raises a UserError where the data does not fit; by default all data does.
+        """Raises a UserError if the data does not fit; accepts all data by default.
+
+        Unlike `check`, this may read files.
 
         Args:
-          data: `experiment.data`; unlike `check`, this may read files.
+          data: `experiment.data`.
         """
 
     def project_params(self, params: dict) -> dict:
-        """Parameters after an update, put back into their bounds; by default as is.
+        """Projects parameters into their bounds after an update; by default unchanged.
 
         Args:
           params: nested dict; frozen parameters are `optax.MaskedNode`.
@@ -80,12 +85,12 @@ class Objective(abc.ABC):
 
     @property
     def vocab_size(self) -> int | None:
-        """Of the model; None where it has no vocabulary."""
+        """Vocabulary size of the model; None if it has no vocabulary."""
         return None
 
 
 class ReconstructionObjective(Objective):
-    """An objective whose model reconstructs images, which can be looked at."""
+    """An objective whose model reconstructs images, which can be shown as pictures."""
 
     @abc.abstractmethod
     def pictures(
@@ -95,10 +100,10 @@ class ReconstructionObjective(Objective):
 
 
 class EmbeddingObjective(Objective):
-    """A loss that compares every row of the global batch with all others.
+    """An objective that compares every row of the global batch with all others.
 
-    Microbatches embed their rows apart; the loss is taken of all embeddings at once
-    (Gao et al. 2021, GradCache).
+    With microbatches, rows are embedded microbatch by microbatch, and the loss is
+    computed from the embeddings of the global batch (GradCache, Gao et al. 2021).
     """
 
     @abc.abstractmethod
@@ -118,7 +123,7 @@ class EmbeddingObjective(Objective):
         """The terms that compare all rows, given the embeddings of the global batch.
 
         Args:
-          variables: with the collections that `embed` gave.
+          variables: with the collections that `embed` returned.
           embeddings: of all rows.
           batch: the global batch.
           rng: as in `loss`.

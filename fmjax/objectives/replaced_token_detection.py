@@ -27,16 +27,17 @@ from fmjax.objectives.token_prediction import TokenPrediction
 @configurable("replaced_token_detection")
 @dataclasses.dataclass(frozen=True)
 class ReplacedTokenDetection(TokenPrediction):
-    """A generator fills in masked tokens; a discriminator tells which it got wrong.
+    """Replaced-token detection: a generator's masked LM loss plus a discriminator's.
 
-    Its model is `electra`. The generator learns to predict, not to fool: no gradient
-    passes through the tokens that it draws (section 2). Every token that is no padding
-    is told apart, and one that the generator happened to restore counts as real.
+    The model is `electra`. The generator predicts the masked tokens, and tokens sampled
+    from it replace them; no gradient passes through the samples (section 2). The
+    discriminator classifies every token except padding as original or replaced; a
+    sample that equals the original token counts as original.
 
     Attributes:
       detection: coefficient of the discriminator's loss (λ = 50 in the paper).
-      max_predictions: the most masked tokens that a row may have, which are predicted
-        and replaced; None looks for them in all T positions.
+      max_predictions: the largest number of masked tokens of a row, which are predicted
+        and replaced; None allows all T positions.
     """
 
     detection: float = 50.0
@@ -53,7 +54,7 @@ class ReplacedTokenDetection(TokenPrediction):
             )
 
     def check_data(self, data: Any) -> None:
-        """Raises a UserError where rows may have more targets than are predicted."""
+        """Raises a UserError if rows may have more targets than max_predictions."""
         check_targets(self, data)
 
     def loss(
@@ -66,14 +67,15 @@ class ReplacedTokenDetection(TokenPrediction):
           batch: tokens int32 [B, T] with masks, targets int32 [B, T] and weights
             float32 [B, T] of what was masked; segment_ids int32 [B, T], 0 for padding;
             optionally positions and token_types.
-          rng: one key an example; None in evaluation, where what is drawn depends on
-            the example's tokens alone.
+          rng: one key per example; None in evaluation, where sampling is seeded by the
+            example's targets.
 
         Returns:
-          Terms "detection", "cross_entropy" (the generator's) and what else
-          `TokenPrediction` has; metrics of both, "replaced" the share of tokens that
-          differ and, in evaluation, "auc" the chance that of two tokens of a sequence,
-          one of them replaced, the discriminator gives that one the higher score.
+          Terms "detection", "cross_entropy" (the generator's) and the other terms of
+          `TokenPrediction`; metrics of both; "replaced", the share of tokens that
+          differ from the original; and, in evaluation, "auc", the probability that the
+          discriminator scores a replaced token higher than an original token of the
+          same sequence.
         """
         text = TextInputs.from_arrays(batch, self.may_read)
         generated = self.model.apply(
@@ -101,7 +103,7 @@ class ReplacedTokenDetection(TokenPrediction):
         metrics = {f"generator_{name}": ratio for name, ratio in metrics.items()}
         metrics["detection_accuracy"] = Ratio(right.sum(), count)
         metrics["replaced"] = Ratio((replaced * real).sum(), count)
-        # All pairs of tokens of a row, T², which training does without.
+        # Not in training: it compares all T² pairs of tokens of a row.
         if rng is None:
             metrics["auc"] = _auc(logits, replaced & (real > 0), ~replaced & (real > 0))
         routers = out | {"generator_router": generated["router"]}
@@ -109,7 +111,7 @@ class ReplacedTokenDetection(TokenPrediction):
         return LossOutput(terms | generator | routed, metrics)
 
     def weights(self, batch: Batch) -> dict[str, Array]:
-        """How many tokens are no padding, how many are predicted, and rows of those."""
+        """The weights of the terms: numbers of tokens, predicted tokens, and rows."""
         predicted = predicted_weights(batch["weights"], self.max_predictions)
         return (
             {"detection": _tokens(batch).sum()}
@@ -118,17 +120,17 @@ class ReplacedTokenDetection(TokenPrediction):
         )
 
     def train_flops_per_row(self, params, rows: RowShapes) -> float:
-        """Matrix FLOPs of a training step for a row, padding or not."""
+        """Matrix FLOPs of a training step per row, padding included."""
         return encoder_flops(self, params, rows)
 
     def _targets(self) -> tuple[str, ...]:
-        # Padding is told by segment ids alone, so they must be there.
+        # Required: only segment ids mark padding.
         return (*super()._targets(), "segment_ids")
 
     def _corrupt(
         self, variables, hidden, places, batch, rng
     ) -> tuple[Int[Array, "B T"], Bool[Array, "B T"]]:
-        """Tokens with draws of the generator at the masked places, and which differ."""
+        """Tokens with samples at masked positions, and which of them were replaced."""
         if rng is None:
             places_of = jnp.arange(1, batch["targets"].shape[1] + 1)
             sums = (batch["targets"] * places_of).sum(-1)
@@ -140,7 +142,7 @@ class ReplacedTokenDetection(TokenPrediction):
         if places is not None:
             rows = jnp.arange(places.shape[0])[:, None]
             drawn = originals.at[rows, places].set(drawn)
-            # Tokens that were masked beyond the limit are put back as they were.
+            # Masked tokens beyond the limit are restored.
             was_masked &= jnp.zeros_like(was_masked).at[rows, places].set(True)
         corrupted = jnp.where(was_masked, drawn, originals)
         return corrupted, corrupted != originals
@@ -152,7 +154,7 @@ class ReplacedTokenDetection(TokenPrediction):
         keys: Key[Array, " B"],
         length: int,
     ) -> Int[Array, "B P"]:
-        """A token for each place, chunk by chunk, so that few logits are ever held."""
+        """Samples a token per position, in chunks, to bound the memory of logits."""
         B, P, _ = hidden.shape
         size = -(-P // self._pieces(P, length))
         starts = jnp.arange(0, P, size)
@@ -176,7 +178,10 @@ def _tokens(batch: Batch) -> Float[Array, "B T"]:
 def _auc(
     scores: Float[Array, "B T"], positive: Bool[Array, "B T"], negative: Array
 ) -> Ratio:
-    """Pairs of a positive and a negative of one row in order; ties count half."""
+    """AUC as a ratio: correctly ordered (positive, negative) pairs of a row over all.
+
+    Ties count half.
+    """
     above = (scores[:, :, None] > scores[:, None, :]) + 0.5 * (
         scores[:, :, None] == scores[:, None, :]
     )

@@ -1,4 +1,4 @@
-"""Losses of a mixture of experts' routers."""
+"""Auxiliary losses of the routers of a mixture of experts."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -13,7 +13,7 @@ COEFFICIENTS = ("load_balance", "router_z")
 
 
 def check_coefficients(objective) -> None:
-    """Raises a UserError for a negative coefficient, or one that nothing is under."""
+    """Raises a UserError for a negative coefficient, or one without any experts."""
     for field in COEFFICIENTS:
         name, value = f"{objective.gin_name}.{field}", getattr(objective, field)
         if value < 0:
@@ -26,16 +26,16 @@ def check_coefficients(objective) -> None:
 
 
 def router_terms(objective, out: dict, batch: Batch) -> dict[str, Term]:
-    """Terms "load_balance" and "router_z", where they have a coefficient.
+    """Terms "load_balance" and "router_z", if their coefficients are not 0.
 
-    Each sequence has losses of its own (see `MixtureOfExperts`); they are averaged over
-    layers, and over the sequences that have a target.
+    The losses are per sequence (see `MixtureOfExperts`), averaged over layers and over
+    the sequences that have a target.
 
     Args:
       objective: holds the coefficients.
-      out: what the model's `hidden` gave: "router" of one stack, and of others what
-        ends so.
-      batch: whose `weights` tell which rows have targets.
+      out: output of the model's `hidden`; every entry whose name ends with "router" is
+        the router losses of a stack.
+      batch: with `weights`, which are positive for targets.
     """
     counts = _has_targets(batch)
     routers = [x for name, x in out.items() if name.endswith("router") and x]
@@ -49,7 +49,7 @@ def router_terms(objective, out: dict, batch: Batch) -> dict[str, Term]:
 
 
 def router_weights(objective, batch: Batch) -> dict[str, Float[Array, ""]]:
-    """The weights of the terms of `router_terms`: how many sequences have a target."""
+    """The weights of the terms of `router_terms`: the number of rows with targets."""
     count = _has_targets(batch).sum()
     return {name: count for name in COEFFICIENTS if getattr(objective, name)}
 

@@ -1,4 +1,4 @@
-"""Prediction of a text from another: translation, and denoising of many kinds."""
+"""Sequence-to-sequence language modelling: translation, denoising."""
 
 import dataclasses
 
@@ -13,18 +13,19 @@ from fmjax.objectives.token_prediction import TokenPrediction
 @configurable("seq2seq_lm")
 @dataclasses.dataclass(frozen=True)
 class Seq2SeqLM(TokenPrediction):
-    """Mean cross-entropy of a decoder's next token, given what the encoder read.
+    """Sequence-to-sequence loss: mean cross-entropy of the decoder's next token.
 
-    Its model is an encoder-decoder, such as `seq2seq`. The data decides on both texts:
-    pairs, spans of a corrupted text, or the rest of a text. Each text's first target is
-    predicted from the model's start id, every other from the target before it.
+    The model is an encoder-decoder, such as `seq2seq`. The data defines both texts:
+    pairs, a corrupted text and its masked spans, or a prefix and its continuation. The
+    first target of a text is predicted from the model's start id, every other one from
+    the target before it.
     """
 
     reads = ("encoder_tokens", "decoder_positions")
     may_read = ("encoder_segment_ids", "encoder_positions", "decoder_segment_ids")
 
     def train_flops_per_row(self, params, rows: RowShapes) -> float:
-        """Matrix FLOPs of a training step for a row, padding or not."""
+        """Matrix FLOPs of a training step per row, padding included."""
         (source,), (length,) = rows["encoder_tokens"], rows["targets"]
         return length * self.model.train_flops_per_token(params, length, source)
 

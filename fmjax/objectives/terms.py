@@ -1,4 +1,4 @@
-"""What every objective gives: named terms that add up over microbatches and hosts."""
+"""Loss terms and metrics, whose sums add up over microbatches and hosts."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,13 +13,13 @@ RowShapes = Mapping[str, tuple[int, ...]]
 
 
 class Term(NamedTuple):
-    """One part of a loss: coefficient · sum / weight.
+    """A loss term: coefficient · sum / weight.
 
     Attributes:
       sum: scalar sum over the examples of a batch.
       weight: scalar that the sum over the *global* batch is divided by. It depends on
         the batch alone, never on parameters, so it is known before the backward pass.
-      coefficient: share of this term in the loss.
+      coefficient: multiplies the term in the loss.
     """
 
     sum: Float[Array, ""]
@@ -28,21 +28,21 @@ class Term(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """A metric, sum / weight, both of which add up over batches."""
+    """A metric: sum / weight, scalars that both add up over batches."""
 
     sum: Float[Array, ""]
     weight: Float[Array, ""]
 
 
 class LossOutput(NamedTuple):
-    """What a loss gives of a batch.
+    """Terms, metrics and changed collections that a loss returns for a batch.
 
     Attributes:
-      terms: parts of the loss by name. Their sum may be differentiated, one of them
-        alone not: terms of equal weight may share one backward pass.
+      terms: parts of the loss by name. Only their total may be differentiated, not a
+        single term, because terms of equal weight may share one backward pass.
       metrics: ratios by name.
-      collections: of the variables other than the parameters, those that have changed,
-        whole: {"batch_stats": …}.
+      collections: changed collections other than the parameters, each complete, such as
+        {"batch_stats": …}.
     """
 
     terms: dict[str, Term]
@@ -50,7 +50,7 @@ class LossOutput(NamedTuple):
     collections: Mapping[str, Any] = {}
 
     def joined(self, other: "LossOutput") -> "LossOutput":
-        """Both outputs as one; of the collections, this one's are the newer."""
+        """Merges both outputs; for collections in both, those of `self` are used."""
         return LossOutput(
             self.terms | other.terms,
             self.metrics | other.metrics,

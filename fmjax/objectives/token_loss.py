@@ -1,4 +1,4 @@
-"""Cross-entropy of tokens by a model's head, a few places at a time."""
+"""Cross-entropy of tokens, with the logits of a model's head computed in chunks."""
 
 import dataclasses
 
@@ -16,14 +16,15 @@ from fmjax.objectives.terms import Ratio, Term
 
 @dataclasses.dataclass(frozen=True)
 class TokenLoss(Objective):
-    """Mean cross-entropy over the targets that count; subclasses say of what.
+    """Mean cross-entropy of tokens; subclasses define the targets.
 
     Attributes:
       model: has `head` and `vocab_size`.
       z_loss: coefficient of the mean of log(Z)² (PaLM, Chowdhery et al. 2022: 1e-4).
       label_smoothing: share of each target spread over the vocabulary (Szegedy 2016).
-      head_chunks: pieces of T in which logits are computed; one at a time is held.
-        Where few of T are predicted, there are fewer pieces, but no larger ones.
+      head_chunks: number of chunks of T; the logits of one chunk are in memory at a
+        time. If only some positions are predicted, there are fewer chunks of the same
+        size.
     """
 
     model: nn.Module
@@ -47,7 +48,7 @@ class TokenLoss(Objective):
 
     @property
     def vocab_size(self) -> int:
-        """Of the model."""
+        """Vocabulary size of the model."""
         return self.model.vocab_size
 
     def _predict(
@@ -64,11 +65,11 @@ class TokenLoss(Objective):
 
         Args:
           variables: of the model.
-          hidden: what the head reads.
-          targets: ids.
-          weights: of the targets.
-          head: the method that gives logits of `hidden`.
-          length: tokens of a row, of which those given may be a few; None: they are
+          hidden: input of the head.
+          targets: token ids, int32.
+          weights: of the targets, float32.
+          head: name of the model's method that gives logits of `hidden`.
+          length: tokens of a row, if `hidden` has only some of them; None if it has
             all.
           coefficient: of the term "cross_entropy".
         """
@@ -86,8 +87,8 @@ class TokenLoss(Objective):
         )
         weight = weights.sum()
         if self.z_loss:
-            # The head's gradients are taken once, of both terms together: `loss` is
-            # their sum times their coefficients, and z_loss carries its gradient.
+            # The head's gradients are computed once for both terms: `loss` is their
+            # weighted sum, and its gradient is attached to z_loss.
             gradient = (loss - jax.lax.stop_gradient(loss)) / self.z_loss
             terms = {
                 "cross_entropy": Term(cross_entropy, weight, coefficient),
@@ -101,13 +102,13 @@ class TokenLoss(Objective):
     def _prediction_weights(
         self, weights: Float[Array, "..."]
     ) -> dict[str, Float[Array, ""]]:
-        """The weights of the terms of `_predict` for targets of such weights."""
+        """The weights of the terms of `_predict`, given the weights of the targets."""
         weight = weights.sum()
         z_loss = {"z_loss": weight} if self.z_loss else {}
         return {"cross_entropy": weight} | z_loss
 
     def _pieces(self, predicted: int, length: int | None) -> int:
-        """In how many pieces of T to compute the logits of `predicted` places."""
+        """The number of chunks for the logits of `predicted` positions."""
         size = -(-(length or predicted) // self.head_chunks)
         return -(-predicted // size)
 

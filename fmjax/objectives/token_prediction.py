@@ -1,4 +1,4 @@
-"""Tokens that a model predicts: what language objectives share."""
+"""Token prediction: the base class of the language objectives."""
 
 import dataclasses
 
@@ -19,12 +19,13 @@ from fmjax.objectives.token_loss import TokenLoss
 
 @dataclasses.dataclass(frozen=True)
 class TokenPrediction(TokenLoss):
-    """Cross-entropy of the tokens of a transformer; subclasses say what is read.
+    """Cross-entropy of tokens of a transformer; subclasses define its inputs.
 
     Attributes:
-      model: gives `hidden` and `head`.
-      load_balance: coefficient of a mixture of experts' balance loss (Switch: 1e-2).
-      router_z: of its router z-loss (ST-MoE: 1e-3).
+      model: has the methods `hidden` and `head`.
+      load_balance: coefficient of the load-balancing loss of a mixture of experts
+        (Switch: 1e-2).
+      router_z: coefficient of its router z-loss (ST-MoE: 1e-3).
 
     The other fields are those of `TokenLoss`.
     """
@@ -33,7 +34,7 @@ class TokenPrediction(TokenLoss):
     router_z: float = 0.0
 
     unit = "tokens"
-    # Arrays that `_hidden` reads of a batch: those that must be there, and others.
+    # Arrays of a batch that `_hidden` reads: required ones, and optional ones.
     reads = ("tokens",)
     may_read = ("positions", "segment_ids")
 
@@ -57,7 +58,7 @@ class TokenPrediction(TokenLoss):
         check_rows(self, self._targets(), rows, vocab_size)
 
     def train_flops_per_row(self, params, rows: RowShapes) -> float:
-        """Matrix FLOPs of a training step for a row, padding or not."""
+        """Matrix FLOPs of a training step per row, padding included."""
         (length,) = rows["tokens"]
         return length * self.model.train_flops_per_token(params, length)
 
@@ -70,11 +71,12 @@ class TokenPrediction(TokenLoss):
           variables: {"params": …}.
           batch: `reads` and `targets` int32, `weights` float32, all [B, …]; optionally
             `may_read`, and target_bytes float32 [B].
-          rng: one key an example for dropout, None in evaluation.
+          rng: one key per example for dropout; None in evaluation.
 
         Returns:
-          Terms "cross_entropy", and "z_loss", "load_balance", "router_z" where they
-          have a coefficient; metrics of the plain cross-entropy.
+          Terms "cross_entropy", and "z_loss", "load_balance", "router_z" if their
+          coefficients are not 0; metrics "nll" (without label smoothing), "accuracy",
+          and, with target_bytes, "bits_per_byte".
         """
         out = self._hidden(variables, batch, rng)
         terms, metrics = self._predict(
@@ -86,7 +88,7 @@ class TokenPrediction(TokenLoss):
         return LossOutput(terms | router_terms(self, out, batch), metrics)
 
     def weights(self, batch: Batch) -> dict[str, Array]:
-        """How many targets count, and how many rows have any."""
+        """The weights of the terms: numbers of targets and of rows with targets."""
         return self._prediction_weights(batch["weights"]) | router_weights(self, batch)
 
     def _targets(self) -> tuple[str, ...]:
