@@ -1,1 +1,1 @@
-"""Optimizers and schedules by name, told by logical axes what each leaf is."""
+"""Optimizers and learning-rate schedules, which use the parameters' logical axes."""

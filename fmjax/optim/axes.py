@@ -1,9 +1,9 @@
-"""What kind of parameter a leaf is, told by the logical names of its axes.
+"""Logical axes of parameters: which leaves are matrices, vectors, or stacks of them.
 
-A tree of axes is like the tree of parameters, with a tuple of names at each leaf:
+A tree of axes has the structure of the parameters, with a tuple of names at each leaf:
 `("layers", "embed", "heads", "kv")` for the stacked query kernels of a scanned model.
-A shape could not tell: stacked norm scales look like a matrix, and the bias of a
-query projection, `("heads", "kv")`, is a vector that was cut into heads.
+Shapes are not enough: stacked norm scales look like a matrix, and the bias of a query
+projection, `("heads", "kv")`, is a vector that is reshaped to heads.
 """
 
 from collections.abc import Callable
@@ -20,23 +20,23 @@ HIDDEN = frozenset({"embed", "mlp", "heads", "kv_heads", "kv"})
 
 
 def map_by_axes(function: Callable, axes: Any, *trees: Any) -> Any:
-    """Maps `function(names, *leaves)` over trees that are like the tree of axes.
+    """Maps `function(names, *leaves)` over trees of the same structure as `axes`.
 
-    Where axes have `optax.MaskedNode`, so has the result.
+    `optax.MaskedNode`s in `axes` are kept in the result.
     """
     return jax.tree.map(function, axes, *trees, is_leaf=is_names)
 
 
 def is_names(x: Any) -> bool:
-    """Whether it is a leaf of a tree of axes."""
+    """Whether `x` is a leaf of a tree of axes: a tuple of names."""
     return isinstance(x, tuple) and not isinstance(x, optax.MaskedNode)
 
 
 def num_batch_axes(names: Names) -> int:
-    """How many of the first axes run over weights, each a parameter of its own.
+    """The number of leading batch axes: those over layers and over experts.
 
-    They are those over layers and over experts: `(layers, expert, embed, mlp)` has two.
-    A router's `(embed, expert)` has none: it is one matrix, whose output is experts.
+    Each entry along them is a separate weight. `(layers, expert, embed, mlp)` has two.
+    A router's `(embed, expert)` has none: it is one matrix with an output per expert.
     """
     count = 0
     while count < len(names) and names[count] in BATCH:
@@ -61,29 +61,30 @@ def sides(names: Names) -> tuple[tuple[int, ...], ...]:
 
 
 def is_matrix(names: Names) -> bool:
-    """Whether a layer's weight has two sides or more: neither bias nor norm.
+    """Whether a weight has two or more sides; biases and norm scales do not.
 
-    Kernels and tables (vocabulary, positions) are; these are decayed, as in nanoGPT.
+    Kernels and tables (vocabulary, positions) are matrices; weight decay applies to
+    them, as in nanoGPT.
     """
     return len(sides(names)) >= 2 and "norm" not in names
 
 
 def is_hidden_matrix(names: Names) -> bool:
-    """Whether the weight maps hidden features to hidden features, as Muon asks for.
+    """Whether the weight maps hidden features to hidden features; Muon applies to it.
 
-    Token and position tables, the head, and sides whose name says nothing of hidden
-    features (patches, buckets of relative positions) do not.
+    Token and position tables, the head, and weights with a side of another kind
+    (patches, buckets of relative positions) do not.
     """
     inner = names[num_batch_axes(names) :]
     return len(sides(names)) == 2 and all(name in HIDDEN for name in inner)
 
 
 def muon_dimensions(names: Names) -> MuonDimensionNumbers:
-    """Input and output axes of a hidden matrix; those that remain are a batch."""
+    """Input and output axes of a hidden matrix; the other axes are batch axes."""
     reduction, output = sides(names)
     return MuonDimensionNumbers(reduction_axis=reduction, output_axis=output)
 
 
 def decay_mask(axes: Any) -> Any:
-    """A tree of booleans: which leaves weight decay acts on (the matrices)."""
+    """A tree of booleans: True for leaves with weight decay, which are the matrices."""
     return map_by_axes(is_matrix, axes)

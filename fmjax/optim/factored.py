@@ -1,9 +1,9 @@
-"""Adafactor's factored second moments, factored along the sides that names tell.
+"""Adafactor's factored second moments, factored by logical axes.
 
-`optax.scale_by_factored_rms` factors the two largest axes: of stacked kernels, `layers`
-may be one of them, and of `(embed, heads, kv)` it factors nothing where the head is
-narrower than `min_dim_size_to_factor`. Here `heads` and `kv` are one side, `layers` and
-`expert` are a batch, as in T5X's `standard_logical_factor_rules`.
+`optax.scale_by_factored_rms` factors the two largest axes. In stacked kernels one of
+them may be `layers`, and `(embed, heads, kv)` is not factored at all if heads are
+narrower than `min_dim_size_to_factor`. Here `heads` and `kv` together are one side, and
+`layers` and `expert` are batch axes, as in T5X's `standard_logical_factor_rules`.
 """
 
 import math
@@ -18,9 +18,9 @@ from fmjax.optim.axes import Names, is_matrix, is_names, map_by_axes, sides
 
 
 class FactoredState(NamedTuple):
-    """Means of squared gradients; the axes that a mean ran over are kept, with size 1.
+    """Running means of squared gradients; reduced axes are kept with size 1.
 
-    A leaf has either `v_row` and `v_col` or `v`; `optax.MaskedNode` marks the absent.
+    A leaf has either `v_row` and `v_col`, or `v`; the others are `optax.MaskedNode`.
     """
 
     count: Int[Array, ""]
@@ -37,15 +37,16 @@ def scale_by_factored_rms(
 ) -> optax.GradientTransformation:
     """Divides a gradient G by the root of its factored second moment.
 
-    With β = 1 - t^-decay_rate at update t = 1, 2, …, R and C the running means of
-    G² + eps over the output and the input side: G / √(R C / mean(R)) (Shazeer and Stern
-    2018, arXiv:1804.04235, algorithm 4). Vectors, and matrices with a side shorter than
-    `min_dim_size_to_factor`, keep the whole second moment.
+    The update is G / √(R C / mean(R)), where R and C are running means of G² + eps over
+    the output and the input side, with decay β = 1 - t^-decay_rate at update
+    t = 1, 2, … (Shazeer and Stern 2018, arXiv:1804.04235, algorithm 4). Vectors, and
+    matrices with a side shorter than `min_dim_size_to_factor`, keep the full second
+    moment.
 
     Args:
       axes: the tree of logical names.
-      decay_rate: how fast β goes to 1.
-      min_dim_size_to_factor: the shortest side that is worth factoring.
+      decay_rate: exponent of β.
+      min_dim_size_to_factor: the shortest side that is factored.
       eps: added to squared gradients.
     """
     absent = optax.MaskedNode()

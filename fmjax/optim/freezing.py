@@ -1,7 +1,7 @@
-"""Parameters that do not change until a step, or never do.
+"""Freezing: parameters that are not trained before a given step, or never.
 
-The steps of a run fall into phases: in each, the same parameters are trained. A phase
-is named by the step at which it begins.
+The steps of a run are divided into phases; within a phase the same parameters are
+trained. A phase is identified by its first step.
 """
 
 import dataclasses
@@ -20,28 +20,27 @@ from fmjax.optim.axes import Names, map_by_axes
 from fmjax.optim.parametrization import cast, partition
 
 NEVER = math.inf
-# Of what is trained.
+# The dtype of trained parameters.
 TRAINED_DTYPE = "float32"
 
 
 @configurable("freeze")
 @dataclasses.dataclass(frozen=True)
 class Freeze:
-    """Keeps parameters as they are, to the bit: no gradient, decay or momentum.
+    """Freezes parameters: bitwise unchanged, without gradient, decay or momentum.
 
-    The others are trained as if these were constants: their gradients alone are clipped
-    by their norm. A parameter that is frozen for a while is then trained like one that
-    is new to the optimizer, its moments beginning from zero and with their own bias
-    correction (PyTorch's optimizers do the same where a gradient is None), at the
-    learning rate of the run's step. One that is frozen for ever has no optimizer state.
-    What is trained next is compiled when its step comes.
+    Frozen parameters are constants for the others: the gradient norm that is clipped is
+    that of the trained parameters alone. A parameter that is unfrozen later starts with
+    moments of zero and its own bias correction, as in PyTorch's optimizers, which skip
+    parameters whose gradient is None; its learning rate is that of the run's step. A
+    parameter that is never trained has no optimizer state. The step of a new phase is
+    compiled when the phase begins.
 
     Attributes:
-      paths: patterns, see `fmjax.models.parameter_paths`; 'encoder_stack/**'.
-      until: updates that leave them alone; the one after is the first to change them.
-        None for all.
-      dtype: in which the parameters are kept in memory and in checkpoints, rounded to
-        it when the run starts. Those that are trained at some step are float32.
+      paths: patterns, such as 'encoder_stack/**', see `fmjax.models.parameter_paths`.
+      until: number of updates that do not change them; None for all updates.
+      dtype: of the parameters in memory and in checkpoints, to which they are rounded
+        when the run starts. Must be float32 if `until` is given.
     """
 
     paths: tuple[str, ...]
@@ -63,13 +62,13 @@ class Freeze:
 
 @dataclasses.dataclass(frozen=True)
 class Freezing:
-    """Which parameters of a model are trained when.
+    """Which parameters of a model are trained at which steps.
 
     Attributes:
-      first_steps: a tree like the parameters: the step whose update is the first to
-        change each; 0 for those that are not frozen, or `NEVER`.
-      dtypes: a tree like the parameters: the name of the dtype that each is kept in;
-        None where all are float32.
+      first_steps: a tree like the parameters: the first step at which each is trained;
+        0 if it is not frozen, or `NEVER`.
+      dtypes: a tree like the parameters: the name of each one's dtype; None if all are
+        float32.
     """
 
     first_steps: Any
@@ -81,29 +80,29 @@ class Freezing:
         return sorted(set(jax.tree.leaves(self.first_steps)))
 
     def phase(self, step: int) -> int:
-        """The phase that a step is in."""
+        """The phase of a step: the first step of that phase."""
         return max((int(s) for s in self.begins if 0 < s <= step), default=0)
 
     def trained(self, phase: int) -> Any:
-        """A tree like the parameters: whether each is trained in a phase."""
+        """A tree like the parameters: True where a parameter is trained in a phase."""
         return jax.tree.map(lambda first: first <= phase, self.first_steps)
 
     def partition(self, tree: Any, phase: int) -> Any:
-        """The leaves, of a tree like the parameters, of those trained in a phase."""
+        """A tree like the parameters, without the leaves not trained in a phase."""
         return partition(tree, self.trained(phase))
 
     def ever_trained(self, tree: Any) -> Any:
-        """The leaves, of a tree like the parameters, of those trained in any phase."""
+        """A tree like the parameters, without the leaves that are never trained."""
         return partition(
             tree, jax.tree.map(lambda first: first != NEVER, self.first_steps)
         )
 
     def cast(self, params: Any) -> Any:
-        """The parameters in the dtypes that they are kept in."""
+        """The parameters, each in its dtype."""
         return params if self.dtypes is None else cast(params, self.dtypes)
 
     def describe(self, shapes: Any) -> list[str]:
-        """A line for each step until which something is frozen, and each dtype."""
+        """Lines for the log: one per `until` step and dtype of frozen parameters."""
         sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)]
         firsts = jax.tree.leaves(self.first_steps)
         dtypes = jax.tree.leaves(self.dtypes) or [TRAINED_DTYPE] * len(sizes)
@@ -120,7 +119,7 @@ class Freezing:
 
 
 def plan_freezing(rules: Sequence[Freeze], shapes: Any) -> Freezing:
-    """Finds what rules freeze; where several name a parameter, the longest holds.
+    """Applies rules of freezing; of several for a parameter, the longest one holds.
 
     Args:
       rules: what to freeze.
@@ -172,7 +171,7 @@ def plan_freezing(rules: Sequence[Freeze], shapes: Any) -> Freezing:
 
 
 def _one_each(where: dict[str, Slot], of_paths: dict[str, Any], found: str) -> dict:
-    """The value of each array, which must be that of all its layers."""
+    """The value of each array, given by path; all layers of an array must agree."""
     of_arrays: dict[str, Any] = {}
     for path, slot in where.items():
         if of_arrays.setdefault(slot.array, of_paths[path]) != of_paths[path]:
@@ -188,16 +187,16 @@ def by_first_step(
     axes: Any,
     freezing: Freezing,
 ) -> optax.GradientTransformation:
-    """A transformation that has a state of its own for each time of beginning.
+    """A transformation with a separate state for each first step of training.
 
-    A state begins to count when gradients of its parameters are first given.
+    A state counts updates from the first one that has gradients of its parameters.
 
     Args:
-      make: from a tree of logical names, masked, to what transforms such gradients.
+      make: a masked tree of logical names → a transformation of those parameters.
       axes: the tree of logical names.
       freezing: of the same parameters.
     """
-    # Named by their order, so that a run may be told to freeze for longer.
+    # Named by order, not by step, so that a resumed run may freeze for longer.
     groups = {begin: f"group_{i}" for i, begin in enumerate(freezing.begins)}
 
     def one_group(begin: float) -> optax.GradientTransformation:

@@ -1,11 +1,11 @@
-"""Optimizers by name, composed of optax's transformations.
+"""Optimizers, composed of optax's transformations.
 
-Each one is: clip the global norm of the gradient, find a direction, add the decoupled
-weight decay λθ (Loshchilov and Hutter 2019, arXiv:1711.05101), step by -lr. The decay
-is multiplied by the learning rate, as in PyTorch, and acts on matrices and tables alone
-(`axes.is_matrix`). Biases and norms are not decayed. What a weight is, and that leaves
-of scanned layers are many weights, is told by logical names; so scanned and unrolled
-layers get the same updates.
+Each optimizer clips the global norm of the gradient, computes a direction, adds the
+decoupled weight decay λθ (Loshchilov and Hutter 2019, arXiv:1711.05101), and multiplies
+by -lr. As in PyTorch the decay is multiplied by the learning rate. It applies to
+matrices and tables (`axes.is_matrix`), not to biases and norms. Logical axes define
+which leaves are matrices and which are stacks of layers or experts, so scanned and
+unrolled layers get the same updates.
 """
 
 import abc
@@ -35,14 +35,14 @@ from fmjax.optim.schedules import Schedule
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer(abc.ABC):
-    """What all optimizers have: a schedule, weight decay and clipping.
+    """Base class of optimizers: a schedule, weight decay and gradient clipping.
 
     Attributes:
       schedule: the learning rate over steps.
-      weight_decay: λ of the decoupled decay of matrices and tables; a step takes
-        learning rate · λ · weight off. The default is GPT-3's.
-      clip_norm: the largest global norm of the gradient, which is scaled down to it;
-        None for no clipping. The default is GPT-3's.
+      weight_decay: λ of the decoupled decay of matrices and tables; a step subtracts
+        learning rate · λ · weight. The default is GPT-3's.
+      clip_norm: the global norm to which larger gradients are scaled down; None for no
+        clipping. The default is GPT-3's.
     """
 
     schedule: Schedule
@@ -61,10 +61,10 @@ class Optimizer(abc.ABC):
         """The optimizer as a gradient transformation of unboxed parameters.
 
         Args:
-          axes: a tree like the parameters, with a tuple of logical names a leaf.
-          train_steps: the end of the run, for schedules that read it.
-          freezing: which of them are trained when; all of them always, if not given.
-            Updates then take the gradients and parameters of a phase.
+          axes: a tree like the parameters, with a tuple of logical names per leaf.
+          train_steps: updates of the run, for schedules that depend on it.
+          freezing: which parameters are trained at which steps; None trains all. With
+            freezing, updates take the gradients and parameters of the current phase.
 
         Raises:
           UserError: the schedule does not fit into `train_steps`.
@@ -86,12 +86,16 @@ class Optimizer(abc.ABC):
     def learning_rate(
         self, step: int | Int[Array, ""], train_steps: int
     ) -> Float[Array, ""]:
-        """The learning rate that the update at `step` = 0, 1, … uses."""
+        """The learning rate, float32 scalar, of the update at `step` = 0, 1, …."""
         return self.schedule.build(train_steps)(step)
 
     @abc.abstractmethod
     def direction(self, axes: Any) -> list[optax.GradientTransformation]:
-        """What stands between clipping and the learning rate."""
+        """The transformations between clipping and the learning rate, decay included.
+
+        Args:
+          axes: the tree of logical names.
+        """
 
     def decay(self, axes: Any) -> optax.GradientTransformation:
         """Adds the decoupled weight decay of matrices and tables to a direction."""
@@ -127,7 +131,7 @@ class AdamW(Optimizer):
         require(self, "eps", self.eps > 0, "a number above 0")
 
     def direction(self, axes):
-        """Adam's, and the decay."""
+        """Adam's direction, and the weight decay."""
         return [optax.scale_by_adam(self.b1, self.b2, self.eps), self.decay(axes)]
 
 
@@ -136,16 +140,16 @@ class AdamW(Optimizer):
 class Adafactor(Optimizer):
     """Adafactor without momentum (Shazeer and Stern 2018, arXiv:1804.04235).
 
-    Learning rates are relative: an update is clipped to `clipping_threshold` in root
-    mean square, then multiplied by that of its weight, at least 1e-3 (algorithm 4).
-    The defaults are the paper's, which T5 trains with: no weight decay, and no other
-    clipping than that of each update.
+    Learning rates are relative: an update is clipped to a root mean square of
+    `clipping_threshold`, then multiplied by the root mean square of its weight, at
+    least 1e-3 (algorithm 4). The defaults are the paper's, also used for T5: no weight
+    decay, and no clipping of the global gradient norm.
 
     Attributes:
-      decay_rate: c; step t forgets with the rate 1 - t^-c.
+      decay_rate: c; the second moment decays by 1 - t^-c at step t.
       clipping_threshold: the largest root mean square of an update.
-      min_dim_size_to_factor: the mean square of a matrix whose smaller side is shorter
-        is kept whole.
+      min_dim_size_to_factor: second moments of matrices whose smaller side is shorter
+        than this are not factored.
     """
 
     weight_decay: float = 0.0
@@ -165,7 +169,7 @@ class Adafactor(Optimizer):
         require(self, "min_dim_size_to_factor", fits, "1 or more")
 
     def direction(self, axes):
-        """The factored one, and the decay."""
+        """Adafactor's direction, and the weight decay."""
         return [
             scale_by_factored_rms(axes, self.decay_rate, self.min_dim_size_to_factor),
             per_layer(optax.clip_by_block_rms(self.clipping_threshold), axes),
@@ -177,7 +181,7 @@ class Adafactor(Optimizer):
 @configurable("lamb")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lamb(Optimizer):
-    """LAMB: Adam's update rescaled to the norm of its weight, layer by layer.
+    """LAMB: Adam's update rescaled to the norm of its weight, per layer.
 
     You et al. 2020 (arXiv:1904.00962, algorithm 2). As in the code of ALBERT and of
     NVIDIA's BERT, biases and norms are neither decayed nor rescaled. The defaults are
@@ -201,7 +205,7 @@ class Lamb(Optimizer):
         require(self, "eps", self.eps > 0, "a number above 0")
 
     def direction(self, axes):
-        """Adam's with a trust ratio a layer."""
+        """Adam's direction and the weight decay, with a trust ratio per layer."""
         return [
             optax.scale_by_adam(self.b1, self.b2, self.eps),
             self.decay(axes),
@@ -214,11 +218,11 @@ class Lamb(Optimizer):
 class Lion(Optimizer):
     """Lion: the sign of an interpolated momentum (Chen et al. 2023, arXiv:2302.06675).
 
-    Its steps are larger than Adam's: the paper takes learning rates 3 to 10 times
-    smaller and weight decays as many times larger (section 5).
+    Its updates are larger than Adam's: the paper uses learning rates 3 to 10 times
+    smaller and weight decays larger by the same factor (section 5).
 
     Attributes:
-      b1: weight of the momentum, against the gradient, in the sign that is taken.
+      b1: weight of the momentum in its interpolation with the gradient.
       b2: decay rate of the momentum.
     """
 
@@ -232,7 +236,7 @@ class Lion(Optimizer):
         self._expect_rates("b1", "b2")
 
     def direction(self, axes):
-        """The sign of interpolated momentum, and the decay."""
+        """The sign of the interpolated momentum, and the weight decay."""
         return [optax.scale_by_lion(self.b1, self.b2), self.decay(axes)]
 
 
@@ -243,10 +247,10 @@ class Muon(Optimizer):
 
     The Nesterov momentum of a matrix [in, out] is orthogonalized by five Newton-Schulz
     steps (Jordan et al. 2024, kellerjordan.github.io/posts/muon) and multiplied by
-    update_rms · √max(in, out), which gives it the root mean square of an AdamW update:
-    both share one schedule and one weight decay (Liu et al. 2025, arXiv:2502.16982,
-    eq. 4). Heads and head width are one side of a matrix. Optax corrects the bias of
-    the momentum as NAdam does, which Jordan's code does not.
+    update_rms · √max(in, out). Its root mean square is then that of an AdamW update, so
+    that Muon and AdamW share one schedule and one weight decay (Liu et al. 2025,
+    arXiv:2502.16982, eq. 4). Heads and head width are one side of a matrix. Optax
+    corrects the bias of the momentum as NAdam does, which Jordan's code does not.
 
     Attributes:
       momentum: decay rate of the momentum of hidden matrices.
@@ -270,8 +274,8 @@ class Muon(Optimizer):
         require(self, "eps", self.eps > 0, "a number above 0")
 
     def direction(self, axes):
-        """Orthogonalized momentum of hidden matrices, Adam's of the rest."""
-        # partition() hides the leaves of the other part behind MaskedNodes.
+        """Orthogonalized momentum of hidden matrices, Adam's direction for the rest."""
+        # optax.partition replaces the leaves of the other part by MaskedNodes.
         dimensions = map_by_axes(
             lambda names: (
                 muon_dimensions(names)

@@ -1,15 +1,14 @@
-"""What a model is applied to, composed of what is trained and of what is not.
+"""Partition of parameters into trained and frozen ones, and moving averages of them.
 
-A tree of parameters is divided by booleans: `partition` takes the leaves of one part,
-with `optax.MaskedNode` in place of the others, and `combine` puts parts together again.
-Everything that holds a part of the parameters goes through these two functions:
+`partition` selects leaves of a tree by booleans, with `optax.MaskedNode` in place of
+the others, and `combine` merges a selection into the whole tree. They are used for:
 
 - freezing: a step differentiates, updates and projects the trained part, and applies
-  the model to it combined with the frozen part, each frozen leaf in a dtype of its own;
-- moving averages: kept of the part that is ever trained, and evaluated combined with
-  the rest;
-- parameters of other runs: `fmjax.training.init_from` replaces leaves of any
-  collection before the first step, and `start_average` takes them over.
+  the model to it combined with the frozen part, whose leaves may have other dtypes;
+- moving averages: kept for the part that is ever trained, and combined with the rest
+  for evaluation;
+- parameters of other runs: `fmjax.training.init_from` replaces leaves of any collection
+  before the first step, and `start_average` starts the averages from them.
 """
 
 from typing import Any
@@ -20,11 +19,11 @@ import optax
 
 
 def partition(tree: Any, chosen: Any) -> Any:
-    """The chosen leaves of a tree, `optax.MaskedNode` for the others.
+    """The chosen leaves of a tree, with `optax.MaskedNode` for the others.
 
     Args:
-      tree: like the parameters.
-      chosen: a boolean for each of its leaves.
+      tree: a tree like the parameters.
+      chosen: a tree of booleans of the same structure.
     """
     return jax.tree.map(
         lambda taken, leaf: leaf if taken else optax.MaskedNode(), chosen, tree
@@ -32,11 +31,11 @@ def partition(tree: Any, chosen: Any) -> Any:
 
 
 def combine(part: Any, params: Any) -> Any:
-    """`params`, with the leaves of `part` in place of those that it has.
+    """`params`, with its leaves replaced by those of `part` where `part` has them.
 
     Args:
       part: from `partition`.
-      params: every parameter.
+      params: all parameters.
     """
     return jax.tree.map(
         lambda new, old: old if _is_masked(new) else new,
@@ -47,11 +46,11 @@ def combine(part: Any, params: Any) -> Any:
 
 
 def cast(params: Any, dtypes: Any) -> Any:
-    """The parameters, each in its dtype, rounded to the nearest value.
+    """The parameters cast to dtypes, rounded to the nearest value.
 
     Args:
-      params: arrays.
-      dtypes: the name of a dtype for each.
+      params: a tree of arrays.
+      dtypes: a tree of names of dtypes, of the same structure.
     """
     return jax.tree.map(lambda name, leaf: leaf.astype(name), dtypes, params)
 
@@ -60,8 +59,8 @@ def average(ema: Any, trained: Any, decay: float) -> Any:
     """The moving average after an update: decay · ema + (1 - decay) · trained.
 
     Args:
-      ema: the part of the parameters that is ever trained.
-      trained: the part of it that was updated; the average of the rest stays as it is.
+      ema: averages of the parameters that are ever trained.
+      trained: the parameters that were updated; averages of the others are unchanged.
       decay: of the average.
     """
     updated = jax.tree.map(
@@ -74,11 +73,11 @@ def average(ema: Any, trained: Any, decay: float) -> Any:
 
 
 def start_average(ema: Any, params: Any) -> Any:
-    """The average before the first update: copies of the parameters that it is of.
+    """The average before the first update: copies of the averaged parameters.
 
     Args:
-      ema: the part of the parameters that is ever trained.
-      params: every parameter.
+      ema: averages of the parameters that are ever trained, whose values are replaced.
+      params: all parameters.
     """
     return jax.tree.map(
         lambda old, new: old if _is_masked(old) else jnp.copy(new),

@@ -1,4 +1,4 @@
-"""Gradient transformations that act on one weight of a layer or expert at a time."""
+"""Gradient transformations applied to each layer's and expert's weight separately."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,16 +14,16 @@ def per_layer(
     axes: Any,
     only: Callable[[Names], bool] = lambda names: True,
 ) -> optax.GradientTransformation:
-    """Applies a stateless transformation to each weight of each layer by itself.
+    """Applies a stateless transformation to each weight of each layer separately.
 
-    A leaf whose first axes are `layers` and `expert` is as many weights as there are
-    layers and experts, so that a norm or a mean over the weight is the same in scanned
-    and in unrolled models, and of one expert.
+    The leading axes `layers` and `expert` of a leaf are batch axes, so that a norm or
+    mean over a weight is the same in scanned and unrolled models, and is taken per
+    expert.
 
     Args:
-      transformation: has no state and reads the update and the weight alone.
+      transformation: has no state and depends only on the update and the weight.
       axes: the tree of logical names.
-      only: leaves whose names it refuses pass unchanged.
+      only: logical names → whether to transform the leaf; others pass unchanged.
     """
 
     def one_weight(update, param):

@@ -1,11 +1,11 @@
-"""Learning-rate schedules by name.
+"""Learning-rate schedules.
 
-Steps count from 0: the rate at step t is the one that the (t+1)-th update uses. Every
-linear warm-up over w steps is nanoGPT's, peak · (t + 1) / (w + 1) for t < w, which
-wastes no update on a rate of zero and meets the peak at t = w.
+Steps count from 0: the rate at step t is that of the (t+1)-th update. The linear
+warm-up over w steps is nanoGPT's, peak · (t + 1) / (w + 1) for t < w: no update has a
+rate of zero, and the peak is reached at t = w.
 
-`warmup_steps` counts steps where it is an int, such as 2000. A float below 1, such as
-0.02, is a share of the schedule's steps, so that a shorter run warms up more quickly.
+An int `warmup_steps`, such as 2000, is a number of steps. A float below 1, such as
+0.02, is a fraction of the schedule's steps.
 """
 
 import abc
@@ -24,10 +24,10 @@ StepToRate = Callable[[int | Int[Array, ""]], Float[Array, ""]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule(abc.ABC):
-    """The learning rate as a function of the step.
+    """Base class of schedules: the learning rate as a function of the step.
 
     Attributes:
-      learning_rate: its peak.
+      learning_rate: the peak learning rate.
     """
 
     learning_rate: float
@@ -39,11 +39,11 @@ class Schedule(abc.ABC):
 
     @property
     def reads_train_steps(self) -> bool:
-        """Whether another `train.steps` makes another schedule."""
+        """Whether the schedule depends on `train.steps`."""
         return False
 
     def build(self, train_steps: int) -> StepToRate:
-        """Maps a step, which may be traced, to the learning rate in float32."""
+        """A function from a step, which may be traced, to the float32 learning rate."""
         curve = self._curve(train_steps)
         return lambda step: jnp.asarray(curve(step), jnp.float32)
 
@@ -54,11 +54,11 @@ class Schedule(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _WithWarmup(Schedule):
-    """A schedule that begins with a warm-up.
+    """A schedule that begins with a linear warm-up.
 
     Attributes:
-      warmup_steps: over which the rate rises in a straight line to its peak; a float
-        below 1 is a share of the run's steps.
+      warmup_steps: steps of the linear warm-up to the peak; a float below 1 is a
+        fraction of the schedule's steps.
     """
 
     warmup_steps: int | float = 0
@@ -75,13 +75,13 @@ class _WithWarmup(Schedule):
         return isinstance(self.warmup_steps, float)
 
     def _warmup(self, steps: int) -> int:
-        """The steps of the warm-up in a schedule of so many."""
+        """The number of warm-up steps in a schedule of `steps` steps."""
         if isinstance(self.warmup_steps, float):
             return round(self.warmup_steps * steps)
         return self.warmup_steps
 
     def _warm_up_to(self, after: optax.Schedule, warmup: int) -> optax.Schedule:
-        """A warm-up joined to `after`, whose step 0 is the end of the warm-up."""
+        """A warm-up followed by `after`, whose step 0 is the end of the warm-up."""
         if warmup == 0:
             return after
         start = self.learning_rate / (warmup + 1)
@@ -91,11 +91,11 @@ class _WithWarmup(Schedule):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _ToTheEnd(_WithWarmup):
-    """A schedule that falls until the end.
+    """A schedule that decays until its end.
 
     Attributes:
       end_fraction: the rate at the end and after, as a fraction of the peak.
-      steps: where the end is; None means train.steps.
+      steps: the step at which the decay ends; None means train.steps.
     """
 
     end_fraction: float = 0.0
@@ -126,13 +126,13 @@ class _ToTheEnd(_WithWarmup):
 
     @abc.abstractmethod
     def _decay(self, steps: int, warmup: int) -> optax.Schedule:
-        """The schedule behind the warm-up, from step 0 on."""
+        """The schedule after the warm-up, with steps counted from its end."""
 
 
 @configurable("constant")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Constant(_WithWarmup):
-    """Warm-up, then the peak for ever."""
+    """Constant schedule: linear warm-up, then the peak."""
 
     def _curve(self, train_steps: int) -> optax.Schedule:
         peak = optax.constant_schedule(self.learning_rate)
@@ -142,9 +142,9 @@ class Constant(_WithWarmup):
 @configurable("linear")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Linear(_ToTheEnd):
-    """Warm-up, then a straight line to `end_fraction` of the peak at the end.
+    """Linear decay: warm-up, then a line to `end_fraction` of the peak at the end.
 
-    BERT (Devlin et al. 2019, arXiv:1810.04805, A.2) decays so, to zero.
+    BERT (Devlin et al. 2019, arXiv:1810.04805, A.2) uses it with a decay to zero.
     """
 
     def _decay(self, steps: int, warmup: int) -> optax.Schedule:
@@ -158,11 +158,11 @@ class Linear(_ToTheEnd):
 @configurable("cosine")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cosine(_ToTheEnd):
-    """Warm-up, then half a cosine to `end_fraction` of the peak at the end.
+    """Cosine decay: warm-up, then half a cosine to `end_fraction` of the peak.
 
-    With x from 0 at the end of the warm-up to 1 at `steps` and after, the rate is
-    peak · (f + (1 - f) · (1 + cos πx) / 2) (Loshchilov and Hutter 2017,
-    arXiv:1608.03983, eq. 5). The tenth is GPT-3's (Brown et al. 2020,
+    With f = end_fraction and x rising from 0 at the end of the warm-up to 1 at `steps`,
+    the rate is peak · (f + (1 - f) · (1 + cos πx) / 2) (Loshchilov and Hutter 2017,
+    arXiv:1608.03983, eq. 5). The default f = 0.1 is GPT-3's (Brown et al. 2020,
     arXiv:2005.14165, appendix B).
     """
 
@@ -179,12 +179,12 @@ class Cosine(_ToTheEnd):
 @configurable("inverse_square_root")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InverseSquareRoot(_WithWarmup):
-    """Warm-up, then peak · √(timescale / max(t, timescale)).
+    """Inverse square root: warm-up, then peak · √(timescale / max(t, timescale)).
 
     T5 has no warm-up: its 1/√max(t, 10⁴) is learning_rate 0.01 and timescale 10,000
-    (Raffel et al. 2020, arXiv:1910.10683, 3.1.2). The first transformer warms up for as
-    long as the timescale, 4,000 steps, to a peak of (512 · 4,000)^-½ (Vaswani et al.
-    2017, arXiv:1706.03762, eq. 3).
+    (Raffel et al. 2020, arXiv:1910.10683, 3.1.2). The original transformer has a
+    warm-up and a timescale of 4,000 steps, and a peak of (512 · 4,000)^-½ (Vaswani et
+    al. 2017, arXiv:1706.03762, eq. 3).
 
     Attributes:
       timescale: the step until which the rate is at its peak.
@@ -214,15 +214,14 @@ class InverseSquareRoot(_WithWarmup):
 @configurable("cyclic")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cyclic(Schedule):
-    """Up and down in straight lines between `low_fraction` of the peak and the peak.
+    """Cyclic learning rate: the triangular policy (Smith 2017, arXiv:1506.01186).
 
-    The triangular policy of Smith 2017 (arXiv:1506.01186, section 3): a cycle of
-    `cycle_steps` starts and ends low and meets the peak halfway.
+    A cycle rises linearly from `low_fraction` of the peak to the peak at its middle,
+    and falls back (section 3).
 
     Attributes:
-      cycle_steps: length of a cycle.
-      low_fraction: the lowest rate as a fraction of the peak; the paper takes 1/4 to
-        1/3.
+      cycle_steps: steps of a cycle.
+      low_fraction: the lowest rate as a fraction of the peak; 1/4 to 1/3 in the paper.
     """
 
     cycle_steps: int
@@ -248,14 +247,15 @@ class Cyclic(Schedule):
 @configurable("warmup_stable_decay")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WarmupStableDecay(_ToTheEnd):
-    """Warm-up, the peak, and a decay over the last `decay_fraction` of the steps.
+    """Warmup-stable-decay (MiniCPM, Hu et al. 2024, arXiv:2404.06395).
 
-    With x from 0 to 1 over the decay, the rate is peak · (f + (1 - f) · (1 - √x)): the
-    "1-sqrt" cooldown of Hägele et al. 2024 (arXiv:2405.18392, section 3), who find a
-    fifth of the steps enough. The plan is MiniCPM's (Hu et al. 2024, arXiv:2404.06395).
+    Linear warm-up, the peak, and a decay over the last `decay_fraction` of the steps.
+    With f = end_fraction and x rising from 0 to 1 over the decay, the rate there is
+    peak · (f + (1 - f) · (1 - √x)), the "1-sqrt" cooldown of Hägele et al. 2024
+    (arXiv:2405.18392, section 3), who find a fifth of the steps enough.
 
     Attributes:
-      decay_fraction: of the steps, over which the rate falls.
+      decay_fraction: fraction of the steps over which the rate decays.
     """
 
     decay_fraction: float = 0.2
@@ -276,7 +276,8 @@ class WarmupStableDecay(_ToTheEnd):
             )
 
         def cool_down(step):
-            # join_schedules evaluates every piece everywhere: no root of a negative.
+            # Clipped, since join_schedules evaluates every part at every step and a
+            # negative root would be NaN.
             x = jnp.clip(step / decay_steps, 0, 1)
             f = self.end_fraction
             return self.learning_rate * (f + (1 - f) * (1 - jnp.sqrt(x)))

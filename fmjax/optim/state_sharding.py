@@ -1,4 +1,4 @@
-"""Where an optimizer's state lies on the mesh: beside the parameters it belongs to."""
+"""Sharding of an optimizer's state: that of the parameters it belongs to."""
 
 from typing import Any
 
@@ -14,10 +14,10 @@ def state_specs(
 ) -> Any:
     """Partition specs for the state of a gradient transformation.
 
-    A leaf of the state belongs to the parameter whose path its own path ends with. It
-    takes that parameter's spec where both have the same shape; an axis that a factored
-    statistic has summed over, and kept with size 1, is not partitioned. All else
-    (counts, coefficients) is replicated.
+    A leaf of the state belongs to the parameter whose path is a suffix of its own path.
+    It has that parameter's spec if both have the same shape; an axis that a factored
+    statistic has reduced to size 1 is not partitioned. All other leaves (counts,
+    coefficients) are replicated.
 
     Args:
       transformation: from `Optimizer.build`.
@@ -32,7 +32,7 @@ def state_specs(
     owners = {path: (param.shape, spec) for (path, param), spec in zip(params, specs)}
 
     def spec_of(path, leaf):
-        # The longest path first: `head/kernel` may stand beside a `kernel`.
+        # The longest suffix first: there may be both `head/kernel` and `kernel`.
         for start in range(len(path)):
             if owner := owners.get(path[start:]):
                 return _spec_beside(leaf.shape, *owner)
