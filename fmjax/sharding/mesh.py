@@ -1,4 +1,4 @@
-"""From a count of devices to a named mesh, and from logical axes to places on it."""
+"""Device mesh: its axes, the sharding of batches, and global arrays."""
 
 import contextlib
 import dataclasses
@@ -13,8 +13,8 @@ from fmjax.configurable import configurable, runtime_field
 from fmjax.errors import UserError
 from fmjax.sharding.rules import DEFAULT_RULES, LogicalRules
 
-# Neighbouring devices of a TPU slice or a GPU node talk fastest, and `make_mesh` gives
-# them to the axes on the right: tensor parallelism communicates most, data least.
+# `make_mesh` assigns neighbouring devices, which communicate fastest, to the last axes:
+# tensor parallelism communicates most, data parallelism least.
 AXES = ("data", "fsdp", "stage", "expert", "context", "tensor")
 UNUSED_AXES = ("stage", "context")
 _VIRTUAL = " On CPUs `fmjax train … --devices N` makes N virtual devices."
@@ -23,17 +23,18 @@ _VIRTUAL = " On CPUs `fmjax train … --devices N` makes N virtual devices."
 @configurable("mesh")
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the mesh axes; one of them may be -1: whatever devices are left.
+    """Sizes of the mesh axes; one of them may be -1, for the remaining devices.
 
     Attributes:
-      data: copies of the model, each with its share of the batch.
-      fsdp: shares of the batch that also shard parameters and optimizer state.
-      stage: pipeline stages. Nothing uses this axis yet.
-      expert: shares of the batch that also shard the experts of a mixture.
-      context: shards of the sequence. Nothing uses this axis yet.
-      tensor: shards of heads, feed-forward and vocabulary.
-      rules: (logical axis, mesh axis, several or None) pairs that come before
-        `fmjax.sharding.rules.DEFAULT_RULES`.
+      data: data parallelism: replicas of the model, each with its part of the batch.
+      fsdp: fully sharded data parallelism: shards of the batch, parameters and
+        optimizer state.
+      stage: pipeline stages. Not used yet.
+      expert: expert parallelism: shards of the batch and of the experts of a mixture.
+      context: shards of the sequence. Not used yet.
+      tensor: tensor parallelism: shards of heads, feed-forward layers and vocabulary.
+      rules: pairs of a logical axis and a mesh axis, several, or None, which take
+        precedence over `fmjax.sharding.rules.DEFAULT_RULES`.
     """
 
     data: int = runtime_field(-1)
@@ -75,7 +76,11 @@ class MeshConfig:
         return self.rules + tuple(r for r in DEFAULT_RULES if r[0] not in own)
 
     def sizes(self, num_devices: int) -> tuple[int, ...]:
-        """The size of every axis on `num_devices` devices, in the order of `AXES`."""
+        """The size of every axis on `num_devices` devices, in the order of `AXES`.
+
+        Raises:
+          UserError: the sizes do not fit the number of devices.
+        """
         sizes = [getattr(self, axis) for axis in AXES]
         known = math.prod(s for s in sizes if s != -1)
         if -1 in sizes:
@@ -111,24 +116,24 @@ class MeshConfig:
 
 @contextlib.contextmanager
 def on_mesh(mesh: jax.sharding.Mesh, rules: LogicalRules):
-    """Inside, logical constraints in models mean places on `mesh`."""
+    """Context manager: logical constraints of models refer to `mesh` and `rules`."""
     with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
         yield
 
 
 def batch_axes(rules: LogicalRules) -> tuple[str, ...]:
-    """The mesh axes that cut the batch."""
+    """The mesh axes that shard the batch."""
     target = dict(rules)["batch"]
     return (target,) if isinstance(target, str) else target or ()
 
 
 def batch_shards(mesh: jax.sharding.Mesh, rules: LogicalRules) -> int:
-    """How many pieces the batch axis is cut into."""
+    """The number of shards of the batch axis."""
     return math.prod(mesh.shape[axis] for axis in batch_axes(rules))
 
 
 def batch_sharding(mesh: jax.sharding.Mesh, rules: LogicalRules) -> NamedSharding:
-    """Rows over the batch's mesh axes, everything else whole."""
+    """Sharding of a batch: rows over the batch's mesh axes, other axes replicated."""
     return NamedSharding(mesh, PartitionSpec(dict(rules)["batch"]))
 
 
@@ -152,7 +157,13 @@ def local_rows(sharding: NamedSharding, batch_size: int) -> range:
 def global_batch(
     batch: dict[str, np.ndarray], sharding: NamedSharding, batch_size: int
 ) -> dict[str, jax.Array]:
-    """Joins every process's rows into global arrays of `batch_size` rows."""
+    """Makes global arrays of `batch_size` rows from the rows of each process.
+
+    Args:
+      batch: this process's rows, see `local_rows`.
+      sharding: of the global batch.
+      batch_size: rows of the global batch.
+    """
     return {
         name: jax.make_array_from_process_local_data(
             sharding, rows, (batch_size, *rows.shape[1:])

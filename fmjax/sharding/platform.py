@@ -1,4 +1,4 @@
-"""The platform that a computation is for: that of the mesh's devices."""
+"""Platform and kind of the devices that a computation is compiled for."""
 
 import jax
 
@@ -6,9 +6,10 @@ import jax
 def platform() -> str:
     """The platform ("cpu", "gpu", "tpu") of the mesh in use, inside `on_mesh`.
 
-    A mesh may be of devices that this machine does not have, as when a run for TPUs is
-    planned on a laptop. Outside of any mesh it is that of the default device. A jitted
-    function is traced anew for a mesh of another platform: JAX's cache keys hold it.
+    Without a mesh it is that of the default device. The mesh may have devices that this
+    machine does not have, as when a run for TPUs is planned on a laptop. Jitted
+    functions are traced again for a mesh of another platform, because the mesh is part
+    of JAX's cache key.
     """
     device = _abstract_device()
     if device is not None:

@@ -1,4 +1,4 @@
-"""Joining the processes of one run, and the devices that each of them takes."""
+"""Processes of a run: joining them, and the devices that each uses."""
 
 import glob
 import os
@@ -17,7 +17,7 @@ VARIABLES = ("FMJAX_COORDINATOR", "FMJAX_NUM_PROCESSES", "FMJAX_PROCESS_ID")
 
 
 def use_virtual_devices(count: int) -> None:
-    """Makes so many devices of this machine's CPUs; must precede any use of devices.
+    """Makes `count` virtual CPU devices; must be called before any use of devices.
 
     Raises:
       UserError: the count is below 1.
@@ -29,14 +29,14 @@ def use_virtual_devices(count: int) -> None:
 
 
 def join_processes(cluster: bool = False) -> None:
-    """Connects this process to the others of its run; must precede any use of devices.
+    """Connects this process to the others of its run; call it before using devices.
 
     `launch/local.py` and the cluster launchers set FMJAX_COORDINATOR (host:port),
     FMJAX_NUM_PROCESSES and FMJAX_PROCESS_ID. Without them a process runs alone, unless
-    `cluster` asks JAX to find the others itself (Slurm, Cloud TPU, GKE, MPI).
+    `cluster` is true: JAX then detects the cluster (Slurm, Cloud TPU, GKE, MPI).
 
     Raises:
-      UserError: if only some of the variables are set.
+      UserError: only some of the variables are set.
     """
     given = [name for name in VARIABLES if os.environ.get(name)]
     if given and len(given) < len(VARIABLES):
@@ -56,22 +56,22 @@ def join_processes(cluster: bool = False) -> None:
 
 
 def local_gpus(environ: Mapping[str, str], on_machine: int) -> list[int] | None:
-    """The GPUs that this process of a Slurm step or an MPI job is to take.
+    """The GPUs for this process of a Slurm step or an MPI job.
 
-    JAX itself gives such a process the one whose number is that of the process on its
-    node: with one process a node, all others idle. Here the processes of a node share
-    the GPUs that they see, unless each sees GPUs of its own.
+    JAX by default gives a process the one GPU of its local rank, so that with one
+    process per node all other GPUs idle. Here the GPUs visible on a node are divided
+    among its processes, unless each process sees only its own GPUs.
 
     Args:
-      environ: the environment.
-      on_machine: GPUs of this machine.
+      environ: the environment variables.
+      on_machine: number of GPUs of this machine.
 
     Returns:
-      Numbers among the visible GPUs; None leaves the choice to JAX: without GPUs, under
-      another launcher, or where $JAX_LOCAL_DEVICE_IDS makes it.
+      Indices among the visible GPUs; None leaves the choice to JAX: without GPUs, under
+      another launcher, or with $JAX_LOCAL_DEVICE_IDS.
 
     Raises:
-      UserError: the processes of a node do not divide its GPUs.
+      UserError: the number of processes of a node does not divide its GPUs.
     """
     place = _place_on_node(environ)
     if place is None or environ.get("JAX_LOCAL_DEVICE_IDS"):
@@ -94,7 +94,7 @@ def local_gpus(environ: Mapping[str, str], on_machine: int) -> list[int] | None:
 
 
 def _place_on_node(environ: Mapping[str, str]) -> tuple[int, int] | None:
-    """(number of this process on its node, processes of the node), if it is told."""
+    """(local rank, processes on the node) from the environment; None if not set."""
     if "SLURM_LOCALID" in environ and "SLURM_PROCID" in environ:
         counts = environ.get("SLURM_STEP_TASKS_PER_NODE") or environ.get(
             "SLURM_TASKS_PER_NODE", "1"
@@ -108,15 +108,15 @@ def _place_on_node(environ: Mapping[str, str]) -> tuple[int, int] | None:
 
 
 def _tasks_per_node(text: str) -> list[int]:
-    """Slurm's "2(x3),1" as [2, 2, 2, 1]."""
+    """Parses Slurm's tasks per node: "2(x3),1" → [2, 2, 2, 1]."""
     parts = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
     return [int(tasks) for tasks, times in parts for _ in range(int(times or 1))]
 
 
 def describe_hosts() -> list[str]:
-    """How many hosts and devices a run of several processes has, and what idles.
+    """Lines for the log: hosts and devices of a run, and a warning of idle GPUs.
 
-    Every process calls it; nothing for a run of one.
+    Every process must call it. There are no lines for a run of one process.
     """
     if jax.process_count() == 1:
         return []
@@ -131,7 +131,8 @@ def describe_devices(told: list[tuple[int, int, int]]) -> list[str]:
     """The lines of `describe_hosts`.
 
     Args:
-      told: of each process (a number of its host, its devices, the host's GPUs).
+      told: for each process (id of its host, number of its devices, number of the
+        host's GPUs).
     """
     used: dict[int, int] = {}
     for host, devices, _ in told:

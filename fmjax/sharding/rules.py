@@ -1,4 +1,4 @@
-"""Which mesh axis each logical axis lands on. Models only name; this page decides."""
+"""Sharding rules: the mesh axes of each logical axis. Models only name logical axes."""
 
 import math
 
@@ -10,11 +10,11 @@ from fmjax.errors import UserError
 
 LogicalRules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
-# Parameters: FSDP takes the width that every matrix has (ZeRO-3), tensor parallelism
-# the other side (Megatron-LM, Shoeybi et al. 2019). Activations: the batch over data,
-# fsdp and expert, heads and hidden units over tensor, the width whole. Devices that
-# share the experts of one copy change rows for experts inside a mixture alone (GShard,
-# Lepikhin et al. 2021).
+# Parameters: FSDP shards the width, which every matrix has (ZeRO-3), tensor parallelism
+# the other side (Megatron-LM, Shoeybi et al. 2019). Activations: the batch is sharded
+# over data, fsdp and expert, heads and hidden units over tensor, the width not at all.
+# Inside a mixture of experts, and only there, the expert axis shards experts instead of
+# rows (GShard, Lepikhin et al. 2021).
 DEFAULT_RULES: LogicalRules = (
     ("batch", ("data", "fsdp", "expert")),
     ("length", None),
@@ -44,7 +44,7 @@ DEFAULT_RULES: LogicalRules = (
 
 
 def logical_axes(boxed):
-    """A tree of logical-name tuples, one a leaf, of a tree of boxed abstract arrays."""
+    """Logical axes of a tree of boxed abstract arrays: a tuple of names per leaf."""
     return jax.tree.map(
         lambda leaf: (
             tuple(leaf.names)
@@ -66,7 +66,7 @@ def param_specs(axes, shapes, mesh: Mesh, rules: LogicalRules):
       rules: logical to mesh axes.
 
     Raises:
-      UserError: for a name without a rule, or an axis that its mesh axes don't divide.
+      UserError: a name has no rule, or mesh axes do not divide the size of an axis.
     """
     known = dict(rules)
 
@@ -98,7 +98,7 @@ def param_specs(axes, shapes, mesh: Mesh, rules: LogicalRules):
 
 
 def _check_experts(specs, mesh: Mesh) -> None:
-    """Raises a UserError for a mesh with an expert axis that no parameter is on."""
+    """Raises a UserError for a mesh whose expert axis shards no parameter."""
     if mesh.shape.get("expert", 1) == 1:
         return
     leaves = jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, PartitionSpec))
@@ -111,7 +111,7 @@ def _check_experts(specs, mesh: Mesh) -> None:
 
 
 def named_shardings(specs, mesh: Mesh):
-    """The same tree with each PartitionSpec bound to `mesh`."""
+    """A tree of NamedShardings on `mesh` from a tree of PartitionSpecs."""
     return jax.tree.map(
         lambda spec: NamedSharding(mesh, spec),
         specs,
