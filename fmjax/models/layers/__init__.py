@@ -1,1 +1,1 @@
-"""The parts that families share."""
+"""Layers shared by the model families."""

@@ -1,4 +1,4 @@
-"""Activation functions by their names in a config."""
+"""Activation functions, by their names in configs."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ ACTIVATIONS: dict[str, Callable] = {
     "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
     "relu": nn.relu,
     "silu": nn.silu,
-    # GPT-1's approximation of gelu, by which OpenAI's CLIP was trained.
+    # GPT-1's approximation of gelu, also used by OpenAI's CLIP.
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
     "tanh": jnp.tanh,
 }

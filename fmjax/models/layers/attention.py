@@ -1,4 +1,4 @@
-"""Multi-head self- and cross-attention, grouped, packed, with a key-value cache."""
+"""Multi-head self- and cross-attention, grouped-query, with a key-value cache."""
 
 import dataclasses
 from collections.abc import Callable
@@ -21,14 +21,14 @@ from fmjax.models.layers.rotary import Rotary, rotate
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KeyValueCache:
-    """Keys and values of what was read so far; slot s holds position s of its row.
+    """Key-value cache: keys and values of the tokens so far, position s in slot s.
 
-    Because a slot is a position, the causal mask alone hides slots that are not written
-    yet, and the padding of shorter prompts until it is overwritten.
+    Since slots are positions, the causal mask hides slots that are not written yet, and
+    the padding of shorter prompts until it is overwritten.
 
     Attributes:
-      k: [B, S, G, K], with a leading layers axis in a stack.
-      v: [B, S, G, K], likewise.
+      k: keys [B, S, G, K], with a leading layers axis in a stack.
+      v: values [B, S, G, K], with a leading layers axis in a stack.
     """
 
     k: jax.Array
@@ -51,18 +51,19 @@ class Attention(nn.Module):
       num_heads: query heads.
       num_kv_heads: key and value heads; must divide num_heads.
       head_dim: width of a head.
-      cross: cross-attention: keys and values are of an encoder's output.
-      qkv_bias: whether the projections to queries, keys and values have offsets.
-      bias: whether the projection back has one.
+      cross: whether it is cross-attention, with keys and values from an encoder's
+        output.
+      qkv_bias: whether the projections to queries, keys and values have biases.
+      bias: whether the output projection has a bias.
       rotary: rotary positions of self-attention; None for none.
       qk_norm: epsilon of an RMSNorm over each query and key; None for no norm.
-      scale: of the scores; None means head_dim^(-1/2). Queries' weights start smaller
-        by as much as it is larger than that, as in T5.
+      scale: of the scores; None means head_dim^(-1/2). Query weights are initialized
+        with init_std / (scale · √head_dim), as in T5.
       softcap: see `attend`.
       dropout: share of attention weights dropped in training.
       implementation: see `attend`; with a key-value cache it is "auto".
-      init_std: standard deviation of the inward weights.
-      out_init_std: standard deviation of the outward weights.
+      init_std: standard deviation of the weights of queries, keys and values.
+      out_init_std: standard deviation of the output weights.
       dtype: of the computation.
     """
 
@@ -98,21 +99,21 @@ class Attention(nn.Module):
         """One layer of attention.
 
         Args:
-          x: what attends.
+          x: input of the queries, and in self-attention of the keys and values.
           positions: of x; rotary positions and the cache's slots.
-          mask: which keys each position of x sees.
+          mask: which keys each query attends to.
           bias: added to the scores.
-          relative: vectors of relative positions and which one stands between each
-            query and key, for disentangled attention.
-          encoder_hidden: what cross-attention reads; None if its keys and values are in
-            the cache.
+          relative: for disentangled attention: vectors of relative positions, and the
+            index of the vector for each query and key; None for none.
+          encoder_hidden: input of the keys and values of cross-attention; None if they
+            are in the cache.
           cache: keys and values of earlier tokens, or of encoder_hidden in
-            cross-attention; None for none. Where the latter has fewer rows than x, each
-            of its rows serves B / rows neighbouring rows of x (beams).
-          keys: one key per example for dropout.
+            cross-attention; None for none. A cache of cross-attention may have fewer
+            rows than x: each then serves B / rows consecutive rows of x (beams).
+          keys: one random key per example for dropout; None for no dropout.
 
         Returns:
-          The layer's output and, given a cache, the cache with what was read.
+          The layer's output and, given a cache, the cache with the new keys and values.
         """
         if not self.cross:
             encoder_hidden = x
@@ -130,7 +131,7 @@ class Attention(nn.Module):
             to_value = self._projection("value", width, kv_heads, "kv_heads", std)
             k, v = to_key(encoder_hidden), to_value(encoder_hidden)
         if self.qk_norm is not None:
-            # The weight's axis is a head's width, which is never sharded.
+            # The axis of the weight is the head width, which is never sharded.
             norms = [
                 Norm("rmsnorm", self.qk_norm, False, axis="kv", name=name)
                 for name in ("query_norm", "key_norm")
@@ -149,7 +150,7 @@ class Attention(nn.Module):
             v = constrain(v, "batch", "length", "act_kv_heads", None)
         scale = self.scale
         if relative is not None:
-            # One share each for content, content to position, position to content.
+            # Three terms: content-content, content-position, position-content.
             scale = (3 * self.head_dim) ** -0.5
             vectors, rows = relative
             scores = disentangled_scores(
@@ -163,11 +164,12 @@ class Attention(nn.Module):
                 cache = KeyValueCache(k, v)
             k, v = cache.k.astype(q.dtype), cache.v.astype(q.dtype)
         if self.cross and len(k) != len(q):
-            # Beams share an encoder's output: their queries lie along one row's length.
+            # Beams share an encoder's output: the queries of all beams of a row become
+            # one sequence.
             q = q.reshape(len(k), -1, *q.shape[2:])
         implementation = self.implementation
         if self.is_initializing():
-            implementation = "xla"  # whatever the shapes that parameters are made from
+            implementation = "xla"  # accepts the small shapes used to initialize
         elif cache is not None:
             implementation = "auto"
         out = attend(
@@ -198,7 +200,7 @@ class Attention(nn.Module):
     def _projection(
         self, name: str, width: int, heads: int, axis: str, std: float
     ) -> Callable:
-        """Declares a projection to heads; it may be applied to several arrays."""
+        """Declares a projection to heads; returns a function that applies it."""
         init = normal_init(std, "embed", axis, "kv")
         kernel = self.param(name, init, (width, heads, self.head_dim))
         kernel = kernel.astype(self.dtype).reshape(width, -1)

@@ -1,4 +1,4 @@
-"""Attention masks as structure: which keys a query sees, without a T × S array."""
+"""Attention masks in structured form, without a T × S array."""
 
 import dataclasses
 
@@ -10,29 +10,29 @@ from jaxtyping import Array, Bool, Int
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AttentionMask:
-    """Which of S keys each of T queries attends to: all conditions that are given hold.
+    """Which of S keys each of T queries attends to: the keys that meet all conditions.
 
-    It is passed down a stack as it is, of O(T + S) memory. Only an attention kernel
-    that needs the array makes it, by `to_array`; others read the fields: Splash
-    attention takes segment ids and a causal or local window, cuDNN takes lengths of
-    padded rows and a sliding window.
+    It takes O(T + S) memory and is passed down a stack unchanged. Only attention
+    kernels that need the array make it, by `to_array`; others read the fields: splash
+    attention takes segment ids and a causal or local window, cuDNN lengths of padded
+    rows and a sliding window.
 
     Attributes:
-      causal: a query sees no key behind it. Static.
-      window: of the keys up to its own, a causal query sees the last `window`; without
-        `causal` it sees the keys less than `window` away on both sides. None sets no
-        limit. Static. So |q - k| < window, as in Gemma 3; ModernBERT's sliding_window,
-        half of its local_attention, is window - 1.
-      window_applies: bool [], whether `window` holds in this layer, where layers of one
-        scan differ; None: it does.
-      query_segment_ids: int [B, T]; a query sees keys of its own segment only. None
-        sets no limit.
-      key_segment_ids: int [B, S], with query_segment_ids.
-      padding_mask: bool [B, S], True for keys that are tokens; no query, padding
-        included, sees the others. None: all are.
-      query_positions: int [B or 1, T], the index of the key that each query stands at,
-        by which `causal` and `window` count; with a key-value cache, whose slots are
-        positions. None: query i stands at key i.
+      causal: whether a query attends only to keys up to its own position. Static.
+      window: sliding window: a query attends to keys with |q - k| < window, as in
+        Gemma 3; with `causal`, to the last `window` keys up to its own. None sets no
+        limit. Static. ModernBERT's sliding_window, half of its local_attention, is
+        window - 1.
+      window_applies: bool [], whether `window` applies in this layer, where layers of
+        one scan differ; None: it does.
+      query_segment_ids: int [B, T]; a query attends only to keys of its own segment.
+        None sets no limit.
+      key_segment_ids: int [B, S], given with query_segment_ids.
+      padding_mask: bool [B, S], True for tokens; no query, padding included, attends to
+        keys that are padding. None: all keys are tokens.
+      query_positions: int [B or 1, T], the index of the key at each query's position,
+        for `causal` and `window`; given with a key-value cache, whose slots are
+        positions. None: query i is at key i.
     """
 
     causal: bool = dataclasses.field(default=False, metadata={"static": True})
@@ -45,14 +45,14 @@ class AttentionMask:
 
     @property
     def only_distance(self) -> bool:
-        """Whether it says no more than `causal` and `window`, which are static."""
+        """Whether only the static conditions `causal` and `window` are set."""
         return not jax.tree.leaves(self)
 
     def of_keys(self, first: int | Int[Array, ""], size: int) -> "AttentionMask":
-        """The mask with the conditions on keys first … first + size - 1 alone.
+        """The mask restricted to the keys first … first + size - 1.
 
-        Its `to_array` wants `first_key=first`. Whoever cuts keys past the last one
-        hides them.
+        Call its `to_array` with `first_key=first`. Keys past the last one are not
+        masked; the caller must mask them.
         """
 
         def cut(x):
@@ -70,16 +70,16 @@ class AttentionMask:
     def to_array(
         self, queries: int, keys: int, first_key: int | Int[Array, ""] = 0
     ) -> Bool[Array, "B T S"] | None:
-        """The mask as an array, True where a query sees a key.
+        """The mask as an array, True where a query attends to a key.
 
         Args:
           queries: T.
           keys: S.
-          first_key: index of the first of them.
+          first_key: index of the first key.
 
         Returns:
-          The axis B is 1 where no condition depends on the example; None where every
-          query sees every key.
+          The mask, with B = 1 if no condition depends on the example; None if every
+          query attends to every key.
         """
         conditions = []
         if self.causal or self.window is not None:
@@ -103,7 +103,7 @@ class AttentionMask:
         at = self.query_positions
         if at is None:
             at = jnp.arange(queries)[None]
-        # Of a key behind the query it is negative.
+        # Negative for keys after the query.
         distance = at[:, :, None] - keys
         conditions = [distance >= 0] if self.causal else []
         if self.window is not None:
@@ -140,8 +140,8 @@ def cross_attention(
 ) -> AttentionMask:
     """The mask of a decoder that attends to an encoder's output.
 
-    Segment i of a packed row attends to segment i of the encoder's. Where only the
-    encoder's side is packed, all of it is read but its padding, of segment id 0.
+    Segment i of a packed row attends to segment i of the encoder's row. If only the
+    encoder's row has segment ids, all of it is attended to except padding, of id 0.
     """
     if segment_ids is None:
         return AttentionMask(

@@ -1,4 +1,4 @@
-"""A few vectors of a sequence, by attention of learned queries."""
+"""Attention pooling: a sequence is reduced to a few vectors by learned queries."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -15,13 +15,13 @@ from fmjax.models.layers.transformer_config import TransformerConfig
 class AttentionPooling(nn.Module):
     """Multi-head attention pooling: learned queries attend to all vectors.
 
-    What they find is normalized (CoCa, Yu et al. 2022, section 3.2); or a feed-forward
-    layer reads it normalized and adds to it (Zhai et al. 2022, "Scaling vision
-    transformers").
+    The output of attention is normalized (CoCa, Yu et al. 2022, section 3.2), or a
+    feed-forward layer with a norm before it and a residual connection follows (Zhai et
+    al. 2022, "Scaling vision transformers").
 
     Attributes:
-      config: of the transformer whose vectors these are.
-      queries: Q, how many there are.
+      config: of the transformer whose output is pooled.
+      queries: Q, number of learned queries.
       feed_forward: whether there is a feed-forward layer.
     """
 
@@ -84,12 +84,12 @@ class AttentionPooling(nn.Module):
 
 
 def pooling_flops(params, config: TransformerConfig, length: int) -> float:
-    """Matrix FLOPs of a training step for a sequence of `length` vectors.
+    """Matrix FLOPs of a training step per sequence of `length` vectors.
 
     Args:
       params: of an `AttentionPooling`, or their shapes.
-      config: as there.
-      length: of a sequence.
+      config: of the transformer whose output is pooled.
+      length: vectors of a sequence.
     """
     c, attention = config, params["attention"]
     queries = params["query"].shape[0]

@@ -1,4 +1,4 @@
-"""A transformer block: attention and feed-forward layers, each added to its input."""
+"""Transformer block: attention and feed-forward layers with residual connections."""
 
 import dataclasses
 from typing import NamedTuple
@@ -19,19 +19,19 @@ from fmjax.models.layers.transformer_config import TransformerConfig
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What every block of a stack reads beside its input.
+    """Inputs that all blocks of a stack share.
 
     Attributes:
-      positions: int [B or 1, T], of each token in its document; with a cache the slots
-        that are written.
+      positions: int [B or 1, T], of each token in its document; with a cache, the slots
+        to write.
       mask: of self-attention; the stack adds the config's window to it.
-      encoder_hidden: [B, S, D], what cross-attention reads; None also where its keys
-        and values are in the cache.
+      encoder_hidden: [B, S, D], input of cross-attention; None without it, or if its
+        keys and values are in the cache.
       cross_mask: of cross-attention.
-      keys: one key per example for dropout.
-      bias: [B or 1, H, T, S], added to scores; the stack makes it.
-      relative: vectors [P, D] and rows [B or 1, T, S] for disentangled attention; the
-        stack makes them.
+      keys: one random key per example for dropout; None for no dropout.
+      bias: [B or 1, H, T, S], added to scores; set by the stack.
+      relative: vectors [P, D] and indices [B or 1, T, S] for disentangled attention;
+        set by the stack.
     """
 
     positions: Int[Array, "#B T"]
@@ -44,7 +44,7 @@ class Context:
 
 
 class Cache(NamedTuple):
-    """Keys and values of a block, or with a leading layers axis of a stack.
+    """Key-value caches of a block or, with a leading layers axis, of a stack.
 
     Attributes:
       self_attention: of earlier tokens.
@@ -56,12 +56,12 @@ class Cache(NamedTuple):
 
 
 class BlockOutputs(NamedTuple):
-    """What a block gives beside its output; a stack adds a leading layers axis.
+    """Further outputs of a block; a stack adds a leading layers axis.
 
     Attributes:
-      cache: the given cache with these tokens in it, or None.
-      router: of a mixture of experts, see `MixtureOfExperts`; empty without one.
-      output: [B, T, D], the block's output, where asked for.
+      cache: the cache with these tokens added; None without a cache.
+      router: router losses, see `MixtureOfExperts`; empty without experts.
+      output: [B, T, D], the block's output; None unless requested.
     """
 
     cache: Cache | None
@@ -70,12 +70,12 @@ class BlockOutputs(NamedTuple):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention if there is an encoder, feed-forward; each added.
+    """Transformer block: self-attention, optional cross-attention, feed-forward.
 
     Attributes:
-      config: sizes and choices.
+      config: of the stack.
       cross: whether there is cross-attention.
-      keep_output: whether to give the output a second time, for the stack to keep.
+      keep_output: whether `BlockOutputs` has the output, for the stack to keep.
     """
 
     config: TransformerConfig
@@ -89,7 +89,13 @@ class Block(nn.Module):
         layer: tuple[Int[Array, ""], Cache | None],
         context: Context,
     ) -> tuple[Float[Array, "B T D"], BlockOutputs]:
-        """Applies one layer, given as its index and its cache."""
+        """Applies the block.
+
+        Args:
+          x: input.
+          layer: index of the layer in the stack, and its cache or None.
+          context: inputs that all blocks share.
+        """
         index, cache = layer
         keys = fold_keys(context.keys, index)
         own, encoded = (None, None) if cache is None else cache
@@ -129,12 +135,12 @@ class Block(nn.Module):
         return x, BlockOutputs(cache, router, x if self.keep_output else None)
 
     def _normalized(self, name: str, x: Array) -> Array:
-        """What the layer of this name reads."""
+        """The input of the layer of this name, normalized if the config says so."""
         c = self.config
         return x if c.norm_position == "post" else c.make_norm(f"{name}_norm")(x)
 
     def _added(self, name: str, x: Array, y: Array, keys: Keys, index: Array) -> Array:
-        """x + y, y being the output of the layer of this name; norms and dropout."""
+        """x + y with the config's norms and dropout; y is the named layer's output."""
         c = self.config
         if c.norm_position == "sandwich":
             y = c.make_norm(f"{name}_out_norm")(y)
@@ -173,7 +179,7 @@ class Block(nn.Module):
         )
 
     def _mask_of_layer(self, mask: AttentionMask, index: Array) -> AttentionMask:
-        """The mask with what differs between layers: whether its window applies."""
+        """The mask with `window_applies` set for the layer of this index."""
         every = self.config.global_every
         if every is None:
             return mask
@@ -197,7 +203,8 @@ class Block(nn.Module):
             return layer(x, keys), {}
         experts = c.experts
         if cache is not None:
-            # A fair share of a sequence is unknown while it is still being written.
+            # The capacity of an expert depends on the length of the whole sequence,
+            # which is unknown while it is generated.
             experts = dataclasses.replace(experts, capacity=None)
         return MixtureOfExperts(experts, **shared)(
             x, padding_mask_of(mask.query_segment_ids, mask.padding_mask)

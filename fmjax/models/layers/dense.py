@@ -1,4 +1,4 @@
-"""Matrix products, and a layer of one."""
+"""Matrix product with its own backward pass, and a dense layer."""
 
 import functools
 
@@ -15,11 +15,11 @@ from fmjax.models.layers.logical_axes import normal_init, zeros_init
 def matmul(
     x: Float[Array, "... I"], kernel: Float[Array, "I O"], out_dtype: jnp.dtype
 ) -> Float[Array, "... O"]:
-    """x @ kernel, with a backward pass in the dtype of `x`.
+    """Matrix product x @ kernel, with a backward pass in the dtype of `x`.
 
-    JAX would multiply by a float32 gradient of logits in float32, at a fraction of the
-    speed of bfloat16, and take the kernel's gradient as (gradient^T x)^T, for which
-    XLA's CPU backend copies the larger of the two operands.
+    JAX by default multiplies a float32 gradient of logits in float32, at a fraction of
+    the speed of bfloat16, and computes the kernel's gradient as (gradient^T x)^T, for
+    which XLA's CPU backend copies the larger operand.
     """
     return _product(x, kernel, out_dtype)
 
@@ -30,8 +30,8 @@ def _product(x, kernel, out_dtype):
 
 
 def _matmul_forward(x, kernel, out_dtype):
-    # Not `matmul` itself: it would hide the product, and its name, from policies of
-    # rematerialization.
+    # Not `matmul` itself, which would hide the product and its name from
+    # rematerialization policies.
     return _product(x, kernel, out_dtype), (x, kernel)
 
 
@@ -47,12 +47,12 @@ matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 class Dense(nn.Module):
-    """x W + b from one width to another.
+    """Dense layer: x W + b.
 
     Attributes:
-      features: the width given.
+      features: width of the output.
       axes: logical names of the weight's two axes.
-      bias: whether there is an offset.
+      bias: whether there is a bias b.
       init_std: standard deviation of the weight.
       dtype: of the computation.
     """

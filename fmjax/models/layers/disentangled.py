@@ -14,13 +14,14 @@ from fmjax.models.layers.position_bias import check_buckets
 @configurable("disentangled")
 @dataclasses.dataclass(frozen=True)
 class Disentangled:
-    """Learned vectors of relative positions, which attention reads beside the content.
+    """Disentangled attention: learned vectors of relative positions in the scores.
 
     Attributes:
-      buckets: buckets of relative positions; there are twice as many vectors, half of
-        them for each direction.
-      max_distance: the distance that the last bucket begins at (DeBERTa-v2); None gives
-        every distance below `buckets` its own (DeBERTa).
+      buckets: buckets of relative positions in each direction; there are twice as many
+        vectors.
+      max_distance: the distance at which the last bucket begins, with logarithmic
+        buckets (DeBERTa-v2); None for one bucket per distance below `buckets`
+        (DeBERTa).
     """
 
     buckets: int = 32
@@ -47,10 +48,11 @@ def check_decoder(position_bias: object, stack: str) -> None:
 def log_bucket(
     offset: Int[Array, "..."], num_buckets: int, max_distance: int
 ) -> Int[Array, "..."]:
-    """Query minus key position, logarithmic past num_buckets / 2 (DeBERTa-v2).
+    """DeBERTa-v2's bucket of query minus key position.
 
-    Odd: the bucket of -x is minus that of x. The result lies within ±(num_buckets - 1)
-    for offsets within ±(max_distance - 1).
+    It is logarithmic past num_buckets / 2, and an odd function: the bucket of -x is
+    minus that of x. For offsets within ±(max_distance - 1) it is within
+    ±(num_buckets - 1).
     """
     middle = num_buckets // 2
     distance = jnp.abs(offset)
@@ -67,17 +69,17 @@ def disentangled_scores(
     relative_k: Float[Array, "P H K"],
     relative: Int[Array, "#B T S"],
 ) -> Float[Array, "B H T S"]:
-    """Content to position plus position to content: q_i · k^r_δ + k_j · q^r_δ.
+    """Content-to-position plus position-to-content scores: q_i · k^r_δ + k_j · q^r_δ.
+
+    The paper's equation 4 has δ(j, i) in the second term; DeBERTa-v2 mirrors offsets of
+    the other sign, which gives the same index.
 
     Args:
       q: queries of the content.
       k: keys of the content.
       relative_q: queries of the P relative positions.
-      relative_k: keys of the same.
-      relative: δ, the row of each query's offset from each key, 0 … P - 1.
-
-    The paper's equation 4 takes δ(j, i) for the second part; with offsets of the other
-    sign mirrored, as DeBERTa-v2 does it, that is the same row.
+      relative_k: keys of the P relative positions.
+      relative: δ, index 0 … P - 1 of the offset of each query from each key.
     """
     f32 = jnp.float32
     at = relative[:, None]

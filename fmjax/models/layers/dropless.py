@@ -1,4 +1,4 @@
-"""Mixtures of experts that drop no token, on a mesh."""
+"""Dropless mixture of experts, on a mesh."""
 
 import functools
 import math
@@ -23,19 +23,19 @@ def dropless(
     kernels: Kernels,
     feed_forward: FeedForward,
 ) -> Float[Array, "B T D"]:
-    """Every token's experts, for groups of any size (MegaBlocks, Gale et al. 2023).
+    """Applies its experts to every token, with groups of any size (MegaBlocks).
 
-    On a mesh each device sorts the rows that it has, of its own part of the batch, for
-    the experts that it has. What is not said here XLA would decide, and it has all
-    devices sort and multiply the tokens of all. Devices that share the experts of one
-    copy gather each other's rows, and give back the sums.
+    Gale et al. 2023. On a mesh each device sorts the tokens of its own part of the
+    batch by the experts that it holds. This is written with `shard_map`, because XLA
+    would have all devices sort and multiply all tokens. Devices that share the experts
+    of one replica gather each other's rows and scatter the sums.
 
     Args:
       x: tokens.
-      chosen: the experts of each.
-      weights: by which their outputs are multiplied.
-      kernels: [E, …] for each name, of logical axes "expert", "embed" and "mlp".
-      feed_forward: takes rows [N, D], kernels and a product of both.
+      chosen: indices of the k experts of each token.
+      weights: factors of the experts' outputs.
+      kernels: [E, …] by name, with the logical axes "expert", "embed" and "mlp".
+      feed_forward: (rows [N, D], kernels, product of rows and a kernel) → [N, D].
 
     Returns:
       Σ_k weights_k · expert_k(x).
@@ -47,7 +47,7 @@ def dropless(
         _mesh_axes(mesh, name) for name in ("batch", "expert", "mlp")
     )
     if x.shape[0] % math.prod(mesh.shape[axis] for axis in batch):
-        batch = ()  # a row or two, of a prompt or of `init`, go to every device
+        batch = ()  # few rows, as of a prompt or of `init`, are replicated
     shared = tuple(axis for axis in expert if axis in batch)
 
     def on_device(x, chosen, weights, kernels):
@@ -75,17 +75,17 @@ def dropless(
 
 
 def _mesh_axes(mesh: AbstractMesh, name: str) -> tuple[str, ...]:
-    """The mesh axes that cut a logical axis into more than one piece."""
+    """The mesh axes of size > 1 that shard a logical axis."""
     (axes,) = nn.logical_to_mesh_axes((name,))
     axes = (axes,) if isinstance(axes, str) else axes or ()
     return tuple(axis for axis in axes if mesh.shape[axis] > 1)
 
 
 def _own_experts(x, chosen, weights, kernels, feed_forward, first):
-    """The part of `dropless` that the experts from `first` on have in it."""
+    """The contribution to `dropless` of this device's experts, from `first` on."""
     (B, T, D), k = x.shape, chosen.shape[-1]
     own = len(kernels["in"])
-    # The experts that are here come first; all others are one more group behind them.
+    # This device's experts come first; all others form one last group.
     choices = chosen.reshape(-1) - first
     choices = jnp.where((choices >= 0) & (choices < own), choices, own)
     order = jnp.argsort(choices)
@@ -93,7 +93,7 @@ def _own_experts(x, chosen, weights, kernels, feed_forward, first):
     here = (jnp.arange(choices.size) < sizes.sum())[:, None]
 
     def multiply(rows, kernel):
-        # What lies behind the last group is left undefined.
+        # Rows after the last group are undefined.
         return jnp.where(here, grouped_dot(rows, kernel, sizes), 0)
 
     rows = jnp.where(here, x.reshape(-1, D)[order // k], 0)

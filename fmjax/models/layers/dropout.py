@@ -8,17 +8,17 @@ Keys = Key[Array, " B"] | None
 
 
 def fold_keys(keys: Keys, data: int | jax.Array) -> Keys:
-    """New keys for one place in the model, one per example; None stays None."""
+    """Derives new keys, one per example, for a place in the model; None stays None."""
     if keys is None:
         return None
     return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
 
 
 def dropout(x: Float[Array, "B ..."], rate: float, keys: Keys) -> Array:
-    """Zeroes a share `rate` of `x` and scales up the rest (Srivastava et al. 2014).
+    """Dropout (Srivastava et al. 2014): zeroes a share `rate` of x, scales up the rest.
 
-    Each example draws with its own key, so that neither the mesh nor the microbatch
-    an example falls into changes what is dropped. Without keys nothing is.
+    Each example has its own key, so that the result depends neither on the mesh nor on
+    the microbatch of an example. Without keys `x` is returned unchanged.
     """
     if keys is None or rate == 0.0:
         return x
@@ -29,9 +29,9 @@ def dropout(x: Float[Array, "B ..."], rate: float, keys: Keys) -> Array:
 def drop_path(
     x: Float[Array, "B ..."], rate: float | Float[Array, ""], keys: Keys
 ) -> Array:
-    """Zeroes `x` of a share `rate` of examples and scales up the others'.
+    """Stochastic depth (Huang et al. 2016): zeroes x for a share `rate` of examples.
 
-    Without keys nothing is zeroed.
+    The other examples are scaled up. Without keys `x` is returned unchanged.
     """
     if keys is None:
         return x

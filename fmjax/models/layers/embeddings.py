@@ -1,4 +1,4 @@
-"""Tables of vectors that are looked up by id."""
+"""Embedding tables."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -8,14 +8,14 @@ from fmjax.models.layers.logical_axes import constrain, normal_init
 
 
 class Embedding(nn.Module):
-    """A table of vectors, looked up by id.
+    """Embedding: a table of vectors, looked up by id.
 
     Attributes:
-      num_rows: ids that may be looked up.
+      num_rows: number of ids.
       dim: width of a vector.
       axis: logical name of the table's rows.
       init_std: standard deviation of the table.
-      dtype: of the vectors given.
+      dtype: of the vectors returned; the table is float32.
     """
 
     num_rows: int
@@ -31,7 +31,7 @@ class Embedding(nn.Module):
 
     def __call__(self, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """Vectors of `ids`."""
-        # Gathered whole in width first, as FSDP gathers every weight that is used; from
-        # shards of it XLA would repeat the lookup on every device.
+        # The width is gathered first, as FSDP gathers every weight before use; from a
+        # sharded width XLA would repeat the lookup on every device.
         table = constrain(self.table.astype(self.dtype), self.axis, None)
         return jnp.take(table, ids, axis=0)

@@ -1,4 +1,4 @@
-"""The feed-forward layer of a transformer block, plain or gated."""
+"""Feed-forward layer of a transformer block, plain or gated."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -11,15 +11,17 @@ from fmjax.models.layers.logical_axes import constrain, normal_init, zeros_init
 
 
 class FeedForward(nn.Module):
-    """act(x W_in) W_out, or (act(x W_gate) * x W_in) W_out (Shazeer 2020).
+    """Feed-forward layer: act(x W_in) W_out, or gated (Shazeer 2020).
+
+    The gated layer is (act(x W_gate) * x W_in) W_out.
 
     Attributes:
       mlp_dim: width of the hidden layer.
       activation: a name in `ACTIVATIONS`.
       gated: whether a second projection gates the first.
-      bias: whether the projections have offsets.
-      init_std: standard deviation of the inward weights.
-      out_init_std: standard deviation of the outward weights.
+      bias: whether the projections have biases.
+      init_std: standard deviation of W_in and W_gate.
+      out_init_std: standard deviation of W_out.
       dropout: share of the hidden layer dropped in training.
       dtype: of the computation.
     """

@@ -1,4 +1,4 @@
-"""Products of sorted rows, each with the matrix of its group."""
+"""Grouped matrix product: sorted rows, each multiplied with the matrix of its group."""
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,11 @@ def grouped_dot(
     kernels: Float[Array, "E D F"],
     sizes: Int[Array, " E"],
 ) -> Float[Array, "N F"]:
-    """The first `sizes[0]` rows times the first kernel, those behind times the next.
+    """Grouped product: the first `sizes[0]` rows times the first kernel, and so on.
 
-    Rows behind the last group give anything. XLA for CPUs has all rows multiplied with
-    all kernels for `ragged_dot`, so that there they are multiplied in tiles.
+    The result is undefined for rows after the last group. On CPUs the product is
+    computed in tiles, since XLA's `ragged_dot` multiplies all rows with all kernels
+    there.
     """
     return jax.lax.platform_dependent(
         rows, kernels, sizes, cpu=_in_tiles, default=jax.lax.ragged_dot
@@ -21,9 +22,10 @@ def grouped_dot(
 
 
 def _in_tiles(rows, kernels, sizes):
-    """Groups filled up to whole tiles, each tile with a copy of its kernel."""
+    """The grouped product with groups padded to tiles, one kernel copy per tile."""
     N, E = len(rows), len(kernels)
-    # Half of a tile of each group is empty, and each tile copies a kernel.
+    # A compromise: large tiles waste half a tile per group on padding, small ones copy
+    # kernels more often.
     tile = max(16, min(128, N // E // 2))
     row_ends, tiles = jnp.cumsum(sizes), -(-sizes // tile)
     tile_ends = jnp.cumsum(tiles)

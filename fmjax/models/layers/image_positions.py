@@ -1,4 +1,4 @@
-"""Positions on a grid of patches: fixed sines, and learned ones at another size."""
+"""Positions on a grid of patches: fixed sin-cos, and resizing of learned ones."""
 
 import math
 
@@ -13,10 +13,11 @@ Grid = tuple[int, int]
 
 
 class PatchAxis(str):
-    """The logical axis of a learned table of patches' positions, which tells its grid.
+    """The logical axis of a learned table of patch positions, with its grid.
 
-    Rules and optimizers see "position", as in tables of texts. What the rows stand for
-    no shape could tell: 2 × 8 patches have as many as 4 × 4.
+    Sharding rules and optimizers see the name "position", as in tables of text models.
+    The grid is kept because the shape of the table does not determine it: grids of
+    2 × 8 and 4 × 4 have the same number of rows.
 
     Attributes:
       grid: rows and columns of patches.
@@ -27,22 +28,22 @@ class PatchAxis(str):
     prefix: int
 
     def __new__(cls, grid: Grid, prefix: int):
-        """Takes the attributes."""
+        """Makes the name "position" with these attributes."""
         axis = super().__new__(cls, "position")
         axis.grid, axis.prefix = grid, prefix
         return axis
 
     @property
     def rows(self) -> int:
-        """Of the whole table."""
+        """Rows of the whole table."""
         return self.prefix + math.prod(self.grid)
 
 
 def sincos_2d(grid: Grid, width: int) -> Float[np.ndarray, "N D"]:
-    """Fixed vectors of a grid's places, row by row (MoCo v3, Chen et al. 2021).
+    """Fixed 2-D sin-cos positions, in row-major order (MoCo v3, Chen et al. 2021).
 
-    A quarter of the width each is sin and cos of the column, sin and cos of the row,
-    with the frequencies 10000^(-4i/D); computed in float64.
+    The four quarters of the width are sin and cos of the column, sin and cos of the
+    row, with the frequencies 10000^(-4i/D). Computed in float64.
 
     Args:
       grid: rows and columns of patches.
@@ -68,17 +69,17 @@ def resize_positions(
     new_grid: Grid,
     prefix: int = 0,
 ) -> Float[Array | np.ndarray, "M D"]:
-    """A learned table for images of another size, by bicubic interpolation.
+    """Resizes a learned table for images of another size, by bicubic interpolation.
 
-    As PyTorch interpolates with corners not aligned, which all who publish vision
-    transformers do.
+    The interpolation is PyTorch's with align_corners=False, as in published vision
+    transformers.
 
     Args:
-      table: NumPy's or JAX's, row by row; `prefix` rows of other tokens come first and
-        stay as they are.
-      grid: rows and columns of the table's patches.
-      new_grid: those of the table to make.
-      prefix: rows before the patches'.
+      table: a NumPy or JAX array, in row-major order; the first `prefix` rows are of
+        other tokens and are copied.
+      grid: rows and columns of patches of the table.
+      new_grid: rows and columns of patches of the new table.
+      prefix: number of rows before those of the patches.
     """
     if tuple(grid) == tuple(new_grid):
         return table
@@ -87,13 +88,13 @@ def resize_positions(
     weights = weights.astype(np.float32)
     if isinstance(table, np.ndarray):
         return np.concatenate([first, weights @ patches])
-    # Accelerators' default would round a table that training starts from.
+    # The default precision of accelerators would round the initial values of training.
     resized = jnp.matmul(weights, patches, precision=jax.lax.Precision.HIGHEST)
     return jnp.concatenate([first, resized])
 
 
 def _bicubic(old: int, new: int) -> Float[np.ndarray, "new old"]:
-    """Weights of `old` samples in `new` ones (Keys 1981, with a = -0.75)."""
+    """Bicubic weights of `old` samples for `new` ones (Keys 1981, with a = -0.75)."""
     a = -0.75
     at = (np.arange(new) + 0.5) * old / new - 0.5
     weights = np.zeros((new, old))
@@ -102,7 +103,7 @@ def _bicubic(old: int, new: int) -> Float[np.ndarray, "new old"]:
         t = np.abs(at - source)
         near = ((a + 2) * t - (a + 3)) * t * t + 1
         far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
-        # Beyond the edge the outermost sample stands.
+        # Beyond the edge the outermost sample is repeated.
         index = np.clip(source, 0, old - 1).astype(int)
         np.add.at(weights, (np.arange(new), index), np.where(t <= 1, near, far))
     return weights

@@ -1,4 +1,4 @@
-"""What a transformer reads: token vectors with positions and types; its checks."""
+"""Input embedding of a transformer: token vectors, positions and token types."""
 
 from typing import Literal
 
@@ -17,13 +17,13 @@ Positions = Literal["learned", "sinusoidal", "sinusoidal_halves", "none"]
 
 
 class InputEmbedding(nn.Module):
-    """Adds positions and types to token vectors, normalizes, drops.
+    """Input embedding: token vectors plus positions and types, with norm and dropout.
 
     Attributes:
       config: of the transformer that reads the result.
-      max_length: positions that there are.
-      positions: "learned" vectors, "sinusoidal" ones (Vaswani et al. 2017; with
-        "sinusoidal_halves" sines first, then cosines), or "none".
+      max_length: number of positions.
+      positions: "learned", "sinusoidal" (Vaswani et al. 2017), "sinusoidal_halves" (all
+        sines first, then the cosines), or "none".
       position_offset: row of position 0 in the learned table; the rows before it are
         for padding, as in OPT, RoBERTa and BART.
       num_token_types: rows of the table of token types; 0 for none.
@@ -47,11 +47,11 @@ class InputEmbedding(nn.Module):
         token_types: Int[Array, "B T"] | None,
         keys: Keys,
     ) -> Float[Array, "B T D"]:
-        """From token vectors to what the transformer, or a projection, reads."""
+        """Embeds token vectors `x`, whose width E may differ from the transformer's."""
         c = self.config
         width = x.shape[-1]
         if self.scale:
-            # Rounded to the dtype of the computation, as all who publish weights do.
+            # The factor is rounded to x's dtype, as in the models of published weights.
             x = x * jnp.asarray(width**0.5, x.dtype)
         if self.num_token_types:
             types = Embedding(
@@ -84,7 +84,7 @@ class InputEmbedding(nn.Module):
 
 
 def check_positions(model: nn.Module, *stacks: str) -> None:
-    """Raises UserError where nothing tells positions to a stack, which sees a bag.
+    """Raises UserError if a stack has no positions, so that it ignores token order.
 
     Args:
       model: with `positions`.
@@ -102,5 +102,5 @@ def check_positions(model: nn.Module, *stacks: str) -> None:
 
 
 def outputs(out: dict) -> dict[str, Array]:
-    """What a model gives its callers of what its stack gives the model."""
+    """The outputs of a stack that a model passes on to its callers."""
     return {name: x for name, x in out.items() if name not in ("cache", "router")}

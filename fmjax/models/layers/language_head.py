@@ -1,4 +1,4 @@
-"""From hidden vectors to logits over the vocabulary."""
+"""Language-model head: logits over the vocabulary from hidden vectors."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -7,22 +7,22 @@ from jaxtyping import Array, Float
 from fmjax.models.layers.dense import matmul
 from fmjax.models.layers.logical_axes import constrain, normal_init, zeros_init
 
-# Far below any logit, and still finite in bfloat16.
+# Far below any logit, and finite in bfloat16.
 _NEVER = -1e30
 
 
 class LanguageHead(nn.Module):
-    """Logits, tied to the table of token vectors (Press & Wolf 2017) or not.
+    """Language-model head, tied to the token embedding (Press & Wolf 2017) or not.
 
     Attributes:
-      vocab_size: V; ids at and above it are padding, never predicted.
-      padded_size: rows of the table.
-      tied: whether the weights are the table.
+      vocab_size: V; ids from V on are padding of the vocabulary and never predicted.
+      padded_size: rows of the table, padding included.
+      tied: whether the weights are those of the token embedding.
       init_std: standard deviation of untied weights.
       dtype: of the product's operands; logits are float32.
       bias: whether the logits have a bias.
       scale: multiplies the hidden vectors.
-      softcap: logits x become softcap · tanh(x / softcap); None leaves them.
+      softcap: logits x become softcap · tanh(x / softcap); None leaves them unchanged.
     """
 
     vocab_size: int
@@ -43,8 +43,8 @@ class LanguageHead(nn.Module):
         """Logits, float32; those of vocabulary padding are -1e30.
 
         Args:
-          hidden: what the stack gave.
-          table: of token vectors; read only where the weights are tied to it.
+          hidden: output of the stack.
+          table: of the token embedding; read only if `tied`.
         """
         if self.tied:
             kernel = table.T

@@ -1,8 +1,8 @@
-"""Parameters and activations with the logical names of their axes.
+"""Logical axes: initializers of parameters and sharding constraints of activations.
 
-Weights are made with `self.param` and these initializers, and applied with einsum,
-rather than by linen's DenseGeneral, whose initializer fails on several feature axes
-under a mesh.
+Weights are made with `self.param` and these initializers, and applied with einsum. They
+replace linen's DenseGeneral, whose initializer fails for several feature axes under a
+mesh.
 """
 
 from collections.abc import Callable
@@ -12,20 +12,25 @@ from flax import linen as nn
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-    """Places an activation by logical names; does nothing outside a mesh."""
+    """Constrains the sharding of an activation; does nothing without a mesh.
+
+    Args:
+      x: the activation.
+      *names: logical name of each axis; None for an axis that is not sharded.
+    """
     return nn.with_logical_constraint(x, names)
 
 
 def normal_init(stddev: float, *names: str | None) -> Callable:
-    """A normal initializer of parameters with these logical axes."""
+    """A normal initializer, with mean 0, of parameters with these logical axes."""
     return nn.with_logical_partitioning(nn.initializers.normal(stddev), names)
 
 
 def zeros_init(*names: str | None) -> Callable:
-    """Zeros with these logical axes."""
+    """A zero initializer of parameters with these logical axes."""
     return nn.with_logical_partitioning(nn.initializers.zeros, names)
 
 
 def constant_init(value: float, *names: str | None) -> Callable:
-    """One value everywhere, with these logical axes."""
+    """A constant initializer of parameters with these logical axes."""
     return nn.with_logical_partitioning(nn.initializers.constant(value), names)

@@ -1,7 +1,4 @@
-"""Mixture of experts: each token visits a few of many feed-forward layers.
-
-After Shazeer et al. 2017.
-"""
+"""Mixture of experts (Shazeer et al. 2017): each token is routed to k of E experts."""
 
 import dataclasses
 
@@ -23,15 +20,15 @@ Router = dict[str, Float[Array, " B"]]
 @configurable("experts")
 @dataclasses.dataclass(frozen=True)
 class Experts:
-    """Number and capacity of the experts in each feed-forward layer.
+    """Mixture of experts: number and capacity of the experts of each layer.
 
     Attributes:
       number: experts E of a layer.
-      per_token: experts k that a token visits.
-      capacity: slots that an expert has for each sequence of n tokens, padding apart,
-        as a multiple of its fair share k n / E, at least one; further tokens are
-        dropped, last ones first. None drops no token. With a key-value cache none is
-        dropped, as the share would depend on tokens that are not written yet.
+      per_token: experts k that a token is routed to.
+      capacity: capacity factor: an expert takes at most this multiple of k n / E tokens
+        of a sequence of n tokens (padding not counted), at least one; further tokens
+        are dropped, the last ones first. None drops no tokens. With a key-value cache
+        no tokens are dropped, since n is not known yet.
     """
 
     number: int = 8
@@ -55,20 +52,20 @@ class Experts:
 
 
 class MixtureOfExperts(nn.Module):
-    """A router's top-k of E feed-forward layers without offsets.
+    """Mixture of experts: a router selects k of E feed-forward layers without biases.
 
-    The weights of a token's experts are their probabilities, divided by their sum for
-    k > 1 (Mixtral, Jiang et al. 2024); a single expert keeps its probability as it is
-    (Switch, Fedus et al. 2022): divided by itself it would teach the router nothing.
+    The weights of a token's experts are their router probabilities. For k > 1 they are
+    divided by their sum (Mixtral, Jiang et al. 2024). For k = 1 they are not (Switch,
+    Fedus et al. 2022): the quotient would be constant, without gradient to the router.
 
     Attributes:
-      experts: number E, experts k of a token, capacity.
+      experts: number E, experts k per token, capacity.
       mlp_dim: hidden width of an expert.
       activation: a name in `ACTIVATIONS`.
       gated: whether a second projection gates the first.
-      init_std: standard deviation of the inward weights and the router.
-      out_init_std: standard deviation of the outward weights.
-      dtype: of the computation; the router computes in float32.
+      init_std: standard deviation of the router's weights, W_in and W_gate.
+      out_init_std: standard deviation of W_out.
+      dtype: of the computation; that of the router is float32.
     """
 
     experts: Experts
@@ -83,21 +80,25 @@ class MixtureOfExperts(nn.Module):
     def __call__(
         self, x: Float[Array, "B T D"], padding_mask: Bool[Array, "#B T"] | None
     ) -> tuple[Float[Array, "B T D"], Router]:
-        """Applies the layer; padding visits no expert.
+        """Applies the layer; padding is not routed.
+
+        Args:
+          x: tokens.
+          padding_mask: True for tokens; None if nothing is padding.
 
         Returns:
-          The layer's output, zero for padding and for dropped tokens, and for each
-          sequence "load_balance", E Σ_e f_e p_e of the share f_e of choices that expert
-          e got and its mean probability p_e (Switch, equation 4; 1 when balanced), and
-          "router_z", the mean of logsumexp² of the router's logits (ST-MoE, Zoph et al.
-          2022, equation 5). Both are of one sequence alone, so that neither the mesh
-          nor microbatches change them.
+          The layer's output, zero for padding and for dropped tokens; and router losses
+          [B], float32: "load_balance", E Σ_e f_e p_e, with f_e the share of choices of
+          expert e and p_e its mean probability (Switch, equation 4; 1 when balanced),
+          and "router_z", the mean of logsumexp² of the router's logits (ST-MoE, Zoph et
+          al. 2022, equation 5). They are per sequence, so that they depend neither on
+          the mesh nor on microbatches.
         """
         D, E, k = x.shape[-1], self.experts.number, self.experts.per_token
         router = self.param("router", normal_init(self.init_std, "embed", None), (D, E))
         logits = x.astype(jnp.float32) @ router
         probabilities = jax.nn.softmax(logits, axis=-1)
-        # `top_k` would have every device gather the rows of all.
+        # Not `top_k`, for which every device would gather the rows of all devices.
         chosen = jnp.argsort(-probabilities, axis=-1)[..., :k]
         weights = jnp.take_along_axis(probabilities, chosen, axis=-1)
         if k > 1:
@@ -152,16 +153,17 @@ class MixtureOfExperts(nn.Module):
         E, k = self.experts.number, self.experts.per_token
         capacity = self.experts.capacity
         slots = min(T, max(1, round(capacity * k * T / E)))
-        # First choices of all tokens come before second ones, earlier before later.
+        # Slots are assigned to the first choices of all tokens, then to their second
+        # choices, and so on; earlier tokens first.
         first = jnp.moveaxis(jax.nn.one_hot(chosen, E, dtype=jnp.int32), 2, 1)
         first = (first * padding_mask[:, None, :, None]).reshape(B, k * T, E)
         place = ((first.cumsum(1) - first) * first).sum(-1)
         place = jnp.moveaxis(place.reshape(B, k, T), 1, 2)
-        # Padding takes no slots and, so that it changes nothing, gives none.
+        # Padding takes no slots, and does not add to the capacity.
         share = jnp.round(capacity * k * padding_mask.sum(-1) / E)
         kept = place < jnp.clip(share, 1, slots)[:, None, None]
         kept &= padding_mask[..., None]
-        # Dropped tokens get a slot past the end, which no expert reads.
+        # Dropped tokens are sent to a slot past the end, which no expert reads.
         slot = jnp.where(kept, chosen * slots + place, E * slots).reshape(B, T * k)
         token = jnp.broadcast_to(jnp.arange(T * k) // k, (B, T * k))
         empty = jnp.full((B, E * slots), T)

@@ -14,8 +14,8 @@ class Norm(nn.Module):
     Attributes:
       kind: "layernorm" or "rmsnorm".
       epsilon: added to the variance or mean square.
-      bias: whether LayerNorm has an offset; RMSNorm never has.
-      unit_offset: the weight is stored less one, as in Gemma.
+      bias: whether LayerNorm has a bias; RMSNorm never has one.
+      unit_offset: whether the parameter is the weight minus one, as in Gemma.
       axis: logical name of the last axis.
     """
 

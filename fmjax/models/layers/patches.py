@@ -1,4 +1,4 @@
-"""Patch embeddings with positions of images, and patches back to pixels."""
+"""Patch embedding of images with positions, and conversion of patches to images."""
 
 import einops
 import jax.numpy as jnp
@@ -18,19 +18,19 @@ from fmjax.models.layers.transformer_config import TransformerConfig
 
 
 def pair(size: int | tuple[int, int]) -> Grid:
-    """A height and a width, given as one number where they are equal."""
+    """(height, width) from a size that may be one number for both."""
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def grid_of(image: Grid, patch: Grid) -> Grid:
-    """Rows and columns of patches in an image."""
+    """Numbers of rows and columns of patches in an image."""
     return image[0] // patch[0], image[1] // patch[1]
 
 
 def to_patches(
     images: Float[Array, "B height width C"], patch: Grid
 ) -> Float[Array, "B N P"]:
-    """Images cut into patches, row by row; P = patch height · width · C."""
+    """Splits images into N patches, row-major; P = patch height · patch width · C."""
     pattern = "b (y h) (x w) c -> b (y x) (h w c)"
     return einops.rearrange(images, pattern, h=patch[0], w=patch[1])
 
@@ -44,19 +44,19 @@ def to_images(
 
 
 class PatchEmbedding(nn.Module):
-    """Patches, each through one matrix, with positions.
+    """Patch embedding: a linear projection of each patch, plus positions.
 
     Attributes:
-      config: of the transformer that reads them.
-      grid: rows and columns of patches that learned positions are for.
+      config: of the transformer that reads the result.
+      grid: rows and columns of patches of learned positions.
       patch: height and width of a patch.
       channels: C.
       positions: "learned" or "sincos".
       prefix: names of learned tokens before the patches; learned positions have rows
-        for them, sin-cos positions leave them as they are.
-      mask_token: whether a learned vector can stand for masked patches.
-      bias: whether there is an offset.
-      owner: gin name of the model, for its errors.
+        for them, sin-cos positions are not added to them.
+      mask_token: whether there is a learned vector for masked patches.
+      bias: whether the projection has a bias.
+      owner: gin name of the model, for error messages.
     """
 
     config: TransformerConfig
@@ -75,12 +75,13 @@ class PatchEmbedding(nn.Module):
         D = c.embed_dim
         shape = (*self.patch, self.channels)
         fan_in = self.patch[0] * self.patch[1] * self.channels
-        # Unit variance for unit pixels, as large as sin-cos positions.
+        # Pixels of unit variance give vectors of unit variance, on the scale of sin-cos
+        # positions.
         init = normal_init(fan_in**-0.5, "patch_y", "patch_x", "channel", "embed")
         self.kernel = self.param("kernel", init, (*shape, D))
         if self.bias:
             self.offset = self.param("bias", zeros_init("embed"), (D,))
-        # Named as vectors are, so that weight decay leaves them alone.
+        # The axis name of vectors, so that weight decay does not apply.
         token = normal_init(c.init_std, "norm")
         self.tokens = [self.param(name, token, (D,)) for name in self.prefix]
         if self.mask_token:
@@ -95,7 +96,12 @@ class PatchEmbedding(nn.Module):
         images: Float[Array, "B height width C"],
         masked: Bool[Array, "B N"] | None = None,
     ) -> Float[Array, "B N D"]:
-        """Vectors of patches with their positions; see `ViT`."""
+        """Embeds patches and adds their positions.
+
+        Args:
+          images: float32.
+          masked: True for patches to replace by the mask token; None for none.
+        """
         dtype = self.config.compute_dtype
         grid = self._grid(images)
         kernel = self.kernel.astype(dtype).reshape(-1, self.config.embed_dim)
@@ -117,7 +123,7 @@ class PatchEmbedding(nn.Module):
         return resize_positions(self.table, self.grid, grid, first)[first:]
 
     def with_prefix(self, patches: Float[Array, "B N D"]) -> Float[Array, "B T D"]:
-        """The class token and others with their positions, then the patches."""
+        """Prepends the class token and other prefix tokens, with their positions."""
         if not self.prefix:
             return patches
         first = jnp.stack(self.tokens)
@@ -144,7 +150,7 @@ class PatchEmbedding(nn.Module):
 
 
 def check_image_sizes(model: nn.Module) -> None:
-    """Raises UserError for sizes that give no patches."""
+    """Raises UserError for sizes of images and patches that do not fit together."""
     name = model.gin_name
     for field in ("image_size", "patch_size"):
         size = getattr(model, field)

@@ -1,4 +1,4 @@
-"""Positions as a bias of attention scores (ALiBi, T5), or as fixed sinusoids."""
+"""Position biases of attention scores (ALiBi, T5), and sinusoidal positions."""
 
 import dataclasses
 import math
@@ -18,20 +18,20 @@ from fmjax.models.layers.logical_axes import normal_init
 class Alibi:
     """ALiBi: a penalty on attention scores, linear in distance (Press et al. 2022).
 
-    In encoders it applies to both sides alike. See `alibi`.
+    In encoders it is symmetric. See `alibi`.
     """
 
 
 @configurable("relative_buckets")
 @dataclasses.dataclass(frozen=True)
 class RelativeBuckets:
-    """A learned bias for each head and bucket of relative positions (T5).
+    """Relative position bias: a learned number per head and bucket of distance (T5).
 
     See `relative_bucket`; Raffel et al. 2020, section 2.1.
 
     Attributes:
-      number: buckets; in encoders each direction has half of them.
-      max_distance: the distance from which on the last bucket serves all.
+      number: number of buckets; in encoders each direction has half of them.
+      max_distance: distances from this on share the last bucket.
     """
 
     number: int = 32
@@ -42,11 +42,11 @@ class RelativeBuckets:
 
 
 def check_buckets(config, field: str) -> None:
-    """Raises a UserError for a number of buckets, or a distance, that cannot be.
+    """Raises a UserError for an invalid number of buckets or maximum distance.
 
     Args:
       config: of relative positions, with a `max_distance`.
-      field: its number of buckets.
+      field: name of its field for the number of buckets.
     """
     buckets, farthest = getattr(config, field), config.max_distance
     require(
@@ -66,13 +66,13 @@ def check_buckets(config, field: str) -> None:
 def sinusoids(
     positions: Int[Array, "B T"], width: int, interleaved: bool
 ) -> Float[Array, "B T D"]:
-    """Sines and cosines of geometric wavelengths (Vaswani et al. 2017, section 3.5).
+    """Sinusoidal positions, float32 (Vaswani et al. 2017, section 3.5).
 
     Args:
       positions: of each token.
       width: D; pair i of the ceil(D/2) pairs has the frequency 10000^(-2i/D).
-      interleaved: sine and cosine of a pair side by side, as in the paper; otherwise
-        all sines come first, as in Marian.
+      interleaved: whether sine and cosine of a pair are adjacent, as in the paper;
+        otherwise all sines come first, as in Marian.
     """
     frequency = 10000.0 ** (-2 * jnp.arange((width + 1) // 2) / width)
     angle = positions[..., None].astype(jnp.float32) * frequency
@@ -84,10 +84,10 @@ def sinusoids(
 
 
 def alibi_slopes(num_heads: int) -> Float[np.ndarray, " H"]:
-    """How fast each head's attention falls with distance (Press et al. 2022).
+    """ALiBi's slope of each head (Press et al. 2022).
 
-    A geometric sequence from 2^(-8/H) for H a power of two; for another H, that of the
-    next lower power n, then every other one of the sequence for 2n.
+    For H a power of two, the geometric sequence 2^(-8/H), 2^(-16/H), …; for another H,
+    the sequence for the next lower power n, then every other slope of that for 2n.
     """
     n = 2 ** math.floor(math.log2(num_heads))
     slopes = [2 ** (-8 * (i + 1) / n) for i in range(n)]
@@ -98,7 +98,7 @@ def alibi_slopes(num_heads: int) -> Float[np.ndarray, " H"]:
 def alibi(
     num_heads: int, queries: Int[Array, "#B T"], keys: Int[Array, "#B S"]
 ) -> Float[Array, "#B H T S"]:
-    """-slope · |query position - key position|, a number for each head."""
+    """ALiBi's bias: -slope · |query position - key position| for each head."""
     distance = jnp.abs(queries[:, None, :, None] - keys[:, None, None, :])
     return -alibi_slopes(num_heads)[:, None, None] * distance.astype(jnp.float32)
 
@@ -108,8 +108,9 @@ def relative_bucket(
 ) -> Int[Array, "..."]:
     """T5's bucket of key position - query position (Raffel et al. 2020, section 2.1).
 
-    Near offsets have a bucket each, those further off share logarithmically wider ones
-    up to max_distance. Without `causal` each sign has half of the buckets.
+    Small offsets have one bucket each; larger ones share buckets of logarithmically
+    increasing width up to max_distance. Without `causal` each sign has half of the
+    buckets.
     """
     bucket = jnp.zeros_like(offset)
     if causal:
@@ -126,11 +127,11 @@ def relative_bucket(
 
 
 class RelativeBias(nn.Module):
-    """A learned number for each head and bucket of relative positions.
+    """Relative position bias: a learned number per head and bucket.
 
     Attributes:
       num_heads: H.
-      buckets: their number, and the distance that the last one begins at.
+      buckets: number of buckets, and the distance at which the last one begins.
       causal: see `relative_bucket`.
       init_std: standard deviation of the table.
     """
@@ -144,7 +145,7 @@ class RelativeBias(nn.Module):
     def __call__(
         self, queries: Int[Array, "#B T"], keys: Int[Array, "#B S"]
     ) -> Float[Array, "#B H T S"]:
-        """The bias between these positions."""
+        """The bias for positions of queries and keys."""
         init = normal_init(self.init_std, "bucket", "heads")
         table = self.param("table", init, (self.buckets.number, self.num_heads))
         offset = keys[:, None, :] - queries[:, :, None]

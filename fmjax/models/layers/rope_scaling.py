@@ -1,6 +1,6 @@
-"""Scalings of rotary frequencies for sequences longer than those of pretraining.
+"""RoPE scaling: rotary frequencies for sequences longer than those of pretraining.
 
-They are those of `rope_scaling` in Hugging Face's config.json, equal to
+The scalings are those of `rope_scaling` in Hugging Face's config.json, and equal
 `transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS`.
 """
 
@@ -15,33 +15,40 @@ from jaxtyping import Array, Float, Int
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
 
-# Of r = R/2 pairs: [r], or [B, 1, 1, r] where they depend on the row.
+# Frequencies of r = R/2 pairs: [r], or [B, 1, 1, r] if they depend on the row.
 Frequencies = Float[Array, "... r"]
 # The largest position of each row plus one, [B, 1, 1, 1].
 Length = Int[Array, "B 1 1 1"]
 
 
 class Scaling(Protocol):
-    """A change of rotary frequencies.
+    """Protocol of a scaling of rotary frequencies.
 
     Attributes:
-      attention_scale: multiplies sines and cosines, and so attention scores by its
+      attention_scale: multiplies sines and cosines, and thus attention scores by its
         square.
     """
 
     attention_scale: float
 
     def check(self, dim: int) -> None:
-        """Raises UserError where it does not fit `dim` rotary features."""
+        """Raises UserError if the scaling does not fit `dim` rotary features."""
 
     def scale(
         self, frequencies: Frequencies, theta: float, dim: int, length: Length
     ) -> Frequencies:
-        """The frequencies to use in place of these of the base `theta`."""
+        """Scales frequencies.
+
+        Args:
+          frequencies: without scaling, for the base `theta`.
+          theta: base of the frequencies.
+          dim: R, number of rotary features.
+          length: the largest position of each row plus one.
+        """
 
 
 class _Plain:
-    """What scalings have that neither scale attention nor depend on the width."""
+    """Base class of scalings with attention_scale 1 that fit every width."""
 
     attention_scale = 1.0
 
@@ -56,7 +63,7 @@ class LinearScaling(_Plain):
     """Position interpolation (Chen et al. 2023): positions divided by a factor.
 
     Attributes:
-      factor: by which sequences may be longer.
+      factor: ratio of the longest sequence to that of pretraining.
     """
 
     factor: float
@@ -75,17 +82,17 @@ class LinearScaling(_Plain):
 @configurable("rope_dynamic")
 @dataclasses.dataclass(frozen=True)
 class DynamicScaling(_Plain):
-    """NTK-aware scaling by a base that grows with the sequence (Peng et al. 2023).
+    """Dynamic NTK-aware scaling: the base grows with the sequence (Peng et al. 2023).
 
     The length of a sequence is the largest position of its row in this call plus one.
-    Keys in a key-value cache keep the rotation by which they were written, as in
-    transformers; there the length is that of the longest row of the batch, here each
+    Keys in a key-value cache keep the rotation they were written with, as in
+    transformers. There the length is that of the longest row of the batch; here each
     row has its own.
 
     Attributes:
-      factor: by which sequences may be longer.
-      original_length: tokens of the longest sequence in pretraining; no shorter one is
-        scaled.
+      factor: ratio of the longest sequence to that of pretraining.
+      original_length: tokens of the longest sequence in pretraining; sequences up to
+        this length are not scaled.
     """
 
     factor: float
@@ -116,10 +123,10 @@ class DynamicScaling(_Plain):
 @configurable("rope_llama3")
 @dataclasses.dataclass(frozen=True)
 class Llama3Scaling(_Plain):
-    """Llama 3.1's: low frequencies divided by a factor, high ones kept, a ramp between.
+    """Llama 3.1's scaling: low frequencies are divided, high ones kept, a ramp between.
 
     Attributes:
-      factor: by which low frequencies are divided.
+      factor: divisor of low frequencies.
       low_freq_factor: wavelengths above original_length / low_freq_factor are low
         frequencies.
       high_freq_factor: wavelengths below original_length / high_freq_factor are high.
@@ -160,17 +167,17 @@ class Llama3Scaling(_Plain):
 @configurable("rope_yarn")
 @dataclasses.dataclass(frozen=True)
 class YarnScaling:
-    """YaRN (Peng et al. 2023): interpolates features that turn seldom, scales scores.
+    """YaRN (Peng et al. 2023): interpolates low frequencies and scales the scores.
 
     Attributes:
-      factor: by which sequences may be longer.
+      factor: ratio of the longest sequence to that of pretraining.
       original_length: tokens of the longest sequence in pretraining, L.
-      beta_fast: features that turn more often in L tokens are kept as they are.
-      beta_slow: those that turn less often are divided by the factor; a linear ramp
-        between.
+      beta_fast: frequencies of more rotations than this in L tokens are kept.
+      beta_slow: frequencies of fewer rotations than this in L tokens are divided by the
+        factor, with a linear ramp between the two.
       attention_factor: multiplies sines and cosines; None means 0.1 ln(factor) + 1
         (equation 22).
-      truncate: whether the ramp's ends are rounded to whole features.
+      truncate: whether the ends of the ramp are rounded to whole features.
     """
 
     factor: float
@@ -208,7 +215,7 @@ class YarnScaling:
         half = dim // 2
 
         def feature(turns: float) -> float:
-            """The pair that turns so often in original_length tokens."""
+            """Index of the pair with `turns` rotations in original_length tokens."""
             wavelengths = self.original_length / (turns * 2 * math.pi)
             return dim * math.log(wavelengths) / (2 * math.log(theta))
 
@@ -226,14 +233,15 @@ class YarnScaling:
 class LongScaling:
     """LongRoPE (Ding et al. 2024; Phi-3): a searched divisor for each frequency.
 
-    Which of both lists holds depends on the length of the sequence, as for
-    `DynamicScaling`.
+    The length of a sequence, defined as for `DynamicScaling`, selects one of two lists
+    of divisors.
 
     Attributes:
-      short_factors: divisors for sequences of at most original_length tokens, R/2.
-      long_factors: for longer ones, R/2.
+      short_factors: R/2 divisors for sequences of at most original_length tokens.
+      long_factors: R/2 divisors for longer sequences.
       original_length: tokens of the longest sequence in pretraining.
-      factor: by which sequences may be longer; attention_factor's default needs it.
+      factor: ratio of the longest sequence to that of pretraining, which the default of
+        attention_factor uses.
       attention_factor: multiplies sines and cosines; None means
         sqrt(1 + ln(factor) / ln(original_length)).
     """
@@ -256,7 +264,7 @@ class LongScaling:
         return math.sqrt(1 + math.log(self.factor) / math.log(self.original_length))
 
     def check(self, dim: int) -> None:
-        """Raises UserError for a list of another length than R/2."""
+        """Raises UserError for a list whose length is not R/2."""
         for name in ("short_factors", "long_factors"):
             found = len(getattr(self, name))
             if found != dim // 2:

@@ -19,17 +19,17 @@ from fmjax.models.layers.rope_scaling import (
 @configurable("rotary")
 @dataclasses.dataclass(frozen=True)
 class Rotary:
-    """Rotary position embeddings of queries and keys.
+    """Rotary position embeddings (RoPE) of queries and keys.
 
     Attributes:
-      theta: base of the frequencies: pair i of R/2 pairs turns by position ·
+      theta: base of the frequencies: pair i of R/2 pairs is rotated by position ·
         theta^(-2i/R).
-      fraction: R, the features of a head that turn, as a share of its width; the rest
-        stay as they are (partial rotary factor; GPT-NeoX, Phi).
-      scaling: how frequencies are changed for sequences longer than those of
-        pretraining; None leaves them.
+      fraction: the number R of rotated features, as a share of a head's width; the
+        others are unchanged (partial rotary factor; GPT-NeoX, Phi).
+      scaling: scaling of the frequencies for sequences longer than those of
+        pretraining; None for no scaling.
       local_theta: base in layers with a sliding window, without scaling (Gemma 3: 1e4
-        there and 1e6 in global layers); None takes `theta` in all layers.
+        there and 1e6 in global layers); None uses `theta` in all layers.
     """
 
     theta: float = 10000.0
@@ -53,11 +53,11 @@ class Rotary:
             raise UserError(f"rotary.fraction = {self.fraction}: expected 0 < x ≤ 1.")
 
     def dim(self, head_dim: int) -> int:
-        """R, how many features of a head turn."""
+        """R, the number of rotated features of a head."""
         return int(head_dim * self.fraction)
 
     def check(self, head_dim: int) -> None:
-        """Raises UserError where heads of this width cannot turn so."""
+        """Raises UserError if it does not fit heads of this width."""
         dim = self.dim(head_dim)
         if dim < 2 or dim % 2:
             raise UserError(
@@ -74,7 +74,7 @@ class Rotary:
         positions: Int[Array, "B T"],
         local: bool | Bool[Array, ""] = False,
     ) -> tuple[Float[Array, "*rows r"], float | Float[Array, ""]]:
-        """Inverse frequencies, float32, and what sines and cosines are multiplied by.
+        """Inverse frequencies, float32, and the factor of sines and cosines.
 
         Args:
           head_dim: width of a head.
@@ -82,13 +82,13 @@ class Rotary:
           local: whether the layer has a sliding window.
 
         Returns:
-          Frequencies of the r = R/2 pairs: [r], or [B, 1, 1, r] where they depend on
-          the row.
+          Frequencies of the r = R/2 pairs, [r], or [B, 1, 1, r] if they depend on the
+          row; and the factor that multiplies sines and cosines.
         """
         dim = self.dim(head_dim)
         found, factor = _plain(self.theta, dim), 1.0
         if self.scaling is not None:
-            # Of each row, so that no row depends on which others share its batch.
+            # Per row, so that a row does not depend on the others in its batch.
             length = positions.max(-1)[:, None, None, None] + 1
             found = self.scaling.scale(found, self.theta, dim, length)
             factor = self.scaling.attention_scale
@@ -117,9 +117,10 @@ def rotate(
     sin: Float[Array, "#B T 1 r"],
     cos: Float[Array, "#B T 1 r"],
 ) -> Float[Array, "B T H K"]:
-    """x with its first R features turned by the angles of a sine and cosine table.
+    """Rotates the first R features of x by the angles of a sine and cosine table.
 
-    Feature i is paired with feature i + R/2, as in Llama; computed in float32.
+    Feature i is paired with feature i + R/2, as in Llama. Computed in float32, returned
+    in the dtype of x.
     """
     dim = 2 * sin.shape[-1]
     turning = x[..., :dim].astype(jnp.float32)

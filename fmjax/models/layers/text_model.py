@@ -1,4 +1,4 @@
-"""What all models that read text share: a vocabulary, a longest text, inputs."""
+"""Base class of models that read text: vocabulary, maximum length, inputs."""
 
 import dataclasses
 from typing import ClassVar
@@ -21,10 +21,10 @@ from fmjax.models.layers.text_inputs import Text, TextArguments, TextInputs
 
 
 class TextModel(nn.Module):
-    """A model with the fields vocab_size, max_length and vocab_multiple.
+    """Base class of text models, with fields vocab_size, max_length, vocab_multiple.
 
     Attributes:
-      text_arguments: which arrays it reads, see `TextArguments`.
+      text_arguments: the arrays that the model reads, see `TextArguments`.
     """
 
     text_arguments: ClassVar[TextArguments] = {
@@ -45,10 +45,10 @@ class TextModel(nn.Module):
         return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
 
     def _read(self, text: Text, argument: str = "text") -> TextInputs:
-        """The struct of a text, with positions.
+        """Converts and checks a text, and adds default positions.
 
         Raises:
-          UserError: as `_check` does.
+          UserError: see `_check`.
         """
         text = self._check(text, argument)
         if text.positions is not None:
@@ -56,11 +56,11 @@ class TextModel(nn.Module):
         return dataclasses.replace(text, positions=self._default_positions(text))
 
     def _check(self, text: Text, argument: str = "text") -> TextInputs:
-        """The struct of a text.
+        """Converts a text to the struct and checks it.
 
         Args:
           text: struct or tokens.
-          argument: the name in text_arguments that it is given by.
+          argument: name of the argument in text_arguments.
 
         Raises:
           UserError: it has an array that the model does not read, or more than
@@ -82,12 +82,12 @@ class TextModel(nn.Module):
         return text
 
     def _default_positions(self, text: TextInputs) -> Int[Array, "#B T"]:
-        """Positions of a text that comes without: 0 … T-1 in every row."""
+        """Positions of a text that has none: 0 … T-1 in every row."""
         return jnp.arange(text.tokens.shape[1])[None]
 
 
 def check_start_id(model: TextModel) -> None:
-    """Raises UserError where model.start_id is neither None nor in the vocabulary."""
+    """Raises UserError if model.start_id is neither None nor in the vocabulary."""
     start, name = model.start_id, model.gin_name
     if start is not None and not 0 <= start < model.vocab_size:
         raise UserError(
@@ -97,10 +97,10 @@ def check_start_id(model: TextModel) -> None:
 
 
 def check_same_width(model: TextModel, *stacks: str) -> None:
-    """Raises UserError where stacks, each of which reads the last one's, differ in D.
+    """Raises UserError if stacks that read each other's output differ in width D.
 
     Args:
-      model: with those stacks.
+      model: that has the stacks.
       stacks: its fields that hold a `TransformerConfig`.
     """
     widths = [getattr(model, field).embed_dim for field in stacks]
@@ -115,21 +115,21 @@ def check_same_width(model: TextModel, *stacks: str) -> None:
 def embed_text(
     tokens: Embedding, inputs: InputEmbedding, text: TextInputs, keys: Keys
 ) -> Float[Array, "B T E"]:
-    """What a stack reads of a text with positions.
+    """The input of a stack for a text.
 
     Args:
-      tokens: the table of token vectors.
+      tokens: the token embedding.
       inputs: adds positions and token types.
       text: with positions.
-      keys: of the stack, one per example for dropout. Blocks fold in their index, 0 and
-        up; the input takes the next one.
+      keys: of the stack, one per example for dropout. Blocks fold in their index from 0
+        on; the input folds in the number of blocks.
     """
     at_input = fold_keys(keys, inputs.config.num_layers)
     return inputs(tokens(text.tokens), text.positions, text.token_types, at_input)
 
 
 def decoder_mask(text: TextInputs, cache: Cache | None) -> AttentionMask:
-    """The causal mask of a decoder's text; with a cache, of its slots."""
+    """The causal mask of a decoder's text; with a cache, the mask over its slots."""
     if cache is None:
         return self_attention(True, text.segment_ids, text.padding_mask)
     return cached_self_attention(text.positions)

@@ -1,4 +1,4 @@
-"""A stack of transformer blocks, scanned or unrolled, with rematerialization."""
+"""Transformer stack: blocks, scanned or unrolled, with rematerialization."""
 
 import dataclasses
 from typing import Any
@@ -22,9 +22,9 @@ from fmjax.models.layers.position_bias import (
 )
 from fmjax.models.layers.transformer_config import TransformerConfig
 
-# What the backward pass keeps of a block; the rest is computed again.
-# `matmul` and mixtures of experts name their products "weights", the attention kernels
-# what their backward passes want "attention".
+# Rematerialization policies: what is kept of a block for the backward pass; the rest is
+# recomputed. `matmul` and mixtures of experts name their products "weights"; attention
+# kernels name the residuals of their backward passes "attention".
 _NAMED = jax.checkpoint_policies.save_only_these_names
 REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -37,12 +37,13 @@ REMAT_POLICIES = {
 
 
 class Stack(nn.Module):
-    """All blocks; before them a projection of vectors of another width, a norm after.
+    """Transformer stack: blocks and a final norm.
 
-    Where blocks end with a norm of their own, there is no final one.
+    An input of another width than D is projected to D first. There is no final norm if
+    blocks end with a norm.
 
     Attributes:
-      config: sizes and choices.
+      config: of the stack.
       cross: whether blocks have cross-attention.
     """
 
@@ -57,13 +58,20 @@ class Stack(nn.Module):
         cache: Cache | None = None,
         hidden_states: bool = False,
     ) -> dict[str, Any]:
-        """Applies every block in turn.
+        """Applies all blocks.
+
+        Args:
+          x: input vectors.
+          context: inputs that all blocks share.
+          cache: key-value caches of all layers; None for none.
+          hidden_states: whether to return the outputs of all blocks.
 
         Returns:
-          hidden: [B, T, D], after the final norm; cache: the given one with these
-          tokens in it, or None; router: [layers, B] each, see `MixtureOfExperts`, empty
-          without one; hidden_states where asked for: [layers + 1, B, T, D], the first
-          block's input and every block's output, the last one after the final norm.
+          "hidden": [B, T, D], after the final norm; "cache": the cache with these
+          tokens added, or None; "router": router losses [layers, B] by name, see
+          `MixtureOfExperts`, empty without experts; and, if requested, "hidden_states":
+          [layers + 1, B, T, D], the first block's input and every block's output, the
+          last one after the final norm.
         """
         c = self.config
         if x.shape[-1] != c.embed_dim:
@@ -87,7 +95,8 @@ class Stack(nn.Module):
         c = self.config
         block = Block
         if c.remat != "none":
-            # Inside a scan XLA cannot undo rematerialization, so need not be stopped.
+            # XLA cannot undo rematerialization inside a scan, so the barriers that
+            # prevent it are needed only for unrolled blocks.
             block = nn.remat(
                 Block, policy=REMAT_POLICIES[c.remat], prevent_cse=not c.scan_layers
             )
@@ -112,7 +121,7 @@ class Stack(nn.Module):
         return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *every)
 
     def _with_positions(self, context: Context, cache: Cache | None) -> Context:
-        """The context with the window, and what is added for pairs of positions."""
+        """The context with the window, position bias and relative vectors set."""
         c = self.config
         queries = keys = context.positions
         if cache is not None:
@@ -153,7 +162,14 @@ class Stack(nn.Module):
 def empty_cache(
     config: TransformerConfig, rows: int, length: int, encoder_length: int | None = None
 ) -> Cache:
-    """An empty cache of `length` positions a row, and of an encoder's output."""
+    """An empty cache of a stack.
+
+    Args:
+      config: of the stack.
+      rows: B.
+      length: S, positions per row.
+      encoder_length: length of the encoder's output; None without an encoder.
+    """
     c = config
 
     def zeros(length):

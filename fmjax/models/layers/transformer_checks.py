@@ -1,4 +1,4 @@
-"""Choices of a transformer that cannot hold together, refused by gin name."""
+"""Checks of a transformer's config: invalid or incompatible fields, by gin name."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def check_sizes(c: "TransformerConfig") -> None:
-    """Raises UserError for numbers of layers, heads and features that give no model."""
+    """Raises UserError for invalid numbers of layers, heads and features."""
     for name in ("num_layers", "embed_dim", "num_heads", "kv_heads", "mlp_width"):
         if getattr(c, name) < 1:
             raise UserError(f"transformer.{name} = {getattr(c, name)} is below 1.")
@@ -27,7 +27,7 @@ def check_sizes(c: "TransformerConfig") -> None:
 
 
 def check_attention(c: "TransformerConfig") -> None:
-    """Raises UserError for windows, and for what disentangled attention cannot have."""
+    """Raises UserError for invalid windows and options of disentangled attention."""
     for name in ("window", "global_every"):
         if getattr(c, name) is not None and getattr(c, name) < 1:
             raise UserError(f"transformer.{name} = {getattr(c, name)} is below 1.")
@@ -52,7 +52,7 @@ def check_attention(c: "TransformerConfig") -> None:
 
 
 def check_positions(c: "TransformerConfig") -> None:
-    """Raises UserError for rotary positions that heads or layers cannot have."""
+    """Raises UserError for rotary positions that do not fit the heads or layers."""
     if c.rotary is None:
         return
     c.rotary.check(c.head_width)
@@ -65,7 +65,7 @@ def check_positions(c: "TransformerConfig") -> None:
 
 
 def check_experts(c: "TransformerConfig") -> None:
-    """Raises UserError for what experts do not have: offsets and dropout."""
+    """Raises UserError for options that experts do not have: biases and dropout."""
     for name, without in ("bias", False), ("mlp_dropout", 0):
         if c.experts is not None and getattr(c, name):
             raise UserError(
@@ -75,13 +75,13 @@ def check_experts(c: "TransformerConfig") -> None:
 
 
 def check_dropout(c: "TransformerConfig") -> None:
-    """Raises UserError for rates of dropout outside of [0, 1)."""
+    """Raises UserError for dropout rates outside of [0, 1)."""
     for name in ("dropout", "attention_dropout", "mlp_dropout", "stochastic_depth"):
         require(c, name, 0 <= getattr(c, name) < 1, "0 ≤ x < 1")
 
 
 def check_kernel(c: "TransformerConfig") -> None:
-    """Raises UserError for a kernel of attention that cannot compute the attention."""
+    """Raises UserError for an attention kernel that does not support the config."""
     if c.attention in ("auto", "xla"):
         return
     what = None

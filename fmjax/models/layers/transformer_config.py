@@ -1,4 +1,4 @@
-"""Sizes and choices of a stack of transformer blocks."""
+"""Configuration of a transformer stack."""
 
 import dataclasses
 from typing import Literal
@@ -25,60 +25,65 @@ from fmjax.sharding.platform import platform
 @configurable("transformer")
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes and choices of a transformer stack.
+    """Configuration of a transformer stack.
 
     Attributes:
-      num_layers: blocks.
+      num_layers: number of blocks.
       embed_dim: width D of the residual stream.
       num_heads: query heads H.
       num_kv_heads: key and value heads; None means num_heads.
       head_dim: width K of a head; None means embed_dim / num_heads.
       mlp_dim: hidden width of the feed-forward layer; None means 4 · embed_dim.
       norm: "layernorm" or "rmsnorm".
-      norm_position: "pre" normalizes what a layer reads, "post" the sum that it writes
-        to (Vaswani et al. 2017), "sandwich" what it reads and what it adds (Gemma 2).
+      norm_position: "pre" normalizes the input of a layer, "post" the sum of its input
+        and output (Vaswani et al. 2017), "sandwich" its input and its output, before
+        they are added (Gemma 2).
       norm_epsilon: added to the norm's variance.
-      unit_offset_norm: norm weights are stored less one, as in Gemma.
+      unit_offset_norm: whether norm parameters are the weights minus one, as in Gemma.
       activation: of the feed-forward layer; gelu_tanh is GPT-2's, quick_gelu CLIP's.
-      gated_mlp: a gate on the feed-forward layer; with silu this is SwiGLU.
-      bias: offsets in projections and LayerNorms.
-      qkv_bias: offsets in the projections to queries, keys and values; None means bias.
+      gated_mlp: whether the feed-forward layer is gated; with silu this is SwiGLU.
+      bias: whether projections and LayerNorms have biases.
+      qkv_bias: whether the projections to queries, keys and values have biases; None
+        means bias.
       rotary: rotary positions, such as @rotary(); None for none.
-      position_bias: what positions add to attention scores: @alibi(),
-        @relative_buckets() as in T5, or @disentangled() vectors as in DeBERTa; None for
-        nothing.
-      window: sliding-window attention: a token sees the `window` tokens up to its own
-        in decoders; in encoders those less than `window` away on both sides; None for
-        all. See `AttentionMask`.
-      global_every: with a window, every n-th layer sees all; None for none.
-      qk_norm: an RMSNorm over each query and key head (Dehghani et al. 2023).
-      attention_scale: of the scores; None means head_dim^(-1/2). Queries' weights start
-        smaller by as much as it is larger than that, as in T5. Not with
+      position_bias: position bias of attention scores: @alibi(), @relative_buckets() as
+        in T5, or @disentangled() as in DeBERTa; None for none.
+      window: sliding-window attention: in decoders a token attends to the `window`
+        tokens up to its own, in encoders to those less than `window` away on both
+        sides; None for all. See `AttentionMask`.
+      global_every: with a window, every n-th layer attends to all tokens; None for no
+        such layers.
+      qk_norm: whether there is an RMSNorm over each query and key head (Dehghani et al.
+        2023).
+      attention_scale: of the scores; None means head_dim^(-1/2). Query weights are
+        initialized with init_std / (attention_scale · √head_dim), as in T5. Not with
         @disentangled().
-      attention_softcap: scores x become cap · tanh(x / cap); None leaves them. Not with
-        @disentangled().
+      attention_softcap: scores x become cap · tanh(x / cap); None leaves them
+        unchanged. Not with @disentangled().
       experts: a mixture of experts in place of each feed-forward layer, such as
         @experts(); None for a single feed-forward layer.
       dropout: share of embeddings and of each layer's output dropped in training.
       attention_dropout: share of attention weights dropped in training.
       mlp_dropout: share of the feed-forward's hidden layer dropped in training.
-      stochastic_depth: share of examples that skip what the last layer adds, in
-        training; of layer l of L, l/L of that (Huang et al. 2016).
-      layer_scale: first value of a learned factor for each feature that a layer adds
-        (CaiT, Touvron et al. 2021); None for no such factors.
-      init_std: standard deviation of weights; those that write to the residual stream
-        take init_std / sqrt(2 · num_layers), as in GPT-2 (Radford et al. 2019).
-      dtype: of the computation; "auto" is bfloat16 where the mesh is of
-        accelerators, float32 where it is of CPUs.
-        Parameters are float32 always.
+      stochastic_depth: share of examples for which the last layer is skipped in
+        training; for layer l of L it is l/L of that (Huang et al. 2016).
+      layer_scale: initial value of a learned factor for each feature of a layer's
+        output (CaiT, Touvron et al. 2021); None for no such factors.
+      init_std: standard deviation of weights; for those that write to the residual
+        stream it is init_std / sqrt(2 · num_layers), as in GPT-2 (Radford et al. 2019).
+      dtype: of the computation; "auto" is bfloat16 on accelerators and float32 on CPUs.
+        Parameters are float32.
       attention: the kernel, see `fmjax.models.layers.attention_kernels.attend`: "auto"
-        takes that of the mesh's platform, or says why it cannot.
-      scan_layers: one compiled block for all layers, their parameters stacked: compiles
-        in a fraction of the time. False repeats the block, with parameters apart.
-      remat: what the backward pass recomputes: "none" keeps all; "dots" keeps matrix
-        products and what attention kernels give; "weights" the products with weights;
-        "attention" what the kernels "splash" and "blockwise" give; "full" keeps block
-        inputs only.
+        selects it by the mesh's platform, and prints the reason if that kernel does not
+        support the model.
+      scan_layers: whether one compiled block is scanned over layers, with stacked
+        parameters, which compiles in a fraction of the time. False unrolls the blocks,
+        with separate parameters.
+      remat: rematerialization: "none" keeps all activations; "dots" keeps matrix
+        products and outputs of attention kernels; "weights" keeps products with
+        weights; "attention" keeps outputs of the kernels "splash" and "blockwise";
+        "full" keeps only the inputs of blocks. The others are recomputed in the
+        backward pass.
     """
 
     num_layers: int
@@ -131,22 +136,22 @@ class TransformerConfig:
 
     @property
     def kv_heads(self) -> int:
-        """Key and value heads, resolved."""
+        """Number of key and value heads, with the default of None applied."""
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
     @property
     def head_width(self) -> int:
-        """Width of a head, resolved."""
+        """Width of a head, with the default of None applied."""
         return self.head_dim or self.embed_dim // self.num_heads
 
     @property
     def mlp_width(self) -> int:
-        """Hidden width of the feed-forward layer, resolved."""
+        """Hidden width of the feed-forward layer, with the default of None applied."""
         return 4 * self.embed_dim if self.mlp_dim is None else self.mlp_dim
 
     @property
     def compute_dtype(self) -> jnp.dtype:
-        """The dtype of activations, resolved for the devices of the mesh in use."""
+        """The dtype of activations; "auto" depends on the platform of the mesh."""
         if self.dtype == "auto":
             return jnp.dtype(jnp.float32 if platform() == "cpu" else jnp.bfloat16)
         return jnp.dtype(self.dtype)
@@ -157,7 +162,7 @@ class TransformerConfig:
         return self.init_std / (2 * self.num_layers) ** 0.5
 
     def make_norm(self, name: str | None = None) -> Norm:
-        """A norm of this config's kind."""
+        """Makes a norm of this config's kind."""
         return Norm(
             self.norm, self.norm_epsilon, self.bias, self.unit_offset_norm, name=name
         )

@@ -1,1 +1,1 @@
-"""Kernels of scaled dot-product attention, one file each, behind `attend`."""
+"""Kernels of scaled dot-product attention, one per file, selected by `attend`."""

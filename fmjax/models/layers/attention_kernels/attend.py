@@ -1,4 +1,4 @@
-"""Scaled dot-product attention by the kernel that suits the mesh's platform."""
+"""Scaled dot-product attention, with a kernel selected by the mesh's platform."""
 
 import sys
 
@@ -14,8 +14,8 @@ from fmjax.sharding.platform import platform
 
 KERNELS = {"xla": xla, "blockwise": blockwise, "cudnn": cudnn, "splash": splash}
 _OF_PLATFORM = {"tpu": "splash", "gpu": "cudnn"}
-# Keys of a row above which "blockwise" replaces "xla": scores of one head take 16 MB in
-# float32 there.
+# "blockwise" replaces "xla" for rows of more keys than this, where the float32 scores
+# of one head take 16 MB.
 _LONG = 2048
 _said: set[str] = set()
 
@@ -33,27 +33,30 @@ def attend(
     dropout_rate: float = 0.0,
     keys: Keys = None,
 ) -> Float[Array, "B T H K"]:
-    """softmax(scale · q k^T + bias) v, each of the G key heads serving H / G heads.
+    """Scaled dot-product attention: softmax(scale · q k^T + bias) v.
+
+    Each of the G key heads serves H / G query heads.
 
     Args:
       q: queries.
       k: keys.
       v: values.
-      mask: which keys each query sees. Of a query that sees none the output is finite
-        and differs between kernels.
+      mask: which keys each query attends to. For a query that attends to no key the
+        output is finite and differs between kernels.
       bias: added to the scores; its first axis may be 1.
       scale: of the scores; None means K^(-1/2).
-      softcap: scores x become softcap · tanh(x / softcap) (Gemma 2), before the bias.
+      softcap: scores x become softcap · tanh(x / softcap) (Gemma 2), before the bias;
+        None leaves them unchanged.
       implementation: "splash" (TPUs; interpreted on CPUs), "cudnn" (NVIDIA GPUs),
-        "blockwise" (any platform, in memory O(T)), "xla" (any platform and option, in
-        memory O(T · S)), or "auto": splash on TPUs and cudnn on GPUs where they can,
-        else blockwise for long rows where it can, else xla. If the platform's kernel
-        cannot, the reason is printed once to the standard error.
-      dropout_rate: share of the attention weights that is dropped.
-      keys: one key per example, or None for no dropout.
+        "blockwise" (any platform, memory O(T)), "xla" (any platform and option, memory
+        O(T · S)), or "auto": splash on TPUs and cudnn on GPUs if they support the call,
+        else blockwise for long rows if it does, else xla. If the platform's kernel does
+        not support it, the reason is printed once to the standard error.
+      dropout_rate: share of the attention weights that are dropped.
+      keys: one random key per example; None for no dropout.
 
     Raises:
-      UserError: if the kernel that is asked for cannot compute this.
+      UserError: the requested kernel does not support this call.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     call = AttentionCall(q, k, v, mask, bias, scale, softcap, dropout_rate, keys)
@@ -81,7 +84,7 @@ def _choose(call: AttentionCall) -> str:
 
 
 def _say(line: str) -> None:
-    """Prints a line once in a process, and in the first process alone."""
+    """Prints a line to the standard error, once, in the first process only."""
     if line not in _said and jax.process_index() == 0:
         print(line, file=sys.stderr, flush=True)
     _said.add(line)

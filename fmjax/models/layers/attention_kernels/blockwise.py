@@ -1,7 +1,8 @@
-"""Attention over blocks of keys, in memory O(T · block), on any platform.
+"""Blockwise attention: loops over blocks of keys, in memory O(T · block).
 
-The running maximum and sum are those of Milakov & Gimelshein (2018), the backward pass
-that of FlashAttention (Dao et al. 2022, algorithm 4): it computes weights once more.
+It runs on any platform. The forward pass is the online softmax of Milakov and
+Gimelshein (2018); the backward pass recomputes attention weights, as FlashAttention
+does (Dao et al. 2022, algorithm 4).
 """
 
 import functools
@@ -15,23 +16,24 @@ from jaxtyping import Array, Float
 from fmjax.models.layers.attention_kernels.call import AttentionCall
 from fmjax.models.layers.attention_mask import AttentionMask
 
-# Keys of a block. Scores of a block are [B, H, T, 512]: as few loop iterations as keep
-# them some times smaller than the scores of the rows that this kernel is for.
+# Keys of a block. Scores of a block are [B, H, T, 512]: large enough for few
+# iterations, and several times smaller than the full scores of the long rows that this
+# kernel is used for.
 BLOCK = 512
-_HIDDEN = float(jnp.finfo(jnp.float32).min)  # of keys that a mask hides
+_HIDDEN = float(jnp.finfo(jnp.float32).min)  # score of a masked key
 
 
 def refusal(call: AttentionCall) -> str | None:
-    """Why this kernel cannot compute it, or None."""
+    """Why this kernel does not support the call; None if it does."""
     return call.unusual()
 
 
 def attention(call: AttentionCall, block: int = BLOCK) -> Float[Array, "B T H K"]:
-    """The layer's output.
+    """The output of attention.
 
     Args:
-      call: what is asked for.
-      block: keys that are scored at a time.
+      call: inputs and options.
+      block: keys of a block.
     """
     B, T, H, K = call.q.shape
     G = call.k.shape[2]
@@ -51,7 +53,7 @@ def _attention(
     heads: int,
     block: int,
 ) -> Float[Array, "B G R K"]:
-    """Attention of scaled queries, R = H / G · T of them to each key head."""
+    """Attention of scaled queries; each key head has R = H / G · T queries."""
     return _forward(q, k, v, mask, softcap, heads, block)[0]
 
 
@@ -90,7 +92,7 @@ def _forward(q, k, v, mask, softcap, heads, block):
 def _backward(softcap, heads, block, residuals, gradient):
     q, k, v, mask, out, highest, total = residuals
     f32 = jnp.float32
-    # Row sums of weights times their gradients, by way of the output.
+    # Row sums of weights times their gradients, computed as output times gradient.
     inner = (out.astype(f32) * gradient.astype(f32)).sum(-1)
 
     def add(into_q, piece):
@@ -105,7 +107,8 @@ def _backward(softcap, heads, block, residuals, gradient):
         )
         into_scores = weights * (into_weights - inner[..., None])
         if visible is not None:
-            # A query that sees no key weighs all alike, whatever their scores.
+            # If a query's keys are all masked, its weights are uniform and do not
+            # depend on the scores.
             into_scores = jnp.where(visible, into_scores, 0)
         more, into_k = pull(into_scores)
         return into_q + more.astype(f32), (into_k, into_v)
@@ -122,7 +125,7 @@ _attention.defvjp(_forward, _backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _scores(q, k, softcap):
-    """Scores [B, G, R, s] in float32; their gradient is taken in the inputs' dtype."""
+    """Scores [B, G, R, s] in float32; the gradient is computed in the inputs' dtype."""
     return _capped(_products(q, k), softcap)
 
 
@@ -153,7 +156,7 @@ _scores.defvjp(_scores_forward, _scores_backward)
 
 
 def _visible(mask, shape, heads, index, block):
-    """Which scores [B, G, R, block] of a block count, or None for all."""
+    """The mask of a block's scores, bool [B, G, R, block]; None for no masking."""
     B, G, R, _ = shape
     T, first = G * R // heads, index * block
     array = mask.of_keys(first, block).to_array(T, block, first)
@@ -164,7 +167,7 @@ def _visible(mask, shape, heads, index, block):
 
 
 def _masked(scores, visible, index, keys):
-    """Scores with those of hidden keys lowest, and of keys past the last at -inf."""
+    """Scores, with `_HIDDEN` for masked keys and -inf for keys past the last one."""
     block = scores.shape[-1]
     if visible is not None:
         scores = jnp.where(visible, scores, _HIDDEN)

@@ -1,4 +1,4 @@
-"""What one call of scaled dot-product attention is given."""
+"""Inputs and options of a call of scaled dot-product attention."""
 
 import dataclasses
 
@@ -10,18 +10,18 @@ from fmjax.models.layers.dropout import Keys
 
 @dataclasses.dataclass(frozen=True)
 class AttentionCall:
-    """softmax(cap(scale · q k^T) + bias) v under a mask, with dropout of the weights.
+    """A call of masked attention, softmax(cap(scale · q k^T) + bias) v, with dropout.
 
     Attributes:
       q: [B, T, H, K], queries.
       k: [B, S, G, K], keys; G divides H, and each key head serves H / G query heads.
       v: [B, S, G, K], values.
-      mask: which keys each query sees.
+      mask: which keys each query attends to.
       bias: [B or 1, H, T, S], added to the scores; None for none.
       scale: of the scores.
       softcap: scores x become softcap · tanh(x / softcap), before the bias; None leaves
-        them.
-      dropout_rate: share of the attention weights that is dropped.
+        them unchanged.
+      dropout_rate: share of the attention weights that are dropped.
       keys: one random key per example; None for no dropout.
     """
 
@@ -41,7 +41,7 @@ class AttentionCall:
         return self.keys is not None and self.dropout_rate > 0
 
     def unusual(self) -> str | None:
-        """What no fused kernel computes and this call asks for, or None."""
+        """An option of this call that no fused kernel supports; None without any."""
         if self.bias is not None:
             return "a bias is added to the scores (transformer.position_bias)"
         if self.drops:

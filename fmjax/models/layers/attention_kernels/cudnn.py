@@ -8,7 +8,7 @@ from fmjax.models.layers.attention_kernels.call import AttentionCall
 
 
 def refusal(call: AttentionCall) -> str | None:
-    """Why cuDNN cannot compute this, or None."""
+    """Why cuDNN does not support the call; None if it does."""
     K = call.q.shape[-1]
     if call.unusual():
         return call.unusual()
@@ -22,12 +22,13 @@ def refusal(call: AttentionCall) -> str | None:
 
 
 def attention(call: AttentionCall) -> Float[Array, "B T H K"]:
-    """The layer's output; causal masks and causal windows cost no array [T, S].
+    """The output of attention; causal masks and causal windows need no [T, S] array.
 
-    Segments and padding do: cuDNN takes them as lengths, which need not exist for them.
+    Segments and padding do need one: cuDNN takes only lengths, and they cannot always
+    be expressed as lengths.
     """
     mask, T, S = call.mask, call.q.shape[1], call.k.shape[1]
-    # A window counts from the query's own key, which needs as many keys as queries.
+    # cuDNN counts a window from the key at the query's index, so T must equal S.
     structured = mask.only_distance and mask.causal and T == S
     array = None if structured else mask.to_array(T, S)
     window = mask.window if structured else None

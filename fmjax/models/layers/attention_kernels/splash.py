@@ -1,9 +1,9 @@
 """Splash attention, the flash attention of TPUs, in Pallas (Dao et al. 2022).
 
-The kernel is that of `jax.experimental.pallas.ops.tpu.splash_attention`. It is one
-program of one device, which XLA cannot partition: `shard_map` gives it the rows and
-heads that the mesh has on each device. On CPUs it is interpreted, which is slow, and
-shows what a TPU would compute.
+The kernel is that of `jax.experimental.pallas.ops.tpu.splash_attention`. It is a
+program for one device that XLA cannot partition, so it runs within `shard_map` on the
+rows and heads of each device. On CPUs it is interpreted, which is slow but gives the
+results of a TPU.
 """
 
 import math
@@ -28,11 +28,11 @@ from fmjax.models.layers.attention_kernels.splash_blocks import block_sizes
 from fmjax.models.layers.attention_mask import AttentionMask
 from fmjax.sharding.platform import device_kind, platform
 
-_NO_SEGMENT = -1  # of keys that no query sees; segment ids are 0 and up
+_NO_SEGMENT = -1  # segment id of masked keys; those of tokens are 0 and up
 
 
 def refusal(call: AttentionCall) -> str | None:
-    """Why splash attention cannot compute this, or None."""
+    """Why splash attention does not support the call; None if it does."""
     (B, T, H, _), (_, S, G, _) = call.q.shape, call.k.shape
     if call.unusual():
         return call.unusual()
@@ -55,7 +55,7 @@ def refusal(call: AttentionCall) -> str | None:
 
 
 def attention(call: AttentionCall) -> Float[Array, "B T H K"]:
-    """The layer's output; no array [T, S] is made."""
+    """The output of attention, without a [T, S] array."""
     mask, (B, T) = call.mask, call.q.shape[:2]
     S = call.k.shape[1]
     segments = _segments(mask, B, T, S)
@@ -77,7 +77,7 @@ def attention(call: AttentionCall) -> Float[Array, "B T H K"]:
             )
         return jnp.swapaxes(out, 1, 2)
 
-    # The kernel wants keys in the queries' dtype, and has no scale of its own.
+    # The kernel requires keys in the queries' dtype, and does not scale the scores.
     q = call.q * jnp.asarray(call.scale, call.q.dtype)
     arguments = (q, call.k, call.v, segments, mask.window_applies)
     if jax.sharding.get_abstract_mesh().empty:
@@ -89,7 +89,7 @@ def attention(call: AttentionCall) -> Float[Array, "B T H K"]:
         local,
         in_specs=(of_queries, of_keys, of_keys, of_segments, PartitionSpec()),
         out_specs=of_queries,
-        # Pallas calls do not say over which axes their outputs vary.
+        # Pallas calls do not declare over which mesh axes their outputs vary.
         check_vma=False,
     )(*arguments)
 
@@ -115,7 +115,7 @@ def _kernel(
 
 
 def _segments(mask: AttentionMask, B: int, T: int, S: int) -> SegmentIds | None:
-    """Segments and padding as segment ids [B, T] and [B, S]; None where all is seen."""
+    """Segments and padding as segment ids [B, T] and [B, S]; None if there are none."""
     q, kv = mask.query_segment_ids, mask.key_segment_ids
     if q is None and mask.padding_mask is None:
         return None
@@ -133,7 +133,7 @@ def _segments(mask: AttentionMask, B: int, T: int, S: int) -> SegmentIds | None:
 def _axes() -> PartitionSpec:
     """The mesh axes of rows, query heads and key heads."""
     names = ("batch", "act_heads", "act_kv_heads")
-    # One at a time: in one array no two axes may lie on the same mesh axis.
+    # Looked up one at a time: in one lookup no two axes may map to one mesh axis.
     return tuple((nn.logical_to_mesh_axes((name,)) or (None,))[0] for name in names)
 
 

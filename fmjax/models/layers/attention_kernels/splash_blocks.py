@@ -1,21 +1,22 @@
-"""Block sizes of TPUs' splash attention, by chip and length."""
+"""Block sizes of splash attention, by TPU chip and sequence length."""
 
 from jax.experimental.pallas.ops.tpu.splash_attention import BlockSizes
 
 # The largest block of queries and of keys that libtpu 0.0.42 compiles, with segments, a
 # window, a soft-cap and heads of 256. Scores of a block are float32 [block, block] in
-# VMEM, several times over in the backward pass: 2048 on v5e, and 1024 on v5p, are past
-# what XLA grants a kernel by default. A larger block reads keys fewer times, and has
-# fewer steps of the grid.
+# VMEM, several times over in the backward pass: 2048 on v5e, and 1024 on v5p, exceed
+# the default VMEM limit of XLA for a kernel. With larger blocks keys are read fewer
+# times and the grid has fewer steps.
 LARGEST = {"TPU v5 lite": 1024, "TPU v5": 512, "TPU v6 lite": 1024}
-DEFAULT = 512  # of other chips
-# Under a causal mask n blocks a row compute (n + 1) / 2n of the scores where 1/2 would
-# do: from four blocks a row on at most 1/8 is in vain. Blocks below this cost more.
+DEFAULT = 512  # for other chips
+# Under a causal mask, n blocks per row compute (n + 1) / 2n of the scores where 1/2 is
+# needed: from four blocks per row on at most 1/8 is wasted. Blocks smaller than this
+# cost more.
 _FOR_CAUSALITY = 512
-# The fused backward kernel computes scores once for all gradients, where two kernels do
-# so twice, but writes a part of the queries' gradient for each block of keys. Writing
-# these takes a fourth of the time that is saved (at v5e's 819 GB/s and half of its
-# 197 TFLOP/s); it is their memory, as many times the queries', that sets a limit.
+# The fused backward kernel computes scores once for all gradients, instead of once in
+# each of two kernels, but writes a partial gradient of the queries for each block of
+# keys. Writing these takes a fourth of the time saved (at v5e's 819 GB/s and half of
+# its 197 TFLOP/s). Their memory, this many times that of the queries, sets the limit.
 MOST_PARTS = 8
 
 

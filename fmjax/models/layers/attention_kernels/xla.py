@@ -1,4 +1,4 @@
-"""Attention as XLA compiles it: all scores at once, every option."""
+"""Attention compiled by XLA from plain operations: full scores, all options."""
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +9,17 @@ from fmjax.models.layers.dropout import dropout
 
 
 def refusal(call: AttentionCall) -> str | None:
-    """None: this kernel computes whatever is asked for."""
+    """None: this kernel supports every call."""
     del call
     return None
 
 
 def attention(call: AttentionCall) -> Float[Array, "B T H K"]:
-    """The layer's output, through scores [B, H, T, S] in float32."""
+    """The output of attention, from scores [B, H, T, S] in float32."""
     B, T, H, K = call.q.shape
     S, G = call.k.shape[1:3]
-    # Heads first, and those that share keys one below the other: products of matrices,
-    # which XLA's CPU backend does not make of more axes by itself.
+    # Heads first, with query heads that share keys concatenated along T: XLA's CPU
+    # backend does not turn products with more axes into matrix products by itself.
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (call.q * call.scale, call.k, call.v))
     q = q.reshape(B, G, H // G * T, K)
     scores = jnp.einsum("bgtk,bgsk->bgts", q, k, preferred_element_type=jnp.float32)
