@@ -1,7 +1,8 @@
-"""A source of batches that looks at the model: it trains on the examples of most loss.
+"""Hard example mining: a data source that selects the rows of highest loss.
 
-Online batch selection (Loshchilov and Hutter 2016, arXiv:1511.06343), in its simplest
-form: read more rows than are trained on, score all of them, keep the worst.
+This is online batch selection (Loshchilov and Hutter 2016, arXiv:1511.06343) in its
+simplest form: read more rows than are trained on, compute the loss of all, and train on
+those of highest loss.
 """
 
 import dataclasses
@@ -18,23 +19,24 @@ from fmjax.objectives.terms import total
 @configurable("hard_examples")
 @dataclasses.dataclass(frozen=True)
 class HardExamples:
-    """Batches of the rows of most loss, chosen anew every `observe_every` steps.
+    """Hard example mining: batches of the rows of highest loss.
 
-    Then `factor` times as many rows are read as those steps train on; each is scored
-    by its loss under the parameters of that step, and the worst are dealt out to the
-    batches. Validation is that of the images.
+    Every `observe_every` steps, `factor` times as many rows are read as are trained on
+    until the next selection. Each is scored by its loss with the current parameters,
+    and those of highest loss are distributed over the batches. Validation is that of
+    the images.
 
-    Resume: parameters of earlier steps are not kept. A run that continues at a multiple
-    of observe_every ends with the same bits as one that was never stopped; so bind
-    train.checkpoint_every to one. At another step the same rows are scored again, by
-    the newer parameters.
+    Resuming: parameters of earlier steps are not kept. A run that resumes at a multiple
+    of observe_every ends with the same bits as an uninterrupted one, so bind
+    train.checkpoint_every to a multiple. At any other step the same rows are scored
+    again with the newer parameters.
 
-    Every row must be scored by the process that reads it, so this is for one process.
+    Only runs of one process are supported, since a process scores the rows it reads.
 
     Attributes:
-      images: where rows come from.
-      factor: rows scored for each that is trained on.
-      observe_every: steps between choices.
+      images: the data that rows are read from.
+      factor: rows scored per row that is trained on.
+      observe_every: steps between selections.
     """
 
     images: ImageData
@@ -47,11 +49,11 @@ class HardExamples:
 
     @property
     def has_validation(self):
-        """Of the images, as is all that is not said to be otherwise."""
+        """Whether the images have a validation split."""
         return self.images.has_validation
 
     def tokenizer(self):
-        """See `fmjax.data.runtime.batch_source.BatchSource`, as for the others."""
+        """See `fmjax.data.runtime.batch_source.BatchSource`, also for other methods."""
         return self.images.tokenizer()
 
     def prepare(self):
@@ -59,15 +61,15 @@ class HardExamples:
         self.images.prepare()
 
     def wait_until_prepared(self, timeout_seconds=3600):
-        """Waits for it."""
+        """Waits until the cache is built."""
         self.images.wait_until_prepared(timeout_seconds)
 
     def row_shapes(self):
-        """Those of the images' rows."""
+        """Shapes of the images' rows."""
         return self.images.row_shapes()
 
     def train_batches(self, batch_size, rows, seed):
-        """Batches that observe parameters; raises UserError in several processes."""
+        """Selected batches; raises a UserError in a run of several processes."""
         if len(rows) != batch_size:
             raise UserError(
                 f"@hard_examples() gives this process {len(rows)} rows of "
@@ -77,31 +79,31 @@ class HardExamples:
         return HardBatches(every, self.factor, self.observe_every)
 
     def eval_batches(self, batch_size, rows, max_batches=None, split="validation"):
-        """Those of the images."""
+        """Evaluation batches of the images."""
         return self.images.eval_batches(batch_size, rows, max_batches, split)
 
     def train_rows(self):
-        """Rows of the split, of which one in `factor` is trained on."""
+        """Rows trained on in a pass over the train split: one of `factor` rows."""
         return self.images.train_rows() // self.factor
 
     def target_counts(self):
         """None: there is no text."""
 
     def fingerprint(self):
-        """The images'."""
+        """The fingerprint of the images."""
         return self.images.fingerprint()
 
 
 class HardBatches:
-    """Batches of the hardest rows of another iterator's.
+    """Iterator over batches of the rows of highest loss of another iterator.
 
-    Batch n belongs to window n // every, whose rows are `every * factor` batches of the
-    other iterator, at the place that the window's number gives.
+    Batch n belongs to window n // every. The rows of a window are `every * factor`
+    consecutive batches of the other iterator.
 
     Args:
-      batches: of all rows.
-      factor: as of `HardExamples`.
-      every: observe_every, likewise.
+      batches: iterator over batches of all rows.
+      factor: as for `HardExamples`.
+      every: observe_every of `HardExamples`.
     """
 
     def __init__(self, batches, factor, every):
@@ -111,11 +113,11 @@ class HardBatches:
 
     @property
     def bad_rows(self):
-        """Of all rows that were read."""
+        """Number of bad rows among all rows that were read."""
         return self._all.bad_rows
 
     def observe(self, objective, variables, step):
-        """Scores the rows of the window that the next batch is in, and chooses."""
+        """Scores the rows of the next batch's window and selects the hardest ones."""
         del step  # The window follows from the position, which a rollback may move.
         first = self._position // self._every * self._every * self._factor
         if self._all.get_state()["position"] != first:
@@ -125,18 +127,18 @@ class HardBatches:
         if self._scored_for is not objective:
             self._score = jax.jit(jax.vmap(_loss_of(objective), (None, 0)))
             self._scored_for = objective
-        # Batch by batch, so that no more memory is needed than a step takes.
+        # One batch at a time, so that scoring needs no more memory than a step.
         losses = np.concatenate([np.asarray(self._score(variables, b)) for b in read])
         size = len(losses) // self._factor
         hardest = np.argsort(-losses, kind="stable")[:size]
-        # Dealt out in turn, so that no batch has harder rows than another.
+        # Distributed in turn, so that all batches are about equally hard.
         self._chosen = [
             {name: array[hardest[i :: self._every]] for name, array in rows.items()}
             for i in range(self._every)
         ]
 
     def __iter__(self):
-        """Itself."""
+        """Returns the iterator itself."""
         return self
 
     def __next__(self):
@@ -146,11 +148,11 @@ class HardBatches:
         return batch
 
     def get_state(self):
-        """The place among chosen batches."""
+        """The state, with the number of the next batch as position."""
         return self._all.get_state() | {"position": self._position}
 
     def set_state(self, state):
-        """Goes to a place; `observe` follows before the next batch."""
+        """Restores a state; `observe` must be called before the next batch."""
         self._position = state["position"]
         self._all.set_state(state | {"position": self._position * self._factor})
 

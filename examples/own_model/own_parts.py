@@ -1,7 +1,7 @@
-"""A model, an objective and an optimizer of one's own, each as short as it can be.
+"""A custom model, objective and optimizer, each as short as possible.
 
-A config that says `import own_parts` can name them. They do not lie in fmjax: this
-folder could be anywhere.
+A config with `import own_parts` can use them. They need not be inside the fmjax
+package: this folder can be anywhere.
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ from fmjax.optim.optimizers import Optimizer
 
 @configurable("window_mlp")
 class WindowMLP(nn.Module):
-    """Predicts the next token from the last few (Bengio et al. 2003).
+    """A window MLP: predicts the next token from the last few (Bengio et al. 2003).
 
     Attributes:
       vocab_size: V.
-      max_length: the longest row.
-      window: tokens that a prediction sees.
+      max_length: tokens of the longest row.
+      window: tokens that a prediction depends on.
       embed_dim: E, width of a token's vector.
       mlp_dim: D, width of the hidden layer.
     """
@@ -36,7 +36,7 @@ class WindowMLP(nn.Module):
     mlp_dim: int = 128
 
     def setup(self):
-        """Makes the parameters; the names of their axes say how they are sharded."""
+        """Makes the parameters; the names of their axes define how they are sharded."""
 
         def weights(name, axes, *shape):
             init = nn.with_logical_partitioning(nn.initializers.normal(0.1), axes)
@@ -52,7 +52,7 @@ class WindowMLP(nn.Module):
     def __call__(self, tokens):
         """Logits [B, T, V] of the token after each of `tokens`, int32 [B, T]."""
         length = tokens.shape[1]
-        # Id 0 stands for what lies before the row.
+        # Positions before the row are filled with id 0.
         before = jnp.pad(tokens, ((0, 0), (self.window - 1, 0)))
         seen = [before[:, i : i + length] for i in range(self.window)]
         vectors = jnp.take(self.table, jnp.stack(seen, -1), axis=0)  # [B, T, window, E]
@@ -63,13 +63,14 @@ class WindowMLP(nn.Module):
 @configurable("focal_lm")
 @dataclasses.dataclass(frozen=True)
 class FocalLM(Objective):
-    """Next-token cross-entropy, times (1 - p)^gamma for a target of probability p.
+    """Focal loss of the next token (Lin et al. 2017, arXiv:1708.02002, equation 4).
 
-    Lin et al. 2017, arXiv:1708.02002, equation 4: what is predicted well counts less.
+    The cross-entropy is multiplied by (1 - p)^gamma, where p is the probability of the
+    target, so that well-predicted tokens have less weight.
 
     Attributes:
       model: gives logits of tokens.
-      gamma: 0 is the plain cross-entropy.
+      gamma: exponent; 0 gives the plain cross-entropy.
     """
 
     model: WindowMLP
@@ -78,30 +79,30 @@ class FocalLM(Objective):
     unit = "tokens"  # what throughput counts
 
     def init(self, rng):
-        """Boxed variables, of which the shapes of parameters are planned."""
+        """Initial boxed variables."""
         return self.model.init(rng, jnp.zeros((1, 1), jnp.int32))
 
     def loss(self, variables, batch, rng):
-        """Terms, which add up to the loss over microbatches and hosts, and metrics."""
+        """Loss terms and metrics, whose sums add up over microbatches and hosts."""
         logits = self.model.apply(variables, batch["tokens"])["logits"]
         nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
         focal = (1 - jnp.exp(-nll)) ** self.gamma * nll
         counts, weight = (
             batch["weights"],
             batch["weights"].sum(),
-        )  # 0 counts for nothing
+        )  # weights are 0 for padding
         terms = {"focal": Term((focal * counts).sum(), weight)}
         return LossOutput(terms, {"nll": Ratio((nll * counts).sum(), weight)})
 
     def weights(self, batch):
-        """The weight of each term: what its sum over the global batch is divided by."""
+        """The weight of each term, the divisor of its sum over the global batch."""
         return {"focal": batch["weights"].sum()}
 
     def check(self, rows, vocab_size):
-        """Refuses, before anything is compiled, what the model cannot take."""
+        """Accepts all rows; raise a UserError here for rows the model cannot take."""
 
     def train_flops_per_row(self, params, rows):
-        """Matrix FLOPs of a step for a row: 6 a token and weight of a product."""
+        """Matrix FLOPs of a step per row: 6 per token and weight of a product."""
         products = sum(params[name].size for name in ("up", "out"))
         return 6 * products * rows["tokens"][0]
 
@@ -118,6 +119,6 @@ class Signum(Optimizer):
     b1: float = 0.9
 
     def direction(self, axes):
-        """What stands between clipping and the learning rate."""
+        """The transformations between clipping and the learning rate."""
         sign = optax.stateless(lambda updates, _: jax.tree.map(jnp.sign, updates))
         return [optax.ema(self.b1, debias=False), sign, self.decay(axes)]

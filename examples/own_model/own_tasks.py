@@ -1,4 +1,4 @@
-"""A seqio task of one's own: sums such as "12+7=19"."""
+"""A custom seqio task: sums such as "12+7=19"."""
 
 import functools
 
@@ -7,7 +7,7 @@ import tensorflow as tf
 
 
 def sums(split, shuffle_files=False, seed=None):
-    """Examples of a split: each a sum of two numbers below 50, every tenth held out."""
+    """Examples of a split: sums of two numbers below 50; every tenth is validation."""
     texts = [f"{a}+{b}={a + b}" for a in range(50) for b in range(50)]
     held_out = texts[::10]
     kept = held_out if split == "validation" else sorted({*texts} - {*held_out})
