@@ -1,11 +1,11 @@
-"""What it costs that no step is lost: digests of checkpoints, and guards of steps.
+"""Overhead of fault tolerance: digests of checkpoints, detection of bad steps, logs.
 
     python -m benchmarks.checkpoints --gigabytes 1
 
-Saves and restores a state in turns, by Orbax as fmjax calls it and by fmjax. Takes
-steps of the quickstart in turns, judged and not, and compares the steps of a tiny net
-alone with `fmjax.train`, its lock, its watchdog and its logs. Prints medians, and the
-ratios between them, which carry over between machines as seconds do not.
+Saves and restores a state alternately with Orbax alone and with fmjax. Alternates steps
+of the quickstart with and without detection of bad steps. Compares the steps of a tiny
+model alone with a whole run (lock, watchdog, logs). Prints medians, and ratios between
+them, which are comparable between machines, as seconds are not.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from fmjax.training.step import make_train_step
 
 
 def state_of(gigabytes: float) -> State:
-    """Parameters of a typical shape, and as many again twice for an optimizer."""
+    """A state with parameters of typical shapes and two optimizer moments for each."""
     layers = max(1, round(gigabytes * 1e9 / 3 / 4 / (1024 * 4096)))
     rng = np.random.default_rng(0)
     base = rng.normal(size=(1024, 4096)).astype(np.float32)
@@ -50,7 +50,7 @@ def state_of(gigabytes: float) -> State:
 
 
 class Orbax:
-    """Orbax's own manager, with the same format and threads."""
+    """Orbax's checkpoint manager alone, with the same format and threads."""
 
     def __init__(self, folder: pathlib.Path):
         self._manager = ocp.CheckpointManager(
@@ -65,11 +65,11 @@ class Orbax:
         self._manager.save(1, args=args)
 
     def wait(self) -> None:
-        """Waits for it."""
+        """Waits for the save."""
         self._manager.wait_until_finished()
 
     def restore(self, shapes: State) -> None:
-        """Reads it back."""
+        """Restores the state."""
         tree = _tree(shapes)
         args = ocp.args.PyTreeRestore(
             tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree)
@@ -83,7 +83,7 @@ class Orbax:
 
 
 class Fmjax:
-    """fmjax's checkpoints: the same, with digests, and compared when read."""
+    """fmjax's checkpoints: Orbax with digests, which are checked on restore."""
 
     def __init__(self, folder: pathlib.Path):
         self._checkpoints = Checkpoints(folder)
@@ -93,11 +93,11 @@ class Fmjax:
         self._checkpoints.save(state, {}, {})
 
     def wait(self) -> None:
-        """Waits for it."""
+        """Waits for the save."""
         self._checkpoints.wait()
 
     def restore(self, shapes: State) -> None:
-        """Reads it back, and compares."""
+        """Restores the state and checks its digests."""
         jax.block_until_ready(self._checkpoints.restore(shapes, 1).state.params)
 
     def close(self) -> None:
@@ -110,14 +110,20 @@ def _tree(state: State) -> dict:
 
 
 def timed(act: Callable[[], object]) -> float:
-    """Seconds that it takes."""
+    """Seconds that a call takes."""
     began = time.perf_counter()
     act()
     return time.perf_counter() - began
 
 
 def measure(gigabytes: float, rounds: int, folder: pathlib.Path) -> dict[str, dict]:
-    """Medians, in seconds, by contender and what is timed."""
+    """Median seconds by contender and operation.
+
+    Args:
+      gigabytes: size of the state.
+      rounds: timed repetitions of each contender.
+      folder: where to write.
+    """
     state = state_of(gigabytes)
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
@@ -130,12 +136,12 @@ def measure(gigabytes: float, rounds: int, folder: pathlib.Path) -> dict[str, di
             contender = kind(place)
             times = {"save returns": timed(lambda: contender.save(state))}  # noqa: B023
             times["save is done"] = times["save returns"] + timed(contender.wait)
-            # Otherwise writing back what is cached disturbs whoever comes next.
+            # Otherwise write-back of cached pages would slow down what is timed next.
             os.sync()
             times["restore"] = timed(lambda: contender.restore(shapes))  # noqa: B023
             contender.close()
             shutil.rmtree(place)
-            if number:  # The first warms up.
+            if number:  # The first round is a warm-up.
                 for name, value in times.items():
                     every = seconds.setdefault(kind.__name__, {})
                     every.setdefault(name, []).append(value)
@@ -145,7 +151,7 @@ def measure(gigabytes: float, rounds: int, folder: pathlib.Path) -> dict[str, di
     }
 
 
-LINE = 10  # steps that are timed together
+LINE = 10  # steps that are timed together, as in a line of metrics
 TINY = (
     "transformer.num_layers=1", "transformer.embed_dim=16", "transformer.num_heads=2",
     "transformer.num_kv_heads=1", "transformer.mlp_dim=32", "gpt.max_length=32",
@@ -154,7 +160,7 @@ TINY = (
 
 
 def quickstart(*bindings: str) -> Experiment:
-    """Its experiment, which judges every step."""
+    """The experiment of the quickstart, with detection of bad steps."""
     return fmjax.load_experiment(
         "quickstart.gin",
         [
@@ -167,7 +173,7 @@ def quickstart(*bindings: str) -> Experiment:
 
 
 class Steps:
-    """The jitted step of an experiment and its batches, and nothing else of a run."""
+    """The jitted step of an experiment with its batches, without the rest of a run."""
 
     def __init__(self, experiment: Experiment):
         run = experiment.train
@@ -193,7 +199,7 @@ class Steps:
             self._state = self._plan.init()
 
     def take(self, count: int) -> None:
-        """So many steps, and waits for the last."""
+        """Takes `count` steps and waits for the last."""
         with on_mesh(self._mesh, self._rules):
             for _ in range(count):
                 batch = global_batch(next(self._batches), self._sharding, self._size)
@@ -202,12 +208,17 @@ class Steps:
             jax.block_until_ready(found)
 
     def close(self) -> None:
-        """Ends the threads that read."""
+        """Ends the threads that read data."""
         self._batches.close()
 
 
 def measure_judgement(pairs: int) -> tuple[float, float]:
-    """(seconds of a bare step, median ratio of a judged one to the one beside it)."""
+    """Overhead of bad-step detection.
+
+    Returns:
+      Median seconds of a step without it; median ratio of a step with it to the
+      neighbouring step without it.
+    """
     judged = quickstart(f"train.steps={pairs}")
     bare = dataclasses.replace(judged, bad_steps=BadSteps(not_finite="off"))
     contenders = {"bare": Steps(bare), "judged": Steps(judged)}
@@ -215,7 +226,7 @@ def measure_judgement(pairs: int) -> tuple[float, float]:
     for number in range(pairs + 2):
         for name in sorted(contenders, reverse=bool(number % 2)):
             taken = timed(lambda: contenders[name].take(1))  # noqa: B023
-            if number > 1:  # The first two compile and warm up.
+            if number > 1:  # The first two rounds compile and warm up.
                 seconds[name].append(taken)
     for contender in contenders.values():
         contender.close()
@@ -224,9 +235,9 @@ def measure_judgement(pairs: int) -> tuple[float, float]:
 
 
 def measure_loop(steps: int, rounds: int, folder: pathlib.Path) -> float:
-    """Seconds a step that a run adds to its steps.
+    """Seconds per step that a run adds to the jitted step.
 
-    Of a net so small that they are not lost in the noise of its steps.
+    The model is so small that the overhead is larger than the noise of its step times.
     """
     tiny = quickstart(*TINY, f"train.steps={steps}")
     added = []
@@ -243,7 +254,7 @@ def measure_loop(steps: int, rounds: int, folder: pathlib.Path) -> float:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Runs all measurements and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gigabytes", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=5)
@@ -261,7 +272,7 @@ def main() -> None:
 
 
 def print_saves(args: argparse.Namespace, found: dict[str, dict]) -> None:
-    """One line for each thing that was timed."""
+    """Prints a line for each operation that was timed."""
     print(f"{args.gigabytes} GB on {jax.devices()[0].device_kind}, medians of "
           f"{args.rounds}")  # fmt: skip
     print(f"{'':14}{'Orbax':>10}{'fmjax':>10}{'ratio':>8}")

@@ -1,35 +1,36 @@
-"""Every family's training step beside that of `transformers`, in turns, medians.
+"""Training-step time of every family, compared with `transformers` in PyTorch.
 
     python benchmarks/families.py [--families gpt2 bert] [--size cpu|gpu] [--compile]
 
-Of each family the model of `transformers` is made (extra `[parity]`), and its weights
-are read into ours, so that the losses of the first step must agree. Then both train on
-the same batch. MFU is by the same formula for both; on a CPU its peak is that of the
-faster library's matrix product, timed in the same turns.
+For each family the model of `transformers` (extra `[parity]`) is made and its weights
+are loaded into fmjax's, so that the losses of the first step must agree. Both then
+train on the same batch, in alternating steps; medians are reported. MFU uses the same
+formula for both; on a CPU the peak is that of the faster library's matrix product,
+timed in the same alternation.
 
-Where others use the machine, threads wait for each other at every product, those of
-PyTorch most of all; CPU seconds of one thread each still tell which has more to do:
+On a machine with other load, threads wait for each other at every product, most of all
+PyTorch's. CPU seconds on a single core can be compared even then:
 
     taskset -c 0 python benchmarks/families.py --cpu-time
 
-So measured with --size small on 2026-11-22, on one of two cores of an EPYC with AVX-512
-(float32, jax 0.10.2, torch 2.13, transformers 5.23, eager), fmjax was as many times as
-fast:
+Speed of fmjax relative to PyTorch, measured this way with --size small on 2026-11-22,
+on one of two cores of an EPYC with AVX-512 (float32, jax 0.10.2, torch 2.13,
+transformers 5.23, eager):
 
     gpt2 1.45, opt 1.41, mistral 1.40, gemma2 1.34, qwen3 1.32, bloom 1.28, llama 1.25,
     qwen2 1.24, roberta 1.14, t5 1.14, deberta 1.13, bart 1.11, electra 1.07, bert 1.06,
     marian 1.03, mixtral 0.79
 
-On a Xeon the day before, where MKL is faster, it was 0.7 to 0.8 for most (t5 2.1,
-mixtral, by `ragged_dot`, 0.30), and on both cores, with nothing beside:
+On a Xeon the day before, where MKL is faster, it was 0.7 to 0.8 for most families
+(t5 2.1; mixtral, with `ragged_dot`, 0.30), and on both cores without other load:
 
     --size cpu --layers 3 --batch 4   vit 0.68, clip 0.75
     --size small                      vit 0.67, vit_mae 0.94, clip 0.95
 
-There the rest is mostly the matrix product, which XLA has from Eigen: on most shapes of
-these sizes it does 0.7 to 0.85 of the FLOP/s of PyTorch's MKL. Mixtral was 0.48 with
-`ragged_dot`, which on CPUs takes time in proportion to the number of experts for the
-same tokens (4 to 16 experts: 18, 39, 95 ms). Nothing was measured on a GPU yet.
+The difference there is mostly the matrix product, for which XLA uses Eigen: for most
+shapes of these sizes it reaches 0.7 to 0.85 of the FLOP/s of PyTorch's MKL. Mixtral was
+at 0.48 with `ragged_dot`, whose time on CPUs is proportional to the number of experts
+for the same tokens (4 to 16 experts: 18, 39, 95 ms). GPUs were not measured yet.
 """
 
 import argparse
@@ -108,7 +109,7 @@ def arguments() -> argparse.Namespace:
 
 
 def measure(name: str, family: Family, size: Size, args) -> Table:
-    """A row for each contender; ends the program where the models differ."""
+    """A table row for each contender; exits if the models' first losses differ."""
     theirs = family.make(size)
     batch = family.batch(size, np.random.default_rng(0))
     objective, params = family.ours(theirs, size)
@@ -154,13 +155,13 @@ def measure(name: str, family: Family, size: Size, args) -> Table:
 
 
 def unrolled(objective, params: dict):
-    """The same without a scan over layers."""
+    """The objective and its parameters without a scan over layers."""
     model = without_scan(objective.model)
     return dataclasses.replace(objective, model=model), layers_apart(params)
 
 
 def without_scan(part):
-    """A model or a field of one, with the stacks of all models in it unrolled."""
+    """A model, or a field of one, with all stacks in it unrolled."""
     if isinstance(part, TransformerConfig):
         return dataclasses.replace(part, scan_layers=False)
     if not isinstance(part, nn.Module):
@@ -170,7 +171,7 @@ def without_scan(part):
 
 
 def layers_apart(params):
-    """Parameters likewise."""
+    """Parameters with scanned layers separated, for unrolled stacks."""
     if not isinstance(params, dict):
         return params
     if "layers" in params:

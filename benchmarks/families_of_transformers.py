@@ -1,7 +1,7 @@
-"""The families of `transformers`: models of one size, batches, losses in PyTorch.
+"""Language families of `transformers`: models by size, batches, and PyTorch losses.
 
-Masked tokens alone go through a head, as in the papers' own code and in ours. No model
-drops anything.
+Heads are applied to masked tokens only, as in the papers' own code and in fmjax. No
+model has dropout.
 """
 
 import dataclasses
@@ -24,16 +24,16 @@ Arrays = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """Of a model and its batch; encoder-decoders halve the layers between the two.
+    """Sizes of a model and its batch.
 
     Attributes:
-      layers: blocks.
+      layers: blocks; an encoder-decoder has half of them on each side.
       width: of the residual stream.
-      heads: of attention.
-      vocab: entries.
+      heads: attention heads.
+      vocab: entries of the vocabulary.
       batch: rows.
-      length: tokens of a row; an encoder-decoder writes a quarter as many, an image
-        has about as many patches.
+      length: tokens of a row; targets of an encoder-decoder have a quarter of that, and
+        images have about as many patches.
     """
 
     layers: int
@@ -50,7 +50,7 @@ class Size:
 
     @property
     def gated_mlp(self) -> int:
-        """Hidden width of a gated layer with as many weights as one of 4 · width."""
+        """Hidden width of a gated layer with as many weights as 4 · width ungated."""
         return math.ceil(8 * self.width / 3 / 32) * 32
 
 
@@ -58,7 +58,7 @@ ENDS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
 
 
 def saved_and_read(model: torch.nn.Module) -> tuple[Any, dict]:
-    """Our objective and its parameters, from what the model saves."""
+    """fmjax's objective and parameters, loaded from the files that the model saves."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         objective, params, _ = read_model(Path(folder))
@@ -67,27 +67,27 @@ def saved_and_read(model: torch.nn.Module) -> tuple[Any, dict]:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """How to make both models of a size, and how PyTorch's is trained.
+    """A family: makes both models of a size, and PyTorch's loss.
 
     Attributes:
-      make: the model of `transformers`.
-      batch: (size, random numbers) → arrays that both read.
+      make: size → the model of `transformers`.
+      batch: (size, random generator) → arrays that both models read.
       loss: (model, **batch) → PyTorch's loss.
-      read: model → our objective and its parameters, the same weights.
-      tolerance: of the first loss, as a share of it.
-      unit: of what a step reads, "tokens", "images" or "pairs".
+      read: model → fmjax's objective and parameters with the same weights.
+      tolerance: relative tolerance of the first loss.
+      unit: what throughput counts, "tokens", "images" or "pairs".
     """
 
     make: Callable[[Size], torch.nn.Module]
     batch: Callable[[Size, np.random.Generator], Arrays]
     loss: Callable[..., torch.Tensor]
     read: Callable[[torch.nn.Module], tuple[Any, dict]] = saved_and_read
-    # bfloat16 has 8 bits.
+    # Wider on GPUs, where the models compute in bfloat16, which has 8 significant bits.
     tolerance: float = 1e-2 if torch.cuda.is_available() else 1e-4
     unit: str = "tokens"
 
     def read_by_a_step(self, batch: Arrays) -> int:
-        """Tokens, or images, of a batch."""
+        """Number of tokens, images or pairs of a batch."""
         if self.unit != "tokens":
             return len(next(iter(batch.values())))
         if "encoder_tokens" in batch:
@@ -95,7 +95,7 @@ class Family:
         return batch["tokens"].size
 
     def ours(self, model: torch.nn.Module, size: Size) -> tuple[Any, dict]:
-        """Our objective and its parameters, with the same weights."""
+        """fmjax's objective and parameters, with the same weights."""
         objective, params = self.read(model)
         if hasattr(objective, "max_predictions"):
             objective = dataclasses.replace(objective, max_predictions=size.masked)
@@ -131,8 +131,8 @@ def detection_batch(size: Size, rng: np.random.Generator) -> Arrays:
 
 
 def predict_masked(body, head, tokens, targets, weights):
-    """Their hidden vectors, logits and loss at the masked places."""
-    # As many in each row, so that shapes are known before the values.
+    """Hidden vectors, logits and loss of a PyTorch model at the masked positions."""
+    # Every row has the same number, so that shapes do not depend on values.
     masked = round(0.15 * tokens.shape[1])
     places = weights.topk(masked, dim=1).indices.sort(1).values
     hidden = body(tokens).last_hidden_state
@@ -231,7 +231,7 @@ def bloom(size: Size) -> torch.nn.Module:
 
 
 def of_size(options: dict[str, Any], size: Size) -> dict[str, Any]:
-    """Options of a configuration; functions among them take the size."""
+    """Options of a configuration, with functions of the size evaluated."""
     return {name: f(size) if callable(f) else f for name, f in options.items()}
 
 
@@ -240,7 +240,7 @@ def head_dim(size: Size) -> int:
 
 
 def llama(kind: str, mlp: float = 1.0, **options) -> Callable:
-    """A maker of Llama or of what is made like it; `mlp` is a share of its width."""
+    """size → a Llama-like model; `mlp` scales the hidden width of Llama's MLP."""
 
     def make(size: Size) -> torch.nn.Module:
         model = getattr(transformers, f"{kind}ForCausalLM")
@@ -262,7 +262,7 @@ def llama(kind: str, mlp: float = 1.0, **options) -> Callable:
 
 
 def encoder(architecture: str, **options) -> Callable:
-    """A maker of BERT or of what is made like it."""
+    """size → a BERT-like model of this architecture."""
 
     def make(size: Size, width: int | None = None) -> torch.nn.Module:
         width = width or size.width
@@ -297,7 +297,7 @@ def electra(size: Size) -> torch.nn.ModuleList:
 
 
 def read_electra(models: torch.nn.ModuleList) -> tuple[Any, dict]:
-    """The two of them as one objective's parameters."""
+    """fmjax's objective and parameters, from the generator and the discriminator."""
     (small, from_small), (large, params) = map(saved_and_read, models)
     model = large.model.clone(generator=small.model.transformer)
     params["generator_stack"] = from_small["stack"]
@@ -323,7 +323,7 @@ def t5(size: Size) -> torch.nn.Module:
 
 
 def bart(kind: str, architecture: str) -> Callable:
-    """A maker of BART or of Marian."""
+    """size → a BART or Marian model."""
 
     def make(size: Size) -> torch.nn.Module:
         config = getattr(transformers, f"{kind}Config")(
@@ -360,9 +360,9 @@ FAMILIES = {
         causal_loss,
     ),
     "qwen2": Family(llama("Qwen2"), causal_batch, causal_loss),
-    # Queries and keys with norms.
+    # Norms of queries and keys.
     "qwen3": Family(llama("Qwen3", head_dim=head_dim), causal_batch, causal_loss),
-    # Soft caps, norms behind layers, windows in every second one.
+    # Soft caps, norms after layers, sliding windows in every second layer.
     "gemma2": Family(
         llama(
             "Gemma2",
@@ -373,7 +373,7 @@ FAMILIES = {
         causal_batch,
         causal_loss,
     ),
-    # Half as wide as Llama's layer, and each token visits two.
+    # Experts have half of Llama's hidden width; each token is routed to two of them.
     "mixtral": Family(
         llama("Mixtral", 0.5, num_local_experts=8, num_experts_per_tok=2),
         causal_batch,
@@ -381,7 +381,7 @@ FAMILIES = {
     ),
     "bert": Family(encoder("BertForMaskedLM"), masked_batch, masked_loss),
     "roberta": Family(
-        # Its positions begin behind the id of padding, 1.
+        # Positions start after the id of padding, which is 1.
         encoder(
             "RobertaForMaskedLM",
             max_position_embeddings=lambda size: size.length + 2,
@@ -390,7 +390,7 @@ FAMILIES = {
         masked_loss,
     ),
     "electra": Family(
-        # What the generator draws differs.
+        # Wide tolerance: the samples of the generators differ.
         electra,
         detection_batch,
         detection_loss,
@@ -413,6 +413,6 @@ FAMILIES = {
     ),
     "t5": Family(t5, pair_batch, pair_loss),
     "bart": Family(bart("Bart", "BartForConditionalGeneration"), pair_batch, pair_loss),
-    # Sinusoidal positions: the Transformer of the paper.
+    # Sinusoidal positions, as in Vaswani et al. 2017.
     "marian": Family(bart("Marian", "MarianMTModel"), pair_batch, pair_loss),
 }

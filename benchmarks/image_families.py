@@ -1,6 +1,6 @@
-"""The families of `transformers` that read images; see families_of_transformers.py.
+"""Image families of `transformers`; see families_of_transformers.py.
 
-Images are cut into about as many patches of 16 × 16 as texts have tokens.
+Images have about as many patches of 16 × 16 pixels as texts have tokens.
 """
 
 import math
@@ -16,12 +16,12 @@ CLASSES = 1000
 
 
 def pixels(size: Size) -> int:
-    """Of an image's side."""
+    """Height and width of an image, in pixels."""
     return PATCH * math.isqrt(size.length)
 
 
 def images(size: Size, rng: np.random.Generator) -> Arrays:
-    """Normalized images that all count."""
+    """A batch of normalized images of weight 1."""
     shape = (size.batch, pixels(size), pixels(size), 3)
     return {
         "images": rng.standard_normal(shape, np.float32),
@@ -35,7 +35,7 @@ def labelled_images(size: Size, rng: np.random.Generator) -> Arrays:
 
 
 def vision_config(kind: type, size: Size, **options):
-    """A config of theirs; nothing is dropped."""
+    """A vision config of `transformers`, without dropout."""
     return kind(
         image_size=pixels(size),
         patch_size=PATCH,
@@ -60,7 +60,7 @@ def classification_loss(model, images, weights, labels):
 
 
 def mae(size: Size) -> torch.nn.Module:
-    """A decoder of half the width and a third of the layers, as B/16's about is."""
+    """MAE with a decoder of half the width and a third of the layers, about as B/16."""
     config = vision_config(
         transformers.ViTMAEConfig,
         size,
@@ -79,7 +79,7 @@ def painting_loss(model, images, weights):
 
 
 def clip(size: Size) -> torch.nn.Module:
-    """Towers of one width; captions have as many tokens as images have patches."""
+    """CLIP with encoders of one width; captions of about as many tokens as patches."""
     tower = {
         "hidden_size": size.width,
         "intermediate_size": 4 * size.width,
@@ -102,7 +102,7 @@ def clip(size: Size) -> torch.nn.Module:
 
 
 def pairs(size: Size, rng: np.random.Generator) -> Arrays:
-    """Images and captions, the last token of which ends them."""
+    """Images and captions, whose last token is EOS."""
     shape = (size.batch, size.length)
     tokens = rng.integers(1, size.vocab - 1, shape, dtype=np.int32)
     tokens[:, -1] = size.vocab - 1
@@ -120,7 +120,7 @@ def contrastive_loss(model, images, weights, tokens, padding_mask):
 
 IMAGE_FAMILIES = {
     "vit": Family(vit, labelled_images, classification_loss, unit="images"),
-    # Which patches are hidden differs.
+    # Wide tolerance: the masked patches differ.
     "vit_mae": Family(mae, images, painting_loss, tolerance=0.02, unit="images"),
     "clip": Family(clip, pairs, contrastive_loss, unit="pairs"),
 }

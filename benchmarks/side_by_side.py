@@ -1,7 +1,8 @@
-"""Training steps of fmjax and of PyTorch, timed in turns in one process.
+"""Training steps of fmjax and of PyTorch, timed alternately in one process.
 
-Both get AdamW, clipping and the same arrays; float32 on CPUs, on a GPU bfloat16 over
-float32 parameters. Ratios between the two carry over between machines; seconds don't.
+Both use AdamW, gradient clipping and the same arrays; float32 on CPUs, bfloat16 with
+float32 parameters on GPUs. Ratios of the two are comparable between machines; seconds
+are not.
 """
 
 import os
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-# JAX would take three quarters of a GPU's memory; PyTorch needs as much.
+# By default JAX preallocates three quarters of a GPU's memory, which PyTorch needs too.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
@@ -32,11 +33,11 @@ OPTIMIZER = AdamW(schedule=Constant(learning_rate=1e-4, warmup_steps=0))
 
 
 class Contender(NamedTuple):
-    """One way to train a model.
+    """A way to train a model.
 
     Attributes:
-      step: trains on the batch once more and gives the loss before.
-      parameters: how many there are.
+      step: makes one update on the batch; returns the loss before it.
+      parameters: number of parameters.
     """
 
     step: Callable[[], float]
@@ -44,11 +45,11 @@ class Contender(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """Of a contender.
+    """Timing of a contender.
 
     Attributes:
-      first_loss: before any training.
-      seconds: of each timed step.
+      first_loss: loss before any update.
+      seconds: seconds of each timed step.
     """
 
     first_loss: float
@@ -56,12 +57,12 @@ class Timing(NamedTuple):
 
     @property
     def median(self) -> float:
-        """Seconds of a step."""
+        """Median seconds of a step."""
         return statistics.median(self.seconds)
 
     @property
     def spread(self) -> float:
-        """Half of the steps lie within this share of the median, around it."""
+        """Interquartile range of the step times, as a share of the median."""
         if len(self.seconds) < 2:
             return 0.0
         low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
@@ -73,7 +74,7 @@ def take_turns(
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
-    """Times all steps `rounds` times in turns, after two that compile and warm up."""
+    """Times all steps alternately, `rounds` times, after two rounds of warm-up."""
     first = {name: step() for name, step in steps.items()}
     timings = {name: Timing(loss, []) for name, loss in first.items()}
     for i in range(rounds + 1):
@@ -86,12 +87,12 @@ def take_turns(
 
 
 def fmjax_step(objective: Objective, batch: Arrays, params: Any = None) -> Contender:
-    """A training step as `fmjax train` makes it, on one device.
+    """The training step of `fmjax train`, on one device.
 
     Args:
-      objective: what is minimized.
+      objective: the training objective.
       batch: the arrays that it reads.
-      params: to start from; random ones if not given.
+      params: initial parameters; None for random ones.
     """
     mesh_config = MeshConfig()
     mesh, rules = mesh_config.build(jax.devices()[:1]), mesh_config.all_rules
@@ -103,7 +104,7 @@ def fmjax_step(objective: Objective, batch: Arrays, params: Any = None) -> Conte
     data = global_batch(batch, batch_sharding(mesh, rules), rows)
     state = plan.init()
     if params is not None:
-        # Copied, for the state is donated.
+        # Copied, because the state is donated.
         params = jax.tree.map(np.array, params)
         put = jax.device_put(params, plan.shardings.params)
         state = state.__class__(state.step, put, state.extra, state.opt_state)
@@ -124,13 +125,13 @@ def torch_step(
     *,
     compiled: bool = False,
 ) -> Contender:
-    """The same in PyTorch.
+    """A training step in PyTorch with the same optimizer.
 
     Args:
       model: holds all parameters.
       loss_of: (model, **batch) → loss.
-      batch: what it reads; integers become int64.
-      compiled: whether `loss_of` goes through torch.compile.
+      batch: the arrays that it reads; integers become int64.
+      compiled: whether `loss_of` is compiled by torch.compile.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device).train()
@@ -164,8 +165,8 @@ def torch_step(
             torch.cuda.synchronize()
         return value.item()
 
-    # BART's offset of logits, which ours trains, is stored but no parameter; Marian's
-    # positions, which ours computes, are one that is not trained.
+    # Counted as fmjax does: BART's bias of logits, which is a buffer here, is trained
+    # there; Marian's positions, an untrained parameter here, are computed there.
     fixed = {name for name, p in model.named_parameters() if not p.requires_grad}
     stored = {
         tensor.data_ptr(): tensor.numel()
@@ -176,7 +177,7 @@ def torch_step(
 
 
 def train_flops(objective: Objective, batch: Arrays) -> float:
-    """Model FLOPs of a step, by the papers' formulas."""
+    """Model FLOPs of a training step, by the objective's formula."""
     shapes = nn.unbox(jax.eval_shape(objective.init, jax.random.key(0)))
     rows = {name: x.shape[1:] for name, x in batch.items()}
     count = len(next(iter(batch.values())))
@@ -184,12 +185,12 @@ def train_flops(objective: Objective, batch: Arrays) -> float:
 
 
 class Peak:
-    """What a device can do: of its data sheet, else of matrix products timed here."""
+    """Peak FLOP/s of a device: by its data sheet, or by matrix products timed here."""
 
     SIZE = 1536
 
     def __init__(self):
-        """Makes a step of each library's product, unless the peak is known."""
+        """Makes a step of each library's matrix product, unless the peak is known."""
         self.known = peak_flops()
         ours = jnp.ones((self.SIZE, self.SIZE), jnp.float32)
         theirs = torch.ones(self.SIZE, self.SIZE)
@@ -202,7 +203,7 @@ class Peak:
             self.steps = {}
 
     def flops(self, timings: dict[str, Timing]) -> float:
-        """FLOP/s, by the fastest of the products timed in turns with all else."""
+        """Peak FLOP/s, if not known by the fastest of the timed matrix products."""
         if self.known:
             return self.known
         fastest = min(min(timings[name].seconds) for name in self.steps)
