@@ -60,10 +60,10 @@ class LossOutput(NamedTuple):
 
 def total(
     terms: dict[str, Term], weights: dict[str, jax.Array] | None = None
-) -> Float[Array, ""]:
+) -> Float[Array, ""] | float:
     """Σ coefficient · sum / weight; `weights` replaces the terms' own, by name.
 
-    A term of no weight (a batch of padding) counts as zero.
+    A term of no weight (a batch of padding) counts as zero; no terms give 0.0.
     """
     loss = 0.0
     for name, term in terms.items():

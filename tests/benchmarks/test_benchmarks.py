@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 @pytest.mark.parametrize(
     "families",
-    [["gpt2", "vit"], pytest.param(["gemma2", "marian"], marks=pytest.mark.slow)],
+    [["gpt2"], pytest.param(["gemma2", "marian", "vit"], marks=pytest.mark.slow)],
     ids=" ".join,
 )
 def test_families_are_measured_side_by_side(families):

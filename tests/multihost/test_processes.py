@@ -92,6 +92,7 @@ def test_sigterm_to_one_stops_both_at_one_step_and_one_process_continues(
     np.testing.assert_allclose(here[-1], there[-1], rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_bad_steps_are_judged_alike(tmp_path, train):
     # So narrow a window that ordinary steps are beyond it.
     command = [

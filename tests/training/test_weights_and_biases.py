@@ -7,6 +7,7 @@ is installed, a run is also written offline and read back.
 import json
 import struct
 import sys
+import time
 import types
 
 import pytest
@@ -100,6 +101,8 @@ def test_a_run_that_is_written_offline_can_be_read_back(tmp_path, monkeypatch):
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     report(tmp_path / "run", 0, [1, 2, 3])
+    # W&B names a start's folder by the second.
+    time.sleep(1.1)
     report(tmp_path / "run", 1, [2, 3])
     files = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
     steps, ids = [], set()
