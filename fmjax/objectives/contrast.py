@@ -31,7 +31,7 @@ def softmax_contrast(
 
     Args:
       x: embeddings of one side, float32; of unit length for cosine similarity.
-      y: embeddings of the other side, likewise.
+      y: embeddings of the other side, of the same dtype and length.
       scale: multiplies the inner products (the inverse temperature).
       counts: False for rows of padding, which are not used as negatives.
       chunks: number of chunks that y is split into.

@@ -119,7 +119,7 @@ class Freezing:
 
 
 def plan_freezing(rules: Sequence[Freeze], shapes: Any) -> Freezing:
-    """Applies rules of freezing; of several for a parameter, the longest one holds.
+    """Applies rules of freezing; of several for a parameter, the longest one applies.
 
     Args:
       rules: what to freeze.
