@@ -116,7 +116,8 @@ def test_terms_are_means_over_layers_and_over_sequences_with_targets(name):
     )
     layers = layers_of(objective, variables, data)
     assert len(layers) == count
-    terms, _, _ = objective.loss(variables, data, None)
+    loss = jax.jit(lambda variables, data: objective.loss(variables, data, None))
+    terms, _, _ = loss(variables, data)
     for term, coefficient in COEFFICIENTS.items():
         every = np.array([losses_of(*layer)[term] for layer in layers])
         want = every[:, COUNTED].mean(0).sum()

@@ -76,7 +76,13 @@ def whole():
 
 @pytest.mark.parametrize(
     ("mesh", "microbatches"),
-    [(None, 4), ("data", 1), ("fsdp", 2), ("data_fsdp_tensor", 4)],
+    [
+        ("data_fsdp_tensor", 4),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [(None, 4), ("data", 1), ("fsdp", 2)]
+        ),
+    ],
 )
 def test_neither_meshes_nor_microbatches_change_it(mesh, microbatches, whole):
     loss, gradients = gradients_of(SOFTMAX, batch(), MESHES.get(mesh), microbatches)
@@ -94,13 +100,14 @@ def test_nor_that_of_each_pair_by_itself():
 @pytest.mark.parametrize("objective", [SOFTMAX, SIGMOID], ids=["softmax", "sigmoid"])
 def test_the_loss_is_its_definition(objective):
     data = batch()
-    variables = objective.init(jax.random.key(0))
+    variables = jax.jit(objective.init)(jax.random.key(0))
     variables = jax.tree.map(
         lambda x: x.value, variables, is_leaf=lambda x: hasattr(x, "value")
     )
-    terms, metrics, _ = objective.loss(variables, data, None)
+    loss = jax.jit(lambda variables, data: objective.loss(variables, data, None))
+    terms, metrics, _ = loss(variables, data)
     text = TextInputs(data["tokens"], padding_mask=data["padding_mask"])
-    out = objective.model.apply(variables, data["images"], text)
+    out = jax.jit(objective.model.apply)(variables, data["images"], text)
     x, y = (
         np.asarray(out[f"{side}_embeddings"], np.float64) for side in ("image", "text")
     )
@@ -175,21 +182,22 @@ def test_the_token_that_stands_for_a_text_is_the_one_that_ends_it(tower, fits):
 def test_texts_end_at_their_last_token():
     tower = MODEL.text
     tokens = batch()["tokens"][:3]
-    params = tower.init(jax.random.key(0), tokens)
+    params = jax.jit(tower.init)(jax.random.key(0), tokens)
     lengths = np.array([2, 6, 4])
     mask = np.arange(T) < lengths[:, None]
     text = TextInputs(tokens, padding_mask=mask)
-    pooled = tower.apply(params, text)["pooled"]
+    apply = jax.jit(tower.apply)
+    pooled = apply(params, text)["pooled"]
     for row, length in enumerate(lengths):
-        alone = tower.apply(params, tokens[row : row + 1, :length])["pooled"]
+        alone = apply(params, tokens[row : row + 1, :length])["pooled"]
         np.testing.assert_allclose(pooled[row], alone[0], atol=1e-5)
     ended = np.where(mask, tokens, 0)
     ended[np.arange(3), lengths - 1] = 59
     for ids in ({"pooling": "eos", "eos_id": 59}, {"pooling": "highest_id"}):
         by_id = dataclasses.replace(tower, **ids)
         np.testing.assert_allclose(
-            by_id.apply(params, ended)["pooled"],
-            tower.apply(params, TextInputs(ended, padding_mask=mask))["pooled"],
+            jax.jit(by_id.apply)(params, ended)["pooled"],
+            apply(params, TextInputs(ended, padding_mask=mask))["pooled"],
             atol=1e-5,
         )
     with pytest.raises(UserError, match=r"text_encoder\.eos_id = None"):

@@ -346,7 +346,7 @@ EXPERT_MESHES = {
 
 
 # Families that differ most in what is sharded; these are compared in the default tier.
-QUICK = ("electra", "t5", "gemma2_with_qk_norm", "experts", "vit", "m3ae")
+QUICK = ("t5", "gemma2_with_qk_norm", "experts", "vit")
 # One mesh of every axis is enough for all but an encoder-decoder, experts and images.
 ON_EVERY_MESH = ("t5", "experts", "vit")
 

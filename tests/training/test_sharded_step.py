@@ -64,7 +64,10 @@ def one_device():
     return run(None)
 
 
-@pytest.mark.parametrize("name", MESHES)
+ALONE = [pytest.param(name, marks=pytest.mark.slow) for name in ("data", "tensor")]
+
+
+@pytest.mark.parametrize("name", ["fsdp", "data_fsdp_tensor", *ALONE])
 def test_eight_devices_compute_what_one_does(name, one_device):
     assert_same(one_device, run(MESHES[name]))
 

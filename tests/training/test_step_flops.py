@@ -104,7 +104,11 @@ def compiled_flops(make, scan, *paths):
         (gpt, ("tokens/**", "inputs/**", "stack/final_norm/*")),
         (gpt, ("tokens/**", "inputs/**", "stack/*/*norm*/*", "stack/layer_*/mlp/**")),
         (seq2seq, ("tokens/**", "encoder_stack/**", "encoder_inputs/**")),
-        (captioning, ("image/**", "text/tokens/**", "text/language_head/**")),
+        pytest.param(
+            captioning,
+            ("image/**", "text/tokens/**", "text/language_head/**"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_freezing_saves_is_what_xla_leaves_out(make, paths, scan):
