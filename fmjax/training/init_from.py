@@ -270,11 +270,14 @@ def _pairs(
         homeless = [name for goal, name in pairs.items() if goal not in here]
         lacking = [goal for goal in goals if goal not in pairs]
         if homeless or lacking:
-            told = [f"{_few(homeless)} there, without a place here"] * bool(homeless)
-            told += [f"{_few(lacking)} here, without a source there"] * bool(lacking)
+            unmatched = []
+            if homeless:
+                unmatched.append(f"{_few(homeless)} there, without a place here")
+            if lacking:
+                unmatched.append(f"{_few(lacking)} here, without a source there")
             raise UserError(
                 f"{BINDING}: {text!r} of {wanted.run} does not fit this run's model: "
-                f"{'; '.join(told)}. Expected a counterpart for each; narrower "
+                f"{'; '.join(unmatched)}. Expected a counterpart for each; narrower "
                 "patterns leave tensors out."
             )
         if twice := pairs.keys() & every.keys():

@@ -96,12 +96,16 @@ def train(
     setup = set_up(experiment, sources, on_checked)
     loop = Loop(experiment, run_dir, config_text, setup, on_hang, changed_data)
     try:
-        with on_mesh(setup.mesh, setup.rules), Interruption() as told, loop.watchdog:
+        with (
+            on_mesh(setup.mesh, setup.rules),
+            Interruption() as interruption,
+            loop.watchdog,
+        ):
             loop.restore()
             while not (loop.complete or loop.interrupted):
                 try:
                     loop.step()
-                    loop.after_step(told)
+                    loop.after_step(interruption)
                 except Rollback as error:
                     loop.roll_back(error)
             if loop.complete and not loop.evaluated:
@@ -109,8 +113,8 @@ def train(
     except Diverged as error:
         raise loop.diverged(error) from None
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        if told := out_of_memory(error, setup.plan, loop.activations):
-            raise told from error
+        if explained := out_of_memory(error, setup.plan, loop.activations):
+            raise explained from error
         raise
     finally:
         loop.close()
@@ -244,11 +248,11 @@ class Loop:
         if self.complete:
             self.evaluated = _noted_as_finished(self._run_dir, self.done)
             also = "" if self.evaluated else ", but for its last evaluation"
-            told = f"finished already, at step {self.done}{also}"
-            reports.say(f"{told}; a larger train.steps extends the run")
+            message = f"finished already, at step {self.done}{also}"
+            reports.say(f"{message}; a larger train.steps extends the run")
         elif found is not None:
-            told = f"resuming from step {self.done}"
-            reports.event("resumed", self.done, told)
+            message = f"resuming from step {self.done}"
+            reports.event("resumed", self.done, message)
         reports.start(self.done)
         self._bad = BadStepLog(self._run_dir, self.done, self._experiment.bad_steps)
         self._log = StepLog(
@@ -298,11 +302,11 @@ class Loop:
         self._activations[phase] = kept
         check_memory(setup.plan, setup.mesh, phase, kept, microbatches > 1)
 
-    def after_step(self, told: Interruption) -> None:
+    def after_step(self, interruption: Interruption) -> None:
         """Saves, then evaluates, if they are due."""
         run, step = self._run, self.done
         # A run that is interrupted at its last step finishes as usual.
-        self.interrupted = told.reached(step) and not self.complete
+        self.interrupted = interruption.reached(step) and not self.complete
         ends = self.complete or self.interrupted
         saves = self._clock.is_due(step) or self._saver.is_due_again() or ends
         saves |= bool(run.checkpoint_every) and step % run.checkpoint_every == 0
@@ -345,8 +349,8 @@ class Loop:
         self._checkpoints.drop_after(error.step - 1)
         self._bad.keep(error.record)
         without = f"without the batches {error.record['passed_over']}"
-        told = f"{error}; going back, {without}"
-        self._reports.event("rollback", error.step, told)
+        message = f"{error}; going back, {without}"
+        self._reports.event("rollback", error.step, message)
         self.restore()
 
     def diverged(self, error: Diverged) -> Diverged:
@@ -354,9 +358,9 @@ class Loop:
         self._checkpoints.settle()
         saved = self._checkpoints.steps
         where = f"; the last checkpoint is of step {saved[-1]}" if saved else ""
-        told = f"{error}. The last good step is {error.step - 1}{where}."
-        self._reports.note("diverged", error.step, told)
-        return Diverged(told, error.step)
+        message = f"{error}. The last good step is {error.step - 1}{where}."
+        self._reports.note("diverged", error.step, message)
+        return Diverged(message, error.step)
 
     def close(self) -> None:
         """Stops background threads and writes the last lines of the logs."""
@@ -367,8 +371,10 @@ class Loop:
     def outcome(self) -> Outcome:
         """How the run ended."""
         if self.interrupted:
-            told = f"interrupted: step {self.done} is saved; the same command continues"
-            self._reports.event("interrupted", self.done, told)
+            message = (
+                f"interrupted: step {self.done} is saved; the same command continues"
+            )
+            self._reports.event("interrupted", self.done, message)
         return Outcome(self.done, self.complete, self.state, self._validation)
 
     def _save(self, wait: bool) -> None:
@@ -399,8 +405,8 @@ class Loop:
         return {"epoch": batches * self._run.batch_size / rows} if rows else {}
 
     def _evaluation_failed(self, name: str, error: Exception) -> None:
-        told = f"the evaluation {name} failed: {in_a_line(error)}"
-        self._reports.event("evaluation failed", self.done, told)
+        message = f"the evaluation {name} failed: {in_a_line(error)}"
+        self._reports.event("evaluation failed", self.done, message)
 
     def _describe(self) -> None:
         plan, say = self._setup.plan, self._reports.say

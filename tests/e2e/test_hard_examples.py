@@ -41,10 +41,15 @@ def train(verb, tmp_path):
     return run
 
 
-def test_a_run_that_stops_at_a_look_resumes_exactly_and_finds_hard_rows(train):
+def test_a_run_resumes_exactly_at_selections_and_finds_hard_rows(train):
     whole = train("whole", 9)
     train("parts", 6)
     assert train("parts", 9) == whole
+    # Between two selections rows are scored by newer parameters.
+    train("between", 5)
+    resumed = train("between", 9)
+    assert resumed[:5] == whole[:5]
+    assert len(resumed) == 9
     every = train("every", 9, "hard_examples.factor=1")
     # The first window is scored by a classifier that gives all classes alike.
     assert np.mean(every[3:6]) < np.mean(whole[3:6])

@@ -114,11 +114,11 @@ class BatchSource(Protocol):
 class ObservesParameters(Protocol):
     """A `BatchSource` whose training batches depend on the model's parameters.
 
-    Such are rollouts of the model's own, and examples that are chosen by their loss;
-    `examples/hard_examples` is one. Its `train_batches` gives `ObservingBatches`.
+    Examples are rollouts of the model and hard example mining
+    (`examples/hard_examples`). Its `train_batches` returns `ObservingBatches`.
 
     Attributes:
-      observe_every: training steps from one look at the parameters to the next.
+      observe_every: number of training steps between two calls of `observe`.
     """
 
     observe_every: int
@@ -126,19 +126,19 @@ class ObservesParameters(Protocol):
 
 @runtime_checkable
 class ObservingBatches(Protocol):
-    """Training batches that are shown the parameters; they are `TrainBatches` too."""
+    """Training batches (`TrainBatches`) that receive the current parameters."""
 
     def observe(self, objective: Any, variables: dict, step: int) -> None:
-        """Takes a look at what the model is by now.
+        """Receives the current parameters.
 
         Called in every process before the batch of step 0, `observe_every`, 2 ·
-        `observe_every`, …, and, where a run begins or goes on from a checkpoint at
-        another step, before its first batch: parameters between two checkpoints are not
-        kept, so batches of a resumed run may then be other ones.
+        `observe_every`, …, and before the first batch of a run that resumes at another
+        step. Parameters of earlier steps are not kept, so the batches of a run that
+        resumes at another step may differ from those of an uninterrupted run.
 
         Args:
-          objective: the run's.
+          objective: the run's objective.
           variables: {"params": …, other collections} on the run's mesh. The next step
-            takes their memory: what is to be kept must be copied.
+            donates their memory, so copy what is to be kept.
           step: updates done.
         """

@@ -115,15 +115,15 @@ class Saver:
     def _note(self, error: Exception) -> None:
         self._failures += 1
         self.failed += 1
-        told = in_a_line(error)
+        message = in_a_line(error)
         if self._failures >= self._attempts:
             raise CannotSave(
-                f"saving failed {self._failures} times in a row, last with {told}. "
+                f"saving failed {self._failures} times in a row, last with {message}. "
                 "Older checkpoints are whole; the same command continues from there."
             ) from error
         pause = min(self._pause * 2 ** (self._failures - 1), LONGEST_PAUSE_SECONDS)
         self._due_at = time.monotonic() + pause
         self._say(
-            f"saving failed ({told}); trying again in {pause:.0f} s "
+            f"saving failed ({message}); trying again in {pause:.0f} s "
             f"({self._failures} of {self._attempts})"
         )

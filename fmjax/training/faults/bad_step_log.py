@@ -135,13 +135,13 @@ class BadStepLog:
 
     def _write(self) -> OSError | None:
         """Writes all records; returns an error, after which the next call retries."""
-        beside = self._file.with_suffix(".tmp")
+        temporary = self._file.with_suffix(".tmp")
         try:
-            with beside.open("w", encoding="utf-8") as file:
+            with temporary.open("w", encoding="utf-8") as file:
                 file.writelines(map(_line, self._records))
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(beside, self._file)
+            os.replace(temporary, self._file)
         except OSError as error:
             print(f"{self._file} waits to be written: {error}", file=sys.stderr)
             return error

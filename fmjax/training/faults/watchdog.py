@@ -143,10 +143,10 @@ class Watchdog:
             "time": time.time(),
         }
         file = self._file(self._index)
-        beside = file.with_suffix(".tmp")
+        temporary = file.with_suffix(".tmp")
         try:
-            beside.write_text(json.dumps(beat))
-            os.replace(beside, file)
+            temporary.write_text(json.dumps(beat))
+            os.replace(temporary, file)
         except OSError:
             return False
         return True

@@ -111,7 +111,7 @@ class Reports:
 
     def _write(self, step: int, split: str, values: dict[str, Any]) -> None:
         error = self._writer.write(step, split, values)
-        told = error and str(error)
-        if told and told != self._unwritten:
-            self.say(f"metrics wait to be written: {told}")
-        self._unwritten = told
+        message = error and str(error)
+        if message and message != self._unwritten:
+            self.say(f"metrics wait to be written: {message}")
+        self._unwritten = message
