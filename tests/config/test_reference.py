@@ -25,7 +25,7 @@ def test_help_tells_fields_with_types_defaults_and_where_it_is_taken():
     text = " ".join(reference.help_text("adamw").split())
     assert "Adam with decoupled weight decay" in text
     assert "adamw.b2: float; default 0.95 decay rate of the mean of squared" in text
-    assert "adamw.clip_norm: float or None; default 1.0 the global norm to which" in text
+    assert "adamw.clip_norm: float or None; default 1.0 the global norm" in text
     assert re.search(
         r"adamw.schedule: @constant\(\) or @cosine\(\) .*must be bound", text
     )

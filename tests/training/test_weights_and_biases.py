@@ -97,28 +97,48 @@ def test_a_package_that_is_not_installed_is_refused_before_training(
 
 
 def test_a_run_that_is_written_offline_can_be_read_back(tmp_path, monkeypatch):
-    from wandb.proto import wandb_internal_pb2
-
     monkeypatch.setenv("WANDB_MODE", "offline")
     report(tmp_path / "run", 0, [1, 2, 3])
     # W&B names a start's folder by the second.
     time.sleep(1.1)
     report(tmp_path / "run", 1, [2, 3])
-    files = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
-    steps, ids = [], set()
-    for file in sorted(files, key=lambda file: file.stat().st_mtime_ns):
-        for data in log_records(file.read_bytes()[7:]):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
-            if record.run.run_id:
-                ids.add(record.run.run_id)
-            steps += [
-                json.loads(item.value_json)
-                for item in record.history.item
-                if "step" in (item.key, *item.nested_key)
-            ]
-    assert steps == [1, 2, 3, 2, 3]
+    first, second = written_starts(tmp_path / "run" / "wandb", count=2)
+    assert steps_of(first) == [1, 2, 3]
+    assert steps_of(second) == [2, 3]
+    ids = {record.run.run_id for record in first + second if record.run.run_id}
     assert ids == {(tmp_path / "run" / "wandb_id").read_text()}
+
+
+def written_starts(folder, count):
+    """The records of each start, as soon as each has its last one.
+
+    W&B's service goes on writing after `finish` has returned.
+    """
+    deadline = time.monotonic() + 60
+    while True:
+        files = sorted(folder.glob("offline-run-*/*.wandb"))
+        starts = [read_records(file.read_bytes()) for file in files]
+        if sum(any(r.HasField("exit") for r in start) for start in starts) == count:
+            return starts
+        assert time.monotonic() < deadline, files
+        time.sleep(0.1)
+
+
+def read_records(content: bytes):
+    from wandb.proto import wandb_internal_pb2
+
+    return [
+        wandb_internal_pb2.Record.FromString(data) for data in log_records(content[7:])
+    ]
+
+
+def steps_of(records):
+    return [
+        json.loads(item.value_json)
+        for record in records
+        for item in record.history.item
+        if "step" in (item.key, *item.nested_key)
+    ]
 
 
 def log_records(content: bytes):
