@@ -1,6 +1,5 @@
 """Each objective learns one batch by heart in 30 training steps."""
 
-import jax
 import numpy as np
 import pytest
 from on_meshes import build, rows_of
@@ -10,38 +9,37 @@ from fmjax.optim.optimizers import AdamW
 from fmjax.optim.schedules import Constant
 from fmjax.sharding.mesh import batch_sharding, global_batch, on_mesh
 from fmjax.training.state import plan_state
-from fmjax.training.step import make_eval_step, make_train_step
+from fmjax.training.step import make_train_step
 
 STEPS = 30
 # What is left of the first loss, at most, where it is not half. Patches, words and
 # tokens that are hidden or replaced are others in each step, so that less is learned
 # by heart. A masked autoencoder that reads nothing would keep 0.88, by the closed
 # form of its best guess: the mean of each normalized patch over the images.
-LEFT = {"masked_vision_language": 0.6, "replaced_token_detection": 0.7}
+LEFT = {
+    "masked_autoencoding": 0.65,
+    "masked_vision_language": 0.6,
+    "replaced_token_detection": 0.7,
+}
 # Contrast overshoots at the rate of the others.
 SLOWER = ("image_text_contrast", "image_text_contrast_sigmoid", "nt_xent")
 
 
 def losses(name):
+    """The losses before the first update and before the last one."""
     objective, batch = OBJECTIVES[name]
     rate = 2e-3 if name in SLOWER else 8e-3
     optimizer = AdamW(schedule=Constant(learning_rate=rate), weight_decay=0.0)
     mesh, rules = build(None)
     plan = plan_state(objective, optimizer, mesh, rules, train_steps=STEPS)
     step = make_train_step(objective, plan, lambda _: rate, mesh, rules, seed=0)
-    evaluate = make_eval_step(objective)
-
-    def loss(state):
-        terms, _, _ = jax.device_get(evaluate(state.variables, placed))
-        return sum(total / weight for total, weight in terms.values())
-
-    state = plan.init()
+    state, seen = plan.init(), []
     with on_mesh(mesh, rules):
         placed = global_batch(batch, batch_sharding(mesh, rules), rows_of(batch))
-        before = loss(state)
         for _ in range(STEPS):
-            state, _ = step(state, placed)
-        return before, loss(state)
+            state, metrics = step(state, placed)
+            seen.append(float(metrics["loss"]))
+    return seen[0], seen[-1]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -109,6 +109,7 @@ class Stack(nn.Module):
                 in_axes=(0, nn.broadcast),
                 out_axes=0,
                 length=c.num_layers,
+                check_constancy_invariants=False,
                 metadata_params={nn.PARTITION_NAME: "layers"},
             )(*arguments, name="layers")
             return scanned(x, (jnp.arange(c.num_layers), cache), context)
