@@ -9,7 +9,9 @@ cd "$ROOT"
 
 # Where wheels of torch for the CPU alone are offered under this version, pip takes those.
 install_fmjax test,parity torch==2.13.0
-bash launch/python312.sh
+if [[ " $* " == *" --slow "* ]]; then
+  bash launch/python312.sh
+fi
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .

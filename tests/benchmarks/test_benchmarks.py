@@ -13,10 +13,9 @@ with_paths = jax.tree_util.tree_leaves_with_path
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "families",
-    [["gpt2"], pytest.param(["gemma2", "marian", "vit"], marks=pytest.mark.slow)],
-    ids=" ".join,
+    "families", [["gpt2"], ["gemma2", "marian", "vit"]], ids=" ".join
 )
 def test_families_are_measured_side_by_side(families):
     # The program itself refuses models that differ in size or in the first loss.

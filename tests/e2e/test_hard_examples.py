@@ -41,6 +41,7 @@ def train(verb, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_run_resumes_exactly_at_selections_and_finds_hard_rows(train):
     whole = train("whole", 9)
     train("parts", 6)

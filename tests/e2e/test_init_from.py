@@ -41,6 +41,7 @@ def command(tiny, source, run_dir, steps):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_another_and_continues_without_it(
     tiny, source, tmp_path, verb
 ):

@@ -17,6 +17,7 @@ SHORT_TEXT = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("FMJAX_NOTEBOOK_STEPS", "6")

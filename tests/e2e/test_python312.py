@@ -10,13 +10,11 @@ from fmjax.training.checkpoint.saved_state import saved_steps
 PYTHON = pathlib.Path(__file__).parents[2] / ".venv312" / "bin" / "python"
 
 
-@pytest.mark.skipif(
-    not (PYTHON.parents[1] / "installed").exists(),
-    reason="no .venv312: launch/python312.sh makes it where it finds a Python 3.12",
-)
+@pytest.mark.slow
 def test_newest_jax_trains_and_continues_what_the_oldest_began(
     finished, tmp_path, tiny, fmjax
 ):
+    assert PYTHON.exists(), "launch/python312.sh makes .venv312 of a Python 3.12"
     new = fmjax(
         "train", *tiny, "train.steps=30", "--run_dir", tmp_path / "new",
         python=PYTHON, XLA_FLAGS="",

@@ -57,6 +57,7 @@ def test_sigterm_saves_and_exits_75_and_the_same_command_ends_with_the_same_bits
     assert_same_run(tmp_path / "run", finished)
 
 
+@pytest.mark.slow
 def test_streamed_run_is_stopped_and_ends_with_the_same_bits(
     tmp_path, tiny, verb, fmjax_until
 ):

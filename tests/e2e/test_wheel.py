@@ -7,6 +7,8 @@ import subprocess
 import sys
 import zipfile
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 LOOK = """
@@ -23,6 +25,7 @@ load_experiment("quickstart.gin", ["train.steps=100"])
 """
 
 
+@pytest.mark.slow
 def test_wheel_ships_the_configs(tmp_path):
     # A copy, so that no build/ is left in the checkout.
     source = tmp_path / "source"

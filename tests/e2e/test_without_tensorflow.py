@@ -5,6 +5,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 BLOCKED = """
 import sys
 from importlib.machinery import PathFinder
@@ -72,6 +74,7 @@ def test_missing_cache_says_what_is_needed(tiny, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_images_are_decoded_and_augmented_without_tensorflow(fmjax, tmp_path):
     images = [f"images.cache_dir={tmp_path / 'cache'}"]
     config = pathlib.Path(__file__).parent / "tiny_images.gin"

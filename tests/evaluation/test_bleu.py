@@ -63,6 +63,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_and_its_translations_compared(
     folder, tmp_path, monkeypatch, capsys
 ):

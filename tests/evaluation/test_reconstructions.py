@@ -1,6 +1,7 @@
 """Pictures of a masked autoencoder, in the run directory and for TensorBoard."""
 
 import numpy as np
+import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -25,6 +26,7 @@ TINY = [
 ]
 
 
+@pytest.mark.slow
 def test_pictures_lie_in_the_run_and_in_tensorboard(tmp_path, monkeypatch):
     monkeypatch.setenv("FMJAX_CACHE", str(tmp_path / "cache"))
     config = tmp_path / "mae.gin"

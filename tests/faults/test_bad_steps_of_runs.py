@@ -8,6 +8,7 @@ import textwrap
 import jax
 import numpy as np
 import pytest
+from tiers import slow
 
 import fmjax
 from fmjax.run import train as runs
@@ -111,7 +112,7 @@ def test_the_batch_of_a_record_can_be_had_again(experiment, tmp_path):
         np.testing.assert_array_equal(again[name], eighth[name])
 
 
-@pytest.mark.parametrize("action", ["rollback", "skip"])
+@pytest.mark.parametrize("action", ["rollback", slow("skip")])
 def test_a_rollback_leaves_a_run_as_if_the_batches_had_never_been(
     experiment, tmp_path, action
 ):
@@ -130,6 +131,7 @@ def test_a_rollback_leaves_a_run_as_if_the_batches_had_never_been(
     assert kinds.count("rollback") == len(passed)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_in_between_passes_over_the_same(experiment, tmp_path):
     policy = BadSteps(not_finite="rollback")
     whole = train(experiment, tmp_path / "whole", policy, poisoned={14})

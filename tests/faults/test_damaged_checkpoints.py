@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from tiers import slow
 
 from fmjax.errors import UserError
 from fmjax.models.language.gpt import GPT
@@ -89,11 +90,7 @@ def all_files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 # Truncated and zeroed files are found by what finds flipped bits.
-HARMS = [
-    flip,
-    remove,
-    *(pytest.param(harm, marks=pytest.mark.slow) for harm in (truncate, zero)),
-]
+HARMS = [flip, *map(slow, (remove, truncate, zero))]
 
 
 @pytest.mark.parametrize("harm", HARMS)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from random_writers import build, log_probs
+from tiers import slow
 
 from fmjax.errors import UserError
 from fmjax.inference.beam_search import beam_search_tokens
@@ -74,7 +75,7 @@ def beams_without_a_cache(model, params, prompt, K, eos_id, max_tokens, alpha):
     return sorted(ended, reverse=True)[:K]
 
 
-@pytest.mark.parametrize(("style", "scan_layers"), [("gpt2", True), ("t5", False)])
+@pytest.mark.parametrize(("style", "scan_layers"), [("gpt2", True), slow("t5", False)])
 def test_stopping_early_loses_nothing(style, scan_layers):
     model, params = build(style, scan_layers)
     (free,) = generate_tokens(
@@ -112,7 +113,7 @@ def test_stopping_early_loses_nothing(style, scan_layers):
     assert len(lengths) > 2
 
 
-@pytest.mark.parametrize("style", ["gpt2", "vaswani"])
+@pytest.mark.parametrize("style", ["gpt2", slow("vaswani")])
 def test_one_beam_is_greedy(style):
     model, params = build(style)
     options = {"max_tokens": 12, "eos_id": 7, "padding_id": 3, "vocab_size": 30}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from random_writers import build
 from small_tokenizers import CORPUS, byte_level
+from tiers import slow
 
 from fmjax.data.sources.text_files import TextFiles
 from fmjax.data.tasks.text_task import TextTask
@@ -158,7 +159,7 @@ def test_a_long_prompt_is_cut_before_its_end():
     assert [cut] == beam_search(run, ["x" * 7], max_tokens=4)
 
 
-@pytest.mark.parametrize("make", [text_run, answering])
+@pytest.mark.parametrize("make", [slow(text_run), answering])
 def test_a_mesh_changes_nothing(make):
     run = make(ByteTokenizer())
     mesh_config = MeshConfig(data=2, fsdp=2, tensor=2)

@@ -61,6 +61,7 @@ def test_two_processes_have_the_losses_of_one(one_process, tmp_path, train):
     np.testing.assert_allclose(here[-1], there[-1], rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_stops_both_at_one_step_and_one_process_continues(
     one_process, tmp_path, train
 ):

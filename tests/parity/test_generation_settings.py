@@ -16,6 +16,7 @@ from parity.models_of_transformers import (
     random_model,
 )
 from small_tokenizers import byte_level
+from tiers import slow
 
 import fmjax
 from fmjax.cli.main import main
@@ -114,7 +115,13 @@ def cut(row, ends, most):
     return row[: stops[0] + 1 if stops else most]
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+ONE_OF_EACH_KIND = ("repetition", "summary", "marian", "suppressed")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ONE_OF_EACH_KIND else slow(name) for name in SETTINGS],
+)
 def test_greedy_texts_and_beams_are_theirs(name, tmp_path):
     theirs, ours, prompts, free = with_settings(name, tmp_path)
     settings = ours.config.generation

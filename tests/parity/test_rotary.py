@@ -16,6 +16,7 @@ from parity.models_of_transformers import (
     random_model,
     text,
 )
+from tiers import slow
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.gemma3 import modeling_gemma3
 from transformers.models.stablelm import modeling_stablelm
@@ -172,7 +173,7 @@ LLAMA = dict(
 @pytest.mark.parametrize(
     "name", ["linear", "dynamic", "llama3", "yarn", "yarn, all told"]
 )
-@pytest.mark.parametrize("kind", ["Llama", "Qwen2"])
+@pytest.mark.parametrize("kind", ["Llama", slow("Qwen2")])
 def test_models_with_scaled_positions_agree(tmp_path, name, kind):
     rope_type, options = name.split(",")[0], SCALINGS[name][0]
     parameters = {"rope_type": rope_type, "rope_theta": 500.0, **options}

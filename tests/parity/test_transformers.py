@@ -16,6 +16,7 @@ from parity.models_of_transformers import (
     random_model,
     text,
 )
+from tiers import slow
 
 import fmjax
 from fmjax.inference.generate import generate_tokens
@@ -172,12 +173,12 @@ def test_logits_and_hidden_states_are_theirs(pair):
         ("OPTModel", OPT),
         ("BloomModel", BLOOM),
         ("LlamaModel", LLAMA),
-        ("MistralModel", LLAMA),
-        ("Qwen3Model", {**LLAMA, "head_dim": 10}),
+        slow("MistralModel", LLAMA),
+        slow("Qwen3Model", {**LLAMA, "head_dim": 10}),
         ("Gemma2Model", {**LLAMA, "head_dim": 10}),
     ],
 )
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", [True, slow(False)])
 def test_decoders_without_a_head_are_theirs(architecture, options, tied, tmp_path):
     # Whatever they say of a head: there is none to tie.
     theirs = random_model(architecture, {**options, "tie_word_embeddings": tied})

@@ -16,6 +16,7 @@ from parity.models_of_transformers import (
     text,
 )
 from safetensors.numpy import load_file, save_file
+from tiers import one_of_each_family
 
 import fmjax
 from fmjax.interop.hugging_face import import_model
@@ -84,7 +85,7 @@ OUTPUTS = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", one_of_each_family(CONFIGS))
 def test_every_output_is_theirs(name, tmp_path):
     architecture, options = CONFIGS[name]
     theirs = random_model(architecture, options)

@@ -20,6 +20,7 @@ from parity.models_of_transformers import (
 )
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from tiers import one_of_each_family, slow
 
 import fmjax
 from fmjax.errors import UserError
@@ -104,7 +105,7 @@ def read_by_theirs(model, images, tokens, mask):
         )
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", one_of_each_family(CONFIGS))
 def test_every_output_is_theirs(name, tmp_path):
     architecture, options = CONFIGS[name]
     theirs = random_model(architecture, options)
@@ -221,7 +222,7 @@ def test_losses_go_on_as_they_were(tmp_path):
         close(term.sum / term.weight, expected)
 
 
-@pytest.mark.parametrize("family", ["clip", "siglip"])
+@pytest.mark.parametrize("family", ["clip", slow("siglip")])
 def test_pictures_and_captions_are_read_as_theirs(family, tmp_path):
     name = {"clip": "CLIP", "siglip": "Siglip"}[family]
     getattr(small_tokenizers, family)(tmp_path / "tokenizer")

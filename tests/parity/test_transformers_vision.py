@@ -15,6 +15,7 @@ from parity.models_of_transformers import (
     imported,
     random_model,
 )
+from tiers import one_of_each_family, slow
 from transformers.models.vit_mae.modeling_vit_mae import (
     build_2d_sinusoidal_position_embedding,
 )
@@ -88,7 +89,7 @@ def pair(size):
     return (size, size) if isinstance(size, int) else size
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", one_of_each_family(CONFIGS))
 def test_every_output_is_theirs(name, tmp_path):
     architecture, options = CONFIGS[name]
     theirs = random_model(architecture, options)
@@ -135,7 +136,7 @@ def test_masked_patches_are_theirs(tmp_path):
     close(out["pooled"], expected.pooler_output)
 
 
-@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("normalized", [slow(False), True])
 def test_masked_autoencoder_is_theirs(normalized, tmp_path):
     options = MAE_SIZES | {"norm_pix_loss": normalized, "mask_ratio": 0.6}
     theirs = random_model("ViTMAEForPreTraining", options)
@@ -188,7 +189,7 @@ def test_autoencoder_without_masks_sees_all(tmp_path):
     close(out["logits"], expected.logits)
 
 
-@pytest.mark.parametrize("encoder_only", [False, True])
+@pytest.mark.parametrize("encoder_only", [slow(False), True])
 def test_sincos_positions_of_an_autoencoder_are_no_weights(encoder_only, tmp_path):
     # Published files hold them; fresh models of transformers have zeros.
     name = "ViTMAEModel" if encoder_only else "ViTMAEForPreTraining"

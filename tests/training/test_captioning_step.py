@@ -66,6 +66,7 @@ def state(mesh):
     return dataclasses.replace(drawn, params=params)
 
 
+@pytest.mark.slow
 def test_neither_meshes_nor_microbatches_change_it():
     mesh = MESHES["data_fsdp_tensor"]
     loss, gradients = gradients_of(OBJECTIVE, batch(), None, 1, state(None))

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from on_meshes import MESHES, OPTIMIZER, assert_same_gradients, gradients_of
+from tiers import slow
 
 from fmjax.errors import UserError
 from fmjax.models.layers.text_inputs import TextInputs
@@ -61,6 +62,7 @@ def views():
     return {"views": images, "weights": batch()["weights"]}
 
 
+@pytest.mark.slow
 def test_views_in_pieces_on_a_mesh_are_views_at_once_on_one_device():
     loss, gradients = gradients_of(VIEWS, views(), None)
     other = gradients_of(VIEWS, views(), MESHES["data_fsdp_tensor"], 4)
@@ -78,10 +80,9 @@ def whole():
     ("mesh", "microbatches"),
     [
         ("data_fsdp_tensor", 4),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in [(None, 4), ("data", 1), ("fsdp", 2)]
-        ),
+        slow(None, 4),
+        slow("data", 1),
+        slow("fsdp", 2),
     ],
 )
 def test_neither_meshes_nor_microbatches_change_it(mesh, microbatches, whole):
@@ -90,6 +91,7 @@ def test_neither_meshes_nor_microbatches_change_it(mesh, microbatches, whole):
     assert_same_gradients(whole[1], gradients)
 
 
+@pytest.mark.slow
 def test_nor_that_of_each_pair_by_itself():
     loss, gradients = gradients_of(SIGMOID, batch(), None)
     other = gradients_of(SIGMOID, batch(), MESHES["data_fsdp_tensor"], 4)

@@ -206,6 +206,7 @@ def test_patches_of_another_size_are_refused(tmp_path):
         planned(source(), vit(12, patch_size=3))
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_on_at_another_size(tmp_path, capsys):
     def train(name, *bindings):
         run_dir = tmp_path / name

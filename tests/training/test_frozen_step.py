@@ -114,6 +114,7 @@ def test_norms_are_those_of_what_is_trained(trainer, whole):
     np.testing.assert_allclose(norms[0], np.sqrt(sum(squares)), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_meshes_and_microbatches_compute_the_same(whole):
     _, want, norms = whole
     sharded = Trainer(MeshConfig(data=2, fsdp=2, tensor=2), microbatches=2)

@@ -345,9 +345,8 @@ EXPERT_MESHES = {
 }
 
 
-# Families that differ most in what is sharded; these are compared in the default tier.
-QUICK = ("t5", "gemma2_with_qk_norm", "experts", "vit")
-# One mesh of every axis is enough for all but an encoder-decoder, experts and images.
+# An encoder-decoder, experts and images differ most in what is sharded: their joint
+# mesh is compared by default, every other one with --slow. Others have the joint alone.
 ON_EVERY_MESH = ("t5", "experts", "vit")
 
 
@@ -356,7 +355,7 @@ def cases():
     for family in FAMILIES:
         meshes = MESHES | (EXPERT_MESHES if "experts" in family else {})
         *others, joint = meshes
-        slow = [] if family in QUICK else [pytest.mark.slow]
+        slow = [] if family in ON_EVERY_MESH else [pytest.mark.slow]
         yield pytest.param(family, [meshes[joint]], id=family, marks=slow)
         if family in ON_EVERY_MESH:
             every = [meshes[name] for name in others]

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from on_meshes import MESHES, OPTIMIZER, STEPS, assert_same, run_steps
+from tiers import slow
 
 from fmjax.models.language.gpt import GPT
 from fmjax.models.layers.rotary import Rotary
@@ -64,10 +65,9 @@ def one_device():
     return run(None)
 
 
-ALONE = [pytest.param(name, marks=pytest.mark.slow) for name in ("data", "tensor")]
-
-
-@pytest.mark.parametrize("name", ["fsdp", "data_fsdp_tensor", *ALONE])
+@pytest.mark.parametrize(
+    "name", ["data_fsdp_tensor", *map(slow, ("data", "fsdp", "tensor"))]
+)
 def test_eight_devices_compute_what_one_does(name, one_device):
     assert_same(one_device, run(MESHES[name]))
 
@@ -83,7 +83,7 @@ def test_parameters_and_optimizer_state_are_sharded():
     assert all(leaf.sharding == query.sharding for leaf in adam)
 
 
-@pytest.mark.parametrize("name", [None, "data_fsdp_tensor"])
+@pytest.mark.parametrize("name", [slow(None), "data_fsdp_tensor"])
 def test_accumulation_equals_one_big_batch(name, one_device):
     # Dropout is on and padding uneven, so every microbatch has another weight.
     assert_same(one_device, run(MESHES.get(name), microbatches=2))

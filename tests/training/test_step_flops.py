@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from hlo_products import product_flops
+from tiers import slow
 
 from fmjax.models.language.gpt import GPT
 from fmjax.models.language.seq2seq import Seq2Seq
@@ -96,7 +97,7 @@ def compiled_flops(make, scan, *paths):
     return product_flops(program.as_text())
 
 
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("scan", [slow(False), True])
 @pytest.mark.parametrize(
     ("make", "paths"),
     [
@@ -104,11 +105,7 @@ def compiled_flops(make, scan, *paths):
         (gpt, ("tokens/**", "inputs/**", "stack/final_norm/*")),
         (gpt, ("tokens/**", "inputs/**", "stack/*/*norm*/*", "stack/layer_*/mlp/**")),
         (seq2seq, ("tokens/**", "encoder_stack/**", "encoder_inputs/**")),
-        pytest.param(
-            captioning,
-            ("image/**", "text/tokens/**", "text/language_head/**"),
-            marks=pytest.mark.slow,
-        ),
+        slow(captioning, ("image/**", "text/tokens/**", "text/language_head/**")),
     ],
 )
 def test_what_freezing_saves_is_what_xla_leaves_out(make, paths, scan):
