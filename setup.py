@@ -6,5 +6,8 @@ setup(
     packages=[*find_packages(include=["fmjax", "fmjax.*"]), "fmjax.configs"],
     # The configs lie beside the package in the repository and inside it in a wheel.
     package_dir={"fmjax.configs": "configs"},
-    package_data={"fmjax.configs": ["**/*.gin", "*.gin"]},
+    package_data={
+        "fmjax.configs": ["**/*.gin", "*.gin"],
+        "fmjax.planning": ["gpu_targets/*.textproto"],
+    },
 )

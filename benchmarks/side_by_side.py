@@ -23,8 +23,8 @@ from flax import linen as nn
 from fmjax.objectives.objective import Objective
 from fmjax.optim.optimizers import AdamW
 from fmjax.optim.schedules import Constant
+from fmjax.sharding.chips import peak_flops
 from fmjax.sharding.mesh import MeshConfig, batch_sharding, global_batch, on_mesh
-from fmjax.training.reporting.throughput import peak_flops
 from fmjax.training.state import plan_state
 from fmjax.training.step import make_train_step
 
@@ -191,7 +191,7 @@ class Peak:
 
     def __init__(self):
         """Makes a step of each library's matrix product, unless the peak is known."""
-        self.known = peak_flops()
+        self.known = peak_flops(jax.devices()[0])
         ours = jnp.ones((self.SIZE, self.SIZE), jnp.float32)
         theirs = torch.ones(self.SIZE, self.SIZE)
         product = jax.jit(jnp.matmul)

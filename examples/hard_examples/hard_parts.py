@@ -68,6 +68,10 @@ class HardExamples:
         """Shapes of the images' rows."""
         return self.images.row_shapes()
 
+    def row_dtypes(self):
+        """Dtypes of the images' rows."""
+        return self.images.row_dtypes()
+
     def train_batches(self, batch_size, rows, seed):
         """Selected batches; raises a UserError in a run of several processes."""
         if len(rows) != batch_size:

@@ -74,6 +74,19 @@ def _parser() -> argparse.ArgumentParser:
         help="join the run's other processes through Slurm, Cloud TPU, GKE or MPI",
     )
 
+    sub = verb("plan", "Predict memory and step time of a config on chips elsewhere.")
+    takes_config(sub)
+    sub.add_argument("--chip", required=True, help="such as v5e, v5p, v6e or h100")
+    sub.add_argument("--chips", type=int, required=True, help="number of chips")
+    sub.add_argument(
+        "--json", type=pathlib.Path, metavar="FILE", help="file to write the figures to"
+    )
+    sub.add_argument(
+        "--search",
+        action="store_true",
+        help="also try other meshes, microbatches and rematerialization",
+    )
+
     sub = verb("eval", "Evaluate a run on its validation split.")
     takes_run(sub)
     takes_bindings(sub)

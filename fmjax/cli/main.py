@@ -68,6 +68,52 @@ def _train(args) -> int:
     return 0 if outcome.finished else UNFINISHED
 
 
+def _plan(args) -> None:
+    import jax
+
+    from fmjax.planning.topology import compiler_of, find_chip, make_topology
+    from fmjax.sharding.processes import use_virtual_devices
+
+    chip = find_chip(args.chip)
+    if compiler_of(chip) == "cpu":
+        use_virtual_devices(max(1, args.chips) * chip.devices_per_chip)
+    # Planning needs compilers of chips, and never the chips.
+    jax.config.update("jax_platforms", "cpu")
+    from rich.console import Console
+
+    from fmjax.config.load import load_experiment
+    from fmjax.planning import report
+    from fmjax.planning.plan import DoesNotFit, make_plan
+    from fmjax.planning.search import search, try_bindings
+
+    def load(bindings=()):
+        every = [*args.bindings, *bindings]
+        return load_experiment(args.config, every, args.trust)
+
+    def attempt(bindings):
+        say(f"trying {' '.join(bindings)}")
+        return try_bindings(load, topology, bindings)
+
+    say = Console(stderr=True).print
+    experiment, topology = load(), make_topology(chip, args.chips)
+    plan, error = None, None
+    try:
+        plan = make_plan(experiment, topology, say)
+        report.show(plan, Console())
+    except DoesNotFit as found:
+        error = found
+        say(f"{error}; looking for what fits")
+    if args.search or error:
+        first = not args.search
+        trials = search(attempt, len(topology.devices), first_that_fits=first)
+        report.show_trials(trials, Console())
+        plan = plan or trials[0].plan
+    if args.json and plan is not None:
+        args.json.write_text(json.dumps(report.to_json(plan), indent=2) + "\n")
+    if error:
+        raise error
+
+
 def _eval(args) -> None:
     from fmjax.evaluation.validation import evaluate_run
 
@@ -201,6 +247,7 @@ def _export(args) -> None:
 
 VERBS = {
     "train": _train,
+    "plan": _plan,
     "eval": _eval,
     "generate": _generate,
     "data": _data,

@@ -1,5 +1,8 @@
 """Matrix FLOPs of training, by formula (PaLM, Chowdhery et al. 2022, appendix B)."""
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import Literal
 
 import jax
@@ -8,6 +11,21 @@ from fmjax.models.layers.transformer_config import TransformerConfig
 
 # Looked up by row, not multiplied.
 _TABLES = ("table", "relative_vectors")
+_visible_keys_alone = contextvars.ContextVar("visible_keys_alone", default=False)
+
+
+@contextlib.contextmanager
+def visible_keys_alone() -> Iterator[None]:
+    """Context manager: causal attention counts only the keys that a query may see.
+
+    This is the other convention of utilization (Llama 3, Megatron-LM): about half of a
+    sequence, where PaLM's counts all of it.
+    """
+    token = _visible_keys_alone.set(True)
+    try:
+        yield
+    finally:
+        _visible_keys_alone.reset(token)
 
 
 def matmul_parameters(params, config: TransformerConfig) -> float:
@@ -40,9 +58,10 @@ def attention_flops(
 ) -> float:
     """Training FLOPs of all layers' scores and sums for a token of `length` others.
 
-    Each token is counted as seeing all of them, causal or not, as in the paper; in
-    layers with a window of w, min(w, length) of them, and min(2 w - 1, length) in
-    "full" attention, where windows reach to both sides.
+    Each token is counted as seeing all of them, causal or not, as in the paper (inside
+    `visible_keys_alone`, those before it and itself); in layers with a window of w,
+    min(w, length) of them, and min(2 w - 1, length) in "full" attention, where windows
+    reach to both sides.
 
     Args:
       config: of the stack.
@@ -57,4 +76,7 @@ def attention_flops(
             length if every and layer % every == 0 else min(width, length)
             for layer in range(1, config.num_layers + 1)
         ]
+    if kind == "causal" and _visible_keys_alone.get():
+        # The mean of min(t, width) over the positions t = 1 … length.
+        seen = [width - width * (width - 1) / (2 * length) for width in seen]
     return 12.0 * config.num_heads * config.head_width * sum(seen)

@@ -16,8 +16,10 @@ from fmjax.data.runtime.batch_source import (
 )
 from fmjax.errors import UserError
 from fmjax.objectives.terms import Batch
+from fmjax.sharding.chips import peak_flops
 from fmjax.sharding.mesh import global_batch, local_rows, on_mesh
 from fmjax.sharding.processes import describe_hosts
+from fmjax.sharding.xla_options import xla_options
 from fmjax.training.activations import kept_bytes, traced_stacks
 from fmjax.training.checkpoint.checkpoints import Checkpoints
 from fmjax.training.checkpoint.clock import SaveClock
@@ -38,10 +40,9 @@ from fmjax.training.reporting.metrics import MetricWriter
 from fmjax.training.reporting.reports import Reports
 from fmjax.training.reporting.step_flops import StepFlops
 from fmjax.training.reporting.step_log import StepLog
-from fmjax.training.reporting.throughput import mfu, peak_flops
-from fmjax.training.setup import Setup, set_up
+from fmjax.training.reporting.throughput import mfu
+from fmjax.training.setup import Setup, set_up, train_step_of_run
 from fmjax.training.state import State
-from fmjax.training.step import make_train_step
 from fmjax.training.validation import EvaluationPoint, Validation, run_evaluations
 
 _LINES = 10  # lines of metrics that a short run has at least
@@ -192,15 +193,8 @@ class Loop:
             lambda text: self._reports.event("save failed", self.done, text),
         )
         self._clock = SaveClock(run.checkpoint_minutes)
-        self._train_step = make_train_step(
-            objective,
-            setup.plan,
-            lambda step: experiment.optimizer.learning_rate(step, run.steps),
-            setup.mesh,
-            setup.rules,
-            seed=run.seed,
-            microbatches=run.microbatches,
-            ema_decay=run.ema_decay,
+        self._train_step = train_step_of_run(
+            experiment, setup.plan, setup.mesh, setup.rules
         )
         self._validate = Validation(experiment, setup.sharding, setup.eval_batch_size)
         self.watchdog = Watchdog(
@@ -390,11 +384,12 @@ class Loop:
 
     def _utilization(self, seconds: float) -> float | None:
         """Model FLOPs utilization for a step time in seconds; None if unknown."""
-        if peak_flops() is None:
+        mesh = self._setup.mesh
+        if peak_flops(mesh.devices.flat[0]) is None:
             return None
         phase = self._setup.plan.freezing.phase(self.done - 1)
         flops = self._flops(phase, self._batch_shapes)
-        return mfu(flops / seconds, self._setup.mesh.size)
+        return mfu(flops / seconds, mesh.devices.flat[0], mesh.size)
 
     def _log_step(self, step: int, batch: int, values: dict[str, float]) -> None:
         self._reports.training(step, values | self._epoch(batch + 1))
@@ -413,6 +408,9 @@ class Loop:
         for line in describe_hosts():
             say(line)
         say(plan.describe(self._setup.mesh))
+        options = xla_options(self._setup.mesh.devices.flat[0], self._run.xla_options)
+        if options:
+            say("XLA options: " + ", ".join(f"{n}={x}" for n, x in options.items()))
         for line in plan.freezing.describe(plan.shapes.params):
             say(line)
         for copy in self._setup.copies:

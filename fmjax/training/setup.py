@@ -7,12 +7,15 @@ import jax
 
 from fmjax.sharding.mesh import batch_sharding
 from fmjax.sharding.rules import LogicalRules
+from fmjax.sharding.xla_options import check_xla_options, xla_options
+from fmjax.training.accumulation import Metrics
 from fmjax.training.checks import check_divisible
 from fmjax.training.experiment import Experiment
 from fmjax.training.init_from import Copy, Source, check_tokenizers, plan_copies
 from fmjax.training.memory import check_memory
 from fmjax.training.reporting.weights_and_biases import check_installed
-from fmjax.training.state import StatePlan, plan_state
+from fmjax.training.state import State, StatePlan, plan_state
+from fmjax.training.step import make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +37,52 @@ class Setup:
     eval_batch_size: int
     plan: StatePlan
     copies: list[Copy]
+
+
+def plan_run(
+    experiment: Experiment, mesh: jax.sharding.Mesh, rules: LogicalRules
+) -> StatePlan:
+    """The state plan of a run on a mesh; nothing is allocated."""
+    run = experiment.train
+    return plan_state(
+        experiment.objective,
+        experiment.optimizer,
+        mesh,
+        rules,
+        train_steps=run.steps,
+        seed=run.seed,
+        ema=run.ema_decay is not None,
+        freeze=experiment.freeze,
+        bad_steps=experiment.bad_steps,
+    )
+
+
+def train_step_of_run(
+    experiment: Experiment,
+    plan: StatePlan,
+    mesh: jax.sharding.Mesh,
+    rules: LogicalRules,
+) -> Callable[..., tuple[State, Metrics]]:
+    """The jitted training step of a run, see `make_train_step`.
+
+    Args:
+      experiment: with an optimizer.
+      plan: of the state, from `plan_run`.
+      mesh: of the run, whose devices need not be of this machine.
+      rules: logical to mesh axes.
+    """
+    run = experiment.train
+    return make_train_step(
+        experiment.objective,
+        plan,
+        lambda step: experiment.optimizer.learning_rate(step, run.steps),
+        mesh,
+        rules,
+        seed=run.seed,
+        microbatches=run.microbatches,
+        ema_decay=run.ema_decay,
+        compiler_options=xla_options(mesh.devices.flat[0], run.xla_options),
+    )
 
 
 def set_up(
@@ -58,17 +107,8 @@ def set_up(
     eval_size = run.eval_batch_size or run.batch_size
     check_divisible("train.batch_size", run.batch_size, run.microbatches, mesh, rules)
     check_divisible("train.eval_batch_size", eval_size, 1, mesh, rules)
-    plan = plan_state(
-        objective,
-        experiment.optimizer,
-        mesh,
-        rules,
-        train_steps=run.steps,
-        seed=run.seed,
-        ema=run.ema_decay is not None,
-        freeze=experiment.freeze,
-        bad_steps=experiment.bad_steps,
-    )
+    plan = plan_run(experiment, mesh, rules)
+    check_xla_options(mesh.devices.flat[0], run.xla_options)
     check_memory(plan, mesh)
     copies = plan_copies(sources, plan, objective.vocab_size)
     if jax.process_index() == 0:

@@ -1,6 +1,7 @@
 """One training step and one evaluation step, jitted over a mesh."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,7 @@ def make_train_step(
     seed: int,
     microbatches: int = 1,
     ema_decay: float | None = None,
+    compiler_options: dict[str, Any] | None = None,
 ) -> Callable[..., tuple[State, Metrics]]:
     """Makes the jitted training step: (state, global batch, phase) → (state, metrics).
 
@@ -55,6 +57,7 @@ def make_train_step(
       seed: of the random keys of the rows.
       microbatches: number of microbatches.
       ema_decay: decay of the averaged parameters; None if none are kept.
+      compiler_options: of XLA, see `fmjax.sharding.xla_options`.
     """
 
     def step(state: State, batch: Batch, phase: int = 0) -> tuple[State, Metrics]:
@@ -92,6 +95,7 @@ def make_train_step(
         donate_argnums=0,
         in_shardings=(plan.shardings, batch_sharding(mesh, rules)),
         out_shardings=(plan.shardings, None),
+        compiler_options=compiler_options,
     )
 
 

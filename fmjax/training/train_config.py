@@ -43,6 +43,9 @@ class TrainConfig:
       compilation_cache: folder of compiled programs; None means $FMJAX_CACHE/xla or
         ~/.cache/fmjax/xla; "" for no cache. Files in it are executed as code, so a
         config file that binds it needs --trust.
+      xla_options: (name, value) pairs of XLA's options for the train step, beside those
+        of `fmjax.sharding.xla_options` for the platform; a value of None leaves the
+        compiler's default.
       wandb_project: Weights & Biases project to report to (extra `[wandb]`).
     """
 
@@ -65,6 +68,9 @@ class TrainConfig:
     hang_seconds: float = runtime_field(300.0)
     log_every: int = runtime_field(10)
     compilation_cache: str | None = path(None)
+    xla_options: tuple[tuple[str, bool | int | float | str | None], ...] = (
+        runtime_field(())
+    )
     wandb_project: str | None = runtime_field(None)
 
     def __post_init__(self):

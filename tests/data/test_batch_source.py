@@ -39,6 +39,9 @@ class Counting:
     def row_shapes(self):
         return {"tokens": (4,)}
 
+    def row_dtypes(self):
+        return {"tokens": np.dtype(np.int32)}
+
     def train_batches(self, batch_size, rows, seed):
         return iter([{"tokens": np.zeros((len(rows), 4), np.int32)}])
 

@@ -21,6 +21,14 @@ MISTAKES = {
         ["experiment.optimizer = @adamw", "expected @adamw()"],
     ),
     "old name": (["data.bad_share=0.1"], ["data.max_corrupt_fraction"]),
+    "an option that XLA does not have": (
+        ["train.xla_options=(('xla_cpu_hsat', True),)"],
+        ["train.xla_options", "xla_cpu_hsat"],
+    ),
+    "a value that an option of XLA does not take": (
+        ["train.xla_options=(('xla_cpu_enable_fast_math', 'often'),)"],
+        ["train.xla_options", "xla_cpu_enable_fast_math", "'often'"],
+    ),
     "missing file": (["TEXT_FILE=/no/such.txt"], ["text_files.files", "/no/such.txt"]),
     "unused binding": (["adafactor.clip_norm=1.0"], ["adafactor"]),
     "vocabulary larger than the model's": (
@@ -166,7 +174,7 @@ def test_a_step_that_runs_out_of_memory_is_explained(tiny, tmp_path, verb, monke
         return jnp.ones(1 << 46, jnp.float32).block_until_ready(), {}
 
     step.trace = lambda *args: None
-    monkeypatch.setattr(loop, "make_train_step", lambda *args, **options: step)
+    monkeypatch.setattr(loop, "train_step_of_run", lambda *args, **options: step)
 
     code, _, err = verb("train", *tiny, "--run_dir", tmp_path / "run")
 

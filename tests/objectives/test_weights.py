@@ -4,12 +4,15 @@ import jax
 import numpy as np
 import pytest
 from on_meshes import build, random_state
+from tiers import slow
 from tiny_objectives import OBJECTIVES
 
 from fmjax.training.step import example_keys
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize(
+    "training", [True, slow(False)], ids=["training", "evaluation"]
+)
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_weights_are_known_before_the_loss(name, training):
     objective, batch = OBJECTIVES[name]

@@ -64,6 +64,9 @@ class BatchSource(Protocol):
     def row_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the arrays of a training row, without the batch axis."""
 
+    def row_dtypes(self) -> dict[str, np.dtype]:
+        """Dtypes of the arrays of a training row."""
+
     def train_batches(self, batch_size: int, rows: range, seed: int) -> TrainBatches:
         """Endless training batches.
 

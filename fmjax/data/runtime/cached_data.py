@@ -81,8 +81,14 @@ class CachedData(abc.ABC):
 
     def row_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the arrays of a training row, without the batch axis."""
-        row = self._layout("train").row(empty_record(), np.random.default_rng)
-        return {name: array.shape for name, array in row.items()}
+        return {name: array.shape for name, array in self._empty_row().items()}
+
+    def row_dtypes(self) -> dict[str, np.dtype]:
+        """Dtypes of the arrays of a training row."""
+        return {name: array.dtype for name, array in self._empty_row().items()}
+
+    def _empty_row(self) -> dict[str, np.ndarray]:
+        return self._layout("train").row(empty_record(), np.random.default_rng)
 
     def train_batches(self, batch_size: int, rows: range, seed: int):
         """Endless batches with `get_state`, `set_state`, `close` and `bad_rows`.

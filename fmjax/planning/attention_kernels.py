@@ -1,0 +1,146 @@
+"""Attention kernels of a compiled step: FLOPs of the blocks that they visit.
+
+No compiler estimates how long these take: to it they are calls of foreign code. Both
+kernels go through the scores in blocks and leave out blocks that the mask hides whole.
+"""
+
+import collections as counting
+import re
+
+from fmjax.planning.hlo_instructions import Array, Computation, Instruction
+from fmjax.planning.hlo_module import Module
+
+_FLOATS = ("bf16", "f16", "f32", "f8")
+_CUDNN_BLOCK = 128
+# Other code that is called by name: its time is not known.
+_FOREIGN = ("tpu_custom_call", "mosaic_gpu", "__gpu$xla.gpu.triton")
+
+
+def is_kernel(instruction: Instruction) -> bool:
+    """Whether an instruction calls a kernel that the compiler knows nothing of."""
+    target = instruction.custom_call_target
+    return target.startswith((*_FOREIGN, "__cudnn$fmha"))
+
+
+def kernel_calls(module: Module) -> dict[str, float]:
+    """Calls of each kernel in one step, by its name without a number."""
+    calls = counting.Counter()
+    for computation, instruction in module.scheduled():
+        if is_kernel(instruction):
+            calls[re.sub(r"\.\d+$", "", instruction.name)] += computation.runs
+    return dict(calls)
+
+
+def attention_flops(computation: Computation, instruction: Instruction) -> float | None:
+    """Matrix FLOPs of one execution of an attention kernel; None of any other.
+
+    Splash attention (JAX's Pallas kernel for TPUs) is known by its name, cuDNN's by its
+    target. With queries [T, K] and values [S, V] a head, the scores take 2 T S K FLOPs
+    and the output 2 T S V; instead of T S, the elements of visited blocks count. The
+    gradient takes five such products where one kernel makes all of it, and seven where
+    two do, as both compute the scores and their gradients.
+
+    Args:
+      computation: that the instruction is in.
+      instruction: a custom-call.
+    """
+    if instruction.custom_call_target.startswith("__cudnn$fmha"):
+        return _cudnn_flops(computation, instruction)
+    named = f"{instruction.name} {instruction.op_name}"
+    phase = re.search(r"splash_m[hq]a_(fwd|dkv|dq)", named)
+    if instruction.custom_call_target != "tpu_custom_call" or phase is None:
+        return None
+    return _splash_flops(computation, instruction, phase[1], "_segmented" in named)
+
+
+def visited_blocks(
+    length: int,
+    block: int,
+    across: int,
+    across_block: int,
+    *,
+    widest: int,
+    causal: bool,
+) -> int:
+    """Blocks of the scores that attention visits.
+
+    Args:
+      length: of the sequence that the kernel takes block by block.
+      block: size of these.
+      across: length of the sequence that it goes through for each of them.
+      across_block: size of its blocks.
+      widest: blocks across that it visits at most: fewer than there are in a window.
+      causal: whether blocks that the diagonal does not reach are left out.
+    """
+    rows, columns = -(-length // block), -(-across // across_block)
+    ends = ((row + 1) * block for row in range(rows))
+    reached = (-(-end // across_block) if causal else columns for end in ends)
+    return sum(min(widest, columns, n) for n in reached)
+
+
+def _splash_flops(
+    computation: Computation, i: Instruction, phase: str, segmented: bool
+) -> float:
+    arrays = computation.operand_arrays(i)
+    first = next(n for n, a in enumerate(arrays) if a.dtype.startswith(_FLOATS))
+    query, _, value = arrays[first : first + 3]
+    (T, K), (S, V) = (_length_and_width(i, *a) for a in (("q", query), ("v", value)))
+    # Before the queries: which block comes next and whether it is visited. After the
+    # values: ids of segments, and the positions of queries if the mask is a function
+    # of positions, as causal ones are.
+    grid = next((a.dims[-2:] for a in arrays[:first] if len(a.dims) == 3), None)
+    positions = [a for a in arrays[first + 3 :] if a.dtype == "s32" and len(a.dims) > 1]
+    causal = len(positions) > 2 * segmented
+    if grid is None:
+        visited = float(T * S)
+    else:
+        rows, columns = grid
+        block_q = _block(i, "q") or T // rows
+        block_kv = _block(i, "kv") or S // columns
+        sides = [(T, block_q), (S, block_kv)]
+        widest = columns
+        if phase == "dkv":  # goes through the queries of each block of keys
+            sides, widest = sides[::-1], rows
+        blocks = visited_blocks(*sides[0], *sides[1], widest=widest, causal=causal)
+        visited = float(blocks * block_q * block_kv)
+    if phase == "fwd":
+        widths = K + V
+    elif phase == "dq":
+        widths = 2 * K + V
+    else:  # the queries' gradients, if any, come apart for each block of keys
+        fused = any(len(a.dims) > len(query.dims) for a in i.results)
+        widths = (3 if fused else 2) * K + 2 * V
+    return 2 * (query.size // (T * K)) * visited * widths
+
+
+def _length_and_width(i: Instruction, name: str, array: Array) -> tuple[int, int]:
+    """Sequence length and head width of an array, in the order the kernel notes."""
+    length, width = array.dims[-2:]
+    noted = re.search(rf'{name}_layout\\*": (\d)', i.text)
+    return (width, length) if noted and noted[1] == "2" else (length, width)
+
+
+def _block(i: Instruction, name: str) -> int | None:
+    found = re.search(rf'block_{name}(?:_dq|_dkv)?\\*": (\d+)', i.text)
+    return int(found[1]) if found else None
+
+
+def _cudnn_flops(computation: Computation, i: Instruction) -> float | None:
+    query, _, value = computation.operand_arrays(i)[:3]
+    scores = i.noted("intermediate_tensor_shape")
+    if scores is None:
+        return None
+    B, H, T, S = (int(n) for n in scores["dimensions"])
+    width = int(i.noted("sliding_window_length") or 0)
+    blocks = visited_blocks(
+        T,
+        _CUDNN_BLOCK,
+        S,
+        _CUDNN_BLOCK,
+        widest=-(-width // _CUDNN_BLOCK) + 1 if width else S,
+        causal="CAUSAL" in (i.noted("mask_type") or ""),
+    )
+    share = blocks / (-(-T // _CUDNN_BLOCK) * -(-S // _CUDNN_BLOCK))
+    K, V = query.dims[-1], value.dims[-1]
+    widths = 3 * K + 2 * V if "Backward" in i.custom_call_target else K + V
+    return 2.0 * B * H * T * S * share * widths

@@ -1,0 +1,213 @@
+"""The plan of a run: its real train step, compiled for chips that need not be here."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from fmjax.errors import UserError
+from fmjax.models.flops import visible_keys_alone
+from fmjax.objectives.terms import RowShapes
+from fmjax.planning.attention_kernels import kernel_calls
+from fmjax.planning.collectives import Traffic, collectives, summarize
+from fmjax.planning.hlo_module import parse_module
+from fmjax.planning.step_time import StepTime, predict
+from fmjax.planning.topology import Topology
+from fmjax.sharding.mesh import on_mesh
+from fmjax.sharding.xla_options import xla_options
+from fmjax.training.checks import check_divisible
+from fmjax.training.experiment import Experiment
+from fmjax.training.memory import bytes_per_device
+from fmjax.training.setup import plan_run, train_step_of_run
+from fmjax.training.state import StatePlan
+
+SECONDS_PER_DAY = 86400
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of each device in a train step.
+
+    Attributes:
+      parameters: of the model.
+      optimizer: state of the optimizer, averages and guards.
+      temporaries: of the compiled step: gradients, activations, gathered weights.
+      program: the compiled code.
+      peak: all of these and the batch at once, as XLA assigns them.
+      available: of the device.
+    """
+
+    parameters: int
+    optimizer: int
+    temporaries: int
+    program: int
+    peak: int
+    available: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a train step needs and is predicted to take.
+
+    Attributes:
+      topology: that it was compiled for.
+      mesh: size of every axis, by name.
+      parameters: their number.
+      unit: that the objective counts, such as "tokens".
+      units_per_step: how many of them a global batch has, padding included.
+      steps: of the run.
+      flops_per_step: of the model by the paper's formula, attention counted in full.
+      causal_flops_per_step: the same, but with only the keys that a query may see.
+      memory: of a device.
+      traffic: collectives by kind and axes.
+      kernels: how often each kernel beside XLA's own is called in a step.
+      step_time: predicted.
+      xla_options: that the step was compiled with.
+    """
+
+    topology: Topology
+    mesh: dict[str, int]
+    parameters: int
+    unit: str
+    units_per_step: float
+    steps: int
+    flops_per_step: float
+    causal_flops_per_step: float
+    memory: Memory
+    traffic: list[Traffic]
+    kernels: dict[str, float]
+    step_time: StepTime
+    xla_options: dict[str, Any]
+
+    def mfu(self, seconds: float, causal: bool = False) -> float:
+        """Model FLOPs utilization at a step time, in one of both conventions."""
+        flops = self.causal_flops_per_step if causal else self.flops_per_step
+        topology = self.topology
+        return flops / (seconds * topology.chip.peak_flops * topology.chips)
+
+    def units_per_second(self, seconds: float) -> float:
+        """Throughput of all chips at a step time."""
+        return self.units_per_step / seconds
+
+    def days(self, seconds: float) -> float:
+        """Days until the last step at a step time."""
+        return self.steps * seconds / SECONDS_PER_DAY
+
+
+class DoesNotFit(UserError):
+    """The step does not fit the memory of a device."""
+
+
+def make_plan(
+    experiment: Experiment,
+    topology: Topology,
+    say: Callable[[str], None] = lambda text: None,
+) -> Plan:
+    """Compiles the train step of an experiment for a topology and reads the result.
+
+    Args:
+      experiment: with data and an optimizer; its caches need not be built.
+      topology: from `fmjax.planning.topology.make_topology`.
+      say: told what is being done.
+
+    Raises:
+      UserError: the mesh or the batch does not fit the chips.
+      DoesNotFit: a device has too little memory, by the compiler's own account.
+    """
+    run, data, objective = experiment.train, experiment.data, experiment.objective
+    mesh, rules = experiment.mesh.build(topology.devices), experiment.mesh.all_rules
+    check_divisible("train.batch_size", run.batch_size, run.microbatches, mesh, rules)
+    state = plan_run(experiment, mesh, rules)
+    step = train_step_of_run(experiment, state, mesh, rules)
+    rows, dtypes = data.row_shapes(), data.row_dtypes()
+    batch = {
+        name: jax.ShapeDtypeStruct((run.batch_size, *shape), dtypes[name])
+        for name, shape in rows.items()
+    }
+    say(state.describe(mesh))
+    with on_mesh(mesh, rules):
+        say("tracing the train step")
+        lowered = step.lower(state.shapes, batch)
+        say(f"compiling it for {topology.chips} {topology.chip.name}")
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            raise _does_not_fit(error, topology) or error from None
+    say("reading the program")
+    memory = _memory(compiled, state, topology)
+    if memory.peak > memory.available:
+        raise _too_large(memory.peak, memory.available, topology)
+    module = parse_module(compiled.as_text())
+    shape = dict(mesh.shape)
+    params = state.shapes.params
+    flops = objective.train_flops_per_row(params, rows) * run.batch_size
+    with visible_keys_alone():
+        causal = objective.train_flops_per_row(params, rows) * run.batch_size
+    return Plan(
+        topology=topology,
+        mesh=shape,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        unit=objective.unit,
+        units_per_step=run.batch_size * units_per_row(objective.unit, rows),
+        steps=run.steps,
+        flops_per_step=flops,
+        causal_flops_per_step=causal,
+        memory=memory,
+        traffic=summarize(collectives(module, shape)),
+        kernels=kernel_calls(module),
+        step_time=predict(
+            module, topology.chip.of_device(), shape, torus=topology.shape
+        ),
+        xla_options=xla_options(topology.devices[0], run.xla_options),
+    )
+
+
+def units_per_row(unit: str, rows: RowShapes) -> int:
+    """What a row adds to an objective's unit: its targets, or one image or pair."""
+    if unit != "tokens":
+        return 1
+    return math.prod(rows["targets"] if "targets" in rows else rows["tokens"])
+
+
+def _memory(
+    compiled: jax.stages.Compiled, state: StatePlan, topology: Topology
+) -> Memory:
+    found = compiled.memory_analysis()
+    parameters = bytes_per_device(state.shapes.params)
+    whole = (
+        found.argument_size_in_bytes
+        + found.output_size_in_bytes
+        - found.alias_size_in_bytes
+    )
+    program = found.generated_code_size_in_bytes
+    return Memory(
+        parameters=parameters,
+        optimizer=bytes_per_device(state.shapes) - parameters,
+        temporaries=found.temp_size_in_bytes,
+        program=program,
+        peak=whole + found.temp_size_in_bytes + program,
+        available=int(topology.chip.memory_bytes / topology.chip.devices_per_chip),
+    )
+
+
+def _does_not_fit(error: Exception, topology: Topology) -> DoesNotFit | None:
+    """The compiler's out-of-memory error in words; None for any other error."""
+    # libtpu: "Used 17.30G of 15.75G hbm."
+    found = re.search(r"Used ([\d.]+)([KMGT])\w* of ([\d.]+)([KMGT])", str(error))
+    if "RESOURCE_EXHAUSTED" not in str(error) or not found:
+        return None
+    scale = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    needed, available = (
+        float(found[place]) * scale[found[place + 1]] for place in (1, 3)
+    )
+    return _too_large(needed, available, topology)
+
+
+def _too_large(needed: float, available: float, topology: Topology) -> DoesNotFit:
+    return DoesNotFit(
+        f"the step needs {needed / 2**30:,.2f} GiB on each of {topology.chips} "
+        f"{topology.chip.name}, which have {available / 2**30:,.2f} GiB"
+    )

@@ -1,0 +1,154 @@
+"""Devices to compile for: of a TPU slice, of GPUs, or virtual CPU devices instead."""
+
+import dataclasses
+import importlib.util
+import os
+import pathlib
+
+import jax
+from jax.experimental import topologies
+
+from fmjax.errors import UserError
+from fmjax.sharding.chips import CHIPS, Chip
+
+# Names of slices in libtpu, where they are not those of the chips.
+_LIBTPU_NAMES = {"v7x": "tpu7x"}
+# A chip of these has two cores, which work as one device.
+_MEGACORE = ("v4",)
+GPU_TARGETS = pathlib.Path(__file__).parent / "gpu_targets"
+_CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """Devices that a step is compiled for.
+
+    Attributes:
+      chip: that the plan is for.
+      chips: their number.
+      shape: of the slice, in chips; empty for GPUs.
+      devices: of JAX, in its order.
+      compiler: "tpu" or "gpu", the chips' own; "cpu" where that is not installed, and
+        the devices are virtual ones of the CPU.
+    """
+
+    chip: Chip
+    chips: int
+    shape: tuple[int, ...]
+    devices: tuple[jax.Device, ...]
+    compiler: str
+
+
+def find_chip(name: str) -> Chip:
+    """The chip of that name.
+
+    Raises:
+      UserError: there is none.
+    """
+    if name not in CHIPS:
+        raise UserError(f"--chip {name}: expected one of {', '.join(CHIPS)}.")
+    return CHIPS[name]
+
+
+def compiler_of(chip: Chip) -> str:
+    """The platform whose compiler is installed here for a chip; "cpu" for none."""
+    modules = ("libtpu",) if chip.platform == "tpu" else _CUDA_PLUGINS
+    here = any(importlib.util.find_spec(module) for module in modules)
+    return chip.platform if here else "cpu"
+
+
+def make_topology(chip: Chip, chips: int) -> Topology:
+    """The devices of one slice of TPUs, or of hosts of GPUs.
+
+    Args:
+      chip: from `find_chip`.
+      chips: how many.
+
+    Raises:
+      UserError: there is no such slice; or too few virtual CPU devices were made, see
+        `fmjax.sharding.processes.use_virtual_devices`.
+    """
+    compiler = compiler_of(chip)
+    shape = slice_shape(chip, chips)
+    if compiler == "tpu":
+        devices = _tpu_devices(chip, shape)
+    elif compiler == "gpu":
+        devices = _gpu_devices(chip, chips)
+    else:
+        devices = jax.devices("cpu")
+        needed = chips * chip.devices_per_chip
+        if len(devices) < needed:
+            raise UserError(
+                f"--chips {chips}: {needed} virtual devices are needed, found "
+                f"{len(devices)}."
+            )
+        devices = devices[:needed]
+    return Topology(chip, chips, shape, tuple(devices), compiler)
+
+
+def slice_shape(chip: Chip, chips: int) -> tuple[int, ...]:
+    """Sides of a slice of that many chips, the smallest first; () for GPUs.
+
+    Slices are as near to a square or a cube as powers of two allow, as Cloud TPU offers
+    them.
+
+    Raises:
+      UserError: there is no such slice, or part of a host is asked for.
+    """
+    sides = chip.torus_dimensions
+    if not sides:
+        host = chip.chips_per_host
+        if chips < 1 or (chips > host and chips % host):
+            raise UserError(
+                f"--chips {chips}: expected whole hosts of {host} {chip.name}, or up "
+                f"to {host} in one."
+            )
+        return ()
+    largest = 256 if sides == 2 else 4096
+    if chips < 4 or chips & (chips - 1) or chips > largest:
+        raise UserError(
+            f"--chips {chips}: a slice of {chip.name} has 4, 8, 16, … or {largest} "
+            "chips."
+        )
+    exponent = chips.bit_length() - 1
+    shape = [2 ** (exponent // sides)] * sides
+    for place in range(exponent % sides):
+        shape[-1 - place] *= 2
+    return tuple(shape)
+
+
+def _tpu_devices(chip: Chip, shape: tuple[int, ...]) -> list[jax.Device]:
+    """Devices of a slice; libtpu then neither looks for chips nor for a network."""
+    for name, value in (
+        ("TPU_SKIP_MDS_QUERY", "1"),
+        ("TPU_ACCELERATOR_TYPE", "v5litepod-4"),
+        ("TPU_WORKER_HOSTNAMES", "localhost"),
+        ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
+    ):
+        os.environ.setdefault(name, value)
+    options = {}
+    if chip.name in _MEGACORE:
+        options = {
+            "chip_config_name": "megacore",
+            "chips_per_host_bounds": (2, 2, 1),
+            "num_slices": 1,
+            "wrap": (True,) * 3,
+        }
+    name = _LIBTPU_NAMES.get(chip.name, chip.name)
+    sides = "x".join(map(str, shape))
+    found = topologies.get_topology_desc(f"{name}:{sides}", platform="tpu", **options)
+    return found.devices
+
+
+def _gpu_devices(chip: Chip, chips: int) -> list[jax.Device]:
+    """Devices of hosts of GPUs, by the target that XLA describes the GPU with."""
+    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+    hosts = max(1, chips // chip.chips_per_host)
+    target = (GPU_TARGETS / f"{chip.name}.textproto").read_text(encoding="utf-8")
+    found = topologies.get_topology_desc(
+        chip.name,
+        platform="cuda",
+        topology=f"1x{hosts}x{chips // hosts}",
+        target_config=target,
+    )
+    return found.devices

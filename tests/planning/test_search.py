@@ -1,0 +1,89 @@
+"""The search over meshes, microbatches and rematerialization, and steps too large."""
+
+import dataclasses
+import math
+from types import SimpleNamespace
+
+import pytest
+from planning.test_plan import TEXT, TINY
+
+from fmjax.config.load import load_experiment
+from fmjax.planning import topology
+from fmjax.planning.plan import DoesNotFit, make_plan
+from fmjax.planning.search import Trial, search, try_bindings
+from fmjax.sharding.chips import CHIPS
+
+# Of a model of time and memory: tensor parallelism takes longer, rematerialization too.
+SECONDS = {"full": 1.3, "attention": 1.2, "weights": 1.1, "none": 1.0}
+KEPT = {"full": 1, "attention": 2, "weights": 4, "none": 8}
+
+
+class Attempts:
+    """Trials by formula; counts them."""
+
+    def __init__(self, memory):
+        self.memory, self.made = memory, []
+
+    def __call__(self, bindings):
+        self.made.append(bindings)
+        values = dict(binding.split("=") for binding in bindings)
+        remat = values["transformer.remat"].strip("'")
+        tensor = int(values["mesh.tensor"])
+        pieces = int(values["train.microbatches"])
+        sharded = values["mesh.fsdp"] == "-1"
+        if values["mesh.expert"] != "1":
+            return Trial(bindings, None, "no experts")
+        needed = (4 if sharded else 32) + 8 * KEPT[remat] / pieces / tensor
+        if needed > self.memory:
+            return Trial(bindings, None, "too much", too_large=True)
+        seconds = SECONDS[remat] * (1 + 0.1 * tensor) * (1 + 0.05 * pieces)
+        seconds *= 1 if sharded else 0.9
+        time = SimpleNamespace(low_s=seconds, high_s=seconds)
+        return Trial(bindings, SimpleNamespace(step_time=time))
+
+
+@pytest.mark.parametrize(
+    ("memory", "best"),
+    [
+        # All of the state on every device is fastest where it fits.
+        (100, ["mesh.data=-1", "train.microbatches=1", "transformer.remat='none'"]),
+        (20, ["mesh.fsdp=-1", "train.microbatches=1", "transformer.remat='attention'"]),
+        (9, ["mesh.fsdp=-1", "train.microbatches=2", "transformer.remat='full'"]),
+    ],
+)
+def test_the_fastest_that_fits_comes_first(memory, best):
+    trials = search(Attempts(memory), devices=16)
+    assert set(best) <= set(trials[0].bindings)
+    seconds = [trial.seconds for trial in trials]
+    assert seconds == sorted(seconds)
+
+
+def test_nothing_fits():
+    attempts = Attempts(memory=1)
+    trials = search(attempts, devices=8)
+    assert all(trial.plan is None and trial.seconds == math.inf for trial in trials)
+    # Four microbatches of each of the four meshes of eight devices.
+    assert len(attempts.made) == 4 * 4
+
+
+def test_the_first_that_fits_ends_it():
+    attempts = Attempts(memory=9)
+    trials = search(attempts, devices=16, first_that_fits=True)
+    assert trials[0].plan is not None
+    assert len(attempts.made) == 2
+
+
+def test_a_step_that_is_too_large_is_refused_with_what_it_needs(monkeypatch):
+    monkeypatch.setattr(topology, "compiler_of", lambda chip: "cpu")
+    small = dataclasses.replace(CHIPS["h100"], memory_bytes=2e5)
+    devices = topology.make_topology(small, 8)
+    with pytest.raises(DoesNotFit, match=r"needs 0.00 GiB on each of 8 h100"):
+        make_plan(load_experiment(TINY, [TEXT]), devices)
+
+    def load(bindings):
+        return load_experiment(TINY, [TEXT, *bindings])
+
+    assert try_bindings(load, devices, ()).too_large
+    refused = try_bindings(load, devices, ("mesh.data=3",))
+    assert not refused.too_large
+    assert "mesh" in refused.refusal

@@ -1,0 +1,71 @@
+"""Slices and hosts that a plan is for, and what is refused."""
+
+import math
+
+import pytest
+
+from fmjax.errors import UserError
+from fmjax.planning import topology
+from fmjax.planning.topology import find_chip, make_topology, slice_shape
+from fmjax.sharding.chips import CHIPS
+
+
+def test_an_unknown_chip_is_refused_with_the_known_ones():
+    with pytest.raises(UserError, match=r"--chip v9: expected one of v4, v5e"):
+        find_chip("v9")
+
+
+@pytest.mark.parametrize(
+    ("chip", "chips", "shape"),
+    [
+        ("v5e", 4, (2, 2)),
+        ("v5e", 8, (2, 4)),
+        ("v6e", 256, (16, 16)),
+        ("v5p", 4, (1, 2, 2)),
+        ("v5p", 256, (4, 8, 8)),
+        ("v4", 4096, (16, 16, 16)),
+        ("h100", 8, ()),
+    ],
+)
+def test_slices_are_as_near_to_squares_and_cubes_as_can_be(chip, chips, shape):
+    assert slice_shape(CHIPS[chip], chips) == shape
+    assert not shape or math.prod(shape) == chips
+
+
+@pytest.mark.parametrize(
+    ("chip", "chips", "says"),
+    [
+        ("v5e", 24, "4, 8, 16, … or 256"),
+        ("v5e", 512, "4, 8, 16, … or 256"),
+        ("v5p", 2, "4, 8, 16, … or 4096"),
+        ("h100", 12, "whole hosts of 8 h100"),
+        ("h100", 0, "whole hosts of 8 h100"),
+    ],
+)
+def test_other_counts_are_refused(chip, chips, says):
+    with pytest.raises(UserError, match=f"--chips {chips}: .*{says}"):
+        slice_shape(CHIPS[chip], chips)
+
+
+@pytest.mark.parametrize("chip", ["v4", "v5e", "v5p", "v6e", "v7x"])
+def test_libtpu_knows_every_tpu(chip):
+    found = make_topology(CHIPS[chip], 8)
+    assert found.compiler == "tpu"
+    assert len(found.devices) == 8 * CHIPS[chip].devices_per_chip
+    kinds = {device.device_kind for device in found.devices}
+    assert all(any(name in kind for name in CHIPS[chip].kinds) for kind in kinds)
+
+
+def test_without_a_compiler_of_the_chip_there_are_virtual_devices(monkeypatch):
+    monkeypatch.setattr(topology, "compiler_of", lambda chip: "cpu")
+    assert make_topology(CHIPS["v5e"], 8).devices[0].platform == "cpu"
+    with pytest.raises(UserError, match="16 virtual devices are needed, found 8"):
+        make_topology(CHIPS["v5e"], 16)
+
+
+def test_every_gpu_has_a_target():
+    for chip in CHIPS.values():
+        if chip.platform == "gpu":
+            target = (topology.GPU_TARGETS / f"{chip.name}.textproto").read_text()
+            assert f"memory_bandwidth: {chip.memory_bandwidth:.0f}\n" in target
+            assert f"device_memory_size: {chip.memory_bytes:.0f}\n" in target
