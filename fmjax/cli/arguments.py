@@ -82,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
         "--json", type=pathlib.Path, metavar="FILE", help="file to write the figures to"
     )
     sub.add_argument(
+        "--hlo", type=pathlib.Path, metavar="FILE", help="file to write the program to"
+    )
+    sub.add_argument(
         "--search",
         action="store_true",
         help="also try other meshes, microbatches and rematerialization",

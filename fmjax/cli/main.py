@@ -98,7 +98,7 @@ def _plan(args) -> None:
     experiment, topology = load(), make_topology(chip, args.chips)
     plan, error = None, None
     try:
-        plan = make_plan(experiment, topology, say)
+        plan = make_plan(experiment, topology, say, args.hlo)
         report.show(plan, Console())
     except DoesNotFit as found:
         error = found

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 import re
 from collections.abc import Callable
 from typing import Any
@@ -66,6 +67,8 @@ class Plan:
       kernels: how often each kernel beside XLA's own is called in a step.
       step_time: predicted.
       xla_options: that the step was compiled with.
+      unknown_loops: names of loops that are counted as one execution, since their
+        number could not be read.
     """
 
     topology: Topology
@@ -81,6 +84,7 @@ class Plan:
     kernels: dict[str, float]
     step_time: StepTime
     xla_options: dict[str, Any]
+    unknown_loops: tuple[str, ...]
 
     def mfu(self, seconds: float, causal: bool = False) -> float:
         """Model FLOPs utilization at a step time, in one of both conventions."""
@@ -105,6 +109,7 @@ def make_plan(
     experiment: Experiment,
     topology: Topology,
     say: Callable[[str], None] = lambda text: None,
+    hlo: pathlib.Path | None = None,
 ) -> Plan:
     """Compiles the train step of an experiment for a topology and reads the result.
 
@@ -112,6 +117,7 @@ def make_plan(
       experiment: with data and an optimizer; its caches need not be built.
       topology: from `fmjax.planning.topology.make_topology`.
       say: told what is being done.
+      hlo: file that the compiled program is written to.
 
     Raises:
       UserError: the mesh or the batch does not fit the chips.
@@ -130,7 +136,10 @@ def make_plan(
     say(state.describe(mesh))
     with on_mesh(mesh, rules):
         say("tracing the train step")
-        lowered = step.lower(state.shapes, batch)
+        try:
+            lowered = step.lower(state.shapes, batch)
+        except RuntimeError as error:
+            raise _without_cudnn(error) or error from None
         say(f"compiling it for {topology.chips} {topology.chip.name}")
         try:
             compiled = lowered.compile()
@@ -140,7 +149,10 @@ def make_plan(
     memory = _memory(compiled, state, topology)
     if memory.peak > memory.available:
         raise _too_large(memory.peak, memory.available, topology)
-    module = parse_module(compiled.as_text())
+    text = compiled.as_text()
+    if hlo is not None:
+        hlo.write_text(text, encoding="utf-8")
+    module = parse_module(text)
     shape = dict(mesh.shape)
     params = state.shapes.params
     flops = objective.train_flops_per_row(params, rows) * run.batch_size
@@ -162,6 +174,7 @@ def make_plan(
             module, topology.chip.of_device(), shape, torus=topology.shape
         ),
         xla_options=xla_options(topology.devices[0], run.xla_options),
+        unknown_loops=module.unknown_loops,
     )
 
 
@@ -190,6 +203,16 @@ def _memory(
         program=program,
         peak=whole + found.temp_size_in_bytes + program,
         available=int(topology.chip.memory_bytes / topology.chip.devices_per_chip),
+    )
+
+
+def _without_cudnn(error: RuntimeError) -> UserError | None:
+    """What to do where JAX does not find cuDNN; None for any other error."""
+    if "cuDNN" not in str(error):
+        return None
+    return UserError(
+        f"{str(error).rstrip('.')}: a plan with cuDNN's attention needs its libraries "
+        "(extra plan-gpu) on LD_LIBRARY_PATH; transformer.attention = 'xla' does not."
     )
 
 

@@ -40,6 +40,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "kernels": plan.kernels,
         "step_time": dataclasses.asdict(time),
         "xla_options": plan.xla_options,
+        "unknown_loops": list(plan.unknown_loops),
         "predicted": {
             name: {
                 "step_s": seconds,
@@ -142,6 +143,8 @@ def _time_rows(plan: Plan) -> Iterator[tuple[str, str]]:
     )
     if time.uncounted_kernels:
         yield "no time counted for", ", ".join(time.uncounted_kernels)
+    if plan.unknown_loops:
+        yield "loops counted once", ", ".join(plan.unknown_loops)
 
 
 def _traffic_rows(plan: Plan) -> Iterator[tuple[str, str]]:
