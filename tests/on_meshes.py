@@ -40,7 +40,14 @@ def run_steps(
 ) -> Result:
     """Gradients of the first batch, losses of training steps; None is one device."""
     mesh, rules = build(mesh_config)
-    plan = plan_state(objective, OPTIMIZER, mesh, rules, train_steps=STEPS)
+    plan = plan_state(
+        objective,
+        OPTIMIZER,
+        mesh,
+        rules,
+        train_steps=STEPS,
+        optimizer_rules=mesh_config and mesh_config.optimizer_rules,
+    )
     state = plan.init()
     first, gradients = gradients_of(
         objective, batch(0), mesh_config, microbatches, state

@@ -21,6 +21,7 @@ from fmjax.sharding.mesh import (
     local_rows,
     on_mesh,
 )
+from fmjax.sharding.xla_options import xla_options
 from fmjax.training.checkpoint.saved_state import restore_model
 from fmjax.training.checks import check_divisible
 from fmjax.training.evaluate import evaluate
@@ -72,10 +73,11 @@ def evaluate_run(
     data.wait_until_prepared()
     variables, step = restore_model(folder, objective, mesh, rules, step)
     sharding = batch_sharding(mesh, rules)
+    options = xla_options(mesh.devices.flat[0], experiment.train.xla_options)
     batches = data.eval_batches(size, local_rows(sharding, size))
     with on_mesh(mesh, rules):
         values = evaluate(
-            make_eval_step(objective),
+            make_eval_step(objective, options),
             variables,
             batches,
             lambda batch: global_batch(batch, sharding, size),

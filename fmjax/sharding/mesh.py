@@ -33,6 +33,9 @@ class MeshConfig:
       expert: expert parallelism: shards of the batch and of the experts of a mixture.
       context: shards of the sequence. Not used yet.
       tensor: tensor parallelism: shards of heads, feed-forward layers and vocabulary.
+      zero1: shards the state of the optimizer and averaged parameters over data too;
+        the parameters stay whole on each of data's replicas (ZeRO-1, Rajbhandari et
+        al. 2020).
       rules: pairs of a logical axis and a mesh axis, several, or None, which take
         precedence over `fmjax.sharding.rules.DEFAULT_RULES`.
     """
@@ -43,6 +46,7 @@ class MeshConfig:
     expert: int = runtime_field(1)
     context: int = runtime_field(1)
     tensor: int = runtime_field(1)
+    zero1: bool = runtime_field(False)
     rules: LogicalRules = runtime_field(())
 
     def __post_init__(self):
@@ -74,6 +78,18 @@ class MeshConfig:
         """The rules of this mesh: its own first, then the defaults."""
         own = {name for name, _ in self.rules}
         return self.rules + tuple(r for r in DEFAULT_RULES if r[0] not in own)
+
+    @property
+    def optimizer_rules(self) -> LogicalRules:
+        """The rules of the optimizer's state and of averaged parameters."""
+
+        def target(name, axes):
+            if name != "embed" or not self.zero1:
+                return axes
+            axes = (axes,) if isinstance(axes, str) else axes or ()
+            return (*axes, "data")
+
+        return tuple((name, target(name, axes)) for name, axes in self.all_rules)
 
     def sizes(self, num_devices: int) -> tuple[int, ...]:
         """The size of every axis on `num_devices` devices, in the order of `AXES`.

@@ -12,7 +12,8 @@ LogicalRules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
 # Parameters: FSDP shards the width, which every matrix has (ZeRO-3), tensor parallelism
 # the other side (Megatron-LM, Shoeybi et al. 2019). Activations: the batch is sharded
-# over data, fsdp and expert, heads and hidden units over tensor, the width not at all.
+# over data, fsdp and expert, heads and hidden units over tensor, the width not at all;
+# between layers, where there are neither heads nor hidden units, tensor shards length.
 # Inside a mixture of experts, and only there, the expert axis shards experts instead of
 # rows (GShard, Lepikhin et al. 2021).
 DEFAULT_RULES: LogicalRules = (
@@ -33,6 +34,7 @@ DEFAULT_RULES: LogicalRules = (
     ("patch_y", None),
     ("patch_x", None),
     ("channel", None),
+    ("act_length", "tensor"),
     ("act_embed", None),
     ("act_heads", "tensor"),
     ("act_kv_heads", "tensor"),

@@ -5,8 +5,10 @@ LIBTPU_INIT_ARGS have to be set, and a plan for chips that are not here is compi
 the run will be.
 """
 
+import contextlib
+import contextvars
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 
@@ -36,6 +38,9 @@ class XlaOption:
     chips: tuple[str, ...] | None = None
 
 
+SCOPED_VMEM = "xla_tpu_scoped_vmem_limit_kib"
+_compiled_with: contextvars.ContextVar[Mapping[str, Value] | None]
+_compiled_with = contextvars.ContextVar("compiled_with", default=None)
 _MAXTEXT = "MaxText, benchmarks/xla_flags_library.py"
 _JAX_GPU = "docs.jax.dev/en/latest/gpu_performance_tips.html"
 _ASYNC = "collectives run beside the products of the same layer"
@@ -43,7 +48,7 @@ _ASYNC = "collectives run beside the products of the same layer"
 XLA_OPTIONS: dict[str, tuple[XlaOption, ...]] = {
     "tpu": (
         XlaOption(
-            "xla_tpu_scoped_vmem_limit_kib",
+            SCOPED_VMEM,
             98304,
             "products and attention kernels take larger blocks; the default of 16 MiB "
             "is an eighth of the vector memory of these chips",
@@ -119,6 +124,21 @@ def xla_options(device: jax.Device, changes: Changes) -> dict[str, Value]:
     }
     options |= dict(changes)
     return {name: value for name, value in options.items() if value is not None}
+
+
+@contextlib.contextmanager
+def compiled_with(options: Mapping[str, Value] | None) -> Iterator[None]:
+    """Context manager: what is traced inside will be compiled with these options."""
+    token = _compiled_with.set(options)
+    try:
+        yield
+    finally:
+        _compiled_with.reset(token)
+
+
+def option_of_trace(name: str) -> Value | None:
+    """The option that what is being traced will be compiled with; None for none."""
+    return (_compiled_with.get() or {}).get(name)
 
 
 def check_xla_options(device: jax.Device, changes: Changes) -> None:

@@ -16,7 +16,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from fmjax.models.layers.logical_axes import residual_length_axis
 from fmjax.models.layers.transformer import Stack
+from fmjax.sharding.mesh import on_mesh
 from fmjax.sharding.rules import LogicalRules
 
 
@@ -74,12 +76,17 @@ def kept_bytes(
       mesh: of the run.
       rules: logical to mesh axes.
     """
-    spec = nn.logical_to_mesh_axes(("batch", "length", "act_embed"), rules)
-    names = [axes for axes in spec or () if axes is not None]
-    axes = [a for each in names for a in ((each,) if isinstance(each, str) else each)]
-    shards = math.prod(mesh.shape[axis] for axis in axes)
+
+    def shards(stack: StackInputs) -> int:
+        with on_mesh(mesh, rules):
+            length = residual_length_axis(stack.shape[2])
+        spec = nn.logical_to_mesh_axes(("batch", length, "act_embed"), rules)
+        names = [axes for axes in spec or () if axes is not None]
+        each = [(name,) if isinstance(name, str) else name for name in names]
+        return math.prod(mesh.shape[axis] for axes in each for axis in axes)
+
     return sum(
-        math.prod(stack.shape) * stack.itemsize / shards
+        math.prod(stack.shape) * stack.itemsize / shards(stack)
         for stack in stacks.values()
         if any(jax.tree.leaves(_at(trained, (*stack.path, "layers"))))
     )

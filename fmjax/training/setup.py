@@ -54,6 +54,7 @@ def plan_run(
         ema=run.ema_decay is not None,
         freeze=experiment.freeze,
         bad_steps=experiment.bad_steps,
+        optimizer_rules=experiment.mesh.optimizer_rules,
     )
 
 

@@ -73,6 +73,8 @@ class StatePlan:
       bad_steps: the policy for bad steps.
       shapes: a State of ShapeDtypeStructs with their shardings.
       shardings: a State of NamedShardings.
+      update_shardings: NamedShardings like the parameters, of gradients and updates
+        where the optimizer's state is sharded further than they are; None elsewhere.
       init: () → State, compiled; makes each leaf in its sharding.
     """
 
@@ -82,6 +84,7 @@ class StatePlan:
     bad_steps: BadSteps
     shapes: State
     shardings: State
+    update_shardings: Any
     init: Any
 
     def describe(self, mesh: jax.sharding.Mesh) -> str:
@@ -114,6 +117,7 @@ def plan_state(
     ema: bool = False,
     freeze: Sequence[Freeze] = (),
     bad_steps: BadSteps = STOP,
+    optimizer_rules: LogicalRules | None = None,
 ) -> StatePlan:
     """Plans the state of a run; nothing is allocated.
 
@@ -127,9 +131,13 @@ def plan_state(
       ema: whether to keep averaged parameters.
       freeze: parameters that are not trained before a given step, or never.
       bad_steps: the policy for bad steps.
+      optimizer_rules: logical to mesh axes of the optimizer's state and of averaged
+        parameters; None for those of the parameters.
     """
     axes, shapes = abstract_variables(objective)
-    specs = param_specs(axes, shapes, mesh, rules)
+    specs = kept = param_specs(axes, shapes, mesh, rules)
+    if optimizer_rules not in (None, rules):
+        kept = param_specs(axes, shapes, mesh, optimizer_rules)
     freezing = plan_freezing(freeze, shapes["params"])
     tx = optimizer.build(axes["params"], train_steps, freezing)
     guard = jax.eval_shape(bad_steps.init)
@@ -138,8 +146,8 @@ def plan_state(
             step=jax.sharding.PartitionSpec(),
             params=specs["params"],
             extra={name: tree for name, tree in specs.items() if name != "params"},
-            opt_state=state_specs(tx, shapes["params"], specs["params"]),
-            ema=freezing.ever_trained(specs["params"]) if ema else None,
+            opt_state=state_specs(tx, shapes["params"], kept["params"]),
+            ema=freezing.ever_trained(kept["params"]) if ema else None,
             guard=jax.tree.map(lambda _: jax.sharding.PartitionSpec(), guard),
         ),
         mesh,
@@ -171,4 +179,5 @@ def plan_state(
         with on_mesh(mesh, rules):
             return compiled()
 
-    return StatePlan(axes, tx, freezing, bad_steps, shapes, shardings, make)
+    updates = None if kept is specs else named_shardings(kept["params"], mesh)
+    return StatePlan(axes, tx, freezing, bad_steps, shapes, shardings, updates, make)

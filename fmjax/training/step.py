@@ -13,6 +13,7 @@ from fmjax.objectives.terms import Batch
 from fmjax.optim.parametrization import average, combine
 from fmjax.sharding.mesh import batch_sharding
 from fmjax.sharding.rules import LogicalRules
+from fmjax.sharding.xla_options import compiled_with
 from fmjax.training.accumulation import Metrics, accumulate
 from fmjax.training.state import State, StatePlan
 
@@ -64,9 +65,15 @@ def make_train_step(
         rows = next(iter(batch.values())).shape[0]
         keys = example_keys(seed, state.step, rows)
         trained = plan.freezing.partition(state.params, phase)
-        grads, metrics, extra = accumulate(
-            objective, state, batch, keys, microbatches, trained
-        )
+        with compiled_with(compiler_options):
+            grads, metrics, extra = accumulate(
+                objective, state, batch, keys, microbatches, trained
+            )
+        if plan.update_shardings is not None:
+            # Reduced to where the optimizer's state is, instead of everywhere.
+            grads = jax.lax.with_sharding_constraint(
+                grads, plan.freezing.partition(plan.update_shardings, phase)
+            )
         metrics["grad_norm"] = optax.global_norm(grads)
         metrics["learning_rate"] = jnp.float32(learning_rate(state.step))
         updates, opt_state = plan.transformation.update(grads, state.opt_state, trained)
@@ -100,17 +107,22 @@ def make_train_step(
 
 
 def make_eval_step(
-    objective: Objective,
+    objective: Objective, compiler_options: dict[str, Any] | None = None
 ) -> Callable[[dict, Batch], tuple[Sums, Sums, jax.Array]]:
     """Makes the jitted evaluation step: (variables, global batch) → sums to add up.
 
     The sums are (sum, weight) of each term, (sum, weight) of each ratio, and the number
     of targets in the objective's unit. A term's sum includes its coefficient, so the
     loss is Σ sum / weight. Collections that the loss returns are discarded.
+
+    Args:
+      objective: the training objective.
+      compiler_options: of XLA, see `fmjax.sharding.xla_options`.
     """
 
     def step(variables: dict, batch: Batch):
-        out = objective.loss(variables, batch, None)
+        with compiled_with(compiler_options):
+            out = objective.loss(variables, batch, None)
         shares = {
             name: (term.coefficient * term.sum, term.weight)
             for name, term in out.terms.items()
@@ -119,4 +131,4 @@ def make_eval_step(
         # The first term is selected here: jit returns dicts sorted by name.
         return shares, ratios, next(iter(objective.weights(batch).values()))
 
-    return jax.jit(step)
+    return jax.jit(step, compiler_options=compiler_options)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from fmjax.sharding.mesh import global_batch, local_rows
+from fmjax.sharding.xla_options import xla_options
 from fmjax.training.evaluate import evaluate
 from fmjax.training.step import make_eval_step
 
@@ -72,7 +73,9 @@ class Validation:
         batch_size: int,
     ):
         self._experiment = experiment
-        self._step = make_eval_step(experiment.objective)
+        device = sharding.mesh.devices.flat[0]
+        options = xla_options(device, experiment.train.xla_options)
+        self._step = make_eval_step(experiment.objective, options)
         self._sharding, self._size = sharding, batch_size
 
     def __call__(self, variables: dict, last: bool) -> dict[str, float]:

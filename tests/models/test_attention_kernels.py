@@ -25,6 +25,7 @@ from fmjax.models.layers.attention_mask import (
 from fmjax.models.layers.position_bias import Alibi
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.sharding.mesh import MeshConfig, on_mesh
+from fmjax.sharding.xla_options import SCOPED_VMEM, compiled_with
 
 B, T, K = 2, 256, 16
 SEGMENTS = np.repeat([[1, 2, 3, 0], [1, 2, 3, 0]], [100, 60, 70, 26], axis=1)
@@ -311,3 +312,15 @@ def test_blocks_divide_the_length_and_grow_with_the_chip():
             sizes = splash_blocks.block_sizes(length, 2 * length, kind)
             assert length % sizes.block_q == 0
             assert 2 * length % sizes.block_kv == 0
+
+
+def test_blocks_are_larger_where_a_program_is_compiled_with_much_vmem():
+    def largest(options):
+        with compiled_with(options):
+            return splash_blocks.block_sizes(8192, 8192, "TPU v5 lite").block_q
+
+    assert largest(None) == 1024
+    assert largest({SCOPED_VMEM: 16384}) == 1024
+    assert largest({SCOPED_VMEM: 98304}) == 2048
+    with compiled_with({SCOPED_VMEM: 98304}):
+        assert splash_blocks.block_sizes(8192, 8192, "TPU v4").block_q == 512

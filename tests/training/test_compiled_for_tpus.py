@@ -10,6 +10,8 @@ from fmjax.models.language.gpt import GPT
 from fmjax.models.layers.rotary import Rotary
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
+from fmjax.planning.collectives import collectives
+from fmjax.planning.hlo_module import parse_module
 from fmjax.sharding.mesh import MeshConfig
 
 T, H = 4096, 4
@@ -39,3 +41,19 @@ def test_a_gpt_attends_by_splash_and_holds_no_square_of_its_length(mesh):
     assert f"{T},{T}]" not in text
     # Of one row's scores in float32 a fraction: nothing of their kind is held.
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * H * T * T / 2
+
+
+@pytest.mark.slow
+def test_tensor_parallelism_gathers_and_scatters_the_length_of_the_residual_stream():
+    devices = tpu_devices("v5e:2x4")
+    objective = CausalLM(GPT(CONFIG, 1536, T, positions="none"))
+    mesh = MeshConfig(data=2, tensor=4)
+    compiled = compiled_step(objective, OPTIMIZER, mesh, devices, rows=2, length=T)
+    found = collectives(parse_module(compiled.as_text()), {"data": 2, "tensor": 4})
+    residual = 2 * T * CONFIG.embed_dim  # bytes of a row in bfloat16
+    of_layers = [c for c in found if c.axes == ("tensor",) and c.runs >= 2]
+    whole = {c.kind for c in of_layers if c.bytes >= residual}
+    assert "all-gather" in whole
+    # libtpu may write a reduce-scatter as an all-reduce of which a part is kept.
+    block = [c for c in of_layers if c.kind == "all-gather"]
+    assert all(c.bytes <= 2 * residual for c in block)

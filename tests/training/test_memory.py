@@ -101,7 +101,8 @@ class Traced:
     ("config", "microbatches", "shards"),
     [
         (MeshConfig(), 1, 8),
-        (MeshConfig(data=1, fsdp=4, tensor=2), 2, 4),
+        # Tensor parallelism shards the length between blocks.
+        (MeshConfig(data=1, fsdp=4, tensor=2), 2, 8),
     ],
 )
 def test_activations_are_the_inputs_of_blocks_and_xla_needs_more(

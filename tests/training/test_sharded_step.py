@@ -83,6 +83,22 @@ def test_parameters_and_optimizer_state_are_sharded():
     assert all(leaf.sharding == query.sharding for leaf in adam)
 
 
+def test_zero1_shards_the_state_of_the_optimizer_and_changes_nothing(one_device):
+    mesh = MeshConfig(data=4, tensor=2, zero1=True)
+    state = run(mesh)
+    assert_same(one_device, state)
+    query = state.state.params["stack"]["layers"]["attention"]["query"]
+    assert query.sharding.shard_shape(query.shape) == (2, 32, 2, 8)
+    moments = [
+        leaf
+        for leaf in jax.tree.leaves(state.state.opt_state)
+        if leaf.shape == query.shape
+    ]
+    assert len(moments) == 2
+    for leaf in moments:
+        assert leaf.sharding.shard_shape(leaf.shape) == (2, 8, 2, 8)
+
+
 @pytest.mark.parametrize("name", [slow(None), "data_fsdp_tensor"])
 def test_accumulation_equals_one_big_batch(name, one_device):
     # Dropout is on and padding uneven, so every microbatch has another weight.

@@ -11,7 +11,11 @@ from fmjax.models.layers.attention import Attention, KeyValueCache
 from fmjax.models.layers.attention_mask import AttentionMask, padding_mask_of
 from fmjax.models.layers.dropout import Keys, drop_path, dropout, fold_keys
 from fmjax.models.layers.feed_forward import FeedForward
-from fmjax.models.layers.logical_axes import constant_init, constrain
+from fmjax.models.layers.logical_axes import (
+    constant_init,
+    constrain,
+    constrain_residual,
+)
 from fmjax.models.layers.mixture_of_experts import MixtureOfExperts, Router
 from fmjax.models.layers.transformer_config import TransformerConfig
 
@@ -137,11 +141,16 @@ class Block(nn.Module):
     def _normalized(self, name: str, x: Array) -> Array:
         """The input of the layer of this name, normalized if the config says so."""
         c = self.config
-        return x if c.norm_position == "post" else c.make_norm(f"{name}_norm")(x)
+        if c.norm_position != "post":
+            x = c.make_norm(f"{name}_norm")(x)
+        # The layer reads whole rows.
+        return constrain(x, "batch", "length", "act_embed")
 
     def _added(self, name: str, x: Array, y: Array, keys: Keys, index: Array) -> Array:
         """x + y with the config's norms and dropout; y is the named layer's output."""
         c = self.config
+        # Products that each device summed in part are added to where they belong.
+        y = constrain_residual(y)
         if c.norm_position == "sandwich":
             y = c.make_norm(f"{name}_out_norm")(y)
         if c.layer_scale is not None:
@@ -155,7 +164,7 @@ class Block(nn.Module):
         x = x + y
         if c.norm_position == "post":
             x = c.make_norm(f"{name}_norm")(x)
-        return constrain(x, "batch", "length", "act_embed")
+        return constrain_residual(x)
 
     def _attention(self, name: str, cross: bool) -> Attention:
         c = self.config

@@ -5,10 +5,12 @@ replace linen's DenseGeneral, whose initializer fails for several feature axes u
 mesh.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
 from flax import linen as nn
+from jaxtyping import Array, Float
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
@@ -19,6 +21,25 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
       *names: logical name of each axis; None for an axis that is not sharded.
     """
     return nn.with_logical_constraint(x, names)
+
+
+def constrain_residual(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    """Shards the residual stream between layers: its rows, and T over "act_length".
+
+    Under tensor parallelism each device then normalizes and keeps a part of every row
+    (sequence parallelism, Korthikanti et al. 2022). A T that its devices do not divide
+    stays whole.
+    """
+    return constrain(x, "batch", residual_length_axis(x.shape[1]), "act_embed")
+
+
+def residual_length_axis(length: int) -> str:
+    """The logical axis of T = `length` positions in the residual stream."""
+    axes = (nn.logical_to_mesh_axes(("act_length",)) or (None,))[0]
+    sizes = jax.sharding.get_abstract_mesh().shape
+    axes = (axes,) if isinstance(axes, str) else axes or ()
+    shards = math.prod(sizes.get(axis, 1) for axis in axes)
+    return "length" if length % shards else "act_length"
 
 
 def normal_init(stddev: float, *names: str | None) -> Callable:

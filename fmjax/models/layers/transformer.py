@@ -12,7 +12,7 @@ from fmjax.models.layers.attention import KeyValueCache
 from fmjax.models.layers.block import Block, BlockOutputs, Cache, Context
 from fmjax.models.layers.dense import Dense
 from fmjax.models.layers.disentangled import Disentangled, log_bucket
-from fmjax.models.layers.logical_axes import normal_init
+from fmjax.models.layers.logical_axes import constrain, constrain_residual, normal_init
 from fmjax.models.layers.norms import Norm
 from fmjax.models.layers.position_bias import (
     Alibi,
@@ -80,9 +80,11 @@ class Stack(nn.Module):
                 c.embed_dim, axes, True, c.init_std, c.compute_dtype, name="project"
             )(x)
         context = self._with_positions(context, cache)
+        x = constrain_residual(x)
         y, beside = self._blocks(x, context, cache, hidden_states)
         if c.norm_position != "post":
             y = c.make_norm("final_norm")(y)
+        y = constrain(y, "batch", "length", "act_embed")
         out = {"hidden": y, "cache": beside.cache, "router": beside.router}
         if hidden_states:
             inner = beside.output[:-1]

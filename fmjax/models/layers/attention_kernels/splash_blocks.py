@@ -2,6 +2,8 @@
 
 from jax.experimental.pallas.ops.tpu.splash_attention import BlockSizes
 
+from fmjax.sharding.xla_options import SCOPED_VMEM, option_of_trace
+
 # The largest block of queries and of keys that libtpu 0.0.42 compiles, with segments, a
 # window, a soft-cap and heads of 256. Scores of a block are float32 [block, block] in
 # VMEM, several times over in the backward pass: 2048 on v5e, and 1024 on v5p, exceed
@@ -9,6 +11,9 @@ from jax.experimental.pallas.ops.tpu.splash_attention import BlockSizes
 # times and the grid has fewer steps.
 LARGEST = {"TPU v5 lite": 1024, "TPU v5": 512, "TPU v6 lite": 1024}
 DEFAULT = 512  # for other chips
+# Where a program is compiled with at least this much VMEM for a kernel, in KiB.
+_MUCH_VMEM = 98304
+LARGEST_WITH_MUCH_VMEM = {"TPU v5 lite": 2048, "TPU v6 lite": 2048}
 # Under a causal mask, n blocks per row compute (n + 1) / 2n of the scores where 1/2 is
 # needed: from four blocks per row on at most 1/8 is wasted. Blocks smaller than this
 # cost more.
@@ -23,6 +28,8 @@ MOST_PARTS = 8
 def block_sizes(queries: int, keys: int, device_kind: str) -> BlockSizes:
     """Block sizes for attention of `queries` to `keys`, both multiples of 128."""
     largest = LARGEST.get(device_kind, DEFAULT)
+    if (option_of_trace(SCOPED_VMEM) or 0) >= _MUCH_VMEM:
+        largest = LARGEST_WITH_MUCH_VMEM.get(device_kind, largest)
     q, kv = (
         _block(length, min(largest, max(_FOR_CAUSALITY, length // 4)))
         for length in (queries, keys)
