@@ -76,6 +76,7 @@ def test_a_run_starts_from_another_and_continues_without_it(
     assert "freeze.until: 3 → 4" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -273,6 +273,7 @@ def test_a_config_whose_kernel_cannot_compute_it_is_refused(fields, reason):
         TransformerConfig(num_layers=1, embed_dim=8, num_heads=2, **fields)
 
 
+@pytest.mark.slow
 def test_models_train_and_decode_alike_with_splash():
     config = TransformerConfig(
         num_layers=2,

@@ -216,6 +216,7 @@ def test_sincos_positions_of_an_autoencoder_are_no_weights(encoder_only, tmp_pat
     close(ours(images=images)["hidden"], expected)
 
 
+@pytest.mark.slow
 def test_published_files_have_other_names_of_the_decoder(tmp_path):
     # As facebook/vit-mae-base spells them.
     theirs = random_model("ViTMAEForPreTraining", MAE_SIZES)
