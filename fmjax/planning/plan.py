@@ -154,6 +154,8 @@ def make_plan(
         hlo.write_text(text, encoding="utf-8")
     module = parse_module(text)
     shape = dict(mesh.shape)
+    # Where a chip has several devices, the devices' own, as even as can be.
+    torus = topology.shape if topology.chip.devices_per_chip == 1 else ()
     params = state.shapes.params
     flops = objective.train_flops_per_row(params, rows) * run.batch_size
     with visible_keys_alone():
@@ -170,9 +172,7 @@ def make_plan(
         memory=memory,
         traffic=summarize(collectives(module, shape)),
         kernels=kernel_calls(module),
-        step_time=predict(
-            module, topology.chip.of_device(), shape, torus=topology.shape
-        ),
+        step_time=predict(module, topology.chip.of_device(), shape, torus=torus),
         xla_options=xla_options(topology.devices[0], run.xla_options),
         unknown_loops=module.unknown_loops,
     )
