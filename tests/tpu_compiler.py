@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 from fmjax.sharding.mesh import on_mesh
+from fmjax.sharding.xla_options import xla_options
 from fmjax.training.state import plan_state
 from fmjax.training.step import make_train_step
 
@@ -23,8 +24,14 @@ def tpu_devices(topology: str):
     return topologies.get_topology_desc(topology, platform="tpu").devices
 
 
-def compiled_step(objective, optimizer, mesh_config, devices, rows: int, length: int):
-    """The train step of a language model, compiled for these devices."""
+def text_batch(rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The batch of a decoder."""
+    kinds = {"tokens": jnp.int32, "targets": jnp.int32, "weights": jnp.float32}
+    return {k: jax.ShapeDtypeStruct((rows, length), kind) for k, kind in kinds.items()}
+
+
+def compiled_step(objective, optimizer, mesh_config, devices, batch):
+    """The train step of an objective, compiled for these devices."""
     mesh, rules = mesh_config.build(devices), mesh_config.all_rules
     plan = plan_state(objective, optimizer, mesh, rules, train_steps=STEPS)
     step = make_train_step(
@@ -34,8 +41,7 @@ def compiled_step(objective, optimizer, mesh_config, devices, rows: int, length:
         mesh,
         rules,
         seed=0,
+        compiler_options=xla_options(devices[0], ()),
     )
-    kinds = {"tokens": jnp.int32, "targets": jnp.int32, "weights": jnp.float32}
-    batch = {k: jax.ShapeDtypeStruct((rows, length), kind) for k, kind in kinds.items()}
     with on_mesh(mesh, rules):
         return step.lower(plan.shapes, batch).compile()

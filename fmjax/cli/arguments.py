@@ -79,6 +79,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--chip", required=True, help="such as v5e, v5p, v6e or h100")
     sub.add_argument("--chips", type=int, required=True, help="number of chips")
     sub.add_argument(
+        "--slices",
+        type=int,
+        default=1,
+        help="of TPUs that the chips are of (default 1)",
+    )
+    sub.add_argument(
         "--json", type=pathlib.Path, metavar="FILE", help="file to write the figures to"
     )
     sub.add_argument(

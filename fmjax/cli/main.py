@@ -95,7 +95,7 @@ def _plan(args) -> None:
         return try_bindings(load, topology, bindings)
 
     say = Console(stderr=True).print
-    experiment, topology = load(), make_topology(chip, args.chips)
+    experiment, topology = load(), make_topology(chip, args.chips, args.slices)
     plan, error = None, None
     try:
         plan = make_plan(experiment, topology, say, args.hlo)

@@ -2,23 +2,27 @@
 
 The gradients of a chunk are taken in the forward pass, while its logits are in memory,
 and only scaled in the backward pass: no logits are kept, and none are computed twice.
+Where it needs no more memory, the gradients of the logits of all chunks are kept
+instead of a sum of the head's gradients, which are then taken in one product.
 
-On a mesh each device loops over the chunks of its own rows, within `shard_map` over the
-axes that shard the batch: a head's weights are gathered once before the first chunk and
-their gradients reduced over devices once after the last. XLA by itself would gather and
-reduce in every chunk. Axes that shard the head (tensor) are left to XLA.
+On a mesh each device loops over the chunks of its own rows and positions, within
+`shard_map` over the axes that shard batch and length: a head's weights are gathered
+once before the first chunk and their gradients reduced over devices once after the
+last. XLA by itself would gather and reduce in every chunk. Axes that shard the head
+(tensor) are left to XLA.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
+
+from fmjax.models.layers.head_product import Product, recorded_products
+from fmjax.models.layers.logical_axes import mesh_axes, rules_without, shards
 
 
 def chunked_sums(
@@ -42,25 +46,26 @@ def chunked_sums(
     Returns:
       The two tuples, each scalar summed over all chunks.
     """
-    T = hidden.shape[1]
-    chunks = min(chunks, T)
-    size = -(-T // chunks)
-    padding = size * -(-T // size) - T
+    B, T, _ = hidden.shape
+    by_rows, by_length = _axes_that_divide("batch", B), _axes_that_divide("length", T)
+    axes = by_rows + by_length
+    size = -(-T // min(chunks, T))
+    size = min(size, T // shards("length") if by_length else T)
 
     def cut(x):
+        padding = -x.shape[1] % size
         x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
         pieces = x.reshape(x.shape[0], -1, size, *x.shape[2:])
         return jnp.moveaxis(pieces, 1, 0)
 
-    def join(pieces):
+    def join(pieces, length):
         x = jnp.moveaxis(pieces, 0, 1)
-        return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :T]
+        return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]
 
-    axes = _batch_axes(hidden.shape[0])
     used, complete = _used(sums, variables, *(cut(x)[0] for x in (hidden, *arrays)))
 
     def of_chunk(used, *chunk):
-        with _rules_without(axes):
+        with rules_without(axes):
             return sums(complete(used), *chunk)
 
     def zeros(used, *rows):
@@ -69,7 +74,7 @@ def chunked_sums(
         return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
     def local_values(used, hidden, *arrays):
-        """Sums of the rows of one device."""
+        """Sums of the part of one device."""
 
         def step(carry, chunk):
             return _add(carry, of_chunk(used, *chunk)), None
@@ -79,30 +84,53 @@ def chunked_sums(
         return values
 
     def local_gradients(used, hidden, *arrays):
-        """Sums of the rows of one device, and gradients of the differentiable ones."""
+        """Sums of the part of one device, gradients of the differentiable ones."""
+        first = [cut(x)[0] for x in (hidden, *arrays)]
+        product = _product_to_defer(of_chunk, used, hidden, *first)
+        offset = None
+        if product is not None:
+            offset = jnp.zeros(
+                (*product.x.shape[:-1], product.kernel.shape[1]), product.x.dtype
+            )
+
+        def recorded(used, offset, *chunk):
+            with recorded_products(offset) as products:
+                out, aux = of_chunk(used, *chunk)
+            return out, (aux, products[0].x if offset is not None else None)
 
         def step(carry, chunk):
             values, into_used = carry
             h, *rest = chunk
-            out, pull, aux = jax.vjp(
-                lambda used, h: of_chunk(used, h, *rest), used, h, has_aux=True
+            out, pull, (aux, x) = jax.vjp(
+                lambda used, h, offset: recorded(used, offset, h, *rest),
+                used,
+                h,
+                offset,
+                has_aux=True,
             )
             gradients = [pull(unit) for unit in _units(out)]
-            into_used = [
-                _add(have, new) for have, (new, _) in zip(into_used, gradients)
-            ]
-            return (_add(values, (out, aux)), into_used), [g for _, g in gradients]
+            into_used = [_add(have, g[0]) for have, g in zip(into_used, gradients)]
+            carry = _add(values, (out, aux)), into_used
+            return carry, ([g[1] for g in gradients], x, [g[2] for g in gradients])
 
         values = zeros(used, hidden, *arrays)
         into_used = [jax.tree.map(jnp.zeros_like, used) for _ in values[0]]
-        (values, into_used), into_hidden = jax.lax.scan(
+        (values, into_used), (into_hidden, x, into_outputs) = jax.lax.scan(
             step, (values, into_used), (cut(hidden), *map(cut, arrays))
         )
-        return values, into_used, [join(g) for g in into_hidden]
+        if product is not None:
+            _, pull = jax.vjp(
+                lambda used: _product(of_chunk, used, *first).kernel, used
+            )
+            for place, into_output in enumerate(into_outputs):
+                into_kernel = jnp.einsum("nbti,nbto->io", x, into_output)
+                into_used[place] = _add(into_used[place], *pull(into_kernel))
+        return values, into_used, [join(g, hidden.shape[1]) for g in into_hidden]
 
     if axes:
-        local_values = _on_own_rows(local_values, axes, gradients=False)
-        local_gradients = _on_own_rows(local_gradients, axes, gradients=True)
+        placed = PartitionSpec(by_rows, by_length)
+        local_values = _on_own_part(local_values, placed, axes, gradients=False)
+        local_gradients = _on_own_part(local_gradients, placed, axes, gradients=True)
 
     @jax.custom_vjp
     def run(used, hidden):
@@ -147,34 +175,46 @@ def _used(sums: Callable, variables: Any, *chunk: Array):
     return [leaves[i] for i in places], complete
 
 
-def _batch_axes(rows: int) -> tuple[str, ...]:
-    """Mesh axes of size > 1 that shard the rows; none if they do not divide `rows`."""
-    mesh = jax.sharding.get_abstract_mesh()
-    target = dict(nn.get_logical_axis_rules()).get("batch") or ()
-    axes = (target,) if isinstance(target, str) else target
-    axes = tuple(axis for axis in axes if mesh.shape.get(axis, 1) > 1)
-    shards = math.prod(mesh.shape[axis] for axis in axes)
-    return axes if rows % shards == 0 else ()
+def _product(of_chunk: Callable, used, *chunk: Array) -> Product | None:
+    """The product of the head of a chunk; None if it is not exactly one."""
+    with recorded_products() as products:
+        of_chunk(used, *chunk)
+    return products[0] if len(products) == 1 else None
 
 
-def _rules_without(axes: tuple[str, ...]):
-    """The logical rules without these mesh axes, which `shard_map` uses."""
+def _product_to_defer(of_chunk, used, hidden, *chunk: Array) -> Product | None:
+    """The product whose kernel's gradient is taken after all chunks; None for none.
 
-    def rest(target):
-        names = (target,) if isinstance(target, str) else target or ()
-        return tuple(name for name in names if name not in axes) or None
+    The gradients of its outputs, of all chunks, are then kept. They must not need more
+    memory than a float32 sum of the kernel's gradients would.
+    """
+    with recorded_products() as products:
+        jax.eval_shape(of_chunk, used, *chunk)
+    if len(products) != 1 or products[0].x.ndim != 3:
+        return None
+    x, kernel = products[0]
+    rows, length, _ = hidden.shape
+    # Bytes for each output of the head.
+    kept, summed = rows * length * x.dtype.itemsize, len(kernel) * 4
+    return products[0] if kept <= summed else None
 
-    rules = nn.get_logical_axis_rules()
-    return nn.logical_axis_rules([(name, rest(target)) for name, target in rules])
+
+def _axes_that_divide(name: str, size: int) -> tuple[str, ...]:
+    """The mesh axes of a logical axis; none if they do not divide its size."""
+    return () if size % shards(name) else mesh_axes(name)
 
 
-def _on_own_rows(function: Callable, axes: tuple[str, ...], gradients: bool):
-    """`function` of (used, hidden, *arrays), applied by each device to its own rows.
+def _on_own_part(
+    function: Callable, placed: PartitionSpec, axes: tuple[str, ...], gradients: bool
+):
+    """`function` of (used, hidden, *arrays), applied by each device to its own part.
+
+    The arrays are placed by `placed`, over the mesh axes `axes`.
 
     Weights are gathered, and their gradients reduced, in the dtype of `hidden`, the
     dtype in which every head multiplies them.
     """
-    rows, whole = PartitionSpec(axes), PartitionSpec()
+    whole = PartitionSpec()
 
     def narrow(tree, dtype):
         return jax.tree.map(lambda x: x.astype(dtype) if x.ndim > 1 else x, tree)
@@ -193,8 +233,8 @@ def _on_own_rows(function: Callable, axes: tuple[str, ...], gradients: bool):
 
         out = jax.shard_map(
             local,
-            in_specs=(whole, rows, *(rows for _ in arrays)),
-            out_specs=(whole, whole, rows) if gradients else whole,
+            in_specs=(whole, placed, *(placed for _ in arrays)),
+            out_specs=(whole, whole, placed) if gradients else whole,
             axis_names=set(axes),
             check_vma=False,
         )(narrow(used, hidden.dtype), hidden, *arrays)

@@ -4,13 +4,14 @@ import dataclasses
 import math
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from fmjax.errors import UserError
 from fmjax.models.flops import visible_keys_alone
+from fmjax.models.layers.pipeline import bubble
 from fmjax.objectives.terms import RowShapes
 from fmjax.planning.attention_kernels import kernel_calls
 from fmjax.planning.collectives import Traffic, collectives, summarize
@@ -19,6 +20,7 @@ from fmjax.planning.step_time import StepTime, predict
 from fmjax.planning.topology import Topology
 from fmjax.sharding.mesh import on_mesh
 from fmjax.sharding.xla_options import xla_options
+from fmjax.training.activations import StackInputs, traced_stacks
 from fmjax.training.checks import check_divisible
 from fmjax.training.experiment import Experiment
 from fmjax.training.memory import bytes_per_device
@@ -67,6 +69,8 @@ class Plan:
       kernels: how often each kernel beside XLA's own is called in a step.
       step_time: predicted.
       xla_options: that the step was compiled with.
+      bubbles: share of the time that a stage of the mesh idles, for each stack of
+        layers that is a pipeline, by its path.
       unknown_loops: names of loops that are counted as one execution, since their
         number could not be read.
     """
@@ -84,6 +88,7 @@ class Plan:
     kernels: dict[str, float]
     step_time: StepTime
     xla_options: dict[str, Any]
+    bubbles: dict[str, float]
     unknown_loops: tuple[str, ...]
 
     def mfu(self, seconds: float, causal: bool = False) -> float:
@@ -134,7 +139,7 @@ def make_plan(
         for name, shape in rows.items()
     }
     say(state.describe(mesh))
-    with on_mesh(mesh, rules):
+    with on_mesh(mesh, rules), traced_stacks() as stacks:
         say("tracing the train step")
         try:
             lowered = step.lower(state.shapes, batch)
@@ -156,6 +161,7 @@ def make_plan(
     shape = dict(mesh.shape)
     # Where a chip has several devices, the devices' own, as even as can be.
     torus = topology.shape if topology.chip.devices_per_chip == 1 else ()
+    slices = {experiment.mesh.across_slices: topology.slices}
     params = state.shapes.params
     flops = objective.train_flops_per_row(params, rows) * run.batch_size
     with visible_keys_alone():
@@ -172,10 +178,26 @@ def make_plan(
         memory=memory,
         traffic=summarize(collectives(module, shape)),
         kernels=kernel_calls(module),
-        step_time=predict(module, topology.chip.of_device(), shape, torus=torus),
+        step_time=predict(
+            module, topology.chip.of_device(), shape, torus=torus, slices=slices
+        ),
         xla_options=xla_options(topology.devices[0], run.xla_options),
+        bubbles=_bubbles(stacks, shape["stage"]),
         unknown_loops=module.unknown_loops,
     )
+
+
+def _bubbles(
+    stacks: Mapping[tuple[str, ...], StackInputs], stages: int
+) -> dict[str, float]:
+    if stages == 1:
+        return {}
+    found = {}
+    for path, stack in stacks.items():
+        c = stack.config
+        pieces = c.pipeline_microbatches or stages
+        found["/".join(path)] = bubble(stages, c.pipeline_rounds, pieces)
+    return found
 
 
 def units_per_row(unit: str, rows: RowShapes) -> int:

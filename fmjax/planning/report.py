@@ -25,6 +25,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "chip": chip.name,
         "chips": plan.topology.chips,
         "slice": list(plan.topology.shape),
+        "slices": plan.topology.slices,
         "compiler": plan.topology.compiler,
         "mesh": plan.mesh,
         "parameters": plan.parameters,
@@ -40,6 +41,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "kernels": plan.kernels,
         "step_time": dataclasses.asdict(time),
         "xla_options": plan.xla_options,
+        "bubbles": plan.bubbles,
         "unknown_loops": list(plan.unknown_loops),
         "predicted": {
             name: {
@@ -62,12 +64,14 @@ def show(plan: Plan, console: Console) -> None:
         extra = f"plan-{topology.chip.platform}"
         console.print(_INSTEAD.format(chip=topology.chip.name, extra=extra))
     shape = " × ".join(f"{n}={size}" for n, size in plan.mesh.items() if size > 1)
-    slices = " × ".join(map(str, topology.shape))
+    shape_of_slice = " × ".join(map(str, topology.shape))
+    slices = f"{topology.slices} of " if topology.slices > 1 else ""
     table = Table(show_header=False, box=None)
     for name, value in (
         (
             "chips",
-            f"{topology.chips} {topology.chip.name}, {slices or 'hosts of GPUs'}",
+            f"{topology.chips} {topology.chip.name}, {slices}"
+            f"{shape_of_slice or 'hosts of GPUs'}",
         ),
         ("mesh", shape or "1 device"),
         ("parameters", f"{plan.parameters:,}"),
@@ -78,6 +82,10 @@ def show(plan: Plan, console: Console) -> None:
         *_memory_rows(plan.memory),
         *_time_rows(plan),
         *_traffic_rows(plan),
+        *(
+            (f"pipeline {path}", f"each stage idles {share:.0%} of the time")
+            for path, share in plan.bubbles.items()
+        ),
         (
             "kernels",
             ", ".join(f"{n} × {c:,.0f}" for n, c in plan.kernels.items()) or "-",

@@ -26,10 +26,11 @@ class Topology:
     Attributes:
       chip: that the plan is for.
       chips: their number.
-      shape: of the slice, in chips; empty for GPUs.
+      shape: of a slice, in chips; empty for GPUs.
       devices: of JAX, in its order.
       compiler: "tpu" or "gpu", the chips' own; "cpu" where that is not installed, and
         the devices are virtual ones of the CPU.
+      slices: of TPUs, which a slower network connects.
     """
 
     chip: Chip
@@ -37,6 +38,7 @@ class Topology:
     shape: tuple[int, ...]
     devices: tuple[jax.Device, ...]
     compiler: str
+    slices: int = 1
 
 
 def find_chip(name: str) -> Chip:
@@ -57,21 +59,27 @@ def compiler_of(chip: Chip) -> str:
     return chip.platform if here else "cpu"
 
 
-def make_topology(chip: Chip, chips: int) -> Topology:
-    """The devices of one slice of TPUs, or of hosts of GPUs.
+def make_topology(chip: Chip, chips: int, slices: int = 1) -> Topology:
+    """The devices of slices of TPUs, or of hosts of GPUs.
 
     Args:
       chip: from `find_chip`.
-      chips: how many.
+      chips: how many, in all slices.
+      slices: of TPUs.
 
     Raises:
-      UserError: there is no such slice; or too few virtual CPU devices were made, see
+      UserError: there are no such slices; or too few virtual CPU devices were made, see
         `fmjax.sharding.processes.use_virtual_devices`.
     """
     compiler = compiler_of(chip)
-    shape = slice_shape(chip, chips)
+    if slices < 1 or chips % slices or (slices > 1 and not chip.torus_dimensions):
+        raise UserError(
+            f"--slices {slices}: expected slices of TPUs with the same number of "
+            f"--chips {chips} each."
+        )
+    shape = slice_shape(chip, chips // slices)
     if compiler == "tpu":
-        devices = _tpu_devices(chip, shape)
+        devices = _tpu_devices(chip, shape, slices)
     elif compiler == "gpu":
         devices = _gpu_devices(chip, chips)
     else:
@@ -83,7 +91,7 @@ def make_topology(chip: Chip, chips: int) -> Topology:
                 f"{len(devices)}."
             )
         devices = devices[:needed]
-    return Topology(chip, chips, shape, tuple(devices), compiler)
+    return Topology(chip, chips, shape, tuple(devices), compiler, slices)
 
 
 def slice_shape(chip: Chip, chips: int) -> tuple[int, ...]:
@@ -117,8 +125,8 @@ def slice_shape(chip: Chip, chips: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _tpu_devices(chip: Chip, shape: tuple[int, ...]) -> list[jax.Device]:
-    """Devices of a slice; libtpu then neither looks for chips nor for a network."""
+def _tpu_devices(chip: Chip, shape: tuple[int, ...], slices: int) -> list[jax.Device]:
+    """Devices of slices; libtpu then neither looks for chips nor for a network."""
     for name, value in (
         ("TPU_SKIP_MDS_QUERY", "1"),
         ("TPU_ACCELERATOR_TYPE", "v5litepod-4"),
@@ -126,12 +134,12 @@ def _tpu_devices(chip: Chip, shape: tuple[int, ...]) -> list[jax.Device]:
         ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
     ):
         os.environ.setdefault(name, value)
-    options = {}
+    options = {"num_slices": slices} if slices > 1 else {}
     if chip.name in _MEGACORE:
         options = {
             "chip_config_name": "megacore",
             "chips_per_host_bounds": (2, 2, 1),
-            "num_slices": 1,
+            "num_slices": slices,
             "wrap": (True,) * 3,
         }
     name = _LIBTPU_NAMES.get(chip.name, chip.name)

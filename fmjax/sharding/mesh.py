@@ -3,10 +3,13 @@
 import contextlib
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import numpy as np
 from flax import linen as nn
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from fmjax.configurable import configurable, runtime_field
@@ -16,7 +19,6 @@ from fmjax.sharding.rules import DEFAULT_RULES, LogicalRules
 # `make_mesh` assigns neighbouring devices, which communicate fastest, to the last axes:
 # tensor parallelism communicates most, data parallelism least.
 AXES = ("data", "fsdp", "stage", "expert", "context", "tensor")
-UNUSED_AXES = ("stage", "context")
 _VIRTUAL = " On CPUs `fmjax train … --devices N` makes N virtual devices."
 
 
@@ -29,10 +31,15 @@ class MeshConfig:
       data: data parallelism: replicas of the model, each with its part of the batch.
       fsdp: fully sharded data parallelism: shards of the batch, parameters and
         optimizer state.
-      stage: pipeline stages. Not used yet.
+      stage: pipeline parallelism: groups of layers, see
+        `fmjax.models.layers.pipeline`; outside of stacks, shards of the batch.
       expert: expert parallelism: shards of the batch and of the experts of a mixture.
-      context: shards of the sequence. Not used yet.
+      context: context parallelism: shards of the length of sequences, see
+        `transformer.context_attention`.
       tensor: tensor parallelism: shards of heads, feed-forward layers and vocabulary.
+      across_slices: the axis, "data" or "stage", that crosses from one slice of TPUs to
+        the next, over a slower network; the others stay within slices. Its size must be
+        a multiple of the slices.
       zero1: shards the state of the optimizer and averaged parameters over data too;
         the parameters stay whole on each of data's replicas (ZeRO-1, Rajbhandari et
         al. 2020).
@@ -46,6 +53,7 @@ class MeshConfig:
     expert: int = runtime_field(1)
     context: int = runtime_field(1)
     tensor: int = runtime_field(1)
+    across_slices: Literal["data", "stage"] = runtime_field("data")
     zero1: bool = runtime_field(False)
     rules: LogicalRules = runtime_field(())
 
@@ -56,12 +64,6 @@ class MeshConfig:
                 raise UserError(
                     f"mesh.{axis} = {size}: expected a positive size, or -1 for all "
                     "remaining devices."
-                )
-            if axis in UNUSED_AXES and size != 1:
-                raise UserError(
-                    f"mesh.{axis} = {size}: nothing in this model is sharded over "
-                    f"{axis!r}, so its devices would repeat each other's work. "
-                    "Expected 1."
                 )
         if sum(getattr(self, axis) == -1 for axis in AXES) > 1:
             raise UserError("mesh: only one axis may be -1.")
@@ -116,18 +118,49 @@ class MeshConfig:
     def build(self, devices=None) -> jax.sharding.Mesh:
         """The mesh over `devices`, all of the run's devices by default."""
         devices = jax.devices() if devices is None else devices
+        sizes = self.sizes(len(devices))
         # Linen's constraints need Auto: under Explicit, make_mesh's default, they fail.
-        return jax.make_mesh(
-            self.sizes(len(devices)),
-            AXES,
-            axis_types=(AxisType.Auto,) * len(AXES),
-            devices=devices,
+        types = (AxisType.Auto,) * len(AXES)
+        if devices[0].platform != "tpu":
+            return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+        return jax.sharding.Mesh(self._on_torus(devices), AXES, axis_types=types)
+
+    def _on_torus(self, devices: Sequence[jax.Device]) -> np.ndarray:
+        """TPUs by mesh axis, so that those of an axis are neighbours.
+
+        An axis may take a part of a dimension of the torus. `jax.make_mesh` allows this
+        on v5e alone, and refuses several slices.
+        """
+        sizes = self.sizes(len(devices))
+        slices = count_slices(devices)
+        if slices == 1:
+            return mesh_utils.create_device_mesh(
+                sizes, devices, allow_split_physical_axes=True
+            )
+        within, across = list(sizes), [1] * len(AXES)
+        axis = AXES.index(self.across_slices)
+        if sizes[axis] % slices:
+            raise UserError(
+                f"mesh.{self.across_slices} = {sizes[axis]}: expected a multiple of "
+                f"the {slices} slices of TPUs, which it crosses (mesh.across_slices)."
+            )
+        within[axis], across[axis] = sizes[axis] // slices, slices
+        return mesh_utils.create_hybrid_device_mesh(
+            within, across, devices, allow_split_physical_axes=True
         )
 
     def _format(self) -> str:
         return " × ".join(
             f"{a}={getattr(self, a)}" for a in AXES if getattr(self, a) != 1
         )
+
+
+def count_slices(devices: Sequence[jax.Device]) -> int:
+    """The number of slices that TPUs are of; 1 for other devices."""
+    # Processes on CPUs have numbers of slices too, and no network between slices.
+    if devices[0].platform != "tpu":
+        return 1
+    return len({getattr(device, "slice_index", 0) for device in devices})
 
 
 @contextlib.contextmanager

@@ -11,21 +11,22 @@ from fmjax.errors import UserError
 LogicalRules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
 # Parameters: FSDP shards the width, which every matrix has (ZeRO-3), tensor parallelism
-# the other side (Megatron-LM, Shoeybi et al. 2019). Activations: the batch is sharded
-# over data, fsdp and expert, heads and hidden units over tensor, the width not at all;
-# between layers, where there are neither heads nor hidden units, tensor shards length.
+# the other side (Megatron-LM, Shoeybi et al. 2019), a pipeline the layers. Activations:
+# the batch is sharded over data, fsdp, expert and stage, length over context, heads and
+# hidden units over tensor, the width not at all; between layers, where there are
+# neither heads nor hidden units, tensor shards length too.
 # Inside a mixture of experts, and only there, the expert axis shards experts instead of
 # rows (GShard, Lepikhin et al. 2021).
 DEFAULT_RULES: LogicalRules = (
-    ("batch", ("data", "fsdp", "expert")),
-    ("length", None),
+    ("batch", ("data", "fsdp", "expert", "stage")),
+    ("length", "context"),
     ("embed", "fsdp"),
     ("mlp", "tensor"),
     ("heads", "tensor"),
     ("kv_heads", "tensor"),
     ("vocab", "tensor"),
     ("expert", "expert"),
-    ("layers", None),
+    ("layers", "stage"),
     ("kv", None),
     ("norm", None),
     ("position", None),
@@ -34,14 +35,14 @@ DEFAULT_RULES: LogicalRules = (
     ("patch_y", None),
     ("patch_x", None),
     ("channel", None),
-    ("act_length", "tensor"),
+    ("act_length", ("context", "tensor")),
     ("act_embed", None),
     ("act_heads", "tensor"),
     ("act_kv_heads", "tensor"),
     ("act_mlp", "tensor"),
     ("act_vocab", "tensor"),
     ("act_expert", "expert"),
-    ("act_expert_batch", ("data", "fsdp")),
+    ("act_expert_batch", ("data", "fsdp", "stage")),
 )
 
 
@@ -95,21 +96,27 @@ def param_specs(axes, shapes, mesh: Mesh, rules: LogicalRules):
     specs = jax.tree_util.tree_map_with_path(
         spec, axes, shapes, is_leaf=lambda x: isinstance(x, tuple)
     )
-    _check_experts(specs, mesh)
+    _check_used(specs, mesh)
     return specs
 
 
-def _check_experts(specs, mesh: Mesh) -> None:
-    """Raises a UserError for a mesh whose expert axis shards no parameter."""
-    if mesh.shape.get("expert", 1) == 1:
-        return
+# Mesh axes of what not every model has, what that is, and how a model gets it.
+_NEEDED = {
+    "expert": ("no experts", "transformer.experts = @experts()"),
+    "stage": ("no stack of layers in one scan", "transformer.scan_layers = True"),
+}
+
+
+def _check_used(specs, mesh: Mesh) -> None:
+    """Raises a UserError for a mesh axis that shards no parameter of the model."""
     leaves = jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, PartitionSpec))
-    if not any("expert" in jax.tree.leaves(tuple(spec)) for spec in leaves):
-        raise UserError(
-            f"mesh.expert = {mesh.shape['expert']}: the model has no experts, so these "
-            "devices would repeat each other's work. Expected 1, or "
-            "transformer.experts = @experts()."
-        )
+    used = {axis for spec in leaves for axis in jax.tree.leaves(tuple(spec))}
+    for axis, (missing, expected) in _NEEDED.items():
+        if mesh.shape.get(axis, 1) > 1 and axis not in used:
+            raise UserError(
+                f"mesh.{axis} = {mesh.shape[axis]}: the model has {missing}, so these "
+                f"devices would repeat each other's work. Expected 1, or {expected}."
+            )
 
 
 def named_shardings(specs, mesh: Mesh):

@@ -18,6 +18,7 @@ from flax import linen as nn
 
 from fmjax.models.layers.logical_axes import residual_length_axis
 from fmjax.models.layers.transformer import Stack
+from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.sharding.mesh import on_mesh
 from fmjax.sharding.rules import LogicalRules
 
@@ -30,11 +31,13 @@ class StackInputs:
       path: of the stack in the model's tree of modules and parameters.
       shape: [layers, B, T, D] of a microbatch, over all devices.
       itemsize: bytes per element.
+      config: of the stack.
     """
 
     path: tuple[str, ...]
     shape: tuple[int, int, int, int]
     itemsize: int
+    config: TransformerConfig
 
 
 @contextlib.contextmanager
@@ -52,7 +55,7 @@ def traced_stacks() -> Iterator[dict[tuple[str, ...], StackInputs]]:
             if c.scan_layers:
                 shape = (c.num_layers, B, T, c.embed_dim)
                 size = jnp.dtype(c.compute_dtype).itemsize
-                new = StackInputs(module.path, shape, size)
+                new = StackInputs(module.path, shape, size, c)
                 old = found.get(module.path, new)
                 found[module.path] = min(old, new, key=lambda s: math.prod(s.shape))
         return call(*args, **kwargs)

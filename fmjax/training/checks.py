@@ -16,7 +16,8 @@ def check_divisible(name, size, microbatches, mesh, rules) -> None:
     """
     shards = batch_shards(mesh, rules)
     if size % (shards * microbatches):
-        axes = " × ".join(f"mesh.{axis}" for axis in batch_axes(rules))
+        cut = [axis for axis in batch_axes(rules) if mesh.shape[axis] > 1]
+        axes = " × ".join(f"mesh.{axis}" for axis in cut) or "one device"
         by = f"the mesh cuts the batch in {shards} ({axes})"
         if microbatches > 1:
             by += f", train.microbatches = {microbatches}"

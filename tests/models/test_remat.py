@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from fmjax.errors import UserError
 from fmjax.models.layers.attention_mask import AttentionMask
 from fmjax.models.layers.block import Context
 from fmjax.models.layers.transformer import Stack
@@ -91,6 +92,33 @@ def test_attention_keeps_what_the_kernel_gives(attention):
     del found[B, T, D]
     assert found
     assert sum(n for shape, n in found.items() if K in shape) == 1
+
+
+def test_what_is_named_is_kept_as_well():
+    heads, hidden = (B, T, H, K), (B, T, F)
+    found = kept("full", remat_save=("query", "mlp_in"))
+    assert found == {(B, T, D): 1, heads: 1, hidden: 1}
+    found = kept("attention", attention="splash", remat_save=("key", "value"))
+    assert sum(n for shape, n in found.items() if K in shape) == 3
+
+
+def test_what_is_offloaded_goes_to_the_memory_of_the_host():
+    hidden, params, x = gradient_of("full", remat_offload=("mlp_in",))
+    text = str(jax.make_jaxpr(lambda *a: jax.vjp(hidden, *a)[1])(params, x))
+    assert "pinned_host" in text or "<host>" in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"remat": "none", "remat_save": ("query",)}, "transformer.remat_save"),
+        ({"remat": "dots", "remat_offload": ("query",)}, "transformer.remat_offload"),
+        ({"remat": "full", "scan_unroll": 0}, "transformer.scan_unroll = 0"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(fields, message):
+    with pytest.raises(UserError, match=message):
+        gradient_of(**fields)
 
 
 def test_products_are_done_again_unless_they_are_kept():

@@ -2,12 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from fmjax.errors import UserError
 from fmjax.planning import topology
 from fmjax.planning.topology import find_chip, make_topology, slice_shape
 from fmjax.sharding.chips import CHIPS
+from fmjax.sharding.mesh import MeshConfig
 
 
 def test_an_unknown_chip_is_refused_with_the_known_ones():
@@ -54,6 +56,41 @@ def test_libtpu_knows_every_tpu(chip):
     assert len(found.devices) == 8 * CHIPS[chip].devices_per_chip
     kinds = {device.device_kind for device in found.devices}
     assert all(any(name in kind for name in CHIPS[chip].kinds) for kind in kinds)
+
+
+def test_slices_are_joined_along_one_axis():
+    found = make_topology(CHIPS["v5e"], 16, slices=2)
+    assert (found.shape, found.slices, len(found.devices)) == ((2, 4), 2, 16)
+    for across, sizes in (
+        ("data", {"data": 4, "fsdp": 4}),
+        ("stage", {"data": 1, "stage": 2, "tensor": 8}),
+    ):
+        mesh = MeshConfig(across_slices=across, **sizes).build(found.devices)
+        assert {n: mesh.shape[n] for n in sizes} == sizes
+        slices = np.vectorize(lambda d: d.slice_index)(mesh.devices)
+        # Along every other axis all devices are of one slice.
+        at = mesh.axis_names.index(across)
+        slices = np.moveaxis(slices, at, 0).reshape(sizes[across], -1)
+        assert (slices == slices[:, :1]).all()
+        assert sorted(slices[:, 0]) == [*slices[:, 0]]
+        assert {*slices[:, 0]} == {0, 1}
+    with pytest.raises(UserError, match=r"mesh.data = 1: .* 2 slices"):
+        MeshConfig(data=1, fsdp=16).build(found.devices)
+
+
+@pytest.mark.parametrize("chip", ["v5e", "v5p", "v6e"])
+def test_a_mesh_axis_may_be_a_part_of_a_dimension(chip):
+    devices = make_topology(CHIPS[chip], 64).devices
+    mesh = MeshConfig(data=1, fsdp=32, tensor=2).build(devices)
+    pairs = mesh.devices.reshape(-1, 2)
+    for a, b in pairs:
+        assert sum(abs(np.subtract(a.coords, b.coords))) == 1
+
+
+@pytest.mark.parametrize(("chip", "slices"), [("v5e", 3), ("v5e", 0), ("h100", 2)])
+def test_slices_that_cannot_be_are_refused(chip, slices):
+    with pytest.raises(UserError, match=f"--slices {slices}"):
+        make_topology(CHIPS[chip], 16, slices)
 
 
 def test_without_a_compiler_of_the_chip_there_are_virtual_devices(monkeypatch):

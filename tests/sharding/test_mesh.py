@@ -29,8 +29,8 @@ def test_one_axis_takes_what_is_left():
     [
         ({"data": 0}, "mesh.data = 0"),
         ({"data": -1, "fsdp": -1}, "only one axis"),
-        ({"context": 2}, "mesh.context = 2"),
-        ({"stage": -1}, "mesh.stage = -1"),
+        ({"context": 0}, "mesh.context = 0"),
+        ({"stage": -2}, "mesh.stage = -2"),
         ({"rules": (("embed", "fdsp"),)}, "'fdsp'"),
     ],
 )
@@ -51,12 +51,12 @@ def test_rules_place_parameters():
     shapes = {"w": jnp.zeros((3, 4, 6)), "b": jnp.zeros(4)}
     specs = param_specs(axes, shapes, config.build(), config.all_rules)
     assert specs == {
-        "w": PartitionSpec(None, "fsdp", "tensor"),
+        "w": PartitionSpec("stage", "fsdp", "tensor"),
         "b": PartitionSpec(None),
     }
     own = MeshConfig(data=2, fsdp=2, tensor=2, rules=(("mlp", None),))
     specs = param_specs(axes, shapes, own.build(), own.all_rules)
-    assert specs["w"] == PartitionSpec(None, "fsdp", None)
+    assert specs["w"] == PartitionSpec("stage", "fsdp", None)
 
 
 def test_sizes_that_an_axis_does_not_divide_are_named():
@@ -118,5 +118,5 @@ def test_an_axis_must_be_divided_by_the_product_of_its_mesh_axes():
 
 def test_a_batch_that_experts_do_not_divide_names_their_axis():
     config = MeshConfig(data=2, expert=4)
-    with pytest.raises(UserError, match=r"in 8 \(mesh\.data × .* × mesh\.expert\)"):
+    with pytest.raises(UserError, match=r"in 8 \(mesh\.data × mesh\.expert\)"):
         check_divisible("train.batch_size", 12, 1, config.build(), config.all_rules)

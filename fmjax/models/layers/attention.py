@@ -6,16 +6,19 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from fmjax.models.layers.attention_kernels.attend import attend
 from fmjax.models.layers.attention_mask import AttentionMask
-from fmjax.models.layers.dense import matmul
 from fmjax.models.layers.disentangled import disentangled_scores
 from fmjax.models.layers.dropout import Keys
 from fmjax.models.layers.logical_axes import constrain, normal_init, zeros_init
 from fmjax.models.layers.norms import Norm
+from fmjax.models.layers.projections import from_heads, to_heads
+from fmjax.models.layers.quantized import Quantized
 from fmjax.models.layers.rotary import Rotary, rotate
+from fmjax.sharding.platform import platform
 
 
 @jax.tree_util.register_dataclass
@@ -65,6 +68,8 @@ class Attention(nn.Module):
       init_std: standard deviation of the weights of queries, keys and values.
       out_init_std: standard deviation of the output weights.
       dtype: of the computation.
+      over_context: see `attend`.
+      quantized: see `transformer.quantized`.
     """
 
     num_heads: int
@@ -82,6 +87,8 @@ class Attention(nn.Module):
     init_std: float
     out_init_std: float
     dtype: jnp.dtype
+    over_context: str = "auto"
+    quantized: Quantized | None = None
 
     @nn.compact
     def __call__(
@@ -121,8 +128,12 @@ class Attention(nn.Module):
         query_std = (
             std if self.scale is None else std / (self.scale * self.head_dim**0.5)
         )
+        scale, of_query = self.scale, 1.0
+        if platform() == "tpu" and self.qk_norm is None and relative is None:
+            # Weights of the queries are scaled in place of every query.
+            scale, of_query = 1.0, scale or self.head_dim**-0.5
         to_query = self._projection(
-            "query", x.shape[-1], self.num_heads, "heads", query_std
+            "query", x.shape[-1], self.num_heads, "heads", query_std, of_query
         )
         q, k, v = to_query(x), None, None
         if encoder_hidden is not None:
@@ -148,7 +159,10 @@ class Attention(nn.Module):
         if k is not None:
             k = constrain(k, "batch", "length", "act_kv_heads", None)
             v = constrain(v, "batch", "length", "act_kv_heads", None)
-        scale = self.scale
+        q, k, v = (
+            None if x is None else checkpoint_name(x, name)
+            for x, name in ((q, "query"), (k, "key"), (v, "value"))
+        )
         if relative is not None:
             # Three terms: content-content, content-position, position-content.
             scale = (3 * self.head_dim) ** -0.5
@@ -181,6 +195,7 @@ class Attention(nn.Module):
             scale=scale,
             softcap=self.softcap,
             implementation=implementation,
+            over_context=self.over_context,
             dropout_rate=self.dropout,
             keys=keys,
         )
@@ -189,29 +204,45 @@ class Attention(nn.Module):
             normal_init(self.out_init_std, "heads", "kv", "embed"),
             (self.num_heads, self.head_dim, x.shape[-1]),
         )
-        out = out.reshape(*x.shape[:2], -1)
-        kernel = kernel.astype(self.dtype).reshape(-1, x.shape[-1])
-        y = matmul(out, kernel, self.dtype)
+        out = out.reshape(*x.shape[:2], *kernel.shape[:2])
+        y = from_heads(out, kernel.astype(self.dtype), self.quantized)
         if self.bias:
             offset = self.param("out_bias", zeros_init("embed"), x.shape[-1:])
             y = y + offset.astype(self.dtype)
         return y, cache
 
     def _projection(
-        self, name: str, width: int, heads: int, axis: str, std: float
+        self,
+        name: str,
+        width: int,
+        heads: int,
+        axis: str,
+        std: float,
+        scale: float = 1.0,
     ) -> Callable:
-        """Declares a projection to heads; returns a function that applies it."""
+        """Declares a projection to heads; returns a function that applies it.
+
+        Args:
+          name: of the weights.
+          width: of the inputs.
+          heads: number of heads.
+          axis: logical name of the axis of heads.
+          std: standard deviation of the initial weights.
+          scale: that the outputs are multiplied by.
+        """
+
+        def scaled(x: Array) -> Array:
+            return (x if scale == 1.0 else scale * x).astype(self.dtype)
+
         init = normal_init(std, "embed", axis, "kv")
-        kernel = self.param(name, init, (width, heads, self.head_dim))
-        kernel = kernel.astype(self.dtype).reshape(width, -1)
+        kernel = scaled(self.param(name, init, (width, heads, self.head_dim)))
         offset = None
         if self.qkv_bias:
             shape = (heads, self.head_dim)
             offset = self.param(f"{name}_bias", zeros_init(axis, "kv"), shape)
+            offset = scaled(offset)
 
         def apply(x: Array) -> Array:
-            y = matmul(x.astype(self.dtype), kernel, self.dtype)
-            y = y.reshape(*y.shape[:2], heads, self.head_dim)
-            return y if offset is None else y + offset.astype(self.dtype)
+            return to_heads(x.astype(self.dtype), kernel, offset, self.quantized)
 
         return apply

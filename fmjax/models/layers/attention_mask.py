@@ -33,6 +33,8 @@ class AttentionMask:
       query_positions: int [B or 1, T], the index of the key at each query's position,
         for `causal` and `window`; given with a key-value cache, whose slots are
         positions. None: query i is at key i.
+      zigzag: whether queries, keys and the arrays of the mask are in zig-zag order, see
+        `fmjax.models.layers.zigzag`; i and "up to" refer to the natural order. Static.
     """
 
     causal: bool = dataclasses.field(default=False, metadata={"static": True})
@@ -42,6 +44,7 @@ class AttentionMask:
     key_segment_ids: Int[Array, "B S"] | None = None
     padding_mask: Bool[Array, "B S"] | None = None
     query_positions: Int[Array, "#B T"] | None = None
+    zigzag: bool = dataclasses.field(default=False, metadata={"static": True})
 
     @property
     def only_distance(self) -> bool:

@@ -181,9 +181,11 @@ class Block(nn.Module):
             softcap=c.attention_softcap,
             dropout=c.attention_dropout,
             implementation=c.attention,
+            over_context=c.context_attention,
             init_std=c.init_std,
             out_init_std=c.out_init_std,
             dtype=c.compute_dtype,
+            quantized=c.quantized,
             name=name,
         )
 
@@ -208,7 +210,9 @@ class Block(nn.Module):
             "name": "mlp",
         }
         if c.experts is None:
-            layer = FeedForward(bias=c.bias, dropout=c.mlp_dropout, **shared)
+            layer = FeedForward(
+                bias=c.bias, dropout=c.mlp_dropout, quantized=c.quantized, **shared
+            )
             return layer(x, keys), {}
         experts = c.experts
         if cache is not None:

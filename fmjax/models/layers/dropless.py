@@ -1,16 +1,16 @@
 """Dropless mixture of experts, on a mesh."""
 
 import functools
-import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from fmjax.models.layers.expert_exchange import exchange
 from fmjax.models.layers.grouped_dot import grouped_dot
+from fmjax.models.layers.logical_axes import mesh_axes, shards
 
 Kernels = dict[str, Array]
 FeedForward = Callable[[Array, Kernels, Callable], Array]
@@ -26,9 +26,10 @@ def dropless(
     """Applies its experts to every token, with groups of any size (MegaBlocks).
 
     Gale et al. 2023. On a mesh each device sorts the tokens of its own part of the
-    batch by the experts that it holds. This is written with `shard_map`, because XLA
-    would have all devices sort and multiply all tokens. Devices that share the experts
-    of one replica gather each other's rows and scatter the sums.
+    batch by their experts, and those that share the experts of one replica send each
+    other the tokens for theirs, see `fmjax.models.layers.expert_exchange`. This is
+    written with `shard_map`, because XLA would have all devices sort and multiply all
+    tokens.
 
     Args:
       x: tokens.
@@ -40,29 +41,34 @@ def dropless(
     Returns:
       Σ_k weights_k · expert_k(x).
     """
+    apply = functools.partial(_grouped, feed_forward=feed_forward)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return _own_experts(x, chosen, weights, kernels, feed_forward, 0)
-    batch, expert, hidden = (
-        _mesh_axes(mesh, name) for name in ("batch", "expert", "mlp")
-    )
-    if x.shape[0] % math.prod(mesh.shape[axis] for axis in batch):
+        return _of_own_rows(x, chosen, weights, kernels, apply)
+    batch, length, expert, hidden = map(mesh_axes, ("batch", "length", "expert", "mlp"))
+    if x.shape[0] % shards("batch"):
         batch = ()  # few rows, as of a prompt or of `init`, are replicated
-    shared = tuple(axis for axis in expert if axis in batch)
+    if x.shape[1] % shards("length"):
+        length = ()
+    travel = {*expert} <= {*batch}
+    if not travel:
+        batch = tuple(axis for axis in batch if axis not in expert)
 
     def on_device(x, chosen, weights, kernels):
-        if shared:
-            gather = functools.partial(jax.lax.all_gather, axis_name=shared, tiled=True)
-            x, chosen, weights = map(gather, (x, chosen, weights))
-        first = jax.lax.axis_index(expert) * len(kernels["in"]) if expert else 0
-        y = _own_experts(x, chosen, weights, kernels, feed_forward, first)
-        if whole := tuple(a for a in (*expert, *hidden) if a not in shared):
-            y = jax.lax.psum(y, whole)
-        if shared:
-            y = jax.lax.psum_scatter(y, shared, scatter_dimension=0, tiled=True)
-        return y
+        whole = hidden
+        if not travel:
+            # Every device has all rows: each adds up its own experts.
+            own = len(kernels["in"])
+            chosen = chosen - jax.lax.axis_index(expert) * own
+            run, whole = apply, (*expert, *hidden)
+        elif expert:
+            run = functools.partial(exchange, apply=apply, axes=expert)
+        else:
+            run = apply
+        y = _of_own_rows(x, chosen, weights, kernels, run)
+        return jax.lax.psum(y, whole) if whole else y
 
-    rows = PartitionSpec(batch)
+    rows = PartitionSpec(batch, length)
     placed = {
         name: PartitionSpec(
             expert, *((hidden, None) if name == "out" else (None, hidden))
@@ -70,32 +76,44 @@ def dropless(
         for name in kernels
     }
     return jax.shard_map(
-        on_device, in_specs=(rows, rows, rows, placed), out_specs=rows
+        on_device,
+        in_specs=(rows, rows, rows, placed),
+        out_specs=rows,
+        # The stages of a pipeline are one more axis, which the check does not know.
+        check_vma=False,
     )(x, chosen, weights, kernels)
 
 
-def _mesh_axes(mesh: AbstractMesh, name: str) -> tuple[str, ...]:
-    """The mesh axes of size > 1 that shard a logical axis."""
-    (axes,) = nn.logical_to_mesh_axes((name,))
-    axes = (axes,) if isinstance(axes, str) else axes or ()
-    return tuple(axis for axis in axes if mesh.shape[axis] > 1)
+def _of_own_rows(x, chosen, weights, kernels, run: Callable) -> Float[Array, "B T D"]:
+    """`dropless` of the rows of this device.
 
-
-def _own_experts(x, chosen, weights, kernels, feed_forward, first):
-    """The contribution to `dropless` of this device's experts, from `first` on."""
+    Args:
+      x: as in `dropless`, likewise the next three.
+      chosen: those that are no index of an expert add nothing.
+      weights: of the experts.
+      kernels: of this device's experts.
+      run: (x [B T, D], indices of rows of x [N], their experts [N], kernels) → outputs
+        [N, D].
+    """
     (B, T, D), k = x.shape, chosen.shape[-1]
+    choices = chosen.reshape(-1)
+    y = run(x.reshape(-1, D), jnp.arange(choices.size) // k, choices, kernels)
+    y = y.reshape(B, T, k, D)
+    return jnp.einsum("btkd,btk->btd", y, weights.astype(y.dtype))
+
+
+def _grouped(x, rows, experts, kernels, feed_forward) -> Float[Array, "N D"]:
+    """Applies experts to rows of x; zero where no index of `kernels` is given."""
     own = len(kernels["in"])
-    # This device's experts come first; all others form one last group.
-    choices = chosen.reshape(-1) - first
-    choices = jnp.where((choices >= 0) & (choices < own), choices, own)
-    order = jnp.argsort(choices)
-    sizes = jnp.bincount(choices, length=own).astype(jnp.int32)
-    here = (jnp.arange(choices.size) < sizes.sum())[:, None]
+    # All others form one last group.
+    experts = jnp.where((experts >= 0) & (experts < own), experts, own)
+    order = jnp.argsort(experts)
+    sizes = jnp.bincount(experts, length=own).astype(jnp.int32)
+    here = (jnp.arange(experts.size) < sizes.sum())[:, None]
 
     def multiply(rows, kernel):
         # Rows after the last group are undefined.
         return jnp.where(here, grouped_dot(rows, kernel, sizes), 0)
 
-    rows = jnp.where(here, x.reshape(-1, D)[order // k], 0)
-    y = feed_forward(rows, kernels, multiply)[jnp.argsort(order)].reshape(B, T, k, D)
-    return jnp.einsum("btkd,btk->btd", y, weights.astype(y.dtype))
+    groups = jnp.where(here, x[rows[order]], 0)
+    return feed_forward(groups, kernels, multiply)[jnp.argsort(order)]

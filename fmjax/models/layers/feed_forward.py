@@ -2,12 +2,13 @@
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from fmjax.models.layers.activations import ACTIVATIONS
-from fmjax.models.layers.dense import matmul
 from fmjax.models.layers.dropout import Keys, dropout
 from fmjax.models.layers.logical_axes import constrain, normal_init, zeros_init
+from fmjax.models.layers.quantized import Quantized, product
 
 
 class FeedForward(nn.Module):
@@ -24,6 +25,7 @@ class FeedForward(nn.Module):
       out_init_std: standard deviation of W_out.
       dropout: share of the hidden layer dropped in training.
       dtype: of the computation.
+      quantized: see `transformer.quantized`.
     """
 
     mlp_dim: int
@@ -34,6 +36,7 @@ class FeedForward(nn.Module):
     out_init_std: float
     dropout: float
     dtype: jnp.dtype
+    quantized: Quantized | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], keys: Keys) -> Float[Array, "B T D"]:
@@ -45,7 +48,7 @@ class FeedForward(nn.Module):
         h = dropout(h, self.dropout, keys)
         out_init = normal_init(self.out_init_std, "mlp", "embed")
         kernel = self.param("out", out_init, (self.mlp_dim, x.shape[-1]))
-        y = matmul(h, kernel.astype(self.dtype), self.dtype)
+        y = product(h, kernel.astype(self.dtype), self.dtype, self.quantized)
         if self.bias:
             bias = self.param("out_bias", zeros_init("embed"), x.shape[-1:])
             y = y + bias.astype(self.dtype)
@@ -54,8 +57,8 @@ class FeedForward(nn.Module):
     def _inward(self, name: str, x: Array) -> Array:
         init = normal_init(self.init_std, "embed", "mlp")
         kernel = self.param(name, init, (x.shape[-1], self.mlp_dim))
-        h = matmul(x, kernel.astype(self.dtype), self.dtype)
+        h = product(x, kernel.astype(self.dtype), self.dtype, self.quantized)
         if self.bias:
             bias = self.param(f"{name}_bias", zeros_init("mlp"), (self.mlp_dim,))
             h = h + bias.astype(self.dtype)
-        return h
+        return checkpoint_name(h, f"mlp_{name}")

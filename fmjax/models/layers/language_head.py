@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from fmjax.models.layers.dense import matmul
+from fmjax.models.layers.head_product import head_product
 from fmjax.models.layers.logical_axes import constrain, normal_init, zeros_init
 
 # Far below any logit, and finite in bfloat16.
@@ -55,7 +55,7 @@ class LanguageHead(nn.Module):
         if self.scale != 1.0:
             hidden = hidden * jnp.asarray(self.scale, hidden.dtype)
         hidden = hidden.astype(self.dtype)
-        logits = matmul(hidden, kernel.astype(self.dtype), jnp.dtype("float32"))
+        logits = head_product(hidden, kernel.astype(self.dtype))
         if self.bias:
             logits = logits + self.param("bias", zeros_init("vocab"), kernel.shape[1:])
         logits = constrain(logits, "batch", "length", "act_vocab")

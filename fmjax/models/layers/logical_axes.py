@@ -5,6 +5,7 @@ replace linen's DenseGeneral, whose initializer fails for several feature axes u
 mesh.
 """
 
+import contextlib
 import math
 from collections.abc import Callable
 
@@ -35,11 +36,33 @@ def constrain_residual(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
 
 def residual_length_axis(length: int) -> str:
     """The logical axis of T = `length` positions in the residual stream."""
-    axes = (nn.logical_to_mesh_axes(("act_length",)) or (None,))[0]
-    sizes = jax.sharding.get_abstract_mesh().shape
+    return "length" if length % shards("act_length") else "act_length"
+
+
+def mesh_axes(name: str) -> tuple[str, ...]:
+    """The mesh axes of more than one device that shard a logical axis."""
+    # Looked up one at a time: in one lookup no two names may share a mesh axis.
+    axes = (nn.logical_to_mesh_axes((name,)) or (None,))[0]
     axes = (axes,) if isinstance(axes, str) else axes or ()
-    shards = math.prod(sizes.get(axis, 1) for axis in axes)
-    return "length" if length % shards else "act_length"
+    sizes = jax.sharding.get_abstract_mesh().shape
+    return tuple(axis for axis in axes if sizes.get(axis, 1) > 1)
+
+
+def shards(name: str) -> int:
+    """The number of devices that a logical axis is sharded over."""
+    sizes = jax.sharding.get_abstract_mesh().shape
+    return math.prod(sizes[axis] for axis in mesh_axes(name))
+
+
+def rules_without(axes: tuple[str, ...]) -> contextlib.AbstractContextManager:
+    """Context manager: the logical rules without these mesh axes."""
+
+    def rest(target):
+        names = (target,) if isinstance(target, str) else target or ()
+        return tuple(name for name in names if name not in axes) or None
+
+    rules = nn.get_logical_axis_rules()
+    return nn.logical_axis_rules([(name, rest(target)) for name, target in rules])
 
 
 def normal_init(stddev: float, *names: str | None) -> Callable:

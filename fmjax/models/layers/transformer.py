@@ -8,32 +8,29 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from fmjax.errors import UserError
 from fmjax.models.layers.attention import KeyValueCache
 from fmjax.models.layers.block import Block, BlockOutputs, Cache, Context
 from fmjax.models.layers.dense import Dense
 from fmjax.models.layers.disentangled import Disentangled, log_bucket
-from fmjax.models.layers.logical_axes import constrain, constrain_residual, normal_init
+from fmjax.models.layers.logical_axes import (
+    constrain,
+    constrain_residual,
+    mesh_axes,
+    normal_init,
+    shards,
+)
 from fmjax.models.layers.norms import Norm
+from fmjax.models.layers.pipeline import Pipeline
 from fmjax.models.layers.position_bias import (
     Alibi,
     RelativeBias,
     RelativeBuckets,
     alibi,
 )
+from fmjax.models.layers.remat import remat_policy
 from fmjax.models.layers.transformer_config import TransformerConfig
-
-# Rematerialization policies: what is kept of a block for the backward pass; the rest is
-# recomputed. `matmul` and mixtures of experts name their products "weights"; attention
-# kernels name the residuals of their backward passes "attention".
-_NAMED = jax.checkpoint_policies.save_only_these_names
-REMAT_POLICIES = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "attention": _NAMED("attention"),
-    "weights": _NAMED("weights"),
-    "dots": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_saveable, _NAMED("attention", "weights")
-    ),
-}
+from fmjax.models.layers.zigzag import from_zigzag, to_zigzag, whole_to_zigzag
 
 
 class Stack(nn.Module):
@@ -79,11 +76,17 @@ class Stack(nn.Module):
             x = Dense(
                 c.embed_dim, axes, True, c.init_std, c.compute_dtype, name="project"
             )(x)
-        context = self._with_positions(context, cache)
+        zigzag = self._in_zigzag(x, context, hidden_states)
+        key_positions = context.positions
+        if zigzag:
+            x, context = to_zigzag(x), _to_zigzag(context)
+        context = self._with_positions(context, key_positions, cache)
         x = constrain_residual(x)
         y, beside = self._blocks(x, context, cache, hidden_states)
         if c.norm_position != "post":
             y = c.make_norm("final_norm")(y)
+        if zigzag:
+            y = from_zigzag(y)
         y = constrain(y, "batch", "length", "act_embed")
         out = {"hidden": y, "cache": beside.cache, "router": beside.router}
         if hidden_states:
@@ -91,17 +94,49 @@ class Stack(nn.Module):
             out["hidden_states"] = jnp.concatenate([x[None], inner, y[None]])
         return out
 
+    def _in_zigzag(self, x: Array, context: Context, hidden_states: bool) -> bool:
+        """Whether to compute in zig-zag order.
+
+        Not where an order is noticed: random keys are drawn by position, and experts
+        with a capacity drop the last tokens.
+
+        Raises:
+          UserError: the devices of mesh.context do not divide the sequence.
+        """
+        c, T, devices = self.config, x.shape[1], shards("length")
+        if (
+            devices == 1
+            or self.is_initializing()
+            or context.mask.query_positions is not None  # with a cache
+        ):
+            return False
+        rates = (c.dropout, c.attention_dropout, c.mlp_dropout)
+        dropped = c.experts is not None and c.experts.capacity is not None
+        drawn = context.keys is not None and any(rates)
+        zigzag = context.mask.causal and not (dropped or drawn or hidden_states)
+        parts = devices * (2 if zigzag else 1)
+        if T % parts:
+            raise UserError(
+                f"mesh.context = {devices}: the stack reads sequences of {T}; expected "
+                f"a multiple of {parts}"
+                + (", two parts for each device." if zigzag else ".")
+            )
+        return zigzag
+
     def _blocks(
         self, x: Array, context: Context, cache: Cache | None, keep_outputs: bool
     ) -> tuple[Array, BlockOutputs]:
         c = self.config
+        if shards("layers") > 1 and not (
+            self.is_initializing() or cache is not None or keep_outputs
+        ):
+            return self._pipelined(x, context)
         block = Block
         if c.remat != "none":
             # XLA cannot undo rematerialization inside a scan, so the barriers that
             # prevent it are needed only for unrolled blocks.
-            block = nn.remat(
-                Block, policy=REMAT_POLICIES[c.remat], prevent_cse=not c.scan_layers
-            )
+            policy = remat_policy(c.remat, c.remat_save, c.remat_offload)
+            block = nn.remat(Block, policy=policy, prevent_cse=not c.scan_layers)
         arguments = (c, self.cross, keep_outputs)
         if c.scan_layers:
             scanned = nn.scan(
@@ -111,6 +146,7 @@ class Stack(nn.Module):
                 in_axes=(0, nn.broadcast),
                 out_axes=0,
                 length=c.num_layers,
+                unroll=c.scan_unroll,
                 check_constancy_invariants=False,
                 metadata_params={nn.PARTITION_NAME: "layers"},
             )(*arguments, name="layers")
@@ -123,10 +159,42 @@ class Stack(nn.Module):
             every.append(beside)
         return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *every)
 
-    def _with_positions(self, context: Context, cache: Cache | None) -> Context:
-        """The context with the window, position bias and relative vectors set."""
+    def _pipelined(self, x: Array, context: Context) -> tuple[Array, BlockOutputs]:
+        """The blocks as a pipeline over the devices that have the layers."""
         c = self.config
-        queries = keys = context.positions
+        block = Block(c, self.cross, keep_output=False, parent=None)
+
+        def apply(params, x, index, context):
+            y, beside = block.apply({"params": params}, x, (index, None), context)
+            return y, beside.router
+
+        if c.remat != "none":
+            policy = remat_policy(c.remat, c.remat_save, c.remat_offload)
+            apply = jax.checkpoint(apply, policy=policy, prevent_cse=False)
+        stages = shards("layers")
+        pipeline = Pipeline(
+            mesh_axes("layers"),
+            stages,
+            c.num_layers,
+            c.pipeline_rounds,
+            c.pipeline_microbatches or stages,
+            apply,
+        )
+        y, router = pipeline(self.variables["params"]["layers"], x, context)
+        return y, BlockOutputs(None, router, None)
+
+    def _with_positions(
+        self, context: Context, keys: Array, cache: Cache | None
+    ) -> Context:
+        """The context with the window, position bias and relative vectors set.
+
+        Args:
+          context: inputs that all blocks share.
+          keys: positions of the keys, int [B or 1, T].
+          cache: of the stack; its slots replace `keys`.
+        """
+        c = self.config
+        queries = context.positions
         if cache is not None:
             keys = jnp.arange(cache.self_attention.k.shape[-3])[None]
         bias = relative = None
@@ -160,6 +228,25 @@ class Stack(nn.Module):
             rows = log_bucket(offset, buckets, positions.max_distance)
         rows = jnp.clip(rows + buckets, 0, shape[0] - 1)
         return norm(table), rows
+
+
+def _to_zigzag(context: Context) -> Context:
+    """The context of a sequence in zig-zag order."""
+    mask, cross_mask = context.mask, context.cross_mask
+    return dataclasses.replace(
+        context,
+        positions=whole_to_zigzag(context.positions),
+        mask=dataclasses.replace(
+            mask,
+            zigzag=True,
+            query_segment_ids=whole_to_zigzag(mask.query_segment_ids),
+            key_segment_ids=whole_to_zigzag(mask.key_segment_ids),
+            padding_mask=whole_to_zigzag(mask.padding_mask),
+        ),
+        cross_mask=dataclasses.replace(
+            cross_mask, query_segment_ids=whole_to_zigzag(cross_mask.query_segment_ids)
+        ),
+    )
 
 
 def empty_cache(

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from fmjax.errors import UserError, require
 from fmjax.models.layers.disentangled import Disentangled
+from fmjax.models.layers.quantized import is_installed
 
 if TYPE_CHECKING:
     from fmjax.models.layers.transformer_config import TransformerConfig
@@ -14,6 +15,9 @@ def check_sizes(c: "TransformerConfig") -> None:
     for name in ("num_layers", "embed_dim", "num_heads", "kv_heads", "mlp_width"):
         if getattr(c, name) < 1:
             raise UserError(f"transformer.{name} = {getattr(c, name)} is below 1.")
+    require(c, "pipeline_rounds", c.pipeline_rounds >= 1, "at least 1")
+    micro = c.pipeline_microbatches
+    require(c, "pipeline_microbatches", micro is None or micro >= 1, "at least 1")
     if c.head_dim is None and c.embed_dim % c.num_heads:
         raise UserError(
             f"transformer.num_heads = {c.num_heads} does not divide "
@@ -78,6 +82,37 @@ def check_dropout(c: "TransformerConfig") -> None:
     """Raises UserError for dropout rates outside of [0, 1)."""
     for name in ("dropout", "attention_dropout", "mlp_dropout", "stochastic_depth"):
         require(c, name, 0 <= getattr(c, name) < 1, "0 ≤ x < 1")
+
+
+def check_remat(c: "TransformerConfig") -> None:
+    """Raises UserError for options of rematerialization that exclude each other."""
+    require(c, "scan_unroll", c.scan_unroll >= 1, "at least 1")
+    for name in ("remat_save", "remat_offload"):
+        require(
+            c,
+            name,
+            c.remat != "none" or not getattr(c, name),
+            "() with transformer.remat = 'none', which keeps everything",
+        )
+    require(
+        c,
+        "remat_offload",
+        c.remat != "dots" or not c.remat_offload,
+        "() with transformer.remat = 'dots'",
+    )
+
+
+def check_quantized(c: "TransformerConfig") -> None:
+    """Raises UserError for quantization of experts, or without qwix."""
+    if c.quantized is None:
+        return
+    require(c, "quantized", c.experts is None, "None with transformer.experts")
+    require(
+        c,
+        "quantized",
+        is_installed(),
+        "None, or qwix to be installed (extra quantized)",
+    )
 
 
 def check_kernel(c: "TransformerConfig") -> None:

@@ -10,6 +10,8 @@ from fmjax.models.layers.disentangled import Disentangled
 from fmjax.models.layers.mixture_of_experts import Experts
 from fmjax.models.layers.norms import Norm
 from fmjax.models.layers.position_bias import Alibi, RelativeBuckets
+from fmjax.models.layers.quantized import Quantized
+from fmjax.models.layers.remat import RematName, RematPolicy
 from fmjax.models.layers.rotary import Rotary
 from fmjax.models.layers.transformer_checks import (
     check_attention,
@@ -17,6 +19,8 @@ from fmjax.models.layers.transformer_checks import (
     check_experts,
     check_kernel,
     check_positions,
+    check_quantized,
+    check_remat,
     check_sizes,
 )
 from fmjax.sharding.platform import platform
@@ -73,17 +77,32 @@ class TransformerConfig:
         stream it is init_std / sqrt(2 · num_layers), as in GPT-2 (Radford et al. 2019).
       dtype: of the computation; "auto" is bfloat16 on accelerators and float32 on CPUs.
         Parameters are float32.
+      quantized: "int8" or "float8": products with the weights of blocks are computed in
+        eight bits, see `fmjax.models.layers.quantized`; None for in `dtype`.
       attention: the kernel, see `fmjax.models.layers.attention_kernels.attend`: "auto"
         selects it by the mesh's platform, and prints the reason if that kernel does not
         support the model.
+      context_attention: how attention crosses devices that have a part of each sequence
+        (mesh.context), see `attend`: "ring", "all_gather" or "auto".
       scan_layers: whether one compiled block is scanned over layers, with stacked
         parameters, which compiles in a fraction of the time. False unrolls the blocks,
         with separate parameters.
+      scan_unroll: layers of one iteration of that scan: more take longer to compile,
+        and activations that are kept need not be copied in and out of stacks of all
+        layers.
+      pipeline_microbatches: microbatches of a pipeline over mesh.stage, a multiple of
+        its stages, of the rows of a microbatch of the train step; None for as many as
+        stages. See `fmjax.models.layers.pipeline`.
+      pipeline_rounds: groups of layers of each stage; more make the bubble shorter, and
+        pass activations on more often.
       remat: rematerialization: "none" keeps all activations; "dots" keeps matrix
         products and outputs of attention kernels; "weights" keeps products with
         weights; "attention" keeps outputs of the kernels "splash" and "blockwise";
         "full" keeps only the inputs of blocks. The others are recomputed in the
         backward pass.
+      remat_save: names of activations that are kept too, see
+        `fmjax.models.layers.remat`.
+      remat_offload: names of activations that are kept in the memory of the host.
     """
 
     num_layers: int
@@ -115,13 +134,18 @@ class TransformerConfig:
     layer_scale: float | None = None
     init_std: float = 0.02
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantized: Quantized | None = None
     attention: Literal["auto", "xla", "blockwise", "cudnn", "splash"] = runtime_field(
         "auto"
     )
+    context_attention: Literal["auto", "ring", "all_gather"] = runtime_field("auto")
     scan_layers: bool = True
-    remat: Literal["none", "dots", "weights", "attention", "full"] = runtime_field(
-        "none"
-    )
+    scan_unroll: int = runtime_field(1)
+    pipeline_microbatches: int | None = runtime_field(None)
+    pipeline_rounds: int = runtime_field(1)
+    remat: RematPolicy = runtime_field("none")
+    remat_save: tuple[RematName, ...] = runtime_field(())
+    remat_offload: tuple[RematName, ...] = runtime_field(())
 
     def __post_init__(self):
         for check in (
@@ -131,6 +155,8 @@ class TransformerConfig:
             check_experts,
             check_kernel,
             check_dropout,
+            check_remat,
+            check_quantized,
         ):
             check(self)
 

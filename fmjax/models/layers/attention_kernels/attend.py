@@ -6,10 +6,18 @@ import jax
 from jaxtyping import Array, Float
 
 from fmjax.errors import UserError
-from fmjax.models.layers.attention_kernels import blockwise, cudnn, splash, xla
+from fmjax.models.layers.attention_kernels import (
+    blockwise,
+    cudnn,
+    gathered_keys,
+    ring,
+    splash,
+    xla,
+)
 from fmjax.models.layers.attention_kernels.call import AttentionCall
 from fmjax.models.layers.attention_mask import AttentionMask
 from fmjax.models.layers.dropout import Keys
+from fmjax.models.layers.logical_axes import shards
 from fmjax.sharding.platform import platform
 
 KERNELS = {"xla": xla, "blockwise": blockwise, "cudnn": cudnn, "splash": splash}
@@ -30,6 +38,7 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
     implementation: str = "auto",
+    over_context: str = "auto",
     dropout_rate: float = 0.0,
     keys: Keys = None,
 ) -> Float[Array, "B T H K"]:
@@ -52,6 +61,10 @@ def attend(
         O(T · S)), or "auto": splash on TPUs and cudnn on GPUs if they support the call,
         else blockwise for long rows if it does, else xla. If the platform's kernel does
         not support it, the reason is printed once to the standard error.
+      over_context: how queries meet keys if T and S are sharded over mesh.context:
+        "ring" (keys travel; causal masks and none, segments, padding), "all_gather"
+        (any option), or "auto": ring if it supports the call. The kernels of a ring are
+        splash and blockwise, those of gathered keys blockwise and xla.
       dropout_rate: share of the attention weights that are dropped.
       keys: one random key per example; None for no dropout.
 
@@ -60,6 +73,8 @@ def attend(
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     call = AttentionCall(q, k, v, mask, bias, scale, softcap, dropout_rate, keys)
+    if _over_context(call):
+        return _attend_over_context(call, implementation, over_context)
     if implementation == "auto":
         implementation = _choose(call)
     elif reason := KERNELS[implementation].refusal(call):
@@ -68,6 +83,66 @@ def attend(
             f"{reason}. Expected 'auto' or 'xla'."
         )
     return KERNELS[implementation].attention(call)
+
+
+def _over_context(call: AttentionCall) -> bool:
+    """Whether the call is over sequences that devices have a part of each."""
+    devices = shards("length")
+    lengths = call.q.shape[1], call.k.shape[1]
+    cached = call.mask.query_positions is not None
+    # Odd lengths are those of initializers and of poolers, which XLA divides.
+    return devices > 1 and not cached and not any(n % devices for n in lengths)
+
+
+def _attend_over_context(
+    call: AttentionCall, implementation: str, how: str
+) -> Float[Array, "B T H K"]:
+    reason = ring.refusal(call)
+    if implementation == "xla":
+        reason = reason or "transformer.attention = 'xla'"
+    if how == "ring" and reason:
+        raise UserError(
+            f"transformer.context_attention = 'ring' cannot be used here: {reason}. "
+            "Expected 'auto' or 'all_gather'."
+        )
+    if how != "all_gather" and reason is None:
+        return ring.attention(call, KERNELS[_kernel_of_ring(call, implementation)])
+    if implementation in ("splash", "cudnn"):
+        raise UserError(
+            f"transformer.attention = {implementation!r} cannot be used with gathered "
+            f"keys over mesh.context ({reason or 'transformer.context_attention'}). "
+            "Expected 'auto', 'blockwise' or 'xla'."
+        )
+    long = call.k.shape[1] > _LONG and call.unusual() is None
+    chosen = "blockwise" if long or implementation == "blockwise" else "xla"
+    if reason and how == "auto" and implementation == "auto":
+        _say(f"attention over mesh.context gathers the keys, without a ring: {reason}")
+    return gathered_keys.attention(call, KERNELS[chosen])
+
+
+def _kernel_of_ring(call: AttentionCall, implementation: str) -> str:
+    """The kernel of each device for the keys that pass by."""
+    # In zig-zag order a visit may take half of the queries or of the keys.
+    parts = shards("length") * (2 if call.mask.zigzag else 1)
+    reason = splash.refused_platform()
+    for length in (call.q.shape[1], call.k.shape[1]):
+        if length // parts % splash.LANES:
+            reason = f"{length} / {parts} positions are no multiple of {splash.LANES}"
+    if implementation == "cudnn" or (implementation == "splash" and reason):
+        raise UserError(
+            f"transformer.attention = {implementation!r} cannot be used in a ring over "
+            f"mesh.context: {reason or 'it does not give its sums'}. Expected 'auto' "
+            "or 'blockwise'."
+        )
+    if implementation == "auto":
+        of_platform = _OF_PLATFORM.get(platform())
+        implementation = "blockwise"
+        if of_platform == "splash" and reason is None:
+            implementation = "splash"
+        elif of_platform:
+            why = reason or "cuDNN does not give its sums"
+            _say(f"attention in the ring by 'blockwise', not {of_platform!r}: {why}")
+    return implementation
 
 
 def _choose(call: AttentionCall) -> str:

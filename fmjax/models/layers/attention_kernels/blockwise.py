@@ -35,12 +35,55 @@ def attention(call: AttentionCall, block: int = BLOCK) -> Float[Array, "B T H K"
       call: inputs and options.
       block: keys of a block.
     """
-    B, T, H, K = call.q.shape
-    G = call.k.shape[2]
-    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (call.q * call.scale, call.k, call.v))
-    q = q.reshape(B, G, H // G * T, K)
-    out = _attention(q, k, v, call.mask, call.softcap, H, block)
-    return jnp.swapaxes(out.reshape(B, H, T, K), 1, 2)
+    q, k, v = _heads_first(call)
+    H = call.q.shape[2]
+    out = _attention(call.scale * q, k, v, call.mask, call.softcap, H, block)
+    return _heads_last(out, H)
+
+
+def forward_piece(
+    call: AttentionCall,
+) -> tuple[Float[Array, "B T H K"], Float[Array, "B H T"]]:
+    """Attention to some of the keys, see `splash.forward_piece`; float32."""
+    B, T, H, _ = call.q.shape
+    q, k, v = _heads_first(call)
+    out, highest, total = _softmax(q, k, v, call.mask, call.softcap, H, BLOCK)
+    log_sums = (highest + jnp.log(total)).reshape(B, H, T)
+    return _heads_last(out, H), log_sums
+
+
+def backward_piece(
+    call: AttentionCall,
+    out: Float[Array, "B T H K"],
+    log_sums: Float[Array, "B H T"],
+    gradient: Float[Array, "B T H K"],
+) -> tuple[Array, Array, Array]:
+    """The part of some keys in the gradients, see `splash.backward_piece`."""
+    H, G = call.q.shape[2], call.k.shape[2]
+    q, k, v = _heads_first(call)
+    out, gradient = (_grouped(jnp.swapaxes(x, 1, 2), G) for x in (out, gradient))
+    log_sums = log_sums.reshape(out.shape[:3])
+    residuals = (q, k, v, call.mask, out, log_sums, jnp.ones_like(log_sums))
+    into_q, into_k, into_v, _ = _backward(call.softcap, H, BLOCK, residuals, gradient)
+    return (
+        _heads_last(into_q, H),
+        jnp.swapaxes(into_k, 1, 2),
+        jnp.swapaxes(into_v, 1, 2),
+    )
+
+
+def _heads_first(call: AttentionCall) -> tuple[Array, Array, Array]:
+    """Queries [B, G, H / G · T, K], keys and values [B, G, S, K]."""
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (call.q, call.k, call.v))
+    return _grouped(q, k.shape[1]), k, v
+
+
+def _grouped(x: Float[Array, "B H T K"], groups: int) -> Float[Array, "B G R K"]:
+    return x.reshape(x.shape[0], groups, -1, x.shape[-1])
+
+
+def _heads_last(x: Float[Array, "B G R K"], heads: int) -> Float[Array, "B T H K"]:
+    return jnp.swapaxes(x.reshape(x.shape[0], heads, -1, x.shape[-1]), 1, 2)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
@@ -58,6 +101,15 @@ def _attention(
 
 
 def _forward(q, k, v, mask, softcap, heads, block):
+    out, highest, total = _softmax(q, k, v, mask, softcap, heads, block)
+    out = checkpoint_name(out.astype(v.dtype), "attention")
+    highest = checkpoint_name(highest, "attention")
+    total = checkpoint_name(total, "attention")
+    return out, (q, k, v, mask, out, highest, total)
+
+
+def _softmax(q, k, v, mask, softcap, heads, block):
+    """The output, and each query's highest score and sum of exp(score - highest)."""
     B, G, R, K = q.shape
     f32 = jnp.float32
 
@@ -83,10 +135,7 @@ def _forward(q, k, v, mask, softcap, heads, block):
         jnp.zeros((B, G, R, K)),
     )
     (highest, total, out), _ = jax.lax.scan(add, start, pieces)
-    out = checkpoint_name((out / total[..., None]).astype(v.dtype), "attention")
-    highest = checkpoint_name(highest, "attention")
-    total = checkpoint_name(total, "attention")
-    return out, (q, k, v, mask, out, highest, total)
+    return out / total[..., None], highest, total
 
 
 def _backward(softcap, heads, block, residuals, gradient):

@@ -6,12 +6,11 @@ rows and heads of each device. On CPUs it is interpreted, which is slow but give
 results of a TPU.
 """
 
-import math
+import dataclasses
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax.experimental.pallas.ops.tpu.splash_attention import (
     CausalMask,
     FullMask,
@@ -19,51 +18,88 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
     MultiHeadMask,
     SegmentIds,
     make_splash_mha,
+    splash_attention_kernel,
 )
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from fmjax.models.layers.attention_kernels import placement
 from fmjax.models.layers.attention_kernels.call import AttentionCall
 from fmjax.models.layers.attention_kernels.splash_blocks import block_sizes
 from fmjax.models.layers.attention_mask import AttentionMask
 from fmjax.sharding.platform import device_kind, platform
 
+LANES = 128  # rows of the kernel are a multiple of this
+# Above this much, the padding costs more than scores in memory.
+_MOST_PADDING = 1.5
 _NO_SEGMENT = -1  # segment id of masked keys; those of tokens are 0 and up
 
 
 def refusal(call: AttentionCall) -> str | None:
     """Why splash attention does not support the call; None if it does."""
-    (B, T, H, _), (_, S, G, _) = call.q.shape, call.k.shape
     if call.unusual():
         return call.unusual()
-    if platform() not in ("tpu", "cpu"):
-        return f"the mesh is of {platform()} devices"
-    for name, length in (("queries", T), ("keys", S)):
-        if length % 128:
-            return f"{length} {name} a row are no multiple of 128"
-    rows, heads, kv_heads = (_shards(axes) for axes in _axes())
-    for name, size, shards in (
-        ("rows", B, rows),
-        ("query heads", H, heads),
-        ("key heads", G, kv_heads),
-    ):
-        if size % shards:
-            return f"{size} {name} cannot be divided among {shards} devices"
-    if heads != kv_heads:
-        return f"query heads lie on {heads} devices, key heads on {kv_heads}"
-    return None
+    if reason := refused_platform():
+        return reason
+    for name, x in (("queries", call.q), ("keys", call.k)):
+        length, padded = x.shape[1], _whole_lanes(x.shape[1])
+        if padded > _MOST_PADDING * length:
+            return f"{length} {name} a row would have to be padded to {padded}"
+    return placement.refusal(call)
+
+
+def refused_platform() -> str | None:
+    """Why the mesh's devices do not run the kernel; None if they do."""
+    known = platform() in ("tpu", "cpu")
+    return None if known else f"the mesh is of {platform()} devices"
 
 
 def attention(call: AttentionCall) -> Float[Array, "B T H K"]:
-    """The output of attention, without a [T, S] array."""
+    """The output of attention, without a [T, S] array.
+
+    Rows are padded to multiples of 128.
+    """
+    T, S = call.q.shape[1], call.k.shape[1]
+    if (T, S) != (_whole_lanes(T), _whole_lanes(S)):
+        return _attention(_padded(call))[:, :T]
+    return _attention(call)
+
+
+def _whole_lanes(length: int) -> int:
+    return -(-length // LANES) * LANES
+
+
+def _padded(call: AttentionCall) -> AttentionCall:
+    """The call with rows of multiples of 128, whose padding no query attends to."""
+    mask, T, S = call.mask, call.q.shape[1], call.k.shape[1]
+
+    def pad(x, length):
+        if x is None:
+            return None
+        room = [(0, 0), (0, _whole_lanes(length) - length)]
+        return jnp.pad(x, room + [(0, 0)] * (x.ndim - 2))
+
+    padding_mask = mask.padding_mask
+    if padding_mask is None and S % LANES and not (mask.causal and T == S):
+        padding_mask = jnp.ones((1, S), bool)
+    mask = dataclasses.replace(
+        mask,
+        query_segment_ids=pad(mask.query_segment_ids, T),
+        key_segment_ids=pad(mask.key_segment_ids, S),
+        padding_mask=pad(padding_mask, S),
+    )
+    q, k, v = pad(call.q, T), pad(call.k, S), pad(call.v, S)
+    return dataclasses.replace(call, q=q, k=k, v=v, mask=mask)
+
+
+def _attention(call: AttentionCall) -> Float[Array, "B T H K"]:
     mask, (B, T) = call.mask, call.q.shape[:2]
     S = call.k.shape[1]
     segments = _segments(mask, B, T, S)
-    rows, heads, kv_heads = _axes()
 
     def local(q, k, v, segments, window_applies):
         def within(mask: AttentionMask) -> Array:
-            kernel = _kernel(mask, q.shape[2], T, S, call.softcap)
+            kernel = _kernel(mask, *q.shape[2:], T, S, call.softcap)
             return jax.vmap(kernel)(
                 *(jnp.swapaxes(x, 1, 2) for x in (q, k, v)), segments
             )
@@ -78,13 +114,14 @@ def attention(call: AttentionCall) -> Float[Array, "B T H K"]:
         return jnp.swapaxes(out, 1, 2)
 
     # The kernel requires keys in the queries' dtype, and does not scale the scores.
-    q = call.q * jnp.asarray(call.scale, call.q.dtype)
+    q = call.q
+    if call.scale != 1.0:
+        q = q * jnp.asarray(call.scale, q.dtype)
     arguments = (q, call.k, call.v, segments, mask.window_applies)
     if jax.sharding.get_abstract_mesh().empty:
         return local(*arguments)
-    of_queries = PartitionSpec(rows, None, heads, None)
-    of_keys = PartitionSpec(rows, None, kv_heads, None)
-    of_segments = None if segments is None else PartitionSpec(rows, None)
+    of_queries, of_keys = placement.of_queries(), placement.of_keys()
+    of_segments = None if segments is None else placement.of_rows()
     return jax.shard_map(
         local,
         in_specs=(of_queries, of_keys, of_keys, of_segments, PartitionSpec()),
@@ -94,8 +131,70 @@ def attention(call: AttentionCall) -> Float[Array, "B T H K"]:
     )(*arguments)
 
 
+def forward_piece(
+    call: AttentionCall,
+) -> tuple[Float[Array, "B T H K"], Float[Array, "B H T"]]:
+    """Attention of this device's queries to some of their keys, within `shard_map`.
+
+    Args:
+      call: with scaled queries and a mask without a window.
+
+    Returns:
+      The output, and the logarithms of the sums of exp(score) over these keys.
+    """
+    mask, (B, T, H, K), S = call.mask, call.q.shape, call.k.shape[1]
+    kernel = _kernel(mask, H, K, T, S, call.softcap, save_residuals=True)
+    arrays = (jnp.swapaxes(x, 1, 2) for x in (call.q, call.k, call.v))
+    out, (log_sums,) = jax.vmap(kernel)(*arrays, _segments(mask, B, T, S))
+    return jnp.swapaxes(out, 1, 2), log_sums
+
+
+def backward_piece(
+    call: AttentionCall,
+    out: Float[Array, "B T H K"],
+    log_sums: Float[Array, "B H T"],
+    gradient: Float[Array, "B T H K"],
+) -> tuple[Array, Array, Array]:
+    """The part of these keys in the gradients of attention to all of them.
+
+    Args:
+      call: as in `forward_piece`.
+      out: output of attention to all keys.
+      log_sums: logarithms of the sums of exp(score) over all keys.
+      gradient: of `out`.
+
+    Returns:
+      Gradients of the queries, of these keys and of their values.
+    """
+    mask, (B, T, H, K), S = call.mask, call.q.shape, call.k.shape[1]
+    kernel = _kernel(mask, H, K, T, S, call.softcap)
+    options = dict(kernel.kwargs)
+
+    def of_row(q, k, v, segments, out, log_sums, gradient):
+        # JAX differentiates the kernel only where it sees all keys; this is what it
+        # calls, and takes the sums over all keys as they are.
+        residuals = (q, k, v, segments, None, out, log_sums)
+        masks = (kernel.dq_mask_info, kernel.dkv_mask_info)
+        return splash_attention_kernel._splash_attention_bwd(
+            res=residuals + masks, do=gradient, **options
+        )[3:6]
+
+    q, k, v, out, gradient = (
+        jnp.swapaxes(x, 1, 2) for x in (call.q, call.k, call.v, out, gradient)
+    )
+    segments = _segments(mask, B, T, S)
+    found = jax.vmap(of_row)(q, k, v, segments, out, log_sums, gradient)
+    return tuple(jnp.swapaxes(x, 1, 2) for x in found)
+
+
 def _kernel(
-    mask: AttentionMask, heads: int, T: int, S: int, softcap: float | None
+    mask: AttentionMask,
+    heads: int,
+    width: int,
+    T: int,
+    S: int,
+    softcap: float | None,
+    save_residuals: bool = False,
 ) -> Callable[..., Array]:
     """The kernel of one row: (q [H, T, K], k, v [G, S, K], segments) → [H, T, K]."""
     if mask.window is not None:
@@ -105,11 +204,12 @@ def _kernel(
         shape = CausalMask((T, S)) if mask.causal else FullMask((T, S))
     return make_splash_mha(
         MultiHeadMask([shape] * heads),
-        block_sizes=block_sizes(T, S, device_kind()),
+        block_sizes=block_sizes(T, S, width, device_kind()),
+        save_residuals=save_residuals,
         attn_logits_soft_cap=softcap,
         head_shards=1,
         q_seq_shards=1,
-        residual_checkpoint_name="attention",
+        residual_checkpoint_name=None if save_residuals else "attention",
         interpret=platform() == "cpu",
     )
 
@@ -128,16 +228,3 @@ def _segments(mask: AttentionMask, B: int, T: int, S: int) -> SegmentIds | None:
         return jnp.broadcast_to(ids.astype(jnp.int32), (B, length))
 
     return SegmentIds(whole(q, T), whole(kv, S))
-
-
-def _axes() -> PartitionSpec:
-    """The mesh axes of rows, query heads and key heads."""
-    names = ("batch", "act_heads", "act_kv_heads")
-    # Looked up one at a time: in one lookup no two axes may map to one mesh axis.
-    return tuple((nn.logical_to_mesh_axes((name,)) or (None,))[0] for name in names)
-
-
-def _shards(axes: str | tuple[str, ...] | None) -> int:
-    sizes = jax.sharding.get_abstract_mesh().shape
-    axes = (axes,) if isinstance(axes, str) else axes or ()
-    return math.prod(sizes[axis] for axis in axes)

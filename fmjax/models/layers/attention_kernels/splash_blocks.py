@@ -1,6 +1,6 @@
 """Block sizes of splash attention, by TPU chip and sequence length."""
 
-from jax.experimental.pallas.ops.tpu.splash_attention import BlockSizes
+from jax.experimental.pallas.ops.tpu.splash_attention import BlockSizes, QKVLayout
 
 from fmjax.sharding.xla_options import SCOPED_VMEM, option_of_trace
 
@@ -25,7 +25,16 @@ _FOR_CAUSALITY = 512
 MOST_PARTS = 8
 
 
-def block_sizes(queries: int, keys: int, device_kind: str) -> BlockSizes:
+def reads_positions_last(head_dim: int) -> bool:
+    """Whether queries, keys and values come as [H, K, T] instead of [H, T, K].
+
+    The last axis is padded to 128 in a TPU's memory: heads of 64 would take twice as
+    much as they need.
+    """
+    return head_dim < 128
+
+
+def block_sizes(queries: int, keys: int, head_dim: int, device_kind: str) -> BlockSizes:
     """Block sizes for attention of `queries` to `keys`, both multiples of 128."""
     largest = LARGEST.get(device_kind, DEFAULT)
     if (option_of_trace(SCOPED_VMEM) or 0) >= _MUCH_VMEM:
@@ -34,17 +43,25 @@ def block_sizes(queries: int, keys: int, device_kind: str) -> BlockSizes:
         _block(length, min(largest, max(_FOR_CAUSALITY, length // 4)))
         for length in (queries, keys)
     )
-    fused = keys // kv <= MOST_PARTS
+    # One block of keys leaves no partial gradients of the queries to be added up.
+    kv_dkv = keys if keys <= largest else kv
+    fused = keys // kv_dkv <= MOST_PARTS
+    layout = QKVLayout.HEAD_DIM_MINOR
+    if reads_positions_last(head_dim):
+        layout = QKVLayout.SEQ_MINOR
     return BlockSizes(
         block_q=q,
         block_kv=kv,
         block_kv_compute=kv,
         block_q_dkv=q,
-        block_kv_dkv=kv,
-        block_kv_dkv_compute=kv,
+        block_kv_dkv=kv_dkv,
+        block_kv_dkv_compute=kv_dkv,
         block_q_dq=None if fused else q,
         block_kv_dq=None if fused else kv,
         use_fused_bwd_kernel=fused,
+        q_layout=layout,
+        k_layout=layout,
+        v_layout=layout,
     )
 
 
