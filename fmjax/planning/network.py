@@ -31,12 +31,12 @@ class Network:
 
     A ring brings every device (g - 1) / g of a gathered array of S bytes, so an
     all-gather or reduce-scatter takes S (g - 1) / (g B), an all-reduce twice that
-    (Patarasuk and Yuan 2009). B is the bandwidth into one device. On a torus it is
-    that of all its links if the group is the whole slice: two for each dimension longer
-    than two, one for a dimension of two. A smaller group is taken to lie along one
-    dimension: two links if it is as long as one that wraps around, else one. All GPUs
-    of a host reach each other at `link_bandwidth`. In an all-to-all, half of what half
-    of the devices send crosses the middle of the torus.
+    (Patarasuk and Yuan 2009). B is the bandwidth into one device. In a slice it is
+    that of all its links if the group is the whole slice: two for each dimension that
+    wraps around, see `wrapped`, else the one that a device at the end has. A smaller
+    group is taken to lie along one dimension: two links if it is as long as one that
+    wraps around, else one. All GPUs of a host reach each other at `link_bandwidth`. In
+    an all-to-all, half of what half of the devices send crosses the middle.
 
     A group that spans s islands of m devices first exchanges, over the slow network,
     what each device has with its counterparts: (s - 1) / s of S / m bytes.
@@ -97,14 +97,16 @@ class Network:
         if self.chip.platform == "gpu" or size == 1:
             return self.chip.link_bandwidth
         if size == math.prod(self._torus):
-            links = sum(min(n - 1, 2) for n in self._torus)
+            wraps = wrapped(self._torus)
+            links = sum(1 + wrap for n, wrap in zip(self._torus, wraps) if n > 1)
         else:
             links = self._links_along(size)
         return links * self.chip.link_bandwidth
 
     def _links_along(self, size: int) -> int:
         """Links of a device within a group along one dimension."""
-        return 2 if size > 2 and size in self._torus else 1
+        rings = [n for n, wrap in zip(self._torus, wrapped(self._torus)) if wrap]
+        return 2 if size in rings else 1
 
     def _exchange_seconds(self, sent: float, size: int) -> float:
         """Of an all-to-all in which each of `size` devices of an island sends bytes."""
@@ -114,10 +116,21 @@ class Network:
             return sent * (size - 1) / size / self.chip.link_bandwidth
         if size == math.prod(self._torus):
             longest = max(self._torus)
-            cut = size // longest * min(longest - 1, 2)
+            cut = size // longest * self._links_along(longest)
         else:
             cut = self._links_along(size)
         return size / 2 * sent / 2 / (cut * self.chip.link_bandwidth)
+
+
+def wrapped(shape: tuple[int, ...]) -> tuple[bool, ...]:
+    """Which dimensions of a slice wrap around, so that it is a torus along them.
+
+    In two dimensions (v5e, v6e) those of 16 chips do, the longest there are; in three
+    (v4, v5p, v7x) all do if the slice is made of whole cubes of 4 × 4 × 4.
+    """
+    if len(shape) == 2:
+        return tuple(n == 16 for n in shape)
+    return (all(n % 4 == 0 for n in shape),) * len(shape)
 
 
 def _even_torus(size: int, dimensions: int) -> tuple[int, ...]:

@@ -9,12 +9,13 @@ import jax
 from jax.experimental import topologies
 
 from fmjax.errors import UserError
+from fmjax.planning.network import wrapped
 from fmjax.sharding.chips import CHIPS, Chip
 
 # Names of slices in libtpu, where they are not those of the chips.
-_LIBTPU_NAMES = {"v7x": "tpu7x"}
+_LIBTPU_NAMES = {"v5p": "v5", "v7x": "tpu7x"}
 # A chip of these has two cores, which work as one device.
-_MEGACORE = ("v4",)
+_MEGACORE = ("v4", "v5p")
 GPU_TARGETS = pathlib.Path(__file__).parent / "gpu_targets"
 _CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 
@@ -134,17 +135,17 @@ def _tpu_devices(chip: Chip, shape: tuple[int, ...], slices: int) -> list[jax.De
         ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
     ):
         os.environ.setdefault(name, value)
-    options = {"num_slices": slices} if slices > 1 else {}
-    if chip.name in _MEGACORE:
-        options = {
-            "chip_config_name": "megacore",
-            "chips_per_host_bounds": (2, 2, 1),
-            "num_slices": slices,
-            "wrap": (True,) * 3,
-        }
+    wraps = (*wrapped(shape), False)[:3]
+    sides = sorted(shape, reverse=True) if shape[0] == 1 else shape
     name = _LIBTPU_NAMES.get(chip.name, chip.name)
-    sides = "x".join(map(str, shape))
-    found = topologies.get_topology_desc(f"{name}:{sides}", platform="tpu", **options)
+    found = topologies.get_topology_desc(
+        f"{name}:{'x'.join(map(str, sides))}",
+        platform="tpu",
+        chip_config_name="megacore" if chip.name in _MEGACORE else "default",
+        chips_per_host_bounds=(2, 2, 1),
+        num_slices=slices,
+        wrap=wraps,
+    )
     return found.devices
 
 

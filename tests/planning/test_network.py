@@ -23,13 +23,19 @@ def ring(size: int) -> list[list[int]]:
 @pytest.mark.parametrize(
     ("size", "torus", "group", "links"),
     [
-        (16, (4, 4), 16, 4),  # the whole slice: both ways in both dimensions
-        (8, (2, 4), 8, 3),  # a dimension of two has one link
-        (32, (2, 4, 4), 32, 5),
-        (16, (4, 4), 4, 2),  # one dimension that wraps around
+        # The whole slice: both ways in both dimensions, if these wrap around.
+        (256, (16, 16), 256, 4),
+        (128, (8, 16), 128, 3),
+        (8, (2, 4), 8, 2),
+        (64, (4, 4, 4), 64, 6),
+        (32, (2, 4, 4), 32, 3),
+        # One dimension that wraps around or not, and parts of one.
+        (256, (16, 16), 16, 2),
+        (64, (4, 4, 4), 4, 2),
+        (16, (4, 4), 4, 1),
         (32, (4, 8), 2, 1),
-        (64, (8, 8), 4, 1),  # part of one
-        (8, (1, 8), 8, 2),
+        (256, (16, 16), 8, 1),
+        (8, (1, 8), 8, 1),
     ],
 )
 def test_rings_use_the_links_of_their_dimensions(size, torus, group, links):
@@ -42,10 +48,10 @@ def test_rings_use_the_links_of_their_dimensions(size, torus, group, links):
 
 
 def test_a_ring_on_a_real_ring_takes_as_long_as_its_steps():
-    # Both ways around a ring of 8, four steps each send a part of 1/8 over each link;
-    # the last step brings only one of the two parts that are still missing.
-    steps, part = 7 / 2, 6400 / 8
-    gather = seconds("all-gather", ring(8), TPU, {"a": 64}, torus=(8, 8))
+    # Both ways around a ring of 16, eight steps each send 1/16 over each link; the last
+    # step brings only one of the two parts that are still missing.
+    steps, part = 15 / 2, 6400 / 16
+    gather = seconds("all-gather", ring(16), TPU, {"a": 256}, torus=(16, 16))
     assert gather == pytest.approx(steps * part / 100)
 
 
@@ -59,14 +65,17 @@ def test_the_torus_is_as_even_as_the_number_of_chips_allows():
         assert given == found
 
 
-@pytest.mark.parametrize(("torus", "group"), [((4, 4), 16), ((2, 8), 16), ((8, 8), 8)])
-def test_an_all_to_all_crosses_the_middle(torus, group):
+@pytest.mark.parametrize(
+    ("torus", "group", "ways"),
+    [((4, 4), 16, 1), ((2, 8), 16, 1), ((16, 16), 16, 2), ((16, 16), 256, 2)],
+)
+def test_an_all_to_all_crosses_the_middle(torus, group, ways):
     # Along the longest dimension: count what crosses a cut into halves, and its links.
     each = 6400 / group  # from every device to every device
     crossing = each * (group / 2) ** 2
     rings = group // max(torus)
     time = seconds("all-to-all", ring(group), TPU, {"a": np.prod(torus)}, torus=torus)
-    assert time == pytest.approx(crossing / (2 * rings * 100))
+    assert time == pytest.approx(crossing / (ways * rings * 100))
 
 
 def test_a_permutation_takes_one_link():
@@ -99,9 +108,9 @@ def test_slices_of_tpus_exchange_over_the_slow_network():
     options = {"slices": {"data": 2}, "torus": (2, 4)}
     inside = [[0, 1, 4, 5, 8, 9, 12, 13], [2, 3, 6, 7, 10, 11, 14, 15]]
     time = seconds("all-gather", inside, TPU, mesh, **options)
-    assert time == pytest.approx(6400 * 7 / 8 / 300)
+    assert time == pytest.approx(6400 * 7 / 8 / 200)
     across = [[n, n + 2] for n in (0, 1, 4, 5, 8, 9, 12, 13)]
     time = seconds("all-gather", across, TPU, mesh, **options)
     assert time == pytest.approx(6400 / 2 / 10)
     time = seconds("all-gather", ring(16), TPU, mesh, **options)
-    assert time == pytest.approx(6400 / 8 / 2 / 10 + 6400 * 7 / 8 / 300)
+    assert time == pytest.approx(6400 / 8 / 2 / 10 + 6400 * 7 / 8 / 200)

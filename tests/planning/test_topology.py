@@ -7,6 +7,7 @@ import pytest
 
 from fmjax.errors import UserError
 from fmjax.planning import topology
+from fmjax.planning.network import wrapped
 from fmjax.planning.topology import find_chip, make_topology, slice_shape
 from fmjax.sharding.chips import CHIPS
 from fmjax.sharding.mesh import MeshConfig
@@ -56,6 +57,14 @@ def test_libtpu_knows_every_tpu(chip):
     assert len(found.devices) == 8 * CHIPS[chip].devices_per_chip
     kinds = {device.device_kind for device in found.devices}
     assert all(any(name in kind for name in CHIPS[chip].kinds) for kind in kinds)
+
+
+def test_slices_wrap_around_where_those_of_cloud_tpu_do():
+    assert wrapped((16, 16)) == (True, True)
+    assert wrapped((8, 16)) == (False, True)
+    assert wrapped((2, 4)) == (False, False)
+    assert wrapped((4, 8, 8)) == (True, True, True)
+    assert wrapped((2, 4, 4)) == (False, False, False)
 
 
 def test_slices_are_joined_along_one_axis():
