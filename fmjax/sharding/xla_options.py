@@ -55,6 +55,13 @@ XLA_OPTIONS: dict[str, tuple[XlaOption, ...]] = {
             _MAXTEXT,
             chips=("v5e", "v6e"),
         ),
+        XlaOption(
+            SCOPED_VMEM,
+            49152,
+            "as on v5e: three quarters of the 64 MiB of vector memory of a core",
+            "jax.experimental.pallas.tpu.get_tpu_info",
+            chips=("v5p",),
+        ),
         XlaOption("xla_enable_async_all_gather", True, _ASYNC, _MAXTEXT),
         XlaOption("xla_tpu_enable_async_collective_fusion", True, _ASYNC, _MAXTEXT),
         XlaOption(

@@ -43,15 +43,10 @@ def test_it_learns(train, measured, tmp_path, config, steps, nats, bindings):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("config", "steps", "auc"), [("electra", 150, 0.53), ("deberta", 150, 0.52)]
-)
-def test_replaced_tokens_are_told_from_real_ones(
-    train, measured, tmp_path, config, steps, auc
-):
+def test_replaced_tokens_are_told_from_real_ones(train, measured, tmp_path):
     run_dir = tmp_path / "run"
-    train(f"small/{config}_imdb.gin", run_dir, steps, "train.batch_size=64")
-    assert measured(run_dir)["auc"] >= auc
+    train("small/electra_imdb.gin", run_dir, 150, "train.batch_size=64")
+    assert measured(run_dir)["auc"] >= 0.53
 
 
 @pytest.mark.slow

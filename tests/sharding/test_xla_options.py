@@ -16,8 +16,10 @@ VMEM = "xla_tpu_scoped_vmem_limit_kib"
 def test_options_are_of_the_platform_and_of_the_chip():
     assert xla_options(jax.devices("cpu")[0], ()) == {}
     assert xla_options(V5E, ())[VMEM] == 98304
-    assert VMEM not in xla_options(V5P, ())
-    assert xla_options(V5P, ())["xla_enable_async_all_gather"] is True
+    assert xla_options(V5P, ())[VMEM] == 49152
+    v4 = SimpleNamespace(platform="tpu", device_kind="TPU v4")
+    assert VMEM not in xla_options(v4, ())
+    assert xla_options(v4, ())["xla_enable_async_all_gather"] is True
     gpu = SimpleNamespace(platform="gpu", device_kind="NVIDIA H100 80GB HBM3")
     assert not any("tpu" in name for name in xla_options(gpu, ()))
 
@@ -32,7 +34,8 @@ def test_a_run_changes_adds_and_leaves_out():
 
 def test_every_option_says_why():
     for options in XLA_OPTIONS.values():
-        assert len({option.name for option in options}) == len(options)
+        given = [(o.name, chip) for o in options for chip in o.chips or CHIPS]
+        assert len({*given}) == len(given)
         for option in options:
             assert option.reason
             assert option.source

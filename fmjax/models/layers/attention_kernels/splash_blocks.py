@@ -11,9 +11,12 @@ from fmjax.sharding.xla_options import SCOPED_VMEM, option_of_trace
 # times and the grid has fewer steps.
 LARGEST = {"TPU v5 lite": 1024, "TPU v5": 512, "TPU v6 lite": 1024}
 DEFAULT = 512  # for other chips
-# Where a program is compiled with at least this much VMEM for a kernel, in KiB.
-_MUCH_VMEM = 98304
-LARGEST_WITH_MUCH_VMEM = {"TPU v5 lite": 2048, "TPU v6 lite": 2048}
+# The same where a program is compiled with at least so much VMEM for a kernel, in KiB.
+WITH_MUCH_VMEM = {
+    "TPU v5 lite": (98304, 2048),
+    "TPU v5": (49152, 1024),
+    "TPU v6 lite": (98304, 2048),
+}
 # Under a causal mask, n blocks per row compute (n + 1) / 2n of the scores where 1/2 is
 # needed: from four blocks per row on at most 1/8 is wasted. Blocks smaller than this
 # cost more.
@@ -37,8 +40,9 @@ def reads_positions_last(head_dim: int) -> bool:
 def block_sizes(queries: int, keys: int, head_dim: int, device_kind: str) -> BlockSizes:
     """Block sizes for attention of `queries` to `keys`, both multiples of 128."""
     largest = LARGEST.get(device_kind, DEFAULT)
-    if (option_of_trace(SCOPED_VMEM) or 0) >= _MUCH_VMEM:
-        largest = LARGEST_WITH_MUCH_VMEM.get(device_kind, largest)
+    vmem, larger = WITH_MUCH_VMEM.get(device_kind, (0, largest))
+    if (option_of_trace(SCOPED_VMEM) or 0) >= vmem:
+        largest = larger
     q, kv = (
         _block(length, min(largest, max(_FOR_CAUSALITY, length // 4)))
         for length in (queries, keys)

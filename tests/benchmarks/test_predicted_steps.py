@@ -1,0 +1,76 @@
+"""The committed figures of configs/pods: complete, in the docs, and still true."""
+
+import importlib.util
+import json
+import pathlib
+
+import pytest
+
+from fmjax.config.load import load_experiment
+from fmjax.planning.topology import slice_shape
+from fmjax.sharding.chips import CHIPS
+
+ROOT = pathlib.Path(__file__).parents[2]
+PODS = ROOT / "configs" / "pods"
+
+
+@pytest.fixture(scope="module")
+def predicted_steps():
+    path = ROOT / "benchmarks" / "predicted_steps.py"
+    spec = importlib.util.spec_from_file_location("predicted_steps", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def rows(predicted_steps):
+    return json.loads(predicted_steps.FIGURES.read_text())
+
+
+def test_every_pod_is_in_the_table_and_fits_its_chips(rows):
+    assert {row["config"] for row in rows} == {path.name for path in PODS.glob("*.gin")}
+    assert len({row["name"] for row in rows}) == len(rows)
+    for row in rows:
+        chip = CHIPS[row["chip"]]
+        slice_shape(chip, row["chips"])
+        found = row["predicted"]
+        assert found["peak_gib"] * 2**30 <= chip.memory_bytes / chip.devices_per_chip
+        assert found["low_s"] <= found["high_s"]
+        assert found["temporaries_gib"] <= found["peak_gib"]
+
+
+def test_the_docs_have_the_figures(rows):
+    page = (ROOT / "docs" / "tasks" / "plan.md").read_text()
+    for row in rows:
+        found = row["predicted"]
+        cells = (
+            row["name"],
+            f"{1e3 * found['low_s']:,.0f}–{1e3 * found['high_s']:,.0f}",
+            f"{100 * found['mfu_low']:.1f}–{100 * found['mfu_high']:.1f}%",
+            f"{found['peak_gib']:.1f}",
+        )
+        assert f"| {' | '.join(cells)} |" in page, cells
+
+
+def test_the_batch_and_the_mesh_fit_the_devices(rows):
+    for row in rows:
+        experiment = load_experiment(str(PODS / row["config"]), row["bindings"])
+        devices = row["chips"] * CHIPS[row["chip"]].devices_per_chip
+        sizes = experiment.mesh.sizes(devices)
+        data, fsdp, stage, expert, _, _ = sizes
+        assert experiment.train.batch_size % (data * fsdp * stage * expert) == 0
+
+
+def test_what_got_worse_is_named(predicted_steps):
+    old = {"low_s": 1.0, "high_s": 1.2, "peak_gib": 10.0}
+    assert predicted_steps.regressions(old, old) == []
+    slower = {"low_s": 1.02, "high_s": 1.3, "peak_gib": 9.0}
+    assert predicted_steps.regressions(old, slower) == ["high_s: 1.2 → 1.3"]
+
+
+@pytest.mark.slow
+def test_a_step_is_still_predicted_to_be_as_fast(predicted_steps, rows):
+    row = next(row for row in rows if row["name"] == "two layers of GPT-2, 8 v5e")
+    found = predicted_steps.figures(predicted_steps.plan(row))
+    assert predicted_steps.regressions(row["predicted"], found) == []
