@@ -90,7 +90,7 @@ def test_small_models_for_eight_chips(name):
     activations = 2 * ROWS * SHORT * SMALL.embed_dim
     assert largest < activations
     found = collectives(module, {"fsdp": 8})
-    assert max(c.bytes for c in found) <= largest
+    assert max(c.bytes for c in found) < activations
     # Weights of the head and of the embedding once a step, not once a chunk.
     assert not [c for c in found if c.runs > SMALL.num_layers and c.bytes > largest / 4]
 
