@@ -28,6 +28,8 @@ def train(trained, shared_data):
 @pytest.mark.parametrize(
     ("config", "steps", "measure", "figure", "floor"),
     [
+        ("small/vit_digits.gin", 300, None, "accuracy", 0.55),
+        ("small/clip_digits.gin", 450, "--zero_shot", "zero_shot", 0.6),
         ("small/coca_digits.gin", 500, "--captions", "captions_right", 0.5),
         ("small/vit_cifar10.gin", 150, None, "accuracy", 0.22),
         ("small/clip_cifar10.gin", 150, "--zero_shot", "zero_shot", 0.22),
