@@ -121,6 +121,16 @@ def random_state(objective, mesh, rules) -> State:
     return State(jax.device_put(np.int32(0)), variables.pop("params"), variables, None)
 
 
+def packed_rows(rng, rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Segment ids and positions [rows, length] of two packed texts and padding."""
+    at = np.arange(length)
+    cut = rng.integers(2, length - 2, (rows, 1))
+    end = cut + rng.integers(1, length, (rows, 1))
+    segments = np.where(at < cut, 1, np.where(at < end, 2, 0)).astype(np.int32)
+    positions = np.where(at < cut, at, at - cut).astype(np.int32)
+    return segments, positions
+
+
 def rows_of(batch: dict[str, np.ndarray]) -> int:
     """Rows of a global batch."""
     return len(next(iter(batch.values())))

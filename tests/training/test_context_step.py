@@ -11,12 +11,14 @@ from on_meshes import (
     assert_same_gradients,
     build,
     gradients_of,
+    packed_rows,
     random_state,
     rows_of,
     run_steps,
 )
 from tiers import slow
 from training.test_sharded_families import BUCKETS, EXPERTS, GEMMA2, PRE
+from training.test_sharded_step import CONFIG
 
 from fmjax.errors import UserError
 from fmjax.models.language.bert import Bert
@@ -24,7 +26,6 @@ from fmjax.models.language.gpt import GPT
 from fmjax.models.language.seq2seq import Seq2Seq
 from fmjax.models.layers.mixture_of_experts import Experts
 from fmjax.models.layers.position_bias import Alibi
-from fmjax.models.layers.rotary import Rotary
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.vision.vit import ViT
 from fmjax.objectives.causal_lm import CausalLM
@@ -37,19 +38,7 @@ from fmjax.training.step import example_keys
 
 V, B, T, S = 60, 8, 32, 16
 SIZES = {"vocab_size": V, "max_length": T, "vocab_multiple": 64}
-LLAMA = TransformerConfig(
-    num_layers=2,
-    embed_dim=32,
-    num_heads=4,
-    num_kv_heads=2,
-    mlp_dim=48,
-    norm="rmsnorm",
-    activation="silu",
-    gated_mlp=True,
-    bias=False,
-    rotary=Rotary(1e4),
-    dtype="float32",
-)
+LLAMA = dataclasses.replace(CONFIG, dropout=0.0, attention_dropout=0.0)
 MESHES = {
     "context": MeshConfig(data=1, context=8),
     "data_context": MeshConfig(data=2, context=4),
@@ -68,20 +57,10 @@ def decoder(config: TransformerConfig, **fields) -> CausalLM:
     return CausalLM(GPT(config, **SIZES, **fields), z_loss=1e-3)
 
 
-def rows(rng, length):
-    """Segment ids and positions of two packed texts and padding."""
-    at = np.arange(length)
-    cut = rng.integers(2, length - 2, (B, 1))
-    end = cut + rng.integers(1, length, (B, 1))
-    segments = np.where(at < cut, 1, np.where(at < end, 2, 0)).astype(np.int32)
-    positions = np.where(at < cut, at, at - cut).astype(np.int32)
-    return segments, positions
-
-
 def causal(step):
     rng = np.random.default_rng(step)
     tokens = rng.integers(0, V, (B, T + 1)).astype(np.int32)
-    segments, positions = rows(rng, T)
+    segments, positions = packed_rows(rng, B, T)
     return {
         "tokens": tokens[:, :-1],
         "targets": tokens[:, 1:],
@@ -102,8 +81,8 @@ def masked(step):
 
 def pairs(step):
     rng = np.random.default_rng(step)
-    encoder, encoder_positions = rows(rng, S)
-    decoder, decoder_positions = rows(rng, T)
+    encoder, encoder_positions = packed_rows(rng, B, S)
+    decoder, decoder_positions = packed_rows(rng, B, T)
     return {
         "encoder_tokens": rng.integers(0, V, (B, S)).astype(np.int32),
         "encoder_segment_ids": encoder,

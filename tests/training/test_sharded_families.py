@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from on_meshes import MESHES, assert_same_gradients, gradients_of
+from on_meshes import MESHES, assert_same_gradients, gradients_of, packed_rows
 
 from fmjax.models.language.bert import Bert
 from fmjax.models.language.electra import Electra
@@ -75,20 +75,10 @@ def ids(rng, *shape):
     return rng.integers(5, V, shape).astype(np.int32)
 
 
-def rows(rng, length):
-    """Segment ids and positions of two packed texts and padding."""
-    at = np.arange(length)
-    cut = rng.integers(2, length - 2, (B, 1))
-    end = cut + rng.integers(1, length, (B, 1))
-    segments = np.where(at < cut, 1, np.where(at < end, 2, 0)).astype(np.int32)
-    positions = np.where(at < cut, at, at - cut).astype(np.int32)
-    return segments, positions
-
-
 def causal(step):
     rng = np.random.default_rng(step)
     tokens = ids(rng, B, T + 1)
-    segments, positions = rows(rng, T)
+    segments, positions = packed_rows(rng, B, T)
     return {
         "tokens": tokens[:, :-1],
         "targets": tokens[:, 1:],
@@ -101,7 +91,7 @@ def causal(step):
 def masked(step):
     rng = np.random.default_rng(step)
     originals = ids(rng, B, T)
-    segments, positions = rows(rng, T)
+    segments, positions = packed_rows(rng, B, T)
     weights = (rng.random((B, T)) < 0.3) & (segments > 0)
     return {
         "tokens": np.where(weights, 4, originals).astype(np.int32),
@@ -123,8 +113,8 @@ def with_next_sentence(step):
 
 def pairs(step):
     rng = np.random.default_rng(step)
-    encoder, encoder_positions = rows(rng, S)
-    decoder, decoder_positions = rows(rng, T)
+    encoder, encoder_positions = packed_rows(rng, B, S)
+    decoder, decoder_positions = packed_rows(rng, B, T)
     return {
         "encoder_tokens": ids(rng, B, S),
         "encoder_segment_ids": encoder,
