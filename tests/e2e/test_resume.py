@@ -84,12 +84,12 @@ def test_mesh_and_intervals_may_change_on_resume(
 
     code, out, err = verb(
         "train", *tiny, "--run_dir", tmp_path / "run",
-        "mesh.data=2", "mesh.fsdp=4", "train.microbatches=1",
+        "mesh.data=2", "mesh.fsdp=2", "mesh.context=2", "train.microbatches=1",
         "train.checkpoint_every=0", "train.eval_every=50", "train.log_every=2",
     )  # fmt: skip
 
     assert code == 0, err
-    assert "data=2 × fsdp=4" in out
+    assert "data=2 × fsdp=2 × context=2" in out
     there, here = losses(finished), losses(tmp_path / "run")
     # Another mesh sums in another order: equal at first, close for long.
     np.testing.assert_allclose(here[-1], there[-1], rtol=0.02)

@@ -111,7 +111,7 @@ def test_splash_equals_xla(name, monkeypatch):
 def test_splash_equals_xla_with_two_backward_kernels(monkeypatch):
     monkeypatch.setattr(splash_blocks, "DEFAULT", 128)
     monkeypatch.setattr(splash_blocks, "MOST_PARTS", 1)
-    assert not splash_blocks.block_sizes(T, T, K, "").use_fused_bwd_kernel
+    assert not splash_blocks.block_sizes(T, T, K, "", True).use_fused_bwd_kernel
     for name in ("grouped", "all"):
         assert_equal(run("splash", name), run("xla", name), jnp.float32)
 
@@ -325,7 +325,7 @@ def test_models_train_and_decode_alike_with_splash():
 def test_blocks_divide_the_length_and_grow_with_the_chip():
     for length in (128, 384, 640, 1024, 1152, 2048, 8192):
         for kind in ("TPU v5 lite", "TPU v6 lite", "another"):
-            sizes = splash_blocks.block_sizes(length, 2 * length, 128, kind)
+            sizes = splash_blocks.block_sizes(length, 2 * length, 128, kind, True)
             assert length % sizes.block_q == 0
             assert 2 * length % sizes.block_kv == 0
 
@@ -333,10 +333,22 @@ def test_blocks_divide_the_length_and_grow_with_the_chip():
 def test_blocks_are_larger_where_a_program_is_compiled_with_much_vmem():
     def largest(options):
         with compiled_with(options):
-            return splash_blocks.block_sizes(8192, 8192, 128, "TPU v5 lite").block_q
+            return splash_blocks.block_sizes(
+                8192, 8192, 128, "TPU v5 lite", True
+            ).block_q
 
     assert largest(None) == 1024
     assert largest({SCOPED_VMEM: 16384}) == 1024
     assert largest({SCOPED_VMEM: 98304}) == 2048
     with compiled_with({SCOPED_VMEM: 98304}):
-        assert splash_blocks.block_sizes(8192, 8192, 128, "TPU v4").block_q == 512
+        assert splash_blocks.block_sizes(8192, 8192, 128, "TPU v4", True).block_q == 512
+
+
+def test_short_rows_take_their_keys_in_one_block_of_the_backward_kernel():
+    def parts(length, masked):
+        sizes = splash_blocks.block_sizes(length, length, 64, "TPU v5 lite", masked)
+        return length // sizes.block_kv_dkv
+
+    with compiled_with({SCOPED_VMEM: 98304}):
+        assert [parts(n, masked=True) for n in (512, 1024, 2048)] == [1, 1, 4]
+        assert [parts(n, masked=False) for n in (1024, 2048, 4096)] == [1, 1, 4]

@@ -128,7 +128,7 @@ def on_devices(
             own,
             softcap=softcap,
             bias=own_bias,
-            over_context=how,
+            context_attention=how,
             implementation=kernel,
         )
         return from_zigzag(out) if zigzag else out

@@ -68,7 +68,7 @@ class Attention(nn.Module):
       init_std: standard deviation of the weights of queries, keys and values.
       out_init_std: standard deviation of the output weights.
       dtype: of the computation.
-      over_context: see `attend`.
+      context_attention: see `attend`.
       quantized: see `transformer.quantized`.
     """
 
@@ -87,7 +87,7 @@ class Attention(nn.Module):
     init_std: float
     out_init_std: float
     dtype: jnp.dtype
-    over_context: str = "auto"
+    context_attention: str = "auto"
     quantized: Quantized | None = None
 
     @nn.compact
@@ -195,7 +195,7 @@ class Attention(nn.Module):
             scale=scale,
             softcap=self.softcap,
             implementation=implementation,
-            over_context=self.over_context,
+            context_attention=self.context_attention,
             dropout_rate=self.dropout,
             keys=keys,
         )

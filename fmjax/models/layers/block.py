@@ -181,7 +181,7 @@ class Block(nn.Module):
             softcap=c.attention_softcap,
             dropout=c.attention_dropout,
             implementation=c.attention,
-            over_context=c.context_attention,
+            context_attention=c.context_attention,
             init_std=c.init_std,
             out_init_std=c.out_init_std,
             dtype=c.compute_dtype,

@@ -38,7 +38,7 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
     implementation: str = "auto",
-    over_context: str = "auto",
+    context_attention: str = "auto",
     dropout_rate: float = 0.0,
     keys: Keys = None,
 ) -> Float[Array, "B T H K"]:
@@ -61,7 +61,7 @@ def attend(
         O(T · S)), or "auto": splash on TPUs and cudnn on GPUs if they support the call,
         else blockwise for long rows if it does, else xla. If the platform's kernel does
         not support it, the reason is printed once to the standard error.
-      over_context: how queries meet keys if T and S are sharded over mesh.context:
+      context_attention: how queries meet keys if T and S are sharded over mesh.context:
         "ring" (keys travel; causal masks and none, segments, padding), "all_gather"
         (any option), or "auto": ring if it supports the call. The kernels of a ring are
         splash and blockwise, those of gathered keys blockwise and xla.
@@ -73,8 +73,8 @@ def attend(
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     call = AttentionCall(q, k, v, mask, bias, scale, softcap, dropout_rate, keys)
-    if _over_context(call):
-        return _attend_over_context(call, implementation, over_context)
+    if _in_parts(call):
+        return _attend_in_parts(call, implementation, context_attention)
     if implementation == "auto":
         implementation = _choose(call)
     elif reason := KERNELS[implementation].refusal(call):
@@ -85,7 +85,7 @@ def attend(
     return KERNELS[implementation].attention(call)
 
 
-def _over_context(call: AttentionCall) -> bool:
+def _in_parts(call: AttentionCall) -> bool:
     """Whether the call is over sequences that devices have a part of each."""
     devices = shards("length")
     lengths = call.q.shape[1], call.k.shape[1]
@@ -94,7 +94,7 @@ def _over_context(call: AttentionCall) -> bool:
     return devices > 1 and not cached and not any(n % devices for n in lengths)
 
 
-def _attend_over_context(
+def _attend_in_parts(
     call: AttentionCall, implementation: str, how: str
 ) -> Float[Array, "B T H K"]:
     reason = ring.refusal(call)

@@ -197,6 +197,7 @@ def _kernel(
     save_residuals: bool = False,
 ) -> Callable[..., Array]:
     """The kernel of one row: (q [H, T, K], k, v [G, S, K], segments) → [H, T, K]."""
+    masked = mask.causal or mask.window is not None
     if mask.window is not None:
         back = mask.window - 1
         shape = LocalMask((T, S), (back, 0 if mask.causal else back), 0)
@@ -204,7 +205,7 @@ def _kernel(
         shape = CausalMask((T, S)) if mask.causal else FullMask((T, S))
     return make_splash_mha(
         MultiHeadMask([shape] * heads),
-        block_sizes=block_sizes(T, S, width, device_kind()),
+        block_sizes=block_sizes(T, S, width, device_kind(), masked),
         save_residuals=save_residuals,
         attn_logits_soft_cap=softcap,
         head_shards=1,
