@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from fmjax.planning.collectives import Collective
+from fmjax.sharding.torus import wrapped
 
 
 class NetworkChip(Protocol):
@@ -31,12 +32,13 @@ class Network:
 
     A ring brings every device (g - 1) / g of a gathered array of S bytes, so an
     all-gather or reduce-scatter takes S (g - 1) / (g B), an all-reduce twice that
-    (Patarasuk and Yuan 2009). B is the bandwidth into one device. In a slice it is
-    that of all its links if the group is the whole slice: two for each dimension that
-    wraps around, see `wrapped`, else the one that a device at the end has. A smaller
-    group is taken to lie along one dimension: two links if it is as long as one that
-    wraps around, else one. All GPUs of a host reach each other at `link_bandwidth`. In
-    an all-to-all, half of what half of the devices send crosses the middle.
+    (Patarasuk and Yuan 2009). B is the bandwidth into one device. In a slice of TPUs
+    it is that of the links along every dimension in which the devices of a group
+    differ: two where they are a whole dimension that wraps around, see `wrapped`, else
+    the one that a device at the end has. Devices that lie s apart share the links with
+    those of s - 1 other groups. Devices that fill no box of the torus are counted one
+    link. All GPUs of a host reach each other at `link_bandwidth`. In an all-to-all,
+    half of what half of the devices send crosses the middle of each dimension.
 
     A group that spans s islands of m devices first exchanges, over the slow network,
     what each device has with its counterparts: (s - 1) / s of S / m bytes.
@@ -46,6 +48,8 @@ class Network:
       mesh_shape: size of each axis of the mesh, in its order.
       torus: lengths of a slice's dimensions, such as (16, 16). By default as equal as
         the number of devices allows.
+      positions: integers [devices, dimensions], where in their slice the devices of the
+        mesh are. By default the devices of each slice fill it row by row.
       slices: number of slices along mesh axes, such as {"data": 2}. One slice by
         default.
     """
@@ -53,6 +57,7 @@ class Network:
     chip: NetworkChip
     mesh_shape: Mapping[str, int]
     torus: tuple[int, ...] = ()
+    positions: np.ndarray | None = None
     slices: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def seconds(self, c: Collective) -> float:
@@ -65,11 +70,13 @@ class Network:
             )
         m = max(int(np.bincount(group).max()) for group in islands)
         s = max(len(np.unique(group)) for group in islands)
-        inside, outside = self._bandwidth(m), self.chip.network_bandwidth
+        near = c.groups[0][islands[0] == islands[0, 0]]
+        outside = self.chip.network_bandwidth
         if c.kind.endswith("all-to-all"):
             away = c.bytes * (s - 1) / s / outside
-            return away + self._exchange_seconds(c.bytes / s, m)
-        once = c.bytes * (m - 1) / m / inside + c.bytes / m * (s - 1) / s / outside
+            return away + self._exchange_seconds(c.bytes / s, near)
+        inside = c.bytes * (m - 1) / m / self._bandwidth(near)
+        once = inside + c.bytes / m * (s - 1) / s / outside
         return 2 * once if c.kind == "all-reduce" else once
 
     @functools.cached_property
@@ -92,45 +99,55 @@ class Network:
         size = len(self._islands) // math.prod(self.slices.values())
         return self.torus or _even_torus(size, self.chip.torus_dimensions)
 
-    def _bandwidth(self, size: int) -> float:
-        """Bytes a second into one of so many devices of an island."""
-        if self.chip.platform == "gpu" or size == 1:
+    @functools.cached_property
+    def _positions(self) -> np.ndarray:
+        """Where in its slice each device is, [devices, dimensions]."""
+        if self.positions is not None:
+            return self.positions
+        islands = self._islands
+        within = np.zeros(len(islands), int)
+        for island in np.unique(islands):
+            members = islands == island
+            within[members] = np.arange(members.sum())
+        return np.stack(np.unravel_index(within, self._torus), axis=-1)
+
+    def _bandwidth(self, group: np.ndarray) -> float:
+        """Bytes a second into one of these devices of an island."""
+        if self.chip.platform == "gpu" or len(group) == 1:
             return self.chip.link_bandwidth
-        if size == math.prod(self._torus):
-            wraps = wrapped(self._torus)
-            links = sum(1 + wrap for n, wrap in zip(self._torus, wraps) if n > 1)
-        else:
-            links = self._links_along(size)
+        links = sum(links for _, links in self._box(group)) or 1
         return links * self.chip.link_bandwidth
 
-    def _links_along(self, size: int) -> int:
-        """Links of a device within a group along one dimension."""
-        rings = [n for n, wrap in zip(self._torus, wrapped(self._torus)) if wrap]
-        return 2 if size in rings else 1
+    def _box(self, group: np.ndarray) -> list[tuple[int, float]]:
+        """Of each dimension in which devices of a slice differ: their number and links.
 
-    def _exchange_seconds(self, sent: float, size: int) -> float:
-        """Of an all-to-all in which each of `size` devices of an island sends bytes."""
+        Links are those of a device along the dimension that its group has for itself.
+        Empty for devices that fill no box.
+        """
+        places = np.unique(self._positions[group], axis=0)
+        found = []
+        for along, length, wraps in zip(places.T, self._torus, wrapped(self._torus)):
+            values = np.unique(along)
+            if len(values) == 1:
+                continue
+            stride = int(values[1] - values[0])
+            if (np.diff(values) != stride).any():
+                return []
+            ways = 2 if wraps and stride * len(values) == length else 1
+            found.append((len(values), ways / stride))
+        return found if math.prod(n for n, _ in found) == len(places) else []
+
+    def _exchange_seconds(self, sent: float, group: np.ndarray) -> float:
+        """Of an all-to-all in which each of these devices of an island sends bytes."""
+        size = len(group)
         if size == 1:
             return 0.0
         if self.chip.platform == "gpu":
             return sent * (size - 1) / size / self.chip.link_bandwidth
-        if size == math.prod(self._torus):
-            longest = max(self._torus)
-            cut = size // longest * self._links_along(longest)
-        else:
-            cut = self._links_along(size)
+        # Every line of devices along a dimension crosses its middle.
+        box = self._box(group) or [(size, 1.0)]
+        cut = min(size / n * links for n, links in box)
         return size / 2 * sent / 2 / (cut * self.chip.link_bandwidth)
-
-
-def wrapped(shape: tuple[int, ...]) -> tuple[bool, ...]:
-    """Which dimensions of a slice wrap around, so that it is a torus along them.
-
-    In two dimensions (v5e, v6e) those of 16 chips do, the longest there are; in three
-    (v4, v5p, v7x) all do if the slice is made of whole cubes of 4 × 4 × 4.
-    """
-    if len(shape) == 2:
-        return tuple(n == 16 for n in shape)
-    return (all(n % 4 == 0 for n in shape),) * len(shape)
 
 
 def _even_torus(size: int, dimensions: int) -> tuple[int, ...]:

@@ -18,14 +18,15 @@ from fmjax.planning.collectives import Traffic, collectives, summarize
 from fmjax.planning.hlo_module import parse_module
 from fmjax.planning.step_time import StepTime, predict
 from fmjax.planning.topology import Topology
-from fmjax.sharding.mesh import on_mesh
+from fmjax.sharding.torus import coordinates
 from fmjax.sharding.xla_options import xla_options
-from fmjax.training.activations import StackInputs, traced_stacks
+from fmjax.training.activations import StackInputs
 from fmjax.training.checks import check_divisible
 from fmjax.training.experiment import Experiment
 from fmjax.training.memory import bytes_per_device
-from fmjax.training.setup import plan_run, train_step_of_run
+from fmjax.training.setup import plan_run
 from fmjax.training.state import StatePlan
+from fmjax.training.traced_step import TracedStep
 
 SECONDS_PER_DAY = 86400
 
@@ -132,24 +133,20 @@ def make_plan(
     mesh, rules = experiment.mesh.build(topology.devices), experiment.mesh.all_rules
     check_divisible("train.batch_size", run.batch_size, run.microbatches, mesh, rules)
     state = plan_run(experiment, mesh, rules)
-    step = train_step_of_run(experiment, state, mesh, rules)
-    rows, dtypes = data.row_shapes(), data.row_dtypes()
-    batch = {
-        name: jax.ShapeDtypeStruct((run.batch_size, *shape), dtypes[name])
-        for name, shape in rows.items()
-    }
+    step = TracedStep(experiment, state, mesh, rules)
+    rows = data.row_shapes()
     say(state.describe(mesh))
-    with on_mesh(mesh, rules), traced_stacks() as stacks:
-        say("tracing the train step")
-        try:
-            lowered = step.lower(state.shapes, batch)
-        except RuntimeError as error:
-            raise _without_cudnn(error) or error from None
-        say(f"compiling it for {topology.chips} {topology.chip.name}")
-        try:
-            compiled = lowered.compile()
-        except jax.errors.JaxRuntimeError as error:
-            raise _does_not_fit(error, topology) or error from None
+    say("tracing the train step")
+    try:
+        traced, stacks = step.trace()
+        lowered = traced.lower()
+    except RuntimeError as error:
+        raise _without_cudnn(error) or error from None
+    say(f"compiling it for {topology.chips} {topology.chip.name}")
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        raise _does_not_fit(error, topology) or error from None
     say("reading the program")
     memory = _memory(compiled, state, topology)
     if memory.peak > memory.available:
@@ -159,8 +156,14 @@ def make_plan(
         hlo.write_text(text, encoding="utf-8")
     module = parse_module(text)
     shape = dict(mesh.shape)
-    # Where a chip has several devices, the devices' own, as even as can be.
-    torus = topology.shape if topology.chip.devices_per_chip == 1 else ()
+    positions, torus = None, topology.shape
+    if topology.compiler == "tpu":
+        positions = coordinates(list(mesh.devices.flat))
+    if positions is not None:
+        torus = tuple(positions.max(0) + 1)
+    elif topology.chip.devices_per_chip > 1:
+        # Of devices, not of chips: as even as can be.
+        torus = ()
     slices = {experiment.mesh.across_slices: topology.slices}
     params = state.shapes.params
     flops = objective.train_flops_per_row(params, rows) * run.batch_size
@@ -179,7 +182,12 @@ def make_plan(
         traffic=summarize(collectives(module, shape)),
         kernels=kernel_calls(module),
         step_time=predict(
-            module, topology.chip.of_device(), shape, torus=torus, slices=slices
+            module,
+            topology.chip.of_device(),
+            shape,
+            torus=torus,
+            positions=positions,
+            slices=slices,
         ),
         xla_options=xla_options(topology.devices[0], run.xla_options),
         bubbles=_bubbles(stacks, shape["stage"]),

@@ -5,6 +5,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Protocol
 
+import numpy as np
+
 from fmjax.planning.attention_kernels import attention_flops, is_kernel
 from fmjax.planning.collectives import KINDS, collectives
 from fmjax.planning.hlo_instructions import Instruction
@@ -69,6 +71,7 @@ def predict(
     mesh_shape: Mapping[str, int],
     *,
     torus: tuple[int, ...] = (),
+    positions: np.ndarray | None = None,
     slices: Mapping[str, int] | None = None,
     kernel_efficiency: float = 0.5,
 ) -> StepTime:
@@ -90,6 +93,7 @@ def predict(
       chip: that it will run on.
       mesh_shape: size of each axis of the mesh, in its order.
       torus: see `Network`.
+      positions: see `Network`.
       slices: see `Network`.
       kernel_efficiency: share of the peak that attention kernels reach.
     """
@@ -121,7 +125,7 @@ def predict(
             uncounted.append(i.name)
         compute[computation.name] += computation.runs * seconds
 
-    network = Network(chip, mesh_shape, torus, slices or {})
+    network = Network(chip, mesh_shape, torus, positions, slices or {})
     waited = 0.0
     for c in collectives(module, mesh_shape):
         seconds = c.runs * network.seconds(c)

@@ -9,8 +9,8 @@ import jax
 from jax.experimental import topologies
 
 from fmjax.errors import UserError
-from fmjax.planning.network import wrapped
 from fmjax.sharding.chips import CHIPS, Chip
+from fmjax.sharding.torus import wrapped
 
 # Names of slices in libtpu, where they are not those of the chips.
 _LIBTPU_NAMES = {"v5p": "v5", "v7x": "tpu7x"}

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -9,12 +10,12 @@ from typing import Literal
 import jax
 import numpy as np
 from flax import linen as nn
-from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from fmjax.configurable import configurable, runtime_field
 from fmjax.errors import UserError
 from fmjax.sharding.rules import DEFAULT_RULES, LogicalRules
+from fmjax.sharding.torus import place_on_torus
 
 # `make_mesh` assigns neighbouring devices, which communicate fastest, to the last axes:
 # tensor parallelism communicates most, data parallelism least.
@@ -126,28 +127,24 @@ class MeshConfig:
         return jax.sharding.Mesh(self._on_torus(devices), AXES, axis_types=types)
 
     def _on_torus(self, devices: Sequence[jax.Device]) -> np.ndarray:
-        """TPUs by mesh axis, so that those of an axis are neighbours.
-
-        An axis may take a part of a dimension of the torus. `jax.make_mesh` allows this
-        on v5e alone, and refuses several slices.
-        """
-        sizes = self.sizes(len(devices))
+        """TPUs by mesh axis, so that those of an axis are neighbours."""
+        sizes = list(self.sizes(len(devices)))
         slices = count_slices(devices)
         if slices == 1:
-            return mesh_utils.create_device_mesh(
-                sizes, devices, allow_split_physical_axes=True
-            )
-        within, across = list(sizes), [1] * len(AXES)
+            return place_on_torus(sizes, devices)
         axis = AXES.index(self.across_slices)
         if sizes[axis] % slices:
             raise UserError(
                 f"mesh.{self.across_slices} = {sizes[axis]}: expected a multiple of "
                 f"the {slices} slices of TPUs, which it crosses (mesh.across_slices)."
             )
-        within[axis], across[axis] = sizes[axis] // slices, slices
-        return mesh_utils.create_hybrid_device_mesh(
-            within, across, devices, allow_split_physical_axes=True
+        sizes[axis] //= slices
+        by_slice = itertools.groupby(
+            sorted(devices, key=lambda device: device.slice_index),
+            key=lambda device: device.slice_index,
         )
+        placed = [place_on_torus(sizes, list(members)) for _, members in by_slice]
+        return np.concatenate(placed, axis)
 
     def _format(self) -> str:
         return " × ".join(

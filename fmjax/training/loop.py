@@ -15,12 +15,10 @@ from fmjax.data.runtime.batch_source import (
     TrainBatches,
 )
 from fmjax.errors import UserError
-from fmjax.objectives.terms import Batch
 from fmjax.sharding.chips import peak_flops
 from fmjax.sharding.mesh import global_batch, local_rows, on_mesh
 from fmjax.sharding.processes import describe_hosts
 from fmjax.sharding.xla_options import xla_options
-from fmjax.training.activations import kept_bytes, traced_stacks
 from fmjax.training.checkpoint.checkpoints import Checkpoints
 from fmjax.training.checkpoint.clock import SaveClock
 from fmjax.training.checkpoint.saved_state import in_a_line
@@ -33,7 +31,7 @@ from fmjax.training.faults.device_check import check_devices
 from fmjax.training.faults.interruption import Interruption
 from fmjax.training.faults.watchdog import Watchdog
 from fmjax.training.init_from import Source, start_from
-from fmjax.training.memory import check_memory, out_of_memory
+from fmjax.training.memory import out_of_memory
 from fmjax.training.numbered_batches import next_batch
 from fmjax.training.reporting import events, metrics
 from fmjax.training.reporting.metrics import MetricWriter
@@ -41,7 +39,7 @@ from fmjax.training.reporting.reports import Reports
 from fmjax.training.reporting.step_flops import StepFlops
 from fmjax.training.reporting.step_log import StepLog
 from fmjax.training.reporting.throughput import mfu
-from fmjax.training.setup import Setup, set_up, train_step_of_run
+from fmjax.training.setup import Setup, set_up
 from fmjax.training.state import State
 from fmjax.training.validation import EvaluationPoint, Validation, run_evaluations
 
@@ -114,7 +112,7 @@ def train(
     except Diverged as error:
         raise loop.diverged(error) from None
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        if explained := out_of_memory(error, setup.plan, loop.activations):
+        if explained := out_of_memory(error, setup.plan, setup.step.activations):
             raise explained from error
         raise
     finally:
@@ -168,8 +166,6 @@ class Loop:
         self._flops = StepFlops(
             objective, setup.plan, data.row_shapes(), run.batch_size
         )
-        self._batch_shapes: Batch = {}
-        self._activations: dict[int, float] = {}
         self._reports = Reports(
             run_dir,
             run.steps,
@@ -193,9 +189,6 @@ class Loop:
             lambda text: self._reports.event("save failed", self.done, text),
         )
         self._clock = SaveClock(run.checkpoint_minutes)
-        self._train_step = train_step_of_run(
-            experiment, setup.plan, setup.mesh, setup.rules
-        )
         self._validate = Validation(experiment, setup.sharding, setup.eval_batch_size)
         self.watchdog = Watchdog(
             run_dir,
@@ -204,11 +197,6 @@ class Loop:
             note=lambda why: self._reports.note("hung", self.done, why),
             on_hang=on_hang,
         )
-
-    @property
-    def activations(self) -> float:
-        """Lower bound of a step's activations, in bytes per device; 0 if unknown."""
-        return max(self._activations.values(), default=0.0)
 
     @property
     def complete(self) -> bool:
@@ -270,9 +258,7 @@ class Loop:
         self.watchdog.compute()
         batch = global_batch(batch, self._setup.sharding, self._run.batch_size)
         phase = self._setup.plan.freezing.phase(self.done)
-        if phase not in self._activations:
-            self._prepare_phase(phase, batch)
-        self.state, metrics = self._train_step(self.state, batch, phase)
+        self.state, metrics = self._setup.step(self.state, batch, phase)
         self.done += 1
         self._log.push(self.done, number, metrics)
         self._reports.advance(self.done)
@@ -283,18 +269,6 @@ class Loop:
             objective, variables = self._experiment.objective, self.state.variables
             self._batches.observe(objective, variables, self.done)
         self._observed = True
-
-    def _prepare_phase(self, phase: int, batch: Batch) -> None:
-        """Traces the step of a freezing phase and checks its memory estimate."""
-        self._batch_shapes = jax.eval_shape(lambda batch: batch, batch)
-        setup, microbatches = self._setup, self._run.microbatches
-        with traced_stacks() as stacks:
-            # Cached: the call that follows compiles this trace.
-            self._train_step.trace(self.state, batch, phase)
-        trained = setup.plan.freezing.trained(phase)
-        kept = kept_bytes(stacks, trained, setup.mesh, setup.rules)
-        self._activations[phase] = kept
-        check_memory(setup.plan, setup.mesh, phase, kept, microbatches > 1)
 
     def after_step(self, interruption: Interruption) -> None:
         """Saves, then evaluates, if they are due."""
@@ -388,7 +362,7 @@ class Loop:
         if peak_flops(mesh.devices.flat[0]) is None:
             return None
         phase = self._setup.plan.freezing.phase(self.done - 1)
-        flops = self._flops(phase, self._batch_shapes)
+        flops = self._flops(phase, self._setup.step.batch)
         return mfu(flops / seconds, mesh.devices.flat[0], mesh.size)
 
     def _log_step(self, step: int, batch: int, values: dict[str, float]) -> None:

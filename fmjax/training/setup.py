@@ -7,15 +7,14 @@ import jax
 
 from fmjax.sharding.mesh import batch_sharding
 from fmjax.sharding.rules import LogicalRules
-from fmjax.sharding.xla_options import check_xla_options, xla_options
-from fmjax.training.accumulation import Metrics
+from fmjax.sharding.xla_options import check_xla_options
 from fmjax.training.checks import check_divisible
 from fmjax.training.experiment import Experiment
 from fmjax.training.init_from import Copy, Source, check_tokenizers, plan_copies
 from fmjax.training.memory import check_memory
 from fmjax.training.reporting.weights_and_biases import check_installed
-from fmjax.training.state import State, StatePlan, plan_state
-from fmjax.training.step import make_train_step
+from fmjax.training.state import StatePlan, plan_state
+from fmjax.training.traced_step import TracedStep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +27,7 @@ class Setup:
       sharding: of a batch.
       eval_batch_size: rows of an evaluation batch.
       plan: of the state; nothing is allocated yet.
+      step: the train step, traced but not compiled yet.
       copies: parameters to copy from other runs at step 0.
     """
 
@@ -36,6 +36,7 @@ class Setup:
     sharding: jax.sharding.NamedSharding
     eval_batch_size: int
     plan: StatePlan
+    step: TracedStep
     copies: list[Copy]
 
 
@@ -55,34 +56,6 @@ def plan_run(
         freeze=experiment.freeze,
         bad_steps=experiment.bad_steps,
         optimizer_rules=experiment.mesh.optimizer_rules,
-    )
-
-
-def train_step_of_run(
-    experiment: Experiment,
-    plan: StatePlan,
-    mesh: jax.sharding.Mesh,
-    rules: LogicalRules,
-) -> Callable[..., tuple[State, Metrics]]:
-    """The jitted training step of a run, see `make_train_step`.
-
-    Args:
-      experiment: with an optimizer.
-      plan: of the state, from `plan_run`.
-      mesh: of the run, whose devices need not be of this machine.
-      rules: logical to mesh axes.
-    """
-    run = experiment.train
-    return make_train_step(
-        experiment.objective,
-        plan,
-        lambda step: experiment.optimizer.learning_rate(step, run.steps),
-        mesh,
-        rules,
-        seed=run.seed,
-        microbatches=run.microbatches,
-        ema_decay=run.ema_decay,
-        compiler_options=xla_options(mesh.devices.flat[0], run.xla_options),
     )
 
 
@@ -119,7 +92,11 @@ def set_up(
         objective.check_data(data)
         for evaluation in experiment.evaluations:
             evaluation.check(experiment)
+    step = TracedStep(experiment, plan, mesh, rules)
+    step.check(phase=0)
+    if jax.process_index() == 0:
         data.prepare()
     data.wait_until_prepared()
     on_checked()
-    return Setup(mesh, rules, batch_sharding(mesh, rules), eval_size, plan, copies)
+    sharding = batch_sharding(mesh, rules)
+    return Setup(mesh, rules, sharding, eval_size, plan, step, copies)

@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+from fmjax.training.reporting import metrics
+
 TINY = pathlib.Path(__file__).parent / "tiny.gin"
 DEADLINE_SECONDS = 300
 
@@ -74,8 +76,18 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def validated():
+    """The measures of a run's validation after its last step, as the run wrote them."""
+
+    def last(run_dir) -> dict[str, float]:
+        return metrics.read(run_dir, "validation")[-1]
+
+    return last
+
+
+@pytest.fixture(scope="session")
 def measured(trained):
-    """What `fmjax eval` prints of a run."""
+    """What `fmjax eval` prints of a run, which it evaluates again."""
 
     def measure(run_dir, *measures) -> dict[str, float]:
         out = _as_user("eval", run_dir, *measures, cache=trained.cache)

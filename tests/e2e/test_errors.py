@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from fmjax.training import loop
+from fmjax.training import traced_step
 
 MISTAKES = {
     "unknown field": (["train.step=5"], ["'train'", "'steps'"]),
@@ -169,12 +169,22 @@ def test_loss_that_is_not_finite_stops_the_run(tiny, tmp_path, verb):
     assert "Traceback" not in err
 
 
+def test_what_only_the_trace_of_a_step_refuses_leaves_no_run(tiny, tmp_path, verb):
+    lengths = ("data.length=24", "gpt.max_length=24", "mesh.data=1", "mesh.context=8")
+
+    code, _, err = verb("train", *tiny, "--run_dir", tmp_path / "run", *lengths)
+
+    assert code == 2
+    assert "mesh.context = 8: the stack reads sequences of 24; expected" in err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_step_that_runs_out_of_memory_is_explained(tiny, tmp_path, verb, monkeypatch):
     def step(*args):
         return jnp.ones(1 << 46, jnp.float32).block_until_ready(), {}
 
     step.trace = lambda *args: None
-    monkeypatch.setattr(loop, "train_step_of_run", lambda *args, **options: step)
+    monkeypatch.setattr(traced_step, "make_train_step", lambda *args, **options: step)
 
     code, _, err = verb("train", *tiny, "--run_dir", tmp_path / "run")
 

@@ -35,9 +35,12 @@ def train(trained, shared_data):
         ("small/clip_cifar10.gin", 150, "--zero_shot", "zero_shot", 0.22),
     ],
 )
-def test_it_learns(train, measured, tmp_path, config, steps, measure, figure, floor):
-    train(config, tmp_path / "run", steps)
-    found = measured(tmp_path / "run", *filter(None, [measure]))
+def test_it_learns(
+    train, validated, measured, tmp_path, config, steps, measure, figure, floor
+):
+    run_dir = tmp_path / "run"
+    train(config, run_dir, steps)
+    found = measured(run_dir, measure) if measure else validated(run_dir)
     assert found[figure] >= floor
 
 
@@ -57,10 +60,10 @@ def test_simclr_learns_features_that_a_random_encoder_lacks(train, measured, tmp
 
 
 @pytest.mark.slow
-def test_mae_paints_hidden_patches(train, measured, tmp_path):
+def test_mae_paints_hidden_patches(train, validated, tmp_path):
     train("small/mae_cifar10.gin", tmp_path / "run", 150)
     # The mean colour of all images gives 1.
-    assert measured(tmp_path / "run")["squared_error"] <= 0.8
+    assert validated(tmp_path / "run")["squared_error"] <= 0.8
     assert list((tmp_path / "run" / "pictures").glob("*.png"))
 
 
@@ -81,9 +84,9 @@ def test_a_locked_tower_stays_and_its_texts_learn_to_speak_of_it(
 
 
 @pytest.mark.slow
-def test_hidden_words_and_patches_are_found_from_both(train, measured, tmp_path):
+def test_hidden_words_and_patches_are_found_from_both(train, validated, tmp_path):
     train("small/m3ae_digits.gin", tmp_path / "run", 200)
-    found = measured(tmp_path / "run")
+    found = validated(tmp_path / "run")
     assert found["accuracy"] >= 0.85
     # The mean image of all gives 0.29 in the end, and black 1.
     assert found["squared_error"] <= 0.45

@@ -35,6 +35,8 @@ def ring(size: int) -> list[list[int]]:
         (16, (4, 4), 4, 1),
         (32, (4, 8), 2, 1),
         (256, (16, 16), 8, 1),
+        # Two dimensions that wrap around, and half of one.
+        (256, (16, 16), 128, 3),
         (8, (1, 8), 8, 1),
     ],
 )
@@ -53,6 +55,37 @@ def test_a_ring_on_a_real_ring_takes_as_long_as_its_steps():
     steps, part = 15 / 2, 6400 / 16
     gather = seconds("all-gather", ring(16), TPU, {"a": 256}, torus=(16, 16))
     assert gather == pytest.approx(steps * part / 100)
+
+
+@pytest.mark.parametrize(
+    ("box", "stride", "links"),
+    [
+        # Eight as 2 × 4 beside each other, and 32 of them: 8 that are 2 apart and wrap
+        # around, 4 that are 4 apart.
+        ((2, 4), (1, 1), 1 + 1),
+        ((8, 4), (2, 4), 2 / 2 + 2 / 4),
+        ((4, 8), (1, 1), 1 + 1),
+        ((4, 16), (1, 1), 1 + 2),
+        ((4, 2), (1, 8), 1 + 2 / 8),
+    ],
+)
+def test_boxes_use_the_links_of_all_their_dimensions(box, stride, links):
+    along = np.indices(box).reshape(2, -1).T * stride
+    group = np.ravel_multi_index(along.T, (16, 16))
+    share = (len(group) - 1) / len(group)
+    options = {"torus": (16, 16), "chip": TPU, "mesh": {"a": 256}}
+    gather = seconds("all-gather", [group], **options)
+    assert gather == pytest.approx(6400 * share / (100 * links))
+    # Where the mesh has its devices is what counts, not their numbers.
+    moved = np.random.default_rng(0).permutation(256)
+    positions = np.empty((256, 2), int)
+    positions[moved] = np.stack(np.unravel_index(np.arange(256), (16, 16)), -1)
+    options["positions"] = positions
+    assert seconds("all-gather", [moved[group]], **options) == gather
+    # Devices that fill no box have one link.
+    moved[group[0]] = moved[255]
+    one = seconds("all-gather", [moved[group]], **options)
+    assert one == pytest.approx(6400 * share / 100)
 
 
 def test_the_torus_is_as_even_as_the_number_of_chips_allows():

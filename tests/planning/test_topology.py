@@ -7,10 +7,10 @@ import pytest
 
 from fmjax.errors import UserError
 from fmjax.planning import topology
-from fmjax.planning.network import wrapped
 from fmjax.planning.topology import find_chip, make_topology, slice_shape
 from fmjax.sharding.chips import CHIPS
 from fmjax.sharding.mesh import MeshConfig
+from fmjax.sharding.torus import wrapped
 
 
 def test_an_unknown_chip_is_refused_with_the_known_ones():
@@ -94,6 +94,30 @@ def test_a_mesh_axis_may_be_a_part_of_a_dimension(chip):
     pairs = mesh.devices.reshape(-1, 2)
     for a, b in pairs:
         assert sum(abs(np.subtract(a.coords, b.coords))) == 1
+
+
+@pytest.mark.parametrize(
+    ("chip", "chips", "tensor", "box"),
+    [
+        ("v5e", 256, 4, (2, 2)),
+        ("v5e", 256, 8, (2, 4)),
+        # A dimension that wraps around has two links, as a box of 4 × 4.
+        ("v5e", 256, 16, (16, 1)),
+        ("v5p", 256, 4, (4, 1, 1)),
+        ("v5p", 256, 8, (4, 2, 1)),
+    ],
+)
+@pytest.mark.parametrize("slices", [1, 2])
+def test_tensor_takes_the_box_with_the_most_links(chip, chips, tensor, box, slices):
+    found = make_topology(CHIPS[chip], chips * slices, slices)
+    sizes = {"data": slices, "fsdp": chips // tensor, "tensor": tensor}
+    mesh = MeshConfig(**sizes).build(found.devices)
+    assert len(set(mesh.devices.flat)) == len(found.devices)
+    for group in mesh.devices.reshape(-1, tensor):
+        assert len({getattr(device, "slice_index", 0) for device in group}) == 1
+        places = np.array([device.coords for device in group])
+        sides = np.ptp(places, axis=0) + 1
+        assert sorted(sides, reverse=True)[: len(box)] == sorted(box, reverse=True)
 
 
 @pytest.mark.parametrize(("chip", "slices"), [("v5e", 3), ("v5e", 0), ("h100", 2)])

@@ -38,7 +38,14 @@ CONFIG = TransformerConfig(
 
 
 ROWS, SHORT, V, PIXELS = 32, 256, 1536, 64
-SMALL = dataclasses.replace(CONFIG, num_kv_heads=None, rotary=None, remat="weights")
+SMALL = dataclasses.replace(
+    CONFIG,
+    embed_dim=128,
+    num_heads=2,
+    num_kv_heads=None,
+    rotary=None,
+    remat="weights",
+)
 T5 = dataclasses.replace(SMALL, position_bias=RelativeBuckets(), attention_scale=1.0)
 
 
