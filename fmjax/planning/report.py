@@ -128,7 +128,7 @@ def _time_rows(plan: Plan) -> Iterator[tuple[str, str]]:
         "predicted step",
         f"{between(lambda s: milliseconds * s, ',.1f')} ms: "
         f"compute {milliseconds * time.compute_s:,.1f}, "
-        f"attention kernels {milliseconds * time.kernels_s:,.1f}, "
+        f"kernels {milliseconds * time.kernels_s:,.1f}, "
         f"collectives {milliseconds * time.collectives_s:,.1f}, "
         f"asynchronous ones {milliseconds * time.async_collectives_s:,.1f}",
     )

@@ -9,6 +9,7 @@ import numpy as np
 
 from fmjax.planning.attention_kernels import attention_flops, is_kernel
 from fmjax.planning.collectives import KINDS, collectives
+from fmjax.planning.grouped_products import grouped_flops
 from fmjax.planning.hlo_instructions import Instruction
 from fmjax.planning.hlo_module import Module
 from fmjax.planning.memory_traffic import memory_bytes
@@ -41,14 +42,14 @@ class StepTime:
 
     Attributes:
       compute_s: all that the chip computes but kernels.
-      kernels_s: attention kernels.
+      kernels_s: kernels of attention and of grouped products.
       collectives_s: collectives that the chip waits for.
       async_collectives_s: collectives that run while it computes.
       low_s: if asynchronous collectives hide behind the compute and kernels of the
         same computation (the body of a loop), as far as these last.
       high_s: if they hide behind nothing.
       products_flops: matrix FLOPs of one device's step, kernels not included.
-      kernels_flops: matrix FLOPs of its attention kernels.
+      kernels_flops: matrix FLOPs of its kernels.
       by_cycles: whether compute is the compiler's estimate; else it is a roofline.
       uncounted_kernels: names of kernels that no time was counted for.
     """
@@ -85,8 +86,9 @@ def predict(
     memory's bandwidth: a roofline (Williams et al. 2009), a bound that real programs do
     not reach.
 
-    Attention kernels are counted by the FLOPs of the blocks they visit at a share of
-    the peak, which is an assumption. Collectives take what `Network` bounds them by.
+    Attention kernels are counted by the FLOPs of the blocks they visit, grouped
+    products by those of the rows that they are expected to have, at a share of the
+    peak, which is an assumption. Collectives take what `Network` bounds them by.
 
     Args:
       module: the compiled step.
@@ -95,7 +97,7 @@ def predict(
       torus: see `Network`.
       positions: see `Network`.
       slices: see `Network`.
-      kernel_efficiency: share of the peak that attention kernels reach.
+      kernel_efficiency: share of the peak that these kernels reach.
     """
     by_cycles = chip.clock_hz is not None and any(
         i.estimated_cycles is not None for _, i in module.scheduled()
@@ -108,10 +110,12 @@ def predict(
         products += computation.runs * flops
         if _kind(i) in KINDS:
             continue
-        attention = attention_flops(computation, i)
-        if attention is not None:
-            kernels_flops += computation.runs * attention
-            seconds = attention / (kernel_efficiency * chip.peak_flops)
+        inside = attention_flops(computation, i)
+        if inside is None:
+            inside = grouped_flops(computation, i)
+        if inside is not None:
+            kernels_flops += computation.runs * inside
+            seconds = inside / (kernel_efficiency * chip.peak_flops)
             kernels[computation.name] += computation.runs * seconds
             continue
         if by_cycles:

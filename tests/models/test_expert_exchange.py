@@ -36,12 +36,17 @@ def as_documented(
     return output
 
 
+def undefined(shape, dtype):
+    return jnp.full(shape, jnp.nan, dtype)
+
+
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("seed", range(3))
 def test_every_row_comes_back_from_its_expert(ragged, seed, monkeypatch):
     if ragged:
         monkeypatch.setattr(expert_exchange, "platform", lambda: "tpu")
         monkeypatch.setattr(jax.lax, "ragged_all_to_all", as_documented)
+        monkeypatch.setattr(jax.lax, "empty", undefined)
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(DEVICES * M, D)).astype(np.float32)
     rows = rng.integers(0, M, (DEVICES, N))
@@ -51,16 +56,14 @@ def test_every_row_comes_back_from_its_expert(ragged, seed, monkeypatch):
 
     def apply(x, rows, experts, kernels):
         own = kernels["in"]
-        known = (experts >= 0) & (experts < len(own))
-        return jnp.where(
-            known[:, None], x[rows] * own[jnp.clip(experts, 0, len(own) - 1)], 0
-        )
+        known = ((experts >= 0) & (experts < len(own)))[:, None]
+        of_row = own[jnp.clip(experts, 0, len(own) - 1)]
+        return jnp.where(known, jnp.where(known, x[rows], 0) * of_row, 0)
 
     devices = np.array(jax.devices()[:DEVICES])
     mesh = jax.sharding.Mesh(devices, ("expert",))
     part = PartitionSpec("expert")
 
-    @jax.jit
     @functools.partial(
         jax.shard_map, mesh=mesh, in_specs=(part,) * 4, out_specs=part, check_vma=False
     )
@@ -69,8 +72,20 @@ def test_every_row_comes_back_from_its_expert(ragged, seed, monkeypatch):
             x, rows[0], experts[0], {"in": factors}, apply=apply, axes=("expert",)
         )
 
-    found = np.asarray(run(x, rows, experts, factors)).reshape(DEVICES, N, D)
-    for device in range(DEVICES):
-        own = x[device * M : (device + 1) * M]
-        want = own[rows[device]] * factors[experts[device]]
-        np.testing.assert_allclose(found[device], want, rtol=1e-6)
+    weights = rng.normal(size=(DEVICES * N, D)).astype(np.float32)
+
+    @jax.jit
+    def run_and_gradients(x, factors):
+        found, pull = jax.vjp(lambda x, f: run(x, rows, experts, f), x, factors)
+        return found, pull(weights)
+
+    found, gradients = run_and_gradients(x, factors)
+    # Of every row, its token among all, its expert and the output.
+    token = (rows + M * np.arange(DEVICES)[:, None]).ravel()
+    expert = experts.ravel()
+    np.testing.assert_allclose(found, x[token] * factors[expert], rtol=1e-6)
+    into_x, into_factors = np.zeros_like(x), np.zeros_like(factors)
+    np.add.at(into_x, token, weights * factors[expert])
+    np.add.at(into_factors, expert, weights * x[token])
+    for ours, expected in zip(gradients, (into_x, into_factors)):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)

@@ -1,6 +1,8 @@
 """Too little memory is told in bytes, before compiling where that can be known."""
 
 import dataclasses
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +79,8 @@ class Traced:
         transformer = dataclasses.replace(DEEP, **fields)
         objective = CausalLM(GPT(transformer, vocab_size=50, max_length=T))
         optimizer = AdamW(schedule=Constant(learning_rate=1e-3))
-        self.mesh, rules = config.build(), config.all_rules
+        devices = jax.devices()[:1] if config == MeshConfig(data=1) else None
+        self.mesh, rules = config.build(devices), config.all_rules
         self.plan = plan_state(objective, optimizer, self.mesh, rules, train_steps=5)
         step = make_train_step(
             objective,
@@ -112,6 +115,51 @@ def test_activations_are_the_inputs_of_blocks_and_xla_needs_more(
     assert step.kept == LAYERS * (32 // microbatches) * T * D * 4 / shards
     compiled = step.traced.lower().compile()
     assert step.kept < compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sizes", "share"),
+    [
+        # Of the matrices of a layer and of their optimizer's state.
+        ({"data": 8}, 1),
+        ({"data": 1, "fsdp": 8}, 8),
+        ({"data": 2, "fsdp": 2, "tensor": 2}, 4),
+        ({"data": 1, "context": 8}, 1),
+        ({"data": 1, "fsdp": 2, "context": 2, "tensor": 2}, 4),
+        ({"data": 2, "fsdp": 2, "stage": 2}, 4),
+    ],
+)
+def test_devices_share_the_memory_of_a_step(sizes, share):
+    rows, mesh = 16, MeshConfig(**sizes)
+    step = Traced(rows, mesh, remat="full")
+    layers = jax.tree.leaves(step.plan.shapes.params["stack"])
+    for leaf in layers:
+        if leaf.size >= LAYERS * D * D:
+            held = math.prod(leaf.sharding.shard_shape(leaf.shape))
+            assert leaf.size == share * held
+    # What the compiled step is given: the state, and a part of the batch.
+    compiled = step.traced.lower().compile().memory_analysis()
+    batch = 3 * rows * T * 4
+    state = memory.bytes_per_device(step.plan.shapes)
+    given = compiled.argument_size_in_bytes - state
+    assert batch / 8 <= given <= batch
+    # What it keeps of activations, beside the batch and gradients.
+    alone = Traced(rows // 8, MeshConfig(data=1), remat="full").traced
+    alone = alone.lower().compile().memory_analysis()
+    assert compiled.temp_size_in_bytes <= 1.5 * alone.temp_size_in_bytes
+
+
+def test_blockwise_attention_of_scanned_layers_holds_no_square(monkeypatch):
+    # What depends on no layer is computed once before the scan: the masks of all blocks
+    # would be, which are [T, T].
+    length, heads = 2048, DEEP.num_heads
+    monkeypatch.setattr(f"{__name__}.T", length)
+    step = Traced(1, MeshConfig(data=1), remat="full", attention="blockwise")
+    text = step.traced.lower().compile().as_text()
+    shapes = re.findall(r"[a-z]+\d*\[([\d,]+)\]", text)
+    largest = max(math.prod(map(int, shape.split(","))) for shape in shapes)
+    assert largest <= heads * length * 512
 
 
 def test_unrolled_layers_count_for_nothing():

@@ -5,13 +5,15 @@ Every device sends each other one the rows for its experts, and gets their outpu
 on TPUs and GPUs; XLA for CPUs has none, and sends room for all rows to every device.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from fmjax.models.layers.grouped_dot import expected_rows
 from fmjax.sharding.platform import platform
 
 
@@ -46,43 +48,43 @@ def exchange(
     starts = jnp.cumsum(sizes, axis=1) - sizes  # in the sender's sorted rows
 
     # Each sender has room for all of its rows with each receiver.
-    sent = _send(x[rows[order]], starts[me], sizes[me], sizes[:, me], axes)
+    sent = _send(x[rows[order]], starts, sizes, me, axes)
     ends = jnp.cumsum(every[:, me], axis=1)
     own_experts = jax.vmap(lambda ends: jnp.searchsorted(ends, jnp.arange(N), "right"))
-    outputs = apply(
-        sent.reshape(n * N, -1),
-        jnp.arange(n * N),
-        own_experts(ends).reshape(-1),
-        kernels,
-    )
+    # A plan counts as many rows as come if experts are chosen evenly.
+    with expected_rows(N):
+        outputs = apply(
+            sent.reshape(n * N, -1),
+            jnp.arange(n * N),
+            own_experts(ends).reshape(-1),
+            kernels,
+        )
     back = _send_back(outputs.reshape(n, N, -1), starts, sizes, me, axes)
     return back[jnp.argsort(order)]
 
 
-def _send(rows, starts, sizes, arriving, axes) -> Float[Array, "n N D"]:
+def _send(rows, starts, sizes, me, axes) -> Float[Array, "n N D"]:
     """What every sender has for this device, each in the first places of its N.
+
+    The other places are undefined.
 
     Args:
       rows: [N, D], sorted by receiver.
-      starts: [n], of each receiver's rows.
-      sizes: [n], their number.
-      arriving: [n], rows that each sender has for this device.
+      starts: [n, n], of what sender i has for receiver j.
+      sizes: [n, n], the number of these rows.
+      me: index of this device.
       axes: mesh axes.
     """
     N, n = len(rows), len(starts)
     if platform() == "cpu":
-        places = starts[:, None] + jnp.arange(N)
+        places = starts[me][:, None] + jnp.arange(N)
         room = jnp.where(
-            (jnp.arange(N) < sizes[:, None])[..., None],
+            (jnp.arange(N) < sizes[me][:, None])[..., None],
             rows[jnp.minimum(places, N - 1)],
             0,
         )
         return jax.lax.all_to_all(room, axes, 0, 0)
-    empty = jnp.zeros((n * N, rows.shape[1]), rows.dtype)
-    mine = jnp.full(n, jax.lax.axis_index(axes) * N, jnp.int32)
-    sent = jax.lax.ragged_all_to_all(
-        rows, empty, starts, sizes, mine, arriving, axis_name=axes
-    )
+    sent = _travel(axes, True, rows, *_ways(starts, sizes, me, N))
     return sent.reshape(n, N, -1)
 
 
@@ -91,8 +93,8 @@ def _send_back(outputs, starts, sizes, me, axes) -> Float[Array, "N D"]:
 
     Args:
       outputs: [n, N, D], of every sender's rows.
-      starts: [n, n], of what sender i has for receiver j.
-      sizes: [n, n], the number of these rows.
+      starts: as for `_send`.
+      sizes: as for `_send`.
       me: index of this device.
       axes: mesh axes.
     """
@@ -103,14 +105,63 @@ def _send_back(outputs, starts, sizes, me, axes) -> Float[Array, "N D"]:
         receiver = jnp.searchsorted(ends, jnp.arange(N), "right")
         receiver = jnp.minimum(receiver, n - 1)
         return room[receiver, jnp.arange(N) - starts[me][receiver]]
-    empty = jnp.zeros((N, D), outputs.dtype)
-    from_places = jnp.arange(n, dtype=jnp.int32) * N
-    return jax.lax.ragged_all_to_all(
-        outputs.reshape(n * N, D),
-        empty,
-        from_places,
-        sizes[:, me],
-        starts[:, me],
-        sizes[me],
-        axis_name=axes,
+    there, back = _ways(starts, sizes, me, N)
+    return _travel(axes, False, outputs.reshape(n * N, D), back, there)
+
+
+class _Way(NamedTuple):
+    """Of what a device sends and receives, each int32 [n], by the other device.
+
+    Attributes:
+      starts: in what it sends.
+      sizes: of what it sends.
+      places: of what it sends, in what the other receives.
+      arriving: sizes of what it receives.
+    """
+
+    starts: Int[Array, " n"]
+    sizes: Int[Array, " n"]
+    places: Int[Array, " n"]
+    arriving: Int[Array, " n"]
+
+
+def _ways(starts, sizes, me, room: int) -> tuple[_Way, _Way]:
+    """The ways of rows to their experts, where senders have `room` each, and back."""
+    n = len(starts)
+    mine = jnp.full(n, me * room, jnp.int32)
+    theirs = jnp.arange(n, dtype=jnp.int32) * room
+    return (
+        _Way(starts[me], sizes[me], mine, sizes[:, me]),
+        _Way(theirs, sizes[:, me], starts[:, me], sizes[me]),
     )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _travel(axes, out: bool, rows, way: _Way, back: _Way) -> Float[Array, "R D"]:
+    """The rows that arrive at this device; gradients take the way back.
+
+    Args:
+      axes: mesh axes.
+      out: whether each device has room for all rows of every other, as on the way to
+        experts; what is not filled is then undefined. Zeros would take as long to write
+        as experts take to multiply.
+      rows: [R, D], of this device.
+      way: that they take.
+      back: the way that brings them back to their places.
+    """
+    N, n = len(rows), len(way.sizes)
+    D, dtype = rows.shape[1], rows.dtype
+    into = jax.lax.empty((n * N, D), dtype) if out else jnp.zeros((N // n, D), dtype)
+    return jax.lax.ragged_all_to_all(rows, into, *way, axis_name=axes)
+
+
+def _travel_forward(axes, out, rows, way, back):
+    return _travel(axes, out, rows, way, back), (way, back)
+
+
+def _travel_backward(axes, out, ways, gradient):
+    way, back = ways
+    return _travel(axes, not out, gradient, back, way), None, None
+
+
+_travel.defvjp(_travel_forward, _travel_backward)

@@ -36,7 +36,7 @@ def attention(call: AttentionCall, block: int = BLOCK) -> Float[Array, "B T H K"
       block: keys of a block.
     """
     q, k, v = _heads_first(call)
-    H = call.q.shape[2]
+    H, block = call.q.shape[2], _even(block, k.shape[2])
     out = _attention(call.scale * q, k, v, call.mask, call.softcap, H, block)
     return _heads_last(out, H)
 
@@ -47,7 +47,8 @@ def forward_piece(
     """Attention to some of the keys, see `splash.forward_piece`; float32."""
     B, T, H, _ = call.q.shape
     q, k, v = _heads_first(call)
-    out, highest, total = _softmax(q, k, v, call.mask, call.softcap, H, BLOCK)
+    block = _even(BLOCK, k.shape[2])
+    out, highest, total = _softmax(q, k, v, call.mask, call.softcap, H, block)
     log_sums = (highest + jnp.log(total)).reshape(B, H, T)
     return _heads_last(out, H), log_sums
 
@@ -64,12 +65,18 @@ def backward_piece(
     out, gradient = (_grouped(jnp.swapaxes(x, 1, 2), G) for x in (out, gradient))
     log_sums = log_sums.reshape(out.shape[:3])
     residuals = (q, k, v, call.mask, out, log_sums, jnp.ones_like(log_sums))
-    into_q, into_k, into_v, _ = _backward(call.softcap, H, BLOCK, residuals, gradient)
+    block = _even(BLOCK, k.shape[2])
+    into_q, into_k, into_v, _ = _backward(call.softcap, H, block, residuals, gradient)
     return (
         _heads_last(into_q, H),
         jnp.swapaxes(into_k, 1, 2),
         jnp.swapaxes(into_v, 1, 2),
     )
+
+
+def _even(block: int, keys: int) -> int:
+    """The size of blocks of at most `block` keys that leaves the least padding."""
+    return -(-keys // -(-keys // block))
 
 
 def _heads_first(call: AttentionCall) -> tuple[Array, Array, Array]:
@@ -128,7 +135,7 @@ def _softmax(q, k, v, mask, softcap, heads, block):
         return (new, total, out * shrink[..., None] + product), None
 
     keys = k.shape[2]
-    pieces = (jnp.arange(-(-keys // block)), _cut(k, block), _cut(v, block))
+    pieces = (_block_indices(keys, block, q), _cut(k, block), _cut(v, block))
     start = (
         jnp.full((B, G, R), -jnp.inf),
         jnp.zeros((B, G, R)),
@@ -163,7 +170,7 @@ def _backward(softcap, heads, block, residuals, gradient):
         return into_q + more.astype(f32), (into_k, into_v)
 
     keys = k.shape[2]
-    pieces = (jnp.arange(-(-keys // block)), _cut(k, block), _cut(v, block))
+    pieces = (_block_indices(keys, block, q), _cut(k, block), _cut(v, block))
     into_q, (into_k, into_v) = jax.lax.scan(add, jnp.zeros(q.shape, f32), pieces)
     join = functools.partial(_join, keys=keys)
     return into_q.astype(q.dtype), join(into_k), join(into_v), None
@@ -202,6 +209,17 @@ def _scores_backward(softcap, residuals, gradient):
 
 
 _scores.defvjp(_scores_forward, _scores_backward)
+
+
+def _block_indices(keys, block, q):
+    """0, 1, … of the blocks, in a form that depends on the queries.
+
+    In a scan over layers JAX computes what depends on no layer's input once, before the
+    scan. That would be the masks of all blocks, which together are the [T, S] array
+    that blocks are there to avoid.
+    """
+    indices = jnp.arange(-(-keys // block))
+    return jax.lax.optimization_barrier((indices, q))[0]
 
 
 def _visible(mask, shape, heads, index, block):

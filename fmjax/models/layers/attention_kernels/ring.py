@@ -133,9 +133,11 @@ class _Ring:
             ahead = self.passed(here)
             return (visit(carry, here, hop), ahead), None
 
-        hops = jnp.arange(1, self.size - 1)
-        (carry, last), _ = jax.lax.scan(step, (carry, first), hops)
-        return visit(carry, last, jnp.int32(self.size - 1))
+        # They are made to depend on the keys, lest JAX compute what is known without
+        # these, such as masks, for all hops before a scan over layers, and keep it.
+        hops, _ = jax.lax.optimization_barrier((jnp.arange(1, self.size), keys.k))
+        (carry, last), _ = jax.lax.scan(step, (carry, first), hops[:-1])
+        return visit(carry, last, hops[-1])
 
     def seen(
         self, hop: Int[Array, ""], whole: Callable, halves: Callable, none: Callable
