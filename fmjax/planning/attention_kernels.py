@@ -7,6 +7,7 @@ kernels go through the scores in blocks and leave out blocks that the mask hides
 import collections as counting
 import re
 
+from fmjax.models.layers.attention_kernels.splash import FIRST_KEY
 from fmjax.planning.hlo_instructions import Array, Computation, Instruction
 from fmjax.planning.hlo_module import Module
 
@@ -50,7 +51,14 @@ def attention_flops(computation: Computation, instruction: Instruction) -> float
     phase = re.search(r"splash_m[hq]a_(fwd|dkv|dq)", named)
     if instruction.custom_call_target != "tpu_custom_call" or phase is None:
         return None
-    return _splash_flops(computation, instruction, phase[1], "_segmented" in named)
+    noted = re.search(rf"{FIRST_KEY}(\d+)", named)
+    return _splash_flops(
+        computation,
+        instruction,
+        phase[1],
+        "_segmented" in named,
+        int(noted[1]) if noted else 0,
+    )
 
 
 def visited_blocks(
@@ -61,6 +69,7 @@ def visited_blocks(
     *,
     widest: int,
     causal: bool,
+    first_key: int | None = None,
 ) -> int:
     """Blocks of the scores that attention visits.
 
@@ -71,15 +80,27 @@ def visited_blocks(
       across_block: size of its blocks.
       widest: blocks across that it visits at most: fewer than there are in a window.
       causal: whether blocks that the diagonal does not reach are left out.
+      first_key: if it goes through the queries of each block of keys, the place of the
+        first of these keys in its row; None if it goes through the keys of queries.
     """
     rows, columns = -(-length // block), -(-across // across_block)
-    ends = ((row + 1) * block for row in range(rows))
-    reached = (-(-end // across_block) if causal else columns for end in ends)
-    return sum(min(widest, columns, n) for n in reached)
+
+    def reached(row: int) -> int:
+        if not causal:
+            return columns
+        if first_key is None:
+            return -(-(row + 1) * block // across_block)
+        return max(0, columns - (first_key + row * block) // across_block)
+
+    return sum(min(widest, columns, reached(row)) for row in range(rows))
 
 
 def _splash_flops(
-    computation: Computation, i: Instruction, phase: str, segmented: bool
+    computation: Computation,
+    i: Instruction,
+    phase: str,
+    segmented: bool,
+    first_key: int,
 ) -> float:
     arrays = computation.operand_arrays(i)
     first = next(n for n, a in enumerate(arrays) if a.dtype.startswith(_FLOATS))
@@ -101,7 +122,13 @@ def _splash_flops(
         widest = columns
         if phase == "dkv":  # goes through the queries of each block of keys
             sides, widest = sides[::-1], rows
-        blocks = visited_blocks(*sides[0], *sides[1], widest=widest, causal=causal)
+        blocks = visited_blocks(
+            *sides[0],
+            *sides[1],
+            widest=widest,
+            causal=causal,
+            first_key=first_key if phase == "dkv" else None,
+        )
         visited = float(blocks * block_q * block_kv)
     if phase == "fwd":
         widths = K + V

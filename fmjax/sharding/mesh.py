@@ -36,7 +36,8 @@ class MeshConfig:
         `fmjax.models.layers.pipeline`; outside of stacks, shards of the batch.
       expert: expert parallelism: shards of the batch and of the experts of a mixture.
       context: context parallelism: shards of the length of sequences, see
-        `transformer.context_attention`.
+        `transformer.context_attention`, and like fsdp of parameters and optimizer
+        state.
       tensor: tensor parallelism: shards of heads, feed-forward layers and vocabulary.
       across_slices: the axis, "data" or "stage", that crosses from one slice of TPUs to
         the next, over a slower network; the others stay within slices. Its size must be

@@ -10,17 +10,18 @@ from fmjax.errors import UserError
 
 LogicalRules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
-# Parameters: FSDP shards the width, which every matrix has (ZeRO-3), tensor parallelism
-# the other side (Megatron-LM, Shoeybi et al. 2019), a pipeline the layers. Activations:
-# the batch is sharded over data, fsdp, expert and stage, length over context, heads and
-# hidden units over tensor, the width not at all; between layers, where there are
-# neither heads nor hidden units, tensor shards length too.
+# Parameters: FSDP shards the width, which every matrix has (ZeRO-3), and so do devices
+# that share the length of sequences, which would else hold the same parameters; tensor
+# parallelism shards the other side (Megatron-LM, Shoeybi et al. 2019), a pipeline the
+# layers. Activations: the batch is sharded over data, fsdp, expert and stage, length
+# over context, heads and hidden units over tensor, the width not at all; between
+# layers, where there are neither heads nor hidden units, tensor shards length too.
 # Inside a mixture of experts, and only there, the expert axis shards experts instead of
 # rows (GShard, Lepikhin et al. 2021).
 DEFAULT_RULES: LogicalRules = (
     ("batch", ("data", "fsdp", "expert", "stage")),
     ("length", "context"),
-    ("embed", "fsdp"),
+    ("embed", ("fsdp", "context")),
     ("mlp", "tensor"),
     ("heads", "tensor"),
     ("kv_heads", "tensor"),

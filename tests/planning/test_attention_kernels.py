@@ -12,6 +12,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_mask_info as mask_info,
 )
 
+from fmjax.models.layers.attention_kernels.splash import FIRST_KEY
 from fmjax.planning.attention_kernels import attention_flops, is_kernel
 from fmjax.planning.hlo_module import parse_module
 
@@ -30,7 +31,14 @@ def blocks_with_elements(mask, block_q: int, block_kv: int) -> int:
     return int(tiles.any((1, 3)).sum())
 
 
-def splash(name: str, mask, block_q: int, block_kv: int, results: list[str]):
+def splash(
+    name: str,
+    mask,
+    block_q: int,
+    block_kv: int,
+    results: list[str],
+    scope: str = "",
+):
     """A call of splash attention with the operands that JAX's kernel has."""
     dkv = "_dkv" in name
     make = mask_info.process_mask_dkv if dkv else mask_info.process_mask
@@ -55,7 +63,8 @@ def splash(name: str, mask, block_q: int, block_kv: int, results: list[str]):
     text = f"""ENTRY %main () -> f32[] {{
 {given}
   ROOT %{name} = ({", ".join(results)}) custom-call({taken}), \
-custom_call_target="tpu_custom_call", frontend_attributes={{kernel_metadata={{
+custom_call_target="tpu_custom_call", metadata={{op_name="{scope}/{name}"}}, \
+frontend_attributes={{kernel_metadata={{
 "xprof_metadata":"{{\\"block_q{phase}\\": {block_q}, \
 \\"block_kv{phase}\\": {block_kv}, \\"block_kv_compute\\": 1, \
 \\"q_layout\\": 1, \\"v_layout\\": 1}}"
@@ -87,6 +96,17 @@ def test_splash_counts_the_blocks_that_the_mask_leaves(
 ):
     visited = blocks_with_elements(MASKS[mask], *blocks) * blocks[0] * blocks[1]
     assert splash(name, MASKS[mask], *blocks, results) == 2 * H * visited * K * products
+
+
+@pytest.mark.parametrize("blocks", [(8, 8), (16, 8), (8, 16)], ids=str)
+def test_splash_may_begin_with_a_later_key(blocks):
+    results = [f"bf16[1,{H},{T},{K}]", *KEYS]
+    for first in (0, 16, 48):
+        mask = CausalMask((T, T), -first)
+        visited = blocks_with_elements(mask, *blocks) * blocks[0] * blocks[1]
+        name, scope = "splash_mha_dkv_no_residuals.1", f"{FIRST_KEY}{first}"
+        found = splash(name, mask, *blocks, results, scope)
+        assert found == 2 * H * visited * K * 5
 
 
 def cudnn(target: str, mask: str, window: int = 0):

@@ -1,5 +1,7 @@
 """What is saved comes back to the bit, on any mesh, and the right ones are kept."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -21,11 +23,15 @@ CONFIG = TransformerConfig(num_layers=2, embed_dim=16, num_heads=2)
 OBJECTIVE = CausalLM(GPT(CONFIG, vocab_size=50, max_length=8))
 
 
-def plan(mesh_config, devices=None, ema=True):
+SPARSE = dataclasses.replace(CONFIG, bias=False, experts=Experts(4))
+WITH_EXPERTS = CausalLM(GPT(SPARSE, vocab_size=64, max_length=8))
+
+
+def plan(mesh_config, devices=None, ema=True, objective=OBJECTIVE):
     mesh = mesh_config.build(devices)
     optimizer = AdamW(schedule=Constant(learning_rate=1e-3))
     rules = mesh_config.all_rules
-    made = plan_state(OBJECTIVE, optimizer, mesh, rules, train_steps=5, ema=ema)
+    made = plan_state(objective, optimizer, mesh, rules, train_steps=5, ema=ema)
     return made, mesh, rules
 
 
@@ -53,6 +59,38 @@ def test_a_state_comes_back_to_the_bit_on_another_mesh(tmp_path):
     for leaf in jax.tree.leaves(restored):
         assert leaf.sharding.num_devices == 1
     reader.close()
+
+
+@pytest.mark.slow
+def test_a_state_goes_from_axis_to_axis_and_stays_the_same_to_the_bit(tmp_path):
+    first, _, _ = plan(MeshConfig(), objective=WITH_EXPERTS)
+    state = begun = first.init()
+    for step, sizes in enumerate(
+        [
+            {"fsdp": 8},
+            {"stage": 2, "fsdp": 2, "tensor": 2},
+            {"context": 4, "stage": 2},
+            {"expert": 4, "fsdp": 2},
+            {"expert": 2, "stage": 2, "tensor": 2},
+            {"context": 2, "tensor": 2, "expert": 2},
+            {"data": 8},
+        ]
+    ):
+        writer = Checkpoints(tmp_path / str(step))
+        writer.save(at(state, step), {}, {})
+        writer.close()
+        mesh = MeshConfig(**{"data": 1} | sizes)
+        next_one, _, _ = plan(mesh, objective=WITH_EXPERTS)
+        reader = Checkpoints(tmp_path / str(step))
+        state = reader.restore(next_one.shapes, step).state
+        reader.close()
+        for leaf, shape in zip(
+            jax.tree.leaves(state), jax.tree.leaves(next_one.shapes), strict=True
+        ):
+            assert leaf.sharding == shape.sharding
+        for found, was in ((state.params, begun.params), (state.ema, begun.ema)):
+            jax.tree.map(np.testing.assert_array_equal, found, was)
+        jax.tree.map(np.testing.assert_array_equal, state.opt_state, begun.opt_state)
 
 
 @pytest.mark.parametrize("ema", [True, False])

@@ -125,8 +125,8 @@ def test_activations_are_the_inputs_of_blocks_and_xla_needs_more(
         ({"data": 8}, 1),
         ({"data": 1, "fsdp": 8}, 8),
         ({"data": 2, "fsdp": 2, "tensor": 2}, 4),
-        ({"data": 1, "context": 8}, 1),
-        ({"data": 1, "fsdp": 2, "context": 2, "tensor": 2}, 4),
+        ({"data": 1, "context": 8}, 8),
+        ({"data": 1, "fsdp": 2, "context": 2, "tensor": 2}, 8),
         ({"data": 2, "fsdp": 2, "stage": 2}, 4),
     ],
 )
