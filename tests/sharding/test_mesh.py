@@ -51,12 +51,12 @@ def test_rules_place_parameters():
     shapes = {"w": jnp.zeros((3, 4, 6)), "b": jnp.zeros(4)}
     specs = param_specs(axes, shapes, config.build(), config.all_rules)
     assert specs == {
-        "w": PartitionSpec("stage", "fsdp", "tensor"),
+        "w": PartitionSpec("stage", ("fsdp", "context"), "tensor"),
         "b": PartitionSpec(None),
     }
     own = MeshConfig(data=2, fsdp=2, tensor=2, rules=(("mlp", None),))
     specs = param_specs(axes, shapes, own.build(), own.all_rules)
-    assert specs["w"] == PartitionSpec("stage", "fsdp", None)
+    assert specs["w"] == PartitionSpec("stage", ("fsdp", "context"), None)
 
 
 def test_sizes_that_an_axis_does_not_divide_are_named():
@@ -91,7 +91,7 @@ def test_an_expert_axis_needs_experts():
         config.build(),
         config.all_rules,
     )
-    assert specs["w"] == PartitionSpec("expert", "fsdp", "tensor")
+    assert specs["w"] == PartitionSpec("expert", ("fsdp", "context"), "tensor")
 
 
 def test_the_batch_lies_over_data_and_fsdp():
