@@ -137,31 +137,35 @@ def _ways(starts, sizes, me, room: int) -> tuple[_Way, _Way]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _travel(axes, out: bool, rows, way: _Way, back: _Way) -> Float[Array, "R D"]:
+def _travel(axes, to_experts: bool, rows, way: _Way, back: _Way) -> Float[Array, "S D"]:
     """The rows that arrive at this device; gradients take the way back.
 
     Args:
       axes: mesh axes.
-      out: whether each device has room for all rows of every other, as on the way to
-        experts; what is not filled is then undefined. Zeros would take as long to write
-        as experts take to multiply.
+      to_experts: whether they go to experts, which have room for all rows of every
+        device, or come back. Room that is not filled is undefined: zeros would take as
+        long to write as experts take to multiply.
       rows: [R, D], of this device.
       way: that they take.
       back: the way that brings them back to their places.
     """
     N, n = len(rows), len(way.sizes)
     D, dtype = rows.shape[1], rows.dtype
-    into = jax.lax.empty((n * N, D), dtype) if out else jnp.zeros((N // n, D), dtype)
+    into = (
+        jax.lax.empty((n * N, D), dtype)
+        if to_experts
+        else jnp.zeros((N // n, D), dtype)
+    )
     return jax.lax.ragged_all_to_all(rows, into, *way, axis_name=axes)
 
 
-def _travel_forward(axes, out, rows, way, back):
-    return _travel(axes, out, rows, way, back), (way, back)
+def _travel_forward(axes, to_experts, rows, way, back):
+    return _travel(axes, to_experts, rows, way, back), (way, back)
 
 
-def _travel_backward(axes, out, ways, gradient):
+def _travel_backward(axes, to_experts, ways, gradient):
     way, back = ways
-    return _travel(axes, not out, gradient, back, way), None, None
+    return _travel(axes, not to_experts, gradient, back, way), None, None
 
 
 _travel.defvjp(_travel_forward, _travel_backward)

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.megablox import gmm
 from jaxtyping import Array, Float, Int
 
+from fmjax.models.layers.lanes import whole_lanes
 from fmjax.sharding.platform import platform
 
 # Of rows, width and hidden units: the matrix unit is busy, and three blocks of each,
 # two of which are copied while one is used, fit 16 MiB of vector memory.
 _BLOCKS = (512, 1024, 1024)
-_LANES = 128
 EXPECTED_ROWS = "expected_rows_"
 
 
@@ -47,14 +47,10 @@ def expected_rows(count: int) -> contextlib.AbstractContextManager:
 
 def _by_megablox(rows, kernels, sizes, interpret: bool = False):
     (N, D), F = rows.shape, kernels.shape[-1]
-    blocks = tuple(min(b, _whole_lanes(n)) for b, n in zip(_BLOCKS, (N, D, F)))
+    blocks = tuple(min(b, whole_lanes(n)) for b, n in zip(_BLOCKS, (N, D, F)))
     rows = jnp.pad(rows, ((0, -N % blocks[0]), (0, 0)))
     found = gmm(rows, kernels, sizes, rows.dtype, blocks, interpret=interpret)
     return found[:N]
-
-
-def _whole_lanes(n: int) -> int:
-    return -(-n // _LANES) * _LANES
 
 
 def _in_tiles(rows, kernels, sizes):

@@ -17,6 +17,7 @@ from fmjax.models.layers.attention_kernels import (
 from fmjax.models.layers.attention_kernels.call import AttentionCall
 from fmjax.models.layers.attention_mask import AttentionMask
 from fmjax.models.layers.dropout import Keys
+from fmjax.models.layers.lanes import LANES
 from fmjax.models.layers.logical_axes import shards
 from fmjax.sharding.platform import platform
 
@@ -126,8 +127,8 @@ def _kernel_of_ring(call: AttentionCall, implementation: str) -> str:
     parts = shards("length") * (2 if call.mask.zigzag else 1)
     reason = splash.refused_platform()
     for length in (call.q.shape[1], call.k.shape[1]):
-        if length // parts % splash.LANES:
-            reason = f"{length} / {parts} positions are no multiple of {splash.LANES}"
+        if length // parts % LANES:
+            reason = f"{length} / {parts} positions are no multiple of {LANES}"
     if implementation == "cudnn" or (implementation == "splash" and reason):
         raise UserError(
             f"transformer.attention = {implementation!r} cannot be used in a ring over "

@@ -133,8 +133,8 @@ class _Ring:
             ahead = self.passed(here)
             return (visit(carry, here, hop), ahead), None
 
-        # They are made to depend on the keys, lest JAX compute what is known without
-        # these, such as masks, for all hops before a scan over layers, and keep it.
+        # They are made to depend on the keys: before a scan over layers JAX computes
+        # and keeps, for all hops, what depends on no layer's input, such as masks.
         hops, _ = jax.lax.optimization_barrier((jnp.arange(1, self.size), keys.k))
         (carry, last), _ = jax.lax.scan(step, (carry, first), hops[:-1])
         return visit(carry, last, hops[-1])

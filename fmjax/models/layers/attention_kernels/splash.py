@@ -30,9 +30,9 @@ from fmjax.models.layers.attention_kernels import placement
 from fmjax.models.layers.attention_kernels.call import AttentionCall
 from fmjax.models.layers.attention_kernels.splash_blocks import block_sizes
 from fmjax.models.layers.attention_mask import AttentionMask
+from fmjax.models.layers.lanes import LANES, whole_lanes
 from fmjax.sharding.platform import device_kind, platform
 
-LANES = 128  # rows of the kernel are a multiple of this
 # Above this much, the padding costs more than scores in memory.
 _MOST_PADDING = 1.5
 # In the name of a call in the backward pass, which `fmjax plan` reads.
@@ -47,7 +47,7 @@ def refusal(call: AttentionCall) -> str | None:
     if reason := refused_platform():
         return reason
     for name, x in (("queries", call.q), ("keys", call.k)):
-        length, padded = x.shape[1], _whole_lanes(x.shape[1])
+        length, padded = x.shape[1], whole_lanes(x.shape[1])
         if padded > _MOST_PADDING * length:
             return f"{length} {name} a row would have to be padded to {padded}"
     return placement.refusal(call)
@@ -65,13 +65,9 @@ def attention(call: AttentionCall) -> Float[Array, "B T H K"]:
     Rows are padded to multiples of 128.
     """
     T, S = call.q.shape[1], call.k.shape[1]
-    if (T, S) != (_whole_lanes(T), _whole_lanes(S)):
+    if (T, S) != (whole_lanes(T), whole_lanes(S)):
         return _attention(_padded(call))[:, :T]
     return _attention(call)
-
-
-def _whole_lanes(length: int) -> int:
-    return -(-length // LANES) * LANES
 
 
 def _padded(call: AttentionCall) -> AttentionCall:
@@ -81,7 +77,7 @@ def _padded(call: AttentionCall) -> AttentionCall:
     def pad(x, length):
         if x is None:
             return None
-        room = [(0, 0), (0, _whole_lanes(length) - length)]
+        room = [(0, 0), (0, whole_lanes(length) - length)]
         return jnp.pad(x, room + [(0, 0)] * (x.ndim - 2))
 
     padding_mask = mask.padding_mask
