@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from random_writers import STYLES, build, log_probs
+from tiers import slow
 
 from fmjax.errors import UserError
 from fmjax.inference import token_loop
@@ -36,7 +37,14 @@ def from_scratch(model, params, prompt, row, max_tokens, sampling, seed=0):
 
 @pytest.mark.parametrize(
     ("style", "scan_layers"),
-    [*((style, True) for style in STYLES), ("llama", False), ("t5", False)],
+    [
+        *(
+            slow(style, True) if "capacity" in style else (style, True)
+            for style in STYLES
+        ),
+        ("llama", False),
+        slow("t5", False),
+    ],
 )
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_cached_equals_recomputed(style, scan_layers, temperature):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from on_meshes import MESHES, build
+from tiers import slow
 
 from fmjax.objectives.contrast import (
     sigmoid_contrast,
@@ -143,10 +144,17 @@ def on(mesh_config, loss, x, y):
     return jax.device_get(found)
 
 
-@pytest.mark.parametrize("mesh", [None, *MESHES])
-@pytest.mark.parametrize("loss", list(DENSE))
-@pytest.mark.parametrize("chunks", [1, 3, 4])
-def test_in_chunks_on_any_mesh_it_is_the_dense_loss_in_float64(mesh, loss, chunks):
+def losses_on_meshes():
+    """Losses, meshes and chunks: by default each two of them, with --slow all three."""
+    for i, loss in enumerate(DENSE):
+        for j, mesh in enumerate((None, *MESHES)):
+            for k, chunks in enumerate((1, 3, 4)):
+                case = (loss, mesh, chunks)
+                yield case if (i + j + k) % 3 == 0 else slow(*case)
+
+
+@pytest.mark.parametrize(("loss", "mesh", "chunks"), losses_on_meshes())
+def test_in_chunks_on_any_mesh_it_is_the_dense_loss_in_float64(loss, mesh, chunks):
     rng = np.random.default_rng(2)
     x, y = unit(rng, 16, E), unit(rng, 16, E)
     found, gradients = on(
@@ -161,7 +169,7 @@ def test_in_chunks_on_any_mesh_it_is_the_dense_loss_in_float64(mesh, loss, chunk
         assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(a)
 
 
-@pytest.mark.parametrize("mesh", [None, "data", "fsdp"])
+@pytest.mark.parametrize("mesh", [slow(None), "data", slow("fsdp")])
 def test_a_device_never_holds_its_share_of_the_logits(mesh):
     rows, width = 2048, 4
     mesh, rules = build(MESHES.get(mesh))
