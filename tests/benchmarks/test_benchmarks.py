@@ -31,6 +31,20 @@ def test_families_are_measured_side_by_side(families):
     assert [row[1] for row in rows] == ["fmjax", "PyTorch"] * len(families)
 
 
+@pytest.mark.slow
+def test_rates_of_batches_and_seconds_of_compiling_are_printed():
+    arguments = ["--documents", "300", "--batches", "3", "--layers", "1"]
+    done = subprocess.run(
+        [sys.executable, FOLDER / "input_rates.py", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if "│" in line]
+    assert [row[1] for row in rows] == ["blocks", "packed", "without", "from"]
+
+
 @pytest.mark.parametrize("name", ["vit_mae", "clip"])
 def test_stacks_of_models_in_models_are_unrolled_too(monkeypatch, name):
     monkeypatch.syspath_prepend(FOLDER)
