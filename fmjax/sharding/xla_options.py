@@ -46,6 +46,15 @@ _JAX_GPU = "docs.jax.dev/en/latest/gpu_performance_tips.html"
 _ASYNC = "collectives run beside the products of the same layer"
 
 XLA_OPTIONS: dict[str, tuple[XlaOption, ...]] = {
+    "cpu": (
+        XlaOption(
+            "xla_cpu_experimental_ynn_fusion_type",
+            "",
+            "products by Eigen instead of YNNPACK: a step of GPT-2 with six layers of "
+            "384 takes 7% less time, with four layers of 192 14% less",
+            "measured with jaxlib 0.10.2 on two threads of an EPYC, November 2026",
+        ),
+    ),
     "tpu": (
         XlaOption(
             SCOPED_VMEM,

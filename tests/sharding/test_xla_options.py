@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from fmjax.sharding.chips import CHIPS, chip_of
@@ -11,10 +12,11 @@ from fmjax.sharding.xla_options import XLA_OPTIONS, xla_options
 V5E = SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")
 V5P = SimpleNamespace(platform="tpu", device_kind="TPU v5")
 VMEM = "xla_tpu_scoped_vmem_limit_kib"
+YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
 
 
 def test_options_are_of_the_platform_and_of_the_chip():
-    assert xla_options(jax.devices("cpu")[0], ()) == {}
+    assert [*xla_options(jax.devices("cpu")[0], ())] == [YNNPACK]
     assert xla_options(V5E, ())[VMEM] == 98304
     assert xla_options(V5P, ())[VMEM] == 49152
     v4 = SimpleNamespace(platform="tpu", device_kind="TPU v4")
@@ -30,6 +32,18 @@ def test_a_run_changes_adds_and_leaves_out():
     assert options[VMEM] == 65536
     assert options["xla_new"] == 1
     assert "xla_enable_async_all_gather" not in options
+
+
+def test_this_compiler_makes_products_by_eigen_on_cpus():
+    here = jax.devices("cpu")[0]
+    ones = jnp.ones((512, 512))
+
+    def compiled(options):
+        product = jax.jit(lambda x: jnp.tanh(x @ x), compiler_options=options)
+        return product.lower(ones).compile().as_text()
+
+    assert "ynn_fusion" in compiled({})
+    assert "ynn_fusion" not in compiled(xla_options(here, ()))
 
 
 def test_every_option_says_why():
