@@ -1,4 +1,4 @@
-"""Predicted step time and memory of the configs in configs/pods, for their chips.
+"""Predicted step time and memory of the configs in configs/pods and configs/models.
 
     python benchmarks/predicted_steps.py [NAME ...] [--write]
 
@@ -16,6 +16,9 @@ import tempfile
 
 FIGURES = pathlib.Path(__file__).with_suffix(".json")
 PODS = pathlib.Path(__file__).parents[1] / "configs" / "pods"
+TRANSLATION = ("marian", "transformer_base", "transformer_big")
+IMAGES = ("mae", "vit")
+CAPTIONS = ("clip", "coca", "siglip")
 GIB = 2**30
 # A step that is predicted to take this much longer, or to need this much more memory,
 # than the committed figures say, is a regression.
@@ -26,13 +29,14 @@ def plan(row: dict) -> dict:
     """The plan of a row of the table, as `fmjax plan --json` gives it.
 
     Args:
-      row: with "config", "chip", "chips" and "bindings".
+      row: with "config", a file of configs/pods, or "model", the name of a file of
+        configs/models; and with "chip", "chips" and "bindings".
     """
     with tempfile.TemporaryDirectory() as folder:
         found = pathlib.Path(folder) / "plan.json"
         subprocess.run(
             [
-                *(sys.executable, "-m", "fmjax", "plan", str(PODS / row["config"])),
+                *(sys.executable, "-m", "fmjax", "plan", str(config_of(row, folder))),
                 *row["bindings"],
                 *("--chip", row["chip"], "--chips", str(row["chips"])),
                 *("--json", str(found)),
@@ -41,6 +45,27 @@ def plan(row: dict) -> dict:
             stdout=subprocess.DEVNULL,
         )
         return json.loads(found.read_text())
+
+
+def config_of(row: dict, folder: str) -> pathlib.Path:
+    """A row's config; for a model, on data of the form that it reads, in `folder`."""
+    if "config" in row:
+        return PODS / row["config"]
+    model = row["model"]
+    data = "python_stdlib"
+    if model in TRANSLATION:
+        data = "multi30k"
+    elif model.startswith(IMAGES):
+        data = "digits"
+    elif model.startswith(CAPTIONS):
+        data = "digits_captions"
+    files = ("quickstart.gin", f"data/{data}.gin", f"models/{model}.gin")
+    lines = [f"include '{file}'" for file in files]
+    lines += ["PAIRS_DIR = 'pairs'"] * (data == "multi30k")
+    lines += ["ENCODER = 'encoder'"] * model.endswith("_from_encoder")
+    config = pathlib.Path(folder) / "run.gin"
+    config.write_text("\n".join(lines) + "\n")
+    return config
 
 
 def figures(found: dict) -> dict:
@@ -90,7 +115,9 @@ def main() -> int:
             flush=True,
         )
         if args.write:
-            row["predicted"] = new
+            # Another process may have written other rows meanwhile.
+            rows = json.loads(FIGURES.read_text())
+            next(r for r in rows if r["name"] == row["name"])["predicted"] = new
             FIGURES.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
     return int(worse and not args.write)
 

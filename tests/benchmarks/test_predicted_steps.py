@@ -28,8 +28,18 @@ def rows(predicted_steps):
     return json.loads(predicted_steps.FIGURES.read_text())
 
 
-def test_every_pod_is_in_the_table_and_fits_its_chips(rows):
-    assert {row["config"] for row in rows} == {path.name for path in PODS.glob("*.gin")}
+@pytest.fixture(scope="module")
+def pods(rows):
+    return [row for row in rows if "config" in row]
+
+
+@pytest.fixture(scope="module")
+def models(rows):
+    return [row for row in rows if "model" in row]
+
+
+def test_every_pod_is_in_the_table_and_fits_its_chips(rows, pods):
+    assert {row["config"] for row in pods} == {path.name for path in PODS.glob("*.gin")}
     assert len({row["name"] for row in rows}) == len(rows)
     for row in rows:
         chip = CHIPS[row["chip"]]
@@ -40,9 +50,23 @@ def test_every_pod_is_in_the_table_and_fits_its_chips(rows):
         assert found["temporaries_gib"] <= found["peak_gib"]
 
 
-def test_the_docs_have_the_figures(rows):
+def test_headers_of_models_have_the_figures(models):
+    for row in models:
+        found = row["predicted"]
+        file = ROOT / "configs" / "models" / f"{row['model']}.gin"
+        header = file.read_text().replace("\n# ", " ")
+        assert " ".join(row["bindings"]) in header, row["model"]
+        assert (
+            f"Predicted on {row['chips']} {row['chip']}: "
+            f"{1e3 * found['low_s']:,.0f} to {1e3 * found['high_s']:,.0f} ms a step, "
+            f"{100 * found['mfu_low']:.0f} to {100 * found['mfu_high']:.0f}% MFU, "
+            f"{found['peak_gib']:.1f} GiB a device."
+        ) in header, row["model"]
+
+
+def test_the_docs_have_the_figures(pods):
     page = (ROOT / "docs" / "tasks" / "plan.md").read_text()
-    for row in rows:
+    for row in pods:
         found = row["predicted"]
         cells = (
             row["name"],
@@ -53,9 +77,10 @@ def test_the_docs_have_the_figures(rows):
         assert f"| {' | '.join(cells)} |" in page, cells
 
 
-def test_the_batch_and_the_mesh_fit_the_devices(rows):
+def test_the_batch_and_the_mesh_fit_the_devices(predicted_steps, rows, tmp_path):
     for row in rows:
-        experiment = load_experiment(str(PODS / row["config"]), row["bindings"])
+        config = predicted_steps.config_of(row, tmp_path)
+        experiment = load_experiment(str(config), row["bindings"])
         devices = row["chips"] * CHIPS[row["chip"]].devices_per_chip
         sizes = experiment.mesh.sizes(devices)
         data, fsdp, stage, expert, _, _ = sizes
