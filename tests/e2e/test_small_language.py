@@ -57,9 +57,9 @@ def test_replaced_tokens_are_told_from_real_ones(
 @pytest.mark.slow
 def test_alexatm_learns_behind_an_encoder_that_was_frozen(train, validated, tmp_path):
     encoder = ("small/alexatm_encoder_imdb.gin", tmp_path / "encoder")
-    train(*encoder, 100, "train.batch_size=16")
+    train(*encoder, 50, "train.batch_size=16")
     train(
-        "small/alexatm_imdb.gin", tmp_path / "run", 150,
+        "small/alexatm_imdb.gin", tmp_path / "run", 140,
         f"ENCODER={tmp_path / 'encoder'}", "freeze.until=30",
     )  # fmt: skip
     assert nats_below_unigram(validated(tmp_path / "run")) >= 0.5
@@ -76,7 +76,7 @@ def test_a_transformer_begins_to_translate(trained, measured, tmp_path, shared_d
         (pairs / f"val.{language}").write_text("".join(lines[:250]))
     trained(
         "small/transformer_multi30k.gin", tmp_path / "run", f"PAIRS_DIR={pairs}",
-        "train.steps=100", "inverse_square_root.warmup_steps=50",
+        "train.steps=120", "train.batch_size=8", "inverse_square_root.warmup_steps=60",
     )  # fmt: skip
     short = ("--beams", "1", "--max_tokens", "30")
     assert measured(tmp_path / "run", "--bleu", *short)["bleu"] >= 1.5
