@@ -13,35 +13,33 @@ with_paths = jax.tree_util.tree_leaves_with_path
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
+def table(program: str, *arguments: str) -> list[list[str]]:
+    """The words of each row of the tables that a program prints."""
+    done = subprocess.run(
+        [sys.executable, FOLDER / program, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [line.split() for line in done.stdout.splitlines() if "│" in line]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "families", [["gpt2"], ["gemma2", "marian", "vit"]], ids=" ".join
 )
 def test_families_are_measured_side_by_side(families):
     # The program itself refuses models that differ in size or in the first loss.
-    arguments = ["--families", *families, "--size", "smoke", "--rounds", "1"]
-    done = subprocess.run(
-        [sys.executable, FOLDER / "families.py", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    rows = [line.split() for line in done.stdout.splitlines() if "│" in line]
+    sizes = ("--size", "smoke", "--rounds", "1")
+    rows = table("families.py", "--families", *families, *sizes)
     assert [row[1] for row in rows] == ["fmjax", "PyTorch"] * len(families)
 
 
 @pytest.mark.slow
 def test_rates_of_batches_and_seconds_of_compiling_are_printed():
-    arguments = ["--documents", "300", "--batches", "3", "--layers", "1"]
-    done = subprocess.run(
-        [sys.executable, FOLDER / "input_rates.py", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    rows = [line.split() for line in done.stdout.splitlines() if "│" in line]
+    small = ("--documents", "300", "--batches", "3", "--layers", "1")
+    rows = table("input_rates.py", *small)
     assert [row[1] for row in rows] == ["blocks", "packed", "without", "from"]
 
 
