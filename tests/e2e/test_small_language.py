@@ -34,7 +34,7 @@ def nats_below_unigram(found: dict[str, float]) -> float:
         # Norms behind its layers need the warm-up of the whole run.
         ("bart", 200, 0.5, ("cosine.warmup_steps=150", "train.batch_size=16")),
         # Less than the targets that can be read as they are are worth in the end.
-        ("bert", 120, 0.35, ()),
+        ("bert", 120, 0.35, ("train.batch_size=64",)),
     ],
 )
 def test_it_learns(train, validated, tmp_path, config, steps, nats, bindings):
