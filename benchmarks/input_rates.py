@@ -116,9 +116,9 @@ def compile_step(folder: pathlib.Path, layers: int) -> None:
     from fmjax.training.traced_step import TracedStep
 
     bindings = (
-        "mesh.fsdp=1", "train.batch_size=4", "causal_lm.head_chunks=1",
-        "transformer.remat='none'", "transformer.remat_save=()",
-        f"transformer.num_layers={layers}", "transformer.scan_unroll=1",
+        "mesh.fsdp=1", "train.batch_size=4", "transformer.remat='none'",
+        "transformer.remat_save=()", f"transformer.num_layers={layers}",
+        "transformer.scan_unroll=1",
     )  # fmt: skip
     experiment = load_experiment("pods/gpt2.gin", bindings)
     mesh, rules = experiment.mesh.build(jax.devices()), experiment.mesh.all_rules

@@ -6,6 +6,7 @@ experiment is a tree that can be printed as gin, compared field by field and rea
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from fmjax.field_types import checked_init
@@ -53,3 +54,11 @@ def fields_of(cls: type) -> list[dataclasses.Field]:
     # Linen adds `parent` and `name` to every module.
     hidden = {"parent", "name"} if hasattr(cls, "apply") else set()
     return [f for f in dataclasses.fields(cls) if f.init and f.name not in hidden]
+
+
+def unbound_values(cls: type) -> Mapping[str, Any]:
+    """Values of fields that Python code must give, and configs need not bind.
+
+    They are those of the class variable `unbound_values`, if the class has it.
+    """
+    return getattr(cls, "unbound_values", {})

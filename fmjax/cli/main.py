@@ -85,10 +85,11 @@ def _plan(args) -> None:
     from fmjax.planning import report
     from fmjax.planning.plan import DoesNotFit, make_plan
     from fmjax.planning.search import search, try_bindings
+    from fmjax.training.vocab_size import with_vocab_size
 
     def load(bindings=()):
         every = [*args.bindings, *bindings]
-        return load_experiment(args.config, every, args.trust)
+        return with_vocab_size(load_experiment(args.config, every, args.trust))
 
     def attempt(bindings):
         say(f"trying {' '.join(bindings)}")

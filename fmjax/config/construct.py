@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from fmjax.configurable import fields_of
+from fmjax.configurable import fields_of, unbound_values
 from fmjax.errors import UserError
 from fmjax.field_types import is_required
 
@@ -19,11 +19,14 @@ def construct(cls: type, values: dict[str, Any]) -> Any:
     """
     fields = {field.name: field for field in fields_of(cls)}
     for name, field in fields.items():
-        if name not in values and is_required(field):
+        if name in values or not is_required(field):
+            continue
+        if name not in unbound_values(cls):
             raise UserError(
                 f"{cls.gin_name}.{name} has no value; bind it in a config or "
                 "on the command line."
             )
+        values = values | {name: unbound_values(cls)[name]}
     read = {}
     for name, value in values.items():
         value = _tuples(value)

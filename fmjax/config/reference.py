@@ -14,7 +14,7 @@ from typing import Any
 
 from fmjax.config import registry
 from fmjax.config.files import configs_folder, shipped_configs
-from fmjax.configurable import fields_of
+from fmjax.configurable import fields_of, unbound_values
 from fmjax.errors import UserError, suggest
 from fmjax.field_types import format_type, gin_name, is_required
 
@@ -149,7 +149,12 @@ def entry(name: str) -> Entry:
         if base.__module__.startswith("fmjax.") or base is cls:
             descriptions |= _split(inspect.cleandoc(base.__doc__ or ""))[1]
     fields = tuple(
-        Field(f.name, _takes(name, f.name), _default(f), descriptions.get(f.name, ""))
+        Field(
+            f.name,
+            _takes(name, f.name),
+            _default(name, f),
+            descriptions.get(f.name, ""),
+        )
         for f in fields_of(cls)
         # `import` lines set the modules, not bindings.
         if (name, f.name) != ("experiment", "modules")
@@ -261,9 +266,10 @@ def _takes(owner: str, field: str) -> str:
     return f"{text} or None" if type(None) in typing.get_args(hint) else text
 
 
-def _default(field: dataclasses.Field) -> str | None:
+def _default(owner: str, field: dataclasses.Field) -> str | None:
     if is_required(field):
-        return None
+        unbound = unbound_values(registry.CLASSES[owner])
+        return repr(unbound[field.name]) if field.name in unbound else None
     value = field.default
     if value is dataclasses.MISSING:
         value = field.default_factory()

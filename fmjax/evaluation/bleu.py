@@ -1,5 +1,6 @@
 """BLEU (Papineni et al. 2002) of a run's translations, as sacrebleu computes it."""
 
+import dataclasses
 import os
 import pathlib
 import types
@@ -10,14 +11,18 @@ import xxhash
 from rich.console import Console
 from rich.progress import track
 
+from fmjax.configurable import configurable, runtime_field
 from fmjax.data.text.text_pairs import text_pairs
 from fmjax.errors import UserError
+from fmjax.evaluation.current_run import check_one_process, current_run
 from fmjax.inference.decoder import SourceDecoder, decoder_of
 from fmjax.inference.generate import beam_search
 from fmjax.inference.load import Run, load
 from fmjax.inference.prompts import encode
 from fmjax.run import directory as run_dirs
 from fmjax.sharding.mesh import MeshConfig
+from fmjax.training.experiment import Experiment
+from fmjax.training.validation import EvaluationPoint
 
 # Maximum tokens of a translation beyond its source (Vaswani et al. 2017, section 6.1).
 _MORE_TOKENS = 50
@@ -65,19 +70,11 @@ def bleu_of_run(
             f"{folder}: experiment.data = None (an imported run has no data); expected "
             "pairs to translate. Bind experiment.data=@data() and data.train=…."
         )
-    model = experiment.objective.model
-    if not isinstance(decoder_of(model), SourceDecoder):
-        raise UserError(
-            f"BLEU needs translations, which @{model.gin_name}() cannot generate; "
-            "expected an encoder-decoder, such as @seq2seq()."
-        )
-    pairs = text_pairs(experiment.data)
-    if not pairs:
-        raise UserError("The validation split of experiment.data has no pairs.")
+    pairs = _pairs(experiment)
     mesh_is_bound = any(binding.startswith("mesh.") for binding in bindings)
     mesh = experiment.mesh if mesh_is_bound else MeshConfig()
     run = load(folder, step=step, mesh=mesh, trust=trust)
-    sources, references = ([_line(text) for text in side] for side in zip(*pairs))
+    sources, references = map(list, zip(*pairs))
     size = experiment.train.eval_batch_size or experiment.train.batch_size
     hypotheses = _translate(run, sources, size, beams, length_penalty, max_tokens)
     options = f"beams{beams}-penalty{length_penalty:g}"
@@ -101,6 +98,57 @@ def bleu_of_run(
         "bleu_pairs": len(pairs),
         "bleu_files": str(place),
     }
+
+
+@configurable("bleu")
+@dataclasses.dataclass(frozen=True)
+class Bleu:
+    """BLEU of translations of the validation split, as `fmjax eval --bleu` measures it.
+
+    Attributes:
+      beams: number of beams; 1 is greedy.
+      length_penalty: as of `bleu_of_run`.
+      max_tokens: maximum tokens of a translation; if None, 50 more than the longest
+        source, limited by the model's length.
+      every_validation: whether after each validation, or after the last step alone.
+    """
+
+    beams: int = runtime_field(4)
+    length_penalty: float = runtime_field(0.6)
+    max_tokens: int | None = runtime_field(None)
+    every_validation: bool = runtime_field(False)
+
+    def check(self, experiment: Experiment) -> None:
+        """Raises a UserError without pairs, an encoder-decoder, or one process."""
+        check_one_process(self.gin_name, "bleu")
+        _import_sacrebleu()
+        _pairs(experiment)
+
+    def __call__(self, experiment: Experiment, at: EvaluationPoint) -> dict[str, float]:
+        """{"bleu": from 0 to 100}."""
+        if not (at.last or self.every_validation):
+            return {}
+        sources, references = map(list, zip(*_pairs(experiment)))
+        train, run = experiment.train, current_run(experiment, at.variables, at.step)
+        size = train.eval_batch_size or train.batch_size
+        options = (self.beams, self.length_penalty, self.max_tokens)
+        hypotheses = _translate(run, sources, size, *options)
+        metric = _import_sacrebleu().metrics.BLEU()
+        return {"bleu": metric.corpus_score(hypotheses, [references]).score}
+
+
+def _pairs(experiment: Experiment) -> list[tuple[str, str]]:
+    """Sources and references in single lines; a UserError if there are none."""
+    model = experiment.objective.model
+    if not isinstance(decoder_of(model), SourceDecoder):
+        raise UserError(
+            f"BLEU needs translations, which @{model.gin_name}() cannot generate; "
+            "expected an encoder-decoder, such as @seq2seq()."
+        )
+    pairs = text_pairs(experiment.data)
+    if not pairs:
+        raise UserError("The validation split of experiment.data has no pairs.")
+    return [(_line(source), _line(target)) for source, target in pairs]
 
 
 def _translate(

@@ -20,6 +20,7 @@ from fmjax.inference.load import Run, load
 from fmjax.models.contracts import EmbedsImagesAndTexts, ReadsImages
 from fmjax.run import directory as run_dirs
 from fmjax.sharding.mesh import MeshConfig
+from fmjax.training.experiment import Experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,21 +128,32 @@ def load_images(
     """
     folder = pathlib.Path(run_dir).expanduser().absolute()
     experiment = run_dirs.stored_experiment(folder, trust, bindings)
-    if not isinstance(experiment.data, ImageData):
-        name = gin_name(experiment.data)
-        raise UserError(
-            f"{folder}: experiment.data = {name and f'@{name}()'}; expected @images() "
-            "to measure an image encoder."
-        )
+    check_measurable(experiment, str(folder))
     data = data_of(experiment, bindings).plain()
     if (tokenizer := data.tokenizer()) is not None:
         check_tokenizer(folder, tokenizer.digest)
     data.prepare()
     run = load(folder, step=step, mesh=MeshConfig(), trust=trust)
-    if not isinstance(run.model, ReadsImages):
-        raise UserError(
-            f"@{run.model.gin_name}() does not encode images; expected @vit(), "
-            "@simclr(), @clip() or another that does."
-        )
     size = experiment.train.eval_batch_size or experiment.train.batch_size
     return ImageRun(run, data, size)
+
+
+def check_measurable(experiment: Experiment, where: str) -> None:
+    """Raises a UserError if the data has no images or the model does not encode them.
+
+    Args:
+      experiment: that is measured.
+      where: what the error begins with.
+    """
+    if not isinstance(experiment.data, ImageData):
+        name = gin_name(experiment.data)
+        raise UserError(
+            f"{where}: experiment.data = {name and f'@{name}()'}; expected @images() "
+            "to measure an image encoder."
+        )
+    model = experiment.objective.model
+    if not isinstance(model, ReadsImages):
+        raise UserError(
+            f"{where}: @{model.gin_name}() does not encode images; expected @vit(), "
+            "@simclr(), @clip() or another that does."
+        )

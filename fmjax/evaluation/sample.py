@@ -4,9 +4,9 @@ import dataclasses
 
 from fmjax.configurable import configurable, runtime_field
 from fmjax.errors import UserError
+from fmjax.evaluation.current_run import current_run
 from fmjax.inference.decoder import decoder_of
 from fmjax.inference.generate import generate, with_prompt
-from fmjax.inference.load import Run
 from fmjax.inference.prompts import encode
 from fmjax.training.experiment import Experiment
 from fmjax.training.validation import EvaluationPoint
@@ -35,7 +35,9 @@ class Sample:
             decoder = decoder_of(model)
             if decoder.reads_images:
                 raise UserError(f"@{model.gin_name}() needs an image.")
-            length = len(encode(_run(experiment, {}, 0), self.prompt))
+            length = len(
+                encode(current_run(experiment, {"params": {}}, 0), self.prompt)
+            )
             decoder.check(length, max_tokens=1)
         except UserError as error:
             raise UserError(
@@ -50,7 +52,7 @@ class Sample:
         """
         if self.prompt is None or not at.last:
             return {}
-        run = _run(experiment, at.variables["params"], at.step)
+        run = current_run(experiment, at.variables, at.step)
         room = decoder_of(run.model).room(len(encode(run, self.prompt)))
         (text,) = generate(
             run,
@@ -59,13 +61,3 @@ class Sample:
             temperature=TEMPERATURE,
         )
         return {"sample": with_prompt(run, self.prompt, text)}
-
-
-def _run(experiment: Experiment, params: dict, step: int) -> Run:
-    return Run(
-        config=experiment,
-        model=experiment.objective.model,
-        params=params,
-        tokenizer=experiment.data.tokenizer(),
-        step=step,
-    )

@@ -14,6 +14,7 @@ from fmjax.training import loop
 from fmjax.training.checkpoint.saved_state import saved_steps
 from fmjax.training.experiment import Experiment
 from fmjax.training.faults.watchdog import warn
+from fmjax.training.vocab_size import with_vocab_size
 
 
 def train(
@@ -49,6 +50,7 @@ def train(
     refuse_scheme(run_dir, "--run_dir")
     folder = pathlib.Path(run_dir).expanduser().absolute()
     run_dirs.check_writable(folder)
+    experiment = with_vocab_size(experiment)
     config_text = run_dirs.claim(folder, experiment, override, trust)
 
     first, lock = jax.process_index() == 0, RunLock(folder)

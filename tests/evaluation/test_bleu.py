@@ -11,6 +11,7 @@ import sacrebleu
 from flax import linen as nn
 
 from fmjax.cli.main import main
+from fmjax.config.load import load_experiment
 from fmjax.config.render import render
 from fmjax.data.sources.pair_files import PairFiles
 from fmjax.data.sources.text_files import TextFiles
@@ -19,13 +20,15 @@ from fmjax.data.text.text_data import Data
 from fmjax.data.tokenizers.tokenizers import ByteTokenizer
 from fmjax.data.tokenizers.vocabularies import Bytes
 from fmjax.errors import UserError
-from fmjax.evaluation.bleu import bleu_of_run
+from fmjax.evaluation.bleu import Bleu, bleu_of_run
+from fmjax.evaluation.image_measures import ImageMeasure
 from fmjax.models.language.seq2seq import Seq2Seq
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM
 from fmjax.run import directory as run_dir
 from fmjax.training.checkpoint import checkpoints
 from fmjax.training.experiment import Experiment
+from fmjax.training.reporting import metrics
 
 LEARNED = "ein Hund rennt."
 OTHERS = ["eine Katze rennt.", "", "ein Hund rennt. Nein"]
@@ -69,6 +72,11 @@ def test_a_run_is_trained_and_its_translations_compared(
 ):
     monkeypatch.setenv("FMJAX_CACHE", str(tmp_path / "cache"))
     config = ["small/transformer_multi30k.gin", f"PAIRS_DIR={folder}", *TINY]
+    config += [
+        "experiment.evaluations=(@bleu(),)",
+        "bleu.beams=2",
+        "bleu.max_tokens=20",
+    ]
     run = str(tmp_path / "run")
     assert main(["train", *config, "--run_dir", run]) == 0
     capsys.readouterr()
@@ -97,6 +105,8 @@ def test_a_run_is_trained_and_its_translations_compared(
         assert values["loss"] > 0
         scores[split] = values["bleu"]
     assert 0 < scores["test"] < scores["val"] < 100
+    last = metrics.read(tmp_path / "run", "validation")[-1]
+    assert last["bleu"] == scores["val"]
 
     assert main(["generate", run, "--prompt", "a dog", "--beams", "2",
                  "--max_tokens", "20"]) == 0  # fmt: skip
@@ -147,3 +157,14 @@ def test_without_sacrebleu_its_extra_is_named(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
     with pytest.raises(UserError, match=r"fmjax\[eval\]"):
         bleu_of_run(store(tmp_path / "run", PairFiles(str(folder))))
+
+
+def test_evaluations_are_refused_before_a_run(folder, tmp_path, monkeypatch):
+    pairs = load_experiment(
+        store(tmp_path / "run", PairFiles(str(folder))) / "config.gin"
+    )
+    with pytest.raises(UserError, match=r"@image_measure\(\): experiment.data = @data"):
+        ImageMeasure("knn").check(pairs)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match=r"needs a run of one process; this one has 2"):
+        Bleu().check(pairs)

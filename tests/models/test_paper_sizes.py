@@ -268,6 +268,7 @@ def built(name, folder):
     (folder / "run.gin").write_text("".join(f"include '{f}'\n" for f in files))
     macros = ["PAIRS_DIR=some/folder"] if translates else []
     macros += ["ENCODER=some/run"] if name.endswith("from_encoder") else []
+    macros += ["gpt.vocab_size=8192"] if name == "llama_tiny" else []
     experiment = load_experiment(folder / "run.gin", macros)
     if name == "nanogpt":
         run = "papers/nanogpt_shakespeare/gpu.gin"

@@ -39,7 +39,8 @@ class Bert(TextModel):
 
     Attributes:
       transformer: sizes and choices of the stack.
-      vocab_size: V; ids at and above it are never predicted.
+      vocab_size: V; ids at and above it are never predicted. 0, as in configs that do
+        not bind it: that of the data's tokenizer, see `fmjax.training.vocab_size`.
       max_length: the longest sequence; learned positions have as many rows.
       positions: vectors added for each position, see `InputEmbedding`.
       position_offset: row of position 0 in the learned table (RoBERTa: 2).

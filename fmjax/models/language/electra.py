@@ -36,7 +36,8 @@ class Electra(TextModel):
       discriminator: sizes and choices of the discriminator's stack, which is kept after
         pretraining.
       generator: those of the generator's stack; None for no generator.
-      vocab_size: V.
+      vocab_size: V. 0, as in configs that do not bind it: that of the data's tokenizer,
+        see `fmjax.training.vocab_size`.
       max_length: the longest sequence; learned positions have as many rows.
       positions: vectors added for each position, see `InputEmbedding`.
       num_token_types: number of token types; 0 for none.

@@ -26,7 +26,8 @@ class GPT(TextModel):
 
     Attributes:
       transformer: sizes and choices of the stack.
-      vocab_size: V; ids at and above it are never predicted.
+      vocab_size: V; ids at and above it are never predicted. 0, as in configs that do
+        not bind it: that of the data's tokenizer, see `fmjax.training.vocab_size`.
       max_length: the longest sequence; learned positions have as many rows.
       positions: vectors added for each position: "learned" (GPT-2), "sinusoidal", or
         "none" with transformer.rotary or transformer.position_bias.

@@ -57,7 +57,8 @@ class Seq2Seq(TextModel):
     Attributes:
       encoder: sizes and choices of the encoder's stack.
       decoder: those of the decoder's stack, of the same width.
-      vocab_size: V; ids at and above it are never predicted.
+      vocab_size: V; ids at and above it are never predicted. 0, as in configs that do
+        not bind it: that of the data's tokenizer, see `fmjax.training.vocab_size`.
       max_length: the longest sequence on either side.
       start_id: the decoder's first input token; the first target is predicted from it.
       positions: vectors added for each position, see `InputEmbedding`; "none" with a

@@ -1,7 +1,8 @@
 """Base class of models that read text: vocabulary, maximum length, inputs."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -25,23 +26,28 @@ class TextModel(nn.Module):
 
     Attributes:
       text_arguments: the arrays that the model reads, see `TextArguments`.
+      unbound_values: what fields are in a config that does not bind them.
     """
 
     text_arguments: ClassVar[TextArguments] = {
         "text": ("positions", "segment_ids", "padding_mask")
     }
+    unbound_values: ClassVar[Mapping[str, Any]] = {"vocab_size": 0}
 
     def __post_init__(self):
-        for name in ("vocab_size", "max_length", "vocab_multiple"):
-            if getattr(self, name) < 1:
+        smallest = {"vocab_size": 0, "max_length": 1, "vocab_multiple": 1}
+        for name, least in smallest.items():
+            if getattr(self, name) < least:
                 raise UserError(
-                    f"{self.gin_name}.{name} = {getattr(self, name)} is below 1."
+                    f"{self.gin_name}.{name} = {getattr(self, name)} is below {least}."
                 )
         super().__post_init__()
 
     @property
     def padded_vocab_size(self) -> int:
         """Rows of the embedding table: vocab_size rounded up to vocab_multiple."""
+        if not self.vocab_size:
+            raise UserError(f"{self.gin_name}.vocab_size has no value; bind it.")
         return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
 
     def _read(self, text: Text, argument: str = "text") -> TextInputs:
@@ -89,7 +95,8 @@ class TextModel(nn.Module):
 def check_start_id(model: TextModel) -> None:
     """Raises UserError if model.start_id is neither None nor in the vocabulary."""
     start, name = model.start_id, model.gin_name
-    if start is not None and not 0 <= start < model.vocab_size:
+    known = model.vocab_size or float("inf")
+    if start is not None and not 0 <= start < known:
         raise UserError(
             f"{name}.start_id = {start}: expected 0 to {name}.vocab_size - 1 = "
             f"{model.vocab_size - 1}."

@@ -39,7 +39,8 @@ class CaptionDecoder(TextModel):
     Attributes:
       unimodal: sizes and choices of the unimodal stack.
       multimodal: those of the multimodal stack, of the same width.
-      vocab_size: V; ids at and above it are never predicted.
+      vocab_size: V; ids at and above it are never predicted. 0, as in configs that do
+        not bind it: that of the data's tokenizer, see `fmjax.training.vocab_size`.
       max_length: the longest text, without start_id.
       start_id: a token that is put before each text, from which its first token is
         predicted; None for texts that begin with a BOS of their own.

@@ -29,7 +29,8 @@ class M3AE(TextModel, MAE):
     patches and predicts all tokens. Called without a text, it is `MAE`.
 
     Attributes:
-      vocab_size: V.
+      vocab_size: V. 0, as in configs that do not bind it: that of the data's tokenizer,
+        see `fmjax.training.vocab_size`.
       max_length: the longest text.
       vocab_multiple: the tables are padded to a multiple of this, so that they shard.
 

@@ -26,7 +26,8 @@ class TextEncoder(TextModel):
 
     Attributes:
       transformer: sizes and choices of the stack.
-      vocab_size: V.
+      vocab_size: V. 0, as in configs that do not bind it: that of the data's tokenizer,
+        see `fmjax.training.vocab_size`.
       max_length: the longest text; learned positions have as many rows.
       attention: "causal" (CLIP), or "full", where every token attends to every other
         (SigLIP).
