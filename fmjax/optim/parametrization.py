@@ -9,6 +9,10 @@ the others, and `combine` merges a selection into the whole tree. They are used 
   for evaluation;
 - parameters of other runs: `fmjax.training.init_from` replaces leaves of any collection
   before the first step, and `start_average` starts the averages from them.
+
+Adapters belong here as well: their parameters are what is trained, and `combine` adds
+their products to frozen leaves instead of replacing these. The train step, the
+accumulation of gradients and the state call `combine` and need not know which it is.
 """
 
 from typing import Any

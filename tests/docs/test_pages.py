@@ -48,6 +48,15 @@ def test_configs_that_pages_name_are_shipped():
             assert (ROOT / "configs" / name).exists(), f"{page.name}: {name}"
 
 
+def test_kinds_of_events_are_documented():
+    page = (ROOT / "docs/reference/run_directory.md").read_text(encoding="utf-8")
+    loop = (ROOT / "fmjax/training/loop.py").read_text(encoding="utf-8")
+    kinds = set(re.findall(r'(?:event|note)\("([a-z ]+)"', loop))
+    assert len(kinds) == loop.count("reports.event(") + loop.count("reports.note(")
+    for kind in kinds:
+        assert f"`{kind}`" in page, kind
+
+
 def test_links_of_the_readme_lead_somewhere():
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", README):
         assert (ROOT / target).exists(), target
@@ -61,6 +70,7 @@ def test_the_way_from_the_command_to_the_loss_is_as_long_as_stated():
     assert names[-1] == "fmjax/objectives/chunked_head.py"
     for room in (
         "config/reader",
+        "training/traced_step",
         "training/loop",
         "training/state",
         "objectives/terms",
