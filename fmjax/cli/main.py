@@ -97,7 +97,7 @@ def _plan(args) -> None:
 
     say = Console(stderr=True).print
     experiment, topology = load(), make_topology(chip, args.chips, args.slices)
-    plan, error = None, None
+    plan, error, trials = None, None, []
     try:
         plan = make_plan(experiment, topology, say, args.hlo)
         report.show(plan, Console())
@@ -110,7 +110,10 @@ def _plan(args) -> None:
         report.show_trials(trials, Console())
         plan = plan or trials[0].plan
     if args.json and plan is not None:
-        args.json.write_text(json.dumps(report.to_json(plan), indent=2) + "\n")
+        found = report.to_json(plan)
+        if trials:
+            found["trials"] = report.trials_to_json(trials)
+        args.json.write_text(json.dumps(found, indent=2) + "\n")
     if error:
         raise error
 

@@ -108,7 +108,14 @@ class Plan:
 
 
 class DoesNotFit(UserError):
-    """The step does not fit the memory of a device."""
+    """The step does not fit the memory of a device.
+
+    Attributes:
+      state_alone: whether the parameters and the optimizer's state are too large even
+        without a batch.
+    """
+
+    state_alone = False
 
 
 def make_plan(
@@ -136,6 +143,7 @@ def make_plan(
     step = TracedStep(experiment, state, mesh, rules)
     rows = data.row_shapes()
     say(state.describe(mesh))
+    _check_state(state, topology)
     say("tracing the train step")
     try:
         traced, stacks = step.trace()
@@ -215,6 +223,19 @@ def units_per_row(unit: str, rows: RowShapes) -> int:
     return math.prod(rows["targets"] if "targets" in rows else rows["tokens"])
 
 
+def _check_state(state: StatePlan, topology: Topology) -> None:
+    """Raises DoesNotFit if the state is too large, before anything is compiled."""
+    needed, available = bytes_per_device(state.shapes), _available(topology)
+    if needed > available:
+        error = _too_large(needed, available, topology)
+        error.state_alone = True
+        raise error
+
+
+def _available(topology: Topology) -> int:
+    return int(topology.chip.memory_bytes / topology.chip.devices_per_chip)
+
+
 def _memory(
     compiled: jax.stages.Compiled, state: StatePlan, topology: Topology
 ) -> Memory:
@@ -232,7 +253,7 @@ def _memory(
         temporaries=found.temp_size_in_bytes,
         program=program,
         peak=whole + found.temp_size_in_bytes + program,
-        available=int(topology.chip.memory_bytes / topology.chip.devices_per_chip),
+        available=_available(topology),
     )
 
 

@@ -167,6 +167,22 @@ def _traffic_rows(plan: Plan) -> Iterator[tuple[str, str]]:
         yield "collectives", "none"
 
 
+def trials_to_json(trials: list[Trial]) -> list[dict[str, Any]]:
+    """The trials of a search in their order; of those without a plan the reason."""
+    return [
+        {"bindings": list(trial.bindings), "refusal": trial.refusal}
+        if trial.plan is None
+        else {
+            "bindings": list(trial.bindings),
+            "low_s": trial.plan.step_time.low_s,
+            "high_s": trial.plan.step_time.high_s,
+            "mfu": trial.plan.mfu(trial.seconds),
+            "peak": trial.plan.memory.peak,
+        }
+        for trial in trials
+    ]
+
+
 def show_trials(trials: list[Trial], console: Console) -> None:
     """Prints the trials of a search, the shortest step first."""
     table = Table("bindings", "step ms", "MFU %", "memory GiB", box=None)

@@ -1,4 +1,4 @@
-"""Search for the mesh, microbatches and rematerialization with the shortest step."""
+"""Search for the mesh, microbatches, remat policy and blocks of the fastest step."""
 
 import dataclasses
 import math
@@ -13,6 +13,9 @@ Bindings = tuple[str, ...]
 # From the least memory to the most.
 REMAT = ("full", "attention", "weights", "none")
 MICROBATCHES = (1, 2, 4, 8)
+BLOCKS = (512, 1024, 2048)
+# Axes of the mesh beside fsdp, and the sizes that are tried, in order.
+SIZES = {"tensor": (2, 4, 8), "context": (2, 4, 8), "stage": (2, 4, 8), "expert": (8,)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +27,15 @@ class Trial:
       plan: None if it does not fit or is refused.
       refusal: why there is no plan.
       too_large: whether that is for lack of memory.
+      state_alone: whether the parameters and the optimizer's state are too large even
+        without a batch.
     """
 
     bindings: Bindings
     plan: Plan | None
     refusal: str = ""
     too_large: bool = False
+    state_alone: bool = False
 
     @property
     def seconds(self) -> float:
@@ -46,11 +52,12 @@ def search(
     *,
     first_that_fits: bool = False,
 ) -> list[Trial]:
-    """Tries meshes first, then rematerialization on the best of them.
+    """Tries meshes first, then rematerialization and attention blocks on the best.
 
     Each mesh is tried with full rematerialization, and with more microbatches until it
-    fits. Not every combination is compiled: what is fastest on one mesh is taken to be
-    so on the others.
+    fits. Along an axis of the mesh larger sizes are tried as long as they are faster
+    than smaller ones, or these do not fit. So not every combination is compiled: what
+    is fastest on one mesh is taken to be so on the others.
 
     Args:
       attempt: makes a trial of bindings.
@@ -61,21 +68,38 @@ def search(
       The trials, the shortest step first; those without a plan last.
     """
     trials: list[Trial] = []
-    for mesh in meshes(devices):
+
+    def of_mesh(mesh: Bindings) -> Trial:
         for microbatches in MICROBATCHES:
             pieces = f"train.microbatches={microbatches}"
             trials.append(attempt((*mesh, pieces, "transformer.remat='full'")))
-            if trials[-1].plan is not None and first_that_fits:
-                return _ranked(trials)
-            if not trials[-1].too_large:
+            if trials[-1].state_alone or not trials[-1].too_large:
                 break
+        return trials[-1]
+
+    for line in meshes(devices):
+        last = math.inf
+        for mesh in line:
+            trial = of_mesh(mesh)
+            if trial.plan is not None and first_that_fits:
+                return _ranked(trials)
+            if trial.plan is None and not trial.too_large:
+                break  # The model does not have the axis.
+            if trial.plan is not None and trial.seconds >= last:
+                break
+            last = trial.seconds
     best = _ranked(trials)[0]
     if best.plan is not None:
+        *rest, _ = best.bindings
         for policy in REMAT[1:]:
-            rest = best.bindings[:-1]
             trials.append(attempt((*rest, f"transformer.remat={policy!r}")))
             if trials[-1].plan is None:
                 break
+        best = _ranked(trials)[0]
+        if any(name.startswith("splash") for name in best.plan.kernels):
+            for block in BLOCKS:
+                blocks = f"transformer.attention_block={block}"
+                trials.append(attempt((*best.bindings, blocks)))
     return _ranked(trials)
 
 
@@ -92,7 +116,7 @@ def try_bindings(
     try:
         return Trial(bindings, make_plan(load(bindings), topology))
     except DoesNotFit as error:
-        return Trial(bindings, None, str(error), too_large=True)
+        return Trial(bindings, None, str(error), True, error.state_alone)
     except UserError as error:
         return Trial(bindings, None, str(error))
 
@@ -101,21 +125,19 @@ def _ranked(trials: list[Trial]) -> list[Trial]:
     return sorted(trials, key=lambda trial: trial.seconds)
 
 
-def meshes(devices: int) -> Iterator[Bindings]:
-    """Bindings of the meshes that are tried.
+def meshes(devices: int) -> Iterator[list[Bindings]]:
+    """Bindings of the meshes that are tried, a list for each axis.
 
     Args:
       devices: their number.
     """
-    yield _mesh(fsdp=-1)
-    yield _mesh(data=-1)
-    for size in (2, 4, 8):
-        if devices % size == 0 and size < devices:
-            yield _mesh(fsdp=-1, tensor=size)
-    if devices % 8 == 0 and devices > 8:
-        yield _mesh(fsdp=-1, expert=8)
+    yield [_mesh(fsdp=-1)]
+    yield [_mesh(data=-1)]
+    for axis, sizes in SIZES.items():
+        fitting = [n for n in sizes if devices % n == 0 and n < devices]
+        yield [_mesh(fsdp=-1, **{axis: size}) for size in fitting]
 
 
-def _mesh(data: int = 1, fsdp: int = 1, expert: int = 1, tensor: int = 1) -> Bindings:
-    sizes = {"data": data, "fsdp": fsdp, "expert": expert, "tensor": tensor}
-    return tuple(f"mesh.{axis}={size}" for axis, size in sizes.items())
+def _mesh(**sizes: int) -> Bindings:
+    axes = {"data": 1, "fsdp": 1, **dict.fromkeys(SIZES, 1), **sizes}
+    return tuple(f"mesh.{axis}={size}" for axis, size in axes.items())

@@ -77,7 +77,7 @@ def inputs(name):
     return (2 * q, k, v), jnp.where(real, into_out, 0), real, mask, softcap
 
 
-def run(implementation, name):
+def run(implementation, name, block=None):
     """Output, where padding's is zero, and gradients of queries, keys and values."""
     arguments, into_out, real, mask, softcap = inputs(name)
 
@@ -85,7 +85,13 @@ def run(implementation, name):
     def both(arguments, mask, into_out):
         out, pull = jax.vjp(
             lambda q, k, v: attend(
-                q, k, v, mask, softcap=softcap, implementation=implementation
+                q,
+                k,
+                v,
+                mask,
+                softcap=softcap,
+                implementation=implementation,
+                block=block,
             ),
             *arguments,
         )
@@ -103,17 +109,15 @@ def assert_equal(got, want, dtype):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_splash_equals_xla(name, monkeypatch):
-    monkeypatch.setattr(splash_blocks, "DEFAULT", 128)
-    assert_equal(run("splash", name), run("xla", name), CASES[name][4])
+def test_splash_equals_xla(name):
+    assert_equal(run("splash", name, block=128), run("xla", name), CASES[name][4])
 
 
 def test_splash_equals_xla_with_two_backward_kernels(monkeypatch):
-    monkeypatch.setattr(splash_blocks, "DEFAULT", 128)
     monkeypatch.setattr(splash_blocks, "MOST_PARTS", 1)
-    assert not splash_blocks.block_sizes(T, T, K, "", True).use_fused_bwd_kernel
+    assert not splash_blocks.block_sizes(T, T, K, "", True, 128).use_fused_bwd_kernel
     for name in ("grouped", "all"):
-        assert_equal(run("splash", name), run("xla", name), jnp.float32)
+        assert_equal(run("splash", name, block=128), run("xla", name), jnp.float32)
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -133,10 +137,8 @@ def test_splash_pads_rows(causal):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_blockwise_equals_xla(name, monkeypatch):
-    whole = blockwise.attention
-    monkeypatch.setattr(blockwise, "attention", lambda call: whole(call, block=96))
-    assert_equal(run("blockwise", name), run("xla", name), CASES[name][4])
+def test_blockwise_equals_xla(name):
+    assert_equal(run("blockwise", name, block=96), run("xla", name), CASES[name][4])
 
 
 @pytest.mark.parametrize("name", ["grouped", "all"])
@@ -328,6 +330,13 @@ def test_blocks_divide_the_length_and_grow_with_the_chip():
             sizes = splash_blocks.block_sizes(length, 2 * length, 128, kind, True)
             assert length % sizes.block_q == 0
             assert 2 * length % sizes.block_kv == 0
+
+
+def test_blocks_are_as_large_as_they_are_bound():
+    sizes = splash_blocks.block_sizes(8192, 8192, 128, "TPU v5 lite", True, 256)
+    assert sizes.block_q == sizes.block_kv == sizes.block_kv_dkv == 256
+    with pytest.raises(UserError, match=r"attention_block = 100: expected a multiple"):
+        TransformerConfig(1, 8, 2, attention_block=100)
 
 
 def test_blocks_are_larger_where_a_program_is_compiled_with_much_vmem():

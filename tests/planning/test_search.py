@@ -16,6 +16,7 @@ from fmjax.sharding.chips import CHIPS
 # Of a model of time and memory: tensor parallelism takes longer, rematerialization too.
 SECONDS = {"full": 1.3, "attention": 1.2, "weights": 1.1, "none": 1.0}
 KEPT = {"full": 1, "attention": 2, "weights": 4, "none": 8}
+BLOCKS = {"None": 1.0, "512": 1.1, "1024": 0.9, "2048": 1.2}
 
 
 class Attempts:
@@ -31,15 +32,20 @@ class Attempts:
         tensor = int(values["mesh.tensor"])
         pieces = int(values["train.microbatches"])
         sharded = values["mesh.fsdp"] == "-1"
-        if values["mesh.expert"] != "1":
-            return Trial(bindings, None, "no experts")
+        for axis in ("context", "stage", "expert"):
+            if values[f"mesh.{axis}"] != "1":
+                return Trial(bindings, None, f"no {axis}")
+        if not sharded and self.memory < 32:
+            return Trial(bindings, None, "too much", too_large=True, state_alone=True)
         needed = (4 if sharded else 32) + 8 * KEPT[remat] / pieces / tensor
         if needed > self.memory:
             return Trial(bindings, None, "too much", too_large=True)
         seconds = SECONDS[remat] * (1 + 0.1 * tensor) * (1 + 0.05 * pieces)
         seconds *= 1 if sharded else 0.9
+        seconds *= BLOCKS[values.get("transformer.attention_block", "None")]
         time = SimpleNamespace(low_s=seconds, high_s=seconds)
-        return Trial(bindings, SimpleNamespace(step_time=time))
+        kernels = {"splash_mha_fwd": 1.0}
+        return Trial(bindings, SimpleNamespace(step_time=time, kernels=kernels))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +59,7 @@ class Attempts:
 )
 def test_the_fastest_that_fits_comes_first(memory, best):
     trials = search(Attempts(memory), devices=16)
-    assert set(best) <= set(trials[0].bindings)
+    assert {*best, "transformer.attention_block=1024"} <= set(trials[0].bindings)
     seconds = [trial.seconds for trial in trials]
     assert seconds == sorted(seconds)
 
@@ -62,8 +68,16 @@ def test_nothing_fits():
     attempts = Attempts(memory=1)
     trials = search(attempts, devices=8)
     assert all(trial.plan is None and trial.seconds == math.inf for trial in trials)
-    # Four microbatches of each of the four meshes of eight devices.
-    assert len(attempts.made) == 4 * 4
+    # Four microbatches of FSDP and of two sizes of tensor parallelism; once the whole
+    # state on each device, a ring, a pipeline.
+    assert len(attempts.made) == 4 * 3 + 3
+
+
+def test_larger_sizes_of_an_axis_are_left_out_once_they_are_slower():
+    attempts = Attempts(memory=100)
+    search(attempts, devices=16)
+    tried = {b for bindings in attempts.made for b in bindings if "mesh.tensor" in b}
+    assert tried == {"mesh.tensor=1", "mesh.tensor=2", "mesh.tensor=4"}
 
 
 def test_the_first_that_fits_ends_it():

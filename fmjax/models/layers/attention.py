@@ -69,6 +69,7 @@ class Attention(nn.Module):
       out_init_std: standard deviation of the output weights.
       dtype: of the computation.
       context_attention: see `attend`.
+      block: see `attend`.
       quantized: see `transformer.quantized`.
     """
 
@@ -88,6 +89,7 @@ class Attention(nn.Module):
     out_init_std: float
     dtype: jnp.dtype
     context_attention: str = "auto"
+    block: int | None = None
     quantized: Quantized | None = None
 
     @nn.compact
@@ -196,6 +198,7 @@ class Attention(nn.Module):
             softcap=self.softcap,
             implementation=implementation,
             context_attention=self.context_attention,
+            block=self.block,
             dropout_rate=self.dropout,
             keys=keys,
         )

@@ -182,6 +182,7 @@ class Block(nn.Module):
             dropout=c.attention_dropout,
             implementation=c.attention,
             context_attention=c.context_attention,
+            block=c.attention_block,
             init_std=c.init_std,
             out_init_std=c.out_init_std,
             dtype=c.compute_dtype,

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from fmjax.errors import UserError, require
 from fmjax.models.layers.disentangled import Disentangled
+from fmjax.models.layers.lanes import LANES
 from fmjax.models.layers.quantized import is_installed
 
 if TYPE_CHECKING:
@@ -117,6 +118,10 @@ def check_quantized(c: "TransformerConfig") -> None:
 
 def check_kernel(c: "TransformerConfig") -> None:
     """Raises UserError for an attention kernel that does not support the config."""
+    block = c.attention_block
+    if block is not None:
+        fits = block > 0 and block % LANES == 0
+        require(c, "attention_block", fits, f"a multiple of {LANES}")
     if c.attention in ("auto", "xla"):
         return
     what = None

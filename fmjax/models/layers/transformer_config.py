@@ -82,6 +82,8 @@ class TransformerConfig:
       attention: the kernel, see `fmjax.models.layers.attention_kernels.attend`: "auto"
         selects it by the mesh's platform, and prints the reason if that kernel does not
         support the model.
+      attention_block: the most queries and keys of a block of the kernel "splash", and
+        keys of "blockwise", a multiple of 128; None for as many as suit the chip.
       context_attention: how attention crosses devices that have a part of each sequence
         (mesh.context), see `attend`: "ring", "all_gather" or "auto".
       scan_layers: whether one compiled block is scanned over layers, with stacked
@@ -138,6 +140,7 @@ class TransformerConfig:
     attention: Literal["auto", "xla", "blockwise", "cudnn", "splash"] = runtime_field(
         "auto"
     )
+    attention_block: int | None = runtime_field(None)
     context_attention: Literal["auto", "ring", "all_gather"] = runtime_field("auto")
     scan_layers: bool = True
     scan_unroll: int = runtime_field(1)

@@ -40,6 +40,7 @@ def attend(
     softcap: float | None = None,
     implementation: str = "auto",
     context_attention: str = "auto",
+    block: int | None = None,
     dropout_rate: float = 0.0,
     keys: Keys = None,
 ) -> Float[Array, "B T H K"]:
@@ -66,6 +67,8 @@ def attend(
         "ring" (keys travel; causal masks and none, segments, padding), "all_gather"
         (any option), or "auto": ring if it supports the call. The kernels of a ring are
         splash and blockwise, those of gathered keys blockwise and xla.
+      block: the most queries and keys of a block of "splash", and keys of "blockwise";
+        None for as many as suit the chip.
       dropout_rate: share of the attention weights that are dropped.
       keys: one random key per example; None for no dropout.
 
@@ -73,7 +76,8 @@ def attend(
       UserError: the requested kernel does not support this call.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    call = AttentionCall(q, k, v, mask, bias, scale, softcap, dropout_rate, keys)
+    options = (bias, scale, softcap, dropout_rate, keys, block)
+    call = AttentionCall(q, k, v, mask, *options)
     if _in_parts(call):
         return _attend_in_parts(call, implementation, context_attention)
     if implementation == "auto":

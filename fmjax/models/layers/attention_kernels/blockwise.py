@@ -28,15 +28,10 @@ def refusal(call: AttentionCall) -> str | None:
     return call.unusual()
 
 
-def attention(call: AttentionCall, block: int = BLOCK) -> Float[Array, "B T H K"]:
-    """The output of attention.
-
-    Args:
-      call: inputs and options.
-      block: keys of a block.
-    """
+def attention(call: AttentionCall) -> Float[Array, "B T H K"]:
+    """The output of attention."""
     q, k, v = _heads_first(call)
-    H, block = call.q.shape[2], _even(block, k.shape[2])
+    H, block = call.q.shape[2], _even(call.block or BLOCK, k.shape[2])
     out = _attention(call.scale * q, k, v, call.mask, call.softcap, H, block)
     return _heads_last(out, H)
 
@@ -47,7 +42,7 @@ def forward_piece(
     """Attention to some of the keys, see `splash.forward_piece`; float32."""
     B, T, H, _ = call.q.shape
     q, k, v = _heads_first(call)
-    block = _even(BLOCK, k.shape[2])
+    block = _even(call.block or BLOCK, k.shape[2])
     out, highest, total = _softmax(q, k, v, call.mask, call.softcap, H, block)
     log_sums = (highest + jnp.log(total)).reshape(B, H, T)
     return _heads_last(out, H), log_sums
@@ -65,7 +60,7 @@ def backward_piece(
     out, gradient = (_grouped(jnp.swapaxes(x, 1, 2), G) for x in (out, gradient))
     log_sums = log_sums.reshape(out.shape[:3])
     residuals = (q, k, v, call.mask, out, log_sums, jnp.ones_like(log_sums))
-    block = _even(BLOCK, k.shape[2])
+    block = _even(call.block or BLOCK, k.shape[2])
     into_q, into_k, into_v, _ = _backward(call.softcap, H, block, residuals, gradient)
     return (
         _heads_last(into_q, H),

@@ -23,6 +23,7 @@ class AttentionCall:
         them unchanged.
       dropout_rate: share of the attention weights that are dropped.
       keys: one random key per example; None for no dropout.
+      block: the most queries and keys of a block of a kernel; None for its own choice.
     """
 
     q: Float[Array, "B T H K"]
@@ -34,6 +35,7 @@ class AttentionCall:
     softcap: float | None
     dropout_rate: float
     keys: Keys
+    block: int | None = None
 
     @property
     def drops(self) -> bool:

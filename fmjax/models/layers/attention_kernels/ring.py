@@ -50,6 +50,7 @@ def attention(call: AttentionCall, kernel: ModuleType) -> Float[Array, "B T H K"
         call.mask.causal,
         call.mask.zigzag,
         call.softcap,
+        call.block,
         kernel,
     )
     mask = call.mask
@@ -103,6 +104,7 @@ class _Ring:
       causal: whether queries attend only to keys before them.
       zigzag: whether the sequence is in zig-zag order.
       softcap: of the scores.
+      block: see `AttentionCall`.
       kernel: that attends to a part of the keys.
     """
 
@@ -111,6 +113,7 @@ class _Ring:
     causal: bool
     zigzag: bool
     softcap: float | None
+    block: int | None
     kernel: ModuleType
 
     def passed(self, tree):
@@ -170,7 +173,8 @@ class _Ring:
             padding_mask=keys.padding_mask,
         )
         q, k, v = queries.q, keys.k, keys.v
-        return AttentionCall(q, k, v, mask, None, 1.0, self.softcap, 0.0, None)
+        options = (None, 1.0, self.softcap, 0.0, None, self.block)
+        return AttentionCall(q, k, v, mask, *options)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

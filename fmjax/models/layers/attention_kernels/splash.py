@@ -9,6 +9,7 @@ results of a TPU.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -101,8 +102,9 @@ def _attention(call: AttentionCall) -> Float[Array, "B T H K"]:
     def local(q, k, v, segments, window_applies):
         def within(mask: AttentionMask) -> Array:
             if mask.window is None:
-                return _differentiable(mask.causal, call.softcap, q, k, v, segments)
-            kernel = _kernel(mask, *q.shape[2:], T, S, call.softcap)
+                how = _How(mask.causal, call.softcap, call.block)
+                return _differentiable(how, q, k, v, segments)
+            kernel = _kernel(mask, *q.shape[2:], T, S, call.softcap, call.block)
             return _per_row(kernel, q, k, v, segments)
 
         if window_applies is None or mask.window is None:
@@ -141,10 +143,15 @@ def _heads_first(x: Float[Array, "B T H K"]) -> Float[Array, "B H T K"]:
     return jnp.swapaxes(x, 1, 2)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+class _How(NamedTuple):
+    causal: bool
+    softcap: float | None
+    block: int | None
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _differentiable(
-    causal: bool,
-    softcap: float | None,
+    how: _How,
     q: Float[Array, "B T H K"],
     k: Float[Array, "B S G K"],
     v: Float[Array, "B S G K"],
@@ -158,30 +165,33 @@ def _differentiable(
     libtpu 0.0.42.1), of 37 for all.
     """
     T, S = q.shape[1], k.shape[1]
-    kernel = _kernel(AttentionMask(causal), *q.shape[2:], T, S, softcap)
+    mask = AttentionMask(how.causal)
+    kernel = _kernel(mask, *q.shape[2:], T, S, how.softcap, how.block)
     return _per_row(kernel, q, k, v, segments)
 
 
-def _forward(causal, softcap, q, k, v, segments):
-    out, log_sums = forward_piece(_piece(causal, softcap, q, k, v, segments))
+def _forward(how, q, k, v, segments):
+    out, log_sums = forward_piece(_piece(how, q, k, v, segments))
     out = checkpoint_name(out, "attention")
     log_sums = checkpoint_name(log_sums, "attention")
     return out, (q, k, v, segments, out, log_sums)
 
 
-def _backward(causal, softcap, residuals, gradient):
+def _backward(how, residuals, gradient):
     *arrays, out, log_sums = residuals
-    call = _piece(causal, softcap, *arrays)
+    call = _piece(how, *arrays)
     return *backward_piece(call, out, log_sums, gradient), None
 
 
 _differentiable.defvjp(_forward, _backward)
 
 
-def _piece(causal, softcap, q, k, v, segments) -> AttentionCall:
+def _piece(how: _How, q, k, v, segments) -> AttentionCall:
     of_queries, of_keys = segments or (None, None)
-    mask = AttentionMask(causal, query_segment_ids=of_queries, key_segment_ids=of_keys)
-    return AttentionCall(q, k, v, mask, None, 1.0, softcap, 0.0, None)
+    mask = AttentionMask(
+        how.causal, query_segment_ids=of_queries, key_segment_ids=of_keys
+    )
+    return AttentionCall(q, k, v, mask, None, 1.0, how.softcap, 0.0, None, how.block)
 
 
 def forward_piece(
@@ -196,7 +206,8 @@ def forward_piece(
       The output, and the logarithms of the sums of exp(score) over these keys.
     """
     mask, (B, T, H, K), S = call.mask, call.q.shape, call.k.shape[1]
-    kernel = _kernel(mask, H, K, T, S, call.softcap, save_residuals=True)
+    options = (call.softcap, call.block)
+    kernel = _kernel(mask, H, K, T, S, *options, save_residuals=True)
     arrays = map(_heads_first, (call.q, call.k, call.v))
     out, (log_sums,) = jax.vmap(kernel)(*arrays, _segments(mask, B, T, S))
     return jnp.swapaxes(out, 1, 2), log_sums
@@ -222,7 +233,7 @@ def backward_piece(
     mask, (B, T, H, K), S = call.mask, call.q.shape, call.k.shape[1]
     q, k, v, out, gradient = map(_heads_first, (call.q, call.k, call.v, out, gradient))
     segments = _segments(mask, B, T, S)
-    blocks = block_sizes(T, S, K, device_kind(), mask.causal)
+    blocks = block_sizes(T, S, K, device_kind(), mask.causal, call.block)
     # One call for each block of keys: it then has one gradient of the queries, and
     # these are added up here.
     size = blocks.block_kv_dkv if blocks.use_fused_bwd_kernel else S
@@ -230,7 +241,7 @@ def backward_piece(
     for first in range(0, S, size):
         here = slice(first, first + size)
         kernel = _kernel(
-            mask, H, K, T, size, call.softcap, blocks=blocks, first_key=first
+            mask, H, K, T, size, call.softcap, None, blocks=blocks, first_key=first
         )
         of_keys = None
         if segments is not None:
@@ -262,6 +273,7 @@ def _kernel(
     T: int,
     S: int,
     softcap: float | None,
+    block: int | None,
     save_residuals: bool = False,
     blocks: BlockSizes | None = None,
     first_key: int = 0,
@@ -275,13 +287,14 @@ def _kernel(
       T: number of queries.
       S: number of keys.
       softcap: of the scores.
+      block: the most queries and keys of a block; None for as many as suit the chip.
       save_residuals: whether the logarithms of sums are returned too.
       blocks: None for those of these lengths.
       first_key: place in the row of the first of these keys.
     """
     masked = mask.causal or mask.window is not None
     if blocks is None:
-        blocks = block_sizes(T, S, width, device_kind(), masked)
+        blocks = block_sizes(T, S, width, device_kind(), masked, block)
     if mask.window is not None:
         back = mask.window - 1
         shape = LocalMask((T, S), (back, 0 if mask.causal else back), 0)

@@ -42,7 +42,12 @@ def reads_positions_last(head_dim: int) -> bool:
 
 
 def block_sizes(
-    queries: int, keys: int, head_dim: int, device_kind: str, masked: bool
+    queries: int,
+    keys: int,
+    head_dim: int,
+    device_kind: str,
+    masked: bool,
+    block: int | None = None,
 ) -> BlockSizes:
     """Block sizes for attention of `queries` to `keys`, both multiples of 128.
 
@@ -52,16 +57,17 @@ def block_sizes(
       head_dim: width of a head.
       device_kind: of JAX.
       masked: whether the mask is causal or a window, so that blocks may be left out.
+      block: the most queries and keys of a block; None for as many as suit the chip.
     """
     largest = LARGEST.get(device_kind, DEFAULT)
     vmem, larger = WITH_MUCH_VMEM.get(device_kind, (0, largest))
     if (option_of_trace(SCOPED_VMEM) or 0) >= vmem:
         largest = larger
     q, kv = (
-        _block(length, min(largest, max(_FOR_CAUSALITY, length // 4)))
+        _block(length, block or min(largest, max(_FOR_CAUSALITY, length // 4)))
         for length in (queries, keys)
     )
-    in_one = min(largest, _CAUSAL_IN_ONE) if masked else largest
+    in_one = block or (min(largest, _CAUSAL_IN_ONE) if masked else largest)
     kv_dkv = keys if keys <= in_one else kv
     fused = keys // kv_dkv <= MOST_PARTS
     layout = QKVLayout.HEAD_DIM_MINOR
@@ -85,4 +91,4 @@ def block_sizes(
 
 def _block(length: int, largest: int) -> int:
     """The largest multiple of 128 up to `largest` that divides the length."""
-    return next(b for b in range(largest, 0, -128) if length % b == 0)
+    return next(b for b in range(min(largest, length), 0, -128) if length % b == 0)
