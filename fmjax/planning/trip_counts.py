@@ -4,6 +4,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
+from fmjax.models.layers.expert_blocks import EXPECTED_TRIPS
 from fmjax.planning.hlo_instructions import Computation, Instruction
 
 _COPIES = ("copy", "bitcast", "convert", "reshape")
@@ -36,7 +37,8 @@ def trip_count(
     It is what the compiler noted (`known_trip_count`), else, as on TPUs, what follows
     from the constant that the condition compares a counter with, the counter's start
     and its step. A step that the body hides is taken to be 1, as that of all loops
-    that JAX and XLA's partitioner make.
+    that JAX and XLA's partitioner make. Where only the data decides, it is what the
+    model notes in the program (`fmjax.models.layers.expert_blocks.expected_trips`).
 
     Args:
       loop: the while instruction.
@@ -46,6 +48,15 @@ def trip_count(
     known = loop.noted("known_trip_count")
     if known:
         return int(known["n"])
+    found = _counted(loop, around, computations)
+    expected = re.search(rf"{EXPECTED_TRIPS}(\d+)\)*/while$", loop.op_name)
+    return int(expected[1]) if found is None and expected else found
+
+
+def _counted(
+    loop: Instruction, around: Computation, computations: Mapping[str, Computation]
+) -> int | None:
+    """The trip count by the constants that the loop counts from and to."""
     condition = computations[loop.attributes["condition"].strip("%")]
     test = _value(condition.root, condition, computations)
     if not isinstance(test, _Comparison):

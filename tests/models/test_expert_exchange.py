@@ -52,13 +52,10 @@ def test_every_row_comes_back_from_its_expert(ragged, seed, monkeypatch):
     rows = rng.integers(0, M, (DEVICES, N))
     # Some experts get nothing; at last all rows of all devices go to one.
     experts = rng.choice([0, 2, 3, 7], (DEVICES, N)) if seed < 2 else np.full((4, N), 5)
-    factors = rng.normal(size=(EXPERTS, D)).astype(np.float32)
+    kernels = rng.normal(size=(EXPERTS, D, D)).astype(np.float32)
 
-    def apply(x, rows, experts, kernels):
-        own = kernels["in"]
-        known = ((experts >= 0) & (experts < len(own)))[:, None]
-        of_row = own[jnp.clip(experts, 0, len(own) - 1)]
-        return jnp.where(known, jnp.where(known, x[rows], 0) * of_row, 0)
+    def feed_forward(rows, kernels, product):
+        return product(rows, kernels["in"])
 
     devices = np.array(jax.devices()[:DEVICES])
     mesh = jax.sharding.Mesh(devices, ("expert",))
@@ -67,25 +64,31 @@ def test_every_row_comes_back_from_its_expert(ragged, seed, monkeypatch):
     @functools.partial(
         jax.shard_map, mesh=mesh, in_specs=(part,) * 4, out_specs=part, check_vma=False
     )
-    def run(x, rows, experts, factors):
+    def run(x, rows, experts, kernels):
         return expert_exchange.exchange(
-            x, rows[0], experts[0], {"in": factors}, apply=apply, axes=("expert",)
+            x,
+            rows[0],
+            experts[0],
+            {"in": kernels},
+            feed_forward=feed_forward,
+            axes=("expert",),
         )
 
     weights = rng.normal(size=(DEVICES * N, D)).astype(np.float32)
 
     @jax.jit
-    def run_and_gradients(x, factors):
-        found, pull = jax.vjp(lambda x, f: run(x, rows, experts, f), x, factors)
+    def run_and_gradients(x, kernels):
+        found, pull = jax.vjp(lambda x, k: run(x, rows, experts, k), x, kernels)
         return found, pull(weights)
 
-    found, gradients = run_and_gradients(x, factors)
+    found, gradients = run_and_gradients(x, kernels)
     # Of every row, its token among all, its expert and the output.
     token = (rows + M * np.arange(DEVICES)[:, None]).ravel()
     expert = experts.ravel()
-    np.testing.assert_allclose(found, x[token] * factors[expert], rtol=1e-6)
-    into_x, into_factors = np.zeros_like(x), np.zeros_like(factors)
-    np.add.at(into_x, token, weights * factors[expert])
-    np.add.at(into_factors, expert, weights * x[token])
-    for ours, expected in zip(gradients, (into_x, into_factors)):
+    outputs = np.einsum("nd,ndf->nf", x[token], kernels[expert])
+    np.testing.assert_allclose(found, outputs, rtol=1e-5, atol=1e-5)
+    into_x, into_kernels = np.zeros_like(x), np.zeros_like(kernels)
+    np.add.at(into_x, token, np.einsum("nf,ndf->nd", weights, kernels[expert]))
+    np.add.at(into_kernels, expert, np.einsum("nd,nf->ndf", x[token], weights))
+    for ours, expected in zip(gradients, (into_x, into_kernels)):
         np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)

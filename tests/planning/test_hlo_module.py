@@ -3,12 +3,14 @@
 The texts in hlo/ are written by hand, as short as they can be.
 """
 
+import functools
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from fmjax.models.layers.expert_blocks import experts_in_blocks
 from fmjax.planning.hlo_module import parse_module
 
 TEXTS = pathlib.Path(__file__).with_name("hlo")
@@ -140,3 +142,24 @@ def test_loops_of_real_programs_have_the_lengths_of_their_scans():
         )
         assert bodies == [3, 3, 15, 15]
         assert not module.unknown_loops
+
+
+def test_loops_whose_length_the_data_decides_count_as_the_model_notes():
+    def run(x, experts, kernel):
+        kernels = {"in": kernel}
+        product = functools.partial(experts_in_blocks, expected=8, feed_forward=forward)
+        return product(x, experts, kernels).sum()
+
+    def forward(x, kernels, multiply):
+        return multiply(x, kernels["in"])
+
+    arguments = jnp.ones((32, 4)), jnp.zeros(32, int), jnp.ones((2, 4, 4))
+    compiled = jax.jit(jax.grad(run, (0, 2))).lower(*arguments).compile()
+    module = parse_module(compiled.as_text())
+    assert not module.unknown_loops
+    runs = [
+        module.computations[i.attributes["body"].strip("%")].runs
+        for _, i in module.scheduled()
+        if i.opcode == "while" and "expected_trips" in i.op_name
+    ]
+    assert 3 in runs

@@ -8,12 +8,10 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from fmjax.models.layers.expert_blocks import FeedForward, Kernels
 from fmjax.models.layers.expert_exchange import exchange
 from fmjax.models.layers.grouped_dot import grouped_dot
 from fmjax.models.layers.logical_axes import mesh_axes, shards
-
-Kernels = dict[str, Array]
-FeedForward = Callable[[Array, Kernels, Callable], Array]
 
 
 def dropless(
@@ -62,7 +60,7 @@ def dropless(
             chosen = chosen - jax.lax.axis_index(expert) * own
             run, whole = apply, (*expert, *hidden)
         elif expert:
-            run = functools.partial(exchange, apply=apply, axes=expert)
+            run = functools.partial(exchange, feed_forward=feed_forward, axes=expert)
         else:
             run = apply
         y = _of_own_rows(x, chosen, weights, kernels, run)

@@ -6,14 +6,13 @@ on TPUs and GPUs; XLA for CPUs has none, and sends room for all rows to every de
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from fmjax.models.layers.grouped_dot import expected_rows
+from fmjax.models.layers.expert_blocks import FeedForward, experts_in_blocks
 from fmjax.sharding.platform import platform
 
 
@@ -23,7 +22,7 @@ def exchange(
     experts: Int[Array, " N"],
     kernels: dict[str, Array],
     *,
-    apply: Callable[[Array, Array, Array, Any], Array],
+    feed_forward: FeedForward,
     axes: tuple[str, ...],
 ) -> Float[Array, "N D"]:
     """The outputs of experts of other devices; called within `shard_map`.
@@ -33,8 +32,7 @@ def exchange(
       rows: indices of rows of x, each once for each of its experts.
       experts: the index, among all, of the expert of each.
       kernels: of this device's experts, a leading axis of as many as every device has.
-      apply: (x, indices of its rows, their experts, kernels) → outputs; zero for rows
-        whose expert is no index of `kernels`.
+      feed_forward: (rows [M, D], kernels, product of rows and a kernel) → [M, D].
       axes: mesh axes over which the experts are sharded.
     """
     N, own = len(rows), len(kernels["in"])
@@ -51,14 +49,11 @@ def exchange(
     sent = _send(x[rows[order]], starts, sizes, me, axes)
     ends = jnp.cumsum(every[:, me], axis=1)
     own_experts = jax.vmap(lambda ends: jnp.searchsorted(ends, jnp.arange(N), "right"))
-    # A plan counts as many rows as come if experts are chosen evenly.
-    with expected_rows(N):
-        outputs = apply(
-            sent.reshape(n * N, -1),
-            jnp.arange(n * N),
-            own_experts(ends).reshape(-1),
-            kernels,
-        )
+    of_rows = own_experts(ends).reshape(-1)
+    # As many rows come as go if experts are chosen evenly.
+    outputs = experts_in_blocks(
+        sent.reshape(n * N, -1), of_rows, kernels, feed_forward, expected=N
+    )
     back = _send_back(outputs.reshape(n, N, -1), starts, sizes, me, axes)
     return back[jnp.argsort(order)]
 
