@@ -13,7 +13,7 @@ from fmjax.objectives.objective import Objective
 from fmjax.optim.freezing import Freeze
 from fmjax.optim.optimizers import Optimizer
 from fmjax.sharding.mesh import MeshConfig
-from fmjax.training.faults.bad_steps import BadSteps
+from fmjax.training.bad_steps import BadSteps
 from fmjax.training.init_from import InitFrom
 from fmjax.training.train_config import TrainConfig
 from fmjax.training.validation import Evaluation
