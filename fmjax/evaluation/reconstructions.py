@@ -14,8 +14,7 @@ from fmjax.data.inspect.images import describe
 from fmjax.errors import UserError
 from fmjax.objectives.objective import ReconstructionObjective
 from fmjax.sharding.mesh import batch_shards
-from fmjax.training.experiment import Experiment
-from fmjax.training.validation import EvaluationPoint
+from fmjax.training.experiment import EvaluationPoint, Experiment
 
 IMAGES = 8
 
