@@ -26,9 +26,9 @@ import orbax.checkpoint as ocp
 import fmjax
 from fmjax.run import train as runs
 from fmjax.sharding.mesh import batch_sharding, global_batch, local_rows, on_mesh
+from fmjax.training.bad_steps import BadSteps
 from fmjax.training.checkpoint.checkpoints import Checkpoints
 from fmjax.training.experiment import Experiment
-from fmjax.training.faults.bad_steps import BadSteps
 from fmjax.training.reporting import metrics
 from fmjax.training.state import State, plan_state
 from fmjax.training.step import make_train_step

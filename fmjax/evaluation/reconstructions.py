@@ -9,13 +9,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fmjax.configurable import configurable
-from fmjax.data.images.contact_sheet import draw_sheet
+from fmjax.data.inspect.contact_sheet import draw_sheet
 from fmjax.data.inspect.images import describe
 from fmjax.errors import UserError
 from fmjax.objectives.objective import ReconstructionObjective
 from fmjax.sharding.mesh import batch_shards
-from fmjax.training.experiment import Experiment
-from fmjax.training.validation import EvaluationPoint
+from fmjax.training.experiment import EvaluationPoint, Experiment
 
 IMAGES = 8
 

@@ -8,8 +8,7 @@ from fmjax.evaluation.current_run import current_run
 from fmjax.inference.decoder import decoder_of
 from fmjax.inference.generate import generate, with_prompt
 from fmjax.inference.prompts import encode
-from fmjax.training.experiment import Experiment
-from fmjax.training.validation import EvaluationPoint
+from fmjax.training.experiment import EvaluationPoint, Experiment
 
 MAX_TOKENS = 200
 TEMPERATURE = 0.8

@@ -7,8 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from fmjax.configurable import configurable
-from fmjax.training.experiment import Experiment
-from fmjax.training.validation import EvaluationPoint
+from fmjax.training.experiment import EvaluationPoint, Experiment
 
 
 def baseline(counts: Int[np.ndarray, " V"], num_bytes: int | None) -> dict[str, float]:

@@ -8,7 +8,7 @@ import PIL.Image
 from jaxtyping import Float
 
 from fmjax.data.images.decoding import FORMATS
-from fmjax.data.text.packing import BadRecord
+from fmjax.data.records import BadRecord
 from fmjax.errors import UserError
 from fmjax.inference.load import Run
 

@@ -4,7 +4,7 @@ import importlib.metadata
 
 import jax
 
-from fmjax.data.runtime.folders import cache_root
+from fmjax.data.folders import cache_root
 from fmjax.errors import refuse_scheme
 
 

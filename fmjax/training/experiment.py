@@ -1,6 +1,13 @@
-"""The experiment: the whole configuration of a run, a frozen tree of configurables."""
+"""The experiment: the whole configuration of a run, a frozen tree of configurables.
+
+The interface of its evaluations, which are given the experiment, is here too.
+"""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar, Protocol
+
+import numpy as np
 
 from fmjax.configurable import configurable, runtime_field
 from fmjax.data.images.image_data import ImageData
@@ -13,10 +20,49 @@ from fmjax.objectives.objective import Objective
 from fmjax.optim.freezing import Freeze
 from fmjax.optim.optimizers import Optimizer
 from fmjax.sharding.mesh import MeshConfig
-from fmjax.training.faults.bad_steps import BadSteps
+from fmjax.training.bad_steps import BadSteps
 from fmjax.training.init_from import InitFrom
 from fmjax.training.train_config import TrainConfig
-from fmjax.training.validation import Evaluation
+
+# Numbers to log, texts and pictures (uint8 [H, W, 3]) to show, by name.
+Found = dict[str, float | str | np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationPoint:
+    """The step, variables and validation metrics that an evaluation is given.
+
+    Attributes:
+      step: updates done.
+      variables: {"params": …, other collections}; the parameters are averaged if the
+        run keeps averages.
+      metrics: loss and metrics on the validation split; empty without such a split.
+      last: whether the run ends at this step.
+    """
+
+    step: int
+    variables: dict
+    metrics: Mapping[str, float]
+    last: bool
+
+
+class Evaluation(Protocol):
+    """Protocol of `experiment.evaluations`: a configurable run after each validation.
+
+    Every process of a run calls it, on the run's mesh. An exception is recorded as an
+    event and the run continues; it must be raised in all processes or in none.
+    """
+
+    gin_name: ClassVar[str]
+
+    def check(self, experiment: "Experiment") -> None:
+        """Raises a UserError if it cannot evaluate such an experiment.
+
+        Called in the first process before anything is compiled or written.
+        """
+
+    def __call__(self, experiment: "Experiment", at: EvaluationPoint) -> Found:
+        """Evaluates the variables of `at`; returns numbers, texts, pictures by name."""
 
 
 @configurable("experiment")

@@ -25,7 +25,7 @@ from fmjax.training.checkpoint.saved_state import in_a_line
 from fmjax.training.checkpoint.saver import Saver
 from fmjax.training.checks import check_same_data
 from fmjax.training.environment import use_compilation_cache, versions
-from fmjax.training.experiment import Experiment
+from fmjax.training.experiment import EvaluationPoint, Experiment
 from fmjax.training.faults.bad_step_log import BadStepLog, Diverged, Rollback
 from fmjax.training.faults.device_check import check_devices
 from fmjax.training.faults.interruption import Interruption
@@ -41,7 +41,7 @@ from fmjax.training.reporting.step_log import StepLog
 from fmjax.training.reporting.throughput import mfu
 from fmjax.training.setup import Setup, set_up
 from fmjax.training.state import State
-from fmjax.training.validation import EvaluationPoint, Validation, run_evaluations
+from fmjax.training.validation import Validation, run_evaluations
 
 _LINES = 10  # lines of metrics that a short run has at least
 

@@ -20,7 +20,7 @@ from fmjax.sharding.rules import (
     named_shardings,
     param_specs,
 )
-from fmjax.training.faults.bad_steps import STOP, BadSteps, Guard
+from fmjax.training.bad_steps import STOP, BadSteps, Guard
 
 
 @jax.tree_util.register_dataclass
@@ -37,7 +37,7 @@ class State:
       opt_state: state of the optimizer.
       ema: moving averages of the parameters that are ever trained, with
         `optax.MaskedNode` for the others; None if no averages are kept.
-      guard: statistics to detect bad steps, see `fmjax.training.faults.bad_steps`; None
+      guard: statistics to detect bad steps, see `fmjax.training.bad_steps`; None
         if no update is ever skipped.
     """
 

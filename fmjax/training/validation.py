@@ -1,60 +1,15 @@
 """Evaluation during training: the validation loss, and further evaluations."""
 
-import dataclasses
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from collections.abc import Callable
 
 import jax
-import numpy as np
 
 from fmjax.sharding.mesh import global_batch, local_rows
 from fmjax.sharding.xla_options import xla_options
 from fmjax.training.evaluate import evaluate
+from fmjax.training.experiment import EvaluationPoint, Experiment, Found
 from fmjax.training.step import make_eval_step
-
-if TYPE_CHECKING:
-    from fmjax.training.experiment import Experiment
-
-# Numbers to log, texts and pictures (uint8 [H, W, 3]) to show, by name.
-Found = dict[str, float | str | np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationPoint:
-    """The step, variables and validation metrics that an evaluation is given.
-
-    Attributes:
-      step: updates done.
-      variables: {"params": …, other collections}; the parameters are averaged if the
-        run keeps averages.
-      metrics: loss and metrics on the validation split; empty without such a split.
-      last: whether the run ends at this step.
-    """
-
-    step: int
-    variables: dict
-    metrics: Mapping[str, float]
-    last: bool
-
-
-class Evaluation(Protocol):
-    """Protocol of `experiment.evaluations`: a configurable run after each validation.
-
-    Every process of a run calls it, on the run's mesh. An exception is recorded as an
-    event and the run continues; it must be raised in all processes or in none.
-    """
-
-    gin_name: ClassVar[str]
-
-    def check(self, experiment: "Experiment") -> None:
-        """Raises a UserError if it cannot evaluate such an experiment.
-
-        Called in the first process before anything is compiled or written.
-        """
-
-    def __call__(self, experiment: "Experiment", at: EvaluationPoint) -> Found:
-        """Evaluates the variables of `at`; returns numbers, texts, pictures by name."""
 
 
 class Validation:
@@ -68,7 +23,7 @@ class Validation:
 
     def __init__(
         self,
-        experiment: "Experiment",
+        experiment: Experiment,
         sharding: jax.sharding.NamedSharding,
         batch_size: int,
     ):
@@ -102,7 +57,7 @@ class Validation:
 
 
 def run_evaluations(
-    experiment: "Experiment",
+    experiment: Experiment,
     at: EvaluationPoint,
     failed: Callable[[str, Exception], None],
 ) -> Found:

@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from fmjax.data.runtime import folders
+from fmjax.data import folders
 from fmjax.data.runtime.batches import Records, eval_batches, train_batches
 from fmjax.data.runtime.cache import CacheKey, build_cache, is_built, open_cache
 from fmjax.data.tasks.documents import Tokenized

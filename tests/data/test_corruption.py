@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fmjax.data.records import empty_record
 from fmjax.data.text.corruption.corruption import Pieces
 from fmjax.data.text.corruption.infilling import Infilling
 from fmjax.data.text.corruption.mixture import CorruptionMixture
 from fmjax.data.text.corruption.prefix_lm import PrefixLM
 from fmjax.data.text.corruption.span_corruption import SpanCorruption
 from fmjax.data.text.masking import Masking
-from fmjax.data.text.packing import empty_record
 from fmjax.errors import UserError
 
 EOS, TEXT = 1, 50  # Ids from TEXT on stand for text.

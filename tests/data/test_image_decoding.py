@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from fmjax.data.images import decoding as image_decoding
 from fmjax.data.images.decoding import check_picture, read_picture
 from fmjax.data.images.preprocessing import Preprocessing
-from fmjax.data.text.packing import BadRecord
+from fmjax.data.records import BadRecord
 from fmjax.errors import UserError
 from fmjax.inference.image_files import read_images
 

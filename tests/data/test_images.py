@@ -15,12 +15,12 @@ from fmjax.config.load import load_data
 from fmjax.data.images.augment.mixing import CutMix, Mixup
 from fmjax.data.images.augment.random_crop import RandomResizedCrop
 from fmjax.data.images.image_data import ImageData
+from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources.digits import Digits
 from fmjax.data.sources.image_folder import ImageFolder
 from fmjax.data.sources.tfds_images import TfdsImages
 from fmjax.data.tasks.image_task import ImageTask
 from fmjax.data.tasks.mixture import Mixture
-from fmjax.data.tasks.seqio_import import import_seqio
 from fmjax.data.tasks.seqio_task import SeqioTask
 from fmjax.data.text.text_data import Data
 from fmjax.data.tokenizers.vocabularies import Characters

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmjax.data.text.packing import Layout, empty_record
+from fmjax.data.records import empty_record
+from fmjax.data.text.packing import Layout
 
 EOS, BOS = 1, 2
 documents_of = st.lists(st.lists(st.integers(3, 50), max_size=40), max_size=12)

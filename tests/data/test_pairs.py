@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources import pair_files
+from fmjax.data.sources.examples import read_examples
 from fmjax.data.sources.pair_files import PairFiles
 from fmjax.data.tasks import documents
-from fmjax.data.tasks.seqio_import import import_seqio
 from fmjax.data.tasks.seqio_task import SeqioTask
 from fmjax.data.tasks.text_task import TextTask
 from fmjax.data.text.corruption.span_corruption import SpanCorruption
@@ -196,9 +197,8 @@ def test_pairs_to_score_are_read_to_the_end_or_not_at_all(tmp_path, monkeypatch)
 
     def damaged(dataset, name, skipped):
         skipped.add("file 1, record 7")
-        yield from read(dataset, name, skipped)
+        yield from read_examples(dataset, name, skipped)
 
-    read = documents.read_examples
     monkeypatch.setattr("fmjax.data.text.text_pairs.read_examples", damaged)
     with pytest.raises(UserError, match=r"1 pairs cannot be read.*file 1, record 7"):
         text_pairs(data)

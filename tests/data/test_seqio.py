@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from fmjax.data.inspect.text import inspect
+from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources import tfds
+from fmjax.data.sources.examples import Skipped, read_examples
 from fmjax.data.sources.text_files import TextFiles
 from fmjax.data.sources.tfds import Tfds
-from fmjax.data.tasks import documents
 from fmjax.data.tasks.mixture import Mixture
-from fmjax.data.tasks.seqio_import import import_seqio
 from fmjax.data.tasks.seqio_task import SeqioTask
 from fmjax.data.tasks.text_task import TextTask
 from fmjax.data.text.text_data import Data
@@ -207,8 +207,8 @@ def test_a_stream_of_one_process_of_several_misses_records_too(prepared):
     dataset = source.seqio_source().get_dataset(
         "train", shuffle=False, shard_info=seqio.ShardInfo(0, 1)
     )
-    skipped = documents.Skipped()
-    assert len(list(documents.read_examples(dataset, "tiny", skipped))) == 12
+    skipped = Skipped()
+    assert len(list(read_examples(dataset, "tiny", skipped))) == 12
     assert skipped.count == 8
 
 
@@ -238,8 +238,8 @@ def test_a_record_that_the_pipeline_cannot_decode_is_broken():
 
     numbers = tf.data.Dataset.from_tensor_slices({"n": ["1", "two", "3", "four"]})
     dataset = numbers.map(lambda x: {"n": tf.strings.to_number(x["n"])}).prefetch(2)
-    skipped = documents.Skipped()
-    found = list(documents.read_examples(dataset, "numbers", skipped))
+    skipped = Skipped()
+    found = list(read_examples(dataset, "numbers", skipped))
     assert [(i, int(example["n"])) for i, example in found] == [(0, 1), (2, 3)]
     assert (skipped.count, skipped.total) == (2, 4)
     assert skipped.names[0].startswith("numbers: example 1 cannot be read: ")
@@ -259,7 +259,7 @@ def test_where_reading_cannot_go_on_the_error_says_where(tmp_path):
     )
     ends = r"^own cannot be read beyond 1 examples: OSError: the disk is gone$"
     with pytest.raises(UserError, match=ends):
-        list(documents.read_examples(dead, "own", documents.Skipped()))
+        list(read_examples(dead, "own", Skipped()))
     # Nothing states how many records a user's own files should have.
     file = str(tmp_path / "own.tfrecord")
     with tf.io.TFRecordWriter(file) as writer:
@@ -270,7 +270,7 @@ def test_where_reading_cannot_go_on_the_error_says_where(tmp_path):
     with pytest.raises(
         UserError, match="own cannot be read beyond 2 examples: corrupt"
     ):
-        list(documents.read_examples(damaged, "own", documents.Skipped()))
+        list(read_examples(damaged, "own", Skipped()))
 
 
 def test_a_changed_file_is_cached_anew(tmp_path, text):

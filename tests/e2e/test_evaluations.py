@@ -11,8 +11,8 @@ from fmjax.evaluation.sample import Sample
 from fmjax.evaluation.unigram import UnigramBaseline
 from fmjax.training import validation
 from fmjax.training.checkpoint.saved_state import saved_steps
+from fmjax.training.experiment import EvaluationPoint
 from fmjax.training.reporting import events, metrics
-from fmjax.training.validation import EvaluationPoint
 
 SHORT = ("train.steps=20", "train.checkpoint_every=0")
 

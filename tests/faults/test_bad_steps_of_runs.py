@@ -12,9 +12,9 @@ from tiers import slow
 
 import fmjax
 from fmjax.run import train as runs
+from fmjax.training.bad_steps import BadSteps
 from fmjax.training.faults import bad_step_log
 from fmjax.training.faults.bad_step_log import Diverged
-from fmjax.training.faults.bad_steps import BadSteps
 from fmjax.training.reporting import events, metrics
 
 TINY = pathlib.Path(__file__).parents[1] / "e2e" / "tiny.gin"

@@ -17,10 +17,10 @@ from fmjax.objectives.causal_lm import CausalLM
 from fmjax.optim.optimizers import AdamW
 from fmjax.optim.schedules import Constant
 from fmjax.sharding.mesh import MeshConfig, batch_sharding
+from fmjax.training.bad_steps import NOT_FINITE, SPIKE, BadSteps
 from fmjax.training.checkpoint.saver import CannotSave
 from fmjax.training.faults import bad_step_log
 from fmjax.training.faults.bad_step_log import BadStepLog, Diverged, Rollback
-from fmjax.training.faults.bad_steps import NOT_FINITE, SPIKE, BadSteps
 from fmjax.training.state import plan_state
 from fmjax.training.step import make_train_step
 

@@ -17,8 +17,8 @@ from fmjax.objectives.terms import LossOutput, Term
 from fmjax.optim.optimizers import AdamW
 from fmjax.optim.schedules import Constant
 from fmjax.sharding.mesh import MeshConfig, batch_sharding, global_batch, on_mesh
+from fmjax.training.bad_steps import STOP, BadSteps
 from fmjax.training.checkpoint.checkpoints import Checkpoints
-from fmjax.training.faults.bad_steps import STOP, BadSteps
 from fmjax.training.state import plan_state
 from fmjax.training.step import make_eval_step, make_train_step
 

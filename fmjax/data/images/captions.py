@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fmjax.data.text.packing import Row
+from fmjax.data.records import Row
 from fmjax.data.text.pairs import shortened
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 

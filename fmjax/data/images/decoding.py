@@ -11,7 +11,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
-from fmjax.data.text.packing import BadRecord
+from fmjax.data.records import BadRecord
 
 # (left, top, right, bottom) in pixels, as in Pillow; fractions are allowed.
 Box = tuple[float, float, float, float]

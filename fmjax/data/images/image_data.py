@@ -6,11 +6,11 @@ import functools
 from fmjax.configurable import configurable, path, runtime_field
 from fmjax.data.images.augment.augmentation import Augmentation, Augmentations
 from fmjax.data.images.captions import Captions
+from fmjax.data.images.image_examples import image_examples
 from fmjax.data.images.preprocessing import Preprocessing, check_preprocessing
 from fmjax.data.images.rows import ImageRows
 from fmjax.data.runtime.cache import CacheKey, build_cache
 from fmjax.data.runtime.cached_data import CachedData
-from fmjax.data.tasks.image_documents import image_examples
 from fmjax.data.tasks.image_task import ImageTask
 from fmjax.data.tasks.member import Member
 from fmjax.data.tasks.mixture import Mixture

@@ -49,7 +49,7 @@ class Preprocessing:
         """The normalized values of an encoded image, float32 [S, S, 3].
 
         Raises:
-          fmjax.data.text.packing.BadRecord: the image cannot be decoded.
+          fmjax.data.records.BadRecord: the image cannot be decoded.
         """
         return self.normalize(self.read(content))
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from fmjax.data.images.augment.augmentation import Augmentations
 from fmjax.data.images.captions import Captions
+from fmjax.data.images.image_examples import ImageExample
 from fmjax.data.images.preprocessing import Preprocessing
-from fmjax.data.tasks.image_documents import ImageExample
-from fmjax.data.text.packing import BadRecord, Record, Row
+from fmjax.data.records import BadRecord, Record, Row
 
 # Draws of an image to mix in, in case of corrupt ones, before a row is left unmixed.
 _TRIES = 3

@@ -4,8 +4,8 @@ import pathlib
 
 from rich.console import Console
 
-from fmjax.data.images.contact_sheet import write_contact_sheet
 from fmjax.data.images.image_data import ImageData
+from fmjax.data.inspect.contact_sheet import write_contact_sheet
 from fmjax.data.inspect.images import inspect_images
 from fmjax.data.inspect.text import inspect
 from fmjax.data.text.text_data import Data

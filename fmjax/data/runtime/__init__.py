@@ -1,1 +1,1 @@
-"""Data at run time: the cache on disk, batches from it, and streaming."""
+"""Data at run time: the cache on disk, and batches from it."""

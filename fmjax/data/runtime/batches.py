@@ -16,9 +16,9 @@ import grain
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
+from fmjax.data.records import BadRecord, Record, Row, RowLayout, empty_record
 from fmjax.data.runtime.cache import Cache, decode_record
 from fmjax.data.tasks.corrupt_fraction import check_while_reading
-from fmjax.data.text.packing import BadRecord, Record, Row, RowLayout, empty_record
 from fmjax.errors import UserError
 
 Batch = dict[str, np.ndarray]

@@ -20,10 +20,10 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from fmjax.data.runtime.folders import atomic_folder, digest_of
+from fmjax.data.folders import atomic_folder, digest_of
+from fmjax.data.records import Record, RowLayout
+from fmjax.data.sources.examples import Skipped
 from fmjax.data.tasks.corrupt_fraction import check_whole
-from fmjax.data.tasks.documents import Skipped
-from fmjax.data.text.packing import Record, RowLayout
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fmjax.data.folders import cache_root, digest_of, wait_until
+from fmjax.data.records import RowLayout, empty_record
 from fmjax.data.runtime import batches
 from fmjax.data.runtime.cache import Cache, CacheKey, is_built, open_cache
-from fmjax.data.runtime.folders import cache_root, digest_of, wait_until
 from fmjax.data.tasks.member import Member
-from fmjax.data.text.packing import RowLayout, empty_record
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError
 

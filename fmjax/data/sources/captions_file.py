@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from fmjax.data.records import BadRecord
 from fmjax.data.sources.source import DOCUMENT_BYTES
 from fmjax.data.sources.text_reader import is_utf8, open_text
-from fmjax.data.text.packing import BadRecord
 from fmjax.errors import UserError
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
+from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources.source import Document
-from fmjax.data.tasks.seqio_import import import_seqio
 
 
 class FoundImage(NamedTuple):

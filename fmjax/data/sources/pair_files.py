@@ -8,10 +8,10 @@ from pathlib import Path
 import xxhash
 
 from fmjax.configurable import configurable, path
+from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources.file_digest import digest_files
 from fmjax.data.sources.source import DOCUMENT_BYTES, Document, check_split
 from fmjax.data.sources.text_reader import OpenText, is_utf8, open_text, scan_text
-from fmjax.data.tasks.seqio_import import import_seqio
 from fmjax.errors import UserError
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Protocol
 
-from fmjax.data.tasks.seqio_import import import_seqio
+from fmjax.data.seqio_import import import_seqio
 from fmjax.errors import UserError
 
 # Maximum size of a document, since tokenizing takes about 40 bytes of memory per byte

@@ -11,9 +11,9 @@ from pathlib import Path
 import xxhash
 
 from fmjax.configurable import configurable, path
+from fmjax.data.seqio_import import import_seqio
+from fmjax.data.sources.examples import Skipped, read_examples
 from fmjax.data.sources.source import DOCUMENT_BYTES, Document, check_split
-from fmjax.data.tasks.documents import Skipped, read_examples
-from fmjax.data.tasks.seqio_import import import_seqio
 from fmjax.errors import UserError, suggest
 
 

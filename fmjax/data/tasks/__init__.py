@@ -1,1 +1,1 @@
-"""seqio tasks and mixtures, and reading their examples."""
+"""seqio tasks and mixtures, and the tokenized documents of their examples."""

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fmjax.configurable import configurable
-from fmjax.data.runtime.folders import digest_of
+from fmjax.data.folders import digest_of
+from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources.digits import Digits
 from fmjax.data.sources.image_folder import ImageFolder
 from fmjax.data.sources.source import Document
 from fmjax.data.sources.tfds_images import TfdsImages
 from fmjax.data.tasks.member import Member
 from fmjax.data.tasks.registration import check_name, registered, rekey
-from fmjax.data.tasks.seqio_import import import_seqio
 from fmjax.data.tokenizers.saved_tokenizer import SavedTokenizer
 from fmjax.data.tokenizers.tokenizers import DESCRIPTOR, Tokenizer
 from fmjax.data.tokenizers.vocabularies import Bytes, Characters, SentencePiece

@@ -4,10 +4,10 @@ import dataclasses
 from pathlib import Path
 
 from fmjax.configurable import configurable
+from fmjax.data.seqio_import import import_seqio
 from fmjax.data.tasks.image_task import ImageTask
 from fmjax.data.tasks.member import Member
 from fmjax.data.tasks.registration import check_name
-from fmjax.data.tasks.seqio_import import import_seqio
 from fmjax.data.tasks.seqio_task import SeqioTask
 from fmjax.data.tasks.text_task import TextTask
 from fmjax.data.tokenizers.tokenizers import Tokenizer

@@ -3,8 +3,8 @@
 import dataclasses
 import re
 
-from fmjax.data.runtime.folders import digest_of
-from fmjax.data.tasks.seqio_import import import_seqio
+from fmjax.data.folders import digest_of
+from fmjax.data.seqio_import import import_seqio
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError
 

@@ -9,9 +9,9 @@ import uuid
 from pathlib import Path
 
 from fmjax.configurable import configurable
-from fmjax.data.runtime.folders import digest_of
+from fmjax.data.folders import digest_of
+from fmjax.data.seqio_import import import_seqio
 from fmjax.data.tasks.member import Member
-from fmjax.data.tasks.seqio_import import import_seqio
 from fmjax.data.tokenizers.tokenizers import (
     DESCRIPTOR,
     Tokenizer,

@@ -4,13 +4,13 @@ import dataclasses
 from pathlib import Path
 
 from fmjax.configurable import configurable
+from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources.pair_files import PairFiles
 from fmjax.data.sources.stdlib import PythonStdlib
 from fmjax.data.sources.text_files import TextFiles
 from fmjax.data.sources.tfds import Tfds
 from fmjax.data.tasks.member import Member
 from fmjax.data.tasks.registration import check_name, registered, rekey
-from fmjax.data.tasks.seqio_import import import_seqio
 from fmjax.data.tokenizers.saved_tokenizer import SavedTokenizer
 from fmjax.data.tokenizers.tokenizers import DESCRIPTOR, Tokenizer
 from fmjax.data.tokenizers.vocabularies import Bytes, Characters, SentencePiece

@@ -1,1 +1,1 @@
-"""Text: layouts that make rows from tokenized documents, and corruptions."""
+"""Text: layouts that make rows from tokenized documents, corruptions, and streaming."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fmjax.data.text.packing import Row
+from fmjax.data.records import Row
 
 
 def encoder_decoder_row(

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import numpy as np
 
 from fmjax.configurable import configurable
+from fmjax.data.records import Row
 from fmjax.data.text.corruption.corruption import Rng
-from fmjax.data.text.packing import Row
 from fmjax.data.tokenizers.specials import ordinary_ids, special_id
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError, require

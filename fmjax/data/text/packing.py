@@ -1,67 +1,21 @@
 """Layouts of documents in rows of T tokens: cut from one stream, or packed whole.
 
-A cache stores records; a model reads rows. In every layout but `windows`, which
-samples, each token of every document is the target of exactly one row. The first token
-is predicted from the BOS or EOS before it, if the vocabulary has one.
+In every layout but `windows`, which samples, each token of every document is the target
+of exactly one row. The first token is predicted from the BOS or EOS before it, if the
+vocabulary has one.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
-Record = dict[str, np.ndarray]
-Row = dict[str, np.ndarray]
+from fmjax.data.records import Record, Row
 
 # Maximum number of open rows in first-fit packing; more gives less padding and takes
 # longer.
 _OPEN_ROWS = 256
-
-
-class BadRecord(ValueError):
-    """A record of which no row can be made."""
-
-
-class RowLayout(Protocol):
-    """The interface of layouts: from documents to records of a cache, and to rows."""
-
-    @property
-    def name(self) -> str:
-        """Name of the layout, part of the name of a cache's folder."""
-
-    def cache_key(self) -> dict:
-        """The settings that the records depend on."""
-
-    @property
-    def has_text_bytes(self) -> bool:
-        """Whether every token of the text is a target exactly once."""
-
-    def records(self, documents: Iterable) -> Iterator[Record]:
-        """Yields records of documents: int [N] with EOS, pairs of these, or images."""
-
-    def row(
-        self,
-        record: Record,
-        rng: Callable[[], np.random.Generator] | None = None,
-        other: Callable[[np.random.Generator], Record] | None = None,
-    ) -> Row:
-        """The row of a record; an empty record gives zeros of weight 0.
-
-        Args:
-          record: a record of `records`.
-          rng: returns the generator of all random numbers of the row.
-          other: returns another record, drawn with the given generator.
-
-        Raises:
-          BadRecord: no row can be made of the record.
-        """
-
-    def check(self, record: Record) -> None:
-        """Raises ValueError if the record does not fit the layout."""
-
-    def filled(self, record: Record) -> tuple[int, int]:
-        """(used positions, all positions) of the record's row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,11 +132,6 @@ class Layout:
         row = {name: np.zeros(self.length, np.int32) for name in names}
         row["weights"] = np.zeros(self.length, np.float32)
         return row
-
-
-def empty_record() -> Record:
-    """A record without tokens, whose row is zeros of weight 0."""
-    return {name: np.zeros(0, np.int32) for name in ("tokens", "lengths")}
 
 
 def _each_starting_with(first, documents):

@@ -6,8 +6,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from fmjax.data.records import Record, Row
 from fmjax.data.text.encoder_decoder_row import encoder_decoder_row
-from fmjax.data.text.packing import Record, Row
 
 # Maximum number of open rows in first-fit packing; more gives less padding and takes
 # longer.

@@ -7,15 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from fmjax.configurable import configurable, path, runtime_field
+from fmjax.data.folders import wait_until
+from fmjax.data.records import RowLayout
 from fmjax.data.runtime import batches
 from fmjax.data.runtime.cache import CacheKey, build_cache
 from fmjax.data.runtime.cached_data import CachedData
-from fmjax.data.runtime.folders import wait_until
-from fmjax.data.runtime.streaming import (
-    StreamedBatches,
-    StreamedRows,
-    streamed_eval_batches,
-)
 from fmjax.data.tasks.documents import tokenized_documents
 from fmjax.data.tasks.image_task import ImageTask
 from fmjax.data.tasks.member import Member
@@ -28,8 +24,13 @@ from fmjax.data.text.corruption.mixture import CorruptionMixture
 from fmjax.data.text.corruption.prefix_lm import PrefixLM
 from fmjax.data.text.corruption.span_corruption import SpanCorruption
 from fmjax.data.text.masking import Masking
-from fmjax.data.text.packing import Layout, RowLayout
+from fmjax.data.text.packing import Layout
 from fmjax.data.text.pairs import Pairs
+from fmjax.data.text.streaming import (
+    StreamedBatches,
+    StreamedRows,
+    streamed_eval_batches,
+)
 from fmjax.data.tokenizers.specials import end_id
 from fmjax.errors import UserError, require, suggest
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from fmjax.data.tasks.documents import Skipped, read_examples
+from fmjax.data.sources.examples import Skipped, read_examples
 from fmjax.data.text.text_data import Data
 from fmjax.errors import UserError
 

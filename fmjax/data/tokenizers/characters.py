@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from fmjax.data.tasks.seqio_import import import_seqio
+from fmjax.data.seqio_import import import_seqio
 from fmjax.data.tokenizers.tokenizer_files import save_files
 from fmjax.errors import UserError
 

@@ -15,8 +15,8 @@ import numpy as np
 import sentencepiece as spm
 import xxhash
 
-from fmjax.data.tasks.seqio_import import import_seqio
-from fmjax.data.text import word_starts
+from fmjax.data.seqio_import import import_seqio
+from fmjax.data.tokenizers import word_starts
 from fmjax.data.tokenizers.characters import (
     CharacterTokenizer,
     character_vocabulary_class,

@@ -10,7 +10,7 @@ from pathlib import Path
 import sentencepiece as spm
 
 from fmjax.configurable import configurable, path
-from fmjax.data.runtime.folders import atomic_folder, digest_of
+from fmjax.data.folders import atomic_folder, digest_of
 from fmjax.data.sources.source import Document, Source
 from fmjax.data.sources.text_files import TextFiles
 from fmjax.data.tokenizers.special_names import names_above

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+from fmjax.training.bad_steps import NOT_FINITE, BadSteps
 from fmjax.training.checkpoint.saver import CannotSave
-from fmjax.training.faults.bad_steps import NOT_FINITE, BadSteps
 from fmjax.training.reporting import json_lines
 
 FILE = "bad_steps.jsonl"

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from fmjax.data.images.decoding import Box
-from fmjax.data.text.packing import Row
+from fmjax.data.records import Row
 from fmjax.errors import UserError, require
 
 Rng = np.random.Generator

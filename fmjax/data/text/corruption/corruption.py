@@ -9,7 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from fmjax.data.text.packing import Record, Row, cut
+from fmjax.data.records import Record, Row
+from fmjax.data.text.packing import cut
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 
 Rng = np.random.Generator

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 
 from fmjax.configurable import configurable
+from fmjax.data.records import Row
 from fmjax.data.text.corruption.corruption import Rng
 from fmjax.data.text.encoder_decoder_row import encoder_decoder_row
-from fmjax.data.text.packing import Row
 from fmjax.data.tokenizers.specials import end_id, special_id
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError, require

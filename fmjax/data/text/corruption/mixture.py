@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 
 from fmjax.configurable import configurable
+from fmjax.data.records import Row
 from fmjax.data.text.corruption.corruption import Rng
 from fmjax.data.text.corruption.infilling import Infilling
 from fmjax.data.text.corruption.prefix_lm import PrefixLM
 from fmjax.data.text.corruption.span_corruption import SpanCorruption
 from fmjax.data.text.encoder_decoder_row import encoder_decoder_row
-from fmjax.data.text.packing import Row
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError, require
 

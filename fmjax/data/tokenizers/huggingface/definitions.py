@@ -14,7 +14,7 @@ from tokenizers import (
     pre_tokenizers,
 )
 
-from fmjax.data.text import word_starts
+from fmjax.data.tokenizers import word_starts
 from fmjax.data.tokenizers.huggingface.files import (
     BPE,
     MERGES,

@@ -10,7 +10,7 @@ import numpy as np
 import sentencepiece as spm
 from tokenizers import AddedToken, Tokenizer, models
 
-from fmjax.data.text import word_starts
+from fmjax.data.tokenizers import word_starts
 from fmjax.data.tokenizers.huggingface.files import (
     BPE,
     CONFIG,

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from fmjax.data.tasks.seqio_import import import_seqio
+from fmjax.data.seqio_import import import_seqio
 
 
 @functools.cache

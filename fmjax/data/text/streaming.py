@@ -15,11 +15,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from fmjax.data.records import Row, RowLayout
 from fmjax.data.runtime.batches import Batch, stack, with_target_bytes
+from fmjax.data.seqio_import import import_seqio
+from fmjax.data.sources.examples import Skipped
 from fmjax.data.tasks.corrupt_fraction import check_while_reading, check_whole
-from fmjax.data.tasks.documents import Skipped, tokenized_documents
-from fmjax.data.tasks.seqio_import import import_seqio
-from fmjax.data.text.packing import Row, RowLayout
+from fmjax.data.tasks.documents import tokenized_documents
 from fmjax.data.text.pairs import Pairs
 from fmjax.errors import UserError
 

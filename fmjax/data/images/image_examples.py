@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from fmjax.data.images.decoding import check_picture
+from fmjax.data.records import BadRecord
+from fmjax.data.sources.examples import Skipped, label_of, read_examples
 from fmjax.data.sources.source import DOCUMENT_BYTES
 from fmjax.data.sources.text_reader import is_utf8
-from fmjax.data.tasks.documents import Skipped, label_of, read_examples
-from fmjax.data.text.packing import BadRecord
 from fmjax.errors import UserError
 
 
