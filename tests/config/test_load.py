@@ -184,6 +184,8 @@ def test_strings_need_no_quotes_and_paths_become_absolute(tmp_path, monkeypatch)
         (["train.steps=%STEPS"], "%STEPS, which has no value"),
         (["train.steps"], "expected NAME=VALUE"),
         (["train.microbatches=3"], "train.microbatches = 3"),
+        (["train.seed=4294967301"], "train.seed = 4294967301: expected 0 to 2**32 - 1"),
+        (["train.seed=-1"], "train.seed = -1: expected 0 to 2**32 - 1"),
         (["muon.schedule=@cosine()"], "does not use 'muon'"),
         (
             ["bad_steps.sigmas=3"],
