@@ -14,7 +14,7 @@ from fmjax.data.runtime.batch_source import (
     ObservingBatches,
     TrainBatches,
 )
-from fmjax.errors import UserError
+from fmjax.errors import UserError, explained_out_of_memory
 from fmjax.sharding.chips import peak_flops
 from fmjax.sharding.mesh import global_batch, local_rows, on_mesh
 from fmjax.sharding.processes import describe_hosts
@@ -31,7 +31,7 @@ from fmjax.training.faults.device_check import check_devices
 from fmjax.training.faults.interruption import Interruption
 from fmjax.training.faults.watchdog import Watchdog
 from fmjax.training.init_from import Source, start_from
-from fmjax.training.memory import out_of_memory
+from fmjax.training.memory import HELP, describe_memory
 from fmjax.training.numbered_batches import next_batch
 from fmjax.training.reporting import events, metrics
 from fmjax.training.reporting.metrics import MetricWriter
@@ -94,8 +94,13 @@ def train(
     use_compilation_cache(experiment.train.compilation_cache)
     setup = set_up(experiment, sources, on_checked)
     loop = Loop(experiment, run_dir, config_text, setup, on_hang, changed_data)
+
+    def held() -> str:
+        return describe_memory(setup.plan, setup.step.activations)
+
     try:
         with (
+            explained_out_of_memory(HELP, held),
             on_mesh(setup.mesh, setup.rules),
             Interruption() as interruption,
             loop.watchdog,
@@ -111,10 +116,6 @@ def train(
                 loop.evaluate(last=True)
     except Diverged as error:
         raise loop.diverged(error) from None
-    except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        if explained := out_of_memory(error, setup.plan, setup.step.activations):
-            raise explained from error
-        raise
     finally:
         loop.close()
     return loop.outcome()
