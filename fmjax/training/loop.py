@@ -8,13 +8,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from fmjax.data.runtime.batch_source import (
-    BatchSource,
-    ObservesParameters,
-    ObservingBatches,
-    TrainBatches,
-)
-from fmjax.errors import UserError, explained_out_of_memory
+from fmjax.data.runtime.batch_source import ObservesParameters
+from fmjax.errors import explained_out_of_memory
 from fmjax.sharding.chips import peak_flops
 from fmjax.sharding.mesh import global_batch, local_rows, on_mesh
 from fmjax.sharding.processes import describe_hosts
@@ -160,7 +155,7 @@ class Loop:
             run.batch_size, local_rows(setup.sharding, run.batch_size), run.seed
         )
         self._beginning = self._batches.get_state()
-        self._observe_every = _observe_every(data, self._batches)
+        self._observes = isinstance(data, ObservesParameters)
         self._observed = False
         self._train_rows = data.train_rows()
         self._has_validation = data.has_validation
@@ -250,9 +245,7 @@ class Loop:
 
     def step(self) -> None:
         """Makes one update: next batch, compiled step, metrics to the log."""
-        if self._observe_every and (
-            not self._observed or self.done % self._observe_every == 0
-        ):
+        if self._observes:
             self._observe()
         self.watchdog.begin(self.done + 1)
         number, batch = next_batch(self._batches, self._bad.passed_over)
@@ -265,10 +258,12 @@ class Loop:
         self._reports.advance(self.done)
 
     def _observe(self) -> None:
-        """Passes the parameters to batches that depend on them, when due."""
+        """Shows the parameters to batches that depend on them, if it is due."""
+        data, objective = self._experiment.data, self._experiment.objective
+        if self._observed and self.done % data.observe_every:
+            return
         with self.watchdog.paused():
-            objective, variables = self._experiment.objective, self.state.variables
-            self._batches.observe(objective, variables, self.done)
+            data.observe(self._batches, objective, self.state.variables, self.done)
         self._observed = True
 
     def after_step(self, interruption: Interruption) -> None:
@@ -392,22 +387,6 @@ class Loop:
             say(copy.describe())
         if not self._has_validation:
             say("the data has no validation split: there will be no validation loss")
-
-
-def _observe_every(data: BatchSource, batches: TrainBatches) -> int | None:
-    """Steps between two calls of `observe`; None for batches without it.
-
-    Raises:
-      UserError: the data has observe_every, but its batches have no `observe`.
-    """
-    if not isinstance(data, ObservesParameters):
-        return None
-    if not isinstance(batches, ObservingBatches):
-        raise UserError(
-            f"@{data.gin_name}() has observe_every, but what its train_batches gives, "
-            f"{type(batches).__name__}, has no method observe; expected both."
-        )
-    return data.observe_every
 
 
 def _noted_as_finished(run_dir: pathlib.Path, step: int) -> bool:
