@@ -95,10 +95,6 @@ class ImageTextContrast(EmbeddingObjective):
             params, rows["images"][:2], rows["tokens"][0]
         )
 
-    def project_params(self, params: dict) -> dict:
-        """Parameters with the logit scale clipped to the model's bounds."""
-        return self.model.project_params(params)
-
     @property
     def vocab_size(self) -> int:
         """Vocabulary size of the text encoder."""
