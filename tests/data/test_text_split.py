@@ -166,7 +166,7 @@ def test_validation_pairs_among_the_training_pairs_are_not_trained_on(tmp_path, 
     (overlapping,) = task.members(tmp_path / "cache")
     said = capsys.readouterr().err
     assert "2 of the 5 pairs of pair_files.train = 'train' are also in" in said
-    assert "are excluded from training" in said
+    assert "are excluded from the train split" in said
     # Neither a tokenizer nor, where nothing is shared, a cache depends on validation.
     fingerprint = source.fingerprint("train")
     write(val=["five"])

@@ -75,7 +75,7 @@ class PairFiles:
         say_once(
             f"{shared.count} of the {shared.total} pairs of pair_files.train = "
             f"{self.train!r} are also in pair_files.validation = {self.validation!r}; "
-            "they are excluded from training"
+            "they are excluded from the train split"
         )
         return xxhash.xxh3_128_hexdigest(repr(sorted(shared.hashes)).encode())
 
