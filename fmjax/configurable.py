@@ -51,8 +51,9 @@ def path(default: Any = dataclasses.MISSING, runtime: bool = True) -> Any:
 
 def fields_of(cls: type) -> list[dataclasses.Field]:
     """The fields of a configurable class that gin may bind."""
-    # Linen adds `parent` and `name` to every module.
-    hidden = {"parent", "name"} if hasattr(cls, "apply") else set()
+    # Linen adds `parent` and `name` to every module. flax takes a second to import.
+    is_module = any(base.__module__.startswith("flax.linen") for base in cls.__mro__)
+    hidden = {"parent", "name"} if is_module else set()
     return [f for f in dataclasses.fields(cls) if f.init and f.name not in hidden]
 
 

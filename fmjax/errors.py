@@ -1,9 +1,10 @@
 """Errors that a user can correct: one clear message, no traceback, exit code 2."""
 
+import contextlib
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 
@@ -71,3 +72,31 @@ def refuse_scheme(value: str | os.PathLike, binding: str) -> None:
             f"{binding} = {os.fspath(value)!r}: expected a path of a mounted file "
             "system; addresses of buckets and other SCHEME:// are not supported."
         )
+
+
+@contextlib.contextmanager
+def explained_out_of_memory(
+    remedies: str = "", held: Callable[[], str] = lambda: ""
+) -> Iterator[None]:
+    """Context manager and decorator: explains that the memory was too little.
+
+    Other errors pass unchanged.
+
+    Args:
+      remedies: sentences on what takes less memory.
+      held: gives a sentence on what the memory holds; called after such an error.
+
+    Raises:
+      UserError: a MemoryError was raised inside, or JAX's RESOURCE_EXHAUSTED for the
+        memory of a device.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # JaxRuntimeError is a RuntimeError.
+        text = " ".join(str(error).split())
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in text:
+            raise
+        asked = re.search(r"[\d.]+ ?(?:[KMGT]i?B|bytes)", text)
+        note = f"{asked[0]} were asked for" if asked else text[:200]
+        parts = (f"out of memory{note and f' ({note})'}.", held(), remedies)
+        raise UserError(" ".join(filter(None, parts))) from error

@@ -82,6 +82,10 @@ class HardExamples:
         every = self.images.train_batches(batch_size, rows, seed)
         return HardBatches(every, self.factor, self.observe_every)
 
+    def observe(self, batches, objective, variables, step):
+        """Selects the hardest rows with the current parameters."""
+        batches.observe(objective, variables, step)
+
     def eval_batches(self, batch_size, rows, max_batches=None, split="validation"):
         """Evaluation batches of the images."""
         return self.images.eval_batches(batch_size, rows, max_batches, split)

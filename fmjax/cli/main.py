@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from fmjax.cli.arguments import parse
-from fmjax.errors import UserError
+from fmjax.errors import UserError, explained_out_of_memory
 
 UNFINISHED = 75  # a run was interrupted; started again, it goes on (EX_TEMPFAIL)
 USER_ERROR = 2  # a wrong argument, config or file
@@ -24,12 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code."""
     args = parse(argv)
     try:
-        return VERBS[args.verb](args) or 0
+        with explained_out_of_memory():
+            return VERBS[args.verb](args) or 0
     except UserError as error:
         print(f"fmjax: {error}", file=sys.stderr)
-        return USER_ERROR
-    except MemoryError as error:
-        print(f"fmjax: out of memory: {error}", file=sys.stderr)
         return USER_ERROR
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

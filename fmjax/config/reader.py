@@ -21,6 +21,7 @@ from fmjax.config.statements import (
     leaves,
     parse,
 )
+from fmjax.data.sources.warn import say_once
 from fmjax.errors import UserError, nearest, suggest
 
 # Maximum number and depth of included files; the shipped ones are at most five deep.
@@ -42,9 +43,11 @@ class Reader:
         self.typed: dict[str, str] = {}
         self._trust = trust
         self._macros_used: dict[str, str] = {}
-        # Macros set on the command line and in the user's own file: name → location.
+        # Macros set on the command line, in the user's own file, and in files of the
+        # user's that it includes: name → location.
         self._macros_typed: dict[str, str] = {}
         self._macros_own: dict[str, str] = {}
+        self._macros_included: dict[str, str] = {}
         self._including: list[pathlib.Path] = []
         self._files = 0
 
@@ -71,12 +74,12 @@ class Reader:
                 f"more than {_MAX_DEPTH}; expected fewer."
             )
         shipped = path.is_relative_to(configs_folder().resolve())
-        own = len(self._including) == 1 and not shipped
+        macros = self._macros_included if self._including[1:] else self._macros_own
         # Lazily, since a line may name a configurable of a module imported before it.
         for statement in parse(read_text(path), str(path)):
             self._read(statement, path.parent)
-            if own and isinstance(statement, MacroDefinition):
-                self._macros_own[statement.name] = statement.where
+            if isinstance(statement, MacroDefinition) and not shipped:
+                macros[statement.name] = statement.where
         self._including.pop()
 
     def read_binding(self, binding: str) -> None:
@@ -102,6 +105,9 @@ class Reader:
     def check_macros(self) -> None:
         """Checks that every macro is both set and used.
 
+        A file that the user's own file includes may be shared by several configs, of
+        which each uses a part of its macros: an unused one is a warning.
+
         Raises:
           UserError: a macro that is used is not set; or one that the user's own file or
             the command line sets is not used.
@@ -118,6 +124,9 @@ class Reader:
         for name, binding in self._macros_typed.items():
             if name not in self._macros_used:
                 raise UserError(f"{binding!r}: {self._nothing_reads(name)}")
+        for name, where in self._macros_included.items():
+            if name not in self._macros_used:
+                say_once(f"warning: {where}: {self._nothing_reads(name)}")
 
     def check_read(self, build: Build) -> None:
         """Checks that every binding of the command line has an effect.

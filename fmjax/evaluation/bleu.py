@@ -13,8 +13,9 @@ from rich.progress import track
 
 from fmjax.configurable import configurable, runtime_field
 from fmjax.data.text.text_pairs import text_pairs
-from fmjax.errors import UserError
+from fmjax.errors import UserError, explained_out_of_memory
 from fmjax.evaluation.current_run import check_one_process, current_run
+from fmjax.evaluation.validation import LESS_MEMORY
 from fmjax.inference.decoder import SourceDecoder, decoder_of
 from fmjax.inference.generate import beam_search
 from fmjax.inference.load import Run, load
@@ -28,6 +29,7 @@ from fmjax.training.validation import EvaluationPoint
 _MORE_TOKENS = 50
 
 
+@explained_out_of_memory(LESS_MEMORY)
 def bleu_of_run(
     run_dir: str | os.PathLike,
     *,

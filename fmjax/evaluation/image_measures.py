@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 from fmjax.configurable import configurable, runtime_field
+from fmjax.errors import explained_out_of_memory
 from fmjax.evaluation.captions import captions
 from fmjax.evaluation.current_run import check_one_process, current_run
 from fmjax.evaluation.image_features import ImageRun, check_measurable, load_images
 from fmjax.evaluation.probes import knn, linear_probe
+from fmjax.evaluation.validation import LESS_MEMORY
 from fmjax.evaluation.zero_shot import retrieval, zero_shot
 from fmjax.training.experiment import Experiment
 from fmjax.training.validation import EvaluationPoint
@@ -20,6 +22,7 @@ MEASURES = {
 }
 
 
+@explained_out_of_memory(LESS_MEMORY)
 def measure_images(
     run_dir: str | os.PathLike,
     names: Sequence[str],

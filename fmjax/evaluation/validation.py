@@ -11,7 +11,7 @@ import numpy as np
 from fmjax.data.images.image_data import ImageData
 from fmjax.data.text.text_data import Data
 from fmjax.data.tokenizers.tokenizers import load_tokenizer
-from fmjax.errors import UserError
+from fmjax.errors import UserError, explained_out_of_memory
 from fmjax.evaluation.unigram import baseline
 from fmjax.run import directory as run_dirs
 from fmjax.sharding.mesh import (
@@ -28,7 +28,13 @@ from fmjax.training.evaluate import evaluate
 from fmjax.training.experiment import Experiment
 from fmjax.training.step import make_eval_step
 
+LESS_MEMORY = (
+    "What helps: a smaller train.eval_batch_size, or more devices with mesh.data = 1 "
+    "and mesh.fsdp = -1, which divide the parameters among them."
+)
 
+
+@explained_out_of_memory(LESS_MEMORY)
 def evaluate_run(
     run_dir: str | os.PathLike,
     *,
@@ -50,7 +56,8 @@ def evaluate_run(
       "perplexity" and the unigram baseline.
 
     Raises:
-      UserError: the run has no data, or the data has another tokenizer than the run.
+      UserError: the run has no data, the data has another tokenizer than the run, or
+        the devices have too little memory.
     """
     folder = pathlib.Path(run_dir).expanduser().absolute()
     experiment = run_dirs.stored_experiment(folder, trust, bindings)

@@ -9,11 +9,11 @@ from jaxtyping import Float
 
 from fmjax.data.text.pairs import shortened
 from fmjax.data.tokenizers.tokenizers import TwoVocabularies
-from fmjax.errors import UserError
+from fmjax.errors import UserError, explained_out_of_memory
 from fmjax.inference.beam_search import Hypothesis, beam_search_tokens
 from fmjax.inference.decoder import SourceDecoder, decoder_of
 from fmjax.inference.inputs import inputs_of
-from fmjax.inference.load import Run
+from fmjax.inference.load import LESS_MEMORY, Run
 from fmjax.inference.prompts import encode
 from fmjax.inference.sampling import Sampling
 from fmjax.inference.token_loop import ScoredTokens, generate_tokens
@@ -22,6 +22,7 @@ from fmjax.models.generation import Generation
 Images = Float[np.ndarray, "B height width C"]
 # Default of max_tokens, if so many fit the model.
 _TOKENS = 100
+_LESS_MEMORY = f"{LESS_MEMORY} A smaller max_tokens and fewer beams help too."
 
 
 class ScoredText(NamedTuple):
@@ -51,6 +52,7 @@ class ScoredSample(NamedTuple):
     logprobs: list[float]
 
 
+@explained_out_of_memory(_LESS_MEMORY)
 def generate(
     run: Run,
     prompts: Sequence[str],
@@ -93,7 +95,8 @@ def generate(
     Raises:
       UserError: the run has no tokenizer or no decoder; a prompt is empty and the
         tokenizer has no BOS or EOS, or a prompt is too long; the images do not fit the
-        prompts or the model; a number is out of range; or arguments exclude each other.
+        prompts or the model; a number is out of range; arguments exclude each other; or
+        the devices have too little memory.
     """
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     given = {name: value for name, value in given.items() if value is not None}
@@ -155,6 +158,7 @@ def generate(
     ]
 
 
+@explained_out_of_memory(_LESS_MEMORY)
 def beam_search(
     run: Run,
     prompts: Sequence[str],

@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, ArrayLike, Float
 
 from fmjax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
-from fmjax.errors import UserError, suggest
+from fmjax.errors import UserError, explained_out_of_memory, suggest
 from fmjax.inference.inputs import inputs_of, rows_apart
 from fmjax.models.call_arguments import call_arguments
 from fmjax.run import directory as run_dir
@@ -32,6 +32,10 @@ from fmjax.training.experiment import Experiment
 _DTYPES = ("float32", "bfloat16", "float16")
 # Bytes of parameters that are read at once before they are cast.
 _READ_BYTES = 256 << 20
+LESS_MEMORY = (
+    "What helps: fewer or shorter inputs at a time, parameters of dtype bfloat16, or "
+    "the mesh of more devices, where fsdp divides the parameters among them."
+)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -66,6 +70,7 @@ class Run:
             f"{count:,} parameters, step {self.step:,})"
         )
 
+    @explained_out_of_memory(LESS_MEMORY)
     def __call__(
         self, *, hidden_states: bool = False, **inputs: ArrayLike
     ) -> dict[str, Array]:
@@ -90,7 +95,8 @@ class Run:
           D].
 
         Raises:
-          UserError: an argument is unknown, a shape is wrong, or an id is out of range.
+          UserError: an argument is unknown, a shape is wrong, an id is out of range, or
+            the devices have too little memory.
         """
         read = inputs_of(self.model, inputs)
         padded = {name: self._padded(array) for name, array in read.items()}
@@ -168,6 +174,7 @@ class Run:
         return jax.jit(apply, static_argnums=2)
 
 
+@explained_out_of_memory(LESS_MEMORY)
 def load(
     directory: str | os.PathLike,
     step: int | None = None,
@@ -191,8 +198,8 @@ def load(
       The run; for example, `run(tokens=...)["logits"]`.
 
     Raises:
-      UserError: the directory is not a run directory or has no such checkpoint, or the
-        dtype is not supported.
+      UserError: the directory is not a run directory or has no such checkpoint, the
+        dtype is not supported, or there is too little memory.
     """
     if dtype not in (None, *_DTYPES):
         raise UserError(

@@ -35,6 +35,17 @@ class HasTransformer(Protocol):
 
 
 @runtime_checkable
+class ProjectsParams(Protocol):
+    """`project_params(params)` puts parameters into their bounds after an update.
+
+    Frozen parameters are `optax.MaskedNode`, an empty tree. It is called of the
+    objective's model, not of the modules inside it.
+    """
+
+    project_params: Any
+
+
+@runtime_checkable
 class EncodesApart(Protocol):
     """rows_apart says whether a call may have more images than texts, or fewer."""
 
@@ -126,17 +137,13 @@ class EmbedsViews(Protocol):
 
 @runtime_checkable
 class EmbedsImagesAndTexts(Protocol):
-    """Two towers; `scaling()` gives "logit_scale", and "logit_bias" if it has a bias.
-
-    `project_params(params)` puts parameters back into their bounds after an update.
-    """
+    """Two towers; `scaling()` gives "logit_scale", and "logit_bias" with a bias."""
 
     image: Any
     text: Any
     bias: float | None
     embed_texts: Any
     scaling: Any
-    project_params: Any
 
 
 @runtime_checkable

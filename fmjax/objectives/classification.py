@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Key
 
 from fmjax.configurable import configurable
-from fmjax.errors import UserError
+from fmjax.errors import UserError, require
 from fmjax.models.contracts import ClassifiesImages, check_model
 from fmjax.models.layers.patches import pair
 from fmjax.objectives.fit import check_images, check_names
@@ -48,11 +48,8 @@ class Classification(Objective):
     unit = "images"
 
     def __post_init__(self):
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(
-                f"classification.label_smoothing = {self.label_smoothing}: expected "
-                "0 ≤ x < 1."
-            )
+        smoothing = self.label_smoothing
+        require(self, "label_smoothing", 0 <= smoothing < 1, "0 ≤ x < 1")
         check_model(
             self,
             ClassifiesImages,

@@ -5,7 +5,7 @@ import dataclasses
 from jaxtyping import Array, Float, Key
 
 from fmjax.configurable import configurable
-from fmjax.errors import UserError
+from fmjax.errors import require
 from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.objectives.image_text_contrast import ImageTextContrast
 from fmjax.objectives.objective import Embeddings
@@ -37,10 +37,7 @@ class ContrastiveCaptioning(ImageTextContrast, TokenPrediction):
         TokenPrediction.__post_init__(self)
         ImageTextContrast.__post_init__(self)
         for name in ("contrastive", "captioning"):
-            if getattr(self, name) < 0:
-                raise UserError(
-                    f"{self.gin_name}.{name} = {getattr(self, name)} is negative."
-                )
+            require(self, name, getattr(self, name) >= 0, "at least 0")
 
     def embed(
         self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None

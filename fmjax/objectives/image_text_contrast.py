@@ -8,7 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Key
 
 from fmjax.configurable import configurable, runtime_field
-from fmjax.errors import UserError
+from fmjax.errors import UserError, require
 from fmjax.models.contracts import EmbedsImagesAndTexts, check_model
 from fmjax.models.layers.patches import pair
 from fmjax.models.layers.text_inputs import TextInputs
@@ -43,9 +43,7 @@ class ImageTextContrast(EmbeddingObjective):
     unit = "pairs"
 
     def __post_init__(self):
-        own = self.gin_name
-        if self.chunks < 1:
-            raise UserError(f"{own}.chunks = {self.chunks}: expected at least 1.")
+        require(self, "chunks", self.chunks >= 1, "at least 1")
         check_model(
             self,
             EmbedsImagesAndTexts,
@@ -53,8 +51,8 @@ class ImageTextContrast(EmbeddingObjective):
         )
         if self.output == "sigmoid" and self.model.bias is None:
             raise UserError(
-                f"{self.model.gin_name}.bias = None, which {own}.output = 'sigmoid' "
-                "needs; expected a number, such as -10.0."
+                f"{self.model.gin_name}.bias = None, which {self.gin_name}.output = "
+                "'sigmoid' needs; expected a number, such as -10.0."
             )
 
     def init(self, rng: Key[Array, ""]) -> dict:
@@ -94,10 +92,6 @@ class ImageTextContrast(EmbeddingObjective):
         return self.model.train_flops_per_pair(
             params, rows["images"][:2], rows["tokens"][0]
         )
-
-    def project_params(self, params: dict) -> dict:
-        """Parameters with the logit scale clipped to the model's bounds."""
-        return self.model.project_params(params)
 
     @property
     def vocab_size(self) -> int:

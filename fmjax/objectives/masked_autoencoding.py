@@ -8,7 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from fmjax.configurable import configurable
-from fmjax.errors import UserError
+from fmjax.errors import UserError, require
 from fmjax.models.contracts import ReconstructsPatches, check_model
 from fmjax.models.layers.dropout import Keys, fold_keys
 from fmjax.models.layers.patches import grid_of, pair, to_images, to_patches
@@ -44,10 +44,7 @@ class MaskedAutoencoding(ReconstructionObjective):
             ReconstructsPatches,
             "a model that reconstructs patches, such as @mae()",
         )
-        if not 0 <= self.mask_ratio < 1:
-            raise UserError(
-                f"{self.gin_name}.mask_ratio = {self.mask_ratio}: expected 0 ≤ x < 1."
-            )
+        require(self, "mask_ratio", 0 <= self.mask_ratio < 1, "0 ≤ x < 1")
 
     def num_visible(self, patches: int) -> int:
         """The number of visible patches of an image of `patches` patches."""

@@ -8,7 +8,7 @@ from jax.nn import log_softmax
 from jaxtyping import Array, Float, Int, Key
 
 from fmjax.configurable import configurable
-from fmjax.errors import UserError
+from fmjax.errors import UserError, require
 from fmjax.models.contracts import Encoder, check_model
 from fmjax.objectives.router_terms import router_terms, router_weights
 from fmjax.objectives.terms import Batch, LossOutput, Ratio, RowShapes, Term
@@ -36,7 +36,7 @@ class MaskedLM(TokenPrediction):
     def __post_init__(self):
         super().__post_init__()
         check_model(self, Encoder, "an encoder, such as @bert()")
-        check_predictions(self.gin_name, self.max_predictions)
+        check_predictions(self)
 
     def check(self, rows: RowShapes, vocab_size: int) -> None:
         """Raises a UserError where the model cannot take such rows."""
@@ -118,10 +118,11 @@ def encoder_flops(objective, params, rows: RowShapes) -> float:
     return length * objective.model.train_flops_per_token(params, length, predicted)
 
 
-def check_predictions(name: str, max_predictions: int | None) -> None:
+def check_predictions(objective) -> None:
     """Raises a UserError for a limit below 1."""
-    if max_predictions is not None and max_predictions < 1:
-        raise UserError(f"{name}.max_predictions = {max_predictions} is below 1.")
+    limit = objective.max_predictions
+    holds = limit is None or limit >= 1
+    require(objective, "max_predictions", holds, "at least 1, or None")
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from fmjax.configurable import configurable
-from fmjax.errors import UserError
+from fmjax.errors import require
 from fmjax.models.contracts import ReconstructsPairs, check_model
 from fmjax.models.layers.dropout import Keys, fold_keys
 from fmjax.models.layers.patches import pair
@@ -46,18 +46,13 @@ class MaskedVisionLanguage(MaskedAutoencoding, TokenLoss):
     def __post_init__(self):
         MaskedAutoencoding.__post_init__(self)
         TokenLoss.__post_init__(self)
-        own = self.gin_name
         check_model(
             self,
             ReconstructsPairs,
             "a model that reconstructs images and texts, such as @m3ae()",
         )
-        if not 0 < self.word_mask_ratio <= 1:
-            raise UserError(
-                f"{own}.word_mask_ratio = {self.word_mask_ratio}: expected 0 < x ≤ 1."
-            )
-        if self.words < 0:
-            raise UserError(f"{own}.words = {self.words} is negative.")
+        require(self, "word_mask_ratio", 0 < self.word_mask_ratio <= 1, "0 < x ≤ 1")
+        require(self, "words", self.words >= 0, "at least 0")
 
     def init(self, rng: Key[Array, ""]) -> dict:
         """Boxed variables of the model."""

@@ -7,7 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Key
 
 from fmjax.configurable import configurable, runtime_field
-from fmjax.errors import UserError
+from fmjax.errors import require
 from fmjax.models.contracts import EmbedsViews, check_model
 from fmjax.models.layers.patches import pair
 from fmjax.objectives.contrast import is_nearest, view_contrast
@@ -35,12 +35,8 @@ class NTXent(EmbeddingObjective):
     unit = "images"
 
     def __post_init__(self):
-        if self.temperature <= 0:
-            raise UserError(
-                f"nt_xent.temperature = {self.temperature}: expected above 0."
-            )
-        if self.chunks < 1:
-            raise UserError(f"nt_xent.chunks = {self.chunks}: expected at least 1.")
+        require(self, "temperature", self.temperature > 0, "more than 0")
+        require(self, "chunks", self.chunks >= 1, "at least 1")
         check_model(self, EmbedsViews, "a model that embeds views, such as @simclr()")
 
     def init(self, rng: Key[Array, ""]) -> dict:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from flax import linen as nn
 from jaxtyping import Array, Float, Key
 
+from fmjax.models.contracts import ProjectsParams
 from fmjax.objectives.terms import Batch, LossOutput, RowShapes
 
 Embeddings = dict[str, Array]
@@ -76,11 +77,16 @@ class Objective(abc.ABC):
         """
 
     def project_params(self, params: dict) -> dict:
-        """Projects parameters into their bounds after an update; by default unchanged.
+        """Projects parameters into the model's bounds after an update.
+
+        See `fmjax.models.contracts.ProjectsParams`; those of other models are
+        unchanged.
 
         Args:
           params: nested dict; frozen parameters are `optax.MaskedNode`.
         """
+        if isinstance(self.model, ProjectsParams):
+            return self.model.project_params(params)
         return params
 
     @property

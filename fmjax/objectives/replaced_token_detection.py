@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from fmjax.configurable import configurable
-from fmjax.errors import UserError
+from fmjax.errors import require
 from fmjax.models.layers.dropout import fold_keys
 from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.objectives.masked_lm import (
@@ -47,11 +47,8 @@ class ReplacedTokenDetection(TokenPrediction):
 
     def __post_init__(self):
         super().__post_init__()
-        check_predictions(self.gin_name, self.max_predictions)
-        if self.detection < 0:
-            raise UserError(
-                f"{self.gin_name}.detection = {self.detection} is negative."
-            )
+        check_predictions(self)
+        require(self, "detection", self.detection >= 0, "at least 0")
 
     def check_data(self, data: Any) -> None:
         """Raises a UserError if rows may have more targets than max_predictions."""

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fmjax.configurable import fields_of
-from fmjax.errors import UserError
+from fmjax.errors import UserError, require
 from fmjax.field_types import gin_name
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.objectives.terms import Batch, Term
@@ -16,8 +16,7 @@ def check_coefficients(objective) -> None:
     """Raises a UserError for a negative coefficient, or one without any experts."""
     for field in COEFFICIENTS:
         name, value = f"{objective.gin_name}.{field}", getattr(objective, field)
-        if value < 0:
-            raise UserError(f"{name} = {value} is negative.")
+        require(objective, field, value >= 0, "at least 0")
         if value and not _has_experts(objective.model):
             raise UserError(
                 f"{name} = {value}: the model has no experts; expected 0, or "

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from fmjax.configurable import runtime_field
-from fmjax.errors import UserError
+from fmjax.errors import require
 from fmjax.objectives.chunked_head import chunked_sums
 from fmjax.objectives.objective import Objective
 from fmjax.objectives.terms import Ratio, Term
@@ -33,18 +33,15 @@ class TokenLoss(Objective):
     head_chunks: int = runtime_field(8)
 
     def __post_init__(self):
-        name = self.gin_name
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(
-                f"{name}.label_smoothing = {self.label_smoothing}: expected 0 ≤ x < 1."
-            )
-        if self.z_loss < 0:
-            raise UserError(f"{name}.z_loss = {self.z_loss} is negative.")
-        if self.head_chunks < 2:
-            raise UserError(
-                f"{name}.head_chunks = {self.head_chunks}: expected at least 2, so "
-                "that the logits of a whole batch are never held."
-            )
+        smoothing = self.label_smoothing
+        require(self, "label_smoothing", 0 <= smoothing < 1, "0 ≤ x < 1")
+        require(self, "z_loss", self.z_loss >= 0, "at least 0")
+        require(
+            self,
+            "head_chunks",
+            self.head_chunks >= 2,
+            "at least 2, so that the logits of a whole batch are never held",
+        )
 
     @property
     def vocab_size(self) -> int:

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from fmjax.configurable import configurable, runtime_field
-from fmjax.errors import UserError
+from fmjax.errors import UserError, require
 from fmjax.sharding.rules import DEFAULT_RULES, LogicalRules
 from fmjax.sharding.torus import place_on_torus
 
@@ -62,11 +62,8 @@ class MeshConfig:
     def __post_init__(self):
         for axis in AXES:
             size = getattr(self, axis)
-            if size == 0 or size < -1:
-                raise UserError(
-                    f"mesh.{axis} = {size}: expected a positive size, or -1 for all "
-                    "remaining devices."
-                )
+            expected = "a positive size, or -1 for all remaining devices"
+            require(self, axis, size > 0 or size == -1, expected)
         if sum(getattr(self, axis) == -1 for axis in AXES) > 1:
             raise UserError("mesh: only one axis may be -1.")
         for name, target in self.rules:

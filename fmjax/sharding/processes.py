@@ -116,12 +116,17 @@ def _tasks_per_node(text: str) -> list[int]:
 def describe_hosts() -> list[str]:
     """Lines for the log: hosts and devices of a run, and a warning of idle GPUs.
 
-    Every process must call it. There are no lines for a run of one process.
+    Every process must call it. There are no lines for a run of one process that neither
+    Slurm, Open MPI nor `join_processes` has started.
     """
-    if jax.process_count() == 1:
+    ranks = {"SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK"}
+    launched = jax.distributed.is_initialized() or ranks & os.environ.keys()
+    if jax.process_count() == 1 and not launched:
         return []
-    host = zlib.crc32(socket.gethostname().encode()) & 0x7FFFFFFF
-    gpus = len(_gpu_files()) if jax.default_backend() == "gpu" else 0
+    host, gpus = zlib.crc32(socket.gethostname().encode()) & 0x7FFFFFFF, 0
+    if jax.default_backend() == "gpu":
+        # Of a node that jobs share, Slurm's number is of this job's GPUs alone.
+        gpus = int(os.environ.get("SLURM_GPUS_ON_NODE") or len(_gpu_files()))
     own = np.array([host, jax.local_device_count(), gpus])
     told = multihost_utils.process_allgather(own).reshape(-1, 3).tolist()
     return describe_devices([tuple(each) for each in told])

@@ -14,7 +14,7 @@ from fmjax.data.images.image_data import ImageData
 from fmjax.data.images.preprocessing import Preprocessing
 from fmjax.data.runtime.batch_source import BatchSource, ObservesParameters
 from fmjax.data.text.text_data import Data
-from fmjax.errors import require
+from fmjax.errors import UserError, require
 from fmjax.models.generation import Generation
 from fmjax.objectives.objective import Objective
 from fmjax.optim.freezing import Freeze
@@ -105,6 +105,13 @@ class Experiment:
 
     def __post_init__(self):
         """Raises UserError for a data source that would never observe parameters."""
+        missing = {"observe_every", "observe"} - {*dir(self.data)}
+        if len(missing) == 1:
+            raise UserError(
+                f"experiment.data = @{self.data.gin_name}() has no {missing.pop()}; "
+                "expected both observe_every and observe, or neither, see "
+                f"{ObservesParameters.__module__}.ObservesParameters."
+            )
         if isinstance(self.data, ObservesParameters):
             every = self.data.observe_every
             require(self.data, "observe_every", every >= 1, "at least 1")

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from fmjax.configurable import configurable, path
 from fmjax.data.tokenizers.tokenizers import Tokenizer
-from fmjax.errors import UserError, suggest
+from fmjax.errors import UserError, require, suggest
 from fmjax.models.layers.image_positions import PatchAxis, resize_positions
 from fmjax.models.parameter_paths import Pattern, Slot, is_scanned, slots
 from fmjax.objectives.objective import Objective
@@ -54,8 +54,7 @@ class InitFrom:
 
     def __post_init__(self):
         """Raises UserError for malformed patterns."""
-        if not self.parameters:
-            raise UserError(f"{BINDING} = (): expected one pattern or more.")
+        require(self, "parameters", bool(self.parameters), "one pattern or more")
         for text in self.parameters:
             source, target = _patterns(text)
             if source.wildcards != target.wildcards:

@@ -8,13 +8,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from fmjax.data.runtime.batch_source import (
-    BatchSource,
-    ObservesParameters,
-    ObservingBatches,
-    TrainBatches,
-)
-from fmjax.errors import UserError
+from fmjax.data.runtime.batch_source import ObservesParameters
+from fmjax.errors import explained_out_of_memory
 from fmjax.sharding.chips import peak_flops
 from fmjax.sharding.mesh import global_batch, local_rows, on_mesh
 from fmjax.sharding.processes import describe_hosts
@@ -31,7 +26,7 @@ from fmjax.training.faults.device_check import check_devices
 from fmjax.training.faults.interruption import Interruption
 from fmjax.training.faults.watchdog import Watchdog
 from fmjax.training.init_from import Source, start_from
-from fmjax.training.memory import out_of_memory
+from fmjax.training.memory import HELP, describe_memory
 from fmjax.training.numbered_batches import next_batch
 from fmjax.training.reporting import events, metrics
 from fmjax.training.reporting.metrics import MetricWriter
@@ -94,8 +89,13 @@ def train(
     use_compilation_cache(experiment.train.compilation_cache)
     setup = set_up(experiment, sources, on_checked)
     loop = Loop(experiment, run_dir, config_text, setup, on_hang, changed_data)
+
+    def held() -> str:
+        return describe_memory(setup.plan, setup.step.activations)
+
     try:
         with (
+            explained_out_of_memory(HELP, held),
             on_mesh(setup.mesh, setup.rules),
             Interruption() as interruption,
             loop.watchdog,
@@ -111,10 +111,6 @@ def train(
                 loop.evaluate(last=True)
     except Diverged as error:
         raise loop.diverged(error) from None
-    except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        if explained := out_of_memory(error, setup.plan, setup.step.activations):
-            raise explained from error
-        raise
     finally:
         loop.close()
     return loop.outcome()
@@ -159,7 +155,7 @@ class Loop:
             run.batch_size, local_rows(setup.sharding, run.batch_size), run.seed
         )
         self._beginning = self._batches.get_state()
-        self._observe_every = _observe_every(data, self._batches)
+        self._observes = isinstance(data, ObservesParameters)
         self._observed = False
         self._train_rows = data.train_rows()
         self._has_validation = data.has_validation
@@ -249,9 +245,7 @@ class Loop:
 
     def step(self) -> None:
         """Makes one update: next batch, compiled step, metrics to the log."""
-        if self._observe_every and (
-            not self._observed or self.done % self._observe_every == 0
-        ):
+        if self._observes:
             self._observe()
         self.watchdog.begin(self.done + 1)
         number, batch = next_batch(self._batches, self._bad.passed_over)
@@ -264,10 +258,12 @@ class Loop:
         self._reports.advance(self.done)
 
     def _observe(self) -> None:
-        """Passes the parameters to batches that depend on them, when due."""
+        """Shows the parameters to batches that depend on them, if it is due."""
+        data, objective = self._experiment.data, self._experiment.objective
+        if self._observed and self.done % data.observe_every:
+            return
         with self.watchdog.paused():
-            objective, variables = self._experiment.objective, self.state.variables
-            self._batches.observe(objective, variables, self.done)
+            data.observe(self._batches, objective, self.state.variables, self.done)
         self._observed = True
 
     def after_step(self, interruption: Interruption) -> None:
@@ -391,22 +387,6 @@ class Loop:
             say(copy.describe())
         if not self._has_validation:
             say("the data has no validation split: there will be no validation loss")
-
-
-def _observe_every(data: BatchSource, batches: TrainBatches) -> int | None:
-    """Steps between two calls of `observe`; None for batches without it.
-
-    Raises:
-      UserError: the data has observe_every, but its batches have no `observe`.
-    """
-    if not isinstance(data, ObservesParameters):
-        return None
-    if not isinstance(batches, ObservingBatches):
-        raise UserError(
-            f"@{data.gin_name}() has observe_every, but what its train_batches gives, "
-            f"{type(batches).__name__}, has no method observe; expected both."
-        )
-    return data.observe_every
 
 
 def _noted_as_finished(run_dir: pathlib.Path, step: int) -> bool:

@@ -3,7 +3,6 @@
 import math
 import os
 import pathlib
-import re
 from typing import Any
 
 import jax
@@ -64,27 +63,18 @@ def check_memory(
         )
 
 
-def out_of_memory(
-    error: Exception, plan: StatePlan, activations: float = 0.0
-) -> UserError | None:
-    """A UserError that explains an out-of-memory error; None for any other error.
+def describe_memory(plan: StatePlan, activations: float = 0.0) -> str:
+    """A sentence on what a device holds in training.
 
     Args:
-      error: the exception that was raised.
       plan: of the state.
       activations: bytes of activations on each device, as for `check_memory`; 0 if
         unknown.
     """
-    text = str(error)
-    if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in text:
-        return None
-    wanted = re.search(r"([\d.]+ ?(?:[KMGT]i?B|bytes))", text)
-    asked = f" ({wanted[1]} were asked for)" if wanted else ""
     state = bytes_per_device(plan.shapes)
-    return UserError(
-        f"out of memory{asked}. The state takes {state / 1e9:,.2f} GB on each device, "
-        f"activations at least {activations / 1e9:,.2f} GB; gradients and batches come "
-        f"on top. {HELP}"
+    return (
+        f"The state takes {state / 1e9:,.2f} GB on each device, activations at least "
+        f"{activations / 1e9:,.2f} GB; gradients and batches come on top."
     )
 
 

@@ -14,7 +14,7 @@ class TrainConfig:
     Attributes:
       steps: optimizer steps.
       batch_size: rows of the global batch of a step.
-      seed: of initial parameters, data order and dropout.
+      seed: of initial parameters, data order and dropout; from 0 to 2**32 - 1.
       microbatches: number of microbatches that a batch is split into to save memory;
         the gradients are those of the whole batch.
       ema_decay: decay of an exponential moving average of the parameters, which
@@ -79,9 +79,11 @@ class TrainConfig:
         ):  # fmt: skip
             require(self, name, getattr(self, name) >= 1, "at least 1")
         for name in (
-            "steps", "seed", "eval_every", "checkpoint_every", "keep_best"
+            "steps", "eval_every", "checkpoint_every", "keep_best"
         ):  # fmt: skip
             require(self, name, getattr(self, name) >= 0, "at least 0")
+        # Of a larger seed a random key of JAX would take the lower 32 bits.
+        require(self, "seed", 0 <= self.seed < 2**32, f"0 to 2**32 - 1 = {2**32 - 1}")
         for name in ("eval_batches", "eval_batch_size", "keep_every"):
             value = getattr(self, name)
             require(self, name, value is None or value >= 1, "at least 1, or None")

@@ -184,6 +184,8 @@ def test_strings_need_no_quotes_and_paths_become_absolute(tmp_path, monkeypatch)
         (["train.steps=%STEPS"], "%STEPS, which has no value"),
         (["train.steps"], "expected NAME=VALUE"),
         (["train.microbatches=3"], "train.microbatches = 3"),
+        (["train.seed=4294967301"], "train.seed = 4294967301: expected 0 to 2**32 - 1"),
+        (["train.seed=-1"], "train.seed = -1: expected 0 to 2**32 - 1"),
         (["muon.schedule=@cosine()"], "does not use 'muon'"),
         (
             ["bad_steps.sigmas=3"],
@@ -227,9 +229,23 @@ def test_macro_of_the_users_file_that_nothing_reads_is_refused(tmp_path):
         load_experiment(file)
     assert f"{file}, line 3: no value refers to %batch_size" in str(error.value)
     assert "Did you mean 'train.batch_size'" in str(error.value)
-    # A file that others include may set more than each of them reads.
-    (tmp_path / "run.gin").write_text("include 'mine.gin'\n")
-    assert load_experiment(tmp_path / "run.gin").train.batch_size == 8
+
+
+def test_unread_macro_of_an_included_file_is_a_warning(tmp_path, monkeypatch, capsys):
+    base = tmp_path / "base.gin"
+    base.write_text("include 'quickstart.gin'\nSEED = 3\nstepz = 9\n")
+    run = tmp_path / "run.gin"
+    run.write_text("include 'base.gin'\ntrain.seed = %SEED\n")
+    with monkeypatch.context() as shipped:
+        # Shipped files set macros for all that include them.
+        shipped.setattr("fmjax.config.reader.configs_folder", lambda: tmp_path)
+        load_experiment(run)
+    assert not capsys.readouterr().err
+    assert load_experiment(run).train.seed == 3
+    said = capsys.readouterr().err
+    assert f"warning: {base}, line 3: no value refers to %stepz" in said
+    assert "Did you mean 'train.steps'" in said
+    assert "SEED" not in said
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 
 import fmjax
 from fmjax.config.load import load_experiment
+from fmjax.configurable import configurable, fields_of
 from fmjax.errors import UserError
 from fmjax.models.language.gpt import GPT
 from fmjax.models.layers.transformer_config import TransformerConfig
@@ -60,3 +61,16 @@ def test_parts_made_in_python_are_refused_alike(make, told):
     with pytest.raises(UserError) as error:
         make()
     assert told in str(error.value)
+
+
+def test_only_of_linen_modules_a_name_is_no_field():
+    @configurable("named")
+    @dataclasses.dataclass(frozen=True)
+    class Named:
+        name: str = "a"
+
+        def apply(self):
+            """As linen modules have it."""
+
+    assert [field.name for field in fields_of(Named)] == ["name"]
+    assert not {"name", "parent"} & {field.name for field in fields_of(GPT)}

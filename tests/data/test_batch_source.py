@@ -99,3 +99,13 @@ def test_every_method_of_the_contract_is_needed():
 def test_what_gives_no_batches_is_refused_by_its_name():
     with pytest.raises(UserError, match=r"experiment\.data = .*expected @data\(\)"):
         experiment_of(Unfinished())
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [({"observe_every": 3}, "observe"), ({"observe": print}, "observe_every")],
+)
+def test_a_source_that_observes_parameters_has_both_members(given, missing):
+    half = type("Half", (Counting,), given | {"gin_name": "half"})
+    with pytest.raises(UserError, match=rf"@half\(\) has no {missing}; expected both"):
+        experiment_of(half())

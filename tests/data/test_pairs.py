@@ -230,11 +230,11 @@ def test_a_text_without_an_end_is_cut_where_it_is_too_long():
 
 def test_what_does_not_fit_is_refused(files, tmp_path):
     (tmp_path / "train.fr").write_text("un\n")
-    short = PairFiles(str(tmp_path), targets="fr")
+    short = PairFiles(str(tmp_path), targets="fr", validation=None)
     with pytest.raises(UserError, match=r"train\.fr has fewer lines than .*train\.en"):
         list(short.pairs("train"))
-    longer = PairFiles(str(tmp_path), inputs="fr")
+    longer = PairFiles(str(tmp_path), inputs="fr", validation=None)
     with pytest.raises(UserError, match=r"train\.de has more lines than .*train\.fr"):
         list(longer.pairs("train"))
     with pytest.raises(UserError, match=r"val\.fr: no such file; .*pair_files.targets"):
-        short.fingerprint("validation")
+        PairFiles(str(tmp_path), targets="fr").fingerprint("validation")

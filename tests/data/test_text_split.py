@@ -149,9 +149,33 @@ def test_validation_files_among_the_files_are_not_trained_on(tmp_path, capsys):
         every.fingerprint("train")
 
 
-def test_validation_pairs_are_not_the_training_pairs(tmp_path):
-    for name in ("train.en", "train.de", "val.en", "val.de"):
-        (tmp_path / name).write_text("one\ntwo\n")
+def test_validation_pairs_among_the_training_pairs_are_not_trained_on(tmp_path, capsys):
+    def write(**lines):
+        for split, pairs in lines.items():
+            for side in ("en", "de"):
+                text = "".join(f"{side} {pair}\n" if pair else "\n" for pair in pairs)
+                (tmp_path / f"{split}.{side}").write_text(text)
+
+    write(train=["one", "two", "", "three", "one", "four"], val=["", "five", "one"])
+    source = PairFiles(str(tmp_path))
+    pairs = [(text, target) for _, text, target in source.pairs("train")]
+    rest = ["two", "", "three", "four"]
+    assert [text.decode() for text, _ in pairs] == [f"en {x}" if x else x for x in rest]
+    assert len(list(source.pairs("validation"))) == 3
+    task = TextTask(source, Bytes(), name="shared_pairs")
+    (overlapping,) = task.members(tmp_path / "cache")
+    said = capsys.readouterr().err
+    assert "2 of the 5 pairs of pair_files.train = 'train' are also in" in said
+    assert "are excluded from the train split" in said
+    # Neither a tokenizer nor, where nothing is shared, a cache depends on validation.
+    fingerprint = source.fingerprint("train")
+    write(val=["five"])
+    assert source.fingerprint("train") == fingerprint
+    (apart,) = task.members(tmp_path / "cache")
+    assert set(overlapping.keys["train"]) - set(apart.keys["train"]) == {"excluded"}
+    assert len(list(source.pairs("train"))) == 6
+
+    write(train=["one", "two", "one"], val=["two", "one"])
     with pytest.raises(UserError, match=r"pair_files\.validation = 'val'"):
         PairFiles(str(tmp_path)).fingerprint("train")
     with pytest.raises(UserError, match="nothing to train on"):

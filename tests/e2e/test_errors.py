@@ -192,3 +192,31 @@ def test_a_step_that_runs_out_of_memory_is_explained(tiny, tmp_path, verb, monke
     assert f"out of memory ({4 << 46} bytes were asked for)" in err
     assert "train.microbatches" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("command", "part", "remedy"),
+    [
+        (("eval",), "fmjax.evaluation.validation.evaluate", "train.eval_batch_size"),
+        (
+            ("generate", "--prompt", "a"),
+            "fmjax.inference.generate.generate_tokens",
+            "max_tokens",
+        ),
+        (("status",), "fmjax.run.status.status", ""),
+    ],
+    ids=["eval", "generate", "any other"],
+)
+def test_a_command_that_runs_out_of_memory_is_explained(
+    command, part, remedy, finished, verb, monkeypatch
+):
+    def exhaust(*args, **kwargs):
+        jnp.ones(1 << 46, jnp.float32).block_until_ready()
+
+    monkeypatch.setattr(part, exhaust)
+    name, *options = command
+    code, _, err = verb(name, finished, *options)
+
+    assert code == 2
+    assert f"out of memory ({4 << 46} bytes were asked for)" in err
+    assert remedy in err

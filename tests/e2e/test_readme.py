@@ -160,6 +160,8 @@ def test_every_command_runs(page, place, quickstart, monkeypatch, capfd):
     runs(page, place, quickstart, monkeypatch, capfd)
     if page == "README.md":
         assert (place / "runs/compare.png").stat().st_size > 1000
+    if page == "docs/tasks/hugging_face.md":
+        assert "unigram_nll" in (place / "runs/continued/metrics.jsonl").read_text()
 
 
 def runs(page: str, place: pathlib.Path, quickstart, monkeypatch, capfd) -> None:

@@ -14,7 +14,7 @@ class Model:
     """Has what tells a model of no text encoder, `EmbedsImagesAndTexts`."""
 
     gin_name = "clip"
-    image = text = bias = embed_texts = scaling = project_params = None
+    image = text = bias = embed_texts = scaling = None
 
 
 class Captions:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from hlo_products import product_flops
 
 from fmjax.models.language.gpt import GPT
 from fmjax.models.layers.transformer import TransformerConfig
@@ -176,3 +177,15 @@ def test_logits_of_a_batch_never_exist(devices):
     held = re.findall(r"f32\[([\d,]+)\]", compiled.as_text())
     largest = max(int(np.prod([int(n) for n in dims.split(",")])) for dims in held)
     assert largest * 4 < logits / 2
+
+
+@pytest.mark.parametrize("length", [33, FEW])
+def test_z_loss_takes_no_products_of_its_own(length):
+    data = batch(length=length)
+
+    def flops(z_loss):
+        obj = objective(z_loss=z_loss, tie_embeddings=False, head_chunks=4)
+        gradient = jax.jit(jax.grad(lambda v: total(obj.loss(v, data, None).terms)))
+        return product_flops(gradient.lower(variables(obj)).compile().as_text())
+
+    assert flops(1e-4) == flops(0.0)

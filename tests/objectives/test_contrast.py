@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from on_meshes import MESHES, build
 from tiers import slow
+from tiny_objectives import OBJECTIVES
 
 from fmjax.objectives.contrast import (
     sigmoid_contrast,
@@ -16,6 +17,7 @@ from fmjax.objectives.contrast import (
     view_contrast,
 )
 from fmjax.sharding.mesh import batch_sharding, on_mesh
+from fmjax.training.state import abstract_variables
 
 B, E = 24, 5
 COUNTS = np.arange(B) % 7 != 3
@@ -189,3 +191,24 @@ def test_a_device_never_holds_its_share_of_the_logits(mesh):
         of_all = share * (4 if loss is of_views else 1)
         assert temporary_bytes(functools.partial(loss, chunks=16)) < of_all
         assert temporary_bytes(DENSE[loss]) >= of_all
+
+
+@pytest.mark.parametrize(
+    ("name", "accuracies"),
+    [
+        ("nt_xent", {"nearest"}),
+        ("image_text_contrast", {"image_to_text", "text_to_image"}),
+        ("image_text_contrast_sigmoid", {"image_to_text", "text_to_image"}),
+        ("contrastive_captioning", {"image_to_text", "text_to_image"}),
+    ],
+)
+def test_nearest_neighbours_are_sought_in_evaluation_alone(name, accuracies):
+    objective, batch = OBJECTIVES[name]
+    _, variables = abstract_variables(objective)
+    keys = jax.random.split(jax.random.key(0), len(batch["weights"]))
+
+    def metrics(keys):
+        return jax.eval_shape(objective.loss, variables, batch, keys).metrics.keys()
+
+    assert accuracies <= metrics(None)
+    assert not accuracies & metrics(keys)

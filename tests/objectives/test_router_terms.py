@@ -139,6 +139,6 @@ def test_coefficients_without_experts_are_refused_by_name():
         named = rf"causal_lm\.{field} = 0\.1: .* transformer\.experts = @experts"
         with pytest.raises(UserError, match=named):
             CausalLM(plain, **{field: 0.1})
-        with pytest.raises(UserError, match=rf"causal_lm\.{field} = -1\.0 is negative"):
+        with pytest.raises(UserError, match=rf"\.{field} = -1\.0: expected at least 0"):
             CausalLM(experts, **{field: -1.0})
     CausalLM(plain, load_balance=0.0)

@@ -3,10 +3,13 @@
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 from on_meshes import build, random_state
 from tiers import slow
 from tiny_objectives import OBJECTIVES
 
+from fmjax.training.accumulation import accumulate
+from fmjax.training.state import State, abstract_variables
 from fmjax.training.step import example_keys
 
 
@@ -33,3 +36,31 @@ def test_weights_are_known_before_the_loss(name, training):
     assert list(weights) == names
     for term, weight in weights.items():
         assert weight == terms[term].weight > 0, term
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_step_traces_the_loss_once_and_its_weights_without_the_model(
+    name, monkeypatch
+):
+    objective, batch = OBJECTIVES[name]
+    _, variables = abstract_variables(objective)
+    calls = []
+
+    def count(cls, method):
+        original = getattr(cls, method)
+
+        def counted(*args, **kwargs):
+            calls.append(method)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(cls, method, counted)
+
+    count(nn.Module, "apply")
+    jax.eval_shape(objective.weights, batch)
+    assert not calls
+
+    count(type(objective), "loss")
+    keys = example_keys(0, np.int32(3), len(batch["weights"]))
+    state = State(np.int32(0), variables.pop("params"), variables, None)
+    jax.eval_shape(lambda *args: accumulate(objective, *args, 1), state, batch, keys)
+    assert calls.count("loss") == 1

@@ -93,6 +93,33 @@ def test_processes_that_do_not_divide_the_gpus_are_refused():
         processes.local_gpus(SLURM | three, 8)
 
 
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({}, []),
+        (SLURM, ["1 hosts × 1 devices, 1 processes", "1 of 8 are in use"]),
+        (OPEN_MPI, ["1 hosts × 1 devices, 1 processes", "1 of 8 are in use"]),
+        # One GPU of a node that jobs share.
+        (SLURM | {"SLURM_GPUS_ON_NODE": "1"}, ["1 hosts × 1 devices, 1 processes"]),
+    ],
+    ids=["no cluster", "Slurm", "Open MPI", "part of a node"],
+)
+def test_one_process_that_a_cluster_started_tells_its_devices(
+    environment, told, monkeypatch
+):
+    for name in os.environ:
+        if name.startswith(("SLURM", "OMPI")):
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    monkeypatch.setattr(processes, "_gpu_files", lambda: ["/dev/nvidia"] * 8)
+    lines = processes.describe_hosts()
+    assert len(lines) == len(told)
+    assert all(part in line for part, line in zip(told, lines))
+
+
 def test_hosts_and_devices_are_told_and_idle_ones_warned_of():
     (line,) = processes.describe_devices([(7, 8, 8), (9, 8, 8)])
     assert line == "2 hosts × 8 devices, 2 processes"

@@ -1,6 +1,7 @@
 """Too little memory is told in bytes, before compiling where that can be known."""
 
 import dataclasses
+import functools
 import math
 import re
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmjax.errors import UserError
+from fmjax.errors import UserError, explained_out_of_memory
 from fmjax.models.language.gpt import GPT
 from fmjax.models.layers.transformer import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
@@ -57,14 +58,22 @@ def test_a_state_beyond_all_memory_is_refused_before_it_is_made():
 
 def test_running_out_of_memory_is_told_with_the_bytes_asked_for():
     made, _ = plan(MeshConfig())
-    with pytest.raises(jax.errors.JaxRuntimeError) as raised:
+    held = functools.partial(memory.describe_memory, made)
+    with (
+        pytest.raises(UserError) as told,
+        explained_out_of_memory(memory.HELP, held),
+    ):
         jnp.ones(1 << 46, jnp.float32).block_until_ready()
-    told = str(memory.out_of_memory(raised.value, made))
-    assert f"({4 << 46} bytes were asked for)" in told
-    for name in ("train.microbatches", "transformer.remat", "mesh.fsdp"):
-        assert name in told
-    assert isinstance(memory.out_of_memory(MemoryError(), made), UserError)
-    assert memory.out_of_memory(ValueError("shapes"), made) is None
+    assert f"out of memory ({4 << 46} bytes were asked for)." in str(told.value)
+    for part in ("train.microbatches", "transformer.remat", "mesh.fsdp", "The state"):
+        assert part in str(told.value)
+    with (
+        pytest.raises(UserError, match=r"^out of memory\.$"),
+        explained_out_of_memory(),
+    ):
+        raise MemoryError
+    with pytest.raises(RuntimeError, match="shapes"), explained_out_of_memory():
+        raise RuntimeError("shapes")
 
 
 LAYERS, D, T = 6, 32, 64

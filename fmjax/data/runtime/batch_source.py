@@ -118,7 +118,7 @@ class ObservesParameters(Protocol):
     """A `BatchSource` whose training batches depend on the model's parameters.
 
     Examples are rollouts of the model and hard example mining
-    (`examples/hard_examples`). Its `train_batches` returns `ObservingBatches`.
+    (`examples/hard_examples`). It is checked when an experiment is built.
 
     Attributes:
       observe_every: number of training steps between two calls of `observe`.
@@ -126,13 +126,10 @@ class ObservesParameters(Protocol):
 
     observe_every: int
 
-
-@runtime_checkable
-class ObservingBatches(Protocol):
-    """Training batches (`TrainBatches`) that receive the current parameters."""
-
-    def observe(self, objective: Any, variables: dict, step: int) -> None:
-        """Receives the current parameters.
+    def observe(
+        self, batches: TrainBatches, objective: Any, variables: dict, step: int
+    ) -> None:
+        """Shows the current parameters to training batches.
 
         Called in every process before the batch of step 0, `observe_every`, 2 ·
         `observe_every`, …, and before the first batch of a run that resumes at another
@@ -140,6 +137,7 @@ class ObservingBatches(Protocol):
         resumes at another step may differ from those of an uninterrupted run.
 
         Args:
+          batches: from `train_batches` of this source.
           objective: the run's objective.
           variables: {"params": …, other collections} on the run's mesh. The next step
             donates their memory, so copy what is to be kept.

@@ -28,15 +28,15 @@ class ImageFolder:
 
     Without a caption file, the sub-folders of `folder` that contain images are the
     classes, in alphabetical order; without sub-folders, images have no labels. Symbolic
-    links are followed. Files and folders whose name begins with a dot (.git, ._x.png)
-    are ignored.
+    links are followed; with a caption file, only those that stay inside `folder`. Files
+    and folders whose name begins with a dot (.git, ._x.png) are ignored.
 
     Attributes:
       folder: the folder of images.
       captions: a caption file with lines NAME, tab, CAPTION (.tsv) or {"image": NAME,
         "caption": CAPTION} (.jsonl), with names relative to `folder`. An image may have
-        several lines. A line that names no image inside `folder` counts as a corrupt
-        image; a line with an empty caption is left out.
+        several lines. A line that names no image inside `folder`, or a link out of it,
+        counts as a corrupt image; a line with an empty caption is left out.
       validation_folder: the folder of the validation split, with the same classes. If
         it is inside `folder`, its images are excluded from training.
       validation_captions: the caption file of the validation split. The images that it

@@ -14,7 +14,7 @@ from fmjax.configurable import configurable, path
 from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources.examples import Skipped, read_examples
 from fmjax.data.sources.source import DOCUMENT_BYTES, Document, check_split
-from fmjax.errors import UserError, suggest
+from fmjax.errors import UserError, require, suggest
 
 
 class PreparedDataset:
@@ -29,11 +29,9 @@ class PreparedDataset:
     """
 
     def __post_init__(self):
-        if not re.fullmatch(r"[\w-]+(/[\w.-]+)?:\d+\.\d+\.\d+", self.name):
-            raise UserError(
-                f"{self.gin_name}.name = {self.name!r}: expected "
-                "dataset[/config]:version, such as 'imdb_reviews/plain_text:1.0.0'."
-            )
+        valid = bool(re.fullmatch(r"[\w-]+(/[\w.-]+)?:\d+\.\d+\.\d+", self.name))
+        form = "dataset[/config]:version, such as 'imdb_reviews/plain_text:1.0.0'"
+        require(self, "name", valid, form)
 
     @property
     def splits(self) -> tuple[str, ...]:

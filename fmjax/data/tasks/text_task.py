@@ -62,6 +62,8 @@ class TextTask:
             }
             for split in self.source.splits
         }
+        if isinstance(self.source, PairFiles) and (excluded := self.source.excluded()):
+            keys["train"]["excluded"] = excluded
         sizes = {split: self.source.size(split) for split in self.source.splits}
         return (Member(self.name, 1.0, keys, sizes, self),)
 

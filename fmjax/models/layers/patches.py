@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from fmjax.errors import UserError
+from fmjax.errors import UserError, require
 from fmjax.models.layers.dense import matmul
 from fmjax.models.layers.image_positions import (
     Grid,
@@ -154,12 +154,9 @@ def check_image_sizes(model: nn.Module) -> None:
     name = model.gin_name
     for field in ("image_size", "patch_size"):
         size = getattr(model, field)
-        if len(pair(size)) != 2 or min(pair(size)) < 1:
-            raise UserError(
-                f"{name}.{field} = {size}: expected a number from 1 on, or two."
-            )
-    if model.channels < 1:
-        raise UserError(f"{name}.channels = {model.channels} is below 1.")
+        holds = len(pair(size)) == 2 and min(pair(size)) >= 1
+        require(model, field, holds, "a number from 1 on, or two")
+    require(model, "channels", model.channels >= 1, "at least 1")
     image, patch = pair(model.image_size), pair(model.patch_size)
     if image[0] % patch[0] or image[1] % patch[1]:
         raise UserError(

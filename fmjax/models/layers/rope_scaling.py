@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from fmjax.configurable import configurable
-from fmjax.errors import UserError
+from fmjax.errors import UserError, require
 
 # Frequencies of r = R/2 pairs: [r], or [B, 1, 1, r] if they depend on the row.
 Frequencies = Float[Array, "... r"]
@@ -141,11 +141,13 @@ class Llama3Scaling(_Plain):
     def __post_init__(self):
         _check_factor(self)
         _check_length(self)
-        if not 0 < self.low_freq_factor < self.high_freq_factor:
-            raise UserError(
-                f"rope_llama3.low_freq_factor = {self.low_freq_factor}: expected 0 < x "
-                f"< rope_llama3.high_freq_factor = {self.high_freq_factor}."
-            )
+        most = self.high_freq_factor
+        require(
+            self,
+            "low_freq_factor",
+            0 < self.low_freq_factor < most,
+            f"0 < x < rope_llama3.high_freq_factor = {most}",
+        )
 
     def scale(
         self, frequencies: Frequencies, theta: float, dim: int, length: Length
@@ -190,11 +192,9 @@ class YarnScaling:
     def __post_init__(self):
         _check_factor(self)
         _check_length(self)
-        if not 0 < self.beta_slow <= self.beta_fast:
-            raise UserError(
-                f"rope_yarn.beta_slow = {self.beta_slow}: expected 0 < x ≤ "
-                f"rope_yarn.beta_fast = {self.beta_fast}."
-            )
+        most = self.beta_fast
+        bounds = f"0 < x ≤ rope_yarn.beta_fast = {most}"
+        require(self, "beta_slow", 0 < self.beta_slow <= most, bounds)
 
     @property
     def attention_scale(self) -> float:
@@ -287,15 +287,8 @@ class LongScaling:
 
 
 def _check_factor(scaling) -> None:
-    if scaling.factor < 1:
-        raise UserError(
-            f"{scaling.gin_name}.factor = {scaling.factor}: expected at least 1."
-        )
+    require(scaling, "factor", scaling.factor >= 1, "at least 1")
 
 
 def _check_length(scaling) -> None:
-    if scaling.original_length < 2:
-        raise UserError(
-            f"{scaling.gin_name}.original_length = {scaling.original_length}: expected "
-            "at least 2."
-        )
+    require(scaling, "original_length", scaling.original_length >= 2, "at least 2")

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from fmjax.configurable import configurable
-from fmjax.errors import UserError
+from fmjax.errors import UserError, require
 from fmjax.models.layers.rope_scaling import (
     DynamicScaling,
     LinearScaling,
@@ -47,10 +47,8 @@ class Rotary:
     def __post_init__(self):
         for name in ("theta", "local_theta"):
             value = getattr(self, name)
-            if value is not None and value <= 1:
-                raise UserError(f"rotary.{name} = {value}: expected more than 1.")
-        if not 0 < self.fraction <= 1:
-            raise UserError(f"rotary.fraction = {self.fraction}: expected 0 < x ≤ 1.")
+            require(self, name, value is None or value > 1, "more than 1")
+        require(self, "fraction", 0 < self.fraction <= 1, "0 < x ≤ 1")
 
     def dim(self, head_dim: int) -> int:
         """R, the number of rotated features of a head."""

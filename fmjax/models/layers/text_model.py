@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from fmjax.errors import UserError
+from fmjax.errors import UserError, require
 from fmjax.models.layers.attention_mask import (
     AttentionMask,
     cached_self_attention,
@@ -37,10 +37,7 @@ class TextModel(nn.Module):
     def __post_init__(self):
         smallest = {"vocab_size": 0, "max_length": 1, "vocab_multiple": 1}
         for name, least in smallest.items():
-            if getattr(self, name) < least:
-                raise UserError(
-                    f"{self.gin_name}.{name} = {getattr(self, name)} is below {least}."
-                )
+            require(self, name, getattr(self, name) >= least, f"at least {least}")
         super().__post_init__()
 
     @property

@@ -192,8 +192,7 @@ class TransformerConfig:
 def _check_sizes(c: TransformerConfig) -> None:
     """Raises UserError for invalid numbers of layers, heads and features."""
     for name in ("num_layers", "embed_dim", "num_heads", "kv_heads", "mlp_width"):
-        if getattr(c, name) < 1:
-            raise UserError(f"transformer.{name} = {getattr(c, name)} is below 1.")
+        require(c, name, getattr(c, name) >= 1, "at least 1")
     require(c, "pipeline_rounds", c.pipeline_rounds >= 1, "at least 1")
     micro = c.pipeline_microbatches
     require(c, "pipeline_microbatches", micro is None or micro >= 1, "at least 1")
@@ -212,8 +211,8 @@ def _check_sizes(c: TransformerConfig) -> None:
 def _check_attention(c: TransformerConfig) -> None:
     """Raises UserError for invalid windows and options of disentangled attention."""
     for name in ("window", "global_every"):
-        if getattr(c, name) is not None and getattr(c, name) < 1:
-            raise UserError(f"transformer.{name} = {getattr(c, name)} is below 1.")
+        value = getattr(c, name)
+        require(c, name, value is None or value >= 1, "at least 1, or None")
     if c.global_every is not None and c.window is None:
         raise UserError(
             f"transformer.global_every = {c.global_every} needs transformer.window, "

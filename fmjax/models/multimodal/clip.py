@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from fmjax.configurable import configurable
-from fmjax.errors import UserError
+from fmjax.errors import require
 from fmjax.models.layers.dense import Dense
 from fmjax.models.layers.dropout import Keys, fold_keys
 from fmjax.models.layers.l2_normalize import l2_normalize
@@ -51,15 +51,11 @@ class CLIP(nn.Module):
     rows_apart = True
 
     def __post_init__(self):
-        name = self.gin_name
-        if self.embed_dim is not None and self.embed_dim < 1:
-            raise UserError(f"{name}.embed_dim = {self.embed_dim} is below 1.")
+        name, width = self.gin_name, self.embed_dim
+        require(self, "embed_dim", width is None or width >= 1, "at least 1, or None")
         most = math.inf if self.max_scale is None else self.max_scale
-        if not 0 < self.scale <= most:
-            raise UserError(
-                f"{name}.scale = {self.scale}: expected 0 < x ≤ {name}.max_scale = "
-                f"{self.max_scale}."
-            )
+        bounds = f"0 < x ≤ {name}.max_scale = {self.max_scale}"
+        require(self, "scale", 0 < self.scale <= most, bounds)
         check_image_encoder(self.image, name, self.reads_pooled)
         super().__post_init__()
 

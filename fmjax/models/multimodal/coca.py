@@ -5,7 +5,7 @@ from typing import ClassVar
 from jaxtyping import Array, Float, Int
 
 from fmjax.configurable import configurable
-from fmjax.errors import UserError
+from fmjax.errors import require
 from fmjax.models.layers.attention_pooling import AttentionPooling, pooling_flops
 from fmjax.models.layers.dropout import Keys, fold_keys
 from fmjax.models.layers.inputs import outputs
@@ -48,8 +48,7 @@ class CoCa(CLIP):
 
     def __post_init__(self):
         for name in ("contrastive_queries", "caption_queries"):
-            if getattr(self, name) < 1:
-                raise UserError(f"coca.{name} = {getattr(self, name)} is below 1.")
+            require(self, name, getattr(self, name) >= 1, "at least 1")
         super().__post_init__()
 
     @property

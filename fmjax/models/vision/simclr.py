@@ -5,7 +5,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from fmjax.configurable import configurable
-from fmjax.errors import UserError
+from fmjax.errors import require
 from fmjax.models.layers.dense import Dense
 from fmjax.models.layers.dropout import Keys, fold_keys
 from fmjax.models.layers.l2_normalize import l2_normalize
@@ -30,10 +30,9 @@ class SimCLR(nn.Module):
     head_dim: int | None = None
 
     def __post_init__(self):
-        for name in ("embed_dim", "head_dim"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"simclr.{name} = {value} is below 1.")
+        require(self, "embed_dim", self.embed_dim >= 1, "at least 1")
+        width = self.head_dim
+        require(self, "head_dim", width is None or width >= 1, "at least 1, or None")
         check_image_encoder(self.encoder, self.gin_name)
         super().__post_init__()
 

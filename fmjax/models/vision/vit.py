@@ -7,7 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from fmjax.configurable import configurable
-from fmjax.errors import UserError
+from fmjax.errors import UserError, require
 from fmjax.models.flops import attention_flops, matmul_parameters
 from fmjax.models.layers.attention_mask import self_attention
 from fmjax.models.layers.attention_pooling import AttentionPooling, pooling_flops
@@ -69,8 +69,7 @@ class ViT(nn.Module):
 
     def __post_init__(self):
         check_image_sizes(self)
-        if self.num_classes < 0:
-            raise UserError(f"vit.num_classes = {self.num_classes} is below 0.")
+        require(self, "num_classes", self.num_classes >= 0, "at least 0")
         if "class_token" in self.pooling and not self.class_token:
             raise UserError(
                 f"vit.pooling = {self.pooling!r} needs vit.class_token, which is "
