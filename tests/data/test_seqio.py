@@ -16,6 +16,7 @@ from fmjax.data.sources import tfds
 from fmjax.data.sources.examples import Skipped, read_examples
 from fmjax.data.sources.text_files import TextFiles
 from fmjax.data.sources.tfds import Tfds
+from fmjax.data.tasks import documents
 from fmjax.data.tasks.mixture import Mixture
 from fmjax.data.tasks.seqio_task import SeqioTask
 from fmjax.data.tasks.text_task import TextTask
