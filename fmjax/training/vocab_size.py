@@ -36,7 +36,22 @@ def with_vocab_size(experiment: Experiment) -> Experiment:
         size = tokenizer.vocab_size
     if jax.process_count() > 1:
         size = int(multihost_utils.broadcast_one_to_all(np.int32(size)))
-    return _sized(experiment, size)
+    return fill_vocab_size(experiment, size)
+
+
+def fill_vocab_size(node: Any, size: int) -> Any:
+    """A configurable, the text models in it of `size` where they bind no vocab_size."""
+    changes = {
+        name: sized
+        for name, child in _children(node).items()
+        if (sized := fill_vocab_size(child, size)) is not child
+    }
+    if isinstance(node, TextModel) and not node.vocab_size:
+        changes["vocab_size"] = size
+    if not changes:
+        return node
+    is_module = isinstance(node, nn.Module)
+    return node.clone(**changes) if is_module else dataclasses.replace(node, **changes)
 
 
 def _children(node: Any) -> dict[str, Any]:
@@ -53,17 +68,3 @@ def _text_models(node: Any) -> list[TextModel]:
     for child in _children(node).values():
         found += _text_models(child)
     return found
-
-
-def _sized(node: Any, size: int) -> Any:
-    changes = {
-        name: sized
-        for name, child in _children(node).items()
-        if (sized := _sized(child, size)) is not child
-    }
-    if isinstance(node, TextModel) and not node.vocab_size:
-        changes["vocab_size"] = size
-    if not changes:
-        return node
-    is_module = isinstance(node, nn.Module)
-    return node.clone(**changes) if is_module else dataclasses.replace(node, **changes)

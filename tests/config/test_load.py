@@ -12,6 +12,7 @@ from fmjax.config.load import load_experiment, load_stored
 from fmjax.config.render import bindings_of, differences, render
 from fmjax.errors import UserError, suggest
 from fmjax.training.state import abstract_variables
+from fmjax.training.vocab_size import fill_vocab_size
 
 FOLDERS_OF_RUNS = (
     "clip/",
@@ -42,7 +43,7 @@ def macros(name: str) -> list[str]:
 @pytest.mark.parametrize("name", RUNS)
 def test_every_shipped_run_loads_builds_and_says_what_it_costs(name):
     experiment = load_experiment(name, macros(name))
-    _, shapes = abstract_variables(experiment.objective)
+    _, shapes = abstract_variables(fill_vocab_size(experiment.objective, 512))
     assert "params" in shapes
     experiment.optimizer.schedule.build(experiment.train.steps)
     header = (config_files.configs_folder() / name).read_text().split("\ninclude")[0]

@@ -186,5 +186,5 @@ def test_rows_and_models_that_do_not_fit_are_refused():
             objective(**options)
     with pytest.raises(UserError, match="m3ae"):
         MaskedVisionLanguage(MAE(ENCODER, DECODER, **IMAGE))
-    with pytest.raises(UserError, match=r"m3ae\.vocab_size"):
+    with pytest.raises(UserError, match=r"m3ae\.max_length"):
         M3AE(ENCODER, DECODER)
