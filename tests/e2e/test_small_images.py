@@ -43,8 +43,8 @@ def test_a_classifier_learns(classifier, validated):
     [
         ("small/clip_digits.gin", 450, "--zero_shot", "zero_shot", 0.6),
         ("small/coca_digits.gin", 500, "--captions", "captions_right", 0.5),
-        ("small/vit_cifar10.gin", 150, None, "accuracy", 0.22),
-        ("small/clip_cifar10.gin", 150, "--zero_shot", "zero_shot", 0.22),
+        ("small/vit_cifar10.gin", 100, None, "accuracy", 0.22),
+        ("small/clip_cifar10.gin", 100, "--zero_shot", "zero_shot", 0.22),
     ],
 )
 def test_it_learns(
@@ -101,7 +101,7 @@ def test_a_locked_tower_stays_and_its_texts_learn_to_speak_of_it(
 
 @pytest.mark.slow
 def test_hidden_words_and_patches_are_found_from_both(train, validated, tmp_path):
-    train("small/m3ae_digits.gin", tmp_path / "run", 200)
+    train("small/m3ae_digits.gin", tmp_path / "run", 150)
     found = validated(tmp_path / "run")
     assert found["accuracy"] >= 0.85
     # The mean image of all gives 0.29 in the end, and black 1.
