@@ -44,7 +44,7 @@ def test_it_learns(train, validated, tmp_path, config, steps, nats, bindings):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("config", "steps", "auc"), [("electra", 150, 0.53), ("deberta", 150, 0.52)]
+    ("config", "steps", "auc"), [("electra", 100, 0.53), ("deberta", 100, 0.52)]
 )
 def test_replaced_tokens_are_told_from_real_ones(
     train, validated, tmp_path, config, steps, auc
@@ -59,10 +59,10 @@ def test_alexatm_learns_behind_an_encoder_that_was_frozen(train, validated, tmp_
     encoder = ("small/alexatm_encoder_imdb.gin", tmp_path / "encoder")
     train(*encoder, 50, "train.batch_size=16")
     train(
-        "small/alexatm_imdb.gin", tmp_path / "run", 140,
+        "small/alexatm_imdb.gin", tmp_path / "run", 120,
         f"ENCODER={tmp_path / 'encoder'}", "freeze.until=30",
     )  # fmt: skip
-    assert nats_below_unigram(validated(tmp_path / "run")) >= 0.5
+    assert nats_below_unigram(validated(tmp_path / "run")) >= 0.4
 
 
 @pytest.mark.slow
