@@ -36,13 +36,14 @@ def experts_in_blocks(
     feed_forward: FeedForward,
     expected: int,
 ) -> Float[Array, "R D"]:
-    """Each row's expert applied to it; zero for rows without an expert.
+    """Each row's expert applied to it; undefined for rows without an expert.
 
     The backward pass computes the experts again. Gradients of kernels are added up in
     float32.
 
     Args:
-      x: rows; those without an expert may hold anything.
+      x: rows; those without an expert may hold anything. So may their gradients, given
+        and returned.
       experts: of each row, an index of `kernels`; any other number is none.
       kernels: [E, …] by name.
       feed_forward: (rows [N, D], kernels, product of rows and a kernel) → [N, D].
@@ -64,7 +65,7 @@ def _apply(feed_forward, block: int, x, experts, kernels):
         found = blocks.compute(feed_forward, i, x.at[rows].get(mode="clip"), kernels)
         return y.at[rows].set(found, mode="drop", unique_indices=True)
 
-    return blocks.loop(visit, jnp.zeros_like(x))
+    return blocks.loop(visit, jax.lax.empty(x.shape, x.dtype))
 
 
 def _forward(feed_forward, block, x, experts, kernels):
@@ -95,7 +96,8 @@ def _backward(feed_forward, block, residuals, gradient):
     totals = jax.tree.map(
         lambda k: jnp.zeros(k.shape, jnp.promote_types(k.dtype, jnp.float32)), kernels
     )
-    into_x, into_kernels = blocks.loop(visit, (jnp.zeros_like(x), totals))
+    undefined = jax.lax.empty(x.shape, x.dtype)
+    into_x, into_kernels = blocks.loop(visit, (undefined, totals))
     into_kernels = jax.tree.map(lambda g, k: g.astype(k.dtype), into_kernels, kernels)
     return into_x, None, into_kernels
 
