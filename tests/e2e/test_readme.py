@@ -206,16 +206,16 @@ def runs(page: str, place: pathlib.Path, quickstart, monkeypatch, capfd) -> None
         assert scope["logits"].shape == (1, 2, 4000)
 
 
-def test_fields_of_metrics_are_documented(quickstart):
+def test_fields_of_metrics_are_documented(finished):
     documented = set(re.findall(r"`(\w+)`", PAGES["docs/reference/run_directory.md"]))
-    for line in (quickstart / "metrics.jsonl").read_text().splitlines():
+    for line in (finished / "metrics.jsonl").read_text().splitlines():
         assert json.loads(line).keys() <= documented
-    for line in (quickstart / "events.jsonl").read_text().splitlines():
+    for line in (finished / "events.jsonl").read_text().splitlines():
         assert json.loads(line).keys() <= documented
 
 
-def test_files_of_a_run_directory_are_documented(quickstart):
+def test_files_of_a_run_directory_are_documented(finished):
     page = PAGES["docs/reference/run_directory.md"]
-    for path in quickstart.iterdir():
+    for path in finished.iterdir():
         name = path.name.partition(".tfevents")[0]
         assert name.startswith(".") or f"`{name}" in page, path.name

@@ -179,7 +179,7 @@ def test_logits_of_a_batch_never_exist(devices):
     assert largest * 4 < logits / 2
 
 
-@pytest.mark.parametrize("length", [33, FEW])
+@pytest.mark.parametrize("length", [33, pytest.param(FEW, marks=pytest.mark.slow)])
 def test_z_loss_takes_no_products_of_its_own(length):
     data = batch(length=length)
 

@@ -38,7 +38,17 @@ def test_weights_are_known_before_the_loss(name, training):
         assert weight == terms[term].weight > 0, term
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+# One of each kind.
+TRACED = ("causal_lm", "seq2seq_lm", "image_text_contrast", "masked_autoencoding")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in TRACED else pytest.mark.slow)
+        for name in OBJECTIVES
+    ],
+)
 def test_a_step_traces_the_loss_once_and_its_weights_without_the_model(
     name, monkeypatch
 ):
