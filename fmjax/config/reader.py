@@ -21,8 +21,8 @@ from fmjax.config.statements import (
     leaves,
     parse,
 )
-from fmjax.data.sources.warn import say_once
 from fmjax.errors import UserError, nearest, suggest
+from fmjax.say_once import say_once
 
 # Maximum number and depth of included files; the shipped ones are at most five deep.
 _MAX_FILES, _MAX_DEPTH = 1000, 50

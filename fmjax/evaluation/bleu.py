@@ -124,7 +124,11 @@ class Bleu:
         """Raises a UserError without pairs, an encoder-decoder, or one process."""
         check_one_process(self.gin_name, "bleu")
         _import_sacrebleu()
-        _pairs(experiment)
+        try:
+            _pairs(experiment)
+        except UserError as error:
+            where = f"experiment.evaluations has @{self.gin_name}()"
+            raise UserError(f"{where}: {error}") from None
 
     def __call__(self, experiment: Experiment, at: EvaluationPoint) -> dict[str, float]:
         """{"bleu": from 0 to 100}."""

@@ -154,7 +154,7 @@ def make_plan(
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        raise _does_not_fit(error, topology) or error from None
+        raise _refused_for_memory(error, topology) or error from None
     say("reading the program")
     memory = _memory(compiled, state, topology)
     if memory.peak > memory.available:
@@ -267,16 +267,24 @@ def _without_cudnn(error: RuntimeError) -> UserError | None:
     )
 
 
-def _does_not_fit(error: Exception, topology: Topology) -> DoesNotFit | None:
+def _refused_for_memory(error: Exception, topology: Topology) -> UserError | None:
     """The compiler's out-of-memory error in words; None for any other error."""
-    # libtpu: "Used 17.30G of 15.75G hbm."
-    found = re.search(r"Used ([\d.]+)([KMGT])\w* of ([\d.]+)([KMGT])", str(error))
+    # libtpu: "Used 17.30G of 15.75G hbm.", or of a kernel's blocks "… 63.94M vmem."
+    found = re.search(
+        r"Used ([\d.]+)([KMGT])\w* of ([\d.]+)([KMGT])\w* (\w+)", str(error)
+    )
     if "RESOURCE_EXHAUSTED" not in str(error) or not found:
         return None
     scale = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
     needed, available = (
         float(found[place]) * scale[found[place + 1]] for place in (1, 3)
     )
+    if found[5] == "vmem":
+        return UserError(
+            f"a kernel needs {needed / 2**20:,.1f} MiB of vector memory, of which a "
+            f"{topology.chip.name} has {available / 2**20:,.1f}; a smaller "
+            "transformer.attention_block, or None, needs less."
+        )
     return _too_large(needed, available, topology)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from fmjax.models.layers import expert_exchange
+from fmjax.models.layers import expert_blocks, expert_exchange
 
 DEVICES, N, M, D, EXPERTS = 4, 12, 6, 5, 8
 
@@ -44,6 +44,7 @@ def undefined(shape, dtype):
 @pytest.mark.parametrize("seed", range(3))
 def test_every_row_comes_back_from_its_expert(ragged, seed, monkeypatch):
     monkeypatch.setattr(jax.lax, "empty", undefined)
+    monkeypatch.setattr(expert_blocks, "SMALLEST_BLOCK", 1)
     if ragged:
         monkeypatch.setattr(expert_exchange, "platform", lambda: "tpu")
         monkeypatch.setattr(jax.lax, "ragged_all_to_all", as_documented)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from fmjax.models.layers import expert_blocks
 from fmjax.models.layers.expert_blocks import experts_in_blocks
 from fmjax.planning.hlo_module import parse_module
 
@@ -144,7 +145,9 @@ def test_loops_of_real_programs_have_the_lengths_of_their_scans():
         assert not module.unknown_loops
 
 
-def test_loops_whose_length_the_data_decides_count_as_the_model_notes():
+def test_loops_whose_length_the_data_decides_count_as_the_model_notes(monkeypatch):
+    monkeypatch.setattr(expert_blocks, "SMALLEST_BLOCK", 1)
+
     def run(x, experts, kernel):
         kernels = {"in": kernel}
         product = functools.partial(experts_in_blocks, expected=8, feed_forward=forward)

@@ -1,15 +1,19 @@
 """The search over meshes, microbatches and rematerialization, and steps too large."""
 
 import dataclasses
+import json
 import math
 from types import SimpleNamespace
 
+import jax
 import pytest
 from planning.test_plan import TEXT, TINY
 
 from fmjax.config.load import load_experiment
+from fmjax.errors import UserError
 from fmjax.planning import topology
 from fmjax.planning.plan import DoesNotFit, make_plan
+from fmjax.planning.report import trials_to_json
 from fmjax.planning.search import Trial, search, try_bindings
 from fmjax.sharding.chips import CHIPS
 
@@ -97,7 +101,46 @@ def test_a_step_that_is_too_large_is_refused_with_what_it_needs(monkeypatch):
     def load(bindings):
         return load_experiment(TINY, [TEXT, *bindings])
 
-    assert try_bindings(load, devices, ()).too_large
+    found = try_bindings(load, devices, ())
+    assert found.too_large
+    assert found.state_alone
     refused = try_bindings(load, devices, ("mesh.data=3",))
     assert not refused.too_large
     assert "mesh" in refused.refusal
+
+
+@pytest.mark.parametrize(
+    ("space", "kind", "match"),
+    [
+        ("17.30G of 15.75G hbm", DoesNotFit, r"17.30 GiB on each of 8 v5p"),
+        ("92.36M of 63.94M vmem", UserError, r"92.4 MiB .*\.attention_block"),
+    ],
+)
+def test_what_libtpu_says_of_memory_is_explained(space, kind, match, monkeypatch):
+    # The beginning of what libtpu 0.0.42.1 says.
+    said = f"RESOURCE_EXHAUSTED: Ran out of memory in memory space. Used {space}. Exc"
+    monkeypatch.setattr(topology, "compiler_of", lambda chip: "cpu")
+    devices = topology.make_topology(CHIPS["h100"], 8)
+    devices = dataclasses.replace(devices, chip=CHIPS["v5p"])
+
+    def compile(lowered):
+        raise jax.errors.JaxRuntimeError(said)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compile)
+    with pytest.raises(UserError, match=match) as found:
+        make_plan(load_experiment(TINY, [TEXT]), devices)
+    assert type(found.value) is kind
+
+
+def test_trials_are_written_with_what_came_of_them():
+    attempts = Attempts(memory=20)
+    trials = search(attempts, devices=16)
+    for trial in trials:
+        if trial.plan is not None:
+            trial.plan.mfu = lambda seconds: 0.5 / seconds
+            trial.plan.memory = SimpleNamespace(peak=7)
+    written = json.loads(json.dumps(trials_to_json(trials)))
+    assert [row["bindings"] for row in written] == [list(t.bindings) for t in trials]
+    assert written[0]["low_s"] == trials[0].seconds
+    assert written[0]["mfu"] == 0.5 / trials[0].seconds
+    assert {row.get("refusal") for row in written} >= {None, "too much", "no stage"}

@@ -12,7 +12,7 @@ from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.multimodal.clip import CLIP
 from fmjax.models.multimodal.text_encoder import TextEncoder
 from fmjax.objectives.image_text_contrast import ImageTextContrast
-from fmjax.training.vocab_size import with_vocab_size
+from fmjax.training.vocab_size import fill_vocab_size, with_vocab_size
 
 TEXT = pathlib.Path(__file__)
 BYTES = 259
@@ -38,6 +38,7 @@ def test_a_bound_size_stays():
     config, *bindings = LANGUAGE
     experiment = load_experiment(config, [*bindings, "gpt.vocab_size=300"])
     assert with_vocab_size(experiment) is experiment
+    assert fill_vocab_size(experiment, BYTES) is experiment
 
 
 def test_text_models_within_others_get_it(tmp_path):

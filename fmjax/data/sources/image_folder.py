@@ -15,8 +15,8 @@ from fmjax.data.sources.file_digest import digest_file, digest_files
 from fmjax.data.sources.find_files import files_below, is_hidden
 from fmjax.data.sources.image_sources import FoundImage, image_function_source
 from fmjax.data.sources.source import Document, check_split
-from fmjax.data.sources.warn import say_once
 from fmjax.errors import UserError, refuse_scheme, require
+from fmjax.say_once import say_once
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 

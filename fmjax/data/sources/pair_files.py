@@ -14,8 +14,8 @@ from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources.file_digest import digest_files
 from fmjax.data.sources.source import DOCUMENT_BYTES, Document, check_split
 from fmjax.data.sources.text_reader import OpenText, is_utf8, open_text, scan_text
-from fmjax.data.sources.warn import say_once
 from fmjax.errors import UserError
+from fmjax.say_once import say_once
 
 
 @configurable("pair_files")

@@ -17,8 +17,8 @@ from fmjax.data.sources.text_split import (
     held_out_blocks,
     held_out_files,
 )
-from fmjax.data.sources.warn import say_once
 from fmjax.errors import UserError, require, suggest
+from fmjax.say_once import say_once
 
 _DEFAULT_FRACTION = 0.1
 # (start, stop) in the concatenation of all files, in bytes.

@@ -19,6 +19,8 @@ from fmjax.models.layers.grouped_dot import expected_rows, grouped_dot
 Kernels = dict[str, Array]
 FeedForward = Callable[[Array, Kernels, Callable], Array]
 EXPECTED_TRIPS = "expected_trips_"
+# Fewer rows take no less time: grouped products go by blocks of as many.
+SMALLEST_BLOCK = 512
 
 
 def expected_trips(count: int) -> contextlib.AbstractContextManager:
@@ -47,18 +49,14 @@ def experts_in_blocks(
       experts: of each row, an index of `kernels`; any other number is none.
       kernels: [E, …] by name.
       feed_forward: (rows [N, D], kernels, product of rows and a kernel) → [N, D].
-      expected: how many rows have an expert if experts are chosen evenly. A block is
-        half of it.
+      expected: how many rows have an expert if experts are chosen evenly.
     """
-    # A block is half empty on average in the end, and every block adds to gradients as
-    # large as the kernels: with two or three neither counts for much.
-    block = -(-expected // 2)
-    return _apply(feed_forward, block, x, experts, kernels)
+    return _apply(feed_forward, expected, x, experts, kernels)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _apply(feed_forward, block: int, x, experts, kernels):
-    blocks = _Blocks(experts, len(kernels["in"]), block)
+def _apply(feed_forward, expected: int, x, experts, kernels):
+    blocks = _Blocks(experts, len(kernels["in"]), expected)
 
     def visit(i, y):
         rows = blocks.rows(i)
@@ -68,14 +66,14 @@ def _apply(feed_forward, block: int, x, experts, kernels):
     return blocks.loop(visit, jax.lax.empty(x.shape, x.dtype))
 
 
-def _forward(feed_forward, block, x, experts, kernels):
+def _forward(feed_forward, expected, x, experts, kernels):
     residuals = (x, experts, kernels)
-    return _apply(feed_forward, block, *residuals), residuals
+    return _apply(feed_forward, expected, *residuals), residuals
 
 
-def _backward(feed_forward, block, residuals, gradient):
+def _backward(feed_forward, expected, residuals, gradient):
     x, experts, kernels = residuals
-    blocks = _Blocks(experts, len(kernels["in"]), block)
+    blocks = _Blocks(experts, len(kernels["in"]), expected)
 
     def visit(i, carry):
         into_x, into_kernels = carry
@@ -111,11 +109,16 @@ class _Blocks:
     Args:
       experts: as for `experts_in_blocks`.
       number: E, of experts.
-      size: rows of a block.
+      expected: rows with an expert, if experts are chosen evenly.
     """
 
-    def __init__(self, experts: Int[Array, " R"], number: int, size: int):
+    def __init__(self, experts: Int[Array, " R"], number: int, expected: int):
         R = len(experts)
+        # The last block is half empty on average, and every block adds to gradients as
+        # large as the kernels: with two or three neither counts for much.
+        size = max(-(-expected // 2), min(R, SMALLEST_BLOCK))
+        self._trips = expected // size + 1
+        self._expected_rows = expected // self._trips
         experts = jnp.where((experts >= 0) & (experts < number), experts, number)
         order = jnp.argsort(experts).astype(jnp.int32)
         # Indices past the end, which writes drop. Each occurs once.
@@ -128,7 +131,7 @@ class _Blocks:
     def loop(self, visit: Callable, carry):
         """Visits (number of block, carry) all blocks that have rows."""
         trips = -(-self._ends[-1] // self._size)
-        with expected_trips(3):
+        with expected_trips(self._trips):
             return jax.lax.fori_loop(0, trips, visit, carry)
 
     def rows(self, i: Int[Array, ""]) -> Int[Array, " N"]:
@@ -145,6 +148,5 @@ class _Blocks:
             # Rows after the last group are undefined.
             return jnp.where(here, grouped_dot(rows, kernel, sizes), 0)
 
-        # Two full blocks' worth, in three.
-        with expected_rows(2 * self._size // 3):
+        with expected_rows(self._expected_rows):
             return feed_forward(jnp.where(here, x, 0), kernels, multiply)

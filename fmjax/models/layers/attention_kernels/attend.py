@@ -1,7 +1,5 @@
 """Scaled dot-product attention, with a kernel selected by the mesh's platform."""
 
-import sys
-
 import jax
 from jaxtyping import Array, Float
 
@@ -19,6 +17,7 @@ from fmjax.models.layers.attention_mask import AttentionMask
 from fmjax.models.layers.dropout import Keys
 from fmjax.models.layers.lanes import LANES
 from fmjax.models.layers.logical_axes import shards
+from fmjax.say_once import say_once
 from fmjax.sharding.platform import platform
 
 KERNELS = {"xla": xla, "blockwise": blockwise, "cudnn": cudnn, "splash": splash}
@@ -26,7 +25,6 @@ _OF_PLATFORM = {"tpu": "splash", "gpu": "cudnn"}
 # "blockwise" replaces "xla" for rows of more keys than this, where the float32 scores
 # of one head take 16 MB.
 _LONG = 2048
-_said: set[str] = set()
 
 
 def attend(
@@ -165,6 +163,5 @@ def _choose(call: AttentionCall) -> str:
 
 def _say(line: str) -> None:
     """Prints a line to the standard error, once, in the first process only."""
-    if line not in _said and jax.process_index() == 0:
-        print(line, file=sys.stderr, flush=True)
-    _said.add(line)
+    if jax.process_index() == 0:
+        say_once(line)

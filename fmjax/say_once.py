@@ -1,4 +1,4 @@
-"""Warnings about data on standard error, each printed once per process."""
+"""Lines on standard error that are printed once per process."""
 
 import functools
 import sys
