@@ -27,6 +27,8 @@ os.environ.setdefault("NPROC", "32")
 import jax
 import pytest
 
+from fmjax.say_once import say_once
+
 jax.config.update("jax_num_cpu_devices", 8)
 # One program at a time, for the same reason.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
@@ -96,6 +98,12 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item not in slow]
     slow = {item.path for item in slow}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(autouse=True)
+def nothing_said():
+    """Lines that a process prints once are printed anew in every test."""
+    say_once.cache_clear()
 
 
 @pytest.fixture(scope="session", autouse=True)

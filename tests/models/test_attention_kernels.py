@@ -14,7 +14,6 @@ from sharding.test_platform import mesh_of
 
 from fmjax.errors import UserError
 from fmjax.models.language.gpt import GPT
-from fmjax.models.layers.attention_kernels import attend as attend_file
 from fmjax.models.layers.attention_kernels import blockwise, splash_blocks
 from fmjax.models.layers.attention_kernels.attend import attend
 from fmjax.models.layers.attention_mask import (
@@ -193,12 +192,6 @@ def kernels_of(platform, arguments=None, **changes):
     return found or (["scan"] if "scan" in text else ["xla"])
 
 
-@pytest.fixture
-def nothing_said(monkeypatch):
-    monkeypatch.setattr(attend_file, "_said", set())
-
-
-@pytest.mark.usefixtures("nothing_said")
 def test_auto_takes_splash_on_tpus_and_says_once_why_not(capsys):
     assert kernels_of("tpu") == ["pallas_call"]
     assert kernels_of("tpu", softcap=5.0) == ["pallas_call"]
@@ -221,7 +214,6 @@ def test_auto_takes_splash_on_tpus_and_says_once_why_not(capsys):
     assert kernels_of("tpu", dropout_rate=0.1) == ["pallas_call"]
 
 
-@pytest.mark.usefixtures("nothing_said")
 def test_auto_goes_over_blocks_where_long_rows_have_no_other_kernel(capsys):
     assert kernels_of("cpu", T=2048) == ["xla"]
     assert kernels_of("cpu", T=4096) == ["scan"]
