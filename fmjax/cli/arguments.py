@@ -95,6 +95,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also try other meshes, microbatches and rematerialization",
     )
+    sub.add_argument(
+        "--quick",
+        action="store_true",
+        help="TPUs: generate no machine code; seconds, and compute is a roofline",
+    )
 
     sub = verb("eval", "Evaluate a run on its validation split.")
     takes_run(sub)

@@ -4,6 +4,7 @@ Exit codes are 0 for success and the constants below; an unexpected error exits 
 and a traceback.
 """
 
+import functools
 import json
 import os
 import signal
@@ -82,29 +83,47 @@ def _plan(args) -> None:
     from fmjax.config.load import load_experiment
     from fmjax.planning import report
     from fmjax.planning.plan import DoesNotFit, make_plan
-    from fmjax.planning.search import search, try_bindings
+    from fmjax.planning.quick import Request, quick_plan
+    from fmjax.planning.search import confirm, search, try_bindings
     from fmjax.training.vocab_size import with_vocab_size
 
-    def load(bindings=()):
-        every = [*args.bindings, *bindings]
-        return with_vocab_size(load_experiment(args.config, every, args.trust))
-
-    def attempt(bindings):
-        say(f"trying {' '.join(bindings)}")
-        return try_bindings(load, topology, bindings)
-
     say = Console(stderr=True).print
-    experiment, topology = load(), make_topology(chip, args.chips, args.slices)
+    topology = make_topology(chip, args.chips, args.slices)
+    if args.quick and topology.compiler != "tpu":
+        raise UserError("--quick: expected a --chip of TPUs, with libtpu installed.")
+
+    def whole(bindings, hlo=None):
+        every = [*args.bindings, *bindings]
+        changed = with_vocab_size(load_experiment(args.config, every, args.trust))
+        return make_plan(changed, topology, say, hlo)
+
+    def quick(bindings, hlo=None):
+        where = (chip.name, args.chips, args.slices)
+        every = (*args.bindings, *bindings)
+        return quick_plan(
+            Request(args.config, every, args.trust, *where, hlo), topology
+        )
+
+    def attempt(how, bindings):
+        say(f"trying {' '.join(bindings)}")
+        return try_bindings(how, bindings)
+
+    of_trials = quick if topology.compiler == "tpu" else whole
     plan, error, trials = None, None, []
     try:
-        plan = make_plan(experiment, topology, say, args.hlo)
+        plan = (quick if args.quick else whole)((), args.hlo)
         report.show(plan, Console())
     except DoesNotFit as found:
         error = found
         say(f"{error}; looking for what fits")
     if args.search or error:
-        first = not args.search
-        trials = search(attempt, len(topology.devices), first_that_fits=first)
+        trials = search(
+            functools.partial(attempt, of_trials),
+            len(topology.devices),
+            first_that_fits=not args.search,
+        )
+        if args.search and of_trials is quick and not args.quick:
+            trials = confirm(trials, functools.partial(attempt, whole))
         report.show_trials(trials, Console())
         plan = plan or trials[0].plan
     if args.json and plan is not None:

@@ -43,10 +43,18 @@ _CALLS = (
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """Type of an array: XLA's name of its dtype, such as "bf16", and its dimensions."""
+    """Type of an array.
+
+    Attributes:
+      dtype: by XLA's name, such as "bf16".
+      dims: its shape.
+      space: where it is: 0 is the device's memory; on TPUs 1 is the chip's vector
+        memory, 5 the host's, and others are on the chip.
+    """
 
     dtype: str
     dims: tuple[int, ...]
+    space: int = 0
 
     @property
     def size(self) -> int:

@@ -19,7 +19,7 @@ from fmjax.planning.hlo_instructions import (
 )
 from fmjax.planning.trip_counts import trip_count
 
-_ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,<=]*)\]")
+_ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,<=]*)\](?:\{[^{}]*S\((\d+)\)[^{}]*\})?")
 _COMPUTATION = re.compile(r"^(ENTRY )?%([\w.-]+).*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%([\w.-]+) = ", re.ASCII)
 
@@ -142,8 +142,10 @@ def _instruction(text: str) -> Instruction:
 
 def _arrays(shape: str) -> tuple[Array, ...]:
     return tuple(
-        Array(dtype, tuple(int(n.strip("<=")) for n in dims.split(",") if n))
-        for dtype, dims in _ARRAY.findall(shape)
+        Array(
+            dtype, tuple(int(n.strip("<=")) for n in dims.split(",") if n), int(s or 0)
+        )
+        for dtype, dims, s in _ARRAY.findall(shape)
     )
 
 

@@ -16,6 +16,7 @@ from fmjax.objectives.terms import RowShapes
 from fmjax.planning.attention_kernels import kernel_calls
 from fmjax.planning.collectives import Traffic, collectives, summarize
 from fmjax.planning.hlo_module import parse_module
+from fmjax.planning.program import Program, quick_program, whole_program
 from fmjax.planning.step_time import StepTime, predict
 from fmjax.planning.topology import Topology
 from fmjax.sharding.torus import coordinates
@@ -74,6 +75,8 @@ class Plan:
         layers that is a pipeline, by its path.
       unknown_loops: names of loops that are counted as one execution, since their
         number could not be read.
+      quick: whether machine code was not generated, so that compute is a roofline and
+        memory lacks the code and the scratch memory of collectives.
     """
 
     topology: Topology
@@ -91,6 +94,7 @@ class Plan:
     xla_options: dict[str, Any]
     bubbles: dict[str, float]
     unknown_loops: tuple[str, ...]
+    quick: bool = False
 
     def mfu(self, seconds: float, causal: bool = False) -> float:
         """Model FLOPs utilization at a step time, in one of both conventions."""
@@ -123,6 +127,7 @@ def make_plan(
     topology: Topology,
     say: Callable[[str], None] = lambda text: None,
     hlo: pathlib.Path | None = None,
+    quick: bool = False,
 ) -> Plan:
     """Compiles the train step of an experiment for a topology and reads the result.
 
@@ -131,6 +136,8 @@ def make_plan(
       topology: from `fmjax.planning.topology.make_topology`.
       say: told what is being done.
       hlo: file that the compiled program is written to.
+      quick: whether to read the program of TPUs before machine code is generated; see
+        `fmjax.planning.quick.quick_plan`, which ends the compiler then.
 
     Raises:
       UserError: the mesh or the batch does not fit the chips.
@@ -152,17 +159,16 @@ def make_plan(
         raise _without_cudnn(error) or error from None
     say(f"compiling it for {topology.chips} {topology.chip.name}")
     try:
-        compiled = lowered.compile()
+        program = quick_program(lowered) if quick else whole_program(lowered)
     except jax.errors.JaxRuntimeError as error:
         raise _refused_for_memory(error, topology) or error from None
     say("reading the program")
-    memory = _memory(compiled, state, topology)
+    memory = _memory(program, state, topology)
     if memory.peak > memory.available:
         raise _too_large(memory.peak, memory.available, topology)
-    text = compiled.as_text()
     if hlo is not None:
-        hlo.write_text(text, encoding="utf-8")
-    module = parse_module(text)
+        hlo.write_text(program.text, encoding="utf-8")
+    module = parse_module(program.text)
     shape = dict(mesh.shape)
     positions, torus = None, topology.shape
     if topology.compiler == "tpu":
@@ -200,6 +206,7 @@ def make_plan(
         xla_options=xla_options(topology.devices[0], run.xla_options),
         bubbles=_bubbles(stacks, shape["stage"]),
         unknown_loops=module.unknown_loops,
+        quick=program.quick,
     )
 
 
@@ -236,23 +243,14 @@ def _available(topology: Topology) -> int:
     return int(topology.chip.memory_bytes / topology.chip.devices_per_chip)
 
 
-def _memory(
-    compiled: jax.stages.Compiled, state: StatePlan, topology: Topology
-) -> Memory:
-    found = compiled.memory_analysis()
+def _memory(program: Program, state: StatePlan, topology: Topology) -> Memory:
     parameters = bytes_per_device(state.shapes.params)
-    whole = (
-        found.argument_size_in_bytes
-        + found.output_size_in_bytes
-        - found.alias_size_in_bytes
-    )
-    program = found.generated_code_size_in_bytes
     return Memory(
         parameters=parameters,
         optimizer=bytes_per_device(state.shapes) - parameters,
-        temporaries=found.temp_size_in_bytes,
-        program=program,
-        peak=whole + found.temp_size_in_bytes + program,
+        temporaries=program.temporaries,
+        program=program.code,
+        peak=program.arguments + program.temporaries + program.code,
         available=_available(topology),
     )
 
@@ -269,17 +267,21 @@ def _without_cudnn(error: RuntimeError) -> UserError | None:
 
 def _refused_for_memory(error: Exception, topology: Topology) -> UserError | None:
     """The compiler's out-of-memory error in words; None for any other error."""
-    # libtpu: "Used 17.30G of 15.75G hbm.", or of a kernel's blocks "… 63.94M vmem."
+    # libtpu: "Used 17.30G of 15.75G hbm.", of a kernel's blocks "… 63.94M vmem.", or
+    # "… for HLO temporaries (25.02G) exceeds available HBM (15.75G)."
+    size = r"([\d.]+)([KMGT])\w*"
     found = re.search(
-        r"Used ([\d.]+)([KMGT])\w* of ([\d.]+)([KMGT])\w* (\w+)", str(error)
+        rf"(?:Used {size} of {size} |\({size}\) exceeds available \w+ \({size}\))(\w*)",
+        str(error),
     )
     if "RESOURCE_EXHAUSTED" not in str(error) or not found:
         return None
     scale = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    *sizes, memory = (group for group in found.groups() if group is not None)
     needed, available = (
-        float(found[place]) * scale[found[place + 1]] for place in (1, 3)
+        float(number) * scale[unit] for number, unit in zip(sizes[::2], sizes[1::2])
     )
-    if found[5] == "vmem":
+    if memory == "vmem":
         return UserError(
             f"a kernel needs {needed / 2**20:,.1f} MiB of vector memory, of which a "
             f"{topology.chip.name} has {available / 2**20:,.1f}; a smaller "

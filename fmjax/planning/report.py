@@ -43,6 +43,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "xla_options": plan.xla_options,
         "bubbles": plan.bubbles,
         "unknown_loops": list(plan.unknown_loops),
+        "quick": plan.quick,
         "predicted": {
             name: {
                 "step_s": seconds,
@@ -79,7 +80,7 @@ def show(plan: Plan, console: Console) -> None:
             "batch",
             f"{plan.units_per_step:,.0f} {plan.unit} a step, {plan.steps:,} steps",
         ),
-        *_memory_rows(plan.memory),
+        *_memory_rows(plan.memory, plan.quick),
         *_time_rows(plan),
         *_traffic_rows(plan),
         *(
@@ -99,24 +100,24 @@ def show(plan: Plan, console: Console) -> None:
     console.print(table)
 
 
-def _memory_rows(memory: Memory) -> Iterator[tuple[str, str]]:
+def _memory_rows(memory: Memory, quick: bool) -> Iterator[tuple[str, str]]:
     parts = (
         ("parameters", memory.parameters),
         ("optimizer", memory.optimizer),
         ("temporaries", memory.temporaries),
-        ("program", memory.program),
+        *(() if quick else (("program", memory.program),)),
     )
     listed = ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts)
     yield (
         "memory",
         f"{memory.peak / GIB:.2f} of {memory.available / GIB:.2f} GiB a device "
-        f"({listed})",
+        f"({listed}{', without machine code' * quick})",
     )
 
 
 def _time_rows(plan: Plan) -> Iterator[tuple[str, str]]:
     time = plan.step_time
-    low, high = time.low_s, time.high_s
+    low, high, roofline = time.low_s, time.high_s, not time.by_cycles
 
     def between(value: Callable[[float], float], form: str) -> str:
         ends = [format(value(seconds), form) for seconds in (low, high)]
@@ -127,7 +128,7 @@ def _time_rows(plan: Plan) -> Iterator[tuple[str, str]]:
     yield (
         "predicted step",
         f"{between(lambda s: milliseconds * s, ',.1f')} ms: "
-        f"compute {milliseconds * time.compute_s:,.1f}, "
+        f"compute {milliseconds * time.compute_s:,.1f}{' (a roofline)' * roofline}, "
         f"kernels {milliseconds * time.kernels_s:,.1f}, "
         f"collectives {milliseconds * time.collectives_s:,.1f}, "
         f"asynchronous ones {milliseconds * time.async_collectives_s:,.1f}",
@@ -184,16 +185,24 @@ def trials_to_json(trials: list[Trial]) -> list[dict[str, Any]]:
 
 
 def show_trials(trials: list[Trial], console: Console) -> None:
-    """Prints the trials of a search, the shortest step first."""
+    """Prints the trials of a search, the shortest step first.
+
+    Times of quick plans are marked as lower bounds.
+    """
     table = Table("bindings", "step ms", "MFU %", "memory GiB", box=None)
     for trial in trials:
-        words = " ".join(trial.bindings)
+        # Axes of size 1 are left out.
+        words = " ".join(
+            b
+            for b in trial.bindings
+            if not (b.startswith("mesh.") and b.endswith("=1"))
+        )
         if trial.plan is None:
             table.add_row(words, trial.refusal, "", "")
             continue
         table.add_row(
             words,
-            f"{1e3 * trial.seconds:,.1f}",
+            f"{'≥ ' * trial.plan.quick}{1e3 * trial.seconds:,.1f}",
             f"{100 * trial.plan.mfu(trial.seconds):.1f}",
             f"{trial.plan.memory.peak / GIB:.2f}",
         )

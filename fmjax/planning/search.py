@@ -5,15 +5,15 @@ import math
 from collections.abc import Callable, Iterator
 
 from fmjax.errors import UserError
-from fmjax.planning.plan import DoesNotFit, Plan, make_plan
-from fmjax.planning.topology import Topology
-from fmjax.training.experiment import Experiment
+from fmjax.planning.plan import DoesNotFit, Plan
 
 Bindings = tuple[str, ...]
 # From the least memory to the most.
 REMAT = ("full", "attention", "weights", "none")
 MICROBATCHES = (1, 2, 4, 8)
 BLOCKS = (512, 1024, 2048)
+# How many of the fastest quick plans are compiled whole.
+FINALISTS = 3
 # Axes of the mesh beside fsdp, and the sizes that are tried, in order.
 SIZES = {"tensor": (2, 4, 8), "context": (2, 4, 8), "stage": (2, 4, 8), "expert": (8,)}
 
@@ -103,18 +103,38 @@ def search(
     return _ranked(trials)
 
 
-def try_bindings(
-    load: Callable[[Bindings], Experiment], topology: Topology, bindings: Bindings
-) -> Trial:
-    """Plans an experiment with these bindings added.
+def confirm(
+    trials: list[Trial], attempt: Callable[[Bindings], Trial], number: int = FINALISTS
+) -> list[Trial]:
+    """Compiles the fastest of quick trials whole.
 
     Args:
-      load: makes the experiment.
-      topology: that is planned for.
+      trials: from `search`.
+      attempt: makes a trial of bindings with a whole plan.
+      number: of whole plans that are wanted; a trial that turns out to have none, as
+        its kernels need too much vector memory, makes way for the next.
+
+    Returns:
+      The trials, those with whole plans first, the shortest step first.
+    """
+    trials = _ranked(trials)
+    for place, trial in enumerate(trials):
+        if number == 0 or trial.plan is None:
+            break
+        trials[place] = attempt(trial.bindings)
+        number -= trials[place].plan is not None
+    return _ranked(trials)
+
+
+def try_bindings(plan: Callable[[Bindings], Plan], bindings: Bindings) -> Trial:
+    """Plans a step with these bindings added.
+
+    Args:
+      plan: makes the plan.
       bindings: of gin.
     """
     try:
-        return Trial(bindings, make_plan(load(bindings), topology))
+        return Trial(bindings, plan(bindings))
     except DoesNotFit as error:
         return Trial(bindings, None, str(error), True, error.state_alone)
     except UserError as error:
@@ -122,7 +142,8 @@ def try_bindings(
 
 
 def _ranked(trials: list[Trial]) -> list[Trial]:
-    return sorted(trials, key=lambda trial: trial.seconds)
+    # A quick plan's seconds are a lower bound, so they do not compare with others.
+    return sorted(trials, key=lambda t: (t.plan is None or t.plan.quick, t.seconds))
 
 
 def meshes(devices: int) -> Iterator[list[Bindings]]:

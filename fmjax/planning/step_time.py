@@ -102,6 +102,7 @@ def predict(
     by_cycles = chip.clock_hz is not None and any(
         i.estimated_cycles is not None for _, i in module.scheduled()
     )
+    spaces = chip.platform == "tpu"
     compute, kernels, hidden = (counting.Counter() for _ in range(3))
     products = kernels_flops = 0.0
     uncounted = []
@@ -123,7 +124,7 @@ def predict(
         else:
             seconds = max(
                 flops / chip.peak_flops,
-                memory_bytes(module, computation, i) / chip.memory_bandwidth,
+                memory_bytes(module, computation, i, spaces) / chip.memory_bandwidth,
             )
         if is_kernel(i) and not i.estimated_cycles:
             uncounted.append(i.name)

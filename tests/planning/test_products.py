@@ -194,3 +194,53 @@ def test_a_real_elementwise_program_reads_and_writes_each_array_once():
     module = parse_module(compiled.compile().as_text())
     moved = sum(c.runs * memory_bytes(module, c, i) for c, i in module.scheduled())
     assert moved == 3 * np.ones((64, 32), np.float32).nbytes
+
+
+def test_what_a_fusion_hands_on_or_a_collective_moves_is_no_traffic_of_its_own():
+    # A product beside a gather, which began before and goes on after it.
+    fused = """
+%slice (w: f32[12,8,8], n: s32[]) -> f32[8,8] {
+  %w = f32[12,8,8]{2,1,0} parameter(0)
+  %n = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %layer = f32[1,8,8]{2,1,0} dynamic-slice(%w, %n, %zero, %zero), \
+dynamic_slice_sizes={1,8,8}
+  ROOT %same = f32[8,8]{1,0} bitcast(%layer)
+}
+%beside (shard: f32[4,8], whole: f32[32,8], w: f32[12,8,8], n: s32[]) -> f32[8,8] {
+  %shard = f32[4,8]{1,0} parameter(0)
+  %whole = f32[32,8]{1,0} parameter(1)
+  %w = f32[12,8,8]{2,1,0} parameter(2)
+  %n = s32[] parameter(3)
+  %layer = f32[8,8]{1,0} fusion(%w, %n), kind=kLoop, calls=%slice
+  %y = f32[8,8]{1,0} negate(%layer)
+  %gather = f32[32,8]{1,0} all-gather(%shard), replica_groups={}, dimensions={0}
+  ROOT %all = (f32[8,8]{1,0}, f32[4,8]{1,0}, f32[32,8]{1,0}, f32[32,8]{1,0}) \
+tuple(%y, %shard, %whole, %gather)
+}
+"""
+    entry = """
+  %shard = f32[4,8]{1,0} parameter(0)
+  %whole = f32[32,8]{1,0} parameter(1)
+  %w = f32[12,8,8]{2,1,0} parameter(2)
+  %n = s32[] parameter(3)
+  ROOT %y = (f32[8,8]{1,0}, f32[4,8]{1,0}, f32[32,8]{1,0}, f32[32,8]{1,0}) \
+fusion(%shard, %whole, %w, %n), kind=kOutput, calls=%beside
+"""
+    # One layer and its number are read, one layer is written.
+    assert traffic_of(entry, fused) == 2 * 4 * 8 * 8 + 4
+
+
+def test_arrays_on_a_tpu_are_not_in_its_memory():
+    entry = """
+  %x = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %y = f32[8,128]{1,0:T(8,128)S(1)} negate(%x)
+  %z = f32[8,128]{1,0:T(8,128)S(1)} copy-start(%x)
+  ROOT %w = f32[8,128]{1,0:T(8,128)} add(%y, %y)
+"""
+    module, main = parse(entry)
+    size = 4 * 8 * 128
+    for name, expected in (("y", size), ("z", 0), ("w", size)):
+        i = main.by_name[name]
+        assert memory_bytes(module, main, i, spaces=True) == expected
+    assert memory_bytes(module, main, main.by_name["y"]) == 2 * size

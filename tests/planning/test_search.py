@@ -14,7 +14,7 @@ from fmjax.errors import UserError
 from fmjax.planning import topology
 from fmjax.planning.plan import DoesNotFit, make_plan
 from fmjax.planning.report import trials_to_json
-from fmjax.planning.search import Trial, search, try_bindings
+from fmjax.planning.search import Trial, confirm, search, try_bindings
 from fmjax.sharding.chips import CHIPS
 
 # Of a model of time and memory: tensor parallelism takes longer, rematerialization too.
@@ -26,8 +26,8 @@ BLOCKS = {"None": 1.0, "512": 1.1, "1024": 0.9, "2048": 1.2}
 class Attempts:
     """Trials by formula; counts them."""
 
-    def __init__(self, memory):
-        self.memory, self.made = memory, []
+    def __init__(self, memory, quick=False):
+        self.memory, self.quick, self.made = memory, quick, []
 
     def __call__(self, bindings):
         self.made.append(bindings)
@@ -49,7 +49,8 @@ class Attempts:
         seconds *= BLOCKS[values.get("transformer.attention_block", "None")]
         time = SimpleNamespace(low_s=seconds, high_s=seconds)
         kernels = {"splash_mha_fwd": 1.0}
-        return Trial(bindings, SimpleNamespace(step_time=time, kernels=kernels))
+        plan = SimpleNamespace(step_time=time, kernels=kernels, quick=self.quick)
+        return Trial(bindings, plan)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +92,27 @@ def test_the_first_that_fits_ends_it():
     assert len(attempts.made) == 2
 
 
+def test_the_fastest_quick_plans_are_compiled_whole():
+    quick = search(Attempts(memory=100, quick=True), devices=16)
+    refused, *others = [trial.bindings for trial in quick]
+    compiled = []
+
+    def whole(bindings):
+        compiled.append(bindings)
+        if bindings == refused:
+            return Trial(bindings, None, "a kernel needs 92.4 MiB")
+        # In the reverse order of the quick plans, and all slower than these.
+        time = 100 / len(compiled)
+        time = SimpleNamespace(low_s=time, high_s=time)
+        return Trial(bindings, SimpleNamespace(step_time=time, quick=False))
+
+    trials = confirm(quick, whole, number=3)
+    assert compiled == [refused, *others[:3]]
+    assert [t.bindings for t in trials[:3]] == others[2::-1]
+    assert all(t.plan is None or t.plan.quick for t in trials[3:])
+    assert next(t.bindings for t in trials if t.plan is None) == refused
+
+
 def test_a_step_that_is_too_large_is_refused_with_what_it_needs(monkeypatch):
     monkeypatch.setattr(topology, "compiler_of", lambda chip: "cpu")
     small = dataclasses.replace(CHIPS["h100"], memory_bytes=2e5)
@@ -98,27 +120,32 @@ def test_a_step_that_is_too_large_is_refused_with_what_it_needs(monkeypatch):
     with pytest.raises(DoesNotFit, match=r"needs 0.00 GiB on each of 8 h100"):
         make_plan(load_experiment(TINY, [TEXT]), devices)
 
-    def load(bindings):
-        return load_experiment(TINY, [TEXT, *bindings])
+    def plan(bindings):
+        return make_plan(load_experiment(TINY, [TEXT, *bindings]), devices)
 
-    found = try_bindings(load, devices, ())
+    found = try_bindings(plan, ())
     assert found.too_large
     assert found.state_alone
-    refused = try_bindings(load, devices, ("mesh.data=3",))
+    refused = try_bindings(plan, ("mesh.data=3",))
     assert not refused.too_large
     assert "mesh" in refused.refusal
 
 
 @pytest.mark.parametrize(
-    ("space", "kind", "match"),
+    ("words", "kind", "match"),
     [
-        ("17.30G of 15.75G hbm", DoesNotFit, r"17.30 GiB on each of 8 v5p"),
-        ("92.36M of 63.94M vmem", UserError, r"92.4 MiB .*\.attention_block"),
+        ("Used 17.30G of 15.75G hbm. Exc", DoesNotFit, r"17.30 GiB on each of 8 v5p"),
+        ("Used 92.36M of 63.94M vmem.", UserError, r"92.4 MiB .*\.attention_block"),
+        (
+            "for HLO temporaries (25.02G) exceeds available HBM (15.75G).",
+            DoesNotFit,
+            r"25.02 GiB on each of 8 v5p, which have 15.75",
+        ),
     ],
 )
-def test_what_libtpu_says_of_memory_is_explained(space, kind, match, monkeypatch):
+def test_what_libtpu_says_of_memory_is_explained(words, kind, match, monkeypatch):
     # The beginning of what libtpu 0.0.42.1 says.
-    said = f"RESOURCE_EXHAUSTED: Ran out of memory in memory space. Used {space}. Exc"
+    said = f"RESOURCE_EXHAUSTED: Ran out of memory in memory space. {words}"
     monkeypatch.setattr(topology, "compiler_of", lambda chip: "cpu")
     devices = topology.make_topology(CHIPS["h100"], 8)
     devices = dataclasses.replace(devices, chip=CHIPS["v5p"])
