@@ -3,8 +3,9 @@
     python benchmarks/predicted_steps.py [NAME ...] [--write]
 
 Compiles the train step of each with `fmjax plan` (extra plan-tpu; some minutes each on
-two cores) and compares it with the last committed figures, predicted_steps.json beside
-this file. `--write` replaces these. Nothing here is measured on a chip.
+two cores; rows marked as quick with `--quick`, in seconds) and compares it with the
+last committed figures, predicted_steps.json beside this file. `--write` replaces these.
+Nothing here is measured on a chip.
 """
 
 import argparse
@@ -30,7 +31,7 @@ def plan(row: dict) -> dict:
 
     Args:
       row: with "config", a file of configs/pods, or "model", the name of a file of
-        configs/models; and with "chip", "chips" and "bindings".
+        configs/models; with "chip", "chips" and "bindings"; and perhaps with "quick".
     """
     with tempfile.TemporaryDirectory() as folder:
         found = pathlib.Path(folder) / "plan.json"
@@ -40,6 +41,7 @@ def plan(row: dict) -> dict:
                 *row["bindings"],
                 *("--chip", row["chip"], "--chips", str(row["chips"])),
                 *("--json", str(found)),
+                *["--quick"] * row.get("quick", False),
             ],
             check=True,
             stdout=subprocess.DEVNULL,
@@ -61,7 +63,9 @@ def config_of(row: dict, folder: str) -> pathlib.Path:
         data = "digits_captions"
     files = ("quickstart.gin", f"data/{data}.gin", f"models/{model}.gin")
     lines = [f"include '{file}'" for file in files]
-    lines += ["PAIRS_DIR = 'pairs'"] * (data == "multi30k")
+    if data == "multi30k":
+        # Bytes need no files to make a tokenizer of.
+        lines += ["PAIRS_DIR = 'pairs'", "text_task.tokenizer = @bytes()"]
     lines += ["ENCODER = 'encoder'"] * model.endswith("_from_encoder")
     config = pathlib.Path(folder) / "run.gin"
     config.write_text("\n".join(lines) + "\n")

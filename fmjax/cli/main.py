@@ -82,8 +82,8 @@ def _plan(args) -> None:
 
     from fmjax.config.load import load_experiment
     from fmjax.planning import report
+    from fmjax.planning.apart import Request, plan_apart
     from fmjax.planning.plan import DoesNotFit, make_plan
-    from fmjax.planning.quick import Request, quick_plan
     from fmjax.planning.search import confirm, search, try_bindings
     from fmjax.training.vocab_size import with_vocab_size
 
@@ -92,26 +92,26 @@ def _plan(args) -> None:
     if args.quick and topology.compiler != "tpu":
         raise UserError("--quick: expected a --chip of TPUs, with libtpu installed.")
 
-    def whole(bindings, hlo=None):
+    def here(bindings, hlo=None):
         every = [*args.bindings, *bindings]
         changed = with_vocab_size(load_experiment(args.config, every, args.trust))
         return make_plan(changed, topology, say, hlo)
 
-    def quick(bindings, hlo=None):
-        where = (chip.name, args.chips, args.slices)
+    def apart(quick, bindings, hlo=None):
         every = (*args.bindings, *bindings)
-        return quick_plan(
-            Request(args.config, every, args.trust, *where, hlo), topology
-        )
+        where = (chip.name, args.chips, args.slices)
+        request = Request(args.config, every, args.trust, *where, hlo, quick)
+        return plan_apart(request, topology)
 
     def attempt(how, bindings):
         say(f"trying {' '.join(bindings)}")
         return try_bindings(how, bindings)
 
-    of_trials = quick if topology.compiler == "tpu" else whole
+    quick, whole = (functools.partial(apart, how) for how in (True, False))
+    of_trials = quick if topology.compiler == "tpu" else here
     plan, error, trials = None, None, []
     try:
-        plan = (quick if args.quick else whole)((), args.hlo)
+        plan = (quick if args.quick else here)((), args.hlo)
         report.show(plan, Console())
     except DoesNotFit as found:
         error = found

@@ -25,6 +25,7 @@ from fmjax.training.activations import StackInputs
 from fmjax.training.checks import check_divisible
 from fmjax.training.experiment import Experiment
 from fmjax.training.memory import bytes_per_device
+from fmjax.training.reporting.step_flops import StepFlops
 from fmjax.training.setup import plan_run
 from fmjax.training.state import StatePlan
 from fmjax.training.traced_step import TracedStep
@@ -64,7 +65,8 @@ class Plan:
       unit: that the objective counts, such as "tokens".
       units_per_step: how many of them a global batch has, padding included.
       steps: of the run.
-      flops_per_step: of the model by the paper's formula, attention counted in full.
+      flops_per_step: of the model by the paper's formula, attention counted in full;
+        less where parameters are frozen.
       causal_flops_per_step: the same, but with only the keys that a query may see.
       memory: of a device.
       traffic: collectives by kind and axes.
@@ -137,7 +139,7 @@ def make_plan(
       say: told what is being done.
       hlo: file that the compiled program is written to.
       quick: whether to read the program of TPUs before machine code is generated; see
-        `fmjax.planning.quick.quick_plan`, which ends the compiler then.
+        `fmjax.planning.apart.plan_apart`, which ends the compiler then.
 
     Raises:
       UserError: the mesh or the batch does not fit the chips.
@@ -180,9 +182,10 @@ def make_plan(
         torus = ()
     slices = {experiment.mesh.across_slices: topology.slices}
     params = state.shapes.params
-    flops = objective.train_flops_per_row(params, rows) * run.batch_size
+    sizes = (objective, state, rows, run.batch_size)
+    flops = StepFlops(*sizes)(0, step.batch)
     with visible_keys_alone():
-        causal = objective.train_flops_per_row(params, rows) * run.batch_size
+        causal = StepFlops(*sizes)(0, step.batch)
     return Plan(
         topology=topology,
         mesh=shape,

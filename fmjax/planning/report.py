@@ -179,6 +179,7 @@ def trials_to_json(trials: list[Trial]) -> list[dict[str, Any]]:
             "high_s": trial.plan.step_time.high_s,
             "mfu": trial.plan.mfu(trial.seconds),
             "peak": trial.plan.memory.peak,
+            "quick": trial.plan.quick,
         }
         for trial in trials
     ]

@@ -14,6 +14,8 @@ MICROBATCHES = (1, 2, 4, 8)
 BLOCKS = (512, 1024, 2048)
 # How many of the fastest quick plans are compiled whole.
 FINALISTS = 3
+# Devices that share the state, where each of several groups has all of it.
+SHARDED = (8, 16, 32, 64)
 # Axes of the mesh beside fsdp, and the sizes that are tried, in order.
 SIZES = {"tensor": (2, 4, 8), "context": (2, 4, 8), "stage": (2, 4, 8), "expert": (8,)}
 
@@ -154,6 +156,8 @@ def meshes(devices: int) -> Iterator[list[Bindings]]:
     """
     yield [_mesh(fsdp=-1)]
     yield [_mesh(data=-1)]
+    groups = [n for n in SHARDED if devices % n == 0 and n < devices]
+    yield [_mesh(data=-1, fsdp=size) for size in groups]
     for axis, sizes in SIZES.items():
         fitting = [n for n in sizes if devices % n == 0 and n < devices]
         yield [_mesh(fsdp=-1, **{axis: size}) for size in fitting]

@@ -107,3 +107,14 @@ def test_the_command_prints_and_writes_a_plan(tmp_path, capsys):
 def test_what_cannot_be_is_refused(words, says, capsys):
     assert main(["plan", TINY, TEXT, *words]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_frozen_parameters_count_as_in_a_runs_metrics(plan, monkeypatch):
+    monkeypatch.setattr(topology, "compiler_of", lambda chip: "cpu")
+    devices = topology.make_topology(CHIPS["h100"], 8)
+    frozen = "experiment.freeze=(@freeze(),)", "freeze.paths=('stack/**',)"
+    bindings = [TEXT, "mesh.data=2", "mesh.fsdp=4", *frozen]
+    found = make_plan(load_experiment(TINY, bindings), devices)
+    assert found.parameters == plan.parameters
+    assert found.flops_per_step < 0.9 * plan.flops_per_step
+    assert found.causal_flops_per_step < found.flops_per_step

@@ -1,16 +1,18 @@
 """Plans from programs without machine code, against those of whole programs."""
 
 import json
+import os
 
 import pytest
 from planning.test_plan import TEXT, TINY
 
 from fmjax.cli.main import main
 from fmjax.config.load import load_experiment
-from fmjax.planning import topology
+from fmjax.errors import UserError
+from fmjax.planning import apart, topology
+from fmjax.planning.apart import Request, plan_apart
 from fmjax.planning.plan import DoesNotFit, make_plan
 from fmjax.planning.program import _allocated
-from fmjax.planning.quick import Request, quick_plan
 from fmjax.planning.report import to_json
 from fmjax.sharding.chips import CHIPS
 
@@ -27,17 +29,17 @@ def request(*bindings: str) -> Request:
 
 
 def test_all_but_the_time_of_compute_is_that_of_the_whole_program(slice_of_tpus):
-    quick = quick_plan(request(), slice_of_tpus)
+    early = plan_apart(request(), slice_of_tpus)
     whole = make_plan(load_experiment(TINY, BINDINGS), slice_of_tpus)
-    assert (quick.quick, whole.quick) == (True, False)
-    found, expected = to_json(quick), to_json(whole)
+    assert (early.quick, whole.quick) == (True, False)
+    found, expected = to_json(early), to_json(whole)
     for name in expected.keys() - {"memory", "step_time", "predicted", "quick"}:
         assert found[name] == expected[name], name
     for name in ("kernels_s", "collectives_s", "async_collectives_s", "products_flops"):
         assert found["step_time"][name] == expected["step_time"][name], name
     assert expected["step_time"]["by_cycles"]
     assert not found["step_time"]["by_cycles"]
-    assert 0 < quick.step_time.compute_s < whole.step_time.compute_s
+    assert 0 < early.step_time.compute_s < whole.step_time.compute_s
 
     parts = ("parameters", "optimizer", "available")
     for name in parts:
@@ -46,25 +48,35 @@ def test_all_but_the_time_of_compute_is_that_of_the_whole_program(slice_of_tpus)
     # has none in one so small.
     given = [
         plan.memory.peak - plan.memory.temporaries - plan.memory.program
-        for plan in (quick, whole)
+        for plan in (early, whole)
     ]
     assert given[0] == pytest.approx(given[1], rel=0.1)
-    assert quick.memory.temporaries > 0
+    assert early.memory.temporaries > 0
 
 
 def test_what_does_not_fit_is_found(slice_of_tpus):
     # 2**23 tokens in a step: layers keep arrays of 2**20 tokens on each device.
     large = ("train.batch_size=8192", "data.length=1024", "gpt.max_length=1024")
     with pytest.raises(DoesNotFit, match=r"GiB on each of 8 v5e"):
-        quick_plan(request(*large, "transformer.mlp_dim=8192"), slice_of_tpus)
+        plan_apart(request(*large, "transformer.mlp_dim=8192"), slice_of_tpus)
 
 
 def test_what_is_refused_is_refused_in_the_same_words(slice_of_tpus):
     with pytest.raises(Exception, match=r"mesh") as here:
         make_plan(load_experiment(TINY, (*BINDINGS, "mesh.fsdp=3")), slice_of_tpus)
     with pytest.raises(type(here.value)) as there:
-        quick_plan(request("mesh.fsdp=3"), slice_of_tpus)
+        plan_apart(request("mesh.fsdp=3"), slice_of_tpus)
     assert str(there.value) == str(here.value)
+
+
+def test_a_compiler_that_crashes_is_named(slice_of_tpus, monkeypatch):
+    monkeypatch.setattr(apart, "_answer", crash)
+    with pytest.raises(UserError, match=r"compiler for v5e crashed \(signal 6\)"):
+        plan_apart(request(), slice_of_tpus)
+
+
+def crash(request, answer):
+    os.abort()
 
 
 def test_bytes_are_those_of_the_devices_memory():

@@ -74,7 +74,7 @@ def test_nothing_fits():
     trials = search(attempts, devices=8)
     assert all(trial.plan is None and trial.seconds == math.inf for trial in trials)
     # Four microbatches of FSDP and of two sizes of tensor parallelism; once the whole
-    # state on each device, a ring, a pipeline.
+    # state on each device, on each of a few, a ring, a pipeline.
     assert len(attempts.made) == 4 * 3 + 3
 
 
@@ -170,4 +170,5 @@ def test_trials_are_written_with_what_came_of_them():
     assert [row["bindings"] for row in written] == [list(t.bindings) for t in trials]
     assert written[0]["low_s"] == trials[0].seconds
     assert written[0]["mfu"] == 0.5 / trials[0].seconds
+    assert not written[0]["quick"]
     assert {row.get("refusal") for row in written} >= {None, "too much", "no stage"}

@@ -1,4 +1,8 @@
-"""Plans from programs before machine code, each made by a process of its own."""
+"""Plans that are each made by a process of its own.
+
+A compiler that crashes ends that process alone, and one that has told enough can be
+ended before it generates machine code.
+"""
 
 import dataclasses
 import multiprocessing
@@ -26,6 +30,7 @@ class Request:
       chips: their number.
       slices: of TPUs.
       hlo: file that the program is written to; None for none.
+      quick: as of `make_plan`.
     """
 
     config: str
@@ -35,20 +40,18 @@ class Request:
     chips: int
     slices: int = 1
     hlo: pathlib.Path | None = None
+    quick: bool = True
 
 
-def quick_plan(request: Request, topology: Topology) -> Plan:
-    """The plan of a step of TPUs whose machine code is not generated.
-
-    The process that compiles is ended as soon as the program can be read, see
-    `fmjax.planning.program.quick_program`.
+def plan_apart(request: Request, topology: Topology) -> Plan:
+    """The plan that another process makes, which is ended as soon as it is there.
 
     Args:
       request: what is to be planned.
       topology: of the same chips.
 
     Raises:
-      UserError: as of `load_experiment` and `make_plan`.
+      UserError: as of `load_experiment` and `make_plan`; or the compiler crashed.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
@@ -59,9 +62,14 @@ def quick_plan(request: Request, topology: Topology) -> Plan:
         found = here.recv()
     except EOFError:
         process.join()
+        code = process.exitcode or 0
+        if code < 0:
+            # A failed check of the compiler: it ends the whole process.
+            raise UserError(
+                f"the compiler for {request.chip} crashed (signal {-code})"
+            ) from None
         raise RuntimeError(
-            f"the process that compiled for {request.chip} ended with exit code "
-            f"{process.exitcode}"
+            f"the process that compiled for {request.chip} ended with exit code {code}"
         ) from None
     finally:
         process.kill()
@@ -79,7 +87,7 @@ def _answer(request: Request, answer: Connection) -> None:
         )
         chip = find_chip(request.chip)
         topology = make_topology(chip, request.chips, request.slices)
-        plan = make_plan(experiment, topology, hlo=request.hlo, quick=True)
+        plan = make_plan(experiment, topology, hlo=request.hlo, quick=request.quick)
     except UserError as error:
         answer.send(error)
         return
