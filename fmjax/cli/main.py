@@ -73,6 +73,12 @@ def _plan(args) -> None:
     from fmjax.planning.topology import compiler_of, find_chip, make_topology
     from fmjax.sharding.processes import use_virtual_devices
 
+    for name in ("json", "hlo"):
+        path = getattr(args, name)
+        if path is not None and not path.parent.is_dir():
+            raise UserError(
+                f"--{name} {path}: expected a file in a folder that exists."
+            )
     chip = find_chip(args.chip)
     if compiler_of(chip) == "cpu":
         use_virtual_devices(max(1, args.chips) * chip.devices_per_chip)

@@ -10,6 +10,19 @@ from fmjax.planning.memory_traffic import memory_bytes
 from fmjax.planning.products import product_flops
 
 
+# Reads one layer of a stack of twelve.
+ONE_LAYER = """
+%read (w: f32[12,8,8], n: s32[]) -> f32[8,8] {
+  %w = f32[12,8,8]{2,1,0} parameter(0)
+  %n = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %layer = f32[1,8,8]{2,1,0} dynamic-slice(%w, %n, %zero, %zero), \
+dynamic_slice_sizes={1,8,8}
+  ROOT %same = f32[8,8]{1,0} bitcast(%layer)
+}
+"""
+
+
 def parse(entry: str, *before: str):
     module = parse_module(
         "\n".join(["HloModule m", *before, "ENTRY %main () -> f32[] {"])
@@ -147,16 +160,9 @@ custom_call_target="__cublas$lt$matmul", backend_config={"gemm_backend_config":{
 
 
 def test_of_stacked_weights_only_the_layer_that_is_read_counts():
-    fused = """
-%read (w: f32[12,8,8], n: s32[]) -> f32[8,8] {
-  %w = f32[12,8,8]{2,1,0} parameter(0)
-  %n = s32[] parameter(1)
-  %zero = s32[] constant(0)
-  %layer = f32[1,8,8]{2,1,0} dynamic-slice(%w, %n, %zero, %zero), \
-dynamic_slice_sizes={1,8,8}
-  ROOT %same = f32[8,8]{1,0} bitcast(%layer)
-}
-%write (w: f32[12,8,8], n: s32[], x: f32[8,8]) -> f32[12,8,8] {
+    fused = (
+        ONE_LAYER
+        + """%write (w: f32[12,8,8], n: s32[], x: f32[8,8]) -> f32[12,8,8] {
   %w = f32[12,8,8]{2,1,0} parameter(0)
   %n = s32[] parameter(1)
   %x = f32[8,8]{1,0} parameter(2)
@@ -165,6 +171,7 @@ dynamic_slice_sizes={1,8,8}
   ROOT %all = f32[12,8,8]{2,1,0} dynamic-update-slice(%w, %layer, %n, %zero, %zero)
 }
 """
+    )
     entry = """
   %w = f32[12,8,8]{2,1,0} parameter(0)
   %n = s32[] parameter(1)
@@ -198,27 +205,21 @@ def test_a_real_elementwise_program_reads_and_writes_each_array_once():
 
 def test_what_a_fusion_hands_on_or_a_collective_moves_is_no_traffic_of_its_own():
     # A product beside a gather, which began before and goes on after it.
-    fused = """
-%slice (w: f32[12,8,8], n: s32[]) -> f32[8,8] {
-  %w = f32[12,8,8]{2,1,0} parameter(0)
-  %n = s32[] parameter(1)
-  %zero = s32[] constant(0)
-  %layer = f32[1,8,8]{2,1,0} dynamic-slice(%w, %n, %zero, %zero), \
-dynamic_slice_sizes={1,8,8}
-  ROOT %same = f32[8,8]{1,0} bitcast(%layer)
-}
-%beside (shard: f32[4,8], whole: f32[32,8], w: f32[12,8,8], n: s32[]) -> f32[8,8] {
+    fused = (
+        ONE_LAYER
+        + """%beside (shard: f32[4,8], whole: f32[32,8], w: f32[12,8,8], n: s32[]) -> f32[8,8] {
   %shard = f32[4,8]{1,0} parameter(0)
   %whole = f32[32,8]{1,0} parameter(1)
   %w = f32[12,8,8]{2,1,0} parameter(2)
   %n = s32[] parameter(3)
-  %layer = f32[8,8]{1,0} fusion(%w, %n), kind=kLoop, calls=%slice
+  %layer = f32[8,8]{1,0} fusion(%w, %n), kind=kLoop, calls=%read
   %y = f32[8,8]{1,0} negate(%layer)
   %gather = f32[32,8]{1,0} all-gather(%shard), replica_groups={}, dimensions={0}
   ROOT %all = (f32[8,8]{1,0}, f32[4,8]{1,0}, f32[32,8]{1,0}, f32[32,8]{1,0}) \
 tuple(%y, %shard, %whole, %gather)
 }
 """
+    )
     entry = """
   %shard = f32[4,8]{1,0} parameter(0)
   %whole = f32[32,8]{1,0} parameter(1)

@@ -105,6 +105,14 @@ def test_the_command_reads_a_program_without_machine_code(tmp_path, capsys):
     assert hlo.read_text().startswith("HloModule jit_step")
 
 
+@pytest.mark.parametrize("name", ["json", "hlo"])
+def test_files_that_cannot_be_written_are_refused_first(name, tmp_path, capsys):
+    path = str(tmp_path / "missing" / "out")
+    words = ["plan", TINY, TEXT, "--chip", "v5e", "--chips", "8"]
+    assert main([*words, f"--{name}", path]) == 2
+    assert f"--{name} {path}: expected a file" in capsys.readouterr().err
+
+
 def test_only_libtpu_can_be_quick(capsys):
     words = ["plan", TINY, TEXT, "--chip", "h100", "--chips", "8", "--quick"]
     assert main(words) == 2
