@@ -9,7 +9,6 @@ from fmjax.planning.hlo_module import parse_module
 from fmjax.planning.memory_traffic import memory_bytes
 from fmjax.planning.products import product_flops
 
-
 # Reads one layer of a stack of twelve.
 ONE_LAYER = """
 %read (w: f32[12,8,8], n: s32[]) -> f32[8,8] {
@@ -205,9 +204,8 @@ def test_a_real_elementwise_program_reads_and_writes_each_array_once():
 
 def test_what_a_fusion_hands_on_or_a_collective_moves_is_no_traffic_of_its_own():
     # A product beside a gather, which began before and goes on after it.
-    fused = (
-        ONE_LAYER
-        + """%beside (shard: f32[4,8], whole: f32[32,8], w: f32[12,8,8], n: s32[]) -> f32[8,8] {
+    beside = """
+%beside (shard: f32[4,8], whole: f32[32,8], w: f32[12,8,8], n: s32[]) -> f32[8,8] {
   %shard = f32[4,8]{1,0} parameter(0)
   %whole = f32[32,8]{1,0} parameter(1)
   %w = f32[12,8,8]{2,1,0} parameter(2)
@@ -219,7 +217,6 @@ def test_what_a_fusion_hands_on_or_a_collective_moves_is_no_traffic_of_its_own()
 tuple(%y, %shard, %whole, %gather)
 }
 """
-    )
     entry = """
   %shard = f32[4,8]{1,0} parameter(0)
   %whole = f32[32,8]{1,0} parameter(1)
@@ -229,7 +226,7 @@ tuple(%y, %shard, %whole, %gather)
 fusion(%shard, %whole, %w, %n), kind=kOutput, calls=%beside
 """
     # One layer and its number are read, one layer is written.
-    assert traffic_of(entry, fused) == 2 * 4 * 8 * 8 + 4
+    assert traffic_of(entry, ONE_LAYER, beside) == 2 * 4 * 8 * 8 + 4
 
 
 def test_arrays_on_a_tpu_are_not_in_its_memory():
