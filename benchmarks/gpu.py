@@ -10,6 +10,7 @@ go on. `--smoke` takes tiny sizes, for a rehearsal on a CPU.
 import argparse
 import dataclasses
 import datetime
+import itertools
 import json
 import os
 import pathlib
@@ -32,7 +33,7 @@ import numpy as np
 
 from fmjax.models.language.gpt import GPT
 from fmjax.models.layers.attention_kernels.attend import attend
-from fmjax.models.layers.attention_mask import AttentionMask
+from fmjax.models.layers.attention_mask import AttentionMask, self_attention
 from fmjax.models.layers.rotary import Rotary
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.vision.vit import ViT
@@ -282,13 +283,17 @@ def vit_b16(smoke: bool) -> Iterator[dict]:
 
 def attention(smoke: bool) -> Iterator[dict]:
     """Attention kernels, forwards and backwards."""
-    kernels = ("xla", "blockwise") if smoke else ("xla", "blockwise", "cudnn")
-    for length in (128,) if smoke else (1024, 4096):
+    kernels = ("xla", "blockwise", "triton", *["cudnn"] * (not smoke))
+    lengths = (128,) if smoke else (1024, 4096)
+    for length, packed in itertools.product(lengths, (False, True)):
         shape = (1 if smoke else 16384 // length, length, 16, 64)
+        # Documents of a quarter of a row.
+        ids = jnp.broadcast_to(jnp.arange(length) * 4 // length, shape[:2])
+        mask = self_attention(True, ids if packed else None)
         qkv = [
             jax.random.normal(jax.random.key(i), shape, jnp.bfloat16) for i in range(3)
         ]
-        gradients = {kernel: gradients_of_attention(kernel) for kernel in kernels}
+        gradients = {name: gradients_of_attention(name, mask) for name in kernels}
         want = [np.float32(x) for x in gradients["xla"](*qkv)]
         for kernel, gradient in gradients.items():
             got = [np.float32(x) for x in gradient(*qkv)]
@@ -299,18 +304,18 @@ def attention(smoke: bool) -> Iterator[dict]:
         found = in_turns(turns)
         for kernel, seconds in found.items():
             yield {
-                "case": f"attention, {length} tokens",
+                "case": f"attention, {length} {'packed ' * packed}tokens",
                 "contender": kernel,
                 "ms": 1e3 * seconds,
                 "ratio": seconds / found["xla"],
             }
 
 
-def gradients_of_attention(kernel: str) -> Callable:
-    """The gradients of a causal kernel, compiled."""
+def gradients_of_attention(kernel: str, mask: AttentionMask) -> Callable:
+    """The gradients of a kernel, compiled."""
 
     def loss(q, k, v):
-        out = attend(q, k, v, AttentionMask(causal=True), implementation=kernel)
+        out = attend(q, k, v, mask, implementation=kernel)
         return (out.astype(jnp.float32) ** 2).sum()
 
     return jax.jit(jax.grad(loss, (0, 1, 2)))

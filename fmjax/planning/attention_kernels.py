@@ -1,20 +1,29 @@
 """Attention kernels of a compiled step: FLOPs of the blocks that they visit.
 
-No compiler estimates how long these take: to it they are calls of foreign code. Both
-kernels go through the scores in blocks and leave out blocks that the mask hides whole.
+No compiler estimates how long these take: to it they are calls of foreign code. All
+of them go through the scores in blocks and leave out blocks that the mask hides whole.
 """
 
 import collections as counting
 import re
 
 from fmjax.models.layers.attention_kernels.splash import FIRST_KEY
+from fmjax.models.layers.attention_kernels.triton_kernels import (
+    FORWARD,
+    INTO_KEYS,
+    INTO_QUERIES,
+)
 from fmjax.planning.hlo_instructions import Array, Computation, Instruction
 from fmjax.planning.hlo_module import Module
 
 _FLOATS = ("bf16", "f16", "f32", "f8")
 _CUDNN_BLOCK = 128
+_TRITON = "__gpu$xla.gpu.triton"
+# Widths of queries and of values in the products of each program of `triton_kernels`.
+_TRITON_PRODUCTS = {FORWARD: (1, 1), INTO_QUERIES: (2, 1), INTO_KEYS: (2, 2)}
+_TRITON_BLOCK = 64
 # Other code that is called by name: its time is not known.
-_FOREIGN = ("tpu_custom_call", "mosaic_gpu", "__gpu$xla.gpu.triton")
+_FOREIGN = ("tpu_custom_call", "mosaic_gpu", _TRITON)
 
 
 def is_kernel(instruction: Instruction) -> bool:
@@ -28,18 +37,28 @@ def kernel_calls(module: Module) -> dict[str, float]:
     calls = counting.Counter()
     for computation, instruction in module.scheduled():
         if is_kernel(instruction):
-            calls[re.sub(r"\.\d+$", "", instruction.name)] += computation.runs
+            calls[_name(instruction)] += computation.runs
     return dict(calls)
+
+
+def _name(instruction: Instruction) -> str:
+    """A kernel's name without a number."""
+    if instruction.custom_call_target == _TRITON:
+        # The compiler calls all of them pallas_call.
+        *_, name, _ = ("", "", *instruction.op_name.split("/"))
+        return name or instruction.name
+    return re.sub(r"\.\d+$", "", instruction.name)
 
 
 def attention_flops(computation: Computation, instruction: Instruction) -> float | None:
     """Matrix FLOPs of one execution of an attention kernel; None of any other.
 
-    Splash attention (JAX's Pallas kernel for TPUs) is known by its name, cuDNN's by its
-    target. With queries [T, K] and values [S, V] a head, the scores take 2 T S K FLOPs
-    and the output 2 T S V; instead of T S, the elements of visited blocks count. The
-    gradient takes five such products where one kernel makes all of it, and seven where
-    two do, as both compute the scores and their gradients.
+    Splash attention (JAX's Pallas kernel for TPUs) and fmjax's for Triton are known by
+    their names, cuDNN's by its target. With queries [T, K] and values [S, V] a head,
+    the scores take 2 T S K FLOPs and the output 2 T S V; instead of T S, the elements
+    of visited blocks count. The gradient takes five such products where one kernel
+    makes all of it, and seven where two do, as both compute the scores and their
+    gradients.
 
     Args:
       computation: that the instruction is in.
@@ -47,6 +66,8 @@ def attention_flops(computation: Computation, instruction: Instruction) -> float
     """
     if instruction.custom_call_target.startswith("__cudnn$fmha"):
         return _cudnn_flops(computation, instruction)
+    if instruction.custom_call_target == _TRITON:
+        return _triton_flops(computation, instruction)
     named = f"{instruction.name} {instruction.op_name}"
     phase = re.search(r"splash_m[hq]a_(fwd|dkv|dq)", named)
     if instruction.custom_call_target != "tpu_custom_call" or phase is None:
@@ -152,22 +173,43 @@ def _block(i: Instruction, name: str) -> int | None:
     return int(found[1]) if found else None
 
 
+def _triton_flops(computation: Computation, i: Instruction) -> float | None:
+    name = _name(i)
+    program = next((p for p in _TRITON_PRODUCTS if name.startswith(p)), None)
+    if program is None:
+        return None
+    # Two ranges of blocks come first.
+    query, key = computation.operand_arrays(i)[2:4]
+    (B, T, H, K), S = query.dims, key.dims[1]
+    window = re.search(r"_window_(\d+)", name)
+    share = _visited_share(
+        T, S, _TRITON_BLOCK, "_causal" in name, int(window[1]) if window else 0
+    )
+    return 2.0 * B * H * T * S * share * K * sum(_TRITON_PRODUCTS[program])
+
+
+def _visited_share(T: int, S: int, block: int, causal: bool, window: int) -> float:
+    """Of T × S scores in square blocks; a window of 0 sets no limit."""
+    blocks = visited_blocks(
+        T,
+        block,
+        S,
+        block,
+        widest=-(-window // block) * (1 if causal else 2) + 1 if window else S,
+        causal=causal,
+    )
+    return blocks / (-(-T // block) * -(-S // block))
+
+
 def _cudnn_flops(computation: Computation, i: Instruction) -> float | None:
     query, _, value = computation.operand_arrays(i)[:3]
     scores = i.noted("intermediate_tensor_shape")
     if scores is None:
         return None
     B, H, T, S = (int(n) for n in scores["dimensions"])
-    width = int(i.noted("sliding_window_length") or 0)
-    blocks = visited_blocks(
-        T,
-        _CUDNN_BLOCK,
-        S,
-        _CUDNN_BLOCK,
-        widest=-(-width // _CUDNN_BLOCK) + 1 if width else S,
-        causal="CAUSAL" in (i.noted("mask_type") or ""),
-    )
-    share = blocks / (-(-T // _CUDNN_BLOCK) * -(-S // _CUDNN_BLOCK))
+    window = int(i.noted("sliding_window_length") or 0)
+    causal = "CAUSAL" in (i.noted("mask_type") or "")
+    share = _visited_share(T, S, _CUDNN_BLOCK, causal, window)
     K, V = query.dims[-1], value.dims[-1]
     widths = 3 * K + 2 * V if "Backward" in i.custom_call_target else K + V
     return 2.0 * B * H * T * S * share * widths

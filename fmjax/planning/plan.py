@@ -264,7 +264,8 @@ def _without_cudnn(error: RuntimeError) -> UserError | None:
         return None
     return UserError(
         f"{str(error).rstrip('.')}: a plan with cuDNN's attention needs its libraries "
-        "(extra plan-gpu) on LD_LIBRARY_PATH; transformer.attention = 'xla' does not."
+        "(extra plan-gpu) on LD_LIBRARY_PATH; transformer.attention = 'triton' does "
+        "not."
     )
 
 

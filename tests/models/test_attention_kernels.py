@@ -14,8 +14,15 @@ from sharding.test_platform import mesh_of
 
 from fmjax.errors import UserError
 from fmjax.models.language.gpt import GPT
-from fmjax.models.layers.attention_kernels import blockwise, splash_blocks
+from fmjax.models.layers.attention_kernels import (
+    blockwise,
+    cudnn,
+    splash_blocks,
+    triton,
+    triton_kernels,
+)
 from fmjax.models.layers.attention_kernels.attend import attend
+from fmjax.models.layers.attention_kernels.call import AttentionCall
 from fmjax.models.layers.attention_mask import (
     AttentionMask,
     cached_self_attention,
@@ -140,8 +147,76 @@ def test_blockwise_equals_xla(name):
     assert_equal(run("blockwise", name, block=96), run("xla", name), CASES[name][4])
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_triton_equals_xla(name):
+    assert_equal(run("triton", name), run("xla", name), CASES[name][4])
+
+
+@pytest.mark.parametrize(
+    ("mask", "width"),
+    [
+        ({"causal": True}, 72),
+        ({}, 8),
+        ({"causal": True, "window": 50}, 160),
+        ({"padding_mask": np.arange(77) < np.array([[60], [1]])}, 16),
+    ],
+    ids=["causal", "narrow heads", "wide heads", "padding"],
+)
+def test_triton_takes_any_length_and_width(mask, width):
+    rng = np.random.default_rng(0)
+    keys = 77 if "padding_mask" in mask else 150
+    shapes = [(B, 150, 2, width), *[(B, keys, 1, width)] * 2]
+    arguments = [jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes]
+
+    def gradients(implementation):
+        def loss(q, k, v):
+            options = {"implementation": implementation, "scale": 0.3}
+            out = attend(q, k, v, AttentionMask(**mask), **options)
+            return (out * jnp.arange(width) / width).sum(), out
+
+        found = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(*arguments)
+        (_, out), into = found
+        return [np.float64(x) for x in (out, *into)]
+
+    assert_equal(gradients("triton"), gradients("xla"), jnp.float32)
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if n != "cross"])
+def test_ranges_of_blocks_are_what_the_mask_leaves(name):
+    mask, q, k = CASES[name][5], 64, 32
+    x = jnp.zeros((B, T, 2, K))
+    call = AttentionCall(x, x, x, mask, None, 1.0, None, 0.0, None)
+    found = triton.ranges(call, triton_kernels.Blocks(q, k, 4, 1))
+    array = mask.to_array(T, T)
+    array = np.ones((1, T, T), bool) if array is None else np.asarray(array)
+    array = np.broadcast_to(array, (B, T, T)).reshape(B, T // q, q, T // k, k)
+    seen = array.any((2, 4))
+    for (first, last), there in zip(found, (seen, np.swapaxes(seen, 1, 2))):
+        places = np.arange(there.shape[-1])
+        inside = (places >= first[..., None]) & (places < last[..., None])
+        inside = np.broadcast_to(inside, there.shape)
+        if mask.padding_mask is None:
+            np.testing.assert_array_equal(inside, there)
+        # A block of padding alone may be visited for nothing.
+        assert not (there & ~inside).any()
+
+
+def test_triton_is_compiled_for_gpus():
+    x = jnp.zeros((1, T, 4, 64), jnp.bfloat16)
+    mask = self_attention(True, jnp.ones((1, T), jnp.int32))
+
+    def gradient(x):
+        return jax.grad(lambda x: attend(x, x, x, mask, softcap=30.0).sum())(x)
+
+    with jax.sharding.use_abstract_mesh(mesh_of("gpu")):
+        lowered = jax.jit(gradient).trace(x).lower(lowering_platforms=("cuda",))
+    text = lowered.as_text()
+    for name in ("forward", "into_queries", "into_keys"):
+        assert text.count(f'name = "flash_attention_{name}_causal"') == 1
+
+
 @pytest.mark.parametrize("name", ["grouped", "all"])
-@pytest.mark.parametrize("implementation", ["splash", "blockwise"])
+@pytest.mark.parametrize("implementation", ["splash", "blockwise", "triton"])
 def test_kernels_on_a_mesh_equal_xla_on_one_device(implementation, name):
     config = MeshConfig(data=1, fsdp=2, tensor=4)
     if CASES[name][1] % 4:
@@ -214,13 +289,37 @@ def test_auto_takes_splash_on_tpus_and_says_once_why_not(capsys):
     assert kernels_of("tpu", dropout_rate=0.1) == ["pallas_call"]
 
 
+def test_auto_takes_the_kernel_of_gpus_that_needs_no_array(capsys, monkeypatch):
+    by_cudnn = []  # which is not installed
+    monkeypatch.setattr(
+        cudnn, "attention", lambda call: by_cudnn.append(call.mask) or call.q
+    )
+    for mask in (AttentionMask(causal=True), AttentionMask()):
+        kernels_of("gpu", mask=mask)
+        assert by_cudnn.pop() == mask
+    assert capsys.readouterr().err == ""
+    segmented = self_attention(True, jnp.ones((1, T), jnp.int32))
+    for changes, reason in (
+        ({"mask": segmented}, "an array [T, S]"),
+        ({"softcap": 5.0}, "transformer.attention_softcap = 5.0"),
+    ):
+        for _ in range(2):
+            assert kernels_of("gpu", **changes) == ["pallas_call"]
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "'triton', not 'cudnn'" in line
+        assert reason in line
+    assert kernels_of("gpu", mask=AttentionMask(window=9)) == ["pallas_call"]
+    assert kernels_of("gpu", dtype=jnp.float32) == ["xla"]
+    assert "its inputs are float32" in capsys.readouterr().err
+
+
 def test_auto_goes_over_blocks_where_long_rows_have_no_other_kernel(capsys):
     assert kernels_of("cpu", T=2048) == ["xla"]
     assert kernels_of("cpu", T=4096) == ["scan"]
     assert capsys.readouterr().err == ""
     assert kernels_of("tpu", T=4100) == ["pallas_call"]
-    assert kernels_of("gpu", T=4096, softcap=3.0) == ["scan"]
-    assert "transformer.attention_softcap = 3.0" in capsys.readouterr().err
+    assert kernels_of("gpu", T=4096, dtype=jnp.float32) == ["scan"]
+    assert "its inputs are float32" in capsys.readouterr().err
 
 
 def test_cudnn_is_told_windows_and_causality_without_an_array(monkeypatch):
@@ -251,6 +350,7 @@ def test_cudnn_is_told_windows_and_causality_without_an_array(monkeypatch):
         ("blockwise", {"bias": jnp.zeros((1, 2, T, T))}, "transformer.position_bias"),
         ("cudnn", {"dtype": jnp.float32}, "inputs are float32"),
         ("cudnn", {"softcap": 3.0}, "transformer.attention_softcap = 3.0"),
+        ("triton", {"bias": jnp.zeros((1, 2, T, T))}, "transformer.position_bias"),
     ],
 )
 def test_a_kernel_that_is_asked_for_is_refused_by_name(implementation, changes, reason):

@@ -206,13 +206,14 @@ def test_queries_of_another_sequence(how):
     ],
     ids=["causal", "natural order", "bidirectional", "segments"],
 )
-def test_a_ring_of_splash(case, zigzag):
+@pytest.mark.parametrize("kernel", ["splash", "triton"])
+def test_a_ring_of_fused_kernels(kernel, case, zigzag):
     got = on_devices(
         case,
         "ring",
         MeshConfig(data=2, context=2, tensor=2),
         zigzag=zigzag,
-        kernel="splash",
+        kernel=kernel,
         queries=512,
         keys=512,
     )

@@ -13,7 +13,11 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 
 from fmjax.models.layers.attention_kernels.splash import FIRST_KEY
-from fmjax.planning.attention_kernels import attention_flops, is_kernel
+from fmjax.planning.attention_kernels import (
+    attention_flops,
+    is_kernel,
+    kernel_calls,
+)
 from fmjax.planning.hlo_module import parse_module
 
 H, T, K = 3, 64, 16
@@ -138,6 +142,36 @@ def test_cudnn_counts_half_of_the_square_and_the_diagonal():
     )
     # 128 keys back reach into the block before: 1 + 7 · 2 of 64 blocks.
     assert cudnn("__cudnn$fmhaSoftmax", "CAUSAL", 128) == 2 * square * 15 / 64
+
+
+def triton_kernel(name: str):
+    text = f"""ENTRY %main () -> f32[] {{
+  %first = s32[1,8]{{1,0}} parameter(0)
+  %last = s32[1,8]{{1,0}} parameter(1)
+  %q = bf16[2,512,4,64]{{3,2,1,0}} parameter(2)
+  %k = bf16[2,512,2,64]{{3,2,1,0}} parameter(3)
+  %v = bf16[2,512,2,64]{{3,2,1,0}} parameter(4)
+  ROOT %pallas_call.3 = bf16[2,512,4,64]{{3,2,1,0}} custom-call(%first, %last, %q, \
+%k, %v), custom_call_target="__gpu$xla.gpu.triton", \
+metadata={{op_name="jit(f)/jvp()/shard_map/{name}/pallas_call"}}, \
+backend_config={{grid_x = 8 : i32, ir = "ML\\EFR\\22\\0D(", num_warps = 4 : i32}}
+}}"""
+    module = parse_module(text)
+    assert kernel_calls(module) == {name: 1}
+    return attention_flops(
+        module.computations["main"], module.computations["main"].root
+    )
+
+
+def test_triton_counts_what_its_name_says_of_the_mask():
+    square = 2 * 2 * 4 * 512 * 512 * 64
+    for program, products in (("forward", 2), ("into_queries", 3), ("into_keys", 4)):
+        name = f"flash_attention_{program}"
+        assert triton_kernel(name) == products * square
+        # 36 of 64 blocks of 64 × 64; with 64 keys back, 1 + 7 · 2.
+        assert triton_kernel(f"{name}_causal") == products * square * 36 / 64
+        assert triton_kernel(f"{name}_causal_window_64") == products * square * 15 / 64
+    assert triton_kernel("another") is None
 
 
 def test_other_kernels_are_known_to_be_unknown():

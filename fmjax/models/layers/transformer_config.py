@@ -17,6 +17,8 @@ from fmjax.models.layers.remat import RematName, RematPolicy
 from fmjax.models.layers.rotary import Rotary
 from fmjax.sharding.platform import platform
 
+AttentionKernel = Literal["auto", "xla", "blockwise", "cudnn", "triton", "splash"]
+
 
 @configurable("transformer")
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +93,9 @@ class TransformerConfig:
         pass activations on more often.
       remat: rematerialization: "none" keeps all activations; "dots" keeps matrix
         products and outputs of attention kernels; "weights" keeps products with
-        weights; "attention" keeps outputs of the kernels "splash" and "blockwise";
-        "full" keeps only the inputs of blocks. The others are recomputed in the
-        backward pass.
+        weights; "attention" keeps outputs of the kernels "splash", "triton" and
+        "blockwise"; "full" keeps only the inputs of blocks. The others are recomputed
+        in the backward pass.
       remat_save: names of activations that are kept too, see
         `fmjax.models.layers.remat`.
       remat_offload: names of activations that are kept in the memory of the host.
@@ -129,9 +131,7 @@ class TransformerConfig:
     init_std: float = 0.02
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantized: Quantized | None = None
-    attention: Literal["auto", "xla", "blockwise", "cudnn", "splash"] = runtime_field(
-        "auto"
-    )
+    attention: AttentionKernel = runtime_field("auto")
     attention_block: int | None = runtime_field(None)
     context_attention: Literal["auto", "ring", "all_gather"] = runtime_field("auto")
     scan_layers: bool = True

@@ -10,6 +10,7 @@ from fmjax.models.layers.attention_kernels import (
     gathered_keys,
     ring,
     splash,
+    triton,
     xla,
 )
 from fmjax.models.layers.attention_kernels.call import AttentionCall
@@ -20,8 +21,15 @@ from fmjax.models.layers.logical_axes import shards
 from fmjax.say_once import say_once
 from fmjax.sharding.platform import platform
 
-KERNELS = {"xla": xla, "blockwise": blockwise, "cudnn": cudnn, "splash": splash}
-_OF_PLATFORM = {"tpu": "splash", "gpu": "cudnn"}
+KERNELS = {
+    "xla": xla,
+    "blockwise": blockwise,
+    "cudnn": cudnn,
+    "splash": splash,
+    "triton": triton,
+}
+# In the order in which they are tried; the first with sums is that of rings.
+_OF_PLATFORM = {"tpu": ("splash",), "gpu": ("cudnn", "triton")}
 # "blockwise" replaces "xla" for rows of more keys than this, where the float32 scores
 # of one head take 16 MB.
 _LONG = 2048
@@ -57,14 +65,15 @@ def attend(
       softcap: scores x become softcap · tanh(x / softcap) (Gemma 2), before the bias;
         None leaves them unchanged.
       implementation: "splash" (TPUs; interpreted on CPUs), "cudnn" (NVIDIA GPUs),
-        "blockwise" (any platform, memory O(T)), "xla" (any platform and option, memory
-        O(T · S)), or "auto": splash on TPUs and cudnn on GPUs if they support the call,
-        else blockwise for long rows if it does, else xla. If the platform's kernel does
-        not support it, the reason is printed once to the standard error.
+        "triton" (GPUs; interpreted on CPUs), "blockwise" (any platform, memory O(T)),
+        "xla" (any platform and option, memory O(T · S)), or "auto": splash on TPUs, and
+        cudnn or else triton on GPUs, if they support the call without an array [T, S],
+        else blockwise for long rows if it does, else xla. If the platform's first
+        kernel does not, the reason is printed once to the standard error.
       context_attention: how queries meet keys if T and S are sharded over mesh.context:
         "ring" (keys travel; causal masks and none, segments, padding), "all_gather"
         (any option), or "auto": ring if it supports the call. The kernels of a ring are
-        splash and blockwise, those of gathered keys blockwise and xla.
+        splash, triton and blockwise, those of gathered keys blockwise and xla.
       block: the most queries and keys of a block of "splash", and keys of "blockwise";
         None for as many as suit the chip.
       dropout_rate: share of the attention weights that are dropped.
@@ -110,7 +119,7 @@ def _attend_in_parts(
         )
     if how != "all_gather" and reason is None:
         return ring.attention(call, KERNELS[_kernel_of_ring(call, implementation)])
-    if implementation in ("splash", "cudnn"):
+    if implementation in ("splash", "cudnn", "triton"):
         raise UserError(
             f"transformer.attention = {implementation!r} cannot be used with gathered "
             f"keys over mesh.context ({reason or 'transformer.context_attention'}). "
@@ -125,39 +134,59 @@ def _attend_in_parts(
 
 def _kernel_of_ring(call: AttentionCall, implementation: str) -> str:
     """The kernel of each device for the keys that pass by."""
-    # In zig-zag order a visit may take half of the queries or of the keys.
-    parts = shards("length") * (2 if call.mask.zigzag else 1)
-    reason = splash.refused_platform()
-    for length in (call.q.shape[1], call.k.shape[1]):
-        if length // parts % LANES:
-            reason = f"{length} / {parts} positions are no multiple of {LANES}"
-    if implementation == "cudnn" or (implementation == "splash" and reason):
+    reason = None
+    if implementation == "cudnn":
+        reason = "it does not give its sums"
+    elif implementation != "auto":
+        reason = _refused_piece(call, implementation)
+    if reason:
         raise UserError(
             f"transformer.attention = {implementation!r} cannot be used in a ring over "
-            f"mesh.context: {reason or 'it does not give its sums'}. Expected 'auto' "
-            "or 'blockwise'."
+            f"mesh.context: {reason}. Expected 'auto' or 'blockwise'."
         )
     if implementation == "auto":
-        of_platform = _OF_PLATFORM.get(platform())
         implementation = "blockwise"
-        if of_platform == "splash" and reason is None:
-            implementation = "splash"
-        elif of_platform:
-            why = reason or "cuDNN does not give its sums"
-            _say(f"attention in the ring by 'blockwise', not {of_platform!r}: {why}")
+        if of_platform := _OF_PLATFORM.get(platform()):
+            *_, preferred = of_platform
+            if why := _refused_piece(call, preferred):
+                _say(f"attention in the ring by 'blockwise', not {preferred!r}: {why}")
+            else:
+                implementation = preferred
     return implementation
+
+
+def _refused_piece(call: AttentionCall, implementation: str) -> str | None:
+    """Why a kernel cannot attend to the keys of a device of a ring; None if it can."""
+    if implementation == "triton":
+        return triton.refused_inputs(call)
+    if implementation == "splash":
+        # In zig-zag order a visit may take half of the queries or of the keys.
+        parts = shards("length") * (2 if call.mask.zigzag else 1)
+        for length in (call.q.shape[1], call.k.shape[1]):
+            if length // parts % LANES:
+                return f"{length} / {parts} positions are no multiple of {LANES}"
+        return splash.refused_platform()
+    return None
 
 
 def _choose(call: AttentionCall) -> str:
     """The name of the kernel for the mesh's platform."""
-    preferred = _OF_PLATFORM.get(platform())
-    reason = preferred and KERNELS[preferred].refusal(call)
-    if preferred and reason is None:
-        return preferred
-    long = call.k.shape[1] > _LONG and blockwise.refusal(call) is None
-    chosen = "blockwise" if long else "xla"
-    if preferred:
-        _say(f"attention by {chosen!r}, not {preferred!r}: {reason}")
+    of_platform = _OF_PLATFORM.get(platform(), ())
+    reasons = {}
+    for name in of_platform:
+        reason = KERNELS[name].refusal(call)
+        if reason is None and name == "cudnn" and cudnn.needs_array(call):
+            reason = "segments and padding would take it an array [T, S]"
+        if reason is None:
+            chosen = name
+            break
+        reasons[name] = reason
+    else:
+        long = call.k.shape[1] > _LONG and blockwise.refusal(call) is None
+        chosen = "blockwise" if long else "xla"
+    if reasons:
+        preferred = of_platform[0]
+        _say(f"attention by {chosen!r}, not {preferred!r}: {reasons[preferred]}")
     return chosen
 
 

@@ -21,15 +21,27 @@ def refusal(call: AttentionCall) -> str | None:
     return None
 
 
-def attention(call: AttentionCall) -> Float[Array, "B T H K"]:
-    """The output of attention; causal masks and causal windows need no [T, S] array.
+def needs_array(call: AttentionCall) -> bool:
+    """Whether cuDNN takes the mask only as an array [T, S].
 
-    Segments and padding do need one: cuDNN takes only lengths, and they cannot always
-    be expressed as lengths.
+    Causal masks and causal windows it takes as they are. Of segments and padding it
+    takes only lengths, and they cannot always be expressed as lengths.
     """
-    mask, T, S = call.mask, call.q.shape[1], call.k.shape[1]
+    mask = call.mask
+    none = mask.only_distance and not mask.causal and mask.window is None
+    return not none and not _structured(call)
+
+
+def _structured(call: AttentionCall) -> bool:
     # cuDNN counts a window from the key at the query's index, so T must equal S.
-    structured = mask.only_distance and mask.causal and T == S
+    square = call.q.shape[1] == call.k.shape[1]
+    return call.mask.only_distance and call.mask.causal and square
+
+
+def attention(call: AttentionCall) -> Float[Array, "B T H K"]:
+    """The output of attention, with a mask [T, S] if `needs_array`."""
+    mask, T, S = call.mask, call.q.shape[1], call.k.shape[1]
+    structured = _structured(call)
     array = None if structured else mask.to_array(T, S)
     window = mask.window if structured else None
     return jax.nn.dot_product_attention(

@@ -1,0 +1,245 @@
+"""Flash attention for GPUs where cuDNN has none: segments, padding, soft-caps, rings.
+
+cuDNN takes segments and padding only as an array [T, S], and no soft-cap. The programs
+of `triton_kernels` take the mask as it is, and give the sums that a ring needs. They
+are for one device and run within `shard_map` on its rows and heads, as splash attention
+does; on CPUs they are interpreted.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float
+
+from fmjax.models.layers.attention_kernels import placement, triton_kernels
+from fmjax.models.layers.attention_kernels.call import AttentionCall
+from fmjax.models.layers.attention_kernels.triton_kernels import (
+    Blocks,
+    Range,
+    Scores,
+    Visible,
+)
+from fmjax.models.layers.attention_mask import AttentionMask
+from fmjax.sharding.platform import platform
+
+_WIDEST = 256
+_LEAST = 16  # rows and columns of a product that tensor cores take
+_NO_SEGMENT = -1  # segment id of masked keys; those of tokens are 0 and up
+
+
+def refusal(call: AttentionCall) -> str | None:
+    """Why these programs do not support the call; None if they do."""
+    if call.unusual():
+        return call.unusual()
+    return refused_inputs(call) or placement.refusal(call)
+
+
+def refused_inputs(call: AttentionCall) -> str | None:
+    """Why the mesh's devices do not run them on such inputs; None if they do."""
+    on, K = platform(), call.q.shape[-1]
+    if on not in ("gpu", "cpu"):
+        return f"the mesh is of {on} devices"
+    if on == "gpu" and call.q.dtype not in (jnp.bfloat16, jnp.float16):
+        return f"its inputs are {call.q.dtype}, not bfloat16 or float16"
+    if K > _WIDEST:
+        return f"heads are {K} wide, more than {_WIDEST}"
+    return None
+
+
+def attention(call: AttentionCall) -> Float[Array, "B T H K"]:
+    """The output of attention, without a [T, S] array."""
+    mask = call.mask
+
+    def local(q, k, v, query_ids, key_ids, padding_mask, applies):
+        here = dataclasses.replace(
+            mask,
+            query_segment_ids=query_ids,
+            key_segment_ids=key_ids,
+            padding_mask=padding_mask,
+            window_applies=applies,
+        )
+        how = _How.of(call)
+        return _differentiable(how, q, k, v, _visible(here, len(q)))
+
+    rows = (mask.query_segment_ids, mask.key_segment_ids, mask.padding_mask)
+    arguments = (call.q, call.k, call.v, *rows, mask.window_applies)
+    if jax.sharding.get_abstract_mesh().empty:
+        return local(*arguments)
+    of_queries, of_keys = placement.of_queries(), placement.of_keys()
+
+    def row_spec(x):
+        # An array with one row is that of all.
+        one = x is None or len(x) == 1
+        return PartitionSpec() if one else placement.of_rows()
+
+    return jax.shard_map(
+        local,
+        in_specs=(of_queries, of_keys, of_keys, *map(row_spec, rows), PartitionSpec()),
+        out_specs=of_queries,
+        # Pallas calls do not declare over which mesh axes their outputs vary.
+        check_vma=False,
+    )(*arguments)
+
+
+def forward_piece(
+    call: AttentionCall,
+) -> tuple[Float[Array, "B T H K"], Float[Array, "B H T"]]:
+    """Attention to some of the keys, see `splash.forward_piece`."""
+    how, visible = _of_piece(call)
+    return _forward_arrays(how, call.q, call.k, call.v, visible)
+
+
+def backward_piece(
+    call: AttentionCall,
+    out: Float[Array, "B T H K"],
+    log_sums: Float[Array, "B H T"],
+    gradient: Float[Array, "B T H K"],
+) -> tuple[Array, Array, Array]:
+    """The part of some keys in the gradients, see `splash.backward_piece`."""
+    how, visible = _of_piece(call)
+    arrays = (call.q, call.k, call.v, visible, out, log_sums)
+    return _backward_arrays(how, arrays, gradient)
+
+
+def ranges(call: AttentionCall, blocks: Blocks) -> tuple[Range, Range]:
+    """Which blocks of keys, and of queries, are visited: see `block_ranges`."""
+    how, visible = _of_piece(call)
+    T, S = call.q.shape[1], call.k.shape[1]
+    return triton_kernels.block_ranges(_scores(how, blocks, S), blocks, visible, T, S)
+
+
+@dataclasses.dataclass(frozen=True)
+class _How:
+    scale: float
+    softcap: float | None
+    causal: bool
+    window: int | None
+
+    @classmethod
+    def of(cls, call: AttentionCall) -> "_How":
+        mask = call.mask
+        window = None if mask.window_applies is not None else mask.window
+        return cls(call.scale, call.softcap, mask.causal, window)
+
+
+def _of_piece(call: AttentionCall) -> tuple[_How, Visible]:
+    return _How.of(call), _visible(call.mask, len(call.q))
+
+
+def _visible(mask: AttentionMask, B: int) -> Visible:
+    """Segments and padding of all rows, and the window where layers differ."""
+    queries, keys = mask.query_segment_ids, mask.key_segment_ids
+    window = None
+    if mask.window is not None and mask.window_applies is not None:
+        limit = jnp.asarray([mask.window], jnp.int32)
+        window = jnp.where(mask.window_applies, limit, triton_kernels.NO_WINDOW)
+    if mask.padding_mask is not None:
+        keys = jnp.where(mask.padding_mask, 0 if keys is None else keys, _NO_SEGMENT)
+    if keys is None:
+        return Visible(window=window)
+
+    def of_all(ids):
+        return jnp.broadcast_to(ids.astype(jnp.int32), (B, ids.shape[1]))
+
+    # Without segments all queries are of segment 0; their number is not known here.
+    return Visible(None if queries is None else of_all(queries), of_all(keys), window)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _differentiable(how: _How, q: Array, k: Array, v: Array, visible: Visible) -> Array:
+    return _forward_arrays(how, q, k, v, visible)[0]
+
+
+def _forward(how, q, k, v, visible):
+    out, log_sums = _forward_arrays(how, q, k, v, visible)
+    out = checkpoint_name(out, "attention")
+    log_sums = checkpoint_name(log_sums, "attention")
+    return out, (q, k, v, visible, out, log_sums)
+
+
+def _backward(how, arrays, gradient):
+    return *_backward_arrays(how, arrays, gradient), None
+
+
+_differentiable.defvjp(_forward, _backward)
+
+
+def _forward_arrays(how, q, k, v, visible):
+    (_, T, _, K), S = q.shape, k.shape[1]
+    blocks = _blocks(triton_kernels.FORWARD, T, S, K)
+    arrays = _padded(blocks, q, k, v, visible)
+    scores = _scores(how, blocks, S)
+    out, log_sums = triton_kernels.forward(scores, blocks, *arrays)
+    return out[:, :T, :, :K], log_sums[..., :T]
+
+
+def _backward_arrays(how, arrays, gradient):
+    q, k, v, visible, out, log_sums = arrays
+    (_, T, _, K), S = q.shape, k.shape[1]
+    inner = (out.astype(jnp.float32) * gradient.astype(jnp.float32)).sum(-1)
+    inner = jnp.swapaxes(inner, 1, 2)
+
+    def run(name, program):
+        blocks = _blocks(name, T, S, K)
+        room = ((0, 0), (0, 0), (0, -T % blocks.q))
+        return program(
+            *(_scores(how, blocks, S), blocks),
+            *_padded(blocks, q, k, v, visible),
+            _widened(gradient, blocks.q),
+            *(jnp.pad(x, room) for x in (log_sums, inner)),
+        )
+
+    into_q = run(triton_kernels.INTO_QUERIES, triton_kernels.into_queries)
+    into_k, into_v = run(triton_kernels.INTO_KEYS, triton_kernels.into_keys)
+    return into_q[:, :T, :, :K], into_k[:, :S, :, :K], into_v[:, :S, :, :K]
+
+
+# By program, for heads of up to 128 and up to 256, what ptxas compiles for an H100
+# without spilling registers.
+_BLOCKS = {
+    triton_kernels.FORWARD: (Blocks(128, 64, 8, 2), Blocks(64, 32, 8, 2)),
+    triton_kernels.INTO_QUERIES: (Blocks(64, 64, 4, 2), Blocks(64, 32, 8, 2)),
+    triton_kernels.INTO_KEYS: (Blocks(64, 64, 4, 2), Blocks(32, 64, 8, 2)),
+}
+
+
+def _blocks(program: str, T: int, S: int, K: int) -> Blocks:
+    blocks = _BLOCKS[program][_power_of_two(K) > 128]
+    q, k = min(blocks.q, _power_of_two(T)), min(blocks.k, _power_of_two(S))
+    return dataclasses.replace(blocks, q=q, k=k)
+
+
+def _scores(how: _How, blocks: Blocks, S: int) -> Scores:
+    padded = S % blocks.k != 0
+    interpret = platform() == "cpu"
+    return Scores(*dataclasses.astuple(how), S, padded, interpret)
+
+
+def _power_of_two(n: int) -> int:
+    return max(_LEAST, 1 << (n - 1).bit_length())
+
+
+def _padded(blocks: Blocks, q, k, v, visible: Visible):
+    """Arrays with whole blocks of positions and a power of two of widths."""
+    T, S = q.shape[1], k.shape[1]
+    queries, keys = visible.query_ids, visible.key_ids
+    if keys is not None:
+        if queries is None:
+            queries = jnp.zeros((len(q), T), jnp.int32)
+        # An id at the end is repeated, so that ranges of ids stay as they are.
+        queries = jnp.pad(queries, ((0, 0), (0, -T % blocks.q)), "edge")
+        room = ((0, 0), (0, -S % blocks.k))
+        keys = jnp.pad(keys, room, constant_values=_NO_SEGMENT)
+    visible = Visible(queries, keys, visible.window)
+    q, k, v = _widened(q, blocks.q), _widened(k, blocks.k), _widened(v, blocks.k)
+    return q, k, v, visible
+
+
+def _widened(x: Array, block: int) -> Array:
+    T, K = x.shape[1], x.shape[3]
+    room = ((0, 0), (0, -T % block), (0, 0), (0, _power_of_two(K) - K))
+    return jnp.pad(x, room)

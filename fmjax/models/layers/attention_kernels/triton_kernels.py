@@ -1,0 +1,522 @@
+"""Flash attention for GPUs as Pallas programs, which Triton compiles.
+
+The forward pass is the online softmax of Milakov and Gimelshein (2018). The backward
+pass is algorithm 4 of FlashAttention (Dao et al. 2022), in two programs, as in
+FlashAttention-2 (Dao 2023): one goes through the keys of each block of queries, the
+other through the queries of each block of keys, so that none adds to what another
+writes. Blocks of the scores that the mask hides whole are left out: `block_ranges` says
+which remain.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+from jaxtyping import Array, Bool, Float, Int
+
+# Names of the programs, which end in what `fmjax plan` has to know of the mask.
+FORWARD, INTO_QUERIES, INTO_KEYS = (
+    f"flash_attention_{name}" for name in ("forward", "into_queries", "into_keys")
+)
+# Score of hidden keys, and the logarithm of the sum over no keys; finite, so that
+# differences of two of them are numbers.
+HIDDEN = -1e30
+NO_WINDOW = 2**30
+_PADDING = 2**30  # larger than any segment's id
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """Sizes of the blocks of scores, powers of two, and how Triton compiles them.
+
+    Attributes:
+      q: queries of a block.
+      k: keys of a block.
+      warps: of 32 threads that compute a block together.
+      stages: blocks that are loaded ahead of their computation, and one.
+    """
+
+    q: int
+    k: int
+    warps: int
+    stages: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """How scores are made, and which of them exist, as far as is known statically.
+
+    Attributes:
+      scale: of the products of queries and keys.
+      softcap: see `AttentionCall`.
+      causal: whether a query sees only keys up to its own place.
+      window: a query sees only keys at a smaller distance; None sets no limit.
+      keys: S before padding.
+      keys_are_padded: whether there are keys past these, which nothing sees.
+      interpret: whether Pallas interprets the programs, on any platform.
+    """
+
+    scale: float
+    softcap: float | None
+    causal: bool
+    window: int | None
+    keys: int
+    keys_are_padded: bool
+    interpret: bool
+
+    def name(self, program: str) -> str:
+        """The program's name with what the mask leaves out."""
+        causal = "_causal" if self.causal else ""
+        return program + causal + (f"_window_{self.window}" if self.window else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Visible:
+    """The arrays that say which keys a query sees; None where they set no limit.
+
+    Attributes:
+      query_ids: int32 [B, T]; a query sees only keys of its own id.
+      key_ids: int32 [B, S].
+      window: int32 [1], instead of `Scores.window` where layers differ.
+    """
+
+    query_ids: Int[Array, "B T"] | None = None
+    key_ids: Int[Array, "B S"] | None = None
+    window: Int[Array, " 1"] | None = None
+
+
+jax.tree_util.register_dataclass(Visible)
+
+
+def forward(
+    how: Scores,
+    blocks: Blocks,
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B S G K"],
+    v: Float[Array, "B S G K"],
+    visible: Visible,
+) -> tuple[Float[Array, "B T H K"], Float[Array, "B H T"]]:
+    """Attention, and the logarithms of the sums of exp(score); float32 the latter.
+
+    T and S are multiples of the blocks', K is a power of two, and G divides H. A query
+    without keys has the output 0 and the logarithm `HIDDEN`.
+    """
+    B, T, H, K = q.shape
+    heads_of_key = H // k.shape[2]
+    first, last = block_ranges(how, blocks, visible, T, k.shape[1])[0]
+    specs = _Specs(blocks, heads_of_key, of_queries=True)
+    return pl.pallas_call(
+        functools.partial(_forward, how, blocks),
+        name=how.name(FORWARD),
+        grid=(T // blocks.q, H, B),
+        in_specs=[
+            specs.range(first),
+            specs.range(last),
+            specs.query_block(K),
+            specs.all_keys(k),
+            specs.all_keys(v),
+            *specs.visible(visible),
+        ],
+        out_specs=[specs.query_block(K), specs.sums_block()],
+        out_shape=[q, jax.ShapeDtypeStruct((B, H, T), jnp.float32)],
+        compiler_params=_compiled(blocks),
+        interpret=how.interpret,
+    )(first, last, q, k, v, visible.query_ids, visible.key_ids, visible.window)
+
+
+def into_queries(
+    how: Scores,
+    blocks: Blocks,
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B S G K"],
+    v: Float[Array, "B S G K"],
+    visible: Visible,
+    gradient: Float[Array, "B T H K"],
+    log_sums: Float[Array, "B H T"],
+    inner: Float[Array, "B H T"],
+) -> Float[Array, "B T H K"]:
+    """Gradient of the queries.
+
+    Args:
+      how: as in `forward`, as are blocks, q, k, v and visible.
+      blocks: sizes.
+      q: queries.
+      k: keys.
+      v: values.
+      visible: of the mask.
+      gradient: of the output.
+      log_sums: logarithms of the sums of exp(score).
+      inner: products of each query's output and its gradient.
+    """
+    B, T, H, K = q.shape
+    first, last = block_ranges(how, blocks, visible, T, k.shape[1])[0]
+    specs = _Specs(blocks, H // k.shape[2], of_queries=True)
+    return pl.pallas_call(
+        functools.partial(_into_queries, how, blocks),
+        name=how.name(INTO_QUERIES),
+        grid=(T // blocks.q, H, B),
+        in_specs=[
+            specs.range(first),
+            specs.range(last),
+            specs.query_block(K),
+            specs.all_keys(k),
+            specs.all_keys(v),
+            *specs.visible(visible),
+            specs.query_block(K),
+            specs.sums_block(),
+            specs.sums_block(),
+        ],
+        out_specs=specs.query_block(K),
+        out_shape=q,
+        compiler_params=_compiled(blocks),
+        interpret=how.interpret,
+    )(
+        *(first, last, q, k, v),
+        *(visible.query_ids, visible.key_ids, visible.window),
+        *(gradient, log_sums, inner),
+    )
+
+
+def into_keys(
+    how: Scores,
+    blocks: Blocks,
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B S G K"],
+    v: Float[Array, "B S G K"],
+    visible: Visible,
+    gradient: Float[Array, "B T H K"],
+    log_sums: Float[Array, "B H T"],
+    inner: Float[Array, "B H T"],
+) -> tuple[Float[Array, "B S G K"], Float[Array, "B S G K"]]:
+    """Gradients of the keys and of the values; arguments as of `into_queries`."""
+    B, S, G, K = k.shape
+    T, H = q.shape[1:3]
+    first, last = block_ranges(how, blocks, visible, T, S)[1]
+    specs = _Specs(blocks, H // G, of_queries=False)
+    return pl.pallas_call(
+        functools.partial(_into_keys, how, blocks),
+        name=how.name(INTO_KEYS),
+        grid=(S // blocks.k, G, B),
+        in_specs=[
+            specs.range(first),
+            specs.range(last),
+            specs.all_queries(q),
+            specs.key_block(K),
+            specs.key_block(K),
+            *specs.visible(visible),
+            specs.all_queries(q),
+            specs.all_sums(T),
+            specs.all_sums(T),
+        ],
+        out_specs=[specs.key_block(K)] * 2,
+        out_shape=[k, v],
+        compiler_params=_compiled(blocks),
+        interpret=how.interpret,
+    )(
+        *(first, last, q, k, v),
+        *(visible.query_ids, visible.key_ids, visible.window),
+        *(gradient, log_sums, inner),
+    )
+
+
+Range = tuple[Int[Array, "_ _"], Int[Array, "_ _"]]
+
+
+def block_ranges(
+    how: Scores, blocks: Blocks, visible: Visible, T: int, S: int
+) -> tuple[Range, Range]:
+    """Which blocks have to be visited: [first, last) for each block of the other side.
+
+    All blocks outside are hidden; some inside may be, if ids are not in order.
+
+    Args:
+      how: of the scores.
+      blocks: their sizes.
+      visible: of the mask.
+      T: number of queries.
+      S: number of keys.
+
+    Returns:
+      Of keys for each block of queries, int32 [1 or B, T / blocks.q], and of queries
+      for each block of keys, [1 or B, S / blocks.k].
+    """
+    rows, columns = (
+        jnp.arange(n // size) * size for n, size in ((T, blocks.q), (S, blocks.k))
+    )
+    # Distances from the last query of a block to its first key, and the other way.
+    back = rows[:, None] + blocks.q - 1 - columns
+    ahead = columns + blocks.k - 1 - rows[:, None]
+    seen = jnp.broadcast_to(columns < how.keys, back.shape)
+    if how.causal:
+        seen &= back >= 0
+    for window in (how.window, visible.window):
+        if window is not None:
+            # Of the nearest key, where all lie before or behind all of the queries.
+            distance = jnp.maximum(-ahead, -back)
+            seen &= distance < window
+    seen = seen[None]
+    if visible.query_ids is not None:
+        q_least, q_most = _least_and_most(visible.query_ids, blocks.q)
+        k_least, k_most = _least_and_most(visible.key_ids, blocks.k)
+        seen &= q_least[:, :, None] <= k_most[:, None]
+        seen &= k_least[:, None] <= q_most[:, :, None]
+    return _range(seen), _range(jnp.swapaxes(seen, 1, 2))
+
+
+def _least_and_most(ids: Int[Array, "B T"], block: int) -> Range:
+    """Of each block; with ids in the order of packed rows, whose padding comes last."""
+    ids = jnp.where(ids <= 0, _PADDING - ids, ids).reshape(len(ids), -1, block)
+    return ids.min(-1), ids.max(-1)
+
+
+def _range(seen: Bool[Array, "_ _ _"]) -> Range:
+    any_seen = seen.any(-1)
+    first = jnp.argmax(seen, -1)
+    last = seen.shape[-1] - jnp.argmax(seen[..., ::-1], -1)
+    return tuple(jnp.where(any_seen, x, 0).astype(jnp.int32) for x in (first, last))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Specs:
+    """Which part of each array a program sees, by its place (block, head, row)."""
+
+    blocks: Blocks
+    heads_of_key: int
+    of_queries: bool  # whether blocks and heads of the grid are the queries'
+
+    def range(self, x: Array) -> pl.BlockSpec:
+        shared = len(x) == 1
+        return pl.BlockSpec((None, None), lambda i, h, b: (0 if shared else b, i))
+
+    def query_block(self, width: int) -> pl.BlockSpec:
+        shape = (None, self.blocks.q, None, width)
+        return pl.BlockSpec(shape, lambda i, h, b: (b, i, h, 0))
+
+    def key_block(self, width: int) -> pl.BlockSpec:
+        shape = (None, self.blocks.k, None, width)
+        return pl.BlockSpec(shape, lambda i, g, b: (b, i, g, 0))
+
+    def sums_block(self) -> pl.BlockSpec:
+        return pl.BlockSpec((None, None, self.blocks.q), lambda i, h, b: (b, h, i))
+
+    def all_keys(self, x: Array) -> pl.BlockSpec:
+        shape = (None, x.shape[1], None, x.shape[3])
+        return pl.BlockSpec(shape, lambda i, h, b: (b, 0, h // self.heads_of_key, 0))
+
+    def all_queries(self, x: Array) -> pl.BlockSpec:
+        shape = (None, x.shape[1], self.heads_of_key, x.shape[3])
+        return pl.BlockSpec(shape, lambda i, g, b: (b, 0, g, 0))
+
+    def all_sums(self, T: int) -> pl.BlockSpec:
+        shape = (None, self.heads_of_key, T)
+        return pl.BlockSpec(shape, lambda i, g, b: (b, g, 0))
+
+    def visible(self, visible: Visible) -> list[pl.BlockSpec | None]:
+        def ids(x, size, whole):
+            if x is None:
+                return None
+            if whole:
+                return pl.BlockSpec((None, x.shape[1]), lambda i, h, b: (b, 0))
+            return pl.BlockSpec((None, size), lambda i, h, b: (b, i))
+
+        window = None
+        if visible.window is not None:
+            window = pl.BlockSpec((None,), lambda i, h, b: (0,))
+        return [
+            ids(visible.query_ids, self.blocks.q, not self.of_queries),
+            ids(visible.key_ids, self.blocks.k, self.of_queries),
+            window,
+        ]
+
+
+def _compiled(blocks: Blocks) -> plgpu.CompilerParams:
+    return plgpu.CompilerParams(num_warps=blocks.warps, num_stages=blocks.stages)
+
+
+def _forward(
+    how,
+    blocks,
+    first_ref,
+    last_ref,
+    q_ref,
+    k_ref,
+    v_ref,
+    query_ids_ref,
+    key_ids_ref,
+    window_ref,
+    out_ref,
+    log_sums_ref,
+):
+    q = q_ref[...]
+    seen_of = _keys_seen(how, blocks, query_ids_ref, key_ids_ref, window_ref)
+
+    def add(j, carry):
+        highest, total, out = carry
+        here = pl.ds(j * blocks.k, blocks.k)
+        seen = seen_of(j)
+        scores, _ = _scores(how, q, k_ref[here, :])
+        scores = _where(seen, scores, HIDDEN)
+        new = jnp.maximum(highest, scores.max(1))
+        weights = _where(seen, jnp.exp(scores - new[:, None]), 0.0)
+        shrink = jnp.exp(highest - new)
+        v = v_ref[here, :]
+        out = out * shrink[:, None] + _dot(weights.astype(v.dtype), v)
+        return new, total * shrink + weights.sum(1), out
+
+    start = (
+        jnp.full(blocks.q, HIDDEN, jnp.float32),
+        jnp.zeros(blocks.q, jnp.float32),
+        jnp.zeros(q.shape, jnp.float32),
+    )
+    highest, total, out = jax.lax.fori_loop(first_ref[...], last_ref[...], add, start)
+    sees = total > 0
+    total = jnp.where(sees, total, 1.0)
+    out_ref[...] = (out / total[:, None]).astype(out_ref.dtype)
+    log_sums_ref[...] = jnp.where(sees, highest + jnp.log(total), HIDDEN)
+
+
+def _into_queries(
+    how,
+    blocks,
+    first_ref,
+    last_ref,
+    q_ref,
+    k_ref,
+    v_ref,
+    query_ids_ref,
+    key_ids_ref,
+    window_ref,
+    gradient_ref,
+    log_sums_ref,
+    inner_ref,
+    into_q_ref,
+):
+    q, gradient = q_ref[...], gradient_ref[...]
+    seen_of = _keys_seen(how, blocks, query_ids_ref, key_ids_ref, window_ref)
+    log_sums, inner = log_sums_ref[...], inner_ref[...]
+
+    def add(j, into_q):
+        here = pl.ds(j * blocks.k, blocks.k)
+        k, seen = k_ref[here, :], seen_of(j)
+        scores, slope = _scores(how, q, k)
+        weights = _where(seen, jnp.exp(scores - log_sums[:, None]), 0.0)
+        into_weights = _dot(gradient, v_ref[here, :].T)
+        into_scores = weights * (into_weights - inner[:, None]) * slope
+        return into_q + _dot(into_scores.astype(k.dtype), k)
+
+    zero = jnp.zeros(q.shape, jnp.float32)
+    into_q = jax.lax.fori_loop(first_ref[...], last_ref[...], add, zero)
+    into_q_ref[...] = (how.scale * into_q).astype(into_q_ref.dtype)
+
+
+def _into_keys(
+    how,
+    blocks,
+    first_ref,
+    last_ref,
+    q_ref,
+    k_ref,
+    v_ref,
+    query_ids_ref,
+    key_ids_ref,
+    window_ref,
+    gradient_ref,
+    log_sums_ref,
+    inner_ref,
+    into_k_ref,
+    into_v_ref,
+):
+    # Blocks of scores are [keys, queries] here, which is how the products need them.
+    k, v = k_ref[...], v_ref[...]
+    key = (pl.program_id(0) * blocks.k + jnp.arange(blocks.k))[:, None]
+    key_ids, window = _loaded(key_ids_ref), _loaded(window_ref)
+    first, count = first_ref[...], last_ref[...] - first_ref[...]
+
+    def add(n, carry):
+        into_k, into_v = carry
+        # All query heads that this key head serves, one after the other.
+        head, start = n // count, (first + n % count) * blocks.q
+        here = pl.ds(start, blocks.q)
+        q, gradient = q_ref[here, head, :], gradient_ref[here, head, :]
+        query, query_ids = start + jnp.arange(blocks.q), _loaded(query_ids_ref, here)
+        ids = (None, None) if key_ids is None else (query_ids[None], key_ids[:, None])
+        seen = _seen(how, query[None], key, *ids, window)
+        scores, slope = _scores(how, k, q)
+        log_sums, inner = log_sums_ref[head, here], inner_ref[head, here]
+        weights = _where(seen, jnp.exp(scores - log_sums[None]), 0.0)
+        into_v += _dot(weights.astype(gradient.dtype), gradient)
+        into_weights = _dot(v, gradient.T)
+        into_scores = weights * (into_weights - inner[None]) * slope
+        return into_k + _dot(into_scores.astype(q.dtype), q), into_v
+
+    zero = jnp.zeros(k.shape, jnp.float32)
+    into_k, into_v = jax.lax.fori_loop(0, count * q_ref.shape[1], add, (zero, zero))
+    into_k_ref[...] = (how.scale * into_k).astype(into_k_ref.dtype)
+    into_v_ref[...] = into_v.astype(into_v_ref.dtype)
+
+
+def _keys_seen(how, blocks, query_ids_ref, key_ids_ref, window_ref) -> Callable:
+    """Block of keys → which scores [q, k] of this block of queries exist."""
+    query = (pl.program_id(0) * blocks.q + jnp.arange(blocks.q))[:, None]
+    query_ids, window = _loaded(query_ids_ref), _loaded(window_ref)
+
+    def seen_of(j):
+        key = j * blocks.k + jnp.arange(blocks.k)
+        if query_ids is None:
+            return _seen(how, query, key[None], None, None, window)
+        key_ids = key_ids_ref[pl.ds(j * blocks.k, blocks.k)]
+        return _seen(how, query, key[None], query_ids[:, None], key_ids[None], window)
+
+    return seen_of
+
+
+def _loaded(ref, here=...):
+    return None if ref is None else ref[here]
+
+
+def _dot(a, b):
+    # Float32, of tests, without rounding to TF32.
+    precision = "highest" if a.dtype == jnp.float32 else None
+    return pl.dot(a, b, precision=precision)
+
+
+def _scores(how: Scores, a, b):
+    """Scores of the rows of `a` and of `b`, and their derivatives by the products."""
+    scores = how.scale * _dot(a, b.T)
+    if how.softcap is None:
+        return scores, 1.0
+    part = jnp.tanh(scores / how.softcap)
+    return how.softcap * part, 1 - part * part
+
+
+def _seen(how: Scores, query, key, query_ids, key_ids, window):
+    """Which scores of a block exist; None for all.
+
+    Args:
+      how: of the scores.
+      query: indices of the queries, [q, 1] or [1, q].
+      key: indices of the keys, [1, k] or [k, 1].
+      query_ids: of the same form, or None.
+      key_ids: of the same form, or None.
+      window: where layers differ, or None.
+    """
+    conditions = []
+    if how.keys_are_padded:
+        shape = jnp.broadcast_shapes(query.shape, key.shape)
+        conditions.append(jnp.broadcast_to(key < how.keys, shape))
+    if how.causal:
+        conditions.append(query >= key)
+    for limit in (how.window, window):
+        if limit is not None:
+            conditions.append(jnp.abs(query - key) < limit)
+    if query_ids is not None:
+        conditions.append(query_ids == key_ids)
+    return functools.reduce(jnp.logical_and, conditions) if conditions else None
+
+
+def _where(seen, x, other):
+    return x if seen is None else jnp.where(seen, x, other)
