@@ -12,6 +12,13 @@ from fmjax.sharding.chips import CHIPS
 
 ROOT = pathlib.Path(__file__).parents[2]
 PODS = ROOT / "configs" / "pods"
+FIGURES = ROOT / "benchmarks" / "predicted_steps.json"
+# Of the rows that are compiled whole, only one takes less than some minutes.
+COMPILED_AGAIN = [
+    row
+    for row in json.loads(FIGURES.read_text())
+    if row.get("quick") or row["name"] == "two layers of GPT-2, 8 v5e"
+]
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +31,8 @@ def predicted_steps():
 
 
 @pytest.fixture(scope="module")
-def rows(predicted_steps):
-    return json.loads(predicted_steps.FIGURES.read_text())
+def rows():
+    return json.loads(FIGURES.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -110,19 +117,7 @@ def test_what_got_worse_is_named(predicted_steps):
 
 
 @pytest.mark.slow
-def test_every_model_still_compiles_fits_and_is_as_fast(predicted_steps, rows):
-    worse = {
-        row["name"]: predicted_steps.regressions(
-            row["predicted"], predicted_steps.figures(predicted_steps.plan(row))
-        )
-        for row in rows
-        if row.get("quick")
-    }
-    assert not any(worse.values()), {n: found for n, found in worse.items() if found}
-
-
-@pytest.mark.slow
-def test_a_step_is_still_predicted_to_be_as_fast(predicted_steps, rows):
-    row = next(row for row in rows if row["name"] == "two layers of GPT-2, 8 v5e")
+@pytest.mark.parametrize("row", COMPILED_AGAIN, ids=lambda row: row["name"])
+def test_a_step_still_fits_and_is_predicted_to_be_as_fast(predicted_steps, row):
     found = predicted_steps.figures(predicted_steps.plan(row))
     assert predicted_steps.regressions(row["predicted"], found) == []
