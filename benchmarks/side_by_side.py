@@ -25,6 +25,7 @@ from fmjax.optim.optimizers import AdamW
 from fmjax.optim.schedules import Constant
 from fmjax.sharding.chips import peak_flops
 from fmjax.sharding.mesh import MeshConfig, batch_sharding, global_batch, on_mesh
+from fmjax.sharding.xla_options import xla_options
 from fmjax.training.state import plan_state
 from fmjax.training.step import make_train_step
 
@@ -98,7 +99,13 @@ def fmjax_step(objective: Objective, batch: Arrays, params: Any = None) -> Conte
     mesh, rules = mesh_config.build(jax.devices()[:1]), mesh_config.all_rules
     plan = plan_state(objective, OPTIMIZER, mesh, rules, train_steps=100)
     train = make_train_step(
-        objective, plan, lambda s: OPTIMIZER.learning_rate(s, 100), mesh, rules, seed=0
+        objective,
+        plan,
+        lambda s: OPTIMIZER.learning_rate(s, 100),
+        mesh,
+        rules,
+        seed=0,
+        compiler_options=xla_options(mesh.devices.flat[0], ()),
     )
     rows = len(next(iter(batch.values())))
     data = global_batch(batch, batch_sharding(mesh, rules), rows)

@@ -9,6 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from fmjax.models.layers.logical_axes import normal_init, zeros_init
+from fmjax.sharding.platform import platform
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -39,6 +40,10 @@ def _matmul_backward(out_dtype, operands, gradient):
     x, kernel = operands
     gradient = gradient.astype(x.dtype)
     into_x = jnp.einsum("...o,io->...i", gradient, kernel)
+    if platform() == "cpu" and jax.sharding.get_abstract_mesh().size <= 1:
+        # XLA's CPU backend transposes operands that share more than one axis in a loop
+        # of its own, instead of within the product.
+        x, gradient = (a.reshape(-1, a.shape[-1]) for a in (x, gradient))
     into_kernel = jnp.einsum("...i,...o->io", x, gradient)
     return into_x, into_kernel
 
