@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 
 from fmjax.cli.arguments import parse
@@ -19,11 +20,14 @@ USER_ERROR = 2  # a wrong argument, config or file
 DIVERGED = 3  # bad_steps stopped the run
 CANNOT_SAVE = 4  # checkpoints could not be written
 BAD_DEVICE = 5  # a device computes wrongly
+_BEGAN = time.time()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code."""
     args = parse(argv)
+    # Called with arguments, it is not the process that begins here.
+    args.began = _BEGAN if argv is None else time.time()
     try:
         with explained_out_of_memory():
             return VERBS[args.verb](args) or 0
@@ -60,6 +64,7 @@ def _train(args) -> int:
             override=args.override,
             trust=args.trust,
             on_hang=end_process(UNFINISHED),
+            began=args.began,
         )
     except tuple(codes) as error:
         print(f"fmjax: {error}", file=sys.stderr)

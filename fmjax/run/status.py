@@ -1,4 +1,4 @@
-"""The status of a run in ten lines, read from its directory.
+"""The status of a run in a few lines, read from its directory.
 
 Nothing is written. The run may create and delete files meanwhile, and the content of
 the files is not trusted.
@@ -20,7 +20,8 @@ from fmjax.run import lock as run_lock
 from fmjax.run.lock import format_seconds
 from fmjax.training.checkpoint.saved_state import FOLDER, saved_steps
 from fmjax.training.faults import bad_step_log
-from fmjax.training.reporting import events, metrics
+from fmjax.training.reporting import events, goodput, metrics
+from fmjax.training.reporting.goodput import Account
 
 
 def status(run_dir: pathlib.Path) -> list[str]:
@@ -48,6 +49,7 @@ def status(run_dir: pathlib.Path) -> list[str]:
         "state": _state(run_dir, log, saved, steps),
         "progress": f"step {step:,} of {steps:,} ({step / max(steps, 1):.0%})",
         "speed": _speed(train, steps - step),
+        "time": _time(run_dir),
         "loss": _losses(lines),
         "saved": _saved(run_dir, saved),
         "starts": _starts(log),
@@ -158,6 +160,24 @@ def _speed(train: list[dict], left: int) -> str:
     if left > 0 and seconds is not None:
         text += f"; about {format_seconds(left * seconds)} left"
     return text
+
+
+def _time(run_dir: pathlib.Path) -> str:
+    """What the run's life was spent on, the largest part first."""
+    account = Account()
+    for line in _plausible(goodput.read(run_dir), "step", "time", "began"):
+        account.add(line)
+    total = account.total
+    if total <= 0:
+        return "not known yet"
+    parts = sorted(account.seconds.items(), key=lambda part: -part[1])
+    shares = ", ".join(
+        f"{cause} {seconds / total:.0%}"
+        for cause, seconds in parts
+        if cause != goodput.STEPS and seconds >= 0.005 * total
+    )
+    text = f"goodput {account.goodput:.0%} of {format_seconds(total)}"
+    return text + (f"; {shares}" if shares else "")
 
 
 def _losses(lines: list[dict]) -> str:

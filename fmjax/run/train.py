@@ -24,6 +24,7 @@ def train(
     override: bool = False,
     trust: bool = False,
     on_hang: Callable[[str], None] = warn,
+    began: float | None = None,
 ) -> loop.Outcome:
     """Trains an experiment until its last step, or until SIGTERM or SIGINT.
 
@@ -34,6 +35,8 @@ def train(
       trust: whether the stored config may import code.
       on_hang: called in another thread with a sentence about what hangs; by default
         prints a warning.
+      began: when the process began, in seconds since 1970, for the run's goodput; None
+        for now.
 
     Raises:
       UserError: a config, file or directory is wrong; raised before anything is
@@ -79,6 +82,7 @@ def train(
             on_checked=store,
             on_hang=on_hang,
             changed_data=override,
+            began=began,
         )
     finally:
         lock.release()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import time
 from collections.abc import Callable, Sequence
 
 import jax
@@ -28,7 +29,8 @@ from fmjax.training.faults.watchdog import Watchdog
 from fmjax.training.init_from import Source, start_from
 from fmjax.training.memory import HELP, describe_memory
 from fmjax.training.numbered_batches import next_batch
-from fmjax.training.reporting import events, metrics
+from fmjax.training.reporting import events, goodput, metrics
+from fmjax.training.reporting.goodput import Clock
 from fmjax.training.reporting.metrics import MetricWriter
 from fmjax.training.reporting.reports import Reports
 from fmjax.training.reporting.step_flops import StepFlops
@@ -67,6 +69,7 @@ def train(
     on_checked: Callable[[], None] = lambda: None,
     on_hang: Callable[[str], None],
     changed_data: bool = False,
+    began: float | None = None,
 ) -> Outcome:
     """Trains an experiment to its last step, resuming from its last checkpoint.
 
@@ -78,6 +81,7 @@ def train(
       on_checked: called after all checks have passed, before anything is compiled.
       on_hang: called from another thread, with a message, if the run hangs.
       changed_data: resume even if the data changed since the checkpoint.
+      began: when the process began, in seconds since 1970; None for now.
 
     Raises:
       UserError: parts of the experiment do not fit together, raised before anything is
@@ -87,14 +91,17 @@ def train(
       BadDevice: a device gives wrong results.
     """
     use_compilation_cache(experiment.train.compilation_cache)
-    setup = set_up(experiment, sources, on_checked)
-    loop = Loop(experiment, run_dir, config_text, setup, on_hang, changed_data)
+    clock = Clock(run_dir, began or time.time(), jax.process_index() == 0)
+    with clock:
+        setup = set_up(experiment, sources, on_checked)
+    loop = Loop(experiment, run_dir, config_text, setup, on_hang, changed_data, clock)
 
     def held() -> str:
         return describe_memory(setup.plan, setup.step.activations)
 
     try:
         with (
+            clock,
             explained_out_of_memory(HELP, held),
             on_mesh(setup.mesh, setup.rules),
             Interruption() as interruption,
@@ -126,6 +133,7 @@ class Loop:
       setup: mesh, shardings and state plan, from `set_up`.
       on_hang: as for `train`.
       changed_data: as for `train`.
+      clock: of the run.
 
     Attributes:
       state: after the last step; None before `restore`.
@@ -143,11 +151,12 @@ class Loop:
         setup: Setup,
         on_hang: Callable[[str], None],
         changed_data: bool,
+        clock: Clock,
     ):
         run, data, objective = experiment.train, experiment.data, experiment.objective
         self._experiment, self._run = experiment, run
         self._run_dir, self._config_text = run_dir, config_text
-        self._setup, self._changed_data = setup, changed_data
+        self._setup, self._changed_data, self._spent = setup, changed_data, clock
         self.state: State | None = None
         self.done, self.interrupted, self.evaluated = 0, False, False
         self._validation: dict[str, float] = {}
@@ -207,7 +216,7 @@ class Loop:
         """
         plan, reports = self._setup.plan, self._reports
         self._observed = False
-        with self.watchdog.paused():
+        with self.watchdog.paused(), self._spent.spend(goodput.RESTORE):
             found = self._checkpoints.restore_newest(
                 plan.shapes, lambda text: reports.event("damaged checkpoint", 0, text)
             )
@@ -242,13 +251,20 @@ class Loop:
             seen,
         )
         self._clock.saved()
+        if not (self.complete and self.evaluated):
+            self._spent.note(self.done)
+        self._spent.run_from(goodput.STEPS)
 
     def step(self) -> None:
         """Makes one update: next batch, compiled step, metrics to the log."""
         if self._observes:
             self._observe()
         self.watchdog.begin(self.done + 1)
+        asked = time.perf_counter()
         number, batch = next_batch(self._batches, self._bad.passed_over)
+        if self._log.all_computed():
+            # Otherwise the devices had enough to do while the host waited.
+            self._spent.move(time.perf_counter() - asked, goodput.DATA)
         self.watchdog.compute()
         batch = global_batch(batch, self._setup.sharding, self._run.batch_size)
         phase = self._setup.plan.freezing.phase(self.done)
@@ -262,7 +278,7 @@ class Loop:
         data, objective = self._experiment.data, self._experiment.objective
         if self._observed and self.done % data.observe_every:
             return
-        with self.watchdog.paused():
+        with self.watchdog.paused(), self._spent.spend(goodput.DATA):
             data.observe(self._batches, objective, self.state.variables, self.done)
         self._observed = True
 
@@ -287,7 +303,7 @@ class Loop:
     def evaluate(self, last: bool) -> None:
         """Computes the validation loss and runs experiment.evaluations."""
         variables, step = self.state.eval_variables, self.done
-        with self.watchdog.paused():
+        with self.watchdog.paused(), self._spent.spend(goodput.EVALUATION):
             values = self._validate(variables, last) if self._has_validation else {}
             point = EvaluationPoint(step, variables, values, last)
             found = run_evaluations(self._experiment, point, self._evaluation_failed)
@@ -312,6 +328,7 @@ class Loop:
         self._saver.settle()
         self._checkpoints.drop_after(error.step - 1)
         self._bad.keep(error.record)
+        self._spent.note(self.done)
         without = f"without the batches {error.record['passed_over']}"
         message = f"{error}; going back, {without}"
         self._reports.event("rollback", error.step, message)
@@ -328,6 +345,8 @@ class Loop:
 
     def close(self) -> None:
         """Stops background threads and writes the last lines of the logs."""
+        if self._spent.noted:
+            self._spent.note(self.done)
         self._reports.close()
         self._batches.close()
         self._checkpoints.close()
@@ -349,7 +368,8 @@ class Loop:
         }
         meta = {"config": self._config_text, "versions": versions()}
         save = self._saver.finish if wait else self._saver.save
-        save(self.state, position, meta)
+        with self._spent.spend(goodput.SAVING):
+            save(self.state, position, meta)
         self._clock.saved()
 
     def _utilization(self, seconds: float) -> float | None:
@@ -362,7 +382,8 @@ class Loop:
         return mfu(flops / seconds, mesh.devices.flat[0], mesh.size)
 
     def _log_step(self, step: int, batch: int, values: dict[str, float]) -> None:
-        self._reports.training(step, values | self._epoch(batch + 1))
+        values |= self._epoch(batch + 1) | {"goodput": self._spent.note(self.done)}
+        self._reports.training(step, values)
 
     def _epoch(self, batches: int) -> dict[str, float]:
         """{"epoch": passes over the train split after so many batches}, if known."""

@@ -12,7 +12,7 @@ from fmjax.training.reporting import events
 
 def lines_of(out: str) -> dict[str, str]:
     rest = out.splitlines()[1:]
-    assert len(rest) == 10
+    assert len(rest) == 11
     return {line.split()[0]: line[11:] for line in rest}
 
 

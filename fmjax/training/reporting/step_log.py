@@ -54,6 +54,11 @@ class StepLog:
         self._pending.append((step, batch, metrics))
         self._read(LAG)
 
+    def all_computed(self) -> bool:
+        """Whether the devices have finished all steps."""
+        arrays = jax.tree.leaves(self._pending[-1][2]) if self._pending else []
+        return all(array.is_ready() for array in arrays)
+
     def drain(self) -> None:
         """Reads and checks all pending metrics."""
         self._read(0)
