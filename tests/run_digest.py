@@ -5,7 +5,10 @@ import json
 import re
 from pathlib import Path
 
-_LEFT_OUT = "^time$|seconds$|per_second$|^mfu$|^unigram"
+_LEFT_OUT = (
+    "^time$|seconds|per_second|mfu$|^goodput$|^waiting_for_data$|^device_memory"
+    "|^unigram"
+)
 
 
 def run_digest(run_dir: Path) -> str:

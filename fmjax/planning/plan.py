@@ -10,7 +10,6 @@ from typing import Any
 import jax
 
 from fmjax.errors import UserError
-from fmjax.models.flops import visible_keys_alone
 from fmjax.models.layers.pipeline import bubble
 from fmjax.objectives.terms import RowShapes
 from fmjax.planning.attention_kernels import kernel_calls
@@ -184,8 +183,7 @@ def make_plan(
     params = state.shapes.params
     sizes = (objective, state, rows, run.batch_size)
     flops = StepFlops(*sizes)(0, step.batch)
-    with visible_keys_alone():
-        causal = StepFlops(*sizes)(0, step.batch)
+    causal = StepFlops(*sizes, causal=True)(0, step.batch)
     return Plan(
         topology=topology,
         mesh=shape,

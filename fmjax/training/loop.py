@@ -27,7 +27,7 @@ from fmjax.training.faults.device_check import check_devices
 from fmjax.training.faults.interruption import Interruption
 from fmjax.training.faults.watchdog import Watchdog
 from fmjax.training.init_from import Source, start_from
-from fmjax.training.memory import HELP, describe_memory
+from fmjax.training.memory import HELP, describe_memory, device_memory_peak
 from fmjax.training.numbered_batches import next_batch
 from fmjax.training.reporting import events, goodput, metrics
 from fmjax.training.reporting.goodput import Clock
@@ -35,7 +35,7 @@ from fmjax.training.reporting.metrics import MetricWriter
 from fmjax.training.reporting.reports import Reports
 from fmjax.training.reporting.step_flops import StepFlops
 from fmjax.training.reporting.step_log import StepLog
-from fmjax.training.reporting.throughput import mfu
+from fmjax.training.reporting.throughput import describe_peak, mfu
 from fmjax.training.setup import Setup, set_up
 from fmjax.training.state import State
 from fmjax.training.validation import Validation, run_evaluations
@@ -168,9 +168,11 @@ class Loop:
         self._observed = False
         self._train_rows = data.train_rows()
         self._has_validation = data.has_validation
-        self._flops = StepFlops(
-            objective, setup.plan, data.row_shapes(), run.batch_size
-        )
+        of_rows = (objective, setup.plan, data.row_shapes(), run.batch_size)
+        self._flops = {
+            name: StepFlops(*of_rows, causal=causal)
+            for name, causal in (("mfu", False), ("causal_mfu", True))
+        }
         self._reports = Reports(
             run_dir,
             run.steps,
@@ -372,17 +374,27 @@ class Loop:
             save(self.state, position, meta)
         self._clock.saved()
 
-    def _utilization(self, seconds: float) -> float | None:
-        """Model FLOPs utilization for a step time in seconds; None if unknown."""
+    def _utilization(self, seconds: float) -> dict[str, float | None]:
+        """MFU in both conventions for a step time in seconds; None where unknown."""
         mesh = self._setup.mesh
-        if peak_flops(mesh.devices.flat[0]) is None:
-            return None
-        phase = self._setup.plan.freezing.phase(self.done - 1)
-        flops = self._flops(phase, self._setup.step.batch)
-        return mfu(flops / seconds, mesh.devices.flat[0], mesh.size)
+        device = mesh.devices.flat[0]
+        if peak_flops(device) is None:
+            return dict.fromkeys(self._flops)
+        phase, batch = self._setup.plan.freezing.phase(self.done - 1), self._setup.step
+        return {
+            name: mfu(flops(phase, batch.batch) / seconds, device, mesh.size)
+            for name, flops in self._flops.items()
+        }
 
     def _log_step(self, step: int, batch: int, values: dict[str, float]) -> None:
-        values |= self._epoch(batch + 1) | {"goodput": self._spent.note(self.done)}
+        unit = self._experiment.objective.unit
+        rate = values[f"{unit}_per_second"] / self._setup.mesh.size
+        values |= self._epoch(batch + 1) | {
+            f"{unit}_per_second_per_device": rate,
+            "waiting_for_data": self._spent.share_since_last_note(goodput.DATA),
+            "goodput": self._spent.note(self.done),
+            "device_memory_peak": device_memory_peak(),
+        }
         self._reports.training(step, values)
 
     def _epoch(self, batches: int) -> dict[str, float]:
@@ -399,7 +411,10 @@ class Loop:
         for line in describe_hosts():
             say(line)
         say(plan.describe(self._setup.mesh))
-        options = xla_options(self._setup.mesh.devices.flat[0], self._run.xla_options)
+        device = self._setup.mesh.devices.flat[0]
+        if device.platform != "cpu":
+            say(describe_peak(device))
+        options = xla_options(device, self._run.xla_options)
         if options:
             say("XLA options: " + ", ".join(f"{n}={x}" for n, x in options.items()))
         for line in plan.freezing.describe(plan.shapes.params):

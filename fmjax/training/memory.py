@@ -63,6 +63,13 @@ def check_memory(
         )
 
 
+def device_memory_peak() -> int | None:
+    """Most bytes that were in use on a device of this process; None if not known."""
+    found = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [s["peak_bytes_in_use"] for s in found if "peak_bytes_in_use" in s]
+    return max(peaks, default=None)
+
+
 def describe_memory(plan: StatePlan, activations: float = 0.0) -> str:
     """A sentence on what a device holds in training.
 

@@ -69,3 +69,10 @@ def test_mfu_of_palm():
 
 def test_unknown_chips_have_no_mfu():
     assert throughput.mfu(1e15, jax.devices()[0]) is None
+    told = throughput.describe_peak(SimpleNamespace(device_kind="TPU v99"))
+    assert told == "MFU is not known: no peak of a 'TPU v99' is"
+
+
+def test_the_peak_of_a_chip_is_told_with_its_source():
+    told = throughput.describe_peak(SimpleNamespace(device_kind="TPU v5 lite"))
+    assert told.startswith("MFU is of 197 TFLOP/s a device (cloud.google.com/tpu/docs")

@@ -1,5 +1,8 @@
 """Every step's loss is looked at, and lines are written where they are due."""
 
+import pytest
+
+from fmjax.training.reporting import step_log
 from fmjax.training.reporting.step_log import StepLog
 
 
@@ -61,3 +64,25 @@ def test_tokens_seen_go_on_from_those_before():
     log.drain()
     assert lines == [117.0, 130.0]
     assert log.seen == 130.0
+
+
+def test_percentiles_are_of_the_steps_of_a_line_without_pauses(monkeypatch):
+    now, lines = [0.0], []
+    monkeypatch.setattr(step_log.time, "perf_counter", lambda: now[0])
+    log = StepLog(
+        every=5,
+        last=10,
+        unit="tokens",
+        write=lambda step, batch, values: lines.append(values),
+        check=lambda step, batch, found: None,
+    )
+    for step, seconds in enumerate([1, 1, 1, 1, 6, 2, 2, 2, 2, 2], start=1):
+        now[0] += seconds
+        log.push(step, step, metrics())
+        log.drain()
+        with log.paused():
+            now[0] += 100
+    first, second = lines
+    assert (first["step_seconds"], first["step_seconds_p50"]) == (2.0, 1.0)
+    assert first["step_seconds_p95"] == pytest.approx(5.0)
+    assert second["step_seconds_p95"] == second["step_seconds"] == 2.0

@@ -59,6 +59,7 @@ class Clock:
         self._seconds = {SET_UP: max(0.0, today() - began)}
         self._causes = [SET_UP]
         self._since = now()
+        self._noted: dict[str, float] = {}
         self._account = Account()
         self.noted = False
 
@@ -83,6 +84,14 @@ class Clock:
         self._add(self._causes[-1], -seconds)
         self._add(cause, seconds)
 
+    def share_since_last_note(self, cause: str) -> float:
+        """The share of the time since then that was charged to a cause, 0 … 1."""
+        self._charge()
+        before = self._noted
+        spent = sum(self._seconds.values()) - sum(before.values())
+        of_cause = self._seconds.get(cause, 0.0) - before.get(cause, 0.0)
+        return of_cause / spent if spent > 0 else 0.0
+
     def note(self, step: int) -> float:
         """Appends what was spent so far; returns the goodput over the run's life.
 
@@ -97,6 +106,7 @@ class Clock:
             self.noted = True
             for line in read(self._file.parent):
                 self._account.add(line)
+        self._noted = dict(self._seconds)
         seconds = {cause: round(s, 3) for cause, s in self._seconds.items()}
         line = {
             "time": round(self._today(), 3),

@@ -19,7 +19,7 @@ class Reports:
       run_dir: the run directory.
       steps: updates of the whole run.
       unit: of the objective, such as "tokens".
-      mfu: (step_seconds) → model FLOPs utilization.
+      utilization: (step_seconds) → figures that depend on these, such as "mfu".
       open_writer: (start) → a metric writer that deletes lines past step `start`.
     """
 
@@ -28,12 +28,12 @@ class Reports:
         run_dir: pathlib.Path,
         steps: int,
         unit: str,
-        mfu: Callable[[float], float],
+        utilization: Callable[[float], dict[str, float | None]],
         open_writer: Callable[[int], MetricWriter],
     ):
         self._first = jax.process_index() == 0
         self._events = Events(run_dir, self._first)
-        self._steps, self._unit, self._mfu = steps, unit, mfu
+        self._steps, self._unit, self._utilization = steps, unit, utilization
         self._open_writer = open_writer
         self._writer: MetricWriter | NoWriter = NoWriter()
         self._unwritten: str | None = None
@@ -65,7 +65,7 @@ class Reports:
 
     def training(self, step: int, values: dict[str, float]) -> None:
         """Reports training metrics of the steps up to this one."""
-        values["mfu"] = self._mfu(values["step_seconds"])
+        values |= self._utilization(values["step_seconds"])
         self._write(step, "train", values)
         self._say.log(step, self._steps, self._unit, values)
 

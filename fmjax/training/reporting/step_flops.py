@@ -1,10 +1,12 @@
 """Matrix FLOPs of a training step, by the model's formula, reduced by freezing."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 
 import jax
 
+from fmjax.models.flops import visible_keys_alone
 from fmjax.objectives.objective import Objective
 from fmjax.objectives.terms import Batch, RowShapes, total
 from fmjax.training.reporting.traced_products import training_flops
@@ -24,11 +26,19 @@ class StepFlops:
       plan: of its state.
       rows: the shape of each array of a row.
       batch_size: rows of the global batch.
+      causal: whether attention counts only the keys that a query sees, as Llama 3's
+        figures do, instead of all.
     """
 
     def __init__(
-        self, objective: Objective, plan: StatePlan, rows: RowShapes, batch_size: int
+        self,
+        objective: Objective,
+        plan: StatePlan,
+        rows: RowShapes,
+        batch_size: int,
+        causal: bool = False,
     ):
+        self._causal = causal
         self._objective, self._plan = objective, plan
         self._rows, self._batch_size = rows, batch_size
         self._shares: dict[int, float] = {}
@@ -47,7 +57,8 @@ class StepFlops:
     @functools.cached_property
     def _formula(self) -> float:
         params = self._plan.shapes.params
-        per_row = self._objective.train_flops_per_row(params, self._rows)
+        with visible_keys_alone() if self._causal else contextlib.nullcontext():
+            per_row = self._objective.train_flops_per_row(params, self._rows)
         return self._batch_size * per_row
 
     def _share(self, phase: int, batch: Batch) -> float:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import jax
+import numpy as np
 
 LAG = 2
 
@@ -23,8 +24,9 @@ class StepLog:
       last: the last step of the run, which always has a line.
       unit: of the objective, such as "tokens".
       write: called with (step, number of its batch, values); with the unit "tokens",
-        values also hold "step_seconds" and "tokens_per_second" since the last line and
-        "tokens_seen" since the start of the run.
+        values also hold "step_seconds", their mean, "step_seconds_p50" and "_p95", and
+        "tokens_per_second", since the last line, and "tokens_seen" since the start of
+        the run.
       check: called with (step, number of its batch, metrics) for every step; may raise.
       seen: tokens (or other units) of earlier steps; NaN if unknown.
 
@@ -44,8 +46,8 @@ class StepLog:
         self._every, self._last, self._unit, self._write = every, last, unit, write
         self._check = check
         self._pending: collections.deque = collections.deque()
-        self._start = time.perf_counter()
-        self._steps = 0
+        self._start = self._last_read = time.perf_counter()
+        self._durations: list[float] = []
         self._count = 0.0
         self.seen = seen
 
@@ -69,7 +71,9 @@ class StepLog:
         self.drain()
         before = time.perf_counter()
         yield
-        self._start += time.perf_counter() - before
+        passed = time.perf_counter() - before
+        self._start += passed
+        self._last_read += passed
 
     def _read(self, keep: int) -> None:
         while len(self._pending) > keep:
@@ -77,17 +81,21 @@ class StepLog:
             # One transfer for all metrics of the step.
             metrics = jax.device_get(metrics)
             self._check(step, batch, metrics)
-            self._steps += 1
+            now = time.perf_counter()
+            self._durations.append(now - self._last_read)
+            self._last_read = now
             count = float(metrics[self._unit])
             self._count += count
             self.seen += count
             if step % self._every and step != self._last:
                 continue
-            now = time.perf_counter()
             seconds = max(now - self._start, 1e-9)
             values = {k: float(v) for k, v in metrics.items()}
-            values["step_seconds"] = seconds / self._steps
+            values["step_seconds"] = seconds / len(self._durations)
+            for percent in (50, 95):
+                found = float(np.percentile(self._durations, percent))
+                values[f"step_seconds_p{percent}"] = found
             values[f"{self._unit}_per_second"] = self._count / seconds
             values[f"{self._unit}_seen"] = self.seen
             self._write(step, batch, values)
-            self._start, self._steps, self._count = now, 0, 0.0
+            self._start, self._durations, self._count = now, [], 0.0

@@ -2,7 +2,7 @@
 
 import jax
 
-from fmjax.sharding.chips import peak_flops
+from fmjax.sharding.chips import chip_of, peak_flops
 
 
 def mfu(
@@ -20,3 +20,11 @@ def mfu(
     """
     peak = peak_flops(device)
     return None if peak is None else flops_per_second / (peak * num_devices)
+
+
+def describe_peak(device: jax.Device) -> str:
+    """What the MFU of a device is relative to, in a line."""
+    peak, chip = peak_flops(device), chip_of(device)
+    if peak is None or chip is None:
+        return f"MFU is not known: no peak of a {device.device_kind!r} is"
+    return f"MFU is of {peak / 1e12:,.0f} TFLOP/s a device ({chip.source})"
