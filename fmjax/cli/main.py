@@ -250,6 +250,17 @@ def _status(args) -> None:
     print("\n".join(status(args.run_dir)))
 
 
+def _profile(args) -> None:
+    from rich.console import Console
+
+    from fmjax.evaluation.profile import read_profile, table
+
+    profile = read_profile(args.run_dir)
+    console = Console()
+    console.print(f"steps {profile.first} to {profile.last}, by instruction")
+    console.print(table(profile, args.rows))
+
+
 def _import(args) -> None:
     from fmjax.interop.hugging_face import import_model
 
@@ -289,6 +300,7 @@ VERBS = {
     "list": _list,
     "compare": _compare,
     "status": _status,
+    "profile": _profile,
     "import": _import,
     "export": _export,
 }

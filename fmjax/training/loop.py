@@ -32,6 +32,7 @@ from fmjax.training.numbered_batches import next_batch
 from fmjax.training.reporting import events, goodput, metrics
 from fmjax.training.reporting.goodput import Clock
 from fmjax.training.reporting.metrics import MetricWriter
+from fmjax.training.reporting.profile import StepProfile
 from fmjax.training.reporting.reports import Reports
 from fmjax.training.reporting.step_flops import StepFlops
 from fmjax.training.reporting.step_log import StepLog
@@ -196,6 +197,7 @@ class Loop:
             lambda text: self._reports.event("save failed", self.done, text),
         )
         self._clock = SaveClock(run.checkpoint_minutes)
+        self._profile = StepProfile(run_dir, run.profile, self._program)
         self._validate = Validation(experiment, setup.sharding, setup.eval_batch_size)
         self.watchdog = Watchdog(
             run_dir,
@@ -270,8 +272,12 @@ class Loop:
         self.watchdog.compute()
         batch = global_batch(batch, self._setup.sharding, self._run.batch_size)
         phase = self._setup.plan.freezing.phase(self.done)
-        self.state, metrics = self._setup.step(self.state, batch, phase)
+        with self._profile.step(self.done + 1):
+            self.state, metrics = self._setup.step(self.state, batch, phase)
         self.done += 1
+        if self._profile.is_over(self.done):
+            with self.watchdog.paused(), self._spent.spend(goodput.PROFILE):
+                self._reports.say(self._profile.stop(self.done, metrics))
         self._log.push(self.done, number, metrics)
         self._reports.advance(self.done)
 
@@ -349,6 +355,7 @@ class Loop:
         """Stops background threads and writes the last lines of the logs."""
         if self._spent.noted:
             self._spent.note(self.done)
+        self._profile.close()
         self._reports.close()
         self._batches.close()
         self._checkpoints.close()
@@ -373,6 +380,11 @@ class Loop:
         with self._spent.spend(goodput.SAVING):
             save(self.state, position, meta)
         self._clock.saved()
+
+    def _program(self) -> str:
+        """The compiled step as text; from JAX's cache, where it keeps one."""
+        traced, _ = self._setup.step.trace(self._setup.plan.freezing.phase(self.done))
+        return traced.lower().compile().as_text()
 
     def _utilization(self, seconds: float) -> dict[str, float | None]:
         """MFU in both conventions for a step time in seconds; None where unknown."""

@@ -76,8 +76,11 @@ def make_train_step(
             )
         metrics["grad_norm"] = optax.global_norm(grads)
         metrics["learning_rate"] = jnp.float32(learning_rate(state.step))
-        updates, opt_state = plan.transformation.update(grads, state.opt_state, trained)
-        trained = objective.project_params(optax.apply_updates(trained, updates))
+        with jax.named_scope("optimizer"):
+            updates, opt_state = plan.transformation.update(
+                grads, state.opt_state, trained
+            )
+            trained = objective.project_params(optax.apply_updates(trained, updates))
         params = combine(trained, state.params)
         ema = state.ema
         if ema is not None:

@@ -46,6 +46,8 @@ class TrainConfig:
       xla_options: (name, value) pairs of XLA's options for the train step, beside those
         of `fmjax.sharding.xla_options` for the platform; a value of None leaves the
         compiler's default.
+      profile: (first, last): these steps are traced, for `fmjax profile` and xprof;
+        None for none.
       wandb_project: Weights & Biases project to report to (extra `[wandb]`).
     """
 
@@ -71,6 +73,7 @@ class TrainConfig:
     xla_options: tuple[tuple[str, bool | int | float | str | None], ...] = (
         runtime_field(())
     )
+    profile: tuple[int, int] | None = runtime_field(None)
     wandb_project: str | None = runtime_field(None)
 
     def __post_init__(self):
@@ -92,6 +95,9 @@ class TrainConfig:
         minutes = self.checkpoint_minutes
         holds = minutes is None or minutes > 0
         require(self, "checkpoint_minutes", holds, "more than 0, or None")
+        first, last = self.profile or (1, self.steps)
+        traced = self.profile is None or 1 <= first <= last <= self.steps
+        require(self, "profile", traced, "1 <= FIRST <= LAST <= train.steps, or None")
         decay = self.ema_decay
         require(self, "ema_decay", decay is None or 0 < decay < 1, "0 < x < 1, or None")
         require(

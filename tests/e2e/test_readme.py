@@ -48,6 +48,8 @@ CUT_SHORT = {
     "bash launch/test.sh": [],
     "fmjax train quickstart.gin": QUICKSTART,
     "fmjax train quickstart.gin train.steps=600": [*QUICKSTART, "train.steps=3"],
+    'fmjax train quickstart.gin "train.profile': [*QUICKSTART, "train.profile=(1, 2)"],
+    "fmjax profile": [],
     "fmjax plan": [*SMALL_MODEL, *CORPUS, "data.length=32", *SMALL_VOCABULARY],
     "fmjax eval": [],
     "fmjax generate": ["--max_tokens", "4"],

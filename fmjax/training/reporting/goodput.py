@@ -17,7 +17,7 @@ import jax
 from fmjax.training.reporting import json_lines
 
 FILE = "goodput.jsonl"
-STEPS, SET_UP, COMPILATION, RESTORE, DATA, EVALUATION, SAVING = (
+STEPS, SET_UP, COMPILATION, RESTORE, DATA, EVALUATION, SAVING, PROFILE = (
     "steps",
     "set-up",
     "compilation",
@@ -25,6 +25,7 @@ STEPS, SET_UP, COMPILATION, RESTORE, DATA, EVALUATION, SAVING = (
     "waiting for data",
     "evaluation",
     "saving",
+    "profile",
 )
 AGAIN = "steps done again"
 BETWEEN = "between starts"
