@@ -9,7 +9,8 @@ from fmjax.planning.plan import DoesNotFit, Plan
 
 Bindings = tuple[str, ...]
 # From the least memory to the most.
-REMAT = ("full", "attention", "weights", "none")
+REMAT = ("full", "attention", "weights", "dots", "none")
+NO_NAMES = ("transformer.remat_save=()", "transformer.remat_offload=()")
 MICROBATCHES = (1, 2, 4, 8)
 BLOCKS = (512, 1024, 2048)
 # How many of the fastest quick plans are compiled whole.
@@ -94,7 +95,9 @@ def search(
     if best.plan is not None:
         *rest, _ = best.bindings
         for policy in REMAT[1:]:
-            trials.append(attempt((*rest, f"transformer.remat={policy!r}")))
+            remat = (f"transformer.remat={policy!r}",)
+            # With everything kept, a config's own names to keep would be refused.
+            trials.append(attempt((*rest, *remat, *NO_NAMES * (policy == "none"))))
             if trials[-1].plan is None:
                 break
         best = _ranked(trials)[0]

@@ -18,8 +18,8 @@ from fmjax.planning.search import Trial, confirm, search, try_bindings
 from fmjax.sharding.chips import CHIPS
 
 # Of a model of time and memory: tensor parallelism takes longer, rematerialization too.
-SECONDS = {"full": 1.3, "attention": 1.2, "weights": 1.1, "none": 1.0}
-KEPT = {"full": 1, "attention": 2, "weights": 4, "none": 8}
+SECONDS = {"full": 1.3, "attention": 1.2, "weights": 1.1, "dots": 1.05, "none": 1.0}
+KEPT = {"full": 1, "attention": 2, "weights": 4, "dots": 5, "none": 8}
 BLOCKS = {"None": 1.0, "512": 1.1, "1024": 0.9, "2048": 1.2}
 
 
