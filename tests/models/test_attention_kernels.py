@@ -309,6 +309,8 @@ def test_auto_takes_the_kernel_of_gpus_that_needs_no_array(capsys, monkeypatch):
         assert "'triton', not 'cudnn'" in line
         assert reason in line
     assert kernels_of("gpu", mask=AttentionMask(window=9)) == ["pallas_call"]
+    assert kernels_of("gpu", T=197) == ["pallas_call"]
+    assert "an odd length (197)" in capsys.readouterr().err
     assert kernels_of("gpu", dtype=jnp.float32) == ["xla"]
     assert "its inputs are float32" in capsys.readouterr().err
 

@@ -16,6 +16,10 @@ def refusal(call: AttentionCall) -> str | None:
         return f"transformer.attention_softcap = {call.softcap}"
     if call.q.dtype not in (jnp.bfloat16, jnp.float16):
         return f"its inputs are {call.q.dtype}, not bfloat16 or float16"
+    for length in (call.q.shape[1], call.k.shape[1]):
+        if length % 2:
+            # As of ViT's patches and class token; JAX raises in the backward pass.
+            return f"rows of an odd length ({length}) have no gradient"
     if K % 8 or K > 256:
         return f"heads are {K} wide, not a multiple of 8 up to 256"
     return None
