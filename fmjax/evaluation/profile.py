@@ -11,17 +11,10 @@ import jax
 from rich.table import Column, Table
 
 from fmjax.errors import UserError
+from fmjax.sharding.collective_kinds import KINDS
 from fmjax.training.reporting.profile import ABOUT, FOLDER
 
 COLLECTIVES, REST = "collectives", "(loss and rest)"
-_COLLECTIVES = (
-    "all-gather",
-    "all-reduce",
-    "reduce-scatter",
-    "all-to-all",
-    "ragged-all-to-all",
-    "collective-permute",
-)
 _WRAPPED = re.compile(r"^[\w\-]+\((.*)\)$")
 # Parts of a path that are JAX's, not modules'.
 _OF_JAX = re.compile(
@@ -185,7 +178,7 @@ def module_of(op_name: str) -> tuple[str, bool]:
 
 
 def _module_of(event: Event) -> tuple[str, bool]:
-    if event.op.startswith(_COLLECTIVES):
+    if event.op.startswith(KINDS):
         return COLLECTIVES, "transpose(" in event.op_name
     return module_of(event.op_name)
 

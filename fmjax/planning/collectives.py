@@ -10,16 +10,7 @@ import numpy as np
 from fmjax.planning.device_groups import device_groups, varying_axes
 from fmjax.planning.hlo_instructions import FREE, Computation, Instruction
 from fmjax.planning.hlo_module import Module
-
-KINDS = (
-    "all-gather",
-    "all-reduce",
-    "reduce-scatter",
-    "all-to-all",
-    "ragged-all-to-all",
-    "collective-permute",
-    "collective-broadcast",
-)
+from fmjax.sharding.collective_kinds import KINDS
 
 
 @dataclasses.dataclass(frozen=True)

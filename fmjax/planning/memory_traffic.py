@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from fmjax.planning.collectives import KINDS
 from fmjax.planning.hlo_instructions import FREE, Array, Computation, Instruction
 from fmjax.planning.hlo_module import Module
+from fmjax.sharding.collective_kinds import KINDS
 
 _CONTROL = ("while", "conditional", "call")
 _SLICES = ("dynamic-slice", "slice", "gather")

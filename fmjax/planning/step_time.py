@@ -8,13 +8,14 @@ from typing import Protocol
 import numpy as np
 
 from fmjax.planning.attention_kernels import attention_flops, is_kernel
-from fmjax.planning.collectives import KINDS, collectives
+from fmjax.planning.collectives import collectives
 from fmjax.planning.grouped_products import grouped_flops
 from fmjax.planning.hlo_instructions import Instruction
 from fmjax.planning.hlo_module import Module
 from fmjax.planning.memory_traffic import memory_bytes
 from fmjax.planning.network import Network, NetworkChip
 from fmjax.planning.products import product_flops
+from fmjax.sharding.collective_kinds import KINDS
 
 
 class StepChip(NetworkChip, Protocol):

@@ -1,6 +1,5 @@
 """The committed figures of configs/pods: complete, in the docs, and still true."""
 
-import importlib.util
 import json
 import pathlib
 
@@ -22,12 +21,8 @@ COMPILED_AGAIN = [
 
 
 @pytest.fixture(scope="module")
-def predicted_steps():
-    path = ROOT / "benchmarks" / "predicted_steps.py"
-    spec = importlib.util.spec_from_file_location("predicted_steps", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def predicted_steps(benchmark):
+    return benchmark("predicted_steps")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The committed searches are those of the docs, and their rows can be read."""
 
-import importlib.util
 import json
 import pathlib
 
@@ -13,14 +12,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def searches():
-    path = ROOT / "benchmarks" / "searches.py"
-    spec = importlib.util.spec_from_file_location("searches", path)
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(path.parent))
-        spec.loader.exec_module(module)
-    return module
+def searches(benchmark):
+    return benchmark("searches")
 
 
 @pytest.fixture(scope="module")

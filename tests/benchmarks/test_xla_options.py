@@ -1,6 +1,5 @@
 """The committed effects of XLA's options are of all options, and those of the docs."""
 
-import importlib.util
 import json
 import pathlib
 
@@ -10,14 +9,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def effects():
-    path = ROOT / "benchmarks" / "xla_options.py"
-    spec = importlib.util.spec_from_file_location("xla_options_effects", path)
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(path.parent))
-        spec.loader.exec_module(module)
-    return module
+def effects(benchmark):
+    return benchmark("xla_options")
 
 
 @pytest.fixture(scope="module")

@@ -257,9 +257,10 @@ def test_blockwise_memory_grows_with_rows_not_with_their_square():
     assert sizes == [4096 * blockwise.BLOCK, 8192 * blockwise.BLOCK]
 
 
-def kernels_of(platform, arguments=None, **changes):
+def kernels_of(platform, **changes):
     """Names of primitives that tell the kernel that "auto" takes on a platform."""
-    x = jnp.zeros((1, changes.pop("T", T), 2, 64), changes.pop("dtype", jnp.bfloat16))
+    shape = (1, changes.pop("T", T), 2, changes.pop("K", 64))
+    x = jnp.zeros(shape, changes.pop("dtype", jnp.bfloat16))
     mask = changes.pop("mask", AttentionMask(causal=True))
     with jax.sharding.use_abstract_mesh(mesh_of(platform)):
         text = str(jax.make_jaxpr(lambda x: attend(x, x, x, mask, **changes))(x))
@@ -309,6 +310,9 @@ def test_auto_takes_the_kernel_of_gpus_that_needs_no_array(capsys, monkeypatch):
         assert "'triton', not 'cudnn'" in line
         assert reason in line
     assert kernels_of("gpu", mask=AttentionMask(window=9)) == ["pallas_call"]
+    # Of a GPU that is not known to be a Hopper or later.
+    assert kernels_of("gpu", K=256) == ["pallas_call"]
+    assert "256 wide, not a multiple of 8 up to 128" in capsys.readouterr().err
     assert kernels_of("gpu", T=197) == ["pallas_call"]
     assert "an odd length (197)" in capsys.readouterr().err
     assert kernels_of("gpu", dtype=jnp.float32) == ["xla"]

@@ -183,3 +183,17 @@ def test_dropout_keeps_the_mean_and_is_an_examples_own():
 def test_impossible_sizes_are_refused_by_name(changes, named):
     with pytest.raises(UserError, match=named):
         dataclasses.replace(GPT2, **changes)
+
+
+def test_a_tied_head_copies_its_table_for_many_rows_alone():
+    config = TransformerConfig(num_layers=1, embed_dim=8, num_heads=2)
+    model = GPT(config, vocab_size=32, max_length=128)
+    params = model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
+
+    def copies(rows):
+        tokens = jnp.zeros((rows, 1), jnp.int32)
+        return "optimization_barrier" in str(
+            jax.make_jaxpr(model.apply)(params, tokens)
+        )
+
+    assert [copies(rows) for rows in (1, 127, 128)] == [False, False, True]

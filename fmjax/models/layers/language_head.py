@@ -11,28 +11,29 @@ from fmjax.sharding.platform import platform
 
 # Far below any logit, and finite in bfloat16.
 _NEVER = -1e30
+# With fewer, as in decoding, the copy takes longer than what it saves.
+_MANY_ROWS = 128
 
 
 @jax.custom_vjp
-def _transposed(table: Float[Array, "V D"]) -> Float[Array, "D V"]:
-    """The kernel of tied weights; on CPUs a copy.
+def _copied_transpose(table: Float[Array, "V D"]) -> Float[Array, "D V"]:
+    """The kernel of tied weights, as a copy instead of within a product.
 
-    The CPU's product with few rows takes three to four times as long with the table as
-    it is (256 rows, V = 8192 and 50257: 26 and 473 ms against 7 and 165).
+    XLA's product on CPUs is slow with the table as it is, from `_MANY_ROWS` rows on:
+    256 rows with V = 8192 and 50257 take 28 and 538 ms, with the copy 18 and 418.
     """
-    kernel = table.T
-    return jax.lax.optimization_barrier(kernel) if platform() == "cpu" else kernel
+    return jax.lax.optimization_barrier(table.T)
 
 
 def _forward(table):
-    return _transposed(table), None
+    return _copied_transpose(table), None
 
 
 def _backward(_, gradient):
     return (gradient.T,)
 
 
-_transposed.defvjp(_forward, _backward)
+_copied_transpose.defvjp(_forward, _backward)
 
 
 class LanguageHead(nn.Module):
@@ -71,7 +72,9 @@ class LanguageHead(nn.Module):
           table: of the token embedding; read only if `tied`.
         """
         if self.tied:
-            kernel = _transposed(table)
+            rows = hidden.size // hidden.shape[-1]
+            copied = platform() == "cpu" and rows >= _MANY_ROWS
+            kernel = _copied_transpose(table) if copied else table.T
         else:
             init = normal_init(self.init_std, "embed", "vocab")
             shape = (hidden.shape[-1], self.padded_size)

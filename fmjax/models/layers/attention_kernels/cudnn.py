@@ -5,6 +5,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fmjax.models.layers.attention_kernels.call import AttentionCall
+from fmjax.sharding.platform import device_kind
+
+_HOPPER_AND_LATER = ("H100", "H200", "H20", "GH200", "B200", "B300")
 
 
 def refusal(call: AttentionCall) -> str | None:
@@ -20,8 +23,9 @@ def refusal(call: AttentionCall) -> str | None:
         if length % 2:
             # As of ViT's patches and class token; JAX raises in the backward pass.
             return f"rows of an odd length ({length}) have no gradient"
-    if K % 8 or K > 256:
-        return f"heads are {K} wide, not a multiple of 8 up to 256"
+    widest = 256 if any(name in device_kind() for name in _HOPPER_AND_LATER) else 128
+    if K % 8 or K > widest:
+        return f"heads are {K} wide, not a multiple of 8 up to {widest}"
     return None
 
 
