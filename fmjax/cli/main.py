@@ -20,6 +20,7 @@ USER_ERROR = 2  # a wrong argument, config or file
 DIVERGED = 3  # bad_steps stopped the run
 CANNOT_SAVE = 4  # checkpoints could not be written
 BAD_DEVICE = 5  # a device computes wrongly
+CANNOT_JOIN = 6  # the processes of a run did not find each other
 _BEGAN = time.time()
 
 
@@ -47,17 +48,24 @@ def _train(args) -> int:
 
     if args.devices is not None:
         use_virtual_devices(args.devices)
-    join_processes(args.cluster)
     from fmjax.config.load import load_experiment
     from fmjax.run import train as runs
+    from fmjax.run.facts import facts_of
+    from fmjax.sharding.rendezvous import CannotJoin
     from fmjax.training.checkpoint.saver import CannotSave
     from fmjax.training.faults.bad_step_log import Diverged
     from fmjax.training.faults.device_check import BadDevice
     from fmjax.training.faults.watchdog import end_process
 
-    codes = {Diverged: DIVERGED, CannotSave: CANNOT_SAVE, BadDevice: BAD_DEVICE}
+    codes = {
+        Diverged: DIVERGED,
+        CannotSave: CANNOT_SAVE,
+        BadDevice: BAD_DEVICE,
+        CannotJoin: CANNOT_JOIN,
+    }
     experiment = load_experiment(args.config, args.bindings, args.trust)
     try:
+        join_processes(args.cluster, facts_of(experiment))
         outcome = runs.train(
             experiment,
             args.run_dir,

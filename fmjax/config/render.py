@@ -1,5 +1,6 @@
 """Printing an experiment as gin text, and comparing two field by field."""
 
+import dataclasses
 import math
 import typing
 
@@ -49,6 +50,15 @@ def bindings_of(experiment: Experiment) -> dict[tuple[str, str], str]:
         for node, name in nodes
         for field in fields_of(type(node))
         if (name, field.name) != ("experiment", "modules")
+    }
+
+
+def fields_by_name(experiment: Experiment) -> dict[tuple[str, str], dataclasses.Field]:
+    """The dataclass fields of `bindings_of`, by the same names."""
+    return {
+        (name, field.name): field
+        for node, name in _nodes(experiment)
+        for field in fields_of(type(node))
     }
 
 
@@ -112,9 +122,5 @@ def _reads_train_steps(experiment: Experiment) -> bool:
 
 
 def _runtime_fields(experiment: Experiment) -> set[tuple[str, str]]:
-    return {
-        (name, field.name)
-        for node, name in _nodes(experiment)
-        for field in fields_of(type(node))
-        if field.metadata.get("runtime")
-    }
+    fields = fields_by_name(experiment)
+    return {name for name, field in fields.items() if field.metadata.get("runtime")}

@@ -3,15 +3,18 @@
 import glob
 import os
 import re
+import shutil
 import socket
+import subprocess
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from fmjax.errors import UserError
+from fmjax.sharding.rendezvous import CannotJoin, Facts, Place, meet, seconds_to_join
 
 VARIABLES = ("FMJAX_COORDINATOR", "FMJAX_NUM_PROCESSES", "FMJAX_PROCESS_ID")
 
@@ -28,31 +31,98 @@ def use_virtual_devices(count: int) -> None:
     jax.config.update("jax_num_cpu_devices", count)
 
 
-def join_processes(cluster: bool = False) -> None:
+def join_processes(cluster: bool = False, facts: Facts | None = None) -> None:
     """Connects this process to the others of its run; call it before using devices.
 
     `launch/local.py` and the cluster launchers set FMJAX_COORDINATOR (host:port),
     FMJAX_NUM_PROCESSES and FMJAX_PROCESS_ID. Without them a process runs alone, unless
     `cluster` is true: JAX then detects the cluster (Slurm, Cloud TPU, GKE, MPI).
 
+    Args:
+      cluster: whether to detect a cluster.
+      facts: that must be the same in all processes, such as versions of libraries.
+
     Raises:
-      UserError: only some of the variables are set.
+      CannotJoin: a process did not come within $FMJAX_JOIN_SECONDS.
+      UserError: only some of the variables are set, there is no cluster, or a process
+        has other facts.
     """
+    seconds = seconds_to_join()
+    place = _given_place()
+    gpus = None
+    if place is None and cluster:
+        gpus = local_gpus(os.environ, len(_gpu_files()))
+        place = _detected_place(seconds)
+    if place is None:
+        return
+    if place.count > 1:
+        meet(place, facts or {}, seconds)
+    try:
+        jax.distributed.initialize(
+            coordinator_address=place.coordinator,
+            num_processes=place.count,
+            process_id=place.index,
+            local_device_ids=gpus,
+            initialization_timeout=int(max(seconds, 60)),
+        )
+    except RuntimeError as error:  # JAX's own timeout is one.
+        raise CannotJoin(
+            f"{place.name(place.index)} could not join {place.coordinator}: {error}"
+        ) from error
+
+
+def _given_place() -> Place | None:
+    """The place that FMJAX_… variables tell; None without them."""
     given = [name for name in VARIABLES if os.environ.get(name)]
     if given and len(given) < len(VARIABLES):
         missing = ", ".join(name for name in VARIABLES if name not in given)
         raise UserError(f"{', '.join(given)} set without {missing}.")
-    if given:
-        coordinator, count, index = (os.environ[name] for name in VARIABLES)
-        jax.distributed.initialize(
-            coordinator_address=coordinator,
-            num_processes=int(count),
-            process_id=int(index),
+    if not given:
+        return None
+    coordinator, *numbers = (os.environ[name] for name in VARIABLES)
+    for name, number in zip(VARIABLES[1:], numbers):
+        if not number.isdigit():
+            raise UserError(f"{name} = {number!r}: expected a number.")
+    count, index = map(int, numbers)
+    if index >= count:
+        raise UserError(f"FMJAX_PROCESS_ID = {index}: expected less than {count}.")
+    hosts = [host for host in os.environ.get("FMJAX_HOSTS", "").split(",") if host]
+    return Place(coordinator, count, index, hosts)
+
+
+def _detected_place(seconds: float) -> Place:
+    """The place in the cluster that JAX detects.
+
+    Raises:
+      UserError: it detects none.
+    """
+    # Its detection is private, but gives what errors need: which host is which process.
+    from jax._src.clusters import ClusterEnv
+
+    coordinator, count, index, _ = ClusterEnv.auto_detect_unset_distributed_params(
+        os.environ.get("JAX_COORDINATOR_ADDRESS"), None, None, [], None, int(seconds)
+    )
+    if coordinator is None or count is None or index is None:
+        raise UserError(
+            "--cluster: neither Slurm, a Cloud TPU, GKE nor Open MPI was detected; "
+            f"expected one of them, or {', '.join(VARIABLES)}."
         )
-    elif cluster:
-        jax.distributed.initialize(
-            local_device_ids=local_gpus(os.environ, len(_gpu_files()))
-        )
+    return Place(coordinator, count, index, _hosts(count))
+
+
+def _hosts(count: int) -> Sequence[str]:
+    """Hosts by process in Slurm's blocks or on a slice of TPUs; empty if unknown."""
+    if "SLURM_STEP_NODELIST" in os.environ and shutil.which("scontrol"):
+        nodes = subprocess.run(
+            ["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]],
+            capture_output=True,
+            text=True,
+        ).stdout.split()
+        tasks = _tasks_per_node(os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1"))
+        hosts = [node for node, each in zip(nodes, tasks) for _ in range(each)]
+    else:
+        hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    return hosts if len(hosts) == count else ()
 
 
 def local_gpus(environ: Mapping[str, str], on_machine: int) -> list[int] | None:

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -127,6 +128,59 @@ def test_users_mistake_ends_all_processes_with_its_code(tmp_path, train):
     assert "Traceback" not in ended.stdout
     assert time.monotonic() - began < 120
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_hosts_with_different_configs_are_named_before_anything_is_written(
+    tmp_path, train
+):
+    command = [sys.executable, "-m", "fmjax", *train, "--run_dir", tmp_path / "run"]
+    port = free_port()
+    started = [
+        subprocess.Popen(
+            [*map(str, command), f"train.seed={index}"],
+            env=os.environ | member(index, port),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in (0, 1)
+    ]
+    for process in started:
+        out, _ = process.communicate(timeout=DEADLINE_SECONDS)
+        assert process.returncode == 2, out
+        assert f"process 1 on {socket.gethostname()} would run something else" in out
+        assert "train.seed = 1 there, 0 in process 0" in out
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_other_process_does_not_come_ends_and_names_it(tmp_path, train):
+    command = [sys.executable, "-m", "fmjax", *train, "--run_dir", tmp_path / "run"]
+    patience = {"FMJAX_JOIN_SECONDS": "2", "FMJAX_HOSTS": "one,two"}
+
+    ended = run([*map(str, command)], **member(0, free_port()), **patience)
+
+    assert ended.returncode == 6, ended.stdout
+    assert "process 1 (two) did not arrive at localhost:" in ended.stdout
+    assert "Traceback" not in ended.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def member(index: int, port: int) -> dict[str, str]:
+    """The environment of one of two processes."""
+    return {
+        "FMJAX_COORDINATOR": f"localhost:{port}",
+        "FMJAX_NUM_PROCESSES": "2",
+        "FMJAX_PROCESS_ID": str(index),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "1",
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        return taken.getsockname()[1]
 
 
 def together(*args) -> subprocess.CompletedProcess:

@@ -70,7 +70,8 @@ def test_processes_take_the_devices_of_their_node(case, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(processes, "_gpu_files", lambda: ["/dev/nvidia"] * gpus)
     given = {}
-    monkeypatch.setattr(jax.distributed, "initialize", given.update)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **kw: given.update(kw))
+    monkeypatch.setattr(processes, "meet", lambda *args: None)
 
     processes.join_processes(cluster=True)
 
