@@ -9,5 +9,6 @@ setup(
     package_data={
         "fmjax.configs": ["**/*.gin", "*.gin"],
         "fmjax.planning": ["gpu_targets/*.textproto"],
+        "fmjax.launch": ["templates/*"],
     },
 )

@@ -74,6 +74,47 @@ def _parser() -> argparse.ArgumentParser:
         help="join the run's other processes through Slurm, Cloud TPU, GKE or MPI",
     )
 
+    sub = verb("launch", "Train on Slurm, GKE or TPU VMs, or in processes here.")
+    sub.add_argument("kind", choices=["slurm", "gke", "tpu-vm", "local"])
+    takes_config(sub)
+    sub.add_argument(
+        "--run_dir", required=True, help="the folder of the run, as all hosts see it"
+    )
+    sub.add_argument(
+        "--chips", metavar="KIND-N", help="kind and number, such as v5e-256 or h100-64"
+    )
+    sub.add_argument(
+        "--slices", type=int, default=1, help="of TPUs that the chips are of"
+    )
+    sub.add_argument("--nodes", type=int, help="hosts; locally, processes")
+    sub.add_argument("--gpus", type=int, help="GPUs of a node; 0 for CPUs")
+    sub.add_argument("--devices", type=int, help="virtual CPU devices a local process")
+    sub.add_argument(
+        "--cluster_config",
+        metavar="FILE",
+        help="a gin file, or a name under configs/; default: cluster/KIND.gin. "
+        "Bindings such as slurm.partition=gpu override it",
+    )
+    sub.add_argument("--name", help="of the job; default: the last part of --run_dir")
+    sub.add_argument(
+        "--out",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="folder for the job's files; default: launched/NAME",
+    )
+    sub.add_argument(
+        "--dry_run",
+        "--dry-run",
+        action="store_true",
+        help="print what would be submitted; write it only with --out",
+    )
+    sub.add_argument(
+        "--detach", action="store_true", help="submit, and do not follow the log"
+    )
+    sub.add_argument(
+        "--override", action="store_true", help="continue a run with a changed config"
+    )
+
     sub = verb("plan", "Predict memory and step time of a config on chips elsewhere.")
     takes_config(sub)
     sub.add_argument("--chip", required=True, help="such as v5e, v5p, v6e or h100")

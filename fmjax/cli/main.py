@@ -1,7 +1,7 @@
 """The command `fmjax`: parses arguments, calls the module of the verb and exits.
 
-Exit codes are 0 for success and the constants below; an unexpected error exits with 1
-and a traceback.
+Exit codes are 0 for success and those of `fmjax.launch.exit_codes`; an unexpected error
+exits with 1 and a traceback.
 """
 
 import functools
@@ -14,13 +14,15 @@ from collections.abc import Sequence
 
 from fmjax.cli.arguments import parse
 from fmjax.errors import UserError, explained_out_of_memory
+from fmjax.launch.exit_codes import (
+    BAD_DEVICE,
+    CANNOT_JOIN,
+    CANNOT_SAVE,
+    DIVERGED,
+    UNFINISHED,
+    USER_ERROR,
+)
 
-UNFINISHED = 75  # a run was interrupted; started again, it goes on (EX_TEMPFAIL)
-USER_ERROR = 2  # a wrong argument, config or file
-DIVERGED = 3  # bad_steps stopped the run
-CANNOT_SAVE = 4  # checkpoints could not be written
-BAD_DEVICE = 5  # a device computes wrongly
-CANNOT_JOIN = 6  # the processes of a run did not find each other
 _BEGAN = time.time()
 
 
@@ -80,11 +82,18 @@ def _train(args) -> int:
     return 0 if outcome.finished else UNFINISHED
 
 
+def _launch(args) -> int:
+    from fmjax.cli.launch import run
+
+    return run(args)
+
+
 def _plan(args) -> None:
     import jax
 
-    from fmjax.planning.topology import compiler_of, find_chip, make_topology
+    from fmjax.planning.topology import compiler_of, make_topology
     from fmjax.sharding.processes import use_virtual_devices
+    from fmjax.sharding.slices import find_chip
 
     for name in ("json", "hlo"):
         path = getattr(args, name)
@@ -228,10 +237,16 @@ def _tokenizer(args) -> None:
 
 
 def _config(args) -> None:
-    from fmjax.config.load import load_experiment
-    from fmjax.config.render import render
+    from fmjax.config.load import cluster_of, load_cluster, load_experiment
+    from fmjax.config.render import render, render_fields
+    from fmjax.sharding.xla_options import describe_presets
 
-    print(render(load_experiment(args.config, args.bindings, args.trust)), end="")
+    if kind := cluster_of(args.config):
+        found = load_cluster(kind, args.config, args.bindings)
+        print("\n".join(render_fields(found)).lstrip())
+        return
+    print(render(load_experiment(args.config, args.bindings, args.trust)))
+    print("\n".join(describe_presets()))
 
 
 def _help(args) -> None:
@@ -298,6 +313,7 @@ def _export(args) -> None:
 
 VERBS = {
     "train": _train,
+    "launch": _launch,
     "plan": _plan,
     "eval": _eval,
     "generate": _generate,

@@ -14,6 +14,7 @@ from fmjax.config import registry
 from fmjax.config.build import Build
 from fmjax.config.files import exists, find
 from fmjax.config.reader import Reader, read_text
+from fmjax.config.reference import names_of
 from fmjax.config.statements import Binding, Import, Reference, format_value, parse
 from fmjax.config.stored import translate
 from fmjax.data.images.image_data import ImageData
@@ -133,6 +134,35 @@ def load_data(
     bound = reader.bindings.of((), "experiment").get("data")
     root = bound if isinstance(bound, Reference) else Reference((), "data")
     return _build(reader, root)
+
+
+def cluster_of(config: str) -> str | None:
+    """The gin name of the cluster that a file is of; None if it is of an experiment."""
+    reader = _reader(trust=False)
+    file = find(config, pathlib.Path.cwd())
+    if any(isinstance(line, Import) for line in parse(read_text(file), str(file))):
+        return None
+    reader.read_file(file)
+    owners = {owner for _, owner in reader.bindings.fields}
+    kinds = owners & {*names_of("clusters")}
+    return kinds.pop() if owners == kinds and len(kinds) == 1 else None
+
+
+def load_cluster(kind: str, config: str, bindings: Sequence[str] = ()) -> Any:
+    """Reads the gin file of a cluster, such as cluster/slurm.gin.
+
+    Args:
+      kind: gin name of the configurable, such as "slurm".
+      config: a path, or a name under configs/.
+      bindings: strings "NAME=VALUE" that override the file's.
+
+    Raises:
+      UserError: as in `load_experiment`.
+    """
+    reader = _reader(trust=False)
+    _read_config(reader, config)
+    _read_bindings(reader, bindings)
+    return _build(reader, Reference((), kind))
 
 
 def _read_config(reader: Reader, config: str) -> None:

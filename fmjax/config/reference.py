@@ -45,6 +45,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
         "steps, checkpoints, meshes, freezing and other settings of a run",
         ("training", "sharding", "optim"),
     ),
+    "clusters": ("where `fmjax launch` sends jobs", ("launch",)),
     "other": ("configurables of imported modules", ("",)),
 }
 CONFIGS = "configs"

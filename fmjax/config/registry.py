@@ -10,7 +10,8 @@ from fmjax.configurable import fields_of
 from fmjax.errors import UserError
 
 ROOMS = (
-    "models", "objectives", "optim", "data", "training", "sharding", "evaluation"
+    "models", "objectives", "optim", "data", "training", "sharding", "evaluation",
+    "launch",
 )  # fmt: skip
 
 # Gin name → class.

@@ -18,23 +18,28 @@ def render(experiment: Experiment) -> str:
 
     `load_stored` reads the text as an equal experiment, even after defaults change.
     """
-    lines = [_HEADER, *(f"import {module}" for module in experiment.modules)]
-    block = None
-    for (owner, field), value in bindings_of(experiment).items():
+    imports = [f"import {module}" for module in experiment.modules]
+    return "\n".join([_HEADER, *imports, *render_fields(experiment)]) + "\n"
+
+
+def render_fields(root: typing.Any) -> list[str]:
+    """Lines of gin text: every field of a configurable and of those in it."""
+    lines, block = [], None
+    for (owner, field), value in bindings_of(root).items():
         if owner != block:
             lines += ["", f"# {owner}"]
             block = owner
         lines.append(f"{owner}.{field} = {value}")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
-def bindings_of(experiment: Experiment) -> dict[tuple[str, str], str]:
-    """Maps (configurable, field) to gin text, for every field of the experiment.
+def bindings_of(root: typing.Any) -> dict[tuple[str, str], str]:
+    """Maps (configurable, field) to gin text, for every field of an experiment.
 
     If a configurable occurs several times with different values, all but the first get
     a scope in their name: "text_task_2/text_task".
     """
-    nodes = _nodes(experiment)
+    nodes = _nodes(root)
 
     def format_value(value) -> str:
         if gin_name(value):

@@ -14,7 +14,8 @@ import jax
 from fmjax.config.load import load_experiment
 from fmjax.errors import UserError
 from fmjax.planning.plan import Plan, make_plan
-from fmjax.planning.topology import Topology, find_chip, make_topology
+from fmjax.planning.topology import Topology, make_topology
+from fmjax.sharding.slices import find_chip
 from fmjax.training.vocab_size import with_vocab_size
 
 

@@ -9,7 +9,8 @@ import jax
 from jax.experimental import topologies
 
 from fmjax.errors import UserError
-from fmjax.sharding.chips import CHIPS, Chip
+from fmjax.sharding.chips import Chip
+from fmjax.sharding.slices import slice_shape
 from fmjax.sharding.torus import wrapped
 
 # Names of slices in libtpu, where they are not those of the chips.
@@ -42,17 +43,6 @@ class Topology:
     slices: int = 1
 
 
-def find_chip(name: str) -> Chip:
-    """The chip of that name.
-
-    Raises:
-      UserError: there is none.
-    """
-    if name not in CHIPS:
-        raise UserError(f"--chip {name}: expected one of {', '.join(CHIPS)}.")
-    return CHIPS[name]
-
-
 def compiler_of(chip: Chip) -> str:
     """The platform whose compiler is installed here for a chip; "cpu" for none."""
     modules = ("libtpu",) if chip.platform == "tpu" else _CUDA_PLUGINS
@@ -64,7 +54,7 @@ def make_topology(chip: Chip, chips: int, slices: int = 1) -> Topology:
     """The devices of slices of TPUs, or of hosts of GPUs.
 
     Args:
-      chip: from `find_chip`.
+      chip: from `fmjax.sharding.slices.find_chip`.
       chips: how many, in all slices.
       slices: of TPUs.
 
@@ -93,37 +83,6 @@ def make_topology(chip: Chip, chips: int, slices: int = 1) -> Topology:
             )
         devices = devices[:needed]
     return Topology(chip, chips, shape, tuple(devices), compiler, slices)
-
-
-def slice_shape(chip: Chip, chips: int) -> tuple[int, ...]:
-    """Sides of a slice of that many chips, the smallest first; () for GPUs.
-
-    Slices are as near to a square or a cube as powers of two allow, as Cloud TPU offers
-    them.
-
-    Raises:
-      UserError: there is no such slice, or part of a host is asked for.
-    """
-    sides = chip.torus_dimensions
-    if not sides:
-        host = chip.chips_per_host
-        if chips < 1 or (chips > host and chips % host):
-            raise UserError(
-                f"--chips {chips}: expected whole hosts of {host} {chip.name}, or up "
-                f"to {host} in one."
-            )
-        return ()
-    largest = 256 if sides == 2 else 4096
-    if chips < 4 or chips & (chips - 1) or chips > largest:
-        raise UserError(
-            f"--chips {chips}: a slice of {chip.name} has 4, 8, 16, … or {largest} "
-            "chips."
-        )
-    exponent = chips.bit_length() - 1
-    shape = [2 ** (exponent // sides)] * sides
-    for place in range(exponent % sides):
-        shape[-1 - place] *= 2
-    return tuple(shape)
 
 
 def _tpu_devices(chip: Chip, shape: tuple[int, ...], slices: int) -> list[jax.Device]:

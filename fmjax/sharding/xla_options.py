@@ -8,6 +8,7 @@ the run will be.
 import contextlib
 import contextvars
 import dataclasses
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 import jax
@@ -140,6 +141,24 @@ def xla_options(device: jax.Device, changes: Changes) -> dict[str, Value]:
     }
     options |= dict(changes)
     return {name: value for name, value in options.items() if value is not None}
+
+
+def describe_presets() -> list[str]:
+    """Comment lines for a config: every option, by platform, and why it is set."""
+    lines = ["# Options of XLA on each platform; train.xla_options changes them."]
+    for platform, options in XLA_OPTIONS.items():
+        for option in options:
+            chips = f" ({', '.join(option.chips)})" if option.chips else ""
+            name = f"#   {platform}{chips}: {option.name} = {option.value!r}: "
+            lines += textwrap.wrap(
+                f"{option.reason}; {option.source}",
+                88,
+                initial_indent=name,
+                subsequent_indent="#     ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+    return lines
 
 
 @contextlib.contextmanager

@@ -6,8 +6,8 @@ import pathlib
 import pytest
 
 from fmjax.config.load import load_experiment
-from fmjax.planning.topology import slice_shape
 from fmjax.sharding.chips import CHIPS
+from fmjax.sharding.slices import slice_shape
 
 ROOT = pathlib.Path(__file__).parents[2]
 PODS = ROOT / "configs" / "pods"

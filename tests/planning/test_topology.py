@@ -7,9 +7,10 @@ import pytest
 
 from fmjax.errors import UserError
 from fmjax.planning import topology
-from fmjax.planning.topology import find_chip, make_topology, slice_shape
+from fmjax.planning.topology import make_topology
 from fmjax.sharding.chips import CHIPS
 from fmjax.sharding.mesh import MeshConfig
+from fmjax.sharding.slices import find_chip, slice_shape
 from fmjax.sharding.torus import wrapped
 
 

@@ -1,0 +1,85 @@
+"""The verb `launch`: from arguments to a job on a cluster."""
+
+import argparse
+import pathlib
+
+from fmjax.config.load import load_cluster, load_experiment
+from fmjax.config.render import render
+from fmjax.errors import UserError
+from fmjax.launch import hardware, launch
+from fmjax.launch.hardware import Hardware
+from fmjax.launch.job import Job, check_name, job_name
+from fmjax.run.directory import check_writable
+from fmjax.training.checks import check_divisible
+from fmjax.training.experiment import Experiment
+
+
+def run(args: argparse.Namespace) -> int:
+    """Checks, writes, submits and follows the job; returns the exit code.
+
+    Raises:
+      UserError: the config, the hardware or the cluster do not fit; or see
+        `fmjax.launch.launch.launch`.
+    """
+    kind = launch.KINDS[args.kind]
+    own = [b for b in args.bindings if b.startswith(f"{kind}.")]
+    others = [b for b in args.bindings if b not in own]
+    config = args.cluster_config or f"cluster/{kind}.gin"
+    cluster = load_cluster(kind, config, own)
+    experiment = load_experiment(args.config, others, args.trust)
+    place = _hardware(args)
+    _check_fits(experiment, place)
+    remote = "://" in args.run_dir
+    run_dir = args.run_dir if remote else str(pathlib.Path(args.run_dir).absolute())
+    if kind in ("slurm", "local"):
+        check_writable(pathlib.Path(run_dir))
+    name = check_name(args.name) if args.name else job_name(run_dir)
+    folder = (args.out or launch.default_folder(name)).absolute()
+    chosen = {"--trust": args.trust, "--override": args.override}
+    flags = tuple(flag for flag, is_chosen in chosen.items() if is_chosen)
+    job = Job(name, render(experiment), run_dir, place, folder, flags)
+    cluster.check(job)
+    files = cluster.render(job)
+    if args.dry_run:
+        launch.show(job, cluster, files, print)
+        if args.out:
+            launch.write(job, files)
+        return 0
+    launch.write(job, files)
+    return launch.launch(job, cluster, not args.detach, print)
+
+
+def _hardware(args: argparse.Namespace) -> Hardware:
+    """The hardware that the arguments name.
+
+    Raises:
+      UserError: they name none, or two.
+    """
+    if args.chips and (args.nodes or args.gpus is not None or args.devices):
+        raise UserError("--chips: expected without --nodes, --gpus and --devices.")
+    if args.chips:
+        return hardware.of_chips(args.chips, args.slices)
+    if args.slices != 1:
+        raise UserError(f"--slices {args.slices}: expected with --chips of TPUs.")
+    if args.kind == "local":
+        if args.gpus is not None:
+            raise UserError("--gpus: expected --devices, or none for all of this host.")
+        return hardware.of_nodes(args.nodes or 1, args.devices)
+    if args.devices:
+        raise UserError("--devices: expected with `fmjax launch local` alone.")
+    if not args.nodes:
+        raise UserError(
+            "expected --chips, as in v5e-256 or h100-64, or --nodes and --gpus."
+        )
+    return hardware.of_nodes(args.nodes, args.gpus)
+
+
+def _check_fits(experiment: Experiment, place: Hardware) -> None:
+    """Raises a UserError if the mesh or the batch does not fit the devices."""
+    if place.devices is None:
+        return
+    mesh = launch.check_mesh(experiment.mesh, place.devices, place.slices)
+    rules, run = experiment.mesh.all_rules, experiment.train
+    check_divisible("train.batch_size", run.batch_size, run.microbatches, mesh, rules)
+    evaluated = run.eval_batch_size or run.batch_size
+    check_divisible("train.eval_batch_size", evaluated, 1, mesh, rules)
