@@ -17,9 +17,7 @@ fi
 .venv/bin/ruff format --check .
 .venv/bin/lint-imports
 .venv/bin/ty check --python .venv
-if command -v shellcheck >/dev/null; then
-  shellcheck -x launch/*.sh launch/*/*.sh launch/*/*.sbatch .ci/run
-fi
+.venv/bin/shellcheck -x launch/*.sh .ci/run
 # Files in the order that tests/conftest.py gives them.
 exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
   --durations 25 --durations-min 5 "$@"

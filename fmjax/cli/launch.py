@@ -28,7 +28,6 @@ def run(args: argparse.Namespace) -> int:
     cluster = load_cluster(kind, config, own)
     experiment = load_experiment(args.config, others, args.trust)
     place = _hardware(args)
-    _check_fits(experiment, place)
     remote = "://" in args.run_dir
     run_dir = args.run_dir if remote else str(pathlib.Path(args.run_dir).absolute())
     if kind in ("slurm", "local"):
@@ -39,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     flags = tuple(flag for flag, is_chosen in chosen.items() if is_chosen)
     job = Job(name, render(experiment), run_dir, place, folder, flags)
     cluster.check(job)
+    _check_fits(experiment, place)
     files = cluster.render(job)
     if args.dry_run:
         launch.show(job, cluster, files, print)
@@ -64,10 +64,11 @@ def _hardware(args: argparse.Namespace) -> Hardware:
     if args.kind == "local":
         if args.gpus is not None:
             raise UserError("--gpus: expected --devices, or none for all of this host.")
-        return hardware.of_nodes(args.nodes or 1, args.devices)
+        processes = 1 if args.nodes is None else args.nodes
+        return hardware.of_processes(processes, args.devices)
     if args.devices:
         raise UserError("--devices: expected with `fmjax launch local` alone.")
-    if not args.nodes:
+    if args.nodes is None:
         raise UserError(
             "expected --chips, as in v5e-256 or h100-64, or --nodes and --gpus."
         )

@@ -161,6 +161,12 @@ def load_cluster(kind: str, config: str, bindings: Sequence[str] = ()) -> Any:
     """
     reader = _reader(trust=False)
     _read_config(reader, config)
+    others = {owner for _, owner in reader.bindings.fields} - {kind}
+    if others:
+        raise UserError(
+            f"{config} binds {', '.join(sorted(others)[:5])}; expected the config of a "
+            f"cluster, with bindings of {kind} alone."
+        )
     _read_bindings(reader, bindings)
     return _build(reader, Reference((), kind))
 

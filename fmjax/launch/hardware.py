@@ -15,6 +15,7 @@ class Hardware:
     Attributes:
       hosts: of all slices; each runs one process.
       devices_per_host: of JAX; None for those that JAX finds.
+      chips_per_host: accelerators of a host; 0 for none, or an unknown number.
       chip: of the hosts; None if it is not known.
       slices: of TPUs; 1 for all else.
       shape: of a slice, in chips, as Google Cloud writes it; empty for all else.
@@ -22,6 +23,7 @@ class Hardware:
 
     hosts: int
     devices_per_host: int | None
+    chips_per_host: int = 0
     chip: Chip | None = None
     slices: int = 1
     shape: tuple[int, ...] = ()
@@ -36,13 +38,6 @@ class Hardware:
     def hosts_per_slice(self) -> int:
         """Hosts of one slice."""
         return self.hosts // self.slices
-
-    @property
-    def chips_per_host(self) -> int:
-        """Chips of one host; 0 if it has none."""
-        if self.chip is None:
-            return self.devices_per_host or 0
-        return (self.devices_per_host or 0) // self.chip.devices_per_chip
 
     def __str__(self):
         chips = self.hosts * self.chips_per_host
@@ -77,7 +72,7 @@ def of_chips(text: str, slices: int = 1) -> Hardware:
         shape = tuple(reversed(shape))
     each = min(chip.chips_per_host, chips)
     devices = each * chip.devices_per_chip
-    return Hardware(chips // each, devices, chip, slices, shape)
+    return Hardware(chips // each, devices, each, chip, slices, shape)
 
 
 def of_nodes(nodes: int, gpus: int | None) -> Hardware:
@@ -94,4 +89,21 @@ def of_nodes(nodes: int, gpus: int | None) -> Hardware:
         raise UserError(f"--nodes {nodes}: expected 1 or more.")
     if gpus is not None and gpus < 0:
         raise UserError(f"--gpus {gpus}: expected the number of GPUs of a node.")
-    return Hardware(nodes, gpus or (1 if gpus == 0 else None))
+    return Hardware(nodes, 1 if gpus == 0 else gpus, gpus or 0)
+
+
+def of_processes(processes: int, devices: int | None) -> Hardware:
+    """Processes on CPUs of this machine.
+
+    Args:
+      processes: at least 1.
+      devices: virtual devices of each; None for those that JAX finds.
+
+    Raises:
+      UserError: a number is not positive.
+    """
+    if processes < 1:
+        raise UserError(f"--nodes {processes}: expected 1 or more.")
+    if devices is not None and devices < 1:
+        raise UserError(f"--devices {devices}: expected 1 or more virtual devices.")
+    return Hardware(processes, devices)

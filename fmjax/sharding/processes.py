@@ -157,7 +157,7 @@ def local_gpus(environ: Mapping[str, str], on_machine: int) -> list[int] | None:
     if visible % processes:
         raise UserError(
             f"{processes} processes a node for {visible} GPUs: expected a number that "
-            "divides them; launch/slurm/train.sbatch takes one process a node."
+            "divides them; `fmjax launch slurm` takes one process a node."
         )
     each = visible // processes
     return list(range(index * each, (index + 1) * each))

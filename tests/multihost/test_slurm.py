@@ -1,4 +1,4 @@
-"""launch/slurm/train.sbatch on a real Slurm: two nodes of this machine, requeued once.
+"""`fmjax launch slurm` on a real Slurm: two nodes of this machine, requeued once.
 
 Debian's packages are installed where they are missing. The cluster is a folder: nothing
 of the machine's own configuration is read or written.
@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import socket
 import subprocess
@@ -19,7 +20,6 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-SBATCH = ROOT / "launch" / "slurm" / "train.sbatch"
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 STEPS = 120
 DEADLINE_SECONDS = 300
@@ -141,25 +141,31 @@ def test_a_job_that_is_signalled_is_requeued_and_has_the_losses_of_one_process(
     text.write_text(pathlib.Path(textwrap.__file__).read_text())
     tiny = ROOT / "tests" / "e2e" / "tiny.gin"
     train = [str(tiny), f"TEXT_FILE={text}", f"train.steps={STEPS}"]
-    run_dir = tmp_path / "run"
-    (tmp_path / ".venv").symlink_to(sys.prefix)
+    run_dir, files = tmp_path / "run", tmp_path / "job"
     settings = {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": "2",
         # The names of these nodes are known to Slurm alone.
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
     }
-    job = subprocess.run(
-        [
-            *("sbatch", "--parsable", "--nodes=2", "--gpus-per-node=0", "--time=10"),
-            *(str(SBATCH), *train, "--run_dir", str(run_dir)),
-        ],
-        cwd=tmp_path,
-        env=slurm.environment | settings,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
+    with (tmp_path / "launched").open("w") as log:
+        launched = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "fmjax", "launch", "slurm", *train),
+                *("--nodes", "2", "--gpus", "0", "slurm.time=10:00"),
+                *("--run_dir", str(run_dir), "--out", str(files)),
+            ],
+            env=slurm.environment | settings,
+            stdout=log,
+            stderr=log,
+        )
+
+    def submitted() -> str:
+        told = re.search(r"submitted (\d+)", (tmp_path / "launched").read_text())
+        assert told or launched.poll() is None, (tmp_path / "launched").read_text()
+        return told[1] if told else ""
+
+    job = wait_for(submitted)
 
     def state() -> str:
         shown = slurm("scontrol", "show", "job", job)
@@ -167,7 +173,7 @@ def test_a_job_that_is_signalled_is_requeued_and_has_the_losses_of_one_process(
         return shown
 
     def output() -> str:
-        return (tmp_path / f"slurm-{job}.out").read_text()
+        return (files / f"slurm-{job}.out").read_text()
 
     wait_for(lambda: state() and len(losses(run_dir)) >= 20)
     slurm("scancel", "--signal=TERM", job)
@@ -179,7 +185,12 @@ def test_a_job_that_is_signalled_is_requeued_and_has_the_losses_of_one_process(
     kinds = [event["kind"] for event in lines(run_dir / "events.jsonl")]
     assert kinds == ["started", "interrupted", "resumed", "finished"]
     assert "2 hosts" in output() or "4 devices" in output(), output()
-    assert not list(tmp_path.glob(".fmjax-unfinished*"))
+    assert launched.wait(timeout=60) == 0
+    followed = (tmp_path / "launched").read_text()
+    for line in output().splitlines():
+        assert line in followed
+    for told in ("RUNNING", "PENDING", "COMPLETED"):
+        assert f"job {job}: {told}" in followed
 
     alone = [sys.executable, "-m", "fmjax", "train", *train, "--devices", "4"]
     ended = subprocess.run(

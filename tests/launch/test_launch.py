@@ -1,0 +1,155 @@
+"""The verb `launch`: what it refuses, writes, prints and submits."""
+
+import pathlib
+import re
+import subprocess
+import tomllib
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from fmjax.cli.main import main
+from fmjax.config.files import shipped_configs
+from fmjax.config.load import load_cluster, load_experiment
+from fmjax.launch.launch import KINDS
+
+from .conftest import beside
+
+ROOT = pathlib.Path(__file__).parents[2]
+SLURM = ["launch", "slurm", "quickstart.gin", "--nodes", "2", "--gpus", "4"]
+ARGUMENTS = {
+    "slurm": ["--nodes", "2", "--gpus", "4"],
+    "gke": ["--chips", "v5e-8", "gke.image=reg/fmjax:tpu"],
+    "tpu-vm": ["--chips", "v5e-8", "tpu_vm.image=reg/fmjax:tpu", "tpu_vm.zone=a"],
+    "local": ["--nodes", "2", "--devices", "1"],
+}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def run_dir(kind: str) -> str:
+    return "gs://bucket/runs/job" if kind in ("gke", "tpu-vm") else "runs/job"
+
+
+@pytest.mark.parametrize("kind", ARGUMENTS)
+def test_a_dry_run_shows_all_and_writes_nothing(kind, tmp_path, capsys):
+    words = ["launch", kind, "quickstart.gin", *ARGUMENTS[kind], "--dry-run"]
+    assert main([*words, "--run_dir", run_dir(kind)]) == 0
+    out = capsys.readouterr().out
+    assert "submit:" in out
+    assert run_dir(kind) in out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ARGUMENTS)
+def test_what_is_written_is_complete_and_can_be_read_back(kind, tmp_path):
+    words = ["launch", kind, "quickstart.gin", "train.seed=5", *ARGUMENTS[kind]]
+    words += ["--run_dir", run_dir(kind), "--dry_run", "--out", "files"]
+    assert main(words) == 0
+    wanted = load_experiment("quickstart.gin", ["train.seed=5"])
+    if (tmp_path / "files" / "experiment.gin").exists():
+        assert load_experiment(tmp_path / "files" / "experiment.gin") == wanted
+    scripts = [*tmp_path.glob("files/*.sh"), *tmp_path.glob("files/*.sbatch")]
+    if scripts:
+        subprocess.run([beside("shellcheck"), *scripts], check=True)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in shipped_configs() if name.startswith("cluster/")]
+)
+def test_the_command_of_every_shipped_cluster_works(name, capsys):
+    text = (ROOT / "configs" / name).read_text()
+    header = text.split("\ninclude")[0].replace("\n#", "\n").replace("\\\n", " ")
+    command = re.search(r"fmjax (launch .*)", header)[1]
+    command = re.sub(r"/(shared|fsx)/", "shared/", command)
+    words = [word.replace("REGISTRY#", "registry#") for word in command.split()]
+    rows = ["train.batch_size=32", "train.eval_batch_size=32"]
+    assert main([*words, *rows, "--dry_run"]) == 0
+    kind = next(k for k in sorted(KINDS.values(), key=len) if f"/{k}" in name)
+    given = [word for word in words if word.startswith(f"{kind}.")]
+    assert load_cluster(kind, name, given).gin_name == kind
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["slurm"], "expected --chips.*or --nodes"),
+        (["slurm", "--chips", "v5e-16"], "Slurm has no v5e"),
+        (["slurm", "--chips", "b300-8"], "--chip b300: expected one of"),
+        (["slurm", "--nodes", "0", "--gpus", "8"], "--nodes 0"),
+        (["slurm", "--nodes", "2", "--chips", "h100-8"], "--chips: expected without"),
+        (["slurm", "--nodes", "2", "--devices", "2"], "--devices"),
+        (["slurm", "--nodes", "2", "--slices", "2"], "--slices 2"),
+        # Eight rows for 16 devices, and a mesh that 16 devices do not divide.
+        (["slurm", "--nodes", "2", "--gpus", "8"], "train.batch_size = 8"),
+        (["slurm", "--nodes", "2", "--gpus", "8", "mesh.tensor=3"], "mesh: 16 devices"),
+        (
+            ["tpu-vm", "--chips", "v5e-16", "tpu_vm.image=i", "tpu_vm.zone=z",
+             "--slices", "2", "mesh.data=1", "mesh.fsdp=-1", "train.batch_size=16"],
+            "mesh.data = 1: expected a multiple of the 2 slices",
+        ),
+        (["gke", "--chips", "v5e-8"], "gke.image has no value"),
+        (["gke", "--chips", "v5e-8", "gke.image=i"], "a folder of a pod is lost"),
+        (["gke", "--chips", "v5e-8", "gke.images=i"], "gke.*images"),
+        (["local", "--devices", "0"], "--devices 0"),
+        (["local", "--gpus", "2"], "--gpus"),
+        (["slurm", "--nodes", "1", "--name", "A_b"], "--name A_b"),
+        (["slurm", "--nodes", "1", "slurm.restarts=-1"], "slurm.restarts"),
+        (["slurm", "--nodes", "1", "train.setps=3"], "setps"),
+        (
+            ["slurm", "--nodes", "1", "--cluster_config", "quickstart.gin"],
+            "slurm|cluster",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_run_is_refused_by_name_and_nothing_is_written(
+    words, named, tmp_path, capsys
+):
+    kind, *rest = words
+    place = "gs://bucket/a" if kind == "tpu-vm" else "runs/a"
+    assert main(["launch", kind, "quickstart.gin", *rest, "--run_dir", place]) == 2
+    assert re.search(named, capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_directory_that_cannot_be_written_is_refused(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main([*SLURM, "--run_dir", "file/run"]) == 2
+    assert "--run_dir" in capsys.readouterr().err
+
+
+def test_a_config_of_a_cluster_is_shown_whole(capsys):
+    assert main(["config", "cluster/slurm_efa.gin", "slurm.partition=gpu"]) == 0
+    out = capsys.readouterr().out
+    assert "slurm.partition = 'gpu'" in out
+    assert "FI_PROVIDER=efa" in out
+    assert "slurm.exclusive = True" in out
+
+
+def test_options_of_xla_are_shown_with_the_config(capsys):
+    assert main(["config", "quickstart.gin"]) == 0
+    out = capsys.readouterr().out
+    assert "#   gpu: xla_gpu_enable_latency_hiding_scheduler = True: collectives" in out
+
+
+def test_the_dockerfile_is_clean():
+    file = ROOT / "launch" / "docker" / "Dockerfile"
+    subprocess.run([beside("hadolint"), str(file)], check=True)
+
+
+def test_the_versions_of_the_image_are_those_that_fmjax_asks_for():
+    lines = (ROOT / "launch" / "docker" / "constraints.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if "==" in line)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"]]
+    for extra in ("gpu", "tpu", "quantized", "wandb"):
+        asked += extras[extra]
+    for text in asked:
+        requirement = Requirement(text)
+        version = pinned[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), text
