@@ -42,6 +42,7 @@ SMALL_VOCABULARY = ["sentencepiece.vocab_size=400"]
 # The quickstart's own text takes a minute to tokenize.
 CORPUS = ["text_task.source=@text_files()", "text_files.files='corpus/*.txt'"]
 QUICKSTART = [*SHORT, *CORPUS, "data.length=32", *SMALL_VOCABULARY]
+WIDE = ["train.eval_batch_size=32"]
 # What is appended to each command by its beginning; the longest beginning that fits.
 CUT_SHORT = {
     "bash launch/quickstart.sh": [*QUICKSTART, "--run_dir", "runs/quickstart"],
@@ -50,6 +51,10 @@ CUT_SHORT = {
     "fmjax train quickstart.gin train.steps=600": [*QUICKSTART, "train.steps=3"],
     'fmjax train quickstart.gin "train.profile': [*QUICKSTART, "train.profile=(1, 2)"],
     "fmjax profile": [],
+    "fmjax launch local": QUICKSTART,
+    "fmjax launch slurm": ["train.batch_size=32", *WIDE, "--dry_run"],
+    "fmjax launch gke": ["train.batch_size=16", *WIDE, "--dry_run"],
+    "fmjax launch tpu-vm": ["train.batch_size=16", *WIDE, "--dry_run"],
     "fmjax plan": [*SMALL_MODEL, *CORPUS, "data.length=32", *SMALL_VOCABULARY],
     "fmjax eval": [],
     "fmjax generate": ["--max_tokens", "4"],
