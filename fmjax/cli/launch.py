@@ -33,13 +33,17 @@ def run(args: argparse.Namespace) -> int:
     if kind in ("slurm", "local"):
         check_writable(pathlib.Path(run_dir))
     name = check_name(args.name) if args.name else job_name(run_dir)
-    folder = (args.out or launch.default_folder(name)).absolute()
     chosen = {"--trust": args.trust, "--override": args.override}
     flags = tuple(flag for flag, is_chosen in chosen.items() if is_chosen)
-    job = Job(name, render(experiment), run_dir, place, folder, flags)
+    job = Job(name, render(experiment), run_dir, place, pathlib.Path(), flags)
+    job = job.in_folder(args.out or pathlib.Path("launched", name))
     cluster.check(job)
     _check_fits(experiment, place)
-    files = cluster.render(job)
+    files, count = cluster.render(job), 1
+    while not args.out and launch.holds_another(job.folder, files):
+        count += 1
+        job = job.in_folder(pathlib.Path("launched", f"{name}-{count}"))
+        files = cluster.render(job)
     if args.dry_run:
         launch.show(job, cluster, files, print)
         if args.out:

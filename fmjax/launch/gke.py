@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import subprocess
 import time
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError, require
 from fmjax.launch.exit_codes import FINAL, UNFINISHED
 from fmjax.launch.job import CONFIG, Job, check_environment, fill
-from fmjax.launch.shell import find_tool, output_of, quoted
+from fmjax.launch.shell import find_tool, output_of, patiently, quoted
 
 # Label of the nodes, by chip: cloud.google.com/kubernetes-engine/docs (TPUs, GPUs).
 ACCELERATORS = {
@@ -142,7 +143,7 @@ class Gke:
         return {
             "submit": quoted([*kubectl, "apply", "-f", str(job.folder / MANIFEST)]),
             "follow": quoted([*kubectl, "logs", "--follow", first]),
-            "stop": quoted([*kubectl, "delete", "jobset", job.name]),
+            "end": quoted([*kubectl, "delete", "jobset", job.name]),
         }
 
     def submit(self, job: Job) -> str:
@@ -156,7 +157,7 @@ class Gke:
         if output_of(there).strip():
             raise UserError(
                 f"--name {job.name}: there is a JobSet of this name. Delete it "
-                f"({self.commands(job)['stop']}), or give another --name."
+                f"({self.commands(job)['end']}), or give another --name."
             )
         manifest = str(job.folder / MANIFEST)
         # The server checks all of it, quotas and policies too, before anything starts.
@@ -171,12 +172,12 @@ class Gke:
             f"--selector=jobset.sigs.k8s.io/jobset-name={submitted},"
             "jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0"
         )
-        shown, printed = "", 0
+        shown, last = "", ""
         while True:
             jobset = json.loads(
-                output_of([*kubectl, "get", "jobset", submitted, "-o=json"])
+                patiently([*kubectl, "get", "jobset", submitted, "-o=json"])
             )
-            pods = json.loads(output_of([*kubectl, "get", "pods", selector, "-o=json"]))
+            pods = json.loads(patiently([*kubectl, "get", "pods", selector, "-o=json"]))
             newest = max(
                 pods["items"],
                 key=lambda pod: pod["metadata"]["creationTimestamp"],
@@ -185,16 +186,35 @@ class Gke:
             phase = newest["status"]["phase"] if newest else "no pod yet"
             name = newest["metadata"]["name"] if newest else ""
             if (told := f"{name} {phase}".strip()) != shown:
-                if name != shown.partition(" ")[0]:
-                    printed = 0
                 shown = told
                 print(f"jobset {submitted}: {told}", flush=True)
             if phase in ("Running", "Succeeded", "Failed"):
-                lines = output_of([*kubectl, "logs", name]).splitlines(keepends=True)
-                print("".join(lines[printed:]), end="", flush=True)
-                printed = len(lines)
+                last = _print_log([*kubectl, "logs", name], last)
             state = jobset.get("status", {}).get("terminalState", "")
             if state:
                 print(f"jobset {submitted}: {state}", flush=True)
                 return 0 if state == "Completed" else 1
             time.sleep(POLL_SECONDS)
+
+
+def _print_log(logs: list[str], last: str) -> str:
+    """Prints a pod's log until it ends or the connection does.
+
+    Args:
+      logs: `kubectl logs POD`.
+      last: time of the last line that was printed; "" for none.
+
+    Returns:
+      The time of the last line now.
+    """
+    since = [f"--since-time={last}"] if last else []
+    with subprocess.Popen(
+        [*logs, "--follow", "--timestamps", *since], stdout=subprocess.PIPE, text=True
+    ) as following:
+        assert following.stdout is not None
+        for line in following.stdout:
+            moment, _, text = line.partition(" ")
+            if moment > last:
+                print(text, end="", flush=True)
+                last = moment
+    return last

@@ -35,6 +35,10 @@ class Job:
     folder: pathlib.Path
     flags: tuple[str, ...] = ()
 
+    def in_folder(self, folder: pathlib.Path) -> "Job":
+        """The same job with its files in another folder."""
+        return dataclasses.replace(self, folder=folder.absolute())
+
     def train(self, config: str) -> list[str]:
         """The words after `fmjax` that train, given where the config lies."""
         return ["train", config, "--run_dir", self.run_dir, *self.flags, "--cluster"]

@@ -32,11 +32,16 @@ def check_mesh(
 
 
 def write(job: Job, files: dict[str, str]) -> None:
-    """Writes the job's files into its folder; files of the same names are replaced.
+    """Writes the job's files into its folder.
 
     Raises:
-      UserError: the folder cannot be written.
+      UserError: the folder cannot be written, or has files of another job, which may
+        be running and read them again when it is restarted.
     """
+    if holds_another(job.folder, files):
+        raise UserError(
+            f"--out {job.folder} has the files of another job; expected a new folder."
+        )
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
@@ -84,6 +89,7 @@ def launch(job: Job, cluster: Cluster, follow: bool, say: Callable) -> int:
         return 0
 
 
-def default_folder(name: str) -> pathlib.Path:
-    """Where the files of a job are written without --out."""
-    return pathlib.Path("launched") / name
+def holds_another(folder: pathlib.Path, files: dict[str, str]) -> bool:
+    """Whether a folder has files of these names that differ."""
+    found = {name: folder / name for name in files if (folder / name).is_file()}
+    return any(path.read_text("utf-8") != files[name] for name, path in found.items())

@@ -3,9 +3,13 @@
 import shlex
 import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Iterable, Sequence
 
 from fmjax.errors import UserError
+
+PAUSE_SECONDS = 30.0
 
 
 def quoted(words: str | Iterable[str]) -> str:
@@ -30,6 +34,21 @@ def find_tool(name: str, where: str) -> str:
             "submitted."
         )
     return path
+
+
+def patiently(words: Sequence[str], attempts: int = 10) -> str:
+    """`output_of` a command that asks a server, which may be away for minutes.
+
+    Raises:
+      UserError: the command fails so many times in a row.
+    """
+    for attempt in range(1, attempts):
+        try:
+            return output_of(words)
+        except UserError as error:
+            print(f"{error}; asking again ({attempt} of {attempts})", file=sys.stderr)
+            time.sleep(PAUSE_SECONDS)
+    return output_of(words)
 
 
 def output_of(words: Sequence[str], seconds: float = 300.0) -> str:

@@ -10,7 +10,7 @@ from fmjax.configurable import configurable
 from fmjax.errors import UserError, require
 from fmjax.launch.exit_codes import FINAL, UNFINISHED
 from fmjax.launch.job import CONFIG, Job, check_environment, fill
-from fmjax.launch.shell import find_tool, output_of, quoted
+from fmjax.launch.shell import find_tool, output_of, patiently, quoted
 
 POLL_SECONDS = 3.0
 _WHERE = "Run this on a login node of the cluster."
@@ -72,7 +72,13 @@ class Slurm:
         check_environment(self)
 
     def check(self, job: Job) -> None:
-        """Raises a UserError for TPUs, which Slurm does not have."""
+        """Raises a UserError for TPUs, and for what sbatch would not understand."""
+        if any(character.isspace() for character in str(job.folder)):
+            raise UserError(f"--out {job.folder}: expected a path without spaces.")
+        if job.hardware.devices_per_host is None:
+            raise UserError(
+                "--gpus: expected the number of GPUs of a node, or 0 for CPUs."
+            )
         chip = job.hardware.chip
         if chip is not None and chip.platform == "tpu":
             raise UserError(
@@ -156,7 +162,8 @@ def _state(submitted: str) -> tuple[str, str]:
     Slurm forgets a job minutes after its end.
     """
     found = {}
-    for word in output_of(["scontrol", "--oneliner", "show", "job", submitted]).split():
+    show = ["scontrol", "--oneliner", "show", "job", submitted]
+    for word in patiently(show).split():
         name, _, value = word.partition("=")
         found.setdefault(name, value)
     return found.get("JobState", "UNKNOWN"), found.get("Reason", "")

@@ -10,7 +10,7 @@ from fmjax.configurable import configurable
 from fmjax.errors import UserError, require
 from fmjax.launch.exit_codes import FINAL, UNFINISHED
 from fmjax.launch.job import CONFIG, Job, check_environment, fill
-from fmjax.launch.shell import find_tool, output_of, quoted
+from fmjax.launch.shell import find_tool, output_of, patiently, quoted
 
 # By chip: the accelerator type, of which some count two cores a chip, and the software
 # version: cloud.google.com/tpu/docs/runtimes, and the page of each chip.
@@ -176,15 +176,15 @@ class TpuVm:
         """Prints the log of the first host until the run ends; its exit code."""
         find_tool("gcloud", _WHERE)
         describe = self._gcloud("queued-resources", "describe", submitted)
-        shown = ""
+        shown, printed = "", 0
         while True:
-            found = json.loads(output_of([*describe, "--format=json"]))
+            found = json.loads(patiently([*describe, "--format=json"]))
             state = found["state"]["state"]
             if state != shown:
                 shown = state
                 print(f"queued resource {submitted}: {state}", flush=True)
             if state == "ACTIVE":
-                code = self._print_log(job)
+                code, printed = self._print_log(job, printed)
                 if code is not None:
                     return code
             elif state in _GONE and self.spot:
@@ -192,6 +192,7 @@ class TpuVm:
                 delete = self._gcloud("queued-resources", "delete", submitted)
                 output_of([*delete, "--force", "--quiet"], seconds=1800)
                 output_of(["bash", str(job.folder / CREATE)])
+                printed = 0
             elif state in _GONE:
                 raise UserError(
                     f"queued resource {submitted}: {state}: "
@@ -199,14 +200,24 @@ class TpuVm:
                 )
             time.sleep(POLL_SECONDS)
 
-    def _print_log(self, job: Job) -> int | None:
-        """Prints the log of the first host; its run's exit code, or None if cut off."""
+    def _print_log(self, job: Job, printed: int) -> tuple[int | None, int]:
+        """Prints the log of the first host until the run or the connection ends.
+
+        Args:
+          job: whose log it is.
+          printed: lines that were printed before.
+
+        Returns:
+          The exit code of the run, or None, and the lines printed now.
+        """
         words = self._log_command(job)
         with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as log:
             assert log.stdout is not None
-            for line in log.stdout:
-                print(line, end="", flush=True)
+            for number, line in enumerate(log.stdout, 1):
+                if number > printed:
+                    print(line, end="", flush=True)
+                    printed = number
                 if ended := re.search(r"fmjax ended with (\d+)$", line.strip()):
                     log.terminate()
-                    return int(ended[1])
-        return None
+                    return int(ended[1]), printed
+        return None, printed

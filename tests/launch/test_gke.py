@@ -188,7 +188,8 @@ def test_the_log_is_followed_until_the_jobset_ends(
         "status": {"phase": "Running"},
     }
     (kubectl / "PODS").write_text(json.dumps({"items": [pod]}))
-    (kubectl / "LOG").write_text("step 1\nstep 2\n")
+    lines = "2026-01-01T00:00:01Z step 1\n2026-01-01T00:00:02Z step 2\n"
+    (kubectl / "LOG").write_text(lines)
     gke, place = JOBS["TPUs"]
     assert gke.follow(make_job(place), "job") == 0
     assert capfd.readouterr().out.splitlines() == [

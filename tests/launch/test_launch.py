@@ -58,6 +58,20 @@ def test_what_is_written_is_complete_and_can_be_read_back(kind, tmp_path):
         subprocess.run([beside("shellcheck"), *scripts], check=True)
 
 
+def test_files_of_a_job_that_may_be_running_are_not_replaced(tmp_path, capsys):
+    words = [*SLURM, "--run_dir", "runs/a"]
+    assert main([*words, "--dry_run", "--out", "files"]) == 0
+    assert main([*words, "--dry_run", "--out", "files"]) == 0  # the same
+    kept = (tmp_path / "files" / "experiment.gin").read_text()
+    assert main([*words, "train.seed=1", "--dry_run", "--out", "files"]) == 2
+    assert "files of another job" in capsys.readouterr().err
+    assert (tmp_path / "files" / "experiment.gin").read_text() == kept
+    (tmp_path / "launched").mkdir()
+    (tmp_path / "files").rename(tmp_path / "launched" / "a")
+    assert main([*words, "--dry_run"]) == 0
+    assert f"{tmp_path}/launched/a-2/train.sbatch" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "name", [name for name in shipped_configs() if name.startswith("cluster/")]
 )
@@ -80,6 +94,7 @@ def test_the_command_of_every_shipped_cluster_works(name, capsys):
         (["slurm"], "expected --chips.*or --nodes"),
         (["slurm", "--chips", "v5e-16"], "Slurm has no v5e"),
         (["slurm", "--chips", "b300-8"], "--chip b300: expected one of"),
+        (["slurm", "--nodes", "2"], "--gpus: expected the number"),
         (["slurm", "--nodes", "0", "--gpus", "8"], "--nodes 0"),
         (["slurm", "--nodes", "2", "--chips", "h100-8"], "--chips: expected without"),
         (["slurm", "--nodes", "2", "--devices", "2"], "--devices"),

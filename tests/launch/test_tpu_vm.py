@@ -146,7 +146,7 @@ def test_a_spot_slice_that_is_taken_away_is_asked_for_again(
     make_job, gcloud, capfd, monkeypatch
 ):
     monkeypatch.setattr("fmjax.launch.tpu_vm.POLL_SECONDS", 0.01)
-    states = ["PROVISIONING", "ACTIVE", "SUSPENDED", "WAITING_FOR_RESOURCES", "ACTIVE"]
+    states = ["PROVISIONING", "ACTIVE", "SUSPENDED", "PROVISIONING", "ACTIVE", "ACTIVE"]
     (gcloud / "STATES").write_text("\n".join(states) + "\n")
     (gcloud / "LOG").write_text("a step\n")
     vm, job = cluster(spot=True), make_job(hardware.of_chips("v5e-16"))
@@ -155,6 +155,7 @@ def test_a_spot_slice_that_is_taken_away_is_asked_for_again(
     calls = (gcloud / "CALLS").read_text()
     assert calls.count("queued-resources create job") == 2
     assert calls.count("queued-resources delete job") == 1
+    # Of both slices, and once where the connection to one was cut.
     assert capfd.readouterr().out.count("a step") == 2
 
 
