@@ -229,6 +229,15 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("status", "Print the progress of a run and what went wrong.")
     sub.add_argument("run_dir", type=pathlib.Path, help="a run directory")
 
+    sub = verb("watch", "Show runs in the terminal while they train.")
+    sub.add_argument("run_dirs", nargs="+", metavar="RUN_DIR")
+    sub.add_argument(
+        "--seconds", type=float, default=3.0, help="between two looks (default 3)"
+    )
+    sub.add_argument(
+        "--until_finished", action="store_true", help="end when all runs have ended"
+    )
+
     sub = verb("profile", "Print what the steps traced by train.profile were spent on.")
     sub.add_argument("run_dir", type=pathlib.Path, help="a run directory")
     sub.add_argument("--rows", type=int, default=10, help="modules that are shown")

@@ -250,6 +250,12 @@ def _status(args) -> None:
     print("\n".join(status(args.run_dir)))
 
 
+def _watch(args) -> None:
+    from fmjax.evaluation.watch import watch
+
+    watch(args.run_dirs, args.seconds, args.until_finished)
+
+
 def _profile(args) -> None:
     from rich.console import Console
 
@@ -300,6 +306,7 @@ VERBS = {
     "list": _list,
     "compare": _compare,
     "status": _status,
+    "watch": _watch,
     "profile": _profile,
     "import": _import,
     "export": _export,

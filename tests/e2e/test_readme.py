@@ -55,6 +55,7 @@ CUT_SHORT = {
     "fmjax generate": ["--max_tokens", "4"],
     "fmjax compare": [],
     "fmjax status": [],
+    "fmjax watch": [],
     "fmjax config": [],
     "fmjax list": [],
     "fmjax help": [],
@@ -212,8 +213,9 @@ def test_fields_of_metrics_are_documented(finished):
     documented = set(re.findall(r"`(\w+)`", PAGES["docs/reference/run_directory.md"]))
     for line in (finished / "metrics.jsonl").read_text().splitlines():
         assert json.loads(line).keys() <= documented
-    for line in (finished / "events.jsonl").read_text().splitlines():
-        assert json.loads(line).keys() <= documented
+    for name in ("events", "starts"):
+        for line in (finished / f"{name}.jsonl").read_text().splitlines():
+            assert json.loads(line).keys() <= documented
 
 
 def test_files_of_a_run_directory_are_documented(finished):
