@@ -8,6 +8,7 @@ setup(
     package_dir={"fmjax.configs": "configs"},
     package_data={
         "fmjax.configs": ["**/*.gin", "*.gin"],
+        "fmjax.evaluation": ["templates/*.html"],
         "fmjax.planning": ["gpu_targets/*.textproto"],
     },
 )

@@ -1,5 +1,6 @@
 """Run directories that are written by hand, without training."""
 
+import functools
 import json
 import pathlib
 import time
@@ -30,8 +31,7 @@ def write_run(
       **more: lines of other files: goodput, starts, texts.
     """
     run_dir.mkdir(parents=True)
-    config = render(load_experiment("quickstart.gin", bindings))
-    (run_dir / "config.gin").write_text(config)
+    (run_dir / "config.gin").write_text(_config(bindings))
     for step in saved:
         (run_dir / "checkpoints" / str(step)).mkdir(parents=True)
     events = [{"text": "", "time": STARTED} | dict(event) for event in events]
@@ -64,3 +64,8 @@ def goodput(step: int, began: float = STARTED, **seconds: float) -> dict:
     causes = {name.replace("_", " "): value for name, value in seconds.items()}
     time = began + sum(seconds.values())
     return {"time": time, "began": began, "step": step, "seconds": causes}
+
+
+@functools.cache
+def _config(bindings: tuple[str, ...]) -> str:
+    return render(load_experiment("quickstart.gin", bindings))

@@ -238,6 +238,15 @@ def _parser() -> argparse.ArgumentParser:
         "--until_finished", action="store_true", help="end when all runs have ended"
     )
 
+    sub = verb("report", "Write a run's curves, events and config as one HTML file.")
+    sub.add_argument("run_dir", help="a run directory")
+    sub.add_argument(
+        "--out",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="the file to write; default: report.html in the run directory",
+    )
+
     sub = verb("profile", "Print what the steps traced by train.profile were spent on.")
     sub.add_argument("run_dir", type=pathlib.Path, help="a run directory")
     sub.add_argument("--rows", type=int, default=10, help="modules that are shown")

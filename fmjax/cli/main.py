@@ -256,6 +256,12 @@ def _watch(args) -> None:
     watch(args.run_dirs, args.seconds, args.until_finished)
 
 
+def _report(args) -> None:
+    from fmjax.evaluation.report import write_report
+
+    print(f"wrote {write_report(args.run_dir, args.out)}")
+
+
 def _profile(args) -> None:
     from rich.console import Console
 
@@ -307,6 +313,7 @@ VERBS = {
     "compare": _compare,
     "status": _status,
     "watch": _watch,
+    "report": _report,
     "profile": _profile,
     "import": _import,
     "export": _export,

@@ -56,6 +56,7 @@ CUT_SHORT = {
     "fmjax compare": [],
     "fmjax status": [],
     "fmjax watch": [],
+    "fmjax report": [],
     "fmjax config": [],
     "fmjax list": [],
     "fmjax help": [],
@@ -170,7 +171,7 @@ def test_every_command_runs(page, place, quickstart, monkeypatch, capfd):
 def runs(page: str, place: pathlib.Path, quickstart, monkeypatch, capfd) -> None:
     """Writes the page's titled files, then runs its commands and its Python."""
     written = ("runs", "path/to/exported", "path/to/continued", "look.png")
-    for left in (*written, "plan.json"):
+    for left in (*written, "plan.json", "quickstart.html"):
         shutil.rmtree(place / left, ignore_errors=True)
         (place / left).unlink(missing_ok=True)
     shutil.copytree(quickstart, place / "runs" / "quickstart")
