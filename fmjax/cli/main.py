@@ -262,6 +262,26 @@ def _report(args) -> None:
     print(f"wrote {write_report(args.run_dir, args.out)}")
 
 
+def _runs(args) -> None:
+    from fmjax.run import registry
+
+    if args.action == "list":
+        from fmjax.evaluation.runs import list_runs
+
+        list_runs(args.folder, args.filter, args.sort, args.reverse, args.json)
+        return
+    run_dir = args.run_dir.expanduser()
+    if args.action == "promote":
+        kept = registry.promote(run_dir, args.stage, args.step, args.note)
+        stage = f"{kept.stage} at step {kept.step}" if kept.stage else "without a stage"
+        print(f"{run_dir} is {stage}")
+        for other in registry.same_stage(run_dir, kept.stage) if kept.stage else ():
+            print(f"also {kept.stage}: {other}")
+        return
+    change = registry.tag if args.action == "tag" else registry.untag
+    print(f"{run_dir}: {', '.join(change(run_dir, args.names).tags) or 'no tags'}")
+
+
 def _profile(args) -> None:
     from rich.console import Console
 
@@ -314,6 +334,7 @@ VERBS = {
     "status": _status,
     "watch": _watch,
     "report": _report,
+    "runs": _runs,
     "profile": _profile,
     "import": _import,
     "export": _export,

@@ -57,6 +57,7 @@ CUT_SHORT = {
     "fmjax status": [],
     "fmjax watch": [],
     "fmjax report": [],
+    "fmjax runs": [],
     "fmjax config": [],
     "fmjax list": [],
     "fmjax help": [],
