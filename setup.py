@@ -9,6 +9,7 @@ setup(
     package_data={
         "fmjax.configs": ["**/*.gin", "*.gin"],
         "fmjax.evaluation": ["templates/*.html"],
+        "fmjax.interop": ["templates/*.md"],
         "fmjax.planning": ["gpu_targets/*.textproto"],
     },
 )

@@ -319,4 +319,13 @@ def _parser() -> argparse.ArgumentParser:
         "--model_type",
         help="model_type of the Hugging Face folder, if several fit the model",
     )
+    sub.add_argument(
+        "--license", help="license of the model, for its card, such as apache-2.0"
+    )
+    sub.add_argument(
+        "--language",
+        action="append",
+        default=[],
+        help="language of the model, for its card, such as en; may be repeated",
+    )
     return parser

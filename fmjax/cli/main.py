@@ -315,6 +315,8 @@ def _export(args) -> None:
         max_shard_bytes=int(args.max_shard_gb * 1e9),
         model_type=args.model_type,
         trust=args.trust,
+        license=args.license,
+        languages=args.language,
     )
     print(f"exported {args.run_dir} into {args.hf_dir}")
     print("\n".join(notes))
