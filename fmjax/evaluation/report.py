@@ -15,7 +15,7 @@ from fmjax.config.changed_fields import changed_fields
 from fmjax.errors import UserError
 from fmjax.evaluation.report_plots import plots
 from fmjax.objectives.terms import UNITS
-from fmjax.run.curves import Curves
+from fmjax.run.curves import Curves, as_number
 from fmjax.run.directory import CONFIG
 from fmjax.run.lock import format_seconds
 from fmjax.run.record import RunRecord, printable
@@ -175,9 +175,9 @@ def _figures(record: RunRecord) -> list[dict[str, str]]:
     if np.isfinite(peaks).any():
         add("peak memory", f"{np.nanmax(peaks) / 1e9:,.2f} GB", "of a device")
     last = curves.newest.get("train", {})
-    seen = last.get(f"{unit}_seen")
+    seen = as_number(last.get(f"{unit}_seen"))
     add(f"{unit} seen", None if seen is None else f"{seen:,.0f}")
-    epoch = last.get("epoch")
+    epoch = as_number(last.get("epoch"))
     add("epochs", None if epoch is None else f"{epoch:.3g}")
     count = record.parameters
     add("parameters", None if count is None else f"{count:,}")
@@ -293,8 +293,9 @@ def _versions(record: RunRecord) -> list[tuple[str, str]]:
 
 
 def _number(value: Any) -> str:
-    """A metric as text; null and NaN were not finite."""
-    if value is None or not np.isfinite(value):
+    """A metric as text; null, which becomes NaN, was not finite."""
+    value = as_number(value)
+    if value is None:
         return "not finite"
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e6 else f"{value:.4g}"
 

@@ -203,6 +203,8 @@ def _parse(text: str) -> tuple[str, str, str]:
             "value, such as 'loss<3.2' or tag=baseline."
         )
     name, sign, value = found.groups()
+    if name == "tag" and sign not in ("=", "!="):
+        raise UserError(f"--filter {text!r}: expected = or != after tag.")
     if sign not in ("=", "!=") and _as_float(value) is None:
         raise UserError(f"--filter {text!r}: expected a number after {sign}.")
     return name, sign, value

@@ -5,6 +5,8 @@ import numpy as np
 # The bit of each dot of a Braille pattern, by row and column.
 _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
 _BLANK = 0x2800
+# From which size on a number is given in which multiple.
+_PREFIXES = ((1e12, 1e12, "T"), (1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"))
 # Values above this percentile are drawn at the top, so that the first losses of a run
 # do not press the rest into a line.
 _TOP_PERCENTILE = 98.0
@@ -43,9 +45,9 @@ def plot(steps: np.ndarray, values: np.ndarray, width: int, height: int) -> list
 def short(value: float) -> str:
     """A number in few characters: 4.022, 5.47k, 3e-04."""
     size = abs(value)
-    for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if size >= scale:
-            return f"{value / min(scale, 1e3 if prefix == 'k' else scale):.3g}{prefix}"
+    for least, scale, prefix in _PREFIXES:
+        if size >= least:
+            return f"{float(f'{value / scale:.3g}'):g}{prefix}"
     if size and size < 1e-3:
         return f"{value:.1e}".replace(".0e", "e")
     return f"{value:.4g}"

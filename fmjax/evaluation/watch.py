@@ -18,7 +18,14 @@ from rich.text import Text
 from fmjax.errors import UserError
 from fmjax.evaluation.text_plot import plot, short
 from fmjax.run.curves import as_number
-from fmjax.run.record import NOT_STARTED, RUNNING, UNKNOWN, RunRecord, State, printable
+from fmjax.run.record import (
+    NOT_STARTED,
+    RUNNING,
+    UNKNOWN,
+    RunRecord,
+    RunState,
+    printable,
+)
 from fmjax.run.status import parts, progress, speed, time_spent
 
 REFRESH_SECONDS = 3.0
@@ -159,14 +166,14 @@ def _panel(
     return Panel(Group(*shown), title=title, title_align="left", border_style=style)
 
 
-def _state(record: RunRecord) -> State:
+def _state(record: RunRecord) -> RunState:
     try:
         return record.state
     except UserError as error:
-        return State(UNKNOWN, str(error))
+        return RunState(UNKNOWN, str(error))
 
 
-def _facts(record: RunRecord, state: State, count: int) -> Group:
+def _facts(record: RunRecord, state: RunState, count: int) -> Group:
     """Progress and the `count` most important kinds of fact, a line for each."""
     if record.config is None:
         reason = "no files yet" if not record.run_dir.is_dir() else str(record.error)
@@ -206,10 +213,11 @@ def _devices(record: RunRecord) -> str:
 def _losses(record: RunRecord) -> str:
     texts = []
     for split in ("train", "validation"):
-        steps, losses = record.curves.series(split, "loss")
+        _, losses = record.curves.series(split, "loss")
         if len(losses):
             last = f"{losses[-1]:.4f}" if np.isfinite(losses[-1]) else "not finite"
             texts.append(f"{split} {last}")
+    steps, losses = record.curves.series("validation", "loss")
     if np.isfinite(losses).any():
         lowest = int(np.nanargmin(losses))
         texts.append(f"best {losses[lowest]:.4f} at step {steps[lowest]:,}")

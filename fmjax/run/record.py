@@ -34,7 +34,7 @@ RUNNING, UNKNOWN, FINISHED, NOT_EVALUATED, NOT_STARTED, KILLED = (
 _ENDS = ("interrupted", "diverged", "hung")
 
 
-class State(NamedTuple):
+class RunState(NamedTuple):
     """The state of a run.
 
     Attributes:
@@ -174,7 +174,7 @@ class RunRecord:
         return bool(self.saved) and ("finished", self.saved[-1]) in ends
 
     @property
-    def state(self) -> State:
+    def state(self) -> RunState:
         """Whether a process trains it, or how it ended.
 
         Raises:
@@ -189,21 +189,21 @@ class RunRecord:
                 "" if alive else "; whether it is alive can be seen only on that host"
             )
             old = not alive and seconds is not None and seconds > run_lock.STALE_SECONDS
-            return State(
+            return RunState(
                 UNKNOWN if old else RUNNING,
                 f"process {owner.get('pid')} on {owner.get('host')} trains it; lock "
                 f"updated {age} ago{doubt}",
             )
         if self.saved and self.steps is not None and self.saved[-1] >= self.steps:
             if self.evaluated:
-                return State(FINISHED, "finished")
-            return State(NOT_EVALUATED, "all steps done, last evaluation missing")
+                return RunState(FINISHED, "finished")
+            return RunState(NOT_EVALUATED, "all steps done, last evaluation missing")
         if not self.events:
-            return State(NOT_STARTED, "never started")
+            return RunState(NOT_STARTED, "never started")
         last = self.events[-1]
         if last["kind"] in _ENDS:
-            return State(last["kind"], f"{last['kind']} at step {last['step']:,}")
-        return State(KILLED, "ended without a record; probably killed")
+            return RunState(last["kind"], f"{last['kind']} at step {last['step']:,}")
+        return RunState(KILLED, "ended without a record; probably killed")
 
     def _read_config(self) -> None:
         file = self.run_dir / run_dirs.CONFIG

@@ -161,13 +161,13 @@ def find_runs(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def same_stage(run_dir: pathlib.Path, stage: str) -> list[pathlib.Path]:
-    """Other runs below the parent of a run directory that have a stage."""
+    """Other runs in the parent of a run directory that have a stage."""
     run_dir = run_dir.absolute()
     found = []
-    for other in find_runs(run_dir.parent):
+    for other in sorted(run_dir.parent.iterdir()):
         # A damaged registry of another run is no reason to refuse this one.
         with contextlib.suppress(UserError):
-            if other != run_dir and read(other).stage == stage:
+            if other != run_dir and other.is_dir() and read(other).stage == stage:
                 found.append(other)
     return found
 

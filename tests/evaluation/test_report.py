@@ -163,7 +163,12 @@ def test_the_page_needs_nothing_else(tmp_path):
 def test_what_files_say_is_text(tmp_path):
     run_dir = write_run(
         tmp_path / "<i>run & co",
-        metrics=[train(step, 2.0 + step, **{HOSTILE: 1.0 * step}) for step in (1, 2)],
+        metrics=[
+            *(train(step, 2.0 + step, **{HOSTILE: 1.0 * step}) for step in (1, 2)),
+            validation(2, 2.0, accuracy=0.5),
+            validation(3, HOSTILE, accuracy=HOSTILE, tokens=HOSTILE),
+            train(3, HOSTILE, tokens_seen=HOSTILE, epoch=[HOSTILE], mfu=HOSTILE),
+        ],
         events=[{"kind": HOSTILE, "step": 1, "text": HOSTILE}],
         goodput=[{"time": 2.0, "began": 1.0, "step": 1, "seconds": {HOSTILE: 3.0}}],
         starts=[{"began": 1.0, "step": 0, "devices": 1, "device_kind": HOSTILE,
