@@ -8,6 +8,8 @@ setup(
     package_dir={"fmjax.configs": "configs"},
     package_data={
         "fmjax.configs": ["**/*.gin", "*.gin"],
+        "fmjax.evaluation": ["templates/*.html"],
+        "fmjax.interop": ["templates/*.md"],
         "fmjax.planning": ["gpu_targets/*.textproto"],
         "fmjax.launch": ["templates/*"],
     },

@@ -270,6 +270,61 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("status", "Print the progress of a run and what went wrong.")
     sub.add_argument("run_dir", type=pathlib.Path, help="a run directory")
 
+    sub = verb("watch", "Show runs in the terminal while they train.")
+    sub.add_argument("run_dirs", nargs="+", metavar="RUN_DIR")
+    sub.add_argument(
+        "--seconds", type=float, default=3.0, help="between two looks (default 3)"
+    )
+    sub.add_argument(
+        "--until_finished", action="store_true", help="end when all runs have ended"
+    )
+
+    sub = verb("report", "Write a run's curves, events and config as one HTML file.")
+    sub.add_argument("run_dir", help="a run directory")
+    sub.add_argument(
+        "--out",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="the file to write; default: report.html in the run directory",
+    )
+
+    sub = verb("runs", "List, tag and promote the runs of a folder.")
+    actions = sub.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def action(name, text):
+        sub = actions.add_parser(name, help=text, description=text)
+        sub.set_defaults(verb="runs")
+        return sub
+
+    sub = action("list", "Print a table of the runs in a folder.")
+    sub.add_argument("folder", metavar="DIR", help="searched at any depth")
+    sub.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="EXPR",
+        help="such as 'loss<3.2', tag=baseline or model=gpt; a column, a metric of the "
+        "last validation or a binding; may be repeated, all must hold",
+    )
+    sub.add_argument(
+        "--sort", default="run", metavar="NAME", help="as in --filter; default: run"
+    )
+    sub.add_argument("--reverse", action="store_true", help="the largest first")
+    sub.add_argument(
+        "--json", metavar="FILE", help="also as JSON; - to print only that"
+    )
+    for name, text in (("tag", "Add tags to a run."), ("untag", "Remove its tags.")):
+        sub = action(name, text)
+        sub.add_argument("run_dir", type=pathlib.Path, help="a run directory")
+        sub.add_argument("names", nargs="+", metavar="TAG")
+    sub = action("promote", "Give a checkpoint of a run a stage.")
+    sub.add_argument("run_dir", type=pathlib.Path, help="a run directory")
+    sub.add_argument("stage", choices=["candidate", "staging", "production", "none"])
+    sub.add_argument(
+        "--step", type=int, help="step of the checkpoint; default: the newest"
+    )
+    sub.add_argument("--note", default="", help="why, for the history")
+
     sub = verb("profile", "Print what the steps traced by train.profile were spent on.")
     sub.add_argument("run_dir", type=pathlib.Path, help="a run directory")
     sub.add_argument("--rows", type=int, default=10, help="modules that are shown")
@@ -304,5 +359,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--model_type",
         help="model_type of the Hugging Face folder, if several fit the model",
+    )
+    sub.add_argument(
+        "--license", help="license of the model, for its card, such as apache-2.0"
+    )
+    sub.add_argument(
+        "--language",
+        action="append",
+        default=[],
+        help="language of the model, for its card, such as en; may be repeated",
     )
     return parser

@@ -273,6 +273,38 @@ def _status(args) -> None:
     print("\n".join(status(args.run_dir)))
 
 
+def _watch(args) -> None:
+    from fmjax.evaluation.watch import watch
+
+    watch(args.run_dirs, args.seconds, args.until_finished)
+
+
+def _report(args) -> None:
+    from fmjax.evaluation.report import write_report
+
+    print(f"wrote {write_report(args.run_dir, args.out)}")
+
+
+def _runs(args) -> None:
+    from fmjax.run import registry
+
+    if args.action == "list":
+        from fmjax.evaluation.runs import list_runs
+
+        list_runs(args.folder, args.filter, args.sort, args.reverse, args.json)
+        return
+    run_dir = args.run_dir.expanduser()
+    if args.action == "promote":
+        kept = registry.promote(run_dir, args.stage, args.step, args.note)
+        stage = f"{kept.stage} at step {kept.step}" if kept.stage else "without a stage"
+        print(f"{run_dir} is {stage}")
+        for other in registry.same_stage(run_dir, kept.stage) if kept.stage else ():
+            print(f"also {kept.stage}: {other}")
+        return
+    change = registry.tag if args.action == "tag" else registry.untag
+    print(f"{run_dir}: {', '.join(change(run_dir, args.names).tags) or 'no tags'}")
+
+
 def _profile(args) -> None:
     from rich.console import Console
 
@@ -306,6 +338,8 @@ def _export(args) -> None:
         max_shard_bytes=int(args.max_shard_gb * 1e9),
         model_type=args.model_type,
         trust=args.trust,
+        license=args.license,
+        languages=args.language,
     )
     print(f"exported {args.run_dir} into {args.hf_dir}")
     print("\n".join(notes))
@@ -324,6 +358,9 @@ VERBS = {
     "list": _list,
     "compare": _compare,
     "status": _status,
+    "watch": _watch,
+    "report": _report,
+    "runs": _runs,
     "profile": _profile,
     "import": _import,
     "export": _export,

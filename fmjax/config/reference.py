@@ -153,7 +153,7 @@ def entry(name: str) -> Entry:
         Field(
             f.name,
             _takes(name, f.name),
-            _default(name, f),
+            default_of(name, f),
             descriptions.get(f.name, ""),
         )
         for f in fields_of(cls)
@@ -267,7 +267,8 @@ def _takes(owner: str, field: str) -> str:
     return f"{text} or None" if type(None) in typing.get_args(hint) else text
 
 
-def _default(owner: str, field: dataclasses.Field) -> str | None:
+def default_of(owner: str, field: dataclasses.Field) -> str | None:
+    """The gin text of a field's default; None for a field that must be bound."""
     if is_required(field):
         unbound = unbound_values(registry.CLASSES[owner])
         return repr(unbound[field.name]) if field.name in unbound else None

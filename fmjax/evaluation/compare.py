@@ -16,6 +16,7 @@ from fmjax.config.registry import CLASSES
 from fmjax.config.render import bindings_of
 from fmjax.configurable import fields_of
 from fmjax.errors import UserError, suggest
+from fmjax.evaluation.curve_plots import draw_curves, style_axes
 from fmjax.objectives.terms import UNITS
 from fmjax.run.directory import stored_config, stored_experiment
 from fmjax.training.reporting import metrics
@@ -258,30 +259,20 @@ def _draw(runs: list[_Run], metric: str) -> "Figure":
         over_units = bool(sizes.max() > 1.01 * sizes.min())
         for index, run in same:
             scale = run.units_per_step if over_units else 1
-            handles.append(_draw_run(axes, run, metric, scale, f"C{index % 10}"))
+            steps, values = run.series("train", metric)
+            checked, measured = run.series("validation", metric)
+            training, validation = (steps * scale, values), (checked * scale, measured)
+            handles.append(draw_curves(axes, training, validation, f"C{index % 10}"))
             handles[-1].set_label(_legend(run, runs))
         axes.set_xlabel(unit if over_units else "step")
         axes.set_ylabel(metric if len(units) == 1 else f"{metric} ({unit})")
-        axes.grid(color="0.9")
-        axes.spines[["top", "right"]].set_visible(False)
+        style_axes(axes, grid="0.9")
     figure.axes[0].set_title(
         "thin: training, thick: validation", fontsize=9, color="0.35"
     )
     # Below the axes, where it covers no curve.
     figure.legend(handles=handles, loc="outside lower left", frameon=False, fontsize=9)
     return figure
-
-
-def _draw_run(axes, run: _Run, metric: str, scale: float, color: str):
-    """Draws the curves of one run; returns the line for the legend."""
-    steps, values = run.series("train", metric)
-    thin = {"color": color, "linewidth": 0.9, "alpha": 0.6}
-    (line,) = axes.plot(steps * scale, values, **thin)
-    checked, values = run.series("validation", metric)
-    if len(checked):
-        thick = {"color": color, "linewidth": 2.2, "marker": "o", "markersize": 5}
-        (line,) = axes.plot(checked * scale, values, **thick)
-    return line
 
 
 def _legend(run: _Run, runs: list[_Run]) -> str:

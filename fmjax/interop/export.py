@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,14 @@ from fmjax.errors import UserError, suggest
 from fmjax.field_types import gin_name
 from fmjax.interop import (
     generation_file,
+    model_card,
     preprocessor_file,
     tensor_files,
     tokenizer_files,
 )
 from fmjax.interop.families import FAMILIES
 from fmjax.interop.family import Architecture, Family, Unlike
+from fmjax.interop.model_card import Exported
 from fmjax.interop.new_folder import new_folder
 from fmjax.interop.weights import leaves, tensors
 from fmjax.models.contracts import vocab_size_of
@@ -41,8 +45,12 @@ def export_model(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     model_type: str | None = None,
     trust: bool = False,
+    license: str | None = None,
+    languages: Sequence[str] = (),
 ) -> list[str]:
     """Writes config.json, weights and tokenizer of a run, as `save_pretrained` does.
+
+    A model card, README.md, says what the run records of the model.
 
     Args:
       run_dir: a run directory, from `fmjax train` or `fmjax import`.
@@ -55,6 +63,8 @@ def export_model(
       model_type: model_type of config.json, if several fit the model; the first if
         None.
       trust: whether the run's config may import Python modules.
+      license: of the model, for its card, such as "apache-2.0".
+      languages: of the model, for its card, such as "en".
 
     Returns:
       Notes for the user: the model's type, and what the folder does not contain.
@@ -93,7 +103,7 @@ def export_model(
             arrays = saved.read_params({name: stored[name] for name in names})
             return {name: np.asarray(array) for name, array in arrays.items()}
 
-        every = tensors(read, stored, objective.model, family, architecture, found)
+        every = [*tensors(read, stored, objective.model, family, architecture, found)]
         tensor_files.write(target, every, dtype, max_shard_bytes)
         notes.append(tokenizer_files.write(target, tokenizer))
         if experiment.image_preprocessing is not None:
@@ -105,6 +115,17 @@ def export_model(
         about |= tokenizer_files.ids(tokenizer) if ids is None else ids
         text = json.dumps(about | config, indent=2, sort_keys=True)
         (target / "config.json").write_text(text + "\n", encoding="utf-8")
+        exported = Exported(
+            family.model_type,
+            name,
+            dtype,
+            sum(math.prod(tensor.shape) for tensor in every),
+            saved.step,
+            saved.averaged,
+            any(target.glob("tokenizer*")),
+        )
+        model_card.write(target, source, experiment, exported, license, languages)
+        notes.append(f"model card in {model_card.FILE}")
     return notes
 
 

@@ -10,17 +10,15 @@ import os
 import pathlib
 import shutil
 import time
+from collections.abc import Mapping
 from typing import Any
 
-from fmjax.config.load import StoredConfig
-from fmjax.errors import UserError
 from fmjax.objectives.terms import UNITS
-from fmjax.run import directory as run_dirs
-from fmjax.run import lock as run_lock
+from fmjax.run.curves import as_number
 from fmjax.run.lock import format_seconds
-from fmjax.training.checkpoint.saved_state import FOLDER, saved_steps
-from fmjax.training.faults import bad_step_log
-from fmjax.training.reporting import events, goodput, metrics
+from fmjax.run.record import RunRecord, printable, seconds_since
+from fmjax.training.checkpoint.saved_state import FOLDER
+from fmjax.training.reporting import goodput
 from fmjax.training.reporting.goodput import Account
 
 
@@ -35,138 +33,71 @@ def status(run_dir: pathlib.Path) -> list[str]:
     Raises:
       UserError: it is not a run directory.
     """
-    config = run_dirs.stored_config(run_dir)
-    log = _plausible(events.read(run_dir), "step", "time")
-    lines = metrics.read(run_dir) if (run_dir / metrics.FILE).is_file() else []
-    lines = _plausible(lines, "step")
-    train = [line for line in lines if line["split"] == "train"]
-    bad = _plausible(bad_step_log.read(run_dir), "step")
-    saved = saved_steps(run_dir)
-    steps = _steps(config.bindings)
-    step = max([line["step"] for line in lines] + saved, default=0)
+    record = RunRecord(run_dir).checked()
+    log, saved = record.events, record.saved
     rows = {
-        "run": _parts(config),
-        "state": _state(run_dir, log, saved, steps),
-        "progress": f"step {step:,} of {steps:,} ({step / max(steps, 1):.0%})",
-        "speed": _speed(train, steps - step),
-        "time": _time(run_dir),
-        "loss": _losses(lines),
+        "run": parts(record),
+        "state": record.state.text,
+        "progress": progress(record),
+        "speed": speed(record),
+        "time": time_spent(record.account),
+        "loss": _losses(record.curves.newest),
         "saved": _saved(run_dir, saved),
         "starts": _starts(log),
-        "trouble": _trouble(log, bad),
-        "restart": _restart(log, saved, bad, steps),
+        "trouble": _trouble(log, record.bad),
+        "restart": _restart(record),
         "disk": _disk(run_dir),
     }
     return [str(run_dir)] + [
-        f"  {name:9}{_printable(text)}" for name, text in rows.items()
+        f"  {name:9}{printable(text)}" for name, text in rows.items()
     ]
 
 
-def _steps(bindings: dict[tuple[str, str], str]) -> int:
-    text = bindings.get(("train", "steps"), "")
-    if not text.isdecimal() or len(text) > 18:
-        raise UserError(f"config.gin: train.steps = {text:.50}: expected a number.")
-    return int(text)
-
-
-def _parts(config: StoredConfig) -> str:
+def parts(record: RunRecord) -> str:
     """The gin names of the objective, its model and the task."""
-
-    def bound(owner: str | None, field: str) -> str | None:
-        text = config.bindings.get((owner, field), "") if owner else ""
-        return text[1:-2] if text.startswith("@") else None
-
-    objective = bound("experiment", "objective")
-    model = bound(objective, "model")
-    task = bound(bound("experiment", "data"), "train")
-    text = f"{_name(objective)} of {_name(model)}"
-    text += f", on {_name(task)}" if task else ""
-    if config.modules:
-        text += f"; imports {', '.join(config.modules)}"
+    unbound = "(not bound)"
+    text = f"{record.objective or unbound} of {record.model or unbound}"
+    text += f", on {record.task}" if record.task else ""
+    if record.config and record.config.modules:
+        text += f"; imports {', '.join(record.config.modules)}"
     return text
 
 
-def _name(reference: str | None) -> str:
-    return reference.rsplit("/", 1)[-1] if reference else "(not bound)"
+def progress(record: RunRecord) -> str:
+    """Steps done, of how many."""
+    if record.steps is None:
+        return f"step {record.step:,}"
+    share = record.step / max(record.steps, 1)
+    return f"step {record.step:,} of {record.steps:,} ({share:.0%})"
 
 
-def _plausible(records: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
-    """The records in which the named values can be steps or times."""
-    return [
-        record
-        for record in records
-        if all(0 <= _number(record, name, -1.0) < 1e11 for name in names)
-    ]
-
-
-def _number(line: dict[str, Any], name: str, otherwise: Any = None) -> Any:
-    """A line's value if it is a finite number, else `otherwise`."""
-    value = line.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return otherwise
-    return float(value) if abs(value) < 1e300 else otherwise
-
-
-def _printable(text: str) -> str:
-    """Text with control characters replaced, which could be terminal commands."""
-    return "".join(c if c.isprintable() else "�" for c in text)
-
-
-def _age(file: pathlib.Path) -> str:
-    """How long ago a file was written; the run may just have removed it."""
-    try:
-        return format_seconds(time.time() - file.stat().st_mtime)
-    except OSError:
-        return "a moment"
-
-
-def _state(run_dir: pathlib.Path, log: list, saved: list[int], steps: int) -> str:
-    owner, alive = run_lock.read(run_dir), run_lock.is_alive(run_dir)
-    if owner and alive is not False:
-        age = _age(run_dir / run_lock.FILE)
-        doubt = "" if alive else "; whether it is alive can be seen only on that host"
-        return (
-            f"process {owner.get('pid')} on {owner.get('host')} trains it; lock "
-            f"updated {age} ago{doubt}"
-        )
-    if saved and saved[-1] >= steps:
-        done = _evaluated(log, saved[-1])
-        return "finished" if done else "all steps done, last evaluation missing"
-    if not log:
-        return "never started"
-    last = log[-1]
-    if last["kind"] in ("interrupted", "diverged", "hung"):
-        return f"{last['kind']} at step {last['step']:,}"
-    return "ended without a record; probably killed"
-
-
-def _evaluated(log: list, step: int) -> bool:
-    """Whether the last evaluation, at this step, is done."""
-    return any((e["kind"], e["step"]) == ("finished", step) for e in log)
-
-
-def _speed(train: list[dict], left: int) -> str:
-    if not train:
+def speed(record: RunRecord) -> str:
+    """Rate, step time, MFU and the time that is left."""
+    last = record.curves.newest.get("train")
+    if last is None:
         return "not known yet"
-    last = train[-1]
-    speeds = {unit: _number(last, f"{unit}_per_second") for unit in UNITS}
-    seconds, mfu = _number(last, "step_seconds"), _number(last, "mfu")
+    figures = {name: as_number(value) for name, value in last.items()}
+    speeds = {unit: figures.get(f"{unit}_per_second") for unit in UNITS}
+    seconds = figures.get("step_seconds")
     texts = [f"{v:,.0f} {unit}/s" for unit, v in speeds.items() if v is not None][:1]
     if seconds is not None:
         texts.append(f"{seconds:.3g} s a step")
-    if mfu is not None:
-        texts.append(f"MFU {mfu:.1%}")
+    texts += utilization(figures)
     text = ", ".join(texts) or "not known"
-    if left > 0 and seconds is not None:
-        text += f"; about {format_seconds(left * seconds)} left"
+    if (left := record.seconds_left) is not None:
+        text += f"; about {format_seconds(left)} left"
     return text
 
 
-def _time(run_dir: pathlib.Path) -> str:
+def utilization(figures: Mapping[str, float | None]) -> list[str]:
+    """MFU in both conventions, where they are known."""
+    names = {"mfu": "MFU", "causal_mfu": "causal MFU"}
+    known = [(text, figures.get(name)) for name, text in names.items()]
+    return [f"{text} {value:.1%}" for text, value in known if value is not None]
+
+
+def time_spent(account: Account) -> str:
     """What the run's life was spent on, the largest part first."""
-    account = Account()
-    for line in _plausible(goodput.read(run_dir), "step", "time", "began"):
-        account.add(line)
     total = account.total
     if total <= 0:
         return "not known yet"
@@ -180,20 +111,21 @@ def _time(run_dir: pathlib.Path) -> str:
     return text + (f"; {shares}" if shares else "")
 
 
-def _losses(lines: list[dict]) -> str:
-    newest = {line["split"]: line for line in lines if "loss" in line}
+def _losses(newest: Mapping[str, Mapping[str, Any]]) -> str:
     texts = []
     for split, line in newest.items():
-        loss = _number(line, "loss")
-        found = "not finite" if loss is None else f"{loss:.4f}"
-        texts.append(f"{split} {found} at step {line['step']:,}")
+        if "loss" in line:
+            loss = as_number(line["loss"])
+            found = "not finite" if loss is None else f"{loss:.4f}"
+            texts.append(f"{split} {found} at step {line['step']:,}")
     return ", ".join(texts) or "none yet"
 
 
 def _saved(run_dir: pathlib.Path, saved: list[int]) -> str:
     if not saved:
         return "nothing yet"
-    age = _age(run_dir / FOLDER / str(saved[-1]))
+    seconds = seconds_since(run_dir / FOLDER / str(saved[-1]))
+    age = "a moment" if seconds is None else format_seconds(seconds)
     return f"steps {', '.join(map(str, saved))}; the last {age} ago"
 
 
@@ -225,13 +157,14 @@ def _trouble(log: list, bad: list) -> str:
     return ", ".join(texts) + (f"; last: {found[-1]['text']}" if found else "")
 
 
-def _restart(log: list, saved: list[int], bad: list, steps: int) -> str:
+def _restart(record: RunRecord) -> str:
+    saved, steps = record.saved, record.steps or 0
     if saved and saved[-1] >= steps:
-        if _evaluated(log, saved[-1]):
+        if record.evaluated:
             return "would change nothing: the run is finished"
         return "would run the last evaluation"
     start = f"would continue from step {saved[-1]:,}" if saved else "would start anew"
-    ends = [record["step"] for record in bad if record["action"] == "stop"]
+    ends = [bad["step"] for bad in record.bad if bad["action"] == "stop"]
     if ends:
         start += (
             f" and stop again at step {ends[-1]:,}, unless bad_steps or the schedule "

@@ -20,7 +20,7 @@ from fmjax.training.checkpoint.clock import SaveClock
 from fmjax.training.checkpoint.saved_state import in_a_line
 from fmjax.training.checkpoint.saver import Saver
 from fmjax.training.checks import check_same_data
-from fmjax.training.environment import use_compilation_cache, versions
+from fmjax.training.environment import program, use_compilation_cache, versions
 from fmjax.training.experiment import EvaluationPoint, Experiment
 from fmjax.training.faults.bad_step_log import BadStepLog, Diverged, Rollback
 from fmjax.training.faults.device_check import check_devices
@@ -29,7 +29,7 @@ from fmjax.training.faults.watchdog import Watchdog
 from fmjax.training.init_from import Source, start_from
 from fmjax.training.memory import HELP, describe_memory, device_memory_peak
 from fmjax.training.numbered_batches import next_batch
-from fmjax.training.reporting import events, goodput, metrics
+from fmjax.training.reporting import events, goodput, metrics, starts
 from fmjax.training.reporting.goodput import Clock
 from fmjax.training.reporting.metrics import MetricWriter
 from fmjax.training.reporting.profile import StepProfile
@@ -109,6 +109,7 @@ def train(
             loop.watchdog,
         ):
             loop.restore()
+            loop.note_start()
             while not (loop.complete or loop.interrupted):
                 try:
                     loop.step()
@@ -258,6 +259,22 @@ class Loop:
         if not (self.complete and self.evaluated):
             self._spent.note(self.done)
         self._spent.run_from(goodput.STEPS)
+
+    def note_start(self) -> None:
+        """Adds to starts.jsonl with what, and on what, this start runs."""
+        if jax.process_index() or (self.complete and self.evaluated):
+            return
+        mesh, params = self._setup.mesh, self._setup.plan.shapes.params
+        line = {
+            "began": self._spent.began,
+            "step": self.done,
+            "devices": mesh.size,
+            "device_kind": mesh.devices.flat[0].device_kind,
+            "processes": jax.process_count(),
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        }
+        with self.watchdog.paused(), self._spent.spend(goodput.SET_UP):
+            starts.note(self._run_dir, line | program())
 
     def step(self) -> None:
         """Makes one update: next batch, compiled step, metrics to the log."""

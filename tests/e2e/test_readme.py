@@ -60,6 +60,9 @@ CUT_SHORT = {
     "fmjax generate": ["--max_tokens", "4"],
     "fmjax compare": [],
     "fmjax status": [],
+    "fmjax watch": [],
+    "fmjax report": [],
+    "fmjax runs": [],
     "fmjax config": [],
     "fmjax list": [],
     "fmjax help": [],
@@ -174,7 +177,7 @@ def test_every_command_runs(page, place, quickstart, monkeypatch, capfd):
 def runs(page: str, place: pathlib.Path, quickstart, monkeypatch, capfd) -> None:
     """Writes the page's titled files, then runs its commands and its Python."""
     written = ("runs", "path/to/exported", "path/to/continued", "look.png")
-    for left in (*written, "plan.json"):
+    for left in (*written, "plan.json", "quickstart.html"):
         shutil.rmtree(place / left, ignore_errors=True)
         (place / left).unlink(missing_ok=True)
     shutil.copytree(quickstart, place / "runs" / "quickstart")
@@ -217,8 +220,9 @@ def test_fields_of_metrics_are_documented(finished):
     documented = set(re.findall(r"`(\w+)`", PAGES["docs/reference/run_directory.md"]))
     for line in (finished / "metrics.jsonl").read_text().splitlines():
         assert json.loads(line).keys() <= documented
-    for line in (finished / "events.jsonl").read_text().splitlines():
-        assert json.loads(line).keys() <= documented
+    for name in ("events", "starts"):
+        for line in (finished / f"{name}.jsonl").read_text().splitlines():
+            assert json.loads(line).keys() <= documented
 
 
 def test_files_of_a_run_directory_are_documented(finished):

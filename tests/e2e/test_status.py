@@ -1,13 +1,15 @@
 """`fmjax status` says in ten lines what a run is, and what went wrong."""
 
 import json
+import shlex
 import shutil
 import time
 
 from fmjax.run import lock as run_lock
 from fmjax.run.lock import RunLock
+from fmjax.training.checkpoint.saved_state import parameter_count
 from fmjax.training.faults import bad_step_log
-from fmjax.training.reporting import events
+from fmjax.training.reporting import events, goodput, starts
 
 
 def lines_of(out: str) -> dict[str, str]:
@@ -75,6 +77,25 @@ def test_a_run_that_was_killed_after_trouble(finished, tmp_path, verb):
     lock.take()
     assert " trains it; lock updated " in lines_of(verb("status", run_dir)[1])["state"]
     lock.release()
+
+
+def test_every_start_is_recorded_with_what_it_ran_on(finished, tiny, tmp_path, verb):
+    (start,) = starts.read(finished)
+    (began,) = {line["began"] for line in goodput.read(finished)}
+    assert (start["began"], start["step"], start["devices"]) == (began, 0, 1)
+    assert start["device_kind"] == "cpu"
+    words = shlex.split(start["command"])
+    assert words == ["fmjax", "train", *tiny, "--run_dir", str(finished)]
+    # The digests of the checkpoint were made of the arrays themselves.
+    assert start["parameters"] == parameter_count(finished, 160)
+
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished, run_dir)
+    for step in ("train.steps=160", "train.steps=162"):
+        code, *_ = verb("train", *tiny, step, "--run_dir", run_dir, "--override")
+        assert code == 0
+    # A finished run that is started again does nothing.
+    assert [start["step"] for start in starts.read(run_dir)] == [0, 160]
 
 
 def test_no_run(tmp_path, verb):

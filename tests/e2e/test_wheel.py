@@ -44,7 +44,10 @@ def test_wheel_ships_the_configs(tmp_path):
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("fmjax-*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
+        names = archive.namelist()
+        assert any(name.endswith("licenses/LICENSE") for name in names)
+        templates = [*ROOT.glob("fmjax/*/templates/*")]
+        assert {str(t.relative_to(ROOT)) for t in templates} <= {*names}
         archive.extractall(tmp_path / "unpacked")
 
     looked = subprocess.run(

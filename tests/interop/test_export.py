@@ -154,6 +154,7 @@ def test_a_tokenizer_without_a_form_there_is_said_to_be_missing(tmp_path):
     notes = export_model(folder, tmp_path / "hf")
     assert any("no tokenizer files" in note for note in notes)
     assert {f.name for f in (tmp_path / "hf").iterdir()} == {
+        "README.md",
         "config.json",
         "model.safetensors",
     }

@@ -14,6 +14,7 @@ from fmjax.objectives.causal_lm import CausalLM
 from fmjax.optim import axes
 from fmjax.optim.optimizers import Adafactor, AdamW, Muon
 from fmjax.optim.schedules import Constant
+from fmjax.run.registry import promote
 from fmjax.sharding.mesh import MeshConfig
 from fmjax.training.checkpoint.checkpoints import Checkpoints, save_model
 from fmjax.training.checkpoint.saved_state import restore_model, saved_steps
@@ -120,6 +121,44 @@ def test_last_best_and_every_are_kept(tmp_path):
         checkpoints.note_loss(step, loss)
     checkpoints.close()
     assert saved_steps(tmp_path) == [2, 4, 6, 7]
+
+
+def test_a_promoted_checkpoint_is_kept_while_it_is(tmp_path):
+    made, _, _ = plan(MeshConfig(), jax.devices()[:1], ema=False)
+    state = made.init()
+    (tmp_path / "config.gin").touch()
+    found = []
+    for step in range(1, 8):
+        # A run that is started again keeps it too.
+        if step in (1, 5):
+            checkpoints = Checkpoints(tmp_path, keep_last=1)
+        checkpoints.save(at(state, step), {}, {})
+        checkpoints.wait()
+        found.append(saved_steps(tmp_path))
+        if step == 2:
+            promote(tmp_path, "staging")
+        if step == 6:
+            promote(tmp_path, "none")
+        if step == 4:
+            checkpoints.close()
+    checkpoints.close()
+    assert found == [[1], [2], [2, 3], [2, 4], [2, 5], [2, 6], [7]]
+
+
+def test_a_registry_that_cannot_be_read_changes_nothing(tmp_path):
+    made, _, _ = plan(MeshConfig(), jax.devices()[:1], ema=False)
+    state = made.init()
+    (tmp_path / "config.gin").touch()
+    checkpoints = Checkpoints(tmp_path, keep_last=1)
+    for step in range(1, 5):
+        checkpoints.save(at(state, step), {}, {})
+        checkpoints.wait()
+        if step == 1:
+            promote(tmp_path, "production")
+        if step == 2:
+            (tmp_path / "registry.json").write_text('{"step": ')
+    checkpoints.close()
+    assert saved_steps(tmp_path) == [1, 4]
 
 
 def test_what_does_not_fit_is_named(tmp_path):

@@ -1,9 +1,14 @@
-"""Where compiled programs are kept."""
+"""Where compiled programs are kept, and what is told of the programs that run."""
+
+import shlex
+import subprocess
+import sys
 
 import jax
+import jaxlib
 import pytest
 
-from fmjax.training.environment import use_compilation_cache
+from fmjax.training.environment import program, use_compilation_cache
 
 SETTING = "jax_compilation_cache_dir"
 
@@ -37,3 +42,39 @@ def test_a_folder_of_the_config_comes_first(told):
 
 def test_an_empty_folder_changes_nothing(told):
     assert told("/theirs", "") == "/theirs"
+
+
+def git(folder, *words) -> str:
+    who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+    command = ["git", "-C", str(folder), *who, *words]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_the_command_versions_and_checkouts_are_told(tmp_path, monkeypatch):
+    words = ["/bin/fmjax", "train", "a b.gin", "x='y'"]
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.chdir(tmp_path)
+
+    told = program()
+
+    assert shlex.split(told["command"]) == ["fmjax", *words[1:]]
+    assert told["versions"]["jaxlib"] == jaxlib.__version__
+    assert told["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert str(tmp_path) not in told["checkouts"]
+
+    git(tmp_path, "init")
+    (tmp_path / "file").write_text("1")
+    git(tmp_path, "add", "file")
+    git(tmp_path, "commit", "-m", "one")
+    git(tmp_path, "tag", "v1")
+    head, top = git(tmp_path, "rev-parse", "HEAD"), str(tmp_path.resolve())
+    assert program()["checkouts"][top] == head
+    (tmp_path / "file").write_text("2")
+    assert program()["checkouts"][top] == f"{head}-dirty"
+
+
+def test_a_run_does_without_git(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert program()["checkouts"] == {}

@@ -32,6 +32,21 @@ def test_lines_past_a_resume_and_half_lines_are_dropped(tmp_path):
     assert metrics.read(tmp_path, "validation") == []
 
 
+def test_texts_past_a_resume_are_dropped(tmp_path):
+    writer = metrics.MetricWriter(tmp_path, start=0)
+    for step in (2, 4):
+        writer.write_text(step, "sample", f"at {step}\n")
+    writer.close()
+    writer = metrics.MetricWriter(tmp_path, start=3)
+    writer.write_text(5, "sample", "ä\u2028")
+    writer.close()
+
+    found = metrics.read_texts(tmp_path)
+
+    texts = [(line["step"], line["name"], line["text"]) for line in found]
+    assert texts == [(2, "sample", "at 2\n"), (5, "sample", "ä\u2028")]
+
+
 def test_lines_wait_for_a_disk_that_is_full(tmp_path):
     writer = metrics.MetricWriter(tmp_path, start=0)
     file = writer._file

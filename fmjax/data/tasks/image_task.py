@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from fmjax.configurable import configurable
+from fmjax.configurable import configurable, runtime_field
 from fmjax.data.folders import digest_of
 from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources.digits import Digits
@@ -33,12 +33,17 @@ class ImageTask:
       templates: captions with `{}` for the class name, such as "a photo of a {}."; one
         is drawn each time an image is read. If empty, the source's captions are used.
       name: name of the task in seqio's registry and in the cache.
+      license: license of the data, as in its own documents, for the model card of an
+        export, such as 'cc-by-4.0'.
+      description: what the data is, for the model card.
     """
 
     source: Digits | ImageFolder | TfdsImages
     tokenizer: SentencePiece | Characters | Bytes | SavedTokenizer | None = None
     templates: tuple[str, ...] = ()
     name: str = "images"
+    license: str | None = runtime_field(None)
+    description: str | None = runtime_field(None)
 
     def __post_init__(self):
         check_name("image_task", self.name)

@@ -8,7 +8,7 @@ import sys
 import uuid
 from pathlib import Path
 
-from fmjax.configurable import configurable
+from fmjax.configurable import configurable, runtime_field
 from fmjax.data.folders import digest_of
 from fmjax.data.seqio_import import import_seqio
 from fmjax.data.tasks.member import Member
@@ -39,10 +39,15 @@ class SeqioTask:
       name: name in seqio's registries.
       classes: for images, the names of the labels 0, 1, …; if empty, labels are
         ignored.
+      license: license of the data, as in its own documents, for the model card of an
+        export, such as 'cc-by-4.0'.
+      description: what the data is, for the model card.
     """
 
     name: str
     classes: tuple[str, ...] = ()
+    license: str | None = runtime_field(None)
+    description: str | None = runtime_field(None)
 
     def build_tokenizer(self, root: Path) -> Tokenizer | None:
         """The tokenizer of `targets` and `inputs`; None without text.

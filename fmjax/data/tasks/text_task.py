@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from fmjax.configurable import configurable
+from fmjax.configurable import configurable, runtime_field
 from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources.pair_files import PairFiles
 from fmjax.data.sources.stdlib import PythonStdlib
@@ -28,11 +28,16 @@ class TextTask:
       source: source of the documents.
       tokenizer: tokenizer of the documents.
       name: name of the task in seqio's registry and in the cache.
+      license: license of the data, as in its own documents, for the model card of an
+        export, such as 'cc-by-4.0'.
+      description: what the data is, for the model card.
     """
 
     source: TextFiles | PairFiles | PythonStdlib | Tfds
     tokenizer: SentencePiece | Characters | Bytes | SavedTokenizer
     name: str = "text"
+    license: str | None = runtime_field(None)
+    description: str | None = runtime_field(None)
 
     def __post_init__(self):
         check_name("text_task", self.name)

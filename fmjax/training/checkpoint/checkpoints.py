@@ -13,7 +13,7 @@ import pathlib
 import shutil
 import threading
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -24,6 +24,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 from fmjax.errors import UserError
 from fmjax.training.checkpoint.digest_item import DigestSave
 from fmjax.training.checkpoint.digests import own_pieces, sealed
+from fmjax.training.checkpoint.retention import KeepBest, KeepPromoted
 from fmjax.training.checkpoint.saved_state import (
     FOLDER,
     ITEMS,
@@ -56,6 +57,8 @@ class Restored:
 class Checkpoints:
     """The checkpoints of one run directory.
 
+    The one that the run's registry gives a stage is never deleted.
+
     Args:
       run_dir: the run directory.
       keep_last: newest checkpoints kept.
@@ -83,7 +86,9 @@ class Checkpoints:
         if keep_every:
             policies.append(preserve.EveryNSteps(keep_every))
         if keep_best:
-            policies.append(_KeepBest(self._losses, keep_best))
+            policies.append(KeepBest(self._losses, keep_best))
+        self._promoted = KeepPromoted(run_dir)
+        policies.append(self._promoted)
         self._manager = ocp.CheckpointManager(
             run_dir / FOLDER,
             item_names=ITEMS,
@@ -127,6 +132,7 @@ class Checkpoints:
         self.wait()
         if step in self._manager.all_steps():
             return
+        self._promoted.read()
         tree = _as_tree(state)
         self._manager.save(
             step,
@@ -291,23 +297,6 @@ class Checkpoints:
             multihost_utils.sync_global_devices(f"checkpoint {step} is set aside")
         self._manager.reload()
         return target
-
-
-class _KeepBest:
-    """Preservation policy for the checkpoints of lowest loss.
-
-    Used instead of Orbax's `BestN`, which loses the losses when a run is restarted.
-    """
-
-    def __init__(self, losses: dict[int, float], count: int):
-        self._losses, self._count = losses, count
-
-    def should_preserve(self, checkpoints: Sequence, *, context) -> list[bool]:
-        del context
-        steps = [info.step for info in checkpoints]
-        known = [step for step in steps if step in self._losses]
-        best = sorted(known, key=lambda step: self._losses[step])[: self._count]
-        return [step in best for step in steps]
 
 
 # The states that Muon and Adafactor keep for experts changed when `expert` became a

@@ -1,5 +1,6 @@
 """Reading checkpoints: a state or parts of it, checked against their digests."""
 
+import math
 import pathlib
 import re
 import time
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from flax import traverse_util
 from jax.experimental import multihost_utils
 
@@ -44,6 +46,19 @@ def saved_steps(run_dir: pathlib.Path) -> list[int]:
     # Only names that Orbax writes: "²" is a digit too, and "007" is not step 7.
     names = [p.name for p in folder.iterdir() if p.is_dir()]
     return sorted(int(n) for n in names if re.fullmatch(r"0|[1-9][0-9]{0,17}", n))
+
+
+def parameter_count(run_dir: pathlib.Path, step: int) -> int | None:
+    """Number of parameters in a checkpoint, from its digests; None if damaged."""
+    folder = epath.Path(run_dir) / FOLDER / str(step) / "digests"
+    try:
+        pieces = DigestHandler().restore(folder, DigestRestore())
+    # A damaged file can have any content.
+    except Exception:
+        return None
+    shapes = {part.path: part.shape for part in pieces}
+    sizes = [math.prod(s) for path, s in shapes.items() if path.startswith("params/")]
+    return sum(sizes) or None
 
 
 def in_a_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from fmjax.training.reporting import json_lines
 
 FILE = "events.jsonl"
+FIELDS = {"time": (int, float), "kind": str, "step": int, "text": str}
 
 
 class Events:
@@ -36,5 +37,4 @@ class Events:
 
 def read(run_dir: pathlib.Path) -> list[dict[str, Any]]:
     """The events of a run, in order."""
-    fields = {"time": (int, float), "kind": str, "step": int, "text": str}
-    return list(json_lines.read(pathlib.Path(run_dir) / FILE, fields))
+    return list(json_lines.read(pathlib.Path(run_dir) / FILE, FIELDS))

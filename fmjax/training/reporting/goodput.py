@@ -29,7 +29,7 @@ STEPS, SET_UP, COMPILATION, RESTORE, DATA, EVALUATION, SAVING, PROFILE = (
 )
 AGAIN = "steps done again"
 BETWEEN = "between starts"
-_FIELDS = {"time": (int, float), "began": (int, float), "step": int, "seconds": dict}
+FIELDS = {"time": (int, float), "began": (int, float), "step": int, "seconds": dict}
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
@@ -44,6 +44,7 @@ class Clock:
       today: a clock for points in time, in seconds since 1970.
 
     Attributes:
+      began: when this start began, as in the file.
       noted: whether this start has a line in the file.
     """
 
@@ -56,12 +57,13 @@ class Clock:
         today: Callable[[], float] = time.time,
     ):
         self._file, self._writes = run_dir / FILE, writes
-        self._now, self._today, self._began = now, today, began
+        self._now, self._today = now, today
         self._seconds = {SET_UP: max(0.0, today() - began)}
         self._causes = [SET_UP]
         self._since = now()
         self._noted: dict[str, float] = {}
         self._account = Account()
+        self.began = round(began, 3)
         self.noted = False
 
     def run_from(self, cause: str) -> None:
@@ -111,7 +113,7 @@ class Clock:
         seconds = {cause: round(s, 3) for cause, s in self._seconds.items()}
         line = {
             "time": round(self._today(), 3),
-            "began": round(self._began, 3),
+            "began": self.began,
             "step": step,
             "seconds": seconds,
         }
@@ -201,8 +203,10 @@ class Account:
 
 def read(run_dir: pathlib.Path) -> list[dict[str, Any]]:
     """The lines of a run's goodput.jsonl, without those that are damaged."""
-    return [
-        line
-        for line in json_lines.read(pathlib.Path(run_dir) / FILE, _FIELDS)
-        if all(isinstance(s, (int, float)) for s in line["seconds"].values())
-    ]
+    every = json_lines.read(pathlib.Path(run_dir) / FILE, FIELDS)
+    return [line for line in every if has_seconds(line)]
+
+
+def has_seconds(line: Mapping[str, Any]) -> bool:
+    """Whether the seconds of a line are numbers."""
+    return all(isinstance(s, (int, float)) for s in line["seconds"].values())

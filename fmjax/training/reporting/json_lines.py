@@ -3,7 +3,9 @@
 import json
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, BinaryIO
+
+_CHUNK_BYTES = 2**23
 
 
 def read(file: pathlib.Path, fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -35,3 +37,54 @@ def parsed(
             isinstance(value.get(name), kind) for name, kind in fields.items()
         ):
             yield value
+
+
+class Tail:
+    """Reads a growing JSON Lines file from where it stopped the last time.
+
+    A file that was cut or replaced in between, as a resumed run cuts metrics.jsonl, is
+    read anew. A last line that is not whole is left for the next time.
+
+    Args:
+      file: the file; it need not exist yet.
+      fields: as for `read`.
+    """
+
+    def __init__(self, file: pathlib.Path, fields: Mapping[str, Any]):
+        self._file, self._fields = file, fields
+        self._offset, self._last = 0, b""
+
+    def chunks(self) -> Iterator[tuple[bool, list[dict[str, Any]]]]:
+        """Yields new objects, some at a time, with whether the file is read anew.
+
+        If it is, objects of before no longer hold.
+        """
+        try:
+            with self._file.open("rb") as file:
+                if not self._continues(file):
+                    self._offset, self._last = 0, b""
+                    yield True, []
+                file.seek(self._offset)
+                while whole := self._whole_lines(file.read(_CHUNK_BYTES)):
+                    self._offset += len(whole)
+                    lines = whole.splitlines(keepends=True)
+                    self._last = lines[-1]
+                    yield False, list(parsed(lines, self._fields))
+                    file.seek(self._offset)
+        except FileNotFoundError:
+            if self._offset:
+                self._offset, self._last = 0, b""
+                yield True, []
+        except OSError:
+            return  # A network file system may fail for a moment.
+
+    def _continues(self, file: BinaryIO) -> bool:
+        """Whether the line that was read last is still where it was."""
+        file.seek(self._offset - len(self._last))
+        return file.read(len(self._last)) == self._last
+
+    def _whole_lines(self, data: bytes) -> bytes:
+        end = data.rfind(b"\n") + 1
+        # A line without end in so many bytes is damage; an object is whole without it.
+        full = len(data) == _CHUNK_BYTES and not end
+        return data if full or any(parsed([data[end:]], {})) else data[:end]

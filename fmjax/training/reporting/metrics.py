@@ -14,7 +14,8 @@ from fmjax.training.reporting.weights_and_biases import WeightsAndBiases
 
 FILE = "metrics.jsonl"
 PICTURES = "pictures"
-_FIELDS = {"step": int, "split": str}
+TEXTS = "texts.jsonl"
+FIELDS = {"step": int, "split": str}
 
 
 class MetricWriter:
@@ -38,7 +39,8 @@ class MetricWriter:
         from fmjax.training.reporting.tensorboard import TensorBoard
 
         self._run_dir = run_dir
-        drop_after(run_dir / FILE, start)
+        for name in (FILE, TEXTS):
+            drop_after(run_dir / name, start)
         # Unbuffered: Python's buffer would lose bytes that could not be written.
         self._file = (run_dir / FILE).open("ab", buffering=0)
         self._unwritten = b""
@@ -74,7 +76,11 @@ class MetricWriter:
         return self._flush()
 
     def write_text(self, step: int, name: str, text: str) -> None:
-        """Writes a text to TensorBoard."""
+        """Writes a text to TensorBoard and the run directory's texts.jsonl."""
+        line = {"step": step, "split": "validation", "name": name, "text": text}
+        # Not worth ending a run: a text can be made again from a checkpoint.
+        with contextlib.suppress(OSError), (self._run_dir / TEXTS).open("a") as file:
+            file.write(json.dumps(line | {"time": round(time.time(), 3)}) + "\n")
         self._tensorboard.add_text(step, name, text)
 
     def write_picture(self, step: int, name: str, picture: np.ndarray) -> None:
@@ -133,7 +139,7 @@ def drop_after(path: pathlib.Path, step: int) -> None:
     with path.open("r+b") as file:
         for line in file:
             end += len(line)
-            found = next(json_lines.parsed([line], _FIELDS), None)
+            found = next(json_lines.parsed([line], FIELDS), None)
             if found and found["step"] > step:
                 break
             if line.endswith(b"\n"):
@@ -150,8 +156,14 @@ def read(run_dir: pathlib.Path, split: str | None = None) -> list[dict[str, Any]
     path = pathlib.Path(run_dir) / FILE
     if not path.exists():
         raise FileNotFoundError(path)
-    every = json_lines.read(path, _FIELDS)
+    every = json_lines.read(path, FIELDS)
     return [line for line in every if split is None or line["split"] == split]
+
+
+def read_texts(run_dir: pathlib.Path) -> list[dict[str, Any]]:
+    """The texts of a run's evaluations: step, name, text and time, in order."""
+    fields = FIELDS | {"name": str, "text": str}
+    return list(json_lines.read(pathlib.Path(run_dir) / TEXTS, fields))
 
 
 def losses(run_dir: pathlib.Path, split: str) -> dict[int, float]:
