@@ -4,6 +4,7 @@ Nothing is written. The run may create and delete files meanwhile, and the conte
 the files is not trusted.
 """
 
+import contextlib
 import os
 import pathlib
 import time
@@ -103,8 +104,10 @@ class RunRecord:
                 if goodput.has_seconds(line):
                     self.account.add(line)
                     self.spent[line["began"]] = sum(line["seconds"].values())
-        self.bad = _plausible(bad_step_log.read(self.run_dir), "step")
-        self.saved = saved_steps(self.run_dir)
+        # A network file system may fail for a moment.
+        with contextlib.suppress(OSError):
+            self.bad = _plausible(bad_step_log.read(self.run_dir), "step")
+            self.saved = saved_steps(self.run_dir)
 
     def checked(self) -> "RunRecord":
         """The record itself; raises `error` if its config cannot be read."""

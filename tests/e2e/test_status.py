@@ -7,9 +7,10 @@ import time
 
 from fmjax.run import lock as run_lock
 from fmjax.run.lock import RunLock
+from fmjax.run.record import RunRecord
 from fmjax.training.checkpoint.saved_state import parameter_count
 from fmjax.training.faults import bad_step_log
-from fmjax.training.reporting import events, goodput, starts
+from fmjax.training.reporting import events, goodput
 
 
 def lines_of(out: str) -> dict[str, str]:
@@ -80,7 +81,7 @@ def test_a_run_that_was_killed_after_trouble(finished, tmp_path, verb):
 
 
 def test_every_start_is_recorded_with_what_it_ran_on(finished, tiny, tmp_path, verb):
-    (start,) = starts.read(finished)
+    (start,) = RunRecord(finished).starts
     (began,) = {line["began"] for line in goodput.read(finished)}
     assert (start["began"], start["step"], start["devices"]) == (began, 0, 1)
     assert start["device_kind"] == "cpu"
@@ -95,7 +96,7 @@ def test_every_start_is_recorded_with_what_it_ran_on(finished, tiny, tmp_path, v
         code, *_ = verb("train", *tiny, step, "--run_dir", run_dir, "--override")
         assert code == 0
     # A finished run that is started again does nothing.
-    assert [start["step"] for start in starts.read(run_dir)] == [0, 160]
+    assert [start["step"] for start in RunRecord(run_dir).starts] == [0, 160]
 
 
 def test_no_run(tmp_path, verb):

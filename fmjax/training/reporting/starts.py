@@ -5,8 +5,6 @@ import json
 import pathlib
 from typing import Any
 
-from fmjax.training.reporting import json_lines
-
 FILE = "starts.jsonl"
 FIELDS = {"began": (int, float), "step": int, "devices": int}
 
@@ -21,8 +19,3 @@ def note(run_dir: pathlib.Path, line: dict[str, Any]) -> None:
     """
     with contextlib.suppress(OSError), (run_dir / FILE).open("a") as file:
         file.write(json.dumps(line) + "\n")
-
-
-def read(run_dir: pathlib.Path) -> list[dict[str, Any]]:
-    """The starts of a run, in order."""
-    return list(json_lines.read(pathlib.Path(run_dir) / FILE, FIELDS))
