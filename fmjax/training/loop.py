@@ -252,6 +252,7 @@ class Loop:
             self._experiment.objective.unit,
             self._log_step,
             self._bad.check,
+            self._figures,
             seen,
         )
         self._clock.saved()
@@ -408,6 +409,12 @@ class Loop:
             "device_memory_peak": device_memory_peak(),
         }
         self._reports.training(step, values)
+
+    def _figures(self, metrics: dict[str, np.ndarray]) -> dict[str, float]:
+        """The metrics of a step, as numbers by name."""
+        norms = self._setup.step.norms
+        found = {name: float(x) for name, x in metrics.items() if name != "norms"}
+        return found | (norms.figures(metrics["norms"]) if norms else {})
 
     def _epoch(self, batches: int) -> dict[str, float]:
         """{"epoch": passes over the train split after so many batches}, if known."""

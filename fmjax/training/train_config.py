@@ -1,6 +1,7 @@
 """Training configuration: steps, batch size, and intervals of a run."""
 
 import dataclasses
+from typing import Literal
 
 from fmjax.configurable import configurable, path, runtime_field
 from fmjax.errors import require
@@ -48,6 +49,9 @@ class TrainConfig:
         compiler's default.
       profile: (first, last): these steps are traced, for `fmjax profile` and xprof;
         None for none.
+      norms: "modules" adds norms of the gradient, the update and the parameters of each
+        module to the metrics of training, "layers" those of each layer's modules; None
+        for the norm of the whole gradient alone.
       wandb_project: Weights & Biases project to report to (extra `[wandb]`).
     """
 
@@ -74,6 +78,7 @@ class TrainConfig:
         runtime_field(())
     )
     profile: tuple[int, int] | None = runtime_field(None)
+    norms: Literal["modules", "layers"] | None = runtime_field(None)
     wandb_project: str | None = runtime_field(None)
 
     def __post_init__(self):
