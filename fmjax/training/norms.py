@@ -3,7 +3,6 @@
 import re
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -60,10 +59,7 @@ class Norms:
         Returns:
           float32; the norm of the parameters is that before the step.
         """
-        # Else what computes the update is fused otherwise, and rounded otherwise.
-        grads, before, after = jax.lax.optimization_barrier(
-            (_flat(grads), _flat(before), _flat(after))
-        )
+        grads, before, after = _flat(grads), _flat(before), _flat(after)
         squares = {groups: jnp.zeros((len(groups), 3)) for groups in self._together}
         for array, groups in self._of_array.items():
             each = len(groups) > 1  # a group for each layer, which axis 0 runs over
