@@ -31,12 +31,12 @@ from fmjax.training.memory import HELP, describe_memory, device_memory_peak
 from fmjax.training.numbered_batches import next_batch
 from fmjax.training.reporting import events, goodput, metrics
 from fmjax.training.reporting.goodput import Clock
-from fmjax.training.reporting.metrics import MetricWriter
 from fmjax.training.reporting.profile import StepProfile
 from fmjax.training.reporting.reports import Reports
 from fmjax.training.reporting.step_flops import StepFlops
 from fmjax.training.reporting.step_log import StepLog
 from fmjax.training.reporting.throughput import describe_peak, mfu
+from fmjax.training.reporting.trackers.outbox import Outbox
 from fmjax.training.setup import Setup, set_up
 from fmjax.training.state import State
 from fmjax.training.validation import Validation, run_evaluations
@@ -179,7 +179,7 @@ class Loop:
             run.steps,
             objective.unit,
             self._utilization,
-            lambda step: MetricWriter(run_dir, step, run.wandb_project, config_text),
+            lambda: [Outbox(t, run_dir, config_text) for t in experiment.trackers],
         )
         self._describe()
         check_devices(setup.mesh)

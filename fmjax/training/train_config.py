@@ -52,7 +52,6 @@ class TrainConfig:
       norms: "modules" adds norms of the gradient, the update and the parameters of each
         module to the metrics of training, "layers" those of each layer's modules; None
         for the norm of the whole gradient alone.
-      wandb_project: Weights & Biases project to report to (extra `[wandb]`).
     """
 
     steps: int = 1000
@@ -79,7 +78,6 @@ class TrainConfig:
     )
     profile: tuple[int, int] | None = runtime_field(None)
     norms: Literal["modules", "layers"] | None = runtime_field(None)
-    wandb_project: str | None = runtime_field(None)
 
     def __post_init__(self):
         for name in (
