@@ -12,6 +12,7 @@ from fmjax.training.checks import check_divisible
 from fmjax.training.experiment import Experiment
 from fmjax.training.init_from import Copy, Source, check_tokenizers, plan_copies
 from fmjax.training.memory import check_memory
+from fmjax.training.noise_scale import check_noise_scale
 from fmjax.training.state import StatePlan, plan_state
 from fmjax.training.traced_step import TracedStep
 
@@ -77,6 +78,7 @@ def set_up(
     mesh, rules = experiment.mesh.build(), experiment.mesh.all_rules
     eval_size = run.eval_batch_size or run.batch_size
     check_divisible("train.batch_size", run.batch_size, run.microbatches, mesh, rules)
+    check_noise_scale(run, objective)
     check_divisible("train.eval_batch_size", eval_size, 1, mesh, rules)
     plan = plan_run(experiment, mesh, rules)
     check_xla_options(mesh.devices.flat[0], run.xla_options)

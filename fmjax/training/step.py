@@ -38,6 +38,7 @@ def make_train_step(
     microbatches: int = 1,
     ema_decay: float | None = None,
     norms: Norms | None = None,
+    noise_scale: bool = False,
     compiler_options: dict[str, Any] | None = None,
 ) -> Callable[..., tuple[State, Metrics]]:
     """Makes the jitted training step: (state, global batch, phase) → (state, metrics).
@@ -50,7 +51,7 @@ def make_train_step(
     weight of the first term, by the name of the objective's unit, such as "tokens". If
     `plan.bad_steps` skips updates, "bad" is 0, NOT_FINITE or SPIKE; a bad step changes
     nothing in the state but the step count. With `norms` there is "norms", the array of
-    `Norms.measure`.
+    `Norms.measure`; with `noise_scale` "noise_scale", see `accumulate`.
 
     Args:
       objective: the training objective.
@@ -62,6 +63,7 @@ def make_train_step(
       microbatches: number of microbatches.
       ema_decay: decay of the averaged parameters; None if none are kept.
       norms: groups of parameters whose norms are measured; None for none.
+      noise_scale: whether to measure what the gradient noise scale needs.
       compiler_options: of XLA, see `fmjax.sharding.xla_options`.
     """
 
@@ -71,7 +73,7 @@ def make_train_step(
         trained = plan.freezing.partition(state.params, phase)
         with compiled_with(compiler_options):
             grads, metrics, extra = accumulate(
-                objective, state, batch, keys, microbatches, trained
+                objective, state, batch, keys, microbatches, trained, noise_scale
             )
         if plan.update_shardings is not None:
             # Reduced to where the optimizer's state is, instead of everywhere.

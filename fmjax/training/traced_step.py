@@ -65,6 +65,7 @@ class TracedStep:
             microbatches=run.microbatches,
             ema_decay=run.ema_decay,
             norms=self.norms,
+            noise_scale=run.noise_scale is not None,
             compiler_options=xla_options(mesh.devices.flat[0], run.xla_options),
         )
 
