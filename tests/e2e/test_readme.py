@@ -49,7 +49,11 @@ CUT_SHORT = {
     "fmjax train quickstart.gin": QUICKSTART,
     "fmjax train quickstart.gin train.steps=600": [*QUICKSTART, "train.steps=3"],
     'fmjax train quickstart.gin "train.profile': [*QUICKSTART, "train.profile=(1, 2)"],
+    "fmjax train quickstart.gin train.microbatches": [
+        *QUICKSTART, "train.batch_size=32",
+    ],
     "fmjax profile": [],
+    "fmjax profile quickstart.gin": [*QUICKSTART, "train.steps=5", "--steps", "1"],
     "fmjax plan": [*SMALL_MODEL, *CORPUS, "data.length=32", *SMALL_VOCABULARY],
     "fmjax eval": [],
     "fmjax generate": ["--max_tokens", "4"],
