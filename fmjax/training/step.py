@@ -103,7 +103,11 @@ def make_train_step(
                 (state.params, state.extra, state.opt_state, state.ema),
             )
         if norms is not None:
-            metrics["norms"] = norms.measure(grads, state.params, params)
+            # Whole on each process, which reads it.
+            metrics["norms"] = jax.lax.with_sharding_constraint(
+                norms.measure(grads, state.params, params),
+                jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()),
+            )
         done = State(state.step + 1, params, extra, opt_state, ema, guard)
         return done, metrics
 

@@ -83,7 +83,7 @@ def test_a_tracker_that_hangs_holds_up_neither_lines_nor_the_end(tmp_path, monke
     tracker.goes_on.clear()
     outbox = send(tracker, tmp_path, range(30))
     told = outbox.close(time.monotonic() + 0.1)
-    assert told == "@tracker() was not sent 30 lines of metrics"
+    assert told == "@tracker() was not sent 30 lines"
     tracker.goes_on.set()
     # The newest are sent, if the process lives on.
     while not tracker.closed:
@@ -94,6 +94,4 @@ def test_a_tracker_that_hangs_holds_up_neither_lines_nor_the_end(tmp_path, monke
 def test_the_end_tells_what_a_tracker_that_fails_was_not_sent(tmp_path):
     outbox = send(Tracker(["log"] * 1000), tmp_path, [1, 2])
     told = outbox.close(soon())
-    assert told == (
-        "@tracker() was not sent 2 lines of metrics: ConnectionError: log failed"
-    )
+    assert told == ("@tracker() was not sent 2 lines: ConnectionError: log failed")

@@ -13,6 +13,7 @@ import types
 import pytest
 
 from fmjax.errors import UserError
+from fmjax.training.reporting.trackers.outbox import Outbox
 from fmjax.training.reporting.trackers.weights_and_biases import WeightsAndBiases
 
 
@@ -54,10 +55,10 @@ def recorder(monkeypatch):
 
 def report(run_dir, steps):
     run_dir.mkdir(parents=True, exist_ok=True)
-    connection = WeightsAndBiases("project").connect(run_dir, "config")
+    outbox = Outbox(WeightsAndBiases("project"), run_dir, "config")
     for step in steps:
-        connection.log(step, {"train/loss": float(step)}, at=0.0)
-    connection.close()
+        outbox.log(step, {"train/loss": float(step)})
+    assert outbox.close(time.monotonic() + 60) is None
 
 
 def test_two_directories_of_one_name_are_two_runs(recorder, tmp_path):

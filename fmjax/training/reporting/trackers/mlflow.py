@@ -30,8 +30,9 @@ class MLflow:
 
     Attributes:
       uri: of the server or store, such as "http://mlflow:5000"; None for that of
-        MLFLOW_TRACKING_URI in the environment. A database (sqlite:///…) needs all of
-        the package mlflow.
+        MLFLOW_TRACKING_URI in the environment. It is stored in config.gin: a user and
+        password belong into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD. A
+        database (sqlite:///…) needs all of the package mlflow.
       experiment: name of the experiment there; made if there is none.
     """
 

@@ -31,6 +31,7 @@ class Outbox:
         self._changed = threading.Condition()
         self._closing = False
         self._dropped = 0
+        self._pause = _PAUSES_SECONDS[0]
         self._found: str | None = None
         self._told: str | None = None
         name = f"tracker-{tracker.gin_name}"
@@ -72,15 +73,16 @@ class Outbox:
         """
         self.end()
         self._thread.join(max(0.0, deadline - time.monotonic()))
-        lost = self._dropped + len(self._waiting)
-        if not (lost or self._thread.is_alive()):
-            return None
-        why = f": {self._found or self._told}" if self._found or self._told else ""
-        return f"@{self._tracker.gin_name}() was not sent {lost} lines of metrics{why}"
+        lost, error = self._dropped + len(self._waiting), self._found or self._told
+        why = f": {error}" if error else ""
+        if lost:
+            return f"@{self._tracker.gin_name}() was not sent {lost} lines{why}"
+        if self._thread.is_alive():
+            return f"@{self._tracker.gin_name}() did not end in time{why}"
+        return None
 
     def _work(self) -> None:
         connection: Connection | None = None
-        pause = _PAUSES_SECONDS[0]
         while True:
             try:
                 if connection is None:
@@ -94,8 +96,8 @@ class Outbox:
             with self._changed:
                 if self._closing:
                     return
-                self._changed.wait_for(lambda: self._closing, pause)
-            pause = min(2 * pause, _PAUSES_SECONDS[1])
+                self._changed.wait_for(lambda: self._closing, self._pause)
+            self._pause = min(2 * self._pause, _PAUSES_SECONDS[1])
 
     def _send(self, connection: Connection) -> None:
         """Sends what there is and what comes, until `close`."""
@@ -106,6 +108,7 @@ class Outbox:
                     return
                 first = self._waiting[0]
             connection.log(*first)
+            self._pause = _PAUSES_SECONDS[0]
             with self._changed:
                 # Unless it was dropped meanwhile.
                 if self._waiting and self._waiting[0] is first:
