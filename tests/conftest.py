@@ -8,6 +8,9 @@ import platform
 import shutil
 from importlib.metadata import version
 
+# MLflow's client would send statistics of its use.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
 # LLVM's optimizations take most of the time of tests that run each program once, and
 # jaxlib 0.10's new emitters make it three times as long; later versions have no others.
 # Subprocesses inherit this.

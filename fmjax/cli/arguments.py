@@ -325,9 +325,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--note", default="", help="why, for the history")
 
-    sub = verb("profile", "Print what the steps traced by train.profile were spent on.")
-    sub.add_argument("run_dir", type=pathlib.Path, help="a run directory")
+    sub = verb("profile", "Print what traced steps of a run or a config were spent on.")
+    sub.add_argument(
+        "traced",
+        metavar="DIR_OR_CONFIG",
+        help="a run directory with a trace of train.profile; or a gin file, or a name "
+        "under configs/, of which a few steps are trained here",
+    )
+    takes_bindings(sub)
     sub.add_argument("--rows", type=int, default=10, help="modules that are shown")
+    sub.add_argument(
+        "--steps", type=int, help="number of steps of a config to trace; default: 5"
+    )
+    sub.add_argument(
+        "--devices", type=int, help="number of virtual CPU devices for a config"
+    )
+    sub.add_argument(
+        "--out",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="folder to keep the trace of a config in; must be new or empty",
+    )
 
     sub = verb("import", "Import a Hugging Face folder as a run directory.")
     sub.add_argument("hf_dir", help="a folder with config.json and *.safetensors")

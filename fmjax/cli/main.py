@@ -310,10 +310,44 @@ def _profile(args) -> None:
 
     from fmjax.evaluation.profile import read_profile, table
 
-    profile = read_profile(args.run_dir)
+    if os.path.isdir(args.traced):
+        for name in ("bindings", "steps", "devices", "out"):
+            if getattr(args, name):
+                option = "NAME=VALUE" if name == "bindings" else f"--{name}"
+                raise UserError(
+                    f"{option} has an effect only with a config; {args.traced} is a "
+                    "folder, whose trace is read."
+                )
+        profile = read_profile(args.traced)
+    else:
+        profile = _profile_config(args)
     console = Console()
     console.print(f"steps {profile.first} to {profile.last}, by instruction")
     console.print(table(profile, args.rows))
+
+
+def _profile_config(args):
+    import contextlib
+    import pathlib
+    import tempfile
+
+    from fmjax.sharding.processes import use_virtual_devices
+
+    if args.devices is not None:
+        use_virtual_devices(args.devices)
+    from fmjax.config.load import load_experiment
+    from fmjax.evaluation.profile import read_profile
+    from fmjax.run.trace import trace_steps
+
+    if args.out and args.out.exists() and any(args.out.iterdir()):
+        raise UserError(f"--out {args.out} is not empty; expected a new folder.")
+    experiment = load_experiment(args.traced, args.bindings, args.trust)
+    with contextlib.ExitStack() as stack:
+        folder = args.out or stack.enter_context(tempfile.TemporaryDirectory())
+        pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+        steps = 5 if args.steps is None else args.steps
+        trace_steps(experiment, pathlib.Path(folder), steps)
+        return read_profile(folder)
 
 
 def _import(args) -> None:

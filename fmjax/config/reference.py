@@ -41,6 +41,10 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "data": ("tasks, mixtures and batches", ("data",)),
     "evaluations": ("measurements during a run besides the loss", ("evaluation",)),
+    "trackers": (
+        "services that metrics are reported to",
+        ("training.reporting.trackers",),
+    ),
     "run": (
         "steps, checkpoints, meshes, freezing and other settings of a run",
         ("training", "sharding", "optim"),
@@ -56,6 +60,7 @@ _KINDS_OF_FIELDS = {
     "optimizer": "optimizers",
     "model": "models",
     "evaluations": "evaluations",
+    "trackers": "trackers",
 }
 _WIDTH = 88  # columns of the printed text
 

@@ -30,6 +30,9 @@ REPLACED: dict[tuple[str, str], str] = {
     ("train", "sample_prompt"): (
         "sample.prompt, with @sample() among experiment.evaluations"
     ),
+    ("train", "wandb_project"): (
+        "wandb.project, with @wandb() among experiment.trackers"
+    ),
     ("transformer", "rope_theta"): (
         "rotary.theta, with transformer.rotary = @rotary() (or None for no rotation)"
     ),

@@ -42,6 +42,20 @@ def _list_evaluations(bindings: list[Binding]) -> list[Binding]:
     ]
 
 
+def _list_trackers(bindings: list[Binding]) -> list[Binding]:
+    """Replaces `train.wandb_project` by `wandb.project` and lists the tracker."""
+    translated = []
+    for binding in bindings:
+        if (binding.owner, binding.field) != ("train", "wandb_project"):
+            translated.append(binding)
+        elif binding.value is not None:
+            trackers = (Reference((), "wandb"),)
+            listed = Binding("experiment", "trackers", trackers, where=binding.where)
+            project = dataclasses.replace(binding, owner="wandb", field="project")
+            translated += [listed, project]
+    return translated
+
+
 def _nest_rotary(bindings: list[Binding]) -> list[Binding]:
     """Replaces `transformer.rope_theta` by `transformer.rotary` and `rotary.theta`."""
     translated = []
@@ -139,6 +153,7 @@ def _nest(
 # order and do not change a config that is already current.
 TRANSLATIONS: list[Callable[[list[Binding]], list[Binding]]] = [
     _list_evaluations,
+    _list_trackers,
     _nest_rotary,
     _nest_experts,
     _nest_position_bias,

@@ -11,6 +11,7 @@ from jaxtyping import Array, Key
 from fmjax.objectives.objective import EmbeddingObjective, Objective
 from fmjax.objectives.terms import Batch, LossOutput, total
 from fmjax.optim.parametrization import combine
+from fmjax.training.noise_scale import sums_of_microbatch
 from fmjax.training.state import State
 
 Metrics = dict[str, jax.Array]
@@ -24,6 +25,7 @@ def accumulate(
     keys: Key[Array, " B"],
     microbatches: int,
     trained: Any = None,
+    noise_scale: bool = False,
 ) -> tuple[Any, Metrics, Collections]:
     """Gradients, metrics and new collections of a global batch.
 
@@ -40,6 +42,8 @@ def accumulate(
       microbatches: number of microbatches; must divide B.
       trained: the parameters to differentiate, see `fmjax.optim.parametrization`; None
         for all.
+      noise_scale: whether metrics have "noise_scale", the sums of microbatches that
+        `fmjax.training.noise_scale` needs.
 
     Returns:
       Gradients, a tree like `trained`; metrics, float32 scalars by name; all of
@@ -67,7 +71,7 @@ def accumulate(
 
     through_embeddings = microbatches > 1 and isinstance(objective, EmbeddingObjective)
     add_up = _through_embeddings if through_embeddings else _piece_by_piece
-    (value, ((sums, metrics), extra)), grads = add_up(
+    (value, ((sums, metrics), extra)), grads, noise = add_up(
         objective, variables, weighted, trained, state.extra, batch, keys, microbatches
     )
     found = {"loss": value, objective.unit: next(iter(weights.values()))}
@@ -75,6 +79,8 @@ def accumulate(
         found[name] = sums[name] / jnp.maximum(weights[name], 1e-9)
     for name, ratio in metrics.items():
         found[name] = ratio.sum / jnp.maximum(ratio.weight, 1e-9)
+    if noise_scale:
+        found["noise_scale"] = noise
     return grads, found, extra
 
 
@@ -86,7 +92,10 @@ def _piece_by_piece(
     def loss(trained, extra, batch, keys):
         return weighted(objective.loss(variables(trained, extra), batch, keys), extra)
 
-    return _sum_over_pieces(loss, trained, extra, (batch, keys), microbatches)
+    def noise(grads, batch, keys):
+        return sums_of_microbatch(grads, next(iter(objective.weights(batch).values())))
+
+    return _sum_over_pieces(loss, trained, extra, (batch, keys), microbatches, noise)
 
 
 def _through_embeddings(
@@ -122,15 +131,22 @@ def _through_embeddings(
     (value, ((sums, metrics), extra_after)), (grads, gradients) = gradient(
         trained, embeddings
     )
-    (_, ((other, (more_sums, more_metrics)), _)), more_grads = _sum_over_pieces(
+    (_, ((other, (more_sums, more_metrics)), _)), more_grads, _ = _sum_over_pieces(
         of_piece, trained, extra, (batch, keys, gradients), microbatches
     )
     added = (more_sums | sums, more_metrics | metrics)
     grads = jax.tree.map(jnp.add, grads, more_grads)
-    return (value + other, (added, extra_after)), grads
+    return (value + other, (added, extra_after)), grads, {}
 
 
-def _sum_over_pieces(loss: Callable, trained, extra, arrays, microbatches: int):
+def _sum_over_pieces(
+    loss: Callable,
+    trained,
+    extra,
+    arrays,
+    microbatches: int,
+    measure: Callable = lambda grads, *piece: {},
+):
     """`value_and_grad` of a loss, summed over microbatches of the rows of `arrays`.
 
     Args:
@@ -139,22 +155,33 @@ def _sum_over_pieces(loss: Callable, trained, extra, arrays, microbatches: int):
       extra: collections that the first microbatch reads.
       arrays: trees of arrays [B, …].
       microbatches: number of microbatches.
+      measure: (gradients, *microbatch) → a tree to add up, too.
+
+    Returns:
+      What `value_and_grad` does, and the sum of what is measured.
     """
-    gradient = jax.value_and_grad(loss, has_aux=True)
+    of_loss = jax.value_and_grad(loss, has_aux=True)
+
+    def gradient(extra, *piece):
+        found, grads = of_loss(trained, extra, *piece)
+        return found, grads, measure(grads, *piece)
+
     if microbatches == 1:
-        return gradient(trained, extra, *arrays)
+        return gradient(extra, *arrays)
 
     def add(carry, piece):
         sums, extra = carry
-        (value, (added, extra)), grads = gradient(trained, extra, *piece)
-        return (jax.tree.map(jnp.add, sums, ((value, added), grads)), extra), None
+        (value, (added, extra)), *rest = gradient(extra, *piece)
+        return (jax.tree.map(jnp.add, sums, [(value, added), *rest]), extra), None
 
     pieces = jax.tree.map(lambda x: split_rows(x, microbatches), arrays)
     first = jax.tree.map(lambda x: x[0], pieces)
-    (value, (added, _)), grads = jax.eval_shape(gradient, trained, extra, *first)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), ((value, added), grads))
-    (((value, added), grads), extra), _ = jax.lax.scan(add, (zeros, extra), pieces)
-    return (value, (added, extra)), grads
+    (value, (added, _)), *rest = jax.eval_shape(gradient, extra, *first)
+    shapes = [(value, added), *rest]
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    (sums, extra), _ = jax.lax.scan(add, (zeros, extra), pieces)
+    (value, added), grads, measured = sums
+    return (value, (added, extra)), grads, measured
 
 
 def _updated(extra: Collections, new: Mapping[str, Any]) -> Collections:

@@ -22,6 +22,7 @@ from fmjax.optim.optimizers import Optimizer
 from fmjax.sharding.mesh import MeshConfig
 from fmjax.training.bad_steps import BadSteps
 from fmjax.training.init_from import InitFrom
+from fmjax.training.reporting.trackers.tracker import Tracker
 from fmjax.training.train_config import TrainConfig
 
 # Numbers to log, texts and pictures (uint8 [H, W, 3]) to show, by name.
@@ -82,6 +83,8 @@ class Experiment:
       preprocessing: image preprocessing of an imported model; None for a model of text,
         and for the preprocessing of `data`.
       evaluations: further evaluations, run after each validation.
+      trackers: services that metrics are reported to, besides the run directory's
+        files: Weights & Biases, MLflow, Prometheus.
       generation: end-of-text tokens and default decoding options of the model; None for
         the tokenizer's EOS and sampling.
       imported_dtype: dtype of the files that a model was imported from, the default of
@@ -99,12 +102,20 @@ class Experiment:
     bad_steps: BadSteps = BadSteps()
     preprocessing: Preprocessing | None = None
     evaluations: tuple[Evaluation, ...] = runtime_field(())
+    trackers: tuple[Tracker, ...] = runtime_field(())
     generation: Generation | None = None
     imported_dtype: str | None = None
     modules: tuple[str, ...] = ()
 
     def __post_init__(self):
-        """Raises UserError for a data source that would never observe parameters."""
+        """Raises UserError for a data source that would never observe parameters, or
+        for two trackers of a kind, which would keep the same files.
+        """
+        names = [tracker.gin_name for tracker in self.trackers]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise UserError(
+                f"experiment.trackers has @{twice.pop()}() twice; expected it once."
+            )
         missing = {"observe_every", "observe"} - {*dir(self.data)}
         if len(missing) == 1:
             raise UserError(

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,15 +29,17 @@ from fmjax.training.faults.interruption import Interruption
 from fmjax.training.faults.watchdog import Watchdog
 from fmjax.training.init_from import Source, start_from
 from fmjax.training.memory import HELP, describe_memory, device_memory_peak
+from fmjax.training.noise_scale import NoiseScale
 from fmjax.training.numbered_batches import next_batch
 from fmjax.training.reporting import events, goodput, metrics, starts
 from fmjax.training.reporting.goodput import Clock
-from fmjax.training.reporting.metrics import MetricWriter
 from fmjax.training.reporting.profile import StepProfile
 from fmjax.training.reporting.reports import Reports
+from fmjax.training.reporting.step_figures import StepFigures
 from fmjax.training.reporting.step_flops import StepFlops
 from fmjax.training.reporting.step_log import StepLog
 from fmjax.training.reporting.throughput import describe_peak, mfu
+from fmjax.training.reporting.trackers.outbox import Outbox
 from fmjax.training.setup import Setup, set_up
 from fmjax.training.state import State
 from fmjax.training.validation import Validation, run_evaluations
@@ -180,7 +183,7 @@ class Loop:
             run.steps,
             objective.unit,
             self._utilization,
-            lambda step: MetricWriter(run_dir, step, run.wandb_project, config_text),
+            lambda: [Outbox(t, run_dir, config_text) for t in experiment.trackers],
         )
         self._describe()
         check_devices(setup.mesh)
@@ -220,7 +223,7 @@ class Loop:
           UserError: the data changed since the checkpoint.
         """
         plan, reports = self._setup.plan, self._reports
-        self._observed = False
+        self._observed, noise = False, None
         with self.watchdog.paused(), self._spent.spend(goodput.RESTORE):
             found = self._checkpoints.restore_newest(
                 plan.shapes, lambda text: reports.event("damaged checkpoint", 0, text)
@@ -236,6 +239,7 @@ class Loop:
                 self._batches.set_state(found.data["iterator"])
                 # Checkpoints of earlier versions lack "seen": it stays unknown.
                 seen = found.data.get("seen", float("nan"))
+                noise = found.data.get("noise_scale")
                 self.done, self.state = found.step, found.state
         if self.complete:
             self.evaluated = _noted_as_finished(self._run_dir, self.done)
@@ -247,12 +251,17 @@ class Loop:
             reports.event("resumed", self.done, message)
         reports.start(self.done)
         self._bad = BadStepLog(self._run_dir, self.done, self._experiment.bad_steps)
+        steps = self._run.noise_scale
+        noise = None if steps is None else NoiseScale(steps, noise)
+        unit, norms = self._experiment.objective.unit, self._setup.step.norms
+        self._figures = StepFigures(unit, norms, noise)
         self._log = StepLog(
             min(self._run.log_every, max(1, self._run.steps // _LINES)),
             self._run.steps,
-            self._experiment.objective.unit,
+            unit,
             self._log_step,
-            self._bad.check,
+            self._check,
+            self._figures.numbers,
             seen,
         )
         self._clock.saved()
@@ -391,6 +400,7 @@ class Loop:
             "iterator": self._batches.get_state(),
             "fingerprint": self._experiment.data.fingerprint(),
             "seen": self._log.seen,
+            **self._figures.saved,
         }
         meta = {"config": self._config_text, "versions": versions()}
         save = self._saver.finish if wait else self._saver.save
@@ -425,6 +435,11 @@ class Loop:
             "device_memory_peak": device_memory_peak(),
         }
         self._reports.training(step, values)
+
+    def _check(self, step: int, batch: int, metrics: dict[str, Any]) -> None:
+        """Judges the metrics of each step, and adds them to averages over steps."""
+        self._bad.check(step, batch, metrics)
+        self._figures.add(metrics)
 
     def _epoch(self, batches: int) -> dict[str, float]:
         """{"epoch": passes over the train split after so many batches}, if known."""

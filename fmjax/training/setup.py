@@ -12,7 +12,7 @@ from fmjax.training.checks import check_divisible
 from fmjax.training.experiment import Experiment
 from fmjax.training.init_from import Copy, Source, check_tokenizers, plan_copies
 from fmjax.training.memory import check_memory
-from fmjax.training.reporting.weights_and_biases import check_installed
+from fmjax.training.noise_scale import check_noise_scale
 from fmjax.training.state import StatePlan, plan_state
 from fmjax.training.traced_step import TracedStep
 
@@ -75,11 +75,10 @@ def set_up(
       UserError: parts of the experiment do not fit together.
     """
     run, data, objective = experiment.train, experiment.data, experiment.objective
-    if run.wandb_project is not None:
-        check_installed(run.wandb_project)
     mesh, rules = experiment.mesh.build(), experiment.mesh.all_rules
     eval_size = run.eval_batch_size or run.batch_size
     check_divisible("train.batch_size", run.batch_size, run.microbatches, mesh, rules)
+    check_noise_scale(run, objective)
     check_divisible("train.eval_batch_size", eval_size, 1, mesh, rules)
     plan = plan_run(experiment, mesh, rules)
     check_xla_options(mesh.devices.flat[0], run.xla_options)
@@ -92,6 +91,8 @@ def set_up(
         objective.check_data(data)
         for evaluation in experiment.evaluations:
             evaluation.check(experiment)
+        for tracker in experiment.trackers:
+            tracker.check()
     step = TracedStep(experiment, plan, mesh, rules)
     step.check(phase=0)
     if jax.process_index() == 0:

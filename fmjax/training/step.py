@@ -15,6 +15,7 @@ from fmjax.sharding.mesh import batch_sharding
 from fmjax.sharding.rules import LogicalRules
 from fmjax.sharding.xla_options import compiled_with
 from fmjax.training.accumulation import Metrics, accumulate
+from fmjax.training.norms import Norms
 from fmjax.training.state import State, StatePlan
 
 Sums = dict[str, tuple[jax.Array, jax.Array]]
@@ -36,6 +37,8 @@ def make_train_step(
     seed: int,
     microbatches: int = 1,
     ema_decay: float | None = None,
+    norms: Norms | None = None,
+    noise_scale: bool = False,
     compiler_options: dict[str, Any] | None = None,
 ) -> Callable[..., tuple[State, Metrics]]:
     """Makes the jitted training step: (state, global batch, phase) → (state, metrics).
@@ -47,7 +50,8 @@ def make_train_step(
     each ratio of the objective; "grad_norm" (before clipping); "learning_rate"; and the
     weight of the first term, by the name of the objective's unit, such as "tokens". If
     `plan.bad_steps` skips updates, "bad" is 0, NOT_FINITE or SPIKE; a bad step changes
-    nothing in the state but the step count.
+    nothing in the state but the step count. With `norms` there is "norms", the array of
+    `Norms.measure`; with `noise_scale` "noise_scale", see `accumulate`.
 
     Args:
       objective: the training objective.
@@ -58,6 +62,8 @@ def make_train_step(
       seed: of the random keys of the rows.
       microbatches: number of microbatches.
       ema_decay: decay of the averaged parameters; None if none are kept.
+      norms: groups of parameters whose norms are measured; None for none.
+      noise_scale: whether to measure what the gradient noise scale needs.
       compiler_options: of XLA, see `fmjax.sharding.xla_options`.
     """
 
@@ -67,7 +73,7 @@ def make_train_step(
         trained = plan.freezing.partition(state.params, phase)
         with compiled_with(compiler_options):
             grads, metrics, extra = accumulate(
-                objective, state, batch, keys, microbatches, trained
+                objective, state, batch, keys, microbatches, trained, noise_scale
             )
         if plan.update_shardings is not None:
             # Reduced to where the optimizer's state is, instead of everywhere.
@@ -95,6 +101,12 @@ def make_train_step(
                 lambda new, old: jnp.where(judged == 0, new, old),
                 (params, extra, opt_state, ema),
                 (state.params, state.extra, state.opt_state, state.ema),
+            )
+        if norms is not None:
+            # Whole on each process, which reads it.
+            metrics["norms"] = jax.lax.with_sharding_constraint(
+                norms.measure(grads, state.params, params),
+                jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()),
             )
         done = State(state.step + 1, params, extra, opt_state, ema, guard)
         return done, metrics

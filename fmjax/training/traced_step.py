@@ -12,6 +12,7 @@ from fmjax.training.accumulation import Metrics
 from fmjax.training.activations import StackInputs, kept_bytes, traced_stacks
 from fmjax.training.experiment import Experiment
 from fmjax.training.memory import check_memory
+from fmjax.training.norms import Norms
 from fmjax.training.state import State, StatePlan
 from fmjax.training.step import make_train_step
 
@@ -30,6 +31,7 @@ class TracedStep:
 
     Attributes:
       batch: shapes and dtypes of a global batch.
+      norms: what train.norms measures; None for nothing.
     """
 
     def __init__(
@@ -50,6 +52,9 @@ class TracedStep:
             )
             for name, shape in data.row_shapes().items()
         }
+        self.norms = None
+        if run.norms is not None:
+            self.norms = Norms(run.norms, plan.shapes.params, plan.freezing)
         self._step = make_train_step(
             experiment.objective,
             plan,
@@ -59,6 +64,8 @@ class TracedStep:
             seed=run.seed,
             microbatches=run.microbatches,
             ema_decay=run.ema_decay,
+            norms=self.norms,
+            noise_scale=run.noise_scale is not None,
             compiler_options=xla_options(mesh.devices.flat[0], run.xla_options),
         )
 

@@ -1,6 +1,7 @@
 """Training configuration: steps, batch size, and intervals of a run."""
 
 import dataclasses
+from typing import Literal
 
 from fmjax.configurable import configurable, path, runtime_field
 from fmjax.errors import require
@@ -48,7 +49,11 @@ class TrainConfig:
         compiler's default.
       profile: (first, last): these steps are traced, for `fmjax profile` and xprof;
         None for none.
-      wandb_project: Weights & Biases project to report to (extra `[wandb]`).
+      norms: "modules" adds norms of the gradient, the update and the parameters of each
+        module to the metrics of training, "layers" those of each layer's modules; None
+        for the norm of the whole gradient alone.
+      noise_scale: steps that an estimate of the gradient noise scale is averaged over,
+        from the gradients of microbatches; None for no estimate.
     """
 
     steps: int = 1000
@@ -74,7 +79,8 @@ class TrainConfig:
         runtime_field(())
     )
     profile: tuple[int, int] | None = runtime_field(None)
-    wandb_project: str | None = runtime_field(None)
+    norms: Literal["modules", "layers"] | None = runtime_field(None)
+    noise_scale: int | None = runtime_field(None)
 
     def __post_init__(self):
         for name in (
@@ -87,7 +93,7 @@ class TrainConfig:
             require(self, name, getattr(self, name) >= 0, "at least 0")
         # Of a larger seed a random key of JAX would take the lower 32 bits.
         require(self, "seed", 0 <= self.seed < 2**32, f"0 to 2**32 - 1 = {2**32 - 1}")
-        for name in ("eval_batches", "eval_batch_size", "keep_every"):
+        for name in ("eval_batches", "eval_batch_size", "keep_every", "noise_scale"):
             value = getattr(self, name)
             require(self, name, value is None or value >= 1, "at least 1, or None")
         for name in ("save_pause_seconds", "hang_factor", "hang_seconds"):

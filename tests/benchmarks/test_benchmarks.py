@@ -43,6 +43,13 @@ def test_rates_of_batches_and_seconds_of_compiling_are_printed():
     assert [row[1] for row in rows] == ["blocks", "packed", "without", "from"]
 
 
+@pytest.mark.slow
+def test_ways_to_watch_a_run_are_measured_in_turn():
+    small = ("transformer.num_layers=1", "transformer.embed_dim=32", "data.length=32")
+    rows = table("watching.py", "--rounds", "1", *small, "transformer.num_heads=2")
+    assert len([row for row in rows if row[-2].replace(".", "").isdigit()]) == 4
+
+
 @pytest.mark.parametrize("name", ["vit_mae", "clip"])
 def test_stacks_of_models_in_models_are_unrolled_too(monkeypatch, name):
     monkeypatch.syspath_prepend(FOLDER)

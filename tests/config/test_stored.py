@@ -18,6 +18,7 @@ from fmjax.models.layers.disentangled import Disentangled
 from fmjax.models.layers.mixture_of_experts import Experts
 from fmjax.models.layers.position_bias import Alibi, RelativeBuckets
 from fmjax.models.layers.rotary import Rotary
+from fmjax.training.reporting.trackers.weights_and_biases import WeightsAndBiases
 
 OLD = sorted((pathlib.Path(__file__).parent / "old_runs").glob("*.gin"))
 NAMED = {file.stem: file for file in OLD}
@@ -230,3 +231,13 @@ def test_translation_of_a_field_into_another_form(monkeypatch):
     monkeypatch.setattr(stored, "TRANSLATIONS", [*stored.TRANSLATIONS, to_linear])
     schedule = load_stored(NAMED["quickstart_muon"]).optimizer.schedule
     assert schedule.gin_name == "linear"
+
+
+def test_a_project_at_weights_and_biases_becomes_a_tracker(tmp_path):
+    text = NAMED["quickstart_muon"].read_text(encoding="utf-8")
+    stored = tmp_path / "config.gin"
+    stored.write_text(
+        text.replace("train.wandb_project = None", "train.wandb_project = 'p'")
+    )
+    assert load_stored(stored).trackers == (WeightsAndBiases("p"),)
+    assert load_stored(NAMED["quickstart_muon"]).trackers == ()

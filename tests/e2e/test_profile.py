@@ -39,3 +39,41 @@ def test_a_trace_that_an_error_cuts_short_is_ended(tiny, tmp_path, verb):
     good = ("train.profile=(1, 2)", "--run_dir", tmp_path / "good")
     assert verb(*command, *good)[0] == 0
     assert verb("profile", tmp_path / "good")[0] == 0
+
+
+def test_a_config_is_trained_for_some_steps_and_traced(tiny, tmp_path, verb):
+    out_dir = tmp_path / "trace"
+    code, out, _ = verb("profile", *tiny, "--steps", "2", "--out", out_dir)
+    assert code == 0
+    assert "steps 4 to 5, by instruction" in out
+    assert "/attention" in out
+    assert read_profile(out_dir).last == 5
+    assert not list(out_dir.glob("checkpoints/*"))
+    # The kept trace is read again, by the same command.
+    code, again, _ = verb("profile", out_dir)
+    assert code == 0
+    assert again == out[out.index("steps 4 to 5, by instruction") :]
+    # It is not overwritten.
+    code, _, err = verb("profile", *tiny, "--out", out_dir)
+    assert code == 2
+    assert "is not empty" in err
+
+
+def test_what_a_trace_of_a_config_cannot_be_is_refused(tiny, tmp_path, verb):
+    for steps in ("0", "158"):
+        code, _, err = verb("profile", *tiny, "--steps", steps)
+        assert code == 2
+        assert f"--steps {steps}: expected 1 or more, and at most" in err
+    code, _, err = verb("profile", tmp_path, "--steps", "2")
+    assert code == 2
+    assert "--steps has an effect only with a config" in err
+    code, _, err = verb("profile", tmp_path / "nothing")
+    assert code == 2
+    assert "nothing" in err
+
+
+def test_a_loss_that_is_not_finite_is_no_traceback(tiny, verb):
+    bad = ("cosine.learning_rate=1e30", "cosine.warmup_steps=0")
+    code, _, err = verb("profile", *tiny, *bad, "--steps", "5")
+    assert code == 2
+    assert "nothing was traced" in err

@@ -45,6 +45,10 @@ LANGUAGE = {
     "accumulated, dropout": (
         *ADAMW, *DROPOUT, "train.microbatches=2", "train.batch_size=16",
     ),
+    "norms, noise scale": (
+        *ADAMW, "train.microbatches=2", "train.batch_size=16",
+        "train.norms='layers'", "train.noise_scale=3",
+    ),
     "averaged, frozen at first": (
         *ADAMW, "train.ema_decay=0.9", "experiment.freeze=(@freeze(),)",
         "freeze.paths=('stack/**',)", "freeze.until=4",

@@ -19,6 +19,7 @@ def log_of(every, last):
         unit="tokens",
         write=lambda step, batch, values: lines.append(step),
         check=lambda step, batch, found: checked.append((step, batch, found["loss"])),
+        figures=dict,
     )
     return log, lines, checked
 
@@ -57,6 +58,7 @@ def test_tokens_seen_go_on_from_those_before():
         unit="tokens",
         write=lambda step, batch, values: lines.append(values["tokens_seen"]),
         check=lambda step, batch, found: None,
+        figures=dict,
         seen=100.0,
     )
     for step, tokens in enumerate([10.0, 7.0, 10.0, 3.0], start=1):
@@ -75,6 +77,7 @@ def test_percentiles_are_of_the_steps_of_a_line_without_pauses(monkeypatch):
         unit="tokens",
         write=lambda step, batch, values: lines.append(values),
         check=lambda step, batch, found: None,
+        figures=dict,
     )
     for step, seconds in enumerate([1, 1, 1, 1, 6, 2, 2, 2, 2, 2], start=1):
         now[0] += seconds

@@ -1,16 +1,17 @@
-"""Metrics of a run: metrics.jsonl, TensorBoard events, Weights & Biases."""
+"""Metrics of a run: metrics.jsonl, TensorBoard events, trackers."""
 
 import contextlib
 import json
 import math
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fmjax.training.reporting import json_lines
-from fmjax.training.reporting.weights_and_biases import WeightsAndBiases
+from fmjax.training.reporting.trackers.outbox import Outbox
 
 FILE = "metrics.jsonl"
 PICTURES = "pictures"
@@ -25,16 +26,11 @@ class MetricWriter:
       run_dir: the run directory.
       start: the step that the run resumes from; lines and events of later steps are
         deleted.
-      wandb_project: Weights & Biases project to report to; None for none.
-      config: text stored with the Weights & Biases run.
+      outboxes: of the run's trackers; the caller closes them.
     """
 
     def __init__(
-        self,
-        run_dir: pathlib.Path,
-        start: int,
-        wandb_project: str | None = None,
-        config: str = "",
+        self, run_dir: pathlib.Path, start: int, outboxes: Sequence[Outbox] = ()
     ):
         from fmjax.training.reporting.tensorboard import TensorBoard
 
@@ -45,9 +41,7 @@ class MetricWriter:
         self._file = (run_dir / FILE).open("ab", buffering=0)
         self._unwritten = b""
         self._tensorboard = TensorBoard(run_dir, start)
-        self._wandb = None
-        if wandb_project:
-            self._wandb = WeightsAndBiases(run_dir, wandb_project, config)
+        self._outboxes = outboxes
 
     def write(self, step: int, split: str, values: dict[str, Any]) -> OSError | None:
         """Writes a line: step, split, the values, and the time in seconds since 1970.
@@ -71,8 +65,8 @@ class MetricWriter:
         }
         for name, value in scalars.items():
             self._tensorboard.add_scalar(step, name, value)
-        if self._wandb:
-            self._wandb.log(step, scalars)
+        for outbox in self._outboxes:
+            outbox.log(step, scalars)
         return self._flush()
 
     def write_text(self, step: int, name: str, text: str) -> None:
@@ -99,8 +93,6 @@ class MetricWriter:
         error = self._flush()
         self._file.close()
         self._tensorboard.close()
-        if self._wandb:
-            self._wandb.close()
         return error
 
     def _flush(self) -> OSError | None:

@@ -68,8 +68,7 @@ class StepProfile:
         if jax.process_index() == 0:
             about = {"first": first, "last": step, "op_names": names(self._program())}
             (self._folder / ABOUT).write_text(json.dumps(about))
-        run = self._folder.parent
-        return f"traced steps {first} to {step}; fmjax profile {run} adds up the trace"
+        return f"traced steps {first} to {step}; `fmjax profile` adds up the trace"
 
     def close(self) -> None:
         """Ends a trace that an end of the run cut short."""

@@ -1,6 +1,7 @@
 """All reporting of a run: printed lines, metrics and events."""
 
 import pathlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,17 +11,18 @@ import numpy as np
 from fmjax.training.reporting.events import Events
 from fmjax.training.reporting.metrics import MetricWriter, NoWriter
 from fmjax.training.reporting.progress import Reporter, format_values
+from fmjax.training.reporting.trackers.outbox import CLOSE_SECONDS, Outbox
 
 
 class Reports:
-    """Reports a run to the terminal, metrics.jsonl, TensorBoard and events.jsonl.
+    """Reports a run to the terminal, its files and trackers.
 
     Args:
       run_dir: the run directory.
       steps: updates of the whole run.
       unit: of the objective, such as "tokens".
       utilization: (step_seconds) → figures that depend on these, such as "mfu".
-      open_writer: (start) → a metric writer that deletes lines past step `start`.
+      outboxes: () → those of the run's trackers, which are closed with the reports.
     """
 
     def __init__(
@@ -29,12 +31,14 @@ class Reports:
         steps: int,
         unit: str,
         utilization: Callable[[float], dict[str, float | None]],
-        open_writer: Callable[[int], MetricWriter],
+        outboxes: Callable[[], list[Outbox]] = list,
     ):
         self._first = jax.process_index() == 0
         self._events = Events(run_dir, self._first)
         self._steps, self._unit, self._utilization = steps, unit, utilization
-        self._open_writer = open_writer
+        self._run_dir, self._open_outboxes = run_dir, outboxes
+        self._outboxes: list[Outbox] | None = None
+        self._step = 0
         self._writer: MetricWriter | NoWriter = NoWriter()
         self._unwritten: str | None = None
         self._say = Reporter()
@@ -55,8 +59,11 @@ class Reports:
     def start(self, step: int) -> None:
         """Starts reporting at a step; deletes the metrics of later steps."""
         self._writer.close()
+        self._step = step
         if self._first:
-            self._writer = self._open_writer(step)
+            if self._outboxes is None:
+                self._outboxes = self._open_outboxes()
+            self._writer = MetricWriter(self._run_dir, step, self._outboxes)
         self._say.start(step, self._steps)
 
     def advance(self, step: int) -> None:
@@ -103,14 +110,25 @@ class Reports:
         return values | figures
 
     def close(self) -> None:
-        """Ends the reports: removes the bar and closes the metrics."""
+        """Ends the reports: removes the bar, closes the metrics, waits for trackers."""
         self._say.stop()
         if error := self._writer.close():
             self.say(f"the last metrics were not written: {error}")
         self._writer = NoWriter()
+        outboxes, self._outboxes = self._outboxes or [], None
+        for outbox in outboxes:
+            outbox.end()
+        deadline = time.monotonic() + CLOSE_SECONDS
+        for outbox in outboxes:
+            if trouble := outbox.close(deadline):
+                self.event("tracker failed", self._step, trouble)
 
     def _write(self, step: int, split: str, values: dict[str, Any]) -> None:
+        self._step = step
         error = self._writer.write(step, split, values)
+        for outbox in self._outboxes or ():
+            if trouble := outbox.trouble():
+                self.event("tracker failed", step, trouble)
         message = error and str(error)
         if message and message != self._unwritten:
             self.say(f"metrics wait to be written: {message}")

@@ -28,6 +28,7 @@ class StepLog:
         "tokens_per_second", since the last line, and "tokens_seen" since the start of
         the run.
       check: called with (step, number of its batch, metrics) for every step; may raise.
+      figures: metrics of a step → numbers by name, for its line.
       seen: tokens (or other units) of earlier steps; NaN if unknown.
 
     Attributes:
@@ -41,10 +42,11 @@ class StepLog:
         unit: str,
         write: Callable[[int, int, dict], None],
         check: Callable[[int, int, dict], None],
+        figures: Callable[[dict], dict[str, float]],
         seen: float = 0.0,
     ):
         self._every, self._last, self._unit, self._write = every, last, unit, write
-        self._check = check
+        self._check, self._figures = check, figures
         self._pending: collections.deque = collections.deque()
         self._start = self._last_read = time.perf_counter()
         self._durations: list[float] = []
@@ -90,7 +92,7 @@ class StepLog:
             if step % self._every and step != self._last:
                 continue
             seconds = max(now - self._start, 1e-9)
-            values = {k: float(v) for k, v in metrics.items()}
+            values = self._figures(metrics)
             values["step_seconds"] = seconds / len(self._durations)
             for percent in (50, 95):
                 found = float(np.percentile(self._durations, percent))

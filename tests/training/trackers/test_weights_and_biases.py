@@ -13,7 +13,8 @@ import types
 import pytest
 
 from fmjax.errors import UserError
-from fmjax.training.reporting.metrics import MetricWriter
+from fmjax.training.reporting.trackers.outbox import Outbox
+from fmjax.training.reporting.trackers.weights_and_biases import WeightsAndBiases
 
 
 class Recorder(types.ModuleType):
@@ -29,6 +30,9 @@ class Recorder(types.ModuleType):
     def init(self, **options):
         self.runs.append(options | {"logged": [], "metrics": []})
         return self
+
+    def login(self, verify):
+        pass
 
     def define_metric(self, name, step_metric=None):
         self.runs[-1]["metrics"].append((name, step_metric))
@@ -49,17 +53,17 @@ def recorder(monkeypatch):
     return recorder
 
 
-def report(run_dir, start, steps):
+def report(run_dir, steps):
     run_dir.mkdir(parents=True, exist_ok=True)
-    writer = MetricWriter(run_dir, start, "project", "config")
+    outbox = Outbox(WeightsAndBiases("project"), run_dir, "config")
     for step in steps:
-        writer.write(step, "train", {"loss": float(step)})
-    writer.close()
+        outbox.log(step, {"train/loss": float(step)})
+    assert outbox.close(time.monotonic() + 60) is None
 
 
 def test_two_directories_of_one_name_are_two_runs(recorder, tmp_path):
     for folder in ("a/run", "b/run", "a/run"):
-        report(tmp_path / folder, 0, [])
+        report(tmp_path / folder, [])
     first, second, again = (run["id"] for run in recorder.runs)
     assert first != second
     assert again == first
@@ -67,20 +71,23 @@ def test_two_directories_of_one_name_are_two_runs(recorder, tmp_path):
 
 
 def test_steps_after_a_rollback_are_told(recorder, tmp_path):
-    report(tmp_path / "run", 0, [1, 2, 3])
-    report(tmp_path / "run", 1, [2, 3])
+    report(tmp_path / "run", [1, 2, 3])
+    report(tmp_path / "run", [2, 3])
     steps = [entry["step"] for run in recorder.runs for entry in run["logged"]]
     assert steps == [1, 2, 3, 2, 3]
     assert recorder.runs[0]["metrics"] == [("step", None), ("*", "step")]
 
 
-def test_nobody_logged_in_is_the_users_to_mend(recorder, tmp_path, monkeypatch):
+def test_nobody_logged_in_is_the_users_to_mend(recorder, monkeypatch):
     def refuse(**options):
         raise recorder.Error("api_key not configured (no-tty).")
 
-    monkeypatch.setattr(recorder, "init", refuse)
-    with pytest.raises(UserError, match=r"train\.wandb_project = 'project': api_key"):
-        report(tmp_path / "run", 0, [])
+    monkeypatch.setattr(recorder, "login", refuse)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    with pytest.raises(UserError, match=r"@wandb\(\) of experiment.trackers: api_key"):
+        WeightsAndBiases("project").check()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    WeightsAndBiases("project").check()
 
 
 def test_a_package_that_is_not_installed_is_refused_before_training(
@@ -90,18 +97,18 @@ def test_a_package_that_is_not_installed_is_refused_before_training(
 
     monkeypatch.setitem(sys.modules, "wandb", None)
     run_dir = tmp_path / "run"
-    arguments = ["quickstart.gin", "train.wandb_project=p", "train.batch_size=16"]
-    assert main(["train", *arguments, "--run_dir", str(run_dir)]) == 2
-    assert "train.wandb_project = 'p': the package wandb" in capsys.readouterr().err
+    trackers = ["experiment.trackers=(@wandb(),)", "wandb.project=p"]
+    assert main(["train", "quickstart.gin", *trackers, "--run_dir", str(run_dir)]) == 2
+    assert "@wandb() of experiment.trackers: the pack" in capsys.readouterr().err
     assert not run_dir.exists()
 
 
 def test_a_run_that_is_written_offline_can_be_read_back(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    report(tmp_path / "run", 0, [1, 2, 3])
+    report(tmp_path / "run", [1, 2, 3])
     # W&B names a start's folder by the second.
     time.sleep(1.1)
-    report(tmp_path / "run", 1, [2, 3])
+    report(tmp_path / "run", [2, 3])
     first, second = written_starts(tmp_path / "run" / "wandb", count=2)
     assert steps_of(first) == [1, 2, 3]
     assert steps_of(second) == [2, 3]
