@@ -227,10 +227,10 @@ def _parser() -> argparse.ArgumentParser:
     takes_trust(sub)
 
     sub = verb("status", "Print the progress of a run and what went wrong.")
-    sub.add_argument("run_dir", type=pathlib.Path, help="a run directory")
+    sub.add_argument("run_dir", help="a run directory")
 
     sub = verb("profile", "Print what the steps traced by train.profile were spent on.")
-    sub.add_argument("run_dir", type=pathlib.Path, help="a run directory")
+    sub.add_argument("run_dir", help="a run directory")
     sub.add_argument("--rows", type=int, default=10, help="modules that are shown")
 
     sub = verb("import", "Import a Hugging Face folder as a run directory.")

@@ -18,13 +18,16 @@ from fmjax.objectives.terms import UNITS
 from fmjax.run import directory as run_dirs
 from fmjax.run import lock as run_lock
 from fmjax.run.lock import format_seconds
+from fmjax.storage import objects
+from fmjax.storage.paths import as_path, is_bucket
+from fmjax.training.checkpoint.bucket_steps import COMMITTED
 from fmjax.training.checkpoint.saved_state import FOLDER, saved_steps
 from fmjax.training.faults import bad_step_log
 from fmjax.training.reporting import events, goodput, metrics
 from fmjax.training.reporting.goodput import Account
 
 
-def status(run_dir: pathlib.Path) -> list[str]:
+def status(run_dir: str | os.PathLike) -> list[str]:
     """Lines of text: the run's parts, progress, speed, checkpoints and failures.
 
     The config is read as text, so the Python modules that it imports are not needed.
@@ -35,6 +38,7 @@ def status(run_dir: pathlib.Path) -> list[str]:
     Raises:
       UserError: it is not a run directory.
     """
+    run_dir = as_path(run_dir)
     config = run_dirs.stored_config(run_dir)
     log = _plausible(events.read(run_dir), "step", "time")
     lines = metrics.read(run_dir) if (run_dir / metrics.FILE).is_file() else []
@@ -115,7 +119,7 @@ def _printable(text: str) -> str:
 def _age(file: pathlib.Path) -> str:
     """How long ago a file was written; the run may just have removed it."""
     try:
-        return format_seconds(time.time() - file.stat().st_mtime)
+        return format_seconds(time.time() - objects.modified(file))
     except OSError:
         return "a moment"
 
@@ -193,7 +197,8 @@ def _losses(lines: list[dict]) -> str:
 def _saved(run_dir: pathlib.Path, saved: list[int]) -> str:
     if not saved:
         return "nothing yet"
-    age = _age(run_dir / FOLDER / str(saved[-1]))
+    folder = run_dir / FOLDER / str(saved[-1])
+    age = _age(folder / COMMITTED if is_bucket(folder) else folder)
     return f"steps {', '.join(map(str, saved))}; the last {age} ago"
 
 
@@ -241,6 +246,8 @@ def _restart(log: list, saved: list[int], bad: list, steps: int) -> str:
 
 
 def _disk(run_dir: pathlib.Path) -> str:
+    if is_bucket(run_dir):
+        return f"{objects.size_of(run_dir) / 1e9:,.2f} GB here"
     size = 0
     for folder, _, names in os.walk(run_dir):
         for name in names:

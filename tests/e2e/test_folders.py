@@ -69,17 +69,19 @@ def test_a_run_directory_that_cannot_be_written(
 @pytest.mark.parametrize(
     ("bindings", "named"),
     [
-        (["--run_dir", "gs://bucket/run"], "--run_dir = 'gs://bucket/run'"),
-        (["data.cache_dir=s3://bucket/cache"], "data.cache_dir"),
-        (["train.compilation_cache=gs://b/xla"], "train.compilation_cache = 'gs:"),
-        (["FMJAX_CACHE"], "$FMJAX_CACHE = 'gs://bucket/cache'"),
+        (["--run_dir", "az://bucket/run"], "--run_dir = 'az://bucket/run'"),
+        (["data.cache_dir=az://bucket/cache"], "data.cache_dir"),
+        (["train.compilation_cache=az://b/xla"], "train.compilation_cache = 'az:"),
+        (["FMJAX_CACHE"], "$FMJAX_CACHE = 'az://bucket/cache'"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_an_address_of_a_bucket(bindings, named, tiny, tmp_path, verb, monkeypatch):
+def test_an_address_that_leads_nowhere(
+    bindings, named, tiny, tmp_path, verb, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     if bindings == ["FMJAX_CACHE"]:
-        monkeypatch.setenv("FMJAX_CACHE", "gs://bucket/cache")
+        monkeypatch.setenv("FMJAX_CACHE", "az://bucket/cache")
         bindings = []
     if "--run_dir" not in bindings:
         bindings = [*bindings, "--run_dir", tmp_path / "run"]

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from fmjax.storage.paths import as_path
 from fmjax.training.reporting import json_lines
 
 FILE = "goodput.jsonl"
@@ -203,6 +204,6 @@ def read(run_dir: pathlib.Path) -> list[dict[str, Any]]:
     """The lines of a run's goodput.jsonl, without those that are damaged."""
     return [
         line
-        for line in json_lines.read(pathlib.Path(run_dir) / FILE, _FIELDS)
+        for line in json_lines.read(as_path(run_dir) / FILE, _FIELDS)
         if all(isinstance(s, (int, float)) for s in line["seconds"].values())
     ]

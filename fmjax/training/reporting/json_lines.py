@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from fmjax.storage.objects import os_errors
+
 
 def read(file: pathlib.Path, fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The objects of a file's lines, without invalid lines.
@@ -16,7 +18,8 @@ def read(file: pathlib.Path, fields: Mapping[str, Any]) -> Iterator[dict[str, An
       fields: required fields, each with its type or tuple of types.
     """
     try:
-        lines = file.read_bytes().splitlines()
+        with os_errors(file):
+            lines = file.read_bytes().splitlines()
     except FileNotFoundError:
         return
     yield from parsed(lines, fields)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fmjax.storage.paths import as_path
 from fmjax.training.reporting import json_lines
 from fmjax.training.reporting.weights_and_biases import WeightsAndBiases
 
@@ -88,6 +89,10 @@ class MetricWriter:
             Image.fromarray(picture).save(file)
         self._tensorboard.add_image(step, name, picture)
 
+    def flush(self) -> None:
+        """Writes what is held back for TensorBoard."""
+        self._tensorboard.flush()
+
     def close(self) -> OSError | None:
         """Flushes and closes everything; returns the error if not all was written."""
         error = self._flush()
@@ -116,6 +121,9 @@ class NoWriter:
         """Does nothing."""
 
     def write_picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Does nothing."""
+
+    def flush(self) -> None:
         """Does nothing."""
 
     def close(self) -> None:
@@ -147,7 +155,7 @@ def read(run_dir: pathlib.Path, split: str | None = None) -> list[dict[str, Any]
     Raises:
       FileNotFoundError: the run has no metrics.
     """
-    path = pathlib.Path(run_dir) / FILE
+    path = as_path(run_dir) / FILE
     if not path.exists():
         raise FileNotFoundError(path)
     every = json_lines.read(path, _FIELDS)

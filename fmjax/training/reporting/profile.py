@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import re
 from collections.abc import Callable, Iterator
@@ -24,9 +25,10 @@ class StepProfile:
     instruction of the program, which traces of CPUs lack.
 
     Args:
-      run_dir: the run directory.
+      run_dir: the run directory, or the local folder of its reports.
       steps: the first and the last step, counting from 1; None for no trace.
       program: () → the compiled step as text.
+      shown: the run directory as it is printed, where it is another.
     """
 
     def __init__(
@@ -34,7 +36,9 @@ class StepProfile:
         run_dir: pathlib.Path,
         steps: tuple[int, int] | None,
         program: Callable[[], str],
+        shown: os.PathLike | None = None,
     ):
+        self._shown = shown or run_dir
         self._folder, self._steps, self._program = run_dir / FOLDER, steps, program
         self._began: int | None = None
 
@@ -68,8 +72,10 @@ class StepProfile:
         if jax.process_index() == 0:
             about = {"first": first, "last": step, "op_names": names(self._program())}
             (self._folder / ABOUT).write_text(json.dumps(about))
-        run = self._folder.parent
-        return f"traced steps {first} to {step}; fmjax profile {run} adds up the trace"
+        return (
+            f"traced steps {first} to {step}; fmjax profile {self._shown} adds up the "
+            "trace"
+        )
 
     def close(self) -> None:
         """Ends a trace that an end of the run cut short."""
