@@ -15,6 +15,7 @@ import sys
 from fmjax.errors import UserError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_PATTERN = frozenset("*?[]")
 # Scheme → its package, and the extra that installs it.
 _PACKAGES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs")}
 
@@ -50,6 +51,11 @@ def as_path(address: str | os.PathLike, name: str = "") -> pathlib.Path:
         )
     if not rest.strip("/") or rest.startswith("/"):
         raise UserError(f"{what}: expected {scheme}://BUCKET/FOLDER.")
+    if set(rest) & _PATTERN or ".." in rest.split("/"):
+        # fsspec takes the name of what is to be deleted for a pattern.
+        raise UserError(
+            f"{what}: expected a name without .. and {' '.join(sorted(_PATTERN))}."
+        )
     package, extra = _PACKAGES[scheme]
     if not _is_installed(package):
         raise UserError(

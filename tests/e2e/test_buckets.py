@@ -219,6 +219,7 @@ def test_caches_are_copied_and_programs_are_shared(
 def test_a_run_starts_from_one_in_a_bucket(stored, tiny, run, server):
     ended = run(
         "train", *tiny, "experiment.init_from=(@init_from(),)", "train.steps=2",
+        "cosine.warmup_steps=1",
         f"init_from.run=s3://{BUCKET}/{stored}", "cosine.learning_rate=1e-9",
         "--run_dir", f"s3://{BUCKET}/runs/next",
     )  # fmt: skip

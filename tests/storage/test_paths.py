@@ -1,6 +1,7 @@
 """Addresses become paths, and what leads nowhere is refused by name."""
 
 import pathlib
+import re
 
 import pytest
 
@@ -49,11 +50,14 @@ def test_addresses_of_buckets(buckets):
         ("s3://", "s3://BUCKET/FOLDER"),
         ("gs:///run", "gs://BUCKET/FOLDER"),
         ("file://run", "three slashes"),
+        ("s3://bucket/run[1]", "a name without"),
+        ("gs://bucket/*", "a name without"),
+        ("s3://bucket/runs/../a", "a name without"),
     ],
 )
 def test_other_addresses_are_refused(address, why, monkeypatch):
     monkeypatch.setattr(paths, "_is_installed", lambda package: True)
-    with pytest.raises(UserError, match=rf"--run_dir = '{address}'.*{why}"):
+    with pytest.raises(UserError, match=rf"--run_dir = '{re.escape(address)}'.*{why}"):
         as_path(address, "--run_dir")
 
 
