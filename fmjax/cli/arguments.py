@@ -54,14 +54,16 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     def takes_run(sub):
-        sub.add_argument("run_dir", help="a run directory")
+        sub.add_argument("run_dir", help="a run directory, or its s3://… or gs://…")
         sub.add_argument(
             "--step", type=int, help="step of the checkpoint; default: the newest"
         )
 
     sub = verb("train", "Train a config, or continue a run.")
     takes_config(sub)
-    sub.add_argument("--run_dir", required=True, help="the folder of the run")
+    sub.add_argument(
+        "--run_dir", required=True, help="the folder of the run, or s3://… or gs://…"
+    )
     sub.add_argument(
         "--override", action="store_true", help="continue a run with a changed config"
     )

@@ -54,7 +54,7 @@ def cannot_use(folder: pathlib.Path, name: str, error: OSError) -> UserError:
     else:
         why = text
     return UserError(
-        f"{name} {folder} cannot be written: {why}. Expected a bucket that exists, and "
+        f"{name} {folder} cannot be used: {why}. Expected a bucket that exists, and "
         "credentials that may list, read, write and delete in it: those of the AWS "
         "command line for s3://, of gcloud for gs://. Use another folder, or see "
         "docs/tasks/buckets.md."

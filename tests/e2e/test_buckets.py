@@ -184,7 +184,7 @@ def test_a_bucket_that_cannot_be_used_is_refused(bucket, variables, why, tiny, r
     address = f"s3://{bucket}/run"
     ended = run("train", *tiny, "--run_dir", address, **variables)
     assert ended.returncode == 2
-    assert f"--run_dir {address} cannot be written" in ended.stderr
+    assert f"--run_dir {address} cannot be used" in ended.stderr
     assert why in ended.stderr
     assert "Traceback" not in ended.stderr
 
