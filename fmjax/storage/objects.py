@@ -10,9 +10,14 @@ import os
 import pathlib
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 
 from fmjax.storage.paths import is_bucket
+
+# Two writes at the same moment; the object exists; no conditional writes. Of stores
+# other than Amazon's, s3fs does not tell the second from other errors.
+_CONFLICT, _PRECONDITION_FAILED, _NOT_IMPLEMENTED = 409, 412, 501
 
 
 @contextlib.contextmanager
@@ -33,15 +38,26 @@ def create(path: os.PathLike, content: bytes) -> bool:
     """Makes an object of a bucket; returns False if it exists.
 
     Only one of several processes that do it at a time gets True, if the store has
-    conditional writes, as S3 and GCS do.
+    conditional writes, as S3 and GCS do. In one without them it is just written.
     """
-    with os_errors(path):
+    pauses = iter((0.1, 0.5, 2.0))
+    while True:
         try:
-            _files(path).pipe_file(os.fspath(path), content, mode="create")
-        except FileExistsError:
-            # A client tries again if the answer to its first try was lost.
-            return read_or_none(path) == content
-    return True
+            with os_errors(path):
+                _files(path).pipe_file(os.fspath(path), content, mode="create")
+            return True
+        except OSError as error:
+            status = _http_status(error)
+            if isinstance(error, FileExistsError) or status == _PRECONDITION_FAILED:
+                # A client tries again if the answer to its first try was lost.
+                return read_or_none(path) == content
+            if status == _NOT_IMPLEMENTED:
+                write(path, content)
+                return True
+            pause = next(pauses, None)
+            if status != _CONFLICT or pause is None:
+                raise
+            time.sleep(pause)
 
 
 def write(path: pathlib.Path, content: bytes, sync: bool = False) -> None:
@@ -158,6 +174,12 @@ def local_draft(folder: pathlib.Path) -> Iterator[pathlib.Path]:
                 upload(file, folder / file.relative_to(place).as_posix())
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _http_status(error: OSError) -> int | None:
+    """The status that a store of S3 answered with; None if it is not known."""
+    answer = getattr(error.__cause__, "response", None) or {}
+    return answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
 
 
 def _files(path: os.PathLike):

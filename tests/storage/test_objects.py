@@ -37,6 +37,52 @@ def test_an_object_whose_creation_was_tried_twice_is_the_creators(buckets):
     assert not objects.create(file, b"other")
 
 
+class Answer(Exception):
+    """As botocore's ClientError, which s3fs names as the cause of its own."""
+
+    def __init__(self, status):
+        super().__init__()
+        self.response = {"ResponseMetadata": {"HTTPStatusCode": status}}
+
+
+def answering(monkeypatch, buckets, *statuses):
+    """Lets a store answer conditional writes so, and then as it does otherwise."""
+    left, write = list(statuses), buckets.pipe_file
+
+    def pipe_file(self, path, value, mode="overwrite"):
+        if mode == "create" and left:
+            raise OSError(22, "refused") from Answer(left.pop(0))
+        write(self, path, value, mode=mode)
+
+    monkeypatch.setattr(buckets, "pipe_file", pipe_file)
+    monkeypatch.setattr(objects.time, "sleep", lambda seconds: None)
+
+
+def test_an_object_that_exists_in_a_store_that_does_not_say_why(buckets, monkeypatch):
+    file = as_path("s3://bucket/lock")
+    objects.write(file, b"theirs")
+    answering(monkeypatch, buckets, 412)
+    assert not objects.create(file, b"mine")
+    assert file.read_bytes() == b"theirs"
+
+
+def test_writes_at_the_same_moment_are_tried_again(buckets, monkeypatch):
+    file = as_path("s3://bucket/lock")
+    answering(monkeypatch, buckets, 409, 409)
+    assert objects.create(file, b"mine")
+    answering(monkeypatch, buckets, *[409] * 4)
+    with pytest.raises(OSError, match="refused"):
+        objects.create(as_path("s3://bucket/other"), b"mine")
+
+
+def test_a_store_that_refuses_conditional_writes_just_writes(
+    buckets, monkeypatch, capsys
+):
+    answering(monkeypatch, buckets, *[501] * 9)
+    access.check_bucket(as_path("s3://bucket/run"), "--run_dir", ".probe.")
+    assert "no conditional writes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("address", ["LOCAL", "s3://bucket/run"])
 def test_files_are_replaced(address, buckets, tmp_path):
     folder = as_path(address.replace("LOCAL", str(tmp_path)))

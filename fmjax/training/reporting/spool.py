@@ -11,6 +11,7 @@ from fmjax.storage.paths import is_bucket
 from fmjax.training.reporting import events, goodput, metrics, weights_and_biases
 
 SECONDS = 30.0
+_SMALL_BYTES = 1 << 26
 # Files that a run goes on with.
 _CONTINUED = (metrics.FILE, events.FILE, goodput.FILE, weights_and_biases.FILE)
 
@@ -96,11 +97,20 @@ class Spool:
         if file.is_symlink() or not file.is_file():
             return
         name = file.relative_to(self.folder).as_posix()
-        # Taken before it is read: a line that is added meanwhile changes it again.
-        version = _version(file)
-        if self._uploaded.get(name) != version:
+        try:
+            # Taken before it is read: a line that is added meanwhile changes it again.
+            version = _version(file)
+            if self._uploaded.get(name) == version:
+                return
+            # A request whose body grows while it is sent fails.
+            content = file.read_bytes() if version[0] < _SMALL_BYTES else None
+        except FileNotFoundError:
+            return  # a temporary file of Weights & Biases
+        if content is None:
             objects.upload(file, self._run_dir / name)
-            self._uploaded[name] = version
+        else:
+            objects.write(self._run_dir / name, content)
+        self._uploaded[name] = version
 
     def _keep_up(self) -> None:
         while not self._ended.wait(SECONDS):
