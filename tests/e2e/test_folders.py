@@ -10,6 +10,7 @@ import subprocess
 import pytest
 
 from fmjax.errors import UserError
+from fmjax.interop.hugging_face import import_model
 from fmjax.interop.new_folder import new_folder
 
 
@@ -98,6 +99,8 @@ def test_folders_to_export_to_or_import_into(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="gs://bucket/model"):
         new_folder("gs://bucket/model").__enter__()
+    with pytest.raises(UserError, match="hf_dir = 'gs://bucket/model'"):
+        import_model("gs://bucket/model", tmp_path / "run")
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="cannot be made: Not a directory"):
         new_folder(tmp_path / "file" / "model").__enter__()
