@@ -57,8 +57,8 @@ def suggest(name: str, known: Iterable[str]) -> str:
 def refuse_scheme(value: str | os.PathLike, binding: str) -> None:
     """Refuses an address such as gs://bucket/folder where a path is expected.
 
-    Files are read and written through the operating system only, which would take
-    `gs:` for the name of a local folder.
+    For files that go through the operating system only, which would take `gs:` for
+    the name of a local folder. Others go through `fmjax.storage`.
 
     Args:
       value: the path to check.
@@ -70,7 +70,7 @@ def refuse_scheme(value: str | os.PathLike, binding: str) -> None:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", os.fspath(value)):
         raise UserError(
             f"{binding} = {os.fspath(value)!r}: expected a path of a mounted file "
-            "system; addresses of buckets and other SCHEME:// are not supported."
+            "system; addresses of buckets and other SCHEME:// are not supported here."
         )
 
 

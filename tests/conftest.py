@@ -115,6 +115,15 @@ def _own_cache(tmp_path_factory):
     os.environ["FMJAX_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")
 
 
+@pytest.fixture
+def buckets(monkeypatch):
+    """A store of objects in memory, which s3:// leads to."""
+    from tests.storage.memory_bucket import memory_buckets
+
+    with memory_buckets(monkeypatch) as store:
+        yield store
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> pathlib.Path:
     """The folder of real datasets beside the checkout; skips where it is missing."""

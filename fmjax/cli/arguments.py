@@ -54,14 +54,16 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     def takes_run(sub):
-        sub.add_argument("run_dir", help="a run directory")
+        sub.add_argument("run_dir", help="a run directory, or its s3://… or gs://…")
         sub.add_argument(
             "--step", type=int, help="step of the checkpoint; default: the newest"
         )
 
     sub = verb("train", "Train a config, or continue a run.")
     takes_config(sub)
-    sub.add_argument("--run_dir", required=True, help="the folder of the run")
+    sub.add_argument(
+        "--run_dir", required=True, help="the folder of the run, or s3://… or gs://…"
+    )
     sub.add_argument(
         "--override", action="store_true", help="continue a run with a changed config"
     )
@@ -268,7 +270,7 @@ def _parser() -> argparse.ArgumentParser:
     takes_trust(sub)
 
     sub = verb("status", "Print the progress of a run and what went wrong.")
-    sub.add_argument("run_dir", type=pathlib.Path, help="a run directory")
+    sub.add_argument("run_dir", help="a run directory")
 
     sub = verb("watch", "Show runs in the terminal while they train.")
     sub.add_argument("run_dirs", nargs="+", metavar="RUN_DIR")
@@ -315,10 +317,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name, text in (("tag", "Add tags to a run."), ("untag", "Remove its tags.")):
         sub = action(name, text)
-        sub.add_argument("run_dir", type=pathlib.Path, help="a run directory")
+        sub.add_argument("run_dir", help="a run directory")
         sub.add_argument("names", nargs="+", metavar="TAG")
     sub = action("promote", "Give a checkpoint of a run a stage.")
-    sub.add_argument("run_dir", type=pathlib.Path, help="a run directory")
+    sub.add_argument("run_dir", help="a run directory")
     sub.add_argument("stage", choices=["candidate", "staging", "production", "none"])
     sub.add_argument(
         "--step", type=int, help="step of the checkpoint; default: the newest"

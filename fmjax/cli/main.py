@@ -293,7 +293,9 @@ def _runs(args) -> None:
 
         list_runs(args.folder, args.filter, args.sort, args.reverse, args.json)
         return
-    run_dir = args.run_dir.expanduser()
+    from fmjax.storage.paths import given_path
+
+    run_dir = given_path(args.run_dir)
     if args.action == "promote":
         kept = registry.promote(run_dir, args.stage, args.step, args.note)
         stage = f"{kept.stage} at step {kept.step}" if kept.stage else "without a stage"
@@ -310,7 +312,7 @@ def _profile(args) -> None:
 
     from fmjax.evaluation.profile import read_profile, table
 
-    if os.path.isdir(args.traced):
+    if os.path.isdir(args.traced) or "://" in args.traced:
         for name in ("bindings", "steps", "devices", "out"):
             if getattr(args, name):
                 option = "NAME=VALUE" if name == "bindings" else f"--{name}"

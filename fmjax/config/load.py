@@ -20,6 +20,7 @@ from fmjax.config.stored import translate
 from fmjax.data.images.image_data import ImageData
 from fmjax.data.text.text_data import Data
 from fmjax.errors import UserError
+from fmjax.storage.paths import as_path
 from fmjax.training.checkpoint.saved_state import FOLDER as CHECKPOINTS
 from fmjax.training.experiment import Experiment
 from fmjax.training.reporting.metrics import FILE as METRICS
@@ -76,7 +77,7 @@ def load_stored(
       UserError: as in `load_experiment`.
     """
     reader = _reader(trust)
-    reader.read_stored(pathlib.Path(config))
+    reader.read_stored(as_path(config))
     experiment = _experiment(reader, bindings)
     if not trust and _CACHE not in reader.typed:
         train = dataclasses.replace(experiment.train, compilation_cache=None)
@@ -105,7 +106,7 @@ def read_stored(config: os.PathLike) -> StoredConfig:
       UserError: the file cannot be read or is not gin.
     """
     registry.register_rooms()
-    path = pathlib.Path(config)
+    path = as_path(config)
     statements = list(parse(read_text(path), str(path)))
     bindings = {
         (f"{s.scope}/{s.owner}" if s.scope else s.owner, s.field): format_value(s.value)

@@ -23,6 +23,7 @@ from fmjax.config.statements import (
 )
 from fmjax.errors import UserError, nearest, suggest
 from fmjax.say_once import say_once
+from fmjax.storage.objects import os_errors
 
 # Maximum number and depth of included files; the shipped ones are at most five deep.
 _MAX_FILES, _MAX_DEPTH = 1000, 50
@@ -275,8 +276,9 @@ def read_text(path: pathlib.Path) -> str:
       UserError: the file cannot be read or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        with os_errors(path):
+            return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error}.") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None

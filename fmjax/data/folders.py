@@ -13,19 +13,80 @@ from typing import Any
 
 import xxhash
 
-from fmjax.errors import UserError, refuse_scheme
+from fmjax.data.bucket_cache import BucketCache
+from fmjax.errors import UserError
+from fmjax.storage.paths import as_path, is_bucket
+
+_HOME = "~/.cache/fmjax"
+# The buckets whose caches this process uses, by the local folder of their copies.
+_BUCKETS: dict[Path, BucketCache] = {}
+
+
+def cache_address(cache_dir: str | None) -> Path:
+    """Where caches are: `cache_dir`, else $FMJAX_CACHE, else ~/.cache/fmjax.
+
+    Raises:
+      UserError: it is neither a path nor an address of a bucket.
+    """
+    folder = cache_dir or os.environ.get("FMJAX_CACHE") or _HOME
+    return as_path(folder, _name(cache_dir))
 
 
 def cache_root(cache_dir: str | None) -> Path:
-    """The root of all caches: `cache_dir`, else $FMJAX_CACHE, else ~/.cache/fmjax.
+    """The local root of all caches.
+
+    It is `cache_address`, or of a bucket, a folder that `is_built` copies caches into:
+    below `buckets` in $FMJAX_CACHE if that is local, else in ~/.cache/fmjax.
 
     Raises:
-      UserError: it is an address such as gs://bucket/folder.
+      UserError: as of `cache_address`.
     """
-    folder = cache_dir or os.environ.get("FMJAX_CACHE") or "~/.cache/fmjax"
-    name = "data.cache_dir (images.cache_dir)" if cache_dir else "$FMJAX_CACHE"
-    refuse_scheme(folder, name)
-    return Path(folder).expanduser()
+    address = cache_address(cache_dir)
+    if not is_bucket(address):
+        return address
+    home = cache_address(None)
+    home = as_path(_HOME) if is_bucket(home) else home
+    local = home / "buckets" / digest_of(str(address))
+    if local not in _BUCKETS:
+        _BUCKETS[local] = BucketCache(address, local, _name(cache_dir))
+    return local
+
+
+def is_built(folder: Path, file: str) -> bool:
+    """Whether a folder of a cache is complete; one of a bucket is copied first.
+
+    Args:
+      folder: the folder, below a `cache_root`.
+      file: a file that it has if it is complete.
+
+    Raises:
+      UserError: it is in a bucket that cannot be read.
+    """
+    if (folder / file).is_file():
+        return True
+    bucket = _bucket_of(folder)
+    return bucket is not None and bucket.fetch(folder) and (folder / file).is_file()
+
+
+def publish(folder: Path) -> None:
+    """Uploads a folder of a cache that is in a bucket, unless it is there.
+
+    Its upload may have been interrupted after it was built.
+
+    Raises:
+      UserError: it is in a bucket that cannot be written.
+    """
+    if bucket := _bucket_of(folder):
+        bucket.upload(folder)
+
+
+def _name(cache_dir: str | None) -> str:
+    return "data.cache_dir (images.cache_dir)" if cache_dir else "$FMJAX_CACHE"
+
+
+def _bucket_of(folder: Path) -> BucketCache | None:
+    roots = [root for root in _BUCKETS if folder.is_relative_to(root)]
+    return _BUCKETS[roots[0]] if roots else None
 
 
 def digest_of(description: Any) -> str:
@@ -37,6 +98,8 @@ def digest_of(description: Any) -> str:
 @contextlib.contextmanager
 def atomic_folder(final: Path) -> Iterator[Path]:
     """Yields a temporary folder that is renamed to `final` if the block succeeds.
+
+    If it belongs to a cache in a bucket, it is then uploaded.
 
     If two processes build the same folder, the first to finish wins and the other's
     work is discarded. A crash leaves only a temporary folder, which the next builder on
@@ -64,6 +127,7 @@ def atomic_folder(final: Path) -> Iterator[Path]:
         except OSError:
             if not final.is_dir():
                 raise
+        publish(final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 import types
 from collections.abc import Sequence
 
@@ -22,6 +21,7 @@ from fmjax.inference.load import Run, load
 from fmjax.inference.prompts import encode
 from fmjax.run import directory as run_dirs
 from fmjax.sharding.mesh import MeshConfig
+from fmjax.storage.paths import as_path
 from fmjax.training.experiment import Experiment
 from fmjax.training.validation import EvaluationPoint
 
@@ -65,7 +65,7 @@ def bleu_of_run(
         an encoder-decoder.
     """
     sacrebleu = _import_sacrebleu()
-    folder = pathlib.Path(run_dir).expanduser().absolute()
+    folder = as_path(run_dir)
     experiment = run_dirs.stored_experiment(folder, trust, bindings)
     if experiment.data is None:
         raise UserError(

@@ -19,6 +19,7 @@ from fmjax.errors import UserError, suggest
 from fmjax.evaluation.curve_plots import draw_curves, style_axes
 from fmjax.objectives.terms import UNITS
 from fmjax.run.directory import stored_config, stored_experiment
+from fmjax.storage.paths import as_path
 from fmjax.training.reporting import metrics
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class _Run:
 
 
 def _read(directories: Sequence[str | os.PathLike], trust: bool) -> list[_Run]:
-    folders = [pathlib.Path(d).expanduser().absolute() for d in directories]
+    folders = [as_path(directory) for directory in directories]
     runs = []
     for folder, label in zip(folders, _labels(folders)):
         bindings, note = _stored_bindings(folder, trust)
@@ -146,8 +147,8 @@ def _read(directories: Sequence[str | os.PathLike], trust: bool) -> list[_Run]:
             lines = metrics.read(folder)
         except OSError as error:
             raise UserError(
-                f"{file} cannot be read: {error.strerror}; expected the directory of a "
-                "trained run."
+                f"{file} cannot be read: {error.strerror or 'no such file'}; expected "
+                "the directory of a trained run."
             ) from None
         if not lines:
             raise UserError(f"{file} is empty: the run has not logged a step yet.")

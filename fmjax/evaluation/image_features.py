@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -20,6 +19,7 @@ from fmjax.inference.load import Run, load
 from fmjax.models.contracts import EmbedsImagesAndTexts, ReadsImages
 from fmjax.run import directory as run_dirs
 from fmjax.sharding.mesh import MeshConfig
+from fmjax.storage.paths import as_path
 from fmjax.training.experiment import Experiment
 
 
@@ -126,7 +126,7 @@ def load_images(
       UserError: the data has no images or another tokenizer than the run, or the model
         does not encode images.
     """
-    folder = pathlib.Path(run_dir).expanduser().absolute()
+    folder = as_path(run_dir)
     experiment = run_dirs.stored_experiment(folder, trust, bindings)
     check_measurable(experiment, str(folder))
     data = data_of(experiment, bindings).plain()

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import os
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
@@ -12,6 +13,8 @@ from rich.table import Column, Table
 
 from fmjax.errors import UserError
 from fmjax.sharding.collective_kinds import KINDS
+from fmjax.storage.objects import local_copy
+from fmjax.storage.paths import as_path
 from fmjax.training.reporting.profile import ABOUT, FOLDER
 
 COLLECTIVES, REST = "collectives", "(loss and rest)"
@@ -64,13 +67,17 @@ class Profile:
     idle: float
 
 
-def read_profile(run_dir: pathlib.Path) -> Profile:
+def read_profile(run_dir: str | os.PathLike) -> Profile:
     """The profile of a run's newest trace, as the first process wrote it.
 
     Raises:
       UserError: there is none.
     """
-    folder = pathlib.Path(run_dir) / FOLDER
+    with local_copy(as_path(run_dir) / FOLDER) as folder:
+        return _read(folder, run_dir)
+
+
+def _read(folder: pathlib.Path, run_dir: str | os.PathLike) -> Profile:
     traces = sorted(folder.glob("plugins/profile/*/*.xplane.pb"))
     about = folder / ABOUT
     if not traces or not about.is_file():

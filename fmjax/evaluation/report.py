@@ -20,6 +20,8 @@ from fmjax.run.directory import CONFIG
 from fmjax.run.lock import format_seconds
 from fmjax.run.record import RunRecord, printable
 from fmjax.run.status import parts
+from fmjax.storage.objects import local_copy
+from fmjax.storage.paths import as_path, is_bucket
 from fmjax.training.checkpoint.saved_state import Damaged, SavedState
 from fmjax.training.reporting import metrics
 from fmjax.training.reporting.goodput import STEPS, Account
@@ -59,6 +61,8 @@ def write_report(
         cannot be written.
     """
     record = RunRecord(run_dir).checked()
+    if out is None and is_bucket(record.run_dir):
+        raise UserError("--out: expected a local file, as the run is in a bucket.")
     file = record.run_dir / FILE if out is None else pathlib.Path(out).expanduser()
     _check_replaceable(file)
     page = _render(_content(record))
@@ -113,11 +117,12 @@ def _content(record: RunRecord) -> dict[str, Any]:
     back = ("resumed", "rollback")
     marks = [event["step"] for event in record.events if event["kind"] in back]
     columns, rows = _validations(record.curves)
-    pictures, left_out = _pictures(record.run_dir)
+    with local_copy(record.run_dir / metrics.PICTURES) as folder:
+        pictures, left_out = _pictures(folder)
     return {
         "generator": _GENERATOR,
-        "name": record.run_dir.absolute().name,
-        "path": str(record.run_dir.absolute()),
+        "name": as_path(record.run_dir).name,
+        "path": str(as_path(record.run_dir)),
         "state": state,
         "tone": _TONES.get(state.kind, "open"),
         "parts": parts(record),
@@ -237,10 +242,10 @@ def _samples(run_dir: pathlib.Path) -> Iterable[dict[str, Any]]:
     return {text["name"]: text for text in metrics.read_texts(run_dir)}.values()
 
 
-def _pictures(run_dir: pathlib.Path) -> tuple[list[dict[str, str]], str]:
+def _pictures(folder: pathlib.Path) -> tuple[list[dict[str, str]], str]:
     """The newest pictures of each name as data, and a sentence on those left out."""
     by_name = collections.defaultdict(list)
-    files = sorted((run_dir / metrics.PICTURES).glob("*.png"))
+    files = sorted(folder.glob("*.png"))
     for file in files:
         by_name[file.stem.rpartition("_")[0]].append(file)
     shown, size = [], 0

@@ -24,6 +24,7 @@ from fmjax.run.curves import as_number
 from fmjax.run.directory import CONFIG
 from fmjax.run.lock import format_seconds
 from fmjax.run.record import UNKNOWN, RunRecord, printable, seconds_since
+from fmjax.storage.paths import given_path
 from fmjax.training.reporting import events, goodput, metrics
 
 _PLAIN_WIDTH = 160  # columns of the table if the output is not a terminal
@@ -109,7 +110,7 @@ def list_runs(
         cannot be written.
     """
     tests = [_parse(text) for text in filters]
-    place = pathlib.Path(folder).expanduser()
+    place = given_path(folder, "DIR")
     rows = [read_row(run, place) for run in registry.find_runs(place)]
     known = {*_NAMES} | {n for row in rows for n in (*row.metrics, *row.bindings)}
     for name in (sort, *(name for name, _, _ in tests)):

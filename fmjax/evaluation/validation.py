@@ -22,6 +22,7 @@ from fmjax.sharding.mesh import (
     on_mesh,
 )
 from fmjax.sharding.xla_options import xla_options
+from fmjax.storage.paths import as_path
 from fmjax.training.checkpoint.saved_state import restore_model
 from fmjax.training.checks import check_divisible
 from fmjax.training.evaluate import evaluate
@@ -59,7 +60,7 @@ def evaluate_run(
       UserError: the run has no data, the data has another tokenizer than the run, or
         the devices have too little memory.
     """
-    folder = pathlib.Path(run_dir).expanduser().absolute()
+    folder = as_path(run_dir)
     experiment = run_dirs.stored_experiment(folder, trust, bindings)
     if experiment.data is None:
         raise UserError(

@@ -27,6 +27,7 @@ from fmjax.run.record import (
     printable,
 )
 from fmjax.run.status import parts, progress, speed, time_spent
+from fmjax.storage.paths import given_path, is_bucket
 
 REFRESH_SECONDS = 3.0
 _STYLES = {
@@ -80,7 +81,9 @@ def watch(
 
 
 def _checked(run_dir: str | os.PathLike) -> pathlib.Path:
-    path = pathlib.Path(run_dir).expanduser()
+    path = given_path(run_dir)
+    if is_bucket(path):
+        return path
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file; expected a run directory.")
     if not path.absolute().parent.is_dir():

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import html
 import os
-import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -25,6 +24,7 @@ from fmjax.models.call_arguments import call_arguments
 from fmjax.run import directory as run_dir
 from fmjax.sharding.mesh import MeshConfig, batch_shards, on_mesh
 from fmjax.sharding.rules import LogicalRules
+from fmjax.storage.paths import as_path
 from fmjax.training.checkpoint import saved_state
 from fmjax.training.experiment import Experiment
 
@@ -206,7 +206,7 @@ def load(
             f"dtype = {dtype!r}: expected one of {', '.join(_DTYPES)}."
             f"{suggest(str(dtype), _DTYPES)}"
         )
-    directory = pathlib.Path(directory).expanduser().absolute()
+    directory = as_path(directory)
     config = run_dir.stored_experiment(directory, trust)
     devices = jax.local_devices()[:1] if mesh is None else jax.devices()
     mesh = mesh or MeshConfig()

@@ -5,7 +5,6 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -30,6 +29,7 @@ from fmjax.interop.weights import leaves, tensors
 from fmjax.models.contracts import vocab_size_of
 from fmjax.run import directory as run_dirs
 from fmjax.sharding.mesh import MeshConfig
+from fmjax.storage.paths import as_path
 from fmjax.training.checkpoint import saved_state
 from fmjax.training.state import abstract_variables
 
@@ -73,7 +73,7 @@ def export_model(
       UserError: no model_type can represent the model; the message names the field.
         Nothing is written then.
     """
-    source = Path(run_dir).expanduser().absolute()
+    source = as_path(run_dir)
     experiment = run_dirs.stored_experiment(source, trust)
     objective = experiment.objective
     dtype = dtype or experiment.imported_dtype or "float32"

@@ -7,7 +7,7 @@ import jax
 
 from fmjax.config.render import render
 from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
-from fmjax.errors import UserError, suggest
+from fmjax.errors import UserError, refuse_scheme, suggest
 from fmjax.interop import generation_file, preprocessor_file
 from fmjax.interop.new_folder import new_folder
 from fmjax.interop.options import Options, has_option
@@ -40,6 +40,7 @@ def import_model(
       UserError: an option, a tensor or a file is not supported. Nothing is written
         then.
     """
+    refuse_scheme(hf_dir, "hf_dir")
     source = Path(hf_dir).expanduser()
     if not source.is_dir():
         raise UserError(f"{source}: no such directory; expected a saved model.")

@@ -10,6 +10,9 @@ from fmjax.config.render import differences, render
 from fmjax.data.tokenizers.tokenizers import load_tokenizer
 from fmjax.errors import UserError
 from fmjax.run import lock as run_lock
+from fmjax.storage import objects
+from fmjax.storage.access import cannot_use, check_bucket
+from fmjax.storage.paths import as_path, is_bucket
 from fmjax.training.experiment import Experiment
 from fmjax.training.init_from import InitFrom, Source
 
@@ -85,11 +88,18 @@ def _schedule_note(before: Experiment, now: Experiment) -> str:
 def check_writable(run_dir: pathlib.Path) -> None:
     """Checks that the directory can be created, or written if it exists.
 
-    A temporary folder is made in it, or in its nearest existing parent, and removed.
+    A temporary folder is made in it, or in its nearest existing parent, and removed; in
+    a bucket, an object.
 
     Raises:
       UserError: the file system refuses.
     """
+    if is_bucket(run_dir):
+        from fmjax.training.checkpoint.bucket_arrays import check_arrays
+
+        check_bucket(run_dir, "--run_dir", f".{run_lock.FILE}.")
+        check_arrays(run_dir, "--run_dir", f".{run_lock.FILE}.")
+        return
     nearest = run_dir
     while not os.path.lexists(nearest):
         nearest = nearest.parent
@@ -109,6 +119,8 @@ def cannot_write(run_dir: pathlib.Path, place: str, error: OSError) -> UserError
       place: the file or folder that was refused.
       error: what the operating system raised.
     """
+    if is_bucket(run_dir):
+        return cannot_use(run_dir, "--run_dir", error)
     return UserError(
         f"--run_dir {run_dir} cannot be written ({place}: {error.strerror}); expected "
         "a directory that can be created or written. Use another --run_dir."
@@ -124,9 +136,7 @@ def _others(run_dir: pathlib.Path) -> bool:
 def write(run_dir: pathlib.Path, config_text: str) -> None:
     """Stores the config in the run directory; an older one is replaced atomically."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    temporary = run_dir / f"{CONFIG}.tmp"
-    temporary.write_text(config_text, encoding="utf-8")
-    os.replace(temporary, run_dir / CONFIG)
+    objects.write(run_dir / CONFIG, config_text.encode())
 
 
 def stored_experiment(
@@ -155,9 +165,16 @@ def stored_config(run_dir: pathlib.Path) -> StoredConfig:
 
 
 def _config_of(run_dir: pathlib.Path) -> pathlib.Path:
-    if not run_dir.is_dir():
+    try:
+        with objects.os_errors(run_dir):
+            is_folder, has_config = run_dir.is_dir(), (run_dir / CONFIG).is_file()
+    except OSError as error:
+        raise UserError(
+            f"{run_dir} cannot be read: {error.strerror or error}."
+        ) from error
+    if not is_folder:
         raise UserError(f"{run_dir}: no such directory.")
-    if not (run_dir / CONFIG).is_file():
+    if not has_config:
         raise UserError(f"{run_dir} holds no {CONFIG}, so it is not a run directory.")
     return run_dir / CONFIG
 
@@ -169,7 +186,7 @@ def source_of(wanted: InitFrom, trust: bool = False) -> Source:
       UserError: `init_from.run` is not a run directory, or its config imports code
         without `trust`.
     """
-    run_dir = pathlib.Path(wanted.run)
+    run_dir = as_path(wanted.run, "init_from.run")
     try:
         experiment = stored_experiment(run_dir, trust)
     except UserError as error:

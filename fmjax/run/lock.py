@@ -12,11 +12,14 @@ import time
 from typing import Any
 
 from fmjax.errors import UserError
+from fmjax.storage.objects import os_errors
+from fmjax.storage.paths import is_bucket
 
 FILE = "lock.json"
 REFRESH_SECONDS = 5.0
 # A process on another host can be judged only by the modification time of its lock, and
-# clocks differ. If that time does not change for so long, the lock is stale.
+# clocks differ. If that time does not change for so long, the lock is stale. In buckets
+# the content changes instead.
 STALE_SECONDS = 60.0
 
 
@@ -45,14 +48,14 @@ class RunLock:
                 fcntl.flock(guard, fcntl.LOCK_EX)
             refuse_if_taken(self._file.parent)
             temporary = self._file.with_name(f"{FILE}.{os.getpid()}")
-            temporary.write_text(json.dumps(_self()), encoding="utf-8")
+            temporary.write_text(json.dumps(own()), encoding="utf-8")
             os.replace(temporary, self._file)
         self._thread.start()
 
     def release(self) -> None:
         """Unlocks the directory."""
         self._ended.set()
-        if read(self._file.parent) == _self():
+        if is_own(read(self._file.parent)):
             self._file.unlink(missing_ok=True)
 
     def _refresh(self) -> None:
@@ -80,10 +83,13 @@ def refuse_if_taken(run_dir: pathlib.Path, at_once: bool = False) -> None:
         return
     if owner.get("host") == socket.gethostname():
         alive = owner.get("started") == _started(owner.get("pid", 0))
-        if not alive or owner == _self():
+        if not alive or is_own(owner):
             return
     elif at_once or not _is_fresh(run_dir / FILE):
         return
+    else:
+        # Another process may have taken a stale lock meanwhile.
+        owner = read(run_dir) or owner
     age = time.time() - owner.get("since", 0)
     raise UserError(
         f"{run_dir} is in use: process {owner.get('pid')} on {owner.get('host')} has "
@@ -102,14 +108,24 @@ def read(run_dir: pathlib.Path) -> dict[str, Any] | None:
       UserError: the lock is not a regular file, or may not be read.
     """
     try:
-        owner = json.loads((run_dir / FILE).read_bytes())
+        with os_errors(run_dir):
+            content = (run_dir / FILE).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise UserError(
-            f"{run_dir / FILE} cannot be read: {error.strerror}; expected the lock "
-            "file of a run. Remove it if no process trains in this directory."
+            f"{run_dir / FILE} cannot be read: {error.strerror or error}; expected the "
+            "lock file of a run. Remove it if no process trains in this directory."
         ) from error
+    return parsed(content)
+
+
+def parsed(content: bytes | None) -> dict[str, Any] | None:
+    """The owner that a lock's content names, as `read` gives it."""
+    if content is None:
+        return None
+    try:
+        owner = json.loads(content)
     except (ValueError, RecursionError):
         return {}
     kinds = {"host": str, "pid": int, "started": str, "since": (int, float)}
@@ -118,6 +134,21 @@ def read(run_dir: pathlib.Path) -> dict[str, Any] | None:
     )
     # Larger numbers are no time, and would make the age unreadable.
     return owner if known and abs(owner["since"]) < 1e15 else {}
+
+
+def own() -> dict[str, Any]:
+    """The lock's content if this process holds it."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": _started(os.getpid()),
+        "since": _SINCE,
+    }
+
+
+def is_own(owner: dict[str, Any] | None) -> bool:
+    """Whether this process is the owner that `read` gave."""
+    return owner is not None and {name: owner.get(name) for name in own()} == own()
 
 
 def format_seconds(seconds: float) -> str:
@@ -139,7 +170,7 @@ def is_alive(run_dir: pathlib.Path) -> bool | None:
 
 
 def _is_fresh(file: pathlib.Path) -> bool:
-    """Whether the file's modification time changes within STALE_SECONDS."""
+    """Whether the lock is refreshed within STALE_SECONDS."""
     print(
         f"{file} was written by another host; waiting up to {STALE_SECONDS:.0f} s to "
         "see whether it is still updated",
@@ -147,24 +178,23 @@ def _is_fresh(file: pathlib.Path) -> bool:
         flush=True,
     )
     try:
-        before = file.stat().st_mtime_ns
+        before = _mark(file)
         deadline = time.monotonic() + STALE_SECONDS
         while time.monotonic() < deadline:
             time.sleep(min(1.0, REFRESH_SECONDS))
-            if file.stat().st_mtime_ns != before:
+            if _mark(file) != before:
                 return True
     except FileNotFoundError:
         pass
     return False
 
 
-def _self() -> dict[str, Any]:
-    return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "started": _started(os.getpid()),
-        "since": _SINCE,
-    }
+def _mark(file: pathlib.Path) -> bytes | int:
+    """What a refresh of the lock changes."""
+    if is_bucket(file):
+        with os_errors(file):
+            return file.read_bytes()
+    return file.stat().st_mtime_ns
 
 
 def _started(pid: int) -> str | None:

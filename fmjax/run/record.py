@@ -17,6 +17,8 @@ from fmjax.run import directory as run_dirs
 from fmjax.run import lock as run_lock
 from fmjax.run.curves import Curves, as_number
 from fmjax.run.lock import format_seconds
+from fmjax.storage import objects
+from fmjax.storage.paths import given_path
 from fmjax.training.checkpoint.saved_state import parameter_count, saved_steps
 from fmjax.training.faults import bad_step_log
 from fmjax.training.reporting import events, goodput, metrics, starts
@@ -68,10 +70,10 @@ class RunRecord:
     """
 
     def __init__(self, run_dir: str | os.PathLike):
-        self.run_dir = pathlib.Path(run_dir).expanduser()
+        self.run_dir = given_path(run_dir)
         self.config: StoredConfig | None = None
         self.error: UserError | None = None
-        self._changed: int | None = None
+        self._changed: float | None = None
         self.curves, self.account = Curves(), Account()
         self.events: list[dict[str, Any]] = []
         self.starts: list[dict[str, Any]] = []
@@ -211,7 +213,7 @@ class RunRecord:
     def _read_config(self) -> None:
         file = self.run_dir / run_dirs.CONFIG
         try:
-            changed = file.stat().st_mtime_ns
+            changed = objects.modified(file)
         except OSError:
             changed = None
         if changed is not None and changed == self._changed:
@@ -236,7 +238,7 @@ class RunRecord:
 def seconds_since(file: pathlib.Path) -> float | None:
     """Since a file was written; None if it is gone, as the run may remove it."""
     try:
-        return time.time() - file.stat().st_mtime
+        return time.time() - objects.modified(file)
     except OSError:
         return None
 

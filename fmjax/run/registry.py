@@ -18,6 +18,8 @@ from typing import Any
 
 from fmjax.errors import UserError
 from fmjax.run.directory import CONFIG
+from fmjax.storage import objects
+from fmjax.storage.paths import as_path, is_bucket
 from fmjax.training.checkpoint.retention import REGISTRY as FILE
 from fmjax.training.checkpoint.saved_state import saved_steps
 
@@ -51,7 +53,8 @@ def read(run_dir: pathlib.Path) -> Registry:
     """
     file = run_dir / FILE
     try:
-        content = json.loads(file.read_bytes())
+        with objects.os_errors(file):
+            content = json.loads(file.read_bytes())
         tags, history = tuple(content["tags"]), tuple(content["history"])
         stage, step = content["stage"], content["step"]
         if not (
@@ -149,6 +152,8 @@ def find_runs(folder: pathlib.Path) -> list[pathlib.Path]:
     Raises:
       UserError: there is no such folder.
     """
+    if is_bucket(folder):
+        return _runs_of_bucket(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such directory.")
     found = []
@@ -160,9 +165,23 @@ def find_runs(folder: pathlib.Path) -> list[pathlib.Path]:
     return found
 
 
+def _runs_of_bucket(folder: pathlib.Path) -> list[pathlib.Path]:
+    try:
+        files = objects.files_of(folder)
+    except OSError as error:
+        why = error.strerror or error
+        raise UserError(f"{folder} cannot be read: {why}.") from None
+    found: list[str] = []
+    for file in sorted(f"/{file}" for file in files):
+        place, _, name = file.rpartition("/")
+        if name == CONFIG and not any(f"{place}/".startswith(f) for f in found):
+            found.append(f"{place}/")
+    return [folder / place.strip("/") if place != "/" else folder for place in found]
+
+
 def same_stage(run_dir: pathlib.Path, stage: str) -> list[pathlib.Path]:
     """Other runs in the parent of a run directory that have a stage."""
-    run_dir = run_dir.absolute()
+    run_dir = as_path(run_dir)
     found = []
     for other in sorted(run_dir.parent.iterdir()):
         # A damaged registry of another run is no reason to refuse this one.
@@ -188,17 +207,12 @@ def _changed(run_dir: pathlib.Path) -> Iterator[tuple[Registry, Any]]:
 
     def write(new: Registry) -> Registry:
         new = dataclasses.replace(new, tags=tuple(sorted(new.tags)))
-        partial = run_dir / f".{FILE}.{os.getpid()}"
+        text = json.dumps(dataclasses.asdict(new), indent=2) + "\n"
         try:
-            with partial.open("w", encoding="utf-8") as file:
-                file.write(json.dumps(dataclasses.asdict(new), indent=2) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, run_dir / FILE)
+            objects.write(run_dir / FILE, text.encode(), sync=True)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise UserError(
-                f"{run_dir / FILE} cannot be written: {error.strerror}."
+                f"{run_dir / FILE} cannot be written: {error.strerror or error}."
             ) from None
         return new
 
@@ -209,6 +223,9 @@ def _changed(run_dir: pathlib.Path) -> Iterator[tuple[Registry, Any]]:
 @contextlib.contextmanager
 def _locked(run_dir: pathlib.Path) -> Iterator[None]:
     """Lets one process at a time change the registry, where the file system can."""
+    if is_bucket(run_dir):
+        yield
+        return
     folder = os.open(run_dir, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):

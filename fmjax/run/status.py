@@ -17,12 +17,15 @@ from fmjax.objectives.terms import UNITS
 from fmjax.run.curves import as_number
 from fmjax.run.lock import format_seconds
 from fmjax.run.record import RunRecord, printable, seconds_since
+from fmjax.storage import objects
+from fmjax.storage.paths import is_bucket
+from fmjax.training.checkpoint.bucket_steps import COMMITTED
 from fmjax.training.checkpoint.saved_state import FOLDER
 from fmjax.training.reporting import goodput
 from fmjax.training.reporting.goodput import Account
 
 
-def status(run_dir: pathlib.Path) -> list[str]:
+def status(run_dir: str | os.PathLike) -> list[str]:
     """Lines of text: the run's parts, progress, speed, checkpoints and failures.
 
     The config is read as text, so the Python modules that it imports are not needed.
@@ -42,11 +45,11 @@ def status(run_dir: pathlib.Path) -> list[str]:
         "speed": speed(record),
         "time": time_spent(record.account),
         "loss": _losses(record.curves.newest),
-        "saved": _saved(run_dir, saved),
+        "saved": _saved(record.run_dir, saved),
         "starts": _starts(log),
         "trouble": _trouble(log, record.bad),
         "restart": _restart(record),
-        "disk": _disk(run_dir),
+        "disk": _disk(record.run_dir),
     }
     return [str(run_dir)] + [
         f"  {name:9}{printable(text)}" for name, text in rows.items()
@@ -124,7 +127,8 @@ def _losses(newest: Mapping[str, Mapping[str, Any]]) -> str:
 def _saved(run_dir: pathlib.Path, saved: list[int]) -> str:
     if not saved:
         return "nothing yet"
-    seconds = seconds_since(run_dir / FOLDER / str(saved[-1]))
+    folder = run_dir / FOLDER / str(saved[-1])
+    seconds = seconds_since(folder / COMMITTED if is_bucket(folder) else folder)
     age = "a moment" if seconds is None else format_seconds(seconds)
     return f"steps {', '.join(map(str, saved))}; the last {age} ago"
 
@@ -174,6 +178,8 @@ def _restart(record: RunRecord) -> str:
 
 
 def _disk(run_dir: pathlib.Path) -> str:
+    if is_bucket(run_dir):
+        return f"{objects.size_of(run_dir) / 1e9:,.2f} GB here"
     size = 0
     for folder, _, names in os.walk(run_dir):
         for name in names:

@@ -13,6 +13,7 @@ from fmjax.training.faults.watchdog import warn
 from fmjax.training.loop import Loop
 from fmjax.training.memory import HELP, describe_memory
 from fmjax.training.reporting.goodput import Clock
+from fmjax.training.reporting.spool import Spool
 from fmjax.training.setup import set_up
 from fmjax.training.vocab_size import with_vocab_size
 
@@ -46,10 +47,10 @@ def trace_steps(experiment: Experiment, folder: pathlib.Path, steps: int) -> Non
         init_from=(),
     )
     use_compilation_cache(experiment.train.compilation_cache)
-    clock = Clock(folder, time.time())
+    clock, spool = Clock(folder, time.time()), Spool(folder)
     with clock:
         setup = set_up(experiment, (), lambda: None)
-    loop = Loop(experiment, folder, "", setup, warn, False, clock)
+    loop = Loop(experiment, folder, "", setup, warn, False, clock, spool)
 
     def held() -> str:
         return describe_memory(setup.plan, setup.step.activations)

@@ -1,15 +1,17 @@
 """Training an experiment in a run directory: a new run, or the rest of one."""
 
 import os
-import pathlib
 from collections.abc import Callable
 
 import jax
 
-from fmjax.errors import UserError, refuse_scheme
+from fmjax.errors import UserError
 from fmjax.run import directory as run_dirs
 from fmjax.run import lock as run_lock
+from fmjax.run.bucket_lock import BucketLock
 from fmjax.run.lock import RunLock
+from fmjax.storage.objects import local_draft
+from fmjax.storage.paths import as_path, is_bucket
 from fmjax.training import loop
 from fmjax.training.checkpoint.saved_state import saved_steps
 from fmjax.training.experiment import Experiment
@@ -30,7 +32,8 @@ def train(
 
     Args:
       experiment: from `fmjax.load_experiment`.
-      run_dir: a new or empty directory, or the run directory of this experiment.
+      run_dir: a new or empty directory, or the run directory of this experiment; a
+        path, or an address such as gs://BUCKET/FOLDER.
       override: whether to continue a run whose config differs.
       trust: whether the stored config may import code.
       on_hang: called in another thread with a sentence about what hangs; by default
@@ -50,13 +53,13 @@ def train(
                 f"experiment.{part} has no value; training needs one. Bind it, or "
                 "include runs/pretrain.gin."
             )
-    refuse_scheme(run_dir, "--run_dir")
-    folder = pathlib.Path(run_dir).expanduser().absolute()
+    folder = as_path(run_dir, "--run_dir")
     run_dirs.check_writable(folder)
     experiment = with_vocab_size(experiment)
     config_text = run_dirs.claim(folder, experiment, override, trust)
 
-    first, lock = jax.process_index() == 0, RunLock(folder)
+    first = jax.process_index() == 0
+    lock = BucketLock(folder) if is_bucket(folder) else RunLock(folder)
     if first:
         run_lock.refuse_if_taken(folder, at_once=True)
 
@@ -67,7 +70,8 @@ def train(
             lock.take()
             run_dirs.write(folder, config_text)
             if (tokenizer := experiment.data.tokenizer()) is not None:
-                tokenizer.save(folder / run_dirs.TOKENIZER)
+                with local_draft(folder / run_dirs.TOKENIZER) as draft:
+                    tokenizer.save(draft)
         except OSError as error:
             raise run_dirs.cannot_write(folder, error.filename, error) from error
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 
-from fmjax.data.folders import cache_root
-from fmjax.errors import refuse_scheme
+from fmjax.data.folders import cache_address
+from fmjax.storage.paths import as_path, is_bucket
 
 _GIT_SECONDS = 3.0  # a network file system may be slow, and a run can do without
 
@@ -23,13 +23,17 @@ def use_compilation_cache(folder: str | None) -> None:
     kept unless `folder` names another.
 
     Raises:
-      UserError: the folder is an address such as gs://bucket/folder.
+      UserError: the folder is neither a path nor an address of a bucket.
     """
     if folder == "" or (folder is None and jax.config.jax_compilation_cache_dir):
         return
     if folder is not None:
-        refuse_scheme(folder, "train.compilation_cache")
-    place = folder or cache_root(None) / "xla"
+        place = as_path(folder, "train.compilation_cache")
+    else:
+        place = cache_address(None) / "xla"
+    if is_bucket(place):
+        # Those are files that XLA itself writes, and it knows no buckets.
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     jax.config.update("jax_compilation_cache_dir", str(place))
 
 

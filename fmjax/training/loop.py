@@ -35,6 +35,7 @@ from fmjax.training.reporting import events, goodput, metrics, starts
 from fmjax.training.reporting.goodput import Clock
 from fmjax.training.reporting.profile import StepProfile
 from fmjax.training.reporting.reports import Reports
+from fmjax.training.reporting.spool import Spool
 from fmjax.training.reporting.step_figures import StepFigures
 from fmjax.training.reporting.step_flops import StepFlops
 from fmjax.training.reporting.step_log import StepLog
@@ -95,37 +96,41 @@ def train(
       BadDevice: a device gives wrong results.
     """
     use_compilation_cache(experiment.train.compilation_cache)
-    clock = Clock(run_dir, began or time.time(), jax.process_index() == 0)
-    with clock:
-        setup = set_up(experiment, sources, on_checked)
-    loop = Loop(experiment, run_dir, config_text, setup, on_hang, changed_data, clock)
+    with Spool(run_dir) as spool:
+        clock = Clock(spool.folder, began or time.time(), jax.process_index() == 0)
+        with clock:
+            setup = set_up(experiment, sources, on_checked)
+        spool.begin(fetch=jax.process_index() == 0)
+        loop = Loop(
+            experiment, run_dir, config_text, setup, on_hang, changed_data, clock, spool
+        )
 
-    def held() -> str:
-        return describe_memory(setup.plan, setup.step.activations)
+        def held() -> str:
+            return describe_memory(setup.plan, setup.step.activations)
 
-    try:
-        with (
-            clock,
-            explained_out_of_memory(HELP, held),
-            on_mesh(setup.mesh, setup.rules),
-            Interruption() as interruption,
-            loop.watchdog,
-        ):
-            loop.restore()
-            loop.note_start()
-            while not (loop.complete or loop.interrupted):
-                try:
-                    loop.step()
-                    loop.after_step(interruption)
-                except Rollback as error:
-                    loop.roll_back(error)
-            if loop.complete and not loop.evaluated:
-                loop.evaluate(last=True)
-    except Diverged as error:
-        raise loop.diverged(error) from None
-    finally:
-        loop.close()
-    return loop.outcome()
+        try:
+            with (
+                clock,
+                explained_out_of_memory(HELP, held),
+                on_mesh(setup.mesh, setup.rules),
+                Interruption() as interruption,
+                loop.watchdog,
+            ):
+                loop.restore()
+                loop.note_start()
+                while not (loop.complete or loop.interrupted):
+                    try:
+                        loop.step()
+                        loop.after_step(interruption)
+                    except Rollback as error:
+                        loop.roll_back(error)
+                if loop.complete and not loop.evaluated:
+                    loop.evaluate(last=True)
+        except Diverged as error:
+            raise loop.diverged(error) from None
+        finally:
+            loop.close()
+        return loop.outcome()
 
 
 class Loop:
@@ -139,6 +144,7 @@ class Loop:
       on_hang: as for `train`.
       changed_data: as for `train`.
       clock: of the run.
+      spool: of the run's reports.
 
     Attributes:
       state: after the last step; None before `restore`.
@@ -157,11 +163,13 @@ class Loop:
         on_hang: Callable[[str], None],
         changed_data: bool,
         clock: Clock,
+        spool: Spool,
     ):
         run, data, objective = experiment.train, experiment.data, experiment.objective
         self._experiment, self._run = experiment, run
         self._run_dir, self._config_text = run_dir, config_text
         self._setup, self._changed_data, self._spent = setup, changed_data, clock
+        self._spool = spool
         self.state: State | None = None
         self.done, self.interrupted, self.evaluated = 0, False, False
         self._validation: dict[str, float] = {}
@@ -179,11 +187,14 @@ class Loop:
             for name, causal in (("mfu", False), ("causal_mfu", True))
         }
         self._reports = Reports(
-            run_dir,
+            spool.folder,
             run.steps,
             objective.unit,
             self._utilization,
-            lambda: [Outbox(t, run_dir, config_text) for t in experiment.trackers],
+            lambda: [
+                Outbox(tracker, spool.folder, config_text)
+                for tracker in experiment.trackers
+            ],
         )
         self._describe()
         check_devices(setup.mesh)
@@ -201,13 +212,13 @@ class Loop:
             lambda text: self._reports.event("save failed", self.done, text),
         )
         self._clock = SaveClock(run.checkpoint_minutes)
-        self._profile = StepProfile(run_dir, run.profile, self._program)
+        self._profile = StepProfile(spool.folder, run.profile, self._program)
         self._validate = Validation(experiment, setup.sharding, setup.eval_batch_size)
         self.watchdog = Watchdog(
             run_dir,
             factor=run.hang_factor,
             at_least=run.hang_seconds,
-            note=lambda why: self._reports.note("hung", self.done, why),
+            note=self._note_hang,
             on_hang=on_hang,
         )
 
@@ -242,7 +253,7 @@ class Loop:
                 noise = found.data.get("noise_scale")
                 self.done, self.state = found.step, found.state
         if self.complete:
-            self.evaluated = _noted_as_finished(self._run_dir, self.done)
+            self.evaluated = _noted_as_finished(self._spool.folder, self.done)
             also = "" if self.evaluated else ", but for its last evaluation"
             message = f"finished already, at step {self.done}{also}"
             reports.say(f"{message}; a larger train.steps extends the run")
@@ -283,7 +294,7 @@ class Loop:
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         }
         with self.watchdog.paused(), self._spent.spend(goodput.SET_UP):
-            starts.note(self._run_dir, line | program())
+            starts.note(self._spool.folder, line | program())
 
     def step(self) -> None:
         """Makes one update: next batch, compiled step, metrics to the log."""
@@ -349,6 +360,7 @@ class Loop:
         if last:
             self.evaluated = True
             self._reports.note("finished", step)
+        self._upload_reports()
 
     def roll_back(self, error: Rollback) -> None:
         """Restores a checkpoint from before a bad step; its batches will be skipped.
@@ -405,8 +417,19 @@ class Loop:
         meta = {"config": self._config_text, "versions": versions()}
         save = self._saver.finish if wait else self._saver.save
         with self._spent.spend(goodput.SAVING):
+            # First, so that no metric of a step that is kept is lost.
+            self._upload_reports()
             save(self.state, position, meta)
         self._clock.saved()
+
+    def _upload_reports(self) -> None:
+        if self._spool.uploads:
+            self._reports.flush()
+            self._spool.upload()
+
+    def _note_hang(self, why: str) -> None:
+        self._reports.note("hung", self.done, why)
+        self._spool.upload()
 
     def _program(self) -> str:
         """The compiled step as text; from JAX's cache, where it keeps one."""

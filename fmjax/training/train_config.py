@@ -41,9 +41,9 @@ class TrainConfig:
         long.
       log_every: steps between lines of metrics; reduced so that a short run has at
         least ten lines.
-      compilation_cache: folder of compiled programs; None means $FMJAX_CACHE/xla or
-        ~/.cache/fmjax/xla; "" for no cache. Files in it are executed as code, so a
-        config file that binds it needs --trust.
+      compilation_cache: folder of compiled programs, or an address of a bucket; None
+        means $FMJAX_CACHE/xla or ~/.cache/fmjax/xla; "" for no cache. Files in it are
+        executed as code, so a config file that binds it needs --trust.
       xla_options: (name, value) pairs of XLA's options for the train step, beside those
         of `fmjax.sharding.xla_options` for the platform; a value of None leaves the
         compiler's default.

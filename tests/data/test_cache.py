@@ -417,11 +417,11 @@ def test_a_cache_folder_that_cannot_be_written_is_named(tmp_path):
         build(tmp_path)
 
 
-def test_an_address_is_no_cache_folder(tmp_path, monkeypatch):
+def test_an_address_that_is_no_buckets_is_no_cache_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"data\.cache_dir.* = 'gs://b/c'"):
-        folders.cache_root("gs://b/c")
-    monkeypatch.setenv("FMJAX_CACHE", "s3://b")
-    with pytest.raises(UserError, match=r"\$FMJAX_CACHE = 's3://b'"):
+    with pytest.raises(UserError, match=r"data\.cache_dir.* = 'az://b/c'"):
+        folders.cache_root("az://b/c")
+    monkeypatch.setenv("FMJAX_CACHE", "az://b")
+    with pytest.raises(UserError, match=r"\$FMJAX_CACHE = 'az://b'"):
         folders.cache_root(None)
     assert not list(tmp_path.iterdir())

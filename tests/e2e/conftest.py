@@ -41,9 +41,11 @@ def fmjax():
 def fmjax_until():
     """Runs `fmjax ARGS`, and sends a signal once `ready()` holds; the exit code."""
 
-    def run(ready, number: signal.Signals, *args) -> int:
+    def run(
+        ready, number: signal.Signals, *args, python=sys.executable, **environment
+    ) -> int:
         deadline = time.monotonic() + DEADLINE_SECONDS
-        with _start(args, sys.executable, {}, out=subprocess.DEVNULL) as process:
+        with _start(args, python, environment, out=subprocess.DEVNULL) as process:
             while not ready() and time.monotonic() < deadline:
                 assert process.poll() is None, "it ended before the signal"
                 time.sleep(0.01)

@@ -10,6 +10,7 @@ import subprocess
 import pytest
 
 from fmjax.errors import UserError
+from fmjax.interop.hugging_face import import_model
 from fmjax.interop.new_folder import new_folder
 
 
@@ -69,17 +70,19 @@ def test_a_run_directory_that_cannot_be_written(
 @pytest.mark.parametrize(
     ("bindings", "named"),
     [
-        (["--run_dir", "gs://bucket/run"], "--run_dir = 'gs://bucket/run'"),
-        (["data.cache_dir=s3://bucket/cache"], "data.cache_dir"),
-        (["train.compilation_cache=gs://b/xla"], "train.compilation_cache = 'gs:"),
-        (["FMJAX_CACHE"], "$FMJAX_CACHE = 'gs://bucket/cache'"),
+        (["--run_dir", "az://bucket/run"], "--run_dir = 'az://bucket/run'"),
+        (["data.cache_dir=az://bucket/cache"], "data.cache_dir"),
+        (["train.compilation_cache=az://b/xla"], "train.compilation_cache = 'az:"),
+        (["FMJAX_CACHE"], "$FMJAX_CACHE = 'az://bucket/cache'"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_an_address_of_a_bucket(bindings, named, tiny, tmp_path, verb, monkeypatch):
+def test_an_address_that_leads_nowhere(
+    bindings, named, tiny, tmp_path, verb, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     if bindings == ["FMJAX_CACHE"]:
-        monkeypatch.setenv("FMJAX_CACHE", "gs://bucket/cache")
+        monkeypatch.setenv("FMJAX_CACHE", "az://bucket/cache")
         bindings = []
     if "--run_dir" not in bindings:
         bindings = [*bindings, "--run_dir", tmp_path / "run"]
@@ -96,6 +99,8 @@ def test_folders_to_export_to_or_import_into(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="gs://bucket/model"):
         new_folder("gs://bucket/model").__enter__()
+    with pytest.raises(UserError, match="hf_dir = 'gs://bucket/model'"):
+        import_model("gs://bucket/model", tmp_path / "run")
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="cannot be made: Not a directory"):
         new_folder(tmp_path / "file" / "model").__enter__()

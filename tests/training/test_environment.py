@@ -11,6 +11,7 @@ import pytest
 from fmjax.training.environment import program, use_compilation_cache
 
 SETTING = "jax_compilation_cache_dir"
+XLA_CACHES = "jax_persistent_cache_enable_xla_caches"
 
 
 @pytest.fixture
@@ -38,6 +39,18 @@ def test_a_folder_that_jax_was_told_stays(told):
 
 def test_a_folder_of_the_config_comes_first(told):
     assert told("/theirs", "/bound") == "/bound"
+
+
+@pytest.mark.parametrize("bound", ["s3://bucket/programs", None])
+def test_programs_may_be_kept_in_a_bucket(bound, told, buckets, monkeypatch):
+    monkeypatch.setenv("FMJAX_CACHE", "s3://bucket/cache")
+    before = getattr(jax.config, XLA_CACHES)
+    try:
+        assert told(None, bound) == (bound or "s3://bucket/cache/xla")
+        # XLA itself would write those to a folder named s3:.
+        assert getattr(jax.config, XLA_CACHES) == "none"
+    finally:
+        jax.config.update(XLA_CACHES, before)
 
 
 def test_an_empty_folder_changes_nothing(told):

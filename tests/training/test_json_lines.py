@@ -47,7 +47,8 @@ def test_objects_are_those_of_the_whole_file(tmp_path, monkeypatch, actions, chu
         elif action == "half":
             lines.append(b'{"step": 1')
         elif action == "damage":
-            lines.append(b"\x00\xff\n")
+            written += 1
+            lines.append(b"\x00\xff%d\n" % written)
         elif action.startswith("cut"):
             lines = lines[: len(lines) - count] if count else lines
             if action == "cut and append":

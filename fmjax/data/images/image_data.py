@@ -45,7 +45,8 @@ class ImageData(CachedData):
       caption_length: T, tokens of a caption with BOS and EOS.
       mask_captions: whether the padding mask excludes the padding of captions; False
         for models that read it as text, such as SigLIP.
-      cache_dir: folder of the caches; $FMJAX_CACHE or ~/.cache/fmjax if None.
+      cache_dir: folder of the caches, or an address of a bucket; $FMJAX_CACHE or
+        ~/.cache/fmjax if None.
       threads: number of threads that make batches.
       prefetch: number of batches made in advance.
       max_corrupt_fraction: share of the examples, and of the bytes of text, that may be

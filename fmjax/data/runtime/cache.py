@@ -20,6 +20,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from fmjax.data import folders
 from fmjax.data.folders import atomic_folder, digest_of
 from fmjax.data.records import Record, RowLayout
 from fmjax.data.sources.examples import Skipped
@@ -115,7 +116,7 @@ class Cache:
 
 def is_built(root: Path, key: CacheKey) -> bool:
     """Whether the cache exists; its folder appears only when it is complete."""
-    return (key.folder(root) / _METADATA).is_file()
+    return folders.is_built(key.folder(root), _METADATA)
 
 
 def build_cache(
@@ -141,7 +142,7 @@ def build_cache(
       UserError: the split has no rows, too much of it is corrupt, or the folder cannot
         be written.
     """
-    if key.folder(root).exists():
+    if is_built(root, key) or key.folder(root).exists():
         return open_cache(root, key)
     started = time.monotonic()
     skipped = Skipped()
@@ -215,6 +216,7 @@ def open_cache(root: Path, key: CacheKey) -> Cache:
     Raises:
       UserError: the cache is missing or damaged; the message names the file.
     """
+    is_built(root, key)  # copies it, if it is in a bucket
     folder = key.folder(root)
     file = folder / _METADATA
     remedy = f"Delete {folder} to build it again."

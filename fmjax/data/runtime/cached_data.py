@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fmjax.data.folders import cache_root, digest_of, wait_until
+from fmjax.data.folders import cache_root, digest_of, publish, wait_until
 from fmjax.data.records import RowLayout, empty_record
 from fmjax.data.runtime import batches
 from fmjax.data.runtime.cache import Cache, CacheKey, is_built, open_cache
@@ -64,7 +64,9 @@ class CachedData(abc.ABC):
         process prepare, and the others call `wait_until_prepared`.
         """
         for member, key in self._keys("train") + self._keys("validation"):
-            if not is_built(self.root, key):
+            if is_built(self.root, key):
+                publish(key.folder(self.root))
+            else:
                 self._build(member, key)
 
     def wait_until_prepared(self, timeout_seconds: float = 3600) -> None:

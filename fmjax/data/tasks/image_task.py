@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fmjax.configurable import configurable, runtime_field
-from fmjax.data.folders import digest_of
+from fmjax.data.folders import digest_of, is_built
 from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources.digits import Digits
 from fmjax.data.sources.image_folder import ImageFolder
@@ -70,7 +70,7 @@ class ImageTask:
         if self.tokenizer is None:
             return True
         folder = self.tokenizer.cached_in(self._texts(), root)
-        return folder is None or (folder / DESCRIPTOR).is_file()
+        return folder is None or is_built(folder, DESCRIPTOR)
 
     def class_names(self) -> tuple[str, ...]:
         """Names of the labels 0, 1, …; empty if the images have no labels."""

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from fmjax.configurable import configurable, runtime_field
+from fmjax.data.folders import is_built
 from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources.pair_files import PairFiles
 from fmjax.data.sources.stdlib import PythonStdlib
@@ -49,7 +50,7 @@ class TextTask:
     def tokenizer_is_built(self, root: Path) -> bool:
         """Whether `build_tokenizer` would only load files."""
         folder = self.tokenizer.cached_in(self.source, root)
-        return folder is None or (folder / DESCRIPTOR).is_file()
+        return folder is None or is_built(folder, DESCRIPTOR)
 
     def has_inputs(self, root: Path) -> bool:
         """Whether examples are pairs."""

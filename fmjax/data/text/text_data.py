@@ -57,7 +57,8 @@ class Data(CachedData):
       random_window: whether training rows start at random positions of the stream
         (nanoGPT's sampling) instead of every T tokens; only with rows = 'blocks'.
       streaming: whether to read directly from seqio instead of from a cache.
-      cache_dir: folder of the caches; $FMJAX_CACHE or ~/.cache/fmjax if None.
+      cache_dir: folder of the caches, or an address of a bucket; $FMJAX_CACHE or
+        ~/.cache/fmjax if None.
       threads: number of threads that make batches.
       prefetch: number of batches made in advance.
       max_corrupt_fraction: share of the examples, and of the bytes of text, that may be

@@ -26,6 +26,8 @@ from fmjax.data.tokenizers.huggingface.vocabulary import vocabulary_class
 from fmjax.data.tokenizers.special_names import names_above
 from fmjax.data.tokenizers.tokenizer_files import DESCRIPTOR, FORMAT, save_files
 from fmjax.errors import UserError
+from fmjax.storage.objects import os_errors
+from fmjax.storage.paths import as_path
 
 # The spelling of the sentinels that seqio appends to a SentencePiece model.
 _SEQIO_SENTINEL = re.compile("\u2581<extra_id_[0-9]+>")
@@ -241,9 +243,10 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     Raises:
       UserError: there is no tokenizer, or a file is damaged or of an unknown kind.
     """
-    descriptor = Path(folder) / DESCRIPTOR
+    descriptor = as_path(folder) / DESCRIPTOR
     try:
-        fields = json.loads(descriptor.read_bytes())
+        with os_errors(descriptor):
+            fields = json.loads(descriptor.read_bytes())
         found, kind, digest = fields["format"], fields["kind"], fields["digest"]
     except FileNotFoundError:
         raise UserError(
@@ -257,7 +260,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
             f"format {FORMAT} and one of the kinds {sorted(_KINDS)}."
         )
     # The file's name follows from the kind: a descriptor cannot point elsewhere.
-    file = Path(folder) / _KINDS[kind].file_name
+    file = as_path(folder) / _KINDS[kind].file_name
     try:
         tokenizer = _KINDS[kind].from_file(file.read_bytes())
     except Exception as error:  # Libraries raise various errors for damaged files.

@@ -10,7 +10,7 @@ from pathlib import Path
 import sentencepiece as spm
 
 from fmjax.configurable import configurable, path
-from fmjax.data.folders import atomic_folder, digest_of
+from fmjax.data.folders import atomic_folder, digest_of, is_built, publish
 from fmjax.data.sources.source import Document, Source
 from fmjax.data.sources.text_files import TextFiles
 from fmjax.data.tokenizers.special_names import names_above
@@ -324,7 +324,9 @@ def _read_model(file: str, names: tuple[str, ...]) -> Tokenizer:
 
 def _built(folder: Path, make) -> Tokenizer:
     """Loads the tokenizer of a folder; if it is missing, `make` builds it first."""
-    if not (folder / DESCRIPTOR).is_file():
+    if is_built(folder, DESCRIPTOR):
+        publish(folder)
+    else:
         with atomic_folder(folder) as temporary:
             make().save(temporary)
     return load_tokenizer(folder)

@@ -1,8 +1,9 @@
 """Checkpoints of a run: checkpoints/STEP/{state,data,meta,digests}, written by Orbax.
 
-Writing is atomic: Orbax writes a step to a temporary folder and renames it. Reading
-compares the contents with their digests; a damaged checkpoint is moved to `damaged` and
-the one before it is used.
+Writing is atomic: Orbax writes a step to a temporary folder and renames it; in a
+bucket, it writes a last object that makes the step count. Reading compares the contents
+with their digests; a damaged checkpoint is moved to `damaged` and the one before it is
+used.
 """
 
 import contextlib
@@ -22,6 +23,9 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 
 from fmjax.errors import UserError
+from fmjax.storage import objects
+from fmjax.storage.paths import as_path, is_bucket
+from fmjax.training.checkpoint.bucket_steps import clear_uncommitted, set_aside
 from fmjax.training.checkpoint.digest_item import DigestSave
 from fmjax.training.checkpoint.digests import own_pieces, sealed
 from fmjax.training.checkpoint.retention import KeepBest, KeepPromoted
@@ -31,10 +35,15 @@ from fmjax.training.checkpoint.saved_state import (
     Damaged,
     SavedState,
     item_handlers,
+    orbax_folder,
+    saved_steps,
 )
 from fmjax.training.state import State
 
 DAMAGED = "damaged"
+# Of a bucket, as Orbax does on GCS: an object is written by one request, and S3 refuses
+# those above 5 GB.
+_OBJECT_BYTES = 400 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +87,8 @@ class Checkpoints:
         losses: Mapping[int, float] = types.MappingProxyType({}),
     ):
         self._run_dir = run_dir
+        self._folder = orbax_folder(run_dir / FOLDER)
+        self._object_bytes = _OBJECT_BYTES if is_bucket(run_dir) else None
         self._clear_halves()
         self._waiter: threading.Thread | None = None
         self._failure: Exception | None = None
@@ -90,7 +101,7 @@ class Checkpoints:
         self._promoted = KeepPromoted(run_dir)
         policies.append(self._promoted)
         self._manager = ocp.CheckpointManager(
-            run_dir / FOLDER,
+            self._folder,
             item_names=ITEMS,
             # No compression: weights shrink by a tenth at most, and it takes three
             # times as long and a second copy in memory.
@@ -137,7 +148,9 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(tree),
+                state=ocp.args.PyTreeSave(
+                    tree, ocdbt_target_data_file_size=self._object_bytes
+                ),
                 data=ocp.args.JsonSave(sealed(data)),
                 meta=ocp.args.JsonSave(sealed(meta)),
                 digests=DigestSave(own_pieces(tree)),
@@ -162,6 +175,11 @@ class Checkpoints:
         waiting until Orbax's timeout.
         """
         folder = self._run_dir / FOLDER
+        probe = folder / f".probe-{jax.process_index()}"
+        if is_bucket(folder):
+            objects.write(probe / "byte", b"0")
+            objects.remove(probe / "byte")
+            return
         disk = shutil.disk_usage(folder)
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         # Some file systems report a size of 0.
@@ -171,7 +189,6 @@ class Checkpoints:
                 f"{os.strerror(errno.ENOSPC)}: {size:,} bytes are to be saved, "
                 f"{disk.free:,} are free",
             )
-        probe = folder / f".probe-{jax.process_index()}"
         probe.mkdir(exist_ok=True)
         (probe / "byte").write_bytes(b"0")
         shutil.rmtree(probe)
@@ -211,6 +228,7 @@ class Checkpoints:
         Raises:
           UserError: there are checkpoints, but all are damaged; none is moved.
         """
+        self._check_listing()
         steps = [s for s in self.steps if before is None or s < before]
         found: dict[int, str] = {}
         for step in reversed(steps):
@@ -230,6 +248,18 @@ class Checkpoints:
                 "Nothing was changed. Put back a copy of one, or take a new --run_dir."
             )
         return None
+
+    def _check_listing(self) -> None:
+        """Raises an OSError if Orbax misses a checkpoint of a bucket.
+
+        Orbax takes a store that does not answer for one without the checkpoint, and the
+        run would start again from an older one.
+        """
+        if not is_bucket(self._folder) or self.steps == saved_steps(self._run_dir):
+            return
+        self._manager.reload()
+        if self.steps != (saved := saved_steps(self._run_dir)):
+            raise OSError(f"{self._folder} lists {self.steps}, then {saved}")
 
     def drop_after(self, step: int) -> None:
         """Deletes checkpoints past a step, which a rollback has undone.
@@ -265,9 +295,15 @@ class Checkpoints:
 
     def _clear_halves(self) -> None:
         """Deletes the temporary folders of saves that failed or were killed."""
-        if jax.process_index() == 0:
-            for half in (self._run_dir / FOLDER).glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(half, ignore_errors=True)
+        if jax.process_index() != 0:
+            return
+        if is_bucket(self._folder):
+            # As on a disk, what is left is deleted by the next save or start.
+            with contextlib.suppress(OSError):
+                clear_uncommitted(self._folder)
+            return
+        for half in self._folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(half, ignore_errors=True)
 
     def settle(self) -> None:
         """Waits for the save in progress, whether or not it succeeds."""
@@ -292,7 +328,10 @@ class Checkpoints:
             while target.exists():
                 count += 1
                 target = target.with_name(f"{step}-{count}")
-            os.replace(self._run_dir / FOLDER / str(step), target)
+            if is_bucket(target):
+                set_aside(self._folder / str(step), target)
+            else:
+                os.replace(self._folder / str(step), target)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"checkpoint {step} is set aside")
         self._manager.reload()
@@ -379,7 +418,7 @@ def save_model(run_dir: pathlib.Path, params: dict, extra: dict | None = None) -
       params: nested dict of parameters.
       extra: the other collections by name; None for none.
     """
-    checkpoints = Checkpoints(pathlib.Path(run_dir).absolute())
+    checkpoints = Checkpoints(as_path(run_dir))
     checkpoints.save(State(jax.numpy.int32(0), params, extra or {}, ()), {}, {})
     checkpoints.wait()
     checkpoints.close()

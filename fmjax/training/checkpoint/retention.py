@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from fmjax.storage.objects import os_errors
+
 REGISTRY = "registry.json"  # written by fmjax.run.registry
 
 
@@ -65,7 +67,8 @@ class KeepPromoted:
 def _promoted_step(run_dir: pathlib.Path) -> int | None:
     """The step in registry.json; raises an OSError or ValueError if unreadable."""
     try:
-        content = json.loads((run_dir / REGISTRY).read_bytes())
+        with os_errors(run_dir):
+            content = json.loads((run_dir / REGISTRY).read_bytes())
     except FileNotFoundError:
         return None
     step = content.get("step") if isinstance(content, dict) else None

@@ -17,6 +17,8 @@ from jax.experimental import multihost_utils
 from fmjax.errors import UserError
 from fmjax.objectives.objective import Objective
 from fmjax.sharding.rules import LogicalRules, named_shardings, param_specs
+from fmjax.storage.paths import as_path, is_bucket
+from fmjax.training.checkpoint.bucket_steps import committed_steps
 from fmjax.training.checkpoint.digest_item import DigestHandler, DigestRestore
 from fmjax.training.checkpoint.digests import damaged, opened
 from fmjax.training.state import abstract_variables
@@ -26,6 +28,7 @@ FOLDER = "checkpoints"
 ITEMS = ("state", "data", "meta", "digests")
 # Reading is tried again after these pauses: a network file system may fail briefly.
 _PAUSES_SECONDS = (2.0,)
+_PAUSES_OF_BUCKETS_SECONDS = (2.0, 10.0, 30.0)
 
 
 def item_handlers(state: ocp.PyTreeCheckpointHandler) -> dict:
@@ -40,12 +43,24 @@ def item_handlers(state: ocp.PyTreeCheckpointHandler) -> dict:
 
 def saved_steps(run_dir: pathlib.Path) -> list[int]:
     """Steps with a finished checkpoint under `run_dir`, in order."""
-    folder = pathlib.Path(run_dir) / FOLDER
+    folder = as_path(run_dir) / FOLDER
+    # Only names that Orbax writes: "²" is a digit too, and "007" is not step 7.
+    is_step = re.compile(r"0|[1-9][0-9]{0,17}").fullmatch
+    if is_bucket(folder):
+        return committed_steps(folder)
     if not folder.is_dir():
         return []
-    # Only names that Orbax writes: "²" is a digit too, and "007" is not step 7.
     names = [p.name for p in folder.iterdir() if p.is_dir()]
-    return sorted(int(n) for n in names if re.fullmatch(r"0|[1-9][0-9]{0,17}", n))
+    return sorted(int(n) for n in names if is_step(n))
+
+
+def orbax_folder(folder: pathlib.Path) -> pathlib.Path:
+    """A folder of checkpoints for Orbax, which needs help to write to some buckets."""
+    if is_bucket(folder):
+        from fmjax.training.checkpoint.bucket_arrays import use_buckets
+
+        use_buckets()
+    return folder
 
 
 def parameter_count(run_dir: pathlib.Path, step: int) -> int | None:
@@ -104,7 +119,7 @@ class SavedState:
           Damaged: its digests cannot be read.
           UserError: there is no such checkpoint.
         """
-        folder = pathlib.Path(run_dir).absolute() / FOLDER
+        folder = as_path(run_dir) / FOLDER
         steps = saved_steps(folder.parent)
         if not steps or (step is not None and step not in steps):
             wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
@@ -224,7 +239,11 @@ class SavedState:
                 for name in items
             }
 
-        for pause in (*_PAUSES_SECONDS, None):
+        pauses = _PAUSES_SECONDS
+        if is_bucket(self.folder):
+            # Nothing else tells a store that is away for a while from a lost object.
+            pauses = _PAUSES_OF_BUCKETS_SECONDS
+        for pause in (*pauses, None):
             found, error = None, None
             try:
                 found = read()
@@ -320,7 +339,7 @@ def _check_fits(wanted: dict, saved: SavedState) -> None:
 def _reader(folder: pathlib.Path, gigabytes: float | None = None):
     """Orbax's manager of the checkpoints in a folder, read-only."""
     return ocp.CheckpointManager(
-        folder,
+        orbax_folder(folder),
         item_names=ITEMS,
         item_handlers=item_handlers(
             ocp.PyTreeCheckpointHandler(restore_concurrent_gb=gigabytes)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import pathlib
 import sys
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+from fmjax.storage import objects
+from fmjax.storage.paths import as_path
 from fmjax.training.bad_steps import NOT_FINITE, BadSteps
 from fmjax.training.checkpoint.saver import CannotSave
 from fmjax.training.reporting import json_lines
@@ -135,13 +136,9 @@ class BadStepLog:
 
     def _write(self) -> OSError | None:
         """Writes all records; returns an error, after which the next call retries."""
-        temporary = self._file.with_suffix(".tmp")
+        content = "".join(map(_line, self._records)).encode()
         try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.writelines(map(_line, self._records))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._file)
+            objects.write(self._file, content, sync=True)
         except OSError as error:
             print(f"{self._file} waits to be written: {error}", file=sys.stderr)
             return error
@@ -160,7 +157,7 @@ class BadStepLog:
 def read(run_dir: pathlib.Path) -> list[dict[str, Any]]:
     """The records of a run's bad steps, in order."""
     fields = {"step": int, "batch": int, "action": str, "passed_over": list}
-    return list(json_lines.read(pathlib.Path(run_dir) / FILE, fields))
+    return list(json_lines.read(as_path(run_dir) / FILE, fields))
 
 
 def _line(record: dict[str, Any]) -> str:

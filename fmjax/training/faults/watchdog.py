@@ -16,8 +16,13 @@ from typing import Any, TypeVar
 
 import jax
 
+from fmjax.storage import objects
+from fmjax.storage.paths import is_bucket
+
 FOLDER = "heartbeats"
 BEAT_SECONDS = 1.0
+# Every process reads the heartbeats of all others, and stores charge for requests.
+BUCKET_BEAT_SECONDS = 10.0
 _STEPS = 32  # last steps that the median is taken of
 _ENOUGH = 3
 PATIENCE = 12
@@ -61,6 +66,9 @@ class Watchdog:
         self._index = jax.process_index() if index is None else index
         self._count = jax.process_count() if count is None else count
         self._factor, self._at_least = factor, at_least
+        self._beat_seconds = BEAT_SECONDS
+        if is_bucket(run_dir):
+            self._beat_seconds = min(BUCKET_BEAT_SECONDS, at_least / 4)
         self._note, self._on_hang = note, on_hang
         self._lock = threading.Lock()
         self._step, self._computes = 0, False
@@ -87,8 +95,9 @@ class Watchdog:
         self._ended.set()
         for thread in self._threads:
             thread.join(_NOTE_SECONDS)
-        with contextlib.suppress(OSError):
-            self._file(self._index).unlink(missing_ok=True)
+        file = self._file(self._index)
+        with contextlib.suppress(OSError), objects.os_errors(file):
+            file.unlink(missing_ok=True)
 
     def begin(self, step: int) -> None:
         """Marks the start of a step and the end of the one before."""
@@ -126,7 +135,7 @@ class Watchdog:
                 return
 
     def _keep_up(self) -> None:
-        while not self._ended.wait(BEAT_SECONDS):
+        while not self._ended.wait(self._beat_seconds):
             # If this process cannot access the run directory, missing heartbeats of
             # others mean nothing.
             if self._beat():
@@ -143,10 +152,8 @@ class Watchdog:
             "time": time.time(),
         }
         file = self._file(self._index)
-        temporary = file.with_suffix(".tmp")
         try:
-            temporary.write_text(json.dumps(beat))
-            os.replace(temporary, file)
+            objects.write(file, json.dumps(beat).encode())
         except OSError:
             return False
         return True
@@ -212,8 +219,10 @@ class Watchdog:
         return None
 
     def _read(self, index: int) -> dict[str, Any] | None:
+        file = self._file(index)
         try:
-            return json.loads(self._file(index).read_bytes())
+            with objects.os_errors(file):
+                return json.loads(file.read_bytes())
         except (OSError, ValueError):
             return None
 

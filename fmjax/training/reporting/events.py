@@ -5,6 +5,7 @@ import pathlib
 import time
 from typing import Any
 
+from fmjax.storage.paths import as_path
 from fmjax.training.reporting import json_lines
 
 FILE = "events.jsonl"
@@ -37,4 +38,4 @@ class Events:
 
 def read(run_dir: pathlib.Path) -> list[dict[str, Any]]:
     """The events of a run, in order."""
-    return list(json_lines.read(pathlib.Path(run_dir) / FILE, FIELDS))
+    return list(json_lines.read(as_path(run_dir) / FILE, FIELDS))

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from fmjax.storage.paths import as_path
 from fmjax.training.reporting import json_lines
 
 FILE = "goodput.jsonl"
@@ -203,7 +204,7 @@ class Account:
 
 def read(run_dir: pathlib.Path) -> list[dict[str, Any]]:
     """The lines of a run's goodput.jsonl, without those that are damaged."""
-    every = json_lines.read(pathlib.Path(run_dir) / FILE, FIELDS)
+    every = json_lines.read(as_path(run_dir) / FILE, FIELDS)
     return [line for line in every if has_seconds(line)]
 
 

@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
+from fmjax.storage.objects import os_errors
+
 _CHUNK_BYTES = 2**23
 
 
@@ -18,7 +20,8 @@ def read(file: pathlib.Path, fields: Mapping[str, Any]) -> Iterator[dict[str, An
       fields: required fields, each with its type or tuple of types.
     """
     try:
-        lines = file.read_bytes().splitlines()
+        with os_errors(file):
+            lines = file.read_bytes().splitlines()
     except FileNotFoundError:
         return
     yield from parsed(lines, fields)
@@ -60,7 +63,7 @@ class Tail:
         If it is, objects of before no longer hold.
         """
         try:
-            with self._file.open("rb") as file:
+            with os_errors(self._file), self._file.open("rb") as file:
                 if not self._continues(file):
                     self._offset, self._last = 0, b""
                     yield True, []

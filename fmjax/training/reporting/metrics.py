@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fmjax.storage.paths import as_path
 from fmjax.training.reporting import json_lines
 from fmjax.training.reporting.trackers.outbox import Outbox
 
@@ -88,6 +89,10 @@ class MetricWriter:
             Image.fromarray(picture).save(file)
         self._tensorboard.add_image(step, name, picture)
 
+    def flush(self) -> None:
+        """Writes what is held back for TensorBoard."""
+        self._tensorboard.flush()
+
     def close(self) -> OSError | None:
         """Flushes and closes everything; returns the error if not all was written."""
         error = self._flush()
@@ -114,6 +119,9 @@ class NoWriter:
         """Does nothing."""
 
     def write_picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Does nothing."""
+
+    def flush(self) -> None:
         """Does nothing."""
 
     def close(self) -> None:
@@ -145,7 +153,7 @@ def read(run_dir: pathlib.Path, split: str | None = None) -> list[dict[str, Any]
     Raises:
       FileNotFoundError: the run has no metrics.
     """
-    path = pathlib.Path(run_dir) / FILE
+    path = as_path(run_dir) / FILE
     if not path.exists():
         raise FileNotFoundError(path)
     every = json_lines.read(path, FIELDS)
@@ -155,7 +163,7 @@ def read(run_dir: pathlib.Path, split: str | None = None) -> list[dict[str, Any]
 def read_texts(run_dir: pathlib.Path) -> list[dict[str, Any]]:
     """The texts of a run's evaluations: step, name, text and time, in order."""
     fields = FIELDS | {"name": str, "text": str}
-    return list(json_lines.read(pathlib.Path(run_dir) / TEXTS, fields))
+    return list(json_lines.read(as_path(run_dir) / TEXTS, fields))
 
 
 def losses(run_dir: pathlib.Path, split: str) -> dict[int, float]:

@@ -24,7 +24,7 @@ class StepProfile:
     instruction of the program, which traces of CPUs lack.
 
     Args:
-      run_dir: the run directory.
+      run_dir: the run directory, or the local folder of its reports.
       steps: the first and the last step, counting from 1; None for no trace.
       program: () → the compiled step as text.
     """

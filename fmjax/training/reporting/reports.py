@@ -109,6 +109,10 @@ class Reports:
             self._write(step, "validation", values | figures | seen)
         return values | figures
 
+    def flush(self) -> None:
+        """Writes what is held back for TensorBoard."""
+        self._writer.flush()
+
     def close(self) -> None:
         """Ends the reports: removes the bar, closes the metrics, waits for trackers."""
         self._say.stop()

@@ -1,0 +1,1 @@
+"""Files and folders on mounted file systems and in buckets (gs://, s3://)."""
