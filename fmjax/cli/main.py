@@ -341,11 +341,12 @@ def _profile_config(args):
     from fmjax.evaluation.profile import read_profile
     from fmjax.run.trace import trace_steps
 
-    if args.out and args.out.exists() and any(args.out.iterdir()):
-        raise UserError(f"--out {args.out} is not empty; expected a new folder.")
+    out = args.out
+    if out and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"--out {out} is not empty; expected a new folder.")
     experiment = load_experiment(args.traced, args.bindings, args.trust)
     with contextlib.ExitStack() as stack:
-        folder = args.out or stack.enter_context(tempfile.TemporaryDirectory())
+        folder = out or stack.enter_context(tempfile.TemporaryDirectory())
         pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
         steps = 5 if args.steps is None else args.steps
         trace_steps(experiment, pathlib.Path(folder), steps)

@@ -234,7 +234,7 @@ class Loop:
           UserError: the data changed since the checkpoint.
         """
         plan, reports = self._setup.plan, self._reports
-        self._observed, noise = False, None
+        self._observed, averages = False, None
         with self.watchdog.paused(), self._spent.spend(goodput.RESTORE):
             found = self._checkpoints.restore_newest(
                 plan.shapes, lambda text: reports.event("damaged checkpoint", 0, text)
@@ -250,7 +250,7 @@ class Loop:
                 self._batches.set_state(found.data["iterator"])
                 # Checkpoints of earlier versions lack "seen": it stays unknown.
                 seen = found.data.get("seen", float("nan"))
-                noise = found.data.get("noise_scale")
+                averages = found.data.get("noise_scale")
                 self.done, self.state = found.step, found.state
         if self.complete:
             self.evaluated = _noted_as_finished(self._spool.folder, self.done)
@@ -263,7 +263,7 @@ class Loop:
         reports.start(self.done)
         self._bad = BadStepLog(self._run_dir, self.done, self._experiment.bad_steps)
         steps = self._run.noise_scale
-        noise = None if steps is None else NoiseScale(steps, noise)
+        noise = None if steps is None else NoiseScale(steps, averages)
         unit, norms = self._experiment.objective.unit, self._setup.step.norms
         self._figures = StepFigures(unit, norms, noise)
         self._log = StepLog(
