@@ -114,6 +114,12 @@ def _parser() -> argparse.ArgumentParser:
         "--detach", action="store_true", help="submit, and do not follow the log"
     )
     sub.add_argument(
+        "--unchecked",
+        action="store_true",
+        help="submit without a try whether the bucket of --run_dir can be written from "
+        "here",
+    )
+    sub.add_argument(
         "--override", action="store_true", help="continue a run with a changed config"
     )
 

@@ -1,6 +1,7 @@
 """The verb `launch`: from arguments to a job on a cluster."""
 
 import argparse
+import os
 import pathlib
 
 from fmjax.config.load import load_cluster, load_experiment
@@ -10,6 +11,7 @@ from fmjax.launch import hardware, launch
 from fmjax.launch.hardware import Hardware
 from fmjax.launch.job import Job, check_name, job_name
 from fmjax.run.directory import check_writable
+from fmjax.storage.paths import as_path
 from fmjax.training.checks import check_divisible
 from fmjax.training.experiment import Experiment
 
@@ -28,10 +30,9 @@ def run(args: argparse.Namespace) -> int:
     cluster = load_cluster(kind, config, own)
     experiment = load_experiment(args.config, others, args.trust)
     place = _hardware(args)
-    remote = "://" in args.run_dir
-    run_dir = args.run_dir if remote else str(pathlib.Path(args.run_dir).absolute())
-    if kind in ("slurm", "local"):
-        check_writable(pathlib.Path(run_dir))
+    run_dir = args.run_dir
+    if "://" not in run_dir:
+        run_dir = os.path.abspath(run_dir)
     name = check_name(args.name) if args.name else job_name(run_dir)
     chosen = {"--trust": args.trust, "--override": args.override}
     flags = tuple(flag for flag, is_chosen in chosen.items() if is_chosen)
@@ -39,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
     job = job.in_folder(args.out or pathlib.Path("launched", name))
     cluster.check(job)
     _check_fits(experiment, place)
+    if kind in ("slurm", "local") or not (args.dry_run or args.unchecked):
+        _check_writable(run_dir, kind)
     files, count = cluster.render(job), 1
     while not args.out and launch.holds_another(job.folder, files):
         count += 1
@@ -51,6 +54,13 @@ def run(args: argparse.Namespace) -> int:
         return 0
     launch.write(job, files)
     return launch.launch(job, cluster, not args.detach, print)
+
+
+def _check_writable(run_dir: str, kind: str) -> None:
+    """Raises a UserError if the run directory cannot be written from here."""
+    mounted = kind == "gke" and "://" not in run_dir  # in the pods alone
+    if not mounted:
+        check_writable(as_path(run_dir, "--run_dir"))
 
 
 def _hardware(args: argparse.Namespace) -> Hardware:

@@ -139,7 +139,7 @@ def test_a_run_that_trains_is_refused_to_another(
     assert kinds == ["started", "interrupted"]
 
 
-def test_commands_that_read_a_run(stored, finished, run, fmjax):
+def test_commands_that_read_a_run(stored, finished, run, fmjax, tmp_path):
     address = f"s3://{BUCKET}/{stored}"
 
     status = run("status", address).stdout
@@ -160,6 +160,21 @@ def test_commands_that_read_a_run(stored, finished, run, fmjax):
     assert compared.returncode == 0, compared.stderr
     assert "whole" in compared.stdout
 
+    watched = run("watch", address)
+    assert watched.returncode == 0, watched.stderr
+    assert "step 160 of 160" in watched.stdout
+    page = tmp_path / "report.html"
+    assert run("report", address, "--out", page).returncode == 0
+    assert "validation" in page.read_text()
+    assert "--out: expected a local file" in run("report", address).stderr
+
+    assert run("runs", "tag", address, "kept").returncode == 0
+    assert run("runs", "promote", address, "staging", "--step", "140").returncode == 0
+    listed = run("runs", "list", f"s3://{BUCKET}/whole", "--json", "-")
+    (row,) = json.loads(listed.stdout)
+    found = (row["run"], row["tags"], row["stage"], row["state"])
+    assert found == ("run", ["kept"], "staging", "finished")
+
 
 def test_an_export_has_the_files_of_a_local_run(stored, finished, run, fmjax, tmp_path):
     here = run("export", f"s3://{BUCKET}/{stored}", tmp_path / "here")
@@ -169,6 +184,8 @@ def test_an_export_has_the_files_of_a_local_run(stored, finished, run, fmjax, tm
         {file.name: file.read_bytes() for file in (tmp_path / place).iterdir()}
         for place in ("here", "there")
     ]
+    # The model cards tell how long each run took.
+    assert all(b"## How to load it" in of.pop("README.md") for of in files)
     assert files[0] == files[1]
     assert "model.safetensors" in files[0]
 

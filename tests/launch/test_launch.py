@@ -131,6 +131,19 @@ def test_what_cannot_run_is_refused_by_name_and_nothing_is_written(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_bucket_that_cannot_be_written_from_here_is_refused(tmp_path, capsys, tool):
+    tool("gcloud", f"touch {tmp_path}/submitted")
+    words = ["launch", "tpu-vm", "quickstart.gin", *ARGUMENTS["tpu-vm"], "--detach"]
+    words += ["--run_dir", "gs://bucket/run", "--out", "files"]
+    # Neither credentials nor, where the tests run, the client.
+    assert main(words) == 2
+    assert re.search(r"--run_dir.*gs://bucket/run", capsys.readouterr().err)
+    assert not (tmp_path / "submitted").exists()
+    assert not (tmp_path / "files").exists()
+    assert main([*words, "--unchecked"]) == 0
+    assert (tmp_path / "submitted").exists()
+
+
 def test_a_run_directory_that_cannot_be_written_is_refused(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main([*SLURM, "--run_dir", "file/run"]) == 2
@@ -162,7 +175,9 @@ def test_the_versions_of_the_image_are_those_that_fmjax_asks_for():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     asked = [*project["dependencies"]]
-    for extra in ("gpu", "tpu", "quantized", "wandb"):
+    dockerfile = (ROOT / "launch" / "docker" / "Dockerfile").read_text()
+    installed = re.search(r"\.\[\$\{PLATFORM\},(.*)\]", dockerfile)[1].split(",")
+    for extra in ("gpu", "tpu", *installed):
         asked += extras[extra]
     for text in asked:
         requirement = Requirement(text)

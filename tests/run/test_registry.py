@@ -2,6 +2,7 @@
 
 import json
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,6 +11,10 @@ from written_runs import write_run
 from fmjax.cli.main import main
 from fmjax.errors import UserError
 from fmjax.run import registry
+from fmjax.storage import objects
+from fmjax.storage.paths import as_path
+from fmjax.training.checkpoint.bucket_steps import COMMITTED
+from fmjax.training.checkpoint.retention import KeepPromoted
 
 
 @pytest.fixture
@@ -118,3 +123,36 @@ def test_other_runs_of_the_stage_are_told(tmp_path, capsys):
     assert out.splitlines()[1:] == [f"also production: {first}"]
     assert main(["runs", "promote", str(second), "none"]) == 0
     assert capsys.readouterr().out == f"{second} is without a stage\n"
+
+
+def test_runs_of_a_bucket_are_found_tagged_and_promoted(buckets, tmp_path):
+    """As on a file system, and what is inside of a run is passed over."""
+    written = write_run(tmp_path / "run", saved=[3, 7])
+    folder = as_path("s3://bucket/runs")
+    for run in ("a", "deep/b"):
+        for file in written.rglob("*"):
+            if file.is_file():
+                name = file.relative_to(written).as_posix()
+                objects.write(folder / run / name, file.read_bytes())
+                # A run that is inside of another.
+                objects.write(folder / run / "copies" / name, file.read_bytes())
+    for run in ("a", "deep/b"):
+        for step in (3, 7):
+            mark = folder / run / "checkpoints" / str(step) / COMMITTED
+            objects.write(mark, b"")
+    found = [str(run) for run in registry.find_runs(folder)]
+    assert found == ["s3://bucket/runs/a", "s3://bucket/runs/deep/b"]
+    assert registry.find_runs(folder / "a") == [folder / "a"]
+    assert registry.find_runs(folder / "nothing") == []
+
+    registry.tag(folder / "a", ["kept"])
+    registry.promote(folder / "a", "production", 3)
+    assert registry.read(folder / "a").tags == ("kept",)
+    assert registry.read(folder / "a").step == 3
+    assert registry.read(folder / "deep/b") == registry.Registry()
+    with pytest.raises(UserError, match="no checkpoint of step 4"):
+        registry.promote(folder / "a", "production", 4)
+    kept = KeepPromoted(folder / "a")
+    kept.read()
+    steps = [types.SimpleNamespace(step=step) for step in (3, 7)]
+    assert kept.should_preserve(steps, context=None) == [True, False]
