@@ -7,7 +7,7 @@ import jax
 
 from fmjax.config.render import render
 from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
-from fmjax.errors import UserError, refuse_scheme, suggest
+from fmjax.errors import UserError, suggest
 from fmjax.interop import generation_file, preprocessor_file
 from fmjax.interop.new_folder import new_folder
 from fmjax.interop.options import Options, has_option
@@ -15,7 +15,11 @@ from fmjax.interop.saved_model import read_model
 from fmjax.interop.tensor_files import TensorFiles
 from fmjax.models.contracts import vocab_size_of
 from fmjax.run import directory as run_dirs
+from fmjax.storage.objects import local_copy
+from fmjax.storage.paths import as_path, given_path, is_bucket
 from fmjax.training.checkpoint import checkpoints
+from fmjax.training.checkpoint.bucket_steps import COMMITTED
+from fmjax.training.checkpoint.saved_state import FOLDER
 from fmjax.training.experiment import Experiment
 
 
@@ -40,11 +44,10 @@ def import_model(
       UserError: an option, a tensor or a file is not supported. Nothing is written
         then.
     """
-    refuse_scheme(hf_dir, "hf_dir")
-    source = Path(hf_dir).expanduser()
-    if not source.is_dir():
-        raise UserError(f"{source}: no such directory; expected a saved model.")
-    with new_folder(run_dir) as folder:
+    place, target = given_path(hf_dir, "hf_dir"), as_path(run_dir, "run_dir")
+    if not place.is_dir():
+        raise UserError(f"{place}: no such directory; expected a saved model.")
+    with local_copy(place) as source, new_folder(target) as folder:
         _check_ignored(source, ignore)
         objective, params, unread = read_model(source, ignore)
         vocab_size = vocab_size_of(objective.model)
@@ -68,6 +71,8 @@ def import_model(
         # Orbax would copy NumPy arrays, but uses these without a copy.
         host = jax.local_devices(backend="cpu")[0]
         checkpoints.save_model(folder, jax.device_put(params, host))
+        if is_bucket(target):  # A checkpoint counts there once it is marked.
+            (folder / FOLDER / "0" / COMMITTED).write_text("imported")
     return unread
 
 

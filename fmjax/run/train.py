@@ -12,10 +12,11 @@ from fmjax.run.bucket_lock import BucketLock
 from fmjax.run.lock import RunLock
 from fmjax.storage.objects import local_draft
 from fmjax.storage.paths import as_path, is_bucket
-from fmjax.training import loop
 from fmjax.training.checkpoint.saved_state import saved_steps
 from fmjax.training.experiment import Experiment
 from fmjax.training.faults.watchdog import warn
+from fmjax.training.loop import Outcome
+from fmjax.training.train import train as train_experiment
 from fmjax.training.vocab_size import with_vocab_size
 
 
@@ -27,7 +28,7 @@ def train(
     trust: bool = False,
     on_hang: Callable[[str], None] = warn,
     began: float | None = None,
-) -> loop.Outcome:
+) -> Outcome:
     """Trains an experiment until its last step, or until SIGTERM or SIGINT.
 
     Args:
@@ -45,7 +46,7 @@ def train(
       UserError: a config, file or directory is wrong; raised before anything is
         compiled or overwritten.
       fmjax.training.faults.bad_step_log.Diverged: the loss is not finite.
-      Others: see `fmjax.training.loop.train`.
+      Others: see `fmjax.training.train.train`.
     """
     for part in ("data", "optimizer"):
         if getattr(experiment, part) is None:
@@ -76,7 +77,7 @@ def train(
             raise run_dirs.cannot_write(folder, error.filename, error) from error
 
     try:
-        return loop.train(
+        return train_experiment(
             experiment,
             folder,
             config_text,

@@ -1,9 +1,9 @@
-"""The training loop: set up, restore, step, log, save, evaluate, finish."""
+"""The parts of the training loop: restore, step, log, save, evaluate, finish."""
 
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,9 +11,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from fmjax.data.runtime.batch_source import ObservesParameters
-from fmjax.errors import explained_out_of_memory
 from fmjax.sharding.chips import peak_flops
-from fmjax.sharding.mesh import global_batch, local_rows, on_mesh
+from fmjax.sharding.mesh import global_batch, local_rows
 from fmjax.sharding.processes import describe_hosts
 from fmjax.sharding.xla_options import xla_options
 from fmjax.training.checkpoint.checkpoints import Checkpoints
@@ -21,14 +20,14 @@ from fmjax.training.checkpoint.clock import SaveClock
 from fmjax.training.checkpoint.saved_state import in_a_line
 from fmjax.training.checkpoint.saver import Saver
 from fmjax.training.checks import check_same_data
-from fmjax.training.environment import program, use_compilation_cache, versions
+from fmjax.training.environment import program, versions
 from fmjax.training.experiment import EvaluationPoint, Experiment
 from fmjax.training.faults.bad_step_log import BadStepLog, Diverged, Rollback
 from fmjax.training.faults.device_check import check_devices
 from fmjax.training.faults.interruption import Interruption
 from fmjax.training.faults.watchdog import Watchdog
-from fmjax.training.init_from import Source, start_from
-from fmjax.training.memory import HELP, describe_memory, device_memory_peak
+from fmjax.training.init_from import start_from
+from fmjax.training.memory import device_memory_peak
 from fmjax.training.noise_scale import NoiseScale
 from fmjax.training.numbered_batches import next_batch
 from fmjax.training.reporting import events, goodput, metrics, starts
@@ -41,7 +40,7 @@ from fmjax.training.reporting.step_flops import StepFlops
 from fmjax.training.reporting.step_log import StepLog
 from fmjax.training.reporting.throughput import describe_peak, mfu
 from fmjax.training.reporting.trackers.outbox import Outbox
-from fmjax.training.setup import Setup, set_up
+from fmjax.training.setup import Setup
 from fmjax.training.state import State
 from fmjax.training.validation import Validation, run_evaluations
 
@@ -50,7 +49,7 @@ _LINES = 10  # lines of metrics that a short run has at least
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a call of `train` ended.
+    """How a call of `fmjax.training.train.train` ended.
 
     Attributes:
       step: updates done.
@@ -65,84 +64,16 @@ class Outcome:
     validation: dict[str, float]
 
 
-def train(
-    experiment: Experiment,
-    run_dir: pathlib.Path,
-    config_text: str,
-    *,
-    sources: Sequence[Source] = (),
-    on_checked: Callable[[], None] = lambda: None,
-    on_hang: Callable[[str], None],
-    changed_data: bool = False,
-    began: float | None = None,
-) -> Outcome:
-    """Trains an experiment to its last step, resuming from its last checkpoint.
-
-    Args:
-      experiment: with data and an optimizer.
-      run_dir: the run directory; the caller has checked that it belongs to this run.
-      config_text: the whole config, stored with every checkpoint.
-      sources: the runs of experiment.init_from; none if the run resumes.
-      on_checked: called after all checks have passed, before anything is compiled.
-      on_hang: called from another thread, with a message, if the run hangs.
-      changed_data: resume even if the data changed since the checkpoint.
-      began: when the process began, in seconds since 1970; None for now.
-
-    Raises:
-      UserError: parts of the experiment do not fit together, raised before anything is
-        compiled; or the devices have too little memory.
-      Diverged: a bad step, where experiment.bad_steps stops the run.
-      CannotSave: saving failed train.save_attempts times in a row.
-      BadDevice: a device gives wrong results.
-    """
-    use_compilation_cache(experiment.train.compilation_cache)
-    with Spool(run_dir) as spool:
-        clock = Clock(spool.folder, began or time.time(), jax.process_index() == 0)
-        with clock:
-            setup = set_up(experiment, sources, on_checked)
-        spool.begin(fetch=jax.process_index() == 0)
-        loop = Loop(
-            experiment, run_dir, config_text, setup, on_hang, changed_data, clock, spool
-        )
-
-        def held() -> str:
-            return describe_memory(setup.plan, setup.step.activations)
-
-        try:
-            with (
-                clock,
-                explained_out_of_memory(HELP, held),
-                on_mesh(setup.mesh, setup.rules),
-                Interruption() as interruption,
-                loop.watchdog,
-            ):
-                loop.restore()
-                loop.note_start()
-                while not (loop.complete or loop.interrupted):
-                    try:
-                        loop.step()
-                        loop.after_step(interruption)
-                    except Rollback as error:
-                        loop.roll_back(error)
-                if loop.complete and not loop.evaluated:
-                    loop.evaluate(last=True)
-        except Diverged as error:
-            raise loop.diverged(error) from None
-        finally:
-            loop.close()
-        return loop.outcome()
-
-
 class Loop:
     """The state, batches and reports of a run while it trains.
 
     Args:
-      experiment: as for `train`.
-      run_dir: as for `train`.
-      config_text: as for `train`.
+      experiment: with data and an optimizer.
+      run_dir: the run directory.
+      config_text: the whole config, stored with every checkpoint.
       setup: mesh, shardings and state plan, from `set_up`.
-      on_hang: as for `train`.
-      changed_data: as for `train`.
+      on_hang: called from another thread, with a message, if the run hangs.
+      changed_data: resume even if the data changed since the checkpoint.
       clock: of the run.
       spool: of the run's reports.
 

@@ -176,6 +176,31 @@ def test_commands_that_read_a_run(stored, finished, run, fmjax, tmp_path):
     assert found == ("run", ["kept"], "staging", "finished")
 
 
+def test_models_are_exported_to_and_imported_from_a_bucket(
+    finished, run, fmjax, server, tmp_path
+):
+    model, imported = f"s3://{BUCKET}/hub/model", f"s3://{BUCKET}/runs/imported"
+    for done in (
+        run("export", finished, model),
+        run("import", model, imported),
+        fmjax("export", finished, tmp_path / "model"),
+        fmjax("import", tmp_path / "model", tmp_path / "imported"),
+    ):
+        assert done.returncode == 0, done.stderr
+    assert server.steps("runs/imported") == [0]
+    words = ("--prompt", "def ", "--max_tokens", "20", "--seed", "3")
+    here = run("generate", imported, *words)
+    assert here.stdout == fmjax("generate", tmp_path / "imported", *words).stdout != ""
+
+    again = run("import", model, imported)
+    assert again.returncode == 2
+    assert f"{imported} exists and is not empty" in again.stderr
+    nothing = run("import", f"s3://{BUCKET}/hub/other", f"s3://{BUCKET}/runs/other")
+    assert nothing.returncode == 2
+    assert "hub/other: no such directory" in nothing.stderr
+    assert server.objects("runs/other") == {}
+
+
 def test_an_export_has_the_files_of_a_local_run(stored, finished, run, fmjax, tmp_path):
     here = run("export", f"s3://{BUCKET}/{stored}", tmp_path / "here")
     there = fmjax("export", finished, tmp_path / "there")

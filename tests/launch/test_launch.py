@@ -131,6 +131,16 @@ def test_what_cannot_run_is_refused_by_name_and_nothing_is_written(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("chips", "slices"), [(64, 2), (32, 1), (128, 4), (16, 2)])
+def test_a_mesh_adapts_to_other_slices_within_the_batch(chips, slices, capsys):
+    words = ["launch", "tpu-vm", "quickstart.gin", *ARGUMENTS["tpu-vm"][2:]]
+    words += ["--chips", f"v5e-{chips}", "--slices", str(slices)]
+    words += ["mesh.data=-1", "mesh.fsdp=4", "train.batch_size=128"]
+    words += ["train.eval_batch_size=128", "--run_dir", "gs://bucket/run", "--dry_run"]
+    assert main(words) == 0
+    assert f"--accelerator-type=v5litepod-{chips // slices}" in capsys.readouterr().out
+
+
 def test_a_bucket_that_cannot_be_written_from_here_is_refused(tmp_path, capsys, tool):
     tool("gcloud", f"touch {tmp_path}/submitted")
     words = ["launch", "tpu-vm", "quickstart.gin", *ARGUMENTS["tpu-vm"], "--detach"]
