@@ -201,6 +201,8 @@ def test_a_terminal_is_updated_until_ctrl_c(tmp_path):
         stderr=theirs,
         env=os.environ | {"JAX_PLATFORMS": "cpu", "TERM": "xterm-256color",
                           "COLUMNS": "120", "LINES": "40"},
+        # A shell starts what runs in its background with the signal ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:  # fmt: skip
         os.close(theirs)
 

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import math
+import os
 
 import jax
 import jax.numpy as jnp
@@ -174,13 +175,13 @@ def test_a_full_disk_loses_no_record_and_stops_what_would_forget_a_rollback(
 
     log = BadStepLog(tmp_path, 0, BadSteps(not_finite="skip", patience=2))
     with monkeypatch.context() as patch:
-        patch.setattr(bad_step_log.os, "replace", full)
+        patch.setattr(os, "replace", full)
         log.check(1, 0, values(NOT_FINITE))
         assert bad_step_log.read(tmp_path) == []
     log.check(2, 1, values(NOT_FINITE))
     assert [r["step"] for r in bad_step_log.read(tmp_path)] == [1, 2]
     with pytest.raises(Rollback) as error:
         log.check(3, 2, values(NOT_FINITE))
-    monkeypatch.setattr(bad_step_log.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(CannotSave, match=r"bad_steps\.jsonl cannot be .*No space"):
         log.keep(error.value.record)
