@@ -8,7 +8,7 @@ import time
 from fmjax.configurable import configurable
 from fmjax.errors import UserError, require
 from fmjax.launch.exit_codes import FINAL, UNFINISHED
-from fmjax.launch.job import CONFIG, Job, check_environment, fill
+from fmjax.launch.job import CONFIG, Job, check_environment, fill, shared_cache
 from fmjax.launch.shell import find_tool, output_of, patiently, quoted
 
 # Label of the nodes, by chip: cloud.google.com/kubernetes-engine/docs (TPUs, GPUs).
@@ -51,8 +51,8 @@ class Gke:
       grace_seconds: between SIGTERM and SIGKILL, in which a checkpoint is saved. Spot
         VMs give 30 at most.
       join_seconds: that processes wait for each other; pulls of an image differ.
-      cache: $FMJAX_CACHE of the pods: a bucket's folder for caches of data and compiled
-        programs; None for that of each pod, which is lost with it.
+      cache: $FMJAX_CACHE of the pods, for caches of data and compiled programs; None
+        for fmjax-cache in the bucket of the run directory.
       mounts: pairs (bucket, folder), mounted by Cloud Storage FUSE.
       environment: "NAME=VALUE" of the processes.
       accelerator: label of the nodes (cloud.google.com/gke-accelerator or
@@ -105,8 +105,8 @@ class Gke:
         tpu = chip.platform == "tpu"
         environment = dict(each.split("=", 1) for each in self.environment)
         environment["FMJAX_JOIN_SECONDS"] = str(self.join_seconds)
-        if self.cache:
-            environment["FMJAX_CACHE"] = self.cache
+        mounts = [folder for _, folder in self.mounts]
+        environment["FMJAX_CACHE"] = shared_cache(self.cache, job, mounts)
         if not tpu:
             environment |= {
                 "FMJAX_COORDINATOR": f"{job.name}-slice-0-0.{job.name}"

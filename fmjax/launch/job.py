@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import jinja2
@@ -65,6 +66,24 @@ class Cluster(Protocol):
 
     def follow(self, job: Job, submitted: str) -> int:
         """Prints the job's log until it ends; returns its exit code."""
+
+
+def shared_cache(cache: str | None, job: Job, mounts: Sequence[str] = ()) -> str:
+    """The folder of caches of data and compiled programs that all hosts share.
+
+    Args:
+      cache: of the cluster's config; None for `fmjax-cache` in the bucket, or the
+        mounted folder, of the run directory.
+      job: whose run directory it is.
+      mounts: folders that are mounted on all hosts.
+    """
+    if cache is not None:
+        return cache
+    scheme, found, rest = job.run_dir.partition("://")
+    if found:
+        return f"{scheme}://{rest.partition('/')[0]}/fmjax-cache"
+    folder = next(to for to in mounts if job.run_dir.startswith(f"{to}/"))
+    return f"{folder}/fmjax-cache"
 
 
 def job_name(run_dir: str) -> str:

@@ -9,7 +9,7 @@ import time
 from fmjax.configurable import configurable
 from fmjax.errors import UserError, require
 from fmjax.launch.exit_codes import FINAL, UNFINISHED
-from fmjax.launch.job import CONFIG, Job, check_environment, fill
+from fmjax.launch.job import CONFIG, Job, check_environment, fill, shared_cache
 from fmjax.launch.shell import find_tool, output_of, patiently, quoted
 
 # By chip: the accelerator type, of which some count two cores a chip, and the software
@@ -49,8 +49,8 @@ class TpuVm:
       restarts: of a run that failed; being told to stop, or preempted, does not count.
       grace_seconds: between SIGTERM and SIGKILL, in which a checkpoint is saved.
       join_seconds: that hosts wait for each other; each boots and pulls at its pace.
-      cache: $FMJAX_CACHE of the hosts: a bucket's folder for caches of data and
-        compiled programs; None for that of each host.
+      cache: $FMJAX_CACHE of the hosts, for caches of data and compiled programs; None
+        for fmjax-cache in the bucket of the run directory.
       environment: "NAME=VALUE" of the processes.
     """
 
@@ -97,8 +97,7 @@ class TpuVm:
         kind, cores, version = _TYPES[chip.name]
         chips = job.hardware.hosts_per_slice * job.hardware.chips_per_host
         environment = [*self.environment, f"FMJAX_JOIN_SECONDS={self.join_seconds}"]
-        if self.cache:
-            environment.append(f"FMJAX_CACHE={self.cache}")
+        environment.append(f"FMJAX_CACHE={shared_cache(self.cache, job)}")
         registry = self.image.partition("/")[0]
         given = {"job": job, "tpu_vm": self}
         return {

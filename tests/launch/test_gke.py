@@ -135,6 +135,22 @@ def test_gpus_are_told_their_place_and_tpus_by_gke(make_job):
     assert not [e for e in container["env"] if e["name"] == "FMJAX_COORDINATOR"]
 
 
+@pytest.mark.parametrize(
+    ("cache", "run_dir", "found"),
+    [
+        (None, "gs://bucket/runs/a", "gs://bucket/fmjax-cache"),
+        (None, "/data/runs/a", "/data/fmjax-cache"),
+        ("gs://other/cache", "gs://bucket/runs/a", "gs://other/cache"),
+    ],
+)
+def test_all_pods_share_a_cache(make_job, cache, run_dir, found):
+    gke = Gke(image="i", cache=cache, mounts=(("bucket", "/data"),))
+    job = make_job(hardware.of_chips("v5e-16"), run_dir=run_dir)
+    (_, jobset) = yaml.safe_load_all(gke.render(job)[MANIFEST])
+    (container,) = pod_of(jobset)["containers"]
+    assert {"name": "FMJAX_CACHE", "value": found} in container["env"]
+
+
 KUBECTL = """
 echo "$*" >>CALLS
 case "$*" in

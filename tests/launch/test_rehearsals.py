@@ -103,6 +103,7 @@ def test_pods_of_gke_train_stop_and_continue(train, one_process, tmp_path):
                 # The names of pods are known in the cluster alone.
                 at_home = f"localhost:{port}"
                 value = each["value"].replace("job-slice-0-0.job:8476", at_home)
+                value = value.replace("/bucket", str(tmp_path))
                 environment[each["name"]] = value
         mounts = {
             mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]
@@ -146,6 +147,7 @@ environment, folders = dict(os.environ), {{"gs://bucket": os.environ["BUCKET"]}}
 for word in words[1:image]:
     name, _, value = word.partition("=")
     if name == "--env":
+        value = value.replace("gs://bucket", os.environ["BUCKET"])
         environment.update([value.split("=", 1)])
     elif name == "--volume":
         outside, inside = value.split(":")[:2]
