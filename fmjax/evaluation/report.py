@@ -142,7 +142,7 @@ def _content(record: RunRecord) -> dict[str, Any]:
         "starts": [_start(start) for start in record.starts],
         "versions": _versions(record),
         "changed": changed_fields(record.bindings),
-        "config": (record.run_dir / CONFIG).read_text("utf-8", errors="replace"),
+        "config": (record.run_dir / CONFIG).read_bytes().decode(errors="replace"),
         "version": importlib.metadata.version("fmjax"),
         "now": _clock(time.time()),
     }
