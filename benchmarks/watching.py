@@ -28,6 +28,7 @@ from fmjax.sharding.mesh import global_batch, local_rows, on_mesh
 from fmjax.training.faults.watchdog import warn
 from fmjax.training.loop import Loop
 from fmjax.training.reporting.goodput import Clock
+from fmjax.training.reporting.spool import Spool
 from fmjax.training.reporting.step_log import LAG
 from fmjax.training.setup import set_up
 from fmjax.training.vocab_size import with_vocab_size
@@ -90,7 +91,9 @@ class Watched(Contender):
         super().__init__(bindings)
         self._stack = contextlib.ExitStack()
         clock = Clock(folder, time.time())
-        self._loop = Loop(self.experiment, folder, "", self.setup, warn, False, clock)
+        self._loop = Loop(
+            self.experiment, folder, "", self.setup, warn, False, clock, Spool(folder)
+        )
         self._stack.callback(self._loop.close)
         self._stack.enter_context(clock)
         self._stack.enter_context(self._loop.watchdog)
