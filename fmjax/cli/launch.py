@@ -78,6 +78,11 @@ def _hardware(args: argparse.Namespace) -> Hardware:
     if args.kind == "local":
         if args.gpus is not None:
             raise UserError("--gpus: expected --devices, or none for all of this host.")
+        if args.detach:
+            raise UserError(
+                "--detach: expected with a cluster; processes of this machine end with "
+                "the command that started them."
+            )
         processes = 1 if args.nodes is None else args.nodes
         return hardware.of_processes(processes, args.devices)
     if args.devices:

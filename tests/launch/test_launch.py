@@ -112,6 +112,7 @@ def test_the_command_of_every_shipped_cluster_works(name, capsys):
         (["gke", "--chips", "v5e-8", "gke.images=i"], "gke.*images"),
         (["local", "--devices", "0"], "--devices 0"),
         (["local", "--gpus", "2"], "--gpus"),
+        (["local", "--detach"], "--detach: expected with a cluster"),
         (["slurm", "--nodes", "1", "--name", "A_b"], "--name A_b"),
         (["slurm", "--nodes", "1", "slurm.restarts=-1"], "slurm.restarts"),
         (["slurm", "--nodes", "1", "train.setps=3"], "setps"),
