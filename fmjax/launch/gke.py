@@ -10,6 +10,7 @@ from fmjax.errors import UserError, require
 from fmjax.launch.exit_codes import FINAL, UNFINISHED
 from fmjax.launch.job import CONFIG, Job, check_environment, fill, shared_cache
 from fmjax.launch.shell import find_tool, output_of, patiently, quoted
+from fmjax.storage.paths import is_bucket
 
 # Label of the nodes, by chip: cloud.google.com/kubernetes-engine/docs (TPUs, GPUs).
 ACCELERATORS = {
@@ -92,7 +93,7 @@ class Gke:
         if job.hardware.chip is None:
             raise UserError("--chips: expected a kind and a number, as in v5e-256.")
         mounted = any(job.run_dir.startswith(f"{to}/") for _, to in self.mounts)
-        if "://" not in job.run_dir and not mounted:
+        if not (is_bucket(job.run_dir) or mounted):
             raise UserError(
                 f"--run_dir {job.run_dir}: a folder of a pod is lost with it; expected "
                 "gs://BUCKET/FOLDER, or a folder under one of gke.mounts."

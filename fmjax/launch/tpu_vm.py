@@ -11,6 +11,7 @@ from fmjax.errors import UserError, require
 from fmjax.launch.exit_codes import FINAL, UNFINISHED
 from fmjax.launch.job import CONFIG, Job, check_environment, fill, shared_cache
 from fmjax.launch.shell import find_tool, output_of, patiently, quoted
+from fmjax.storage.paths import is_bucket
 
 # By chip: the accelerator type, of which some count two cores a chip, and the software
 # version: cloud.google.com/tpu/docs/runtimes, and the page of each chip.
@@ -84,7 +85,7 @@ class TpuVm:
                 f"--chips: Cloud TPU VMs have {', '.join(_TYPES)}; expected one of "
                 "them and a number, as in v5e-256. v7x is on GKE alone."
             )
-        if "://" not in job.run_dir:
+        if not is_bucket(job.run_dir):
             raise UserError(
                 f"--run_dir {job.run_dir}: a folder of one host; expected "
                 "gs://BUCKET/FOLDER, which all hosts share."

@@ -222,9 +222,10 @@ def test_commands_are_those_of_a_shell(make_job, kubectl):
 
 
 def test_a_folder_of_a_pod_is_refused(make_job):
-    job = make_job(hardware.of_chips("v5e-16"), run_dir="/home/me/run")
-    with pytest.raises(UserError, match="a folder of a pod is lost"):
-        Gke(image="i").check(job)
+    for run_dir in ("file:///home/me/run", "/home/me/run"):
+        job = make_job(hardware.of_chips("v5e-16"), run_dir=run_dir)
+        with pytest.raises(UserError, match="a folder of a pod is lost"):
+            Gke(image="i").check(job)
     Gke(image="i", mounts=(("bucket", "/home/me"),)).check(job)
 
 

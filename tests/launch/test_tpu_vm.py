@@ -182,6 +182,7 @@ def test_commands_are_those_of_a_shell(make_job, gcloud):
         ("v7x-64", "gs://b/r", "v7x is on GKE alone"),
         ("h100-8", "gs://b/r", "Cloud TPU VMs have v4, v5e, v5p, v6e"),
         ("v5e-16", "/home/me", "--run_dir /home/me: a folder of one host"),
+        ("v5e-16", "file:///home/me", "a folder of one host"),
     ],
 )
 def test_jobs_for_other_clusters_are_refused(make_job, chips, run_dir, named):
