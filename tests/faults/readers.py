@@ -16,6 +16,7 @@ from fmjax.config.load import load_experiment
 from fmjax.config.render import render
 from fmjax.data.runtime import cache
 from fmjax.data.sources.image_folder import ImageFolder
+from fmjax.data.text.decoder_pairs import DecoderPairs
 from fmjax.data.text.packing import Layout
 from fmjax.data.text.pairs import Pairs
 from fmjax.data.tokenizers.characters import CharacterTokenizer
@@ -124,7 +125,7 @@ def caches(folder: pathlib.Path) -> Readers:
         assert range(found.rows + found.documents) is not None
 
     layouts = [Layout(mode, 8, None, 1) for mode in ("blocks", "windows", "packed")]
-    layouts.append(Pairs(8, 8, True, 1))
+    layouts += [Pairs(8, 8, True, 1), DecoderPairs(8, True, 1, 1)]
     record = {
         "tokens": np.arange(6, dtype=np.uint16),
         "lengths": np.array([4, 2], np.int32),

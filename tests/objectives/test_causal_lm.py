@@ -10,6 +10,7 @@ import pytest
 from flax import linen as nn
 from hlo_products import product_flops
 
+from fmjax.data.text.decoder_pairs import DecoderPairs
 from fmjax.models.language.gpt import GPT
 from fmjax.models.layers.transformer import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
@@ -129,6 +130,27 @@ def test_loss_ignores_padding():
     changed["targets"][data["weights"] == 0] = 7
     a, b = (total(loss(obj, v, d)[0]) for d in (data, changed))
     np.testing.assert_array_equal(a, b)
+
+
+def test_packed_pairs_have_the_loss_of_each_pair_alone():
+    obj = objective()
+    v, rng = variables(obj), np.random.default_rng(0)
+    ids = [rng.integers(2, V, size).astype(np.int32) for size in (5, 3, 4, 6, 1, 2)]
+    pairs = [(ids[i], np.append(ids[i + 1], 1)) for i in (0, 2, 4)]
+    layout = DecoderPairs(33, True, 1, 1)
+    (record,) = layout.records([(np.append(x, 1), y) for x, y in pairs])
+    packed = {name: array[None] for name, array in layout.row(record).items()}
+    found = loss(obj, v, packed)[1]["nll"]
+
+    nll = count = 0
+    for inputs, targets in pairs:
+        text = np.concatenate([[1], inputs, targets])
+        logits = np.float64(obj.model.apply(v, text[None, :-1])["logits"])[0]
+        log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        nll -= log_p[np.arange(len(text) - 1), text[1:]][-len(targets) :].sum()
+        count += len(targets)
+    np.testing.assert_allclose(found.sum, nll, rtol=1e-5)
+    assert found.weight == count
 
 
 def test_bits_per_byte():

@@ -12,6 +12,7 @@ from fmjax.data.inspect.split_report import SplitReport, split_reports, split_ta
 from fmjax.data.text.corruption.mixture import CorruptionMixture
 from fmjax.data.text.corruption.prefix_lm import PrefixLM
 from fmjax.data.text.corruption.span_corruption import SpanCorruption
+from fmjax.data.text.masking import Masking
 from fmjax.data.text.text_data import Data
 from fmjax.data.tokenizers.specials import spellings
 
@@ -115,8 +116,8 @@ def _padding_masks(batch) -> list[np.ndarray]:
 def _decode(decode: "_Decoder", row) -> str:
     """Text of a row, with a line between packed documents.
 
-    An encoder-decoder row gives the encoder's input and the targets; a masked row gives
-    the text with «target → input» for each masked part.
+    A pair gives the inputs and the targets; a masked row gives the text with
+    «target → input» for each masked part.
     """
     counted = row["weights"] > 0
     if "encoder_tokens" in row:
@@ -126,13 +127,14 @@ def _decode(decode: "_Decoder", row) -> str:
             written = row["targets"][row["decoder_segment_ids"] == segment]
             texts.append(f"{decode(read)}\n→ {decode(written)}")
         return "\n―――\n".join(texts)
-    if not counted[row.get("segment_ids", counted) > 0].all():
+    if decode.masks and not counted[row["segment_ids"] > 0].all():
         return _masked(decode, row, counted)
-    segments = row.get("segment_ids", np.ones_like(row["targets"]))
-    texts = [
-        decode.tokenizer.decode(row["targets"][counted & (segments == segment)])
-        for segment in np.unique(segments[counted])
-    ]
+    segments = row.get("segment_ids", counted)
+    texts = []
+    for segment in np.unique(segments[counted]):
+        read = row["targets"][~counted & (segments == segment)]
+        text = decode.tokenizer.decode(row["targets"][counted & (segments == segment)])
+        texts.append(f"{decode(read)}\n→ {text}" if len(read) else text)
     return "\n―――\n".join(texts)
 
 
@@ -156,6 +158,7 @@ class _Decoder:
 
     def __init__(self, tokenizer, corruption):
         self.tokenizer = tokenizer
+        self.masks = isinstance(corruption, Masking)
         self._is_text = tokenizer.token_bytes() > 0
         members = (corruption,)
         if isinstance(corruption, CorruptionMixture):

@@ -12,10 +12,7 @@ from typing import Literal
 import numpy as np
 
 from fmjax.data.records import Record, Row
-
-# Maximum number of open rows in first-fit packing; more gives less padding and takes
-# longer.
-_OPEN_ROWS = 256
+from fmjax.data.text.first_fit import first_fit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,30 +172,13 @@ def cut(stream: Iterable[np.ndarray], size: int, stride: int) -> Iterator[Record
 
 
 def _packed(documents: Iterable[np.ndarray], length: int) -> Iterator[Record]:
-    """First-fit packing with a bounded number of open rows."""
-    rows: list[list[np.ndarray]] = []
-    room = np.zeros(0, np.int64)
-    for document in documents:
-        # Pieces overlap by one token: a target of one, an input of the next.
-        for start in range(0, len(document) - 1, length):
-            piece = document[start : start + length + 1]
-            fits = np.flatnonzero(room >= len(piece) - 1)
-            if fits.size:
-                chosen = int(fits[0])
-            else:
-                if len(rows) == _OPEN_ROWS:
-                    fullest = int(room.argmin())
-                    yield _join(rows.pop(fullest))
-                    room = np.delete(room, fullest)
-                chosen = len(rows)
-                rows.append([])
-                room = np.append(room, length)
-            rows[chosen].append(piece)
-            room[chosen] -= len(piece) - 1
-            if room[chosen] == 0:
-                yield _join(rows.pop(chosen))
-                room = np.delete(room, chosen)
-    yield from map(_join, rows)
+    # Pieces overlap by one token: a target of one, an input of the next.
+    pieces = (
+        document[start : start + length + 1]
+        for document in documents
+        for start in range(0, len(document) - 1, length)
+    )
+    return map(_join, first_fit(pieces, lambda piece: len(piece) - 1, length))
 
 
 def _join(pieces: list[np.ndarray]) -> Record:

@@ -64,7 +64,7 @@ class Pairs:
             if len(pair[0]) and len(pair[1])
         )
         if not self.packed:
-            return (_join([pair]) for pair in pairs)
+            return (join([pair]) for pair in pairs)
         return _packed(pairs, np.array(limits))
 
     def row(self, record: Record, rng=None, other=None) -> Row:
@@ -110,17 +110,18 @@ def _packed(pairs, limits: np.ndarray) -> Iterator[Record]:
         else:
             if len(rows) == _OPEN_ROWS:
                 fullest = int(room.min(1).argmin())
-                yield _join(rows.pop(fullest))
+                yield join(rows.pop(fullest))
                 room = np.delete(room, fullest, axis=0)
             chosen = len(rows)
             rows.append([])
             room = np.concatenate([room, limits[None]])
         rows[chosen].append(pair)
         room[chosen] -= sizes
-    yield from map(_join, rows)
+    yield from map(join, rows)
 
 
-def _join(pairs: list) -> Record:
+def join(pairs: list) -> Record:
+    """The record of one or several pairs of int arrays."""
     texts = [text for pair in pairs for text in pair]
     lengths = np.array([len(text) for text in texts], np.int32)
     return {"tokens": np.concatenate(texts), "lengths": lengths}

@@ -21,6 +21,7 @@ from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources.examples import Skipped
 from fmjax.data.tasks.corrupt_fraction import check_while_reading, check_whole
 from fmjax.data.tasks.documents import tokenized_documents
+from fmjax.data.text.decoder_pairs import DecoderPairs
 from fmjax.data.text.pairs import Pairs
 from fmjax.errors import UserError
 
@@ -101,7 +102,7 @@ class StreamedRows:
             f"{self._provider.name} {self._split}",
             self._vocab_size,
             self.skipped,
-            isinstance(self._layout, Pairs),
+            isinstance(self._layout, Pairs | DecoderPairs),
         )
 
         def contents() -> Iterator:

@@ -23,6 +23,7 @@ from fmjax.data.text.corruption.infilling import Infilling
 from fmjax.data.text.corruption.mixture import CorruptionMixture
 from fmjax.data.text.corruption.prefix_lm import PrefixLM
 from fmjax.data.text.corruption.span_corruption import SpanCorruption
+from fmjax.data.text.decoder_pairs import DecoderPairs
 from fmjax.data.text.masking import Masking
 from fmjax.data.text.packing import Layout
 from fmjax.data.text.pairs import Pairs
@@ -47,13 +48,17 @@ class Data(CachedData):
       train: task or mixture whose `train` split is trained on.
       validation: task or mixture whose `validation` split is evaluated; `train` if
         None.
-      length: T, tokens of a row; for pairs, of the encoder's row.
+      length: T, tokens of a row; for pairs and an encoder-decoder, of the encoder's.
       rows: 'blocks' cuts the stream of documents every T tokens; 'packed' puts several
         whole documents or pairs into a row, with segment ids that restrict attention to
         each of them; 'documents' gives each document or pair a row of its own.
       corruption: corruption of the text each time it is read, such as
         @span_corruption(); None for next-token prediction.
-      target_length: tokens of the decoder's row of pairs; `length` if None.
+      pairs: for a task of pairs, the model that reads them: 'encoder_decoder'; or
+        'decoder', which reads a pair as one text, inputs before targets, and predicts
+        the targets. Its inputs end without EOS, so a separator is part of their text.
+      target_length: tokens of the decoder's row of pairs; `length` if None. Only with
+        pairs = 'encoder_decoder'.
       random_window: whether training rows start at random positions of the stream
         (nanoGPT's sampling) instead of every T tokens; only with rows = 'blocks'.
       streaming: whether to read directly from seqio instead of from a cache.
@@ -72,6 +77,7 @@ class Data(CachedData):
     length: int = 256
     rows: str = "blocks"
     corruption: CorruptionConfig | None = None
+    pairs: str = "encoder_decoder"
     target_length: int | None = None
     random_window: bool = False
     streaming: bool = False
@@ -82,12 +88,15 @@ class Data(CachedData):
 
     def __post_init__(self):
         require(self, "length", self.length >= 1, "at least 1")
-        kinds = ("blocks", "packed", "documents")
-        if self.rows not in kinds:
-            raise UserError(
-                f"data.rows = {self.rows!r}: expected one of {', '.join(kinds)}."
-                + suggest(self.rows, kinds)
-            )
+        for name, kinds in (
+            ("rows", ("blocks", "packed", "documents")),
+            ("pairs", ("encoder_decoder", "decoder")),
+        ):
+            if (kind := getattr(self, name)) not in kinds:
+                raise UserError(
+                    f"data.{name} = {kind!r}: expected one of {', '.join(kinds)}."
+                    + suggest(kind, kinds)
+                )
         if self.corruption is not None:
             if self.rows == "packed":
                 raise UserError(
@@ -206,11 +215,21 @@ class Data(CachedData):
                     "data.corruption and data.random_window need plain text, but the "
                     f"task of data.{split} has pairs of inputs and targets."
                 )
-            return Pairs(
-                self.length,
-                self.target_length or self.length,
-                self.rows == "packed",
-                end_id(tokenizer, "A task of pairs"),
+            packed, eos_id = self.rows == "packed", end_id(tokenizer, "A task of pairs")
+            if self.pairs == "encoder_decoder":
+                target_length = self.target_length or self.length
+                return Pairs(self.length, target_length, packed, eos_id)
+            if self.target_length is not None:
+                raise UserError(
+                    f"data.target_length = {self.target_length}: expected None with "
+                    "data.pairs = 'decoder', whose rows have data.length tokens."
+                )
+            first_id = eos_id if tokenizer.bos_id is None else tokenizer.bos_id
+            return DecoderPairs(self.length, packed, first_id, eos_id)
+        if self.pairs == "decoder":
+            raise UserError(
+                "data.pairs = 'decoder' needs a task of pairs, but that of "
+                f"data.{split} has no inputs."
             )
         if self.target_length is not None:
             raise UserError(
@@ -248,7 +267,7 @@ class Data(CachedData):
                 f"{key.task} {key.split}",
                 tokenizer.vocab_size,
                 skipped,
-                isinstance(key.layout, Pairs),
+                isinstance(key.layout, Pairs | DecoderPairs),
             )
 
         build_cache(
