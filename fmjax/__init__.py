@@ -15,6 +15,7 @@ _PUBLIC = {
     "Experiment": ("fmjax.training.experiment", "Experiment"),
     "load_experiment": ("fmjax.config.load", "load_experiment"),
     "train": ("fmjax.run.train", "train"),
+    "fork": ("fmjax.run.fork", "fork"),
     "evaluate": ("fmjax.evaluation.validation", "evaluate_run"),
     "load": ("fmjax.inference.load", "load"),
     "beam_search": ("fmjax.inference.generate", "beam_search"),

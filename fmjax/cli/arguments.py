@@ -123,6 +123,10 @@ def _parser() -> argparse.ArgumentParser:
         "--override", action="store_true", help="continue a run with a changed config"
     )
 
+    sub = verb("fork", "Copy a checkpoint of a run to a new run that continues it.")
+    takes_run(sub)
+    sub.add_argument("new_dir", help="the run directory to write; must be new")
+
     sub = verb("plan", "Predict memory and step time of a config on chips elsewhere.")
     takes_config(sub)
     sub.add_argument("--chip", required=True, help="such as v5e, v5p, v6e or h100")

@@ -353,6 +353,16 @@ def _profile_config(args):
         return read_profile(folder)
 
 
+def _fork(args) -> None:
+    from fmjax.run.fork import fork
+
+    step = fork(args.run_dir, args.new_dir, args.step)
+    print(
+        f"{args.new_dir} continues {args.run_dir} from step {step}: train it with the "
+        "same config, or with another one and --override"
+    )
+
+
 def _import(args) -> None:
     from fmjax.interop.hugging_face import import_model
 
@@ -385,6 +395,7 @@ def _export(args) -> None:
 VERBS = {
     "train": _train,
     "launch": _launch,
+    "fork": _fork,
     "plan": _plan,
     "eval": _eval,
     "generate": _generate,

@@ -24,11 +24,11 @@ from fmjax.interop import (
 from fmjax.interop.families import FAMILIES
 from fmjax.interop.family import Architecture, Family, Unlike
 from fmjax.interop.model_card import Exported
-from fmjax.interop.new_folder import new_folder
 from fmjax.interop.weights import leaves, tensors
 from fmjax.models.contracts import vocab_size_of
 from fmjax.run import directory as run_dirs
 from fmjax.sharding.mesh import MeshConfig
+from fmjax.storage.new_folder import new_folder
 from fmjax.storage.paths import as_path
 from fmjax.training.checkpoint import saved_state
 from fmjax.training.state import abstract_variables

@@ -9,12 +9,12 @@ from fmjax.config.render import render
 from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
 from fmjax.errors import UserError, suggest
 from fmjax.interop import generation_file, preprocessor_file
-from fmjax.interop.new_folder import new_folder
 from fmjax.interop.options import Options, has_option
 from fmjax.interop.saved_model import read_model
 from fmjax.interop.tensor_files import TensorFiles
 from fmjax.models.contracts import vocab_size_of
 from fmjax.run import directory as run_dirs
+from fmjax.storage.new_folder import new_folder
 from fmjax.storage.objects import local_copy
 from fmjax.storage.paths import as_path, given_path, is_bucket
 from fmjax.training.checkpoint import checkpoints

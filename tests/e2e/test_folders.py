@@ -11,7 +11,7 @@ import pytest
 
 from fmjax.errors import UserError
 from fmjax.interop.hugging_face import import_model
-from fmjax.interop.new_folder import new_folder
+from fmjax.storage.new_folder import new_folder
 
 
 @contextlib.contextmanager

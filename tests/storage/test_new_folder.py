@@ -3,8 +3,8 @@
 import pytest
 
 from fmjax.errors import UserError
-from fmjax.interop.new_folder import new_folder
 from fmjax.storage import objects
+from fmjax.storage.new_folder import new_folder
 from fmjax.storage.paths import as_path
 
 FILES = {"a/b.txt": "b", "config.json": "{}", "zz.safetensors": "weights"}
