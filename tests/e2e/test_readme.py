@@ -60,6 +60,7 @@ CUT_SHORT = {
     "fmjax launch tpu-vm": ["train.batch_size=16", *WIDE, "--dry_run"],
     "fmjax profile quickstart.gin": [*QUICKSTART, "train.steps=5", "--steps", "1"],
     "fmjax plan": [*SMALL_MODEL, *CORPUS, "data.length=32", *SMALL_VOCABULARY],
+    "fmjax fork": [],
     "fmjax eval": [],
     "fmjax generate": ["--max_tokens", "4"],
     "fmjax compare": [],
