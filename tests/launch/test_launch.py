@@ -92,7 +92,7 @@ def test_the_command_of_every_shipped_cluster_works(name, tmp_path):
     [
         (["slurm"], "expected --chips.*or --nodes"),
         (["slurm", "--chips", "v5e-16"], "Slurm has no v5e"),
-        (["slurm", "--chips", "b300-8"], "--chip b300: expected one of"),
+        (["slurm", "--chips", "b300-8"], "--chips b300: expected one of"),
         (["slurm", "--nodes", "2"], "--gpus: expected the number"),
         (["slurm", "--nodes", "0", "--gpus", "8"], "--nodes 0"),
         (["slurm", "--nodes", "2", "--chips", "h100-8"], "--chips: expected without"),
