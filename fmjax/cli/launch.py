@@ -11,7 +11,7 @@ from fmjax.launch import hardware, launch
 from fmjax.launch.hardware import Hardware
 from fmjax.launch.job import Job, check_name, job_name
 from fmjax.run.directory import check_writable
-from fmjax.storage.paths import as_path
+from fmjax.storage.paths import as_path, is_bucket
 from fmjax.training.checks import check_divisible
 from fmjax.training.experiment import Experiment
 
@@ -30,9 +30,7 @@ def run(args: argparse.Namespace) -> int:
     cluster = load_cluster(kind, config, own)
     experiment = load_experiment(args.config, others, args.trust)
     place = _hardware(args)
-    run_dir = args.run_dir
-    if "://" not in run_dir:
-        run_dir = os.path.abspath(run_dir)
+    run_dir = _on_all_hosts(args.run_dir)
     name = check_name(args.name) if args.name else job_name(run_dir)
     chosen = {"--trust": args.trust, "--override": args.override}
     flags = tuple(flag for flag, is_chosen in chosen.items() if is_chosen)
@@ -40,8 +38,11 @@ def run(args: argparse.Namespace) -> int:
     job = job.in_folder(args.out or pathlib.Path("launched", name))
     cluster.check(job)
     _check_fits(experiment, place)
-    if kind in ("slurm", "local") or not (args.dry_run or args.unchecked):
-        _check_writable(run_dir, kind)
+    if is_bucket(run_dir):
+        if not (args.dry_run or args.unchecked):
+            check_writable(as_path(run_dir, "--run_dir"))
+    elif kind in ("slurm", "local"):  # Those of GKE are in the pods alone.
+        check_writable(as_path(run_dir))
     files, count = cluster.render(job), 1
     while not args.out and launch.holds_another(job.folder, files):
         count += 1
@@ -56,11 +57,16 @@ def run(args: argparse.Namespace) -> int:
     return launch.launch(job, cluster, not args.detach, print)
 
 
-def _check_writable(run_dir: str, kind: str) -> None:
-    """Raises a UserError if the run directory cannot be written from here."""
-    mounted = kind == "gke" and "://" not in run_dir  # in the pods alone
-    if not mounted:
-        check_writable(as_path(run_dir, "--run_dir"))
+def _on_all_hosts(run_dir: str) -> str:
+    """The run directory: the address of a bucket, or else an absolute path.
+
+    Raises:
+      UserError: it is neither.
+    """
+    if is_bucket(run_dir):  # whose client need not be installed here
+        return run_dir
+    path = as_path(run_dir, "--run_dir")
+    return os.fspath(path) if is_bucket(path) else os.path.abspath(path)
 
 
 def _hardware(args: argparse.Namespace) -> Hardware:

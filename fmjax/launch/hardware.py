@@ -61,7 +61,7 @@ def of_chips(text: str, slices: int = 1) -> Hardware:
     parsed = re.fullmatch(r"(\w+)-(\d+)", text)
     if not parsed:
         raise UserError(f"--chips {text}: expected KIND-NUMBER, as in v5e-256.")
-    chip, chips = find_chip(parsed[1]), int(parsed[2])
+    chip, chips = find_chip(parsed[1], "--chips"), int(parsed[2])
     if slices < 1 or chips % slices or (slices > 1 and not chip.torus_dimensions):
         raise UserError(
             f"--slices {slices}: expected slices of TPUs with the same number of "

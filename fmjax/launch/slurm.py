@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 import sys
 import time
 from typing import Literal
@@ -9,8 +10,9 @@ from typing import Literal
 from fmjax.configurable import configurable
 from fmjax.errors import UserError, require
 from fmjax.launch.exit_codes import FINAL, UNFINISHED
-from fmjax.launch.job import CONFIG, Job, check_environment, fill
+from fmjax.launch.job import CONFIG, Job, check_environment, fill, shared_cache
 from fmjax.launch.shell import find_tool, output_of, patiently, quoted
+from fmjax.storage.paths import is_bucket
 
 POLL_SECONDS = 3.0
 _WHERE = "Run this on a login node of the cluster."
@@ -38,8 +40,10 @@ class Slurm:
       exclusive: whether the job has its nodes for itself.
       container: how processes enter `image`; None to run without a container.
       image: of the container: a file, or an address such as docker://….
-      mounts: "FROM:TO", folders that the container sees.
+      mounts: "FROM:TO", folders that the container sees; the run directory is in one.
       environment: "NAME=VALUE" of the processes; see configs/cluster/slurm_efa.gin.
+        Without it, FMJAX_CACHE of a container is fmjax-cache in the mount, or bucket,
+        of the run directory.
       options: further options of sbatch, such as "--constraint=ib".
     """
 
@@ -65,6 +69,12 @@ class Slurm:
                     f"slurm.options: {option!r}; expected options of sbatch, such as "
                     "'--constraint=ib'."
                 )
+        for mount in self.mounts:
+            if not re.fullmatch(r"/[^:,]*:/[^:,]+(:[^:]+)?", mount):
+                raise UserError(
+                    f"slurm.mounts: {mount!r}; expected FROM:TO, such as "
+                    "'/shared:/shared'."
+                )
         if (self.container is None) != (self.image is None):
             raise UserError(
                 "slurm.container and slurm.image: expected both, or neither."
@@ -73,8 +83,11 @@ class Slurm:
 
     def check(self, job: Job) -> None:
         """Raises a UserError for TPUs, and for what sbatch would not understand."""
-        if any(character.isspace() for character in str(job.folder)):
-            raise UserError(f"--out {job.folder}: expected a path without spaces.")
+        if found := re.search(r"""[\s"'\\%,:]""", str(job.folder)):
+            raise UserError(
+                f"--out {job.folder}: expected a path without {found[0]!r}, which "
+                "sbatch or a container would take for something else."
+            )
         if job.hardware.devices_per_host is None:
             raise UserError(
                 "--gpus: expected the number of GPUs of a node, or 0 for CPUs."
@@ -85,17 +98,29 @@ class Slurm:
                 f"--chips: Slurm has no {chip.name}; expected --nodes and --gpus, or "
                 "--chips of GPUs."
             )
+        inside = any(job.run_dir.startswith(f"{to}/") for to in self._mounted())
+        if self.container and not (inside or is_bucket(job.run_dir)):
+            raise UserError(
+                f"--run_dir {job.run_dir}: a folder of a container is lost with it; "
+                "expected a folder under the TO of one of slurm.mounts, such as "
+                "'/shared:/shared', or a bucket."
+            )
 
     def render(self, job: Job) -> dict[str, str]:
         """train.sbatch, task.sh and the config."""
         enter, python = self._container(job)
         train = job.train(str(job.folder / CONFIG))
+        environment = dict(each.split("=", 1) for each in self.environment)
+        if self.container:
+            cache = shared_cache(None, job, self._mounted())
+            environment = {"FMJAX_CACHE": cache} | environment
         given = {"job": job, "slurm": self}
         return {
             "train.sbatch": fill(
                 "slurm.sbatch",
                 **given,
                 gpus=job.hardware.chips_per_host,
+                environment=environment,
                 enter=enter,
                 final="|".join(map(str, FINAL)),
                 unfinished=UNFINISHED,
@@ -108,6 +133,10 @@ class Slurm:
             ),
             CONFIG: job.config,
         }
+
+    def _mounted(self) -> list[str]:
+        """The folders of a container that are mounted."""
+        return [mount.split(":")[1] for mount in self.mounts]
 
     def _container(self, job: Job) -> tuple[list[str], str]:
         """What stands between srun and bash, and the Python there."""

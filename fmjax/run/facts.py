@@ -3,8 +3,8 @@
 import hashlib
 import pathlib
 import platform
+import sys
 
-import fmjax
 from fmjax.config.render import bindings_of, fields_by_name
 from fmjax.training.environment import versions
 from fmjax.training.experiment import Experiment
@@ -23,16 +23,22 @@ def facts_of(experiment: Experiment) -> dict[str, str]:
     }
     return (
         {f"version of {name}": value for name, value in versions().items()}
-        | {"version of Python": platform.python_version(), "code of fmjax": _code()}
+        | {"version of Python": platform.python_version()}
+        | {f"code of {name}": _code(name) for name in ("fmjax", *experiment.modules)}
         | config
     )
 
 
-def _code() -> str:
-    """A digest of fmjax's source files."""
-    package = pathlib.Path(fmjax.__file__).parent
+def _code(name: str) -> str:
+    """A digest of the source file of an imported module, or of all in a package."""
+    origin = getattr(sys.modules[name], "__file__", None)
+    if origin is None:
+        return "(no file)"
+    file = pathlib.Path(origin)
+    folder = file.parent
+    files = sorted(folder.rglob("*.py")) if file.name == "__init__.py" else [file]
     digest = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        digest.update(file.relative_to(package).as_posix().encode())
-        digest.update(file.read_bytes())
+    for each in files:
+        digest.update(each.relative_to(folder).as_posix().encode())
+        digest.update(each.read_bytes())
     return digest.hexdigest()[:12]

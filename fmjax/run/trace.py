@@ -4,17 +4,16 @@ import dataclasses
 import pathlib
 import time
 
-from fmjax.errors import UserError, explained_out_of_memory
-from fmjax.sharding.mesh import on_mesh
+from fmjax.errors import UserError
 from fmjax.training.environment import use_compilation_cache
 from fmjax.training.experiment import Experiment
 from fmjax.training.faults.bad_step_log import Diverged, Rollback
 from fmjax.training.faults.watchdog import warn
 from fmjax.training.loop import Loop
-from fmjax.training.memory import HELP, describe_memory
 from fmjax.training.reporting.goodput import Clock
 from fmjax.training.reporting.spool import Spool
 from fmjax.training.setup import set_up
+from fmjax.training.train import around_steps
 from fmjax.training.vocab_size import with_vocab_size
 
 WARM_UP = 3  # steps before the first one that is traced; they compile
@@ -51,17 +50,8 @@ def trace_steps(experiment: Experiment, folder: pathlib.Path, steps: int) -> Non
     with clock:
         setup = set_up(experiment, (), lambda: None)
     loop = Loop(experiment, folder, "", setup, warn, False, clock, spool)
-
-    def held() -> str:
-        return describe_memory(setup.plan, setup.step.activations)
-
     try:
-        with (
-            clock,
-            explained_out_of_memory(HELP, held),
-            on_mesh(setup.mesh, setup.rules),
-            loop.watchdog,
-        ):
+        with around_steps(loop, setup, clock):
             loop.restore()
             while loop.done < last:
                 loop.step()

@@ -189,8 +189,9 @@ CHIPS = {
         ),
     )
 }
-# Chips that nothing is planned for, but whose peak counts in a run's utilization.
-_OTHER_PEAKS = (("H100 PCIe", 756 * TERA),)
+# Chips that nothing is planned for, but whose peak counts in a run's utilization: what
+# `device_kind` contains → FLOP/s, and the source.
+_OTHER_PEAKS = {"H100 PCIe": (756 * TERA, "NVIDIA H100 PCIe data sheet")}
 
 
 def chip_of(device: jax.Device) -> Chip | None:
@@ -204,8 +205,14 @@ def chip_of(device: jax.Device) -> Chip | None:
 
 def peak_flops(device: jax.Device) -> float | None:
     """Dense bfloat16 peak in FLOP/s of a device of JAX; None if unknown."""
-    for name, peak in _OTHER_PEAKS:
+    known = peak_and_source(device)
+    return None if known is None else known[0]
+
+
+def peak_and_source(device: jax.Device) -> tuple[float, str] | None:
+    """`peak_flops`, and where it is stated; None if unknown."""
+    for name, known in _OTHER_PEAKS.items():
         if name in device.device_kind:
-            return peak
+            return known
     chip = chip_of(device)
-    return None if chip is None else chip.peak_flops / chip.devices_per_chip
+    return None if chip is None else (chip.of_device().peak_flops, chip.source)

@@ -44,8 +44,8 @@ def join_processes(cluster: bool = False, facts: Facts | None = None) -> None:
 
     Raises:
       CannotJoin: a process did not come within $FMJAX_JOIN_SECONDS.
-      UserError: only some of the variables are set, there is no cluster, or a process
-        has other facts.
+      UserError: only some of the variables are set, there is no cluster, a process
+        has other facts, or JAX cannot use the GPUs of this node.
     """
     seconds = seconds_to_join()
     place = _given_place()
@@ -69,6 +69,22 @@ def join_processes(cluster: bool = False, facts: Facts | None = None) -> None:
         raise CannotJoin(
             f"{place.name(place.index)} could not join {place.coordinator}: {error}"
         ) from error
+    if cluster:
+        refuse_idle_gpus()
+
+
+def refuse_idle_gpus() -> None:
+    """Raises a UserError if this node has GPUs for the job and JAX finds none.
+
+    JAX then takes CPUs, with no more than a warning. $JAX_PLATFORMS is a choice.
+    """
+    gpus = int(os.environ.get("SLURM_GPUS_ON_NODE") or len(_gpu_files()))
+    if gpus and not jax.config.jax_platforms and jax.default_backend() == "cpu":
+        raise UserError(
+            f"{socket.gethostname()} has {gpus} GPUs for this job, and JAX finds none; "
+            "expected pip install 'fmjax[gpu]', or an image for GPUs. "
+            "JAX_PLATFORMS=cpu trains on CPUs."
+        )
 
 
 def _given_place() -> Place | None:

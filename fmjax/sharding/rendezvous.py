@@ -107,6 +107,7 @@ def _gather(
 ) -> dict[str, str]:
     """Process 0: collects what the others tell, and tells them whether it fits."""
     arrived, connections = {0: own}, []
+    absent = list(range(1, place.count))
     different, give_up_at = "", deadline
     report_at = time.monotonic() + REPORT_SECONDS
     with contextlib.ExitStack() as stack:

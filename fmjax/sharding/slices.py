@@ -4,14 +4,18 @@ from fmjax.errors import UserError
 from fmjax.sharding.chips import CHIPS, Chip
 
 
-def find_chip(name: str) -> Chip:
+def find_chip(name: str, option: str = "--chip") -> Chip:
     """The chip of that name.
+
+    Args:
+      name: of the chip.
+      option: that it was given with, for errors.
 
     Raises:
       UserError: there is none.
     """
     if name not in CHIPS:
-        raise UserError(f"--chip {name}: expected one of {', '.join(CHIPS)}.")
+        raise UserError(f"{option} {name}: expected one of {', '.join(CHIPS)}.")
     return CHIPS[name]
 
 

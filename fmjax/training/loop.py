@@ -11,15 +11,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from fmjax.data.runtime.batch_source import ObservesParameters
-from fmjax.sharding.chips import peak_flops
 from fmjax.sharding.mesh import global_batch, local_rows
-from fmjax.sharding.processes import describe_hosts
-from fmjax.sharding.xla_options import xla_options
 from fmjax.training.checkpoint.checkpoints import Checkpoints
 from fmjax.training.checkpoint.clock import SaveClock
 from fmjax.training.checkpoint.saved_state import in_a_line
 from fmjax.training.checkpoint.saver import Saver
 from fmjax.training.checks import check_same_data
+from fmjax.training.describe_run import describe_run
 from fmjax.training.environment import program, versions
 from fmjax.training.experiment import EvaluationPoint, Experiment
 from fmjax.training.faults.bad_step_log import BadStepLog, Diverged, Rollback
@@ -36,9 +34,8 @@ from fmjax.training.reporting.profile import StepProfile
 from fmjax.training.reporting.reports import Reports
 from fmjax.training.reporting.spool import Spool
 from fmjax.training.reporting.step_figures import StepFigures
-from fmjax.training.reporting.step_flops import StepFlops
 from fmjax.training.reporting.step_log import StepLog
-from fmjax.training.reporting.throughput import describe_peak, mfu
+from fmjax.training.reporting.throughput import Utilization
 from fmjax.training.reporting.trackers.outbox import Outbox
 from fmjax.training.setup import Setup
 from fmjax.training.state import State
@@ -112,22 +109,25 @@ class Loop:
         self._observed = False
         self._train_rows = data.train_rows()
         self._has_validation = data.has_validation
-        of_rows = (objective, setup.plan, data.row_shapes(), run.batch_size)
-        self._flops = {
-            name: StepFlops(*of_rows, causal=causal)
-            for name, causal in (("mfu", False), ("causal_mfu", True))
-        }
+        utilization = Utilization(
+            objective, setup.plan, data.row_shapes(), setup.step.batch, setup.mesh
+        )
         self._reports = Reports(
             spool.folder,
             run.steps,
             objective.unit,
-            self._utilization,
+            lambda seconds: utilization(seconds, self.done),
             lambda: [
                 Outbox(tracker, spool.folder, config_text)
                 for tracker in experiment.trackers
             ],
         )
-        self._describe()
+        for line in describe_run(setup, run.xla_options):
+            self._reports.say(line)
+        if not self._has_validation:
+            self._reports.say(
+                "the data has no validation split: there will be no validation loss"
+            )
         check_devices(setup.mesh)
         self._checkpoints = Checkpoints(
             run_dir,
@@ -367,18 +367,6 @@ class Loop:
         traced, _ = self._setup.step.trace(self._setup.plan.freezing.phase(self.done))
         return traced.lower().compile().as_text()
 
-    def _utilization(self, seconds: float) -> dict[str, float | None]:
-        """MFU in both conventions for a step time in seconds; None where unknown."""
-        mesh = self._setup.mesh
-        device = mesh.devices.flat[0]
-        if peak_flops(device) is None:
-            return dict.fromkeys(self._flops)
-        phase, batch = self._setup.plan.freezing.phase(self.done - 1), self._setup.step
-        return {
-            name: mfu(flops(phase, batch.batch) / seconds, device, mesh.size)
-            for name, flops in self._flops.items()
-        }
-
     def _log_step(self, step: int, batch: int, values: dict[str, float]) -> None:
         unit = self._experiment.objective.unit
         rate = values[f"{unit}_per_second"] / self._setup.mesh.size
@@ -403,24 +391,6 @@ class Loop:
     def _evaluation_failed(self, name: str, error: Exception) -> None:
         message = f"the evaluation {name} failed: {in_a_line(error)}"
         self._reports.event("evaluation failed", self.done, message)
-
-    def _describe(self) -> None:
-        plan, say = self._setup.plan, self._reports.say
-        for line in describe_hosts():
-            say(line)
-        say(plan.describe(self._setup.mesh))
-        device = self._setup.mesh.devices.flat[0]
-        if device.platform != "cpu":
-            say(describe_peak(device))
-        options = xla_options(device, self._run.xla_options)
-        if options:
-            say("XLA options: " + ", ".join(f"{n}={x}" for n, x in options.items()))
-        for line in plan.freezing.describe(plan.shapes.params):
-            say(line)
-        for copy in self._setup.copies:
-            say(copy.describe())
-        if not self._has_validation:
-            say("the data has no validation split: there will be no validation loss")
 
 
 def _noted_as_finished(run_dir: pathlib.Path, step: int) -> bool:

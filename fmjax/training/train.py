@@ -1,8 +1,9 @@
 """Training an experiment: set up, restored, and stepped to its end."""
 
+import contextlib
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
@@ -17,7 +18,7 @@ from fmjax.training.loop import Loop, Outcome
 from fmjax.training.memory import HELP, describe_memory
 from fmjax.training.reporting.goodput import Clock
 from fmjax.training.reporting.spool import Spool
-from fmjax.training.setup import set_up
+from fmjax.training.setup import Setup, set_up
 
 
 def train(
@@ -60,17 +61,8 @@ def train(
             experiment, run_dir, config_text, setup, on_hang, changed_data, clock, spool
         )
 
-        def held() -> str:
-            return describe_memory(setup.plan, setup.step.activations)
-
         try:
-            with (
-                clock,
-                explained_out_of_memory(HELP, held),
-                on_mesh(setup.mesh, setup.rules),
-                Interruption() as interruption,
-                loop.watchdog,
-            ):
+            with around_steps(loop, setup, clock), Interruption() as interruption:
                 loop.restore()
                 loop.note_start()
                 while not (loop.complete or loop.interrupted):
@@ -86,3 +78,25 @@ def train(
         finally:
             loop.close()
         return loop.outcome()
+
+
+@contextlib.contextmanager
+def around_steps(loop: Loop, setup: Setup, clock: Clock) -> Iterator[None]:
+    """Context manager that a loop is restored and stepped in.
+
+    Args:
+      loop: not restored yet; the caller closes it.
+      setup: that it is made of.
+      clock: that it is made of.
+    """
+
+    def held() -> str:
+        return describe_memory(setup.plan, setup.step.activations)
+
+    with (
+        clock,
+        explained_out_of_memory(HELP, held),
+        on_mesh(setup.mesh, setup.rules),
+        loop.watchdog,
+    ):
+        yield

@@ -42,7 +42,6 @@ SMALL_VOCABULARY = ["sentencepiece.vocab_size=400"]
 # The quickstart's own text takes a minute to tokenize.
 CORPUS = ["text_task.source=@text_files()", "text_files.files='corpus/*.txt'"]
 QUICKSTART = [*SHORT, *CORPUS, "data.length=32", *SMALL_VOCABULARY]
-WIDE = ["train.eval_batch_size=32"]
 # What is appended to each command by its beginning; the longest beginning that fits.
 CUT_SHORT = {
     "bash launch/quickstart.sh": [*QUICKSTART, "--run_dir", "runs/quickstart"],
@@ -55,9 +54,10 @@ CUT_SHORT = {
     ],
     "fmjax profile": [],
     "fmjax launch local": QUICKSTART,
-    "fmjax launch slurm": ["train.batch_size=32", *WIDE, "--dry_run"],
-    "fmjax launch gke": ["train.batch_size=16", *WIDE, "--dry_run"],
-    "fmjax launch tpu-vm": ["train.batch_size=16", *WIDE, "--dry_run"],
+    # Without changes: the batch must fit the devices as the page writes them.
+    "fmjax launch slurm": ["--dry_run"],
+    "fmjax launch gke": ["--dry_run"],
+    "fmjax launch tpu-vm": ["--dry_run"],
     "fmjax profile quickstart.gin": [*QUICKSTART, "train.steps=5", "--steps", "1"],
     "fmjax plan": [*SMALL_MODEL, *CORPUS, "data.length=32", *SMALL_VOCABULARY],
     "fmjax fork": [],

@@ -1,6 +1,5 @@
 """A run that is stopped, however it is stopped, ends as if nothing had happened."""
 
-import json
 import math
 import shutil
 import signal
@@ -8,6 +7,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from local_processes import losses
 
 from fmjax.inference.load import load
 from fmjax.training.checkpoint.saved_state import saved_steps
@@ -157,11 +157,6 @@ def test_override_continues_with_the_change(finished, tmp_path, tiny, verb):
 def logged(run_dir) -> int:
     file = run_dir / "metrics.jsonl"
     return file.read_text().count('"train"') if file.exists() else 0
-
-
-def losses(run_dir) -> list[float]:
-    lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
-    return [line["loss"] for line in lines if line["split"] == "train"]
 
 
 def files(run_dir) -> dict:

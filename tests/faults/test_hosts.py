@@ -10,6 +10,7 @@ import textwrap
 import time
 
 import pytest
+from local_processes import children
 
 from fmjax.training.checkpoint.saved_state import saved_steps
 
@@ -55,11 +56,6 @@ def launched(tmp_path):
         if process.poll() is None:
             process.kill()
             process.wait()
-
-
-def children(pid: int) -> list[int]:
-    text = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(child) for child in text.split()]
 
 
 @pytest.mark.slow

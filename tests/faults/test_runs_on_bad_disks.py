@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from local_processes import children
 
 from fmjax.training.checkpoint.saved_state import FOLDER, saved_steps
 from tests.run_digest import run_digest
@@ -111,11 +112,6 @@ def test_a_run_goes_on_while_its_disk_is_full(tmp_path, small_disk, launcher):
     with Running(launcher, tmp_path, tmp_path / "whole", "whole.txt") as whole:
         whole.finish()
     assert run_digest(run.run_dir) == run_digest(whole.run_dir)
-
-
-def children(pid: int) -> list[int]:
-    text = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(child) for child in text.split()]
 
 
 def fill(file: pathlib.Path) -> None:

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shlex
 import subprocess
 import tomllib
 
@@ -75,14 +76,12 @@ def test_files_of_a_job_that_may_be_running_are_not_replaced(tmp_path, capsys):
 @pytest.mark.parametrize(
     "name", [name for name in shipped_configs() if name.startswith("cluster/")]
 )
-def test_the_command_of_every_shipped_cluster_works(name, capsys):
+def test_the_command_of_every_shipped_cluster_works(name, tmp_path):
     text = (ROOT / "configs" / name).read_text()
     header = text.split("\ninclude")[0].replace("\n#", "\n").replace("\\\n", " ")
     command = re.search(r"fmjax (launch .*)", header)[1]
-    command = re.sub(r"/(shared|fsx)/", "shared/", command)
-    words = [word.replace("REGISTRY#", "registry#") for word in command.split()]
-    rows = ["train.batch_size=32", "train.eval_batch_size=32"]
-    assert main([*words, *rows, "--dry_run"]) == 0
+    words = shlex.split(re.sub(r"/(shared|fsx)\b", f"{tmp_path}/shared", command))
+    assert main([*words, "--dry_run"]) == 0
     kind = next(k for k in sorted(KINDS.values(), key=len) if f"/{k}" in name)
     given = [word for word in words if word.startswith(f"{kind}.")]
     assert load_cluster(kind, name, given).gin_name == kind
@@ -93,7 +92,7 @@ def test_the_command_of_every_shipped_cluster_works(name, capsys):
     [
         (["slurm"], "expected --chips.*or --nodes"),
         (["slurm", "--chips", "v5e-16"], "Slurm has no v5e"),
-        (["slurm", "--chips", "b300-8"], "--chip b300: expected one of"),
+        (["slurm", "--chips", "b300-8"], "--chips b300: expected one of"),
         (["slurm", "--nodes", "2"], "--gpus: expected the number"),
         (["slurm", "--nodes", "0", "--gpus", "8"], "--nodes 0"),
         (["slurm", "--nodes", "2", "--chips", "h100-8"], "--chips: expected without"),
@@ -155,6 +154,23 @@ def test_a_bucket_that_cannot_be_written_from_here_is_refused(tmp_path, capsys, 
     assert (tmp_path / "submitted").exists()
 
 
+def test_a_bucket_is_not_tried_where_nothing_is_submitted_or_unchecked(
+    tmp_path, capsys, tool
+):
+    tool("sbatch", "echo 12")
+    words = [*SLURM, "--run_dir", "s3://bucket/run", "--detach"]
+    assert main([*words, "--dry_run"]) == 0
+    assert main([*words, "--unchecked"]) == 0
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "s3://bucket/run" in capsys.readouterr().err
+
+
+def test_an_address_of_a_folder_is_that_folder(tmp_path, capsys):
+    assert main([*SLURM, "--run_dir", f"file://{tmp_path}/a", "--dry_run"]) == 0
+    assert f"--run_dir {tmp_path}/a " in capsys.readouterr().out
+
+
 def test_a_run_directory_that_cannot_be_written_is_refused(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main([*SLURM, "--run_dir", "file/run"]) == 2
@@ -178,6 +194,16 @@ def test_options_of_xla_are_shown_with_the_config(capsys):
 def test_the_dockerfile_is_clean():
     file = ROOT / "launch" / "docker" / "Dockerfile"
     subprocess.run([beside("hadolint"), str(file)], check=True)
+
+
+def test_the_image_lets_container_runtimes_add_gpus():
+    dockerfile = (ROOT / "launch" / "docker" / "Dockerfile").read_text()
+    found = dict(re.findall(r"^(?:ENV|   ) (\w+)=(\S+)", dockerfile, re.M))
+    # enroot's hook 98-nvidia.sh and NVIDIA's runtime do nothing without the first, and
+    # leave CUDA out without the second. GKE mounts the driver into the last.
+    assert found["NVIDIA_VISIBLE_DEVICES"] == "all"
+    assert "compute" in found["NVIDIA_DRIVER_CAPABILITIES"].split(",")
+    assert found["LD_LIBRARY_PATH"] == "/usr/local/nvidia/lib64"
 
 
 def test_the_versions_of_the_image_are_those_that_fmjax_asks_for():

@@ -144,12 +144,33 @@ def test_without_gpus_none_are_asked_for(make_job):
     ],
 )
 def test_a_container_is_entered_by_srun(make_job, container, image, entered):
-    job = make_job()
+    job = make_job(run_dir="/data/runs/job")
     slurm = Slurm(container=container, image=image, mounts=("/data:/data",))
+    slurm.check(job)
     files = slurm.render(job)
+    assert "\nexport FMJAX_CACHE=/data/fmjax-cache\n" in files["train.sbatch"]
     words = files["train.sbatch"].replace("'", "")
     assert entered.format(job.folder) in words
     assert "\npython -m fmjax train" in files["task.sh"]
+
+
+@pytest.mark.parametrize("container", ["pyxis", "apptainer"])
+def test_a_run_directory_that_the_container_does_not_see_is_refused(
+    make_job, container
+):
+    slurm = Slurm(container=container, image="i", mounts=("/data:/data",))
+    for run_dir in ("/shared/runs/job", "/database/run"):
+        with pytest.raises(UserError, match=f"--run_dir {run_dir}: .*slurm.mounts"):
+            slurm.check(make_job(run_dir=run_dir))
+    slurm.check(make_job(run_dir="s3://bucket/run"))
+    Slurm().check(make_job(run_dir="/shared/runs/job"))
+
+
+@pytest.mark.parametrize("name", ["a b", "a%j", "it's", 'a"b', "a,b", "a:b"])
+def test_a_folder_that_sbatch_would_take_for_another_is_refused(make_job, name):
+    job = make_job()
+    with pytest.raises(UserError, match="--out"):
+        Slurm().check(job.in_folder(job.folder / name))
 
 
 def test_the_log_is_followed_until_the_job_ends(make_job, tool, capfd, monkeypatch):
@@ -197,6 +218,7 @@ def test_without_slurm_the_tool_is_named(make_job, monkeypatch):
         ({"container": "pyxis"}, "slurm.container and slurm.image"),
         ({"options": ("constraint=ib",)}, "slurm.options"),
         ({"environment": ("A B=1",)}, "slurm.environment"),
+        ({"mounts": ("/data",)}, "slurm.mounts"),
     ],
 )
 def test_fields_are_refused_by_name(fields, named):

@@ -1,6 +1,5 @@
 """Two processes of this machine train as one does, stop together, and go on alone."""
 
-import json
 import os
 import pathlib
 import signal
@@ -12,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from local_processes import assert_same_losses, children, free_port, losses
 
 from fmjax.training.checkpoint.saved_state import saved_steps
 from fmjax.training.faults import bad_step_log
@@ -56,10 +56,7 @@ def test_two_processes_have_the_losses_of_one(one_process, tmp_path, train):
     # By the first process's clock: both wait for each other at every save.
     assert len(saved_steps(tmp_path / "run")) > 1
     assert "[0] " in ended.stdout
-    here, there = losses(tmp_path / "run"), losses(one_process)
-    assert len(here) == STEPS
-    np.testing.assert_allclose(here[:20], there[:20], rtol=1e-5)
-    np.testing.assert_allclose(here[-1], there[-1], rtol=1e-2)
+    assert_same_losses(tmp_path / "run", one_process, STEPS)
 
 
 @pytest.mark.slow
@@ -88,10 +85,7 @@ def test_sigterm_to_one_stops_both_at_one_step_and_one_process_continues(
 
     assert again.returncode == 0, again.stdout
     assert f"resuming from step {step}" in again.stdout
-    here, there = losses(tmp_path / "run"), losses(one_process)
-    assert len(here) == STEPS
-    np.testing.assert_allclose(here[:20], there[:20], rtol=1e-5)
-    np.testing.assert_allclose(here[-1], there[-1], rtol=1e-2)
+    assert_same_losses(tmp_path / "run", one_process, STEPS)
 
 
 @pytest.mark.slow
@@ -177,12 +171,6 @@ def member(index: int, port: int) -> dict[str, str]:
     }
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("localhost", 0))
-        return taken.getsockname()[1]
-
-
 def together(*args) -> subprocess.CompletedProcess:
     return run([*LAUNCHER, *map(str, args)])
 
@@ -201,17 +189,3 @@ def run(command, **environment) -> subprocess.CompletedProcess:
         text=True,
         timeout=DEADLINE_SECONDS,
     )
-
-
-def losses(run_dir) -> list[float]:
-    file = run_dir / "metrics.jsonl"
-    if not file.exists():
-        return []
-    lines = [json.loads(line) for line in file.read_text().splitlines(keepends=True)
-             if line.endswith("\n")]  # fmt: skip
-    return [line["loss"] for line in lines if line["split"] == "train"]
-
-
-def children(pid: int) -> list[int]:
-    text = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(child) for child in text.split()]

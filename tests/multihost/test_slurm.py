@@ -16,8 +16,8 @@ import sys
 import textwrap
 import time
 
-import numpy as np
 import pytest
+from local_processes import assert_same_losses, free_port, losses
 
 ROOT = pathlib.Path(__file__).parents[2]
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
@@ -44,12 +44,6 @@ SelectType=select/linear
 NodeName=node[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{nodes}] CPUs=2
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 def two_free_ports() -> int:
@@ -182,7 +176,8 @@ def test_a_job_that_is_signalled_is_requeued_and_has_the_losses_of_one_process(
     slurm("scontrol", "update", f"JobId={job}", "StartTime=now")
     wait_for(lambda: "JobState=COMPLETED" in state())
 
-    kinds = [event["kind"] for event in lines(run_dir / "events.jsonl")]
+    events = (run_dir / "events.jsonl").read_text().splitlines()
+    kinds = [json.loads(event)["kind"] for event in events]
     assert kinds == ["started", "interrupted", "resumed", "finished"]
     assert "2 hosts" in output() or "4 devices" in output(), output()
     assert launched.wait(timeout=60) == 0
@@ -197,19 +192,4 @@ def test_a_job_that_is_signalled_is_requeued_and_has_the_losses_of_one_process(
         [*alone, "--run_dir", str(tmp_path / "one")], capture_output=True, text=True
     )
     assert ended.returncode == 0, ended.stderr
-    here, there = losses(run_dir), losses(tmp_path / "one")
-    assert len(here) == len(there) == STEPS
-    np.testing.assert_allclose(here[:20], there[:20], rtol=1e-5)
-    np.testing.assert_allclose(here[-1], there[-1], rtol=1e-2)
-
-
-def lines(file: pathlib.Path) -> list[dict]:
-    if not file.exists():
-        return []
-    whole = [line for line in file.read_text().splitlines(True) if line.endswith("\n")]
-    return [json.loads(line) for line in whole]
-
-
-def losses(run_dir: pathlib.Path) -> list[float]:
-    found = lines(run_dir / "metrics.jsonl")
-    return [line["loss"] for line in found if line["split"] == "train"]
+    assert_same_losses(run_dir, tmp_path / "one", STEPS)

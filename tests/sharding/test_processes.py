@@ -129,3 +129,19 @@ def test_hosts_and_devices_are_told_and_idle_ones_warned_of():
     first, second = processes.describe_devices([(7, 1, 8), (9, 1, 8)])
     assert first == "2 hosts × 1 devices, 2 processes"
     assert "1 of 8 are in use" in second
+
+
+def test_gpus_that_jax_cannot_use_are_refused(monkeypatch):
+    monkeypatch.setattr(processes, "_gpu_files", lambda: [])
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    platforms = jax.config.jax_platforms
+    try:
+        jax.config.update("jax_platforms", None)
+        processes.refuse_idle_gpus()  # a node without any
+        monkeypatch.setenv("SLURM_GPUS_ON_NODE", "4")
+        with pytest.raises(UserError, match=r"has 4 GPUs .*fmjax\[gpu\]"):
+            processes.refuse_idle_gpus()
+        jax.config.update("jax_platforms", "cpu")
+        processes.refuse_idle_gpus()
+    finally:
+        jax.config.update("jax_platforms", platforms)

@@ -6,18 +6,13 @@ import socket
 import time
 
 import pytest
+from local_processes import free_port
 
 from fmjax.errors import UserError
 from fmjax.sharding import rendezvous
 from fmjax.sharding.rendezvous import CannotJoin, Place, meet
 
 FACTS = {"version of jax": "0.10.2", "train.steps": "400"}
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 def outcomes(count, facts, seconds=20.0, absent=(), hosts=(), meanwhile=None):
@@ -57,6 +52,12 @@ def test_a_process_that_does_not_come_is_named_by_its_host_to_all():
         assert isinstance(error, CannotJoin)
         assert "process 2 (a3) did not arrive" in str(error)
         assert "3 of 4 processes are here" in str(error)
+
+
+def test_a_port_that_is_free_only_at_the_last_moment_is_too_late():
+    place = Place(f"127.0.0.1:{free_port()}", 2, 0, ["a1", "a2"])
+    with pytest.raises(CannotJoin, match=r"process 1 \(a2\) did not arrive"):
+        meet(place, FACTS, 0.0)
 
 
 def test_who_is_waited_for_is_printed_meanwhile(capfd, monkeypatch):

@@ -135,6 +135,9 @@ def test_damaged_lines_are_left_out(tmp_path):
     lines = [
         json.dumps(whole),
         json.dumps(whole | {"seconds": {STEPS: "x"}}),
+        json.dumps(whole | {"seconds": {STEPS: float("nan")}}),
+        json.dumps(whole | {"seconds": {STEPS: float("inf")}}),
+        json.dumps(whole | {"began": float("nan")}),
         json.dumps(whole)[:20],
         json.dumps(whole | {"step": None}),
     ]

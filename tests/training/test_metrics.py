@@ -91,3 +91,5 @@ def test_unknown_chips_have_no_mfu():
 def test_the_peak_of_a_chip_is_told_with_its_source():
     told = throughput.describe_peak(SimpleNamespace(device_kind="TPU v5 lite"))
     assert told.startswith("MFU is of 197 TFLOP/s a device (cloud.google.com/tpu/docs")
+    pcie = throughput.describe_peak(SimpleNamespace(device_kind="NVIDIA H100 PCIe"))
+    assert pcie == "MFU is of 756 TFLOP/s a device (NVIDIA H100 PCIe data sheet)"

@@ -7,6 +7,7 @@ those that were killed included; `Account` adds up the lines.
 
 import contextlib
 import json
+import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -209,5 +210,6 @@ def read(run_dir: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def has_seconds(line: Mapping[str, Any]) -> bool:
-    """Whether the seconds of a line are numbers."""
-    return all(isinstance(s, (int, float)) for s in line["seconds"].values())
+    """Whether the times and the seconds of a line are finite numbers."""
+    figures = (line["time"], line["began"], *line["seconds"].values())
+    return all(isinstance(x, (int, float)) and math.isfinite(x) for x in figures)

@@ -2,7 +2,54 @@
 
 import jax
 
-from fmjax.sharding.chips import chip_of, peak_flops
+from fmjax.objectives.objective import Objective
+from fmjax.objectives.terms import Batch, RowShapes
+from fmjax.sharding.chips import peak_and_source, peak_flops
+from fmjax.training.reporting.step_flops import StepFlops
+from fmjax.training.state import StatePlan
+
+
+class Utilization:
+    """MFU of a run's steps by their time, in both conventions.
+
+    Args:
+      objective: of the run.
+      plan: of its state.
+      rows: the shape of each array of a row.
+      batch: shapes of a global batch.
+      mesh: of the run.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        plan: StatePlan,
+        rows: RowShapes,
+        batch: Batch,
+        mesh: jax.sharding.Mesh,
+    ):
+        self._freezing, self._batch, self._mesh = plan.freezing, batch, mesh
+        size = next(iter(batch.values())).shape[0]
+        self._flops = {
+            name: StepFlops(objective, plan, rows, size, causal=causal)
+            for name, causal in (("mfu", False), ("causal_mfu", True))
+        }
+
+    def __call__(self, seconds: float, step: int) -> dict[str, float | None]:
+        """ "mfu", and "causal_mfu" by visible keys alone; None where unknown.
+
+        Args:
+          seconds: of a step.
+          step: which one, counting from 1.
+        """
+        device = self._mesh.devices.flat[0]
+        if peak_flops(device) is None:
+            return dict.fromkeys(self._flops)
+        phase = self._freezing.phase(step - 1)
+        return {
+            name: mfu(flops(phase, self._batch) / seconds, device, self._mesh.size)
+            for name, flops in self._flops.items()
+        }
 
 
 def mfu(
@@ -24,7 +71,8 @@ def mfu(
 
 def describe_peak(device: jax.Device) -> str:
     """What the MFU of a device is relative to, in a line."""
-    peak, chip = peak_flops(device), chip_of(device)
-    if peak is None or chip is None:
+    known = peak_and_source(device)
+    if known is None:
         return f"MFU is not known: no peak of a {device.device_kind!r} is"
-    return f"MFU is of {peak / 1e12:,.0f} TFLOP/s a device ({chip.source})"
+    peak, source = known
+    return f"MFU is of {peak / 1e12:,.0f} TFLOP/s a device ({source})"
