@@ -8,7 +8,14 @@ import time
 from fmjax.configurable import configurable
 from fmjax.errors import UserError, require
 from fmjax.launch.exit_codes import FINAL, UNFINISHED
-from fmjax.launch.job import CONFIG, Job, check_environment, fill, shared_cache
+from fmjax.launch.job import (
+    CONFIG,
+    Job,
+    check_environment,
+    fill,
+    jax_platforms,
+    shared_cache,
+)
 from fmjax.launch.shell import find_tool, output_of, patiently, quoted
 from fmjax.storage.paths import is_bucket
 
@@ -104,7 +111,8 @@ class Gke:
         chip = job.hardware.chip
         assert chip is not None
         tpu = chip.platform == "tpu"
-        environment = dict(each.split("=", 1) for each in self.environment)
+        environment = {"JAX_PLATFORMS": jax_platforms(chip.platform)}
+        environment |= dict(each.split("=", 1) for each in self.environment)
         environment["FMJAX_JOIN_SECONDS"] = str(self.join_seconds)
         mounts = [folder for _, folder in self.mounts]
         environment["FMJAX_CACHE"] = shared_cache(self.cache, job, mounts)

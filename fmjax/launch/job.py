@@ -113,6 +113,15 @@ def check_name(name: str) -> str:
     return name
 
 
+def jax_platforms(platform: str) -> str:
+    """$JAX_PLATFORMS of a job on "tpu" or "gpu".
+
+    With it a process whose chips cannot be used ends; without it JAX would train on
+    CPUs, with no more than a warning.
+    """
+    return {"tpu": "tpu,cpu", "gpu": "cuda,cpu"}[platform]
+
+
 def check_environment(owner: Any) -> None:
     """Checks the `environment` of a cluster: NAME=VALUE each.
 

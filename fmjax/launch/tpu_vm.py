@@ -9,7 +9,14 @@ import time
 from fmjax.configurable import configurable
 from fmjax.errors import UserError, require
 from fmjax.launch.exit_codes import FINAL, UNFINISHED
-from fmjax.launch.job import CONFIG, Job, check_environment, fill, shared_cache
+from fmjax.launch.job import (
+    CONFIG,
+    Job,
+    check_environment,
+    fill,
+    jax_platforms,
+    shared_cache,
+)
 from fmjax.launch.shell import find_tool, output_of, patiently, quoted
 from fmjax.storage.paths import is_bucket
 
@@ -97,8 +104,12 @@ class TpuVm:
         assert chip is not None
         kind, cores, version = _TYPES[chip.name]
         chips = job.hardware.hosts_per_slice * job.hardware.chips_per_host
-        environment = [*self.environment, f"FMJAX_JOIN_SECONDS={self.join_seconds}"]
-        environment.append(f"FMJAX_CACHE={shared_cache(self.cache, job)}")
+        environment = [
+            f"JAX_PLATFORMS={jax_platforms(chip.platform)}",
+            *self.environment,
+            f"FMJAX_JOIN_SECONDS={self.join_seconds}",
+            f"FMJAX_CACHE={shared_cache(self.cache, job)}",
+        ]
         registry = self.image.partition("/")[0]
         given = {"job": job, "tpu_vm": self}
         return {

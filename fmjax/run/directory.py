@@ -152,7 +152,7 @@ def stored_experiment(
     Raises:
       UserError: it is not a run directory, or its config imports code without `trust`.
     """
-    return load_stored(_config_of(run_dir), bindings, trust)
+    return load_stored(config_file(run_dir), bindings, trust)
 
 
 def stored_config(run_dir: pathlib.Path) -> StoredConfig:
@@ -161,10 +161,15 @@ def stored_config(run_dir: pathlib.Path) -> StoredConfig:
     Raises:
       UserError: it is not a run directory.
     """
-    return read_stored(_config_of(run_dir))
+    return read_stored(config_file(run_dir))
 
 
-def _config_of(run_dir: pathlib.Path) -> pathlib.Path:
+def config_file(run_dir: pathlib.Path) -> pathlib.Path:
+    """The config of a run directory.
+
+    Raises:
+      UserError: it is not a run directory, or cannot be read.
+    """
     try:
         with objects.os_errors(run_dir):
             is_folder, has_config = run_dir.is_dir(), (run_dir / CONFIG).is_file()

@@ -5,7 +5,7 @@ import pathlib
 import shutil
 
 from fmjax.errors import UserError
-from fmjax.run.directory import CONFIG, TOKENIZER, stored_config
+from fmjax.run.directory import CONFIG, TOKENIZER, config_file
 from fmjax.storage import objects
 from fmjax.storage.new_folder import new_folder
 from fmjax.storage.paths import as_path, is_bucket
@@ -37,7 +37,7 @@ def fork(
         not empty or cannot be written.
     """
     old = as_path(run_dir, "the run directory")
-    stored_config(old)  # Raises if it is not a run directory.
+    config_file(old)  # Raises if it is not a run directory.
     steps = saved_steps(old)
     if not steps or (step is not None and step not in steps):
         has = f"its steps are {', '.join(map(str, steps))}" if steps else "it has none"

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fmjax.errors import UserError
-from fmjax.run.directory import CONFIG
+from fmjax.run.directory import CONFIG, config_file
 from fmjax.storage import objects
 from fmjax.storage.paths import as_path, is_bucket
 from fmjax.training.checkpoint.retention import REGISTRY as FILE
@@ -183,10 +183,15 @@ def same_stage(run_dir: pathlib.Path, stage: str) -> list[pathlib.Path]:
     """Other runs in the parent of a run directory that have a stage."""
     run_dir = as_path(run_dir)
     found = []
-    for other in sorted(run_dir.parent.iterdir()):
-        # A damaged registry of another run is no reason to refuse this one.
-        with contextlib.suppress(UserError):
-            if other != run_dir and other.is_dir() and read(other).stage == stage:
+    try:
+        with objects.os_errors(run_dir):
+            others = [p for p in sorted(run_dir.parent.iterdir()) if p != run_dir]
+    except OSError:  # Not to know of them is no reason to refuse this one.
+        return []
+    for other in others:
+        # Nor is a damaged registry of another run.
+        with contextlib.suppress(UserError, OSError), objects.os_errors(other):
+            if other.is_dir() and read(other).stage == stage:
                 found.append(other)
     return found
 
@@ -202,8 +207,7 @@ def _existing(run_dir: pathlib.Path, step: int | None) -> int:
 @contextlib.contextmanager
 def _changed(run_dir: pathlib.Path) -> Iterator[tuple[Registry, Any]]:
     """Yields a run's registry and a function that writes another in its place."""
-    if not (run_dir / CONFIG).is_file():
-        raise UserError(f"{run_dir} holds no {CONFIG}, so it is not a run directory.")
+    config_file(run_dir)  # Raises if it is not a run directory.
 
     def write(new: Registry) -> Registry:
         new = dataclasses.replace(new, tags=tuple(sorted(new.tags)))

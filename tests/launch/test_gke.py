@@ -92,6 +92,14 @@ def test_the_config_and_the_command_arrive_whole(manifest):
     ]  # fmt: skip
 
 
+def test_pods_without_their_chips_do_not_train_on_cpus(manifest):
+    _, job, _, jobset = manifest
+    (container,) = pod_of(jobset)["containers"]
+    (platforms,) = (e for e in container["env"] if e["name"] == "JAX_PLATFORMS")
+    kind = {"tpu": "tpu", "gpu": "cuda"}[job.hardware.chip.platform]
+    assert platforms["value"] == f"{kind},cpu"
+
+
 def test_pods_take_all_chips_of_the_slices(manifest):
     _, job, _, jobset = manifest
     (replicated,) = jobset["spec"]["replicatedJobs"]

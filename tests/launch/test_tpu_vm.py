@@ -105,7 +105,7 @@ def test_the_container_gets_the_config_the_command_and_the_environment(boot):
     for wanted in (
         "--env=A=a b", "--env=FMJAX_CACHE=gs://bucket/cache", "--net=host",
         "--env=FMJAX_JOIN_SECONDS=900", "--stop-timeout=120", "--privileged",
-        f"--volume={boot.folder}:/job:ro",
+        f"--volume={boot.folder}:/job:ro", "--env=JAX_PLATFORMS=tpu,cpu",
     ):  # fmt: skip
         assert wanted in run
     at = run.index("us-docker.pkg.dev/p/r/fmjax:tpu")
