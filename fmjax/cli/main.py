@@ -239,11 +239,14 @@ def _tokenizer(args) -> None:
 def _config(args) -> None:
     from fmjax.config.load import cluster_of, load_cluster, load_experiment
     from fmjax.config.render import render, render_fields
+    from fmjax.launch.networks import describe_network
     from fmjax.sharding.xla_options import describe_presets
 
     if kind := cluster_of(args.config):
         found = load_cluster(kind, args.config, args.bindings)
         print("\n".join(render_fields(found)).lstrip())
+        if network := getattr(found, "network", None):
+            print("\n".join(describe_network(network)))
         return
     print(render(load_experiment(args.config, args.bindings, args.trust)))
     print("\n".join(describe_presets()))

@@ -11,6 +11,7 @@ from fmjax.configurable import configurable
 from fmjax.errors import UserError, require
 from fmjax.launch.exit_codes import FINAL, UNFINISHED
 from fmjax.launch.job import CONFIG, Job, check_environment, fill, shared_cache
+from fmjax.launch.networks import network_environment
 from fmjax.launch.shell import find_tool, output_of, patiently, quoted
 from fmjax.storage.paths import is_bucket
 
@@ -41,7 +42,9 @@ class Slurm:
       container: how processes enter `image`; None to run without a container.
       image: of the container: a file, or an address such as docker://….
       mounts: "FROM:TO", folders that the container sees; the run directory is in one.
-      environment: "NAME=VALUE" of the processes; see configs/cluster/slurm_efa.gin.
+      network: between the nodes, for variables of NCCL that `fmjax config
+        cluster/slurm_efa.gin` prints; None for none.
+      environment: "NAME=VALUE" of the processes, also in place of those of `network`.
         Without it, FMJAX_CACHE of a container is fmjax-cache in the mount, or bucket,
         of the run directory.
       options: further options of sbatch, such as "--constraint=ib".
@@ -57,6 +60,7 @@ class Slurm:
     container: Literal["pyxis", "apptainer"] | None = None
     image: str | None = None
     mounts: tuple[str, ...] = ()
+    network: Literal["efa", "infiniband"] | None = None
     environment: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
 
@@ -110,7 +114,7 @@ class Slurm:
         """train.sbatch, task.sh and the config."""
         enter, python = self._container(job)
         train = job.train(str(job.folder / CONFIG))
-        environment = dict(each.split("=", 1) for each in self.environment)
+        environment = network_environment(self.network, self.environment)
         if self.container:
             cache = shared_cache(None, job, self._mounted())
             environment = {"FMJAX_CACHE": cache} | environment

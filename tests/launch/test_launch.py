@@ -181,7 +181,7 @@ def test_a_config_of_a_cluster_is_shown_whole(capsys):
     assert main(["config", "cluster/slurm_efa.gin", "slurm.partition=gpu"]) == 0
     out = capsys.readouterr().out
     assert "slurm.partition = 'gpu'" in out
-    assert "FI_PROVIDER=efa" in out
+    assert "#   FI_PROVIDER=efa: libfabric would take TCP" in out
     assert "slurm.exclusive = True" in out
 
 

@@ -107,7 +107,8 @@ def test_options_reach_sbatch(make_job):
         qos="high",
         time="1:00:00",
         grace_seconds=300,
-        environment=("NAME=a value",),
+        network="efa",
+        environment=("NAME=a value", "NCCL_DEBUG=INFO"),
         options=("--constraint=ib",),
     )
     text = slurm.render(make_job(hardware.of_chips("h100-32")))["train.sbatch"]
@@ -119,6 +120,8 @@ def test_options_reach_sbatch(make_job):
     ):  # fmt: skip
         assert f"#SBATCH {wanted}" in lines
     assert "export NAME='a value'" in lines
+    assert "export FI_PROVIDER=efa" in lines
+    assert "export NCCL_DEBUG=INFO" in lines
 
 
 def test_without_gpus_none_are_asked_for(make_job):
