@@ -53,13 +53,15 @@ def _fit(args, console) -> None:
     given = {name: column for name, column in columns.items() if column}
     points = read_points(args.points, given, args.without_highest)
     sampling = {"bootstrap": args.bootstrap, "seed": args.seed}
-    if args.law == "isoflop":
-        found = frontier.fit_isoflop(points, **sampling)
-    elif args.law == "envelope":
-        found = frontier.fit_envelope(points, **sampling)
-    else:
-        found = fit.fit_law(args.law, points, **sampling, delta=args.delta)
-    report.show_fit(found, console)
+    what = f"fitting {args.law} to {len(points)} points and {args.bootstrap} resamples"
+    with Console(stderr=True).status(what):
+        if args.law == "isoflop":
+            found = frontier.fit_isoflop(points, **sampling)
+        elif args.law == "envelope":
+            found = frontier.fit_envelope(points, **sampling)
+        else:
+            found = fit.fit_law(args.law, points, **sampling, delta=args.delta)
+    report.show_fit(found, len(points), console)
     if args.json:
         law_files.write_fit(found, args.json)
     if args.plot:
@@ -71,20 +73,20 @@ def _size(args, console) -> None:
 
     if not args.tolerance > 0:
         raise UserError(f"--tolerance {args.tolerance}: expected a positive number.")
-    hardware, flops = _hardware(args), args.flops
+    chips, flops = _chips(args), args.flops
     if args.hours is not None:
-        if hardware is None:
+        if chips is None:
             raise UserError(f"--hours {args.hours:g}: expected with --chips.")
         if flops is not None:
             raise UserError(f"--hours {args.hours:g}: expected without --flops.")
-        flops = hardware.flops(args.hours)
+        flops = chips.flops(args.hours)
     law = law_files.find_law(args.law)
     asked = (flops, args.parameters, args.tokens, args.unique_tokens)
     size, repetition = sizing.size(law, *asked, args.tolerance)
     if args.plot and size is None:
         raise UserError("--plot: expected a budget, as --flops or --parameters give.")
     label = pathlib.Path(args.law).name
-    shown = label, law, size, repetition, args.tolerance, hardware
+    shown = label, law, size, repetition, args.tolerance, chips
     report.show_size(*shown, console)
     if args.json:
         text = json.dumps(report.size_json(*shown), indent=2) + "\n"
@@ -99,9 +101,9 @@ def _size(args, console) -> None:
         plots.save(figure, args.plot)
 
 
-def _hardware(args):
+def _chips(args):
     from fmjax.launch.hardware import of_chips
-    from fmjax.scaling.sizing import Hardware
+    from fmjax.scaling.sizing import Chips
 
     if args.chips is None:
         if args.mfu is not None or args.slices != 1:
@@ -112,4 +114,4 @@ def _hardware(args):
     if not 0 < mfu <= 1:
         raise UserError(f"--mfu {mfu}: expected a share above 0, up to 1.")
     place = of_chips(args.chips, args.slices)
-    return Hardware(place.hosts * place.chips_per_host, place.chip.peak_flops, mfu)
+    return Chips(place.hosts * place.chips_per_host, place.chip.peak_flops, mfu)

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fmjax.scaling.laws import HoffmannLaw, Optimum, minimize_loss
+from fmjax.scaling.laws import HoffmannLaw, Model, minimize_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class DataConstrainedLaw(HoffmannLaw):
         U_N = np.minimum(self.parameters_for(U), N)
         return self.loss(_effective(N, U_N, self.R_N), _effective(D, U, self.R_D))
 
-    def constrained_optimum(self, flops: float, unique: float) -> Optimum:
+    def constrained_optimum(self, flops: float, unique: float) -> Model:
         """The N and D of the lowest loss of a budget and so many unique tokens."""
         return minimize_loss(lambda N, D: self.constrained_loss(N, D, unique), flops)
 

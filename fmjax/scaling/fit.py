@@ -76,6 +76,11 @@ def fit_law(
         )
     kind = FORMS[name]
     _check(name, points)
+    if bootstrap and len(points) == kind.parameters:
+        raise UserError(
+            f"--bootstrap {bootstrap}: expected 0, or more points: {len(points)} are as "
+            f"many as the parameters of {name}, and all resamples are the same."
+        )
     form, targets = kind(points), np.log(points.loss)
     huber = HuberFit(form.predict, targets, delta)
     best = huber.minimize(form.starts())

@@ -1,12 +1,13 @@
 """The best size of each budget: isoFLOP parabolas, and the envelope of curves.
 
 Approaches 2 and 1 of Hoffmann et al. 2022. Both end in power laws of the budget, by
-least squares of logarithms.
+least squares.
 """
 
 import dataclasses
 
 import numpy as np
+from scipy import optimize
 
 from fmjax.errors import UserError
 from fmjax.scaling.fit import Fit
@@ -16,6 +17,7 @@ from fmjax.scaling.points import Points
 _SAME_BUDGET = 1.1  # ratio below which neighbours are of one budget
 _BUDGETS = 1500  # of the envelope, ibid., section 3.1
 _TRIES = 100
+_EXPONENTS = (0.005, 2.0)  # of the loss, between which it is looked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,18 +61,16 @@ class Parabola:
 
 
 def parabolas(points: Points) -> list[Parabola]:
-    """A parabola for each budget of which there are runs.
+    """A parabola for each budget of which there are runs of at least three sizes.
 
     Args:
       points: runs; neighbours whose FLOPs differ by less than 10% are of one budget.
-
-    Raises:
-      UserError: a budget has fewer than three sizes.
     """
     order = np.argsort(points.flops, kind="stable")
     jumps = np.diff(np.log(points.flops[order])) > np.log(_SAME_BUDGET)
     groups = np.split(order, np.flatnonzero(jumps) + 1)
-    return [_parabola(points.take(group)) for group in groups]
+    budgets = [points.take(group) for group in groups]
+    return [_parabola(budget) for budget in budgets if _sizes(budget) >= 3]
 
 
 def best_of_parabolas(found: list[Parabola]) -> Best:
@@ -82,8 +82,8 @@ def best_of_parabolas(found: list[Parabola]) -> Best:
     kept = [parabola for parabola in found if parabola.is_inside]
     if len(kept) < 2:
         raise UserError(
-            f"--law isoflop: {len(kept)} of {len(found)} budgets have their lowest "
-            "loss between the sizes that were trained; expected at least 2."
+            f"--law isoflop: {len(found)} budgets have 3 sizes or more, and "
+            f"{len(kept)} of them their lowest loss between these; expected at least 2."
         )
     values = [(p.flops, p.parameters, p.loss) for p in kept]
     return Best(*np.array(values).T)
@@ -140,13 +140,14 @@ def envelope(points: Points) -> Best:
 
 
 def frontier(best: Best) -> Frontier:
-    """N = k C^a and L = (C_c / C)^α by least squares of logarithms."""
+    """N = k C^a and L = E + (C_c / C)^γ by least squares of log N and of L.
+
+    E is 0 where fewer than three budgets, or a negative E, would be fitted.
+    """
     C = np.log(best.flops)
     a, log_k = np.polyfit(C, np.log(best.parameters), 1)
-    slope, level = np.polyfit(C, np.log(best.loss), 1)
-    return Frontier(
-        float(np.exp(log_k)), float(a), float(np.exp(level / -slope)), float(-slope)
-    )
+    E, C_c, gamma = _loss_of_budget(C, best.loss)
+    return Frontier(float(np.exp(log_k)), float(a), E, C_c, gamma)
 
 
 def fit_isoflop(points: Points, bootstrap: int = 0, seed: int = 0) -> Fit:
@@ -158,13 +159,14 @@ def fit_isoflop(points: Points, bootstrap: int = 0, seed: int = 0) -> Fit:
       seed: of the resampling.
 
     Raises:
-      UserError: as in `parabolas` and `best_of_parabolas`.
+      UserError: as in `best_of_parabolas`.
     """
     found = parabolas(points)
     law = frontier(best_of_parabolas(found))
+    used = sum(len(parabola.points) for parabola in found if parabola.is_inside)
     random = np.random.default_rng(seed)
     samples = tuple(_resampled_parabolas(found, random) for _ in range(bootstrap))
-    return Fit(law, len(points), "isoflop", samples)
+    return Fit(law, used, "isoflop", samples)
 
 
 def fit_envelope(points: Points, bootstrap: int = 0, seed: int = 0) -> Fit:
@@ -184,14 +186,36 @@ def fit_envelope(points: Points, bootstrap: int = 0, seed: int = 0) -> Fit:
     return Fit(law, len(points), "envelope", samples)
 
 
+def _loss_of_budget(C: np.ndarray, loss: np.ndarray) -> tuple[float, float, float]:
+    """E, C_c and γ for log budgets and losses [n]."""
+    slope, level = np.polyfit(C, np.log(loss), 1)
+    power = 0.0, float(np.exp(level / -slope)), float(-slope)
+    if len(np.unique(C)) < 3:
+        return power
+    middle = C.mean()
+
+    def line(log_gamma):
+        """E and coefficient at the middle for an exponent, and the squared errors."""
+        x = np.exp(-np.exp(log_gamma) * (C - middle))
+        columns = np.stack([np.ones_like(x), x], axis=1)
+        found = np.linalg.lstsq(columns, loss)[0]
+        return found, float(np.sum((columns @ found - loss) ** 2))
+
+    grid = np.linspace(*np.log(_EXPONENTS), 40)
+    place = int(np.argmin([line(g)[1] for g in grid]))
+    around = grid[max(place - 1, 0)], grid[min(place + 1, len(grid) - 1)]
+    log_gamma = optimize.minimize_scalar(
+        lambda g: line(g)[1], bounds=around, method="bounded", options={"xatol": 1e-10}
+    ).x
+    (E, coefficient), gamma = line(log_gamma)[0], np.exp(log_gamma)
+    if not (E > 0 and coefficient > 0):
+        return power
+    return float(E), float(np.exp(middle + np.log(coefficient) / gamma)), float(gamma)
+
+
 def _parabola(points: Points) -> Parabola:
     flops = float(np.exp(np.mean(np.log(points.flops))))
     x = np.log(points.parameters)
-    if len(np.unique(np.round(x, 6))) < 3:
-        raise UserError(
-            f"--law isoflop: the budget of {flops:.3g} FLOPs has fewer than 3 sizes; "
-            "expected at least 3, as a parabola has three parameters."
-        )
     # Around the mean, since squares of log N nearly cancel.
     curvature, slope, level = np.polyfit(x - x.mean(), points.loss, 2)
     lowest = -slope / (2 * curvature) if curvature else 0.0
@@ -204,11 +228,15 @@ def _parabola(points: Points) -> Parabola:
     )
 
 
+def _sizes(points: Points) -> int:
+    return len(np.unique(np.round(np.log(points.parameters), 6)))
+
+
 def _resampled_parabolas(found, random) -> Frontier:
     def resampled(points):
         while True:
             drawn = points.take(random.integers(len(points), size=len(points)))
-            if len(np.unique(np.round(np.log(drawn.parameters), 6))) >= 3:
+            if _sizes(drawn) >= 3:
                 return drawn
 
     return _retried(

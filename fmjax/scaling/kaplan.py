@@ -11,7 +11,7 @@ import numpy as np
 from fmjax.scaling.laws import (
     FLOPS_PER_PARAMETER_AND_TOKEN,
     LossLaw,
-    Optimum,
+    Model,
     SurfaceLaw,
 )
 
@@ -144,11 +144,11 @@ class ComputeLaw(SurfaceLaw):
     alpha_N: float
     alpha_S: float
 
-    def optimum(self, flops: float) -> Optimum:
+    def optimum(self, flops: float) -> Model:
         """N, D and L of a budget."""
         N = self.k * flops**self.p_N
         D = flops / FLOPS_PER_PARAMETER_AND_TOKEN / N
-        return Optimum(N, D, float((self.C_c / flops) ** self.alpha_C))
+        return Model(N, D, float((self.C_c / flops) ** self.alpha_C))
 
     def loss(self, parameters, tokens):
         """L(N, D), from the budget with which the best size has the same loss."""

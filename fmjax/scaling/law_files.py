@@ -69,13 +69,20 @@ def from_json(found: Any) -> Fit:
         )
     kind = LAWS[found["law"]]
     law = _law(kind, found["constants"])
-    samples = found.get("samples") or {}
-    columns = [samples.get(field.name, []) for field in dataclasses.fields(kind)]
+    samples = found.get("samples", {})
+    names = [field.name for field in dataclasses.fields(kind)]
+    try:
+        columns = [np.asarray(samples[n], float).tolist() for n in names if samples]
+        laws = tuple(kind(*row) for row in zip(*columns, strict=True))
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"samples: expected as many numbers of each of {', '.join(names)}."
+        ) from None
     return Fit(
         law,
         found.get("points", 0),
         found.get("method", ""),
-        tuple(kind(*row) for row in zip(*columns)),
+        laws,
         found.get("huber_sum"),
         found.get("delta"),
     )
@@ -136,6 +143,6 @@ def _law(kind: type[Law], constants: Any) -> Law:
             f"{kind.form!r}."
         )
     for name, value in given.items():
-        if not isinstance(value, (int, float)) or not 0 < value < np.inf:
-            raise UserError(f"{name} = {value!r}: expected a positive number.")
+        if not isinstance(value, (int, float)) or not 0 <= value < np.inf:
+            raise UserError(f"{name} = {value!r}: expected a number of at least 0.")
     return kind(**given)

@@ -15,18 +15,18 @@ FLOPS_PER_PARAMETER_AND_TOKEN = 6.0
 _GRID = 512  # sizes among which the minimum is looked for before it is refined
 
 
-class Optimum(NamedTuple):
-    """The best a budget can do.
+class Model(NamedTuple):
+    """A model that is trained.
 
     Attributes:
       parameters: N.
       tokens: D.
-      loss: of that model, nats a token.
+      loss: nats a token; None if it is not known.
     """
 
     parameters: float
     tokens: float
-    loss: float
+    loss: float | None
 
 
 class Law(abc.ABC):
@@ -64,7 +64,7 @@ class SizingLaw(Law):
     """A law that divides a budget between parameters and tokens."""
 
     @abc.abstractmethod
-    def optimum(self, flops: float) -> Optimum:
+    def optimum(self, flops: float) -> Model:
         """The N and D of the lowest loss for a budget.
 
         Args:
@@ -75,12 +75,12 @@ class SizingLaw(Law):
 class SurfaceLaw(LossLaw, SizingLaw):
     """A law whose loss has a lowest point on every budget."""
 
-    def optimum(self, flops: float) -> Optimum:
+    def optimum(self, flops: float) -> Model:
         """The N and D of the lowest loss with C = 6 N D, by minimization over log N."""
         return minimize_loss(self.loss, flops)
 
 
-def minimize_loss(loss, flops: float) -> Optimum:
+def minimize_loss(loss, flops: float) -> Model:
     """The lowest loss with C = 6 N D, by minimization over log N.
 
     Args:
@@ -100,7 +100,7 @@ def minimize_loss(loss, flops: float) -> Optimum:
         of_size, bounds=around, method="bounded", options={"xatol": 1e-9}
     )
     parameters = float(np.exp(found.x))
-    return Optimum(parameters, product / parameters, float(found.fun))
+    return Model(parameters, product / parameters, float(found.fun))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,11 +128,11 @@ class HoffmannLaw(SurfaceLaw):
         N, D = np.asarray(parameters, np.float64), np.asarray(tokens, np.float64)
         return self.E + self.A * N**-self.alpha + self.B * D**-self.beta
 
-    def optimum(self, flops: float) -> Optimum:
+    def optimum(self, flops: float) -> Model:
         """N = G (C/6)^(β/(α+β)), D = (C/6)^(α/(α+β)) / G (ibid., equation 4)."""
         product = flops / FLOPS_PER_PARAMETER_AND_TOKEN
         N = self.balance * product ** (self.beta / (self.alpha + self.beta))
-        return Optimum(N, product / N, float(self.loss(N, product / N)))
+        return Model(N, product / N, float(self.loss(N, product / N)))
 
     @property
     def balance(self) -> float:
@@ -148,27 +148,29 @@ class HoffmannLaw(SurfaceLaw):
 
 @dataclasses.dataclass(frozen=True)
 class Frontier(SizingLaw):
-    """The best models alone: N = k C^a, D = C / 6N, L = (C_c / C)^α.
+    """The best models alone: N = k C^a, D = C / 6N, L = E + (C_c / C)^γ.
 
     What isoFLOP parabolas and the envelope of training curves give (Hoffmann et al.
-    2022, approaches 2 and 1), and L(C_min) of Kaplan et al. 2020.
+    2022, approaches 2 and 1).
 
     Attributes:
       k: parameters at 1 FLOP.
       a: exponent of parameters.
-      C_c: FLOPs at which the loss would be 1 nat a token.
-      alpha: exponent of the loss.
+      E: irreducible loss, nats a token.
+      C_c: FLOPs at which the loss is 1 nat a token above it.
+      gamma: exponent of the loss.
     """
 
     form: ClassVar[str] = "frontier"
 
     k: float
     a: float
+    E: float
     C_c: float
-    alpha: float
+    gamma: float
 
-    def optimum(self, flops: float) -> Optimum:
+    def optimum(self, flops: float) -> Model:
         """N, D and L of a budget."""
         N = self.k * flops**self.a
         D = flops / FLOPS_PER_PARAMETER_AND_TOKEN / N
-        return Optimum(N, D, (self.C_c / flops) ** self.alpha)
+        return Model(N, D, self.E + (self.C_c / flops) ** self.gamma)

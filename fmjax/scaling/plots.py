@@ -61,8 +61,8 @@ def plot_size(
     axes = figure.subplots()
     product = size.flops / FLOPS_PER_PARAMETER_AND_TOKEN
     low, high = size.smallest.parameters / 4, size.largest.parameters * 4
-    if size.chosen:
-        low, high = min(low, size.chosen.parameters), max(high, size.chosen.parameters)
+    if size.asked:
+        low, high = min(low, size.asked.parameters), max(high, size.asked.parameters)
     N = np.geomspace(low, high, _SIZES)
     label = "repeated tokens" if repetition else fit.law.form
     axes.plot(N, loss(N, product / N), color="C0", label=label)
@@ -77,15 +77,15 @@ def plot_size(
     span = size.smallest.parameters, size.largest.parameters
     axes.axvspan(*span, color="C0", alpha=0.12, label=f"within {tolerance:.1%}")
     axes.plot(size.best.parameters, size.best.loss, "o", color="C0", label="best")
-    if size.chosen:
+    if size.asked:
         axes.plot(
-            size.chosen.parameters, size.chosen.loss, "s", color="C3", label="asked for"
+            size.asked.parameters, size.asked.loss, "s", color="C3", label="asked for"
         )
     # A model far too large for its budget would flatten all that matters.
     top = 1 + 8 * max(tolerance, 0.005)
     highest = size.best.loss * top
-    if size.chosen:
-        highest = max(highest, size.chosen.loss * 1.01)
+    if size.asked:
+        highest = max(highest, size.asked.loss * 1.01)
     axes.set_ylim(None, highest)
     axes.set(xscale="log", xlabel="parameters", ylabel="loss (nats a token)")
     axes.set_title(f"{size.flops:.3g} FLOPs", fontsize=10)
@@ -145,12 +145,12 @@ def _draw_envelope(axes, points: Points) -> None:
         axes.plot(curve.flops[order], curve.loss[order], color="0.7", linewidth=0.9)
     best = frontier.envelope(points)
     axes.plot(best.flops, best.loss, ".", color="C3", markersize=2.5, label="envelope")
-    axes.set(xscale="log", yscale="log", xlabel="FLOPs", ylabel="loss (nats a token)")
+    axes.set(xscale="log", xlabel="FLOPs", ylabel="loss (nats a token)")
     axes.legend(frameon=False, fontsize=9)
 
 
 def _draw_best_sizes(axes, fit: Fit, points: Points) -> None:
-    C = np.geomspace(points.flops.min(), points.flops.max() * _BEYOND, 60)
+    C = np.geomspace(points.flops.min(), points.flops.max() * _BEYOND, 24)
 
     def sizes(law):
         return np.array([law.optimum(flops).parameters for flops in C])

@@ -55,7 +55,7 @@ def read_points(
 
     Args:
       path: a file with a line of column names. Of N, D and C two are enough, as
-        C = 6 N D.
+        C = 6 N D; if all are there, C is not read.
       columns: quantity of `QUANTITIES` → name of its column, where that is another.
         Columns that are named must be there.
       without_highest: how many points of the highest loss are left out.
@@ -91,7 +91,7 @@ def read_points(
     run = None
     if "run" in found:
         run = np.array([row[found["run"]] for _, row in rows])
-    if "flops" in values:
+    if not {"parameters", "tokens"} <= values.keys():
         product = values["flops"] / FLOPS_PER_PARAMETER_AND_TOKEN
         values.setdefault("parameters", product / values.get("tokens", 1.0))
         values.setdefault("tokens", product / values["parameters"])

@@ -7,15 +7,22 @@ from rich.console import Console
 from rich.table import Table
 
 from fmjax.scaling.fit import Fit
-from fmjax.scaling.laws import Law, LossLaw, Optimum, SizingLaw
-from fmjax.scaling.sizing import Epochs, Hardware, Repetition, Size
+from fmjax.scaling.laws import Law, Model, SizingLaw
+from fmjax.scaling.sizing import Chips, Epochs, Repetition, Size
 
 _REFERENCE_BUDGETS = (1e18, 1e21, 1e24)
 
 
-def show_fit(fit: Fit, console: Console) -> None:
-    """Prints the constants of a law, with intervals, and the sizes that follow."""
-    console.print(f"{fit.law.form}, {fit.points} points, by {fit.method}")
+def show_fit(fit: Fit, given: int, console: Console) -> None:
+    """Prints the constants of a law, with intervals, and the sizes that follow.
+
+    Args:
+      fit: the law.
+      given: how many points there were.
+      console: where to.
+    """
+    of = f" of {given}" if fit.points < given else ""
+    console.print(f"{fit.law.form}, {fit.points}{of} points, by {fit.method}")
     if fit.huber_sum is not None:
         console.print(
             f"sum of Huber losses of log losses, delta {fit.delta:g}: "
@@ -44,7 +51,7 @@ def size_json(
     size: Size | None,
     repetition: Repetition | None,
     tolerance: float,
-    hardware: Hardware | None,
+    chips: Chips | None,
 ) -> dict[str, Any]:
     """The answers: parameters, tokens, FLOPs, hours, losses in nats a token.
 
@@ -57,13 +64,13 @@ def size_json(
         "note": fit.law.note,
         "tolerance": tolerance,
     }
-    if hardware:
-        found["hardware"] = dataclasses.asdict(hardware)
+    if chips:
+        found["chips"] = dataclasses.asdict(chips)
     if size:
         found |= _named(size)
-        if hardware:
-            hours = hardware.hours(size.flops)
-            found |= {"hours": hours, "chip_hours": hours * hardware.chips}
+        if chips:
+            hours = chips.hours(size.flops)
+            found |= {"hours": hours, "chip_hours": hours * chips.count}
     if repetition:
         found["repetition"] = _named(repetition)
         if repetition.at_budget:
@@ -77,25 +84,25 @@ def show_size(
     size: Size | None,
     repetition: Repetition | None,
     tolerance: float,
-    hardware: Hardware | None,
+    chips: Chips | None,
     console: Console,
 ) -> None:
     """Prints the answers; `label` is what the law was asked for by."""
     if size:
-        _show_budget(label, fit.law, size, tolerance, hardware, console)
+        _show_budget(label, fit.law, size, tolerance, chips, console)
     if repetition:
-        _show_repetition(repetition, tolerance, hardware, console)
+        _show_repetition(repetition, tolerance, chips, console)
     if fit.law.note:
         console.print(f"{fit.law.note}.")
 
 
-def _show_budget(label, law: Law, size: Size, tolerance, hardware, console) -> None:
+def _show_budget(label, law: Law, size: Size, tolerance, chips, console) -> None:
     table = Table(show_header=False, box=None)
     name = law.form if label == law.form else f"{label}, of the form {law.form}"
     table.add_row("law", name)
     table.add_row("budget", f"{size.flops:.4g} FLOPs")
-    if hardware:
-        table.add_row("time", _time(size.flops, hardware))
+    if chips:
+        table.add_row("time", _time(size.flops, chips))
     table.add_row("best", _model(size.best))
     for name, between in (
         ("parameters, 95%", size.parameters_interval),
@@ -110,15 +117,15 @@ def _show_budget(label, law: Law, size: Size, tolerance, hardware, console) -> N
         within = f"within {tolerance:.1%} of its loss"
         table.add_row(f"smallest {within}", _model(size.smallest))
         table.add_row(f"largest {within}", _model(size.largest))
-    if size.chosen:
-        text = _model(size.chosen, with_loss=isinstance(law, LossLaw))
-        if isinstance(law, LossLaw):
-            text += f", {size.chosen.loss / size.best.loss - 1:.2%} above the best"
+    if size.asked:
+        text = _model(size.asked)
+        if size.asked.loss is not None:
+            text += f", {size.asked.loss / size.best.loss - 1:.2%} above the best"
         table.add_row("asked for", text)
     console.print(table)
 
 
-def _show_repetition(repetition: Repetition, tolerance, hardware, console) -> None:
+def _show_repetition(repetition: Repetition, tolerance, chips, console) -> None:
     used, unique = repetition.at_budget, _short(repetition.unique)
     if used:
         console.print(
@@ -130,10 +137,10 @@ def _show_repetition(repetition: Repetition, tolerance, hardware, console) -> No
         )
     table = Table(title=f"{unique} unique tokens, repeated")
     names = ["epochs", "parameters", "FLOPs", "loss", "if all were new", "worth"]
-    for name in [*names, *["time"] * bool(hardware)]:
+    for name in [*names, *["time"] * bool(chips)]:
         table.add_column(name, justify="right")
     for row in repetition.table:
-        table.add_row(*_epochs_row(row, hardware))
+        table.add_row(*_epochs_row(row, chips))
     console.print(table)
     console.print(
         "worth: of one more repeated token, in new ones. It is ½ after "
@@ -143,7 +150,7 @@ def _show_repetition(repetition: Repetition, tolerance, hardware, console) -> No
     )
 
 
-def _epochs_row(row: Epochs, hardware) -> list[str]:
+def _epochs_row(row: Epochs, chips) -> list[str]:
     cells = [
         f"{row.epochs:.3g}",
         _short(row.best.parameters),
@@ -152,24 +159,24 @@ def _epochs_row(row: Epochs, hardware) -> list[str]:
         f"{row.unlimited_loss:.4f}",
         f"{row.worth:.0%}",
     ]
-    return [*cells, _duration(hardware.hours(row.flops))] if hardware else cells
+    return [*cells, _duration(chips.hours(row.flops))] if chips else cells
 
 
-def _model(model: Optimum, with_loss: bool = True) -> str:
+def _model(model: Model) -> str:
     ratio = model.tokens / model.parameters
     text = (
         f"{_short(model.parameters)} parameters, {_short(model.tokens)} tokens "
         f"({ratio:.3g} a parameter)"
     )
-    return f"{text}, loss {model.loss:.4f}" if with_loss else text
+    return text if model.loss is None else f"{text}, loss {model.loss:.4f}"
 
 
-def _time(flops: float, hardware: Hardware) -> str:
-    hours = hardware.hours(flops)
+def _time(flops: float, chips: Chips) -> str:
+    hours = chips.hours(flops)
     return (
-        f"{_duration(hours)} on {hardware.chips} chips of "
-        f"{hardware.peak_flops / 1e12:g} TFLOP/s at MFU {hardware.mfu:.0%}: "
-        f"{hours * hardware.chips:,.4g} chip-hours"
+        f"{_duration(hours)} on {chips.count} chips of "
+        f"{chips.peak_flops / 1e12:g} TFLOP/s at MFU {chips.mfu:.0%}: "
+        f"{hours * chips.count:,.4g} chip-hours"
     )
 
 

@@ -14,7 +14,7 @@ from fmjax.scaling.laws import (
     HoffmannLaw,
     Law,
     LossLaw,
-    Optimum,
+    Model,
     SizingLaw,
 )
 from fmjax.scaling.presets import PRESETS
@@ -26,26 +26,26 @@ _INTERVALS = ("parameters_interval", "tokens_interval", "loss_interval")
 
 
 @dataclasses.dataclass(frozen=True)
-class Hardware:
+class Chips:
     """Chips that train.
 
     Attributes:
-      chips: their number.
+      count: their number.
       peak_flops: of one, in FLOP/s.
       mfu: model FLOPs utilization, the share of the peak that trains.
     """
 
-    chips: int
+    count: int
     peak_flops: float
     mfu: float
 
     def hours(self, flops: float) -> float:
         """Hours that a budget takes."""
-        return flops / (self.chips * self.peak_flops * self.mfu) / 3600
+        return flops / (self.count * self.peak_flops * self.mfu) / 3600
 
     def flops(self, hours: float) -> float:
         """FLOPs of so many hours."""
-        return hours * 3600 * self.chips * self.peak_flops * self.mfu
+        return hours * 3600 * self.count * self.peak_flops * self.mfu
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Epochs:
 
     epochs: float
     flops: float
-    best: Optimum
+    best: Model
     unlimited_loss: float
     worth: float
 
@@ -112,7 +112,8 @@ class Size:
       best: the N and D of the lowest loss.
       smallest: of the models within the tolerance; None if the law knows only the best.
       largest: likewise.
-      chosen: the model that was asked for; None if none was.
+      asked: the model that N or D were given of; None without. Its loss is None if the
+        law knows the best models alone.
       parameters_interval: 95% interval of the best N, at this budget; None if the law
         has no samples.
       tokens_interval: likewise of D.
@@ -120,10 +121,10 @@ class Size:
     """
 
     flops: float
-    best: Optimum
-    smallest: Optimum | None
-    largest: Optimum | None
-    chosen: Optimum | None
+    best: Model
+    smallest: Model | None
+    largest: Model | None
+    asked: Model | None
     parameters_interval: tuple[float, float] | None = None
     tokens_interval: tuple[float, float] | None = None
     loss_interval: tuple[float, float] | None = None
@@ -156,33 +157,26 @@ def size(
       UserError: too much or too little is given, or the law cannot tell.
     """
     law = _sizing_law(fit.law)
-    if flops is not None and parameters is not None and tokens is not None:
-        raise UserError("--parameters and --tokens: expected one, as FLOPs are given.")
     constrained = None if unique is None else _constrained(law, unique)
-    best = _best(law, unique)
-    budget = flops
-    if flops is None and parameters is not None and tokens is not None:
-        budget = FLOPS_PER_PARAMETER_AND_TOKEN * parameters * tokens
-    elif flops is None and (parameters is not None or tokens is not None):
-        budget = budget_for(best, parameters, tokens)
-    elif flops is None and unique is None:
-        raise UserError(
-            "no budget; expected --flops, --chips with --hours, --parameters, --tokens "
-            "or --unique_tokens."
-        )
+    best, loss = _best(law, unique), loss_of(law, unique)
     repetition = None if constrained is None else _repetition(constrained, unique)
+    budget = _budget(best, flops, parameters, tokens)
     if budget is None:
+        if repetition is None:
+            raise UserError(
+                "no budget; expected --flops, --chips with --hours, --parameters, "
+                "--tokens or --unique_tokens."
+            )
         return None, repetition
-    found = best(budget)
-    loss = loss_of(law, unique)
-    smallest = largest = chosen = None
+    found, asked = best(budget), None
+    smallest, largest = None, None
     if parameters is not None or tokens is not None:
         D = tokens or budget / FLOPS_PER_PARAMETER_AND_TOKEN / parameters
         N = budget / FLOPS_PER_PARAMETER_AND_TOKEN / D
-        chosen = Optimum(N, D, float(loss(N, D)) if loss else np.nan)
+        asked = Model(N, D, float(loss(N, D)) if loss else None)
     if loss:
         smallest, largest = _nearly_best(loss, budget, found, tolerance)
-    answers = Size(budget, found, smallest, largest, chosen)
+    answers = Size(budget, found, smallest, largest, asked)
     if fit.samples:
         sampled = [_best(sample, unique)(budget) for sample in fit.samples]
         columns = map(interval, zip(*sampled))
@@ -197,7 +191,7 @@ def size(
 
 
 def budget_for(
-    best: Callable[[float], Optimum],
+    best: Callable[[float], Model],
     parameters: float | None = None,
     tokens: float | None = None,
 ) -> float:
@@ -241,6 +235,21 @@ def loss_of(law: Law, unique: float | None) -> Callable | None:
     return law.loss if isinstance(law, LossLaw) else None
 
 
+def _budget(best, flops, parameters, tokens) -> float | None:
+    """FLOPs that are given, or follow from N and D; None if nothing is given."""
+    if flops is not None:
+        if parameters is not None and tokens is not None:
+            raise UserError(
+                "--parameters and --tokens: expected one, as FLOPs are given."
+            )
+        return flops
+    if parameters is not None and tokens is not None:
+        return FLOPS_PER_PARAMETER_AND_TOKEN * parameters * tokens
+    if parameters is not None or tokens is not None:
+        return budget_for(best, parameters, tokens)
+    return None
+
+
 def _sizing_law(law: Law) -> SizingLaw:
     if not isinstance(law, SizingLaw):
         raise UserError(
@@ -259,14 +268,14 @@ def _constrained(law: Law, unique: float) -> DataConstrainedLaw:
     return repeated(law, PRESETS["muennighoff"].law)
 
 
-def _best(law: Law, unique: float | None) -> Callable[[float], Optimum]:
+def _best(law: Law, unique: float | None) -> Callable[[float], Model]:
     if unique is None:
         return law.optimum
     constrained = _constrained(law, unique)
     return lambda flops: constrained.constrained_optimum(flops, unique)
 
 
-def _nearly_best(loss, flops, best, tolerance) -> tuple[Optimum, Optimum]:
+def _nearly_best(loss, flops, best, tolerance) -> tuple[Model, Model]:
     product = flops / FLOPS_PER_PARAMETER_AND_TOKEN
 
     def excess(log_parameters):
@@ -278,7 +287,7 @@ def _nearly_best(loss, flops, best, tolerance) -> tuple[Optimum, Optimum]:
     for end in (0.0, np.log(product)):  # from one parameter to one token
         at = optimize.brentq(excess, end, middle) if excess(end) > 0 else end
         N = float(np.exp(at))
-        ends.append(Optimum(N, product / N, float(loss(N, product / N))))
+        ends.append(Model(N, product / N, float(loss(N, product / N))))
     return ends[0], ends[1]
 
 

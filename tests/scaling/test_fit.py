@@ -143,3 +143,9 @@ LAW = PRESETS["hoffmann"].law
 def test_points_that_do_not_determine_a_law_are_refused(name, points, message):
     with pytest.raises(UserError, match=re.escape(message)):
         fit_law(name, points)
+
+
+def test_as_many_points_as_parameters_have_no_bootstrap():
+    points = runs_of(PRESETS["kaplan_tokens"].law, [1e9], [1e9, 1e10])
+    with pytest.raises(UserError, match="--bootstrap 9: expected 0, or more points"):
+        fit_law("kaplan_tokens", points, bootstrap=9)

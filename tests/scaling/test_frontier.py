@@ -7,10 +7,12 @@ import pytest
 
 from fmjax.errors import UserError
 from fmjax.scaling.frontier import (
+    Best,
     best_of_parabolas,
     envelope,
     fit_envelope,
     fit_isoflop,
+    frontier,
     parabolas,
 )
 from fmjax.scaling.points import Points
@@ -23,11 +25,11 @@ EXPONENT = LAW.beta / (LAW.alpha + LAW.beta)
 
 
 def exact_parabolas() -> Points:
-    """L = 0.05 (log N − log N*)² + L*, N* = 0.09 C^0.5, L* = (1e28 / C)^0.05."""
+    """L = 0.05 (log N − log N*)² + L*, N* = 0.09 C^0.5, L* = 1.7 + (1e21 / C)^0.15."""
     C = np.repeat(BUDGETS, 5)
     best = 0.09 * C**0.5
     N = best * np.tile([0.3, 0.6, 1.1, 2, 3], len(BUDGETS))
-    loss = 0.05 * np.log(N / best) ** 2 + (1e28 / C) ** 0.05
+    loss = 0.05 * np.log(N / best) ** 2 + 1.7 + (1e21 / C) ** 0.15
     return Points(N, C / 6 / N, loss)
 
 
@@ -38,15 +40,16 @@ def test_the_vertices_of_exact_parabolas_are_found():
         assert parabola.flops == pytest.approx(C)
         assert parabola.curvature == pytest.approx(0.05)
         assert parabola.parameters == pytest.approx(0.09 * C**0.5, rel=1e-9)
-        assert parabola.loss == pytest.approx((1e28 / C) ** 0.05, rel=1e-12)
+        assert parabola.loss == pytest.approx(1.7 + (1e21 / C) ** 0.15, rel=1e-12)
 
 
 def test_the_power_laws_of_exact_parabolas_are_found():
     fit = fit_isoflop(exact_parabolas(), bootstrap=20)
     assert fit.law.k == pytest.approx(0.09, rel=1e-8)
     assert fit.law.a == pytest.approx(0.5, rel=1e-9)
-    assert fit.law.C_c == pytest.approx(1e28, rel=1e-8)
-    assert fit.law.alpha == pytest.approx(0.05, rel=1e-9)
+    assert fit.law.E == pytest.approx(1.7, rel=1e-6)
+    assert fit.law.C_c == pytest.approx(1e21, rel=1e-5)
+    assert fit.law.gamma == pytest.approx(0.15, rel=1e-6)
     # Without noise every resample says the same.
     assert np.ptp([law.a for law in fit.samples]) < 1e-9
 
@@ -56,6 +59,8 @@ def test_isoflops_of_a_law_have_its_exponent():
     assert fit.law.a == pytest.approx(EXPONENT, abs=0.003)
     best = LAW.optimum(1e20)
     assert fit.law.optimum(1e20).parameters == pytest.approx(best.parameters, rel=0.03)
+    # And the loss of larger budgets, by E.
+    assert fit.law.optimum(1e23).loss == pytest.approx(LAW.optimum(1e23).loss, rel=0.01)
 
 
 def test_budgets_whose_best_is_not_among_their_sizes_are_left_out():
@@ -74,6 +79,16 @@ def test_budgets_whose_best_is_not_among_their_sizes_are_left_out():
     )
     assert len(parabolas(points)) == len(BUDGETS)
     assert len(best_of_parabolas(parabolas(points)).flops) == len(BUDGETS) - 1
+    assert fit_isoflop(points).points == len(points) - 5
+
+
+def test_a_loss_that_falls_as_a_power_law_has_no_irreducible_part():
+    C = np.geomspace(1e18, 1e21, 9)
+    law = frontier(Best(C, 0.1 * C**0.5, (1e28 / C) ** 0.05))
+    assert law.E == pytest.approx(0, abs=1e-3)
+    assert law.optimum(1e22).loss == pytest.approx((1e28 / 1e22) ** 0.05, rel=1e-6)
+    # Two budgets do not tell.
+    assert frontier(Best(C[:2], C[:2], (1e28 / C[:2]) ** 0.05)).E == 0
 
 
 def curves(sizes) -> Points:
@@ -107,9 +122,8 @@ def test_the_smallest_and_largest_runs_are_never_the_best_of_a_budget():
         (
             fit_isoflop,
             exact_parabolas().take([0, 1, 5, 6, 7, 8]),
-            r"the budget of 1e\+18 FLOPs has fewer than 3 sizes",
+            "1 budgets have 3 sizes or more, and 1 of them their lowest loss between",
         ),
-        (fit_isoflop, exact_parabolas().take(slice(0, 5)), "1 of 1 budgets have"),
         (fit_envelope, exact_parabolas(), "the points have no runs"),
         (fit_envelope, curves([1e8, 1e9]), "2 runs; expected at least 3"),
         (fit_envelope, curves([1e8, 1e9, 1e10]), "at no two sizes"),

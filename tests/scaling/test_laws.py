@@ -57,7 +57,7 @@ def test_exponents_and_ratios_are_those_of_the_papers():
 
 
 def test_a_frontier_spends_the_budget():
-    best = Frontier(k=0.1, a=0.5, C_c=1e28, alpha=0.05).optimum(1e20)
+    best = Frontier(k=0.1, a=0.5, E=1.5, C_c=1e28, gamma=0.05).optimum(1e20)
     assert best.parameters == pytest.approx(1e9)
     assert best.tokens == pytest.approx(1e20 / 6e9)
-    assert best.loss == pytest.approx(10**0.4)
+    assert best.loss == pytest.approx(1.5 + 10**0.4)

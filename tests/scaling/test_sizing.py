@@ -11,7 +11,7 @@ from fmjax.scaling.fit import Fit
 from fmjax.scaling.law_files import find_law, write_fit
 from fmjax.scaling.laws import Frontier, HoffmannLaw
 from fmjax.scaling.presets import PRESETS
-from fmjax.scaling.sizing import Hardware, size
+from fmjax.scaling.sizing import Chips, size
 
 SURFACES = ["hoffmann", "besiroglu", "muennighoff", "kaplan", "kaplan_joint"]
 
@@ -39,21 +39,21 @@ def test_a_size_or_a_number_of_tokens_alone_has_the_budget_it_is_best_for(name):
     by_tokens, _ = size(fit, tokens=best.tokens)
     for answers in (by_size, by_tokens):
         assert answers.flops == pytest.approx(3e20, rel=1e-4)
-        assert answers.chosen.loss == pytest.approx(answers.best.loss, rel=1e-6)
+        assert answers.asked.loss == pytest.approx(answers.best.loss, rel=1e-6)
 
 
 def test_a_size_and_tokens_are_compared_with_the_best_of_their_budget():
     law = PRESETS["hoffmann"].law
     answers, _ = size(find_law("hoffmann"), parameters=175e9, tokens=300e9)
     assert answers.flops == pytest.approx(3.15e23)  # GPT-3
-    assert answers.chosen.loss == pytest.approx(float(law.loss(175e9, 300e9)))
-    assert answers.chosen.loss > answers.best.loss
+    assert answers.asked.loss == pytest.approx(float(law.loss(175e9, 300e9)))
+    assert answers.asked.loss > answers.best.loss
     at_budget, _ = size(find_law("hoffmann"), flops=3.15e23, tokens=300e9)
-    assert at_budget.chosen.parameters == pytest.approx(175e9)
+    assert at_budget.asked.parameters == pytest.approx(175e9)
 
 
 def test_hours_are_flops_over_what_the_chips_do():
-    chips = Hardware(chips=256, peak_flops=197e12, mfu=0.5)
+    chips = Chips(count=256, peak_flops=197e12, mfu=0.5)
     assert chips.flops(24) == pytest.approx(256 * 197e12 * 0.5 * 86400)
     assert chips.hours(chips.flops(24)) == pytest.approx(24)
 
@@ -112,10 +112,14 @@ def test_laws_are_stored_and_read_back(name, tmp_path):
 
 
 def test_a_frontier_has_a_best_size_and_no_others():
-    answers, _ = size(Fit(Frontier(0.1, 0.5, 1e28, 0.05), 9, "isoflop"), flops=1e20)
+    law = Frontier(0.1, 0.5, 0.0, 1e28, 0.05)
+    answers, _ = size(Fit(law, 9, "isoflop"), flops=1e20)
     assert answers.best.parameters == pytest.approx(1e9)
     assert answers.smallest is None
     assert answers.largest is None
+    other, _ = size(Fit(law, 9, "isoflop"), flops=1e20, parameters=2e9)
+    assert other.asked.tokens == pytest.approx(1e20 / 12e9)
+    assert other.asked.loss is None
 
 
 @pytest.mark.parametrize(
@@ -156,7 +160,17 @@ def test_questions_that_a_law_cannot_answer_are_refused(law, asked, message):
                     "constants": dataclasses.asdict(HoffmannLaw(1, 2, 3, -0.1, 1)),
                 }
             ),
-            "alpha = -0.1: expected a positive number",
+            "alpha = -0.1: expected a number of at least 0",
+        ),
+        (
+            json.dumps(
+                {
+                    "law": "hoffmann",
+                    "constants": dataclasses.asdict(HoffmannLaw(1, 2, 3, 0.1, 1)),
+                    "samples": {"E": [1, 2]},
+                }
+            ),
+            "samples: expected as many numbers of each of E, A",
         ),
     ],
 )
