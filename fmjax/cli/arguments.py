@@ -4,6 +4,8 @@ import argparse
 import pathlib
 from collections.abc import Sequence
 
+from fmjax.cli.scaling_arguments import add_scaling
+
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses a command line; wrong arguments exit with code 2.
@@ -336,6 +338,9 @@ def _parser() -> argparse.ArgumentParser:
         "--step", type=int, help="step of the checkpoint; default: the newest"
     )
     sub.add_argument("--note", default="", help="why, for the history")
+
+    scaling = verb("scaling", "Fit scaling laws, and size models by them.")
+    add_scaling(scaling)
 
     sub = verb("profile", "Print what traced steps of a run or a config were spent on.")
     sub.add_argument(

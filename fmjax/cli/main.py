@@ -310,6 +310,12 @@ def _runs(args) -> None:
     print(f"{run_dir}: {', '.join(change(run_dir, args.names).tags) or 'no tags'}")
 
 
+def _scaling(args) -> None:
+    from fmjax.cli import scaling
+
+    scaling.run(args)
+
+
 def _profile(args) -> None:
     from rich.console import Console
 
@@ -412,6 +418,7 @@ VERBS = {
     "watch": _watch,
     "report": _report,
     "runs": _runs,
+    "scaling": _scaling,
     "profile": _profile,
     "import": _import,
     "export": _export,

@@ -1,12 +1,17 @@
 """Figures that papers and reference codes state, reached by the shipped configs."""
 
+import json
 import os
+import pathlib
 import subprocess
 import sys
 
 import pytest
 
+from fmjax.cli.main import main
 from fmjax.training.reporting import metrics
+
+PAPERS = pathlib.Path(__file__).parents[2] / "configs" / "papers"
 
 
 @pytest.mark.slow
@@ -26,3 +31,22 @@ def test_nanogpt_on_shakespeare(tmp_path, shared_data):
     assert last["step"] == 2000
     assert last["tokens"] == 111_539
     assert last["loss"] <= 1.92
+
+
+@pytest.mark.slow
+def test_the_chinchilla_refit_comes_out_as_committed(tmp_path, shared_data):
+    runs = shared_data / "scaling" / "chinchilla_runs.csv"
+    command = ["scaling", "fit", str(runs), "--without_highest", "5"]
+    columns = ["--parameters", "Model Size", "--flops", "Training FLOP"]
+    assert main([*command, *columns, "--json", str(tmp_path / "law.json")]) == 0
+
+    found = json.loads((tmp_path / "law.json").read_text())
+    committed = json.loads((PAPERS / "chinchilla_refit" / "law.json").read_text())
+    # The paper's plain objective, by another code: ../shared/data/README.md.
+    assert found["huber_sum"] <= 0.00101830
+    assert found["huber_sum"] == pytest.approx(committed["huber_sum"], rel=1e-6)
+    for name, interval in committed["intervals_95"].items():
+        assert found["constants"][name] == pytest.approx(
+            committed["constants"][name], rel=1e-4
+        )
+        assert found["intervals_95"][name] == pytest.approx(interval, rel=1e-2)

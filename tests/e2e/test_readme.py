@@ -68,6 +68,8 @@ CUT_SHORT = {
     "fmjax watch": [],
     "fmjax report": [],
     "fmjax runs": [],
+    "fmjax scaling fit": ["--bootstrap", "20"],
+    "fmjax scaling size": [],
     "fmjax config": [],
     "fmjax list": [],
     "fmjax help": [],

@@ -1,0 +1,117 @@
+"""The verb `scaling`: from arguments to fitted laws and sizes."""
+
+import argparse
+import json
+import pathlib
+import sys
+
+from rich.console import Console
+
+from fmjax.errors import UserError, suggest
+
+_PLAIN_WIDTH = 120  # columns if the output is not a terminal
+_MFU = 0.4  # what well-tuned dense models reach; PaLM's 46%, Llama 3's 38 to 43%
+
+
+def run(args: argparse.Namespace) -> None:
+    """Fits a law, or sizes a model.
+
+    Raises:
+      UserError: the points, the law or the options do not fit.
+    """
+    for name in ("json", "plot"):
+        path = getattr(args, name)
+        if path is not None and not path.parent.is_dir():
+            raise UserError(
+                f"--{name} {path}: expected a file in a folder that exists."
+            )
+    width = None if sys.stdout.isatty() else _PLAIN_WIDTH
+    console = Console(width=width, highlight=False, markup=False)
+    {"fit": _fit, "size": _size}[args.action](args, console)
+
+
+def _fit(args, console) -> None:
+    import jax
+
+    # A fit of a few numbers is faster without chips.
+    jax.config.update("jax_platforms", "cpu")
+    from fmjax.scaling import fit, frontier, law_files, plots, report
+    from fmjax.scaling.forms import FORMS
+    from fmjax.scaling.points import QUANTITIES, read_points
+
+    laws = (*FORMS, "isoflop", "envelope")
+    if args.law not in laws:
+        raise UserError(
+            f"--law {args.law}: expected one of {', '.join(laws)}."
+            f"{suggest(args.law, laws)}"
+        )
+    if args.bootstrap < 0:
+        raise UserError(f"--bootstrap {args.bootstrap}: expected 0 or more.")
+    if not args.delta > 0:
+        raise UserError(f"--delta {args.delta}: expected a positive number.")
+    columns = {name: getattr(args, name) for name in QUANTITIES}
+    given = {name: column for name, column in columns.items() if column}
+    points = read_points(args.points, given, args.without_highest)
+    sampling = {"bootstrap": args.bootstrap, "seed": args.seed}
+    what = f"fitting {args.law} to {len(points)} points and {args.bootstrap} resamples"
+    with Console(stderr=True).status(what):
+        if args.law == "isoflop":
+            found = frontier.fit_isoflop(points, **sampling)
+        elif args.law == "envelope":
+            found = frontier.fit_envelope(points, **sampling)
+        else:
+            found = fit.fit_law(args.law, points, **sampling, delta=args.delta)
+    report.show_fit(found, len(points), console)
+    if args.json:
+        law_files.write_fit(found, args.json)
+    if args.plot:
+        plots.save(plots.plot_fit(found, points), args.plot)
+
+
+def _size(args, console) -> None:
+    from fmjax.scaling import law_files, plots, report, sizing
+
+    if not args.tolerance > 0:
+        raise UserError(f"--tolerance {args.tolerance}: expected a positive number.")
+    chips, flops = _chips(args), args.flops
+    if args.hours is not None:
+        if chips is None:
+            raise UserError(f"--hours {args.hours:g}: expected with --chips.")
+        if flops is not None:
+            raise UserError(f"--hours {args.hours:g}: expected without --flops.")
+        flops = chips.flops(args.hours)
+    law = law_files.find_law(args.law)
+    asked = (flops, args.parameters, args.tokens, args.unique_tokens)
+    size, repetition = sizing.size(law, *asked, args.tolerance)
+    if args.plot and size is None:
+        raise UserError("--plot: expected a budget, as --flops or --parameters give.")
+    label = pathlib.Path(args.law).name
+    shown = label, law, size, repetition, args.tolerance, chips
+    report.show_size(*shown, console)
+    if args.json:
+        text = json.dumps(report.size_json(*shown), indent=2) + "\n"
+        try:
+            args.json.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"--json {args.json} cannot be written: {error.strerror}."
+            ) from None
+    if args.plot:
+        figure = plots.plot_size(law, size, repetition, args.tolerance)
+        plots.save(figure, args.plot)
+
+
+def _chips(args):
+    from fmjax.launch.hardware import of_chips
+    from fmjax.scaling.sizing import Chips
+
+    if args.chips is None:
+        if args.mfu is not None or args.slices != 1:
+            option = f"--slices {args.slices}" if args.mfu is None else "--mfu"
+            raise UserError(f"{option}: expected with --chips.")
+        return None
+    mfu = _MFU if args.mfu is None else args.mfu
+    if not 0 < mfu <= 1:
+        raise UserError(f"--mfu {mfu}: expected a share above 0, up to 1.")
+    place = of_chips(args.chips, args.slices)
+    return Chips(place.hosts * place.chips_per_host, place.chip.peak_flops, mfu)

@@ -1,0 +1,1 @@
+"""Scaling laws: fitted to runs, and asked for sizes, tokens and time."""
