@@ -123,6 +123,15 @@ def _parser() -> argparse.ArgumentParser:
         "--override", action="store_true", help="continue a run with a changed config"
     )
 
+    sub = verb("sweep", "Run a config at many points: grid, random or Bayesian search.")
+    sub.add_argument(
+        "config", help="a gin file that binds sweep.config and sweep.space"
+    )
+    takes_bindings(sub)
+    sub.add_argument(
+        "--folder", required=True, help="the folder of the sweep, new or to continue"
+    )
+
     sub = verb("plan", "Predict memory and step time of a config on chips elsewhere.")
     takes_config(sub)
     sub.add_argument("--chip", required=True, help="such as v5e, v5p, v6e or h100")
