@@ -274,14 +274,34 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     sub = verb("compare", "Compare the results, configs and curves of runs.")
-    sub.add_argument("run_dirs", nargs="+", metavar="DIR")
+    sub.add_argument(
+        "run_dirs",
+        nargs="+",
+        metavar="DIR",
+        help="a run directory, or a folder of runs, such as that of a sweep",
+    )
     sub.add_argument(
         "--plot",
         type=pathlib.Path,
         metavar="FILE",
         help="image file into which the curves are drawn",
     )
-    sub.add_argument("--metric", default="loss", help="metric that --plot draws")
+    sub.add_argument(
+        "--metric",
+        default="loss",
+        help="metric of --plot and --importance; default: loss",
+    )
+    sub.add_argument(
+        "--over",
+        choices=["steps", "tokens", "images", "pairs", "flops", "seconds"],
+        help="what --plot draws over; default: steps, or tokens or images if the batch "
+        "sizes differ",
+    )
+    sub.add_argument(
+        "--importance",
+        action="store_true",
+        help="how much the metric depends on each binding that differs (fANOVA)",
+    )
     takes_trust(sub)
 
     sub = verb("status", "Print the progress of a run and what went wrong.")

@@ -278,7 +278,14 @@ def _list(args) -> None:
 def _compare(args) -> None:
     from fmjax.evaluation.compare import compare
 
-    compare(args.run_dirs, args.plot, metric=args.metric, trust=args.trust)
+    compare(
+        args.run_dirs,
+        args.plot,
+        metric=args.metric,
+        trust=args.trust,
+        over=args.over,
+        importance=args.importance,
+    )
 
 
 def _status(args) -> None:

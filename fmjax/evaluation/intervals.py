@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 CONFIDENCE = 0.95
+# What tables say of their figures.
+NOTE = "mean over seeds ± half of its 95% interval (Student's t)"
 
 
 class Interval(NamedTuple):
@@ -25,19 +28,25 @@ class Interval(NamedTuple):
 
 
 def interval_of(values: Sequence[float]) -> Interval:
-    """The mean, and Student's t interval for it: t(0.975, n - 1) · s / √n.
+    """The mean of a few values, with the interval of `band_of`."""
+    if len(values) < 2:
+        return Interval(float(values[0]) if len(values) else float("nan"), None)
+    mean, half = band_of(np.asarray(values, np.float64)[:, None])
+    return Interval(float(mean[0]), float(half[0]))
 
-    The values are taken for independent draws of a normal distribution, as results of
-    seeds nearly are. Of few values a bootstrap's interval would be too narrow: it
-    cannot leave their range.
+
+def band_of(
+    values: Float[np.ndarray, "N T"],
+) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:
+    """Means over N ≥ 2 runs, and half the widths of Student's t intervals for them.
+
+    These are t(0.975, N - 1) · s / √N. The values of runs are taken for independent
+    draws of a normal distribution, as those of seeds nearly are. A bootstrap's interval
+    would be too narrow for a few: it cannot leave their range.
     """
+    # scipy.stats takes half a second to import.
     from scipy import stats
 
-    array = np.asarray(values, np.float64)
-    if not len(array):
-        return Interval(float("nan"), None)
-    mean, count = float(array.mean()), len(array)
-    if count < 2:
-        return Interval(mean, None)
+    count = len(values)
     quantile = float(stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1))
-    return Interval(mean, quantile * float(array.std(ddof=1)) / count**0.5)
+    return values.mean(0), quantile * values.std(0, ddof=1) / np.sqrt(count)

@@ -212,9 +212,9 @@ class Engine:
                 )
             behind = code == UNFINISHED and self._study.is_behind(active.trial)
             if behind:
-                step, value = run.last_validation
+                value = run.validations[-1][1]
                 result = {"step": run.step, "value": value, "error": ""}
-                self._say(f"{name}: stopped at step {step:,}, as it fell behind")
+                self._say(f"{name}: stopped at step {run.step:,}, as it fell behind")
             else:
                 result = run.result(code)
                 self._say_result(name, result)

@@ -58,8 +58,6 @@ def _names(config: str, bindings: Sequence[str], trust: bool) -> list[str] | Non
             return None
         names |= {*_NUMBERS[evaluation.gin_name]}
     objective, data = experiment.objective, experiment.data
-    if not data.has_validation:
-        return []
     # The run's own may be for other devices than a CPU.
     mesh, rules = MeshConfig().build(), MeshConfig().all_rules
     shapes, dtypes = plan_run(experiment, mesh, rules).shapes, data.row_dtypes()

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 from rich.text import Text
 
-from fmjax.evaluation.intervals import Interval, interval_of
+from fmjax.evaluation.intervals import NOTE, Interval, interval_of
 from fmjax.run.record import printable
 from fmjax.storage import objects
 from fmjax.sweeps.config import SweepConfig
@@ -116,7 +116,7 @@ def caption(config: SweepConfig) -> str:
     """What the figures of the table are."""
     what = f"{config.metric} of the last validation"
     if config.seeds > 1:
-        what += ", mean over seeds ± half of its 95% interval (Student's t)"
+        what += f", {NOTE}"
     return what
 
 

@@ -106,10 +106,9 @@ class Integers(Range):
     def __post_init__(self):
         require(self, "step", self.step >= 1, "at least 1")
         require(self, "high", self.high > self.low, f"more than low = {self.low}")
-        whole = (self.high - self.low) % self.step == 0
-        require(
-            self, "step", whole, f"a divisor of high - low = {self.high - self.low}"
-        )
+        width = self.high - self.low
+        whole = width % self.step == 0
+        require(self, "step", whole, f"a divisor of high - low = {width}")
         if self.log:
             require(self, "low", self.low > 0, "more than 0, as log = True")
             require(self, "step", self.step == 1, "1, as log = True")

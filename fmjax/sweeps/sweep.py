@@ -14,7 +14,6 @@ from fmjax.sweeps.folder import SweepFolder
 from fmjax.sweeps.metric_names import metric_names
 from fmjax.sweeps.space import Point, Range, Space, choices_of, first_point, last_point
 from fmjax.training.experiment import Experiment
-from fmjax.training.reporting.metrics import FILE as METRICS
 from fmjax.training.train_config import TrainConfig
 
 
@@ -58,7 +57,7 @@ def run_sweep(
 
     Raises:
       UserError: something is wrong with the config, the folder or the storage; raised
-        before anything is written. Or the trials log no such metric.
+        before a trial starts. Or the trials log no such metric.
     """
     _require_optuna()
     from fmjax.sweeps.claims import Claims
@@ -74,7 +73,7 @@ def run_sweep(
     if config.gpus_per_run is not None:
         visible_gpus(config.gpus_per_run * config.at_once)
     if place.is_new:
-        _check_metric(config, file, trust, names)
+        _check_metric(config, file, experiment, trust, names)
     with contextlib.ExitStack() as stack:
         with place.one_at_a_time():
             # Another process may have made it meanwhile.
@@ -201,21 +200,24 @@ def _first_step(config: SweepConfig, train: TrainConfig) -> int:
 def _check_metric(
     config: SweepConfig,
     file: str,
+    experiment: Experiment,
     trust: bool,
     names: Callable[..., list[str] | None],
 ) -> None:
     """Raises a UserError if the trials will not log the metric, as far as is known."""
+    if experiment.data is not None and not experiment.data.has_validation:
+        raise UserError(
+            f"sweep.metric = {config.metric!r}: the data of {config.config} has no "
+            "validation split; expected one, since the metric is that of the last "
+            "validation."
+        )
+    if config.metric == "loss":
+        return
     point = first_point(config.space)
     bindings = [f"{name}={text}" for name, text in point.items()]
     known = names(file, [*config.bindings, *bindings], trust)
     if known is None or config.metric in known:
         return
-    if not known:
-        raise UserError(
-            f"sweep.metric = {config.metric!r}: the data of {config.config} has no "
-            f"validation split; expected one, since the metric is read from its "
-            f"{METRICS}."
-        )
     raise UserError(
         f"sweep.metric = {config.metric!r}: validation of {config.config} logs no such "
         f"metric.{suggest(config.metric, known)} Expected one of {', '.join(known)}."

@@ -1,6 +1,5 @@
 """The parts of the training loop: restore, step, log, save, evaluate, finish."""
 
-import dataclasses
 import pathlib
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from fmjax.training.init_from import start_from
 from fmjax.training.memory import device_memory_peak
 from fmjax.training.noise_scale import NoiseScale
 from fmjax.training.numbered_batches import next_batch
+from fmjax.training.outcome import Outcome
 from fmjax.training.reporting import events, goodput, metrics, starts
 from fmjax.training.reporting.goodput import Clock
 from fmjax.training.reporting.profile import StepProfile
@@ -45,23 +45,6 @@ from fmjax.training.state import State
 from fmjax.training.validation import Validation, run_evaluations
 
 _LINES = 10  # lines of metrics that a short run has at least
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """How a call of `fmjax.training.train.train` ended.
-
-    Attributes:
-      step: updates done.
-      finished: whether all updates are done; otherwise the run was interrupted.
-      state: the state at that step.
-      validation: loss and metrics of the last evaluation; empty if there was none.
-    """
-
-    step: int
-    finished: bool
-    state: State = dataclasses.field(repr=False)
-    validation: dict[str, float]
 
 
 class Loop:
@@ -336,7 +319,8 @@ class Loop:
                 f"interrupted: step {self.done} is saved; the same command continues"
             )
             self._reports.event("interrupted", self.done, message)
-        return Outcome(self.done, self.complete, self.state, self._validation)
+        ended = (self.done, self.complete, self.state, self._validation)
+        return Outcome(*ended, self._run_dir)
 
     def _save(self, wait: bool) -> None:
         position = {
@@ -368,16 +352,20 @@ class Loop:
         return traced.lower().compile().as_text()
 
     def _utilization(self, seconds: float) -> dict[str, float | None]:
-        """MFU in both conventions for a step time in seconds; None where unknown."""
+        """MFU in both conventions for a step time in seconds, and FLOPs of a step.
+
+        MFU is None where the devices' peak is unknown.
+        """
         mesh = self._setup.mesh
         device = mesh.devices.flat[0]
-        if peak_flops(device) is None:
-            return dict.fromkeys(self._flops)
-        phase, batch = self._setup.plan.freezing.phase(self.done - 1), self._setup.step
-        return {
-            name: mfu(flops(phase, batch.batch) / seconds, device, mesh.size)
-            for name, flops in self._flops.items()
-        }
+        phase, step = self._setup.plan.freezing.phase(self.done - 1), self._setup.step
+        figures: dict[str, float | None] = dict.fromkeys(self._flops)
+        if peak_flops(device) is not None:
+            figures = {
+                name: mfu(flops(phase, step.batch) / seconds, device, mesh.size)
+                for name, flops in self._flops.items()
+            }
+        return figures | {"flops": self._flops["mfu"](phase, step.batch)}
 
     def _log_step(self, step: int, batch: int, values: dict[str, float]) -> None:
         unit = self._experiment.objective.unit
