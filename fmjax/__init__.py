@@ -20,6 +20,14 @@ _PUBLIC = {
     "load": ("fmjax.inference.load", "load"),
     "beam_search": ("fmjax.inference.generate", "beam_search"),
     "generate": ("fmjax.inference.generate", "generate"),
+    "runs": ("fmjax.evaluation.frames", "runs"),
+    "compare": ("fmjax.evaluation.compare", "compare"),
+    "curves": ("fmjax.evaluation.compare", "curves"),
+    "sweep": ("fmjax.sweeps.sweep_result", "sweep"),
+    "Uniform": ("fmjax.sweeps.space", "Uniform"),
+    "LogUniform": ("fmjax.sweeps.space", "LogUniform"),
+    "Integers": ("fmjax.sweeps.space", "Integers"),
+    "Asha": ("fmjax.sweeps.config", "Asha"),
 }
 __all__ = list(_PUBLIC)
 

@@ -71,6 +71,8 @@ def format_type(hint: Any) -> str:
     if origin is tuple:
         inside = ["…" if p is Ellipsis else format_type(p) for p in parts]
         return f"({', '.join(inside)})"
+    if origin is dict:
+        return f"{{{': '.join(map(format_type, parts))}}}"
     if parts:
         names = ["None" if p is type(None) else format_type(p) for p in parts]
         return " or ".join(names)

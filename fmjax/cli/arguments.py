@@ -129,6 +129,15 @@ def _parser() -> argparse.ArgumentParser:
     takes_run(sub)
     sub.add_argument("new_dir", help="the run directory to write; must be new")
 
+    sub = verb("sweep", "Run a config at many points: grid, random or Bayesian search.")
+    sub.add_argument(
+        "config", help="a gin file that binds sweep.config and sweep.space"
+    )
+    takes_bindings(sub)
+    sub.add_argument(
+        "--folder", required=True, help="the folder of the sweep, new or to continue"
+    )
+
     sub = verb("plan", "Predict memory and step time of a config on chips elsewhere.")
     takes_config(sub)
     sub.add_argument("--chip", required=True, help="such as v5e, v5p, v6e or h100")
@@ -271,14 +280,34 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     sub = verb("compare", "Compare the results, configs and curves of runs.")
-    sub.add_argument("run_dirs", nargs="+", metavar="DIR")
+    sub.add_argument(
+        "run_dirs",
+        nargs="+",
+        metavar="DIR",
+        help="a run directory, or a folder of runs, such as that of a sweep",
+    )
     sub.add_argument(
         "--plot",
         type=pathlib.Path,
         metavar="FILE",
         help="image file into which the curves are drawn",
     )
-    sub.add_argument("--metric", default="loss", help="metric that --plot draws")
+    sub.add_argument(
+        "--metric",
+        default="loss",
+        help="metric of --plot and --importance; default: loss",
+    )
+    sub.add_argument(
+        "--over",
+        choices=["steps", "tokens", "images", "pairs", "flops", "seconds"],
+        help="what --plot draws over; default: steps, or tokens or images if the batch "
+        "sizes differ",
+    )
+    sub.add_argument(
+        "--importance",
+        action="store_true",
+        help="how much the metric depends on each binding that differs (fANOVA)",
+    )
     takes_trust(sub)
 
     sub = verb("status", "Print the progress of a run and what went wrong.")

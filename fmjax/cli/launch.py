@@ -4,7 +4,7 @@ import argparse
 import os
 import pathlib
 
-from fmjax.config.load import load_cluster, load_experiment
+from fmjax.config.load import load_experiment, load_part
 from fmjax.config.render import render
 from fmjax.errors import UserError
 from fmjax.launch import hardware, launch
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     own = [b for b in args.bindings if b.startswith(f"{kind}.")]
     others = [b for b in args.bindings if b not in own]
     config = args.cluster_config or f"cluster/{kind}.gin"
-    cluster = load_cluster(kind, config, own)
+    cluster = load_part(kind, config, own)
     experiment = load_experiment(args.config, others, args.trust)
     place = _hardware(args)
     run_dir = _on_all_hosts(args.run_dir)

@@ -88,6 +88,20 @@ def _launch(args) -> int:
     return run(args)
 
 
+def _sweep(args) -> int:
+    # As Ctrl-C: the runs save and stop.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(UNFINISHED))
+    from fmjax.sweeps.sweep import read_sweep, run_sweep
+
+    config, near = read_sweep(args.config, args.bindings)
+    try:
+        rows = run_sweep(config, args.folder, near, trust=args.trust)
+    except KeyboardInterrupt:
+        print("stopped; the same command continues the sweep", file=sys.stderr)
+        return UNFINISHED
+    return 0 if any(row.metric is not None for row in rows) else 1
+
+
 def _plan(args) -> None:
     import jax
 
@@ -237,13 +251,13 @@ def _tokenizer(args) -> None:
 
 
 def _config(args) -> None:
-    from fmjax.config.load import cluster_of, load_cluster, load_experiment
+    from fmjax.config.load import load_experiment, load_part, part_of
     from fmjax.config.render import render, render_fields
     from fmjax.launch.networks import describe_network
     from fmjax.sharding.xla_options import describe_presets
 
-    if kind := cluster_of(args.config):
-        found = load_cluster(kind, args.config, args.bindings)
+    if kind := part_of(args.config):
+        found = load_part(kind, args.config, args.bindings)
         print("\n".join(render_fields(found)).lstrip())
         if network := getattr(found, "network", None):
             print("\n".join(describe_network(network)))
@@ -267,7 +281,14 @@ def _list(args) -> None:
 def _compare(args) -> None:
     from fmjax.evaluation.compare import compare
 
-    compare(args.run_dirs, args.plot, metric=args.metric, trust=args.trust)
+    compare(
+        args.run_dirs,
+        args.plot,
+        metric=args.metric,
+        trust=args.trust,
+        over=args.over,
+        importance=args.importance,
+    )
 
 
 def _status(args) -> None:
@@ -405,6 +426,7 @@ VERBS = {
     "train": _train,
     "launch": _launch,
     "fork": _fork,
+    "sweep": _sweep,
     "plan": _plan,
     "eval": _eval,
     "generate": _generate,

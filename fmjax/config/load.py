@@ -25,6 +25,7 @@ from fmjax.training.checkpoint.saved_state import FOLDER as CHECKPOINTS
 from fmjax.training.experiment import Experiment
 from fmjax.training.reporting.metrics import FILE as METRICS
 
+SWEEP = "sweep"
 _CACHE = "train.compilation_cache"
 
 
@@ -137,20 +138,22 @@ def load_data(
     return _build(reader, root)
 
 
-def cluster_of(config: str) -> str | None:
-    """The gin name of the cluster that a file is of; None if it is of an experiment."""
+def part_of(config: str) -> str | None:
+    """What a file is of: the gin name of a cluster, or "sweep"; None: an experiment."""
     reader = _reader(trust=False)
     file = find(config, pathlib.Path.cwd())
     if any(isinstance(line, Import) for line in parse(read_text(file), str(file))):
         return None
     reader.read_file(file)
     owners = {owner for _, owner in reader.bindings.fields}
+    if SWEEP in owners:
+        return SWEEP
     kinds = owners & {*names_of("clusters")}
     return kinds.pop() if owners == kinds and len(kinds) == 1 else None
 
 
-def load_cluster(kind: str, config: str, bindings: Sequence[str] = ()) -> Any:
-    """Reads the gin file of a cluster, such as cluster/slurm.gin.
+def load_part(kind: str, config: str, bindings: Sequence[str] = ()) -> Any:
+    """Reads the gin file of a cluster, such as cluster/slurm.gin, or of a sweep.
 
     Args:
       kind: gin name of the configurable, such as "slurm".
@@ -162,11 +165,17 @@ def load_cluster(kind: str, config: str, bindings: Sequence[str] = ()) -> Any:
     """
     reader = _reader(trust=False)
     _read_config(reader, config)
-    others = {owner for _, owner in reader.bindings.fields} - {kind}
-    if others:
+    own = {*names_of("sweeps")} if kind == SWEEP else {kind}
+    owners = {owner for _, owner in reader.bindings.fields}
+    if others := owners - own:
         raise UserError(
-            f"{config} binds {', '.join(sorted(others)[:5])}; expected the config of a "
-            f"cluster, with bindings of {kind} alone."
+            f"{config} binds {', '.join(sorted(others)[:5])}; expected bindings of "
+            f"{', '.join(sorted(own))} alone."
+        )
+    if kind == SWEEP and SWEEP not in owners:
+        raise UserError(
+            f"{config} does not bind sweep.config and sweep.space; expected the gin "
+            "file of a sweep."
         )
     _read_bindings(reader, bindings)
     return _build(reader, Reference((), kind))

@@ -49,6 +49,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
         "steps, checkpoints, meshes, freezing and other settings of a run",
         ("training", "sharding", "optim"),
     ),
+    "sweeps": ("searches over bindings, and their spaces", ("sweeps",)),
     "clusters": ("where `fmjax launch` sends jobs", ("launch",)),
     "other": ("configurables of imported modules", ("",)),
 }
@@ -264,7 +265,8 @@ def _takes(owner: str, field: str) -> str:
     hint = typing.get_type_hints(registry.CLASSES[owner])[field]
     classes = list(_classes(hint))
     abstract = len(classes) == 1 and gin_name(classes[0]) is None
-    if not (abstract or field in _KINDS_OF_FIELDS):
+    is_dict = typing.get_origin(hint) is dict
+    if is_dict or not (abstract or field in _KINDS_OF_FIELDS):
         return format_type(hint)
     text = " or ".join(f"@{name}()" for name in taken_by(owner, field))
     if typing.get_origin(hint) is tuple:

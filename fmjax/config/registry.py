@@ -11,7 +11,7 @@ from fmjax.errors import UserError
 
 ROOMS = (
     "models", "objectives", "optim", "data", "training", "sharding", "evaluation",
-    "launch",
+    "launch", "sweeps",
 )  # fmt: skip
 
 # Gin name → class.

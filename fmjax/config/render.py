@@ -46,6 +46,9 @@ def bindings_of(root: typing.Any) -> dict[tuple[str, str], str]:
             return f"@{next(name for node, name in nodes if _same(node, value))}()"
         if isinstance(value, tuple):
             return f"({''.join(f'{format_value(v)}, ' for v in value).rstrip()})"
+        if isinstance(value, dict):
+            items = (f"{k!r}: {format_value(v)}" for k, v in value.items())
+            return f"{{{', '.join(items)}}}"
         if isinstance(value, float) and math.isinf(value):
             return "1e999" if value > 0 else "-1e999"  # gin has no literal for it.
         return repr(value)
@@ -72,8 +75,8 @@ def _nodes(root) -> list[tuple[typing.Any, str]]:
     nodes: list[tuple[typing.Any, str]] = []
 
     def visit(value):
-        if isinstance(value, tuple):
-            for item in value:
+        if isinstance(value, (tuple, dict)):
+            for item in value.values() if isinstance(value, dict) else value:
                 visit(item)
         if gin_name(value) is None:
             return

@@ -1,33 +1,34 @@
 """Comparing runs: a table of results, the differences of the configs, and curves."""
 
-import dataclasses
-import math
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fmjax.config.registry import CLASSES
-from fmjax.config.render import bindings_of
-from fmjax.configurable import fields_of
-from fmjax.errors import UserError, suggest
-from fmjax.evaluation.curve_plots import draw_curves, style_axes
-from fmjax.objectives.terms import UNITS
-from fmjax.run.directory import stored_config, stored_experiment
-from fmjax.storage.paths import as_path
-from fmjax.training.reporting import metrics
+from fmjax.errors import UserError
+from fmjax.evaluation.compared_curves import draw
+from fmjax.evaluation.compared_runs import (
+    ComparedRun,
+    Group,
+    Over,
+    differing,
+    groups_of,
+    read_runs,
+)
+from fmjax.evaluation.importance import importance_of_runs, importance_table
+from fmjax.evaluation.intervals import NOTE, interval_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Maximum number of differences of a run in the legend; the table has all of them.
-_LEGEND_DIFFERENCES = 3
 _PLAIN_WIDTH = 160  # columns of the table if the output is not a terminal
+# With more runs the table of bindings has a row for each run, instead of a column.
+_MOST_COLUMNS = 6
 
 
 def compare(
@@ -35,29 +36,42 @@ def compare(
     picture: pathlib.Path | None = None,
     metric: str = "loss",
     trust: bool = False,
+    over: Over | None = None,
+    importance: bool = False,
 ) -> None:
     """Prints the results of runs and the differences of their configs; draws curves.
 
+    Runs whose configs are equal but for different seeds are one row: the mean with its
+    95% interval.
+
     Args:
-      run_dirs: the run directories.
+      run_dirs: the run directories, or folders of runs, such as that of a sweep.
       picture: the image file to write; its suffix selects the format. None for none.
       metric: name of the metric to draw, as in metrics.jsonl.
       trust: whether the stored configs may import code. If not, a config that imports
         code is compared as the stored text.
+      over: what the curves are drawn over; None as for `curves`.
+      importance: whether to print how much the metric's last validation depends on each
+        binding that differs.
 
     Raises:
       UserError: a directory has no metrics, or a run has not logged the metric.
     """
-    runs = _read(run_dirs, trust)
-    figure = None if picture is None else _draw(runs, metric)
+    runs, notes = read_runs(run_dirs, trust)
+    groups = groups_of(runs)
+    figure = None if picture is None else draw(groups, metric, over)
     width = None if sys.stdout.isatty() else _PLAIN_WIDTH
     console = Console(width=width, highlight=False)
-    console.print(_figures(runs))
+    console.print(_figures(groups))
+    if any(len(group.runs) > 1 for group in groups):
+        console.print(f"±: {NOTE}")
     if len(runs) > 1:
-        console.print(_bindings(runs))
-        for run in runs:
-            if run.note:
-                console.print(run.note, markup=False, soft_wrap=True)
+        console.print(_bindings(groups))
+    for note in [*notes, *(run.note for run in runs if run.note)]:
+        console.print(note, markup=False, soft_wrap=True)
+    if importance:
+        shares = importance_of_runs(runs, metric)
+        console.print(importance_table(shares, metric))
     if figure is None:
         return
     try:
@@ -69,124 +83,35 @@ def compare(
 
 
 def curves(
-    run_dirs: Sequence[str | os.PathLike], metric: str = "loss", trust: bool = False
+    run_dirs: Sequence[str | os.PathLike],
+    metric: str = "loss",
+    trust: bool = False,
+    over: Over | None = None,
 ) -> "Figure":
-    """Draws the curves of runs over steps.
+    """Draws the curves of runs; seeds of one config as their mean with a band.
 
-    If the batch sizes differ, curves are drawn over tokens or images. Runs with other
-    units (tokens, images, pairs) get separate axes, since their losses cannot be
-    compared.
+    The band is the 95% interval of the mean (Student's t). Runs with other units
+    (tokens, images, pairs) get separate axes, since their losses cannot be compared.
 
     Args:
-      run_dirs: the run directories.
+      run_dirs: the run directories, or folders of runs, such as that of a sweep.
       metric: name of the metric to draw, as in metrics.jsonl.
       trust: whether the stored configs may import code.
+      over: "steps", "tokens", "images", "pairs", "flops" or "seconds"; None for steps,
+        or for tokens or images if the batch sizes differ.
 
     Raises:
       UserError: as in `compare`.
     """
-    return _draw(_read(run_dirs, trust), metric)
+    return draw(groups_of(read_runs(run_dirs, trust)[0]), metric, over)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """A run directory that is compared.
-
-    Attributes:
-      label: name of the run in tables and legends.
-      file: its metrics.jsonl.
-      lines: the lines of that file.
-      bindings: maps "OWNER.FIELD" to gin text.
-      note: why the stored text of the config is compared; "" if it is not.
-    """
-
-    label: str
-    file: pathlib.Path
-    lines: list[dict[str, Any]]
-    bindings: dict[str, str]
-    note: str = ""
-
-    def split(self, name: str) -> list[dict[str, Any]]:
-        return [line for line in self.lines if line["split"] == name]
-
-    def series(self, split: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
-        """(steps, values) of a metric; values that were not finite are NaN."""
-        lines = [line for line in self.split(split) if metric in line]
-        return (
-            np.array([line["step"] for line in lines], np.int64),
-            np.array([line[metric] for line in lines], np.float64),  # null is NaN
-        )
-
-    @property
-    def unit(self) -> str:
-        """The unit over which the loss is averaged, such as "tokens"."""
-        logged = {name for line in self.split("train") for name in line}
-        return next((unit for unit in UNITS if unit in logged), "steps")
-
-    @property
-    def units_per_step(self) -> float:
-        return _mean([line.get(self.unit, 1) for line in self.split("train")])
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of steps, compilation and evaluations; not of loading and saving."""
-        total, before = 0.0, 0
-        for line in self.split("train"):
-            total += line["step_seconds"] * (line["step"] - before)
-            before = line["step"]
-        return total + sum(line.get("seconds", 0) for line in self.split("validation"))
-
-
-def _read(directories: Sequence[str | os.PathLike], trust: bool) -> list[_Run]:
-    folders = [as_path(directory) for directory in directories]
-    runs = []
-    for folder, label in zip(folders, _labels(folders)):
-        bindings, note = _stored_bindings(folder, trust)
-        file = folder / metrics.FILE
-        try:
-            lines = metrics.read(folder)
-        except OSError as error:
-            raise UserError(
-                f"{file} cannot be read: {error.strerror or 'no such file'}; expected "
-                "the directory of a trained run."
-            ) from None
-        if not lines:
-            raise UserError(f"{file} is empty: the run has not logged a step yet.")
-        runs.append(_Run(label, file, lines, bindings, note))
-    return runs
-
-
-def _labels(folders: list[pathlib.Path]) -> list[str]:
-    """The shortest ends of the paths that distinguish the folders."""
-    longest = max(len(folder.parts) for folder in folders)
-    for count in range(1, longest + 1):
-        labels = ["/".join(folder.parts[-count:]) for folder in folders]
-        if len({*labels}) == len({*folders}):
-            break
-    return labels
-
-
-def _stored_bindings(folder: pathlib.Path, trust: bool) -> tuple[dict[str, str], str]:
-    """(bindings of a run, note why only the stored text is compared or '').
-
-    Raises:
-      UserError: the folder is not a run directory.
-    """
-    stored = stored_config(folder)
-    note = ""
-    try:
-        bindings = bindings_of(stored_experiment(folder, trust))
-    except UserError as error:
-        # The run imports code, or is of a version that is too old or too new.
-        note = f"{folder}: the stored text of the config is compared: {error}"
-        bindings = stored.bindings
-    return {".".join(key): value for key, value in bindings.items()}, note
-
-
-def _figures(runs: list[_Run]) -> Table:
+def _figures(groups: Sequence[Group]) -> Table:
+    with_seeds = any(len(group.runs) > 1 for group in groups)
     table = Table(title="runs")
     table.add_column("run", overflow="fold")
     for name in (
+        *(["seeds"] if with_seeds else []),
         "step",
         "train loss",
         "best validation",
@@ -196,117 +121,85 @@ def _figures(runs: list[_Run]) -> Table:
         "time",
     ):
         table.add_column(name, justify="right")
-    for run in runs:
-        steps, losses = run.series("validation", "loss")
-        best = "—"
-        if np.isfinite(losses).any():
-            lowest = int(np.nanargmin(losses))
-            best = f"{losses[lowest]:.4f} at {steps[lowest]}"
-        # The median, since the first step compiles and other processes may interfere.
-        speed = [line.get(f"{run.unit}_per_second") for line in run.split("train")]
-        speed = [value for value in speed if value is not None]
+    for group in groups:
         table.add_row(
-            run.label,
-            str(max(line["step"] for line in run.lines)),
-            _last(run.series("train", "loss")[1]),
-            best,
-            _last(losses),
-            _last(run.series("validation", "bits_per_byte")[1]),
-            f"{np.median(speed):,.0f} {run.unit}/s" if speed else "—",
-            _duration(run.seconds),
+            group.label,
+            *([str(len(group.runs))] if with_seeds else []),
+            " to ".join(dict.fromkeys(str(s) for s in _ends(group, _last_step))),
+            _mean(group, lambda run: _last(run.series("train", "loss")[1])),
+            _best(group),
+            _mean(group, lambda run: _last(run.series("validation", "loss")[1])),
+            _mean(
+                group, lambda run: _last(run.series("validation", "bits_per_byte")[1])
+            ),
+            _speed(group),
+            _duration(float(np.mean([run.seconds for run in group.runs]))),
         )
     return table
 
 
-def _bindings(runs: list[_Run]) -> Table | str:
-    names = _differing(runs)
+def _mean(group: Group, of: Callable[[ComparedRun], float | None]) -> str:
+    """A figure of a run, or its mean and interval over several."""
+    found = [value for run in group.runs if (value := of(run)) is not None]
+    return str(interval_of(found)) if found else "—"
+
+
+def _best(group: Group) -> str:
+    """The lowest validation loss, of a single run with its step."""
+    if len(group.runs) > 1:
+        return _mean(group, lambda run: _lowest(run.series("validation", "loss")[1]))
+    steps, losses = group.runs[0].series("validation", "loss")
+    if not np.isfinite(losses).any():
+        return "—"
+    lowest = int(np.nanargmin(losses))
+    return f"{losses[lowest]:.4f} at {steps[lowest]}"
+
+
+def _speed(group: Group) -> str:
+    unit = group.runs[0].unit
+    lines = [line for run in group.runs for line in run.split("train")]
+    found = [line.get(f"{unit}_per_second") for line in lines]
+    # The median, since the first step compiles and other processes may interfere.
+    known = [value for value in found if value is not None]
+    return f"{np.median(known):,.0f} {unit}/s" if known else "—"
+
+
+def _ends(group: Group, of: Callable[[ComparedRun], int]) -> tuple[int, int]:
+    found = [of(run) for run in group.runs]
+    return min(found), max(found)
+
+
+def _last_step(run: ComparedRun) -> int:
+    return max(line["step"] for line in run.lines)
+
+
+def _bindings(groups: Sequence[Group]) -> Table | str:
+    names = differing(groups)
+    if len(groups) == 1 and len(groups[0].runs) > 1:
+        return "The configs are the same but for the seed."
     if not names:
         return "The configs are the same."
     table = Table(title="bindings that differ")
-    table.add_column("binding", overflow="fold")
-    for run in runs:
-        table.add_column(run.label, overflow="fold")
-    for name in names:
-        # "—" if the run's experiment has no such field.
-        table.add_row(name, *(run.bindings.get(name, "—") for run in runs))
+    # "—" if the run's experiment has no such field.
+    cells = [[group.bindings.get(name, "—") for group in groups] for name in names]
+    rows, columns = names, [group.label for group in groups]
+    if len(groups) > _MOST_COLUMNS:
+        rows, columns = columns, rows
+        cells = [list(row) for row in zip(*cells)]
+    table.add_column("run" if rows is not names else "binding", overflow="fold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row, texts in zip(rows, cells):
+        table.add_row(row, *texts)
     return table
 
 
-def _differing(runs: list[_Run]) -> list[str]:
-    """Names of the bindings that are not equal in all runs."""
-    names = {name for run in runs for name in run.bindings}
-    return [n for n in sorted(names) if len({run.bindings.get(n) for run in runs}) > 1]
+def _last(values: np.ndarray) -> float | None:
+    return float(values[-1]) if len(values) else None
 
 
-def _draw(runs: list[_Run], metric: str) -> "Figure":
-    # Imported here, since it takes a second. Without pyplot, no global state keeps the
-    # figure.
-    from matplotlib.figure import Figure
-
-    for run in runs:
-        known = {name for line in run.lines for name in line} - {"step", "split"}
-        if metric not in known:
-            raise UserError(
-                f"{run.file} has no metric {metric!r}.{suggest(metric, known)} "
-                f"Expected one of {', '.join(sorted(known))}."
-            )
-    units = list(dict.fromkeys(run.unit for run in runs))
-    size = (7.5, 4.8 * len(units))
-    figure = Figure(figsize=size, layout="constrained", facecolor="white")
-    handles = []
-    for axes, unit in zip(figure.subplots(len(units), squeeze=False)[:, 0], units):
-        same = [(i, run) for i, run in enumerate(runs) if run.unit == unit]
-        sizes = np.array([run.units_per_step for _, run in same])
-        over_units = bool(sizes.max() > 1.01 * sizes.min())
-        for index, run in same:
-            scale = run.units_per_step if over_units else 1
-            steps, values = run.series("train", metric)
-            checked, measured = run.series("validation", metric)
-            training, validation = (steps * scale, values), (checked * scale, measured)
-            handles.append(draw_curves(axes, training, validation, f"C{index % 10}"))
-            handles[-1].set_label(_legend(run, runs))
-        axes.set_xlabel(unit if over_units else "step")
-        axes.set_ylabel(metric if len(units) == 1 else f"{metric} ({unit})")
-        style_axes(axes, grid="0.9")
-    figure.axes[0].set_title(
-        "thin: training, thick: validation", fontsize=9, color="0.35"
-    )
-    # Below the axes, where it covers no curve.
-    figure.legend(handles=handles, loc="outside lower left", frameon=False, fontsize=9)
-    return figure
-
-
-def _legend(run: _Run, runs: list[_Run]) -> str:
-    names = _differing(runs)
-    names = [name for name in names if _changes_results(name)] or names
-    shown = [
-        f"{name} = {run.bindings[name]}"
-        for name in names[:_LEGEND_DIFFERENCES]
-        if name in run.bindings
-    ]
-    if len(names) > _LEGEND_DIFFERENCES:
-        shown.append("…")
-    return f"{run.label}: {', '.join(shown)}" if shown else run.label
-
-
-def _changes_results(binding: str) -> bool:
-    """Whether a binding affects what a run computes or which data it reads."""
-    owner, field = binding.rsplit("/", 1)[-1].split(".")
-    if owner not in CLASSES:
-        return True
-    metadata = {f.name: f.metadata for f in fields_of(CLASSES[owner])}.get(field, {})
-    # Paths of datasets matter; folders of caches do not.
-    if metadata.get("path"):
-        return owner not in ("data", "images", "train")
-    return not metadata.get("runtime")
-
-
-def _last(values: np.ndarray) -> str:
-    return f"{values[-1]:.4f}" if len(values) else "—"
-
-
-def _mean(values: list[float]) -> float:
-    return float(np.mean(values)) if values else math.nan
+def _lowest(values: np.ndarray) -> float | None:
+    return float(np.nanmin(values)) if np.isfinite(values).any() else None
 
 
 def _duration(seconds: float) -> str:

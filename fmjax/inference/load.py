@@ -5,8 +5,9 @@ import dataclasses
 import functools
 import html
 import os
+import pathlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,10 @@ from fmjax.sharding.rules import LogicalRules
 from fmjax.storage.paths import as_path
 from fmjax.training.checkpoint import saved_state
 from fmjax.training.experiment import Experiment
+from fmjax.training.reporting import metrics
+
+if TYPE_CHECKING:
+    import pandas
 
 # Dtypes of parameters.
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -52,6 +57,7 @@ class Run:
       step: number of updates; 0 for an imported model.
       extra: other collections of the model, by name.
       rules: rules from logical to mesh axes; those of `config` if None.
+      directory: its run directory; None for a model that is not of one.
     """
 
     config: Experiment
@@ -61,6 +67,7 @@ class Run:
     step: int
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     rules: LogicalRules | None = None
+    directory: pathlib.Path | None = None
 
     def __repr__(self):
         """A summary in one line, without the parameters."""
@@ -124,8 +131,35 @@ class Run:
         return np.stack([preprocessing.of_picture(image) for image in images])
 
     def _repr_html_(self) -> str:
-        """The same summary for notebooks."""
-        return f"<code>{html.escape(repr(self))}</code>"
+        """A table of what it is, for notebooks."""
+        sizes = [leaf.size for leaf in jax.tree.leaves(self.params)]
+        rows = {
+            "objective": self.config.objective.gin_name,
+            "model": self.model.gin_name,
+            "parameters": f"{sum(sizes):,}",
+            "step": f"{self.step:,}",
+            "run directory": str(self.directory or "none"),
+        }
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{name}</th>"
+            f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
+            for name, text in rows.items()
+        )
+        return f"<table>{cells}</table>"
+
+    @property
+    def metrics(self) -> "pandas.DataFrame":
+        """The lines of its metrics.jsonl, a column for each field.
+
+        `run.metrics[run.metrics.split == "validation"]` has those of validation. Empty
+        for an imported model.
+
+        Raises:
+          UserError: it is not of a run directory.
+        """
+        if self.directory is None:
+            raise UserError("this run has no directory, and so no metrics.")
+        return metrics.frame(self.directory)
 
     def on_mesh(self) -> contextlib.AbstractContextManager:
         """A context in which the model computes on the run's mesh."""
@@ -224,6 +258,7 @@ def load(
         step=saved.step,
         extra=saved.read_extra(extra),
         rules=mesh.all_rules,
+        directory=directory,
     )
 
 

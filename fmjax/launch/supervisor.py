@@ -108,7 +108,7 @@ def _run(
             stderr=subprocess.STDOUT,
             # Out of the terminal's group: Ctrl-C reaches them through us alone.
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         for environment in environments
     ]
@@ -179,8 +179,11 @@ def _environment(
     return variables
 
 
-def _die_with_parent() -> None:
-    # A launcher that is killed must not leave processes behind that write to the run.
+def die_with_parent() -> None:
+    """Lets the kernel end this process when the thread that started it ends.
+
+    A launcher that is killed must not leave processes behind that write to the run.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

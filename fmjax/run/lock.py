@@ -201,7 +201,10 @@ def _started(pid: int) -> str | None:
     """Start time of a process of this host, by the kernel; None if there is none."""
     try:
         stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
-        return stat.rpartition(")")[2].split()[19]
+        fields = stat.rpartition(")")[2].split()
+        # A process that has ended stays listed until its parent asks, which the first
+        # process of a container may never do.
+        return None if fields[0] in "ZX" else fields[19]
     except OSError:
         pass
     if pathlib.Path("/proc/self").exists():

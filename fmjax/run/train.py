@@ -15,7 +15,7 @@ from fmjax.storage.paths import as_path, is_bucket
 from fmjax.training.checkpoint.saved_state import saved_steps
 from fmjax.training.experiment import Experiment
 from fmjax.training.faults.watchdog import warn
-from fmjax.training.loop import Outcome
+from fmjax.training.outcome import Outcome
 from fmjax.training.train import train as train_experiment
 from fmjax.training.vocab_size import with_vocab_size
 

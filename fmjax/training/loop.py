@@ -1,6 +1,5 @@
 """The parts of the training loop: restore, step, log, save, evaluate, finish."""
 
-import dataclasses
 import pathlib
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from fmjax.training.init_from import start_from
 from fmjax.training.memory import device_memory_peak
 from fmjax.training.noise_scale import NoiseScale
 from fmjax.training.numbered_batches import next_batch
+from fmjax.training.outcome import Outcome
 from fmjax.training.reporting import events, goodput, metrics, starts
 from fmjax.training.reporting.goodput import Clock
 from fmjax.training.reporting.profile import StepProfile
@@ -42,23 +42,6 @@ from fmjax.training.state import State
 from fmjax.training.validation import Validation, run_evaluations
 
 _LINES = 10  # lines of metrics that a short run has at least
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """How a call of `fmjax.training.train.train` ended.
-
-    Attributes:
-      step: updates done.
-      finished: whether all updates are done; otherwise the run was interrupted.
-      state: the state at that step.
-      validation: loss and metrics of the last evaluation; empty if there was none.
-    """
-
-    step: int
-    finished: bool
-    state: State = dataclasses.field(repr=False)
-    validation: dict[str, float]
 
 
 class Loop:
@@ -336,7 +319,8 @@ class Loop:
                 f"interrupted: step {self.done} is saved; the same command continues"
             )
             self._reports.event("interrupted", self.done, message)
-        return Outcome(self.done, self.complete, self.state, self._validation)
+        ended = (self.done, self.complete, self.state, self._validation)
+        return Outcome(*ended, self._run_dir)
 
     def _save(self, wait: bool) -> None:
         position = {

@@ -14,8 +14,9 @@ from fmjax.training.experiment import Experiment
 from fmjax.training.faults.bad_step_log import Diverged, Rollback
 from fmjax.training.faults.interruption import Interruption
 from fmjax.training.init_from import Source
-from fmjax.training.loop import Loop, Outcome
+from fmjax.training.loop import Loop
 from fmjax.training.memory import HELP, describe_memory
+from fmjax.training.outcome import Outcome
 from fmjax.training.reporting.goodput import Clock
 from fmjax.training.reporting.spool import Spool
 from fmjax.training.setup import Setup, set_up

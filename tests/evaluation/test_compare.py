@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from fmjax.config.load import load_experiment
 from fmjax.config.render import render
@@ -64,7 +65,7 @@ def test_bindings_that_differ_are_listed(make_run, tmp_path, capsys):
     runs = [
         make_run("a", [train(1)]),
         make_run("b", [train(1)], "cosine.learning_rate=0.5"),
-        make_run("c", [train(1)], "train.seed=7", "train.log_every=3"),
+        make_run("c", [train(1)], "adamw.b2=0.5", "train.log_every=3"),
     ]
 
     compare(runs, tmp_path / "a.png")
@@ -76,7 +77,7 @@ def test_bindings_that_differ_are_listed(make_run, tmp_path, capsys):
                       for line in out.splitlines() if "│" in line)
     }  # fmt: skip
     assert rows["cosine.learning_rate"] == ["0.002", "0.5", "0.002"]
-    assert rows["train.seed"] == ["0", "0", "7"]
+    assert rows["adamw.b2"] == ["0.95", "0.95", "0.5"]
     assert rows["train.log_every"] == ["10", "10", "3"]
     assert "train.batch_size" not in rows
 
@@ -84,7 +85,7 @@ def test_bindings_that_differ_are_listed(make_run, tmp_path, capsys):
 def test_curves_are_those_of_the_metrics(make_run):
     runs = [
         make_run("a", [train(1, loss=4.0), train(2, loss=None), validation(2, 3.0)]),
-        make_run("b", [train(2, loss=2.0)], "train.seed=1"),
+        make_run("b", [train(2, loss=2.0)], "adamw.b2=0.5"),
     ]
 
     (axes,) = curves(runs).axes
@@ -95,7 +96,7 @@ def test_curves_are_those_of_the_metrics(make_run):
     )
     assert axes.get_xlabel() == "step"
     labels = [line.get_label() for line in axes.lines[1:]]
-    assert labels == ["a: train.seed = 0", "b: train.seed = 1"]
+    assert labels == ["a: adamw.b2 = 0.95", "b: adamw.b2 = 0.5"]
 
 
 def test_batches_of_different_size_are_compared_over_tokens(make_run):
@@ -169,7 +170,7 @@ def test_paths_that_differ_are_told(make_run, tmp_path, capsys):
 def test_runs_with_own_code_are_read_without_it(make_run, capsys):
     from fmjax.cli.main import main
 
-    runs = [make_run("a", [train(1)]), make_run("b", [train(1)], "train.seed=3")]
+    runs = [make_run("a", [train(1)]), make_run("b", [train(1)], "train.steps=9")]
     for run_dir in runs:
         config = run_dir / "config.gin"
         own = config.read_text().replace("adamw", "my_adam")
@@ -177,8 +178,8 @@ def test_runs_with_own_code_are_read_without_it(make_run, capsys):
 
     assert main(["compare", *map(str, runs)]) == 0
     out = capsys.readouterr().out
-    (row,) = [line for line in out.splitlines() if "train.seed" in line]
-    assert [cell.strip() for cell in row.split("│")[2:4]] == ["0", "3"]
+    (row,) = [line for line in out.splitlines() if "train.steps" in line]
+    assert [cell.strip() for cell in row.split("│")[2:4]] == ["400", "9"]
     assert "my_adam.b1" not in out
     assert "imports 'my_optimizer'" in out
     assert "--trust" in out
@@ -221,3 +222,130 @@ def test_unknown_metric_suggests_a_known_one(make_run):
 def test_picture_of_unknown_format_is_the_users_mistake(make_run, tmp_path):
     with pytest.raises(UserError, match=r"a\.jpq"):
         compare([make_run("a", [train(1)])], tmp_path / "a.jpq")
+
+
+def seeds_of(make_run, values, *bindings):
+    """Runs of the same config with seeds 0, 1, …, whose losses are given."""
+    return [
+        make_run(
+            f"{'-'.join(bindings).replace('.', '_') or 'base'}-seed={seed}",
+            [
+                train(10, loss=value + 1.0, flops=5.0),
+                validation(10, value + 0.5),
+                train(20, loss=value, flops=5.0),
+                validation(20, value),
+            ],
+            f"train.seed={seed}",
+            *bindings,
+        )
+        for seed, value in enumerate(values)
+    ]
+
+
+def cells_of(out: str) -> dict[str, list[str]]:
+    lines = [[c.strip() for c in x.split("│")[1:-1]] for x in out.splitlines()]
+    return {cells[0]: cells[1:] for cells in lines if cells}
+
+
+def test_runs_that_differ_by_the_seed_are_one_row_with_an_interval(make_run, capsys):
+    values = [3.0, 3.25, 3.125]
+    runs = [
+        *seeds_of(make_run, values),
+        *seeds_of(make_run, [4.0, 4.5], "adamw.b2=0.5"),
+        make_run("alone", [train(20), validation(20, 2.0)], "adamw.b2=0.9"),
+    ]
+
+    compare(runs)
+
+    rows = cells_of(capsys.readouterr().out)
+    interval = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    half = (interval.high - interval.low) / 2
+    assert rows["base"][:2] == ["3", "20"]
+    assert rows["base"][4] == f"3.1250 ± {half:.4f}"
+    # t(0.975, 1) is 12.706 = tan(0.475 π), and s / √2 half of the difference.
+    half = np.tan(0.475 * np.pi) * 0.25
+    assert rows["adamw_b2=0_5"][4] == f"4.2500 ± {half:.4f}"
+    assert rows["alone"][3:5] == ["2.0000 at 20", "2.0000"]
+    assert rows["adamw.b2"] == ["0.95", "0.5", "0.9"]
+    assert "train.seed" not in rows
+
+
+def test_equal_configs_of_one_seed_stay_apart(make_run, capsys):
+    compare([make_run("a", [train(1)]), make_run("b", [train(1)])])
+    assert {"a", "b"} <= cells_of(capsys.readouterr().out).keys()
+
+
+def test_seeds_are_drawn_as_their_mean_with_a_band(make_run):
+    (axes,) = curves(seeds_of(make_run, [3.0, 3.25])).axes
+    thin, thick = axes.lines
+    assert thin.get_xydata().tolist() == [[10, 4.125], [20, 3.125]]
+    assert thick.get_xydata().tolist() == [[10, 3.625], [20, 3.125]]
+    (band,) = axes.collections
+    half = np.tan(0.475 * np.pi) * 0.125
+    ends = band.get_paths()[0].get_extents()
+    np.testing.assert_allclose(
+        [ends.x0, ends.y0, ends.x1, ends.y1], [10, 3.125 - half, 20, 3.625 + half]
+    )
+    assert thick.get_label() == "base (2 seeds)"
+
+
+@pytest.mark.parametrize(
+    ("over", "training", "checked"),
+    [
+        ("steps", [10, 20], [10, 20]),
+        ("tokens", [640, 1280], [640, 1280]),
+        ("flops", [50, 100], [50, 100]),
+        # Half a second a step; the second comes after an evaluation of ten.
+        ("seconds", [5, 20], [5, 20]),
+    ],
+)
+def test_curves_are_drawn_over_what_was_spent(over, training, checked, make_run):
+    (axes,) = curves(seeds_of(make_run, [3.0, 3.25]), over=over).axes
+    assert axes.lines[0].get_xdata().tolist() == training
+    assert axes.lines[1].get_xdata().tolist() == checked
+
+
+def test_an_axis_that_a_run_does_not_have_is_refused(make_run):
+    run_dir = make_run("a", [train(1)])
+    with pytest.raises(UserError, match=r"--over images: .* counts tokens"):
+        curves([run_dir], over="images")
+    with pytest.raises(UserError, match=r"--over flops: .*metrics.jsonl has none"):
+        curves([run_dir], over="flops")
+    with pytest.raises(UserError, match=r"--over flop: .*Did you mean 'flops'"):
+        curves([run_dir], over="flop")
+
+
+def test_a_folder_of_runs_stands_for_them(make_run, tmp_path, capsys):
+    seeds_of(make_run, [3.0, 3.25])
+    make_run("failed", [])
+    (tmp_path / "failed" / "metrics.jsonl").unlink()
+
+    compare([tmp_path])
+
+    out = capsys.readouterr().out
+    assert "base" in cells_of(out)
+    assert "failed: left out, as it has no metrics" in out
+
+
+def test_importance_is_that_of_the_binding_that_decides(make_run, tmp_path, capsys):
+    for rate in ("0.001", "0.01"):
+        for width in ("0.5", "0.9", "0.95"):
+            loss = 2.0 + (rate == "0.01") + 0.01 * float(width)
+            make_run(
+                f"{rate}-{width}",
+                [train(20), validation(20, loss)],
+                f"cosine.learning_rate={rate}",
+                f"adamw.b2={width}",
+            )
+
+    compare([tmp_path], importance=True)
+
+    rows = cells_of(capsys.readouterr().out)
+    assert int(rows["cosine.learning_rate"][0].strip("%")) >= 95
+    assert int(rows["adamw.b2"][0].strip("%")) <= 5
+
+
+def test_importance_of_too_few_runs_is_refused(make_run):
+    runs = seeds_of(make_run, [3.0, 3.25])
+    with pytest.raises(UserError, match=r"importance: 2 runs .* at least 4"):
+        compare(runs, importance=True)

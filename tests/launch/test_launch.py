@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 
 from fmjax.cli.main import main
 from fmjax.config.files import shipped_configs
-from fmjax.config.load import load_cluster, load_experiment
+from fmjax.config.load import load_experiment, load_part
 from fmjax.launch.launch import KINDS
 
 from .conftest import beside
@@ -84,7 +84,7 @@ def test_the_command_of_every_shipped_cluster_works(name, tmp_path):
     assert main([*words, "--dry_run"]) == 0
     kind = next(k for k in sorted(KINDS.values(), key=len) if f"/{k}" in name)
     given = [word for word in words if word.startswith(f"{kind}.")]
-    assert load_cluster(kind, name, given).gin_name == kind
+    assert load_part(kind, name, given).gin_name == kind
 
 
 @pytest.mark.parametrize(

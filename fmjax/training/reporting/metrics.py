@@ -6,13 +6,16 @@ import math
 import pathlib
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fmjax.storage.paths import as_path
 from fmjax.training.reporting import json_lines
 from fmjax.training.reporting.trackers.outbox import Outbox
+
+if TYPE_CHECKING:
+    import pandas
 
 FILE = "metrics.jsonl"
 PICTURES = "pictures"
@@ -158,6 +161,19 @@ def read(run_dir: pathlib.Path, split: str | None = None) -> list[dict[str, Any]
         raise FileNotFoundError(path)
     every = json_lines.read(path, FIELDS)
     return [line for line in every if split is None or line["split"] == split]
+
+
+def frame(run_dir: pathlib.Path) -> "pandas.DataFrame":
+    """The lines of a run's metrics.jsonl as a frame, in order.
+
+    A column for each field, NaN where a line does not have it or it was not finite;
+    `frame[frame.split == "validation"]` has those of validation. Empty without metrics.
+    """
+    import pandas
+
+    lines = json_lines.read(as_path(run_dir) / FILE, FIELDS)
+    found = pandas.DataFrame.from_records(list(lines))
+    return found if len(found) else pandas.DataFrame(columns=[*FIELDS])
 
 
 def read_texts(run_dir: pathlib.Path) -> list[dict[str, Any]]:

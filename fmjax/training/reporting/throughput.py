@@ -36,20 +36,19 @@ class Utilization:
         }
 
     def __call__(self, seconds: float, step: int) -> dict[str, float | None]:
-        """ "mfu", and "causal_mfu" by visible keys alone; None where unknown.
+        """ "mfu", "causal_mfu" by visible keys alone, and "flops" of a step.
+
+        MFU is None where the devices' peak is unknown.
 
         Args:
           seconds: of a step.
           step: which one, counting from 1.
         """
-        device = self._mesh.devices.flat[0]
-        if peak_flops(device) is None:
-            return dict.fromkeys(self._flops)
-        phase = self._freezing.phase(step - 1)
-        return {
-            name: mfu(flops(phase, self._batch) / seconds, device, self._mesh.size)
-            for name, flops in self._flops.items()
-        }
+        device, phase = self._mesh.devices.flat[0], self._freezing.phase(step - 1)
+        flops = {name: of(phase, self._batch) for name, of in self._flops.items()}
+        size = self._mesh.size
+        shares = {name: mfu(n / seconds, device, size) for name, n in flops.items()}
+        return shares | {"flops": flops["mfu"]}
 
 
 def mfu(

@@ -1,0 +1,199 @@
+"""The study of a sweep: its trials in Optuna's storage, which processes may share."""
+
+import hashlib
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from fmjax.errors import UserError
+from fmjax.sweeps.claims import Claims
+from fmjax.sweeps.config import SweepConfig
+from fmjax.sweeps.space import Point, as_text, distributions, grid_points
+
+DATABASE = "study.db"
+# Seconds that a process waits for another one's write to SQLite.
+_SQLITE_WAIT = 60.0
+# Attributes of a trial in the storage.
+_NUMBER, _RUN, _ERROR, _STOPPED = "number", "run", "error", "stopped"
+
+
+class Study:
+    """The trials of a sweep.
+
+    Each point is one trial, in the queue from the start; who claims it first draws its
+    values. Draws depend on the sweep's seed, the trial's number and, for Bayesian
+    search, on the trials before it.
+
+    Args:
+      config: of the sweep.
+      folder: of the sweep.
+      name: of the study in the storage.
+      first_step: of the first decision of ASHA, if trials are stopped.
+
+    Raises:
+      UserError: the storage cannot be used.
+    """
+
+    def __init__(
+        self, config: SweepConfig, folder: pathlib.Path, name: str, first_step: int
+    ):
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._config = config
+        self._distributions = distributions(config.space)
+        self._storage = _storage(config.storage, folder)
+        self._study = optuna.create_study(
+            storage=self._storage,
+            study_name=name,
+            direction=config.direction,
+            pruner=_pruner(config, first_step),
+            load_if_exists=True,
+        )
+
+    def fill(self) -> None:
+        """Puts the trials that are not there yet into the queue, in order.
+
+        One process at a time calls this.
+        """
+        points: list[Point] = [{}] * (self._config.trials or 0)
+        if self._config.search == "grid":
+            points = grid_points(self._config.space)
+        there = {number_of(trial) for trial in self.trials()}
+        for number, point in enumerate(points):
+            if number not in there:
+                self._study.enqueue_trial(point, user_attrs={_NUMBER: number})
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials in the order of their numbers."""
+        found = self._study.get_trials(deepcopy=False)
+        return sorted(found, key=number_of)
+
+    def claim(self, claims: Claims) -> Trial | None:
+        """The next trial that no live process works on, with its values drawn.
+
+        Those that a process left unfinished come first.
+
+        Returns:
+          None if there is none at the moment.
+        """
+        trials = self.trials()
+        for state in (TrialState.RUNNING, TrialState.WAITING):
+            for trial in trials:
+                if trial.state == state and claims.take(number_of(trial)):
+                    if begun := self._begin(trial):
+                        return begun
+                    claims.give_back(number_of(trial))
+        return None
+
+    def report(self, trial: Trial, step: int, value: float) -> bool:
+        """Records the metric at a step; whether the trial is to end there."""
+        if step in self._frozen(trial).intermediate_values:
+            return False  # It was judged before a kill.
+        trial.report(value, step)
+        behind = trial.should_prune()
+        if behind:
+            trial.set_user_attr(_STOPPED, True)
+        return behind
+
+    def is_behind(self, trial: Trial) -> bool:
+        """Whether `report` has said that the trial is to end."""
+        return trial.user_attrs.get(_STOPPED, False)
+
+    def keep(self, trial: Trial, seed: int, result: Mapping[str, Any]) -> None:
+        """Keeps the result of a seed's run: JSON."""
+        trial.set_user_attr(f"{_RUN} {seed}", dict(result))
+
+    def finish(self, trial: Trial, value: float) -> None:
+        """Ends a trial with its result."""
+        self._study.tell(trial, value)
+
+    def stop(self, trial: Trial) -> None:
+        """Ends a trial that fell behind."""
+        self._study.tell(trial, state=TrialState.PRUNED)
+
+    def fail(self, trial: Trial, error: str) -> None:
+        """Ends a trial that failed."""
+        trial.set_user_attr(_ERROR, error)
+        self._study.tell(trial, state=TrialState.FAIL)
+
+    def close(self) -> None:
+        """Closes the connections to the storage."""
+        self._storage.remove_session()
+        self._storage.engine.dispose()
+
+    def _begin(self, waiting: FrozenTrial) -> Trial | None:
+        """A claimed trial with its values; None if it has been finished meanwhile."""
+        now = self._storage.get_trial(waiting._trial_id).state
+        if now == TrialState.WAITING:
+            self._storage.set_trial_state_values(
+                waiting._trial_id, state=TrialState.RUNNING
+            )
+        elif now != TrialState.RUNNING:
+            return None
+        self._study.sampler = self._sampler(number_of(waiting))
+        trial = Trial(self._study, waiting._trial_id)
+        for name, distribution in self._distributions.items():
+            trial._suggest(name, distribution)
+        return trial
+
+    def _frozen(self, trial: Trial) -> FrozenTrial:
+        return self._storage.get_trial(trial._trial_id)
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        # One for each trial, so that a process that continues the sweep draws what the
+        # one before it would have drawn.
+        text = f"{self._config.seed} {number}".encode()
+        seed = int.from_bytes(hashlib.sha256(text).digest()[:4], "little")
+        if self._config.search == "bayesian":
+            return optuna.samplers.TPESampler(seed=seed)
+        return optuna.samplers.RandomSampler(seed=seed)
+
+
+def number_of(trial: FrozenTrial | Trial) -> int:
+    """The number of a trial in its sweep."""
+    return trial.user_attrs[_NUMBER]
+
+
+def point_of(trial: FrozenTrial | Trial, config: SweepConfig) -> Point:
+    """The values of a trial as text, in the order of the space."""
+    return {name: as_text(trial.params[name]) for name in config.space}
+
+
+def runs_of(trial: FrozenTrial | Trial) -> dict[int, dict[str, Any]]:
+    """Seed → what `Study.keep` kept of its run."""
+    kept = {
+        int(name.removeprefix(f"{_RUN} ")): value
+        for name, value in trial.user_attrs.items()
+        if name.startswith(f"{_RUN} ")
+    }
+    return dict(sorted(kept.items()))
+
+
+def error_of(trial: FrozenTrial) -> str:
+    """Why a trial failed; "" if it did not."""
+    return trial.user_attrs.get(_ERROR, "")
+
+
+def _pruner(config: SweepConfig, first_step: int) -> optuna.pruners.BasePruner:
+    if config.stopping is None:
+        return optuna.pruners.NopPruner()
+    return optuna.pruners.SuccessiveHalvingPruner(
+        min_resource=first_step, reduction_factor=config.stopping.reduction_factor
+    )
+
+
+def _storage(url: str | None, folder: pathlib.Path) -> optuna.storages.RDBStorage:
+    address = url or f"sqlite:///{folder / DATABASE}"
+    wait = {"connect_args": {"timeout": _SQLITE_WAIT}}
+    options = wait if address.startswith("sqlite:") else {}
+    try:
+        return optuna.storages.RDBStorage(address, engine_kwargs=options)
+    except (SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"sweep.storage: {lines[0]} Expected a database as SQLAlchemy's URL, such "
+            "as postgresql://HOST/DATABASE, whose driver is installed; or None."
+        ) from error

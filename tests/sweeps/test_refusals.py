@@ -1,0 +1,150 @@
+"""What is refused by name before anything starts."""
+
+import dataclasses
+
+import pytest
+
+from fmjax.cli.main import main
+from fmjax.errors import UserError
+from fmjax.sweeps.config import Asha, SweepConfig
+from fmjax.sweeps.space import Integers, LogUniform, Uniform
+from tests.sweeps.conftest import GRID, RATE, ROOT
+
+HEAD = "sweep.config = 'quickstart.gin'\n"
+SPACE = f"sweep.space = {{'{RATE}': (1e-3, 1e-2)}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (f"{HEAD}sweep.space = {{'cosine.learning_rat': (1e-3,)}}", "learning_rat'"),
+        (f"{HEAD}sweep.space = {{'muon.b1': (0.9,)}}", "does not use 'muon'"),
+        (f"{HEAD}sweep.space = {{'{RATE}': ('fast', 1e-3)}}", "cosine.learning_rate"),
+        (f"{HEAD}sweep.space = {{'{RATE}': (1e-3, 'fast')}}", f"{RATE} = fast"),
+        (f"{HEAD}sweep.space = {{}}", "sweep.space = {}"),
+        (f"{HEAD}sweep.space = {{'{RATE}': ()}}", f"{RATE} = ()"),
+        (f"{HEAD}sweep.space = {{'{RATE}': (1e-3, 0.001)}}", "a value twice"),
+        (HEAD, "sweep.space has no value"),
+        (SPACE, "sweep.config has no value"),
+        ("train.steps = 3", "train"),
+        (f"sweep.config = 'quickstrat.gin'\n{SPACE}", "Did you mean 'quickstart.gin'"),
+        (f"sweep.config = 'cluster/local.gin'\n{SPACE}", "sweep.config"),
+        (f"{HEAD}{SPACE}sweep.trials = 3", "sweep.trials = 3: expected None"),
+        (f"{HEAD}{SPACE}sweep.search = 'random'", "sweep.trials = None"),
+        (f"{HEAD}{SPACE}sweep.search = 'gird'", "sweep.search = 'gird'"),
+        (f"{HEAD}{SPACE}sweep.seeds = 0", "sweep.seeds = 0"),
+        (f"{HEAD}{SPACE}sweep.bindings = ('{RATE}=1',)", f"varies {RATE}"),
+        (f"{HEAD}{SPACE}sweep.bindings = ('train.stesp=1',)", "'stesp'"),
+        (f"{HEAD}sweep.seeds = 2\nsweep.space = {{'train.seed': (1,)}}", "sweep.seeds"),
+        (
+            f"{HEAD}sweep.space = {{'{RATE}': @uniform()}}\nuniform.low = 0.1\n"
+            "uniform.high = 0.2",
+            "@uniform(), which a grid",
+        ),
+        (
+            f"{HEAD}{SPACE}sweep.stopping = @asha()\n"
+            "sweep.bindings = ('train.eval_every=0',)",
+            "train.eval_every = 0",
+        ),
+        (
+            f"{HEAD}{SPACE}sweep.stopping = @asha()\nasha.first_step = 400",
+            "asha.first_step = 400",
+        ),
+        (f"{HEAD}{SPACE}sweep.storage = 'nosql://x'", "sweep.storage"),
+        (
+            f"{HEAD}{SPACE}sweep.bindings = ('text_task.source=@text_files()', "
+            f"'text_files.files={__file__}', 'text_files.validation_fraction=0.0')",
+            "no validation split",
+        ),
+    ],
+)  # fmt: skip
+def test_a_wrong_sweep_is_refused(text, named, tmp_path, capsys):
+    (tmp_path / "sweep.gin").write_text(text)
+    folder = tmp_path / "out"
+    code = main(["sweep", str(tmp_path / "sweep.gin"), "--folder", str(folder)])
+    assert code == 2
+    assert named in capsys.readouterr().err
+    assert not list(folder.rglob("trials/*"))
+
+
+def test_a_value_that_fails_only_with_others_is_no_mistake_of_the_sweep(pretended):
+    # 48 does not divide by 5 heads: these trials fail alone.
+    config = dataclasses.replace(
+        GRID,
+        space={
+            RATE: ("1e-2",),
+            "transformer.num_heads": (8, 5),
+            "transformer.embed_dim": (64, 80),
+        },
+        bindings=("train.steps=40", "transformer.num_kv_heads=1"),
+        seeds=1,
+    )
+    assert len(pretended().sweep(config)) == 4
+
+
+def test_a_metric_that_validation_will_not_have_is_refused(pretended):
+    from fmjax.sweeps.sweep import run_sweep
+
+    config = dataclasses.replace(GRID, metric="acuracy")
+    with pytest.raises(UserError, match=r"'acuracy'.*Did you mean 'accuracy'"):
+        run_sweep(
+            config, pretended().folder, ROOT, names=lambda *_: ["accuracy", "loss"]
+        )
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: Uniform(1.0, 1.0), "uniform.high = 1.0"),
+        (lambda: LogUniform(0.0, 1.0), "log_uniform.low = 0.0"),
+        (lambda: Integers(1, 8, step=2), "integers.step = 2"),
+        (lambda: Integers(2, 8, step=2, log=True), "integers.step = 2"),
+        (lambda: Asha(reduction_factor=1), "asha.reduction_factor = 1"),
+        (lambda: SweepConfig("a", {RATE: "1e-3"}), "sweep.space"),
+    ],
+)
+def test_a_wrong_part_is_refused(make, named):
+    with pytest.raises(UserError) as found:
+        make()
+    assert named in str(found.value)
+
+
+def test_a_changed_sweep_is_refused_with_what_differs(pretended):
+    sweep = pretended()
+    config = dataclasses.replace(GRID, space={RATE: ("1e-2",)}, seeds=1)
+    sweep.sweep(config)
+
+    changed = dataclasses.replace(
+        config,
+        seeds=2,
+        bindings=("train.steps=40", "train.eval_every=10", "adamw.b2=0.5"),
+    )
+    with pytest.raises(UserError) as found:
+        sweep.sweep(changed)
+    assert "  sweep.seeds: 1 → 2\n" in str(found.value)
+    assert "  adamw.b2: 0.95 → 0.5\n" in str(found.value)
+    assert len(sweep.started) == 1
+    # What affects no result may change.
+    sweep.sweep(dataclasses.replace(config, at_once=2))
+    assert len(sweep.started) == 1
+
+
+def test_a_random_search_may_go_on_with_more_trials(pretended):
+    sweep = pretended()
+    config = dataclasses.replace(
+        GRID, search="random", trials=2, seeds=1, space={RATE: LogUniform(1e-4, 1e-1)}
+    )
+    before = {row.trial: row.point for row in sweep.sweep(config)}
+    after = {
+        row.trial: row for row in sweep.sweep(dataclasses.replace(config, trials=3))
+    }
+    assert {n: after[n].point for n in before} == before
+    assert len(sweep.started) == len(after) == 3
+
+
+def test_a_folder_of_something_else_is_refused(pretended):
+    sweep = pretended()
+    sweep.folder.mkdir()
+    (sweep.folder / "thesis.tex").touch()
+    with pytest.raises(UserError, match=r"thesis.tex"):
+        sweep.sweep(GRID)
