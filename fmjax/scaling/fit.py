@@ -78,8 +78,8 @@ def fit_law(
     _check(name, points)
     if bootstrap and len(points) == kind.parameters:
         raise UserError(
-            f"--bootstrap {bootstrap}: expected 0, or more points: {len(points)} are as "
-            f"many as the parameters of {name}, and all resamples are the same."
+            f"--bootstrap {bootstrap}: expected 0, or more points: {len(points)} are "
+            f"as many as the parameters of {name}, and all resamples are the same."
         )
     form, targets = kind(points), np.log(points.loss)
     huber = HuberFit(form.predict, targets, delta)
