@@ -68,6 +68,8 @@ def parabolas(points: Points) -> list[Parabola]:
     Args:
       points: runs; those whose FLOPs are within 20% of each other are of one budget.
     """
+    if len(points) < 3:
+        return []
     places = np.log(points.flops)[:, None]
     near = hierarchy.linkage(places, method="complete")
     labels = hierarchy.fcluster(near, np.log(_SAME_BUDGET), criterion="distance")
