@@ -40,19 +40,26 @@ def on_page_markdown(markdown, page, config, files):
 
 def command_markdown(parser: argparse.ArgumentParser) -> str:
     """A section for each verb: what it does, its usage and its arguments."""
-    (verbs,) = (
-        action
-        for action in parser._actions
-        if isinstance(action, argparse._SubParsersAction)
-    )
     parts = ["# The command\n", f"`{parser.prog} VERB …`: {parser.description}\n"]
-    for name, verb in verbs.choices.items():
-        parts += [f"## fmjax {name}\n", f"{verb.description}\n"]
-        parts += ["```text", verb.format_usage().strip(), "```\n"]
-        parts += ["| argument | |", "|---|---|"]
-        parts += [f"| {_argument(a)} | {_meaning(a)} |" for a in verb._actions]
-        parts.append("")
+    for name, verb in _subcommands(parser).items():
+        for words, sub in _with_actions(name, verb):
+            parts += [f"## fmjax {words}\n", f"{sub.description}\n"]
+            parts += ["```text", sub.format_usage().strip(), "```\n"]
+            parts += ["| argument | |", "|---|---|"]
+            parts += [f"| {_argument(a)} | {_meaning(a)} |" for a in sub._actions]
+            parts.append("")
     return "\n".join(parts)
+
+
+def _subcommands(parser: argparse.ArgumentParser) -> dict:
+    found = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return next((action.choices for action in found), {})
+
+
+def _with_actions(name: str, verb: argparse.ArgumentParser) -> list:
+    """The verb, or its actions if it has some: (words, parser) of each."""
+    actions = _subcommands(verb)
+    return [(f"{name} {a}", sub) for a, sub in actions.items()] or [(name, verb)]
 
 
 def _argument(action: argparse.Action) -> str:

@@ -44,6 +44,23 @@ class Fit:
             for field in dataclasses.fields(self.law)
         }
 
+    def loss_interval(self, parameters: float, tokens: float):
+        """95% interval of the loss of a model, by the resampled laws.
+
+        It is of the law, without the noise of a single run.
+
+        Args:
+          parameters: N.
+          tokens: D.
+
+        Returns:
+          (lowest, highest), nats a token; None without bootstrap, or if the law knows
+          the best models alone.
+        """
+        laws = [law for law in self.samples if isinstance(law, LossLaw)]
+        losses = [float(law.loss(parameters, tokens)) for law in laws]
+        return interval(losses) if losses else None
+
 
 def interval(values) -> tuple[float, float]:
     """The middle 95% of values [S]."""
@@ -78,8 +95,8 @@ def fit_law(
     _check(name, points)
     if bootstrap and len(points) == kind.parameters:
         raise UserError(
-            f"--bootstrap {bootstrap}: expected 0, or more points: {len(points)} are as "
-            f"many as the parameters of {name}, and all resamples are the same."
+            f"--bootstrap {bootstrap}: expected 0, or more points: {len(points)} are "
+            f"as many as the parameters of {name}, and all resamples are the same."
         )
     form, targets = kind(points), np.log(points.loss)
     huber = HuberFit(form.predict, targets, delta)

@@ -8,13 +8,14 @@ import dataclasses
 
 import numpy as np
 from scipy import optimize
+from scipy.cluster import hierarchy
 
 from fmjax.errors import UserError
 from fmjax.scaling.fit import Fit
 from fmjax.scaling.laws import Frontier
 from fmjax.scaling.points import Points
 
-_SAME_BUDGET = 1.1  # ratio below which neighbours are of one budget
+_SAME_BUDGET = 1.2  # largest ratio of the FLOPs of a budget's runs
 _BUDGETS = 1500  # of the envelope, ibid., section 3.1
 _TRIES = 100
 _EXPONENTS = (0.005, 2.0)  # of the loss, between which it is looked for
@@ -55,22 +56,26 @@ class Parabola:
 
     @property
     def is_inside(self) -> bool:
-        """Whether the lowest point is between the sizes of the runs."""
+        """Whether there is a lowest point between the sizes of the runs."""
         N = self.points.parameters
-        return self.curvature > 0 and bool(N.min() <= self.parameters <= N.max())
+        between = bool(N.min() <= self.parameters <= N.max())
+        return between and self.curvature > 0 and self.loss > 0
 
 
 def parabolas(points: Points) -> list[Parabola]:
     """A parabola for each budget of which there are runs of at least three sizes.
 
     Args:
-      points: runs; neighbours whose FLOPs differ by less than 10% are of one budget.
+      points: runs; those whose FLOPs are within 20% of each other are of one budget.
     """
-    order = np.argsort(points.flops, kind="stable")
-    jumps = np.diff(np.log(points.flops[order])) > np.log(_SAME_BUDGET)
-    groups = np.split(order, np.flatnonzero(jumps) + 1)
-    budgets = [points.take(group) for group in groups]
-    return [_parabola(budget) for budget in budgets if _sizes(budget) >= 3]
+    if len(points) < 3:
+        return []
+    places = np.log(points.flops)[:, None]
+    near = hierarchy.linkage(places, method="complete")
+    labels = hierarchy.fcluster(near, np.log(_SAME_BUDGET), criterion="distance")
+    budgets = [points.take(labels == label) for label in np.unique(labels)]
+    found = [_parabola(budget) for budget in budgets if _sizes(budget) >= 3]
+    return sorted(found, key=lambda parabola: parabola.flops)
 
 
 def best_of_parabolas(found: list[Parabola]) -> Best:

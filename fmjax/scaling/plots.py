@@ -125,17 +125,22 @@ def _draw_residuals(axes, law: LossLaw, points: Points) -> None:
 
 
 def _draw_parabolas(axes, points: Points) -> None:
-    for index, parabola in enumerate(frontier.parabolas(points)):
-        color, N = f"C{index % 10}", parabola.points.parameters
+    import matplotlib
+
+    found = frontier.parabolas(points)
+    scale = matplotlib.colors.LogNorm(found[0].flops, found[-1].flops)
+    colors = matplotlib.cm.ScalarMappable(scale, "viridis")
+    for parabola in found:
+        color, N = colors.to_rgba(parabola.flops), parabola.points.parameters
         axes.plot(N, parabola.points.loss, ".", color=color)
         x = np.geomspace(N.min(), N.max(), _SIZES)
         distance = np.log(x / parabola.parameters)
         y = parabola.curvature * distance**2 + parabola.loss
-        axes.plot(x, y, color=color, linewidth=1, label=f"{parabola.flops:.1e}")
+        axes.plot(x, y, color=color, linewidth=1)
         if parabola.is_inside:
-            axes.plot(parabola.parameters, parabola.loss, "x", color=color)
+            axes.plot(parabola.parameters, parabola.loss, "x", color="C3")
+    axes.figure.colorbar(colors, ax=axes, label="FLOPs")
     axes.set(xscale="log", xlabel="parameters", ylabel="loss (nats a token)")
-    axes.legend(title="FLOPs", frameon=False, fontsize=8)
 
 
 def _draw_envelope(axes, points: Points) -> None:

@@ -122,6 +122,9 @@ def _show_budget(label, law: Law, size: Size, tolerance, chips, console) -> None
         if size.asked.loss is not None:
             text += f", {size.asked.loss / size.best.loss - 1:.2%} above the best"
         table.add_row("asked for", text)
+        if size.asked_loss_interval:
+            low, high = size.asked_loss_interval
+            table.add_row("its loss, 95%", f"{low:.4f} – {high:.4f}")
     console.print(table)
 
 

@@ -118,6 +118,8 @@ class Size:
         has no samples.
       tokens_interval: likewise of D.
       loss_interval: likewise of the loss of the best model.
+      asked_loss_interval: likewise of the model that was asked for, on new tokens; None
+        with `unique`.
     """
 
     flops: float
@@ -128,6 +130,7 @@ class Size:
     parameters_interval: tuple[float, float] | None = None
     tokens_interval: tuple[float, float] | None = None
     loss_interval: tuple[float, float] | None = None
+    asked_loss_interval: tuple[float, float] | None = None
 
 
 def size(
@@ -181,6 +184,9 @@ def size(
         sampled = [_best(sample, unique)(budget) for sample in fit.samples]
         columns = map(interval, zip(*sampled))
         answers = dataclasses.replace(answers, **dict(zip(_INTERVALS, columns)))
+    if asked and unique is None:
+        between = fit.loss_interval(asked.parameters, asked.tokens)
+        answers = dataclasses.replace(answers, asked_loss_interval=between)
     if repetition:
         repetition = dataclasses.replace(
             repetition,
@@ -213,7 +219,7 @@ def budget_for(
     low, high = np.log(_BUDGETS)
     if not excess(low) < 0 < excess(high):
         raise UserError(
-            f"--{option} {value:g}: expected what is best for some budget between "
+            f"{value:g} {option}: expected what is best for some budget between "
             f"{_BUDGETS[0]:g} and {_BUDGETS[1]:g} FLOPs."
         )
     return float(np.exp(optimize.brentq(excess, low, high, xtol=1e-9)))

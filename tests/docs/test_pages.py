@@ -26,6 +26,7 @@ def test_the_site_is_built_strictly(tmp_path):
     assert "decoupled" in optimizers.read_text(encoding="utf-8")
     command = (tmp_path / "site/reference/command.html").read_text(encoding="utf-8")
     assert "--override" in command
+    assert "--unique_tokens" in command  # of an action of a verb
     python = (tmp_path / "site/reference/python.html").read_text(encoding="utf-8")
     assert "fmjax.load_experiment(" in python
 

@@ -124,6 +124,7 @@ def test_the_smallest_and_largest_runs_are_never_the_best_of_a_budget():
             exact_parabolas().take([0, 1, 5, 6, 7, 8]),
             "1 budgets have 3 sizes or more, and 1 of them their lowest loss between",
         ),
+        (fit_isoflop, exact_parabolas().take([0]), "0 budgets have 3 sizes or more"),
         (fit_envelope, exact_parabolas(), "the points have no runs"),
         (fit_envelope, curves([1e8, 1e9]), "2 runs; expected at least 3"),
         (fit_envelope, curves([1e8, 1e9, 1e10]), "at no two sizes"),

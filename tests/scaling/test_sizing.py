@@ -95,6 +95,10 @@ def test_intervals_are_those_of_the_samples():
     assert answers.parameters_interval == pytest.approx((sizes[1], sizes[-2]))
     low, high = answers.loss_interval
     assert low < answers.best.loss < high
+    answers, _ = size(Fit(law, 240, "huber", samples), flops=1e22, parameters=1e9)
+    D = 1e22 / 6e9
+    losses = sorted(float(sample.loss(1e9, D)) for sample in samples)
+    assert answers.asked_loss_interval == pytest.approx((losses[1], losses[-2]))
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -137,7 +141,7 @@ def test_a_frontier_has_a_best_size_and_no_others():
             "--unique_tokens 1e\\+09: repetition",
         ),
         ("kaplan_tokens", {"flops": 1e20}, "'kaplan_tokens' says nothing of how to"),
-        ("hoffmann", {"parameters": 1e30}, r"--parameters 1e\+30: expected what is"),
+        ("hoffmann", {"parameters": 1e30}, r"1e\+30 parameters: expected what is"),
         ("hoffman", {"flops": 1e20}, "Did you mean 'hoffmann'"),
     ],
 )
