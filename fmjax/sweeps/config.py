@@ -45,7 +45,7 @@ class SweepConfig:
         the working directory, or a name under configs/.
       bindings: NAME=VALUE of every trial.
       space: binding → the values to try, or a range that values are drawn from. A
-        string is read as on the command line: '@muon()' is an optimizer.
+        string is read as on the command line: '@linear()' is a schedule.
       search: "grid" for every combination of the values, "random" for independent
         draws, "bayesian" for Optuna's tree-structured Parzen estimator (Bergstra et al.
         2011), which draws where earlier trials were good.

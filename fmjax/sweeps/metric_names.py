@@ -66,6 +66,9 @@ def _names(config: str, bindings: Sequence[str], trust: bool) -> list[str] | Non
         name: jax.ShapeDtypeStruct((rows, *shape), dtypes[name])
         for name, shape in data.row_shapes().items()
     }
+    if data.tokenizer() is not None:
+        # Rows of validation have it besides, where the targets are the text.
+        batch["target_bytes"] = jax.ShapeDtypeStruct((rows,), "float32")
     variables = {"params": shapes.params, **shapes.extra}
     with on_mesh(mesh, rules):
         out = jax.eval_shape(lambda v, b: objective.loss(v, b, None), variables, batch)

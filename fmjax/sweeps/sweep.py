@@ -66,9 +66,9 @@ def run_sweep(
     from fmjax.sweeps.study import Study
     from fmjax.sweeps.trial_run import COMMAND
 
-    file = str(_find_config(config, near))
+    file = str(find_config(config, near))
     place = SweepFolder(folder)
-    experiment = _check_space(config, file, trust)
+    experiment = check_space(config, file, trust)
     first_step = _first_step(config, experiment.train)
     if config.gpus_per_run is not None:
         visible_gpus(config.gpus_per_run * config.at_once)
@@ -122,20 +122,17 @@ def _require_optuna() -> None:
         ) from None
 
 
-def _find_config(config: SweepConfig, near: pathlib.Path) -> pathlib.Path:
+def find_config(config: SweepConfig, near: pathlib.Path) -> pathlib.Path:
     """The file of sweep.config, near the sweep's own file or from where we are."""
-    here = pathlib.Path.cwd()
-    for folder in (near, here):
-        with contextlib.suppress(UserError):
-            return find(config.config, folder)
+    with contextlib.suppress(UserError):
+        return find(config.config, near)
     try:
-        file = find(config.config, here)
+        return find(config.config, pathlib.Path.cwd())
     except UserError as error:
         raise UserError(f"sweep.config: {error}") from None
-    return file
 
 
-def _check_space(config: SweepConfig, file: str, trust: bool) -> Experiment:
+def check_space(config: SweepConfig, file: str, trust: bool) -> Experiment:
     """Checks each value of the space on the config; the experiment of the first point.
 
     A value is refused if it fails both beside the first and beside the last values of

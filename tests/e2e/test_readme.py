@@ -42,6 +42,11 @@ SMALL_VOCABULARY = ["sentencepiece.vocab_size=400"]
 # The quickstart's own text takes a minute to tokenize.
 CORPUS = ["text_task.source=@text_files()", "text_files.files='corpus/*.txt'"]
 QUICKSTART = [*SHORT, *CORPUS, "data.length=32", *SMALL_VOCABULARY]
+SHORT_SWEEP = [
+    f"sweep.bindings={(*QUICKSTART,)!r}",
+    "sweep.space={'cosine.learning_rate': (1e-3, 1e-2), 'adamw.b2': (0.9, 0.95)}",
+    "sweep.seeds=1",
+]
 # What is appended to each command by its beginning; the longest beginning that fits.
 CUT_SHORT = {
     "bash launch/quickstart.sh": [*QUICKSTART, "--run_dir", "runs/quickstart"],
@@ -63,6 +68,7 @@ CUT_SHORT = {
     "fmjax fork": [],
     "fmjax eval": [],
     "fmjax generate": ["--max_tokens", "4"],
+    "fmjax sweep": [*SHORT_SWEEP],
     "fmjax compare": [],
     "fmjax status": [],
     "fmjax watch": [],

@@ -1,13 +1,16 @@
 """What is refused by name before anything starts."""
 
 import dataclasses
+import re
 
 import pytest
 
 from fmjax.cli.main import main
+from fmjax.config.files import shipped_configs
 from fmjax.errors import UserError
 from fmjax.sweeps.config import Asha, SweepConfig
 from fmjax.sweeps.space import Integers, LogUniform, Uniform
+from fmjax.sweeps.sweep import check_space, find_config, read_sweep
 from tests.sweeps.conftest import GRID, RATE, ROOT
 
 HEAD = "sweep.config = 'quickstart.gin'\n"
@@ -148,3 +151,17 @@ def test_a_folder_of_something_else_is_refused(pretended):
     (sweep.folder / "thesis.tex").touch()
     with pytest.raises(UserError, match=r"thesis.tex"):
         sweep.sweep(GRID)
+
+
+def test_sweeps_of_the_documentation_and_those_shipped_fit_their_configs(tmp_path):
+    page = (ROOT / "docs/tasks/sweep.md").read_text(encoding="utf-8")
+    texts = re.findall(r'```gin title="([\w.]+)"\n(.*?)```', page, re.DOTALL)
+    assert [name for name, _ in texts] == ["rates.gin", "search.gin"]
+    files = [tmp_path / name for name, _ in texts]
+    for file, (_, text) in zip(files, texts):
+        file.write_text(text, encoding="utf-8")
+    shipped = [name for name in shipped_configs() if name.startswith("sweeps/")]
+    assert shipped
+    for file in [*files, *shipped]:
+        config, near = read_sweep(file)
+        check_space(config, str(find_config(config, near)), trust=False)
