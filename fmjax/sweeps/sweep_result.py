@@ -116,7 +116,8 @@ class Sweep:
 
     def _repr_html_(self) -> str:
         """The frame with what its figures are, for notebooks."""
-        return f"{self.frame.to_html()}<p>{caption(self.config)}</p>"
+        table = self.frame.reset_index().to_html(index=False)
+        return f"{table}<p>{caption(self.config)}</p>"
 
     def _numbers(self, rows: Sequence[Row]) -> list[float]:
         """The values of the only binding, if they are numbers; else empty."""
