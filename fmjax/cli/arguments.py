@@ -355,6 +355,26 @@ def _parser() -> argparse.ArgumentParser:
         help="folder to keep the trace of a config in; must be new or empty",
     )
 
+    sub = verb("scaling", "How models and their hyperparameters scale.")
+    actions = sub.add_subparsers(dest="action", required=True, metavar="ACTION")
+    text = "Print how activations grow with the size, with a parametrization and none."
+    sub = actions.add_parser("coordinates", help=text, description=text)
+    sub.set_defaults(verb="scaling")
+    takes_config(sub)
+    sub.add_argument(
+        "--widths", type=int, nargs="+", default=[], help="of the first stack"
+    )
+    sub.add_argument(
+        "--depths", type=int, nargs="+", default=[], help="its layers, in their place"
+    )
+    sub.add_argument("--steps", type=int, default=4, help="updates of each model")
+    sub.add_argument(
+        "--plot", type=pathlib.Path, metavar="FILE", help="a picture to draw"
+    )
+    sub.add_argument(
+        "--json", type=pathlib.Path, metavar="FILE", help="also as JSON, to a file"
+    )
+
     sub = verb("import", "Import a Hugging Face folder as a run directory.")
     sub.add_argument("hf_dir", help="a folder with config.json and *.safetensors")
     sub.add_argument("run_dir", help="the run directory to write; must be new")

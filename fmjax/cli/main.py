@@ -113,7 +113,7 @@ def _plan(args) -> None:
     from fmjax.planning.apart import Request, plan_apart
     from fmjax.planning.plan import DoesNotFit, make_plan
     from fmjax.planning.search import confirm, search, try_bindings
-    from fmjax.training.vocab_size import with_vocab_size
+    from fmjax.training.parametrize import resolve
 
     say = Console(stderr=True).print
     topology = make_topology(chip, args.chips, args.slices)
@@ -122,7 +122,7 @@ def _plan(args) -> None:
 
     def here(bindings, hlo=None):
         every = [*args.bindings, *bindings]
-        changed = with_vocab_size(load_experiment(args.config, every, args.trust))
+        changed = resolve(load_experiment(args.config, every, args.trust))
         return make_plan(changed, topology, say, hlo)
 
     def apart(quick, bindings, hlo=None):
@@ -353,6 +353,12 @@ def _profile_config(args):
         return read_profile(folder)
 
 
+def _scaling(args) -> None:
+    from fmjax.cli.scaling import run
+
+    run(args)
+
+
 def _import(args) -> None:
     from fmjax.interop.hugging_face import import_model
 
@@ -399,6 +405,7 @@ VERBS = {
     "report": _report,
     "runs": _runs,
     "profile": _profile,
+    "scaling": _scaling,
     "import": _import,
     "export": _export,
 }
