@@ -362,10 +362,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.set_defaults(verb="scaling")
     takes_config(sub)
     sub.add_argument(
-        "--widths", type=int, nargs="+", default=[], help="of the first stack"
+        "--widths",
+        type=_numbers,
+        default=[],
+        metavar="N,N,…",
+        help="of the first stack, such as 64,128,256",
     )
     sub.add_argument(
-        "--depths", type=int, nargs="+", default=[], help="its layers, in their place"
+        "--depths",
+        type=_numbers,
+        default=[],
+        metavar="N,N,…",
+        help="numbers of its layers, in place of --widths",
     )
     sub.add_argument("--steps", type=int, default=4, help="updates of each model")
     sub.add_argument(
@@ -416,3 +424,8 @@ def _parser() -> argparse.ArgumentParser:
         help="language of the model, for its card, such as en; may be repeated",
     )
     return parser
+
+
+def _numbers(text: str) -> list[int]:
+    """Numbers with commas between them; others are argparse's error."""
+    return [int(number) for number in text.split(",")]

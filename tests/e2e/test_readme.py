@@ -53,6 +53,7 @@ CUT_SHORT = {
     "fmjax train quickstart.gin train.microbatches": [
         *QUICKSTART, "train.batch_size=32",
     ],
+    "fmjax scaling coordinates": [*BRIEF, "--steps", "1", "--widths", "64,128"],
     "fmjax profile": [],
     "fmjax launch local": QUICKSTART,
     "fmjax launch slurm": ["train.batch_size=32", *WIDE, "--dry_run"],
