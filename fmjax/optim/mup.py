@@ -267,8 +267,8 @@ class CompleteP(MuP):
     Attributes:
       base_depth: transformer.num_layers of the model's first stack in the base, with
         base_width; all stacks are in this ratio.
-      alpha: α, of the layers' outputs m_L^-α; 1, at which every layer still learns
-        features that are not linear, and 0.5 at the least.
+      alpha: exponent α of the depth, 0.5 to 1: the output of a layer is multiplied by
+        m_L^-α. The paper recommends 1.
     """
 
     base_depth: int | None = None

@@ -13,7 +13,8 @@ from fmjax.errors import UserError
 from fmjax.optim.optimizers import Lion, Muon
 from fmjax.scaling.coordinate_check import CoordinateCheck, coordinate_check
 
-WIDTHS = (64, 128, 256)
+WIDTHS = (64, 256)
+MORE_WIDTHS = (64, 128, 256, 512)
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +42,13 @@ def grown(check: CoordinateCheck, parametrization: str) -> float:
     return max(slope[-1] for slope in check.slopes(parametrization).values())
 
 
+@pytest.mark.parametrize(
+    "widths", [WIDTHS, pytest.param(MORE_WIDTHS, marks=pytest.mark.slow)]
+)
 def test_activations_grow_with_the_width_in_the_standard_parametrization_alone(
-    experiment,
+    experiment, widths
 ):
-    check = coordinate_check(experiment, widths=WIDTHS, steps=3)
+    check = coordinate_check(experiment, widths=widths, steps=3)
     # The logits of random weights shrink; updates make all of one size.
     assert grown(check, "mup") < 0.15
     assert check.slopes("mup")["logits"][0] == pytest.approx(-0.5, abs=0.1)
@@ -52,6 +56,7 @@ def test_activations_grow_with_the_width_in_the_standard_parametrization_alone(
     assert check.slopes("standard")["logits"][0] == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.slow
 def test_activations_grow_with_the_depth_without_completep(config):
     name, *bindings = config
     deep = [
