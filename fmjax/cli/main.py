@@ -127,7 +127,7 @@ def _plan(args) -> None:
     from fmjax.planning.apart import Request, plan_apart
     from fmjax.planning.plan import DoesNotFit, make_plan
     from fmjax.planning.search import confirm, search, try_bindings
-    from fmjax.training.vocab_size import with_vocab_size
+    from fmjax.training.parametrize import resolve
 
     say = Console(stderr=True).print
     topology = make_topology(chip, args.chips, args.slices)
@@ -136,7 +136,7 @@ def _plan(args) -> None:
 
     def here(bindings, hlo=None):
         every = [*args.bindings, *bindings]
-        changed = with_vocab_size(load_experiment(args.config, every, args.trust))
+        changed = resolve(load_experiment(args.config, every, args.trust))
         return make_plan(changed, topology, say, hlo)
 
     def apart(quick, bindings, hlo=None):

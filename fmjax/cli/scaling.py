@@ -1,4 +1,4 @@
-"""The verb `scaling`: from arguments to fitted laws and sizes."""
+"""The verb `scaling`: fitted laws, sizes, and checks of coordinates."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ _MFU = 0.4  # what well-tuned dense models reach; PaLM's 46%, Llama 3's 38 to 43
 
 
 def run(args: argparse.Namespace) -> None:
-    """Fits a law, or sizes a model.
+    """Fits a law, sizes a model, or checks coordinates.
 
     Raises:
       UserError: the points, the law or the options do not fit.
@@ -27,7 +27,8 @@ def run(args: argparse.Namespace) -> None:
             )
     width = None if sys.stdout.isatty() else _PLAIN_WIDTH
     console = Console(width=width, highlight=False, markup=False)
-    {"fit": _fit, "size": _size}[args.action](args, console)
+    actions = {"fit": _fit, "size": _size, "coordinates": _coordinates}
+    actions[args.action](args, console)
 
 
 def _fit(args, console) -> None:
@@ -99,6 +100,24 @@ def _size(args, console) -> None:
     if args.plot:
         figure = plots.plot_size(law, size, repetition, args.tolerance)
         plots.save(figure, args.plot)
+
+
+def _coordinates(args, console) -> None:
+    from fmjax.config.load import load_experiment
+    from fmjax.scaling.coordinate_check import coordinate_check
+    from fmjax.scaling.coordinate_view import draw, table
+
+    check = coordinate_check(
+        load_experiment(args.config, args.bindings, args.trust),
+        widths=args.widths,
+        depths=args.depths,
+        steps=args.steps,
+    )
+    console.print(table(check))
+    if args.plot:
+        draw(check, args.plot)
+    if args.json:
+        args.json.write_text(json.dumps(check.to_json(), indent=2) + "\n")
 
 
 def _chips(args):

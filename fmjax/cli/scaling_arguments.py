@@ -4,6 +4,7 @@ import argparse
 import math
 import pathlib
 import re
+from collections.abc import Callable
 
 _MULTIPLES = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 _QUANTITIES = (
@@ -16,8 +17,16 @@ _QUANTITIES = (
 )
 
 
-def add_scaling(scaling: argparse.ArgumentParser) -> None:
-    """Adds the actions `fit` and `size` to the verb `scaling`."""
+def add_scaling(
+    scaling: argparse.ArgumentParser,
+    takes_config: Callable[[argparse.ArgumentParser], None],
+) -> None:
+    """Adds the actions `fit`, `size` and `coordinates` to the verb `scaling`.
+
+    Args:
+      scaling: the verb's parser.
+      takes_config: adds a config and its bindings to a parser.
+    """
     actions = scaling.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     def action(name, text):
@@ -98,6 +107,26 @@ def add_scaling(scaling: argparse.ArgumentParser) -> None:
     )
     _takes_files(sub, "file for the answers")
 
+    text = "Print how activations grow with the size, with a parametrization and none."
+    sub = action("coordinates", text)
+    takes_config(sub)
+    sub.add_argument(
+        "--widths",
+        type=_numbers,
+        default=[],
+        metavar="N,N,…",
+        help="of the first stack, such as 64,128,256",
+    )
+    sub.add_argument(
+        "--depths",
+        type=_numbers,
+        default=[],
+        metavar="N,N,…",
+        help="numbers of its layers, in place of --widths",
+    )
+    sub.add_argument("--steps", type=int, default=4, help="updates of each model")
+    _takes_files(sub, "file for the figures of the table")
+
 
 def quantity(text: str) -> float:
     """A positive number that may end in k, M, B (10⁹) or T.
@@ -115,6 +144,11 @@ def quantity(text: str) -> float:
             f"{text!r}; expected a positive number such as 1e21, 7B or 1.4T"
         )
     return value
+
+
+def _numbers(text: str) -> list[int]:
+    """Numbers with commas between them; others are argparse's error."""
+    return [int(number) for number in text.split(",")]
 
 
 def _takes_files(sub: argparse.ArgumentParser, what: str) -> None:

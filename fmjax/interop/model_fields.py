@@ -15,8 +15,8 @@ from fmjax.models.layers.transformer_config import TransformerConfig
 # Fields of training or of the computation, which do not change the result.
 NEUTRAL = frozenset(
     """
-    attention_dropout attention dropout dtype embed_init_std init_std mlp_dropout remat
-    scan_layers stochastic_depth vocab_multiple
+    attention_dropout attention dropout dtype embed_init_std init_by_depth init_std
+    mlp_dropout remat scan_layers stochastic_depth vocab_multiple
     """.split()  # noqa: SIM905
 )
 

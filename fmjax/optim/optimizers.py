@@ -30,6 +30,7 @@ from fmjax.optim.axes import (
 from fmjax.optim.factored import scale_by_factored_rms
 from fmjax.optim.freezing import Freezing, by_first_step
 from fmjax.optim.per_layer import per_layer
+from fmjax.optim.scaling import like_axes, scale_gradients, scale_rates
 from fmjax.optim.schedules import Schedule
 
 
@@ -56,7 +57,12 @@ class Optimizer(abc.ABC):
         require(self, "clip_norm", fits, "None (no clipping) or a number above 0")
 
     def build(
-        self, axes: Any, train_steps: int, freezing: Freezing | None = None
+        self,
+        axes: Any,
+        train_steps: int,
+        freezing: Freezing | None = None,
+        scaling: Any = None,
+        rate_factor: float = 1.0,
     ) -> optax.GradientTransformation:
         """The optimizer as a gradient transformation of unboxed parameters.
 
@@ -65,6 +71,8 @@ class Optimizer(abc.ABC):
           train_steps: updates of the run, for schedules that depend on it.
           freezing: which parameters are trained at which steps; None trains all. With
             freezing, updates take the gradients and parameters of the current phase.
+          scaling: a `fmjax.optim.scaling.Scaling` per leaf; None for no factors.
+          rate_factor: of the learning rate.
 
         Raises:
           UserError: the schedule does not fit into `train_steps`.
@@ -72,16 +80,30 @@ class Optimizer(abc.ABC):
         clip = optax.identity()
         if self.clip_norm is not None:
             clip = optax.clip_by_global_norm(self.clip_norm)
-        rate = self.schedule.build(train_steps)
+        schedule = self.schedule.build(train_steps)
+
+        def rate(step):
+            return rate_factor * schedule(step)
+
+        def directions_of(own: Any) -> list[optax.GradientTransformation]:
+            if scaling is None:
+                return self.direction(own)
+            scales = like_axes(own, scaling)
+            return [*self.direction(own, scales), scale_rates(scales)]
+
         if freezing is None or freezing.begins == [0]:
-            directions = self.direction(axes)
+            directions = directions_of(axes)
         else:
             directions = [
                 by_first_step(
-                    lambda own: optax.chain(*self.direction(own)), axes, freezing
+                    lambda own: optax.chain(*directions_of(own)), axes, freezing
                 )
             ]
-        return optax.chain(clip, *directions, optax.scale_by_learning_rate(rate))
+        return optax.chain(
+            clip,
+            *directions,
+            optax.scale_by_learning_rate(schedule if rate_factor == 1.0 else rate),
+        )
 
     def learning_rate(
         self, step: int | Int[Array, ""], train_steps: int
@@ -90,16 +112,28 @@ class Optimizer(abc.ABC):
         return self.schedule.build(train_steps)(step)
 
     @abc.abstractmethod
-    def direction(self, axes: Any) -> list[optax.GradientTransformation]:
+    def direction(
+        self, axes: Any, scaling: Any = None
+    ) -> list[optax.GradientTransformation]:
         """The transformations between clipping and the learning rate, decay included.
 
         Args:
           axes: the tree of logical names.
+          scaling: a `Scaling` per leaf; None for no factors.
         """
 
-    def decay(self, axes: Any) -> optax.GradientTransformation:
+    def decay(self, axes: Any, scaling: Any = None) -> optax.GradientTransformation:
         """Adds the decoupled weight decay of matrices and tables to a direction."""
-        return optax.add_decayed_weights(self.weight_decay, decay_mask(axes))
+        if scaling is None:
+            return optax.add_decayed_weights(self.weight_decay, decay_mask(axes))
+
+        def decayed(names, scale, update, param):
+            factor = self.weight_decay * scale.decay
+            return update + factor * param if is_matrix(names) else update
+
+        return optax.stateless(
+            lambda updates, params: map_by_axes(decayed, axes, scaling, updates, params)
+        )
 
     def _expect_rates(self, *fields: str) -> None:
         for field in fields:
@@ -130,9 +164,13 @@ class AdamW(Optimizer):
         self._expect_rates("b1", "b2")
         require(self, "eps", self.eps > 0, "a number above 0")
 
-    def direction(self, axes):
+    def direction(self, axes, scaling=None):
         """Adam's direction, and the weight decay."""
-        return [optax.scale_by_adam(self.b1, self.b2, self.eps), self.decay(axes)]
+        return [
+            *scale_gradients(scaling),
+            optax.scale_by_adam(self.b1, self.b2, self.eps),
+            self.decay(axes, scaling),
+        ]
 
 
 @configurable("adafactor")
@@ -168,13 +206,13 @@ class Adafactor(Optimizer):
         fits = self.min_dim_size_to_factor >= 1
         require(self, "min_dim_size_to_factor", fits, "1 or more")
 
-    def direction(self, axes):
+    def direction(self, axes, scaling=None):
         """Adafactor's direction, and the weight decay."""
         return [
             scale_by_factored_rms(axes, self.decay_rate, self.min_dim_size_to_factor),
             per_layer(optax.clip_by_block_rms(self.clipping_threshold), axes),
             per_layer(optax.scale_by_param_block_rms(min_scale=1e-3), axes),
-            self.decay(axes),
+            self.decay(axes, scaling),
         ]
 
 
@@ -204,11 +242,11 @@ class Lamb(Optimizer):
         self._expect_rates("b1", "b2")
         require(self, "eps", self.eps > 0, "a number above 0")
 
-    def direction(self, axes):
+    def direction(self, axes, scaling=None):
         """Adam's direction and the weight decay, with a trust ratio per layer."""
         return [
             optax.scale_by_adam(self.b1, self.b2, self.eps),
-            self.decay(axes),
+            self.decay(axes, scaling),
             per_layer(optax.scale_by_trust_ratio(), axes, only=is_matrix),
         ]
 
@@ -235,9 +273,9 @@ class Lion(Optimizer):
         super().__post_init__()
         self._expect_rates("b1", "b2")
 
-    def direction(self, axes):
+    def direction(self, axes, scaling=None):
         """The sign of the interpolated momentum, and the weight decay."""
-        return [optax.scale_by_lion(self.b1, self.b2), self.decay(axes)]
+        return [optax.scale_by_lion(self.b1, self.b2), self.decay(axes, scaling)]
 
 
 @configurable("muon")
@@ -273,7 +311,7 @@ class Muon(Optimizer):
         require(self, "update_rms", self.update_rms > 0, "a number above 0")
         require(self, "eps", self.eps > 0, "a number above 0")
 
-    def direction(self, axes):
+    def direction(self, axes, scaling=None):
         """Orthogonalized momentum of hidden matrices, Adam's direction for the rest."""
         # optax.partition replaces the leaves of the other part by MaskedNodes.
         dimensions = map_by_axes(
@@ -301,4 +339,8 @@ class Muon(Optimizer):
         labels = map_by_axes(
             lambda names: "muon" if is_hidden_matrix(names) else "adam", axes
         )
-        return [optax.partition(parts, labels), self.decay(axes)]
+        return [
+            *scale_gradients(scaling),
+            optax.partition(parts, labels),
+            self.decay(axes, scaling),
+        ]

@@ -16,7 +16,7 @@ from fmjax.errors import UserError
 from fmjax.planning.plan import Plan, make_plan
 from fmjax.planning.topology import Topology, make_topology
 from fmjax.sharding.slices import find_chip
-from fmjax.training.vocab_size import with_vocab_size
+from fmjax.training.parametrize import resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ def plan_apart(request: Request, topology: Topology) -> Plan:
 def _answer(request: Request, answer: Connection) -> None:
     jax.config.update("jax_platforms", "cpu")
     try:
-        experiment = with_vocab_size(
+        experiment = resolve(
             load_experiment(request.config, list(request.bindings), request.trust)
         )
         chip = find_chip(request.chip)

@@ -70,10 +70,7 @@ def _schedule_note(before: Experiment, now: Experiment) -> str:
     if not schedule.reads_train_steps:
         return ""
     step = min(old, new)
-    rates = (
-        float(each.optimizer.learning_rate(step, each.train.steps))
-        for each in (before, now)
-    )
+    rates = (float(each.learning_rate(step)) for each in (before, now))
     was, becomes = (f"{rate:.3g}" for rate in rates)
     name = schedule.gin_name
     return (

@@ -10,11 +10,11 @@ from fmjax.training.experiment import Experiment
 from fmjax.training.faults.bad_step_log import Diverged, Rollback
 from fmjax.training.faults.watchdog import warn
 from fmjax.training.loop import Loop
+from fmjax.training.parametrize import resolve
 from fmjax.training.reporting.goodput import Clock
 from fmjax.training.reporting.spool import Spool
 from fmjax.training.setup import set_up
 from fmjax.training.train import around_steps
-from fmjax.training.vocab_size import with_vocab_size
 
 WARM_UP = 3  # steps before the first one that is traced; they compile
 
@@ -40,7 +40,7 @@ def trace_steps(experiment: Experiment, folder: pathlib.Path, steps: int) -> Non
             f"= {experiment.train.steps - WARM_UP}, as {WARM_UP} steps come before."
         )
     experiment = dataclasses.replace(
-        with_vocab_size(experiment),
+        resolve(experiment),
         train=dataclasses.replace(experiment.train, profile=(WARM_UP + 1, last)),
         trackers=(),
         init_from=(),

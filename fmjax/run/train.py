@@ -16,8 +16,8 @@ from fmjax.training.checkpoint.saved_state import saved_steps
 from fmjax.training.experiment import Experiment
 from fmjax.training.faults.watchdog import warn
 from fmjax.training.outcome import Outcome
+from fmjax.training.parametrize import resolve
 from fmjax.training.train import train as train_experiment
-from fmjax.training.vocab_size import with_vocab_size
 
 
 def train(
@@ -56,7 +56,7 @@ def train(
             )
     folder = as_path(run_dir, "--run_dir")
     run_dirs.check_writable(folder)
-    experiment = with_vocab_size(experiment)
+    experiment = resolve(experiment)
     config_text = run_dirs.claim(folder, experiment, override, trust)
 
     first = jax.process_index() == 0

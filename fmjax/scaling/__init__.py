@@ -1,1 +1,1 @@
-"""Scaling laws: fitted to runs, and asked for sizes, tokens and time."""
+"""Scaling laws, and how hyperparameters transfer between sizes."""

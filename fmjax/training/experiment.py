@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Protocol
 
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from fmjax.configurable import configurable, runtime_field
 from fmjax.data.images.image_data import ImageData
@@ -18,6 +19,7 @@ from fmjax.errors import UserError, require
 from fmjax.models.generation import Generation
 from fmjax.objectives.objective import Objective
 from fmjax.optim.freezing import Freeze
+from fmjax.optim.mup import MuP
 from fmjax.optim.optimizers import Optimizer
 from fmjax.sharding.mesh import MeshConfig
 from fmjax.training.bad_steps import BadSteps
@@ -75,6 +77,8 @@ class Experiment:
       objective: the training objective; it holds the model.
       data: tasks and how they become batches; None for a model that was imported.
       optimizer: an optimizer and its schedule; None for a model that was imported.
+      parametrization: @mup() or @completep(), by which initial values and learning
+        rates follow from a smaller base model; None for those of the config.
       mesh: sizes of the device mesh.
       train: number of steps, batch size and intervals of the run.
       init_from: runs whose parameters this run starts from.
@@ -95,6 +99,7 @@ class Experiment:
     objective: Objective
     data: Data | ImageData | BatchSource | None = None
     optimizer: Optimizer | None = None
+    parametrization: MuP | None = None
     mesh: MeshConfig = MeshConfig()
     train: TrainConfig = TrainConfig()
     init_from: tuple[InitFrom, ...] = ()
@@ -126,6 +131,14 @@ class Experiment:
         if isinstance(self.data, ObservesParameters):
             every = self.data.observe_every
             require(self.data, "observe_every", every >= 1, "at least 1")
+
+    def learning_rate(self, step: int | Int[Array, ""]) -> Float[Array, ""]:
+        """The learning rate of the update at `step` = 0, 1, …, before its factors.
+
+        It is scaled to the batch, see `train.lr_scaling`.
+        """
+        rate = self.optimizer.learning_rate(step, self.train.steps)
+        return self.train.rate_factor * rate
 
     @property
     def image_preprocessing(self) -> Preprocessing | None:

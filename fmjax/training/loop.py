@@ -25,7 +25,7 @@ from fmjax.training.faults.interruption import Interruption
 from fmjax.training.faults.watchdog import Watchdog
 from fmjax.training.init_from import start_from
 from fmjax.training.memory import device_memory_peak
-from fmjax.training.noise_scale import NoiseScale
+from fmjax.training.noise_scale import NoiseScale, above_critical_batch
 from fmjax.training.numbered_batches import next_batch
 from fmjax.training.outcome import Outcome
 from fmjax.training.reporting import events, goodput, metrics, starts
@@ -83,6 +83,7 @@ class Loop:
         self._spool = spool
         self.state: State | None = None
         self.done, self.interrupted, self.evaluated = 0, False, False
+        self._warned = False  # of a batch above the critical one
         self._validation: dict[str, float] = {}
         self._batches = data.train_batches(
             run.batch_size, local_rows(setup.sharding, run.batch_size), run.seed
@@ -361,6 +362,10 @@ class Loop:
             "device_memory_peak": device_memory_peak(),
         }
         self._reports.training(step, values)
+        warning = above_critical_batch(self._run, values, unit)
+        if warning and not self._warned:
+            self._warned = True
+            self._reports.event("batch above critical", step, warning)
 
     def _check(self, step: int, batch: int, metrics: dict[str, Any]) -> None:
         """Judges the metrics of each step, and adds them to averages over steps."""

@@ -57,6 +57,26 @@ def sums_of_microbatch(grads: Any, weight: Float[Array, ""]) -> Sums:
     }
 
 
+def above_critical_batch(
+    run: TrainConfig, values: Mapping[str, float], unit: str
+) -> str | None:
+    """What to warn of where train.lr_scaling follows a batch above the critical one.
+
+    Args:
+      run: of which the learning rate may follow the batch.
+      values: metrics of a step, with the noise scale if it is known.
+      unit: of the objective's targets, which both are counted in.
+    """
+    critical, batch = values.get("noise_scale", math.nan), values[unit]
+    if run.lr_scaling is None or not batch > critical:
+        return None
+    return (
+        f"train.lr_scaling = {run.lr_scaling!r}: the batch of {batch:,.0f} {unit} is "
+        f"above the critical one, measured as {critical:,.0f}; there a larger batch "
+        "does not allow a larger learning rate"
+    )
+
+
 class NoiseScale:
     """Averages of a run's estimates of tr(Σ) and |G|².
 

@@ -13,6 +13,7 @@ from fmjax.training.experiment import Experiment
 from fmjax.training.init_from import Copy, Source, check_tokenizers, plan_copies
 from fmjax.training.memory import check_memory
 from fmjax.training.noise_scale import check_noise_scale
+from fmjax.training.parametrize import plan_scaling
 from fmjax.training.state import StatePlan, plan_state
 from fmjax.training.traced_step import TracedStep
 
@@ -56,6 +57,8 @@ def plan_run(
         freeze=experiment.freeze,
         bad_steps=experiment.bad_steps,
         optimizer_rules=experiment.mesh.optimizer_rules,
+        scaling=plan_scaling(experiment),
+        rate_factor=run.rate_factor,
     )
 
 

@@ -12,6 +12,7 @@ from flax import linen as nn
 from fmjax.objectives.objective import Objective
 from fmjax.optim.freezing import Freeze, Freezing, plan_freezing
 from fmjax.optim.parametrization import combine
+from fmjax.optim.scaling import scale_init
 from fmjax.optim.state_sharding import state_specs
 from fmjax.sharding.mesh import on_mesh
 from fmjax.sharding.rules import (
@@ -118,6 +119,8 @@ def plan_state(
     freeze: Sequence[Freeze] = (),
     bad_steps: BadSteps = STOP,
     optimizer_rules: LogicalRules | None = None,
+    scaling: Any = None,
+    rate_factor: float = 1.0,
 ) -> StatePlan:
     """Plans the state of a run; nothing is allocated.
 
@@ -133,13 +136,15 @@ def plan_state(
       bad_steps: the policy for bad steps.
       optimizer_rules: logical to mesh axes of the optimizer's state and of averaged
         parameters; None for those of the parameters.
+      scaling: a `fmjax.optim.scaling.Scaling` per parameter; None for no factors.
+      rate_factor: of the learning rate.
     """
     axes, shapes = abstract_variables(objective)
     specs = kept = param_specs(axes, shapes, mesh, rules)
     if optimizer_rules not in (None, rules):
         kept = param_specs(axes, shapes, mesh, optimizer_rules)
     freezing = plan_freezing(freeze, shapes["params"])
-    tx = optimizer.build(axes["params"], train_steps, freezing)
+    tx = optimizer.build(axes["params"], train_steps, freezing, scaling, rate_factor)
     guard = jax.eval_shape(bad_steps.init)
     shardings = named_shardings(
         State(
@@ -155,7 +160,10 @@ def plan_state(
 
     def init() -> State:
         variables = nn.unbox(objective.init(jax.random.key(seed)))
-        params = freezing.cast(variables.pop("params"))
+        params = variables.pop("params")
+        if scaling is not None:
+            params = scale_init(scaling, params)
+        params = freezing.cast(params)
         return State(
             step=jnp.int32(0),
             params=params,

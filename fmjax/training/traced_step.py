@@ -58,7 +58,7 @@ class TracedStep:
         self._step = make_train_step(
             experiment.objective,
             plan,
-            lambda step: experiment.optimizer.learning_rate(step, run.steps),
+            experiment.learning_rate,
             mesh,
             rules,
             seed=run.seed,

@@ -15,6 +15,12 @@ class TrainConfig:
     Attributes:
       steps: optimizer steps.
       batch_size: rows of the global batch of a step.
+      lr_scaling: how the learning rate follows the global batch, and so the number of
+        devices: it is multiplied by batch_size / lr_batch_size ("linear", Goyal et al.
+        2017, for SGD), or by the square root of that ("sqrt", for Adam: Malladi et al.
+        2022); None for no such factor. A run with noise_scale warns where the batch is
+        above the critical one, beyond which neither rule holds.
+      lr_batch_size: rows of the global batch that the optimizer's learning rate is for.
       seed: of initial parameters, data order and dropout; from 0 to 2**32 - 1.
       microbatches: number of microbatches that a batch is split into to save memory;
         the gradients are those of the whole batch.
@@ -58,6 +64,8 @@ class TrainConfig:
 
     steps: int = 1000
     batch_size: int = 32
+    lr_scaling: Literal["linear", "sqrt"] | None = None
+    lr_batch_size: int | None = None
     seed: int = 0
     microbatches: int = runtime_field(1)
     ema_decay: float | None = None
@@ -93,11 +101,17 @@ class TrainConfig:
             require(self, name, getattr(self, name) >= 0, "at least 0")
         # Of a larger seed a random key of JAX would take the lower 32 bits.
         require(self, "seed", 0 <= self.seed < 2**32, f"0 to 2**32 - 1 = {2**32 - 1}")
-        for name in ("eval_batches", "eval_batch_size", "keep_every", "noise_scale"):
+        for name in (
+            "eval_batches", "eval_batch_size", "keep_every", "noise_scale",
+            "lr_batch_size",
+        ):  # fmt: skip
             value = getattr(self, name)
             require(self, name, value is None or value >= 1, "at least 1, or None")
         for name in ("save_pause_seconds", "hang_factor", "hang_seconds"):
             require(self, name, getattr(self, name) > 0, "more than 0")
+        needed = (self.lr_scaling is None) == (self.lr_batch_size is None)
+        expected = f"None without train.lr_scaling = {self.lr_scaling!r}, else a number"
+        require(self, "lr_batch_size", needed, expected)
         minutes = self.checkpoint_minutes
         holds = minutes is None or minutes > 0
         require(self, "checkpoint_minutes", holds, "more than 0, or None")
@@ -112,3 +126,11 @@ class TrainConfig:
             self.batch_size % self.microbatches == 0,
             f"a divisor of train.batch_size = {self.batch_size}",
         )
+
+    @property
+    def rate_factor(self) -> float:
+        """What the learning rate is multiplied by for the size of the batch."""
+        if self.lr_batch_size is None:
+            return 1.0
+        ratio = self.batch_size / self.lr_batch_size
+        return ratio if self.lr_scaling == "linear" else ratio**0.5

@@ -1,15 +1,14 @@
 """The vocabulary size of models that bind none: that of the data's tokenizer."""
 
-import dataclasses
 from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
 from jax.experimental import multihost_utils
 
 from fmjax.errors import UserError
 from fmjax.models.layers.text_model import TextModel
+from fmjax.models.parts import parts_of, replace_parts
 from fmjax.training.experiment import Experiment
 
 
@@ -22,7 +21,8 @@ def with_vocab_size(experiment: Experiment) -> Experiment:
     Raises:
       UserError: a model binds no vocab_size, and the data has no tokenizer.
     """
-    unsized = sorted({m.gin_name for m in _text_models(experiment) if not m.vocab_size})
+    models = parts_of(experiment, TextModel).values()
+    unsized = sorted({model.gin_name for model in models if not model.vocab_size})
     if not unsized:
         return experiment
     size, data = 0, experiment.data
@@ -41,30 +41,8 @@ def with_vocab_size(experiment: Experiment) -> Experiment:
 
 def fill_vocab_size(node: Any, size: int) -> Any:
     """A configurable, the text models in it of `size` where they bind no vocab_size."""
-    changes = {
-        name: sized
-        for name, child in _children(node).items()
-        if (sized := fill_vocab_size(child, size)) is not child
-    }
-    if isinstance(node, TextModel) and not node.vocab_size:
-        changes["vocab_size"] = size
-    if not changes:
-        return node
-    is_module = isinstance(node, nn.Module)
-    return node.clone(**changes) if is_module else dataclasses.replace(node, **changes)
 
+    def fill(_: str, model: TextModel) -> TextModel:
+        return model if model.vocab_size else model.clone(vocab_size=size)
 
-def _children(node: Any) -> dict[str, Any]:
-    return {
-        field.name: value
-        for field in dataclasses.fields(node)
-        if field.init and field.name not in ("parent", "name")
-        if dataclasses.is_dataclass(value := getattr(node, field.name))
-    }
-
-
-def _text_models(node: Any) -> list[TextModel]:
-    found = [node] if isinstance(node, TextModel) else []
-    for child in _children(node).values():
-        found += _text_models(child)
-    return found
+    return replace_parts(node, TextModel, fill)

@@ -1,5 +1,7 @@
 """Norms of modules and the noise scale in the metrics of a run."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -40,3 +42,27 @@ def test_a_noise_scale_of_one_microbatch_is_refused(tiny, tmp_path, verb):
     assert code == 2
     assert "train.noise_scale = 10 compares the gradients of microbatches" in err
     assert not run_dir.exists()
+
+
+def test_a_rate_that_follows_a_batch_above_the_critical_one_is_noted_once(
+    tiny, tmp_path, verb
+):
+    run_dir = tmp_path / "run"
+    bindings = (
+        "train.steps=6", "cosine.warmup_steps=1", "train.batch_size=128",
+        "train.microbatches=4", "train.noise_scale=2", "train.lr_scaling=sqrt",
+        "train.lr_batch_size=8", "cosine.learning_rate=1e-3",
+    )  # fmt: skip
+    assert verb("train", *tiny, *bindings, "--run_dir", run_dir)[0] == 0
+    lines = metrics.read(run_dir, "train")
+    above = [
+        line["step"]
+        for line in lines
+        if line["noise_scale"] is not None and line["noise_scale"] < line["tokens"]
+    ]
+    # The gradient of a model that knows nothing is large beside its noise.
+    assert above
+    events = [json.loads(line) for line in (run_dir / "events.jsonl").open()]
+    noted = [e["step"] for e in events if e["kind"] == "batch above critical"]
+    assert noted == above[:1]
+    assert max(line["learning_rate"] for line in lines) > 3.9e-3

@@ -57,6 +57,7 @@ CUT_SHORT = {
     "fmjax train quickstart.gin train.microbatches": [
         *QUICKSTART, "train.batch_size=32",
     ],
+    "fmjax scaling coordinates": [*BRIEF, "--steps", "1", "--widths", "64,128"],
     "fmjax profile": [],
     "fmjax launch local": QUICKSTART,
     # Without changes: the batch must fit the devices as the page writes them.

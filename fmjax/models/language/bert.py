@@ -215,5 +215,6 @@ class MaskedHead(nn.Module):
             init_std=c.init_std,
             dtype=dtype,
             bias=True,
+            scale=c.multipliers.logits,
             name="vocabulary",
         )(x, table)

@@ -79,6 +79,7 @@ class GPT(TextModel):
             self.tie_embeddings,
             c.init_std,
             dtype,
+            scale=c.multipliers.logits,
             softcap=self.logits_softcap,
         )
 

@@ -130,7 +130,8 @@ class Seq2Seq(TextModel):
             c.init_std,
             self.decoder.compute_dtype,
             bias=self.head_bias,
-            scale=c.embed_dim**-0.5 if self.head_scale else 1.0,
+            scale=(c.embed_dim**-0.5 if self.head_scale else 1.0)
+            * c.multipliers.logits,
         )
 
     def __call__(

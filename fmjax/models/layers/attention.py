@@ -71,6 +71,7 @@ class Attention(nn.Module):
       context_attention: see `attend`.
       block: see `attend`.
       quantized: see `transformer.quantized`.
+      multiplier: of the scores, beside `scale`; query weights do not depend on it.
     """
 
     num_heads: int
@@ -91,6 +92,7 @@ class Attention(nn.Module):
     context_attention: str = "auto"
     block: int | None = None
     quantized: Quantized | None = None
+    multiplier: float = 1.0
 
     @nn.compact
     def __call__(
@@ -131,6 +133,8 @@ class Attention(nn.Module):
             std if self.scale is None else std / (self.scale * self.head_dim**0.5)
         )
         scale, of_query = self.scale, 1.0
+        if self.multiplier != 1.0:
+            scale = self.multiplier * (scale or self.head_dim**-0.5)
         if platform() == "tpu" and self.qk_norm is None and relative is None:
             # Weights of the queries are scaled in place of every query.
             scale, of_query = 1.0, scale or self.head_dim**-0.5
@@ -167,7 +171,7 @@ class Attention(nn.Module):
         )
         if relative is not None:
             # Three terms: content-content, content-position, position-content.
-            scale = (3 * self.head_dim) ** -0.5
+            scale = self.multiplier * (3 * self.head_dim) ** -0.5
             vectors, rows = relative
             scores = disentangled_scores(
                 q, k, to_query(vectors[None])[0], to_key(vectors[None])[0], rows

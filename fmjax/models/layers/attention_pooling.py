@@ -49,6 +49,7 @@ class AttentionPooling(nn.Module):
             rotary=None,
             qk_norm=None,
             scale=None,
+            multiplier=c.multipliers.attention,
             softcap=None,
             dropout=0.0,
             implementation="xla",  # a few queries: no [T, S] that a kernel could save

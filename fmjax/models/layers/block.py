@@ -17,6 +17,7 @@ from fmjax.models.layers.logical_axes import (
     constrain_residual,
 )
 from fmjax.models.layers.mixture_of_experts import MixtureOfExperts, Router
+from fmjax.models.layers.multipliers import multiply
 from fmjax.models.layers.transformer_config import TransformerConfig
 
 
@@ -161,7 +162,7 @@ class Block(nn.Module):
         if c.stochastic_depth:
             rate = c.stochastic_depth * (index + 1) / c.num_layers
             y = drop_path(y, rate, fold_keys(keys, 0))
-        x = x + y
+        x = x + multiply(y, c.multipliers.residual)
         if c.norm_position == "post":
             x = c.make_norm(f"{name}_norm")(x)
         return constrain_residual(x)
@@ -178,6 +179,7 @@ class Block(nn.Module):
             rotary=c.rotary,
             qk_norm=c.norm_epsilon if c.qk_norm else None,
             scale=c.attention_scale,
+            multiplier=c.multipliers.attention,
             softcap=c.attention_softcap,
             dropout=c.attention_dropout,
             implementation=c.attention,

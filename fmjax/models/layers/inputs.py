@@ -10,6 +10,7 @@ from fmjax.errors import UserError
 from fmjax.models.layers.dropout import Keys, dropout
 from fmjax.models.layers.embeddings import Embedding
 from fmjax.models.layers.logical_axes import constrain
+from fmjax.models.layers.multipliers import multiply
 from fmjax.models.layers.position_bias import sinusoids
 from fmjax.models.layers.transformer_config import TransformerConfig
 
@@ -53,6 +54,7 @@ class InputEmbedding(nn.Module):
         if self.scale:
             # The factor is rounded to x's dtype, as in the models of published weights.
             x = x * jnp.asarray(width**0.5, x.dtype)
+        x = multiply(x, c.multipliers.tokens)
         if self.num_token_types:
             types = Embedding(
                 self.num_token_types,
@@ -78,6 +80,7 @@ class InputEmbedding(nn.Module):
         elif self.positions != "none":
             interleaved = self.positions == "sinusoidal"
             x = x + sinusoids(positions, width, interleaved).astype(x.dtype)
+        x = multiply(x, c.multipliers.embedding)
         if self.norm:
             x = c.make_norm("norm")(x)
         return dropout(constrain(x, "batch", "length", "act_embed"), c.dropout, keys)

@@ -14,6 +14,7 @@ from fmjax.models.layers.image_positions import (
     sincos_2d,
 )
 from fmjax.models.layers.logical_axes import constrain, normal_init, zeros_init
+from fmjax.models.layers.multipliers import multiply
 from fmjax.models.layers.transformer_config import TransformerConfig
 
 
@@ -112,7 +113,9 @@ class PatchEmbedding(nn.Module):
             if not self.mask_token:
                 raise UserError(f"masked: {self.owner}.mask_token = False.")
             x = jnp.where(masked[..., None], self.mask_vector.astype(dtype), x)
-        x = x + self.place(grid).astype(dtype)
+        x = multiply(
+            x + self.place(grid).astype(dtype), self.config.multipliers.embedding
+        )
         return constrain(x, "batch", "length", "act_embed")
 
     def place(self, grid: Grid) -> Float[Array, "N D"]:
@@ -131,6 +134,7 @@ class PatchEmbedding(nn.Module):
             first = first + self.table[: len(self.prefix)]
         shape = (len(patches), *first.shape)
         first = jnp.broadcast_to(first.astype(patches.dtype), shape)
+        first = multiply(first, self.config.multipliers.embedding)
         joined = jnp.concatenate([first, patches], axis=1)
         return constrain(joined, "batch", "length", "act_embed")
 

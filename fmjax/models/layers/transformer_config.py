@@ -10,6 +10,7 @@ from fmjax.errors import UserError, require
 from fmjax.models.layers.disentangled import Disentangled
 from fmjax.models.layers.lanes import LANES
 from fmjax.models.layers.mixture_of_experts import Experts
+from fmjax.models.layers.multipliers import Multipliers
 from fmjax.models.layers.norms import Norm
 from fmjax.models.layers.position_bias import Alibi, RelativeBuckets
 from fmjax.models.layers.quantized import Quantized, is_installed
@@ -69,6 +70,8 @@ class TransformerConfig:
         output (CaiT, Touvron et al. 2021); None for no such factors.
       init_std: standard deviation of weights; for those that write to the residual
         stream it is init_std / sqrt(2 · num_layers), as in GPT-2 (Radford et al. 2019).
+      init_by_depth: whether the square root is in it.
+      multipliers: constant factors in the forward pass; @mup() sets them.
       dtype: of the computation; "auto" is bfloat16 on accelerators and float32 on CPUs.
         Parameters are float32.
       quantized: "int8" or "float8": products with the weights of blocks are computed in
@@ -129,6 +132,8 @@ class TransformerConfig:
     stochastic_depth: float = 0.0
     layer_scale: float | None = None
     init_std: float = 0.02
+    init_by_depth: bool = True
+    multipliers: Multipliers = Multipliers()
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantized: Quantized | None = None
     attention: AttentionKernel = runtime_field("auto")
@@ -180,6 +185,8 @@ class TransformerConfig:
     @property
     def out_init_std(self) -> float:
         """Standard deviation of weights that write to the residual stream."""
+        if not self.init_by_depth:
+            return self.init_std
         return self.init_std / (2 * self.num_layers) ** 0.5
 
     def make_norm(self, name: str | None = None) -> Norm:

@@ -16,6 +16,7 @@ from fmjax.models.layers.embeddings import Embedding
 from fmjax.models.layers.inputs import InputEmbedding
 from fmjax.models.layers.language_head import LanguageHead
 from fmjax.models.layers.logical_axes import normal_init
+from fmjax.models.layers.multipliers import multiply
 from fmjax.models.layers.text_inputs import Text, TextArguments, TextInputs
 from fmjax.models.layers.text_model import (
     TextModel,
@@ -100,6 +101,7 @@ class CaptionDecoder(TextModel):
             self.tie_embeddings,
             c.init_std,
             self.multimodal.compute_dtype,
+            scale=self.multimodal.multipliers.logits,
         )
 
     def __call__(
@@ -117,11 +119,12 @@ class CaptionDecoder(TextModel):
           tokens, so that N is T or T + 1; pooled: [B, D], of [CLS]; hidden_states:
           [layers + 1, B, N, D]; router as in `Stack`.
         """
-        text = self._started(self._check(text))
+        text, c = self._started(self._check(text)), self.unimodal
         padding_mask = text.padding_mask
         B, N = text.tokens.shape
         x = embed_text(self.tokens, self.inputs, text, keys)
-        cls = jnp.broadcast_to(self.cls.astype(x.dtype), (B, 1, x.shape[-1]))
+        cls = multiply(self.cls.astype(x.dtype), c.multipliers.embedding)
+        cls = jnp.broadcast_to(cls, (B, 1, x.shape[-1]))
         x = jnp.concatenate([x, cls], axis=1)
         if padding_mask is not None:
             padding_mask = jnp.pad(padding_mask, [(0, 0), (0, 1)], constant_values=True)

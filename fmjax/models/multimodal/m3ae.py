@@ -60,6 +60,7 @@ class M3AE(TextModel, MAE):
             init_std=d.init_std,
             dtype=d.compute_dtype,
             bias=True,
+            scale=d.multipliers.logits,
         )
 
     def __call__(
