@@ -369,7 +369,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--note", default="", help="why, for the history")
 
     scaling = verb("scaling", "Fit scaling laws, size models, check coordinates.")
-    add_scaling(scaling, takes_config)
+    add_scaling(scaling, takes_config, takes_bindings)
 
     sub = verb("profile", "Print what traced steps of a run or a config were spent on.")
     sub.add_argument(

@@ -331,10 +331,10 @@ def _runs(args) -> None:
     print(f"{run_dir}: {', '.join(change(run_dir, args.names).tags) or 'no tags'}")
 
 
-def _scaling(args) -> None:
+def _scaling(args) -> int | None:
     from fmjax.cli import scaling
 
-    scaling.run(args)
+    return scaling.run(args)
 
 
 def _profile(args) -> None:

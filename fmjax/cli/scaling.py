@@ -3,32 +3,37 @@
 import argparse
 import json
 import pathlib
+import signal
 import sys
 
 from rich.console import Console
 
 from fmjax.errors import UserError, suggest
+from fmjax.launch.exit_codes import UNFINISHED
 
 _PLAIN_WIDTH = 120  # columns if the output is not a terminal
 _MFU = 0.4  # what well-tuned dense models reach; PaLM's 46%, Llama 3's 38 to 43%
 
 
-def run(args: argparse.Namespace) -> None:
-    """Fits a law, sizes a model, or checks coordinates.
+def run(args: argparse.Namespace) -> int | None:
+    """Fits a law, sizes a model, trains a ladder, or checks coordinates.
+
+    Returns:
+      The exit code, if it is not 0.
 
     Raises:
       UserError: the points, the law or the options do not fit.
     """
     for name in ("json", "plot"):
-        path = getattr(args, name)
+        path = getattr(args, name, None)
         if path is not None and not path.parent.is_dir():
             raise UserError(
                 f"--{name} {path}: expected a file in a folder that exists."
             )
     width = None if sys.stdout.isatty() else _PLAIN_WIDTH
     console = Console(width=width, highlight=False, markup=False)
-    actions = {"fit": _fit, "size": _size, "coordinates": _coordinates}
-    actions[args.action](args, console)
+    actions = {"fit": _fit, "size": _size, "run": _run, "coordinates": _coordinates}
+    return actions[args.action](args, console)
 
 
 def _fit(args, console) -> None:
@@ -100,6 +105,36 @@ def _size(args, console) -> None:
     if args.plot:
         figure = plots.plot_size(law, size, repetition, args.tolerance)
         plots.save(figure, args.plot)
+
+
+def _run(args, console) -> int | None:
+    import jax
+
+    # Chips are the runs'.
+    jax.config.update("jax_platforms", "cpu")
+    # As Ctrl-C: the runs save and stop.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(UNFINISHED))
+    from fmjax.config.files import find
+    from fmjax.config.load import LADDER, load_part
+    from fmjax.scaling import plots
+    from fmjax.scaling.ladder import PICTURE, Ladder
+    from fmjax.scaling.ladder_plot import plot_ladder
+
+    config = load_part(LADDER, args.config, args.bindings)
+    near = find(args.config, pathlib.Path.cwd()).parent
+    ladder = Ladder(config, args.folder, near, console.print, args.trust)
+    try:
+        grade = ladder.run()
+    except KeyboardInterrupt:
+        print("stopped; the same command continues the ladder", file=sys.stderr)
+        return UNFINISHED
+    console.print(
+        f"loss of the target: {grade.measured:.4f}; predicted {grade.predicted:.4f} "
+        f"({grade.low:.4f} to {grade.high:.4f}), an error of {grade.error:+.2%}"
+    )
+    plots.save(plot_ladder(args.folder), args.folder / PICTURE)
+    console.print(f"figure: {args.folder / PICTURE}")
+    return None
 
 
 def _coordinates(args, console) -> None:

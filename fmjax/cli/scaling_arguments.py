@@ -20,12 +20,14 @@ _QUANTITIES = (
 def add_scaling(
     scaling: argparse.ArgumentParser,
     takes_config: Callable[[argparse.ArgumentParser], None],
+    takes_bindings: Callable[[argparse.ArgumentParser], None],
 ) -> None:
-    """Adds the actions `fit`, `size` and `coordinates` to the verb `scaling`.
+    """Adds the actions `fit`, `size`, `run` and `coordinates` to the verb `scaling`.
 
     Args:
       scaling: the verb's parser.
       takes_config: adds a config and its bindings to a parser.
+      takes_bindings: adds bindings alone.
     """
     actions = scaling.add_subparsers(dest="action", required=True, metavar="ACTION")
 
@@ -106,6 +108,16 @@ def add_scaling(
         help="share of the loss by which sizes may be worse than the best",
     )
     _takes_files(sub, "file for the answers")
+
+    sub = action("run", "Train a ladder of sizes, predict a larger run, and grade it.")
+    sub.add_argument("config", help="a gin file that binds ladder.…")
+    takes_bindings(sub)
+    sub.add_argument(
+        "--folder",
+        type=pathlib.Path,
+        required=True,
+        help="the folder of the ladder, new or to continue",
+    )
 
     text = "Print how activations grow with the size, with a parametrization and none."
     sub = action("coordinates", text)

@@ -25,7 +25,7 @@ from fmjax.training.checkpoint.saved_state import FOLDER as CHECKPOINTS
 from fmjax.training.experiment import Experiment
 from fmjax.training.reporting.metrics import FILE as METRICS
 
-SWEEP = "sweep"
+SWEEP, LADDER = "sweep", "ladder"
 _CACHE = "train.compilation_cache"
 
 
@@ -139,21 +139,22 @@ def load_data(
 
 
 def part_of(config: str) -> str | None:
-    """What a file is of: the gin name of a cluster, or "sweep"; None: an experiment."""
+    """What a file is of: a cluster's gin name, "sweep", "ladder"; None: a run."""
     reader = _reader(trust=False)
     file = find(config, pathlib.Path.cwd())
     if any(isinstance(line, Import) for line in parse(read_text(file), str(file))):
         return None
     reader.read_file(file)
     owners = {owner for _, owner in reader.bindings.fields}
-    if SWEEP in owners:
-        return SWEEP
+    for kind in (SWEEP, LADDER):
+        if kind in owners:
+            return kind
     kinds = owners & {*names_of("clusters")}
     return kinds.pop() if owners == kinds and len(kinds) == 1 else None
 
 
 def load_part(kind: str, config: str, bindings: Sequence[str] = ()) -> Any:
-    """Reads the gin file of a cluster, such as cluster/slurm.gin, or of a sweep.
+    """Reads the gin file of a cluster, such as cluster/slurm.gin, a sweep or a ladder.
 
     Args:
       kind: gin name of the configurable, such as "slurm".
@@ -172,10 +173,9 @@ def load_part(kind: str, config: str, bindings: Sequence[str] = ()) -> Any:
             f"{config} binds {', '.join(sorted(others)[:5])}; expected bindings of "
             f"{', '.join(sorted(own))} alone."
         )
-    if kind == SWEEP and SWEEP not in owners:
+    if kind in (SWEEP, LADDER) and kind not in owners:
         raise UserError(
-            f"{config} does not bind sweep.config and sweep.space; expected the gin "
-            "file of a sweep."
+            f"{config} does not bind {kind}.config; expected the gin file of a {kind}."
         )
     _read_bindings(reader, bindings)
     return _build(reader, Reference((), kind))

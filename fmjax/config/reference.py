@@ -49,7 +49,10 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
         "steps, checkpoints, meshes, freezing and other settings of a run",
         ("training", "sharding", "optim"),
     ),
-    "sweeps": ("searches over bindings, and their spaces", ("sweeps",)),
+    "sweeps": (
+        "many runs of a config: searches over bindings, ladders of sizes",
+        ("sweeps", "scaling"),
+    ),
     "clusters": ("where `fmjax launch` sends jobs", ("launch",)),
     "other": ("configurables of imported modules", ("",)),
 }

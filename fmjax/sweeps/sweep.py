@@ -66,7 +66,7 @@ def run_sweep(
     from fmjax.sweeps.study import Study
     from fmjax.sweeps.trial_run import COMMAND
 
-    file = str(find_config(config, near))
+    file = str(find_config(config.config, near, "sweep.config"))
     place = SweepFolder(folder)
     experiment = check_space(config, file, trust)
     first_step = _first_step(config, experiment.train)
@@ -122,14 +122,23 @@ def _require_optuna() -> None:
         ) from None
 
 
-def find_config(config: SweepConfig, near: pathlib.Path) -> pathlib.Path:
-    """The file of sweep.config, near the sweep's own file or from where we are."""
+def find_config(config: str, near: pathlib.Path, binding: str) -> pathlib.Path:
+    """The file of a run's config, near the file that names it or from where we are.
+
+    Args:
+      config: a path, or a name under configs/.
+      near: folder in which it is looked up first.
+      binding: that names it.
+
+    Raises:
+      UserError: there is no such file.
+    """
     with contextlib.suppress(UserError):
-        return find(config.config, near)
+        return find(config, near)
     try:
-        return find(config.config, pathlib.Path.cwd())
+        return find(config, pathlib.Path.cwd())
     except UserError as error:
-        raise UserError(f"sweep.config: {error}") from None
+        raise UserError(f"{binding}: {error}") from None
 
 
 def check_space(config: SweepConfig, file: str, trust: bool) -> Experiment:
