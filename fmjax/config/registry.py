@@ -11,7 +11,9 @@ from fmjax.errors import UserError
 
 ROOMS = (
     "models", "objectives", "optim", "data", "training", "sharding", "evaluation",
-    "launch", "sweeps",
+    "launch",
+    # The others in this room import Optuna, which need not be installed.
+    "sweeps.config", "sweeps.space",
 )  # fmt: skip
 
 # Gin name → class.
@@ -30,7 +32,9 @@ def register_rooms() -> None:
 def _register_rooms() -> None:
     for room in ROOMS:
         package = importlib.import_module(f"fmjax.{room}")
-        for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        register(package)
+        inside = getattr(package, "__path__", [])
+        for info in pkgutil.walk_packages(inside, f"{package.__name__}."):
             register(importlib.import_module(info.name))
 
 
