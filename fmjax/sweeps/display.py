@@ -62,7 +62,9 @@ class Display:
         if self._live is None:
             return
         best = [row for row in rows if row.state == FINISHED][:_LIVE_ROWS]
-        parts = [Text(counts(rows)), self._running(runs)]
+        parts: list[Text | Table] = [Text(counts(rows))]
+        if runs:
+            parts.append(self._running(runs))
         if best:
             parts.append(results_table(best, self._config, f"best {len(best)}"))
         self._live.update(Group(*parts), refresh=True)
@@ -74,7 +76,7 @@ class Display:
         self.say(counts(rows))
 
     def _running(self, runs: Sequence[Progress]) -> Table:
-        table = Table(title="at work here", title_justify="left")
+        table = Table(title="runs of this process", title_justify="left")
         table.add_column("run", overflow="fold")
         table.add_column("step", justify="right")
         table.add_column(self._config.metric, justify="right")

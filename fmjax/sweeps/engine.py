@@ -10,12 +10,14 @@ from optuna.trial import Trial
 
 from fmjax.errors import UserError
 from fmjax.launch.exit_codes import UNFINISHED
+from fmjax.run.curves import as_number
 from fmjax.sweeps.claims import Claims
 from fmjax.sweeps.config import SEED, SweepConfig
 from fmjax.sweeps.folder import SweepFolder
 from fmjax.sweeps.results import RUNNING, WAITING, Row, rows_of, shown, write_results
 from fmjax.sweeps.space import Point, short_names
-from fmjax.sweeps.study import Study, number_of, point_of, runs_of
+from fmjax.sweeps.study import Study
+from fmjax.sweeps.trial_fields import number_of, point_of, runs_of
 from fmjax.sweeps.trial_run import COMMAND, TrialRun
 
 _POLL_SECONDS = 0.2
@@ -140,6 +142,8 @@ class Engine:
             seed = found.queue.pop(0)
             run = self._run_of(found, seed, free[0])
             found.runs[seed] = free[0], run
+            if self._study.is_behind(found.trial):
+                run.tell_to_stop()  # A process that was killed had begun to.
             run.poll()
             self._say(f"{self._name(found, seed)}: started")
 
@@ -212,7 +216,7 @@ class Engine:
                 )
             behind = code == UNFINISHED and self._study.is_behind(active.trial)
             if behind:
-                value = run.validations[-1][1]
+                value = as_number(run.validations[-1][1])
                 result = {"step": run.step, "value": value, "error": ""}
                 self._say(f"{name}: stopped at step {run.step:,}, as it fell behind")
             else:
@@ -226,7 +230,6 @@ class Engine:
     def _judge(self, active: _Active, run: TrialRun) -> None:
         """Reports new validations; tells the run to stop if it fell behind."""
         if self._study.is_behind(active.trial):
-            run.tell_to_stop()
             return
         for step, value in run.validations:
             if self._study.report(active.trial, step, value):

@@ -4,9 +4,8 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 from rich.text import Text
 
@@ -16,16 +15,20 @@ from fmjax.storage import objects
 from fmjax.sweeps.config import SweepConfig
 from fmjax.sweeps.folder import SweepFolder
 from fmjax.sweeps.space import Point, short_names
-from fmjax.sweeps.study import error_of, number_of, point_of, runs_of
+from fmjax.sweeps.trial_fields import error_of, number_of, point_of, runs_of
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
 RUNNING, WAITING = "running", "waiting"
+# By the name of Optuna's state.
 _STATES = {
-    TrialState.COMPLETE: FINISHED,
-    TrialState.PRUNED: STOPPED,
-    TrialState.FAIL: FAILED,
-    TrialState.RUNNING: RUNNING,
-    TrialState.WAITING: WAITING,
+    "COMPLETE": FINISHED,
+    "PRUNED": STOPPED,
+    "FAIL": FAILED,
+    "RUNNING": RUNNING,
+    "WAITING": WAITING,
 }
 
 
@@ -72,7 +75,7 @@ class Row:
     error: str
 
 
-def rows_of(trials: Iterable[FrozenTrial], config: SweepConfig) -> list[Row]:
+def rows_of(trials: "Iterable[FrozenTrial]", config: SweepConfig) -> list[Row]:
     """The rows of a study's trials: finished, stopped, failed, then the others.
 
     Within each state the best comes first.
@@ -145,11 +148,11 @@ def write_results(
             objects.write(folder.results, text.encode())
 
 
-def _row(trial: FrozenTrial, config: SweepConfig) -> Row:
+def _row(trial: "FrozenTrial", config: SweepConfig) -> Row:
     runs = tuple(RunResult(seed, **kept) for seed, kept in runs_of(trial).items())
     values = [run.value for run in runs if run.value is not None]
     metric = interval_of(values) if values else None
-    state = _STATES[trial.state]
+    state = _STATES[trial.state.name]
     if state == STOPPED and trial.value is not None:
         metric = Interval(trial.value, None)
     drawn = trial.params.keys() >= config.space.keys()

@@ -12,13 +12,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from fmjax.errors import UserError
 from fmjax.sweeps.claims import Claims
 from fmjax.sweeps.config import SweepConfig
-from fmjax.sweeps.space import Point, as_text, distributions, grid_points
+from fmjax.sweeps.space import Point, distributions, grid_points
+from fmjax.sweeps.trial_fields import ERROR, NUMBER, RUN, STOPPED, number_of
 
 DATABASE = "study.db"
 # Seconds that a process waits for another one's write to SQLite.
 _SQLITE_WAIT = 60.0
-# Attributes of a trial in the storage.
-_NUMBER, _RUN, _ERROR, _STOPPED = "number", "run", "error", "stopped"
 
 
 class Study:
@@ -64,7 +63,7 @@ class Study:
         there = {number_of(trial) for trial in self.trials()}
         for number, point in enumerate(points):
             if number not in there:
-                self._study.enqueue_trial(point, user_attrs={_NUMBER: number})
+                self._study.enqueue_trial(point, user_attrs={NUMBER: number})
 
     def trials(self) -> list[FrozenTrial]:
         """All trials in the order of their numbers."""
@@ -95,16 +94,16 @@ class Study:
         trial.report(value, step)
         behind = trial.should_prune()
         if behind:
-            trial.set_user_attr(_STOPPED, True)
+            trial.set_user_attr(STOPPED, True)
         return behind
 
     def is_behind(self, trial: Trial) -> bool:
         """Whether `report` has said that the trial is to end."""
-        return trial.user_attrs.get(_STOPPED, False)
+        return trial.user_attrs.get(STOPPED, False)
 
     def keep(self, trial: Trial, seed: int, result: Mapping[str, Any]) -> None:
         """Keeps the result of a seed's run: JSON."""
-        trial.set_user_attr(f"{_RUN} {seed}", dict(result))
+        trial.set_user_attr(f"{RUN} {seed}", dict(result))
 
     def finish(self, trial: Trial, value: float) -> None:
         """Ends a trial with its result."""
@@ -116,7 +115,7 @@ class Study:
 
     def fail(self, trial: Trial, error: str) -> None:
         """Ends a trial that failed."""
-        trial.set_user_attr(_ERROR, error)
+        trial.set_user_attr(ERROR, error)
         self._study.tell(trial, state=TrialState.FAIL)
 
     def close(self) -> None:
@@ -150,31 +149,6 @@ class Study:
         if self._config.search == "bayesian":
             return optuna.samplers.TPESampler(seed=seed)
         return optuna.samplers.RandomSampler(seed=seed)
-
-
-def number_of(trial: FrozenTrial | Trial) -> int:
-    """The number of a trial in its sweep."""
-    return trial.user_attrs[_NUMBER]
-
-
-def point_of(trial: FrozenTrial | Trial, config: SweepConfig) -> Point:
-    """The values of a trial as text, in the order of the space."""
-    return {name: as_text(trial.params[name]) for name in config.space}
-
-
-def runs_of(trial: FrozenTrial | Trial) -> dict[int, dict[str, Any]]:
-    """Seed → what `Study.keep` kept of its run."""
-    kept = {
-        int(name.removeprefix(f"{_RUN} ")): value
-        for name, value in trial.user_attrs.items()
-        if name.startswith(f"{_RUN} ")
-    }
-    return dict(sorted(kept.items()))
-
-
-def error_of(trial: FrozenTrial) -> str:
-    """Why a trial failed; "" if it did not."""
-    return trial.user_attrs.get(_ERROR, "")
 
 
 def _pruner(config: SweepConfig, first_step: int) -> optuna.pruners.BasePruner:

@@ -11,13 +11,13 @@ from typing import Any
 
 from fmjax.errors import suggest
 from fmjax.launch.exit_codes import UNFINISHED
-from fmjax.launch.supervisor import die_with_parent
 from fmjax.run import lock as run_lock
 from fmjax.run.curves import Curves, as_number
 from fmjax.training.reporting import metrics
 from fmjax.training.reporting.json_lines import Tail
 
 COMMAND = (sys.executable, "-m", "fmjax")
+_CHILD = (sys.executable, "-m", "fmjax.sweeps.child")
 # Starts of a run that others interrupt, before it counts as failed.
 _MOST_STARTS = 10
 _LONGEST_ERROR = 300
@@ -124,7 +124,7 @@ class TrialRun:
         return self._metric in self._curves.newest.get("validation", {})
 
     def tell_to_stop(self) -> None:
-        """Tells the process to save and end."""
+        """Tells the process to save and end; one that has not begun never does."""
         self._told = True
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
@@ -145,14 +145,13 @@ class TrialRun:
         with self._log.open("ab") as out:
             self._printed = out.tell()
             self._process = subprocess.Popen(
-                self._words,
+                [*_CHILD, str(os.getpid()), *self._words],
                 env=os.environ | self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 # Out of the terminal's group: Ctrl-C reaches it through the sweep.
                 start_new_session=True,
-                preexec_fn=die_with_parent,
             )
 
     def _error(self, code: int) -> str:

@@ -24,7 +24,12 @@ RATE = "cosine.learning_rate"
 GRID = SweepConfig(
     "quickstart.gin",
     {RATE: RATES},
-    bindings=("train.steps=40", "train.eval_every=10"),
+    # A vocabulary would be trained, to see whether there is a validation split.
+    bindings=(
+        "text_task.tokenizer=@bytes()",
+        "train.steps=40",
+        "train.eval_every=10",
+    ),
     seeds=2,
 )
 KINDS = {

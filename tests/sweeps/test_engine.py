@@ -127,7 +127,7 @@ def test_trials_that_fall_behind_are_stopped(pretended, monkeypatch):
     # The last ones are worse at step 10 than half of those before them.
     monkeypatch.setattr(sweep.__class__, "environment", lambda self, _: {
         "PRETEND_STARTS": str(self.folder.with_suffix(".starts")),
-        "PRETEND_SECONDS": "0.6",
+        "PRETEND_SECONDS": "0.4",
     })  # fmt: skip
     rows = sweep.sweep(config)
 

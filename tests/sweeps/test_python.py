@@ -26,7 +26,7 @@ def swept(tmp_path_factory):
             "quickstart.gin",
             {RATE: [1e-4, 1e-3, 3e-2]},
             folder=place.folder,
-            bindings=["train.steps=40"],
+            bindings=["text_task.tokenizer=@bytes()", "train.steps=40"],
             seeds=2,
         )
 
@@ -46,7 +46,7 @@ def test_a_sweep_is_a_frame_with_means_and_intervals(swept):
         "0001-learning_rate=0.001,seed=1",
     ]
     (page,) = pd.read_html(io.StringIO(swept._repr_html_()))
-    np.testing.assert_allclose(page.loss, frame.loss, rtol=1e-5)
+    np.testing.assert_allclose(page.loss.squeeze(), frame.loss, rtol=1e-5)
     assert "0.001" in repr(swept)
 
 

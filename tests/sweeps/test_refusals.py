@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -56,6 +58,7 @@ SPACE = f"sweep.space = {{'{RATE}': (1e-3, 1e-2)}}\n"
         (f"{HEAD}{SPACE}sweep.storage = 'nosql://x'", "sweep.storage"),
         (
             f"{HEAD}{SPACE}sweep.bindings = ('text_task.source=@text_files()', "
+            "'text_task.tokenizer=@bytes()', "
             f"'text_files.files={__file__}', 'text_files.validation_fraction=0.0')",
             "no validation split",
         ),
@@ -79,7 +82,7 @@ def test_a_value_that_fails_only_with_others_is_no_mistake_of_the_sweep(pretende
             "transformer.num_heads": (8, 5),
             "transformer.embed_dim": (64, 80),
         },
-        bindings=("train.steps=40", "transformer.num_kv_heads=1"),
+        bindings=(*GRID.bindings, "transformer.num_kv_heads=1"),
         seeds=1,
     )
     assert len(pretended().sweep(config)) == 4
@@ -120,7 +123,7 @@ def test_a_changed_sweep_is_refused_with_what_differs(pretended):
     changed = dataclasses.replace(
         config,
         seeds=2,
-        bindings=("train.steps=40", "train.eval_every=10", "adamw.b2=0.5"),
+        bindings=(*GRID.bindings, "adamw.b2=0.5"),
     )
     with pytest.raises(UserError) as found:
         sweep.sweep(changed)
@@ -165,3 +168,21 @@ def test_sweeps_of_the_documentation_and_those_shipped_fit_their_configs(tmp_pat
     for file in [*files, *shipped]:
         config, near = read_sweep(file)
         check_space(config, str(find_config(config, near)), trust=False)
+
+
+def test_without_optuna_only_the_sweep_itself_is_refused(pretended):
+    code = (
+        "import sys\nsys.modules['optuna'] = None\n"
+        "from fmjax.cli.main import main\n"
+        "assert main(['help', 'sweep']) == 0\n"
+        "assert 'pandas' not in sys.modules\n"
+        "sys.exit(main(['sweep', 'sweeps/digits_rates.gin', '--folder', sys.argv[1]]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(pretended().folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "pip install 'fmjax[sweep]'" in done.stderr
