@@ -35,14 +35,14 @@ from fmjax.sweeps.sweep import find_config
 from fmjax.sweeps.trial_run import COMMAND, TrialRun
 from fmjax.training.experiment import Experiment
 from fmjax.training.parametrize import resolve
-from fmjax.training.reporting import metrics
+from fmjax.training.reporting import events, metrics
 from fmjax.training.state import abstract_variables
 
 POINTS, LAW = "points.csv", "law.json"
 PREDICTION, GRADE = "prediction.json", "grade.json"
 PICTURE, TARGET = "ladder.png", "target"
 _METRIC = "loss"
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 0.2
 _STOP_SECONDS = 120.0
 _SEED = 0  # of the resampling
 
@@ -178,7 +178,8 @@ class Ladder:
 
     def _train(self, rungs: list[Rung]) -> None:
         """Trains runs, some at a time, to their ends."""
-        waiting, running = list(rungs), {}
+        waiting = [rung for rung in rungs if not self._is_finished(rung)]
+        running = {}
         try:
             while waiting or running:
                 while waiting and len(running) < self.config.at_once:
@@ -195,6 +196,12 @@ class Ladder:
                 run.tell_to_stop()
             for _, run in running.values():
                 run.end(_STOP_SECONDS)
+
+    def _is_finished(self, rung: Rung) -> bool:
+        return any(
+            event["kind"] == "finished" and event["step"] == rung.steps
+            for event in events.read(self._place(rung.name))
+        )
 
     def _start(self, rung: Rung) -> TrialRun:
         place, options = self._place(rung.name), [f"train.steps={rung.steps}"]

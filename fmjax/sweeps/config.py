@@ -5,7 +5,7 @@ from typing import Literal
 
 from fmjax.configurable import configurable, runtime_field
 from fmjax.errors import UserError, require
-from fmjax.sweeps.space import Range, Value, as_text
+from fmjax.sweeps.space import Axis, Range, Value, Variants, choices_of
 
 SEED = "train.seed"
 
@@ -45,7 +45,8 @@ class SweepConfig:
         the working directory, or a name under configs/.
       bindings: NAME=VALUE of every trial.
       space: binding → the values to try, or a range that values are drawn from. A
-        string is read as on the command line: '@linear()' is a schedule.
+        string is read as on the command line: '@linear()' is a schedule. Or a name of
+        your own → variants of several bindings each.
       search: "grid" for every combination of the values, "random" for independent
         draws, "bayesian" for Optuna's tree-structured Parzen estimator (Bergstra et al.
         2011), which draws where earlier trials were good.
@@ -65,7 +66,7 @@ class SweepConfig:
     """
 
     config: str
-    space: dict[str, tuple[Value, ...] | Range]
+    space: dict[str, tuple[Value, ...] | Range | Variants]
     bindings: tuple[str, ...] = ()
     search: Literal["grid", "random", "bayesian"] = "grid"
     trials: int | None = None
@@ -95,7 +96,12 @@ class SweepConfig:
         require(self, "at_once", self.at_once >= 1, "at least 1")
         gpus = self.gpus_per_run
         require(self, "gpus_per_run", gpus is None or gpus >= 1, "at least 1, or None")
-        if SEED in self.space and self.seeds > 1:
+        varied = self._varied()
+        if twice := [name for name in varied if varied.count(name) > 1]:
+            raise UserError(
+                f"sweep.space: two of its names vary {twice[0]}; expected one."
+            )
+        if SEED in varied and self.seeds > 1:
             raise UserError(
                 f"sweep.seeds = {self.seeds}, and sweep.space varies {SEED}; expected "
                 "one of the two."
@@ -104,13 +110,24 @@ class SweepConfig:
             name = binding.partition("=")[0].strip()
             if "=" not in binding:
                 raise UserError(f"sweep.bindings: {binding!r}; expected NAME=VALUE.")
-            if name in self.space:
+            if name in varied:
                 raise UserError(
                     f"sweep.bindings: {binding!r}, and sweep.space varies {name}; "
                     "expected one of the two."
                 )
 
-    def _check_values(self, name: str, values: tuple[Value, ...] | Range) -> None:
+    def _varied(self) -> list[str]:
+        """The bindings that the space varies, those of an axis once each."""
+        names: list[str] = []
+        for name, axis in self.space.items():
+            if isinstance(axis, dict):
+                every = [b.partition("=")[0].strip() for v in axis.values() for b in v]
+                names += dict.fromkeys(every)
+            else:
+                names.append(name)
+        return names
+
+    def _check_values(self, name: str, values: Axis) -> None:
         if isinstance(values, Range):
             if self.search == "grid":
                 raise UserError(
@@ -119,7 +136,16 @@ class SweepConfig:
                     "sweep.search = 'random' or 'bayesian'."
                 )
             return
-        texts = [as_text(value) for value in values]
+        if isinstance(values, dict):
+            if "." in name:
+                raise UserError(
+                    f"sweep.space: {name!r} has variants; expected a name of your own "
+                    "without a dot, such as 'positions'."
+                )
+            for binding in (b for variant in values.values() for b in variant):
+                if "=" not in binding:
+                    raise UserError(f"sweep.space: {binding!r}; expected NAME=VALUE.")
+        texts = choices_of(values)
         if not texts:
             raise UserError(f"sweep.space: {name} = (); expected at least one value.")
         if len({*texts}) < len(texts):

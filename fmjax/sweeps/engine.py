@@ -15,7 +15,7 @@ from fmjax.sweeps.claims import Claims
 from fmjax.sweeps.config import SEED, SweepConfig
 from fmjax.sweeps.folder import SweepFolder
 from fmjax.sweeps.results import RUNNING, WAITING, Row, rows_of, shown, write_results
-from fmjax.sweeps.space import Point, short_names
+from fmjax.sweeps.space import Point, bindings_of_point, short_names
 from fmjax.sweeps.study import Study
 from fmjax.sweeps.trial_fields import number_of, point_of, runs_of
 from fmjax.sweeps.trial_run import COMMAND, TrialRun
@@ -174,8 +174,9 @@ class Engine:
 
     def _run_of(self, active: _Active, seed: int, slot: int) -> TrialRun:
         bindings = [*self._config.bindings]
-        bindings += [f"{name}={text}" for name, text in active.point.items()]
-        if SEED not in active.point:
+        varied = bindings_of_point(self._config.space, active.point)
+        bindings += varied
+        if not any(each.partition("=")[0].strip() == SEED for each in varied):
             bindings = [b for b in bindings if b.partition("=")[0].strip() != SEED]
             bindings.append(f"{SEED}={seed}")
         name = self._name(active, seed)

@@ -125,8 +125,11 @@ class Integers(Range):
         return self.low, self.high
 
 
-Space = Mapping[str, tuple[Value, ...] | Range]
-# Values as gin text, by binding: what is appended to the command as NAME=TEXT.
+# Name → NAME=VALUE of a variant.
+Variants = dict[str, tuple[str, ...]]
+Axis = tuple[Value, ...] | Range | Variants
+Space = Mapping[str, Axis]
+# Values as gin text by binding, and names of variants by the name of their axis.
 Point = dict[str, str]
 
 
@@ -135,9 +138,18 @@ def as_text(value: Value) -> str:
     return value if isinstance(value, str) else format_value(value)
 
 
-def choices_of(values: tuple[Value, ...] | Range) -> tuple[str, ...]:
-    """The values of a list as text; of a range its two ends."""
+def choices_of(values: Axis) -> tuple[str, ...]:
+    """The values of a list as text; of a range its two ends; names of variants."""
     return tuple(map(as_text, values.ends if isinstance(values, Range) else values))
+
+
+def bindings_of_point(space: Space, point: Point) -> list[str]:
+    """NAME=VALUE of a point: what is appended to the command."""
+    found: list[str] = []
+    for name, text in point.items():
+        axis = space[name]
+        found += axis[text] if isinstance(axis, Mapping) else [f"{name}={text}"]
+    return found
 
 
 def first_point(space: Space) -> Point:

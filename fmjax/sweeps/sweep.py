@@ -12,7 +12,15 @@ from fmjax.errors import UserError, suggest
 from fmjax.sweeps.config import SweepConfig
 from fmjax.sweeps.folder import SweepFolder
 from fmjax.sweeps.metric_names import metric_names
-from fmjax.sweeps.space import Point, Range, Space, choices_of, first_point, last_point
+from fmjax.sweeps.space import (
+    Point,
+    Range,
+    Space,
+    bindings_of_point,
+    choices_of,
+    first_point,
+    last_point,
+)
 from fmjax.training.experiment import Experiment
 from fmjax.training.train_config import TrainConfig
 
@@ -108,6 +116,8 @@ def as_space(given: Mapping[str, Any]) -> Space:
 
 
 def _tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _tuples(each) for name, each in value.items()}
     if isinstance(value, Range) or not isinstance(value, (list, tuple)):
         return value
     return tuple(_tuples(each) for each in value)
@@ -153,7 +163,7 @@ def check_space(config: SweepConfig, file: str, trust: bool) -> Experiment:
         )
 
     def load(point: Point) -> Experiment:
-        bindings = [f"{name}={text}" for name, text in point.items()]
+        bindings = bindings_of_point(config.space, point)
         return load_experiment(file, [*config.bindings, *bindings], trust)
 
     first, last = first_point(config.space), last_point(config.space)
@@ -220,7 +230,7 @@ def _check_metric(
     if config.metric == "loss":
         return
     point = first_point(config.space)
-    bindings = [f"{name}={text}" for name, text in point.items()]
+    bindings = bindings_of_point(config.space, point)
     known = names(file, [*config.bindings, *bindings], trust)
     if known is None or config.metric in known:
         return

@@ -168,3 +168,24 @@ def test_draws_are_of_their_ranges_and_better_where_earlier_ones_were(tmp_path):
     assert ((drawn >= 1e-4) & (drawn <= 1.0)).all()
     # Log-uniform draws are 1.1 decades from the best, 10^-2.5, on average.
     assert np.abs(np.log10(drawn[20:]) + 2.5).mean() < 0.5
+
+
+def test_an_axis_may_be_of_variants_with_several_bindings(pretended):
+    sweep = pretended()
+    space = {
+        "recipe": {
+            "slow": (f"{RATE}=1e-4", "adamw.b2=0.99"),
+            "fast": (f"{RATE}=1e-3",),
+        },
+        "train.seed": (3, 4),
+    }
+    rows = sweep.sweep(dataclasses.replace(GRID, space=space, seeds=1))
+
+    assert sorted(sweep.started) == [
+        "0000-recipe=slow,seed=3", "0001-recipe=slow,seed=4",
+        "0002-recipe=fast,seed=3", "0003-recipe=fast,seed=4",
+    ]  # fmt: skip
+    found = {(row.point["recipe"], row.point["train.seed"]): row.metric for row in rows}
+    for (recipe, seed), metric in found.items():
+        rate = float(dict(slow=1e-4, fast=1e-3)[recipe])
+        assert metric.mean == pytest.approx(loss(rate, int(seed), 40))

@@ -56,6 +56,14 @@ SPACE = f"sweep.space = {{'{RATE}': (1e-3, 1e-2)}}\n"
             "asha.first_step = 400",
         ),
         (f"{HEAD}{SPACE}sweep.storage = 'nosql://x'", "sweep.storage"),
+        (f"{HEAD}sweep.space = {{'adamw.b2': {{'a': ('x=1',)}}}}", "without a dot"),
+        (f"{HEAD}sweep.space = {{'recipe': {{'a': ('adamw.b2',)}}}}", "NAME=VALUE"),
+        (f"{HEAD}sweep.space = {{'recipe': {{'a': ('adamw.b=1',)}}}}", "'b'"),
+        (f"{HEAD}sweep.space = {{'recipe': {{}}}}", "at least one value"),
+        (
+            f"{HEAD}sweep.space = {{'r': {{'a': ('{RATE}=1',)}}, '{RATE}': (1.0,)}}",
+            f"two of its names vary {RATE}",
+        ),
         (
             f"{HEAD}{SPACE}sweep.bindings = ('text_task.source=@text_files()', "
             "'text_task.tokenizer=@bytes()', "
@@ -159,7 +167,9 @@ def test_a_folder_of_something_else_is_refused(pretended):
 def test_sweeps_of_the_documentation_and_those_shipped_fit_their_configs(tmp_path):
     page = (ROOT / "docs/tasks/sweep.md").read_text(encoding="utf-8")
     texts = re.findall(r'```gin title="([\w.]+)"\n(.*?)```', page, re.DOTALL)
-    assert [name for name, _ in texts] == ["rates.gin", "search.gin"]
+    assert [name for name, _ in texts] == [
+        "rates.gin", "search.gin", "ablation.gin",
+    ]  # fmt: skip
     files = [tmp_path / name for name, _ in texts]
     for file, (_, text) in zip(files, texts):
         file.write_text(text, encoding="utf-8")
@@ -167,7 +177,8 @@ def test_sweeps_of_the_documentation_and_those_shipped_fit_their_configs(tmp_pat
     assert shipped
     for file in [*files, *shipped]:
         config, near = read_sweep(file)
-        check_space(config, str(find_config(config, near)), trust=False)
+        found = find_config(config.config, near, "sweep.config")
+        check_space(config, str(found), trust=False)
 
 
 def test_without_optuna_only_the_sweep_itself_is_refused(pretended):
