@@ -92,7 +92,7 @@ def fit_law(
             f"--law {name}: expected one of {', '.join(FORMS)}.{suggest(name, FORMS)}"
         )
     kind = FORMS[name]
-    _check(name, points)
+    check_determined(name, points)
     if bootstrap and len(points) == kind.parameters:
         raise UserError(
             f"--bootstrap {bootstrap}: expected 0, or more points: {len(points)} are "
@@ -126,7 +126,13 @@ def log_losses(law: LossLaw, points: Points) -> np.ndarray:
     return np.log(np.where(limited, constrained, law.loss(*of)))
 
 
-def _check(name: str, points: Points) -> None:
+def check_determined(name: str, points: Points) -> None:
+    """Raises a UserError for points that do not determine a law; losses are not read.
+
+    Args:
+      name: one of `FORMS`.
+      points: runs.
+    """
     kind = FORMS[name]
     if len(points) < kind.parameters:
         raise UserError(

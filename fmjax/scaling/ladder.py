@@ -24,7 +24,7 @@ import numpy as np
 from fmjax.config.load import load_experiment
 from fmjax.errors import UserError, suggest
 from fmjax.run.fork import fork
-from fmjax.scaling.fit import Fit, fit_law, interval, log_losses
+from fmjax.scaling.fit import Fit, check_determined, fit_law, interval, log_losses
 from fmjax.scaling.forms import FORMS
 from fmjax.scaling.ladder_config import LadderConfig
 from fmjax.scaling.laws import LossLaw
@@ -121,10 +121,10 @@ class Ladder:
         self.config, self.folder, self._say = config, folder, say
         self._trust, self._command = trust, command
         self._file = str(find_config(config.config, near, "ladder.config"))
-        _check_law(config)
         self._every, self.rungs = 0, []
         for name, bindings in config.sizes.items():
             self.rungs += self._rungs_of(name, bindings)
+        _check_law(config.law, self.rungs)
         target = self._experiment(config.target, config.target_steps)
         self.target = Rung(
             TARGET, config.target_steps, _parameters(target), config.target
@@ -319,20 +319,20 @@ def predicted(
     )
 
 
-def _check_law(config: LadderConfig) -> None:
-    if config.law not in FORMS:
+def _check_law(law: str, rungs: Sequence[Rung]) -> None:
+    """Raises a UserError if no results of these runs would determine the law."""
+    if law not in FORMS:
         raise UserError(
-            f"ladder.law = {config.law!r}: expected one of {', '.join(FORMS)}."
-            f"{suggest(config.law, FORMS)}"
+            f"ladder.law = {law!r}: expected one of {', '.join(FORMS)}."
+            f"{suggest(law, FORMS)}"
         )
-    sizes, lengths = len(config.sizes), len(config.steps)
-    needed = FORMS[config.law].parameters
-    if sizes * lengths <= needed:
-        raise UserError(
-            f"ladder.sizes and ladder.steps: {sizes} sizes of {lengths} lengths are "
-            f"{sizes * lengths} runs; expected more than the {needed} parameters of "
-            f"{config.law}."
-        )
+    sizes = np.array([rung.parameters for rung in rungs], float)
+    lengths = np.array([rung.steps for rung in rungs], float)
+    try:
+        # Tokens are in proportion to the steps.
+        check_determined(law, Points(sizes, lengths, np.ones(len(rungs))))
+    except UserError as error:
+        raise UserError(f"ladder.sizes and ladder.steps: {error}") from None
 
 
 def _parameters(experiment: Experiment) -> int:

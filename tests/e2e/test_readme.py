@@ -47,6 +47,18 @@ SHORT_SWEEP = [
     "sweep.space={'cosine.learning_rate': (1e-3, 1e-2), 'adamw.b2': (0.9, 0.95)}",
     "sweep.seeds=1",
 ]
+SHORT_LADDER = [
+    "ladder.bindings="
+    + repr((
+        "TFDS_DIR=../shared/data/tfds", "tfds.train='train[:1%]'",
+        "tfds.validation='test[:1%]'", *SMALL_VOCABULARY, "data.length=32",
+        "transformer.num_layers=1", "warmup_stable_decay.warmup_steps=1",
+        "train.eval_batch_size=64",
+    )),
+    "ladder.steps=(8, 12, 16)",
+    "ladder.target_steps=20",
+    "ladder.bootstrap=16",
+]  # fmt: skip
 # What is appended to each command by its beginning; the longest beginning that fits.
 CUT_SHORT = {
     "bash launch/quickstart.sh": [*QUICKSTART, "--run_dir", "runs/quickstart"],
@@ -70,6 +82,7 @@ CUT_SHORT = {
     "fmjax eval": [],
     "fmjax generate": ["--max_tokens", "4"],
     "fmjax sweep": [*SHORT_SWEEP],
+    "fmjax scaling run": SHORT_LADDER,
     "fmjax compare": [],
     "fmjax status": [],
     "fmjax watch": [],

@@ -143,7 +143,8 @@ def test_a_target_that_was_trained_before_is_refused(copied):
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"steps": (100,)}, "more than the 5 parameters of hoffmann"),
+        ({"steps": (100,)}, "3 points; expected at least 5"),
+        ({"steps": (100, 200)}, "2 different tokens; expected at least 3"),
         ({"steps": (200, 100)}, "ladder.steps"),
         ({"law": "hofman"}, "ladder.law = 'hofman'"),
         ({"config": "quickstrat.gin"}, "ladder.config"),
