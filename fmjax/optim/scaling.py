@@ -3,6 +3,7 @@
 `fmjax.optim.mup` decides what they are.
 """
 
+import collections
 import dataclasses
 from typing import Any
 
@@ -53,6 +54,21 @@ def scale_gradients(scaling: Any) -> list[optax.GradientTransformation]:
     if scaling is None:
         return []
     return [_scale(jax.tree.map(lambda scale: 1 / scale.epsilon, scaling))]
+
+
+def rate_groups(scaling: Any, params: Any) -> dict[float, int]:
+    """Factors of the learning rate, the largest first → sizes of what has them.
+
+    Args:
+      scaling: a Scaling per parameter; None for no factors.
+      params: the parameters, or their shapes.
+    """
+    if scaling is None:
+        return {1.0: sum(leaf.size for leaf in jax.tree.leaves(params))}
+    sizes: collections.Counter[float] = collections.Counter()
+    for scale, leaf in zip(jax.tree.leaves(scaling), jax.tree.leaves(params)):
+        sizes[scale.rate] += leaf.size
+    return dict(sorted(sizes.items(), reverse=True))
 
 
 def like_axes(axes: Any, scaling: Any) -> Any:

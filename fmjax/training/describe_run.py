@@ -23,5 +23,8 @@ def describe_run(setup: Setup, changes: Changes) -> list[str]:
         lines.append(
             "XLA options: " + ", ".join(f"{n}={x}" for n, x in options.items())
         )
+    if len(plan.rate_groups) > 1:
+        groups = (f"× {f:g} of {n:,}" for f, n in plan.rate_groups.items())
+        lines.append(f"learning rates by parameters: {', '.join(groups)}")
     lines += plan.freezing.describe(plan.shapes.params)
     return [*lines, *(copy.describe() for copy in setup.copies)]

@@ -361,6 +361,9 @@ class Loop:
             "goodput": self._spent.note(self.done),
             "device_memory_peak": device_memory_peak(),
         }
+        if len(groups := self._setup.plan.rate_groups) > 1:
+            peak = values["learning_rate"]
+            values |= {f"learning_rate/{factor:g}": factor * peak for factor in groups}
         self._reports.training(step, values)
         warning = above_critical_batch(self._run, values, unit)
         if warning and not self._warned:

@@ -12,7 +12,7 @@ from flax import linen as nn
 from fmjax.objectives.objective import Objective
 from fmjax.optim.freezing import Freeze, Freezing, plan_freezing
 from fmjax.optim.parametrization import combine
-from fmjax.optim.scaling import scale_init
+from fmjax.optim.scaling import rate_groups, scale_init
 from fmjax.optim.state_sharding import state_specs
 from fmjax.sharding.mesh import on_mesh
 from fmjax.sharding.rules import (
@@ -74,6 +74,7 @@ class StatePlan:
       bad_steps: the policy for bad steps.
       shapes: a State of ShapeDtypeStructs with their shardings.
       shardings: a State of NamedShardings.
+      rate_groups: factor of the learning rate → number of parameters that have it.
       update_shardings: NamedShardings like the parameters, of gradients and updates
         where the optimizer's state is sharded further than they are; None elsewhere.
       init: () → State, compiled; makes each leaf in its sharding.
@@ -85,6 +86,7 @@ class StatePlan:
     bad_steps: BadSteps
     shapes: State
     shardings: State
+    rate_groups: dict[float, int]
     update_shardings: Any
     init: Any
 
@@ -188,4 +190,7 @@ def plan_state(
             return compiled()
 
     updates = None if kept is specs else named_shardings(kept["params"], mesh)
-    return StatePlan(axes, tx, freezing, bad_steps, shapes, shardings, updates, make)
+    groups = rate_groups(scaling, shapes.params)
+    return StatePlan(
+        axes, tx, freezing, bad_steps, shapes, shardings, groups, updates, make
+    )

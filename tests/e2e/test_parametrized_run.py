@@ -23,9 +23,16 @@ SCOPED = (
 def test_a_parametrized_run_is_stored_with_its_multipliers(tiny, tmp_path, verb, how):
     run_dir = tmp_path / "run"
     command = ("train", *tiny, *SHORT, *how, "--run_dir", run_dir)
-    assert verb(*command)[0] == 0
+    code, out, _ = verb(*command)
+    assert code == 0
+    assert "learning rates by parameters: × 1 of" in out
     stored = load_stored(run_dir / "config.gin")
     assert stored.objective.model.transformer.multipliers.logits == 0.5
+    for line in metrics.read(run_dir, "train"):
+        rates = {n: x for n, x in line.items() if n.startswith("learning_rate/")}
+        # Twice the base's width: hidden weights have half of the rate.
+        assert rates["learning_rate/0.5"] == 0.5 * line["learning_rate"]
+        assert rates["learning_rate/1"] == line["learning_rate"]
     # The same command finds the same config.
     code, out, _ = verb(*command)
     assert code == 0
