@@ -50,3 +50,30 @@ def test_the_chinchilla_refit_comes_out_as_committed(tmp_path, shared_data):
             committed["constants"][name], rel=1e-4
         )
         assert found["intervals_95"][name] == pytest.approx(interval, rel=1e-2)
+
+
+@pytest.mark.slow
+def test_alibi_reads_longer_texts_than_it_was_trained_on(tmp_path, shared_data):
+    text = shared_data / "text" / "tinyshakespeare.txt"
+    script = PAPERS / "alibi" / "reproduce.py"
+    subprocess.run(
+        [
+            sys.executable, script, text, "train.steps=400", "--lengths", "64", "512",
+            "--runs", tmp_path / "runs", "--out", tmp_path,
+        ],
+        env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+        check=True,
+        timeout=1800,
+    )  # fmt: skip
+    losses = json.loads((tmp_path / "results.json").read_text())["nats per character"]
+    rises = {name: long - short for name, (short, long) in losses.items()}
+    assert rises.pop("alibi") <= 0.01
+    assert min(rises.values()) >= 0.1, rises
+    assert (tmp_path / "positions.png").stat().st_size > 10_000
+
+
+def test_tables_of_papers_are_those_of_their_results():
+    results = json.loads((PAPERS / "alibi" / "results.json").read_text())
+    page = (PAPERS / "alibi" / "README.md").read_text(encoding="utf-8")
+    for losses in results["nats per character"].values():
+        assert f"| {' | '.join(f'{loss:.3f}' for loss in losses)} |" in page

@@ -16,6 +16,7 @@ import fmjax
 
 HERE = pathlib.Path(__file__).parent
 MODELS = ("alibi", "learned", "rotary", "sinusoidal")
+TRAINED = 64
 LENGTHS = (64, 128, 256, 512, 1024)
 
 
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("text", help="the file of Shakespeare's works")
     parser.add_argument("--runs", type=pathlib.Path, default="runs/alibi")
     parser.add_argument("--out", type=pathlib.Path, default=HERE)
+    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("bindings", nargs="*", help="NAME=VALUE of all four")
     args = parser.parse_args()
     losses = {}
@@ -37,21 +39,21 @@ def main() -> None:
                 args.runs / name,
                 bindings=[f"data.length={length}", "train.eval_batch_size=8"],
             )["loss"]
-            for length in LENGTHS
+            for length in args.lengths
         ]
-    result = {"length": LENGTHS, "nats per character": losses}
+    result = {"length": list(args.lengths), "nats per character": losses}
     (args.out / "results.json").write_text(json.dumps(result, indent=2) + "\n")
-    draw(losses, args.out / "positions.png")
+    draw(args.lengths, losses, args.out / "positions.png")
 
 
-def draw(losses: dict[str, list[float]], file: pathlib.Path) -> None:
+def draw(lengths: list[int], losses: dict[str, list[float]], file) -> None:
     """Draws the loss of each model over the length of the text it reads."""
     figure, axes = plt.subplots(figsize=(5.5, 3.5), layout="constrained")
     for name, found in losses.items():
-        axes.plot(LENGTHS, found, marker="o", label=name)
-    axes.axvline(LENGTHS[0], color="grey", linestyle=":", label="trained on")
+        axes.plot(lengths, found, marker="o", label=name)
+    axes.axvline(TRAINED, color="grey", linestyle=":", label="trained on")
     axes.set_xscale("log", base=2)
-    axes.set_xticks(LENGTHS, list(map(str, LENGTHS)))
+    axes.set_xticks(lengths, list(map(str, lengths)))
     axes.set(xlabel="characters read at once", ylabel="validation loss, nats")
     axes.grid(alpha=0.3)
     axes.legend()
