@@ -5,6 +5,7 @@ ended before it generates machine code.
 """
 
 import dataclasses
+import importlib
 import multiprocessing
 import pathlib
 from multiprocessing.connection import Connection
@@ -112,6 +113,9 @@ def plan_apart(request: Request) -> Plan:
 
 def _answer(request: Request, answer: Connection) -> None:
     jax.config.update("jax_platforms", "cpu")
+    # For what they register, such as tasks of seqio; classes are imported already.
+    for module in request.experiment.modules:
+        importlib.import_module(module)
     try:
         chip = find_chip(request.chip)
         if compiler_of(chip) == "cpu":
