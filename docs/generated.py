@@ -77,13 +77,15 @@ def _meaning(action: argparse.Action) -> str:
 
 
 def api_markdown() -> str:
-    """Signature and docstring of every public name of `fmjax`."""
+    """Signature and docstring of every public name of `fmjax` and `fmjax.scaling`."""
     import fmjax
+    from fmjax import scaling
 
     parts = []
-    for name in fmjax.__all__:
-        function = getattr(fmjax, name)
-        signature = f"fmjax.{name}{inspect.signature(function)}"
-        parts += [f"## fmjax.{name}\n", "```text", signature, ""]
-        parts += [inspect.getdoc(function) or "", "```\n"]
+    for module in (fmjax, scaling):
+        for name in module.__all__:
+            function, path = getattr(module, name), f"{module.__name__}.{name}"
+            signature = f"{path}{inspect.signature(function)}"
+            parts += [f"## {path}\n", "```text", signature, ""]
+            parts += [inspect.getdoc(function) or "", "```\n"]
     return "\n".join(parts)

@@ -134,16 +134,15 @@ def _plan(args) -> None:
     if args.quick and topology.compiler != "tpu":
         raise UserError("--quick: expected a --chip of TPUs, with libtpu installed.")
 
+    def changed(bindings):
+        return load_experiment(args.config, [*args.bindings, *bindings], args.trust)
+
     def here(bindings, hlo=None):
-        every = [*args.bindings, *bindings]
-        changed = resolve(load_experiment(args.config, every, args.trust))
-        return make_plan(changed, topology, say, hlo)
+        return make_plan(resolve(changed(bindings)), topology, say, hlo)
 
     def apart(quick, bindings, hlo=None):
-        every = (*args.bindings, *bindings)
         where = (chip.name, args.chips, args.slices)
-        request = Request(args.config, every, args.trust, *where, hlo, quick)
-        return plan_apart(request, topology)
+        return plan_apart(Request(changed(bindings), *where, hlo, quick))
 
     def attempt(how, bindings):
         say(f"trying {' '.join(bindings)}")
@@ -359,28 +358,18 @@ def _profile(args) -> None:
 
 
 def _profile_config(args):
-    import contextlib
-    import pathlib
-    import tempfile
-
     from fmjax.sharding.processes import use_virtual_devices
 
     if args.devices is not None:
         use_virtual_devices(args.devices)
     from fmjax.config.load import load_experiment
-    from fmjax.evaluation.profile import read_profile
-    from fmjax.run.trace import trace_steps
+    from fmjax.evaluation.profile import profile
 
     out = args.out
     if out and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"--out {out} is not empty; expected a new folder.")
     experiment = load_experiment(args.traced, args.bindings, args.trust)
-    with contextlib.ExitStack() as stack:
-        folder = out or stack.enter_context(tempfile.TemporaryDirectory())
-        pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-        steps = 5 if args.steps is None else args.steps
-        trace_steps(experiment, pathlib.Path(folder), steps)
-        return read_profile(folder)
+    return profile(experiment, 5 if args.steps is None else args.steps, out)
 
 
 def _fork(args) -> None:

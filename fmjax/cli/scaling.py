@@ -12,7 +12,6 @@ from fmjax.errors import UserError, suggest
 from fmjax.launch.exit_codes import UNFINISHED
 
 _PLAIN_WIDTH = 120  # columns if the output is not a terminal
-_MFU = 0.4  # what well-tuned dense models reach; PaLM's 46%, Llama 3's 38 to 43%
 
 
 def run(args: argparse.Namespace) -> int | None:
@@ -156,16 +155,12 @@ def _coordinates(args, console) -> None:
 
 
 def _chips(args):
-    from fmjax.launch.hardware import of_chips
-    from fmjax.scaling.sizing import Chips
+    from fmjax.scaling import sizing
 
     if args.chips is None:
         if args.mfu is not None or args.slices != 1:
             option = f"--slices {args.slices}" if args.mfu is None else "--mfu"
             raise UserError(f"{option}: expected with --chips.")
         return None
-    mfu = _MFU if args.mfu is None else args.mfu
-    if not 0 < mfu <= 1:
-        raise UserError(f"--mfu {mfu}: expected a share above 0, up to 1.")
-    place = of_chips(args.chips, args.slices)
-    return Chips(place.hosts * place.chips_per_host, place.chip.peak_flops, mfu)
+    mfu = sizing.MFU if args.mfu is None else args.mfu
+    return sizing.chips(args.chips, mfu, args.slices)

@@ -6,16 +6,23 @@ import json
 import os
 import pathlib
 import re
+import tempfile
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import jax
 from rich.table import Column, Table
 
 from fmjax.errors import UserError
+from fmjax.run.trace import trace_steps
 from fmjax.sharding.collective_kinds import KINDS
 from fmjax.storage.objects import local_copy
 from fmjax.storage.paths import as_path
+from fmjax.training.experiment import Experiment
 from fmjax.training.reporting.profile import ABOUT, FOLDER
+
+if TYPE_CHECKING:
+    import pandas
 
 COLLECTIVES, REST = "collectives", "(loss and rest)"
 _WRAPPED = re.compile(r"^[\w\-]+\((.*)\)$")
@@ -65,6 +72,54 @@ class Profile:
     modules: Mapping[tuple[str, bool], float]
     busy_ms: float
     idle: float
+
+    @property
+    def frame(self) -> "pandas.DataFrame":
+        """A row for each module, the heaviest first.
+
+        Columns: `forward` and `backward` in ms a step, their sum `ms`, and its `share`
+        of all modules.
+        """
+        import pandas
+
+        names = sorted({module for module, _ in self.modules})
+        ways = {
+            way: [self.modules.get((name, backward), 0.0) for name in names]
+            for way, backward in (("forward", False), ("backward", True))
+        }
+        frame = pandas.DataFrame(ways, index=pandas.Index(names, name="module"))
+        frame["ms"] = frame.forward + frame.backward
+        frame["share"] = frame.ms / self.busy_ms
+        return frame.sort_values("ms", ascending=False)
+
+    def _repr_html_(self) -> str:
+        """The frame, for notebooks."""
+        return self.frame.style.format("{:.2f}").format("{:.1%}", ["share"]).to_html()
+
+
+def profile(
+    traced: Experiment | str | os.PathLike,
+    steps: int = 5,
+    out: str | os.PathLike | None = None,
+) -> Profile:
+    """Where the time of train steps goes, by module, as `fmjax profile`.
+
+    Args:
+      traced: an experiment, of which the first steps are trained here; or a run
+        directory with a trace, that of a run with `train.profile = (FIRST, LAST)`.
+      steps: of an experiment, to trace after those that compile.
+      out: empty or new folder that keeps the trace of an experiment; None for none.
+
+    Raises:
+      UserError: the run has no trace, or as of `fmjax.run.trace.trace_steps`.
+    """
+    if not isinstance(traced, Experiment):
+        return read_profile(traced)
+    with tempfile.TemporaryDirectory() as kept_no_longer:
+        folder = pathlib.Path(kept_no_longer if out is None else out)
+        folder.mkdir(parents=True, exist_ok=True)
+        trace_steps(traced, folder, steps)
+        return read_profile(folder)
 
 
 def read_profile(run_dir: str | os.PathLike) -> Profile:

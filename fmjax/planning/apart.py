@@ -5,17 +5,19 @@ ended before it generates machine code.
 """
 
 import dataclasses
+import importlib
 import multiprocessing
 import pathlib
 from multiprocessing.connection import Connection
 
 import jax
 
-from fmjax.config.load import load_experiment
 from fmjax.errors import UserError
 from fmjax.planning.plan import Plan, make_plan
-from fmjax.planning.topology import Topology, make_topology
+from fmjax.planning.topology import compiler_of, make_topology
+from fmjax.sharding.processes import use_virtual_devices
 from fmjax.sharding.slices import find_chip
+from fmjax.training.experiment import Experiment
 from fmjax.training.parametrize import resolve
 
 
@@ -24,9 +26,7 @@ class Request:
     """What a process is asked to plan.
 
     Attributes:
-      config: as of `load_experiment`.
-      bindings: as of `load_experiment`.
-      trust: as of `load_experiment`.
+      experiment: with data and an optimizer.
       chip: its name.
       chips: their number.
       slices: of TPUs.
@@ -34,9 +34,7 @@ class Request:
       quick: as of `make_plan`.
     """
 
-    config: str
-    bindings: tuple[str, ...]
-    trust: bool
+    experiment: Experiment
     chip: str
     chips: int
     slices: int = 1
@@ -44,15 +42,48 @@ class Request:
     quick: bool = True
 
 
-def plan_apart(request: Request, topology: Topology) -> Plan:
+def plan(
+    experiment: Experiment,
+    chip: str = "v5e",
+    chips: int = 8,
+    *,
+    slices: int = 1,
+    quick: bool = True,
+) -> Plan:
+    """What a train step needs on chips that need not be here, and how long it takes.
+
+    As `fmjax plan`: the step is compiled by the chips' own compiler, or for virtual CPU
+    devices where that is not installed; `plan.topology.compiler` says which. It runs in
+    another process, whatever devices this one uses; a script that calls it needs
+    `if __name__ == "__main__":`, as that process imports it.
+
+    Args:
+      experiment: from `fmjax.load_experiment`, with data and an optimizer.
+      chip: as `fmjax plan --chip` takes it.
+      chips: how many, in all slices.
+      slices: of TPUs.
+      quick: whether to read the program of TPUs before machine code is generated, which
+        takes seconds instead of minutes; for other compilers it makes no difference.
+
+    Raises:
+      UserError: there are no such chips, the mesh or the batch does not fit them, or
+        the step needs more memory than they have.
+    """
+    quick = quick and compiler_of(find_chip(chip)) == "tpu"
+    return plan_apart(Request(experiment, chip, chips, slices, quick=quick))
+
+
+def plan_apart(request: Request) -> Plan:
     """The plan that another process makes, which is ended as soon as it is there.
 
     Args:
       request: what is to be planned.
-      topology: of the same chips.
+
+    Returns:
+      The plan; its topology has no devices, as they are of the other process.
 
     Raises:
-      UserError: as of `load_experiment` and `make_plan`; or the compiler crashed.
+      UserError: as of `make_topology` and `make_plan`; or the compiler crashed.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
@@ -77,21 +108,24 @@ def plan_apart(request: Request, topology: Topology) -> Plan:
         process.join()
     if isinstance(found, UserError):
         raise found
-    return dataclasses.replace(found, topology=topology)
+    return found
 
 
 def _answer(request: Request, answer: Connection) -> None:
     jax.config.update("jax_platforms", "cpu")
+    # For what they register, such as tasks of seqio; classes are imported already.
+    for module in request.experiment.modules:
+        importlib.import_module(module)
     try:
-        experiment = resolve(
-            load_experiment(request.config, list(request.bindings), request.trust)
-        )
         chip = find_chip(request.chip)
+        if compiler_of(chip) == "cpu":
+            use_virtual_devices(max(1, request.chips) * chip.devices_per_chip)
+        experiment = resolve(request.experiment)
         topology = make_topology(chip, request.chips, request.slices)
-        plan = make_plan(experiment, topology, hlo=request.hlo, quick=request.quick)
+        made = make_plan(experiment, topology, hlo=request.hlo, quick=request.quick)
     except UserError as error:
         answer.send(error)
         return
     # Devices cannot be sent.
     topology = dataclasses.replace(topology, devices=())
-    answer.send(dataclasses.replace(plan, topology=topology))
+    answer.send(dataclasses.replace(made, topology=topology))

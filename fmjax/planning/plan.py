@@ -20,7 +20,7 @@ from fmjax.planning.step_time import StepTime, predict
 from fmjax.planning.topology import Topology
 from fmjax.sharding.torus import coordinates
 from fmjax.sharding.xla_options import xla_options
-from fmjax.training.activations import StackInputs
+from fmjax.training.activations import StackInputs, kept_bytes
 from fmjax.training.checks import check_divisible
 from fmjax.training.experiment import Experiment
 from fmjax.training.memory import bytes_per_device
@@ -39,6 +39,10 @@ class Memory:
     Attributes:
       parameters: of the model.
       optimizer: state of the optimizer, averages and guards.
+      gradients: of the parameters that are trained at step 0, in the parameters' shapes
+        and shardings; most of them are in `temporaries`.
+      activations: lower bound of those that are kept for the backward pass, see
+        `fmjax.training.activations`; they are in `temporaries`.
       temporaries: of the compiled step: gradients, activations, gathered weights.
       program: the compiled code.
       peak: all of these and the batch at once, as XLA assigns them.
@@ -47,6 +51,8 @@ class Memory:
 
     parameters: int
     optimizer: int
+    gradients: int
+    activations: float
     temporaries: int
     program: int
     peak: int
@@ -164,7 +170,8 @@ def make_plan(
     except jax.errors.JaxRuntimeError as error:
         raise _refused_for_memory(error, topology) or error from None
     say("reading the program")
-    memory = _memory(program, state, topology)
+    kept = kept_bytes(stacks, state.freezing.trained(0), mesh, rules)
+    memory = _memory(program, state, kept, topology)
     if memory.peak > memory.available:
         raise _too_large(memory.peak, memory.available, topology)
     if hlo is not None:
@@ -244,11 +251,16 @@ def _available(topology: Topology) -> int:
     return int(topology.chip.memory_bytes / topology.chip.devices_per_chip)
 
 
-def _memory(program: Program, state: StatePlan, topology: Topology) -> Memory:
+def _memory(
+    program: Program, state: StatePlan, activations: float, topology: Topology
+) -> Memory:
     parameters = bytes_per_device(state.shapes.params)
+    trained = state.freezing.partition(state.shapes.params, 0)
     return Memory(
         parameters=parameters,
         optimizer=bytes_per_device(state.shapes) - parameters,
+        gradients=bytes_per_device(trained),
+        activations=activations,
         temporaries=program.temporaries,
         program=program.code,
         peak=program.arguments + program.temporaries + program.code,

@@ -31,7 +31,7 @@ class Fit:
     law: Law
     points: int
     method: str
-    samples: tuple[Law, ...] = ()
+    samples: tuple[Law, ...] = dataclasses.field(default=(), repr=False)
     huber_sum: float | None = None
     delta: float | None = None
 

@@ -7,6 +7,7 @@ import numpy as np
 from scipy import optimize
 
 from fmjax.errors import UserError
+from fmjax.launch.hardware import of_chips
 from fmjax.scaling.data_constrained import DataConstrainedLaw, repeated
 from fmjax.scaling.fit import Fit, interval
 from fmjax.scaling.laws import (
@@ -19,6 +20,7 @@ from fmjax.scaling.laws import (
 )
 from fmjax.scaling.presets import PRESETS
 
+MFU = 0.4  # what well-tuned dense models reach; PaLM's 46%, Llama 3's 38 to 43%
 EPOCHS = (1, 2, 4, 8, 16, 32, 64)
 # FLOPs between which the budget is looked for that a size or a number of tokens needs.
 _BUDGETS = (1e6, 1e36)
@@ -46,6 +48,23 @@ class Chips:
     def flops(self, hours: float) -> float:
         """FLOPs of so many hours."""
         return hours * 3600 * self.count * self.peak_flops * self.mfu
+
+
+def chips(name: str, mfu: float = MFU, slices: int = 1) -> Chips:
+    """Chips of a kind and number, with the peak that `fmjax plan` counts with.
+
+    Args:
+      name: such as "v5e-256" or "h100-64".
+      mfu: share of the peak that trains.
+      slices: of TPUs.
+
+    Raises:
+      UserError: there are no such chips, or the share is not above 0 and up to 1.
+    """
+    if not 0 < mfu <= 1:
+        raise UserError(f"--mfu {mfu}: expected a share above 0, up to 1.")
+    place = of_chips(name, slices)
+    return Chips(place.hosts * place.chips_per_host, place.chip.peak_flops, mfu)
 
 
 @dataclasses.dataclass(frozen=True)

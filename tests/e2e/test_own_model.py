@@ -71,6 +71,13 @@ def reference(params, tokens: list[int], window: int = 8) -> np.ndarray:
     return np.stack(rows)
 
 
+def test_it_is_planned_by_another_process(in_the_folder):
+    # Its task is registered by a module that no class of the experiment is from.
+    experiment = fmjax.load_experiment("own.gin", ["train.batch_size=8"], trust=True)
+    assert "own_tasks" in experiment.modules
+    assert fmjax.plan(experiment, "v5e", 8).parameters > 0
+
+
 def test_without_trust_it_runs_no_code(verb, tmp_path, in_the_folder):
     run_dir = tmp_path / "run"
     for module in MODULES:

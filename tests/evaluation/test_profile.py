@@ -94,3 +94,21 @@ def test_a_run_without_a_trace_is_refused(tmp_path):
 def test_steps_that_are_no_range_of_the_run_are_refused(steps):
     with pytest.raises(UserError, match=r"train.profile = .*FIRST <= LAST"):
         TrainConfig(steps=10, profile=steps)
+
+
+def test_the_frame_has_both_passes_of_a_module_and_its_share():
+    backward = MLP.replace("jvp(GPT.hidden)", "transpose(jvp(GPT.hidden))")
+    found = summarize(
+        [
+            event("a", 0, 3, f"{MLP}/mul"),
+            event("b", 3, 5, f"{backward}/mul"),
+            event("c", 8, 2, "jit(step)/optimizer/mul"),
+        ],
+        first=1,
+        last=2,
+    ).frame
+    assert list(found.index) == ["GPT/stack/layer_*/mlp", "optimizer"]
+    assert found.loc["GPT/stack/layer_*/mlp"].tolist() == pytest.approx(
+        [1.5, 2.5, 4.0, 0.8]
+    )
+    assert found.loc["optimizer", "share"] == pytest.approx(0.2)

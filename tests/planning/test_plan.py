@@ -27,7 +27,8 @@ def plan():
     patch.setattr(topology, "compiler_of", lambda chip: "cpu")
     devices = topology.make_topology(CHIPS["h100"], 8)
     patch.undo()
-    bindings = [TEXT, "mesh.data=2", "mesh.fsdp=4", "train.steps=100"]
+    mesh = "mesh.data=2", "mesh.fsdp=4"
+    bindings = [TEXT, *mesh, "train.steps=100", "transformer.scan_layers=True"]
     return make_plan(load_experiment(TINY, bindings), devices)
 
 
@@ -69,6 +70,9 @@ def test_memory_is_the_compilers_and_the_state_is_sharded(plan):
     whole = 4 * plan.parameters / 4
     assert whole <= memory.parameters < 1.1 * whole
     assert 2 * memory.parameters <= memory.optimizer < 2.1 * memory.parameters
+    assert memory.gradients == memory.parameters
+    # The inputs of all layers, in float32, of a row on each of eight devices.
+    assert memory.activations == 4 * LAYERS * T * D
     assert memory.peak > memory.parameters + memory.optimizer + memory.temporaries
     assert memory.peak <= memory.available == 80e9
 

@@ -6,6 +6,7 @@ import os
 import pytest
 from planning.test_plan import TEXT, TINY
 
+import fmjax
 from fmjax.cli.main import main
 from fmjax.config.load import load_experiment
 from fmjax.errors import UserError
@@ -25,11 +26,11 @@ def slice_of_tpus():
 
 
 def request(*bindings: str) -> Request:
-    return Request(TINY, (*BINDINGS, *bindings), False, "v5e", 8)
+    return Request(load_experiment(TINY, (*BINDINGS, *bindings)), "v5e", 8)
 
 
 def test_all_but_the_time_of_compute_is_that_of_the_whole_program(slice_of_tpus):
-    early = plan_apart(request(), slice_of_tpus)
+    early = fmjax.plan(load_experiment(TINY, BINDINGS), "v5e", 8)
     whole = make_plan(load_experiment(TINY, BINDINGS), slice_of_tpus)
     assert (early.quick, whole.quick) == (True, False)
     found, expected = to_json(early), to_json(whole)
@@ -41,7 +42,7 @@ def test_all_but_the_time_of_compute_is_that_of_the_whole_program(slice_of_tpus)
     assert not found["step_time"]["by_cycles"]
     assert 0 < early.step_time.compute_s < whole.step_time.compute_s
 
-    parts = ("parameters", "optimizer", "available")
+    parts = ("parameters", "optimizer", "gradients", "activations", "available")
     for name in parts:
         assert found["memory"][name] == expected["memory"][name], name
     # The state and the batch. Of temporaries, libtpu's account of the whole program
@@ -54,25 +55,25 @@ def test_all_but_the_time_of_compute_is_that_of_the_whole_program(slice_of_tpus)
     assert early.memory.temporaries > 0
 
 
-def test_what_does_not_fit_is_found(slice_of_tpus):
+def test_what_does_not_fit_is_found():
     # 2**23 tokens in a step: layers keep arrays of 2**20 tokens on each device.
     large = ("train.batch_size=8192", "data.length=1024", "gpt.max_length=1024")
     with pytest.raises(DoesNotFit, match=r"GiB on each of 8 v5e"):
-        plan_apart(request(*large, "transformer.mlp_dim=8192"), slice_of_tpus)
+        plan_apart(request(*large, "transformer.mlp_dim=8192"))
 
 
 def test_what_is_refused_is_refused_in_the_same_words(slice_of_tpus):
     with pytest.raises(Exception, match=r"mesh") as here:
         make_plan(load_experiment(TINY, (*BINDINGS, "mesh.fsdp=3")), slice_of_tpus)
     with pytest.raises(type(here.value)) as there:
-        plan_apart(request("mesh.fsdp=3"), slice_of_tpus)
+        plan_apart(request("mesh.fsdp=3"))
     assert str(there.value) == str(here.value)
 
 
-def test_a_compiler_that_crashes_is_named(slice_of_tpus, monkeypatch):
+def test_a_compiler_that_crashes_is_named(monkeypatch):
     monkeypatch.setattr(apart, "_answer", crash)
     with pytest.raises(UserError, match=r"compiler for v5e crashed \(signal 6\)"):
-        plan_apart(request(), slice_of_tpus)
+        plan_apart(request())
 
 
 def crash(request, answer):

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from fmjax import scaling
 from fmjax.errors import UserError
 from fmjax.scaling.fit import Fit
 from fmjax.scaling.law_files import find_law, write_fit
@@ -185,3 +186,17 @@ def test_files_that_hold_no_law_are_refused(tmp_path, text, message):
         find_law(str(file))
     with pytest.raises(UserError, match=r"none\.json cannot be read"):
         find_law(str(tmp_path / "none.json"))
+
+
+def test_chips_make_flops_and_hours():
+    eight = scaling.chips("v5e-8", mfu=0.5)
+    assert eight.flops(hours=2) == 2 * 3600 * 8 * 0.5 * 197e12
+    assert eight.hours(eight.flops(hours=2)) == pytest.approx(2)
+    with pytest.raises(UserError, match=r"--mfu 1\.5"):
+        scaling.chips("v5e-8", mfu=1.5)
+
+
+def test_every_public_name_of_scaling_is_there():
+    for name in scaling.__all__:
+        assert callable(getattr(scaling, name))
+    assert not hasattr(scaling, "law_of")
