@@ -101,9 +101,11 @@ def test_a_reader_that_closes_the_pipe_is_no_error():
 
 def test_bindings_may_stand_after_options(ends, monkeypatch):
     from fmjax.config import load
+    from fmjax.run import facts
 
     read = []
     monkeypatch.setattr(load, "load_experiment", lambda *given: read.append(given))
+    monkeypatch.setattr(facts, "facts_of", lambda experiment: {})
     ends(True)
     assert main([*TRAIN[:2], "train.steps=1", *TRAIN[2:], "train.seed=2"]) == 0
     assert read == [("quickstart", ["train.steps=1", "train.seed=2"], False)]
