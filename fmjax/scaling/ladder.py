@@ -1,6 +1,7 @@
 """A ladder: runs of several sizes and lengths, a prediction, and the run it is of.
 
 FOLDER/runs/SIZE-STEPS/    a run directory each, and target/
+FOLDER/configs/NAME.gin    the whole config of each, which stays the same
 FOLDER/logs/               what they printed
 FOLDER/points.csv          the results of the sizes, as `fmjax scaling fit` reads them
 FOLDER/law.json            the law fitted to them
@@ -21,7 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmjax.config.load import load_experiment
+from fmjax.config.load import load_experiment, load_stored
+from fmjax.config.render import differences, render
 from fmjax.errors import UserError, suggest
 from fmjax.run.fork import fork
 from fmjax.scaling.fit import Fit, check_determined, fit_law, interval, log_losses
@@ -121,7 +123,7 @@ class Ladder:
         self.config, self.folder, self._say = config, folder, say
         self._trust, self._command = trust, command
         self._file = str(find_config(config.config, near, "ladder.config"))
-        self._every, self.rungs = 0, []
+        self._every, self.rungs, self._experiments = 0, [], {}
         for name, bindings in config.sizes.items():
             self.rungs += self._rungs_of(name, bindings)
         _check_law(config.law, self.rungs)
@@ -129,13 +131,16 @@ class Ladder:
         self.target = Rung(
             TARGET, config.target_steps, _parameters(target), config.target
         )
+        self._experiments[TARGET] = target
 
     def run(self) -> Grade:
         """Trains the sizes, predicts the target's loss, trains it and grades.
 
         Raises:
-          UserError: a run failed, or the prediction is of other runs than these.
+          UserError: a run failed, the config of one that is there differs, or the
+            prediction is of other runs than these.
         """
+        self._check_configs()
         self._train([rung for rung in self.rungs if rung.trunk is None])
         self._train([rung for rung in self.rungs if rung.trunk is not None])
         points = self._points()
@@ -164,7 +169,29 @@ class Ladder:
             Rung(f"{name}-{steps}", steps, size, bindings, trunk, branch)
             for steps, branch in zip(self.config.steps, branches)
         ]
-        return [Rung(trunk, longest, size, bindings), *shorter]
+        found = [Rung(trunk, longest, size, bindings), *shorter]
+        for rung in found:
+            self._experiments[rung.name] = self._experiment(bindings, rung.steps)
+        return found
+
+    def _check_configs(self) -> None:
+        """Stores the config of each run, or compares it with the stored one."""
+        for name, experiment in self._experiments.items():
+            file = self.folder / "configs" / f"{name}.gin"
+            if not file.exists():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                _write(file, render(experiment))
+                continue
+            before = load_stored(file, trust=self._trust or bool(experiment.modules))
+            if changed := differences(before, experiment, runtime=False):
+                table = "\n".join(
+                    f"  {field}: {was or '(absent)'} → {now or '(absent)'}"
+                    for field, was, now in changed
+                )
+                raise UserError(
+                    f"{self.folder} holds {name} with a different config:\n{table}\n"
+                    "Use another --folder, or change it back."
+                )
 
     def _experiment(self, bindings: tuple[str, ...], steps: int) -> Experiment:
         every = [*self.config.bindings, *bindings, f"train.steps={steps}"]

@@ -1,9 +1,10 @@
 """The space of a sweep: the values of each binding that is varied, and its points."""
 
+import abc
 import dataclasses
 import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fmjax.config.statements import format_value
 from fmjax.configurable import configurable
@@ -16,74 +17,66 @@ if TYPE_CHECKING:
 Value = str | int | float | bool | tuple | None
 
 
-class Range:
+class Range(abc.ABC):
     """A range of numbers, from which random and Bayesian search draw."""
+
+    @abc.abstractmethod
+    def distribution(self) -> "BaseDistribution":
+        """The same for Optuna."""
+
+    @property
+    @abc.abstractmethod
+    def ends(self) -> tuple[float, float]:
+        """The lowest and the highest value."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _RealRange(Range):
+    """A range of real numbers.
+
+    Attributes:
+      low: the lowest.
+      high: the highest.
+    """
+
+    low: float
+    high: float
+
+    _is_log: ClassVar[bool]
+
+    def __post_init__(self):
+        require(self, "high", self.high > self.low, f"more than low = {self.low}")
 
     def distribution(self) -> "BaseDistribution":
         """The same for Optuna."""
-        raise NotImplementedError
+        from optuna.distributions import FloatDistribution
+
+        return FloatDistribution(self.low, self.high, log=self._is_log)
 
     @property
     def ends(self) -> tuple[float, float]:
         """The lowest and the highest value."""
-        raise NotImplementedError
+        return float(self.low), float(self.high)
 
 
 @configurable("uniform")
 @dataclasses.dataclass(frozen=True)
-class Uniform(Range):
-    """Real numbers, all equally likely.
+class Uniform(_RealRange):
+    """Real numbers, all equally likely."""
 
-    Attributes:
-      low: the lowest.
-      high: the highest.
-    """
-
-    low: float
-    high: float
-
-    def __post_init__(self):
-        require(self, "high", self.high > self.low, f"more than low = {self.low}")
-
-    def distribution(self) -> "BaseDistribution":
-        """The same for Optuna."""
-        from optuna.distributions import FloatDistribution
-
-        return FloatDistribution(self.low, self.high)
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        """The lowest and the highest value."""
-        return float(self.low), float(self.high)
+    _is_log: ClassVar[bool] = False
 
 
 @configurable("log_uniform")
 @dataclasses.dataclass(frozen=True)
-class LogUniform(Range):
-    """Positive real numbers whose logarithms are equally likely.
+class LogUniform(_RealRange):
+    """Positive real numbers whose logarithms are equally likely."""
 
-    Attributes:
-      low: the lowest.
-      high: the highest.
-    """
-
-    low: float
-    high: float
+    _is_log: ClassVar[bool] = True
 
     def __post_init__(self):
         require(self, "low", self.low > 0, "more than 0")
-        require(self, "high", self.high > self.low, f"more than low = {self.low}")
-
-    def distribution(self) -> "BaseDistribution":
-        """The same for Optuna."""
-        from optuna.distributions import FloatDistribution
-
-        return FloatDistribution(self.low, self.high, log=True)
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        """The lowest and the highest value."""
-        return float(self.low), float(self.high)
+        super().__post_init__()
 
 
 @configurable("integers")

@@ -134,6 +134,16 @@ def test_a_prediction_is_not_made_again_for_other_runs(copied):
         copied.ladder().run()
 
 
+def test_a_ladder_whose_config_changed_is_refused_with_what_differs(copied):
+    changed = dataclasses.replace(CONFIG, bindings=(*CONFIG.bindings, "adamw.b2=0.5"))
+    with pytest.raises(UserError) as error:
+        copied.ladder(changed).run()
+    what = "w32-400 with a different config:\n  adamw.b2: 0.95 → 0.5\n"
+    assert what in str(error.value)
+    # What affects no result may change.
+    copied.ladder(dataclasses.replace(CONFIG, at_once=2)).run()
+
+
 def test_a_target_that_was_trained_before_is_refused(copied):
     (copied.folder / PREDICTION).unlink()
     with pytest.raises(UserError, match="trained before its loss was predicted"):
