@@ -9,6 +9,10 @@ cd "$ROOT"
 
 # Where wheels of torch for the CPU alone are offered under this version, pip takes those.
 install_fmjax test,parity torch==2.13.0
+# What @mup() is compared with. It asks for torchvision, whose wheels are for CUDA, so that
+# torch for the CPU and transformers would not load it; it needs none.
+.venv/bin/python -c 'import mup' 2>/dev/null ||
+  .venv/bin/python -m pip install --quiet --no-deps mup==1.0.0
 if [[ " $* " == *" --slow "* ]]; then
   bash launch/python312.sh
 fi
