@@ -13,7 +13,7 @@ from fmjax.errors import UserError
 from fmjax.optim.optimizers import Lion, Muon
 from fmjax.scaling.coordinate_check import CoordinateCheck, coordinate_check
 
-WIDTHS = (64, 256)
+WIDTHS = (64, 192)
 MORE_WIDTHS = (64, 128, 256, 512)
 
 
