@@ -53,6 +53,10 @@ def _fit(args, console) -> None:
         )
     if args.bootstrap < 0:
         raise UserError(f"--bootstrap {args.bootstrap}: expected 0 or more.")
+    if args.budgets and args.law != "isoflop":
+        raise UserError(
+            f"--budgets: expected them with --law isoflop alone, not {args.law}."
+        )
     if not args.delta > 0:
         raise UserError(f"--delta {args.delta}: expected a positive number.")
     columns = {name: getattr(args, name) for name in QUANTITIES}
@@ -62,7 +66,7 @@ def _fit(args, console) -> None:
     what = f"fitting {args.law} to {len(points)} points and {args.bootstrap} resamples"
     with Console(stderr=True).status(what):
         if args.law == "isoflop":
-            found = frontier.fit_isoflop(points, **sampling)
+            found = frontier.fit_isoflop(points, **sampling, budgets=args.budgets)
         elif args.law == "envelope":
             found = frontier.fit_envelope(points, **sampling)
         else:

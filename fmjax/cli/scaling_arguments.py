@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 
 _MULTIPLES = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
-_QUANTITIES = (
+_COLUMNS = (
     ("parameters", "N"),
     ("tokens", "D, repetitions included"),
     ("flops", "C = 6 N D; of N, D and C two are enough"),
@@ -44,8 +44,16 @@ def add_scaling(
         help="hoffmann, muennighoff (repeated data), kaplan_joint, kaplan_parameters, "
         "kaplan_tokens, kaplan_flops; isoflop or envelope for the best sizes alone",
     )
-    for name, text in _QUANTITIES:
+    for name, text in _COLUMNS:
         sub.add_argument(f"--{name}", metavar="COLUMN", help=f"column of {text}")
+    sub.add_argument(
+        "--budgets",
+        type=_quantities,
+        default=(),
+        metavar="FLOPS,…",
+        help="of isoflop: budgets that the runs are of, such as 6e18,1e19,3e19; "
+        "default: runs within 20%% of each other are of one",
+    )
     sub.add_argument(
         "--without_highest",
         type=int,
@@ -156,6 +164,11 @@ def quantity(text: str) -> float:
             f"{text!r}; expected a positive number such as 1e21, 7B or 1.4T"
         )
     return value
+
+
+def _quantities(text: str) -> tuple[float, ...]:
+    """Quantities with commas between them."""
+    return tuple(map(quantity, text.split(",")))
 
 
 def _numbers(text: str) -> list[int]:

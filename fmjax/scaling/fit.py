@@ -26,6 +26,7 @@ class Fit:
       huber_sum: sum of Huber losses of log losses; None for laws without a loss of N
         and D.
       delta: of these; None likewise.
+      budgets: FLOPs of isoFLOP parabolas, if they were given.
     """
 
     law: Law
@@ -34,6 +35,7 @@ class Fit:
     samples: tuple[Law, ...] = dataclasses.field(default=(), repr=False)
     huber_sum: float | None = None
     delta: float | None = None
+    budgets: tuple[float, ...] = ()
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Constant of the law → 95% interval; empty without bootstrap."""

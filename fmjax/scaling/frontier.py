@@ -5,6 +5,7 @@ least squares.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import optimize
@@ -16,6 +17,7 @@ from fmjax.scaling.laws import Frontier
 from fmjax.scaling.points import Points
 
 _SAME_BUDGET = 1.2  # largest ratio of the FLOPs of a budget's runs
+_NEAR = 1.5  # and to a budget that is given
 _BUDGETS = 1500  # of the envelope, ibid., section 3.1
 _TRIES = 100
 _EXPONENTS = (0.005, 2.0)  # of the loss, between which it is looked for
@@ -62,19 +64,27 @@ class Parabola:
         return between and self.curvature > 0 and self.loss > 0
 
 
-def parabolas(points: Points) -> list[Parabola]:
+def parabolas(points: Points, budgets: Sequence[float] = ()) -> list[Parabola]:
     """A parabola for each budget of which there are runs of at least three sizes.
 
     Args:
-      points: runs; those whose FLOPs are within 20% of each other are of one budget.
+      points: runs.
+      budgets: FLOPs. A run is of the nearest one, if they differ by a factor of 1.5 at
+        most; other runs are left out. Without budgets, runs whose FLOPs are within 20%
+        of each other are of one.
     """
     if len(points) < 3:
         return []
-    places = np.log(points.flops)[:, None]
-    near = hierarchy.linkage(places, method="complete")
-    labels = hierarchy.fcluster(near, np.log(_SAME_BUDGET), criterion="distance")
-    budgets = [points.take(labels == label) for label in np.unique(labels)]
-    found = [_parabola(budget) for budget in budgets if _sizes(budget) >= 3]
+    places = np.log(points.flops)
+    if len(budgets):
+        centers = np.log(np.unique(budgets))
+        far = np.abs(places[:, None] - centers)
+        labels = np.where(far.min(1) <= np.log(_NEAR), far.argmin(1), -1)
+    else:
+        near = hierarchy.linkage(places[:, None], method="complete")
+        labels = hierarchy.fcluster(near, np.log(_SAME_BUDGET), criterion="distance")
+    groups = [points.take(labels == label) for label in np.unique(labels[labels >= 0])]
+    found = [_parabola(group) for group in groups if _sizes(group) >= 3]
     return sorted(found, key=lambda parabola: parabola.flops)
 
 
@@ -155,23 +165,29 @@ def frontier(best: Best) -> Frontier:
     return Frontier(float(np.exp(log_k)), float(a), E, C_c, gamma)
 
 
-def fit_isoflop(points: Points, bootstrap: int = 0, seed: int = 0) -> Fit:
+def fit_isoflop(
+    points: Points,
+    bootstrap: int = 0,
+    seed: int = 0,
+    budgets: Sequence[float] = (),
+) -> Fit:
     """The frontier of isoFLOP parabolas (ibid., approach 2).
 
     Args:
       points: runs of some budgets.
       bootstrap: how many times the runs of each budget are resampled.
       seed: of the resampling.
+      budgets: FLOPs, as in `parabolas`.
 
     Raises:
       UserError: as in `best_of_parabolas`.
     """
-    found = parabolas(points)
+    found = parabolas(points, budgets)
     law = frontier(best_of_parabolas(found))
     used = sum(len(parabola.points) for parabola in found if parabola.is_inside)
     random = np.random.default_rng(seed)
     samples = tuple(_resampled_parabolas(found, random) for _ in range(bootstrap))
-    return Fit(law, used, "isoflop", samples)
+    return Fit(law, used, "isoflop", samples, budgets=(*budgets,))
 
 
 def fit_envelope(points: Points, bootstrap: int = 0, seed: int = 0) -> Fit:

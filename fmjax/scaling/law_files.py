@@ -43,6 +43,8 @@ def to_json(fit: Fit) -> dict[str, Any]:
     }
     if fit.huber_sum is not None:
         found |= {"huber_sum": fit.huber_sum, "delta": fit.delta}
+    if fit.budgets:
+        found["budgets"] = list(fit.budgets)
     if fit.samples:
         rows = [[getattr(law, name) for name in names] for law in fit.samples]
         columns = np.array(rows).T.tolist()

@@ -28,7 +28,7 @@ def plot_fit(fit: Fit, points: Points) -> "Figure":
     figure = _figure(11 if sizing else 5.5)
     axes = figure.subplots(1, 2 if sizing else 1, squeeze=False)[0]
     if fit.method == "isoflop":
-        _draw_parabolas(axes[0], points)
+        _draw_parabolas(axes[0], frontier.parabolas(points, fit.budgets))
     elif fit.method == "envelope":
         _draw_envelope(axes[0], points)
     else:
@@ -111,10 +111,9 @@ def _draw_residuals(axes, law: LossLaw, points: Points) -> None:
     axes.set_title(f"{law.form}: {len(points)} points", fontsize=10)
 
 
-def _draw_parabolas(axes, points: Points) -> None:
+def _draw_parabolas(axes, found: list[frontier.Parabola]) -> None:
     import matplotlib
 
-    found = frontier.parabolas(points)
     scale = matplotlib.colors.LogNorm(found[0].flops, found[-1].flops)
     colors = matplotlib.cm.ScalarMappable(scale, "viridis")
     for parabola in found:
@@ -153,7 +152,7 @@ def _draw_best_sizes(axes, fit: Fit, points: Points) -> None:
         band = np.percentile(drawn, PERCENTILES, axis=0)
         axes.fill_between(C, *band, color="C0", alpha=0.2, label="95% interval")
     if fit.method == "isoflop":
-        best = frontier.best_of_parabolas(frontier.parabolas(points))
+        best = frontier.best_of_parabolas(frontier.parabolas(points, fit.budgets))
         axes.plot(best.flops, best.parameters, "x", color="C0")
     if fit.method == "envelope":
         best = frontier.envelope(points)

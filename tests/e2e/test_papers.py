@@ -47,6 +47,25 @@ def test_the_chinchilla_refit_comes_out_as_committed(tmp_path, shared_data):
 
 
 @pytest.mark.slow
+def test_parabolas_of_chinchillas_budgets_come_out_as_committed(tmp_path, shared_data):
+    runs = shared_data / "scaling" / "chinchilla_runs.csv"
+    committed = json.loads((PAPERS / "chinchilla_refit" / "isoflop.json").read_text())
+    budgets = ",".join(map(str, committed["budgets"]))
+    command = ["scaling", "fit", str(runs), "--without_highest", "5"]
+    columns = ["--parameters", "Model Size", "--flops", "Training FLOP"]
+    options = ["--law", "isoflop", "--budgets", budgets]
+    out = ["--json", str(tmp_path / "law.json")]
+    assert main([*command, *columns, *options, *out]) == 0
+    found = json.loads((tmp_path / "law.json").read_text())
+    # Of table 2 in Hoffmann et al., its interval.
+    assert 0.462 <= found["constants"]["a"] <= 0.534
+    for name, value in committed["constants"].items():
+        assert found["constants"][name] == pytest.approx(value, rel=1e-4)
+        low_high = committed["intervals_95"][name]
+        assert found["intervals_95"][name] == pytest.approx(low_high, rel=1e-2)
+
+
+@pytest.mark.slow
 def test_alibi_reads_longer_texts_than_it_was_trained_on(tmp_path, shared_data):
     text = shared_data / "text" / "tinyshakespeare.txt"
     script = PAPERS / "alibi" / "reproduce.py"

@@ -111,6 +111,7 @@ def test_a_size_has_an_optimal_time_on_chips(tmp_path):
         (["fit", "runs.csv", "--law", "isoflops"], "Did you mean 'isoflop'"),
         (["fit", "runs.csv", "--bootstrap", "-1"], "--bootstrap -1"),
         (["fit", "runs.csv", "--delta", "0"], "--delta 0.0"),
+        (["fit", "runs.csv", "--budgets", "1e18,1e19"], "--law isoflop alone"),
     ],
 )
 def test_wrong_options_are_refused_by_name(

@@ -54,6 +54,20 @@ def test_the_power_laws_of_exact_parabolas_are_found():
     assert np.ptp([law.a for law in fit.samples]) < 1e-9
 
 
+def test_given_budgets_gather_runs_that_are_not_quite_at_them():
+    exact = exact_parabolas()
+    # Runs of a budget are 35% apart, more than what is taken for one by itself.
+    apart = np.tile([0.85, 1.15, 0.95, 1.05, 1.1], len(BUDGETS))
+    points = dataclasses.replace(exact, tokens=exact.tokens * apart)
+    assert sum(len(found.points) for found in parabolas(points)) < len(points)
+    found = parabolas(points, BUDGETS)
+    assert [len(parabola.points) for parabola in found] == [5] * len(BUDGETS)
+    fit = fit_isoflop(points, budgets=BUDGETS)
+    assert fit.law.a == pytest.approx(0.5, abs=0.01)
+    # Runs of no budget are left out.
+    assert fit_isoflop(points, budgets=BUDGETS[:4]).points == 20
+
+
 def test_isoflops_of_a_law_have_its_exponent():
     fit = fit_isoflop(on_budgets(LAW, BUDGETS, spread=2.0))
     assert fit.law.a == pytest.approx(EXPONENT, abs=0.003)
