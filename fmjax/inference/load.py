@@ -20,8 +20,10 @@ from jaxtyping import Array, ArrayLike, Float
 
 from fmjax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 from fmjax.errors import UserError, explained_out_of_memory, suggest
+from fmjax.inference.attention_weights import by_stack
 from fmjax.inference.inputs import inputs_of, rows_apart
 from fmjax.models.call_arguments import call_arguments
+from fmjax.models.layers.attention import ATTENTION_WEIGHTS
 from fmjax.run import directory as run_dir
 from fmjax.sharding.mesh import MeshConfig, batch_shards, on_mesh
 from fmjax.sharding.rules import LogicalRules
@@ -112,6 +114,38 @@ class Run:
             out = self._apply(variables, padded, hidden_states)
         rows = {name: len(array) for name, array in read.items()}
         return {name: self._of_rows(name, x, rows) for name, x in out.items()}
+
+    @explained_out_of_memory(LESS_MEMORY)
+    def attention_weights(self, **inputs: ArrayLike) -> dict[str, np.ndarray]:
+        """The attention weights of all layers and heads.
+
+        They are computed beside the kernel of the model, in memory O(T · S).
+
+        Args:
+          **inputs: as for a call.
+
+        Returns:
+          Path of the parameters without the layer, such as "stack/attention", and of an
+          encoder-decoder "encoder_stack/attention", "decoder_stack/attention" and
+          "decoder_stack/cross_attention" → float32 [layers, B, H, T, S], each row of S
+          keys with a sum of 1.
+
+        Raises:
+          UserError: as of a call.
+        """
+        read = inputs_of(self.model, inputs)
+        padded = {name: self._padded(array) for name, array in read.items()}
+        with self.on_mesh():
+            variables = {"params": self.params, **self.extra}
+            found = jax.device_get(self._apply_for_weights(variables, padded))
+        texts_apart = rows_apart(self.model)
+        weights = {}
+        for path, array in by_stack(found).items():
+            count = len(next(iter(read.values())))
+            if texts_apart:
+                count = len(read["images" if path.startswith("image") else "tokens"])
+            weights[path] = array[:, :count]
+        return weights
 
     def preprocess(
         self, images: Iterable[PIL.Image.Image]
@@ -206,6 +240,17 @@ class Run:
             return self.model.apply(variables, **inputs, **options)
 
         return jax.jit(apply, static_argnums=2)
+
+    @functools.cached_property
+    def _apply_for_weights(self):
+        def apply(variables, inputs):
+            inputs = call_arguments(self.model, inputs)
+            _, found = self.model.apply(
+                variables, **inputs, mutable=[ATTENTION_WEIGHTS]
+            )
+            return found[ATTENTION_WEIGHTS]
+
+        return jax.jit(apply)
 
 
 @explained_out_of_memory(LESS_MEMORY)

@@ -103,6 +103,11 @@ def test_a_mesh_may_be_given(stored, run):
     np.testing.assert_allclose(
         spread(tokens=TOKENS)["logits"], run(tokens=TOKENS)["logits"], atol=1e-5
     )
+    (weights,) = spread.attention_weights(tokens=TOKENS).values()
+    (expected,) = run.attention_weights(tokens=TOKENS).values()
+    np.testing.assert_allclose(weights, expected, atol=1e-6)
+    assert weights.shape[1] == len(TOKENS)
+    assert not np.triu(weights, 1).any()  # of tokens to come
 
 
 @pytest.mark.parametrize("mesh", [None, MeshConfig(data=-1, fsdp=2, tensor=2)])

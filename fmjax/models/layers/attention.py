@@ -10,6 +10,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from fmjax.models.layers.attention_kernels.attend import attend
+from fmjax.models.layers.attention_kernels.call import AttentionCall
+from fmjax.models.layers.attention_kernels.xla import attention_weights
 from fmjax.models.layers.attention_mask import AttentionMask
 from fmjax.models.layers.disentangled import disentangled_scores
 from fmjax.models.layers.dropout import Keys
@@ -19,6 +21,10 @@ from fmjax.models.layers.projections import from_heads, to_heads
 from fmjax.models.layers.quantized import Quantized
 from fmjax.models.layers.rotary import Rotary, rotate
 from fmjax.sharding.platform import platform
+
+# A collection of flax: a layer stores its weights, float32 [B, H, T, S], where this is
+# mutable.
+ATTENTION_WEIGHTS = "attention_weights"
 
 
 @jax.tree_util.register_dataclass
@@ -187,6 +193,16 @@ class Attention(nn.Module):
             # Beams share an encoder's output: the queries of all beams of a row become
             # one sequence.
             q = q.reshape(len(k), -1, *q.shape[2:])
+        if self.is_mutable_collection(ATTENTION_WEIGHTS) and not self.is_initializing():
+            of_scores = (self.head_dim**-0.5 if scale is None else scale, self.softcap)
+            call = AttentionCall(q, k, v, mask, bias, *of_scores, 0.0, None, None)
+            self.sow(
+                ATTENTION_WEIGHTS,
+                "weights",
+                attention_weights(call),
+                init_fn=lambda: None,
+                reduce_fn=lambda _, weights: weights,
+            )
         implementation = self.implementation
         if self.is_initializing():
             implementation = "xla"  # accepts the small shapes used to initialize

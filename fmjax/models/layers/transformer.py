@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from fmjax.errors import UserError
-from fmjax.models.layers.attention import KeyValueCache
+from fmjax.models.layers.attention import ATTENTION_WEIGHTS, KeyValueCache
 from fmjax.models.layers.block import Block, BlockOutputs, Cache, Context
 from fmjax.models.layers.dense import Dense
 from fmjax.models.layers.disentangled import Disentangled, log_bucket
@@ -107,6 +107,7 @@ class Stack(nn.Module):
         if (
             devices == 1
             or self.is_initializing()
+            or self.is_mutable_collection(ATTENTION_WEIGHTS)
             or context.mask.query_positions is not None  # with a cache
         ):
             return False
@@ -127,8 +128,9 @@ class Stack(nn.Module):
         self, x: Array, context: Context, cache: Cache | None, keep_outputs: bool
     ) -> tuple[Array, BlockOutputs]:
         c = self.config
+        keep_weights = self.is_mutable_collection(ATTENTION_WEIGHTS)
         if shards("layers") > 1 and not (
-            self.is_initializing() or cache is not None or keep_outputs
+            self.is_initializing() or cache is not None or keep_outputs or keep_weights
         ):
             return self._pipelined(x, context)
         block = Block
@@ -141,7 +143,7 @@ class Stack(nn.Module):
         if c.scan_layers:
             scanned = nn.scan(
                 block,
-                variable_axes={"params": 0},
+                variable_axes={"params": 0, ATTENTION_WEIGHTS: 0},
                 split_rngs={"params": True},
                 in_axes=(0, nn.broadcast),
                 out_axes=0,

@@ -15,12 +15,23 @@ def refusal(call: AttentionCall) -> str | None:
 
 
 def attention(call: AttentionCall) -> Float[Array, "B T H K"]:
-    """The output of attention, from scores [B, H, T, S] in float32."""
+    """The output of attention, from weights [B, H, T, S] in float32."""
+    B, T, H, K = call.q.shape
+    S, G = call.k.shape[1:3]
+    v = jnp.swapaxes(call.v, 1, 2)
+    weights = dropout(attention_weights(call), call.dropout_rate, call.keys)
+    weights = weights.astype(v.dtype).reshape(B, G, H // G * T, S)
+    out = jnp.einsum("bgts,bgsk->bgtk", weights, v)
+    return jnp.swapaxes(out.reshape(B, H, T, K), 1, 2)
+
+
+def attention_weights(call: AttentionCall) -> Float[Array, "B H T S"]:
+    """The softmax over keys, float32, without dropout; values are not read."""
     B, T, H, K = call.q.shape
     S, G = call.k.shape[1:3]
     # Heads first, with query heads that share keys concatenated along T: XLA's CPU
     # backend does not turn products with more axes into matrix products by itself.
-    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (call.q * call.scale, call.k, call.v))
+    q, k = (jnp.swapaxes(x, 1, 2) for x in (call.q * call.scale, call.k))
     q = q.reshape(B, G, H // G * T, K)
     scores = jnp.einsum("bgtk,bgsk->bgts", q, k, preferred_element_type=jnp.float32)
     scores = scores.reshape(B, H, T, S)
@@ -31,7 +42,4 @@ def attention(call: AttentionCall) -> Float[Array, "B T H K"]:
     array = call.mask.to_array(T, S)
     if array is not None:
         scores = jnp.where(array[:, None], scores, jnp.finfo(jnp.float32).min)
-    weights = dropout(jax.nn.softmax(scores, axis=-1), call.dropout_rate, call.keys)
-    weights = weights.astype(v.dtype).reshape(B, G, H // G * T, S)
-    out = jnp.einsum("bgts,bgsk->bgtk", weights, v)
-    return jnp.swapaxes(out.reshape(B, H, T, K), 1, 2)
+    return jax.nn.softmax(scores, axis=-1)
