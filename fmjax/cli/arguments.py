@@ -137,6 +137,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--folder", required=True, help="the folder of the sweep, new or to continue"
     )
+    sub.add_argument(
+        "--plot",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="image file into which the metric is drawn, with intervals over seeds",
+    )
 
     sub = verb("plan", "Predict memory and step time of a config on chips elsewhere.")
     takes_config(sub)

@@ -91,14 +91,21 @@ def _launch(args) -> int:
 def _sweep(args) -> int:
     # As Ctrl-C: the runs save and stop.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(UNFINISHED))
+    from fmjax.evaluation.figure_files import check_figure_file, save_figure
+    from fmjax.sweeps.plot import plot_sweep
     from fmjax.sweeps.sweep import read_sweep, run_sweep
 
+    if args.plot:
+        check_figure_file(args.plot)
     config, near = read_sweep(args.config, args.bindings)
     try:
         rows = run_sweep(config, args.folder, near, trust=args.trust)
     except KeyboardInterrupt:
         print("stopped; the same command continues the sweep", file=sys.stderr)
         return UNFINISHED
+    if args.plot:
+        save_figure(plot_sweep(config, rows), args.plot)
+        print(f"figure: {args.plot}")
     return 0 if any(row.metric is not None for row in rows) else 1
 
 

@@ -9,6 +9,7 @@ import sys
 from rich.console import Console
 
 from fmjax.errors import UserError, suggest
+from fmjax.evaluation.figure_files import save_figure
 from fmjax.launch.exit_codes import UNFINISHED
 
 _PLAIN_WIDTH = 120  # columns if the output is not a terminal
@@ -70,7 +71,7 @@ def _fit(args, console) -> None:
     if args.json:
         law_files.write_fit(found, args.json)
     if args.plot:
-        plots.save(plots.plot_fit(found, points), args.plot)
+        save_figure(plots.plot_fit(found, points), args.plot)
 
 
 def _size(args, console) -> None:
@@ -103,7 +104,7 @@ def _size(args, console) -> None:
             ) from None
     if args.plot:
         figure = plots.plot_size(law, size, repetition, args.tolerance)
-        plots.save(figure, args.plot)
+        save_figure(figure, args.plot)
 
 
 def _run(args, console) -> int | None:
@@ -115,7 +116,6 @@ def _run(args, console) -> int | None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(UNFINISHED))
     from fmjax.config.files import find
     from fmjax.config.load import LADDER, load_part
-    from fmjax.scaling import plots
     from fmjax.scaling.ladder import PICTURE, Ladder
     from fmjax.scaling.ladder_plot import plot_ladder
 
@@ -131,7 +131,7 @@ def _run(args, console) -> int | None:
         f"loss of the target: {grade.measured:.4f}; predicted {grade.predicted:.4f} "
         f"({grade.low:.4f} to {grade.high:.4f}), an error of {grade.error:+.2%}"
     )
-    plots.save(plot_ladder(args.folder), args.folder / PICTURE)
+    save_figure(plot_ladder(args.folder), args.folder / PICTURE)
     console.print(f"figure: {args.folder / PICTURE}")
     return None
 

@@ -159,7 +159,9 @@ def load_part(kind: str, config: str, bindings: Sequence[str] = ()) -> Any:
     Args:
       kind: gin name of the configurable, such as "slurm".
       config: a path, or a name under configs/.
-      bindings: strings "NAME=VALUE" that override the file's.
+      bindings: strings "NAME=VALUE" that override the file's. Macros that the file of a
+        sweep or ladder does not use, such as TEXT_FILE=…, are added to the bindings of
+        its runs.
 
     Raises:
       UserError: as in `load_experiment`.
@@ -177,8 +179,19 @@ def load_part(kind: str, config: str, bindings: Sequence[str] = ()) -> Any:
         raise UserError(
             f"{config} does not bind {kind}.config; expected the gin file of a {kind}."
         )
-    _read_bindings(reader, bindings)
-    return _build(reader, Reference((), kind))
+    names = {each: each.partition("=")[0].strip() for each in bindings}
+    macros = [each for each, name in names.items() if name.isidentifier()]
+    for binding in bindings:
+        if binding not in macros:
+            reader.read_binding(binding)
+    of_runs = []
+    if kind in (SWEEP, LADDER):
+        of_runs = [each for each in macros if not reader.uses_macro(names[each])]
+    _read_bindings(reader, [each for each in macros if each not in of_runs])
+    made = _build(reader, Reference((), kind))
+    if of_runs:
+        made = dataclasses.replace(made, bindings=(*made.bindings, *of_runs))
+    return made
 
 
 def _read_config(reader: Reader, config: str) -> None:

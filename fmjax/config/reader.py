@@ -103,6 +103,10 @@ class Reader:
             elif isinstance(statement, MacroDefinition):
                 self._macros_typed[statement.name] = binding
 
+    def uses_macro(self, name: str) -> bool:
+        """Whether a value that was read so far refers to the macro."""
+        return name in self._macros_used
+
     def check_macros(self) -> None:
         """Checks that every macro is both set and used.
 

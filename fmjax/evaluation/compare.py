@@ -10,7 +10,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fmjax.errors import UserError
 from fmjax.evaluation.compared_curves import draw
 from fmjax.evaluation.compared_runs import (
     ComparedRun,
@@ -20,6 +19,7 @@ from fmjax.evaluation.compared_runs import (
     groups_of,
     read_runs,
 )
+from fmjax.evaluation.figure_files import save_figure
 from fmjax.evaluation.importance import importance_of_runs, importance_table
 from fmjax.evaluation.intervals import NOTE, interval_of
 
@@ -74,11 +74,7 @@ def compare(
         console.print(importance_table(shares, metric))
     if figure is None:
         return
-    try:
-        pathlib.Path(picture).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(picture, dpi=150)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--plot {picture} cannot be written: {error}.") from None
+    save_figure(figure, pathlib.Path(picture))
     console.print(f"curves of {metric}: {picture}", markup=False)
 
 

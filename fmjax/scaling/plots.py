@@ -1,6 +1,5 @@
 """Figures of fits and sizes, drawn by matplotlib."""
 
-import pathlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -92,18 +91,6 @@ def plot_size(
     axes.legend(frameon=False, fontsize=9)
     style_axes(axes, _GRID)
     return figure
-
-
-def save(figure: "Figure", path: pathlib.Path) -> None:
-    """Writes a figure; the suffix selects the format.
-
-    Raises:
-      UserError: the file cannot be written.
-    """
-    try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--plot {path} cannot be written: {error}.") from None
 
 
 def _figure(width: float) -> "Figure":

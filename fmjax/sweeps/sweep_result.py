@@ -6,25 +6,18 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fmjax.evaluation.compare import curves
 from fmjax.evaluation.compared_runs import Over
-from fmjax.evaluation.curve_plots import style_axes
 from fmjax.evaluation.frames import literal, runs
 from fmjax.sweeps.config import Asha, SweepConfig
 from fmjax.sweeps.folder import SweepFolder
-from fmjax.sweeps.results import FINISHED, Row, caption, shown
-from fmjax.sweeps.space import short_names
+from fmjax.sweeps.plot import plot_sweep
+from fmjax.sweeps.results import FINISHED, Row, caption
 from fmjax.sweeps.sweep import as_space, read_sweep, run_sweep
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-# Values that the axis of a plot names one by one.
-_MOST_TICKS = 8
 
 
 class Sweep:
@@ -81,25 +74,11 @@ class Sweep:
         return [SweepFolder(self.folder).trials / run.name for run in row.runs]
 
     def plot(self) -> "Figure":
-        """Draws the metric of each finished trial, with its 95% interval over seeds.
+        """Draws the metric of the trials, with intervals and seeds.
 
-        Over the values, if one binding with numbers is varied; else a line for each
-        trial. Small dots are the seeds.
+        As `fmjax sweep --plot` does, see `fmjax.sweeps.plot.plot_sweep`.
         """
-        from matplotlib.figure import Figure
-
-        rows = [row for row in self.rows if row.state == FINISHED]
-        numbers = self._numbers(rows)
-        height = 4.0 if numbers else 1.2 + 0.32 * len(rows)
-        figure = Figure(figsize=(7, height), layout="constrained", facecolor="white")
-        axes = figure.subplots()
-        if numbers:
-            self._draw_over_numbers(axes, rows, numbers)
-        else:
-            self._draw_lines(axes, rows)
-        figure.suptitle(caption(self.config), fontsize=9, color="0.35")
-        style_axes(axes, grid="0.9")
-        return figure
+        return plot_sweep(self.config, self.rows)
 
     def curves(self, metric: str | None = None, over: Over | None = None) -> "Figure":
         """Draws the curves of all runs, as `fmjax.curves`; None is the metric swept."""
@@ -118,50 +97,6 @@ class Sweep:
         """The frame with what its figures are, for notebooks."""
         table = self.frame.reset_index().to_html(index=False)
         return f"{table}<p>{caption(self.config)}</p>"
-
-    def _numbers(self, rows: Sequence[Row]) -> list[float]:
-        """The values of the only binding, if they are numbers; else empty."""
-        if len(self.config.space) > 1:
-            return []
-        (name,) = self.config.space
-        found = [literal(row.point[name]) for row in rows]
-        are_numbers = all(type(value) in (int, float) for value in found)
-        return [float(value) for value in found] if are_numbers else []
-
-    def _draw_over_numbers(
-        self, axes: "Axes", rows: Sequence[Row], numbers: list[float]
-    ) -> None:
-        (name,) = self.config.space
-        order = np.argsort(numbers)
-        x = np.array(numbers)[order]
-        means, halves = _figures(rows)
-        axes.errorbar(x, means[order], halves[order], fmt="o-", color="C0", capsize=4)
-        for value, row in zip(numbers, rows):
-            for run in row.runs:
-                axes.plot(value, run.value, ".", color="0.45", markersize=5, zorder=3)
-        if x.min() > 0 and x.max() >= 4 * x.min():
-            axes.set_xscale("log")
-        if len(x) <= _MOST_TICKS:
-            axes.set_xticks(x, [f"{value:g}" for value in x], minor=False)
-            axes.minorticks_off()
-        axes.set_xlabel(name)
-        axes.set_ylabel(self.config.metric)
-
-    def _draw_lines(self, axes: "Axes", rows: Sequence[Row]) -> None:
-        means, halves = _figures(rows)
-        places = -np.arange(len(rows))
-        axes.errorbar(means, places, xerr=halves, fmt="o", color="C0", capsize=4)
-        for place, row in zip(places, rows):
-            for run in row.runs:
-                axes.plot(run.value, place, ".", color="0.45", markersize=5, zorder=3)
-        names = short_names(self.config.space)
-        labels = [
-            ", ".join(f"{names[n]} = {shown(text)}" for n, text in row.point.items())
-            for row in rows
-        ]
-        axes.set_yticks(places, labels)
-        axes.set_ylim(0.5 - len(rows), 0.5)
-        axes.set_xlabel(self.config.metric)
 
 
 def sweep(
@@ -231,10 +166,3 @@ def sweep(
         )
     rows = run_sweep(found, folder, near, trust=trust)
     return Sweep(found, SweepFolder(folder).path, rows)
-
-
-def _figures(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
-    """Means, and half the widths of their intervals; 0 for a single seed."""
-    metrics = [row.metric for row in rows if row.metric is not None]
-    means = np.array([metric.mean for metric in metrics])
-    return means, np.array([metric.half or 0.0 for metric in metrics])

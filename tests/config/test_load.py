@@ -12,6 +12,7 @@ from fmjax.config.load import load_experiment, load_stored
 from fmjax.config.render import bindings_of, differences, render
 from fmjax.errors import UserError, suggest
 from fmjax.training.state import abstract_variables
+from fmjax.sweeps.sweep import check_space, find_config, read_sweep
 from fmjax.training.vocab_size import fill_vocab_size
 
 FOLDERS_OF_RUNS = (
@@ -24,17 +25,24 @@ FOLDERS_OF_RUNS = (
     "small/",
     "vit/",
 )
+SWEEPS = [
+    name
+    for name in config_files.shipped_configs()
+    if name.startswith("sweeps/") or name.endswith("/sweep.gin")
+]
 RUNS = [
     name
     for name in config_files.shipped_configs()
-    if name.startswith(FOLDERS_OF_RUNS) or "/" not in name
+    if (name.startswith(FOLDERS_OF_RUNS) or "/" not in name) and name not in SWEEPS
 ]
 
 
 def macros(name: str) -> list[str]:
     """Values for what a shipped file, and those that it includes, ask for."""
     text = (config_files.configs_folder() / name).read_text()
-    found = {f"{macro}=some/path" for macro in re.findall(r"= %(\w+)$", text, re.M)}
+    asked = {*re.findall(r"= %(\w+)$", text, re.M)}
+    asked -= {*re.findall(r"^(\w+) = ", text, re.M)}
+    found = {f"{macro}=some/path" for macro in asked}
     for included in re.findall(r"^include '(.*)'", text, re.M):
         found.update(macros(included))
     return sorted(found)
@@ -52,7 +60,20 @@ def test_every_shipped_run_loads_builds_and_says_what_it_costs(name):
     assert "Expect" in header or "expect" in header
 
 
-PARTS = sorted(set(config_files.shipped_configs()) - set(RUNS))
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_shipped_sweep_fits_its_config_and_says_what_it_costs(name):
+    config, near = read_sweep(name)
+    config, _ = read_sweep(name, macros(config.config))
+    found = find_config(config.config, near, "sweep.config")
+    check_space(config, str(found), trust=False)
+    text = (config_files.configs_folder() / name).read_text()
+    header = text.split("\nsweep.")[0]
+    assert f"fmjax sweep {name}" in header
+    assert "Costs" in header
+    assert "Expect" in header
+
+
+PARTS = sorted(set(config_files.shipped_configs()) - {*RUNS, *SWEEPS})
 
 
 @pytest.mark.parametrize("name", PARTS)

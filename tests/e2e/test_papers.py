@@ -20,13 +20,7 @@ def test_nanogpt_on_shakespeare(tmp_path, shared_data):
     # whole validation split in blocks of 64.
     text = shared_data / "text" / "tinyshakespeare.txt"
     command = ["train", "papers/nanogpt_shakespeare/cpu.gin", f"TEXT_FILE={text}"]
-    subprocess.run(
-        [sys.executable, "-m", "fmjax", *command, "--run_dir", tmp_path / "run"],
-        # The tests' flags make programs that compile fast and run slowly.
-        env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
-        check=True,
-        timeout=1500,
-    )
+    run_script("-m", "fmjax", *command, "--run_dir", tmp_path / "run")
     last = metrics.read(tmp_path / "run", "validation")[-1]
     assert last["step"] == 2000
     assert last["tokens"] == 111_539
@@ -56,15 +50,8 @@ def test_the_chinchilla_refit_comes_out_as_committed(tmp_path, shared_data):
 def test_alibi_reads_longer_texts_than_it_was_trained_on(tmp_path, shared_data):
     text = shared_data / "text" / "tinyshakespeare.txt"
     script = PAPERS / "alibi" / "reproduce.py"
-    subprocess.run(
-        [
-            sys.executable, script, text, "train.steps=400", "--lengths", "64", "512",
-            "--runs", tmp_path / "runs", "--out", tmp_path,
-        ],
-        env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
-        check=True,
-        timeout=1800,
-    )  # fmt: skip
+    options = ["--lengths", "64", "512", "--runs", tmp_path / "runs", "--out", tmp_path]
+    run_script(script, text, "train.steps=400", *options)
     losses = json.loads((tmp_path / "results.json").read_text())["nats per character"]
     rises = {name: long - short for name, (short, long) in losses.items()}
     assert rises.pop("alibi") <= 0.01
@@ -77,3 +64,52 @@ def test_tables_of_papers_are_those_of_their_results():
     page = (PAPERS / "alibi" / "README.md").read_text(encoding="utf-8")
     for losses in results["nats per character"].values():
         assert f"| {' | '.join(f'{loss:.3f}' for loss in losses)} |" in page
+
+
+@pytest.mark.slow
+def test_exponents_of_kaplan_and_hoffmann_come_out_as_committed(tmp_path):
+    script = PAPERS / "kaplan_hoffmann" / "reproduce.py"
+    run_script(script, "--out", tmp_path, "--bootstrap", "0")
+    folders = (tmp_path, script.parent)
+    found, committed = (json.loads((f / "results.json").read_text()) for f in folders)
+    (found,), (committed,) = found.values(), committed.values()
+    simulated = "Chinchilla's law, by envelopes"
+    for sizes, exponents in committed[simulated].items():
+        assert found[simulated][sizes] == pytest.approx(exponents, abs=1e-3)
+    for count, exponent in committed["the ladder on IMDb"].items():
+        of_count = found["the ladder on IMDb"][count]
+        assert of_count["exponent"] == pytest.approx(exponent["exponent"], abs=1e-3)
+    small = committed[simulated]["Kaplan's sizes"]
+    assert small["without embeddings"] > 0.7 > 0.55 > small["all"]
+    assert (tmp_path / "exponents.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_data_are_corrupted_as_papers_state(tmp_path, shared_data):
+    script = PAPERS / "corruption" / "reproduce.py"
+    few = ["tfds.train='train[:4%]'", "sentencepiece.vocab_size=1000"]
+    options = ["--out", tmp_path, "--batches", "20"]
+    run_script(script, shared_data / "tfds", *options, *few)
+    found = json.loads((tmp_path / "results.json").read_text())
+    t5, bert = found["T5"], found["BERT"]
+    assert t5["encoder tokens of a row"] == 512
+    assert t5["target tokens of a row"] == 114
+    assert t5["text tokens of a row"] == 568 - 2
+    assert t5["share removed"] == pytest.approx(0.15, abs=0.001)
+    assert t5["mean span"] == pytest.approx(3.0, abs=0.05)
+    assert bert["share of targets"] == pytest.approx(0.15, abs=0.003)
+    # Five standard deviations of a share of so many draws.
+    near = 5 * 0.5 * bert["targets"] ** -0.5
+    assert bert["of these [MASK]"] == pytest.approx(0.8, abs=near)
+    assert bert["of these unchanged"] == pytest.approx(0.1, abs=near)
+    assert bert["of these another token"] == pytest.approx(0.1, abs=near)
+
+
+def run_script(*command) -> None:
+    subprocess.run(
+        [sys.executable, *map(str, command)],
+        # The tests' flags make programs that compile fast and run slowly.
+        env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+        check=True,
+        timeout=1800,
+    )

@@ -1,6 +1,8 @@
 """Sweeps and frames from Python, as in a notebook."""
 
+import dataclasses
 import io
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -9,7 +11,8 @@ from scipy import stats
 
 import fmjax
 from fmjax.sweeps import trial_run
-from tests.sweeps.conftest import COMMAND, RATE, Pretended
+from fmjax.sweeps.plot import plot_sweep
+from tests.sweeps.conftest import COMMAND, GRID, RATE, Pretended
 from tests.sweeps.pretend_fmjax import loss
 from tests.written_runs import train, validation, write_run
 
@@ -64,6 +67,27 @@ def test_a_sweep_is_drawn_with_error_bars_and_seeds(swept):
     assert sorted(float(z.get_ydata()[0]) for z in dots) == pytest.approx(
         sorted(loss(rate, seed, 40) for rate in (1e-4, 1e-3, 3e-2) for seed in (0, 1))
     )
+
+
+def test_several_bindings_are_a_line_for_each_combination_of_the_others(pretended):
+    space = {
+        "decay": {"none": ("adamw.weight_decay=0.0",), "some": ()},
+        RATE: ("1e-4", "1e-3", "1e-2"),
+        "adamw.b2": (0.95, 0.99),
+    }
+    config = dataclasses.replace(GRID, space=space)
+    rows = pretended().sweep(config)
+    (axes,) = plot_sweep(config, rows).axes
+    assert axes.get_xlabel() == RATE
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == [
+        f"decay = {decay}, b2 = {b2}"
+        for decay, b2 in itertools.product(space["decay"], (0.95, 0.99))
+    ]
+    for line, _, _ in axes.containers:
+        np.testing.assert_allclose(line.get_xdata(), [1e-4, 1e-3, 1e-2])
+        expected = [loss(rate, 0, 40) + 0.005 for rate in (1e-4, 1e-3, 1e-2)]
+        np.testing.assert_allclose(line.get_ydata(), expected)
 
 
 def test_runs_are_a_frame_of_what_differs_and_what_came_out(tmp_path):

@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from fmjax.cli.main import main
-from fmjax.config.files import shipped_configs
 from fmjax.errors import UserError
 from fmjax.sweeps.config import Asha, SweepConfig
 from fmjax.sweeps.space import Integers, LogUniform, Uniform
@@ -79,6 +78,38 @@ def test_a_wrong_sweep_is_refused(text, named, tmp_path, capsys):
     assert code == 2
     assert named in capsys.readouterr().err
     assert not list(folder.rglob("trials/*"))
+
+
+def test_macros_of_the_command_are_the_runs_but_for_those_of_the_file(tmp_path):
+    file = tmp_path / "sweep.gin"
+    file.write_text(
+        "sweep.config = 'papers/nanogpt_shakespeare/cpu.gin'\n"
+        f"sweep.space = {{'{RATE}': %RATES}}\nRATES = (1e-3,)"
+    )
+    given = ["TEXT_FILE=a.txt", "RATES=(1e-3, 1e-2)", "sweep.seeds=2"]
+    config, near = read_sweep(file, given)
+    assert config.bindings == ("TEXT_FILE=a.txt",)
+    assert config.space == {RATE: (1e-3, 1e-2)}
+    assert config.seeds == 2
+    check_space(config, find_config(config.config, near, "sweep.config"), False)
+
+    wrong, _ = read_sweep(file, ["TEXT_FILE=a.txt", "STEPS=3"])
+    with pytest.raises(UserError, match="'STEPS=3': no value refers to %STEPS"):
+        check_space(wrong, find_config(wrong.config, near, "sweep.config"), False)
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [("rates.xyz", "expected a file of"), ("no", "expected a file of")],
+)
+def test_a_figure_of_no_known_format_is_refused_before_the_sweep(
+    name, named, tmp_path, capsys
+):
+    folder = tmp_path / "sweep"
+    words = ["sweep", "sweeps/digits_rates.gin", "--folder", str(folder)]
+    assert main([*words, "--plot", str(tmp_path / name)]) == 2
+    assert named in capsys.readouterr().err
+    assert not folder.exists()
 
 
 def test_a_value_that_fails_only_with_others_is_no_mistake_of_the_sweep(pretended):
@@ -164,7 +195,7 @@ def test_a_folder_of_something_else_is_refused(pretended):
         sweep.sweep(GRID)
 
 
-def test_sweeps_of_the_documentation_and_those_shipped_fit_their_configs(tmp_path):
+def test_sweeps_of_the_documentation_fit_their_configs(tmp_path):
     page = (ROOT / "docs/tasks/sweep.md").read_text(encoding="utf-8")
     texts = re.findall(r'```gin title="([\w.]+)"\n(.*?)```', page, re.DOTALL)
     assert [name for name, _ in texts] == [
@@ -173,9 +204,7 @@ def test_sweeps_of_the_documentation_and_those_shipped_fit_their_configs(tmp_pat
     files = [tmp_path / name for name, _ in texts]
     for file, (_, text) in zip(files, texts):
         file.write_text(text, encoding="utf-8")
-    shipped = [name for name in shipped_configs() if name.startswith("sweeps/")]
-    assert shipped
-    for file in [*files, *shipped]:
+    for file in files:
         config, near = read_sweep(file)
         found = find_config(config.config, near, "sweep.config")
         check_space(config, str(found), trust=False)
