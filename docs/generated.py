@@ -5,7 +5,7 @@ import inspect
 
 from mkdocs.structure.files import File
 
-from fmjax.cli.arguments import _parser as command_parser
+from fmjax.cli.main import make_parser
 
 PAGES: dict[str, str] = {}  # name → text of the configurables, a page a kind
 
@@ -25,7 +25,7 @@ def on_config(config):
 
 def on_files(files, config):
     """Adds the pages of the command and of every configurable."""
-    pages = {"reference/command.md": command_markdown(command_parser()), **PAGES}
+    pages = {"reference/command.md": command_markdown(make_parser()), **PAGES}
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
     return files

@@ -3,26 +3,85 @@
 import argparse
 import os
 import pathlib
+from typing import TYPE_CHECKING
 
-from fmjax.config.load import load_experiment, load_part
-from fmjax.config.render import render
+from fmjax.cli.arguments import Verbs, add_verb, takes_config
 from fmjax.errors import UserError
-from fmjax.launch import hardware, launch
-from fmjax.launch.hardware import Hardware
-from fmjax.launch.job import Job, check_name, job_name
-from fmjax.run.directory import check_writable
 from fmjax.storage.paths import as_path, is_bucket
-from fmjax.training.checks import check_divisible
-from fmjax.training.experiment import Experiment
+
+if TYPE_CHECKING:
+    from fmjax.launch.hardware import Hardware
+    from fmjax.training.experiment import Experiment
 
 
-def run(args: argparse.Namespace) -> int:
+def add(verbs: Verbs) -> None:
+    """Adds the verb `launch`."""
+    sub = add_verb(
+        verbs,
+        "launch",
+        "Train on Slurm, GKE or TPU VMs, or in processes here.",
+        _launch,
+    )
+    sub.add_argument("kind", choices=["slurm", "gke", "tpu-vm", "local"])
+    takes_config(sub)
+    sub.add_argument(
+        "--run_dir", required=True, help="the folder of the run, as all hosts see it"
+    )
+    sub.add_argument(
+        "--chips", metavar="KIND-N", help="kind and number, such as v5e-256 or h100-64"
+    )
+    sub.add_argument(
+        "--slices", type=int, default=1, help="of TPUs that the chips are of"
+    )
+    sub.add_argument("--nodes", type=int, help="hosts; locally, processes")
+    sub.add_argument("--gpus", type=int, help="GPUs of a node; 0 for CPUs")
+    sub.add_argument("--devices", type=int, help="virtual CPU devices a local process")
+    sub.add_argument(
+        "--cluster_config",
+        metavar="FILE",
+        help="a gin file, or a name under configs/; default: cluster/KIND.gin. "
+        "Bindings such as slurm.partition=gpu override it",
+    )
+    sub.add_argument("--name", help="of the job; default: the last part of --run_dir")
+    sub.add_argument(
+        "--out",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="folder for the job's files; default: launched/NAME",
+    )
+    sub.add_argument(
+        "--dry_run",
+        "--dry-run",
+        action="store_true",
+        help="print what would be submitted; write it only with --out",
+    )
+    sub.add_argument(
+        "--detach", action="store_true", help="submit, and do not follow the log"
+    )
+    sub.add_argument(
+        "--unchecked",
+        action="store_true",
+        help="submit without a try whether the bucket of --run_dir can be written from "
+        "here",
+    )
+    sub.add_argument(
+        "--override", action="store_true", help="continue a run with a changed config"
+    )
+
+
+def _launch(args: argparse.Namespace) -> int:
     """Checks, writes, submits and follows the job; returns the exit code.
 
     Raises:
       UserError: the config, the hardware or the cluster do not fit; or see
         `fmjax.launch.launch.launch`.
     """
+    from fmjax.config.load import load_experiment, load_part
+    from fmjax.config.render import render
+    from fmjax.launch import launch
+    from fmjax.launch.job import Job, check_name, job_name
+    from fmjax.run.directory import check_writable
+
     kind = launch.KINDS[args.kind]
     own = [b for b in args.bindings if b.startswith(f"{kind}.")]
     others = [b for b in args.bindings if b not in own]
@@ -69,12 +128,14 @@ def _on_all_hosts(run_dir: str) -> str:
     return os.fspath(path) if is_bucket(path) else os.path.abspath(path)
 
 
-def _hardware(args: argparse.Namespace) -> Hardware:
+def _hardware(args: argparse.Namespace) -> "Hardware":
     """The hardware that the arguments name.
 
     Raises:
       UserError: they name none, or two.
     """
+    from fmjax.launch import hardware
+
     if args.chips and (args.nodes or args.gpus is not None or args.devices):
         raise UserError("--chips: expected without --nodes, --gpus and --devices.")
     if args.chips:
@@ -100,11 +161,14 @@ def _hardware(args: argparse.Namespace) -> Hardware:
     return hardware.of_nodes(args.nodes, args.gpus)
 
 
-def _check_fits(experiment: Experiment, place: Hardware) -> None:
+def _check_fits(experiment: "Experiment", place: "Hardware") -> None:
     """Raises a UserError if the mesh or the batch does not fit the devices."""
+    from fmjax.launch.launch import check_mesh
+    from fmjax.training.checks import check_divisible
+
     if place.devices is None:
         return
-    mesh = launch.check_mesh(experiment.mesh, place.devices, place.slices)
+    mesh = check_mesh(experiment.mesh, place.devices, place.slices)
     rules, run = experiment.mesh.all_rules, experiment.train
     check_divisible("train.batch_size", run.batch_size, run.microbatches, mesh, rules)
     evaluated = run.eval_batch_size or run.batch_size

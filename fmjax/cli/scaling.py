@@ -6,8 +6,8 @@ import pathlib
 import signal
 import sys
 
-from rich.console import Console
-
+from fmjax.cli.arguments import Verbs, add_verb
+from fmjax.cli.scaling_arguments import add_actions
 from fmjax.errors import UserError, suggest
 from fmjax.evaluation.figure_files import save_figure
 from fmjax.launch.exit_codes import UNFINISHED
@@ -15,7 +15,13 @@ from fmjax.launch.exit_codes import UNFINISHED
 _PLAIN_WIDTH = 120  # columns if the output is not a terminal
 
 
-def run(args: argparse.Namespace) -> int | None:
+def add(verbs: Verbs) -> None:
+    """Adds the verb `scaling`."""
+    text = "Fit scaling laws, size models, check coordinates."
+    add_actions(add_verb(verbs, "scaling", text, _scaling))
+
+
+def _scaling(args: argparse.Namespace) -> int | None:
     """Fits a law, sizes a model, trains a ladder, or checks coordinates.
 
     Returns:
@@ -24,6 +30,8 @@ def run(args: argparse.Namespace) -> int | None:
     Raises:
       UserError: the points, the law or the options do not fit.
     """
+    from rich.console import Console
+
     for name in ("json", "plot"):
         path = getattr(args, name, None)
         if path is not None and not path.parent.is_dir():
@@ -41,6 +49,8 @@ def _fit(args, console) -> None:
 
     # A fit of a few numbers is faster without chips.
     jax.config.update("jax_platforms", "cpu")
+    from rich.console import Console
+
     from fmjax.scaling import fit, frontier, law_files, plots, report
     from fmjax.scaling.forms import FORMS
     from fmjax.scaling.points import QUANTITIES, read_points

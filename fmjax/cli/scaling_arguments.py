@@ -4,7 +4,8 @@ import argparse
 import math
 import pathlib
 import re
-from collections.abc import Callable
+
+from fmjax.cli.arguments import add_action, takes_bindings, takes_config
 
 _MULTIPLES = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 _COLUMNS = (
@@ -17,26 +18,15 @@ _COLUMNS = (
 )
 
 
-def add_scaling(
-    scaling: argparse.ArgumentParser,
-    takes_config: Callable[[argparse.ArgumentParser], None],
-    takes_bindings: Callable[[argparse.ArgumentParser], None],
-) -> None:
+def add_actions(scaling: argparse.ArgumentParser) -> None:
     """Adds the actions `fit`, `size`, `run` and `coordinates` to the verb `scaling`.
 
     Args:
       scaling: the verb's parser.
-      takes_config: adds a config and its bindings to a parser.
-      takes_bindings: adds bindings alone.
     """
     actions = scaling.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    def action(name, text):
-        sub = actions.add_parser(name, help=text, description=text)
-        sub.set_defaults(verb="scaling")
-        return sub
-
-    sub = action("fit", "Fit a scaling law to the results of runs.")
+    sub = add_action(actions, "fit", "Fit a scaling law to the results of runs.")
     sub.add_argument("points", metavar="CSV", help="a file with a line of column names")
     sub.add_argument(
         "--law",
@@ -73,7 +63,9 @@ def add_scaling(
     )
     _takes_files(sub, "file for the law, which `fmjax scaling size --law` reads")
 
-    sub = action("size", "Size a model for FLOPs, chip-hours or data, by a law.")
+    sub = add_action(
+        actions, "size", "Size a model for FLOPs, chip-hours or data, by a law."
+    )
     sub.add_argument(
         "--law",
         default="besiroglu",
@@ -117,7 +109,9 @@ def add_scaling(
     )
     _takes_files(sub, "file for the answers")
 
-    sub = action("run", "Train a ladder of sizes, predict a larger run, and grade it.")
+    sub = add_action(
+        actions, "run", "Train a ladder of sizes, predict a larger run, and grade it."
+    )
     sub.add_argument("config", help="a gin file that binds ladder.…")
     takes_bindings(sub)
     sub.add_argument(
@@ -128,7 +122,7 @@ def add_scaling(
     )
 
     text = "Print how activations grow with the size, with a parametrization and none."
-    sub = action("coordinates", text)
+    sub = add_action(actions, "coordinates", text)
     takes_config(sub)
     sub.add_argument(
         "--widths",

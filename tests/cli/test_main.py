@@ -73,6 +73,17 @@ def test_wrong_arguments_are_named(arguments, named, capsys):
     assert named in capsys.readouterr().err
 
 
+def test_arguments_are_parsed_without_libraries_that_take_long_to_import():
+    code = (
+        "import sys; from fmjax.cli.main import parse\n"
+        "parse(['train', 'quickstart', '--run_dir', 'somewhere'])\n"
+        "slow = {'jax', 'numpy', 'pandas', 'tensorflow', 'matplotlib', 'rich', 'gin'}\n"
+        "print(sorted(slow & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code]
+    assert subprocess.check_output(command, text=True) == "[]\n"
+
+
 def test_options_that_need_another_are_refused(tmp_path, capsys):
     assert main(["eval", str(tmp_path), "--beams", "2"]) == 2
     assert "--beams has an effect only with --bleu" in capsys.readouterr().err

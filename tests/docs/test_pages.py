@@ -67,9 +67,10 @@ def test_the_way_from_the_command_to_the_loss_is_as_long_as_stated():
     *_, section = DESIGN.split("## From the command to the loss")
     names = re.findall(r"`(fmjax/[\w/]+\.py)`", section)
     # What every run of a language model passes through, so none may be left out.
-    assert names[0] == "fmjax/cli/arguments.py"
+    assert names[0] == "fmjax/cli/main.py"
     assert names[-1] == "fmjax/objectives/chunked_head.py"
     for room in (
+        "cli/train",
         "config/reader",
         "training/traced_step",
         "training/loop",

@@ -15,8 +15,7 @@ import pytest
 from image_files import write_classes
 from small_tokenizers import byte_level
 
-from fmjax.cli.arguments import parse
-from fmjax.cli.main import main
+from fmjax.cli.main import main, parse
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = {
@@ -159,8 +158,8 @@ def place(tmp_path_factory) -> pathlib.Path:
     """A folder with what the pages take for granted: a corpus, pictures, a model."""
     folder = tmp_path_factory.mktemp("pages")
     (folder / "corpus").mkdir()
-    for name in ("fmjax/config/load.py", "fmjax/cli/main.py", "fmjax/run/train.py"):
-        text = (ROOT / name).read_text(encoding="utf-8")
+    for name in ("config/load.py", "run/train.py", "training/loop.py"):
+        text = (ROOT / "fmjax" / name).read_text(encoding="utf-8")
         copy = folder / "corpus" / f"{pathlib.Path(name).stem}.txt"
         copy.write_text(text, encoding="utf-8")
     write_classes(folder / "pictures", {"cat": 20, "dog": 20})
