@@ -214,14 +214,14 @@ class RecordFiles:
                 say_once(
                     f"record_files.files = {self.files!r}: {len(named[split])} of "
                     f"{len(files)} files are of the {split} split by their names "
-                    f"(such as {named[split][0].name}); they are left out. To validate "
-                    "on them, bind record_files.validation_files."
+                    f"(such as {named[split][0]}); they are left out. To validate on "
+                    "them, bind record_files.validation_files."
                 )
         return named
 
     def _without(self, files: list[Path], held_out: list[Path]) -> list[Path]:
-        digests = {digest_file(file) for file in held_out}
-        rest = [file for file in files if digest_file(file) not in digests]
+        digests = {_digest(file) for file in held_out}
+        rest = [file for file in files if _digest(file) not in digests]
         if not rest:
             raise UserError(
                 f"record_files.files = {self.files!r}: all of these files are also in "
@@ -275,3 +275,10 @@ class RecordFiles:
                 "out. Bind record_files.validation_files, or "
                 "record_files.validation_fraction=0 for no validation split."
             ) from None
+
+
+def _digest(file: Path) -> str:
+    try:
+        return digest_file(file)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}.") from error

@@ -44,7 +44,8 @@ def files_by_split(files: Sequence[Path], binding: str) -> dict[str, list[Path]]
     if not found["train"] or not (found["validation"] or found["test"]):
         return None
     if others:
-        known = ", ".join(group[0].name for group in found.values() if group)
+        firsts = (group[0] for group in found.values() if group)
+        known = ", ".join(os.path.relpath(file, root) for file in firsts)
         raise UserError(
             f"{binding}: the name of {others[0]} tells no split, but those of other "
             f"files do ({known}). Leave it out, or bind record_files.split='hash' to "

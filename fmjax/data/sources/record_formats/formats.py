@@ -121,14 +121,12 @@ class FirstText(NamedTuple):
     """What the first records of a file have.
 
     Attributes:
-      records: number of records that were read: up to the first with text.
       has_text: whether one of them has text.
       fault: the first one's place and fault, if none has text, to follow the file's
         name in a message.
       missing: the fault of a file of columns that does not have a field.
     """
 
-    records: int
     has_text: bool
     fault: str
     missing: MissingField | None = None
@@ -145,14 +143,14 @@ def first_text(file: Path, options: RecordOptions) -> FirstText:
         for place, text, wrong in read_texts(file, options):
             count += 1
             if text.strip():
-                return FirstText(count, True, "")
+                return FirstText(True, "")
             if count == 1:
                 fault = f", {place} {wrong or 'is empty'}"
             if count == _FIRST:
                 break
     except MissingField as error:
-        return FirstText(0, False, f" {error}", error)
-    return FirstText(count, False, fault)
+        return FirstText(False, f" {error}", error)
+    return FirstText(False, fault)
 
 
 def estimate_size(file: Path, options: RecordOptions) -> int:
