@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from fmjax.data.sources.find_files import files_below, find_text_files
+from fmjax.data.sources.find_files import files_below, find_files
 from fmjax.data.sources.text_files import TextFiles
 from fmjax.errors import UserError
 
@@ -22,7 +22,7 @@ def corpus(tmp_path):
 
 
 def names(corpus, pattern):
-    found = find_text_files(str(pattern), "text_files.files")
+    found = find_files(str(pattern), "text_files.files")
     return {os.path.relpath(file, corpus) for file in found}
 
 
@@ -42,7 +42,7 @@ def test_folders_globs_and_names(corpus):
     assert names(corpus, corpus / "[odd].txt") == {"[odd].txt"}
     assert names(corpus, corpus / "*.md") == {"notes.md"}
     pair = (str(corpus / "a.txt"), str(corpus / "sub"))
-    found = find_text_files(pair, "text_files.files")
+    found = find_files(pair, "text_files.files")
     assert found == sorted(found)
     assert len(found) == 3
 
@@ -81,5 +81,5 @@ def test_what_matches_nothing_says_what_there_is(corpus, tmp_path):
     cases[str(tmp_path / "empty")] = "has no files"
     for pattern, message in cases.items():
         with pytest.raises(UserError, match=message) as error:
-            find_text_files(pattern, "text_files.files")
+            find_files(pattern, "text_files.files")
         assert str(error.value).startswith(f"text_files.files = {pattern!r}")

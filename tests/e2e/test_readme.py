@@ -1,6 +1,7 @@
 """Every command of the README and of docs/, page by page, cut short by what is here."""
 
 import contextlib
+import gzip
 import json
 import os
 import pathlib
@@ -94,6 +95,7 @@ CUT_SHORT = {
     "fmjax help": [],
     "fmjax data inspect": [],
     "fmjax data inspect mine.gin": SMALL_VOCABULARY,
+    "fmjax data inspect records.gin": SMALL_VOCABULARY,
     "python launch/local.py": QUICKSTART,
     "fmjax train mine.gin": QUICKSTART,
     "fmjax train mine.gin sentencepiece.file": SHORT,
@@ -162,6 +164,9 @@ def place(tmp_path_factory) -> pathlib.Path:
         text = (ROOT / "fmjax" / name).read_text(encoding="utf-8")
         copy = folder / "corpus" / f"{pathlib.Path(name).stem}.txt"
         copy.write_text(text, encoding="utf-8")
+        lines = [json.dumps({"text": part}) for part in text.split("\n\n")]
+        content = gzip.compress("\n".join(lines).encode())
+        copy.with_suffix(".jsonl.gz").write_bytes(content)
     write_classes(folder / "pictures", {"cat": 20, "dog": 20})
     save_random_gpt2(folder / "path/to/hf_gpt2")
     shutil.copytree(

@@ -1,12 +1,17 @@
 """Every reader of files that may be a stranger's, with a good file of each."""
 
+import bz2
 import contextlib
+import gzip
 import io
 import json
+import lzma
 import pathlib
 from collections.abc import Callable
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import safetensors.numpy
 import sentencepiece
 import tokenizers
@@ -16,6 +21,7 @@ from fmjax.config.load import load_experiment
 from fmjax.config.render import render
 from fmjax.data.runtime import cache
 from fmjax.data.sources.image_folder import ImageFolder
+from fmjax.data.sources.record_files import RecordFiles
 from fmjax.data.text.decoder_pairs import DecoderPairs
 from fmjax.data.text.packing import Layout
 from fmjax.data.text.pairs import Pairs
@@ -50,7 +56,7 @@ TEXTS = ["the cat sat on the mat", "a cat and a hat, 12 of them"] * 5
 
 def readers(folder: pathlib.Path) -> Readers:
     """A good input of each reader, and the reader, which may write below `folder`."""
-    parts = (models_of, caches, configs, runs, tokenizers_of, images)
+    parts = (models_of, caches, configs, runs, tokenizers_of, images, records)
     found: Readers = {}
     for part in parts:
         place = folder / part.__name__
@@ -308,6 +314,56 @@ def images(folder: pathlib.Path) -> Readers:
             _written(folder / "captions.jsonl", listed),
         ),
     }
+
+
+def records(folder: pathlib.Path) -> Readers:
+    """Files of records in every format."""
+    rows = [{"id": i, "of": {"caption": text}} for i, text in enumerate(TEXTS)]
+    table = pa.Table.from_pylist(rows)
+    lines = b"\n".join(map(_json, rows))
+    contents = {
+        "records.jsonl": lines,
+        "records.json": _json({"data": rows}),
+        "records.csv": b'id,of.caption\n1,"a ""cat""\nand"\n2,b\n',
+        "records.jsonl.gz": gzip.compress(lines),
+        "records.jsonl.bz2": bz2.compress(lines),
+        "records.jsonl.xz": lzma.compress(lines),
+        "records.jsonl.zst": pa.compress(lines, "zstd", asbytes=True),
+        "records.parquet": _stored(lambda out: pq.write_table(table, out)),
+        "records_stream.arrow": _stored(
+            lambda out: _write_arrow(pa.ipc.new_stream, out, table)
+        ),
+        "records_file.arrow": _stored(
+            lambda out: _write_arrow(pa.ipc.new_file, out, table)
+        ),
+    }
+
+    def reads(name: str) -> Reader:
+        source = RecordFiles(
+            str(folder / name), "{id}: {of.caption}", validation_fraction=0.0
+        )
+
+        def read() -> None:
+            source.fingerprint("train")
+            for _, text, fault in source.records("train"):
+                assert isinstance(text, bytes)
+                assert not (text and fault)
+            assert source.size("train") >= 0
+
+        return _written(folder / name, read)
+
+    return {name: (content, reads(name)) for name, content in contents.items()}
+
+
+def _stored(write: Callable[[io.BytesIO], object]) -> bytes:
+    out = io.BytesIO()
+    write(out)
+    return out.getvalue()
+
+
+def _write_arrow(make, out: io.BytesIO, table: pa.Table) -> None:
+    with make(out, table.schema) as writer:
+        writer.write_table(table, max_chunksize=4)
 
 
 def _json(value) -> bytes:

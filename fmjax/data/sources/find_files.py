@@ -13,24 +13,48 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from fmjax.errors import UserError, refuse_scheme
 
-# Suffix of the files that are read from a folder of texts.
-TEXT_SUFFIX = ".txt"
 # Maximum number of files that an error message counts by suffix.
 _COUNTED = 1000
 
 
-def find_text_files(patterns: str | tuple[str, ...], binding: str) -> list[Path]:
-    """The text files of one or several paths, folders or globs.
+class FileKind(NamedTuple):
+    """The files of a kind of data.
 
-    A folder stands for its .txt files at any depth. In a glob, the suffix matches upper
-    and lower case, and `**` matches folders at any depth.
+    Attributes:
+      suffixes: suffixes, in lower case, of the files that a folder stands for.
+      left_out: globs of names that belong to other files, which a folder or a glob
+        leaves out.
+      other: a glob of other files, as advice in messages; "" if there are none.
+    """
+
+    suffixes: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    other: str = ""
+
+    def is_left_out(self, name: str) -> bool:
+        """Whether the name of a file matches one of `left_out`."""
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.left_out)
+
+
+TEXTS = FileKind((".txt",), other="**/*.md")
+
+
+def find_files(
+    patterns: str | tuple[str, ...], binding: str, kind: FileKind = TEXTS
+) -> list[Path]:
+    """The files of one or several paths, folders or globs.
+
+    A folder stands for its files of a kind at any depth. In a glob, the suffix matches
+    upper and lower case, and `**` matches folders at any depth.
 
     Args:
       patterns: the paths, folders or globs.
       binding: gin name of the field that holds them, for error messages.
+      kind: the files that a folder stands for.
 
     Returns:
       Absolute paths, sorted, without duplicates.
@@ -42,10 +66,11 @@ def find_text_files(patterns: str | tuple[str, ...], binding: str) -> list[Path]
     found = set()
     for pattern in patterns:
         refuse_scheme(pattern, binding)
-        files = _expand(os.path.expanduser(pattern))
+        files = _expand(os.path.expanduser(pattern), kind)
         if not files:
             raise UserError(
-                f"{binding} = {pattern!r} matches no file{_describe_folder(pattern)}."
+                f"{binding} = {pattern!r} matches no file"
+                f"{_describe_folder(pattern, kind)}."
             )
         found.update(file.absolute() for file in files)
     return sorted(found)
@@ -104,29 +129,32 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def _expand(pattern: str) -> list[Path]:
+def _expand(pattern: str, kind: FileKind) -> list[Path]:
     if os.path.isfile(pattern):  # A name may itself contain [, ] or *.
         return [Path(pattern)]
     if os.path.isdir(pattern):
-        return [
-            file
-            for file in files_below(pattern)
-            if file.name.lower().endswith(TEXT_SUFFIX) and _is_file(file)
-        ]
+        found = files_below(pattern)
+        found = (f for f in found if f.name.lower().endswith(kind.suffixes))
+    else:
+        found = _matching(pattern)
+    return [
+        file for file in found if not kind.is_left_out(file.name) and _is_file(file)
+    ]
+
+
+def _matching(pattern: str) -> Iterator[Path]:
+    """Yields the files and folders that a glob matches."""
     segments = list(Path(_any_case(pattern)).parts)
     if "**" not in segments:
-        matches = glob.glob(os.path.join(*segments)) if segments else []
-        return [Path(match) for match in matches if _is_file(Path(match))]
+        yield from map(Path, glob.glob(os.path.join(*segments)) if segments else [])
+        return
     start = segments.index("**")
     base = os.path.join(*segments[:start]) if start else "."
-    return [
-        file
-        for folder in glob.glob(base)
-        if os.path.isdir(folder)
-        for file in files_below(folder)
-        if _matches(file.relative_to(folder).parts, segments[start:])
-        if _is_file(file)
-    ]
+    for folder in glob.glob(base):
+        if os.path.isdir(folder):
+            for file in files_below(folder):
+                if _matches(file.relative_to(folder).parts, segments[start:]):
+                    yield file
 
 
 def _is_file(path: Path) -> bool:
@@ -158,7 +186,7 @@ def _any_case(pattern: str) -> str:
     return pattern[: found.start()] + suffix
 
 
-def _describe_folder(pattern: str) -> str:
+def _describe_folder(pattern: str, kind: FileKind) -> str:
     """A clause on the folder of a pattern without matches: missing, or its files."""
     folder = Path(os.path.expanduser(pattern))
     while glob.has_magic(str(folder)) and folder != folder.parent:
@@ -174,8 +202,8 @@ def _describe_folder(pattern: str) -> str:
     if not suffixes:
         return f": the folder {folder} has no files"
     counts = ", ".join(f"{n} of {suffix}" for suffix, n in suffixes.most_common(5))
+    other = f"; for other files use a glob such as '{folder}/{kind.other}'"
     return (
         f": the folder {folder} and its sub-folders have {counts}. A folder stands for "
-        f"its {TEXT_SUFFIX} files; for other files use a glob such as "
-        f"'{folder}/**/*.md'"
+        f"its {', '.join(kind.suffixes)} files{other if kind.other else ''}"
     )

@@ -10,9 +10,13 @@ from typing import NamedTuple
 import xxhash
 
 from fmjax.configurable import configurable, path
-from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources.file_digest import digest_files
-from fmjax.data.sources.source import DOCUMENT_BYTES, Document, check_split
+from fmjax.data.sources.source import (
+    DOCUMENT_BYTES,
+    Document,
+    check_split,
+    generated_source,
+)
 from fmjax.data.sources.text_reader import OpenText, is_utf8, open_text, scan_text
 from fmjax.errors import UserError
 from fmjax.say_once import say_once
@@ -122,19 +126,8 @@ class PairFiles:
 
     def seqio_source(self):
         """A seqio.FunctionDataSource."""
-        seqio = import_seqio()
-        import tensorflow as tf
-
-        def dataset(split, shuffle_files, seed=None):
-            del shuffle_files, seed  # The order is fixed; seqio shuffles later.
-            text = tf.TensorSpec((), tf.string)
-            names = ("name", "inputs", "targets")
-            return tf.data.Dataset.from_generator(
-                lambda: (dict(zip(names, pair)) for pair in self.pairs(split)),
-                output_signature=dict.fromkeys(names, text),
-            )
-
-        return seqio.FunctionDataSource(dataset, splits=self.splits)
+        names = ("name", "inputs", "targets")
+        return generated_source(self.splits, names, self.pairs)
 
     def _shared(self) -> "_SharedPairs":
         """The training pairs that are also in the validation split.

@@ -1,6 +1,6 @@
 """The interface of text sources, and their form as a seqio source."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from fmjax.data.seqio_import import import_seqio
@@ -42,20 +42,32 @@ class Source(Protocol):
 
 def function_source(source: Source):
     """A seqio.FunctionDataSource over a source's `documents`."""
+    return generated_source(source.splits, ("name", "text"), source.documents)
+
+
+def generated_source(
+    splits: tuple[str, ...],
+    names: tuple[str, ...],
+    examples: Callable[[str], Iterable[tuple[str | bytes, ...]]],
+):
+    """A seqio.FunctionDataSource of examples of texts.
+
+    Args:
+      splits: names of the splits.
+      names: names of the features.
+      examples: yields the features of every example of a split, in a fixed order.
+    """
     seqio = import_seqio()
     import tensorflow as tf
 
     def dataset(split, shuffle_files, seed=None):
         del shuffle_files, seed  # The order is fixed; seqio shuffles later.
-        text = tf.TensorSpec((), tf.string)
         return tf.data.Dataset.from_generator(
-            lambda: (
-                {"name": name, "text": text} for name, text in source.documents(split)
-            ),
-            output_signature={"name": text, "text": text},
+            lambda: (dict(zip(names, example)) for example in examples(split)),
+            output_signature=dict.fromkeys(names, tf.TensorSpec((), tf.string)),
         )
 
-    return seqio.FunctionDataSource(dataset, splits=source.splits)
+    return seqio.FunctionDataSource(dataset, splits=splits)
 
 
 def check_split(source: str, split: str, splits: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ import xxhash
 
 from fmjax.configurable import configurable, path
 from fmjax.data.sources.file_digest import digest_files
-from fmjax.data.sources.find_files import find_text_files
+from fmjax.data.sources.find_files import find_files
 from fmjax.data.sources.source import Document, check_split, function_source
 from fmjax.data.sources.text_reader import OpenText, open_text, scan_text
 from fmjax.data.sources.text_split import (
@@ -172,11 +172,11 @@ class TextFiles:
     def _files(self, split: str) -> list[Path]:
         check_split("text_files", split, self.splits)
         if self.validation_files is None:
-            return find_text_files(self.files, "text_files.files")
-        held_out = find_text_files(self.validation_files, "text_files.validation_files")
+            return _found(self.files, "text_files.files")
+        held_out = _found(self.validation_files, "text_files.validation_files")
         if split == "validation":
             return held_out
-        files = find_text_files(self.files, "text_files.files")
+        files = _found(self.files, "text_files.files")
         digests = {scan_text(file).digest for file in held_out}
         rest = [file for file in files if scan_text(file).digest not in digests]
         if not rest:
@@ -241,3 +241,16 @@ class TextFiles:
     def _is_normalized(self, file: Path) -> bool:
         scan = scan_text(file)
         return not scan.is_plain or (scan.has_crlf and self.document != "line")
+
+
+def _found(patterns: str | tuple[str, ...], binding: str) -> list[Path]:
+    """The files; says which are probably not meant as plain text."""
+    files = find_files(patterns, binding)
+    records = [f for f in files if f.suffix.lower() in (".jsonl", ".ndjson")]
+    if records:
+        say_once(
+            f"{binding} = {patterns!r}: {records[0]} and the like are read with their "
+            "braces and quotes, as plain text. text_task.source=@record_files() reads "
+            "the texts in JSON lines."
+        )
+    return files

@@ -27,18 +27,18 @@ _CHUNK = 1 << 24
 # with few spaces and digits; UTF-8 text has none.
 _MAX_NUL_SHARE = 0.01
 # First bytes of files that are not text → what they are and how to convert them.
-_SIGNATURES = {
-    b"\x1f\x8b": "compressed by gzip; decompress it with `gunzip`",
-    b"\x28\xb5\x2f\xfd": "compressed by Zstandard; decompress it with `unzstd`",
-    b"BZh": "compressed by bzip2; decompress it with `bunzip2`",
-    b"\xfd7zXZ\0": "compressed by xz; decompress it with `unxz`",
-    b"\x04\x22\x4d\x18": "compressed by LZ4; decompress it with `unlz4`",
-    b"PK\x03\x04": "a zip archive; unpack it with `unzip`",
-    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive; unpack it",
-    b"PAR1": "Parquet; write its texts to a text file",
-    b"ARROW1": "Arrow; write its texts to a text file",
-    b"%PDF-": "PDF; extract its text",
-    b"SQLite format 3\0": "an SQLite database; write its texts to a text file",
+SIGNATURES = {
+    b"\x1f\x8b": ("compressed by gzip", "decompress it with `gunzip`"),
+    b"\x28\xb5\x2f\xfd": ("compressed by Zstandard", "decompress it with `unzstd`"),
+    b"BZh": ("compressed by bzip2", "decompress it with `bunzip2`"),
+    b"\xfd7zXZ\0": ("compressed by xz", "decompress it with `unxz`"),
+    b"\x04\x22\x4d\x18": ("compressed by LZ4", "decompress it with `unlz4`"),
+    b"PK\x03\x04": ("a zip archive", "unpack it with `unzip`"),
+    b"7z\xbc\xaf\x27\x1c": ("a 7-Zip archive", "unpack it"),
+    b"PAR1": ("Parquet", "read it with `text_task.source=@record_files()`"),
+    b"ARROW1": ("Arrow", "read it with `text_task.source=@record_files()`"),
+    b"%PDF-": ("PDF", "extract its text"),
+    b"SQLite format 3\0": ("an SQLite database", "write its texts to a text file"),
 }
 _UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
@@ -282,9 +282,9 @@ def _scan(file: Path, size: int, modified: int) -> TextScan:
 
 def _encoding(head: bytes, file: Path) -> str:
     """The encoding of a file by its first bytes; raises a UserError if not text."""
-    for signature, what in _SIGNATURES.items():
+    for signature, (what, remedy) in SIGNATURES.items():
         if head.startswith(signature):
-            raise UserError(f"{file} is {what}. Expected plain text.")
+            raise UserError(f"{file} is {what}; {remedy}. Expected plain text.")
     if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         raise UserError(
             f"{file} is UTF-32; convert it with `iconv -f UTF-32 -t UTF-8`."

@@ -45,6 +45,8 @@ def tokenized_documents(
 ) -> Iterator[Tokenized]:
     """Yields the documents of a seqio task, without corrupt and empty ones.
 
+    A source may tell itself that an example is corrupt, by the feature `record_fault`.
+
     Args:
       dataset: the task's tf.data.Dataset.
       name: its name, for messages.
@@ -57,6 +59,10 @@ def tokenized_documents(
     """
     sides = ("inputs", "targets") if pairs else ("targets",)
     for number, example in read_examples(dataset, name, skipped):
+        if broken := example.get("record_fault"):
+            where = label_of(example, f"document {number}")
+            skipped.add(f"{name}: {where} {broken.decode()}")
+            continue
         tokens = {side: np.asarray(example[side], np.int32) for side in sides}
         texts = {side: example.get(f"{side}_pretokenized") for side in sides}
         faults = [_fault(tokens[side], texts[side], vocab_size) for side in sides]

@@ -1,0 +1,1 @@
+"""Formats of records: JSON, JSON lines, CSV, TSV, Parquet, Arrow; and compressed."""

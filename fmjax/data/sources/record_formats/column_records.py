@@ -1,0 +1,206 @@
+"""Records of Parquet and of Arrow's IPC formats (stream and file)."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fmjax.data.sources.record_formats.json_records import Found
+from fmjax.data.sources.record_formats.record_text import MissingField, RecordText
+from fmjax.errors import UserError
+
+# Bytes of the rows that are decoded at once, and their maximum number.
+_BATCH_BYTES, _BATCH_ROWS = 1 << 22, 1024
+_PARQUET = b"PAR1"
+
+
+def parquet_rows(file: Path, text: RecordText) -> Iterator[Found]:
+    """Yields (row from 0, values) of a Parquet file, as bytes or integers.
+
+    Raises:
+      MissingField: there is no column of the name of a field.
+      UserError: the file is not Parquet, truncated or damaged, or a column is of
+        another type.
+    """
+    row = 0
+    with (
+        _explained(file, lambda: f", after row {row}"),
+        _open_parquet(file) as content,
+    ):
+        columns = _columns(file, content.schema_arrow, text)
+        for group in range(content.num_row_groups):
+            metadata = content.metadata.row_group(group)
+            batches = content.iter_batches(
+                _rows_at_once(metadata.total_byte_size, metadata.num_rows),
+                row_groups=[group],
+                columns=list(text.fields),
+                use_threads=False,
+            )
+            for batch in batches:
+                for values in _values(batch, columns):
+                    yield row, values
+                    row += 1
+
+
+def arrow_rows(file: Path, text: RecordText) -> Iterator[Found]:
+    """Yields (row from 0, values) of a file in Arrow's stream or file format.
+
+    Raises:
+      MissingField: there is no column of the name of a field.
+      UserError: the file is not Arrow, truncated or damaged, or a column is of another
+        type.
+    """
+    row = 0
+    with _explained(file, lambda: f", after row {row}"), _open_arrow(file) as reader:
+        columns = _columns(file, reader.schema, text)
+        for batch in _batches(reader):
+            step = _rows_at_once(batch.nbytes, batch.num_rows)
+            for start in range(0, batch.num_rows, step):
+                for values in _values(batch.slice(start, step), columns):
+                    yield row, values
+                    row += 1
+
+
+def count_rows(file: Path, is_parquet: bool) -> int:
+    """Number of rows of a file."""
+    with _explained(file):
+        if is_parquet:
+            with _open_parquet(file) as content:
+                return content.metadata.num_rows
+        with _open_arrow(file) as reader:
+            return sum(batch.num_rows for batch in _batches(reader))
+
+
+def _open_parquet(file: Path) -> pq.ParquetFile:
+    with open(file, "rb") as handle:
+        head = handle.read(4)
+        size = handle.seek(0, 2)
+        handle.seek(max(0, size - 4))
+        tail = handle.read()
+    if head != _PARQUET:
+        raise UserError(
+            f"{file} is not Parquet: it begins with {head!r}, expected {_PARQUET!r}."
+        )
+    if size < 12 or tail != _PARQUET:
+        raise UserError(
+            f"{file} is truncated: it begins as Parquet, but its {size:,} bytes do not "
+            f"end with {_PARQUET!r}. Copy or download it again."
+        )
+    # Columns are read a page at a time rather than whole.
+    return pq.ParquetFile(
+        file, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
+    )
+
+
+@contextlib.contextmanager
+def _open_arrow(file: Path) -> Iterator[Any]:
+    if file.stat().st_size == 0:
+        raise UserError(f"{file} is empty; expected Arrow.")
+    with pa.memory_map(str(file)) as source:
+        is_file = source.read(6) == b"ARROW1"
+        source.seek(0)
+        opened = pa.ipc.open_file if is_file else pa.ipc.open_stream
+        with opened(source) as reader:
+            yield reader
+
+
+def _batches(reader) -> Iterator[pa.RecordBatch]:
+    if isinstance(reader, pa.RecordBatchFileReader):
+        return map(reader.get_batch, range(reader.num_record_batches))
+    return iter(reader)
+
+
+def _rows_at_once(size: int, rows: int) -> int:
+    return max(1, min(_BATCH_ROWS, _BATCH_BYTES * rows // max(size, 1)))
+
+
+def _columns(file: Path, schema: pa.Schema, text: RecordText) -> list[list[str]]:
+    """The path of every field: its column, and fields of structures in it."""
+    found = []
+    for name in text.fields:
+        place = _find(schema, name)
+        if place is None:
+            raise MissingField(name, _names(schema))
+        path, kind = place
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        is_valid = _is_text(kind) or pa.types.is_null(kind)
+        if not is_valid and not (text.is_template and pa.types.is_integer(kind)):
+            raise UserError(
+                f"{file}: the column {name!r} is of type {kind}; expected strings"
+                f"{' or integers' if text.is_template else ''}."
+            )
+        found.append(path)
+    return found
+
+
+def _find(fields, name: str) -> tuple[list[str], pa.DataType] | None:
+    """The path and type of a column, or of a field of a structure: "meta.text"."""
+    for field in fields:
+        if field.name == name:
+            return [name], field.type
+        if name.startswith(f"{field.name}.") and pa.types.is_struct(field.type):
+            inside = _find(field.type, name.removeprefix(f"{field.name}."))
+            if inside is not None:
+                return [field.name, *inside[0]], inside[1]
+    return None
+
+
+def _names(fields, prefix: str = "") -> Iterator[str]:
+    for field in fields:
+        yield prefix + field.name
+        if pa.types.is_struct(field.type):
+            yield from _names(field.type, f"{prefix}{field.name}.")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+        or _is_binary(kind)
+    )
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_binary_view(kind)
+    )
+
+
+def _values(batch: pa.RecordBatch, columns: list[list[str]]) -> Iterator[list[Any]]:
+    arrays = []
+    for top, *inside in columns:
+        array = batch.column(top)
+        for name in inside:
+            array = pc.struct_field(array, name)
+        if pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
+        if _is_text(array.type):
+            array = array.cast(pa.large_binary())
+        # Damaged offsets would be read outside of the file.
+        array.validate(full=True)
+        arrays.append(array.to_pylist())
+    return map(list, zip(*arrays))
+
+
+@contextlib.contextmanager
+def _explained(file: Path, place=lambda: "") -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise UserError(f"{file} cannot be read: {error.strerror}.") from error
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{file}{place()} cannot be read, so it is truncated, damaged or of "
+            f"another format than its suffix says: {reason:.300}"
+        ) from error
