@@ -49,7 +49,8 @@ def append(file: pathlib.Path, lines: Iterable[Mapping]) -> None:
 def train(step: int, loss: float | None, **values) -> dict:
     """A line of training metrics."""
     usual = {"tokens": 2048.0, "step_seconds": 0.5, "tokens_per_second": 4096.0}
-    usual |= {"learning_rate": 1e-3, "grad_norm": 1.5, "time": STARTED + step}
+    usual |= {"learning_rate": 1e-3, "grad_norm": 1.5, "flops": 1e12}
+    usual["time"] = STARTED + step
     return {"step": step, "split": "train", "loss": loss} | usual | values
 
 

@@ -31,7 +31,8 @@ _TECHNICAL = (
     ("goodput", ("goodput",)),
     ("peak memory of a device in GB", ("device_memory_peak",)),
 )  # fmt: skip
-_NOT_DRAWN = ("time", "epoch", "seconds", "step_seconds", "loss")
+# What says nothing as a curve, and the loss, which is drawn first.
+_NOT_DRAWN = ("time", "epoch", "seconds", "step_seconds", "flops", "loss")
 _SCALES = {"device_memory_peak": 1e-9}
 
 

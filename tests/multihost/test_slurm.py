@@ -172,8 +172,9 @@ def test_a_job_that_is_signalled_is_requeued_and_has_the_losses_of_one_process(
     wait_for(lambda: state() and len(losses(run_dir)) >= 20)
     slurm("scancel", "--signal=TERM", job)
     wait_for(lambda: "Restarts=1" in state() and "PENDING" in state())
-    # Slurm would let it wait for two minutes.
-    slurm("scontrol", "update", f"JobId={job}", "StartTime=now")
+    # Slurm would let it wait for two minutes. In the second in which it was requeued,
+    # slurmd refuses it ("credential revoked").
+    slurm("scontrol", "update", f"JobId={job}", "StartTime=now+3")
     wait_for(lambda: "JobState=COMPLETED" in state())
 
     events = (run_dir / "events.jsonl").read_text().splitlines()
