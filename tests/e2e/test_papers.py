@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -84,6 +85,27 @@ def test_tables_of_papers_are_those_of_their_results():
     for losses in results["nats per character"].values():
         assert f"| {' | '.join(f'{loss:.3f}' for loss in losses)} |" in page
 
+    results = json.loads((PAPERS / "corruption" / "results.json").read_text())
+    page = (PAPERS / "corruption" / "README.md").read_text(encoding="utf-8")
+    for name, value in (results["T5"] | results["BERT"]).items():
+        text = f"{value:.3f}" if value > 1 else f"{value:.2%}"
+        if isinstance(value, int):
+            text = f"{value:,}"
+        assert re.search(rf"\b{text}(?= |\n)", page), name
+
+    (exponents,) = json.loads(
+        (PAPERS / "kaplan_hoffmann" / "results.json").read_text()
+    ).values()
+    page = (PAPERS / "kaplan_hoffmann" / "README.md").read_text(encoding="utf-8")
+    for of_counts in exponents["Chinchilla's law, by envelopes"].values():
+        assert f"| {' | '.join(f'{a:.3f}' for a in of_counts.values())} |" in page
+    measured = [
+        f"{found['exponent']:.2f} ({low:.2f} – {high:.2f})"
+        for found in exponents["the ladder on IMDb"].values()
+        for low, high in [found["interval_95"]]
+    ]
+    assert f"| {' | '.join(measured)} |" in page
+
 
 @pytest.mark.slow
 def test_exponents_of_kaplan_and_hoffmann_come_out_as_committed(tmp_path):
@@ -113,7 +135,7 @@ def test_data_are_corrupted_as_papers_state(tmp_path, shared_data):
     t5, bert = found["T5"], found["BERT"]
     assert t5["encoder tokens of a row"] == 512
     assert t5["target tokens of a row"] == 114
-    assert t5["text tokens of a row"] == 568 - 2
+    assert t5["text tokens of a row"] == 568
     assert t5["share removed"] == pytest.approx(0.15, abs=0.001)
     assert t5["mean span"] == pytest.approx(3.0, abs=0.05)
     assert bert["share of targets"] == pytest.approx(0.15, abs=0.003)
