@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import itertools
 
 import numpy as np
 import pandas as pd
@@ -73,20 +72,16 @@ def test_several_bindings_are_a_line_for_each_combination_of_the_others(pretende
     space = {
         "decay": {"none": ("adamw.weight_decay=0.0",), "some": ()},
         RATE: ("1e-4", "1e-3", "1e-2"),
-        "adamw.b2": (0.95, 0.99),
     }
-    config = dataclasses.replace(GRID, space=space)
+    config = dataclasses.replace(GRID, space=space, seeds=1)
     rows = pretended().sweep(config)
     (axes,) = plot_sweep(config, rows).axes
     assert axes.get_xlabel() == RATE
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels == [
-        f"decay = {decay}, b2 = {b2}"
-        for decay, b2 in itertools.product(space["decay"], (0.95, 0.99))
-    ]
+    assert labels == ["decay = none", "decay = some"]
     for line, _, _ in axes.containers:
         np.testing.assert_allclose(line.get_xdata(), [1e-4, 1e-3, 1e-2])
-        expected = [loss(rate, 0, 40) + 0.005 for rate in (1e-4, 1e-3, 1e-2)]
+        expected = [loss(rate, 0, 40) for rate in (1e-4, 1e-3, 1e-2)]
         np.testing.assert_allclose(line.get_ydata(), expected)
 
 
