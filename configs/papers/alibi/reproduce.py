@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=HERE)
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("bindings", nargs="*", help="NAME=VALUE of all four")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     losses = {}
     for name in MODELS:
         bindings = [f"TEXT_FILE={args.text}", *args.bindings]

@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=100)
     parser.add_argument("--out", type=pathlib.Path, default=HERE)
     parser.add_argument("bindings", nargs="*", help="NAME=VALUE of the data")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     bindings = [f"TFDS_DIR={args.tfds}", f"data.length={LENGTH}", *args.bindings]
     found = {
         "rows": ROWS * args.batches,
