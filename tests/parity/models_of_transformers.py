@@ -14,6 +14,55 @@ torch.set_num_threads(2)
 # Sizes that nothing divides by chance, so that no transposition goes unnoticed.
 VOCAB, LENGTH = 203, 28
 ENDS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
+LLAMA = dict(
+    vocab_size=VOCAB,
+    hidden_size=36,
+    intermediate_size=50,
+    num_hidden_layers=3,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    max_position_embeddings=LENGTH,
+    **ENDS,
+)
+BERT = dict(
+    vocab_size=VOCAB,
+    hidden_size=30,
+    num_hidden_layers=3,
+    num_attention_heads=5,
+    intermediate_size=44,
+    max_position_embeddings=LENGTH,
+)
+# Buckets and distances that the text goes beyond.
+DEBERTA = {
+    **BERT,
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+    "position_buckets": 8,
+    "max_relative_positions": 20,
+    "layer_norm_eps": 1e-5,
+}
+T5 = dict(
+    vocab_size=VOCAB,
+    d_model=30,
+    d_kv=8,
+    d_ff=44,
+    num_layers=2,
+    num_decoder_layers=3,
+    num_heads=5,
+    # Distances of the text go beyond the buckets.
+    relative_attention_num_buckets=8,
+    relative_attention_max_distance=14,
+)
+VISION = dict(
+    hidden_size=30,
+    num_hidden_layers=3,
+    num_attention_heads=5,
+    intermediate_size=44,
+    image_size=21,
+    patch_size=7,
+)
 
 
 def random_model(architecture, options, spread=0.15):

@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 import torch
 from parity.models_of_transformers import (
+    BERT,
+    DEBERTA,
     ENDS,
     LENGTH,
+    LLAMA,
+    T5,
+    VISION,
     VOCAB,
     all_close,
     imported,
@@ -19,51 +24,18 @@ from tiers import slow
 import fmjax
 from fmjax.models.layers.transformer import unstack_layers
 
-DECODER = dict(
-    vocab_size=VOCAB,
-    hidden_size=36,
-    intermediate_size=50,
-    num_hidden_layers=3,
-    num_attention_heads=6,
-    num_key_value_heads=2,
-    max_position_embeddings=LENGTH,
-    head_dim=10,
-    sliding_window=4,
-    attn_logit_softcapping=2.0,
-    **ENDS,
-)
-BLOOM = dict(vocab_size=VOCAB, hidden_size=42, n_layer=3, n_head=6, **ENDS)
-ENCODER = dict(
-    vocab_size=VOCAB,
-    hidden_size=30,
-    num_hidden_layers=3,
-    num_attention_heads=5,
-    intermediate_size=44,
-    max_position_embeddings=LENGTH,
-)
-DEBERTA = {
-    **ENCODER,
-    "relative_attention": True,
-    "pos_att_type": ["p2c", "c2p"],
-    "share_att_key": True,
-    "norm_rel_ebd": "layer_norm",
-    "position_buckets": 8,
-    "max_relative_positions": 20,
-    "layer_norm_eps": 1e-5,
+GEMMA2 = {
+    **LLAMA,
+    "head_dim": 10,
+    "sliding_window": 4,
+    "attn_logit_softcapping": 2.0,
 }
-T5 = dict(
-    vocab_size=VOCAB, d_model=30, d_kv=8, d_ff=44, num_layers=2, num_decoder_layers=3,
-    num_heads=5, relative_attention_num_buckets=8, relative_attention_max_distance=14,
-)  # fmt: skip
-VISION = dict(
-    hidden_size=30, num_hidden_layers=3, num_attention_heads=5, intermediate_size=44,
-    image_size=21, patch_size=7,
-)  # fmt: skip
-TEXT = {**ENCODER, "num_hidden_layers": 2, "eos_token_id": 5}
+BLOOM = dict(vocab_size=VOCAB, hidden_size=42, n_layer=3, n_head=6, **ENDS)
+TEXT = {**BERT, "num_hidden_layers": 2, "eos_token_id": 5}
 ONE_STACK = {
-    "gemma2": ("Gemma2ForCausalLM", DECODER),
+    "gemma2": ("Gemma2ForCausalLM", GEMMA2),
     "bloom": ("BloomForCausalLM", BLOOM),
-    "bert": ("BertForMaskedLM", ENCODER),
+    "bert": ("BertForMaskedLM", BERT),
     "deberta": ("DebertaV2ForMaskedLM", DEBERTA),
 }
 

@@ -7,6 +7,7 @@ import transformers
 from parity.models_of_transformers import (
     ENDS,
     LENGTH,
+    LLAMA,
     VOCAB,
     all_close,
     close,
@@ -37,16 +38,6 @@ OPT = dict(
 )
 # Six heads: no power of two, so that slopes of a second sequence are among them.
 BLOOM = dict(vocab_size=VOCAB, hidden_size=42, n_layer=3, n_head=6, **ENDS)
-LLAMA = dict(
-    vocab_size=VOCAB,
-    hidden_size=36,
-    intermediate_size=50,
-    num_hidden_layers=3,
-    num_attention_heads=6,
-    num_key_value_heads=2,
-    max_position_embeddings=LENGTH,
-    **ENDS,
-)
 CONFIGS = {
     "gpt2": ("GPT2LMHeadModel", GPT2),
     "gpt2 untied, gelu, inner": (

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from parity.models_of_transformers import (
+    BERT,
+    DEBERTA,
     LENGTH,
-    VOCAB,
     all_close,
     close,
     comes_back,
@@ -21,27 +22,8 @@ from tiers import one_of_each_family
 import fmjax
 from fmjax.interop.hugging_face import import_model
 
-BERT = dict(
-    vocab_size=VOCAB,
-    hidden_size=30,
-    num_hidden_layers=3,
-    num_attention_heads=5,
-    intermediate_size=44,
-    max_position_embeddings=LENGTH,
-)
 ROBERTA = {**BERT, "max_position_embeddings": LENGTH + 2, "pad_token_id": 1}
 ELECTRA = {**BERT, "embedding_size": 14}
-# Buckets and distances that the text goes beyond.
-DEBERTA = {
-    **BERT,
-    "relative_attention": True,
-    "pos_att_type": ["p2c", "c2p"],
-    "share_att_key": True,
-    "norm_rel_ebd": "layer_norm",
-    "position_buckets": 8,
-    "max_relative_positions": 20,
-    "layer_norm_eps": 1e-5,
-}
 CLASSES = {"num_labels": 7}
 CONFIGS = {
     "bert": ("BertForMaskedLM", BERT),

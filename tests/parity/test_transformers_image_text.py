@@ -10,6 +10,7 @@ import small_tokenizers
 import torch
 import transformers
 from parity.models_of_transformers import (
+    VISION,
     VOCAB,
     all_close,
     close,
@@ -37,15 +38,6 @@ from fmjax.models.vision.vit import ViT
 from fmjax.objectives.image_text_contrast import ImageTextContrast
 
 LENGTH = 19
-# Sizes that nothing divides by chance, so that no transposition goes unnoticed.
-VISION = dict(
-    hidden_size=30,
-    num_hidden_layers=3,
-    num_attention_heads=5,
-    intermediate_size=44,
-    image_size=21,
-    patch_size=7,
-)
 TEXT = dict(
     vocab_size=VOCAB,
     hidden_size=36,

@@ -6,6 +6,7 @@ import torch
 import transformers
 from parity.models_of_transformers import (
     LENGTH,
+    T5,
     VOCAB,
     all_close,
     close,
@@ -22,18 +23,6 @@ import fmjax
 from fmjax.errors import UserError
 from fmjax.interop.hugging_face import import_model
 
-T5 = dict(
-    vocab_size=VOCAB,
-    d_model=30,
-    d_kv=8,
-    d_ff=44,
-    num_layers=2,
-    num_decoder_layers=3,
-    num_heads=5,
-    # Distances of the text go beyond the buckets.
-    relative_attention_num_buckets=8,
-    relative_attention_max_distance=14,
-)
 BART = dict(
     vocab_size=VOCAB,
     d_model=30,

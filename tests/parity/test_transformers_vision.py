@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from parity.models_of_transformers import (
+    VISION,
     all_close,
     close,
     comes_back,
@@ -28,18 +29,9 @@ from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.vision.mae import MAE
 from fmjax.models.vision.vit import ViT
 
-# Sizes that nothing divides by chance, so that no transposition goes unnoticed.
-VIT = dict(
-    hidden_size=30,
-    num_hidden_layers=3,
-    num_attention_heads=5,
-    intermediate_size=44,
-    image_size=21,
-    patch_size=7,
-)
 CLASSES = {"num_labels": 11}
-DINO = {k: v for k, v in VIT.items() if k != "intermediate_size"}
-MAE_SIZES = VIT | dict(
+DINO = {k: v for k, v in VISION.items() if k != "intermediate_size"}
+MAE_SIZES = VISION | dict(
     hidden_size=40,
     decoder_hidden_size=24,
     decoder_num_hidden_layers=2,
@@ -47,19 +39,19 @@ MAE_SIZES = VIT | dict(
     decoder_intermediate_size=28,
 )
 CONFIGS = {
-    "vit": ("ViTForImageClassification", VIT | CLASSES),
+    "vit": ("ViTForImageClassification", VISION | CLASSES),
     "vit, no offsets": (
         "ViTForImageClassification",
-        VIT | CLASSES | {"qkv_bias": False, "hidden_act": "gelu_new"},
+        VISION | CLASSES | {"qkv_bias": False, "hidden_act": "gelu_new"},
     ),
     "vit, not square": (
         "ViTForImageClassification",
-        VIT | CLASSES | {"image_size": [15, 28], "patch_size": [5, 7]},
+        VISION | CLASSES | {"image_size": [15, 28], "patch_size": [5, 7]},
     ),
-    "vit, bare": ("ViTModel", VIT | {"num_channels": 2}),
-    "deit": ("DeiTForImageClassificationWithTeacher", VIT | CLASSES),
-    "deit, one head": ("DeiTForImageClassification", VIT | CLASSES),
-    "deit, bare": ("DeiTModel", VIT),
+    "vit, bare": ("ViTModel", VISION | {"num_channels": 2}),
+    "deit": ("DeiTForImageClassificationWithTeacher", VISION | CLASSES),
+    "deit, one head": ("DeiTForImageClassification", VISION | CLASSES),
+    "deit, bare": ("DeiTModel", VISION),
     "dinov2": ("Dinov2ForImageClassification", DINO | CLASSES),
     "dinov2, gated": (
         "Dinov2Model",
@@ -236,7 +228,7 @@ def _header(file):
 
 def test_models_without_a_pooler(tmp_path):
     theirs = transformers.ViTModel(
-        transformers.ViTConfig(**VIT), add_pooling_layer=False
+        transformers.ViTConfig(**VISION), add_pooling_layer=False
     ).eval()
     run = imported(theirs, tmp_path)
     images = pixels(21, 21)
@@ -289,7 +281,7 @@ def test_models_of_our_own_have_names_there():
     ],
 )
 def test_options_that_are_not_supported_are_refused(options, named, tmp_path):
-    random_model("ViTModel", VIT).save_pretrained(tmp_path / "hf")
+    random_model("ViTModel", VISION).save_pretrained(tmp_path / "hf")
     edit_config(tmp_path / "hf", **options)
     with pytest.raises(UserError, match=named):
         import_model(tmp_path / "hf", tmp_path / "run")
