@@ -237,6 +237,19 @@ def test_bad_records_are_counted_when_a_cache_is_built(tmp_path, capsys):
         data.prepare()
 
 
+def test_bad_records_are_trained_around_whatever_the_hash_holds_out(tmp_path):
+    file = tmp_path / "a.jsonl"
+    good = [json.dumps({"text": text}) for text in numbered("text", 60)]
+    file.write_text("\n".join([*good, "no JSON", '{"text": null}']) + "\n")
+    for seed in range(8):
+        source = RecordFiles(str(file), validation_fraction=0.9, split_seed=seed)
+        faults = [
+            sum(bool(fault) for *_, fault in source.records(split))
+            for split in ("train", "validation")
+        ]
+        assert faults == [2, 0]
+
+
 def test_streams_leave_out_bad_records_too(tmp_path, capsys):
     file = tmp_path / "a.jsonl"
     good = [json.dumps({"text": text}) for text in numbered("text", 60)]

@@ -307,6 +307,14 @@ def test_truncated_and_damaged_columns_are_refused_by_name(tmp_path):
     refused(tmp_path, "a.parquet", b"PAR1", "is truncated")
     refused(tmp_path, "a.parquet", json_lines(rows), "is not Parquet: it begins with")
     refused(tmp_path, "a.parquet", whole[:4] + bytes(300) + whole[304:], "after row 0")
+    # A changed letter, of which the checksum of the page alone tells.
+    out = io.BytesIO()
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table, out, write_page_checksum=True, **plain)
+    changed = out.getvalue().replace(b"number 7", b"numbed 7")
+    assert changed != out.getvalue()
+    refused(tmp_path, "a.parquet", changed, "CRC|checksum")
     for make in (pa.ipc.new_stream, pa.ipc.new_file):
         whole = arrow(rows, make)
         cut = whole[: len(whole) // 2]

@@ -56,16 +56,20 @@ def test_the_power_laws_of_exact_parabolas_are_found():
 
 def test_given_budgets_gather_runs_that_are_not_quite_at_them():
     exact = exact_parabolas()
-    # Runs of a budget are 35% apart, more than what is taken for one by itself.
-    apart = np.tile([0.85, 1.15, 0.95, 1.05, 1.1], len(BUDGETS))
+    # Runs of a budget differ by a factor of two, more than what is taken for one.
+    apart = np.tile([0.7, 1.4, 0.9, 1.1, 1.2], len(BUDGETS))
     points = dataclasses.replace(exact, tokens=exact.tokens * apart)
     assert sum(len(found.points) for found in parabolas(points)) < len(points)
     found = parabolas(points, BUDGETS)
     assert [len(parabola.points) for parabola in found] == [5] * len(BUDGETS)
     fit = fit_isoflop(points, budgets=BUDGETS)
-    assert fit.law.a == pytest.approx(0.5, abs=0.01)
-    # Runs of no budget are left out.
+    # All budgets are displaced by the same factor.
+    assert fit.law.a == pytest.approx(0.5, rel=1e-9)
+    # Runs of no budget are left out, and so is one at 1.6 times its own.
     assert fit_isoflop(points, budgets=BUDGETS[:4]).points == 20
+    apart[1] = 1.6
+    points = dataclasses.replace(exact, tokens=exact.tokens * apart)
+    assert fit_isoflop(points, budgets=BUDGETS).points == len(points) - 1
 
 
 def test_isoflops_of_a_law_have_its_exponent():
