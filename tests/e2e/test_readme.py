@@ -98,6 +98,7 @@ CUT_SHORT = {
     "fmjax data inspect mine.gin": SMALL_VOCABULARY,
     "fmjax data inspect records.gin": SMALL_VOCABULARY,
     "fmjax data inspect pairs.gin": BYTES,
+    "fmjax data inspect labelled.gin": BYTES,
     "python launch/local.py": QUICKSTART,
     "fmjax train mine.gin": QUICKSTART,
     "fmjax train mine.gin sentencepiece.file": SHORT,
@@ -181,6 +182,8 @@ def place(tmp_path_factory) -> pathlib.Path:
 def write_records(folder: pathlib.Path) -> None:
     """Records of the kinds that the pages read."""
     rows = [{"question": f"what is {n}²?", "answer": f"{n * n}"} for n in range(60)]
+    labelled = "".join(f"text {n}\t{n % 5 + 1}\n" for n in range(60))
+    (folder / "reviews.tsv").write_text(f"text\tstars\n{labelled}")
     (folder / "qa").mkdir()
     (folder / "qa/a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
 
