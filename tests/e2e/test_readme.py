@@ -13,7 +13,8 @@ import sys
 from typing import NamedTuple
 
 import pytest
-from image_files import write_classes
+import webdataset
+from image_files import encoded, picture, write_classes
 from small_tokenizers import byte_level
 
 from fmjax.cli.main import main, parse
@@ -171,6 +172,7 @@ def place(tmp_path_factory) -> pathlib.Path:
         content = gzip.compress("\n".join(lines).encode())
         copy.with_suffix(".jsonl.gz").write_bytes(content)
     write_records(folder)
+    write_shards(folder / "shards")
     write_classes(folder / "pictures", {"cat": 20, "dog": 20})
     save_random_gpt2(folder / "path/to/hf_gpt2")
     shutil.copytree(
@@ -186,6 +188,17 @@ def write_records(folder: pathlib.Path) -> None:
     (folder / "reviews.tsv").write_text(f"text\tstars\n{labelled}")
     (folder / "qa").mkdir()
     (folder / "qa/a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def write_shards(folder: pathlib.Path) -> None:
+    """Four archives of pictures with classes."""
+    folder.mkdir()
+    for shard in range(4):
+        with webdataset.TarWriter(str(folder / f"{shard:03}.tar")) as writer:
+            for n in range(10):
+                content = encoded(picture(n))
+                key = f"{shard}{n:03}"
+                writer.write({"__key__": key, "png": content, "cls": n % 2})
 
 
 @pytest.fixture(scope="module")
