@@ -7,7 +7,7 @@ import html
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from fmjax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 from fmjax.errors import UserError, explained_out_of_memory, suggest
 from fmjax.inference.attention_weights import by_stack
 from fmjax.inference.inputs import inputs_of, rows_apart
-from fmjax.inference.text_features import Pooling, embed_texts
+from fmjax.inference.text_features import Pooling, pooled_vectors, text_rows
 from fmjax.models.call_arguments import call_arguments
 from fmjax.models.layers.attention import ATTENTION_WEIGHTS
 from fmjax.run import directory as run_dir
@@ -173,7 +173,16 @@ class Run:
           UserError: the model does not read texts alone, the run has no tokenizer, a
             text has no tokens, or there is too little memory.
         """
-        return embed_texts(self, texts, pooling, batch_size)
+        if pooling not in (known := get_args(Pooling)):
+            raise UserError(f"pooling = {pooling!r}: expected one of {known}.")
+        if batch_size < 1:
+            raise UserError(f"batch_size = {batch_size}: expected at least 1.")
+        imported = self.config.data is None
+        rows = text_rows(self.model, self.tokenizer, texts, imported)
+        variables = {"params": self.params, **self.extra}
+        with self.on_mesh():
+            size = batch_size + -batch_size % self.row_multiple
+            return pooled_vectors(self.model, variables, rows, pooling, size)
 
     def preprocess(
         self, images: Iterable[PIL.Image.Image]

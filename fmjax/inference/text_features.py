@@ -1,19 +1,18 @@
 """Vectors of texts: a language model's hidden states, pooled over the tokens."""
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
-from fmjax.data.tokenizers.specials import special_id
+from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError
-from fmjax.inference.prompts import with_specials
+from fmjax.inference.special_tokens import with_specials
 from fmjax.models.contracts import (
-    Generates,
     GeneratesFromImages,
     GeneratesFromText,
     PredictsTokens,
@@ -21,42 +20,58 @@ from fmjax.models.contracts import (
 from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.say_once import say_once
 
-if TYPE_CHECKING:
-    from fmjax.inference.load import Run
-
 Pooling = Literal["mean", "first", "last"]
 # Rows are padded to a power of two, at least this, so that few shapes are compiled.
 _MIN_LENGTH = 16
 
 
-def embed_texts(
-    run: "Run", texts: Sequence[str], pooling: Pooling, batch_size: int
-) -> Float[np.ndarray, "N D"]:
-    """See `fmjax.inference.load.Run.embed`."""
-    model = run.model
+def text_rows(
+    model: nn.Module, tokenizer: Tokenizer | None, texts: Sequence[str], imported: bool
+) -> list[list[int]]:
+    """Ids of each text with its special tokens, as many as the model has room for.
+
+    Says once how many texts were cut.
+
+    Raises:
+      UserError: there are none, one has no tokens, the model does not read texts alone,
+        or there is no tokenizer.
+    """
     if not isinstance(model, PredictsTokens) or isinstance(model, GeneratesFromImages):
         raise UserError(
             f"@{model.gin_name}() does not read texts alone; expected a language model."
         )
-    if run.tokenizer is None:
+    if tokenizer is None:
         raise UserError("this run has no tokenizer, so it cannot read text.")
-    if pooling not in ("mean", "first", "last"):
-        raise UserError(f"pooling = {pooling!r}: expected mean, first or last.")
     if not texts:
         raise UserError("there are no texts; expected at least one.")
-    if batch_size < 1:
-        raise UserError(f"batch_size = {batch_size}: expected at least 1.")
-    rows = [_text_ids(run, text) for text in texts]
-    empty = next((i for i, (ids, _) in enumerate(rows) if not ids), None)
-    if empty is not None:
-        raise UserError(f"text {empty} is empty; expected at least one token.")
-    if cut := sum(is_cut for _, is_cut in rows):
+    rows, cut = [], 0
+    for number, text in enumerate(texts):
+        ids = tokenizer.encode(text)
+        whole = with_specials(model, tokenizer, ids, imported=imported)
+        if not whole:
+            raise UserError(f"text {number} is empty; expected at least one token.")
+        if (excess := len(whole) - model.max_length) > 0:
+            cut += 1
+            ids = ids[: len(ids) - excess]
+            whole = with_specials(model, tokenizer, ids, imported=imported)
+        rows.append(whole)
+    if cut:
         say_once(
             f"{cut:,} of {len(rows):,} texts have more than "
             f"{model.gin_name}.max_length = {model.max_length} tokens; the rest is "
             "not read."
         )
-    longest = model.max_length
+    return rows
+
+
+def pooled_vectors(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    rows: Sequence[Sequence[int]],
+    pooling: Pooling,
+    batch_size: int,
+) -> Float[np.ndarray, "N D"]:
+    """The pooled hidden states of rows of ids; see `fmjax.inference.load.Run.embed`."""
     method = model.encode if isinstance(model, GeneratesFromText) else model.hidden
 
     @jax.jit
@@ -65,32 +80,12 @@ def embed_texts(
         hidden = model.apply(variables, text, method=method)["hidden"]
         return _pool(hidden.astype(jnp.float32), padding_mask, pooling)
 
-    variables = {"params": run.params, **run.extra}
     found: list[np.ndarray] = [np.empty(0)] * len(rows)
-    with run.on_mesh():
-        size = batch_size + -batch_size % run.row_multiple
-        for numbers, tokens, mask in _batches([ids for ids, _ in rows], size, longest):
-            pooled = np.asarray(vectors(variables, tokens, mask))
-            for number, vector in zip(numbers, pooled):
-                found[number] = vector
+    for numbers, tokens, mask in _batches(rows, batch_size, model.max_length):
+        pooled = np.asarray(vectors(variables, tokens, mask))
+        for number, vector in zip(numbers, pooled):
+            found[number] = vector
     return np.stack(found)
-
-
-def _text_ids(run: "Run", text: str) -> tuple[list[int], bool]:
-    """Ids of a text, with special tokens as the model knows it, and if it was cut."""
-    ids = run.tokenizer.encode(text)
-    excess = max(len(_with_specials(run, ids)) - run.model.max_length, 0)
-    return _with_specials(run, ids[: len(ids) - excess]), excess > 0
-
-
-def _with_specials(run: "Run", ids: list[int]) -> list[int]:
-    tokenizer = run.tokenizer
-    if run.config.data is None and isinstance(tokenizer, HuggingFaceTokenizer):
-        return tokenizer.wrap(ids)[0]
-    if isinstance(run.model, Generates):
-        return with_specials(run, ids)
-    first, last = (special_id(tokenizer, name, "an encoder") for name in ("cls", "sep"))
-    return [first, *ids, last]
 
 
 def _batches(

@@ -105,7 +105,7 @@ def test_what_a_model_has_no_room_for_is_cut_and_said(capsys):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda run: run.embed(["a"], "max"), "pooling = 'max': expected mean"),
+        (lambda run: run.embed(["a"], "max"), "pooling = 'max': expected one of"),
         (lambda run: run.embed(["a"], batch_size=0), "batch_size = 0: expected"),
         (lambda run: run.embed([]), "no texts"),
     ],
