@@ -19,6 +19,7 @@ from fmjax.data.tasks.mixture import Mixture, seqio_provider
 from fmjax.data.tasks.seqio_task import SeqioTask
 from fmjax.data.tasks.text_task import TextTask
 from fmjax.data.text.corruption.corruption import Pieces
+from fmjax.data.text.corruption.denoising import Denoising
 from fmjax.data.text.corruption.infilling import Infilling
 from fmjax.data.text.corruption.mixture import CorruptionMixture
 from fmjax.data.text.corruption.prefix_lm import PrefixLM
@@ -36,7 +37,9 @@ from fmjax.data.tokenizers.specials import end_id
 from fmjax.errors import UserError, require, suggest
 
 Task = TextTask | Mixture | SeqioTask
-CorruptionConfig = SpanCorruption | PrefixLM | Infilling | CorruptionMixture | Masking
+CorruptionConfig = (
+    SpanCorruption | PrefixLM | Infilling | Denoising | CorruptionMixture | Masking
+)
 
 
 @configurable("data")
