@@ -211,5 +211,4 @@ T5 = Family(
     },
     # An unused table of files converted from TensorFlow.
     constants=r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
-    unties=True,
 )
