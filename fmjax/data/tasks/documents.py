@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,22 +12,40 @@ from fmjax.data.sources.text_reader import is_utf8
 
 _EMPTY = "is empty"
 
-Document = np.ndarray | tuple[np.ndarray, np.ndarray]
+
+class LabelledExample(NamedTuple):
+    """Tokenized texts and their labels.
+
+    Attributes:
+      texts: one or two texts, int32 [N] each, without special tokens.
+      labels: numbers of the classes, int [number of labels].
+    """
+
+    texts: tuple[np.ndarray, ...]
+    labels: np.ndarray
+
+
+Document = np.ndarray | tuple[np.ndarray, np.ndarray] | LabelledExample
 
 
 @dataclasses.dataclass
 class Tokenized:
-    """A tokenized document or pair.
+    """A tokenized document, pair, or labelled text or texts.
 
     Attributes:
-      tokens: int32 [N], with EOS if the vocabulary has one; a pair's targets.
+      tokens: int32 [N], with EOS if the vocabulary has one; a pair's targets; or a
+        labelled text without EOS.
       size: bytes of its text; None if the task does not keep the text.
       inputs: int32 [M], the encoder's tokens of a pair; None for a document.
+      second: int32 [M], the second of two labelled texts.
+      labels: numbers of the classes, int [number of labels]; None without labels.
     """
 
     tokens: np.ndarray
     size: int | None
     inputs: np.ndarray | None = None
+    second: np.ndarray | None = None
+    labels: np.ndarray | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -36,7 +54,12 @@ class Tokenized:
 
     @property
     def content(self) -> Document:
-        """The input of a layout: tokens, or (inputs, targets) of a pair."""
+        """The input of a layout: tokens, (inputs, targets), or texts with labels."""
+        if self.labels is not None:
+            texts = (
+                (self.tokens,) if self.second is None else (self.tokens, self.second)
+            )
+            return LabelledExample(texts, self.labels)
         return self.tokens if self.inputs is None else (self.inputs, self.tokens)
 
 
@@ -46,6 +69,7 @@ def tokenized_documents(
     """Yields the documents of a seqio task, without corrupt and empty ones.
 
     A source may tell itself that an example is corrupt, by the feature `record_fault`.
+    Examples with `labels` are labelled texts, and may have a `second` text.
 
     Args:
       dataset: the task's tf.data.Dataset.
@@ -57,19 +81,20 @@ def tokenized_documents(
     Raises:
       UserError: as in `read_examples`.
     """
-    sides = ("inputs", "targets") if pairs else ("targets",)
     for number, example in read_examples(dataset, name, skipped):
         if broken := example.get("record_fault"):
             where = label_of(example, f"document {number}")
             skipped.add(f"{name}: {where} {broken.decode()}")
             continue
+        sides = ("inputs", "targets") if pairs else ("targets",)
+        sides += ("second",) if "second" in example else ()
         tokens = {side: np.asarray(example[side], np.int32) for side in sides}
         texts = {side: example.get(f"{side}_pretokenized") for side in sides}
         faults = [_fault(tokens[side], texts[side], vocab_size) for side in sides]
         for side, fault in zip(sides, faults):
             if fault is not None:
                 where = label_of(example, f"document {number}")
-                which = f" {side}" if pairs else ""
+                which = f" {side}" if len(sides) > 1 else ""
                 empty = fault == _EMPTY
                 kept = isinstance(texts[side], bytes) and not empty
                 size = len(texts[side]) if kept else 0
@@ -79,7 +104,13 @@ def tokenized_documents(
         else:
             text = texts["targets"]
             size = len(text) if isinstance(text, bytes) else None
-            yield Tokenized(tokens["targets"], size, tokens.get("inputs"))
+            yield Tokenized(
+                tokens["targets"],
+                size,
+                tokens.get("inputs"),
+                tokens.get("second"),
+                example.get("labels"),
+            )
 
 
 def _fault(tokens: np.ndarray, text: Any, vocab_size: int) -> str | None:

@@ -14,7 +14,7 @@ from fmjax.data.runtime.cache import CacheKey, build_cache
 from fmjax.data.runtime.cached_data import CachedData
 from fmjax.data.tasks.documents import tokenized_documents
 from fmjax.data.tasks.image_task import ImageTask
-from fmjax.data.tasks.member import Member
+from fmjax.data.tasks.member import LabelKind, Member
 from fmjax.data.tasks.mixture import Mixture, seqio_provider
 from fmjax.data.tasks.seqio_task import SeqioTask
 from fmjax.data.tasks.text_task import TextTask
@@ -25,6 +25,7 @@ from fmjax.data.text.corruption.mixture import CorruptionMixture
 from fmjax.data.text.corruption.prefix_lm import PrefixLM
 from fmjax.data.text.corruption.span_corruption import SpanCorruption
 from fmjax.data.text.decoder_pairs import DecoderPairs
+from fmjax.data.text.labelled_text import LabelledText
 from fmjax.data.text.masking import Masking
 from fmjax.data.text.packing import Layout
 from fmjax.data.text.pairs import Pairs
@@ -34,6 +35,8 @@ from fmjax.data.text.streaming import (
     streamed_eval_batches,
 )
 from fmjax.data.tokenizers.specials import end_id
+from fmjax.data.tokenizers.text_template import text_template
+from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError, require, suggest
 
 Task = TextTask | Mixture | SeqioTask
@@ -46,6 +49,8 @@ CorruptionConfig = (
 @dataclasses.dataclass(frozen=True)
 class Data(CachedData):
     """Text data: rows of T tokens for training and evaluation.
+
+    Labelled texts, as of @labelled_records(), have rows of their own.
 
     Attributes:
       train: task or mixture whose `train` split is trained on.
@@ -187,9 +192,10 @@ class Data(CachedData):
 
         Returns:
           Counts int64 [V], and the number of bytes of the targets' text (None if the
-          targets are not the text itself). None without a validation split.
+          targets are not the text itself). None without a validation split, or if the
+          targets are labels.
         """
-        if not self.has_validation:
+        if not self.has_validation or self.label_kind() is not None:
             return None
         counts = np.zeros(self._tokenizer.vocab_size, np.int64)
         every = self.eval_batches(64, range(64))
@@ -202,6 +208,28 @@ class Data(CachedData):
             return counts, None
         return counts, int(counts @ self._token_bytes)
 
+    def label_kind(self) -> LabelKind | None:
+        """The labels of texts; None if they have none.
+
+        Raises:
+          UserError: `validation` has other classes than `train`.
+        """
+        kind = self.train.label_kind()
+        if (
+            self.validation is not None
+            and (other := self.validation.label_kind()) != kind
+        ):
+            raise UserError(
+                f"data.validation has the labels {other}, data.train {kind}; expected "
+                "the same. Bind labelled_records.classes of both."
+            )
+        return kind
+
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the labels 0, 1, …; empty if texts have no labels."""
+        kind = self.label_kind()
+        return () if kind is None else kind.names
+
     def _identity(self) -> bool:
         return self.streaming
 
@@ -212,6 +240,8 @@ class Data(CachedData):
                 f"data.{split} has images but no text. For images, bind "
                 f"experiment.data = @images() and images.{split}."
             )
+        if (kind := self.label_kind()) is not None:
+            return self._labelled(kind, tokenizer)
         if self._task(split).has_inputs(self.root):
             if self.corruption is not None or self.random_window:
                 raise UserError(
@@ -252,6 +282,30 @@ class Data(CachedData):
         if self.random_window and split == "train":
             mode = "windows"
         return Layout(mode, self.length, tokenizer.bos_id, tokenizer.eos_id)
+
+    def _labelled(self, kind: LabelKind, tokenizer: Tokenizer) -> LabelledText:
+        wrong = [
+            f"data.{name} = {getattr(self, name)!r}"
+            for name, default in (
+                ("corruption", None), ("random_window", False),
+                ("pairs", "encoder_decoder"), ("target_length", None),
+            )
+            if getattr(self, name) != default
+        ]  # fmt: skip
+        wrong += ["data.rows = 'packed'"] if self.rows == "packed" else []
+        if wrong:
+            raise UserError(
+                f"{', '.join(wrong)}: expected the default, since each labelled text "
+                "has a row of its own."
+            )
+        template = text_template(tokenizer, kind.texts)
+        least = len(template)
+        if self.length < least:
+            raise UserError(
+                f"data.length = {self.length}: expected at least {least}, for special "
+                "tokens and text."
+            )
+        return LabelledText(self.length, template, kind.names, kind.several)
 
     @functools.cached_property
     def _corrupt(self):
