@@ -3,15 +3,17 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import xxhash
 
 from fmjax.configurable import configurable, path
+from fmjax.data.sources.division import Part, TextExample
 from fmjax.data.sources.file_digest import digest_file, digest_files
 from fmjax.data.sources.find_files import find_files
 from fmjax.data.sources.record_formats.csv_records import CsvOptions
+from fmjax.data.sources.record_formats.file_parts import file_parts
 from fmjax.data.sources.record_formats.formats import (
     RECORDS,
     RecordOptions,
@@ -137,20 +139,27 @@ class RecordFiles:
         Raises:
           UserError: a file is damaged, truncated or not of its format.
         """
+        division = self.division(split)
+        for part in division.parts():
+            for name, (text,), fault in division.read(part):
+                yield name, text, fault
+
+    def division(self, split: str) -> "RecordDivision":
+        """The split in parts.
+
+        Raises:
+          UserError: there are too few records to hold some out.
+        """
         files, fraction = self._files(split)
-        threshold = self._threshold(files, fraction) if fraction else None
-        root = os.path.commonpath([file.parent for file in files])
-        for file in files:
-            name = os.path.relpath(file, root)
-            for place, text, fault in read_texts(file, self._options):
-                if threshold is not None:
-                    held_out = not fault and self._hash(text) < threshold
-                    if held_out != (split == "validation"):
-                        continue
-                if fault or not text:
-                    yield f"{name}, {place}", b"", fault
-                for begin, end in cut(text, 0, len(text)):
-                    yield f"{name}, {place}", text[begin:end], ""
+        if not fraction:
+            return RecordDivision(files, self._options, None)
+        threshold = self._threshold(files, fraction)
+
+        def is_own(text: bytes, fault: str) -> bool:
+            held_out = not fault and self._hash(text) < threshold
+            return held_out == (split == "validation")
+
+        return RecordDivision(files, self._options, is_own)
 
     def size(self, split: str) -> int:
         """Approximate bytes of the split's text, from the first texts of some files."""
@@ -275,6 +284,43 @@ class RecordFiles:
                 "out. Bind record_files.validation_files, or "
                 "record_files.validation_fraction=0 for no validation split."
             ) from None
+
+
+class RecordDivision:
+    """A split of record files; see `Division`."""
+
+    def __init__(
+        self,
+        files: list[Path],
+        options: RecordOptions,
+        is_own: Callable[[bytes, str], bool] | None,
+    ):
+        """Reads nothing yet.
+
+        Args:
+          files: all files that the split is in, in order.
+          options: how records are read.
+          is_own: whether a record's text and fault belong to the split; None if all do.
+        """
+        self._files, self._options, self._is_own = files, options, is_own
+        self.root = Path(os.path.commonpath([file.parent for file in files]))
+
+    def parts(self, size: int | None = None, numbered: bool = True) -> list[Part]:
+        """The parts; see `Division` and `file_parts`."""
+        return [
+            part for file in self._files for part in file_parts(file, size, numbered)
+        ]
+
+    def read(self, part: Part) -> Iterator[TextExample]:
+        """The records of a part, also corrupt and blank ones."""
+        name = os.path.relpath(part.file, self.root)
+        for place, text, fault in read_texts(part.file, self._options, part):
+            if self._is_own is not None and not self._is_own(text, fault):
+                continue
+            if fault or not text:
+                yield TextExample(f"{name}, {place}", (b"",), fault)
+            for begin, end in cut(text, 0, len(text)):
+                yield TextExample(f"{name}, {place}", (text[begin:end],))
 
 
 def _digest(file: Path) -> str:

@@ -3,9 +3,10 @@
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fmjax.data.records import BadRecord
+from fmjax.data.sources.division import Part, numbered_place
 from fmjax.data.sources.find_files import FileKind
 from fmjax.data.sources.record_formats.byte_stream import (
     COMPRESSIONS,
@@ -21,12 +22,12 @@ from fmjax.data.sources.record_formats.json_records import (
 from fmjax.data.sources.record_formats.record_text import MissingField, RecordText
 from fmjax.errors import UserError, suggest
 
-_LINES = (".jsonl", ".ndjson")
+LINES = (".jsonl", ".ndjson")
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
-_PARQUET = (".parquet",)
-_ARROW = (".arrow", ".feather", ".ipc")
-_TEXT_FORMATS = (*_LINES, ".json", *_SEPARATORS)
-_FORMATS = (*_TEXT_FORMATS, *_PARQUET, *_ARROW)
+PARQUET = (".parquet",)
+ARROW = (".arrow", ".feather", ".ipc")
+_TEXT_FORMATS = (*LINES, ".json", *_SEPARATORS)
+_FORMATS = (*_TEXT_FORMATS, *PARQUET, *ARROW)
 
 RECORDS = FileKind(
     (*_FORMATS, *(form + end for form in _TEXT_FORMATS for end in COMPRESSIONS)),
@@ -96,8 +97,15 @@ def format_of(file: Path) -> str:
     )
 
 
-def read_texts(file: Path, options: RecordOptions) -> Iterator[TextOfRecord]:
+def read_texts(
+    file: Path, options: RecordOptions, part: Part | None = None
+) -> Iterator[TextOfRecord]:
     """Yields the text of every record of a file, in order; memory stays bounded.
+
+    Args:
+      file: the file.
+      options: how records are read.
+      part: the part of the file to read; None for all of it.
 
     Raises:
       MissingField: a file of columns does not have a field.
@@ -106,15 +114,25 @@ def read_texts(file: Path, options: RecordOptions) -> Iterator[TextOfRecord]:
     form = format_of(file)
     if form in _TEXT_FORMATS:
         with open_bytes(file) as stream:
-            yield from _texts_of(file, stream, form, options)
+            if part is None or part.stop is None:
+                yield from _texts_of(file, stream, form, options)
+                return
+            if part.start:
+                stream.seek(part.start)
+            size = part.stop - stream.tell()
+            records = json_lines(stream, options.text.fields, size)
+            for number, values in records:
+                place = numbered_place("line", part, number - 1)
+                yield _text(place, values, options.text)
         return
     # It takes a third of a second to import.
     from fmjax.data.sources.record_formats import column_records
 
     read = column_records.arrow_rows
-    if form in _PARQUET:
+    if form in PARQUET:
         read = column_records.parquet_rows
-    yield from _texts("row", read(file, options.text), options.text)
+    rows = (0, None) if part is None else (part.start, part.stop)
+    yield from _texts("row", read(file, options.text, *rows), options.text)
 
 
 class FirstText(NamedTuple):
@@ -169,7 +187,7 @@ def _estimate(file: Path, size: int, modified: int, options: RecordOptions) -> i
         rows, found, is_whole = _sample(read_texts(file, options))
         if is_whole:
             return found
-        return found * count_rows(file, form in _PARQUET) // max(rows, 1)
+        return found * count_rows(file, form in PARQUET) // max(rows, 1)
     with open_bytes(file) as stream:
         _, found, is_whole = _sample(_texts_of(file, stream, form, options))
         return found if is_whole else found * size // max(stream.file_position(), 1)
@@ -190,7 +208,7 @@ def _texts_of(
 ) -> Iterator[TextOfRecord]:
     fields = options.text.fields
     unit = "line"
-    if form in _LINES:
+    if form in LINES:
         records = json_lines(stream, fields)
     elif form in _SEPARATORS:
         records = csv_rows(file, stream, fields, _SEPARATORS[form], options.csv)
@@ -203,11 +221,13 @@ def _texts(
     unit: str, records: Iterator[Found], text: RecordText
 ) -> Iterator[TextOfRecord]:
     for number, values in records:
-        place = f"{unit} {number}"
-        if isinstance(values, BadRecord):
-            yield TextOfRecord(place, b"", str(values))
-            continue
-        try:
-            yield TextOfRecord(place, text.of(values), "")
-        except BadRecord as error:
-            yield TextOfRecord(place, b"", str(error))
+        yield _text(f"{unit} {number}", values, text)
+
+
+def _text(place: str, values: list[Any] | BadRecord, text: RecordText) -> TextOfRecord:
+    if isinstance(values, BadRecord):
+        return TextOfRecord(place, b"", str(values))
+    try:
+        return TextOfRecord(place, text.of(values), "")
+    except BadRecord as error:
+        return TextOfRecord(place, b"", str(error))
