@@ -114,6 +114,22 @@ def test_parts_of_arrow(tmp_path, writer):
     assert len(parts) > 5 if writer is pa.ipc.new_file else len(parts) == 1
 
 
+def test_parts_of_array_records(tmp_path):
+    import tensorflow as tf
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    writer = ArrayRecordWriter(str(tmp_path / "a.array_record"), "group_size:1")
+    for text in TEXTS:
+        feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[text.encode()]))
+        features = tf.train.Features(feature={"text": feature})
+        writer.write(tf.train.Example(features=features).SerializeToString())
+    writer.close()
+    source = RecordFiles(str(tmp_path), validation_fraction=0.0)
+    assert_parts_give_the_whole(source)
+    assert [e.texts[0].decode() for e in whole(source, "train")] == TEXTS
+    assert len(in_parts(source, "train", 1000)) > 10
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     texts=st.lists(st.text(st.characters(codec="utf-8"), max_size=20), max_size=30),

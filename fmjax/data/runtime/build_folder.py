@@ -22,7 +22,7 @@ import numpy as np
 import safetensors.numpy
 
 from fmjax.data.folders import is_alive
-from fmjax.data.sources.division import Part
+from fmjax.data.sources.division import FilePart
 from fmjax.storage import objects
 from fmjax.storage.paths import is_bucket
 
@@ -34,7 +34,7 @@ _UNIT = re.compile(r"unit-(\d+)\.json")
 _BEAT_SECONDS, _BUCKET_BEAT_SECONDS = 2.0, 10.0
 STALE_SECONDS = 60.0
 
-Unit = tuple[Part, ...]
+Unit = tuple[FilePart, ...]
 
 
 class BuildFolder:
@@ -70,7 +70,7 @@ class BuildFolder:
         if plan.get("version") != _VERSION:
             return None
         return [
-            tuple(Part(root / file, *rest) for file, *rest in unit)
+            tuple(FilePart(root / file, *rest) for file, *rest in unit)
             for unit in plan["units"]
         ]
 

@@ -27,7 +27,7 @@ from fmjax.data.runtime.build_folder import BuildFolder, TokenizedUnit, Unit
 from fmjax.data.runtime.build_progress import build_progress, say
 from fmjax.data.runtime.build_worker import USER_ERROR, Work
 from fmjax.data.runtime.cache import Cache, CacheKey, build_cache, is_built, open_cache
-from fmjax.data.sources.division import Divisible, Division, Part
+from fmjax.data.sources.division import Divisible, Division, FilePart
 from fmjax.data.sources.examples import Skipped
 from fmjax.data.tasks.documents import Tokenized
 from fmjax.data.tokenizers.tokenizers import Tokenizer
@@ -290,7 +290,7 @@ def _place(root: Path, key: CacheKey) -> Path:
     return shared_place(final.with_name(f"{final.name}.build"))
 
 
-def _units(parts: list[Part]) -> list[Unit]:
+def _units(parts: list[FilePart]) -> list[Unit]:
     units, unit, size = [], [], 0
     for part in parts:
         unit.append(part)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 
-class Part(NamedTuple):
+class FilePart(NamedTuple):
     """Consecutive examples of a split, in one file.
 
     Attributes:
@@ -46,7 +46,7 @@ class Division(Protocol):
 
     root: Path
 
-    def parts(self, size: int | None = None, numbered: bool = True) -> list[Part]:
+    def parts(self, size: int | None = None, numbered: bool = True) -> list[FilePart]:
         """The parts, whose examples one after another are those of the split.
 
         Args:
@@ -56,7 +56,7 @@ class Division(Protocol):
             messages give their numbers.
         """
 
-    def read(self, part: Part) -> Iterator[TextExample]:
+    def read(self, part: FilePart) -> Iterator[TextExample]:
         """The examples of a part, in order."""
 
 
@@ -68,14 +68,13 @@ class Divisible(Protocol):
         """The split, to be divided."""
 
 
-def numbered_place(unit: str, part: Part, number: int) -> str:
-    """ "line 3": an example's place in its file, as messages name it.
+def number_in_file(part: FilePart, number: int) -> int | str:
+    """The number of a line, paragraph or row in its file, as messages give it.
 
     Args:
-      unit: "line", "paragraph" or "row".
-      part: the part of the example.
-      number: of the example in the part, from 0.
+      part: the part that it is in.
+      number: its number in the part, from 0.
     """
     if part.first or not part.start:
-        return f"{unit} {max(part.first, 1) + number}"
-    return f"{unit} {1 + number} after byte {part.start}"
+        return max(part.first, 1) + number
+    return f"{1 + number} after byte {part.start}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fmjax.data.sources.division import Part, TextExample, numbered_place
+from fmjax.data.sources.division import FilePart, TextExample, number_in_file
 from fmjax.data.sources.text_reader import OpenText, cut, open_text, scan_text
 
 # (start, stop) in the concatenation of all files, in bytes.
@@ -70,7 +70,7 @@ class TextDivision:
             self._starts[file] = start
             start += scan_text(file).size
 
-    def parts(self, size: int | None = None, numbered: bool = True) -> list[Part]:
+    def parts(self, size: int | None = None, numbered: bool = True) -> list[FilePart]:
         """The parts; see `Division`. A file in UTF-16 is one part."""
         return [
             part
@@ -79,7 +79,7 @@ class TextDivision:
             for part in self._parts(file, size, numbered)
         ]
 
-    def read(self, part: Part) -> Iterator[TextExample]:
+    def read(self, part: FilePart) -> Iterator[TextExample]:
         """The examples of a part, without blank ones."""
         with self._open(part.file) as text:
             stop = text.end if part.stop is None else part.stop
@@ -98,7 +98,7 @@ class TextDivision:
                             continue
                     elif self._is_own and not self._is_own(text, begin, end):
                         continue
-                    place = numbered_place(self._units.name, part, number)
+                    place = f"{self._units.name} {number_in_file(part, number)}"
                     for name, content in text.documents(place, begin, end):
                         yield TextExample(name, (content,))
 
@@ -115,12 +115,14 @@ class TextDivision:
             if begin < stop and end > start
         ]
 
-    def _parts(self, file: Path, size: int | None, numbered: bool) -> Iterator[Part]:
+    def _parts(
+        self, file: Path, size: int | None, numbered: bool
+    ) -> Iterator[FilePart]:
         scan = scan_text(file)
         if not scan.encoding.startswith("utf-8"):
             size = None
         if self._units is not None and size is None:
-            yield Part(file, 0, None, 1, scan.size)
+            yield FilePart(file, 0, None, 1, scan.size)
             return
         with self._open(file) as text:
             if self._units is None:
@@ -130,13 +132,13 @@ class TextDivision:
             while start < text.end:
                 stop = self._units.following(text, min(start + size, text.end))
                 number = first if numbered or start == text.begin else 0
-                yield Part(file, start, stop, number, stop - start)
+                yield FilePart(file, start, stop, number, stop - start)
                 first += self._units.count(text, start, stop) if numbered else 0
                 start = stop
 
     def _pieces(
         self, file: Path, text: OpenText, size: int | None, newline: bytes
-    ) -> Iterator[Part]:
+    ) -> Iterator[FilePart]:
         """Ranges of a file that is a document; long ones are cut as `read` does."""
         total = scan_text(file).size
         for begin, end in self._own(file):
@@ -146,7 +148,7 @@ class TextDivision:
             start = begin
             for _, stop in cut(text.content, begin, end, newline) if size else ():
                 if stop - start >= size:
-                    yield Part(file, start, stop, 0, stop - start)
+                    yield FilePart(file, start, stop, 0, stop - start)
                     start = stop
             if start < end:
-                yield Part(file, start, end, 0, end - start)
+                yield FilePart(file, start, end, 0, end - start)

@@ -8,6 +8,7 @@ from fmjax.data.folders import is_built
 from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources.pair_files import PairFiles
 from fmjax.data.sources.record_files import RecordFiles
+from fmjax.data.sources.record_pairs import RecordPairs
 from fmjax.data.sources.stdlib import PythonStdlib
 from fmjax.data.sources.text_files import TextFiles
 from fmjax.data.sources.tfds import Tfds
@@ -35,7 +36,7 @@ class TextTask:
       description: what the data is, for the model card.
     """
 
-    source: TextFiles | RecordFiles | PairFiles | PythonStdlib | Tfds
+    source: TextFiles | RecordFiles | PairFiles | RecordPairs | PythonStdlib | Tfds
     tokenizer: SentencePiece | Characters | Bytes | SavedTokenizer
     name: str = "text"
     license: str | None = runtime_field(None)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fmjax.data.records import Record, Row
-from fmjax.data.sources.division import Division, Part, TextExample
+from fmjax.data.sources.division import Division, FilePart, TextExample
 from fmjax.data.text.streamed_rows import StreamedRows
 from fmjax.errors import UserError
 
@@ -60,7 +60,7 @@ class MemberReader:
         self,
         rows: StreamedRows,
         number: int,
-        parts: list[Part],
+        parts: list[FilePart],
         lanes: int,
         window_bytes: int,
         seed: int,
@@ -172,7 +172,7 @@ class LaneRows:
         return self._reader.window(self._lane, start, examples)
 
 
-def parts_for(division: Division, lanes: int) -> list[Part]:
+def parts_for(division: Division, lanes: int) -> list[FilePart]:
     """Parts for so many lanes; lines are not counted, which would read the files."""
     files = division.parts()
     total = sum(part.size for part in files)

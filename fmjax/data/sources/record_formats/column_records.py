@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fmjax.data.sources.record_formats.json_records import Found
-from fmjax.data.sources.record_formats.record_text import MissingField, RecordText
+from fmjax.data.sources.record_formats.parts import Field, MissingField
 from fmjax.errors import UserError
 
 # Bytes of the rows that are decoded at once, and their maximum number.
@@ -19,15 +19,15 @@ _PARQUET = b"PAR1"
 
 
 def parquet_rows(
-    file: Path, text: RecordText, start: int = 0, stop: int | None = None
+    file: Path, fields: tuple[Field, ...], start: int = 0, stop: int | None = None
 ) -> Iterator[Found]:
-    """Yields (row from 0, values) of a Parquet file, as bytes or integers.
+    """Yields (row from 0, values) of a Parquet file; strings are bytes.
 
     Row groups are read from their beginning.
 
     Args:
       file: the file.
-      text: the text of a record.
+      fields: the fields.
       start: first row.
       stop: the row to end before; None for the end of the file.
 
@@ -41,7 +41,7 @@ def parquet_rows(
         _explained(file, lambda: f", after row {row}"),
         _open_parquet(file) as content,
     ):
-        columns = _columns(file, content.schema_arrow, text)
+        columns = _columns(file, content.schema_arrow, fields)
         stop = content.metadata.num_rows if stop is None else stop
         for group in range(content.num_row_groups):
             metadata = content.metadata.row_group(group)
@@ -51,7 +51,7 @@ def parquet_rows(
             batches = content.iter_batches(
                 _rows_at_once(metadata.total_byte_size, metadata.num_rows),
                 row_groups=[group],
-                columns=list(text.fields),
+                columns=[".".join(path) for path in columns if path],
                 use_threads=False,
             )
             for batch in batches:
@@ -62,11 +62,11 @@ def parquet_rows(
 
 
 def arrow_rows(
-    file: Path, text: RecordText, start: int = 0, stop: int | None = None
+    file: Path, fields: tuple[Field, ...], start: int = 0, stop: int | None = None
 ) -> Iterator[Found]:
-    """Yields (row from 0, values) of a file in Arrow's stream or file format.
+    """Yields (row from 0, values) of Arrow's stream or file format, as for Parquet.
 
-    Arguments as in `parquet_rows`; batches before the first row are not decoded.
+    Arguments as of `parquet_rows`; batches before the first row are not decoded.
 
     Raises:
       MissingField: there is no column of the name of a field.
@@ -75,7 +75,7 @@ def arrow_rows(
     """
     row = 0
     with _explained(file, lambda: f", after row {row}"), _open_arrow(file) as reader:
-        columns = _columns(file, reader.schema, text)
+        columns = _columns(file, reader.schema, fields)
         for batch in _batches(reader):
             if row + batch.num_rows > start:
                 step = _rows_at_once(batch.nbytes, batch.num_rows)
@@ -139,6 +139,16 @@ def count_rows(file: Path, is_parquet: bool) -> int:
             return sum(batch.num_rows for batch in _batches(reader))
 
 
+def read_metadata(file: Path, is_parquet: bool) -> dict[bytes, bytes]:
+    """What a file's schema says beside its columns."""
+    with _explained(file):
+        if is_parquet:
+            with _open_parquet(file) as content:
+                return content.schema_arrow.metadata or {}
+        with _open_arrow(file) as reader:
+            return reader.schema.metadata or {}
+
+
 def _open_parquet(file: Path) -> pq.ParquetFile:
     with open(file, "rb") as handle:
         head = handle.read(4)
@@ -182,24 +192,54 @@ def _rows_at_once(size: int, rows: int) -> int:
     return max(1, min(_BATCH_ROWS, _BATCH_BYTES * rows // max(size, 1)))
 
 
-def _columns(file: Path, schema: pa.Schema, text: RecordText) -> list[list[str]]:
-    """The path of every field: its column, and fields of structures in it."""
+def _columns(
+    file: Path, schema: pa.Schema, fields: tuple[Field, ...]
+) -> list[list[str]]:
+    """The path of every field: its column, and fields of structures in it.
+
+    The path of an optional field that the file does not have is empty.
+    """
     found = []
-    for name in text.fields:
+    for name, kinds, is_optional in fields:
         place = _find(schema, name)
         if place is None:
-            raise MissingField(name, _names(schema))
+            if not is_optional:
+                raise MissingField(name, _names(schema))
+            found.append([])
+            continue
         path, kind = place
-        if pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        is_valid = _is_text(kind) or pa.types.is_null(kind)
-        if not is_valid and not (text.is_template and pa.types.is_integer(kind)):
+        if _kind_of(kind) not in (*kinds, "nulls"):
             raise UserError(
-                f"{file}: the column {name!r} is of type {kind}; expected strings"
-                f"{' or integers' if text.is_template else ''}."
+                f"{file}: the column {name!r} is of type {kind}; expected "
+                f"{' or '.join(kinds)}."
             )
         found.append(path)
     return found
+
+
+def _kind_of(kind: pa.DataType) -> str:
+    """What a column holds, as in `Field.kinds`; "others" if it is none of these."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    for name, holds in (
+        ("nulls", pa.types.is_null),
+        ("strings", _is_text),
+        ("integers", pa.types.is_integer),
+        ("booleans", pa.types.is_boolean),
+        ("lists", _is_list),
+        ("objects", pa.types.is_struct),
+    ):
+        if holds(kind):
+            return name
+    return "others"
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_list(kind)
+        or pa.types.is_large_list(kind)
+        or pa.types.is_fixed_size_list(kind)
+    )
 
 
 def _find(fields, name: str) -> tuple[list[str], pa.DataType] | None:
@@ -255,7 +295,11 @@ def _numbered(
 
 def _values(batch: pa.RecordBatch, columns: list[list[str]]) -> Iterator[list[Any]]:
     arrays = []
-    for top, *inside in columns:
+    for path in columns:
+        if not path:
+            arrays.append([None] * batch.num_rows)
+            continue
+        top, *inside = path
         array = batch.column(top)
         for name in inside:
             array = pc.struct_field(array, name)
