@@ -10,7 +10,9 @@ def add(verbs: Verbs) -> None:
     sub = add_verb(
         verbs, "import", "Import a Hugging Face folder as a run directory.", _import
     )
-    sub.add_argument("hf_dir", help="a folder with config.json and *.safetensors")
+    sub.add_argument(
+        "hf_dir", help="a folder of transformers, of Meta's Llama, or of T5X"
+    )
     sub.add_argument("run_dir", help="the run directory to write; must be new")
     sub.add_argument(
         "--ignore",
@@ -54,12 +56,9 @@ def add(verbs: Verbs) -> None:
 def _import(args: argparse.Namespace) -> None:
     from fmjax.interop.hugging_face import import_model
 
-    left_out = import_model(args.hf_dir, args.run_dir, ignore=args.ignore)
+    report = import_model(args.hf_dir, args.run_dir, ignore=args.ignore)
     print(f"imported {args.hf_dir} into {args.run_dir}")
-    if args.ignore:
-        print(f"ignored because of --ignore: {', '.join(args.ignore)}")
-    if left_out:
-        print(f"not imported (weights of other heads): {', '.join(left_out)}")
+    print("\n".join(report.lines))
 
 
 def _export(args: argparse.Namespace) -> None:

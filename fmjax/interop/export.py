@@ -18,12 +18,13 @@ from fmjax.interop import (
     generation_file,
     model_card,
     preprocessor_file,
-    tensor_files,
     tokenizer_files,
 )
 from fmjax.interop.families import FAMILIES
 from fmjax.interop.family import Architecture, Family, Unlike
 from fmjax.interop.model_card import Exported
+from fmjax.interop.safetensors_writer import DTYPES
+from fmjax.interop.safetensors_writer import write as write_tensors
 from fmjax.interop.weights import leaves, tensors
 from fmjax.models.contracts import vocab_size_of
 from fmjax.run import directory as run_dirs
@@ -77,10 +78,10 @@ def export_model(
     experiment = run_dirs.stored_experiment(source, trust)
     objective = experiment.objective
     dtype = dtype or experiment.imported_dtype or "float32"
-    if dtype not in tensor_files.DTYPES:
+    if dtype not in DTYPES:
         raise UserError(
-            f"dtype = {dtype!r}: expected one of {', '.join(tensor_files.DTYPES)}."
-            f"{suggest(dtype, tensor_files.DTYPES)}"
+            f"dtype = {dtype!r}: expected one of {', '.join(DTYPES)}."
+            f"{suggest(dtype, DTYPES)}"
         )
     if max_shard_bytes < 1:
         raise UserError(f"max_shard_bytes = {max_shard_bytes}: expected at least 1.")
@@ -104,7 +105,7 @@ def export_model(
             return {name: np.asarray(array) for name, array in arrays.items()}
 
         every = [*tensors(read, stored, objective.model, family, architecture, found)]
-        tensor_files.write(target, every, dtype, max_shard_bytes)
+        write_tensors(target, every, dtype, max_shard_bytes)
         notes.append(tokenizer_files.write(target, tokenizer))
         if experiment.image_preprocessing is not None:
             preprocessor_file.write(target, experiment.image_preprocessing)

@@ -53,8 +53,6 @@ class Family:
       constants: pattern of tensors without weights, which old files have.
       foreign: pattern of tensors of heads for which transformers has no class.
       renamed: (pattern, replacement) for tensor names of old files.
-      unties: whether a tied head that differs from the table is read as an untied one,
-        whatever config.json says.
       without: fields of a model for parts that files do not contain.
       objects: objects of config.json whose options are named "object.option".
     """
@@ -75,7 +73,6 @@ class Family:
     constants: str = "(?!)"
     foreign: str = "(?!)"
     renamed: tuple[tuple[str, str], ...] = ()
-    unties: bool = False
     without: tuple[str, ...] = ()
     objects: tuple[str, ...] = ()
 

@@ -9,9 +9,11 @@ from fmjax.config.render import render
 from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
 from fmjax.errors import UserError, suggest
 from fmjax.interop import generation_file, preprocessor_file
+from fmjax.interop.import_report import ImportReport
 from fmjax.interop.options import Options, has_option
 from fmjax.interop.saved_model import read_model
-from fmjax.interop.tensor_files import TensorFiles
+from fmjax.interop.source_folder import source_folder
+from fmjax.interop.vocabulary_rows import check_tokenizer
 from fmjax.models.contracts import vocab_size_of
 from fmjax.run import directory as run_dirs
 from fmjax.storage.new_folder import new_folder
@@ -25,20 +27,20 @@ from fmjax.training.experiment import Experiment
 
 def import_model(
     hf_dir: str | Path, run_dir: str | Path, *, ignore: Collection[str] = ()
-) -> list[str]:
+) -> ImportReport:
     """Writes a run directory with the model and tokenizer of a saved model.
 
     Args:
       hf_dir: a folder with config.json and safetensors files, as written by
-        `save_pretrained`, and optionally tokenizer and preprocessor files.
+        `save_pretrained`, and optionally tokenizer and preprocessor files; or with
+        other files of weights, see the page "Continue a Hugging Face model".
       run_dir: the run directory to write; it must be new.
       ignore: options of config.json or generation_config.json to ignore: options that
         fmjax does not know and that are known to have no effect. An option inside an
         object is named "object.option".
 
     Returns:
-      Names of tensors that were not imported: those of heads that the architecture in
-      config.json does not have.
+      What was imported, and what was done to make its files agree.
 
     Raises:
       UserError: an option, a tensor or a file is not supported. Nothing is written
@@ -47,22 +49,23 @@ def import_model(
     place, target = given_path(hf_dir, "hf_dir"), as_path(run_dir, "run_dir")
     if not place.is_dir():
         raise UserError(f"{place}: no such directory; expected a saved model.")
-    with local_copy(place) as source, new_folder(target) as folder:
+    with (
+        local_copy(place) as local,
+        source_folder(local, ignore) as (source, files, note),
+        new_folder(target) as folder,
+    ):
         _check_ignored(source, ignore)
-        objective, params, unread = read_model(source, ignore)
-        vocab_size = vocab_size_of(objective.model)
         tokenizer = HuggingFaceTokenizer.from_folder(source)
-        if tokenizer is not None and tokenizer.vocab_size > vocab_size:
-            raise UserError(
-                f"{source}: its tokenizer has ids up to {tokenizer.vocab_size - 1}, "
-                f"config.json a vocab_size of {vocab_size}."
-            )
-        preprocessing = preprocessor_file.read(source)
+        tokens = None if tokenizer is None else tokenizer.vocab_size
+        saved = read_model(source, files, ignore, tokens)
+        model = saved.objective.model
+        check_tokenizer(source, tokens, vocab_size_of(model))
         experiment = Experiment(
-            objective=objective,
-            preprocessing=preprocessing,
-            generation=generation_file.read(source, objective.model, ignore),
-            imported_dtype=TensorFiles(source).dtype,
+            objective=saved.objective,
+            preprocessing=preprocessor_file.read(source),
+            generation=generation_file.read(source, model, ignore),
+            imported_dtype=files.dtype,
+            imported_ignoring=tuple(ignore),
         )
         run_dirs.write(folder, render(experiment))
         if tokenizer is not None:
@@ -70,10 +73,15 @@ def import_model(
         generation_file.keep(source, folder)
         # Orbax would copy NumPy arrays, but uses these without a copy.
         host = jax.local_devices(backend="cpu")[0]
-        checkpoints.save_model(folder, jax.device_put(params, host))
+        checkpoints.save_model(folder, jax.device_put(saved.params, host))
         if is_bucket(target):  # A checkpoint counts there once it is marked.
             (folder / FOLDER / "0" / COMMITTED).write_text("imported")
-    return unread
+    notes = [note] * bool(note) + saved.notes
+    if ignore:
+        notes.append(f"ignored because of --ignore: {', '.join(ignore)}")
+    return ImportReport(
+        saved.family.model_type, saved.architecture, saved.left_out, notes
+    )
 
 
 def _check_ignored(source: Path, ignore: Collection[str]) -> None:

@@ -93,6 +93,10 @@ class Experiment:
         the tokenizer's EOS and sampling.
       imported_dtype: dtype of the files that a model was imported from, the default of
         an export; None for a model that was trained.
+      imported_ignoring: options of the folder that a model was imported from which
+        `fmjax import --ignore` was told to ignore.
+      imported_quantization: form in which that folder's weights were quantized, before
+        they were dequantized on import; None if they were not.
       modules: Python modules that its gin files imported.
     """
 
@@ -110,6 +114,8 @@ class Experiment:
     trackers: tuple[Tracker, ...] = runtime_field(())
     generation: Generation | None = None
     imported_dtype: str | None = None
+    imported_ignoring: tuple[str, ...] = ()
+    imported_quantization: str | None = None
     modules: tuple[str, ...] = ()
 
     def __post_init__(self):

@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import pathlib
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 
@@ -15,8 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.numpy
 import sentencepiece
+import tensorstore
 import tokenizers
+import torch
 from array_record.python.array_record_module import ArrayRecordWriter
+from flax import serialization
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from fmjax.config.load import load_experiment
@@ -34,6 +38,8 @@ from fmjax.data.tokenizers.saved_tokenizer import SavedTokenizer
 from fmjax.data.tokenizers.tokenizers import ByteTokenizer
 from fmjax.errors import UserError
 from fmjax.interop import preprocessor_file
+from fmjax.interop.containers import meta_llama, t5x, torch_files
+from fmjax.interop.containers.folder import read_folder
 from fmjax.interop.saved_model import read_model
 from fmjax.interop.tensor_files import TensorFiles
 from fmjax.run import directory as run_dirs
@@ -59,7 +65,16 @@ TEXTS = ["the cat sat on the mat", "a cat and a hat, 12 of them"] * 5
 
 def readers(folder: pathlib.Path) -> Readers:
     """A good input of each reader, and the reader, which may write below `folder`."""
-    parts = (models_of, caches, configs, runs, tokenizers_of, images, records)
+    parts = (
+        models_of,
+        containers_of,
+        caches,
+        configs,
+        runs,
+        tokenizers_of,
+        images,
+        records,
+    )
     found: Readers = {}
     for part in parts:
         place = folder / part.__name__
@@ -80,7 +95,7 @@ def models_of(folder: pathlib.Path) -> Readers:
 
     def tensors(file: pathlib.Path, content: bytes) -> None:
         file.write_bytes(content)
-        files = TensorFiles(file.parent)
+        files = TensorFiles(file.parent, read_folder(file.parent))
         for name in files.names:
             files.read(name, arrays[name].shape if name in arrays else (1,))
 
@@ -111,9 +126,97 @@ def models_of(folder: pathlib.Path) -> Readers:
         ),
         "config.json": (
             _json(options),
-            _written(gpt2 / "config.json", lambda: read_model(gpt2)),
+            _written(
+                gpt2 / "config.json",
+                lambda: read_model(gpt2, TensorFiles(gpt2, read_folder(gpt2))),
+            ),
         ),
     }
+
+
+def containers_of(folder: pathlib.Path) -> Readers:
+    """Weights in other files than safetensors."""
+    table = torch.arange(6.0).reshape(2, 3)
+    state = {"table": table, "turned": table.T, "half": torch.ones(3).bfloat16()}
+    index = {"weight_map": {"table": "one.bin", "half": "one.bin"}}
+    meta, shards = folder / "meta", folder / "bin"
+    for place in (meta, shards):
+        place.mkdir()
+    torch.save(state, shards / "one.bin")
+    shapes = {"attention.wq": (4, 4), "attention.wk": (4, 4), "attention.wv": (4, 4)}
+    shapes |= {"attention.wo": (4, 4), "feed_forward.w1": (6, 4)}
+    llama = {f"layers.0.{n}.weight": torch.ones(shape) for n, shape in shapes.items()}
+    llama["tok_embeddings.weight"] = torch.ones(7, 4)
+    torch.save(llama, meta / "consolidated.00.pth")
+    params = {"dim": 4, "n_layers": 1, "n_heads": 2, "vocab_size": 7, "norm_eps": 1e-5}
+    array = folder / "t5x" / "target.encoder.encoder_norm.scale"
+    places, tensors = {}, {}
+    small = np.ones((4, 4), np.float32)
+    for name in ("query", "key", "value", "out"):
+        tensors[name] = {"kernel": small}
+    target = {
+        "token_embedder": {"embedding": np.ones((7, 4), np.float32)},
+        "encoder": {
+            "relpos_bias": {"rel_embedding": np.ones((2, 8), np.float32)},
+            "layers_0": {"attention": tensors, "mlp": {"wi": {"kernel": small}}},
+            "encoder_norm": {
+                "scale": {"driver": "zarr", "kvstore": {"path": array.name}}
+            },
+        },
+    }
+    spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": str(array)}}
+    written = tensorstore.open(
+        spec, create=True, dtype=tensorstore.float32, shape=[4]
+    ).result()
+    written.write(np.ones(4, np.float32)).result()
+    checkpoint = serialization.msgpack_serialize(
+        {"version": 3, "optimizer": {"target": target}}
+    )
+    (array.parent / t5x.FILE).write_bytes(checkpoint)
+    for name in (t5x.FILE, f"{array.name}/.zarray", f"{array.name}/0"):
+        places[name] = folder / f"of {name.replace('/', ' ')}"
+        shutil.copytree(array.parent, places[name])
+
+    def every(tensors) -> None:
+        for tensor in tensors.values():
+            assert tensor.read().shape == tensor.shape
+
+    def file() -> None:
+        every(torch_files.read_file(folder / "model.bin"))
+
+    return {
+        "PyTorch's zip": (_saved(state, True), _written(folder / "model.bin", file)),
+        "PyTorch's older": (_saved(state, False), _written(folder / "model.bin", file)),
+        "PyTorch's index": (
+            _json(index),
+            _written(
+                shards / "pytorch_model.bin.index.json",
+                lambda: every(read_folder(shards)),
+            ),
+        ),
+        "params.json": (
+            _json(params),
+            _written(
+                meta / "params.json", lambda: every(meta_llama.read_folder(meta)[1])
+            ),
+        ),
+        **{
+            f"T5X's {name}": (
+                (place / name).read_bytes(),
+                _written(
+                    place / name,
+                    lambda place=place: every(t5x.read_folder(place)[1]),
+                ),
+            )
+            for name, place in places.items()
+        },
+    }
+
+
+def _saved(state: dict, archive: bool) -> bytes:
+    content = io.BytesIO()
+    torch.save(state, content, _use_new_zipfile_serialization=archive)
+    return content.getvalue()
 
 
 def caches(folder: pathlib.Path) -> Readers:

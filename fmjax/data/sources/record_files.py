@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Iterator
 
 from fmjax.configurable import configurable
+from fmjax.data.sources.division import TextExample
+from fmjax.data.sources.record_division import RecordDivision
 from fmjax.data.sources.record_formats.record_text import RecordText
 from fmjax.data.sources.record_source import RecordSource
 from fmjax.data.sources.source import Document, generated_source
@@ -45,12 +47,23 @@ class RecordFiles(RecordSource):
 
     def records(self, split: str) -> Iterator[tuple[str, bytes, str]]:
         """Yields (name, text, fault) of the records of a split; see `found`."""
-        for name, values, fault in self.found(split):
-            text = b"" if fault else values[0]
-            if not text:
-                yield name, b"", fault
-            for begin, end in cut(text, 0, len(text)):
-                yield name, text[begin:end], ""
+        for record in self.found(split):
+            for name, (text,), fault in self.examples_of(*record):
+                yield name, text, fault
+
+    def division(self, split: str) -> RecordDivision:
+        """The split in parts; see `Division`."""
+        return self.divided(split)
+
+    def examples_of(
+        self, name: str, values: tuple, fault: str
+    ) -> Iterator[TextExample]:
+        """Yields the documents of a record: several, if its text is long."""
+        text = b"" if fault else values[0]
+        if not text:
+            yield TextExample(name, (b"",), fault)
+        for begin, end in cut(text, 0, len(text)):
+            yield TextExample(name, (text[begin:end],))
 
     def features(self) -> dict[str, str]:
         """Names of the features, as `seqio_source` yields them."""

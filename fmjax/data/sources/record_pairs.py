@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Iterator
 
 from fmjax.configurable import configurable
+from fmjax.data.sources.division import TextExample
+from fmjax.data.sources.record_division import RecordDivision
 from fmjax.data.sources.record_formats.record_text import RecordText
 from fmjax.data.sources.record_source import RecordSource
 from fmjax.data.sources.source import DOCUMENT_BYTES, Document, generated_source
@@ -42,11 +44,20 @@ class RecordPairs(RecordSource):
 
         A text of more than 4 MiB is truncated to a length that is still refused.
         """
-        for name, values, fault in self.found(split):
-            inputs, targets = (
-                (b"", b"") if fault else (t[: DOCUMENT_BYTES + 1] for t in values)
-            )
-            yield name, inputs, targets, fault
+        for record in self.found(split):
+            for name, (inputs, targets), fault in self.examples_of(*record):
+                yield name, inputs, targets, fault
+
+    def division(self, split: str) -> RecordDivision:
+        """The split in parts; see `Division`."""
+        return self.divided(split)
+
+    def examples_of(
+        self, name: str, values: tuple, fault: str
+    ) -> Iterator[TextExample]:
+        """Yields the pair of a record."""
+        texts = (b"", b"") if fault else (t[: DOCUMENT_BYTES + 1] for t in values)
+        yield TextExample(name, tuple(texts), fault)
 
     def features(self) -> dict[str, str]:
         """Names of the features, as `seqio_source` yields them."""

@@ -3,7 +3,6 @@
 import abc
 import dataclasses
 import functools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +10,10 @@ import xxhash
 
 from fmjax.configurable import path
 from fmjax.data.records import BadRecord
+from fmjax.data.sources.division import FilePart
 from fmjax.data.sources.file_digest import digest_file, digest_files
 from fmjax.data.sources.find_files import find_files
+from fmjax.data.sources.record_division import RecordDivision
 from fmjax.data.sources.record_formats.csv_records import CsvOptions
 from fmjax.data.sources.record_formats.formats import (
     RECORDS,
@@ -149,17 +150,19 @@ class RecordSource(abc.ABC):
         Raises:
           UserError: a file is damaged, truncated or not of its format.
         """
+        division = self.divided(split)
+        for part in division.parts():
+            yield from division.found(part)
+
+    def divided(self, split: str) -> RecordDivision:
+        """The split in parts.
+
+        Raises:
+          UserError: there are too few records to hold some out.
+        """
         files, fraction = self._files(split)
         threshold = self._threshold(files, fraction) if fraction else None
-        root = os.path.commonpath([file.parent for file in files])
-        for file in files:
-            name = os.path.relpath(file, root)
-            for place, values, fault in self._read(file):
-                if threshold is not None:
-                    held_out = not fault and self._hash(values) < threshold
-                    if held_out != (split == "validation"):
-                        continue
-                yield f"{name}, {place}", values, fault
+        return RecordDivision(self, split, files, threshold)
 
     def size(self, split: str) -> int:
         """Approximate bytes of a split's content, from the first of some files."""
@@ -180,9 +183,9 @@ class RecordSource(abc.ABC):
     def _options(self) -> RecordOptions:
         return RecordOptions(self._parts(), self._csv)
 
-    def _read(self, file: Path) -> Iterator[tuple[str, tuple, str]]:
-        """Yields (place, values, fault) of the records of a file."""
-        for place, values, fault in read_records(file, self._options):
+    def read_part(self, part: FilePart) -> Iterator[tuple[str, tuple, str]]:
+        """Yields (place, values, fault) of the records of a part, of both splits."""
+        for place, values, fault in read_records(part.file, self._options, part):
             if not fault:
                 try:
                     values = self._checked(values)
@@ -267,15 +270,16 @@ class RecordSource(abc.ABC):
                     f"{self._wanted()}: {good} has it, but {file}{first.fault}"
                 )
 
-    def _hash(self, values: tuple) -> int:
+    def hash_of(self, values: tuple) -> int:
+        """The 64-bit hash that tells the split of a record."""
         return xxhash.xxh3_64_intdigest(self._identity(values), self.split_seed)
 
     def _threshold(self, files: list[Path], fraction: float) -> int:
         def hashes() -> Iterator[int]:
             for file in files:
-                for _, values, fault in self._read(file):
+                for _, values, fault in self.read_part(FilePart(file, 0, None, 1, 0)):
                     if not fault and self._options.size(values):
-                        yield self._hash(values)
+                        yield self.hash_of(values)
 
         try:
             return hash_threshold(hashes(), fraction)

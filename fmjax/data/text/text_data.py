@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -12,13 +13,21 @@ from fmjax.data.records import RowLayout
 from fmjax.data.runtime import batches
 from fmjax.data.runtime.cache import CacheKey, build_cache
 from fmjax.data.runtime.cached_data import CachedData
-from fmjax.data.tasks.documents import tokenized_documents
+from fmjax.data.runtime.shared_build import LARGE_BYTES, SharedBuild
+from fmjax.data.sources.division import Divisible
+from fmjax.data.sources.examples import Skipped
+from fmjax.data.tasks.documents import (
+    Tokenized,
+    tokenized_documents,
+    tokenized_examples,
+)
 from fmjax.data.tasks.image_task import ImageTask
 from fmjax.data.tasks.member import LabelKind, Member
 from fmjax.data.tasks.mixture import Mixture, seqio_provider
 from fmjax.data.tasks.seqio_task import SeqioTask
 from fmjax.data.tasks.text_task import TextTask
 from fmjax.data.text.corruption.corruption import Pieces
+from fmjax.data.text.corruption.denoising import Denoising
 from fmjax.data.text.corruption.infilling import Infilling
 from fmjax.data.text.corruption.mixture import CorruptionMixture
 from fmjax.data.text.corruption.prefix_lm import PrefixLM
@@ -28,18 +37,18 @@ from fmjax.data.text.labelled_text import LabelledText
 from fmjax.data.text.masking import Masking
 from fmjax.data.text.packing import Layout
 from fmjax.data.text.pairs import Pairs
-from fmjax.data.text.streaming import (
-    StreamedBatches,
-    StreamedRows,
-    streamed_eval_batches,
-)
+from fmjax.data.text.seqio_streaming import SeqioBatches, SeqioRows
+from fmjax.data.text.streamed_rows import StreamedMember, StreamedRows
+from fmjax.data.text.streaming import StreamedBatches, streamed_eval_batches
 from fmjax.data.tokenizers.specials import end_id
 from fmjax.data.tokenizers.text_template import text_template
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError, require, suggest
 
 Task = TextTask | Mixture | SeqioTask
-CorruptionConfig = SpanCorruption | PrefixLM | Infilling | CorruptionMixture | Masking
+CorruptionConfig = (
+    SpanCorruption | PrefixLM | Infilling | Denoising | CorruptionMixture | Masking
+)
 
 
 @configurable("data")
@@ -66,9 +75,15 @@ class Data(CachedData):
         pairs = 'encoder_decoder'.
       random_window: whether training rows start at random positions of the stream
         (nanoGPT's sampling) instead of every T tokens; only with rows = 'blocks'.
-      streaming: whether to read directly from seqio instead of from a cache.
+      streaming: whether to read the files in training instead of making a cache; see
+        docs/tasks/own_text.md for the files that resume on other numbers of processes.
+      shuffle_mb: with streaming, megabytes of text that are shuffled at a time, of all
+        processes together.
       cache_dir: folder of the caches, or an address of a bucket; $FMJAX_CACHE or
         ~/.cache/fmjax if None.
+      processes: number of processes of this host that build a cache of a @text_task()
+        whose files can be divided; if None, one a core for more than 64 MiB of text,
+        else one. The cache does not depend on it.
       threads: number of threads that make batches.
       prefetch: number of batches made in advance.
       max_corrupt_fraction: share of the examples, and of the bytes of text, that may be
@@ -86,7 +101,9 @@ class Data(CachedData):
     target_length: int | None = None
     random_window: bool = False
     streaming: bool = False
+    shuffle_mb: float = 64.0
     cache_dir: str | None = path(None)
+    processes: int | None = runtime_field(None)
     threads: int = runtime_field(2)
     prefetch: int = runtime_field(4)
     max_corrupt_fraction: float = runtime_field(0.01)
@@ -111,6 +128,9 @@ class Data(CachedData):
             self.corruption.raw_length(self.length)  # Raises if it is too small.
         target_length_valid = self.target_length is None or self.target_length >= 1
         require(self, "target_length", target_length_valid, "at least 1")
+        processes_valid = self.processes is None or self.processes >= 1
+        require(self, "processes", processes_valid, "at least 1")
+        require(self, "shuffle_mb", self.shuffle_mb > 0, "more than 0")
         if self.random_window and self.rows != "blocks":
             raise UserError(
                 f"data.random_window = True needs data.rows = 'blocks', not "
@@ -146,7 +166,7 @@ class Data(CachedData):
 
     def train_batches(
         self, batch_size: int, rows: range, seed: int
-    ) -> batches.Batches | StreamedBatches:
+    ) -> batches.Batches | StreamedBatches | SeqioBatches:
         """Endless batches; see `CachedData`.
 
         Returns:
@@ -157,8 +177,17 @@ class Data(CachedData):
         """
         if not self.streaming:
             return super().train_batches(batch_size, rows, seed)
+        streamed = self._streamed("train")
+        if isinstance(streamed, SeqioRows):
+            return SeqioBatches(streamed, batch_size, rows, seed, self.prefetch)
         return StreamedBatches(
-            self._streamed("train"), batch_size, rows, seed, self.prefetch
+            streamed,
+            batch_size,
+            rows,
+            seed,
+            shuffled_bytes=round(self.shuffle_mb * 1e6),
+            threads=self.threads,
+            prefetch=self.prefetch,
         )
 
     def eval_batches(
@@ -227,8 +256,16 @@ class Data(CachedData):
         kind = self.label_kind()
         return () if kind is None else kind.names
 
-    def _identity(self) -> bool:
+    def _identity(self) -> bool | list:
+        if self.streaming and self._is_divisible("train"):
+            # Its order was another, by seqio's shuffling, in earlier versions.
+            return ["lanes", self.shuffle_mb]
         return self.streaming
+
+    def _is_divisible(self, split: str) -> bool:
+        """Whether the files of all tasks can be read in parts, without seqio."""
+        sources = [_source_of(member) for member in self._members[split]]
+        return all(isinstance(source, Divisible) for source in sources)
 
     def _layout(self, split: str) -> RowLayout:
         tokenizer = self._tokenizer
@@ -310,33 +347,72 @@ class Data(CachedData):
         return self.corruption.bind(self._tokenizer, self.length, raw_length)
 
     def _build(self, member: Member, key: CacheKey) -> None:
-        tokenizer = self._tokenizer
-
-        def documents(skipped):
-            dataset = member.task.seqio(member.name, tokenizer).get_dataset(
-                None, key.split, shuffle=False, try_in_mem_cache=False
-            )
-            return tokenized_documents(
-                dataset,
-                f"{key.task} {key.split}",
-                tokenizer.vocab_size,
-                skipped,
-                isinstance(key.layout, Pairs | DecoderPairs),
-            )
-
+        shared = self._shared_build(member, key)
+        if shared is not None:
+            shared.build(member.sizes[key.split], self.max_corrupt_fraction)
+            return
         build_cache(
             self.root,
             key,
-            documents,
-            tokenizer,
+            functools.partial(self._documents, member, key),
+            self._tokenizer,
             member.sizes[key.split],
             self.max_corrupt_fraction,
         )
 
-    def _streamed(self, split: str) -> StreamedRows:
-        members = self._members[split]
+    def _help_building(self, member: Member, key: CacheKey) -> bool:
+        folder = key.folder(self.root)
+        if folder not in self._builds:
+            self._builds[folder] = self._shared_build(member, key)
+        shared = self._builds[folder]
+        return shared is not None and shared.help()
+
+    @functools.cached_property
+    def _builds(self) -> dict[Path, SharedBuild | None]:
+        """Builds that other processes have begun, by the folders of the caches."""
+        return {}
+
+    def _shared_build(self, member: Member, key: CacheKey) -> SharedBuild | None:
+        """The build by several processes; None if one process builds it alone."""
+        source, size = _source_of(member), member.sizes[key.split]
+        if not isinstance(source, Divisible):
+            return None
+        if (self.processes or 1) == 1 and (size is None or size < LARGE_BYTES):
+            return None
+        return SharedBuild(self.root, key, source, self._tokenizer, self.processes)
+
+    def _documents(
+        self, member: Member, key: CacheKey, skipped: Skipped
+    ) -> Iterator[Tokenized]:
+        tokenizer, name = self._tokenizer, f"{key.task} {key.split}"
+        source = _source_of(member)
+        if isinstance(source, Divisible):
+            division = source.division(key.split)
+            examples = (e for part in division.parts() for e in division.read(part))
+            return tokenized_examples(examples, name, tokenizer, skipped)
+        dataset = member.task.seqio(member.name, tokenizer).get_dataset(
+            None, key.split, shuffle=False, try_in_mem_cache=False
+        )
+        pairs = isinstance(key.layout, Pairs | DecoderPairs)
+        return tokenized_documents(dataset, name, tokenizer.vocab_size, skipped, pairs)
+
+    def _streamed(self, split: str) -> StreamedRows | SeqioRows:
+        members, layout = self._members[split], self._layout(split)
+        if self._is_divisible(split):
+            streamed = [
+                StreamedMember(m.name, _source_of(m).division(split), m.rate)
+                for m in members
+            ]
+            return StreamedRows(
+                streamed, split, layout, self._tokenizer, self.max_corrupt_fraction
+            )
         provider, tasks = seqio_provider(self._task(split), members, self._tokenizer)
         size = self._tokenizer.vocab_size
-        return StreamedRows(
-            provider, tasks, split, self._layout(split), size, self.max_corrupt_fraction
+        return SeqioRows(
+            provider, tasks, split, layout, size, self.max_corrupt_fraction
         )
+
+
+def _source_of(member: Member):
+    """The source of a member; None of a task that seqio's registry has."""
+    return getattr(member.task, "source", None)

@@ -131,9 +131,8 @@ LLAMA = family(
         constant("attention_bias", False),
         constant("mlp_bias", False),
         constant("pretraining_tp", 1, None),
-        # Options of Falcon 3 and SmolLM 2, which transformers does not read.
+        # An option of Falcon 3, which transformers does not read.
         constant("activation", "swiglu"),
-        constant("rope_interleaved", False),
         # In the first configs; max_position_embeddings counts.
         ignored("max_sequence_length"),
     ),

@@ -18,8 +18,18 @@ _BATCH_BYTES, _BATCH_ROWS = 1 << 22, 1024
 _PARQUET = b"PAR1"
 
 
-def parquet_rows(file: Path, fields: tuple[Field, ...]) -> Iterator[Found]:
+def parquet_rows(
+    file: Path, fields: tuple[Field, ...], start: int = 0, stop: int | None = None
+) -> Iterator[Found]:
     """Yields (row from 0, values) of a Parquet file; strings are bytes.
+
+    Row groups are read from their beginning.
+
+    Args:
+      file: the file.
+      fields: the fields.
+      start: first row.
+      stop: the row to end before; None for the end of the file.
 
     Raises:
       MissingField: there is no column of the name of a field.
@@ -32,8 +42,12 @@ def parquet_rows(file: Path, fields: tuple[Field, ...]) -> Iterator[Found]:
         _open_parquet(file) as content,
     ):
         columns = _columns(file, content.schema_arrow, fields)
+        stop = content.metadata.num_rows if stop is None else stop
         for group in range(content.num_row_groups):
             metadata = content.metadata.row_group(group)
+            if row >= stop or row + metadata.num_rows <= start:
+                row += metadata.num_rows
+                continue
             batches = content.iter_batches(
                 _rows_at_once(metadata.total_byte_size, metadata.num_rows),
                 row_groups=[group],
@@ -41,13 +55,18 @@ def parquet_rows(file: Path, fields: tuple[Field, ...]) -> Iterator[Found]:
                 use_threads=False,
             )
             for batch in batches:
-                for values in _values(batch, columns):
-                    yield row, values
-                    row += 1
+                yield from _numbered(batch, columns, row, start, stop)
+                row += batch.num_rows
+                if row >= stop:
+                    return
 
 
-def arrow_rows(file: Path, fields: tuple[Field, ...]) -> Iterator[Found]:
+def arrow_rows(
+    file: Path, fields: tuple[Field, ...], start: int = 0, stop: int | None = None
+) -> Iterator[Found]:
     """Yields (row from 0, values) of Arrow's stream or file format, as for Parquet.
+
+    Arguments as of `parquet_rows`; batches before the first row are not decoded.
 
     Raises:
       MissingField: there is no column of the name of a field.
@@ -58,11 +77,56 @@ def arrow_rows(file: Path, fields: tuple[Field, ...]) -> Iterator[Found]:
     with _explained(file, lambda: f", after row {row}"), _open_arrow(file) as reader:
         columns = _columns(file, reader.schema, fields)
         for batch in _batches(reader):
-            step = _rows_at_once(batch.nbytes, batch.num_rows)
-            for start in range(0, batch.num_rows, step):
-                for values in _values(batch.slice(start, step), columns):
-                    yield row, values
-                    row += 1
+            if row + batch.num_rows > start:
+                step = _rows_at_once(batch.nbytes, batch.num_rows)
+                for at in range(0, batch.num_rows, step):
+                    piece = batch.slice(at, step)
+                    yield from _numbered(piece, columns, row + at, start, stop)
+            row += batch.num_rows
+            if stop is not None and row >= stop:
+                return
+
+
+def row_ranges(file: Path, is_parquet: bool, size: int) -> Iterator[tuple[int, int]]:
+    """Yields (start, stop) of ranges of rows that can be read on their own.
+
+    They are row groups of Parquet and batches of Arrow's file format, several in one
+    if they are small, or parts of one that is large.
+
+    Args:
+      file: the file.
+      is_parquet: whether it is Parquet.
+      size: bytes of a range in the file, approximately.
+    """
+    with _explained(file):
+        if is_parquet:
+            with _open_parquet(file) as content:
+                metadata = content.metadata
+                groups = range(metadata.num_row_groups)
+                counts = [metadata.row_group(group).num_rows for group in groups]
+        else:
+            with _open_arrow(file) as reader:
+                counts = [batch.num_rows for batch in _batches(reader)]
+                if not isinstance(reader, pa.RecordBatchFileReader):
+                    counts = [sum(counts)]
+                    size = file.stat().st_size
+    total = sum(counts)
+    rows = max(1, total * size // max(file.stat().st_size, 1))
+    start = stop = 0
+    for count in counts:
+        end = stop + count
+        if count >= 2 * rows:
+            if start < stop:
+                yield start, stop
+            for at in range(stop, end, rows):
+                yield at, min(at + rows, end)
+            start = end
+        elif end - start >= rows:
+            yield start, end
+            start = end
+        stop = end
+    if start < stop:
+        yield start, stop
 
 
 def count_rows(file: Path, is_parquet: bool) -> int:
@@ -212,6 +276,21 @@ def _is_binary(kind: pa.DataType) -> bool:
         or pa.types.is_large_binary(kind)
         or pa.types.is_binary_view(kind)
     )
+
+
+def _numbered(
+    batch: pa.RecordBatch,
+    columns: list[list[str]],
+    first: int,
+    start: int,
+    stop: int | None,
+) -> Iterator[Found]:
+    """Yields (row, values) of the rows in a range of a batch that begins at `first`."""
+    begin = max(start - first, 0)
+    end = batch.num_rows if stop is None else min(stop - first, batch.num_rows)
+    if begin < end:
+        rows = _values(batch.slice(begin, end - begin), columns)
+        yield from enumerate(rows, first + begin)
 
 
 def _values(batch: pa.RecordBatch, columns: list[list[str]]) -> Iterator[list[Any]]:

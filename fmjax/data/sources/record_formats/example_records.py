@@ -56,19 +56,28 @@ def tfrecords(file: Path, fields: tuple[Field, ...]) -> Iterator[Found]:
         )
 
 
-def array_records(file: Path, fields: tuple[Field, ...]) -> Iterator[Found]:
+def array_records(
+    file: Path, fields: tuple[Field, ...], start: int = 0, stop: int | None = None
+) -> Iterator[Found]:
     """Yields (number from 0, values) of the records of an ArrayRecord file.
 
     A record that cannot be read is a corrupt one.
+
+    Args:
+      file: the file.
+      fields: the fields.
+      start: number of the first record.
+      stop: number of the record to end before; None for the end of the file.
 
     Raises:
       UserError: the file is truncated or damaged.
     """
     reader = _open_array_record(file)
     try:
-        for start in range(0, reader.num_records(), _BATCH):
-            stop = min(start + _BATCH, reader.num_records())
-            for number, content in enumerate(_read(reader, start, stop), start):
+        last = reader.num_records() if stop is None else stop
+        for begin in range(start, last, _BATCH):
+            contents = _read(reader, begin, min(begin + _BATCH, last))
+            for number, content in enumerate(contents, begin):
                 if isinstance(content, bytes):
                     content = _values(content, fields)
                 yield number, content

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fmjax.data.records import BadRecord
+from fmjax.data.sources.division import FilePart, number_in_file
 from fmjax.data.sources.find_files import FileKind, without_shard
 from fmjax.data.sources.record_formats.byte_stream import (
     COMPRESSIONS,
@@ -24,17 +25,17 @@ from fmjax.data.sources.record_formats.parts import Field, MissingField, Part
 from fmjax.data.sources.record_formats.tar_samples import tar_samples
 from fmjax.errors import UserError, suggest
 
-_LINES = (".jsonl", ".ndjson")
+LINES = (".jsonl", ".ndjson")
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
-_TEXT_FORMATS = (*_LINES, ".json", *_SEPARATORS)
+_TEXT_FORMATS = (*LINES, ".json", *_SEPARATORS)
 _TAR = ".tar"
 _STREAMS = (*_TEXT_FORMATS, _TAR)
-_PARQUET = (".parquet",)
-_ARROW = (".arrow", ".feather", ".ipc")
-_COLUMNS = (*_PARQUET, *_ARROW)
+PARQUET = (".parquet",)
+ARROW = (".arrow", ".feather", ".ipc")
+COLUMNS = (*PARQUET, *ARROW)
 _TFRECORD = (".tfrecord", ".tfrecords")
-_ARRAY_RECORD = (".array_record", ".arrayrecord")
-_FORMATS = (*_STREAMS, *_COLUMNS, *_TFRECORD, *_ARRAY_RECORD)
+ARRAY_RECORD = (".array_record", ".arrayrecord")
+_FORMATS = (*_STREAMS, *COLUMNS, *_TFRECORD, *ARRAY_RECORD)
 _COMPRESSED = {
     form + end: form
     for forms, ends in ((_STREAMS, tuple(COMPRESSIONS)), (_TFRECORD, (".gz",)))
@@ -121,14 +122,21 @@ def format_of(file: Path) -> str:
     )
 
 
-def read_records(file: Path, options: RecordOptions) -> Iterator[FoundRecord]:
+def read_records(
+    file: Path, options: RecordOptions, part: FilePart | None = None
+) -> Iterator[FoundRecord]:
     """Yields the parts of every record of a file, in order; memory stays bounded.
+
+    Args:
+      file: the file.
+      options: how records are read.
+      part: the part of the file to read; None for all of it.
 
     Raises:
       MissingField: a file of columns does not have a field.
       UserError: the file is truncated, damaged or not of its format.
     """
-    with _opened(file, options.fields, options.csv) as found:
+    with _opened(file, options.fields, options.csv, part) as found:
         yield from _records(found, options.parts)
 
 
@@ -156,11 +164,11 @@ def read_metadata(file: Path) -> dict[bytes, bytes]:
       UserError: the file cannot be read.
     """
     form = format_of(file)
-    if form not in _COLUMNS:
+    if form not in COLUMNS:
         return {}
     from fmjax.data.sources.record_formats import column_records
 
-    return column_records.read_metadata(file, form in _PARQUET)
+    return column_records.read_metadata(file, form in PARQUET)
 
 
 class FirstRecord(NamedTuple):
@@ -218,7 +226,7 @@ def _estimate(file: Path, size: int, modified: int, options: RecordOptions) -> i
     form = format_of(file)
     if form in _TFRECORD:
         return size  # It has no index, and little besides its content.
-    return sampled * _count_records(file, form) // max(count, 1)
+    return sampled * count_records(file, form) // max(count, 1)
 
 
 def _sample(
@@ -250,27 +258,38 @@ class _Opened(NamedTuple):
 
 @contextlib.contextmanager
 def _opened(
-    file: Path, fields: tuple[Field, ...], csv: CsvOptions
+    file: Path,
+    fields: tuple[Field, ...],
+    csv: CsvOptions,
+    part: FilePart | None = None,
 ) -> Iterator[_Opened]:
     form = format_of(file)
-    if form in _STREAMS:
+    start, stop = (0, None) if part is None else (part.start, part.stop)
+    if form in LINES and stop is not None:
+        with open_bytes(file) as stream:
+            if start:
+                stream.seek(start)
+            lines = json_lines(stream, fields, stop - stream.tell())
+            numbered = ((number_in_file(part, n - 1), values) for n, values in lines)
+            yield _Opened("line", numbered, stream)
+    elif form in _STREAMS:
         with open_bytes(file, form in _TEXT_FORMATS) as stream:
             yield _Opened(*_read_stream(file, stream, form, fields, csv), stream)
     # Each of these takes long to import.
-    elif form in _COLUMNS:
+    elif form in COLUMNS:
         from fmjax.data.sources.record_formats import column_records
 
-        is_parquet = form in _PARQUET
+        is_parquet = form in PARQUET
         read = column_records.parquet_rows if is_parquet else column_records.arrow_rows
-        yield _Opened("row", read(file, fields))
+        yield _Opened("row", read(file, fields, start, stop))
     else:
         from fmjax.data.sources.record_formats import example_records
 
-        is_tfrecord = form in _TFRECORD
-        read = (
-            example_records.tfrecords if is_tfrecord else example_records.array_records
-        )
-        yield _Opened("record", read(file, fields))
+        if form in _TFRECORD:
+            yield _Opened("record", example_records.tfrecords(file, fields))
+        else:
+            found = example_records.array_records(file, fields, start, stop)
+            yield _Opened("record", found)
 
 
 def _read_stream(
@@ -281,7 +300,7 @@ def _read_stream(
     csv: CsvOptions,
 ) -> tuple[str, Iterator[Found]]:
     """The name of the units of a file, and its records."""
-    if form in _LINES:
+    if form in LINES:
         return "line", json_lines(stream, fields)
     if form in _SEPARATORS:
         return "line", csv_rows(file, stream, fields, _SEPARATORS[form], csv)
@@ -290,12 +309,12 @@ def _read_stream(
     return json_list(file, stream, fields)
 
 
-def _count_records(file: Path, form: str) -> int:
+def count_records(file: Path, form: str) -> int:
     """Number of records of a file of columns or of ArrayRecords."""
-    if form in _COLUMNS:
+    if form in COLUMNS:
         from fmjax.data.sources.record_formats.column_records import count_rows
 
-        return count_rows(file, form in _PARQUET)
+        return count_rows(file, form in PARQUET)
     from fmjax.data.sources.record_formats.example_records import count_array_records
 
     return count_array_records(file)

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,18 +21,22 @@ RECORD_BYTES = 1 << 26
 Found = tuple[int | str, list[Any] | BadRecord]
 
 
-def json_lines(stream: ByteStream, fields: tuple[Field, ...]) -> Iterator[Found]:
+def json_lines(
+    stream: ByteStream, fields: tuple[Field, ...], size: float = math.inf
+) -> Iterator[Found]:
     """Yields (line from 1, values) of every line that is not blank.
 
     Args:
       stream: the opened file.
       fields: the fields.
+      size: how many bytes to read, up to the end of a line.
     """
     number = 0
-    while line := stream.readline(RECORD_BYTES + 1):
+    while size > 0 and (line := stream.readline(RECORD_BYTES + 1)):
         number += 1
+        size -= len(line)
         if len(line) > RECORD_BYTES and not line.endswith(b"\n"):
-            _skip_line(stream)
+            size -= _skip_line(stream)
             megabytes = RECORD_BYTES >> 20
             yield number, BadRecord(f"is too long; expected at most {megabytes} MiB")
         elif not line.isspace():
@@ -189,6 +194,11 @@ def _explained(file: Path, place=lambda: "") -> Iterator[None]:
         ) from None
 
 
-def _skip_line(stream: ByteStream) -> None:
-    while (part := stream.readline(RECORD_BYTES)) and not part.endswith(b"\n"):
-        pass
+def _skip_line(stream: ByteStream) -> int:
+    """Reads to the end of a line; returns how many bytes."""
+    size = 0
+    while part := stream.readline(RECORD_BYTES):
+        size += len(part)
+        if part.endswith(b"\n"):
+            break
+    return size
