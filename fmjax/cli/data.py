@@ -14,6 +14,11 @@ def add(verbs: Verbs) -> None:
     sub.add_argument("action", choices=["cache", "inspect"])
     takes_config(sub, "configs/ or configs/data/")
     sub.add_argument(
+        "--processes",
+        type=int,
+        help="processes that build a cache of text; the same as data.processes",
+    )
+    sub.add_argument(
         "--examples", type=int, default=3, help="number of examples to print"
     )
     sub.add_argument(
@@ -44,7 +49,10 @@ def _data(args: argparse.Namespace) -> None:
     from fmjax.config.load import load_data
     from fmjax.data.inspect.show import cache_folders, show
 
-    data = load_data(args.config, args.bindings, args.trust)
+    bindings = list(args.bindings)
+    if args.processes is not None:
+        bindings.append(f"data.processes={args.processes}")
+    data = load_data(args.config, bindings, args.trust)
     data.prepare()
     if args.action == "cache":
         print(

@@ -6,8 +6,8 @@ import functools
 import html
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from fmjax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 from fmjax.errors import UserError, explained_out_of_memory, suggest
 from fmjax.inference.attention_weights import by_stack
 from fmjax.inference.inputs import inputs_of, rows_apart
+from fmjax.inference.text_features import Pooling, pooled_vectors, text_rows
 from fmjax.models.call_arguments import call_arguments
 from fmjax.models.layers.attention import ATTENTION_WEIGHTS
 from fmjax.run import directory as run_dir
@@ -146,6 +147,42 @@ class Run:
                 count = len(read["images" if path.startswith("image") else "tokens"])
             weights[path] = array[:, :count]
         return weights
+
+    @explained_out_of_memory(LESS_MEMORY)
+    def embed(
+        self,
+        texts: Sequence[str],
+        pooling: Pooling = "mean",
+        *,
+        batch_size: int = 32,
+    ) -> Float[np.ndarray, "N D"]:
+        """Vectors of texts: the last layer's hidden states, pooled over the tokens.
+
+        Of an encoder-decoder they are the encoder's. Each text is read by itself, with
+        the special tokens of training or of an imported tokenizer, which count as
+        tokens.
+
+        Args:
+          texts: what to read; the rest of one that is too long for the model is not
+            read, and a line says how many are.
+          pooling: "mean" of the tokens, the "first" token, as encoders have [CLS], or
+            the "last", which in a decoder has read all others.
+          batch_size: number of texts at a time.
+
+        Raises:
+          UserError: the model does not read texts alone, the run has no tokenizer, a
+            text has no tokens, or there is too little memory.
+        """
+        if pooling not in (known := get_args(Pooling)):
+            raise UserError(f"pooling = {pooling!r}: expected one of {known}.")
+        if batch_size < 1:
+            raise UserError(f"batch_size = {batch_size}: expected at least 1.")
+        imported = self.config.data is None
+        rows = text_rows(self.model, self.tokenizer, texts, imported)
+        variables = {"params": self.params, **self.extra}
+        with self.on_mesh():
+            size = batch_size + -batch_size % self.row_multiple
+            return pooled_vectors(self.model, variables, rows, pooling, size)
 
     def preprocess(
         self, images: Iterable[PIL.Image.Image]

@@ -59,6 +59,7 @@ SHORT_LADDER = [
     "ladder.target_steps=20",
     "ladder.bootstrap=16",
 ]  # fmt: skip
+BYTES = ["text_task.tokenizer=@bytes()", "data.length=64"]
 # What is appended to each command by its beginning; the longest beginning that fits.
 CUT_SHORT = {
     "bash launch/quickstart.sh": [*QUICKSTART, "--run_dir", "runs/quickstart"],
@@ -96,6 +97,8 @@ CUT_SHORT = {
     "fmjax data inspect": [],
     "fmjax data inspect mine.gin": SMALL_VOCABULARY,
     "fmjax data inspect records.gin": SMALL_VOCABULARY,
+    "fmjax data inspect pairs.gin": BYTES,
+    "fmjax data inspect labelled.gin": BYTES,
     "python launch/local.py": QUICKSTART,
     "fmjax train mine.gin": QUICKSTART,
     "fmjax train mine.gin sentencepiece.file": SHORT,
@@ -167,12 +170,22 @@ def place(tmp_path_factory) -> pathlib.Path:
         lines = [json.dumps({"text": part}) for part in text.split("\n\n")]
         content = gzip.compress("\n".join(lines).encode())
         copy.with_suffix(".jsonl.gz").write_bytes(content)
+    write_records(folder)
     write_classes(folder / "pictures", {"cat": 20, "dog": 20})
     save_random_gpt2(folder / "path/to/hf_gpt2")
     shutil.copytree(
         ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("runs")
     )
     return folder
+
+
+def write_records(folder: pathlib.Path) -> None:
+    """Records of the kinds that the pages read."""
+    rows = [{"question": f"what is {n}²?", "answer": f"{n * n}"} for n in range(60)]
+    labelled = "".join(f"text {n}\t{n % 5 + 1}\n" for n in range(60))
+    (folder / "reviews.tsv").write_text(f"text\tstars\n{labelled}")
+    (folder / "qa").mkdir()
+    (folder / "qa/a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import json
 import lzma
 import pathlib
 import shutil
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +19,14 @@ import sentencepiece
 import tensorstore
 import tokenizers
 import torch
+from array_record.python.array_record_module import ArrayRecordWriter
 from flax import serialization
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from fmjax.config.load import load_experiment
 from fmjax.config.render import render
 from fmjax.data.runtime import cache
+from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources.image_folder import ImageFolder
 from fmjax.data.sources.record_files import RecordFiles
 from fmjax.data.text.decoder_pairs import DecoderPairs
@@ -480,6 +483,10 @@ def records(folder: pathlib.Path) -> Readers:
         "records_file.arrow": _stored(
             lambda out: _write_arrow(pa.ipc.new_file, out, table)
         ),
+        "records.tar": _stored(lambda out: _write_tar(out, rows)),
+        "records.tar.gz": gzip.compress(_stored(lambda out: _write_tar(out, rows))),
+        "records.tfrecord": _tfrecords(folder, rows),
+        "records.array_record": _array_records(folder, rows),
     }
 
     def reads(name: str) -> Reader:
@@ -508,6 +515,46 @@ def _stored(write: Callable[[io.BytesIO], object]) -> bytes:
 def _write_arrow(make, out: io.BytesIO, table: pa.Table) -> None:
     with make(out, table.schema) as writer:
         writer.write_table(table, max_chunksize=4)
+
+
+def _write_tar(out: io.BytesIO, rows) -> None:
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for row in rows:
+            for ending, value in (("id", row["id"]), ("of.caption", row["of"])):
+                content = _json(value)
+                member = tarfile.TarInfo(f"{row['id']}.{ending}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+
+
+def _examples(rows) -> Iterator[bytes]:
+    import_seqio()
+    from tensorflow import train
+
+    for row in rows:
+        number = train.Feature(int64_list=train.Int64List(value=[row["id"]]))
+        caption = row["of"]["caption"].encode()
+        text = train.Feature(bytes_list=train.BytesList(value=[caption]))
+        features = train.Features(feature={"id": number, "of.caption": text})
+        yield train.Example(features=features).SerializeToString()
+
+
+def _tfrecords(folder: pathlib.Path, rows) -> bytes:
+    import_seqio()
+    import tensorflow as tf
+
+    with tf.io.TFRecordWriter(str(folder / "written")) as writer:
+        for example in _examples(rows):
+            writer.write(example)
+    return (folder / "written").read_bytes()
+
+
+def _array_records(folder: pathlib.Path, rows) -> bytes:
+    writer = ArrayRecordWriter(str(folder / "written"), "group_size:1")
+    for example in _examples(rows):
+        writer.write(example)
+    writer.close()
+    return (folder / "written").read_bytes()
 
 
 def _json(value) -> bytes:

@@ -9,6 +9,7 @@ from parity.models_of_transformers import (
     BERT,
     DEBERTA,
     LENGTH,
+    VOCAB,
     all_close,
     close,
     comes_back,
@@ -24,6 +25,22 @@ from fmjax.interop.hugging_face import import_model
 
 ROBERTA = {**BERT, "max_position_embeddings": LENGTH + 2, "pad_token_id": 1}
 ELECTRA = {**BERT, "embedding_size": 14}
+DISTILBERT = dict(
+    vocab_size=VOCAB,
+    dim=30,
+    n_layers=3,
+    n_heads=5,
+    hidden_dim=44,
+    max_position_embeddings=LENGTH,
+)
+MODERNBERT = {
+    **BERT,
+    "num_hidden_layers": 4,
+    "hidden_size": 40,
+    # Distances of the text go beyond the window.
+    "local_attention": 9,
+    "pad_token_id": 0,
+}
 CLASSES = {"num_labels": 7}
 CONFIGS = {
     "bert": ("BertForMaskedLM", BERT),
@@ -38,6 +55,39 @@ CONFIGS = {
     ),
     "roberta, classes": ("RobertaForSequenceClassification", {**ROBERTA, **CLASSES}),
     "roberta, bare": ("RobertaModel", ROBERTA),
+    "xlm-roberta": ("XLMRobertaForMaskedLM", ROBERTA),
+    "xlm-roberta, classes": (
+        "XLMRobertaForSequenceClassification",
+        {**ROBERTA, **CLASSES},
+    ),
+    "camembert": ("CamembertForMaskedLM", ROBERTA),
+    "camembert, bare": ("CamembertModel", ROBERTA),
+    "distilbert": ("DistilBertForMaskedLM", DISTILBERT),
+    "distilbert, classes": (
+        "DistilBertForSequenceClassification",
+        {**DISTILBERT, **CLASSES, "activation": "relu"},
+    ),
+    "distilbert, bare": ("DistilBertModel", DISTILBERT),
+    "mpnet": ("MPNetForMaskedLM", ROBERTA),
+    "mpnet, classes": ("MPNetForSequenceClassification", {**ROBERTA, **CLASSES}),
+    "mpnet, bare": ("MPNetModel", ROBERTA),
+    "albert": ("AlbertForMaskedLM", {**ELECTRA, "hidden_act": "relu"}),
+    "albert, pairs": ("AlbertForPreTraining", ELECTRA),
+    "albert, classes": ("AlbertForSequenceClassification", {**ELECTRA, **CLASSES}),
+    "albert, bare": ("AlbertModel", ELECTRA),
+    "modernbert": ("ModernBertForMaskedLM", MODERNBERT),
+    "modernbert, classes": (
+        "ModernBertForSequenceClassification",
+        {**MODERNBERT, **CLASSES, "classifier_pooling": "mean"},
+    ),
+    "modernbert, classes, first token": (
+        "ModernBertForSequenceClassification",
+        {**MODERNBERT, **CLASSES, "num_hidden_layers": 2},
+    ),
+    "modernbert, bare": (
+        "ModernBertModel",
+        {**MODERNBERT, "layer_types": ["full_attention", "sliding_attention"] * 2},
+    ),
     "electra": ("ElectraForPreTraining", ELECTRA),
     "electra, one width": ("ElectraForPreTraining", {**ELECTRA, "embedding_size": 30}),
     "electra, generator": ("ElectraForMaskedLM", ELECTRA),
@@ -63,6 +113,7 @@ CONFIGS = {
 OUTPUTS = {
     "prediction_logits": "logits",
     "seq_relationship_logits": "next_sentence",
+    "sop_logits": "next_sentence",
     "pooler_output": "pooled",
 }
 

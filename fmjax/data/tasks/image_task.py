@@ -12,7 +12,7 @@ from fmjax.data.sources.image_folder import ImageFolder
 from fmjax.data.sources.source import Document
 from fmjax.data.sources.tfds_images import TfdsImages
 from fmjax.data.tasks.member import Member
-from fmjax.data.tasks.registration import check_name, registered, rekey
+from fmjax.data.tasks.registration import check_name, registered, rekey, tokenize
 from fmjax.data.tokenizers.saved_tokenizer import SavedTokenizer
 from fmjax.data.tokenizers.tokenizers import DESCRIPTOR, Tokenizer
 from fmjax.data.tokenizers.vocabularies import Bytes, Characters, SentencePiece
@@ -119,7 +119,8 @@ class ImageTask:
         preprocessors = [rekey(fields)]
         if self._stores_captions():
             preprocessors += [
-                _tokenize(output_features["targets"]),
+                # Only the captions, since seqio copies what it tokenizes.
+                tokenize({"targets": output_features["targets"]}),
                 seqio.preprocessors.append_eos,
             ]
         return registered(
@@ -147,16 +148,6 @@ class ImageTask:
                 "image_task.templates, or image_task.tokenizer=None."
             )
         return _Texts(self)
-
-
-def _tokenize(feature):
-    seqio = import_seqio()
-
-    def tokenize(dataset):
-        # Only the captions, since seqio copies every feature that it tokenizes.
-        return seqio.preprocessors.tokenize(dataset, {"targets": feature})
-
-    return tokenize
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,25 +6,32 @@ from pathlib import Path
 from fmjax.configurable import configurable, runtime_field
 from fmjax.data.folders import is_built
 from fmjax.data.seqio_import import import_seqio
+from fmjax.data.sources.labelled_records import LabelledRecords
 from fmjax.data.sources.pair_files import PairFiles
 from fmjax.data.sources.record_files import RecordFiles
+from fmjax.data.sources.record_pairs import RecordPairs
 from fmjax.data.sources.stdlib import PythonStdlib
 from fmjax.data.sources.text_files import TextFiles
 from fmjax.data.sources.tfds import Tfds
-from fmjax.data.tasks.member import Member
-from fmjax.data.tasks.registration import check_name, registered, rekey
+from fmjax.data.tasks.member import LabelKind, Member
+from fmjax.data.tasks.registration import (
+    check_name,
+    label_feature,
+    registered,
+    rekey,
+    tokenize,
+)
 from fmjax.data.tokenizers.saved_tokenizer import SavedTokenizer
 from fmjax.data.tokenizers.tokenizers import DESCRIPTOR, Tokenizer
 from fmjax.data.tokenizers.vocabularies import Bytes, Characters, SentencePiece
-
-# Part of every cache's key: the names of the seqio preprocessors of a text task.
-_PREPROCESSORS = ("rekey", "tokenize", "append_eos")
 
 
 @configurable("text_task")
 @dataclasses.dataclass(frozen=True)
 class TextTask:
-    """Documents, or pairs of texts, of a source, tokenized and followed by EOS.
+    """Documents, pairs of texts, or labelled texts of a source, tokenized.
+
+    Documents and texts of pairs are followed by EOS.
 
     Attributes:
       source: source of the documents.
@@ -35,7 +42,15 @@ class TextTask:
       description: what the data is, for the model card.
     """
 
-    source: TextFiles | RecordFiles | PairFiles | PythonStdlib | Tfds
+    source: (
+        TextFiles
+        | RecordFiles
+        | PairFiles
+        | RecordPairs
+        | LabelledRecords
+        | PythonStdlib
+        | Tfds
+    )
     tokenizer: SentencePiece | Characters | Bytes | SavedTokenizer
     name: str = "text"
     license: str | None = runtime_field(None)
@@ -58,13 +73,21 @@ class TextTask:
         del root
         return "inputs" in self.source.features()
 
+    def label_kind(self) -> LabelKind | None:
+        """The labels of examples; None if they have none."""
+        source = self.source
+        if not isinstance(source, LabelledRecords):
+            return None
+        texts = 1 if source.second_text is None else 2
+        return LabelKind(source.class_names(), source.several, texts)
+
     def members(self, root: Path) -> tuple[Member, ...]:
         """The task as a single member of rate 1."""
         tokenizer = self.build_tokenizer(root).digest
         keys = {
             split: {
                 "source": self.source.fingerprint(split),
-                "preprocessors": _PREPROCESSORS,
+                "preprocessors": self._preprocessors,
                 "tokenizer": tokenizer,
             }
             for split in self.source.splits
@@ -78,20 +101,33 @@ class TextTask:
         """The seqio.Task, added to seqio's registry or updated there."""
         del name
         seqio = import_seqio()
+        fields = self.source.features()
         vocabulary = tokenizer.seqio_vocabulary()
-        add_eos = tokenizer.eos_id is not None
+        add_eos = "append_eos" in self._preprocessors and tokenizer.eos_id is not None
+        texts = {
+            name: seqio.Feature(vocabulary, add_eos=add_eos)
+            for name in ("inputs", "targets", "second")
+            if name in fields
+        }
+        output_features = dict(texts)
+        if "labels" in fields:
+            output_features["labels"] = label_feature()
+        made = {
+            "rekey": rekey(fields),
+            "tokenize": tokenize(texts),
+            "append_eos": seqio.preprocessors.append_eos,
+        }
         return registered(
             "text_task",
             self,
             tokenizer,
-            preprocessors=[
-                rekey(self.source.features()),
-                seqio.preprocessors.tokenize,
-                seqio.preprocessors.append_eos,
-            ],
-            output_features={
-                name: seqio.Feature(vocabulary, add_eos=add_eos)
-                for name in ("inputs", "targets")
-                if name in self.source.features()
-            },
+            preprocessors=[made[name] for name in self._preprocessors],
+            output_features=output_features,
         )
+
+    @property
+    def _preprocessors(self) -> tuple[str, ...]:
+        """Names of the seqio preprocessors, which are part of every cache's key."""
+        if isinstance(self.source, LabelledRecords):
+            return ("rekey", "tokenize")
+        return ("rekey", "tokenize", "append_eos")
