@@ -64,8 +64,9 @@ def import_model(
             objective=saved.objective,
             preprocessing=preprocessor_file.read(source),
             generation=generation_file.read(source, model, ignore),
-            imported_dtype=files.dtype,
+            imported_dtype=saved.dtype,
             imported_ignoring=tuple(ignore),
+            imported_quantization=saved.quantization,
         )
         run_dirs.write(folder, render(experiment))
         if tokenizer is not None:

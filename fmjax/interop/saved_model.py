@@ -10,6 +10,7 @@ from fmjax.interop import model_fields
 from fmjax.interop.families import FAMILIES
 from fmjax.interop.family import Family, find
 from fmjax.interop.options import Options
+from fmjax.interop.quantized.dequantize import dequantized
 from fmjax.interop.sizes import check_sizes
 from fmjax.interop.tensor_files import TensorFiles
 from fmjax.interop.tensor_names import without_prefixes
@@ -33,6 +34,8 @@ class SavedModel(NamedTuple):
       params: its parameters as float32 NumPy arrays, with scanned layers.
       family: the family of its config.json.
       architecture: the name of its class in transformers.
+      dtype: of the files, as `TensorFiles.dtype`.
+      quantization: the form that weights were quantized in; None if they were not.
       left_out: names of tensors of heads that the architecture does not have.
       notes: what was done to make files and config.json agree, for the user.
     """
@@ -41,6 +44,8 @@ class SavedModel(NamedTuple):
     params: dict
     family: Family
     architecture: str
+    dtype: str
+    quantization: str | None
     left_out: list[str]
     notes: list[str]
 
@@ -72,8 +77,11 @@ def read_model(
         family = find(FAMILIES, model_type, named)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
+    settings = options.take("quantization_config", dict, None)
+    files, form = dequantized(folder, files, settings)
     files, prefix = without_prefixes(files, family)
-    notes = [f"names of tensors were read without {prefix!r}"] if prefix else []
+    notes = [] if form is None else [f"quantized weights are dequantized: {form}"]
+    notes += [f"names of tensors were read without {prefix!r}"] if prefix else []
     found = {family.short(name) for name in files.names}
     architecture = family.choose(named, found)
     with _of(file):
@@ -116,7 +124,7 @@ def read_model(
     )
     name = next(n for n, a in family.architectures.items() if a is architecture)
     unread = left_out(files, family, architecture)
-    return SavedModel(objective, params, family, name, unread, notes)
+    return SavedModel(objective, params, family, name, files.dtype, form, unread, notes)
 
 
 @contextlib.contextmanager
