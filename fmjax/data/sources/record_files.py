@@ -48,7 +48,7 @@ class RecordFiles(RecordSource):
     def records(self, split: str) -> Iterator[tuple[str, bytes, str]]:
         """Yields (name, text, fault) of the records of a split; see `found`."""
         for record in self.found(split):
-            for name, (text,), fault in self.examples_of(*record):
+            for name, (text,), fault, _ in self.examples_of(*record):
                 yield name, text, fault
 
     def division(self, split: str) -> RecordDivision:

@@ -45,7 +45,7 @@ class RecordPairs(RecordSource):
         A text of more than 4 MiB is truncated to a length that is still refused.
         """
         for record in self.found(split):
-            for name, (inputs, targets), fault in self.examples_of(*record):
+            for name, (inputs, targets), fault, _ in self.examples_of(*record):
                 yield name, inputs, targets, fault
 
     def division(self, split: str) -> RecordDivision:

@@ -44,6 +44,7 @@ def file_parts(file: Path, size: int | None, numbered: bool) -> Iterator[FilePar
 def _row_ranges(
     file: Path, form: str, total: int, size: int
 ) -> Iterator[tuple[int, int]]:
+    """Yields (start, stop) of ranges of the rows or records of a file."""
     if form in COLUMNS:
         # It takes a third of a second to import.
         from fmjax.data.sources.record_formats.column_records import row_ranges
