@@ -4,7 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fmjax.data.sources.division import FilePart
-from fmjax.data.sources.record_formats.byte_stream import COMPRESSIONS, open_bytes
+from fmjax.data.sources.record_formats.byte_stream import (
+    COMPRESSIONS,
+    last_suffix,
+    open_bytes,
+)
 from fmjax.data.sources.record_formats.formats import (
     ARRAY_RECORD,
     COLUMNS,
@@ -28,7 +32,7 @@ def file_parts(file: Path, size: int | None, numbered: bool) -> Iterator[FilePar
     """
     form, total = format_of(file), file.stat().st_size
     if size is not None and size < total:
-        if form in LINES and file.suffix.lower() not in COMPRESSIONS:
+        if form in LINES and last_suffix(file) not in COMPRESSIONS:
             yield from _line_ranges(file, total, size, numbered)
             return
         if form in (*COLUMNS, *ARRAY_RECORD):
