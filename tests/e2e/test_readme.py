@@ -12,6 +12,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import webdataset
 from image_files import encoded, picture, write_classes
@@ -100,6 +101,7 @@ CUT_SHORT = {
     "fmjax data inspect records.gin": SMALL_VOCABULARY,
     "fmjax data inspect pairs.gin": BYTES,
     "fmjax data inspect labelled.gin": BYTES,
+    "fmjax data inspect tokens.gin": ["data.length=64"],
     "python launch/local.py": QUICKSTART,
     "fmjax train mine.gin": QUICKSTART,
     "fmjax train mine.gin sentencepiece.file": SHORT,
@@ -184,6 +186,10 @@ def place(tmp_path_factory) -> pathlib.Path:
 def write_records(folder: pathlib.Path) -> None:
     """Records of the kinds that the pages read."""
     rows = [{"question": f"what is {n}²?", "answer": f"{n * n}"} for n in range(60)]
+    (folder / "tokens").mkdir()
+    for name in ("train", "val"):
+        ids = np.array([*range(1000, 1030), 50256] * 50, "<u2")
+        (folder / f"tokens/{name}.bin").write_bytes(ids.tobytes())
     labelled = "".join(f"text {n}\t{n % 5 + 1}\n" for n in range(60))
     (folder / "reviews.tsv").write_text(f"text\tstars\n{labelled}")
     (folder / "qa").mkdir()

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
+
 
 class FilePart(NamedTuple):
     """Consecutive examples of a split, in one file.
@@ -23,21 +25,41 @@ class FilePart(NamedTuple):
     size: int
 
 
+class Tokens(NamedTuple):
+    """A document that is tokenized already.
+
+    Attributes:
+      ids: integers [N], without EOS.
+      first: number of the first of them in the file, for messages.
+    """
+
+    ids: np.ndarray
+    first: int
+
+
 class TextExample(NamedTuple):
     """An example before it is tokenized.
 
     Attributes:
       name: file and place, for messages.
       texts: in UTF-8: the document, the inputs and targets of a pair, or one or two
-        labelled texts.
+        labelled texts; empty if it is tokenized already.
       fault: what is wrong with a corrupt example; "" if it is valid.
       labels: numbers of the classes of labelled texts; None of others.
+      tokens: the document, if it is tokenized already.
     """
 
     name: str
     texts: tuple[bytes, ...]
     fault: str = ""
     labels: tuple[int, ...] | None = None
+    tokens: Tokens | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of its texts or ids."""
+        ids = 0 if self.tokens is None else self.tokens.ids.nbytes
+        return ids + sum(map(len, self.texts))
 
 
 class Division(Protocol):

@@ -80,9 +80,9 @@ class LabelledRecords(RecordSource):
         truncated to a length that is still refused. See `found`.
         """
         for record in self.found(split):
-            for name, texts, fault, labels in self.examples_of(*record):
-                first, second = (*texts, b"")[:2]
-                yield name, first, second, labels or (), fault
+            for found in self.examples_of(*record):
+                first, second = (*found.texts, b"")[:2]
+                yield found.name, first, second, found.labels or (), found.fault
 
     def division(self, split: str) -> RecordDivision:
         """The split in parts; see `Division`."""

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmjax.data.sources.division import TextExample
+from fmjax.data.sources.division import TextExample, Tokens
 from fmjax.data.sources.examples import Skipped, label_of, read_examples
 from fmjax.data.sources.source import DOCUMENT_BYTES
 from fmjax.data.sources.text_reader import is_utf8
@@ -128,7 +128,8 @@ def tokenized_examples(
     """Yields what `tokenized_documents` yields of a `text_task`, without TensorFlow.
 
     Args:
-      examples: documents, pairs of inputs and targets, or labelled texts.
+      examples: documents, also tokenized ones, pairs of inputs and targets, or labelled
+        texts.
       name: name of the task and split, for messages.
       tokenizer: the task's; its EOS is appended, but to labelled texts.
       skipped: counts the examples that are left out.
@@ -137,6 +138,14 @@ def tokenized_examples(
         skipped.total += 1
         if example.fault:
             skipped.add(f"{name}: {example.name} {example.fault}")
+            continue
+        if example.tokens is not None:
+            ids, fault = _completed(example.tokens, tokenizer)
+            if fault is None:
+                yield Tokenized(ids, None)
+            else:
+                why = f"{name}: {example.name} {fault}"
+                skipped.add(why, empty=fault == _EMPTY)
             continue
         is_labelled = example.labels is not None
         sides = _LABELLED_SIDES if is_labelled else _SIDES[-len(example.texts) :]
@@ -159,6 +168,24 @@ def tokenized_examples(
                 tokens.get("second"),
                 np.array(example.labels, np.int64) if is_labelled else None,
             )
+
+
+def _completed(tokens: Tokens, tokenizer: Tokenizer) -> tuple[np.ndarray, str | None]:
+    """Ids with EOS and without BOS int32 [N], and what is wrong with them, or None."""
+    ids, size = tokens.ids, tokenizer.vocab_size
+    outside = np.flatnonzero((ids < 0) | (ids >= size))
+    if len(outside):
+        at = int(outside[0])
+        return np.zeros(0, np.int32), (
+            f"has the id {ids[at]} at token {tokens.first + at}; expected ids from 0 "
+            f"to {size - 1}"
+        )
+    if len(ids) and tokenizer.bos_id is not None and ids[0] == tokenizer.bos_id:
+        ids = ids[1:]  # Layouts add it.
+    if not len(ids):
+        return np.zeros(0, np.int32), _EMPTY
+    end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    return np.concatenate([ids, np.array(end)]).astype(np.int32), None
 
 
 def _encoded(

@@ -231,7 +231,7 @@ class Data(CachedData):
             counts += np.bincount(counted, minlength=len(counts))
         if isinstance(every, batches.Batches):
             every.close()
-        if not self._layout("validation").has_text_bytes:
+        if not (self._layout("validation").has_text_bytes and self._token_bytes.any()):
             return counts, None
         return counts, int(counts @ self._token_bytes)
 
