@@ -97,6 +97,7 @@ CUT_SHORT = {
     "fmjax data inspect": [],
     "fmjax data inspect mine.gin": SMALL_VOCABULARY,
     "fmjax data inspect records.gin": SMALL_VOCABULARY,
+    "fmjax data cache records.gin": SMALL_VOCABULARY,
     "fmjax data inspect pairs.gin": BYTES,
     "python launch/local.py": QUICKSTART,
     "fmjax train mine.gin": QUICKSTART,
