@@ -21,6 +21,7 @@ from jaxtyping import Array, ArrayLike, Float
 from fmjax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 from fmjax.errors import UserError, explained_out_of_memory, suggest
 from fmjax.inference.attention_weights import by_stack
+from fmjax.inference.classify import Classified, TextOrPair, classify
 from fmjax.inference.inputs import inputs_of, rows_apart
 from fmjax.inference.text_features import Pooling, pooled_vectors, text_rows
 from fmjax.models.call_arguments import call_arguments
@@ -183,6 +184,21 @@ class Run:
         with self.on_mesh():
             size = batch_size + -batch_size % self.row_multiple
             return pooled_vectors(self.model, variables, rows, pooling, size)
+
+    def classify(
+        self, texts: Sequence[TextOrPair], *, truncate: bool = False
+    ) -> Classified:
+        """Classifies texts, or pairs of texts, see `fmjax.inference.classify`.
+
+        Args:
+          texts: the texts, or pairs of them.
+          truncate: whether to cut what is longer than the model's max_length.
+
+        Raises:
+          UserError: the model has no head for texts, the run no tokenizer, or a text is
+            empty or too long.
+        """
+        return classify(self, texts, truncate=truncate)
 
     def preprocess(
         self, images: Iterable[PIL.Image.Image]

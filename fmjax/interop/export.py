@@ -16,6 +16,7 @@ from fmjax.errors import UserError, suggest
 from fmjax.field_types import gin_name
 from fmjax.interop import (
     generation_file,
+    labels_file,
     model_card,
     preprocessor_file,
     tokenizer_files,
@@ -116,6 +117,7 @@ def export_model(
         about = {"model_type": family.model_type, "architectures": [name]}
         about |= {"dtype": dtype}
         about |= tokenizer_files.ids(tokenizer) if ids is None else ids
+        config |= labels_file.options(experiment.labels, config)
         text = json.dumps(about | config, indent=2, sort_keys=True)
         (target / "config.json").write_text(text + "\n", encoding="utf-8")
         exported = Exported(

@@ -95,8 +95,8 @@ class Family:
     def others(self, architecture: Architecture, found: Iterable[str]) -> list[str]:
         """Short names of the tensors of heads that an architecture does not have."""
         every = [row for a in self.architectures.values() for row in a.rows]
-        own = self.rows_of(architecture)
-        known = {self.short(row.name) for row in every if row not in own}
+        own = {row.name for row in self.rows_of(architecture)}
+        known = {self.short(row.name) for row in every if row.name not in own}
         return [n for n in found if n in known or re.fullmatch(self.foreign, n)]
 
     def rows_of(self, architecture: Architecture) -> tuple[Row, ...]:

@@ -8,7 +8,7 @@ import jax
 from fmjax.config.render import render
 from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
 from fmjax.errors import UserError, suggest
-from fmjax.interop import generation_file, preprocessor_file
+from fmjax.interop import generation_file, labels_file, preprocessor_file
 from fmjax.interop.import_report import ImportReport
 from fmjax.interop.options import Options, has_option
 from fmjax.interop.saved_model import read_model
@@ -64,6 +64,7 @@ def import_model(
             objective=saved.objective,
             preprocessing=preprocessor_file.read(source),
             generation=generation_file.read(source, model, ignore),
+            labels=labels_file.read(source, model),
             imported_dtype=saved.dtype,
             imported_ignoring=tuple(ignore),
             imported_quantization=saved.quantization,

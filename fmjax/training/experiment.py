@@ -91,6 +91,8 @@ class Experiment:
         files: Weights & Biases, MLflow, Prometheus.
       generation: end-of-text tokens and default decoding options of the model; None for
         the tokenizer's EOS and sampling.
+      labels: names of the classes of the model's head for texts or tokens, in order;
+        none if they have no names.
       imported_dtype: dtype of the files that a model was imported from, the default of
         an export; None for a model that was trained.
       imported_ignoring: options of the folder that a model was imported from which
@@ -115,6 +117,7 @@ class Experiment:
     evaluations: tuple[Evaluation, ...] = runtime_field(())
     trackers: tuple[Tracker, ...] = runtime_field(())
     generation: Generation | None = None
+    labels: tuple[str, ...] = ()
     imported_dtype: str | None = None
     imported_ignoring: tuple[str, ...] = ()
     imported_quantization: str | None = None
