@@ -83,6 +83,9 @@ def import_model(
             imported_dtype=dtype or saved.dtype,
             imported_ignoring=tuple(ignore),
             imported_quantization=saved.quantization,
+            imported_model_type=Options.read(source / "config.json").all()[
+                "model_type"
+            ],
         )
         run_dirs.write(folder, render(experiment))
         if tokenizer is not None:

@@ -99,6 +99,8 @@ class Experiment:
         `fmjax import --ignore` was told to ignore.
       imported_quantization: form in which that folder's weights were quantized, before
         they were dequantized on import; None if they were not.
+      imported_model_type: model_type of those files; an export has the same where it
+        can represent the model. None for a model that was trained.
       modules: Python modules that its gin files imported.
     """
 
@@ -119,6 +121,7 @@ class Experiment:
     imported_dtype: str | None = None
     imported_ignoring: tuple[str, ...] = ()
     imported_quantization: str | None = None
+    imported_model_type: str | None = None
     modules: tuple[str, ...] = ()
 
     def __post_init__(self):

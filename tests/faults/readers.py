@@ -29,6 +29,7 @@ from fmjax.data.runtime import cache
 from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources.image_folder import ImageFolder
 from fmjax.data.sources.record_files import RecordFiles
+from fmjax.data.sources.token_files import TokenFiles
 from fmjax.data.text.decoder_pairs import DecoderPairs
 from fmjax.data.text.packing import Layout
 from fmjax.data.text.pairs import Pairs
@@ -504,6 +505,40 @@ def records(folder: pathlib.Path) -> Readers:
         return _written(folder / name, read)
 
     return {name: (content, reads(name)) for name, content in contents.items()}
+
+
+def token_streams(folder: pathlib.Path) -> Readers:
+    """Ids of Megatron, and of llm.c."""
+    place = folder / "streams"
+    place.mkdir()
+    ids = np.arange(200, dtype="<u2")
+    (place / "megatron.bin").write_bytes(ids.tobytes())
+    lengths = np.full(10, 20, "<i4")
+    index = b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, 8, 10, 11) + lengths.tobytes()
+    index += np.arange(0, 400, 40, dtype="<i8").tobytes()
+    index += np.arange(11, dtype="<i8").tobytes()
+    header = np.zeros(256, "<i4")
+    header[:3] = 20240520, 1, 200
+
+    def reads(name: str) -> Reader:
+        source = TokenFiles(str(place / f"{name}.bin"), 7, validation_fraction=0.0)
+
+        def read() -> None:
+            source.fingerprint("train")
+            division = source.division("train")
+            for part in division.parts(100):
+                for example in division.read(part):
+                    assert 0 < len(example.tokens.ids) <= 200
+
+        return read
+
+    return {
+        "megatron.idx": (index, _written(place / "megatron.idx", reads("megatron"))),
+        "llm.c": (
+            header.tobytes() + ids.tobytes(),
+            _written(place / "llm.bin", reads("llm")),
+        ),
+    }
 
 
 def _stored(write: Callable[[io.BytesIO], object]) -> bytes:

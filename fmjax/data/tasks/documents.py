@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmjax.data.sources.division import TextExample
+from fmjax.data.sources.division import TextExample, Tokens
 from fmjax.data.sources.examples import Skipped, label_of, read_examples
 from fmjax.data.sources.source import DOCUMENT_BYTES
 from fmjax.data.sources.text_reader import is_utf8
@@ -16,6 +16,7 @@ from fmjax.errors import UserError
 _EMPTY = "is empty"
 _NOT_UTF8 = "is not UTF-8"
 _SIDES = ("inputs", "targets")
+_LABELLED_SIDES = ("targets", "second")
 
 
 class LabelledExample(NamedTuple):
@@ -127,9 +128,10 @@ def tokenized_examples(
     """Yields what `tokenized_documents` yields of a `text_task`, without TensorFlow.
 
     Args:
-      examples: documents, or pairs of inputs and targets.
+      examples: documents, also tokenized ones, pairs of inputs and targets, or labelled
+        texts.
       name: name of the task and split, for messages.
-      tokenizer: the task's; its EOS is appended.
+      tokenizer: the task's; its EOS is appended, but to labelled texts.
       skipped: counts the examples that are left out.
     """
     for example in examples:
@@ -137,23 +139,59 @@ def tokenized_examples(
         if example.fault:
             skipped.add(f"{name}: {example.name} {example.fault}")
             continue
-        tokens = []
-        for side, text in zip(_SIDES[-len(example.texts) :], example.texts):
-            ids, fault = _encoded(text, tokenizer)
+        if example.tokens is not None:
+            ids, fault = _completed(example.tokens, tokenizer)
+            if fault is None:
+                yield Tokenized(ids, None)
+            else:
+                why = f"{name}: {example.name} {fault}"
+                skipped.add(why, empty=fault == _EMPTY)
+            continue
+        is_labelled = example.labels is not None
+        sides = _LABELLED_SIDES if is_labelled else _SIDES[-len(example.texts) :]
+        end = None if is_labelled else tokenizer.eos_id
+        tokens = {}
+        for side, text in zip(sides, example.texts):
+            ids, fault = _encoded(text, tokenizer, end)
             if fault is not None:
                 empty = fault == _EMPTY
                 which = f" {side}" if len(example.texts) == 2 else ""
                 why = f"{name}: {example.name}{which} {fault}"
                 skipped.add(why, size=0 if empty else len(text), empty=empty)
                 break
-            tokens.append(ids)
+            tokens[side] = ids
         else:
-            inputs = tokens[0] if len(tokens) == 2 else None
-            yield Tokenized(tokens[-1], len(example.texts[-1]), inputs)
+            yield Tokenized(
+                tokens["targets"],
+                len(example.texts[sides.index("targets")]),
+                tokens.get("inputs"),
+                tokens.get("second"),
+                np.array(example.labels, np.int64) if is_labelled else None,
+            )
 
 
-def _encoded(text: bytes, tokenizer: Tokenizer) -> tuple[np.ndarray, str | None]:
-    """Tokens with EOS int32 [N], and what is wrong with the text, or None."""
+def _completed(tokens: Tokens, tokenizer: Tokenizer) -> tuple[np.ndarray, str | None]:
+    """Ids with EOS and without BOS int32 [N], and what is wrong with them, or None."""
+    ids, size = tokens.ids, tokenizer.vocab_size
+    outside = np.flatnonzero((ids < 0) | (ids >= size))
+    if len(outside):
+        at = int(outside[0])
+        return np.zeros(0, np.int32), (
+            f"has the id {ids[at]} at token {tokens.first + at}; expected ids from 0 "
+            f"to {size - 1}"
+        )
+    if len(ids) and tokenizer.bos_id is not None and ids[0] == tokenizer.bos_id:
+        ids = ids[1:]  # Layouts add it.
+    if not len(ids):
+        return np.zeros(0, np.int32), _EMPTY
+    end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    return np.concatenate([ids, np.array(end)]).astype(np.int32), None
+
+
+def _encoded(
+    text: bytes, tokenizer: Tokenizer, end: int | None
+) -> tuple[np.ndarray, str | None]:
+    """Tokens with the `end` int32 [N], and what is wrong with the text, or None."""
     nothing = np.zeros(0, np.int32)
     if len(text) > DOCUMENT_BYTES:
         return nothing, _too_long("bytes")
@@ -167,8 +205,8 @@ def _encoded(text: bytes, tokenizer: Tokenizer) -> tuple[np.ndarray, str | None]
         ids = tokenizer.encode(decoded)
     except UserError:  # of a character that the vocabulary lacks
         return nothing, _outside(tokenizer.vocab_size)
-    if tokenizer.eos_id is not None:
-        ids = [*ids, tokenizer.eos_id]
+    if end is not None:
+        ids = [*ids, end]
     if not len(ids):
         return nothing, _EMPTY
     tokens = np.array(ids, np.int32)

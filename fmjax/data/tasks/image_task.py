@@ -9,6 +9,7 @@ from fmjax.data.folders import digest_of, is_built
 from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources.digits import Digits
 from fmjax.data.sources.image_folder import ImageFolder
+from fmjax.data.sources.image_records import ImageRecords
 from fmjax.data.sources.source import Document
 from fmjax.data.sources.tfds_images import TfdsImages
 from fmjax.data.tasks.member import Member
@@ -38,7 +39,7 @@ class ImageTask:
       description: what the data is, for the model card.
     """
 
-    source: Digits | ImageFolder | TfdsImages
+    source: Digits | ImageFolder | ImageRecords | TfdsImages
     tokenizer: SentencePiece | Characters | Bytes | SavedTokenizer | None = None
     templates: tuple[str, ...] = ()
     name: str = "images"

@@ -13,6 +13,7 @@ from fmjax.data.sources.record_pairs import RecordPairs
 from fmjax.data.sources.stdlib import PythonStdlib
 from fmjax.data.sources.text_files import TextFiles
 from fmjax.data.sources.tfds import Tfds
+from fmjax.data.sources.token_files import TokenFiles
 from fmjax.data.tasks.member import LabelKind, Member
 from fmjax.data.tasks.registration import (
     check_name,
@@ -22,8 +23,11 @@ from fmjax.data.tasks.registration import (
     tokenize,
 )
 from fmjax.data.tokenizers.saved_tokenizer import SavedTokenizer
+from fmjax.data.tokenizers.token_ids import TokenIds
 from fmjax.data.tokenizers.tokenizers import DESCRIPTOR, Tokenizer
 from fmjax.data.tokenizers.vocabularies import Bytes, Characters, SentencePiece
+from fmjax.errors import UserError
+from fmjax.say_once import say_once
 
 
 @configurable("text_task")
@@ -48,20 +52,40 @@ class TextTask:
         | PairFiles
         | RecordPairs
         | LabelledRecords
+        | TokenFiles
         | PythonStdlib
         | Tfds
     )
-    tokenizer: SentencePiece | Characters | Bytes | SavedTokenizer
+    tokenizer: SentencePiece | Characters | Bytes | SavedTokenizer | TokenIds
     name: str = "text"
     license: str | None = runtime_field(None)
     description: str | None = runtime_field(None)
 
     def __post_init__(self):
         check_name("text_task", self.name)
+        is_tokenized = isinstance(self.source, TokenFiles)
+        if isinstance(self.tokenizer, TokenIds) and not is_tokenized:
+            raise UserError(
+                "text_task.tokenizer = @token_ids() is for ids, such as those of "
+                f"@token_files(), not for the text of @{self.source.gin_name}(). Bind "
+                "another tokenizer, such as @sentencepiece()."
+            )
+        own = self.tokenizer
+        is_made = isinstance(own, SentencePiece) and own.file is None
+        if is_tokenized and (is_made or isinstance(own, Characters)):
+            raise UserError(
+                f"text_task.tokenizer = @{own.gin_name}() would be made of text, but "
+                "@token_files() has ids. Bind the one that the files were tokenized "
+                "with: @saved_tokenizer(), @sentencepiece() with sentencepiece.file, "
+                "@bytes(), or @token_ids() with its size alone."
+            )
 
     def build_tokenizer(self, root: Path) -> Tokenizer:
         """Loads or trains the tokenizer; `root` is the cache's root."""
-        return self.tokenizer.build(self.source, root)
+        tokenizer = self.tokenizer.build(self.source, root)
+        if isinstance(self.source, TokenFiles):
+            self._check_eos(tokenizer)
+        return tokenizer
 
     def tokenizer_is_built(self, root: Path) -> bool:
         """Whether `build_tokenizer` would only load files."""
@@ -124,6 +148,20 @@ class TextTask:
             preprocessors=[made[name] for name in self._preprocessors],
             output_features=output_features,
         )
+
+    def _check_eos(self, tokenizer: Tokenizer) -> None:
+        own, eos_id = self.source.eos_id, tokenizer.eos_id
+        if own is not None and own != eos_id:
+            raise UserError(
+                f"token_files.eos_id = {own}, but that of text_task.tokenizer is "
+                f"{eos_id}; expected the same."
+            )
+        if own is None and eos_id is not None:
+            say_once(
+                f"token_files.eos_id = None: flat streams are read as one text each, "
+                f"with EOS ({eos_id}) at its end. If they have EOS between documents, "
+                f"bind token_files.eos_id={eos_id}."
+            )
 
     @property
     def _preprocessors(self) -> tuple[str, ...]:
