@@ -24,7 +24,7 @@ from fmjax.interop import (
 from fmjax.interop.families import FAMILIES
 from fmjax.interop.family import Architecture, Family, Unlike
 from fmjax.interop.model_card import Exported
-from fmjax.interop.safetensors_writer import DTYPES
+from fmjax.interop.safetensors_writer import check_dtype
 from fmjax.interop.safetensors_writer import write as write_tensors
 from fmjax.interop.weights import leaves, tensors
 from fmjax.models.contracts import vocab_size_of
@@ -79,11 +79,7 @@ def export_model(
     experiment = run_dirs.stored_experiment(source, trust)
     objective = experiment.objective
     dtype = dtype or experiment.imported_dtype or "float32"
-    if dtype not in DTYPES:
-        raise UserError(
-            f"dtype = {dtype!r}: expected one of {', '.join(DTYPES)}."
-            f"{suggest(dtype, DTYPES)}"
-        )
+    check_dtype(dtype)
     if max_shard_bytes < 1:
         raise UserError(f"max_shard_bytes = {max_shard_bytes}: expected at least 1.")
     family, name, architecture, config = describe(
