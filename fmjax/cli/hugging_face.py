@@ -22,6 +22,12 @@ def add(verbs: Verbs) -> None:
         help="key of config.json or generation_config.json that is unknown to fmjax "
         "and that you know to have no effect; may be repeated",
     )
+    sub.add_argument(
+        "--dtype",
+        choices=["float32", "float16", "bfloat16"],
+        help="dtype of the parameters in the run directory, and of its exports; "
+        "default: float32, and for exports that of the imported folder",
+    )
 
     sub = add_verb(verbs, "export", "Export a run as a Hugging Face folder.", _export)
     takes_run(sub)
@@ -56,7 +62,9 @@ def add(verbs: Verbs) -> None:
 def _import(args: argparse.Namespace) -> None:
     from fmjax.interop.hugging_face import import_model
 
-    report = import_model(args.hf_dir, args.run_dir, ignore=args.ignore)
+    report = import_model(
+        args.hf_dir, args.run_dir, ignore=args.ignore, dtype=args.dtype
+    )
     print(f"imported {args.hf_dir} into {args.run_dir}")
     print("\n".join(report.lines))
 

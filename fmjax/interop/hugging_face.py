@@ -1,6 +1,6 @@
 """Import: writing a run directory from a model saved by Hugging Face's transformers."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import jax
@@ -8,9 +8,17 @@ import jax
 from fmjax.config.render import render
 from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
 from fmjax.errors import UserError, suggest
-from fmjax.interop import generation_file, preprocessor_file
-from fmjax.interop.import_report import ImportReport
+from fmjax.interop import generation_file, labels_file, preprocessor_file
+from fmjax.interop.containers.meta_llama import PARAMS
+from fmjax.interop.import_report import (
+    ImportReport,
+    TrainingMemory,
+    describe_tokenizer,
+    lines_to_continue,
+    text_sizes,
+)
 from fmjax.interop.options import Options, has_option
+from fmjax.interop.safetensors_writer import check_dtype
 from fmjax.interop.saved_model import read_model
 from fmjax.interop.source_folder import source_folder
 from fmjax.interop.vocabulary_rows import check_tokenizer
@@ -26,7 +34,11 @@ from fmjax.training.experiment import Experiment
 
 
 def import_model(
-    hf_dir: str | Path, run_dir: str | Path, *, ignore: Collection[str] = ()
+    hf_dir: str | Path,
+    run_dir: str | Path,
+    *,
+    ignore: Collection[str] = (),
+    dtype: str | None = None,
 ) -> ImportReport:
     """Writes a run directory with the model and tokenizer of a saved model.
 
@@ -38,6 +50,8 @@ def import_model(
       ignore: options of config.json or generation_config.json to ignore: options that
         fmjax does not know and that are known to have no effect. An option inside an
         object is named "object.option".
+      dtype: of the parameters in the run directory: float32, float16 or bfloat16, also
+        that of exports; if None they are float32, and exports have the files' dtype.
 
     Returns:
       What was imported, and what was done to make its files agree.
@@ -49,23 +63,29 @@ def import_model(
     place, target = given_path(hf_dir, "hf_dir"), as_path(run_dir, "run_dir")
     if not place.is_dir():
         raise UserError(f"{place}: no such directory; expected a saved model.")
+    check_dtype(dtype)
     with (
         local_copy(place) as local,
         source_folder(local, ignore) as (source, files, note),
         new_folder(target) as folder,
     ):
-        _check_ignored(source, ignore)
+        _check_ignored((source, local), ignore)
         tokenizer = HuggingFaceTokenizer.from_folder(source)
         tokens = None if tokenizer is None else tokenizer.vocab_size
-        saved = read_model(source, files, ignore, tokens)
+        saved = read_model(source, files, ignore, tokens, dtype or "float32")
         model = saved.objective.model
         check_tokenizer(source, tokens, vocab_size_of(model))
         experiment = Experiment(
             objective=saved.objective,
             preprocessing=preprocessor_file.read(source),
             generation=generation_file.read(source, model, ignore),
-            imported_dtype=files.dtype,
+            labels=labels_file.read(source, model),
+            imported_dtype=dtype or saved.dtype,
             imported_ignoring=tuple(ignore),
+            imported_quantization=saved.quantization,
+            imported_model_type=Options.read(source / "config.json").all()[
+                "model_type"
+            ],
         )
         run_dirs.write(folder, render(experiment))
         if tokenizer is not None:
@@ -79,20 +99,33 @@ def import_model(
     notes = [note] * bool(note) + saved.notes
     if ignore:
         notes.append(f"ignored because of --ignore: {', '.join(ignore)}")
+    longest, vocab_size = text_sizes(model)
     return ImportReport(
-        saved.family.model_type, saved.architecture, saved.left_out, notes
+        run_dir=target,
+        model_type=saved.family.model_type,
+        architecture=saved.architecture,
+        parameters=saved.parameters,
+        dtype=saved.dtype,
+        max_length=longest,
+        vocab_size=vocab_size,
+        tokenizer=describe_tokenizer(tokenizer),
+        memory=TrainingMemory.of(saved.objective),
+        continuing=lines_to_continue(saved.objective, run_dir, tokenizer),
+        left_out=saved.left_out,
+        notes=notes,
     )
 
 
-def _check_ignored(source: Path, ignore: Collection[str]) -> None:
+def _check_ignored(folders: Sequence[Path], ignore: Collection[str]) -> None:
     """Raises a UserError for an option to ignore that is in no file."""
-    names = (generation_file.CONFIG, generation_file.GENERATION_CONFIG)
-    files = [source / name for name in names if (source / name).is_file()]
+    names = (generation_file.CONFIG, generation_file.GENERATION_CONFIG, PARAMS)
+    files = [folder / name for folder in folders for name in names]
+    files = [file for file in files if file.is_file()]
     values = [Options.read(file).all() for file in files]
     known = {name for each in values for name in each}
     for name in ignore:
         if not any(has_option(each, name) for each in values):
             raise UserError(
-                f"--ignore {name}: {source} has no such option in {' or '.join(names)}."
-                f"{suggest(name, known)}"
+                f"--ignore {name}: {folders[-1]} has no such option in "
+                f"{' or '.join(names[:2])}.{suggest(name, known)}"
             )

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
+from fmjax.errors import UserError, suggest
+
 # The package ml_dtypes adds bfloat16 to NumPy.
 DTYPES = {
     "float32": ("F32", np.float32),
@@ -15,6 +17,15 @@ DTYPES = {
     "bfloat16": ("BF16", ml_dtypes.bfloat16),
 }
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def check_dtype(dtype: str | None) -> None:
+    """Raises a UserError for a dtype that is neither in `DTYPES` nor None."""
+    if dtype is not None and dtype not in DTYPES:
+        raise UserError(
+            f"dtype = {dtype!r}: expected one of {', '.join(DTYPES)}."
+            f"{suggest(dtype, DTYPES)}"
+        )
 
 
 class Tensor(NamedTuple):

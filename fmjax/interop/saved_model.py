@@ -1,15 +1,18 @@
 """Reading a model saved by transformers as an objective and parameters."""
 
 import contextlib
+import math
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fmjax.errors import UserError
 from fmjax.interop import model_fields
 from fmjax.interop.families import FAMILIES
-from fmjax.interop.family import Family, find
+from fmjax.interop.family import Architecture, Family, find
 from fmjax.interop.options import Options
+from fmjax.interop.quantized.dequantize import dequantized
+from fmjax.interop.safetensors_writer import DTYPES
 from fmjax.interop.sizes import check_sizes
 from fmjax.interop.tensor_files import TensorFiles
 from fmjax.interop.tensor_names import without_prefixes
@@ -17,9 +20,12 @@ from fmjax.interop.vocabulary_rows import vocabulary_rows
 from fmjax.interop.weights import (
     computed_otherwise,
     copies_that_differ,
+    leaves,
     left_out,
+    places,
     read_params,
 )
+from fmjax.models.contracts import vocab_size_of
 from fmjax.objectives.objective import Objective
 from fmjax.training.checkpoint.saved_state import in_a_line
 from fmjax.training.state import abstract_variables
@@ -30,9 +36,12 @@ class SavedModel(NamedTuple):
 
     Attributes:
       objective: the family's objective with the model.
-      params: its parameters as float32 NumPy arrays, with scanned layers.
+      params: its parameters as NumPy arrays, with scanned layers.
       family: the family of its config.json.
       architecture: the name of its class in transformers.
+      dtype: of the files, as `TensorFiles.dtype`.
+      quantization: the form that weights were quantized in; None if they were not.
+      parameters: the number of them, without padding of the vocabulary.
       left_out: names of tensors of heads that the architecture does not have.
       notes: what was done to make files and config.json agree, for the user.
     """
@@ -41,6 +50,9 @@ class SavedModel(NamedTuple):
     params: dict
     family: Family
     architecture: str
+    dtype: str
+    quantization: str | None
+    parameters: int
     left_out: list[str]
     notes: list[str]
 
@@ -50,6 +62,7 @@ def read_model(
     files: TensorFiles,
     ignore: Collection[str] = (),
     tokens: int | None = None,
+    dtype: str = "float32",
 ) -> SavedModel:
     """Reads a saved model.
 
@@ -58,6 +71,7 @@ def read_model(
       files: the tensors.
       ignore: names of options of config.json to ignore.
       tokens: number of ids of the tokenizer; None if there is none.
+      dtype: of the parameters, a name in `DTYPES`.
 
     Raises:
       UserError: an option or a tensor is not supported.
@@ -72,8 +86,11 @@ def read_model(
         family = find(FAMILIES, model_type, named)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
+    settings = options.take("quantization_config", dict, None)
+    files, form = dequantized(folder, files, settings)
     files, prefix = without_prefixes(files, family)
-    notes = [f"names of tensors were read without {prefix!r}"] if prefix else []
+    notes = [] if form is None else [f"quantized weights are dequantized: {form}"]
+    notes += [f"names of tensors were read without {prefix!r}"] if prefix else []
     found = {family.short(name) for name in files.names}
     architecture = family.choose(named, found)
     with _of(file):
@@ -113,10 +130,30 @@ def read_model(
         axes["params"],
         shapes["params"],
         model,
+        DTYPES[dtype][1],
     )
     name = next(n for n, a in family.architectures.items() if a is architecture)
     unread = left_out(files, family, architecture)
-    return SavedModel(objective, params, family, name, unread, notes)
+    return SavedModel(
+        objective,
+        params,
+        family,
+        name,
+        files.dtype,
+        form,
+        _count(family, architecture, axes, shapes, model),
+        unread,
+        notes,
+    )
+
+
+def _count(
+    family: Family, architecture: Architecture, axes: dict, shapes: dict, model: Any
+) -> int:
+    """The number of parameters, without padding of the vocabulary."""
+    found = leaves(axes["params"], shapes["params"], vocab_size_of(model))
+    placed = places(family.rows_of(architecture), found, family)
+    return sum(math.prod(place.shape) for place in placed)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,11 @@ class TensorFiles:
         self._found = dict(tensors)
 
     @property
+    def tensors(self) -> dict[str, StoredTensor]:
+        """The tensors by name."""
+        return dict(self._found)
+
+    @property
     def names(self) -> list[str]:
         """The names of all tensors."""
         return list(self._found)

@@ -135,8 +135,9 @@ def read_params(
     axes: dict,
     shapes: dict,
     model: nn.Module,
+    dtype: Any = np.float32,
 ) -> dict:
-    """Reads a model's parameters as float32 NumPy arrays; vocabulary padding is zero.
+    """Reads a model's parameters as NumPy arrays; vocabulary padding is zero.
 
     Args:
       files: the files.
@@ -145,6 +146,7 @@ def read_params(
       axes: tree of the parameters' logical axes, with scanned layers.
       shapes: tree of their shapes.
       model: the model.
+      dtype: of the arrays.
 
     Raises:
       UserError: a tensor is missing, is not expected, or has the wrong shape.
@@ -167,7 +169,7 @@ def read_params(
         *folders, name = path.split("/")
         for folder in folders:
             node, shape = node.setdefault(folder, {}), shape[folder]
-        arrays[path] = node[name] = _zeros(shape[name].shape)
+        arrays[path] = node[name] = _zeros(shape[name].shape, dtype)
     for place in expected:
         shape_there = place.row.shape_there(place.shape)
         longer = _vocabulary(place, found)
@@ -197,12 +199,12 @@ def _vocabulary(place: Place, found: dict[str, Leaf]) -> int | None:
     return next(axis for axis, (n, other) in enumerate(there) if n != other)
 
 
-def _zeros(shape: tuple[int, ...]) -> np.ndarray:
-    """float32 zeros aligned to 64 bytes, which JAX uses without a copy."""
-    size = 4 * math.prod(shape)
+def _zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Zeros aligned to 64 bytes, which JAX uses without a copy."""
+    size = np.dtype(dtype).itemsize * math.prod(shape)
     memory = np.zeros(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
-    return memory[start : start + size].view(np.float32).reshape(shape)
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def tensors(

@@ -42,6 +42,7 @@ from fmjax.errors import UserError
 from fmjax.interop import preprocessor_file
 from fmjax.interop.containers import meta_llama, t5x, torch_files
 from fmjax.interop.containers.folder import read_folder
+from fmjax.interop.quantized.dequantize import dequantized
 from fmjax.interop.saved_model import read_model
 from fmjax.interop.tensor_files import TensorFiles
 from fmjax.run import directory as run_dirs
@@ -184,12 +185,44 @@ def containers_of(folder: pathlib.Path) -> Readers:
         for tensor in tensors.values():
             assert tensor.read().shape == tensor.shape
 
+    packed = {
+        "a.qweight": np.ones((4, 8), np.int32),
+        "a.qzeros": np.ones((2, 1), np.int32),
+        "a.scales": np.ones((2, 8), np.float16),
+        "a.g_idx": np.arange(32, dtype=np.int32) // 16,
+    }
+    config = {"quant_method": "gptq", "bits": 4, "checkpoint_format": "gptq"}
+    weights = {"num_bits": 8, "type": "int", "strategy": "tensor"}
+    group = {"targets": ["Linear"], "weights": weights, "format": None}
+    compressed = {
+        "quant_method": "compressed-tensors", "format": "int-quantized",
+        "config_groups": {"group_0": group},
+    }  # fmt: skip
+    int8 = {"a.weight": np.ones((2, 3), np.int8), "a.weight_scale": np.ones(1, "f4")}
+    quantized = folder / "quantized"
+    quantized.mkdir()
+    safetensors.numpy.save_file(packed, quantized / "model.safetensors")
+
+    def weights_of(content: bytes, settings: dict = config) -> None:
+        (quantized / "model.safetensors").write_bytes(content)
+        files = TensorFiles(quantized, read_folder(quantized))
+        every(dequantized(quantized, files, settings)[0].tensors)
+
     def file() -> None:
         every(torch_files.read_file(folder / "model.bin"))
 
     return {
         "PyTorch's zip": (_saved(state, True), _written(folder / "model.bin", file)),
         "PyTorch's older": (_saved(state, False), _written(folder / "model.bin", file)),
+        "GPTQ": (safetensors.numpy.save(packed), weights_of),
+        "GPTQ's settings": (
+            _json(config),
+            lambda c: weights_of(safetensors.numpy.save(packed), _settings(c)),
+        ),
+        "compressed-tensors' settings": (
+            _json(compressed),
+            lambda c: weights_of(safetensors.numpy.save(int8), _settings(c)),
+        ),
         "PyTorch's index": (
             _json(index),
             _written(
@@ -214,6 +247,14 @@ def containers_of(folder: pathlib.Path) -> Readers:
             for name, place in places.items()
         },
     }
+
+
+def _settings(content: bytes) -> dict:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        found = None
+    return found if isinstance(found, dict) else {}
 
 
 def _saved(state: dict, archive: bool) -> bytes:

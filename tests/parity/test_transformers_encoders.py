@@ -13,6 +13,7 @@ from parity.models_of_transformers import (
     all_close,
     close,
     comes_back,
+    edit_config,
     imported,
     random_model,
     text,
@@ -160,6 +161,22 @@ def test_every_output_is_theirs(name, tmp_path):
             close(out[key], value, where)
             compared += 1
         assert compared == len(set(out) - {"hidden", "hidden_states"} - _inner(name))
+
+
+def test_a_sentence_encoder_is_read_though_named_after_its_pretraining(tmp_path):
+    # As sentence-transformers' all-mpnet-base-v2.
+    theirs = random_model("MPNetModel", ROBERTA)
+    theirs.save_pretrained(tmp_path / "hf")
+    edit_config(tmp_path / "hf", architectures=["MPNetForMaskedLM"])
+    import_model(tmp_path / "hf", tmp_path / "run")
+    tokens, mask = text()
+    with torch.no_grad():
+        read = {"input_ids": torch.tensor(tokens), "attention_mask": torch.tensor(mask)}
+        expected = theirs(**read)
+    out = fmjax.load(tmp_path / "run")(tokens=tokens, padding_mask=mask)
+    close(out["pooled"], expected.pooler_output)
+    close(out["hidden"], expected.last_hidden_state, mask)
+    assert "logits" not in out
 
 
 def test_the_heads_of_deberta_v3_are_read_and_left_out(tmp_path):

@@ -5,6 +5,7 @@ So a changed source, tokenizer or length gives another folder, and no cache is e
 stale. Opening a cache needs neither TensorFlow nor seqio.
 """
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -125,8 +126,8 @@ def build_cache(
     tokenizer: Tokenizer | None,
     total_bytes: int | None = None,
     max_corrupt_fraction: float = 1.0,
-    title: str | None = None,
     began: float | None = None,
+    shows_progress: bool = True,
 ) -> Cache:
     """Builds a cache unless it exists, and opens it.
 
@@ -138,8 +139,8 @@ def build_cache(
       total_bytes: approximate bytes of all documents, for the progress bar.
       max_corrupt_fraction: share of the documents that may be corrupt, see
         `fmjax.data.tasks.corrupt_fraction`.
-      title: of the progress.
       began: when the build began, by `time.monotonic`; None for now.
+      shows_progress: whether it prints the progress.
 
     Raises:
       UserError: the split has no rows, too much of it is corrupt, or the folder cannot
@@ -156,8 +157,12 @@ def build_cache(
     dtype = np.uint16 if small else np.int32
     with (
         atomic_folder(key.folder(root)) as folder,
-        build_progress(title or f"Caching {name}", total_bytes) as update,
+        contextlib.ExitStack() as stack,
     ):
+        update = None
+        if shows_progress:
+            progress = build_progress(f"Caching {name}", total_bytes)
+            update = stack.enter_context(progress)
 
         def counted() -> Iterator[Any]:
             nonlocal sized
@@ -166,7 +171,7 @@ def build_cache(
                 counts["tokens"] += document.num_tokens
                 counts["bytes"] += document.size or 0
                 sized = sized and document.size is not None
-                if counts["documents"] % _SHOWN_EVERY == 0:
+                if update and counts["documents"] % _SHOWN_EVERY == 0:
                     update(counts["bytes"], counts["documents"])
                 yield document.content
 

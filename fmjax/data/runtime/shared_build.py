@@ -1,7 +1,7 @@
 """Building a cache by several processes of this host, and of others, at once.
 
-Processes tokenize units of the split into a folder beside the cache; then one writes
-the rows, in the order of the units. So the rows, and their bytes, are those of a build
+Processes tokenize units of the split into a folder beside the cache, and one writes the
+rows, in the order of the units. So the rows, and their bytes, are those of a build
 by one process, whatever the number of processes, and a process that is killed loses
 only the unit that it works on.
 """
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +36,9 @@ from fmjax.storage.paths import is_bucket
 
 # Data of fewer bytes of text are tokenized faster than processes start.
 LARGE_BYTES = 64 << 20
-# Bytes of the files that a unit takes, and of the parts that it is made of.
-_UNIT_BYTES, _PART_BYTES = 32 << 20, 4 << 20
+# Bytes of the files that a unit takes, unless there would be too many units, and of the
+# parts that it is made of.
+_UNIT_BYTES, _MAX_UNITS, _PART_BYTES = 8 << 20, 4_000, 2 << 20
 
 
 class SharedBuild:
@@ -91,23 +92,23 @@ class SharedBuild:
             say(f"Dividing {self._name} into units")
             units = _units(self._division.parts(_PART_BYTES))
             self._folder.write_plan(units, self._division.root)
-        self._tokenize(total_bytes)
-        while not is_built(self._root, self._key):
-            claim = self._folder.claim("rows")
-            if claim is None:
-                time.sleep(self._folder.pause_seconds)
-                continue
-            with claim:
-                build_cache(
-                    self._root,
-                    self._key,
-                    self._documents,
-                    self._tokenizer,
-                    total_bytes,
-                    max_corrupt_fraction,
-                    title=f"Writing rows of {self._name}",
-                    began=began,
-                )
+        with self._tokenizing(total_bytes) as watch:
+            while not is_built(self._root, self._key):
+                claim = self._folder.claim("rows")
+                if claim is None:
+                    watch()
+                    time.sleep(self._folder.pause_seconds)
+                    continue
+                with claim:
+                    build_cache(
+                        self._root,
+                        self._key,
+                        functools.partial(self._documents, watch),
+                        self._tokenizer,
+                        max_corrupt_fraction=max_corrupt_fraction,
+                        began=began,
+                        shows_progress=False,
+                    )
         self._folder.remove()
         return open_cache(self._root, self._key)
 
@@ -124,9 +125,15 @@ class SharedBuild:
         self._looked = time.monotonic()
         if not self._folder.has_plan():
             return False
-        if len(self._folder.finished()) >= len(self._units()):
+        count = len(self._units())
+        if len(self._folder.finished()) >= count:
             return False
-        self._tokenize(None)
+        with self._tokenizing(None) as watch:
+            while len(self._folder.finished()) < count:
+                if is_built(self._root, self._key):
+                    break
+                watch()
+                time.sleep(self._folder.pause_seconds)
         return True
 
     def progress(self) -> tuple[int, int]:
@@ -137,42 +144,52 @@ class SharedBuild:
             sum(each.get("documents", 0) for each in done),
         )
 
-    def _tokenize(self, total_bytes: int | None) -> None:
-        """Returns when all units are finished, by this host's workers or others."""
-        units, claim = self._units(), None
-        begin = self.progress()
+    @contextlib.contextmanager
+    def _tokenizing(self, total_bytes: int | None) -> Iterator[Callable[[], None]]:
+        """Yields a function to call again and again while units are tokenized.
+
+        It starts the workers of this host, unless another process of it has, looks
+        after them and shows the progress.
+        """
+        count, title = len(self._units()), f"Caching {self._name}"
+        claim, workers, known = None, None, 0
         with (
             contextlib.ExitStack() as stack,
-            build_progress(f"Caching {self._name}", total_bytes, begin) as update,
+            build_progress(title, total_bytes, self.progress()) as update,
         ):
-            workers, known = None, 0
-            while len(self._folder.finished()) < len(units):
-                if is_built(self._root, self._key):
-                    return
-                if claim is None:
+
+            def watch() -> None:
+                nonlocal claim, workers, known
+                left = count - len(self._folder.finished())
+                if claim is None and left:
                     claim = self._folder.claim(f"host-{socket.gethostname()}")
                     if claim is not None:
                         stack.enter_context(claim)
-                        left = len(units) - len(self._folder.finished())
+                        number, known = min(self._processes, left), count - left
                         workers = stack.enter_context(
-                            _Workers(
-                                self._work, self._tokenizer, min(self._processes, left)
-                            )
+                            _Workers(self._work, self._tokenizer, number)
                         )
-                        known = len(self._folder.finished())
                 if workers is not None:
-                    workers.check(may_restart=len(self._folder.finished()) > known)
+                    workers.check(may_restart=count - left > known)
                 update(*self.progress())
-                time.sleep(self._folder.pause_seconds)
+
+            yield watch
 
     @property
     def _work(self) -> Work:
         place = os.fspath(self._folder.place)
         return Work(place, self._source, self._key.split, self._name, tokenizer="")
 
-    def _documents(self, skipped: Skipped) -> Iterator[Tokenized]:
-        """The documents of all units, in order."""
-        for number, known in sorted(self._folder.finished().items()):
+    def _documents(
+        self, watch: Callable[[], None], skipped: Skipped
+    ) -> Iterator[Tokenized]:
+        """The documents of all units in order, each as soon as it is tokenized."""
+        for number in range(len(self._units())):
+            watch()
+            while number not in self._folder.finished():
+                watch()
+                time.sleep(self._folder.pause_seconds)
+            known = self._folder.finished()[number]
             skipped.merge(Skipped(**known["skipped"]))
             for piece in self._folder.pieces(number):
                 yield from _split(piece)
@@ -274,15 +291,24 @@ class _Workers:
 
 
 def _split(unit: TokenizedUnit) -> Iterator[Tokenized]:
-    """The documents or pairs of a unit's piece."""
+    """The documents, pairs or labelled texts of a unit's piece."""
     texts = np.split(unit.tokens.astype(np.int32), np.cumsum(unit.lengths)[:-1])
-    if len(texts) == len(unit.sizes):
-        for tokens, size in zip(texts, unit.sizes.tolist()):
-            yield Tokenized(tokens, size)
+    sizes = unit.sizes.tolist()
+    step = len(texts) // len(sizes)
+    firsts = texts[::step]
+    seconds = texts[1::2] if step == 2 else [None] * len(sizes)
+    if unit.labels is not None:
+        labels = np.split(unit.labels, np.cumsum(unit.label_counts)[:-1])
+        for first, second, size, own in zip(
+            firsts, seconds, sizes, labels, strict=True
+        ):
+            yield Tokenized(first, size, second=second, labels=own)
         return
-    pairs = zip(texts[::2], texts[1::2], unit.sizes.tolist(), strict=True)
-    for inputs, targets, size in pairs:
-        yield Tokenized(targets, size, inputs)
+    for first, second, size in zip(firsts, seconds, sizes, strict=True):
+        if second is None:
+            yield Tokenized(first, size)
+        else:
+            yield Tokenized(second, size, first)
 
 
 def _place(root: Path, key: CacheKey) -> Path:
@@ -292,10 +318,11 @@ def _place(root: Path, key: CacheKey) -> Path:
 
 def _units(parts: list[FilePart]) -> list[Unit]:
     units, unit, size = [], [], 0
+    limit = max(_UNIT_BYTES, sum(part.size for part in parts) // _MAX_UNITS)
     for part in parts:
         unit.append(part)
         size += part.size
-        if size >= _UNIT_BYTES:
+        if size >= limit:
             units.append(tuple(unit))
             unit, size = [], 0
     return [*units, tuple(unit)] if unit else units

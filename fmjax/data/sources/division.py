@@ -12,7 +12,7 @@ class FilePart(NamedTuple):
 
     Attributes:
       file: absolute path.
-      start: where the part begins: a byte offset, or the row of a file of columns.
+      start: where the part begins: a byte offset, or the number of a row or record.
       stop: where it ends; None for the end of the file.
       first: number of the first line, paragraph or row; 0 if it was not counted.
       size: bytes of the file that the part takes, approximately.
@@ -54,9 +54,10 @@ class TextExample(NamedTuple):
 
     Attributes:
       name: file and place, for messages.
-      texts: in UTF-8: the document, or the inputs and targets of a pair; empty if it is
-        tokenized already, or a conversation.
+      texts: in UTF-8: the document, the inputs and targets of a pair, or one or two
+        labelled texts; empty if it is tokenized already, or a conversation.
       fault: what is wrong with a corrupt example; "" if it is valid.
+      labels: numbers of the classes of labelled texts; None of others.
       tokens: the document, if it is tokenized already.
       conversation: the conversation, if it is one.
     """
@@ -64,6 +65,7 @@ class TextExample(NamedTuple):
     name: str
     texts: tuple[bytes, ...]
     fault: str = ""
+    labels: tuple[int, ...] | None = None
     tokens: Tokens | None = None
     conversation: Conversation | None = None
 
@@ -109,7 +111,7 @@ class Divisible(Protocol):
 
 
 def number_in_file(part: FilePart, number: int) -> int | str:
-    """The number of a line, paragraph or row in its file, as messages give it.
+    """The number of a line or paragraph in its file, as messages give it.
 
     Args:
       part: the part that it is in.

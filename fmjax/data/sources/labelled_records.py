@@ -8,6 +8,8 @@ from pathlib import Path
 from fmjax.configurable import configurable
 from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources.classes import Classes, find_classes
+from fmjax.data.sources.division import TextExample
+from fmjax.data.sources.record_division import RecordDivision
 from fmjax.data.sources.record_formats.formats import RecordOptions, read_records
 from fmjax.data.sources.record_formats.parts import Part
 from fmjax.data.sources.record_formats.record_label import Labels, RecordLabel
@@ -77,13 +79,25 @@ class LabelledRecords(RecordSource):
         The second text is empty if there is none. A text of more than 4 MiB is
         truncated to a length that is still refused. See `found`.
         """
-        for name, values, fault in self.found(split):
-            if fault:
-                yield name, b"", b"", (), fault
-                continue
-            *texts, labels = values
-            first, second = (*(t[: DOCUMENT_BYTES + 1] for t in texts), b"")[:2]
-            yield name, first, second, labels, ""
+        for record in self.found(split):
+            for found in self.examples_of(*record):
+                first, second = (*found.texts, b"")[:2]
+                yield found.name, first, second, found.labels or (), found.fault
+
+    def division(self, split: str) -> RecordDivision:
+        """The split in parts; see `Division`."""
+        return self.divided(split)
+
+    def examples_of(
+        self, name: str, values: tuple, fault: str
+    ) -> Iterator[TextExample]:
+        """Yields the labelled text, or two, of a record."""
+        if fault:
+            yield TextExample(name, (b"",), fault, ())
+            return
+        *texts, labels = values
+        kept = tuple(text[: DOCUMENT_BYTES + 1] for text in texts)
+        yield TextExample(name, kept, labels=labels)
 
     def features(self) -> dict[str, str]:
         """Names of the features, as `seqio_source` yields them."""

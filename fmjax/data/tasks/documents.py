@@ -18,6 +18,7 @@ from fmjax.errors import UserError
 _EMPTY = "is empty"
 _NOT_UTF8 = "is not UTF-8"
 _SIDES = ("inputs", "targets")
+_LABELLED_SIDES = ("targets", "second")
 
 
 class LabelledExample(NamedTuple):
@@ -129,10 +130,10 @@ def tokenized_examples(
     """Yields what `tokenized_documents` yields of a `text_task`, without TensorFlow.
 
     Args:
-      examples: documents, also tokenized ones, pairs of inputs and targets, or
-        conversations, of which the tokenizer's chat template makes a document.
+      examples: documents, also tokenized ones, pairs of inputs and targets, labelled
+        texts, or conversations, of which the tokenizer's chat template makes a document.
       name: name of the task and split, for messages.
-      tokenizer: the task's; its EOS is appended.
+      tokenizer: the task's; its EOS is appended, but to labelled texts.
       skipped: counts the examples that are left out.
     """
     for example in examples:
@@ -160,19 +161,27 @@ def tokenized_examples(
                 why, empty = f"{name}: {example.name} {fault}", fault == _EMPTY
                 skipped.add(why, size=0 if empty else size, empty=empty)
             continue
-        tokens = []
-        for side, text in zip(_SIDES[-len(example.texts) :], example.texts):
-            ids, fault = _encoded(text, tokenizer)
+        is_labelled = example.labels is not None
+        sides = _LABELLED_SIDES if is_labelled else _SIDES[-len(example.texts) :]
+        end = None if is_labelled else tokenizer.eos_id
+        tokens = {}
+        for side, text in zip(sides, example.texts):
+            ids, fault = _encoded(text, tokenizer, end)
             if fault is not None:
                 empty = fault == _EMPTY
                 which = f" {side}" if len(example.texts) == 2 else ""
                 why = f"{name}: {example.name}{which} {fault}"
                 skipped.add(why, size=0 if empty else len(text), empty=empty)
                 break
-            tokens.append(ids)
+            tokens[side] = ids
         else:
-            inputs = tokens[0] if len(tokens) == 2 else None
-            yield Tokenized(tokens[-1], len(example.texts[-1]), inputs)
+            yield Tokenized(
+                tokens["targets"],
+                len(example.texts[sides.index("targets")]),
+                tokens.get("inputs"),
+                tokens.get("second"),
+                np.array(example.labels, np.int64) if is_labelled else None,
+            )
 
 
 def _completed(tokens: Tokens, tokenizer: Tokenizer) -> tuple[np.ndarray, str | None]:
@@ -206,7 +215,7 @@ def _rendered(
     """
     template = chat_template(tokenizer, conversation.template)
     text = template.render(conversation.messages).encode(errors="replace")
-    ids, fault = _encoded(text, tokenizer)
+    ids, fault = _encoded(text, tokenizer, tokenizer.eos_id)
     if fault is None:
         eos_id, bos_id = tokenizer.eos_id, tokenizer.bos_id
         if eos_id is not None and ids[-2:].tolist() == [eos_id, eos_id]:
@@ -216,8 +225,10 @@ def _rendered(
     return ids, len(text), fault
 
 
-def _encoded(text: bytes, tokenizer: Tokenizer) -> tuple[np.ndarray, str | None]:
-    """Tokens with EOS int32 [N], and what is wrong with the text, or None."""
+def _encoded(
+    text: bytes, tokenizer: Tokenizer, end: int | None
+) -> tuple[np.ndarray, str | None]:
+    """Tokens with the `end` int32 [N], and what is wrong with the text, or None."""
     nothing = np.zeros(0, np.int32)
     if len(text) > DOCUMENT_BYTES:
         return nothing, _too_long("bytes")
@@ -231,8 +242,8 @@ def _encoded(text: bytes, tokenizer: Tokenizer) -> tuple[np.ndarray, str | None]
         ids = tokenizer.encode(decoded)
     except UserError:  # of a character that the vocabulary lacks
         return nothing, _outside(tokenizer.vocab_size)
-    if tokenizer.eos_id is not None:
-        ids = [*ids, tokenizer.eos_id]
+    if end is not None:
+        ids = [*ids, end]
     if not len(ids):
         return nothing, _EMPTY
     tokens = np.array(ids, np.int32)

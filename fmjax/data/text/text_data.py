@@ -44,6 +44,7 @@ from fmjax.data.tokenizers.specials import end_id
 from fmjax.data.tokenizers.text_template import text_template
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError, require, suggest
+from fmjax.say_once import say_once
 
 Task = TextTask | Mixture | SeqioTask
 CorruptionConfig = (
@@ -376,6 +377,11 @@ class Data(CachedData):
         """The build by several processes; None if one process builds it alone."""
         source, size = _source_of(member), member.sizes[key.split]
         if not isinstance(source, Divisible):
+            if (self.processes or 1) > 1:
+                say_once(
+                    f"data.processes = {self.processes}: one process builds the cache "
+                    f"of {key.task} {key.split}, whose source cannot be read in parts"
+                )
             return None
         if (self.processes or 1) == 1 and (size is None or size < LARGE_BYTES):
             return None

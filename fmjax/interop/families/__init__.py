@@ -5,7 +5,7 @@ from fmjax.interop.families.bart import BART, MARIAN
 from fmjax.interop.families.beit import BEIT
 from fmjax.interop.families.bert import BERT
 from fmjax.interop.families.bloom import BLOOM
-from fmjax.interop.families.clip import CLIP
+from fmjax.interop.families.clip import CLIP, CLIP_IMAGE, CLIP_TEXT
 from fmjax.interop.families.deberta import DEBERTA
 from fmjax.interop.families.dinov2 import DINOV2, DINOV2_WITH_REGISTERS
 from fmjax.interop.families.dinov3 import DINOV3
@@ -34,5 +34,5 @@ FAMILIES = (
     *(T5, MT5, UMT5, BART, MARIAN, MBART, PEGASUS, M2M_100),
     *(VIT, VIT_MSN, DEIT, DINOV2, DINOV2_WITH_REGISTERS, DINOV3, BEIT),
     *(VIT_MAE, VIT_MAE_ENCODER),
-    *(CLIP, SIGLIP),
+    *(CLIP, SIGLIP, CLIP_IMAGE, CLIP_TEXT),
 )

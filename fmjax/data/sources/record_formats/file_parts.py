@@ -4,7 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fmjax.data.sources.division import FilePart
-from fmjax.data.sources.record_formats.byte_stream import COMPRESSIONS, open_bytes
+from fmjax.data.sources.record_formats.byte_stream import (
+    COMPRESSIONS,
+    last_suffix,
+    open_bytes,
+)
 from fmjax.data.sources.record_formats.formats import (
     ARRAY_RECORD,
     COLUMNS,
@@ -17,18 +21,27 @@ from fmjax.data.sources.record_formats.formats import (
 _CHUNK = 1 << 20
 
 
-def file_parts(file: Path, size: int | None, numbered: bool) -> Iterator[FilePart]:
+def file_parts(
+    file: Path, size: int | None, numbered: bool, form: str | None = None
+) -> Iterator[FilePart]:
     """The parts of a file; see `Division.parts`.
 
     Compressed files, CSV, JSON lists, tar, TFRecord and Arrow's stream format are read
     from their beginning, so they are one part.
 
+    Args:
+      file: the file.
+      size: bytes of a part, as in `Division.parts`.
+      numbered: whether lines are counted, as in `Division.parts`.
+      form: its format, as `format_of`, if its name does not tell it.
+
     Raises:
       UserError: the file is truncated, damaged or not of its format.
     """
-    form, total = format_of(file), file.stat().st_size
+    form = format_of(file) if form is None else form
+    total = file.stat().st_size
     if size is not None and size < total:
-        if form in LINES and file.suffix.lower() not in COMPRESSIONS:
+        if form in LINES and last_suffix(file) not in COMPRESSIONS:
             yield from _line_ranges(file, total, size, numbered)
             return
         if form in (*COLUMNS, *ARRAY_RECORD):
@@ -44,6 +57,7 @@ def file_parts(file: Path, size: int | None, numbered: bool) -> Iterator[FilePar
 def _row_ranges(
     file: Path, form: str, total: int, size: int
 ) -> Iterator[tuple[int, int]]:
+    """Yields (start, stop) of ranges of the rows or records of a file."""
     if form in COLUMNS:
         # It takes a third of a second to import.
         from fmjax.data.sources.record_formats.column_records import row_ranges

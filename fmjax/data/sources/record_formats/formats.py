@@ -5,7 +5,7 @@ import functools
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fmjax.data.records import BadRecord
 from fmjax.data.sources.division import FilePart, number_in_file
@@ -21,7 +21,12 @@ from fmjax.data.sources.record_formats.json_records import (
     json_lines,
     json_list,
 )
-from fmjax.data.sources.record_formats.parts import Field, MissingField, Part
+from fmjax.data.sources.record_formats.parts import (
+    WHOLE,
+    Field,
+    MissingField,
+    Part,
+)
 from fmjax.data.sources.record_formats.tar_samples import tar_samples
 from fmjax.errors import UserError, suggest
 
@@ -52,6 +57,7 @@ RECORDS = FileKind(
     ),
 )  # fmt: skip
 
+_KINDS = ("strings", "integers", "booleans", "lists", "objects", "others")
 # How many records of a file are looked at before it is read, at most.
 _FIRST = 1000
 # Bytes of content from which the size of the rest of a file is estimated.
@@ -157,6 +163,52 @@ def field_names(file: Path, csv: CsvOptions) -> tuple[str, ...]:
     return ()
 
 
+@contextlib.contextmanager
+def whole_records(
+    file: Path, csv: CsvOptions, part: FilePart | None = None, form: str | None = None
+) -> Iterator["Opened"]:
+    """Opens a file for all fields of its records.
+
+    The values are one {name: value} for each record; strings of columns and of
+    tf.train.Examples are bytes.
+
+    Args:
+      file: the file.
+      csv: how rows of CSV and TSV files are read.
+      part: the part of the file to read; None for all of it.
+      form: its format, as `format_of`, if its name does not tell it.
+
+    Raises:
+      UserError: as in `read_records`; in the body of the `with` statement too.
+    """
+    form = format_of(file) if form is None else form
+    names: tuple[str, ...] = ()
+    fields: tuple[Field, ...] = (WHOLE,)
+    if form not in (*LINES, ".json"):
+        names = tuple(_outermost(field_names(file, csv)))
+        fields = tuple(Field(name, _KINDS, is_optional=True) for name in names)
+    with _opened(file, fields, csv, part, form) as found:
+        yield found._replace(records=_joined(found.records, names))
+
+
+def _joined(
+    records: Iterator[Found], names: tuple[str, ...]
+) -> Iterator[tuple[int | str, Any]]:
+    for number, values in records:
+        if not isinstance(values, BadRecord):
+            values = dict(zip(names, values)) if names else values[0]
+        yield number, values
+
+
+def _outermost(names: tuple[str, ...]) -> Iterator[str]:
+    """The names without those of fields inside of others: "a", not "a.b"."""
+    known = {*names}
+    for name in names:
+        ends = [n for n, character in enumerate(name) if character == "."]
+        if not any(name[:end] in known for end in ends):
+            yield name
+
+
 def read_metadata(file: Path) -> dict[bytes, bytes]:
     """What the schema of Parquet or Arrow says beside columns; empty for others.
 
@@ -242,7 +294,7 @@ def _sample(
     return count, found, True
 
 
-class _Opened(NamedTuple):
+class Opened(NamedTuple):
     """An opened file: the name of its units, its records, and the stream that is read.
 
     Attributes:
@@ -262,8 +314,9 @@ def _opened(
     fields: tuple[Field, ...],
     csv: CsvOptions,
     part: FilePart | None = None,
-) -> Iterator[_Opened]:
-    form = format_of(file)
+    form: str | None = None,
+) -> Iterator[Opened]:
+    form = format_of(file) if form is None else form
     start, stop = (0, None) if part is None else (part.start, part.stop)
     if form in LINES and stop is not None:
         with open_bytes(file) as stream:
@@ -271,25 +324,25 @@ def _opened(
                 stream.seek(start)
             lines = json_lines(stream, fields, stop - stream.tell())
             numbered = ((number_in_file(part, n - 1), values) for n, values in lines)
-            yield _Opened("line", numbered, stream)
+            yield Opened("line", numbered, stream)
     elif form in _STREAMS:
         with open_bytes(file, form in _TEXT_FORMATS) as stream:
-            yield _Opened(*_read_stream(file, stream, form, fields, csv), stream)
+            yield Opened(*_read_stream(file, stream, form, fields, csv), stream)
     # Each of these takes long to import.
     elif form in COLUMNS:
         from fmjax.data.sources.record_formats import column_records
 
         is_parquet = form in PARQUET
         read = column_records.parquet_rows if is_parquet else column_records.arrow_rows
-        yield _Opened("row", read(file, fields, start, stop))
+        yield Opened("row", read(file, fields, start, stop))
     else:
         from fmjax.data.sources.record_formats import example_records
 
         if form in _TFRECORD:
-            yield _Opened("record", example_records.tfrecords(file, fields))
+            yield Opened("record", example_records.tfrecords(file, fields))
         else:
             found = example_records.array_records(file, fields, start, stop)
-            yield _Opened("record", found)
+            yield Opened("record", found)
 
 
 def _read_stream(
@@ -320,7 +373,7 @@ def count_records(file: Path, form: str) -> int:
     return count_array_records(file)
 
 
-def _records(found: _Opened, parts: tuple[Part, ...]) -> Iterator[FoundRecord]:
+def _records(found: Opened, parts: tuple[Part, ...]) -> Iterator[FoundRecord]:
     ends = list(itertools.accumulate(len(part.fields) for part in parts))
     taken = list(zip(parts, map(slice, [0, *ends[:-1]], ends)))
     for number, values in found.records:

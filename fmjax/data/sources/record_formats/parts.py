@@ -25,6 +25,10 @@ class Field(NamedTuple):
     is_optional: bool = False
 
 
+# Stands for all of a record of JSON: its value is the object.
+WHOLE = Field("\0record", ("objects",))
+
+
 class Part(Protocol):
     """A value made of some fields of a record.
 
@@ -72,6 +76,8 @@ def pick(record: Mapping[str, Any], field: Field) -> Any:
     Raises:
       MissingField: the record does not have it, and it is not optional.
     """
+    if field is WHOLE:
+        return record
     try:
         return record[field.name]
     except KeyError:
