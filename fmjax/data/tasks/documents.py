@@ -131,7 +131,7 @@ def tokenized_examples(
 
     Args:
       examples: documents, also tokenized ones, pairs of inputs and targets, labelled
-        texts, or conversations, of which the tokenizer's chat template makes a document.
+        texts, or conversations, which the chat template makes documents of.
       name: name of the task and split, for messages.
       tokenizer: the task's; its EOS is appended, but to labelled texts.
       skipped: counts the examples that are left out.
