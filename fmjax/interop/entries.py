@@ -129,14 +129,21 @@ def option(
     return FunctionEntry(names, read, write, name)
 
 
-def part(fields: str, cls: type, options: Mapping[str, tuple[str, type, Any]]) -> Entry:
+def part(
+    fields: str,
+    cls: type,
+    options: Mapping[str, tuple[str, type, Any]],
+    **constants: Any,
+) -> Entry:
     """An entry for options that form a configurable in one or several equal fields.
 
     Args:
       fields: names of the fields, separated by spaces.
       cls: class of the configurable.
       options: maps each option to the field of `cls`, the type of the option's value,
-        and transformers' default. Other fields of `cls` must have their defaults.
+        and transformers' default.
+      **constants: fields of `cls` with the same value in every model of the family.
+        Others must have their defaults.
     """
     names = expand(fields)
 
@@ -145,7 +152,7 @@ def part(fields: str, cls: type, options: Mapping[str, tuple[str, type, Any]]) -
             field: given.take(name, kind, default)
             for name, (field, kind, default) in options.items()
         }
-        return dict.fromkeys(names, cls(**taken))
+        return dict.fromkeys(names, cls(**taken, **constants))
 
     def write(values: Values) -> dict[str, Any]:
         first = values[names[0]]
@@ -162,10 +169,10 @@ def part(fields: str, cls: type, options: Mapping[str, tuple[str, type, Any]]) -
         written = {field: name for name, (field, _, _) in options.items()}
         for field in fields_of(cls):
             value = getattr(first, field.name)
-            if field.name not in written and value != field.default:
+            expected = constants.get(field.name, field.default)
+            if field.name not in written and value != expected:
                 raise UserError(
-                    f"{cls.gin_name}.{field.name} = {value!r}; expected "
-                    f"{field.default!r}."
+                    f"{cls.gin_name}.{field.name} = {value!r}; expected {expected!r}."
                 )
         return {name: getattr(first, field) for field, name in written.items()}
 

@@ -16,14 +16,16 @@ from fmjax.errors import UserError, suggest
 from fmjax.field_types import gin_name
 from fmjax.interop import (
     generation_file,
+    labels_file,
     model_card,
     preprocessor_file,
-    tensor_files,
     tokenizer_files,
 )
 from fmjax.interop.families import FAMILIES
 from fmjax.interop.family import Architecture, Family, Unlike
 from fmjax.interop.model_card import Exported
+from fmjax.interop.safetensors_writer import check_dtype
+from fmjax.interop.safetensors_writer import write as write_tensors
 from fmjax.interop.weights import leaves, tensors
 from fmjax.models.contracts import vocab_size_of
 from fmjax.run import directory as run_dirs
@@ -60,8 +62,8 @@ def export_model(
       dtype: dtype of the weights: float32, float16 or bfloat16; if None, that of the
         files from which the model was imported, or float32.
       max_shard_bytes: maximum bytes of a file of weights.
-      model_type: model_type of config.json, if several fit the model; the first if
-        None.
+      model_type: model_type of config.json, if several fit the model; if None, that of
+        the files from which the model was imported, or the first.
       trust: whether the run's config may import Python modules.
       license: of the model, for its card, such as "apache-2.0".
       languages: of the model, for its card, such as "en".
@@ -77,14 +79,12 @@ def export_model(
     experiment = run_dirs.stored_experiment(source, trust)
     objective = experiment.objective
     dtype = dtype or experiment.imported_dtype or "float32"
-    if dtype not in tensor_files.DTYPES:
-        raise UserError(
-            f"dtype = {dtype!r}: expected one of {', '.join(tensor_files.DTYPES)}."
-            f"{suggest(dtype, tensor_files.DTYPES)}"
-        )
+    check_dtype(dtype)
     if max_shard_bytes < 1:
         raise UserError(f"max_shard_bytes = {max_shard_bytes}: expected at least 1.")
-    family, name, architecture, config = describe(objective.model, model_type)
+    family, name, architecture, config = describe(
+        objective.model, model_type, experiment.imported_model_type
+    )
     config |= family.write_objective(objective)
     objective = dataclasses.replace(objective, model=family.kept(objective.model))
     folder = source / run_dirs.TOKENIZER
@@ -104,7 +104,7 @@ def export_model(
             return {name: np.asarray(array) for name, array in arrays.items()}
 
         every = [*tensors(read, stored, objective.model, family, architecture, found)]
-        tensor_files.write(target, every, dtype, max_shard_bytes)
+        write_tensors(target, every, dtype, max_shard_bytes)
         notes.append(tokenizer_files.write(target, tokenizer))
         if experiment.image_preprocessing is not None:
             preprocessor_file.write(target, experiment.image_preprocessing)
@@ -113,6 +113,7 @@ def export_model(
         about = {"model_type": family.model_type, "architectures": [name]}
         about |= {"dtype": dtype}
         about |= tokenizer_files.ids(tokenizer) if ids is None else ids
+        config |= labels_file.options(experiment.labels, config)
         text = json.dumps(about | config, indent=2, sort_keys=True)
         (target / "config.json").write_text(text + "\n", encoding="utf-8")
         exported = Exported(
@@ -130,13 +131,14 @@ def export_model(
 
 
 def describe(
-    model: nn.Module, model_type: str | None = None
+    model: nn.Module, model_type: str | None = None, preferred: str | None = None
 ) -> tuple[Family, str, Architecture, dict[str, Any]]:
     """The Hugging Face family and architecture of a model.
 
     Args:
       model: the model.
       model_type: the model_type of config.json; the first that fits if None.
+      preferred: the model_type that comes first of all.
 
     Returns:
       The family, the architecture's name, the architecture, and options of config.json.
@@ -145,6 +147,7 @@ def describe(
       UserError: no family can represent the model; the message names a field.
     """
     families = [f for f in FAMILIES if type(model) is f.model]
+    families.sort(key=lambda family: family.model_type != preferred)
     if not families:
         raise UserError(
             f"@{gin_name(model) or type(model).__name__}() cannot be "

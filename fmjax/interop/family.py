@@ -14,6 +14,12 @@ from fmjax.interop.entries import Entry
 from fmjax.interop.options import Options
 from fmjax.interop.rows import Row
 
+# Why a model_type is not supported, where a reader may expect that it is.
+_REASONS = {
+    "siglip2": "its images are of any shape and come as lists of patches (NaFlex). "
+    "SigLIP 2 of a fixed resolution has model_type 'siglip', which is supported",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
@@ -53,8 +59,6 @@ class Family:
       constants: pattern of tensors without weights, which old files have.
       foreign: pattern of tensors of heads for which transformers has no class.
       renamed: (pattern, replacement) for tensor names of old files.
-      unties: whether a tied head that differs from the table is read as an untied one,
-        whatever config.json says.
       without: fields of a model for parts that files do not contain.
       objects: objects of config.json whose options are named "object.option".
     """
@@ -75,7 +79,6 @@ class Family:
     constants: str = "(?!)"
     foreign: str = "(?!)"
     renamed: tuple[tuple[str, str], ...] = ()
-    unties: bool = False
     without: tuple[str, ...] = ()
     objects: tuple[str, ...] = ()
 
@@ -92,8 +95,8 @@ class Family:
     def others(self, architecture: Architecture, found: Iterable[str]) -> list[str]:
         """Short names of the tensors of heads that an architecture does not have."""
         every = [row for a in self.architectures.values() for row in a.rows]
-        own = self.rows_of(architecture)
-        known = {self.short(row.name) for row in every if row not in own}
+        own = {row.name for row in self.rows_of(architecture)}
+        known = {self.short(row.name) for row in every if row.name not in own}
         return [n for n in found if n in known or re.fullmatch(self.foreign, n)]
 
     def rows_of(self, architecture: Architecture) -> tuple[Row, ...]:
@@ -104,9 +107,14 @@ class Family:
         """The architecture of a file.
 
         It is the one named in config.json, or a larger one if the file has its heads
-        (BERT for pre-training); without a name, the largest.
+        (BERT for pre-training); without a name, the largest. If the file has nothing of
+        the head that the name stands for, it is one without, as of encoders for
+        sentences that are named after the class that they were trained from.
         """
         required = self.architectures[named].rows if named else ()
+        head = self._short(required)
+        if head and not head & found and self._short(self.rows) & found:
+            required = ()
         fit = [
             a
             for a in self.architectures.values()
@@ -115,6 +123,11 @@ class Family:
         ]
         fit = fit or [self.architectures[named or next(iter(self.architectures))]]
         return max(fit, key=lambda a: len(a.rows))
+
+    def _short(self, rows: Iterable[Row]) -> set[str]:
+        """Short names of those tensors that are no copies of others."""
+        copies = {self.short(name) for name in self.copies}
+        return {self.short(row.name) for row in rows} - copies
 
     def read(self, options: Options, architecture: Architecture) -> dict[str, Any]:
         """The fields that a config.json defines."""
@@ -227,6 +240,10 @@ def find(families: tuple[Family, ...], model_type: str, named: str | None) -> Fa
     """The family of a config.json; raises a UserError if it is not supported."""
     known = dict.fromkeys(f.model_type for f in families)
     of_type = [f for f in families if f.model_type == model_type]
+    if model_type in _REASONS:
+        raise UserError(
+            f"model_type = {model_type!r} is not supported: {_REASONS[model_type]}."
+        )
     if not of_type:
         raise UserError(
             f"model_type = {model_type!r} is not supported; expected one of "

@@ -21,12 +21,14 @@ class Row(NamedTuple):
         are the same.
       given: path that the model must have for this row to apply; after "!", one that it
         must not have.
+      first: the first layer that has the tensor.
     """
 
     path: str
     name: str
     pattern: str = ""
     given: str = ""
+    first: int = 0
 
     @property
     def paths(self) -> list[str]:

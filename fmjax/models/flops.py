@@ -8,6 +8,7 @@ from typing import Literal
 import jax
 
 from fmjax.models.layers.transformer_config import TransformerConfig
+from fmjax.models.parameter_paths import SHARED
 
 # Looked up by row, not multiplied.
 _TABLES = ("table", "relative_vectors")
@@ -32,7 +33,7 @@ def matmul_parameters(params, config: TransformerConfig) -> float:
     """How many weights each token is multiplied with, once for every product.
 
     Tables that are only looked up count as none, experts by the share that a token
-    visits.
+    visits, and a layer that all share once for each.
 
     Args:
       params: parameters, or their shapes.
@@ -47,7 +48,8 @@ def matmul_parameters(params, config: TransformerConfig) -> float:
         if names[-1] in _TABLES:
             continue
         expert = len(names) > 1 and names[-2] == "mlp" and names[-1] != "router"
-        count += leaf.size * (visited if expert else 1.0)
+        layers = config.num_layers if SHARED in names else 1
+        count += layers * leaf.size * (visited if expert else 1.0)
     return count
 
 
@@ -71,10 +73,9 @@ def attention_flops(
     seen = [length] * config.num_layers
     if config.window is not None and kind != "cross":
         width = config.window if kind == "causal" else 2 * config.window - 1
-        every = config.global_every
         seen = [
-            length if every and layer % every == 0 else min(width, length)
-            for layer in range(1, config.num_layers + 1)
+            min(width, length) if config.in_window(layer) else length
+            for layer in range(config.num_layers)
         ]
     if kind == "causal" and _visible_keys_alone.get():
         # The mean of min(t, width) over the positions t = 1 … length.

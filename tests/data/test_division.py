@@ -1,7 +1,9 @@
 """Parts of files: read one after another, they give what the whole file gives."""
 
 import gzip
+import io
 import json
+import tarfile
 
 import numpy as np
 import pandas as pd
@@ -11,8 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fmjax.data.sources.labelled_records import LabelledRecords
 from fmjax.data.sources.record_files import RecordFiles
+from fmjax.data.sources.record_pairs import RecordPairs
 from fmjax.data.sources.text_files import TextFiles
+from tests.data.test_example_records import example, write
 
 RNG = np.random.default_rng(0)
 TEXTS = [
@@ -115,24 +120,65 @@ def test_parts_of_arrow(tmp_path, writer):
 
 
 def test_parts_of_array_records(tmp_path):
-    import tensorflow as tf
-    from array_record.python.array_record_module import ArrayRecordWriter
-
-    writer = ArrayRecordWriter(str(tmp_path / "a.array_record"), "group_size:1")
-    for text in TEXTS:
-        feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[text.encode()]))
-        features = tf.train.Features(feature={"text": feature})
-        writer.write(tf.train.Example(features=features).SerializeToString())
-    writer.close()
+    file = tmp_path / "a.array_record"
+    write(file, [example(text=text) for text in TEXTS])
     source = RecordFiles(str(tmp_path), validation_fraction=0.0)
-    assert_parts_give_the_whole(source)
+    assert_parts_give_the_whole(source, (500, 5000, 10**9))
     assert [e.texts[0].decode() for e in whole(source, "train")] == TEXTS
+    assert [e.name for e in whole(source, "train")][-1] == "a.array_record, record 199"
     assert len(in_parts(source, "train", 1000)) > 10
+
+
+def test_what_can_only_be_read_from_its_beginning_is_one_part(tmp_path):
+    write(tmp_path / "a.tfrecord", [example(txt=text) for text in TEXTS])
+    with tarfile.open(tmp_path / "b.tar", "w") as archive:
+        for number, text in enumerate(TEXTS):
+            member = tarfile.TarInfo(f"{number}.txt")
+            member.size = len(text.encode())
+            archive.addfile(member, io.BytesIO(text.encode()))
+    frame = pd.DataFrame({"txt": TEXTS})
+    frame.to_csv(tmp_path / "c.csv", index=False)
+    frame.to_json(tmp_path / "d.json", orient="records")
+    frame.to_json(tmp_path / "e.jsonl.bz2", orient="records", lines=True)
+    source = RecordFiles(str(tmp_path), "txt", validation_fraction=0.0)
+    assert len(assert_parts_give_the_whole(source, (10**9, 1000))) == 5
+    assert [e.texts[0].decode() for e in whole(source, "train")] == TEXTS * 5
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "array_record"])
+def test_parts_of_pairs_and_of_labelled_texts(tmp_path, kind):
+    rows = [{"a": text, "b": text[::-1], "c": n % 3} for n, text in enumerate(TEXTS)]
+    file = tmp_path / f"a.{kind}"
+    if kind == "jsonl":
+        file.write_text("\n".join(map(json.dumps, [*rows, {"a": 1}])))
+    elif kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), file, row_group_size=16)
+    else:
+        write(file, [example(**row) for row in rows])
+    fraction, expected = 0.2, {(row["a"], row["b"]): row["c"] for row in rows}
+    for source in (
+        RecordPairs(str(file), "a", "b", validation_fraction=fraction),
+        LabelledRecords(
+            str(file), "a", "b", "c", validation_fraction=fraction, classes=tuple("012")
+        ),
+    ):
+        assert_parts_give_the_whole(source, (2000,))
+        assert len(in_parts(source, "train", 2000)) > 3
+        found = [e for split in source.splits for e in whole(source, split)]
+        texts = [tuple(map(bytes.decode, e.texts)) for e in found if not e.fault]
+        assert sorted(texts) == sorted((row["a"], row["b"]) for row in rows)
+        assert len(found) - len(texts) == (kind == "jsonl")
+    labels = {tuple(map(bytes.decode, e.texts)): e.labels for e in found if not e.fault}
+    assert labels == {texts: (label,) for texts, label in expected.items()}
+
+
+# A text of many NULs is refused, as one in UTF-16.
+LETTERS = st.characters(codec="utf-8", exclude_characters="\0")
 
 
 @settings(max_examples=30, deadline=None)
 @given(
-    texts=st.lists(st.text(st.characters(codec="utf-8"), max_size=20), max_size=30),
+    texts=st.lists(st.text(LETTERS, max_size=20), max_size=30),
     size=st.integers(1, 200),
     document=st.sampled_from(["line", "blank_line"]),
     newline=st.sampled_from(["\n", "\r\n", "\n\n", "\n \n", "\n\n\n"]),

@@ -64,6 +64,17 @@ def test_folders_globs_and_lists_are_read_in_the_order_of_names(tmp_path):
         RecordFiles(str(corpus / "c.parquet.gz")).fingerprint("train")
 
 
+def test_shards_may_be_compressed(tmp_path):
+    for number, text in enumerate(("a", "b")):
+        write(tmp_path / f"{number}.jsonl.gz", [text])
+        shard = tmp_path / f"x.jsonl.gz-0000{number}-of-00002"
+        (tmp_path / f"{number}.jsonl.gz").rename(shard)
+    source = RecordFiles(str(tmp_path), validation_fraction=0.0)
+    assert texts(source, "train") == ["a", "b"]
+    parts = source.division("train").parts(4)
+    assert [(part.start, part.stop) for part in parts] == [(0, None)] * 2
+
+
 def test_equal_texts_are_held_out_together_and_none_is_lost(tmp_path):
     every = numbered("text", 500)
     write(tmp_path / "a.jsonl", every)

@@ -19,7 +19,10 @@ from fmjax.data.folders import shared_place
 from fmjax.data.runtime import build_folder, build_worker, shared_build
 from fmjax.data.runtime.build_folder import BuildFolder
 from fmjax.data.sources.examples import Skipped
+from fmjax.data.sources.labelled_records import LabelledRecords
+from fmjax.data.sources.pair_files import PairFiles
 from fmjax.data.sources.record_files import RecordFiles
+from fmjax.data.sources.record_pairs import RecordPairs
 from fmjax.data.tasks.documents import tokenized_documents, tokenized_examples
 from fmjax.data.tasks.text_task import TextTask
 from fmjax.data.text.text_data import Data
@@ -43,6 +46,33 @@ def corpus(tmp_path):
         (tmp_path / "corpus").mkdir(exist_ok=True)
         (tmp_path / "corpus" / f"{name}.jsonl").write_text("\n".join(lines))
     return str(tmp_path / "corpus")
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """JSON lines with two texts and labels, some of them broken or blank."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "first": " ".join(rng.choice(WORDS, rng.integers(1, 30))),
+            "second": " ".join(rng.choice(WORDS, rng.integers(1, 30))),
+            "label": str(rng.choice(WORDS)),
+            "labels": rng.choice(WORDS, rng.integers(0, 4), replace=False).tolist(),
+        }
+        for _ in range(300)
+    ]
+    rows[7]["second"], rows[8]["labels"], rows[8]["label"] = " ", None, None
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return str(tmp_path / "a.jsonl")
+
+
+SOURCES = {
+    "pairs": lambda file: RecordPairs(file, "first", "second"),
+    "labelled": lambda file: LabelledRecords(file, "first"),
+    "labelled pairs": lambda file: LabelledRecords(
+        file, "first", "second", "labels", several=True
+    ),
+}
 
 
 @pytest.fixture
@@ -98,13 +128,29 @@ def test_the_cache_does_not_depend_on_the_number_of_processes(
 )
 def test_ids_are_those_of_seqios_task(tmp_path, corpus, tokenizer):
     data = data_of(corpus, tmp_path / "cache", tokenizer)
-    assert_ids_are_seqios(data)
+    assert len(assert_ids_are_seqios(data)) > 500
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_pairs_and_labelled_texts_are_built_the_same(
+    tmp_path, labelled, small_units, source
+):
+    task = TextTask(SOURCES[source](labelled), Characters(ends=True), name="built")
+    options = {"length": 64, "cache_dir": str(tmp_path / "one")}
+    one = Data(task, **options)
+    one.prepare()
+    many = Data(task, **options | {"cache_dir": str(tmp_path / "many")}, processes=2)
+    many.prepare()
+    assert content(many) == content(one)
+    assert one.caches("train")[0].skipped >= 1
+    found = assert_ids_are_seqios(one)
+    assert all((d.labels is None) == (source == "pairs") for d in found)
 
 
 def test_ids_of_a_hugging_face_tokenizer_are_those_of_seqios_task(tmp_path, corpus):
     folder = definition(tmp_path / "hf", "byte_level")
     data = data_of(corpus, tmp_path / "cache", SavedTokenizer(str(folder)))
-    assert_ids_are_seqios(data)
+    assert len(assert_ids_are_seqios(data)) > 500
 
 
 def assert_ids_are_seqios(data):
@@ -116,12 +162,15 @@ def assert_ids_are_seqios(data):
     dataset = member.task.seqio(member.name, tokenizer).get_dataset(
         None, "train", shuffle=False, try_in_mem_cache=False
     )
-    expected = tokenized_documents(dataset, "x", tokenizer.vocab_size, theirs)
+    pairs = "inputs" in member.task.source.features()
+    size = tokenizer.vocab_size
+    expected = tokenized_documents(dataset, "x", size, theirs, pairs)
     for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one.tokens, other.tokens)
+        for name in ("tokens", "inputs", "second", "labels"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
         assert one.size == other.size
     assert ours == theirs
-    assert len(found) > 500
+    return found
 
 
 def test_processes_that_are_killed_lose_only_what_they_work_on(
@@ -333,6 +382,16 @@ class WorkersInThreads:
 
     def check(self, may_restart):
         pass
+
+
+def test_a_source_that_cannot_be_divided_is_read_by_one_process(tmp_path, capsys):
+    for split in ("train", "val"):
+        for side in ("en", "de"):
+            (tmp_path / f"{split}.{side}").write_text(f"a {split}\n")
+    task = TextTask(PairFiles(str(tmp_path)), Bytes(), name="pair_files")
+    Data(task, length=32, cache_dir=str(tmp_path / "cache"), processes=2).prepare()
+    told = capsys.readouterr().err
+    assert "data.processes = 2: one process builds the cache of pair_files tr" in told
 
 
 def test_large_data_are_built_by_as_many_processes_as_there_are_cores(

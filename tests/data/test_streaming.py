@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fmjax.data.sources.labelled_records import LabelledRecords
 from fmjax.data.sources.record_files import RecordFiles
 from fmjax.data.sources.text_files import TextFiles
 from fmjax.data.tasks.mixture import Mixture
@@ -19,6 +20,7 @@ from fmjax.data.text.text_data import Data
 from fmjax.data.tokenizers.tokenizers import ByteTokenizer
 from fmjax.data.tokenizers.vocabularies import Bytes, SentencePiece
 from fmjax.errors import UserError
+from tests.data.test_example_records import example, write
 
 TEXTS = [f"<{i}> {'na ' * (i % 9)}ä" for i in range(400)]
 
@@ -32,6 +34,11 @@ def json_lines(folder):
     lines = [json.dumps({"text": text}) for text in TEXTS]
     (folder / "a.jsonl").write_text("\n".join(lines))
     return RecordFiles(str(folder / "a.jsonl"), validation_fraction=0.0)
+
+
+def array_record(folder):
+    write(folder / "a.array_record", [example(text=text) for text in TEXTS])
+    return RecordFiles(str(folder / "a.array_record"), validation_fraction=0.0)
 
 
 def one_gzip(folder):
@@ -55,6 +62,7 @@ def text(folder):
 
 ANY_NUMBER = {
     "parquet": parquet, "jsonl": json_lines, "text": text, "many gzips": many_gzips,
+    "array_record": array_record,
 }  # fmt: skip
 ALL = ANY_NUMBER | {"one gzip": one_gzip}
 
@@ -125,6 +133,28 @@ def test_another_number_of_processes_goes_on_with_the_same_rows(tmp_path, kind):
         one = data.train_batches(8, range(8), 3)
         state = one.merge_states([own for _, own in parts])
         position += 9
+
+
+def test_labelled_texts_are_streamed_with_their_labels(tmp_path):
+    rows = [{"text": text, "label": n % 3} for n, text in enumerate(TEXTS)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = LabelledRecords(str(tmp_path / "a.jsonl"), validation_fraction=0.0)
+    data = data_of(source, tmp_path, rows="blocks")
+    whole, state = read(data, 50)
+    for batch in whole:
+        for tokens, own, label in zip(
+            batch["tokens"], batch["segment_ids"], batch["labels"]
+        ):
+            text = ByteTokenizer().decode(tokens[own > 0])
+            number = int(text[1 : text.index(">")])
+            assert text == TEXTS[number][: len(text)]
+            assert label == number % 3
+    more, _ = read(data, 5, state=state)
+    parts = [read(data, 5, rows, state)[0] for rows in (range(4), range(4, 8))]
+    for batch, halves in zip(more, zip(*parts)):
+        for name, expected in batch.items():
+            found = np.concatenate([half[name] for half in halves])
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_processes_that_share_a_file_refuse_another_number(tmp_path):

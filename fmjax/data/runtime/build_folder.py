@@ -100,7 +100,7 @@ class BuildFolder:
         for piece in range(self.finished()[number]["pieces"]):
             with _local(self.place / _piece(number, piece)) as file:
                 arrays = safetensors.numpy.load_file(file)
-            yield TokenizedUnit(arrays["tokens"], arrays["lengths"], arrays["sizes"])
+            yield TokenizedUnit(**arrays)
 
     def claim(self, name: str) -> "Claim | None":
         """Claims something, such as "unit-00003"; None if another process has it."""
@@ -208,17 +208,23 @@ class Claim:
 
 
 class TokenizedUnit(NamedTuple):
-    """Tokenized documents or pairs, one after another.
+    """Tokenized documents, pairs or labelled texts, one after another.
 
     Attributes:
       tokens: of all texts, uint16 or int32 [N].
       lengths: tokens of each text, int32 [texts]; of a pair, inputs before targets.
-      sizes: bytes of each document, or of a pair's targets, int64 [documents].
+      sizes: bytes of each document, of a pair's targets, or of the first of two
+        labelled texts, int64 [documents].
+      labels: of all documents, int64 [labels]; None without labels.
+      label_counts: number of labels of each document, int32 [documents]; None without
+        labels.
     """
 
     tokens: np.ndarray
     lengths: np.ndarray
     sizes: np.ndarray
+    labels: np.ndarray | None = None
+    label_counts: np.ndarray | None = None
 
 
 class UnitWriter:
@@ -231,7 +237,8 @@ class UnitWriter:
 
     def write(self, tokens: TokenizedUnit) -> None:
         """Writes a piece."""
-        content = safetensors.numpy.save(tokens._asdict())
+        arrays = {k: v for k, v in tokens._asdict().items() if v is not None}
+        content = safetensors.numpy.save(arrays)
         _write(self._place / _piece(self._number, self._pieces), content)
         self._pieces += 1
 

@@ -130,11 +130,18 @@ def _joined(documents: list[Tokenized], dtype) -> TokenizedUnit:
         if document.inputs is not None:
             texts.append(document.inputs)
         texts.append(document.tokens)
-    return TokenizedUnit(
+        if document.second is not None:
+            texts.append(document.second)
+    unit = TokenizedUnit(
         np.concatenate(texts).astype(dtype),
         np.array([len(text) for text in texts], np.int32),
         np.array([document.size or 0 for document in documents], np.int64),
     )
+    labels = [d.labels for d in documents if d.labels is not None]
+    if not labels:
+        return unit
+    counts = np.array([len(each) for each in labels], np.int32)
+    return unit._replace(labels=np.concatenate(labels), label_counts=counts)
 
 
 def _end_with_parent() -> None:

@@ -291,15 +291,24 @@ class _Workers:
 
 
 def _split(unit: TokenizedUnit) -> Iterator[Tokenized]:
-    """The documents or pairs of a unit's piece."""
+    """The documents, pairs or labelled texts of a unit's piece."""
     texts = np.split(unit.tokens.astype(np.int32), np.cumsum(unit.lengths)[:-1])
-    if len(texts) == len(unit.sizes):
-        for tokens, size in zip(texts, unit.sizes.tolist()):
-            yield Tokenized(tokens, size)
+    sizes = unit.sizes.tolist()
+    step = len(texts) // len(sizes)
+    firsts = texts[::step]
+    seconds = texts[1::2] if step == 2 else [None] * len(sizes)
+    if unit.labels is not None:
+        labels = np.split(unit.labels, np.cumsum(unit.label_counts)[:-1])
+        for first, second, size, own in zip(
+            firsts, seconds, sizes, labels, strict=True
+        ):
+            yield Tokenized(first, size, second=second, labels=own)
         return
-    pairs = zip(texts[::2], texts[1::2], unit.sizes.tolist(), strict=True)
-    for inputs, targets, size in pairs:
-        yield Tokenized(targets, size, inputs)
+    for first, second, size in zip(firsts, seconds, sizes, strict=True):
+        if second is None:
+            yield Tokenized(first, size)
+        else:
+            yield Tokenized(second, size, first)
 
 
 def _place(root: Path, key: CacheKey) -> Path:

@@ -4,13 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
+
 
 class FilePart(NamedTuple):
     """Consecutive examples of a split, in one file.
 
     Attributes:
       file: absolute path.
-      start: where the part begins: a byte offset, or the row of a file of columns.
+      start: where the part begins: a byte offset, or the number of a row or record.
       stop: where it ends; None for the end of the file.
       first: number of the first line, paragraph or row; 0 if it was not counted.
       size: bytes of the file that the part takes, approximately.
@@ -23,18 +25,41 @@ class FilePart(NamedTuple):
     size: int
 
 
+class Tokens(NamedTuple):
+    """A document that is tokenized already.
+
+    Attributes:
+      ids: integers [N], without EOS.
+      first: number of the first of them in the file, for messages.
+    """
+
+    ids: np.ndarray
+    first: int
+
+
 class TextExample(NamedTuple):
     """An example before it is tokenized.
 
     Attributes:
       name: file and place, for messages.
-      texts: in UTF-8: the document, or the inputs and targets of a pair.
+      texts: in UTF-8: the document, the inputs and targets of a pair, or one or two
+        labelled texts; empty if it is tokenized already.
       fault: what is wrong with a corrupt example; "" if it is valid.
+      labels: numbers of the classes of labelled texts; None of others.
+      tokens: the document, if it is tokenized already.
     """
 
     name: str
     texts: tuple[bytes, ...]
     fault: str = ""
+    labels: tuple[int, ...] | None = None
+    tokens: Tokens | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of its texts or ids."""
+        ids = 0 if self.tokens is None else self.tokens.ids.nbytes
+        return ids + sum(map(len, self.texts))
 
 
 class Division(Protocol):
@@ -69,7 +94,7 @@ class Divisible(Protocol):
 
 
 def number_in_file(part: FilePart, number: int) -> int | str:
-    """The number of a line, paragraph or row in its file, as messages give it.
+    """The number of a line or paragraph in its file, as messages give it.
 
     Args:
       part: the part that it is in.

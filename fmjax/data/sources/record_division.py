@@ -10,7 +10,7 @@ from fmjax.data.sources.record_formats.file_parts import file_parts
 
 
 class Records(Protocol):
-    """What is done with the records of a source."""
+    """What a division needs of its source of records."""
 
     def read_part(self, part: FilePart) -> Iterator[tuple[str, tuple, str]]:
         """Yields (place, values, fault) of the records of a part, of both splits."""
@@ -28,11 +28,7 @@ class RecordDivision:
     """A split of record files; see `Division`."""
 
     def __init__(
-        self,
-        source: Records,
-        split: str,
-        files: list[Path],
-        threshold: int | None,
+        self, source: Records, split: str, files: list[Path], threshold: int | None
     ):
         """Reads nothing yet.
 
@@ -40,7 +36,8 @@ class RecordDivision:
           source: the source.
           split: name of the split.
           files: all files that the split is in, in order.
-          threshold: hashes below it are held out; None if all records are of the split.
+          threshold: records whose hashes are below it are held out; None if all
+            records of the files are of the split.
         """
         self._source, self._split = source, split
         self._files, self._threshold = files, threshold

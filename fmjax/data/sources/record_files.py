@@ -48,8 +48,9 @@ class RecordFiles(RecordSource):
     def records(self, split: str) -> Iterator[tuple[str, bytes, str]]:
         """Yields (name, text, fault) of the records of a split; see `found`."""
         for record in self.found(split):
-            for name, (text,), fault in self.examples_of(*record):
-                yield name, text, fault
+            for example in self.examples_of(*record):
+                (text,) = example.texts
+                yield example.name, text, example.fault
 
     def division(self, split: str) -> RecordDivision:
         """The split in parts; see `Division`."""

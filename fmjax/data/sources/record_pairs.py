@@ -45,8 +45,9 @@ class RecordPairs(RecordSource):
         A text of more than 4 MiB is truncated to a length that is still refused.
         """
         for record in self.found(split):
-            for name, (inputs, targets), fault in self.examples_of(*record):
-                yield name, inputs, targets, fault
+            for pair in self.examples_of(*record):
+                inputs, targets = pair.texts
+                yield pair.name, inputs, targets, pair.fault
 
     def division(self, split: str) -> RecordDivision:
         """The split in parts; see `Division`."""

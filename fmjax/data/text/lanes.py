@@ -93,7 +93,7 @@ class MemberReader:
                     if self._shared and record % self._lanes != lane:
                         continue
                     examples.append(example)
-                    size += sum(map(len, example.texts))
+                    size += example.size
                     if size >= self._window_bytes:
                         yield start, examples
                         start = Place(epoch, part, record + 1)

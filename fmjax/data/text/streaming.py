@@ -223,4 +223,5 @@ def streamed_eval_batches(
         zeros = {name: np.zeros_like(array) for name, array in made[0].items()}
         made += [zeros] * (batch_size - len(made))
         batch = stack([made[r] for r in own])
-        yield with_target_bytes(batch, token_bytes) if rows.has_text_bytes else batch
+        has_bytes = rows.has_text_bytes and token_bytes.any()
+        yield with_target_bytes(batch, token_bytes) if has_bytes else batch

@@ -22,16 +22,18 @@ from fmjax.data.tasks.documents import (
     tokenized_examples,
 )
 from fmjax.data.tasks.image_task import ImageTask
-from fmjax.data.tasks.member import Member
+from fmjax.data.tasks.member import LabelKind, Member
 from fmjax.data.tasks.mixture import Mixture, seqio_provider
 from fmjax.data.tasks.seqio_task import SeqioTask
 from fmjax.data.tasks.text_task import TextTask
 from fmjax.data.text.corruption.corruption import Pieces
+from fmjax.data.text.corruption.denoising import Denoising
 from fmjax.data.text.corruption.infilling import Infilling
 from fmjax.data.text.corruption.mixture import CorruptionMixture
 from fmjax.data.text.corruption.prefix_lm import PrefixLM
 from fmjax.data.text.corruption.span_corruption import SpanCorruption
 from fmjax.data.text.decoder_pairs import DecoderPairs
+from fmjax.data.text.labelled_text import LabelledText
 from fmjax.data.text.masking import Masking
 from fmjax.data.text.packing import Layout
 from fmjax.data.text.pairs import Pairs
@@ -39,16 +41,23 @@ from fmjax.data.text.seqio_streaming import SeqioBatches, SeqioRows
 from fmjax.data.text.streamed_rows import StreamedMember, StreamedRows
 from fmjax.data.text.streaming import StreamedBatches, streamed_eval_batches
 from fmjax.data.tokenizers.specials import end_id
+from fmjax.data.tokenizers.text_template import text_template
+from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError, require, suggest
+from fmjax.say_once import say_once
 
 Task = TextTask | Mixture | SeqioTask
-CorruptionConfig = SpanCorruption | PrefixLM | Infilling | CorruptionMixture | Masking
+CorruptionConfig = (
+    SpanCorruption | PrefixLM | Infilling | Denoising | CorruptionMixture | Masking
+)
 
 
 @configurable("data")
 @dataclasses.dataclass(frozen=True)
 class Data(CachedData):
     """Text data: rows of T tokens for training and evaluation.
+
+    Labelled texts, as of @labelled_records(), have rows of their own.
 
     Attributes:
       train: task or mixture whose `train` split is trained on.
@@ -210,9 +219,10 @@ class Data(CachedData):
 
         Returns:
           Counts int64 [V], and the number of bytes of the targets' text (None if the
-          targets are not the text itself). None without a validation split.
+          targets are not the text itself). None without a validation split, or if the
+          targets are labels.
         """
-        if not self.has_validation:
+        if not self.has_validation or self.label_kind() is not None:
             return None
         counts = np.zeros(self._tokenizer.vocab_size, np.int64)
         every = self.eval_batches(64, range(64))
@@ -221,9 +231,31 @@ class Data(CachedData):
             counts += np.bincount(counted, minlength=len(counts))
         if isinstance(every, batches.Batches):
             every.close()
-        if not self._layout("validation").has_text_bytes:
+        if not (self._layout("validation").has_text_bytes and self._token_bytes.any()):
             return counts, None
         return counts, int(counts @ self._token_bytes)
+
+    def label_kind(self) -> LabelKind | None:
+        """The labels of texts; None if they have none.
+
+        Raises:
+          UserError: `validation` has other classes than `train`.
+        """
+        kind = self.train.label_kind()
+        if (
+            self.validation is not None
+            and (other := self.validation.label_kind()) != kind
+        ):
+            raise UserError(
+                f"data.validation has the labels {other}, data.train {kind}; expected "
+                "the same. Bind labelled_records.classes of both."
+            )
+        return kind
+
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the labels 0, 1, …; empty if texts have no labels."""
+        kind = self.label_kind()
+        return () if kind is None else kind.names
 
     def _identity(self) -> bool | list:
         if self.streaming and self._is_divisible("train"):
@@ -243,6 +275,8 @@ class Data(CachedData):
                 f"data.{split} has images but no text. For images, bind "
                 f"experiment.data = @images() and images.{split}."
             )
+        if (kind := self.label_kind()) is not None:
+            return self._labelled(kind, tokenizer)
         if self._task(split).has_inputs(self.root):
             if self.corruption is not None or self.random_window:
                 raise UserError(
@@ -284,6 +318,30 @@ class Data(CachedData):
             mode = "windows"
         return Layout(mode, self.length, tokenizer.bos_id, tokenizer.eos_id)
 
+    def _labelled(self, kind: LabelKind, tokenizer: Tokenizer) -> LabelledText:
+        wrong = [
+            f"data.{name} = {getattr(self, name)!r}"
+            for name, default in (
+                ("corruption", None), ("random_window", False),
+                ("pairs", "encoder_decoder"), ("target_length", None),
+            )
+            if getattr(self, name) != default
+        ]  # fmt: skip
+        wrong += ["data.rows = 'packed'"] if self.rows == "packed" else []
+        if wrong:
+            raise UserError(
+                f"{', '.join(wrong)}: expected the default, since each labelled text "
+                "has a row of its own."
+            )
+        template = text_template(tokenizer, kind.texts)
+        least = len(template)
+        if self.length < least:
+            raise UserError(
+                f"data.length = {self.length}: expected at least {least}, for special "
+                "tokens and text."
+            )
+        return LabelledText(self.length, template, kind.names, kind.several)
+
     @functools.cached_property
     def _corrupt(self):
         raw_length = self.corruption.raw_length(self.length)
@@ -319,6 +377,11 @@ class Data(CachedData):
         """The build by several processes; None if one process builds it alone."""
         source, size = _source_of(member), member.sizes[key.split]
         if not isinstance(source, Divisible):
+            if (self.processes or 1) > 1:
+                say_once(
+                    f"data.processes = {self.processes}: one process builds the cache "
+                    f"of {key.task} {key.split}, whose source cannot be read in parts"
+                )
             return None
         if (self.processes or 1) == 1 and (size is None or size < LARGE_BYTES):
             return None

@@ -81,4 +81,5 @@ GEMMA2 = family(
         *FEED_FORWARD,
     ),
     tied=True,
+    heads=True,
 )

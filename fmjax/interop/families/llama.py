@@ -10,7 +10,7 @@ from fmjax.interop.entries import (
     ignored,
     option,
 )
-from fmjax.interop.families.decoder_head import architectures
+from fmjax.interop.families.decoder_head import architectures, text_heads
 from fmjax.interop.families.rope import Rope
 from fmjax.interop.family import Family
 from fmjax.interop.rows import Row, attention, feed_forward, norm
@@ -94,6 +94,7 @@ def family(
     entries: tuple[Entry, ...],
     rows: tuple[Row, ...],
     tied: bool = False,
+    heads: bool = False,
 ) -> Family:
     """A variant of Llama.
 
@@ -104,6 +105,7 @@ def family(
       entries: entries of the options.
       rows: rows of the weights of a layer.
       tied: transformers' default of tie_word_embeddings.
+      heads: whether transformers has classes that classify texts and tokens.
     """
     return Family(
         model_type=model_type,
@@ -111,7 +113,8 @@ def family(
         objective=CausalLM,
         entries=(*entries, fixed(_SHARED | own)),
         rows=(*_ENDS, *rows),
-        architectures=architectures(f"{classes}ForCausalLM", f"{classes}Model", tied),
+        architectures=architectures(f"{classes}ForCausalLM", f"{classes}Model", tied)
+        | (text_heads(classes, "score") if heads else {}),
         prefix="model.",
         copies={"lm_head.weight": "model.embed_tokens.weight"},
         constants=r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
@@ -131,13 +134,13 @@ LLAMA = family(
         constant("attention_bias", False),
         constant("mlp_bias", False),
         constant("pretraining_tp", 1, None),
-        # Options of Falcon 3 and SmolLM 2, which transformers does not read.
+        # An option of Falcon 3, which transformers does not read.
         constant("activation", "swiglu"),
-        constant("rope_interleaved", False),
         # In the first configs; max_position_embeddings counts.
         ignored("max_sequence_length"),
     ),
     (*NORMS, *ATTENTION, *FEED_FORWARD),
+    heads=True,
 )
 MISTRAL = family(
     "mistral",
@@ -150,4 +153,5 @@ MISTRAL = family(
         option("sliding_window", "transformer.window", int, 4096, null=True),
     ),
     (*NORMS, *ATTENTION, *FEED_FORWARD),
+    heads=True,
 )

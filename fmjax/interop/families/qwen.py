@@ -37,6 +37,7 @@ QWEN2 = family(
         constant("use_mrope", False),
     ),
     (*NORMS, *ATTENTION, *FEED_FORWARD),
+    heads=True,
 )
 QWEN3 = family(
     "qwen3",
@@ -50,4 +51,5 @@ QWEN3 = family(
         constant("attention_bias", False),
     ),
     (*NORMS, *ATTENTION, *_QK_NORMS, *FEED_FORWARD),
+    heads=True,
 )

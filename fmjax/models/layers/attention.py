@@ -64,7 +64,7 @@ class Attention(nn.Module):
         output.
       qkv_bias: whether the projections to queries, keys and values have biases.
       bias: whether the output projection has a bias.
-      rotary: rotary positions of self-attention; None for none.
+      rotary: rotary positions of self-attention; None for none, or if they are given.
       qk_norm: epsilon of an RMSNorm over each query and key; None for no norm.
       scale: of the scores; None means head_dim^(-1/2). Query weights are initialized
         with init_std / (scale · √head_dim), as in T5.
@@ -78,6 +78,7 @@ class Attention(nn.Module):
       block: see `attend`.
       quantized: see `transformer.quantized`.
       multiplier: of the scores, beside `scale`; query weights do not depend on it.
+      key_bias: whether keys have a bias where queries and values do.
     """
 
     num_heads: int
@@ -99,6 +100,7 @@ class Attention(nn.Module):
     block: int | None = None
     quantized: Quantized | None = None
     multiplier: float = 1.0
+    key_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -112,6 +114,7 @@ class Attention(nn.Module):
         encoder_hidden: Float[Array, "#B source E"] | None,
         cache: KeyValueCache | None,
         keys: Keys,
+        angles: tuple[Array, Array] | None = None,
     ) -> tuple[Float[Array, "B T D"], KeyValueCache | None]:
         """One layer of attention.
 
@@ -128,6 +131,7 @@ class Attention(nn.Module):
             cross-attention; None for none. A cache of cross-attention may have fewer
             rows than x: each then serves B / rows consecutive rows of x (beams).
           keys: one random key per example for dropout; None for no dropout.
+          angles: sines and cosines, see `rotate`, in place of those of `rotary`.
 
         Returns:
           The layer's output and, given a cache, the cache with the new keys and values.
@@ -165,8 +169,9 @@ class Attention(nn.Module):
             local = mask.window_applies
             if local is None:
                 local = mask.window is not None
-            sin, cos = self.rotary.tables(self.head_dim, positions, local)
-            q, k = rotate(q, sin, cos), rotate(k, sin, cos)
+            angles = self.rotary.tables(self.head_dim, positions, local)
+        if angles is not None:
+            q, k = rotate(q, *angles), rotate(k, *angles)
         q = constrain(q, "batch", "length", "act_heads", None)
         if k is not None:
             k = constrain(k, "batch", "length", "act_kv_heads", None)
@@ -260,7 +265,7 @@ class Attention(nn.Module):
         init = normal_init(std, "embed", axis, "kv")
         kernel = scaled(self.param(name, init, (width, heads, self.head_dim)))
         offset = None
-        if self.qkv_bias:
+        if self.qkv_bias and (self.key_bias or name != "key"):
             shape = (heads, self.head_dim)
             offset = self.param(f"{name}_bias", zeros_init(axis, "kv"), shape)
             offset = scaled(offset)

@@ -4,6 +4,7 @@ import dataclasses
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
@@ -18,6 +19,9 @@ from fmjax.models.layers.logical_axes import (
 )
 from fmjax.models.layers.mixture_of_experts import MixtureOfExperts, Router
 from fmjax.models.layers.multipliers import multiply
+from fmjax.models.layers.patch_grid import PatchGrid
+from fmjax.models.layers.patch_rotary import PatchRotary
+from fmjax.models.layers.position_bias import RelativeBias, RelativePositions
 from fmjax.models.layers.transformer_config import TransformerConfig
 
 
@@ -37,6 +41,12 @@ class Context:
       bias: [B or 1, H, T, S], added to scores; set by the stack.
       relative: vectors [P, D] and indices [B or 1, T, S] for disentangled attention;
         set by the stack.
+      relative_positions: of queries and keys, where each layer has biases of its own;
+        set by the stack.
+      patches: the grid that the tokens are patches of, for positions in two dimensions;
+        None for other tokens. Static.
+      angles: sines and cosines of rotary positions in two dimensions, [1, T, 1, r]; set
+        by the stack.
     """
 
     positions: Int[Array, "#B T"]
@@ -46,6 +56,11 @@ class Context:
     keys: Keys = None
     bias: Float[Array, "#B H T S"] | None = None
     relative: tuple[Array, Array] | None = None
+    relative_positions: RelativePositions | None = None
+    patches: PatchGrid | None = dataclasses.field(
+        default=None, metadata={"static": True}
+    )
+    angles: tuple[Array, Array] | None = None
 
 
 class Cache(NamedTuple):
@@ -105,21 +120,22 @@ class Block(nn.Module):
         keys = fold_keys(context.keys, index)
         own, encoded = (None, None) if cache is None else cache
 
-        y = self._normalized("attention", x)
+        y = self._normalized("attention", x, index)
         y, own = self._attention("attention", cross=False)(
             y,
             positions=context.positions,
             mask=self._mask_of_layer(context.mask, index),
-            bias=context.bias,
+            bias=self._bias(context),
             relative=context.relative,
             encoder_hidden=None,
             cache=own,
             keys=fold_keys(keys, 0),
+            angles=context.angles,
         )
         x = self._added("attention", x, y, fold_keys(keys, 1), index)
 
         if self.cross:
-            y = self._normalized("cross_attention", x)
+            y = self._normalized("cross_attention", x, index)
             y, encoded = self._attention("cross_attention", cross=True)(
                 y,
                 positions=context.positions,
@@ -132,18 +148,20 @@ class Block(nn.Module):
             )
             x = self._added("cross_attention", x, y, fold_keys(keys, 4), index)
 
-        y = self._normalized("mlp", x)
+        y = self._normalized("mlp", x, index)
         y, router = self._feed_forward(y, context.mask, own, fold_keys(keys, 5))
         x = self._added("mlp", x, y, fold_keys(keys, 2), index)
 
         cache = None if cache is None else Cache(own, encoded)
         return x, BlockOutputs(cache, router, x if self.keep_output else None)
 
-    def _normalized(self, name: str, x: Array) -> Array:
+    def _normalized(self, name: str, x: Array, index: Array) -> Array:
         """The input of the layer of this name, normalized if the config says so."""
         c = self.config
         if c.norm_position != "post":
-            x = c.make_norm(f"{name}_norm")(x)
+            y = c.make_norm(f"{name}_norm")(x)
+            bare = name == "attention" and not c.first_norm
+            x = jnp.where(index == 0, x, y) if bare else y
         # The layer reads whole rows.
         return constrain(x, "batch", "length", "act_embed")
 
@@ -167,6 +185,13 @@ class Block(nn.Module):
             x = c.make_norm(f"{name}_norm")(x)
         return constrain_residual(x)
 
+    def _bias(self, context: Context) -> Float[Array, "#B H T S"] | None:
+        """The position bias: that of all layers, or the layer's own."""
+        relative, c = context.relative_positions, self.config
+        if relative is None:
+            return context.bias
+        return RelativeBias(c.num_heads, c.init_std, name="relative_bias")(relative)
+
     def _attention(self, name: str, cross: bool) -> Attention:
         c = self.config
         return Attention(
@@ -176,7 +201,7 @@ class Block(nn.Module):
             cross=cross,
             qkv_bias=c.bias if c.qkv_bias is None else c.qkv_bias,
             bias=c.bias,
-            rotary=c.rotary,
+            rotary=None if isinstance(c.rotary, PatchRotary) else c.rotary,
             qk_norm=c.norm_epsilon if c.qk_norm else None,
             scale=c.attention_scale,
             multiplier=c.multipliers.attention,
@@ -189,15 +214,15 @@ class Block(nn.Module):
             out_init_std=c.out_init_std,
             dtype=c.compute_dtype,
             quantized=c.quantized,
+            key_bias=c.key_bias,
             name=name,
         )
 
     def _mask_of_layer(self, mask: AttentionMask, index: Array) -> AttentionMask:
         """The mask with `window_applies` set for the layer of this index."""
-        every = self.config.global_every
-        if every is None:
+        if self.config.global_every is None:
             return mask
-        return dataclasses.replace(mask, window_applies=(index + 1) % every != 0)
+        return dataclasses.replace(mask, window_applies=self.config.in_window(index))
 
     def _feed_forward(
         self, x: Array, mask: AttentionMask, cache: KeyValueCache | None, keys: Keys

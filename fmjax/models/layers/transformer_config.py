@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
 
 from fmjax.configurable import configurable, runtime_field
 from fmjax.errors import UserError, require
@@ -12,7 +13,8 @@ from fmjax.models.layers.lanes import LANES
 from fmjax.models.layers.mixture_of_experts import Experts
 from fmjax.models.layers.multipliers import Multipliers
 from fmjax.models.layers.norms import Norm
-from fmjax.models.layers.position_bias import Alibi, RelativeBuckets
+from fmjax.models.layers.patch_rotary import PatchRotary
+from fmjax.models.layers.position_bias import Alibi, RelativeBuckets, RelativeGrid
 from fmjax.models.layers.quantized import Quantized, is_installed
 from fmjax.models.layers.remat import RematName, RematPolicy
 from fmjax.models.layers.rotary import Rotary
@@ -38,20 +40,28 @@ class TransformerConfig:
         and output (Vaswani et al. 2017), "sandwich" its input and its output, before
         they are added (Gemma 2).
       norm_epsilon: added to the norm's variance.
+      first_norm: whether attention of the first layer has a norm before it; ModernBERT,
+        whose embeddings are normalized, has none. All layers have the parameter.
       unit_offset_norm: whether norm parameters are the weights minus one, as in Gemma.
       activation: of the feed-forward layer; gelu_tanh is GPT-2's, quick_gelu CLIP's.
       gated_mlp: whether the feed-forward layer is gated; with silu this is SwiGLU.
       bias: whether projections and LayerNorms have biases.
       qkv_bias: whether the projections to queries, keys and values have biases; None
         means bias.
-      rotary: rotary positions, such as @rotary(); None for none.
+      key_bias: whether the projection to keys has a bias where those to queries and
+        values do (BEiT, DINOv3: not).
+      rotary: rotary positions, such as @rotary(), or @patch_rotary() of images; None
+        for none.
       position_bias: position bias of attention scores: @alibi(), @relative_buckets() as
-        in T5, or @disentangled() as in DeBERTa; None for none.
+        in T5, @disentangled() as in DeBERTa, or @relative_grid() of images; None for
+        none.
       window: sliding-window attention: in decoders a token attends to the `window`
         tokens up to its own, in encoders to those less than `window` away on both
         sides; None for all. See `AttentionMask`.
       global_every: with a window, every n-th layer attends to all tokens; None for no
         such layers.
+      global_first: whether that is the first of every n layers (ModernBERT), or the
+        last.
       qk_norm: whether there is an RMSNorm over each query and key head (Dehghani et al.
         2023).
       attention_scale: of the scores; None means head_dim^(-1/2). Query weights are
@@ -83,6 +93,8 @@ class TransformerConfig:
         keys of "blockwise", a multiple of 128; None for as many as suit the chip.
       context_attention: how attention crosses devices that have a part of each sequence
         (mesh.context), see `attend`: "ring", "all_gather" or "auto".
+      share_layers: whether all layers have the same parameters (ALBERT, Lan et al.
+        2020).
       scan_layers: whether one compiled block is scanned over layers, with stacked
         parameters, which compiles in a fraction of the time. False unrolls the blocks,
         with separate parameters.
@@ -113,15 +125,18 @@ class TransformerConfig:
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     norm_position: Literal["pre", "post", "sandwich"] = "pre"
     norm_epsilon: float = 1e-5
+    first_norm: bool = True
     unit_offset_norm: bool = False
     activation: Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"] = "gelu_tanh"
     gated_mlp: bool = False
     bias: bool = True
     qkv_bias: bool | None = None
-    rotary: Rotary | None = None
-    position_bias: Alibi | RelativeBuckets | Disentangled | None = None
+    key_bias: bool = True
+    rotary: Rotary | PatchRotary | None = None
+    position_bias: Alibi | RelativeBuckets | Disentangled | RelativeGrid | None = None
     window: int | None = None
     global_every: int | None = None
+    global_first: bool = False
     qk_norm: bool = False
     attention_scale: float | None = None
     attention_softcap: float | None = None
@@ -139,6 +154,7 @@ class TransformerConfig:
     attention: AttentionKernel = runtime_field("auto")
     attention_block: int | None = runtime_field(None)
     context_attention: Literal["auto", "ring", "all_gather"] = runtime_field("auto")
+    share_layers: bool = False
     scan_layers: bool = True
     scan_unroll: int = runtime_field(1)
     pipeline_microbatches: int | None = runtime_field(None)
@@ -189,6 +205,12 @@ class TransformerConfig:
             return self.init_std
         return self.init_std / (2 * self.num_layers) ** 0.5
 
+    def in_window(self, layer: int | Int[Array, ""]) -> bool | Bool[Array, ""]:
+        """Whether the window, if there is one, is that of a layer, numbered from 0."""
+        if self.global_every is None:
+            return True
+        return (layer + (0 if self.global_first else 1)) % self.global_every != 0
+
     def make_norm(self, name: str | None = None) -> Norm:
         """Makes a norm of this config's kind."""
         return Norm(
@@ -225,6 +247,18 @@ def _check_attention(c: TransformerConfig) -> None:
             f"transformer.global_every = {c.global_every} needs transformer.window, "
             "which is None."
         )
+    require(
+        c,
+        "global_first",
+        c.global_every is not None or not c.global_first,
+        "False without transformer.global_every",
+    )
+    require(
+        c,
+        "first_norm",
+        c.norm_position == "pre" or c.first_norm,
+        "True without transformer.norm_position = 'pre'",
+    )
     if not isinstance(c.position_bias, Disentangled):
         return
     if c.kv_heads != c.num_heads:
@@ -245,7 +279,7 @@ def _check_positions(c: TransformerConfig) -> None:
     if c.rotary is None:
         return
     c.rotary.check(c.head_width)
-    local = c.rotary.local_theta
+    local = c.rotary.local_theta if isinstance(c.rotary, Rotary) else None
     if local is not None and c.global_every is None:
         raise UserError(
             f"rotary.local_theta = {local} is for layers with a window beside others "

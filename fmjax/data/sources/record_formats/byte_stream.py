@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from fmjax.data.sources.find_files import without_shard
 from fmjax.data.sources.text_reader import SIGNATURES
 from fmjax.errors import UserError
 
@@ -59,7 +60,7 @@ def open_bytes(file: Path, is_text: bool = True) -> Iterator[ByteStream]:
         truncated or damaged, or its content is compressed again, not text, or UTF-16.
         Raised in the body of the `with` statement too, when it reads.
     """
-    compression = COMPRESSIONS.get(_suffix(file))
+    compression = COMPRESSIONS.get(last_suffix(file))
     with _explained(file, compression), contextlib.ExitStack() as stack:
         raw = stack.enter_context(open(file, "rb"))
         if compression is not None:
@@ -74,13 +75,14 @@ def open_bytes(file: Path, is_text: bool = True) -> Iterator[ByteStream]:
         yield stream
 
 
-def _suffix(file: Path) -> str:
-    suffix = file.suffix.lower()
+def last_suffix(file: Path) -> str:
+    """The suffix of a file, in lower case, before the shard if there is one."""
+    suffix = Path(without_shard(file.name.lower())).suffix
     return ".gz" if suffix == ".tgz" else suffix
 
 
 def _decompressed(raw: io.BufferedReader, file: Path):
-    match _suffix(file):
+    match last_suffix(file):
         case ".gz":
             return gzip.GzipFile(fileobj=raw)
         case ".bz2":

@@ -12,7 +12,7 @@ from typing import Any
 
 from fmjax.data.records import BadRecord
 from fmjax.data.seqio_import import import_seqio
-from fmjax.data.sources.record_formats.byte_stream import open_bytes
+from fmjax.data.sources.record_formats.byte_stream import last_suffix, open_bytes
 from fmjax.data.sources.record_formats.json_records import Found
 from fmjax.data.sources.record_formats.parts import Field, pick
 from fmjax.errors import UserError
@@ -37,7 +37,7 @@ def tfrecords(file: Path, fields: tuple[Field, ...]) -> Iterator[Found]:
     import_seqio()
     import tensorflow as tf
 
-    kind = "GZIP" if file.name.lower().endswith(".gz") else ""
+    kind = "GZIP" if last_suffix(file) == ".gz" else ""
     number = end = 0
     try:
         # Its checksums are compared.
@@ -97,7 +97,7 @@ def count_array_records(file: Path) -> int:
 def _content_size(file: Path, expected: int) -> int:
     """Bytes of a file; of its content, if it is compressed by gzip."""
     size = file.stat().st_size
-    if not file.name.lower().endswith(".gz"):
+    if last_suffix(file) != ".gz":
         return size
     with open(file, "rb") as content:
         content.seek(max(0, size - 4))

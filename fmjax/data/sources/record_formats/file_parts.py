@@ -4,7 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fmjax.data.sources.division import FilePart
-from fmjax.data.sources.record_formats.byte_stream import COMPRESSIONS, open_bytes
+from fmjax.data.sources.record_formats.byte_stream import (
+    COMPRESSIONS,
+    last_suffix,
+    open_bytes,
+)
 from fmjax.data.sources.record_formats.formats import (
     ARRAY_RECORD,
     COLUMNS,
@@ -37,7 +41,7 @@ def file_parts(
     form = format_of(file) if form is None else form
     total = file.stat().st_size
     if size is not None and size < total:
-        if form in LINES and file.suffix.lower() not in COMPRESSIONS:
+        if form in LINES and last_suffix(file) not in COMPRESSIONS:
             yield from _line_ranges(file, total, size, numbered)
             return
         if form in (*COLUMNS, *ARRAY_RECORD):
@@ -53,6 +57,7 @@ def file_parts(
 def _row_ranges(
     file: Path, form: str, total: int, size: int
 ) -> Iterator[tuple[int, int]]:
+    """Yields (start, stop) of ranges of the rows or records of a file."""
     if form in COLUMNS:
         # It takes a third of a second to import.
         from fmjax.data.sources.record_formats.column_records import row_ranges
