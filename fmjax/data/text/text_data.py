@@ -104,7 +104,7 @@ class Data(CachedData):
     target_length: int | None = None
     random_window: bool = False
     streaming: bool = False
-    shuffle_mb: float = 64.0
+    shuffle_mb: float = 16.0
     cache_dir: str | None = path(None)
     processes: int | None = runtime_field(None)
     threads: int = runtime_field(2)
