@@ -83,9 +83,7 @@ def import_model(
             imported_dtype=dtype or saved.dtype,
             imported_ignoring=tuple(ignore),
             imported_quantization=saved.quantization,
-            imported_model_type=Options.read(source / "config.json").all()[
-                "model_type"
-            ],
+            imported_model_type=saved.family.model_type,
         )
         run_dirs.write(folder, render(experiment))
         if tokenizer is not None:
