@@ -129,7 +129,12 @@ def option(
     return FunctionEntry(names, read, write, name)
 
 
-def part(fields: str, cls: type, options: Mapping[str, tuple[str, type, Any]]) -> Entry:
+def part(
+    fields: str,
+    cls: type,
+    options: Mapping[str, tuple[str, type, Any]],
+    constants: Values | None = None,
+) -> Entry:
     """An entry for options that form a configurable in one or several equal fields.
 
     Args:
@@ -137,15 +142,16 @@ def part(fields: str, cls: type, options: Mapping[str, tuple[str, type, Any]]) -
       cls: class of the configurable.
       options: maps each option to the field of `cls`, the type of the option's value,
         and transformers' default. Other fields of `cls` must have their defaults.
+      constants: fields of `cls` with another value in all models of the family.
     """
-    names = expand(fields)
+    names, others = expand(fields), constants or {}
 
     def read(given: Options) -> dict[str, Any]:
         taken = {
             field: given.take(name, kind, default)
             for name, (field, kind, default) in options.items()
         }
-        return dict.fromkeys(names, cls(**taken))
+        return dict.fromkeys(names, cls(**taken, **others))
 
     def write(values: Values) -> dict[str, Any]:
         first = values[names[0]]
@@ -162,10 +168,10 @@ def part(fields: str, cls: type, options: Mapping[str, tuple[str, type, Any]]) -
         written = {field: name for name, (field, _, _) in options.items()}
         for field in fields_of(cls):
             value = getattr(first, field.name)
-            if field.name not in written and value != field.default:
+            expected = others.get(field.name, field.default)
+            if field.name not in written and value != expected:
                 raise UserError(
-                    f"{cls.gin_name}.{field.name} = {value!r}; expected "
-                    f"{field.default!r}."
+                    f"{cls.gin_name}.{field.name} = {value!r}; expected {expected!r}."
                 )
         return {name: getattr(first, field) for field, name in written.items()}
 

@@ -4,6 +4,7 @@ import dataclasses
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
@@ -11,6 +12,7 @@ from fmjax.models.layers.attention import Attention, KeyValueCache
 from fmjax.models.layers.attention_mask import AttentionMask, padding_mask_of
 from fmjax.models.layers.dropout import Keys, drop_path, dropout, fold_keys
 from fmjax.models.layers.feed_forward import FeedForward
+from fmjax.models.layers.latent_attention import LatentAttention
 from fmjax.models.layers.logical_axes import (
     constant_init,
     constrain,
@@ -105,9 +107,10 @@ class Block(nn.Module):
         keys = fold_keys(context.keys, index)
         own, encoded = (None, None) if cache is None else cache
 
-        y = self._normalized("attention", x)
+        parallel = self.config.parallel
+        normalized = self._normalized("attention", x)
         y, own = self._attention("attention", cross=False)(
-            y,
+            normalized,
             positions=context.positions,
             mask=self._mask_of_layer(context.mask, index),
             bias=context.bias,
@@ -115,8 +118,11 @@ class Block(nn.Module):
             encoder_hidden=None,
             cache=own,
             keys=fold_keys(keys, 0),
+            layer=index,
         )
-        x = self._added("attention", x, y, fold_keys(keys, 1), index)
+        attended = y
+        if parallel is None:
+            x = self._added("attention", x, y, fold_keys(keys, 1), index)
 
         if self.cross:
             y = self._normalized("cross_attention", x)
@@ -132,8 +138,10 @@ class Block(nn.Module):
             )
             x = self._added("cross_attention", x, y, fold_keys(keys, 4), index)
 
-        y = self._normalized("mlp", x)
+        y = normalized if parallel == "norm" else self._normalized("mlp", x)
         y, router = self._feed_forward(y, context.mask, own, fold_keys(keys, 5))
+        if parallel is not None:
+            y = attended + y
         x = self._added("mlp", x, y, fold_keys(keys, 2), index)
 
         cache = None if cache is None else Cache(own, encoded)
@@ -142,7 +150,7 @@ class Block(nn.Module):
     def _normalized(self, name: str, x: Array) -> Array:
         """The input of the layer of this name, normalized if the config says so."""
         c = self.config
-        if c.norm_position != "post":
+        if c.norm_position in ("pre", "sandwich"):
             x = c.make_norm(f"{name}_norm")(x)
         # The layer reads whole rows.
         return constrain(x, "batch", "length", "act_embed")
@@ -152,7 +160,7 @@ class Block(nn.Module):
         c = self.config
         # Products that each device summed in part are added to where they belong.
         y = constrain_residual(y)
-        if c.norm_position == "sandwich":
+        if c.norm_position in ("sandwich", "output"):
             y = c.make_norm(f"{name}_out_norm")(y)
         if c.layer_scale is not None:
             init = constant_init(c.layer_scale, "norm")
@@ -169,15 +177,21 @@ class Block(nn.Module):
 
     def _attention(self, name: str, cross: bool) -> Attention:
         c = self.config
-        return Attention(
+        kind, own = Attention, {}
+        if c.latent is not None and not cross:
+            kind, own = LatentAttention, {"latent": c.latent}
+        return kind(
             num_heads=c.num_heads,
             num_kv_heads=c.kv_heads,
             head_dim=c.head_width,
             cross=cross,
-            qkv_bias=c.bias if c.qkv_bias is None else c.qkv_bias,
-            bias=c.bias,
+            qkv_bias=c.has_bias("qkv"),
+            bias=c.has_bias("out"),
             rotary=c.rotary,
-            qk_norm=c.norm_epsilon if c.qk_norm else None,
+            qk_norm=c.head_norm,
+            clip=c.qkv_clip,
+            sinks=c.attention_sinks,
+            scale_by_layer=c.scale_by_layer and not cross,
             scale=c.attention_scale,
             multiplier=c.multipliers.attention,
             softcap=c.attention_softcap,
@@ -190,11 +204,16 @@ class Block(nn.Module):
             dtype=c.compute_dtype,
             quantized=c.quantized,
             name=name,
+            **own,
         )
 
     def _mask_of_layer(self, mask: AttentionMask, index: Array) -> AttentionMask:
         """The mask with `window_applies` set for the layer of this index."""
-        every = self.config.global_every
+        c = self.config
+        if c.global_layers is not None:
+            local = [not c.is_global(layer) for layer in range(c.num_layers)]
+            return dataclasses.replace(mask, window_applies=jnp.array(local)[index])
+        every = c.global_every
         if every is None:
             return mask
         return dataclasses.replace(mask, window_applies=(index + 1) % every != 0)
@@ -214,7 +233,10 @@ class Block(nn.Module):
         }
         if c.experts is None:
             layer = FeedForward(
-                bias=c.bias, dropout=c.mlp_dropout, quantized=c.quantized, **shared
+                bias=c.has_bias("mlp"),
+                dropout=c.mlp_dropout,
+                quantized=c.quantized,
+                **shared,
             )
             return layer(x, keys), {}
         experts = c.experts
@@ -222,6 +244,6 @@ class Block(nn.Module):
             # The capacity of an expert depends on the length of the whole sequence,
             # which is unknown while it is generated.
             experts = dataclasses.replace(experts, capacity=None)
-        return MixtureOfExperts(experts, **shared)(
+        return MixtureOfExperts(experts, bias=c.has_bias("mlp"), **shared)(
             x, padding_mask_of(mask.query_segment_ids, mask.padding_mask)
         )
