@@ -403,6 +403,7 @@ def test_rows_that_a_mesh_does_not_divide_are_refused_by_splash():
         ({"attention": "splash", "position_bias": Alibi()}, "position_bias = @alibi()"),
         ({"attention": "cudnn", "attention_dropout": 0.1}, "attention_dropout = 0.1"),
         ({"attention": "cudnn", "attention_softcap": 9.0}, "attention_softcap = 9.0"),
+        ({"attention": "triton", "attention_sinks": True}, "attention_sinks = True"),
     ],
 )
 def test_a_config_whose_kernel_cannot_compute_it_is_refused(fields, reason):

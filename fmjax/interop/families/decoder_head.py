@@ -29,7 +29,8 @@ def architectures(
     """
     given = option("tie_word_embeddings", "tie_embeddings", bool, tied)
     biased = any(row.path.endswith("/bias") for row in rows)
+    with_bias = (fixed({"head_bias": True}),) if biased else ()
     return {
-        headed: Architecture((given, fixed({"head_bias": biased})), rows),
-        bare: Architecture((ALWAYS_TIED, fixed({"head_bias": False}))),
+        headed: Architecture((given, *with_bias), rows),
+        bare: Architecture((ALWAYS_TIED,)),
     }

@@ -71,7 +71,7 @@ PHI3 = family(
             vocab_size=32064,
         ),
         SILU,
-        Rope(4096, beside=True),
+        Rope(4096, fraction=1.0, beside=True),
         option("sliding_window", "transformer.window", int, None, null=True),
         *_DROPOUTS,
         constant("attention_bias", False),

@@ -41,7 +41,7 @@ class Rope:
         max_length: int,
         theta: float = 10000.0,
         *,
-        fraction: float = 1.0,
+        fraction: float | None = None,
         interleaved: bool = False,
         names: tuple[str, str] = ("rope_theta", "partial_rotary_factor"),
         beside: bool = False,
@@ -51,7 +51,8 @@ class Rope:
         Args:
           max_length: default of max_position_embeddings.
           theta: default of rope_theta.
-          fraction: default of partial_rotary_factor.
+          fraction: default of partial_rotary_factor; None for a family that has only
+            whole heads rotated, whatever this option says.
           interleaved: of the family's `Rotary`.
           names: names of those two options beside rope_parameters.
           beside: whether exports have the length of pretraining beside rope_parameters,
@@ -78,10 +79,14 @@ class Rope:
     def take_defaults(self, options: Options) -> tuple[float, float]:
         """Takes the base and the share of rotated features beside rope_parameters."""
         theta, fraction = self._names
-        return (
-            options.take(theta, float, self._theta),
-            options.take(fraction, float, None) or self._fraction,
-        )
+        base = options.take(theta, float, self._theta)
+        return base, self._take_fraction(options, fraction, self._fraction or 1.0)
+
+    def _take_fraction(self, options: Options, name: str, default: float) -> float:
+        if self._fraction is None:
+            options.require(name, 1.0, None)
+            return 1.0
+        return options.take(name, float, None) or default
 
     def take_original(self, options: Options) -> None:
         """Takes the length of pretraining beside rope_parameters."""
@@ -101,7 +106,7 @@ class Rope:
         longest = options.peek("max_position_embeddings", self._max_length)
         original = options.peek(_ORIGINAL, longest if self._beside else None)
         theta = inside.take("rope_theta", float, None) or theta
-        fraction = inside.take("partial_rotary_factor", float, None) or fraction
+        fraction = self._take_fraction(inside, "partial_rotary_factor", fraction)
         older = inside.take("type", str, "default")
         kind = inside.take("rope_type", str, older)
         kind = _OLDER.get(kind, kind)
@@ -126,7 +131,7 @@ class Rope:
         theta, fraction = self._names
         inside = self.write_parameters(rotary, values)
         written = {theta: rotary.theta, "rope_parameters": inside}
-        if self._fraction != 1.0 or rotary.fraction != 1.0:
+        if self._fraction is not None:
             written[fraction] = rotary.fraction
         if self._beside:
             original = getattr(rotary.scaling, "original_length", values["max_length"])
@@ -142,6 +147,8 @@ class Rope:
         if rotary is None:
             raise UserError(f"{name} = None; expected @rotary().")
         usual = {"interleaved": self._interleaved, "skip_every": None}
+        if self._fraction is None:
+            usual["fraction"] = 1.0
         for field, expected in usual.items():
             if (found := getattr(rotary, field)) != expected:
                 raise UserError(f"rotary.{field} = {found}; expected {expected}.")
@@ -150,7 +157,7 @@ class Rope:
     def write_parameters(self, rotary: Rotary, values: Values) -> dict[str, Any]:
         """The options inside rope_parameters."""
         inside = {"rope_type": "default"} | _written(rotary.scaling, values)
-        if self._fraction != 1.0 or rotary.fraction != 1.0:
+        if self._fraction is not None:
             inside["partial_rotary_factor"] = rotary.fraction
         return inside | {"rope_theta": rotary.theta}
 

@@ -422,6 +422,8 @@ def _check_kernel(c: TransformerConfig) -> None:
         what = f"transformer.position_bias = @{c.position_bias.gin_name}()"
     elif c.attention_dropout:
         what = f"transformer.attention_dropout = {c.attention_dropout}"
+    elif c.attention_sinks and c.attention != "blockwise":
+        what = "transformer.attention_sinks = True"
     elif c.attention == "cudnn" and c.attention_softcap is not None:
         what = f"transformer.attention_softcap = {c.attention_softcap}"
     if what is not None:
