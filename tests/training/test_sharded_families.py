@@ -11,6 +11,7 @@ from fmjax.models.language.electra import Electra
 from fmjax.models.language.gpt import GPT
 from fmjax.models.language.seq2seq import Seq2Seq
 from fmjax.models.layers.disentangled import Disentangled
+from fmjax.models.layers.latent import Latent
 from fmjax.models.layers.mixture_of_experts import Experts
 from fmjax.models.layers.position_bias import Alibi, RelativeBuckets
 from fmjax.models.layers.rotary import Rotary
@@ -67,6 +68,45 @@ GEMMA2 = dataclasses.replace(
     global_every=2,
     attention_scale=0.3,
     attention_softcap=2.0,
+)
+GPT_OSS = dataclasses.replace(
+    EXPERTS,
+    norm="rmsnorm",
+    gated_mlp=True,
+    activation="clamped_swiglu",
+    qkv_bias=True,
+    mlp_bias=True,
+    attention_sinks=True,
+    window=3,
+    global_layers=(0,),
+    experts=Experts(4, normalized=True, shared_dim=20, shared_gate=True),
+)
+DEEPSEEK = dataclasses.replace(
+    EXPERTS,
+    num_layers=3,
+    head_dim=12,
+    latent=Latent(rank=8, query_rank=10, rotary_dim=4, value_dim=6),
+    experts=Experts(
+        8,
+        score="sigmoid",
+        choice_bias=True,
+        groups=4,
+        groups_per_token=2,
+        shared_dim=20,
+        dense_layers=1,
+        dense_dim=40,
+    ),
+)
+COHERE = dataclasses.replace(
+    PRE,
+    norm_bias=False,
+    parallel="norm",
+    qk_norm="each_head",
+    scale_by_layer=True,
+    rotary=Rotary(1e4, interleaved=True, skip_every=2),
+)
+OLMO2 = dataclasses.replace(
+    EXPERTS, experts=None, norm_position="output", qk_norm="all_heads", num_kv_heads=2
 )
 SIZES = {"vocab_size": V, "max_length": T, "vocab_multiple": 64}
 
@@ -261,6 +301,21 @@ FAMILIES = {
         ),
         causal,
     ),
+    "experts_of_gpt_oss": (
+        CausalLM(
+            GPT(GPT_OSS, **SIZES, positions="none"), load_balance=1e-2, router_z=1e-3
+        ),
+        causal,
+    ),
+    "experts_of_deepseek": (
+        CausalLM(GPT(DEEPSEEK, **SIZES, positions="none"), load_balance=1e-2),
+        causal,
+    ),
+    "cohere": (
+        CausalLM(GPT(COHERE, **SIZES, positions="none", embed_dim=20, head_bias=True)),
+        causal,
+    ),
+    "olmo2": (CausalLM(GPT(OLMO2, **SIZES, positions="none")), causal),
     "experts_with_capacity": (
         CausalLM(
             GPT(

@@ -1,9 +1,10 @@
-"""Decoder-only language models: GPT-2 (Radford et al. 2019) to Mixtral (Jiang 2024)."""
+"""Decoder-only language models: GPT-2 (Radford et al. 2019) to DeepSeek-V3 (2024)."""
 
 from jaxtyping import Array, Float, Int
 
 from fmjax.configurable import configurable
 from fmjax.models.flops import attention_flops, matmul_parameters
+from fmjax.models.layers.dense import Dense
 from fmjax.models.layers.disentangled import check_decoder
 from fmjax.models.layers.dropout import Keys
 from fmjax.models.layers.embeddings import Embedding
@@ -36,8 +37,11 @@ class GPT(TextModel):
         tokens that are not padding (OPT).
       embed_norm: whether token vectors are normalized (BLOOM).
       embed_scale: whether they are multiplied by sqrt(D) (Gemma).
+      embed_dim: width of token vectors and of the head's input, projected to and from
+        the stack's width D (OPT 350M); None for D, without projections.
       tie_embeddings: whether the head is the transposed embedding table (Press & Wolf
         2017).
+      head_bias: whether the logits have a bias (GPT-J, Phi).
       logits_softcap: logits x become cap · tanh(x / cap) (Gemma 2); None leaves them.
       vocab_multiple: the tables are padded to a multiple of this, so that they shard.
     """
@@ -50,7 +54,9 @@ class GPT(TextModel):
     positions_from_padding_mask: bool = False
     embed_norm: bool = False
     embed_scale: bool = False
+    embed_dim: int | None = None
     tie_embeddings: bool = True
+    head_bias: bool = False
     logits_softcap: float | None = None
     vocab_multiple: int = 128
 
@@ -63,7 +69,13 @@ class GPT(TextModel):
         """Declares the submodules."""
         c = self.transformer
         rows, dtype = self.padded_vocab_size, c.compute_dtype
-        self.tokens = Embedding(rows, c.embed_dim, "vocab", c.init_std, dtype)
+        width = self.embed_dim or c.embed_dim
+        self.tokens = Embedding(rows, width, "vocab", c.init_std, dtype)
+        if self._projects:
+            self.project_in = Dense(
+                c.embed_dim, (None, "embed"), False, c.init_std, dtype
+            )
+            self.project_out = Dense(width, ("embed", None), False, c.init_std, dtype)
         self.inputs = InputEmbedding(
             c,
             self.max_length,
@@ -79,6 +91,7 @@ class GPT(TextModel):
             self.tie_embeddings,
             c.init_std,
             dtype,
+            bias=self.head_bias,
             scale=c.multipliers.logits,
             softcap=self.logits_softcap,
         )
@@ -123,13 +136,25 @@ class GPT(TextModel):
           [layers, B] each, else empty; hidden_states if requested.
         """
         text = self._read(text)
-        x = embed_text(self.tokens, self.inputs, text, keys)
+        tokens = self.tokens
+        if self._projects:
+
+            def tokens(ids):
+                return self.project_in(self.tokens(ids))
+
+        x = embed_text(tokens, self.inputs, text, keys)
         context = Context(text.positions, decoder_mask(text, cache), keys=keys)
         return self.stack(x, context, cache, hidden_states)
 
     def head(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T padded_V"]:
         """Logits over the padded vocabulary, float32; padding gets -1e30."""
+        if self._projects:
+            hidden = self.project_out(hidden)
         return self.language_head(hidden, self.tokens.table)
+
+    @property
+    def _projects(self) -> bool:
+        return self.embed_dim not in (None, self.transformer.embed_dim)
 
     def _default_positions(self, text: TextInputs) -> Int[Array, "#B T"]:
         if self.positions_from_padding_mask and text.padding_mask is not None:
