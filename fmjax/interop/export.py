@@ -60,8 +60,8 @@ def export_model(
       dtype: dtype of the weights: float32, float16 or bfloat16; if None, that of the
         files from which the model was imported, or float32.
       max_shard_bytes: maximum bytes of a file of weights.
-      model_type: model_type of config.json, if several fit the model; the first if
-        None.
+      model_type: model_type of config.json, if several fit the model; if None, that of
+        the files from which the model was imported, or the first.
       trust: whether the run's config may import Python modules.
       license: of the model, for its card, such as "apache-2.0".
       languages: of the model, for its card, such as "en".
@@ -84,7 +84,9 @@ def export_model(
         )
     if max_shard_bytes < 1:
         raise UserError(f"max_shard_bytes = {max_shard_bytes}: expected at least 1.")
-    family, name, architecture, config = describe(objective.model, model_type)
+    family, name, architecture, config = describe(
+        objective.model, model_type, experiment.imported_model_type
+    )
     config |= family.write_objective(objective)
     objective = dataclasses.replace(objective, model=family.kept(objective.model))
     folder = source / run_dirs.TOKENIZER
@@ -130,13 +132,14 @@ def export_model(
 
 
 def describe(
-    model: nn.Module, model_type: str | None = None
+    model: nn.Module, model_type: str | None = None, preferred: str | None = None
 ) -> tuple[Family, str, Architecture, dict[str, Any]]:
     """The Hugging Face family and architecture of a model.
 
     Args:
       model: the model.
       model_type: the model_type of config.json; the first that fits if None.
+      preferred: the model_type that comes first of all.
 
     Returns:
       The family, the architecture's name, the architecture, and options of config.json.
@@ -145,6 +148,7 @@ def describe(
       UserError: no family can represent the model; the message names a field.
     """
     families = [f for f in FAMILIES if type(model) is f.model]
+    families.sort(key=lambda family: family.model_type != preferred)
     if not families:
         raise UserError(
             f"@{gin_name(model) or type(model).__name__}() cannot be "

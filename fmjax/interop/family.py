@@ -14,6 +14,12 @@ from fmjax.interop.entries import Entry
 from fmjax.interop.options import Options
 from fmjax.interop.rows import Joined, Row
 
+# Why a model_type is not supported, where a reader may expect that it is.
+_REASONS = {
+    "siglip2": "its images are of any shape and come as lists of patches (NaFlex). "
+    "SigLIP 2 of a fixed resolution has model_type 'siglip', which is supported",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
@@ -111,9 +117,14 @@ class Family:
         """The architecture of a file.
 
         It is the one named in config.json, or a larger one if the file has its heads
-        (BERT for pre-training); without a name, the largest.
+        (BERT for pre-training); without a name, the largest. If the file has nothing of
+        the head that the name stands for, it is one without, as of encoders for
+        sentences that are named after the class that they were trained from.
         """
         required = self.architectures[named].rows if named else ()
+        head = self._short(required)
+        if head and not head & found and self._short(self.rows) & found:
+            required = ()
         fit = [
             a
             for a in self.architectures.values()
@@ -122,6 +133,11 @@ class Family:
         ]
         fit = fit or [self.architectures[named or next(iter(self.architectures))]]
         return max(fit, key=lambda a: len(a.rows))
+
+    def _short(self, rows: Iterable[Row]) -> set[str]:
+        """Short names of those tensors that are no copies of others."""
+        copies = {self.short(name) for name in self.copies}
+        return {self.short(row.name) for row in rows} - copies
 
     def read(self, options: Options, architecture: Architecture) -> dict[str, Any]:
         """The fields that a config.json defines."""
@@ -234,6 +250,10 @@ def find(families: tuple[Family, ...], model_type: str, named: str | None) -> Fa
     """The family of a config.json; raises a UserError if it is not supported."""
     known = dict.fromkeys(f.model_type for f in families)
     of_type = [f for f in families if f.model_type == model_type]
+    if model_type in _REASONS:
+        raise UserError(
+            f"model_type = {model_type!r} is not supported: {_REASONS[model_type]}."
+        )
     if not of_type:
         raise UserError(
             f"model_type = {model_type!r} is not supported; expected one of "

@@ -63,6 +63,9 @@ def import_model(
             preprocessing=preprocessing,
             generation=generation_file.read(source, objective.model, ignore),
             imported_dtype=TensorFiles(source).dtype,
+            imported_model_type=Options.read(source / "config.json").all()[
+                "model_type"
+            ],
         )
         run_dirs.write(folder, render(experiment))
         if tokenizer is not None:

@@ -107,7 +107,8 @@ def _same_as_default(owner: nn.Module | TransformerConfig, field: str) -> list[A
     if not isinstance(owner, TransformerConfig):
         if field == "embed_dim":
             return [_width(owner)]
-        if field == "position_offset" and owner.positions != "learned":
+        counted = ("learned", "sinusoidal_inclusive")
+        if field == "position_offset" and owner.positions not in counted:
             return [owner.position_offset]
         if field == "positions_from_padding_mask" and owner.positions == "none":
             return [owner.positions_from_padding_mask]

@@ -24,6 +24,7 @@ class Row(NamedTuple):
         are the same.
       given: path that the model must have for this row to apply; after "!", one that it
         must not have.
+      first: the first layer that has the tensor.
       after: path of a parameter of the layers that come before this one's in the file;
         empty if there are none.
     """
@@ -32,6 +33,7 @@ class Row(NamedTuple):
     name: str
     pattern: str = ""
     given: str = ""
+    first: int = 0
     after: str = ""
 
     @property
@@ -81,6 +83,7 @@ class Joined(NamedTuple):
       axis: the axis that they are concatenated along.
       kept: how many of the last axes the tensor has for itself; those before are one.
       given: as of `Row`.
+      first: as of `Row`.
       after: as of `Row`.
     """
 
@@ -90,6 +93,7 @@ class Joined(NamedTuple):
     axis: int = 0
     kept: int = 1
     given: str = ""
+    first: int = 0
     after: str = ""
 
     @property

@@ -120,7 +120,7 @@ def places(
                 f"config.json makes more than {most:,} tensors, {layers:,} layers of "
                 f"{len(experts):,} as {row.name}; expected about as many as there are."
             )
-        for layer in range(layers):
+        for layer in range(row.first, layers):
             for expert in experts:
                 numbers = {"layer": before + layer, "expert": expert}
                 name = family.short(row.name).format(**numbers)

@@ -8,6 +8,7 @@ from typing import Literal
 import jax
 
 from fmjax.models.layers.transformer_config import TransformerConfig
+from fmjax.models.parameter_paths import SHARED
 
 # Looked up by row, not multiplied.
 _TABLES = ("table", "relative_vectors")
@@ -34,7 +35,7 @@ def matmul_parameters(params, config: TransformerConfig) -> float:
     """How many weights each token is multiplied with, once for every product.
 
     Tables that are only looked up count as none, experts by the share that a token
-    visits.
+    visits, and a layer that all share once for each.
 
     Args:
       params: parameters, or their shapes.
@@ -50,7 +51,8 @@ def matmul_parameters(params, config: TransformerConfig) -> float:
             continue
         expert = len(names) > 1 and names[-2] == "mlp" and names[-1] not in _OF_ALL
         expert = expert and "dense" not in names  # Layers before those of experts.
-        count += leaf.size * (visited if expert else 1.0)
+        layers = config.num_layers if SHARED in names else 1
+        count += layers * leaf.size * (visited if expert else 1.0)
     return count
 
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 from fmjax.errors import UserError, suggest
 
 SCANNED = "layers"
+# The parameters of all layers where they share them (transformer.share_layers).
+SHARED = "shared_layer"
 
 
 class Slot(NamedTuple):

@@ -19,6 +19,7 @@ from flax import linen as nn
 from fmjax.models.layers.logical_axes import residual_length_axis
 from fmjax.models.layers.transformer import Stack
 from fmjax.models.layers.transformer_config import TransformerConfig
+from fmjax.models.parameter_paths import SCANNED, SHARED
 from fmjax.sharding.mesh import on_mesh
 from fmjax.sharding.rules import LogicalRules
 
@@ -91,7 +92,8 @@ def kept_bytes(
     return sum(
         math.prod(stack.shape) * stack.itemsize / shards(stack)
         for stack in stacks.values()
-        if any(jax.tree.leaves(_at(trained, (*stack.path, "layers"))))
+        for name in (SCANNED, SHARED)
+        if any(jax.tree.leaves(_at(trained, (*stack.path, name))))
     )
 
 

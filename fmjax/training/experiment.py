@@ -93,6 +93,8 @@ class Experiment:
         the tokenizer's EOS and sampling.
       imported_dtype: dtype of the files that a model was imported from, the default of
         an export; None for a model that was trained.
+      imported_model_type: model_type of those files; an export has the same where it
+        can represent the model. None for a model that was trained.
       modules: Python modules that its gin files imported.
     """
 
@@ -110,6 +112,7 @@ class Experiment:
     trackers: tuple[Tracker, ...] = runtime_field(())
     generation: Generation | None = None
     imported_dtype: str | None = None
+    imported_model_type: str | None = None
     modules: tuple[str, ...] = ()
 
     def __post_init__(self):

@@ -10,6 +10,7 @@ import pytest
 from flax import traverse_util
 from jax.sharding import AbstractMesh
 from models.decoder_sizes import DECODERS, llama, of_transformers
+from models.encoder_sizes import ENCODERS
 from models.test_vision_sizes import COUNTS as VISION
 
 from fmjax.config import files as config_files
@@ -181,7 +182,7 @@ def alexatm_from_encoder():
 
 
 QWEN3 = {"kv_heads": 8, "kind": "Qwen3", "head_dim": 128}
-COUNTS = DECODERS | {
+COUNTS = DECODERS | ENCODERS | {
     "gpt2": lambda: gpt2(12, 768, 12),
     "gpt2_medium": lambda: gpt2(24, 1024, 16),
     "gpt2_large": lambda: gpt2(36, 1280, 20),
@@ -238,7 +239,7 @@ COUNTS = DECODERS | {
 @functools.cache
 def built(name, folder):
     """A model's experiment on top of another's choices, and what it would hold."""
-    translates = name in ("marian", "transformer_base", "transformer_big")
+    translates = name.startswith(("marian", "transformer_", "m2m_100_"))
     data = "multi30k" if translates else "python_stdlib"
     files = ["quickstart.gin", f"data/{data}.gin", f"models/{name}.gin"]
     (folder / "run.gin").write_text("".join(f"include '{f}'\n" for f in files))

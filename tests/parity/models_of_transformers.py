@@ -115,7 +115,7 @@ def edit_config(folder, **changes):
 def comes_back(theirs, run, folder, **exporting):
     """Asserts that what was imported is exported with equal bits, whole and no more."""
     model_type = theirs.config.model_type
-    export_model(run, folder, model_type=model_type, **exporting)
+    export_model(run, folder, **exporting)
     config = json.loads((folder / "config.json").read_text())
     assert config["model_type"] == model_type
     cls = getattr(transformers, config["architectures"][0])

@@ -9,9 +9,11 @@ from parity.models_of_transformers import (
     BERT,
     DEBERTA,
     LENGTH,
+    VOCAB,
     all_close,
     close,
     comes_back,
+    edit_config,
     imported,
     random_model,
     text,
@@ -24,6 +26,22 @@ from fmjax.interop.hugging_face import import_model
 
 ROBERTA = {**BERT, "max_position_embeddings": LENGTH + 2, "pad_token_id": 1}
 ELECTRA = {**BERT, "embedding_size": 14}
+DISTILBERT = dict(
+    vocab_size=VOCAB,
+    dim=30,
+    n_layers=3,
+    n_heads=5,
+    hidden_dim=44,
+    max_position_embeddings=LENGTH,
+)
+MODERNBERT = {
+    **BERT,
+    "num_hidden_layers": 4,
+    "hidden_size": 40,
+    # Distances of the text go beyond the window.
+    "local_attention": 9,
+    "pad_token_id": 0,
+}
 CLASSES = {"num_labels": 7}
 CONFIGS = {
     "bert": ("BertForMaskedLM", BERT),
@@ -38,6 +56,39 @@ CONFIGS = {
     ),
     "roberta, classes": ("RobertaForSequenceClassification", {**ROBERTA, **CLASSES}),
     "roberta, bare": ("RobertaModel", ROBERTA),
+    "xlm-roberta": ("XLMRobertaForMaskedLM", ROBERTA),
+    "xlm-roberta, classes": (
+        "XLMRobertaForSequenceClassification",
+        {**ROBERTA, **CLASSES},
+    ),
+    "camembert": ("CamembertForMaskedLM", ROBERTA),
+    "camembert, bare": ("CamembertModel", ROBERTA),
+    "distilbert": ("DistilBertForMaskedLM", DISTILBERT),
+    "distilbert, classes": (
+        "DistilBertForSequenceClassification",
+        {**DISTILBERT, **CLASSES, "activation": "relu"},
+    ),
+    "distilbert, bare": ("DistilBertModel", DISTILBERT),
+    "mpnet": ("MPNetForMaskedLM", ROBERTA),
+    "mpnet, classes": ("MPNetForSequenceClassification", {**ROBERTA, **CLASSES}),
+    "mpnet, bare": ("MPNetModel", ROBERTA),
+    "albert": ("AlbertForMaskedLM", {**ELECTRA, "hidden_act": "relu"}),
+    "albert, pairs": ("AlbertForPreTraining", ELECTRA),
+    "albert, classes": ("AlbertForSequenceClassification", {**ELECTRA, **CLASSES}),
+    "albert, bare": ("AlbertModel", ELECTRA),
+    "modernbert": ("ModernBertForMaskedLM", MODERNBERT),
+    "modernbert, classes": (
+        "ModernBertForSequenceClassification",
+        {**MODERNBERT, **CLASSES, "classifier_pooling": "mean"},
+    ),
+    "modernbert, classes, first token": (
+        "ModernBertForSequenceClassification",
+        {**MODERNBERT, **CLASSES, "num_hidden_layers": 2},
+    ),
+    "modernbert, bare": (
+        "ModernBertModel",
+        {**MODERNBERT, "layer_types": ["full_attention", "sliding_attention"] * 2},
+    ),
     "electra": ("ElectraForPreTraining", ELECTRA),
     "electra, one width": ("ElectraForPreTraining", {**ELECTRA, "embedding_size": 30}),
     "electra, generator": ("ElectraForMaskedLM", ELECTRA),
@@ -63,6 +114,7 @@ CONFIGS = {
 OUTPUTS = {
     "prediction_logits": "logits",
     "seq_relationship_logits": "next_sentence",
+    "sop_logits": "next_sentence",
     "pooler_output": "pooled",
 }
 
@@ -109,6 +161,22 @@ def test_every_output_is_theirs(name, tmp_path):
             close(out[key], value, where)
             compared += 1
         assert compared == len(set(out) - {"hidden", "hidden_states"} - _inner(name))
+
+
+def test_a_sentence_encoder_is_read_though_named_after_its_pretraining(tmp_path):
+    # As sentence-transformers' all-mpnet-base-v2.
+    theirs = random_model("MPNetModel", ROBERTA)
+    theirs.save_pretrained(tmp_path / "hf")
+    edit_config(tmp_path / "hf", architectures=["MPNetForMaskedLM"])
+    import_model(tmp_path / "hf", tmp_path / "run")
+    tokens, mask = text()
+    with torch.no_grad():
+        read = {"input_ids": torch.tensor(tokens), "attention_mask": torch.tensor(mask)}
+        expected = theirs(**read)
+    out = fmjax.load(tmp_path / "run")(tokens=tokens, padding_mask=mask)
+    close(out["pooled"], expected.pooler_output)
+    close(out["hidden"], expected.last_hidden_state, mask)
+    assert "logits" not in out
 
 
 def test_the_heads_of_deberta_v3_are_read_and_left_out(tmp_path):

@@ -144,9 +144,59 @@ def compare(out, expected, image, text, theirs):
     assert not out
 
 
+def test_the_image_encoder_of_clip_by_itself_is_theirs(tmp_path):
+    theirs = random_model("CLIPVisionModel", VISION)
+    run = imported(theirs, tmp_path)
+    comes_back(theirs, run, tmp_path / "again")
+    images = pixels(35, 14)
+    with torch.no_grad():
+        expected = theirs(
+            torch.tensor(images).permute(0, 3, 1, 2),
+            interpolate_pos_encoding=True,
+            output_hidden_states=True,
+        )
+        normed = theirs.post_layernorm(expected.last_hidden_state)
+    out = fmjax.load(run)(images=images, hidden_states=True)
+    close(out["pooled"], expected.pooler_output)
+    close(out["hidden"], normed)
+    all_close(out["hidden_states"][:-1], expected.hidden_states[:-1])
+
+
+@pytest.mark.parametrize("eos", [5, slow(2)])
+def test_the_text_encoder_of_clip_by_itself_is_theirs(eos, tmp_path):
+    theirs = random_model("CLIPTextModel", TEXT | {"eos_token_id": eos})
+    run = imported(theirs, tmp_path)
+    comes_back(theirs, run, tmp_path / "again")
+    tokens, mask = texts(VOCAB - 1 if eos == 2 else eos)
+    with torch.no_grad():
+        expected = theirs(
+            torch.tensor(tokens),
+            attention_mask=torch.tensor(mask).long(),
+            output_hidden_states=True,
+        )
+    ours = fmjax.load(run)
+    out = ours(tokens=tokens, padding_mask=mask, hidden_states=True)
+    close(out["pooled"], expected.pooler_output)
+    close(out["hidden"], expected.last_hidden_state, mask)
+    all_close(out["hidden_states"][:-1], expected.hidden_states[:-1], mask)
+    # It is taken into another model, not trained by itself.
+    with pytest.raises(UserError, match="init_from with this run"):
+        ours.config.objective.check({"tokens": (8,)}, VOCAB)
+
+
+def test_siglip2_of_any_resolution_is_refused_by_its_name(tmp_path):
+    theirs = random_model("SiglipModel", SIGLIP)
+    theirs.save_pretrained(tmp_path / "hf")
+    edit_config(tmp_path / "hf", model_type="siglip2", architectures=["Siglip2Model"])
+    with pytest.raises(UserError, match=r"NaFlex.*model_type 'siglip'"):
+        import_model(tmp_path / "hf", tmp_path / "run")
+
+
 def test_what_config_json_leaves_out_is_as_transformers_has_it():
     for model_type, config in (
         ("clip", transformers.CLIPConfig()),
+        ("clip_text_model", transformers.CLIPTextConfig()),
+        ("clip_vision_model", transformers.CLIPVisionConfig()),
         ("siglip", transformers.SiglipConfig()),
     ):
         family = find(FAMILIES, model_type, None)

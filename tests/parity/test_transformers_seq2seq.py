@@ -51,6 +51,19 @@ CONFIGS = {
     ),
     "bart, bare": ("BartModel", BART),
     "t5, bare": ("T5Model", GATED),
+    "mt5": ("MT5ForConditionalGeneration", T5),
+    "mt5, bare": ("MT5Model", T5),
+    "mbart": ("MBartForConditionalGeneration", BART),
+    "mbart, bare": ("MBartModel", {**BART, "scale_embedding": True}),
+    "pegasus": ("PegasusForConditionalGeneration", {**BART, "scale_embedding": True}),
+    "pegasus, bare": ("PegasusModel", BART),
+    "m2m_100": ("M2M100ForConditionalGeneration", BART),
+    "m2m_100, bare, of odd width": (
+        "M2M100Model",
+        {**BART, "d_model": 45, "decoder_attention_heads": 3, "encoder_layerdrop": 0.0},
+    ),
+    "umt5": ("UMT5ForConditionalGeneration", T5),
+    "umt5, gated, bare": ("UMT5Model", GATED),
     "marian": ("MarianMTModel", {**MARIAN, "scale_embedding": True}),
     "marian, swish": ("MarianMTModel", {**MARIAN, "activation_function": "swish"}),
 }
@@ -60,6 +73,7 @@ def compare(theirs, ours, names=("logits",)):
     """Compares all outputs, of two texts of different lengths."""
     for left in (False, True):
         tokens, mask = text(left=left)
+        tokens = np.where(mask, tokens, theirs.config.pad_token_id)
         written = np.random.default_rng(3).integers(2, VOCAB, size=(4, 19))
         with torch.no_grad():
             expected = theirs(

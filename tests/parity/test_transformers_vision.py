@@ -38,6 +38,8 @@ MAE_SIZES = VISION | dict(
     decoder_num_attention_heads=3,
     decoder_intermediate_size=28,
 )
+BEIT = VISION | {"use_relative_position_bias": True}
+DINOV3 = VISION | {"hidden_size": 40, "num_register_tokens": 2}
 CONFIGS = {
     "vit": ("ViTForImageClassification", VISION | CLASSES),
     "vit, no offsets": (
@@ -49,6 +51,8 @@ CONFIGS = {
         VISION | CLASSES | {"image_size": [15, 28], "patch_size": [5, 7]},
     ),
     "vit, bare": ("ViTModel", VISION | {"num_channels": 2}),
+    "vit_msn": ("ViTMSNForImageClassification", VISION | CLASSES),
+    "vit_msn, bare": ("ViTMSNModel", VISION),
     "deit": ("DeiTForImageClassificationWithTeacher", VISION | CLASSES),
     "deit, one head": ("DeiTForImageClassification", VISION | CLASSES),
     "deit, bare": ("DeiTModel", VISION),
@@ -58,6 +62,36 @@ CONFIGS = {
         DINO | {"use_swiglu_ffn": True, "mlp_ratio": 3, "layerscale_value": 0.5},
     ),
     "dinov2, no mask": ("Dinov2Model", DINO | {"use_mask_token": False}),
+    "dinov2_with_registers": (
+        "Dinov2WithRegistersForImageClassification",
+        DINO | CLASSES,
+    ),
+    "dinov2_with_registers, gated": (
+        "Dinov2WithRegistersModel",
+        DINO | {"use_swiglu_ffn": True, "num_register_tokens": 2},
+    ),
+    "dinov3_vit": ("DINOv3ViTModel", DINOV3),
+    "dinov3_vit, gated, all biases, not square": (
+        "DINOv3ViTModel",
+        DINOV3
+        | {"use_gated_mlp": True, "hidden_act": "silu", "key_bias": True}
+        | {"image_size": [15, 28], "patch_size": [5, 7]},
+    ),
+    "beit": ("BeitForImageClassification", BEIT | CLASSES),
+    "beit, shared, masked, class token": (
+        "BeitModel",
+        VISION
+        | {
+            "use_shared_relative_position_bias": True,
+            "use_mask_token": True,
+            "use_mean_pooling": False,
+        },
+    ),
+    "beit, absolute, no scale": (
+        "BeitModel",
+        VISION
+        | {"use_absolute_position_embeddings": True, "layer_scale_init_value": 0.0},
+    ),
     "vit_mae, encoder": ("ViTMAEModel", MAE_SIZES | {"mask_ratio": 0.0}),
 }
 # What theirs is called here.
@@ -96,7 +130,7 @@ def test_every_output_is_theirs(name, tmp_path):
     for size in sizes:
         images = pixels(*size, options.get("num_channels", 3))
         read = {"pixel_values": as_theirs(images)}
-        if interpolates and "dino" not in name:
+        if interpolates and "dino" not in name and "beit" not in name:
             read["interpolate_pos_encoding"] = True
         if "mae" in name:  # They shuffle patches, masked or not.
             read["noise"] = torch.arange(9).tile(3, 1) / 9

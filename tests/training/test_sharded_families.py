@@ -13,7 +13,8 @@ from fmjax.models.language.seq2seq import Seq2Seq
 from fmjax.models.layers.disentangled import Disentangled
 from fmjax.models.layers.latent import Latent
 from fmjax.models.layers.mixture_of_experts import Experts
-from fmjax.models.layers.position_bias import Alibi, RelativeBuckets
+from fmjax.models.layers.patch_rotary import PatchRotary
+from fmjax.models.layers.position_bias import Alibi, RelativeBuckets, RelativeGrid
 from fmjax.models.layers.rotary import Rotary
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.multimodal.m3ae import M3AE
@@ -107,6 +108,16 @@ COHERE = dataclasses.replace(
 )
 OLMO2 = dataclasses.replace(
     EXPERTS, experts=None, norm_position="output", qk_norm="all_heads", num_kv_heads=2
+)
+MODERNBERT = dataclasses.replace(
+    PRE,
+    num_layers=4,
+    gated_mlp=True,
+    bias=False,
+    first_norm=False,
+    rotary=Rotary(1e4, local_theta=100.0),
+    window=3,
+    global_layers=(0, 3),
 )
 SIZES = {"vocab_size": V, "max_length": T, "vocab_multiple": 64}
 
@@ -232,6 +243,30 @@ FAMILIES = {
         masked,
     ),
     "t5": (Seq2SeqLM(Seq2Seq(BUCKETS, BUCKETS, **SIZES, head_scale=True)), pairs),
+    "umt5": (
+        Seq2SeqLM(
+            Seq2Seq(
+                *[
+                    dataclasses.replace(
+                        BUCKETS, position_bias=RelativeBuckets(8, 12, True)
+                    )
+                ]
+                * 2,
+                **SIZES,
+            )
+        ),
+        pairs,
+    ),
+    "albert": (
+        MaskedLM(
+            Bert(dataclasses.replace(POST, share_layers=True), **SIZES, embed_dim=16)
+        ),
+        masked,
+    ),
+    "modernbert": (
+        MaskedLM(Bert(MODERNBERT, **SIZES, positions="none", num_token_types=0), 5),
+        masked,
+    ),
     "bart": (
         Seq2SeqLM(
             Seq2Seq(
@@ -357,6 +392,33 @@ FAMILIES = {
                 num_classes=6,
             ),
             output="sigmoid",
+        ),
+        images,
+    ),
+    "beit": (
+        Classification(
+            ViT(
+                dataclasses.replace(DEEP, position_bias=RelativeGrid(), key_bias=False),
+                image_size=(8, 12),
+                patch_size=4,
+                positions="none",
+                pooling="average",
+                pooled_norm=True,
+                num_classes=6,
+            )
+        ),
+        images,
+    ),
+    "dinov3": (
+        Classification(
+            ViT(
+                dataclasses.replace(DEEP, rotary=PatchRotary(), key_bias=False),
+                image_size=(8, 12),
+                patch_size=4,
+                positions="none",
+                registers=3,
+                num_classes=6,
+            )
         ),
         images,
     ),

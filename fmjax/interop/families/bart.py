@@ -1,4 +1,4 @@
-"""BART (Lewis et al. 2020) and Marian (Junczys-Dowmunt et al. 2018)."""
+"""BART (Lewis et al. 2020), Marian (Junczys-Dowmunt et al. 2018) and their kin."""
 
 from typing import Any
 
@@ -23,6 +23,7 @@ def _side(side: str) -> tuple[Row, ...]:
     rows = (
         Row(f"{side}_inputs/positions/table", f"model.{side}.embed_positions.weight"),
         *norm(f"{side}_inputs/norm", f"model.{side}.layernorm_embedding"),
+        *norm(f"{side}_stack/final_norm", f"model.{side}.layer_norm"),
         *_attention(f"{block}/attention", f"{layer}.self_attn"),
         *norm(f"{block}/attention_norm", f"{layer}.self_attn_layer_norm"),
         *feed_forward(f"{block}/mlp", layer, in_="fc1", out="fc2"),
@@ -41,9 +42,24 @@ def _attention(path: str, name: str) -> tuple[Row, ...]:
     return attention(path, name, "q_proj k_proj v_proj", f"{name}.out_proj")
 
 
-def _entries(
-    vocab_size: int, start_id: int, side_fields: dict[str, Any]
-) -> tuple[Entry, ...]:
+def entries(side_fields: dict[str, Any], **defaults: Any) -> tuple[Entry, ...]:
+    """Entries that all variants share.
+
+    Args:
+      side_fields: fixed fields: "positions", "embed_norm" and others.
+      **defaults: transformers' defaults that are not BART's, by the names of the
+        options.
+    """
+    take = {
+        "vocab_size": 50265,
+        "activation_function": "gelu",
+        "attention_dropout": 0.0,
+        "scale_embedding": False,
+        "layerdrop": 0.0,
+    } | defaults
+    drop = take["layerdrop"]
+    fields = {"*.norm_position": "post"} | side_fields
+    before = fields["*.norm_position"] == "pre"
     sides = [
         entry
         for side in ("encoder", "decoder")
@@ -57,59 +73,71 @@ def _entries(
             ),
             option(f"{side}_attention_heads", f"{side}.num_heads", int, 16),
             option(f"{side}_ffn_dim", f"{side}.mlp_dim", int, 4096),
-            constant(f"{side}_layerdrop", 0.0),
+            # No layers are dropped in training here, whatever the default is.
+            constant(f"{side}_layerdrop", 0.0, drop, default=drop or None),
         )
     ]
     return (
         *sides,
         option("d_model", "*.embed_dim", int, 1024),
-        activation("activation_function", "*.activation", "gelu"),
+        activation("activation_function", "*.activation", take["activation_function"]),
         option("dropout", "*.dropout", float, 0.1),
-        option("attention_dropout", "*.attention_dropout", float, 0.0),
+        option(
+            "attention_dropout",
+            "*.attention_dropout",
+            float,
+            take["attention_dropout"],
+        ),
         option("activation_dropout", "*.mlp_dropout", float, 0.0),
         option("init_std", "*.init_std", float, 0.02),
-        option("vocab_size", "vocab_size", int, vocab_size),
+        option("vocab_size", "vocab_size", int, take["vocab_size"]),
         option("max_position_embeddings", "max_length", int, 1024),
-        option("scale_embedding", "embed_scale", bool, False),
-        option("decoder_start_token_id", "start_id", int, start_id),
-        fixed({"*.norm_position": "post"} | side_fields),
+        option("scale_embedding", "embed_scale", bool, take["scale_embedding"]),
+        fixed(fields),
         constant("is_encoder_decoder", True),
         constant("is_decoder", False),
         # Options of older configs, which transformers does not read.
-        constant("normalize_before", False),
+        constant("normalize_before", before),
         constant("normalize_embedding", side_fields["embed_norm"]),
-        constant("add_final_layer_norm", False),
+        constant("add_final_layer_norm", before),
         constant("add_bias_logits", False),
-        constant("static_position_embeddings", side_fields["positions"] != "learned"),
+        constant("static_position_embeddings", "sinus" in side_fields["positions"]),
         ignored("extra_pos_embeddings force_bos_token_to_be_generated save_step"),
         # Options of a classification head, which is not supported.
         ignored("classifier_dropout classif_dropout"),
     )
 
 
-_ROWS = (
+def start(default: int) -> Entry:
+    """An entry for the decoder's first token; `default` is transformers' default."""
+    return option("decoder_start_token_id", "start_id", int, default)
+
+
+ROWS = (
     Row("tokens/table", "model.shared.weight"),
     *_side("encoder"),
     *_side("decoder"),
     Row("language_head/bias", "final_logits_bias", "v -> 1 v"),
 )
-_TABLES = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
-_COPIES = dict.fromkeys((*_TABLES, "lm_head.weight"), "model.shared.weight")
-_OPTIONAL = {"final_logits_bias": "head_bias"}
+TABLES = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
+COPIES = dict.fromkeys((*TABLES, "lm_head.weight"), "model.shared.weight")
+OPTIONAL = {"final_logits_bias": "head_bias"}
+SINUSOIDS = r"(en|de)coder\.embed_positions\.weights?"
 
 BART = Family(
     model_type="bart",
     model=Seq2Seq,
     objective=Seq2SeqLM,
-    entries=_entries(
-        50265, 2, {"positions": "learned", "position_offset": 2, "embed_norm": True}
+    entries=(
+        *entries({"positions": "learned", "position_offset": 2, "embed_norm": True}),
+        start(2),
     ),
-    rows=_ROWS,
+    rows=ROWS,
     architectures=architectures("BartForConditionalGeneration", "BartModel"),
     prefix="model.",
-    copies=_COPIES,
-    repeated=_TABLES,
-    optional=_OPTIONAL,
+    copies=COPIES,
+    repeated=TABLES,
+    optional=OPTIONAL,
 )
 
 MARIAN = Family(
@@ -117,20 +145,19 @@ MARIAN = Family(
     model=Seq2Seq,
     objective=Seq2SeqLM,
     entries=(
-        *_entries(
-            58101,
-            58100,
-            {"positions": "sinusoidal_halves", "embed_norm": False},
+        *entries(
+            {"positions": "sinusoidal_halves", "embed_norm": False}, vocab_size=58101
         ),
+        start(58100),
         same("decoder_vocab_size", "vocab_size", int),
         constant("share_encoder_decoder_embeddings", True),
     ),
-    rows=_ROWS,
+    rows=ROWS,
     architectures=architectures("MarianMTModel", "MarianModel"),
     prefix="model.",
-    copies=_COPIES,
-    repeated=_TABLES,
-    optional=_OPTIONAL,
+    copies=COPIES,
+    repeated=TABLES,
+    optional=OPTIONAL,
     # Sinusoidal positions.
-    constants=r"(en|de)coder\.embed_positions\.weight",
+    constants=SINUSOIDS,
 )

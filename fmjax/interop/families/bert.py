@@ -53,6 +53,8 @@ def heads(language: bool = False, pooler: str = "none", pairs: bool = False) -> 
 
 # Heads with the exact GELU, whatever hidden_act is.
 EXACT_GELU = fixed({"transformer.activation": "gelu"})
+_TYPES = "num_token_types"
+NO_TYPES = fixed({_TYPES: 0})
 
 
 def masked_head(transform: str, layer_norm: str, bias: str) -> tuple[Row, ...]:
@@ -65,17 +67,25 @@ def masked_head(transform: str, layer_norm: str, bias: str) -> tuple[Row, ...]:
 
 
 def sizes(owner: str, **defaults: Any) -> tuple[Entry, ...]:
-    """Entries that all encoders of this kind share; `defaults` override BERT's."""
+    """Entries that all encoders of this kind share.
+
+    Args:
+      owner: the field with the encoder's sizes.
+      **defaults: defaults other than BERT's, by the names of the options, "dropout"
+        for both; type_vocab_size = None for a family without token types.
+    """
     take = {
         "num_hidden_layers": 12,
         "hidden_size": 768,
         "num_attention_heads": 12,
         "intermediate_size": 3072,
         "layer_norm_eps": 1e-12,
+        "hidden_act": "gelu",
+        "dropout": 0.1,
         "vocab_size": 30522,
         "type_vocab_size": 2,
     } | defaults
-    c = owner
+    c, types, dropped = owner, take["type_vocab_size"], take["dropout"]
     return (
         option("num_hidden_layers", f"{c}.num_layers", int, take["num_hidden_layers"]),
         option("hidden_size", f"{c}.embed_dim", int, take["hidden_size"]),
@@ -83,14 +93,16 @@ def sizes(owner: str, **defaults: Any) -> tuple[Entry, ...]:
             "num_attention_heads", f"{c}.num_heads", int, take["num_attention_heads"]
         ),
         option("intermediate_size", f"{c}.mlp_dim", int, take["intermediate_size"]),
-        activation("hidden_act", f"{c}.activation", "gelu"),
+        activation("hidden_act", f"{c}.activation", take["hidden_act"]),
         option("layer_norm_eps", f"{c}.norm_epsilon", float, take["layer_norm_eps"]),
-        option("hidden_dropout_prob", f"{c}.dropout", float, 0.1),
+        option("hidden_dropout_prob", f"{c}.dropout", float, dropped),
         same("classifier_dropout", f"{c}.dropout", float),
-        option("attention_probs_dropout_prob", f"{c}.attention_dropout", float, 0.1),
+        option(
+            "attention_probs_dropout_prob", f"{c}.attention_dropout", float, dropped
+        ),
         option("initializer_range", f"{c}.init_std", float, 0.02),
         option("vocab_size", "vocab_size", int, take["vocab_size"]),
-        option("type_vocab_size", "num_token_types", int, take["type_vocab_size"]),
+        NO_TYPES if types is None else option("type_vocab_size", _TYPES, int, types),
         fixed({f"{c}.norm_position": "post"}),
         constant("tie_word_embeddings", True),
         constant("position_embedding_type", "absolute"),
@@ -112,13 +124,7 @@ def encoder(name: str, stack: str, projections: str) -> tuple[Row, ...]:
     """
     layer, block = f"{name}.encoder.layer.{{layer}}", f"{stack}/layers"
     return (
-        Row("tokens/table", f"{name}.embeddings.word_embeddings.weight"),
-        Row("inputs/positions/table", f"{name}.embeddings.position_embeddings.weight"),
-        Row(
-            "inputs/token_types/table",
-            f"{name}.embeddings.token_type_embeddings.weight",
-        ),
-        *norm("inputs/norm", f"{name}.embeddings.LayerNorm"),
+        *embeddings(name),
         *attention(
             f"{block}/attention",
             f"{layer}.attention.self",
@@ -130,6 +136,17 @@ def encoder(name: str, stack: str, projections: str) -> tuple[Row, ...]:
             f"{block}/mlp", layer, in_="intermediate.dense", out="output.dense"
         ),
         *norm(f"{block}/mlp_norm", f"{layer}.output.LayerNorm"),
+    )
+
+
+def embeddings(name: str) -> tuple[Row, ...]:
+    """Rows of the weights of the inputs; `name` is the prefix of the tensors' names."""
+    name = f"{name}.embeddings"
+    return (
+        Row("tokens/table", f"{name}.word_embeddings.weight"),
+        Row("inputs/positions/table", f"{name}.position_embeddings.weight"),
+        Row("inputs/token_types/table", f"{name}.token_type_embeddings.weight"),
+        *norm("inputs/norm", f"{name}.LayerNorm"),
     )
 
 

@@ -1,4 +1,4 @@
-"""CLIP (Radford et al. 2021), and what it shares with SigLIP."""
+"""CLIP (Radford et al. 2021), its encoders apart, and what it shares with SigLIP."""
 
 import math
 from typing import Any
@@ -19,8 +19,14 @@ from fmjax.interop.family import Architecture, Family
 from fmjax.interop.options import Options
 from fmjax.interop.rows import LINEAR, Row, attention, feed_forward, norm
 from fmjax.models.multimodal.clip import CLIP as Model
+from fmjax.models.multimodal.text_encoder import TextEncoder
+from fmjax.models.vision.vit import ViT
+from fmjax.objectives.classification import Classification
 from fmjax.objectives.image_text_contrast import ImageTextContrast
+from fmjax.objectives.no_objective import NoObjective
 
+# Objects of config.json with the options of an encoder, and the fields of the model.
+# Of an encoder by itself there is no object, and it is the model.
 TEXT, IMAGE = "text_config", "vision_config"
 
 
@@ -31,8 +37,10 @@ class EndOfText:
     with the highest id instead.
     """
 
-    name = f"{TEXT}.eos_token_id"
-    fields = ("text.pooling", "text.eos_id")
+    def __init__(self, object_: str = TEXT, tower: str = "text"):
+        """Sets where the encoder is; see `sizes`."""
+        self.name = inside(object_, "eos_token_id")
+        self.fields = (inside(tower, "pooling"), inside(tower, "eos_id"))
 
     def read(self, options: Options) -> dict[str, Any]:
         """Takes the option; see `Entry`."""
@@ -45,12 +53,12 @@ class EndOfText:
         pooling, eos = (values[field] for field in self.fields)
         if pooling not in ("eos", "highest_id"):
             raise UserError(
-                f"text.pooling = {pooling!r}; expected 'eos' or 'highest_id'."
+                f"{self.fields[0]} = {pooling!r}; expected 'eos' or 'highest_id'."
             )
         if eos == 2:
             raise UserError(
-                "text.eos_id = 2: expected another id, since in config.json 2 means "
-                "that the token with the highest id is pooled."
+                f"{self.fields[1]} = 2: expected another id, since in config.json 2 "
+                "means that the token with the highest id is pooled."
             )
         return {self.name: 2 if eos is None else eos}
 
@@ -74,41 +82,41 @@ def sizes(object_: str, tower: str, **defaults: Any) -> tuple[Entry, ...]:
     """Entries that the image and text encoders share.
 
     Args:
-      object_: the encoder's object in config.json.
-      tower: the model's field that holds the encoder.
+      object_: the encoder's object in config.json; "" for config.json itself.
+      tower: the model's field that holds the encoder; "" for the model itself.
       **defaults: transformers' defaults, by the names of the options.
     """
-    o, c = object_, f"{tower}.transformer"
+    o, c = inside(object_, ""), inside(tower, "transformer")
     return (
-        option(f"{o}.num_hidden_layers", f"{c}.num_layers", int, 12),
-        option(f"{o}.hidden_size", f"{c}.embed_dim", int, defaults["hidden_size"]),
+        option(f"{o}num_hidden_layers", f"{c}.num_layers", int, 12),
+        option(f"{o}hidden_size", f"{c}.embed_dim", int, defaults["hidden_size"]),
         option(
-            f"{o}.num_attention_heads",
+            f"{o}num_attention_heads",
             f"{c}.num_heads",
             int,
             defaults["num_attention_heads"],
         ),
         option(
-            f"{o}.intermediate_size",
+            f"{o}intermediate_size",
             f"{c}.mlp_dim",
             int,
             defaults["intermediate_size"],
         ),
-        activation(f"{o}.hidden_act", f"{c}.activation", defaults["hidden_act"]),
+        activation(f"{o}hidden_act", f"{c}.activation", defaults["hidden_act"]),
         option(
-            f"{o}.layer_norm_eps",
+            f"{o}layer_norm_eps",
             f"{c}.norm_epsilon",
             float,
             defaults["layer_norm_eps"],
         ),
-        option(f"{o}.attention_dropout", f"{c}.attention_dropout", float, 0.0),
+        option(f"{o}attention_dropout", f"{c}.attention_dropout", float, 0.0),
         *(
-            constant(f"{o}.{name}", False)
+            constant(f"{o}{name}", False)
             for name in ("add_cross_attention", "is_decoder", "is_encoder_decoder")
         ),
         # Options of other classes or of training.
         *(
-            ignored(f"{o}.{name}")
+            ignored(f"{o}{name}")
             for name in (
                 "architectures",
                 "cross_attention_hidden_size",
@@ -123,42 +131,63 @@ def sizes(object_: str, tower: str, **defaults: Any) -> tuple[Entry, ...]:
     )
 
 
-def image_sizes(patch_size: int) -> tuple[Entry, ...]:
+def image_sizes(
+    patch_size: int, object_: str = IMAGE, tower: str = "image"
+) -> tuple[Entry, ...]:
     """Entries for the sizes of images; `patch_size` is transformers' default."""
+    o, t = inside(object_, ""), inside(tower, "")
     return (
-        size(f"{IMAGE}.image_size", "image.image_size", 224, square=True),
-        size(f"{IMAGE}.patch_size", "image.patch_size", patch_size, square=True),
-        option(f"{IMAGE}.num_channels", "image.channels", int, 3),
+        size(f"{o}image_size", f"{t}image_size", 224, square=True),
+        size(f"{o}patch_size", f"{t}patch_size", patch_size, square=True),
+        option(f"{o}num_channels", f"{t}channels", int, 3),
     )
 
 
-def text_sizes(vocab_size: int, length: int) -> tuple[Entry, ...]:
-    """Entries for the sizes of texts; the arguments are transformers' defaults."""
+def text_sizes(
+    vocab_size: int, length: int, object_: str = TEXT, tower: str = "text"
+) -> tuple[Entry, ...]:
+    """Entries for the sizes of texts; the numbers are transformers' defaults."""
+    o, t = inside(object_, ""), inside(tower, "")
     return (
-        option(f"{TEXT}.vocab_size", "text.vocab_size", int, vocab_size),
-        option(f"{TEXT}.max_position_embeddings", "text.max_length", int, length),
+        option(f"{o}vocab_size", f"{t}vocab_size", int, vocab_size),
+        option(f"{o}max_position_embeddings", f"{t}max_length", int, length),
     )
+
+
+def inside(owner: str, name: str) -> str:
+    """The dotted name of what is in an object or a field; "" is none."""
+    return f"{owner}.{name}" if owner else name
 
 
 def towers() -> tuple[Row, ...]:
     """Rows of the weights of both encoders, for CLIP and SigLIP."""
-    image, text = "vision_model.embeddings", "text_model.embeddings"
+    return (*_image_tower("image/"), *_text_tower("text/"))
+
+
+def _image_tower(at: str) -> tuple[Row, ...]:
+    name = "vision_model.embeddings"
     return (
-        Row("image/patches/class_token", f"{image}.class_embedding"),
+        Row(f"{at}patches/class_token", f"{name}.class_embedding"),
         Row(
-            "image/patches/kernel",
-            f"{image}.patch_embedding.weight",
+            f"{at}patches/kernel",
+            f"{name}.patch_embedding.weight",
             "h w c d -> d c h w",
         ),
-        Row("image/patches/bias", f"{image}.patch_embedding.bias"),
-        Row("image/patches/positions", f"{image}.position_embedding.weight"),
-        *norm("image/input_norm", "vision_model.pre_layrnorm"),
-        *_blocks("image/stack/layers", "vision_model.encoder.layers.{layer}"),
-        *norm("image/stack/final_norm", "vision_model.post_layernorm"),
-        Row("text/tokens/table", f"{text}.token_embedding.weight"),
-        Row("text/inputs/positions/table", f"{text}.position_embedding.weight"),
-        *_blocks("text/stack/layers", "text_model.encoder.layers.{layer}"),
-        *norm("text/stack/final_norm", "text_model.final_layer_norm"),
+        Row(f"{at}patches/bias", f"{name}.patch_embedding.bias"),
+        Row(f"{at}patches/positions", f"{name}.position_embedding.weight"),
+        *norm(f"{at}input_norm", "vision_model.pre_layrnorm"),
+        *_blocks(f"{at}stack/layers", "vision_model.encoder.layers.{layer}"),
+        *norm(f"{at}stack/final_norm", "vision_model.post_layernorm"),
+    )
+
+
+def _text_tower(at: str) -> tuple[Row, ...]:
+    name = "text_model.embeddings"
+    return (
+        Row(f"{at}tokens/table", f"{name}.token_embedding.weight"),
+        Row(f"{at}inputs/positions/table", f"{name}.position_embedding.weight"),
+        *_blocks(f"{at}stack/layers", "text_model.encoder.layers.{layer}"),
+        *norm(f"{at}stack/final_norm", "text_model.final_layer_norm"),
     )
 
 
@@ -186,45 +215,56 @@ POSITION_IDS = r"(text|vision)_model\.embeddings\.position_ids"
 # transformers does not limit the scale.
 UNLIMITED = assumed({"max_scale": None})
 
+_TEXT_SIZES = dict(
+    hidden_size=512,
+    num_attention_heads=8,
+    intermediate_size=2048,
+    hidden_act="quick_gelu",
+    layer_norm_eps=1e-5,
+)
+_IMAGE_SIZES = dict(
+    hidden_size=768,
+    num_attention_heads=12,
+    intermediate_size=3072,
+    hidden_act="quick_gelu",
+    layer_norm_eps=1e-5,
+)
+
+
+def _text(object_: str, tower: str) -> tuple[Entry, ...]:
+    return (
+        *sizes(object_, tower, **_TEXT_SIZES),
+        *text_sizes(49408, 77, object_, tower),
+        EndOfText(object_, tower),
+        _init(object_, tower),
+    )
+
+
+def _image(object_: str, tower: str) -> tuple[Entry, ...]:
+    of_clip = {inside(tower, "embed_norm"): True, inside(tower, "patch_bias"): False}
+    return (
+        *sizes(object_, tower, **_IMAGE_SIZES),
+        *image_sizes(32, object_, tower),
+        _init(object_, tower),
+        fixed(of_clip),
+    )
+
+
+def _init(object_: str, tower: str) -> Entry:
+    name = inside(object_, "initializer_range")
+    return option(name, inside(tower, "transformer.init_std"), float, 0.02)
+
+
 CLIP = Family(
     model_type="clip",
     model=Model,
     objective=ImageTextContrast,
     entries=(
-        *sizes(
-            TEXT,
-            "text",
-            hidden_size=512,
-            num_attention_heads=8,
-            intermediate_size=2048,
-            hidden_act="quick_gelu",
-            layer_norm_eps=1e-5,
-        ),
-        *text_sizes(49408, 77),
-        EndOfText(),
-        *sizes(
-            IMAGE,
-            "image",
-            hidden_size=768,
-            num_attention_heads=12,
-            intermediate_size=3072,
-            hidden_act="quick_gelu",
-            layer_norm_eps=1e-5,
-        ),
-        *image_sizes(32),
-        *(
-            option(
-                f"{object_}.initializer_range",
-                f"{tower}.transformer.init_std",
-                float,
-                0.02,
-            )
-            for object_, tower in ((TEXT, "text"), (IMAGE, "image"))
-        ),
+        *_text(TEXT, "text"),
+        *_image(IMAGE, "image"),
         option("projection_dim", "embed_dim", int, 512),
         FirstScale(),
         UNLIMITED,
-        fixed({"image.embed_norm": True, "image.patch_bias": False}),
         *UNREAD,
     ),
     rows=(
@@ -236,4 +276,26 @@ CLIP = Family(
     architectures={"CLIPModel": Architecture()},
     constants=POSITION_IDS,
     objects=(TEXT, IMAGE),
+)
+
+CLIP_TEXT = Family(
+    model_type="clip_text_model",
+    model=TextEncoder,
+    objective=NoObjective,
+    entries=_text("", ""),
+    rows=_text_tower(""),
+    architectures={"CLIPTextModel": Architecture()},
+    prefix="text_model.",
+    constants=r"embeddings\.position_ids",
+)
+
+CLIP_IMAGE = Family(
+    model_type="clip_vision_model",
+    model=ViT,
+    objective=Classification,
+    entries=(*_image("", ""), fixed({"num_classes": 0, "pooler": False})),
+    rows=_image_tower(""),
+    architectures={"CLIPVisionModel": Architecture()},
+    prefix="vision_model.",
+    constants=r"embeddings\.position_ids",
 )

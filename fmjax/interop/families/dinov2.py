@@ -1,9 +1,9 @@
-"""DINOv2 (Oquab et al. 2023)."""
+"""DINOv2 (Oquab et al. 2023), without and with registers (Darcet et al. 2024)."""
 
 from typing import Any
 
 from fmjax.errors import UserError
-from fmjax.interop.entries import ACTIVATIONS, Values, fixed, ignored, option
+from fmjax.interop.entries import ACTIVATIONS, Entry, Values, fixed, ignored, option
 from fmjax.interop.families.vit import NO_CLASSES, Classes, inputs, sizes
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.options import Options
@@ -63,69 +63,114 @@ def _gated_width(width: int) -> int:
     return -(-int(width * 2 / 3) // 8) * 8
 
 
-_LAYER, _BLOCK = "dinov2.encoder.layer.{layer}", "stack/layers"
-_POOLING = {"pooler": False, "pooling": "class_token"}
+def _family(
+    model_type: str, classes: str, entries: tuple[Entry, ...], patch_size: int
+) -> Family:
+    """DINOv2 with or without registers.
 
-DINOV2 = Family(
-    model_type="dinov2",
-    model=ViT,
-    objective=Classification,
-    entries=(
-        *sizes("transformer", "transformer", layer_norm_eps=1e-6, patch_size=14),
-        FeedForwardSizes(),
-        option("layerscale_value", "transformer.layer_scale", float, 1.0),
-        # The rate grows with the layer here.
-        option("drop_path_rate", "transformer.stochastic_depth", float, 0.0),
-        option("use_mask_token", "mask_token", bool, True),
-        # Options for object detectors.
-        ignored(
-            "apply_layernorm out_features out_indices reshape_hidden_states stage_names"
+    Args:
+      model_type: model_type of config.json, and prefix of the tensors' names.
+      classes: prefix of the names of its classes.
+      entries: entries of one of both only.
+      patch_size: transformers' default.
+    """
+    layer = f"{model_type}.encoder.layer.{{layer}}"
+    return Family(
+        model_type=model_type,
+        model=ViT,
+        objective=Classification,
+        entries=(
+            *sizes(
+                "transformer",
+                "transformer",
+                layer_norm_eps=1e-6,
+                patch_size=patch_size,
+            ),
+            FeedForwardSizes(),
+            option("layerscale_value", "transformer.layer_scale", float, 1.0),
+            # The rate grows with the layer here.
+            option("drop_path_rate", "transformer.stochastic_depth", float, 0.0),
+            *entries,
+            BACKBONE,
         ),
-    ),
-    rows=(
-        *inputs("dinov2", "patches"),
-        Row("patches/mask_token", "dinov2.embeddings.mask_token", "d -> 1 d"),
-        *norm(f"{_BLOCK}/attention_norm", f"{_LAYER}.norm1"),
+        rows=(
+            *inputs(model_type, "patches"),
+            Row(
+                "patches/mask_token", f"{model_type}.embeddings.mask_token", "d -> 1 d"
+            ),
+            Row(
+                "patches/registers",
+                f"{model_type}.embeddings.register_tokens",
+                "r d -> 1 r d",
+            ),
+            *_block(layer, "stack/layers"),
+            *norm("stack/final_norm", f"{model_type}.layernorm"),
+        ),
+        architectures={
+            f"{classes}ForImageClassification": Architecture(
+                (
+                    Classes(),
+                    fixed({**_POOLING, "pooling": "class_token_and_average"}),
+                ),
+                linear("classifier", "classifier"),
+            ),
+            f"{classes}Model": Architecture((NO_CLASSES, fixed(_POOLING)), bare=True),
+        },
+        prefix=f"{model_type}.",
+    )
+
+
+def _block(name: str, block: str) -> tuple[Row, ...]:
+    """Rows of a layer's weights.
+
+    Args:
+      name: name of a layer, with {layer} for its index.
+      block: path of the layers.
+    """
+    gate = f"{block}/mlp/gate"
+    plain = feed_forward(f"{block}/mlp", f"{name}.mlp", in_="fc1", out="fc2")
+    gated = feed_forward(f"{block}/mlp", f"{name}.mlp", out="weights_out")
+    return (
+        *norm(f"{block}/attention_norm", f"{name}.norm1"),
         *attention(
-            f"{_BLOCK}/attention",
-            f"{_LAYER}.attention.attention",
+            f"{block}/attention",
+            f"{name}.attention.attention",
             "query key value",
-            f"{_LAYER}.attention.output.dense",
+            f"{name}.attention.output.dense",
         ),
-        Row(f"{_BLOCK}/attention_scale", f"{_LAYER}.layer_scale1.lambda1"),
-        *norm(f"{_BLOCK}/mlp_norm", f"{_LAYER}.norm2"),
+        Row(f"{block}/attention_scale", f"{name}.layer_scale1.lambda1"),
+        *norm(f"{block}/mlp_norm", f"{name}.norm2"),
         Row(
-            f"{_BLOCK}/mlp/gate {_BLOCK}/mlp/in",
-            f"{_LAYER}.mlp.weights_in.weight",
+            f"{gate} {block}/mlp/in",
+            f"{name}.mlp.weights_in.weight",
             "two i o -> (two o) i",
         ),
         Row(
-            f"{_BLOCK}/mlp/gate_bias {_BLOCK}/mlp/in_bias",
-            f"{_LAYER}.mlp.weights_in.bias",
+            f"{gate}_bias {block}/mlp/in_bias",
+            f"{name}.mlp.weights_in.bias",
             "two o -> (two o)",
         ),
-        *(
-            row._replace(given=f"!{_BLOCK}/mlp/gate")
-            for row in feed_forward(
-                f"{_BLOCK}/mlp", f"{_LAYER}.mlp", in_="fc1", out="fc2"
-            )
-        ),
-        *(
-            row._replace(given=f"{_BLOCK}/mlp/gate")
-            for row in feed_forward(f"{_BLOCK}/mlp", f"{_LAYER}.mlp", out="weights_out")
-        ),
-        Row(f"{_BLOCK}/mlp_scale", f"{_LAYER}.layer_scale2.lambda1"),
-        *norm("stack/final_norm", "dinov2.layernorm"),
+        *(row._replace(given=f"!{gate}") for row in plain),
+        *(row._replace(given=gate) for row in gated),
+        Row(f"{block}/mlp_scale", f"{name}.layer_scale2.lambda1"),
+    )
+
+
+_POOLING = {"pooler": False, "pooling": "class_token"}
+# Options for object detectors.
+BACKBONE = ignored(
+    "apply_layernorm out_features out_indices reshape_hidden_states stage_names"
+)
+
+DINOV2 = _family(
+    "dinov2", "Dinov2", (option("use_mask_token", "mask_token", bool, True),), 14
+)
+DINOV2_WITH_REGISTERS = _family(
+    "dinov2_with_registers",
+    "Dinov2WithRegisters",
+    (
+        option("num_register_tokens", "registers", int, 4),
+        fixed({"mask_token": True, "antialias": True}),
     ),
-    architectures={
-        "Dinov2ForImageClassification": Architecture(
-            (
-                Classes(),
-                fixed({**_POOLING, "pooling": "class_token_and_average"}),
-            ),
-            linear("classifier", "classifier"),
-        ),
-        "Dinov2Model": Architecture((NO_CLASSES, fixed(_POOLING)), bare=True),
-    },
-    prefix="dinov2.",
+    16,
 )

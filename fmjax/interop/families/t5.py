@@ -1,10 +1,11 @@
-"""T5 (Raffel et al. 2020) and T5 1.1."""
+"""T5 (Raffel et al. 2020), mT5 (Xue et al. 2021) and UMT5 (Chung et al. 2023)."""
 
 from typing import Any
 
 from fmjax.errors import UserError
 from fmjax.interop.entries import (
     ACTIVATIONS,
+    Entry,
     Values,
     constant,
     fixed,
@@ -31,9 +32,13 @@ class FeedForwardKind:
         "decoder.gated_mlp",
     )
 
+    def __init__(self, default: str):
+        """Sets transformers' default."""
+        self._default = default
+
     def read(self, options: Options) -> dict[str, Any]:
         """Takes the options; see `Entry`."""
-        kind = options.take("feed_forward_proj", str, "relu")
+        kind = options.take("feed_forward_proj", str, self._default)
         gate, _, name = kind.rpartition("-")
         # The one with a gate has been the approximation from the start.
         name = "gelu_new" if kind == "gated-gelu" else name
@@ -91,9 +96,13 @@ class DecoderLayers:
 
     fields = ("decoder.num_layers",)
 
+    def __init__(self, default: int):
+        """Sets transformers' default of num_layers."""
+        self._default = default
+
     def read(self, options: Options) -> dict[str, Any]:
         """Takes the option; see `Entry`."""
-        same = options.peek("num_layers", 6)
+        same = options.peek("num_layers", self._default)
         layers = options.take("num_decoder_layers", int, same, null=True)
         return {self.fields[0]: same if layers is None else layers}
 
@@ -132,6 +141,7 @@ def _side(side: str) -> tuple[Row, ...]:
             f"{stack}/relative_bias/table",
             f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
         ),
+        Row(f"{block}/relative_bias/table", f"{own}.relative_attention_bias.weight"),
         *norm(f"{stack}/final_norm", f"{side}.final_layer_norm"),
         *norm(f"{block}/attention_norm", f"{layer}.0.layer_norm"),
         *attention(f"{block}/attention", own, "q k v", f"{own}.o"),
@@ -150,66 +160,105 @@ def _side(side: str) -> tuple[Row, ...]:
     )
 
 
-_HEADED = Architecture((Head(),), (HEAD,))
+def _family(
+    model_type: str,
+    classes: str,
+    head: tuple[Entry, ...],
+    scaled: Entry,
+    biases: Entry,
+    **defaults: Any,
+) -> Family:
+    """A variant of T5.
 
-T5 = Family(
-    model_type="t5",
-    model=Seq2Seq,
-    objective=Seq2SeqLM,
-    entries=(
-        option("num_layers", "encoder.num_layers", int, 6),
-        DecoderLayers(),
-        option("d_model", "*.embed_dim", int, 512),
-        option("num_heads", "*.num_heads", int, 8),
-        option("d_kv", "*.head_dim", int, 64),
-        option("d_ff", "*.mlp_dim", int, 2048),
-        FeedForwardKind(),
-        option("layer_norm_epsilon", "*.norm_epsilon", float, 1e-6),
-        part(
-            "*.position_bias",
-            RelativeBuckets,
-            {
-                "relative_attention_num_buckets": ("number", int, 32),
-                "relative_attention_max_distance": ("max_distance", int, 128),
-            },
+    Args:
+      model_type: model_type of config.json.
+      classes: prefix of the names of its classes.
+      head: entries for the head: whether it is tied, and whether its inputs are scaled.
+      scaled: entry for the latter in the class without a head.
+      biases: entry for the relative position biases.
+      **defaults: transformers' defaults that are not those of mT5.
+    """
+    take = {
+        "num_layers": 8,
+        "num_heads": 6,
+        "d_ff": 1024,
+        "feed_forward_proj": "gated-gelu",
+        "vocab_size": 250112,
+    } | defaults
+    headed = Architecture(head, (HEAD,))
+    architectures = {f"{classes}ForConditionalGeneration": headed}
+    if model_type == "t5":
+        architectures["T5WithLMHeadModel"] = headed
+    return Family(
+        model_type=model_type,
+        model=Seq2Seq,
+        objective=Seq2SeqLM,
+        entries=(
+            option("num_layers", "encoder.num_layers", int, take["num_layers"]),
+            DecoderLayers(take["num_layers"]),
+            option("d_model", "*.embed_dim", int, 512),
+            option("num_heads", "*.num_heads", int, take["num_heads"]),
+            option("d_kv", "*.head_dim", int, 64),
+            option("d_ff", "*.mlp_dim", int, take["d_ff"]),
+            FeedForwardKind(take["feed_forward_proj"]),
+            option("layer_norm_epsilon", "*.norm_epsilon", float, 1e-6),
+            biases,
+            option(
+                "dropout_rate",
+                "*.dropout *.attention_dropout *.mlp_dropout",
+                float,
+                0.1,
+            ),
+            option("vocab_size", "vocab_size", int, take["vocab_size"]),
+            # Relative positions have no maximum; this is the length of training.
+            option("n_positions", "max_length", int, 512),
+            StartId(),
+            fixed({"*.norm": "rmsnorm", "*.bias": False, "*.attention_scale": 1.0}),
+            constant("is_encoder_decoder", True),
+            constant("is_decoder", False),
+            # Options of training, and of a head that is not supported.
+            ignored("initializer_factor classifier_dropout"),
         ),
-        option(
-            "dropout_rate", "*.dropout *.attention_dropout *.mlp_dropout", float, 0.1
+        rows=(
+            Row("tokens/table", "shared.weight"),
+            *_side("encoder"),
+            *_side("decoder"),
         ),
-        option("vocab_size", "vocab_size", int, 32128),
-        # Relative positions have no maximum; this is the length of training.
-        option("n_positions", "max_length", int, 512),
-        StartId(),
-        fixed(
-            {
-                "*.norm": "rmsnorm",
-                "*.bias": False,
-                "*.attention_scale": 1.0,
-            }
-        ),
-        constant("is_encoder_decoder", True),
-        constant("is_decoder", False),
-        # Options of training, and of a head that is not supported.
-        ignored("initializer_factor classifier_dropout"),
-    ),
-    rows=(
-        Row("tokens/table", "shared.weight"),
-        *_side("encoder"),
-        *_side("decoder"),
-    ),
-    architectures={
-        "T5ForConditionalGeneration": _HEADED,
-        "T5WithLMHeadModel": _HEADED,
-        "T5Model": Architecture(
-            (ALWAYS_TIED, option("scale_decoder_outputs", "head_scale", bool, True))
-        ),
-    },
-    copies={
-        "encoder.embed_tokens.weight": "shared.weight",
-        "decoder.embed_tokens.weight": "shared.weight",
-        "lm_head.weight": "shared.weight",
-    },
-    # An unused table of files converted from TensorFlow.
-    constants=r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
-    unties=True,
+        architectures=architectures
+        | {f"{classes}Model": Architecture((ALWAYS_TIED, scaled))},
+        copies={
+            "encoder.embed_tokens.weight": "shared.weight",
+            "decoder.embed_tokens.weight": "shared.weight",
+            "lm_head.weight": "shared.weight",
+        },
+        # An unused table of files converted from TensorFlow.
+        constants=r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
+        unties=True,
+    )
+
+
+_BUCKETS = {
+    "relative_attention_num_buckets": ("number", int, 32),
+    "relative_attention_max_distance": ("max_distance", int, 128),
+}
+_BIASES = part("*.position_bias", RelativeBuckets, _BUCKETS)
+# Each layer has its own.
+_OWN_BIASES = part("*.position_bias", RelativeBuckets, _BUCKETS, {"per_layer": True})
+_SCALED = option("scale_decoder_outputs", "head_scale", bool, True)
+_UNSCALED = fixed({"head_scale": False})
+_TIED = option("tie_word_embeddings", "tie_embeddings", bool, True)
+
+T5 = _family(
+    "t5",
+    "T5",
+    (Head(),),
+    _SCALED,
+    _BIASES,
+    num_layers=6,
+    num_heads=8,
+    d_ff=2048,
+    feed_forward_proj="relu",
+    vocab_size=32128,
 )
+MT5 = _family("mt5", "MT5", (_TIED, _UNSCALED), _UNSCALED, _BIASES)
+UMT5 = _family("umt5", "UMT5", (Head(),), _SCALED, _OWN_BIASES)

@@ -1,4 +1,4 @@
-"""ViT (Dosovitskiy et al. 2021), DeiT (Touvron et al. 2021), and what they share."""
+"""ViT (Dosovitskiy et al. 2021), DeiT (Touvron et al. 2021), MSN (Assran 2022)."""
 
 from typing import Any
 
@@ -138,6 +138,22 @@ VIT = Family(
     },
     prefix="vit.",
     optional={"pooler.dense.weight": "pooler"},
+)
+VIT_MSN = Family(
+    model_type="vit_msn",
+    model=ViT,
+    objective=Classification,
+    entries=(
+        *sizes("transformer", "transformer", layer_norm_eps=1e-6),
+        *FEED_FORWARD,
+        _NO_POOLER,
+    ),
+    rows=encoder("vit"),
+    architectures={
+        "ViTMSNForImageClassification": Architecture((Classes(),), _CLASSIFIER),
+        "ViTMSNModel": Architecture((NO_CLASSES,), bare=True),
+    },
+    prefix="vit.",
 )
 _ONE_HEAD = fixed({"distillation_head": False})
 _DISTILLED = linear("distillation_classifier", "distillation_classifier")

@@ -1,4 +1,4 @@
-"""Encoder-only language models: BERT (Devlin et al. 2019), RoBERTa, DeBERTa."""
+"""Encoder-only language models: BERT (Devlin et al. 2019), RoBERTa, ModernBERT."""
 
 from typing import ClassVar, Literal
 
@@ -7,10 +7,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from fmjax.configurable import configurable
-from fmjax.errors import UserError
+from fmjax.errors import UserError, require
 from fmjax.models.flops import attention_flops, matmul_parameters
 from fmjax.models.layers.activations import ACTIVATIONS
-from fmjax.models.layers.attention_mask import self_attention
+from fmjax.models.layers.attention_mask import padding_mask_of, self_attention
 from fmjax.models.layers.dense import Dense
 from fmjax.models.layers.dropout import Keys, dropout, fold_keys
 from fmjax.models.layers.embeddings import Embedding
@@ -51,6 +51,11 @@ class Bert(TextModel):
         embedding table.
       pooler: activation of a dense layer over the first token, "tanh" in BERT; "none"
         for no such layer. The heads for sentences read its output.
+      pooling: what the pooler reads: the vector of the "first" token, or the "mean" of
+        those that are not padding (ModernBERT).
+      pooler_norm: whether a norm follows the pooler's activation (ModernBERT).
+      head_bias: whether the dense layers and norms of the heads have biases, beside
+        those of the logits (ModernBERT: not).
       next_sentence: whether there is a head that classifies if a second sentence
         followed the first.
       num_classes: classes of a classifier of the whole text; None for no classifier.
@@ -67,7 +72,10 @@ class Bert(TextModel):
     position_padding_id: int | None = None
     num_token_types: int = 2
     language_head: bool = True
-    pooler: Literal["none", "tanh", "gelu"] = "none"
+    pooler: Literal["none", "tanh", "gelu", "relu"] = "none"
+    pooling: Literal["first", "mean"] = "first"
+    pooler_norm: bool = False
+    head_bias: bool = True
     next_sentence: bool = False
     num_classes: int | None = None
     embed_dim: int | None = None
@@ -80,10 +88,16 @@ class Bert(TextModel):
     def __post_init__(self):
         super().__post_init__()
         check_positions(self, "transformer")
+        require(
+            self,
+            "pooler_norm",
+            self.pooler != "none" or not self.pooler_norm,
+            "False with bert.pooler = 'none'",
+        )
         if self.pooler == "none" and (self.next_sentence or self.num_classes):
             raise UserError(
                 "bert.pooler = 'none', which bert.next_sentence and bert.num_classes "
-                "need; expected 'tanh' or 'gelu'."
+                "need; expected 'tanh', 'gelu' or 'relu'."
             )
 
     def setup(self):
@@ -102,9 +116,13 @@ class Bert(TextModel):
         )
         self.stack = Stack(c)
         if self.language_head:
-            self.masked_head = MaskedHead(c, self.vocab_size, rows, width)
+            self.masked_head = MaskedHead(
+                c, self.vocab_size, rows, width, self.head_bias
+            )
         if self.pooler != "none":
-            self.pool = Dense(D, ("embed", None), True, std, dtype)
+            self.pool = Dense(D, ("embed", None), self.head_bias, std, dtype)
+        if self.pooler_norm:
+            self.pool_norm = Norm("layernorm", c.norm_epsilon, self.head_bias)
         if self.next_sentence:
             self.sentence_head = Dense(2, ("embed", None), True, std, dtype)
         if self.num_classes is not None:
@@ -141,7 +159,7 @@ class Bert(TextModel):
         mask = self_attention(False, text.segment_ids, text.padding_mask)
         context = Context(text.positions, mask, keys=keys)
         out = self.stack(x, context, None, hidden_states)
-        return out | self._sentence_heads(out["hidden"][:, 0], keys)
+        return out | self._sentence_heads(self._read_by_pooler(out, text), keys)
 
     def head(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T padded_V"]:
         """Logits over the padded vocabulary, float32; padding gets -1e30."""
@@ -152,10 +170,21 @@ class Bert(TextModel):
             return super()._default_positions(text)
         return count_positions(text.tokens != self.position_padding_id)
 
+    def _read_by_pooler(self, out: dict, text: TextInputs) -> Float[Array, "B D"]:
+        hidden = out["hidden"]
+        if self.pooling == "first":
+            return hidden[:, 0]
+        mask = padding_mask_of(text.segment_ids, text.padding_mask)
+        if mask is None:
+            return hidden.mean(1)
+        return hidden.mean(1, where=mask[..., None])
+
     def _sentence_heads(self, first: Float[Array, "B D"], keys: Keys) -> dict:
         if self.pooler == "none":
             return {}
         pooled = ACTIVATIONS[self.pooler](self.pool(first))
+        if self.pooler_norm:
+            pooled = self.pool_norm(pooled)
         out = {"pooled": pooled}
         if self.next_sentence:
             out["next_sentence"] = self.sentence_head(pooled).astype(jnp.float32)
@@ -189,12 +218,14 @@ class MaskedHead(nn.Module):
       vocab_size: V.
       padded_size: rows of the embedding table.
       width: E, width of a row of it.
+      bias: whether the dense layer and the norm have biases.
     """
 
     config: TransformerConfig
     vocab_size: int
     padded_size: int
     width: int
+    bias: bool = True
 
     @nn.compact
     def __call__(
@@ -204,10 +235,10 @@ class MaskedHead(nn.Module):
         c = self.config
         dtype = c.compute_dtype
         transform = Dense(
-            self.width, ("embed", None), True, c.init_std, dtype, name="transform"
+            self.width, ("embed", None), self.bias, c.init_std, dtype, name="transform"
         )
         x = ACTIVATIONS[c.activation](transform(hidden))
-        x = Norm("layernorm", c.norm_epsilon, True, name="norm")(x)
+        x = Norm("layernorm", c.norm_epsilon, self.bias, name="norm")(x)
         return LanguageHead(
             self.vocab_size,
             self.padded_size,

@@ -19,7 +19,12 @@ from fmjax.models.layers.inputs import (
     outputs,
 )
 from fmjax.models.layers.language_head import LanguageHead
-from fmjax.models.layers.text_inputs import Text, TextArguments
+from fmjax.models.layers.text_inputs import (
+    Text,
+    TextArguments,
+    TextInputs,
+    count_positions,
+)
 from fmjax.models.layers.text_model import (
     TextModel,
     check_same_width,
@@ -63,7 +68,10 @@ class Seq2Seq(TextModel):
       start_id: the decoder's first input token; the first target is predicted from it.
       positions: vectors added for each position, see `InputEmbedding`; "none" with a
         relative position bias (T5).
-      position_offset: row of position 0 in the learned tables (BART: 2).
+      position_offset: row of position 0 in the learned tables (BART: 2); see
+        `InputEmbedding`.
+      position_padding_id: positions do not count tokens of this id (M2M-100: 1); None
+        to count all.
       embed_norm: whether the sum of token and position vectors is normalized (BART).
       embed_scale: whether token vectors are multiplied by sqrt(D) (Vaswani).
       tie_embeddings: the head is the transposed embedding table.
@@ -80,6 +88,7 @@ class Seq2Seq(TextModel):
     start_id: int = 0
     positions: Positions = "none"
     position_offset: int = 0
+    position_padding_id: int | None = None
     embed_norm: bool = False
     embed_scale: bool = False
     tie_embeddings: bool = True
@@ -221,6 +230,11 @@ class Seq2Seq(TextModel):
             keys=keys,
         )
         return self.decoder_stack(x, context, cache, hidden_states)
+
+    def _default_positions(self, text: TextInputs) -> Int[Array, "#B T"]:
+        if self.position_padding_id is None:
+            return super()._default_positions(text)
+        return count_positions(text.tokens != self.position_padding_id)
 
     def head(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T padded_V"]:
         """Logits over the padded vocabulary, float32; padding gets -1e30."""

@@ -64,7 +64,7 @@ class Attention(nn.Module):
         output.
       qkv_bias: whether the projections to queries, keys and values have biases.
       bias: whether the output projection has a bias.
-      rotary: rotary positions of self-attention; None for none.
+      rotary: rotary positions of self-attention; None for none, or if they are given.
       qk_norm: norms over queries and keys; None for no norm.
       scale: of the scores; None means head_dim^(-1/2). Query weights are initialized
         with init_std / (scale · √head_dim), as in T5.
@@ -81,6 +81,7 @@ class Attention(nn.Module):
       clip: queries, keys and values are clipped to ± this; None for no clipping.
       sinks: whether a learned score per head takes part in the softmax, see `attend`.
       scale_by_layer: whether scores are divided by the layer's index from 1.
+      key_bias: whether keys have a bias where queries and values do.
     """
 
     num_heads: int
@@ -105,6 +106,7 @@ class Attention(nn.Module):
     clip: float | None = None
     sinks: bool = False
     scale_by_layer: bool = False
+    key_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -119,6 +121,7 @@ class Attention(nn.Module):
         cache: KeyValueCache | None,
         keys: Keys,
         layer: Int[Array, ""] | None = None,
+        angles: tuple[Array, Array] | None = None,
     ) -> tuple[Float[Array, "B T D"], KeyValueCache | None]:
         """One layer of attention.
 
@@ -136,6 +139,7 @@ class Attention(nn.Module):
             rows than x: each then serves B / rows consecutive rows of x (beams).
           keys: one random key per example for dropout; None for no dropout.
           layer: index of the layer from 0, for what depends on it.
+          angles: sines and cosines, see `rotate`, in place of those of `rotary`.
 
         Returns:
           The layer's output and, given a cache, the cache with the new keys and values.
@@ -173,9 +177,11 @@ class Attention(nn.Module):
             local = mask.window_applies
             if local is None:
                 local = mask.window is not None
-            sin, cos = self.rotary.tables(self.head_dim, positions, local, layer)
+            tables = self.rotary.tables(self.head_dim, positions, local, layer)
             pairs = self.rotary.interleaved
-            q, k = rotate(q, sin, cos, pairs), rotate(k, sin, cos, pairs)
+            q, k = rotate(q, *tables, pairs), rotate(k, *tables, pairs)
+        if angles is not None:
+            q, k = rotate(q, *angles), rotate(k, *angles)
         if self.scale_by_layer:
             q = (q / (layer + 1)).astype(q.dtype)
         q = constrain(q, "batch", "length", "act_heads", None)
@@ -309,7 +315,7 @@ class Attention(nn.Module):
         init = normal_init(std, "embed", axis, "kv")
         kernel = scaled(self.param(name, init, (width, heads, self.head_dim)))
         offset = None
-        if self.qkv_bias:
+        if self.qkv_bias and (self.key_bias or name != "key"):
             shape = (heads, self.head_dim)
             offset = self.param(f"{name}_bias", zeros_init(axis, "kv"), shape)
             offset = scaled(offset)

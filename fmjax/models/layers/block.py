@@ -20,6 +20,9 @@ from fmjax.models.layers.logical_axes import (
 )
 from fmjax.models.layers.mixture_of_experts import MixtureOfExperts, Router
 from fmjax.models.layers.multipliers import multiply
+from fmjax.models.layers.patch_grid import PatchGrid
+from fmjax.models.layers.patch_rotary import PatchRotary
+from fmjax.models.layers.position_bias import RelativeBias, RelativePositions
 from fmjax.models.layers.transformer_config import TransformerConfig
 
 
@@ -39,6 +42,12 @@ class Context:
       bias: [B or 1, H, T, S], added to scores; set by the stack.
       relative: vectors [P, D] and indices [B or 1, T, S] for disentangled attention;
         set by the stack.
+      relative_positions: of queries and keys, where each layer has biases of its own;
+        set by the stack.
+      patches: the grid that the tokens are patches of, for positions in two dimensions;
+        None for other tokens. Static.
+      angles: sines and cosines of rotary positions in two dimensions, [1, T, 1, r]; set
+        by the stack.
     """
 
     positions: Int[Array, "#B T"]
@@ -48,6 +57,11 @@ class Context:
     keys: Keys = None
     bias: Float[Array, "#B H T S"] | None = None
     relative: tuple[Array, Array] | None = None
+    relative_positions: RelativePositions | None = None
+    patches: PatchGrid | None = dataclasses.field(
+        default=None, metadata={"static": True}
+    )
+    angles: tuple[Array, Array] | None = None
 
 
 class Cache(NamedTuple):
@@ -108,24 +122,25 @@ class Block(nn.Module):
         own, encoded = (None, None) if cache is None else cache
 
         parallel = self.config.parallel
-        normalized = self._normalized("attention", x)
+        normalized = self._normalized("attention", x, index)
         y, own = self._attention("attention", cross=False)(
             normalized,
             positions=context.positions,
             mask=self._mask_of_layer(context.mask, index),
-            bias=context.bias,
+            bias=self._bias(context),
             relative=context.relative,
             encoder_hidden=None,
             cache=own,
             keys=fold_keys(keys, 0),
             layer=index,
+            angles=context.angles,
         )
         attended = y
         if parallel is None:
             x = self._added("attention", x, y, fold_keys(keys, 1), index)
 
         if self.cross:
-            y = self._normalized("cross_attention", x)
+            y = self._normalized("cross_attention", x, index)
             y, encoded = self._attention("cross_attention", cross=True)(
                 y,
                 positions=context.positions,
@@ -138,7 +153,9 @@ class Block(nn.Module):
             )
             x = self._added("cross_attention", x, y, fold_keys(keys, 4), index)
 
-        y = normalized if parallel == "norm" else self._normalized("mlp", x)
+        y = normalized
+        if parallel != "norm":
+            y = self._normalized("mlp", x, index)
         y, router = self._feed_forward(y, context.mask, own, fold_keys(keys, 5))
         if parallel is not None:
             y = attended + y
@@ -147,11 +164,13 @@ class Block(nn.Module):
         cache = None if cache is None else Cache(own, encoded)
         return x, BlockOutputs(cache, router, x if self.keep_output else None)
 
-    def _normalized(self, name: str, x: Array) -> Array:
+    def _normalized(self, name: str, x: Array, index: Array) -> Array:
         """The input of the layer of this name, normalized if the config says so."""
         c = self.config
         if c.norm_position in ("pre", "sandwich"):
-            x = c.make_norm(f"{name}_norm")(x)
+            y = c.make_norm(f"{name}_norm")(x)
+            bare = name == "attention" and not c.first_norm
+            x = jnp.where(index == 0, x, y) if bare else y
         # The layer reads whole rows.
         return constrain(x, "batch", "length", "act_embed")
 
@@ -175,6 +194,13 @@ class Block(nn.Module):
             x = c.make_norm(f"{name}_norm")(x)
         return constrain_residual(x)
 
+    def _bias(self, context: Context) -> Float[Array, "#B H T S"] | None:
+        """The position bias: that of all layers, or the layer's own."""
+        relative, c = context.relative_positions, self.config
+        if relative is None:
+            return context.bias
+        return RelativeBias(c.num_heads, c.init_std, name="relative_bias")(relative)
+
     def _attention(self, name: str, cross: bool) -> Attention:
         c = self.config
         kind, own = Attention, {}
@@ -187,7 +213,7 @@ class Block(nn.Module):
             cross=cross,
             qkv_bias=c.has_bias("qkv"),
             bias=c.has_bias("out"),
-            rotary=c.rotary,
+            rotary=None if isinstance(c.rotary, PatchRotary) else c.rotary,
             qk_norm=c.head_norm,
             clip=c.qkv_clip,
             sinks=c.attention_sinks,
@@ -203,6 +229,7 @@ class Block(nn.Module):
             out_init_std=c.out_init_std,
             dtype=c.compute_dtype,
             quantized=c.quantized,
+            key_bias=c.key_bias,
             name=name,
             **own,
         )

@@ -68,6 +68,7 @@ def resize_positions(
     grid: Grid,
     new_grid: Grid,
     prefix: int = 0,
+    antialias: bool = False,
 ) -> Float[Array | np.ndarray, "M D"]:
     """Resizes a learned table for images of another size, by bicubic interpolation.
 
@@ -80,11 +81,14 @@ def resize_positions(
       grid: rows and columns of patches of the table.
       new_grid: rows and columns of patches of the new table.
       prefix: number of rows before those of the patches.
+      antialias: PyTorch's option of this name (DINOv2 with registers): the weights of a
+        smaller table reach over as many samples as there are for a new one.
     """
     if tuple(grid) == tuple(new_grid):
         return table
     first, patches = table[:prefix], table[prefix:]
-    weights = np.kron(*(_bicubic(old, new) for old, new in zip(grid, new_grid)))
+    one_axis = _antialiased if antialias else _bicubic
+    weights = np.kron(*(one_axis(old, new) for old, new in zip(grid, new_grid)))
     weights = weights.astype(np.float32)
     if isinstance(table, np.ndarray):
         return np.concatenate([first, weights @ patches])
@@ -95,15 +99,27 @@ def resize_positions(
 
 def _bicubic(old: int, new: int) -> Float[np.ndarray, "new old"]:
     """Bicubic weights of `old` samples for `new` ones (Keys 1981, with a = -0.75)."""
-    a = -0.75
     at = (np.arange(new) + 0.5) * old / new - 0.5
     weights = np.zeros((new, old))
     for step in (-1, 0, 1, 2):
         source = np.floor(at) + step
-        t = np.abs(at - source)
-        near = ((a + 2) * t - (a + 3)) * t * t + 1
-        far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
         # Beyond the edge the outermost sample is repeated.
         index = np.clip(source, 0, old - 1).astype(int)
-        np.add.at(weights, (np.arange(new), index), np.where(t <= 1, near, far))
+        near = _cubic(np.abs(at - source), -0.75)
+        np.add.at(weights, (np.arange(new), index), near)
     return weights
+
+
+def _antialiased(old: int, new: int) -> Float[np.ndarray, "new old"]:
+    """Bicubic weights (a = -0.5), wider by old / new where there are fewer new ones."""
+    wider = max(old / new, 1.0)
+    at = (np.arange(new) + 0.5) * old / new - 0.5
+    weights = _cubic(np.abs(at[:, None] - np.arange(old)) / wider, -0.5)
+    return weights / weights.sum(1, keepdims=True)
+
+
+def _cubic(t: Float[np.ndarray, "..."], a: float) -> Float[np.ndarray, "..."]:
+    """Keys' kernel at distance t (Keys 1981)."""
+    near = ((a + 2) * t - (a + 3)) * t * t + 1
+    far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
+    return np.where(t <= 1, near, np.where(t < 2, far, 0.0))

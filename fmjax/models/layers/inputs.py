@@ -14,7 +14,9 @@ from fmjax.models.layers.multipliers import multiply
 from fmjax.models.layers.position_bias import sinusoids
 from fmjax.models.layers.transformer_config import TransformerConfig
 
-Positions = Literal["learned", "sinusoidal", "sinusoidal_halves", "none"]
+Positions = Literal[
+    "learned", "sinusoidal", "sinusoidal_halves", "sinusoidal_inclusive", "none"
+]
 
 
 class InputEmbedding(nn.Module):
@@ -24,9 +26,12 @@ class InputEmbedding(nn.Module):
       config: of the transformer that reads the result.
       max_length: number of positions.
       positions: "learned", "sinusoidal" (Vaswani et al. 2017), "sinusoidal_halves" (all
-        sines first, then the cosines), or "none".
+        sines first, then the cosines), "sinusoidal_inclusive" (likewise, with
+        frequencies that end with 1/10000, as in tensor2tensor and fairseq), or "none".
       position_offset: row of position 0 in the learned table; the rows before it are
-        for padding, as in OPT, RoBERTa and BART.
+        for padding, as in OPT, RoBERTa and BART. Of "sinusoidal_inclusive" it is what
+        positions are counted from, and negative positions are those of padding, which
+        has zeros (M2M-100).
       num_token_types: rows of the table of token types; 0 for none.
       norm: whether the sum is normalized.
       scale: whether token vectors are multiplied by sqrt(D).
@@ -77,6 +82,10 @@ class InputEmbedding(nn.Module):
                 name="positions",
             )
             x = x + table(positions + self.position_offset)
+        elif self.positions == "sinusoidal_inclusive":
+            at = positions + self.position_offset
+            wave = sinusoids(at, width, interleaved=False, inclusive=True)
+            x = x + jnp.where(positions[..., None] < 0, 0.0, wave).astype(x.dtype)
         elif self.positions != "none":
             interleaved = self.positions == "sinusoidal"
             x = x + sinusoids(positions, width, interleaved).astype(x.dtype)

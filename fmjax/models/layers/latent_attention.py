@@ -41,13 +41,14 @@ class LatentAttention(Attention):
         cache: KeyValueCache | None,
         keys: Keys,
         layer: Int[Array, ""] | None = None,
+        angles: tuple[Array, Array] | None = None,
     ) -> tuple[Float[Array, "B T D"], KeyValueCache | None]:
         """One layer of attention; arguments and outputs are those of `Attention`.
 
-        There are no position biases, relative vectors and encoders: the config excludes
-        the first two, and cross-attention is an `Attention`.
+        There are no position biases, relative vectors, angles and encoders: the config
+        excludes the first three, and cross-attention is an `Attention`.
         """
-        del bias, relative, encoder_hidden
+        del bias, relative, encoder_hidden, angles
         c, H = self.latent, self.num_heads
         plain = self.head_dim - c.rotary_dim
         scale = self.multiplier * (self.scale or self.head_dim**-0.5)

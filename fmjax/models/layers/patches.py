@@ -52,9 +52,12 @@ class PatchEmbedding(nn.Module):
       grid: rows and columns of patches of learned positions.
       patch: height and width of a patch.
       channels: C.
-      positions: "learned" or "sincos".
+      positions: "learned", "sincos" or "none".
       prefix: names of learned tokens before the patches; learned positions have rows
         for them, sin-cos positions are not added to them.
+      registers: number of register tokens between those and the patches, which have no
+        positions (Darcet et al. 2024).
+      antialias: see `resize_positions`.
       mask_token: whether there is a learned vector for masked patches.
       bias: whether the projection has a bias.
       owner: gin name of the model, for error messages.
@@ -69,6 +72,8 @@ class PatchEmbedding(nn.Module):
     mask_token: bool
     bias: bool
     owner: str
+    registers: int = 0
+    antialias: bool = False
 
     def setup(self):
         """Declares the weights."""
@@ -85,6 +90,9 @@ class PatchEmbedding(nn.Module):
         # The axis name of vectors, so that weight decay does not apply.
         token = normal_init(c.init_std, "norm")
         self.tokens = [self.param(name, token, (D,)) for name in self.prefix]
+        if self.registers:
+            init = normal_init(c.init_std, None, "norm")
+            self.register_table = self.param("registers", init, (self.registers, D))
         if self.mask_token:
             self.mask_vector = self.param("mask_token", token, (D,))
         if self.positions == "learned":
@@ -113,9 +121,9 @@ class PatchEmbedding(nn.Module):
             if not self.mask_token:
                 raise UserError(f"masked: {self.owner}.mask_token = False.")
             x = jnp.where(masked[..., None], self.mask_vector.astype(dtype), x)
-        x = multiply(
-            x + self.place(grid).astype(dtype), self.config.multipliers.embedding
-        )
+        if self.positions != "none":
+            x = x + self.place(grid).astype(dtype)
+        x = multiply(x, self.config.multipliers.embedding)
         return constrain(x, "batch", "length", "act_embed")
 
     def place(self, grid: Grid) -> Float[Array, "N D"]:
@@ -123,7 +131,8 @@ class PatchEmbedding(nn.Module):
         if self.positions == "sincos":
             return jnp.asarray(sincos_2d(grid, self.config.embed_dim))
         first = len(self.prefix)
-        return resize_positions(self.table, self.grid, grid, first)[first:]
+        table = resize_positions(self.table, self.grid, grid, first, self.antialias)
+        return table[first:]
 
     def with_prefix(self, patches: Float[Array, "B N D"]) -> Float[Array, "B T D"]:
         """Prepends the class token and other prefix tokens, with their positions."""
@@ -132,6 +141,8 @@ class PatchEmbedding(nn.Module):
         first = jnp.stack(self.tokens)
         if self.positions == "learned":
             first = first + self.table[: len(self.prefix)]
+        if self.registers:
+            first = jnp.concatenate([first, self.register_table])
         shape = (len(patches), *first.shape)
         first = jnp.broadcast_to(first.astype(patches.dtype), shape)
         first = multiply(first, self.config.multipliers.embedding)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -10,7 +11,14 @@ from jaxtyping import Array, Float, Int
 
 from fmjax.configurable import configurable
 from fmjax.errors import require
+from fmjax.models.layers.image_positions import Grid
 from fmjax.models.layers.logical_axes import normal_init
+from fmjax.models.layers.patch_grid import (
+    PatchGrid,
+    displacements,
+    num_displacements,
+    resize_displacements,
+)
 
 
 @configurable("alibi")
@@ -38,13 +46,30 @@ class RelativeBuckets:
     Attributes:
       number: number of buckets; in encoders each direction has half of them.
       max_distance: distances from this on share the last bucket.
+      per_layer: whether each layer has numbers of its own (UMT5, Chung et al. 2023), or
+        all have the same.
     """
 
     number: int = 32
     max_distance: int = 128
+    per_layer: bool = False
 
     def __post_init__(self):
         check_buckets(self, "number")
+
+
+@configurable("relative_grid")
+@dataclasses.dataclass(frozen=True)
+class RelativeGrid:
+    """Relative position bias of patches: a learned number per head and displacement.
+
+    See `fmjax.models.layers.patch_grid`; BEiT (Bao et al. 2022).
+
+    Attributes:
+      per_layer: whether each layer has numbers of its own, or all have the same.
+    """
+
+    per_layer: bool = True
 
 
 def check_buckets(config, field: str) -> None:
@@ -70,7 +95,7 @@ def check_buckets(config, field: str) -> None:
 
 
 def sinusoids(
-    positions: Int[Array, "B T"], width: int, interleaved: bool
+    positions: Int[Array, "B T"], width: int, interleaved: bool, inclusive: bool = False
 ) -> Float[Array, "B T D"]:
     """Sinusoidal positions, float32 (Vaswani et al. 2017, section 3.5).
 
@@ -79,7 +104,16 @@ def sinusoids(
       width: D; pair i of the ceil(D/2) pairs has the frequency 10000^(-2i/D).
       interleaved: whether sine and cosine of a pair are adjacent, as in the paper;
         otherwise all sines come first, as in Marian.
+      inclusive: whether pair i of the n = floor(D/2) pairs has the frequency
+        10000^(-i/(n-1)) instead, as in tensor2tensor and fairseq, and the last feature
+        of an odd width is zero.
     """
+    if inclusive:
+        pairs = width // 2
+        exponent = -np.arange(pairs) / max(pairs - 1, 1)
+        angle = positions[..., None] * (10000.0**exponent).astype(np.float32)
+        halves = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+        return jnp.pad(halves, ((0, 0), (0, 0), (0, width % 2)))
     frequency = 10000.0 ** (-2 * jnp.arange((width + 1) // 2) / width)
     angle = positions[..., None].astype(jnp.float32) * frequency
     sin, cos = jnp.sin(angle), jnp.cos(angle)[..., : width // 2]
@@ -132,30 +166,63 @@ def relative_bucket(
     return bucket + jnp.where(distance < exact, distance, far)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RelativePositions:
+    """The relative position of each query and key, as a row of a table of biases.
+
+    Attributes:
+      index: int [B or 1, T, S], row of the table.
+      rows: number of rows. Static.
+      resize: grids of patches that the table and the index are for, where they differ;
+        see `resize_displacements`. Static.
+    """
+
+    index: Int[Array, "#B T S"]
+    rows: int = dataclasses.field(metadata={"static": True})
+    resize: tuple[Grid, Grid] | None = dataclasses.field(
+        default=None, metadata={"static": True}
+    )
+
+
+def bucketed(
+    buckets: RelativeBuckets,
+    queries: Int[Array, "#B T"],
+    keys: Int[Array, "#B S"],
+    causal: bool,
+) -> RelativePositions:
+    """The buckets of queries and keys at these positions; see `relative_bucket`."""
+    offset = keys[:, None, :] - queries[:, :, None]
+    index = relative_bucket(offset, buckets.number, buckets.max_distance, causal)
+    return RelativePositions(index, buckets.number)
+
+
+def on_grid(patches: PatchGrid) -> RelativePositions:
+    """The displacements of a class token and patches; see `displacements`."""
+    resize = (patches.trained, patches.grid)
+    return RelativePositions(
+        displacements(patches.grid),
+        num_displacements(patches.trained),
+        None if patches.grid == patches.trained else resize,
+    )
+
+
 class RelativeBias(nn.Module):
-    """Relative position bias: a learned number per head and bucket.
+    """Relative position bias: a learned number per head and relative position.
 
     Attributes:
       num_heads: H.
-      buckets: number of buckets, and the distance at which the last one begins.
-      causal: see `relative_bucket`.
       init_std: standard deviation of the table.
     """
 
     num_heads: int
-    buckets: RelativeBuckets
-    causal: bool
     init_std: float
 
     @nn.compact
-    def __call__(
-        self, queries: Int[Array, "#B T"], keys: Int[Array, "#B S"]
-    ) -> Float[Array, "#B H T S"]:
-        """The bias for positions of queries and keys."""
+    def __call__(self, relative: RelativePositions) -> Float[Array, "#B H T S"]:
+        """The bias of each query and key."""
         init = normal_init(self.init_std, "bucket", "heads")
-        table = self.param("table", init, (self.buckets.number, self.num_heads))
-        offset = keys[:, None, :] - queries[:, :, None]
-        bucket = relative_bucket(
-            offset, self.buckets.number, self.buckets.max_distance, self.causal
-        )
-        return jnp.moveaxis(table[bucket], -1, 1)
+        table = self.param("table", init, (relative.rows, self.num_heads))
+        if relative.resize is not None:
+            table = resize_displacements(table, *relative.resize)
+        return jnp.moveaxis(table[relative.index], -1, 1)

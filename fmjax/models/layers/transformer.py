@@ -21,16 +21,22 @@ from fmjax.models.layers.logical_axes import (
     shards,
 )
 from fmjax.models.layers.norms import Norm
+from fmjax.models.layers.patch_grid import PatchGrid
+from fmjax.models.layers.patch_rotary import PatchRotary
 from fmjax.models.layers.pipeline import Pipeline
 from fmjax.models.layers.position_bias import (
     Alibi,
     RelativeBias,
     RelativeBuckets,
+    RelativeGrid,
     alibi,
+    bucketed,
+    on_grid,
 )
 from fmjax.models.layers.remat import remat_policy
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.layers.zigzag import from_zigzag, to_zigzag, whole_to_zigzag
+from fmjax.models.parameter_paths import SCANNED, SHARED
 
 
 class Stack(nn.Module):
@@ -42,10 +48,12 @@ class Stack(nn.Module):
     Attributes:
       config: of the stack.
       cross: whether blocks have cross-attention.
+      final_norm: whether there is a final norm, if blocks do not end with a norm.
     """
 
     config: TransformerConfig
     cross: bool = False
+    final_norm: bool = True
 
     @nn.compact
     def __call__(
@@ -88,7 +96,7 @@ class Stack(nn.Module):
         context = self._with_positions(context, key_positions, cache)
         x = constrain_residual(x)
         y, beside = self._blocks(x, context, cache, hidden_states)
-        if c.norm_position != "post":
+        if self.final_norm and c.norm_position != "post":
             y = c.make_norm("final_norm")(y)
         if zigzag:
             y = from_zigzag(y)
@@ -176,6 +184,11 @@ class Stack(nn.Module):
             policy = remat_policy(c.remat, c.remat_save, c.remat_offload)
             apply = jax.checkpoint(apply, policy=policy, prevent_cse=False)
         stages = shards("layers")
+        if c.share_layers:
+            raise UserError(
+                f"mesh.stage = {stages}: with transformer.share_layers there is one "
+                "layer to place; expected 1."
+            )
         pipeline = Pipeline(
             mesh_axes("layers"),
             stages,
@@ -201,7 +214,7 @@ class Stack(nn.Module):
         queries = context.positions
         if cache is not None:
             keys = jnp.arange(cache.self_attention.k.shape[-3])[None]
-        bias = relative = None
+        bias = relative = positions = None
         match c.position_bias:
             case Alibi():
                 bias = alibi(c.num_heads, queries, keys)
@@ -209,17 +222,38 @@ class Stack(nn.Module):
                     scale = c.attention_scale or c.head_width**-0.5
                     bias = scale * bias
             case RelativeBuckets():
-                bias = RelativeBias(
-                    c.num_heads,
-                    c.position_bias,
-                    context.mask.causal,
-                    c.init_std,
-                    name="relative_bias",
-                )(queries, keys)
+                positions = bucketed(
+                    c.position_bias, queries, keys, context.mask.causal
+                )
+            case RelativeGrid():
+                positions = on_grid(self._patches(context, c.position_bias))
             case Disentangled():
                 relative = self._relative_vectors(c.position_bias, queries, keys)
-        mask = dataclasses.replace(context.mask, window=c.window)
-        return dataclasses.replace(context, mask=mask, bias=bias, relative=relative)
+        if positions is not None and not c.position_bias.per_layer:
+            bias = RelativeBias(c.num_heads, c.init_std, name="relative_bias")(
+                positions
+            )
+            positions = None
+        angles = None
+        if isinstance(c.rotary, PatchRotary):
+            angles = c.rotary.tables(c.head_width, self._patches(context, c.rotary))
+        return dataclasses.replace(
+            context,
+            mask=dataclasses.replace(context.mask, window=c.window),
+            bias=bias,
+            relative=relative,
+            relative_positions=positions,
+            angles=angles,
+        )
+
+    def _patches(self, context: Context, positions: Any) -> PatchGrid:
+        """The grid of patches that positions in two dimensions are of."""
+        if context.patches is None:
+            raise UserError(
+                f"@{positions.gin_name}() is for the patches of whole images, which "
+                "only @vit() reads; expected positions in one dimension."
+            )
+        return context.patches
 
     def _relative_vectors(
         self, positions: Disentangled, queries: Array, keys: Array
@@ -292,18 +326,27 @@ def apply_blocks(
         policy = remat_policy(c.remat, c.remat_save, c.remat_offload)
         block = nn.remat(Block, policy=policy, prevent_cse=not c.scan_layers)
     arguments = (c, cross, keep_outputs)
-    if c.scan_layers:
+    if c.scan_layers or c.share_layers:
+        own: dict[str, Any] = {
+            "variable_axes": {"params": 0, ATTENTION_WEIGHTS: 0},
+            "split_rngs": {"params": True},
+            "check_constancy_invariants": False,
+            "metadata_params": {nn.PARTITION_NAME: SCANNED},
+        }
+        if c.share_layers:
+            own = {
+                "variable_broadcast": "params",
+                "variable_axes": {ATTENTION_WEIGHTS: 0},
+                "split_rngs": {"params": False},
+            }
         scanned = nn.scan(
             block,
-            variable_axes={"params": 0, ATTENTION_WEIGHTS: 0},
-            split_rngs={"params": True},
             in_axes=(0, nn.broadcast),
             out_axes=0,
             length=len(layers),
-            unroll=c.scan_unroll,
-            check_constancy_invariants=False,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )(*arguments, name="layers")
+            unroll=c.scan_unroll if c.scan_layers else len(layers),
+            **own,
+        )(*arguments, name=SHARED if c.share_layers else SCANNED)
         indices = jnp.arange(len(layers))
         if layers.start:
             indices = indices + layers.start

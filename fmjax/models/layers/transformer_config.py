@@ -13,7 +13,8 @@ from fmjax.models.layers.latent import Latent
 from fmjax.models.layers.mixture_of_experts import Experts
 from fmjax.models.layers.multipliers import Multipliers
 from fmjax.models.layers.norms import HeadNorm, Norm
-from fmjax.models.layers.position_bias import Alibi, RelativeBuckets
+from fmjax.models.layers.patch_rotary import PatchRotary
+from fmjax.models.layers.position_bias import Alibi, RelativeBuckets, RelativeGrid
 from fmjax.models.layers.quantized import Quantized, is_installed
 from fmjax.models.layers.remat import RematName, RematPolicy
 from fmjax.models.layers.rotary import Rotary
@@ -39,6 +40,8 @@ class TransformerConfig:
         and output (Vaswani et al. 2017), "sandwich" its input and its output, before
         they are added (Gemma 2), "output" its output alone (OLMo 2).
       norm_epsilon: added to the norm's variance.
+      first_norm: whether attention of the first layer has a norm before it; ModernBERT,
+        whose embeddings are normalized, has none. All layers have the parameter.
       norm_weights: whether norms have weights (OLMo has none).
       unit_offset_norm: whether norm parameters are the weights minus one, as in Gemma.
       parallel: whether attention and feed-forward layer both read the block's input, in
@@ -50,14 +53,18 @@ class TransformerConfig:
       bias: whether projections and LayerNorms have biases.
       qkv_bias: whether the projections to queries, keys and values have biases; None
         means bias.
+      key_bias: whether the projection to keys has a bias where those to queries and
+        values do (BEiT, DINOv3: not).
       out_bias: whether the output projections of attention have biases; None means
         bias.
       mlp_bias: whether the feed-forward layer has biases, or experts and their router;
         None means bias.
       norm_bias: whether LayerNorms have biases; None means bias.
-      rotary: rotary positions, such as @rotary(); None for none.
+      rotary: rotary positions, such as @rotary(), or @patch_rotary() of images; None
+        for none.
       position_bias: position bias of attention scores: @alibi(), @relative_buckets() as
-        in T5, or @disentangled() as in DeBERTa; None for none.
+        in T5, @disentangled() as in DeBERTa, or @relative_grid() of images; None for
+        none.
       window: sliding-window attention: in decoders a token attends to the `window`
         tokens up to its own, in encoders to those less than `window` away on both
         sides; None for all. See `AttentionMask`.
@@ -106,6 +113,8 @@ class TransformerConfig:
         keys of "blockwise", a multiple of 128; None for as many as suit the chip.
       context_attention: how attention crosses devices that have a part of each sequence
         (mesh.context), see `attend`: "ring", "all_gather" or "auto".
+      share_layers: whether all layers have the same parameters (ALBERT, Lan et al.
+        2020).
       scan_layers: whether one compiled block is scanned over layers, with stacked
         parameters, which compiles in a fraction of the time. False unrolls the blocks,
         with separate parameters.
@@ -136,6 +145,7 @@ class TransformerConfig:
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     norm_position: Literal["pre", "post", "sandwich", "output"] = "pre"
     norm_epsilon: float = 1e-5
+    first_norm: bool = True
     norm_weights: bool = True
     unit_offset_norm: bool = False
     parallel: Literal["norms", "norm"] | None = None
@@ -145,11 +155,12 @@ class TransformerConfig:
     gated_mlp: bool = False
     bias: bool = True
     qkv_bias: bool | None = None
+    key_bias: bool = True
     out_bias: bool | None = None
     mlp_bias: bool | None = None
     norm_bias: bool | None = None
-    rotary: Rotary | None = None
-    position_bias: Alibi | RelativeBuckets | Disentangled | None = None
+    rotary: Rotary | PatchRotary | None = None
+    position_bias: Alibi | RelativeBuckets | Disentangled | RelativeGrid | None = None
     window: int | None = None
     global_every: int | None = None
     global_layers: tuple[int, ...] | None = None
@@ -174,6 +185,7 @@ class TransformerConfig:
     attention: AttentionKernel = runtime_field("auto")
     attention_block: int | None = runtime_field(None)
     context_attention: Literal["auto", "ring", "all_gather"] = runtime_field("auto")
+    share_layers: bool = False
     scan_layers: bool = True
     scan_unroll: int = runtime_field(1)
     pipeline_microbatches: int | None = runtime_field(None)
@@ -309,6 +321,12 @@ def _check_attention(c: TransformerConfig) -> None:
         require(c, "global_layers", inside, bounds)
     clip = c.qkv_clip
     require(c, "qkv_clip", clip is None or clip > 0, "a number above 0, or None")
+    require(
+        c,
+        "first_norm",
+        c.norm_position == "pre" or c.first_norm,
+        "True without transformer.norm_position = 'pre'",
+    )
     if not isinstance(c.position_bias, Disentangled):
         return
     for name in ("attention_sinks", "scale_by_layer"):
@@ -338,15 +356,17 @@ def _check_latent(c: TransformerConfig) -> None:
         require(c, name, fits, f"{value} with transformer.latent")
     fits = c.kv_heads == c.num_heads
     require(c, "num_kv_heads", fits, f"{c.num_heads} with transformer.latent")
-    require(c, "rotary", c.rotary is not None, "@rotary() with transformer.latent")
+    fits = isinstance(c.rotary, Rotary)
+    require(c, "rotary", fits, "@rotary() with transformer.latent")
 
 
 def _check_positions(c: TransformerConfig) -> None:
     """Raises UserError for rotary positions that do not fit the heads or layers."""
     if c.rotary is None:
         return
-    c.rotary.check(c.head_width if c.latent is None else c.latent.rotary_dim)
-    local = c.rotary.local_theta
+    turning = c.head_width if c.latent is None else c.latent.rotary_dim
+    c.rotary.check(turning)
+    local = c.rotary.local_theta if isinstance(c.rotary, Rotary) else None
     if local is not None and c.window is None:
         raise UserError(
             f"rotary.local_theta = {local} is for layers with a window; expected "

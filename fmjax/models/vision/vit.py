@@ -1,4 +1,4 @@
-"""Vision transformers: ViT (Dosovitskiy et al. 2021), DeiT, DINOv2, CLIP's encoder."""
+"""Vision transformers: ViT (Dosovitskiy et al. 2021), DeiT, BEiT, DINOv2 and DINOv3."""
 
 from typing import Literal
 
@@ -14,9 +14,11 @@ from fmjax.models.layers.attention_pooling import AttentionPooling, pooling_flop
 from fmjax.models.layers.dense import Dense
 from fmjax.models.layers.dropout import Keys, dropout, fold_keys
 from fmjax.models.layers.image_positions import Grid
-from fmjax.models.layers.inputs import outputs
+from fmjax.models.layers.inputs import check_positions, outputs
 from fmjax.models.layers.logical_axes import constrain
+from fmjax.models.layers.patch_grid import PatchGrid
 from fmjax.models.layers.patches import PatchEmbedding, check_image_sizes, grid_of, pair
+from fmjax.models.layers.position_bias import RelativeGrid
 from fmjax.models.layers.transformer import Context, Stack
 from fmjax.models.layers.transformer_config import TransformerConfig
 
@@ -35,8 +37,9 @@ class ViT(nn.Module):
         of other sizes they are interpolated.
       patch_size: height and width of a patch in pixels.
       channels: channels of a pixel.
-      positions: vectors added for each patch: "learned", or fixed "sincos" in two
-        dimensions (MoCo v3, Chen et al. 2021).
+      positions: vectors added for each patch: "learned", fixed "sincos" in two
+        dimensions (MoCo v3, Chen et al. 2021), or "none" with @patch_rotary() or
+        @relative_grid().
       class_token: whether there is a learned class token before the patches.
       patch_bias: whether the projection of patches has a bias.
       embed_norm: whether the stack's input is normalized (CLIP, Radford et al. 2021).
@@ -50,13 +53,19 @@ class ViT(nn.Module):
       distillation_head: whether it has a classifier of its own; the logits are then the
         mean of both.
       mask_token: whether there is a learned vector for masked patches.
+      registers: number of learned register tokens between class token and patches,
+        without positions (Darcet et al. 2024); the pooled vector does not read them.
+      antialias: whether learned positions are interpolated with antialiasing (DINOv2
+        with registers).
+      pooled_norm: whether the pooled vector is normalized in place of every token's
+        (BEiT).
     """
 
     transformer: TransformerConfig
     image_size: int | tuple[int, int] = 224
     patch_size: int | tuple[int, int] = 16
     channels: int = 3
-    positions: Literal["learned", "sincos"] = "learned"
+    positions: Literal["learned", "sincos", "none"] = "learned"
     class_token: bool = True
     patch_bias: bool = True
     embed_norm: bool = False
@@ -66,6 +75,9 @@ class ViT(nn.Module):
     distillation_token: bool = False
     distillation_head: bool = False
     mask_token: bool = False
+    registers: int = 0
+    antialias: bool = False
+    pooled_norm: bool = False
 
     def __post_init__(self):
         check_image_sizes(self)
@@ -81,9 +93,19 @@ class ViT(nn.Module):
                 f"{self.num_classes} and vit.pooler = {self.pooler} nothing to read; "
                 "expected 0 and False, or another pooling."
             )
-        if self.distillation_token and not self.class_token:
+        require(self, "registers", self.registers >= 0, "at least 0")
+        for field in ("distillation_token", "registers"):
+            if getattr(self, field) and not self.class_token:
+                raise UserError(
+                    f"vit.{field} = {getattr(self, field)} needs vit.class_token, "
+                    "which is False."
+                )
+        check_positions(self, "transformer")
+        on_grid = isinstance(self.transformer.position_bias, RelativeGrid)
+        if on_grid and (self.prefix != 1 or not self.class_token):
             raise UserError(
-                "vit.distillation_token = True needs vit.class_token, which is False."
+                "transformer.position_bias = @relative_grid() is for patches after one "
+                "class token; expected vit.class_token without other tokens."
             )
         if self.distillation_head and not (
             self.distillation_token and self.num_classes
@@ -102,7 +124,7 @@ class ViT(nn.Module):
     @property
     def prefix(self) -> int:
         """Number of tokens before the patches."""
-        return self.class_token + self.distillation_token
+        return self.class_token + self.distillation_token + self.registers
 
     def setup(self):
         """Declares the submodules."""
@@ -119,10 +141,14 @@ class ViT(nn.Module):
             self.mask_token,
             self.patch_bias,
             self.gin_name,
+            self.registers,
+            self.antialias,
         )
         if self.embed_norm:
             self.input_norm = c.make_norm()
-        self.stack = Stack(c)
+        self.stack = Stack(c, final_norm=not self.pooled_norm)
+        if self.pooled_norm:
+            self.pool_norm = c.make_norm()
         if self.pooling == "attention":
             self.attention_pool = AttentionPooling(c, queries=1, feed_forward=True)
         if self.pooler:
@@ -150,14 +176,15 @@ class ViT(nn.Module):
           hidden_states: whether to return them.
 
         Returns:
-          hidden: [B, T, D] after the final norm: class and distillation token, then the
-          patches row by row; pooled, where there is pooling: [B, D], or [B, 2D] of
-          class token and average; logits: float32 [B, num_classes] where there is a
-          classifier, with class_logits and distillation_logits where there are two;
-          hidden_states: [layers + 1, B, T, D].
+          hidden: [B, T, D] after the final norm: class and distillation token, then
+          registers, then patches row by row; pooled, where there is pooling: [B, D], or
+          [B, 2D] of class token and average; logits: float32 [B, num_classes] where
+          there is a classifier, with class_logits and distillation_logits where there
+          are two; hidden_states: [layers + 1, B, T, D].
         """
         x = self.patches(images, masked)
-        return self.encode(x, keys, hidden_states)
+        grid = grid_of(images.shape[1:3], pair(self.patch_size))
+        return self.encode(x, keys, hidden_states, grid=grid)
 
     def encode(
         self,
@@ -166,6 +193,7 @@ class ViT(nn.Module):
         hidden_states: bool = False,
         extra: Float[Array, "B S D"] | None = None,
         extra_padding_mask: Bool[Array, "B S"] | None = None,
+        grid: Grid | None = None,
     ) -> dict[str, Array]:
         """As `__call__`, from vectors of patches.
 
@@ -175,6 +203,8 @@ class ViT(nn.Module):
           hidden_states: likewise.
           extra: vectors of other tokens, appended to the patches; outputs include them.
           extra_padding_mask: False for those of `extra` that no token attends to.
+          grid: rows and columns of patches, if these are all of an image; None if they
+            are some of them, for which there are no positions on the grid.
         """
         c = self.transformer
         x = self.patches.with_prefix(patches)
@@ -188,7 +218,9 @@ class ViT(nn.Module):
             x = self.input_norm(x)
         x = dropout(x, c.dropout, fold_keys(keys, c.num_layers))
         mask = self_attention(False, None, padding_mask)
-        context = Context(jnp.arange(x.shape[1])[None], mask, keys=keys)
+        patches = None if grid is None else PatchGrid(grid, self.grid, self.prefix)
+        at = jnp.arange(x.shape[1])[None]
+        context = Context(at, mask, keys=keys, patches=patches)
         out = self.stack(x, context, None, hidden_states)
         hidden = out["hidden"]
         return outputs(out) | self.head(hidden, keys)
@@ -200,6 +232,8 @@ class ViT(nn.Module):
         if self.pooling == "none":
             return {}
         pooled = self._pooled(hidden, keys)
+        if self.pooled_norm:
+            pooled = self.pool_norm(pooled)
         if self.pooler:
             pooled = jnp.tanh(self.pool(pooled))
         out = {"pooled": pooled}

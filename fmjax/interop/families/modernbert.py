@@ -1,0 +1,195 @@
+"""ModernBERT (Warner et al. 2024)."""
+
+from typing import Any
+
+from fmjax.errors import UserError
+from fmjax.interop.entries import Values, activation, constant, fixed, ignored, option
+from fmjax.interop.families.bert import EXACT_GELU, NO_TYPES, Labels
+from fmjax.interop.families.windows import MOST_LAYERS, LayerTypes
+from fmjax.interop.family import Architecture, Family
+from fmjax.interop.options import Options
+from fmjax.interop.rows import LINEAR, Row, attention_out, linear, norm
+from fmjax.models.language.bert import Bert
+from fmjax.models.layers.rotary import Rotary
+from fmjax.objectives.masked_lm import MaskedLM
+
+_KINDS = ("full_attention", "sliding_attention")
+_OLDER = ("global_rope_theta", "local_rope_theta")
+
+
+class Layers:
+    """Layers with and without a window, and the rotary positions of both."""
+
+    name = "layer_types"
+    fields = ("transformer.rotary", *LayerTypes.fields)
+
+    def read(self, options: Options) -> dict[str, Any]:
+        """Takes the options; see `Entry`."""
+        theta, local = self._thetas(options)
+        width = options.take("local_attention", int, 128)
+        every = options.take("global_attn_every_n_layers", int, 3)
+        if every < 1:
+            options.refuse("global_attn_every_n_layers", every, "at least 1")
+        layers = options.peek("num_hidden_layers", 22)
+        if type(layers) is not int or not 1 <= layers <= MOST_LAYERS:
+            options.refuse("num_hidden_layers", layers, f"1 to {MOST_LAYERS}")
+        kinds = options.take(self.name, list, None)
+        if kinds is None:
+            kinds = [_KINDS[i % every != 0] for i in range(layers)]
+        if len(kinds) != layers or any(kind not in _KINDS for kind in kinds):
+            options.refuse(self.name, kinds, f"{' or '.join(_KINDS)} for each layer")
+        whole = [kind == _KINDS[0] for kind in kinds]
+        if all(whole):
+            return {self.fields[0]: Rotary(theta)} | LayerTypes.fields_of(None, whole)
+        # Theirs is the farthest distance on either side, ours the first beyond.
+        window = LayerTypes.fields_of(width // 2 + 1, whole)
+        return {self.fields[0]: Rotary(theta, local_theta=local)} | window
+
+    def write(self, values: Values) -> dict[str, Any]:
+        """The options, in the formats of versions 4 and 5; see `Entry`."""
+        rotary, window = (values[field] for field in self.fields[:2])
+        plain = isinstance(rotary, Rotary) and Rotary(
+            rotary.theta, local_theta=rotary.local_theta
+        )
+        if rotary != plain:
+            raise UserError(
+                f"{self.fields[0]} = {rotary!r}; expected @rotary() of whole heads "
+                "without scaling."
+            )
+        whole = LayerTypes.whole_layers(values)
+        period = next((i for i, each in enumerate(whole) if i and each), len(whole))
+        written: dict[str, Any] = {
+            self.name: [_KINDS[not each] for each in whole],
+            "local_attention": 0 if window is None else 2 * (window - 1),
+        }
+        if whole == [i % period == 0 for i in range(len(whole))]:
+            written["global_attn_every_n_layers"] = period
+        thetas = (rotary.theta, rotary.local_theta or rotary.theta)
+        written |= dict(zip(_OLDER, thetas))
+        rope = [{"rope_type": "default", "rope_theta": theta} for theta in thetas]
+        return written | {"rope_parameters": dict(zip(_KINDS, rope))}
+
+    def _thetas(self, options: Options) -> list[float]:
+        older = [
+            options.take(name, float, default)
+            for name, default in zip(_OLDER, (160000.0, 10000.0))
+        ]
+        given = options.take_options("rope_parameters")
+        if given is None:
+            return older
+        thetas = []
+        for kind, default in zip(_KINDS, older):
+            own = given.take_options(kind) or Options({}, kind)
+            own.require("rope_type", "default")
+            thetas.append(own.take("rope_theta", float, default))
+            own.finish()
+        given.finish()
+        return thetas
+
+
+_LAYER, _BLOCK = "model.layers.{layer}", "stack/layers"
+_QKV = " ".join(f"{_BLOCK}/attention/{name}" for name in ("query", "key", "value"))
+_POOLED = {"pooler": "gelu", "pooler_norm": True, "language_head": False}
+_HEAD = constant("classifier_activation", "gelu")
+_UNREAD = ignored("classifier_activation classifier_pooling")
+
+MODERNBERT = Family(
+    model_type="modernbert",
+    model=Bert,
+    objective=MaskedLM,
+    entries=(
+        option("num_hidden_layers", "transformer.num_layers", int, 22),
+        option("hidden_size", "transformer.embed_dim", int, 768),
+        option("num_attention_heads", "transformer.num_heads", int, 12),
+        option("intermediate_size", "transformer.mlp_dim", int, 1152),
+        activation("hidden_activation", "transformer.activation", "gelu"),
+        option("norm_eps", "transformer.norm_epsilon", float, 1e-5),
+        option("embedding_dropout", "transformer.dropout", float, 0.0),
+        option("attention_dropout", "transformer.attention_dropout", float, 0.0),
+        option("mlp_dropout", "transformer.mlp_dropout", float, 0.0),
+        option("initializer_range", "transformer.init_std", float, 0.02),
+        option("vocab_size", "vocab_size", int, 50368),
+        option("max_position_embeddings", "max_length", int, 8192),
+        Layers(),
+        NO_TYPES,
+        fixed(
+            {
+                "transformer.bias": False,
+                "transformer.gated_mlp": True,
+                "transformer.first_norm": False,
+                "positions": "none",
+                "head_bias": False,
+                "next_sentence": False,
+            }
+        ),
+        *(
+            constant(f"{name}_bias", False)
+            for name in ("norm", "attention", "mlp", "classifier")
+        ),
+        constant("decoder_bias", True),
+        constant("tie_word_embeddings", True),
+        # Options of training, of other implementations of the same, and some that no
+        # code reads.
+        ignored("initializer_cutoff_factor classifier_dropout cls_token_id"),
+        ignored("deterministic_flash_attn sparse_prediction sparse_pred_ignore_index"),
+        ignored("reference_compile repad_logits_with_grad"),
+        ignored("layer_norm_eps position_embedding_type"),
+    ),
+    rows=(
+        Row("tokens/table", "model.embeddings.tok_embeddings.weight"),
+        *norm("inputs/norm", "model.embeddings.norm"),
+        *(
+            row._replace(first=1)
+            for row in norm(f"{_BLOCK}/attention_norm", f"{_LAYER}.attn_norm")
+        ),
+        Row(_QKV, f"{_LAYER}.attn.Wqkv.weight", "q d h k -> (q h k) d"),
+        *attention_out(f"{_BLOCK}/attention", f"{_LAYER}.attn.Wo"),
+        *norm(f"{_BLOCK}/mlp_norm", f"{_LAYER}.mlp_norm"),
+        Row(
+            f"{_BLOCK}/mlp/gate {_BLOCK}/mlp/in",
+            f"{_LAYER}.mlp.Wi.weight",
+            "two i o -> (two o) i",
+        ),
+        Row(f"{_BLOCK}/mlp/out", f"{_LAYER}.mlp.Wo.weight", LINEAR),
+        *norm("stack/final_norm", "model.final_norm"),
+    ),
+    architectures={
+        "ModernBertForMaskedLM": Architecture(
+            (
+                fixed({"language_head": True, "pooler": "none"}),
+                EXACT_GELU,
+                _HEAD,
+                ignored("classifier_pooling"),
+            ),
+            (
+                *linear("masked_head/transform", "head.dense"),
+                *norm("masked_head/norm", "head.norm"),
+                Row("masked_head/vocabulary/bias", "decoder.bias"),
+            ),
+        ),
+        "ModernBertForSequenceClassification": Architecture(
+            (
+                fixed(_POOLED),
+                _HEAD,
+                option(
+                    "classifier_pooling",
+                    "pooling",
+                    str,
+                    "cls",
+                    to_field={"cls": "first", "mean": "mean"},
+                ),
+                Labels(),
+            ),
+            (
+                *linear("pool", "head.dense"),
+                *norm("pool_norm", "head.norm"),
+                *linear("classifier", "classifier"),
+            ),
+        ),
+        "ModernBertModel": Architecture(
+            (fixed({"language_head": False, "pooler": "none"}), _UNREAD), bare=True
+        ),
+    },
+    prefix="model.",
+    copies={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
+)
