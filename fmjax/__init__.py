@@ -25,6 +25,8 @@ _PUBLIC = {
     "curves": ("fmjax.evaluation.compare", "curves"),
     "plan": ("fmjax.planning.apart", "plan"),
     "shardings": ("fmjax.planning.shardings", "shardings"),
+    "parameter_factors": ("fmjax.training.parametrize", "parameter_factors"),
+    "coordinate_check": ("fmjax.scaling.coordinate_check", "coordinate_check"),
     "profile": ("fmjax.evaluation.profile", "profile"),
     "sweep": ("fmjax.sweeps.sweep_result", "sweep"),
     "Uniform": ("fmjax.sweeps.space", "Uniform"),

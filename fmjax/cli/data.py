@@ -3,16 +3,29 @@
 import argparse
 import pathlib
 
-from fmjax.cli.arguments import Verbs, add_verb, takes_config
+from fmjax.cli.arguments import Verbs, add_verb, takes_bindings
 
 
 def add(verbs: Verbs) -> None:
     """Adds the verbs `data` and `tokenizer`."""
     sub = add_verb(
-        verbs, "data", "Build a config's data caches, or print what they hold.", _data
+        verbs,
+        "data",
+        "Build a config's data caches, or print what they, or files alone, hold.",
+        _data,
     )
     sub.add_argument("action", choices=["cache", "inspect"])
-    takes_config(sub, "configs/ or configs/data/")
+    sub.add_argument(
+        "config",
+        help="a gin file, or a name under configs/ or configs/data/; for inspect also "
+        "a file of data, a folder or a glob",
+    )
+    takes_bindings(sub)
+    sub.add_argument(
+        "--processes",
+        type=int,
+        help="processes that build a cache of text; the same as data.processes",
+    )
     sub.add_argument(
         "--examples", type=int, default=3, help="number of examples to print"
     )
@@ -21,6 +34,18 @@ def add(verbs: Verbs) -> None:
         type=pathlib.Path,
         help="image file into which inspect draws augmented images",
     )
+    sub.add_argument(
+        "--tokenizer",
+        help="for files alone: a SentencePiece .model, a run, or a folder of Hugging "
+        "Face, to count tokens",
+    )
+    sub.add_argument(
+        "--records",
+        type=int,
+        default=20_000,
+        help="for files alone: how many records are read, spread evenly",
+    )
+    sub.add_argument("--json", action="store_true", help="for files alone: print JSON")
 
     sub = add_verb(
         verbs, "tokenizer", "Train a SentencePiece model on text files.", _tokenizer
@@ -41,10 +66,18 @@ def add(verbs: Verbs) -> None:
 
 
 def _data(args: argparse.Namespace) -> None:
+    from fmjax.data.inspect.file_kinds import is_pattern_of_files
+
+    if args.action == "inspect" and is_pattern_of_files(args.config):
+        _inspect_files(args)
+        return
     from fmjax.config.load import load_data
     from fmjax.data.inspect.show import cache_folders, show
 
-    data = load_data(args.config, args.bindings, args.trust)
+    bindings = list(args.bindings)
+    if args.processes is not None:
+        bindings.append(f"data.processes={args.processes}")
+    data = load_data(args.config, bindings, args.trust)
     data.prepare()
     if args.action == "cache":
         print(
@@ -52,6 +85,33 @@ def _data(args: argparse.Namespace) -> None:
         )
     else:
         show(data, args.examples, args.picture)
+
+
+def _inspect_files(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from fmjax.data.inspect.file_report import inspect_files
+    from fmjax.data.tokenizers.saved_tokenizer import SavedTokenizer
+    from fmjax.data.tokenizers.vocabularies import SentencePiece
+    from fmjax.errors import UserError
+
+    if args.bindings:
+        raise UserError(
+            f"{args.config} is a file of data, which takes no bindings; found "
+            f"{', '.join(args.bindings)}."
+        )
+    if args.records < 1:
+        raise UserError(f"--records {args.records}: expected at least 1.")
+    tokenizer = None
+    if args.tokenizer is not None:
+        is_model = args.tokenizer.endswith(".model")
+        made = SentencePiece if is_model else SavedTokenizer
+        tokenizer = made(args.tokenizer).build(None, None)
+    report = inspect_files(args.config, tokenizer, args.records)
+    if args.json:
+        print(report.as_json())
+    else:
+        report.render(Console())
 
 
 def _tokenizer(args: argparse.Namespace) -> None:

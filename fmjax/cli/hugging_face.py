@@ -10,7 +10,9 @@ def add(verbs: Verbs) -> None:
     sub = add_verb(
         verbs, "import", "Import a Hugging Face folder as a run directory.", _import
     )
-    sub.add_argument("hf_dir", help="a folder with config.json and *.safetensors")
+    sub.add_argument(
+        "hf_dir", help="a folder of transformers, of Meta's Llama, or of T5X"
+    )
     sub.add_argument("run_dir", help="the run directory to write; must be new")
     sub.add_argument(
         "--ignore",
@@ -19,6 +21,12 @@ def add(verbs: Verbs) -> None:
         metavar="KEY",
         help="key of config.json or generation_config.json that is unknown to fmjax "
         "and that you know to have no effect; may be repeated",
+    )
+    sub.add_argument(
+        "--dtype",
+        choices=["float32", "float16", "bfloat16"],
+        help="dtype of the parameters in the run directory, and of its exports; "
+        "default: float32, and for exports that of the imported folder",
     )
 
     sub = add_verb(verbs, "export", "Export a run as a Hugging Face folder.", _export)
@@ -54,12 +62,11 @@ def add(verbs: Verbs) -> None:
 def _import(args: argparse.Namespace) -> None:
     from fmjax.interop.hugging_face import import_model
 
-    left_out = import_model(args.hf_dir, args.run_dir, ignore=args.ignore)
+    report = import_model(
+        args.hf_dir, args.run_dir, ignore=args.ignore, dtype=args.dtype
+    )
     print(f"imported {args.hf_dir} into {args.run_dir}")
-    if args.ignore:
-        print(f"ignored because of --ignore: {', '.join(args.ignore)}")
-    if left_out:
-        print(f"not imported (weights of other heads): {', '.join(left_out)}")
+    print("\n".join(report.lines))
 
 
 def _export(args: argparse.Namespace) -> None:

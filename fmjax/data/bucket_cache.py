@@ -68,8 +68,12 @@ class BucketCache:
             raise cannot_use(self._address, self._name, error) from error
         self._uploaded.add(folder)
 
+    def place(self, folder: pathlib.Path) -> pathlib.Path:
+        """Where a folder of the local root is in the bucket."""
+        return self._address / folder.relative_to(self._local).as_posix()
+
     def _fetch(self, folder: pathlib.Path) -> bool:
-        place = self._place(folder)
+        place = self.place(folder)
         index = _parsed(objects.read_or_none(place / INDEX))
         if index is None:
             return False
@@ -98,7 +102,7 @@ class BucketCache:
         return True
 
     def _upload(self, folder: pathlib.Path) -> None:
-        place = self._place(folder)
+        place = self.place(folder)
         if objects.read_or_none(place / INDEX) is not None:
             return
         index = {}
@@ -108,9 +112,6 @@ class BucketCache:
                 objects.upload(file, place / name)
                 index[name] = _digest(file)
         objects.write(place / INDEX, json.dumps(index, indent=1).encode())
-
-    def _place(self, folder: pathlib.Path) -> pathlib.Path:
-        return self._address / folder.relative_to(self._local).as_posix()
 
 
 def _digest(file: pathlib.Path) -> list:

@@ -80,6 +80,12 @@ def publish(folder: Path) -> None:
         bucket.upload(folder)
 
 
+def shared_place(folder: Path) -> Path:
+    """Where all hosts see a folder of the cache: itself, or its address in a bucket."""
+    bucket = _bucket_of(folder)
+    return folder if bucket is None else bucket.place(folder)
+
+
 def _name(cache_dir: str | None) -> str:
     return "data.cache_dir (images.cache_dir)" if cache_dir else "$FMJAX_CACHE"
 
@@ -158,11 +164,12 @@ def _remove_leftovers(final: Path) -> None:
     host = socket.gethostname()
     for folder in final.parent.glob(f"{final.name}.tmp-{host}-*"):
         pid = folder.name.removeprefix(f"{final.name}.tmp-{host}-").partition("-")[0]
-        if pid.isdigit() and not _alive(int(pid)):
+        if pid.isdigit() and not is_alive(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether this machine has a process of this number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

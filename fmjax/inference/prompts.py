@@ -5,17 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
-from fmjax.data.tokenizers.tokenizers import start_id
 from fmjax.errors import UserError
 from fmjax.inference.decoder import (
     Decoder,
-    ImageDecoder,
     Prompts,
-    SourceDecoder,
     decoder_of,
 )
 from fmjax.inference.load import Run
+from fmjax.inference.special_tokens import with_specials
 from fmjax.models.generation import Generation
 
 # Prompts are padded to a power of two, at least this, so that few shapes are compiled.
@@ -44,19 +41,9 @@ def encode(run: Run, text: str) -> list[int]:
             f"prompt {text!r} is not UTF-8 at character {error.start + 1}; expected "
             "text in UTF-8."
         ) from None
-    # For an imported model, only the tokenizer shows which special tokens it expects.
-    imported = run.config.data is None
-    ids, decoder = tokenizer.encode(text), decoder_of(run.model)
-    if isinstance(decoder, SourceDecoder):
-        if imported and isinstance(tokenizer, HuggingFaceTokenizer):
-            return tokenizer.wrap(ids)[0]
-        return ids if tokenizer.eos_id is None else [*ids, tokenizer.eos_id]
-    if isinstance(decoder, ImageDecoder):
-        first = run.model.start_id
-        first = tokenizer.bos_id if first is None else first
-    else:
-        first = tokenizer.bos_id if imported and text else start_id(tokenizer)
-    ids = ([] if first is None else [first]) + ids
+    decoder_of(run.model)  # refuses encoders
+    ids = tokenizer.encode(text)
+    ids = with_specials(run.model, tokenizer, ids, imported=run.config.data is None)
     if not ids:
         raise UserError(
             "The prompt is empty, and the run's tokenizer has no BOS or EOS to start "

@@ -16,14 +16,16 @@ from fmjax.errors import UserError, suggest
 from fmjax.field_types import gin_name
 from fmjax.interop import (
     generation_file,
+    labels_file,
     model_card,
     preprocessor_file,
-    tensor_files,
     tokenizer_files,
 )
 from fmjax.interop.families import FAMILIES
 from fmjax.interop.family import Architecture, Family, Unlike
 from fmjax.interop.model_card import Exported
+from fmjax.interop.safetensors_writer import check_dtype
+from fmjax.interop.safetensors_writer import write as write_tensors
 from fmjax.interop.weights import leaves, tensors
 from fmjax.models.contracts import vocab_size_of
 from fmjax.run import directory as run_dirs
@@ -77,11 +79,7 @@ def export_model(
     experiment = run_dirs.stored_experiment(source, trust)
     objective = experiment.objective
     dtype = dtype or experiment.imported_dtype or "float32"
-    if dtype not in tensor_files.DTYPES:
-        raise UserError(
-            f"dtype = {dtype!r}: expected one of {', '.join(tensor_files.DTYPES)}."
-            f"{suggest(dtype, tensor_files.DTYPES)}"
-        )
+    check_dtype(dtype)
     if max_shard_bytes < 1:
         raise UserError(f"max_shard_bytes = {max_shard_bytes}: expected at least 1.")
     family, name, architecture, config = describe(
@@ -106,7 +104,7 @@ def export_model(
             return {name: np.asarray(array) for name, array in arrays.items()}
 
         every = [*tensors(read, stored, objective.model, family, architecture, found)]
-        tensor_files.write(target, every, dtype, max_shard_bytes)
+        write_tensors(target, every, dtype, max_shard_bytes)
         notes.append(tokenizer_files.write(target, tokenizer))
         if experiment.image_preprocessing is not None:
             preprocessor_file.write(target, experiment.image_preprocessing)
@@ -115,6 +113,7 @@ def export_model(
         about = {"model_type": family.model_type, "architectures": [name]}
         about |= {"dtype": dtype}
         about |= tokenizer_files.ids(tokenizer) if ids is None else ids
+        config |= labels_file.options(experiment.labels, config)
         text = json.dumps(about | config, indent=2, sort_keys=True)
         (target / "config.json").write_text(text + "\n", encoding="utf-8")
         exported = Exported(

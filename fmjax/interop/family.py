@@ -59,8 +59,6 @@ class Family:
       constants: pattern of tensors without weights, which old files have.
       foreign: pattern of tensors of heads for which transformers has no class.
       renamed: (pattern, replacement) for tensor names of old files.
-      unties: whether a tied head that differs from the table is read as an untied one,
-        whatever config.json says.
       without: fields of a model for parts that files do not contain.
       objects: objects of config.json whose options are named "object.option".
       spare: of the short names of a file, those of parts that no class of transformers
@@ -85,7 +83,6 @@ class Family:
     constants: str = "(?!)"
     foreign: str = "(?!)"
     renamed: tuple[tuple[str, str], ...] = ()
-    unties: bool = False
     without: tuple[str, ...] = ()
     objects: tuple[str, ...] = ()
     spare: Callable[[Iterable[str]], set[str]] = lambda found: set()
@@ -104,8 +101,8 @@ class Family:
     def others(self, architecture: Architecture, found: Iterable[str]) -> list[str]:
         """Short names of the tensors of heads that an architecture does not have."""
         every = [row for a in self.architectures.values() for row in a.rows]
-        own = self.rows_of(architecture)
-        known = {self.short(row.name) for row in every if row not in own}
+        own = {row.name for row in self.rows_of(architecture)}
+        known = {self.short(row.name) for row in every if row.name not in own}
         known |= self.spare(found)
         return [n for n in found if n in known or re.fullmatch(self.foreign, n)]
 

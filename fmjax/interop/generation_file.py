@@ -47,13 +47,13 @@ _WITHOUT_EFFECT = {
 _HARMLESS = """
     _commit_hash _from_model_config assistant_confidence_threshold assistant_early_exit
     assistant_ensemble_weight assistant_lookbehind bos_token_id cache_config
-    cache_implementation compile_config continuous_batching_config disable_compile
-    is_assistant low_memory max_cache_len max_matching_ngram_size num_assistant_tokens
-    num_assistant_tokens_schedule num_return_sequences output_attentions
-    output_hidden_states output_logits output_scores pad_token_id prefill_chunk_size
-    prefix prompt_lookup_num_tokens return_dict_in_generate sep_token_id
-    speculation_type target_lookbehind task_specific_params transformers_version
-    unk_token_id use_cache use_mtp
+    cache_implementation chat_format compile_config continuous_batching_config
+    disable_compile is_assistant low_memory max_cache_len max_matching_ngram_size
+    num_assistant_tokens num_assistant_tokens_schedule num_return_sequences
+    output_attentions output_hidden_states output_logits output_scores pad_token_id
+    prefill_chunk_size prefix prompt_lookup_num_tokens return_dict_in_generate
+    sep_token_id speculation_type target_lookbehind task_specific_params
+    transformers_version trust_remote_code unk_token_id use_cache use_mtp
 """.split()  # noqa: SIM905
 
 

@@ -229,6 +229,16 @@ def _origins(experiment: Experiment) -> list[str]:
             "The model, or what it was initialized from, was imported from a Hugging "
             "Face folder, whose own card and license apply too."
         )
+    if experiment.imported_ignoring:
+        names = ", ".join(f"`{name}`" for name in experiment.imported_ignoring)
+        lines.append(
+            f"Options of that folder that the import was told to ignore: {names}."
+        )
+    if experiment.imported_quantization is not None:
+        lines.append(
+            "That folder's weights were quantized and were dequantized on import: "
+            f"{_inline(experiment.imported_quantization)}."
+        )
     return lines
 
 

@@ -22,20 +22,50 @@ GENERATION = frozenset(
     temperature top_k top_p typical_p unk_token_id use_cache
     """.split()  # noqa: SIM905
 )
-# Names, storage, training-time output, and other tools' notes. Neither these nor those
-# change what a model computes from its tokens.
+# Names, storage, training-time output, speed, and other tools' notes. Neither these nor
+# those change what a model computes from its tokens.
 _HARMLESS = GENERATION | frozenset(
     """
-    _attn_implementation_autoset _commit_hash _name_or_path _num_labels
-    attn_implementation chunk_size_feed_forward directionality dtype finetuning_task
-    gradient_checkpointing id2label is_llama_config label2id model_type num_labels
-    output_attentions output_hidden_states output_past problem_type return_dict
-    tokenizer_class torch_dtype torchscript transformers.js_config transformers_version
-    unsloth_fixed unsloth_version
+    _attn_implementation _attn_implementation_autoset _attn_implementation_internal
+    _commit_hash _flash_attn_2_enabled _from_model_config _name_or_path _num_labels
+    architectures attn_implementation auto_map bf16 bos_token chunk_size_feed_forward
+    custom_pipelines directionality dtype eos_token experts_implementation
+    finetuning_task flash_attn fp16 fp32 gradient_checkpointing id2label
+    is_llama_config label2id max_new_tokens mlm_probability model_max_length
+    model_type neftune_noise_alpha num_labels output_attentions output_hidden_states
+    output_past pad_token problem_type return_dict sentence_transformers
+    tokenizer_class torch_dtype torchscript transformers.js_config
+    transformers_version unk_token use_flash_attention use_flash_attention_2
+    use_flash_attn use_memory_efficient_attention use_sdpa
     """.split()  # noqa: SIM905
 )
-# In whole dumps of old versions, and harmless where they say nothing.
-_NOTHING = {"pruned_heads": {}, "use_bfloat16": False}
+# Notes of tools that write more than one.
+_NOTES = ("unsloth_", "mergekit_", "axolotl_", "wandb_", "onnx_", "openvino_")
+# Options that say something in some families, and nothing with these values; whole
+# dumps of old versions have them in any.
+_NOTHING: dict[str, tuple[Any, ...]] = {
+    "add_cross_attention": (False,),
+    "attention_bias": (False, None),
+    "compression_config": (None,),
+    "cross_attention_hidden_size": (None,),
+    "final_logit_softcapping": (None,),
+    "is_decoder": (False,),
+    "is_encoder_decoder": (False,),
+    "layerdrop": (0.0, None),
+    "mlp_bias": (False, None),
+    "partial_rotary_factor": (1.0, None),
+    "pretraining_tp": (1, None),
+    "pruned_heads": ({}, None),
+    "quantization_config": (None,),
+    "rope_interleaved": (False, None),
+    "rope_scaling": (None,),
+    "sliding_window": (None,),
+    "tie_encoder_decoder": (False,),
+    "tie_weights_": (True,),
+    "use_bfloat16": (False, None),
+    "use_mrope": (False, None),
+    "use_sliding_window": (False, None),
+}
 # Maximum of integers: the range of array indices.
 _MOST = 2**31 - 1
 # Shortens untrusted values in messages to a line.
@@ -161,15 +191,11 @@ class Options:
         for name, value in self._values.items():
             option = name.rpartition(".")[2]
             if option in _NOTHING:
-                if value != _NOTHING[option]:
-                    self.refuse(name, value, repr(_NOTHING[option]))
-            elif option not in _HARMLESS and name not in _HARMLESS:
-                self.refuse(
-                    name,
-                    value,
-                    f"no such option. If you know that it has no effect, import with "
-                    f"--ignore {name}",
-                )
+                nothing = _NOTHING[option]
+                if not any(_same(value, each) for each in nothing):
+                    self.refuse(name, value, _or_ignore(repr(nothing[0]), name))
+            elif not _says_nothing(name):
+                self.refuse(name, value, _or_ignore("no such option", name))
 
     def refuse(self, name: str, value: Any, expected: str) -> None:
         """Raises a UserError for the value of an option."""
@@ -177,6 +203,21 @@ class Options:
             f"{self._source}: {name} = {_SHOWN.repr(value)} is not supported; expected "
             f"{expected}."
         )
+
+
+def _or_ignore(expected: str, name: str) -> str:
+    return f"{expected}. If you know that it has no effect, import with --ignore {name}"
+
+
+def _same(value: Any, nothing: Any) -> bool:
+    """Equality in which false is not 0: a layerdrop of false is none."""
+    return value == nothing and isinstance(value, bool) == isinstance(nothing, bool)
+
+
+def _says_nothing(name: str) -> bool:
+    """Whether an option affects no model, by its name."""
+    option = name.rpartition(".")[2]
+    return not _HARMLESS.isdisjoint((name, option)) or option.startswith(_NOTES)
 
 
 def has_option(values: dict[str, Any], name: str) -> bool:

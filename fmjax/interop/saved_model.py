@@ -1,46 +1,82 @@
 """Reading a model saved by transformers as an objective and parameters."""
 
 import contextlib
+import math
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from fmjax.errors import UserError
 from fmjax.interop import model_fields
 from fmjax.interop.families import FAMILIES
-from fmjax.interop.family import find
+from fmjax.interop.family import Architecture, Family, find
 from fmjax.interop.options import Options
+from fmjax.interop.quantized.dequantize import dequantized
+from fmjax.interop.safetensors_writer import DTYPES
 from fmjax.interop.sizes import check_sizes
 from fmjax.interop.tensor_files import TensorFiles
+from fmjax.interop.tensor_names import without_prefixes
+from fmjax.interop.vocabulary_rows import vocabulary_rows
 from fmjax.interop.weights import (
     computed_otherwise,
     copies_that_differ,
+    leaves,
     left_out,
+    places,
     read_params,
 )
+from fmjax.models.contracts import vocab_size_of
 from fmjax.objectives.objective import Objective
 from fmjax.training.checkpoint.saved_state import in_a_line
 from fmjax.training.state import abstract_variables
 
 
+class SavedModel(NamedTuple):
+    """A model read from files.
+
+    Attributes:
+      objective: the family's objective with the model.
+      params: its parameters as NumPy arrays, with scanned layers.
+      family: the family of its config.json.
+      architecture: the name of its class in transformers.
+      dtype: of the files, as `TensorFiles.dtype`.
+      quantization: the form that weights were quantized in; None if they were not.
+      parameters: the number of them, without padding of the vocabulary.
+      left_out: names of tensors of heads that the architecture does not have.
+      notes: what was done to make files and config.json agree, for the user.
+    """
+
+    objective: Objective
+    params: dict
+    family: Family
+    architecture: str
+    dtype: str
+    quantization: str | None
+    parameters: int
+    left_out: list[str]
+    notes: list[str]
+
+
 def read_model(
-    hf_dir: Path, ignore: Collection[str] = ()
-) -> tuple[Objective, dict, list[str]]:
+    folder: Path,
+    files: TensorFiles,
+    ignore: Collection[str] = (),
+    tokens: int | None = None,
+    dtype: str = "float32",
+) -> SavedModel:
     """Reads a saved model.
 
     Args:
-      hf_dir: a folder with config.json and safetensors files, as written by
-        `save_pretrained`.
+      folder: with a config.json.
+      files: the tensors.
       ignore: names of options of config.json to ignore.
-
-    Returns:
-      The family's objective with the model; its parameters as float32 NumPy arrays,
-      with scanned layers; and names of tensors of heads that the architecture does not
-      have.
+      tokens: number of ids of the tokenizer; None if there is none.
+      dtype: of the parameters, a name in `DTYPES`.
 
     Raises:
       UserError: an option or a tensor is not supported.
     """
-    file = hf_dir / "config.json"
+    file = folder / "config.json"
     options = Options.read(file, ignore)
     model_type = options.take("model_type", str, "")
     named = (options.take("architectures", list, None) or [None])[0]
@@ -50,7 +86,11 @@ def read_model(
         family = find(FAMILIES, model_type, named)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
-    files = TensorFiles(hf_dir)
+    settings = options.take("quantization_config", dict, None)
+    files, form = dequantized(folder, files, settings)
+    files, prefix = without_prefixes(files, family)
+    notes = [] if form is None else [f"quantized weights are dequantized: {form}"]
+    notes += [f"names of tensors were read without {prefix!r}"] if prefix else []
     found = {family.short(name) for name in files.names}
     architecture = family.choose(named, found)
     with _of(file):
@@ -58,19 +98,23 @@ def read_model(
         values = family.read(options, architecture)
     for name, field in family.optional.items():
         values[field] = family.short(name) in found
+    size, note = vocabulary_rows(files, family, values, tokens)
+    if note:
+        values["vocab_size"] = size
+        notes.append(note)
     check_sizes(family, values, files, file)
     heads = {row.name for row in family.rows_of(architecture)}
     for copy in copies_that_differ(files, family):
         original = family.copies[copy]
-        if copy not in heads:
+        if copy not in heads or "tie_embeddings" not in values:
             raise UserError(
-                f"{hf_dir}: {copy} differs from {original}; expected the same values, "
-                "since the model has only one of them."
+                f"{files.folder}: {copy} differs from {original}; expected the same "
+                "values, since the model has only one of them."
             )
-        if values["tie_embeddings"] and not family.unties:
-            raise UserError(
-                f"{hf_dir}: tie_word_embeddings = True, but {copy} differs from "
-                f"{original}."
+        if values["tie_embeddings"]:
+            notes.append(
+                f"{copy} differs from {original} and is read as a head of its own, "
+                "although config.json ties them"
             )
         values["tie_embeddings"] = False
     with _of(file):
@@ -86,8 +130,30 @@ def read_model(
         axes["params"],
         shapes["params"],
         model,
+        DTYPES[dtype][1],
     )
-    return objective, params, left_out(files, family, architecture)
+    name = next(n for n, a in family.architectures.items() if a is architecture)
+    unread = left_out(files, family, architecture)
+    return SavedModel(
+        objective,
+        params,
+        family,
+        name,
+        files.dtype,
+        form,
+        _count(family, architecture, axes, shapes, model),
+        unread,
+        notes,
+    )
+
+
+def _count(
+    family: Family, architecture: Architecture, axes: dict, shapes: dict, model: Any
+) -> int:
+    """The number of parameters, without padding of the vocabulary."""
+    found = leaves(axes["params"], shapes["params"], vocab_size_of(model))
+    placed = places(family.rows_of(architecture), found, family)
+    return sum(math.prod(shape) for place in placed for shape in place.shapes)
 
 
 @contextlib.contextmanager

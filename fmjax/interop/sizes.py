@@ -27,6 +27,7 @@ _NUMBERS = (
     "num_kv_heads",
     "patch_size",
     "relative_buckets.number",
+    "token_classes",
     "vocab_size",
 )
 # Maximum size of a computed table of positions, which is not in the files: 4 MB.

@@ -12,7 +12,8 @@ from flax import linen as nn
 from fmjax.errors import UserError
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.rows import Joined, Row, Shapes
-from fmjax.interop.tensor_files import Tensor, TensorFiles
+from fmjax.interop.safetensors_writer import Tensor
+from fmjax.interop.tensor_files import TensorFiles
 from fmjax.models.contracts import TiesEmbeddings, vocab_size_of
 
 _UNROLLED = re.compile(r"layer_(\d+)")
@@ -137,8 +138,9 @@ def read_params(
     axes: dict,
     shapes: dict,
     model: nn.Module,
+    dtype: Any = np.float32,
 ) -> dict:
-    """Reads a model's parameters as float32 NumPy arrays; vocabulary padding is zero.
+    """Reads a model's parameters as NumPy arrays; vocabulary padding is zero.
 
     Args:
       files: the files.
@@ -147,6 +149,7 @@ def read_params(
       axes: tree of the parameters' logical axes, with scanned layers.
       shapes: tree of their shapes.
       model: the model.
+      dtype: of the arrays.
 
     Raises:
       UserError: a tensor is missing, is not expected, or has the wrong shape.
@@ -160,7 +163,8 @@ def read_params(
     _check_names(files, family, architecture, expected, in_files, computed)
     # All of them before the first array is made: then no more is made than was read.
     for place in expected:
-        files.check(in_files[place.name], place.row.shape_there(place.shapes))
+        shape_there = place.row.shape_there(place.shapes)
+        files.check(in_files[place.name], shape_there, _vocabulary(place, found))
     params: dict[str, Any] = {}
     arrays = {}
     for path in found:
@@ -168,10 +172,11 @@ def read_params(
         *folders, name = path.split("/")
         for folder in folders:
             node, shape = node.setdefault(folder, {}), shape[folder]
-        arrays[path] = node[name] = _zeros(shape[name].shape)
+        arrays[path] = node[name] = _zeros(shape[name].shape, dtype)
     for place in expected:
         shape_there = place.row.shape_there(place.shapes)
-        tensor = files.read(in_files[place.name], shape_there)
+        longer = _vocabulary(place, found)
+        tensor = files.read(in_files[place.name], shape_there, longer)
         for path, part in zip(
             place.row.paths, place.row.to_here(tensor, place.shapes), strict=True
         ):
@@ -185,12 +190,25 @@ def read_params(
     return params
 
 
-def _zeros(shape: tuple[int, ...]) -> np.ndarray:
-    """float32 zeros aligned to 64 bytes, which JAX uses without a copy."""
-    size = 4 * math.prod(shape)
+def _vocabulary(place: Place, found: dict[str, Leaf]) -> int | None:
+    """The tensor's axis of the vocabulary, whose rows may be padded; None if none."""
+    real = found[place.row.paths[0]].real
+    axes = [axis for axis, part in enumerate(real) if part.stop is not None]
+    if len(place.row.paths) > 1 or place.expert is not None or not axes:
+        return None
+    (shape,) = place.shapes
+    more = list(shape)
+    more[axes[0]] += 1
+    there = zip(place.row.shape_there((shape,)), place.row.shape_there((tuple(more),)))
+    return next(axis for axis, (n, other) in enumerate(there) if n != other)
+
+
+def _zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Zeros aligned to 64 bytes, which JAX uses without a copy."""
+    size = np.dtype(dtype).itemsize * math.prod(shape)
     memory = np.zeros(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
-    return memory[start : start + size].view(np.float32).reshape(shape)
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def tensors(

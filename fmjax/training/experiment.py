@@ -91,8 +91,14 @@ class Experiment:
         files: Weights & Biases, MLflow, Prometheus.
       generation: end-of-text tokens and default decoding options of the model; None for
         the tokenizer's EOS and sampling.
+      labels: names of the classes of the model's head for texts or tokens, in order;
+        none if they have no names.
       imported_dtype: dtype of the files that a model was imported from, the default of
         an export; None for a model that was trained.
+      imported_ignoring: options of the folder that a model was imported from which
+        `fmjax import --ignore` was told to ignore.
+      imported_quantization: form in which that folder's weights were quantized, before
+        they were dequantized on import; None if they were not.
       imported_model_type: model_type of those files; an export has the same where it
         can represent the model. None for a model that was trained.
       modules: Python modules that its gin files imported.
@@ -111,7 +117,10 @@ class Experiment:
     evaluations: tuple[Evaluation, ...] = runtime_field(())
     trackers: tuple[Tracker, ...] = runtime_field(())
     generation: Generation | None = None
+    labels: tuple[str, ...] = ()
     imported_dtype: str | None = None
+    imported_ignoring: tuple[str, ...] = ()
+    imported_quantization: str | None = None
     imported_model_type: str | None = None
     modules: tuple[str, ...] = ()
 

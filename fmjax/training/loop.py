@@ -26,7 +26,7 @@ from fmjax.training.faults.watchdog import Watchdog
 from fmjax.training.init_from import start_from
 from fmjax.training.memory import device_memory_peak
 from fmjax.training.noise_scale import NoiseScale, above_critical_batch
-from fmjax.training.numbered_batches import next_batch
+from fmjax.training.numbered_batches import next_batch, whole_state
 from fmjax.training.outcome import Outcome
 from fmjax.training.reporting import events, goodput, metrics, starts
 from fmjax.training.reporting.goodput import Clock
@@ -325,7 +325,7 @@ class Loop:
 
     def _save(self, wait: bool) -> None:
         position = {
-            "iterator": self._batches.get_state(),
+            "iterator": whole_state(self._batches),
             "fingerprint": self._experiment.data.fingerprint(),
             "seen": self._log.seen,
             **self._figures.saved,

@@ -6,12 +6,19 @@ parameter go to the initializer and the optimizer.
 """
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import jax
+from flax import traverse_util
 
 from fmjax.optim.base_shape import compare
+from fmjax.optim.scaling import Scaling
 from fmjax.training.experiment import Experiment
 from fmjax.training.state import abstract_variables
 from fmjax.training.vocab_size import with_vocab_size
+
+if TYPE_CHECKING:
+    import pandas
 
 
 def resolve(experiment: Experiment) -> Experiment:
@@ -41,6 +48,39 @@ def plan_scaling(experiment: Experiment) -> Any:
     if _with_multipliers(experiment, base, sizes).objective != experiment.objective:
         raise ValueError("expected an experiment from `resolve`")
     return experiment.parametrization.scaling(sizes, experiment.optimizer)
+
+
+def parameter_factors(experiment: Experiment) -> "pandas.DataFrame":
+    """What a parametrization does to each parameter, a row for each.
+
+    Returns:
+      A frame by path with the columns "shape", "initial values", "rate", "weight decay"
+      and "epsilon"; all but the shape are the factors of a `Scaling`, 1 without a
+      parametrization.
+
+    Raises:
+      UserError: see `fmjax.optim.mup`.
+    """
+    import pandas
+
+    experiment = resolve(experiment)
+    _, shapes = abstract_variables(experiment.objective)
+    params = traverse_util.flatten_dict(shapes["params"], sep="/")
+    scaling = plan_scaling(experiment) or jax.tree.map(
+        lambda _: Scaling(), shapes["params"]
+    )
+    factors = traverse_util.flatten_dict(scaling, sep="/")
+    rows = {
+        path: {
+            "shape": leaf.shape,
+            "initial values": factors[path].init,
+            "rate": factors[path].rate,
+            "weight decay": factors[path].decay,
+            "epsilon": factors[path].epsilon,
+        }
+        for path, leaf in params.items()
+    }
+    return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("parameter")
 
 
 def _sizes(experiment: Experiment) -> tuple[Any, Any]:

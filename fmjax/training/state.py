@@ -181,7 +181,7 @@ def plan_state(
             lambda s, sharding: jax.ShapeDtypeStruct(
                 s.shape, s.dtype, sharding=sharding
             ),
-            jax.eval_shape(init),
+            compiled.eval_shape(),  # this trace is that of the call below
             shardings,
         )
 

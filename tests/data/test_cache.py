@@ -291,7 +291,7 @@ def test_a_crash_leaves_nothing_that_is_taken_for_whole(tmp_path):
 
 
 def test_leftovers_of_dead_builders_are_removed(tmp_path, monkeypatch):
-    monkeypatch.setattr(folders, "_alive", lambda pid: pid != 123)
+    monkeypatch.setattr(folders, "is_alive", lambda pid: pid != 123)
     final = key_of().folder(tmp_path)
     host = folders.socket.gethostname()
     dead, living, elsewhere = (

@@ -8,6 +8,7 @@ import pytest
 from fmjax.data.inspect.text import inspect
 from fmjax.data.sources.text_files import TextFiles
 from fmjax.data.tasks.text_task import TextTask
+from fmjax.data.text.corruption.denoising import Denoising
 from fmjax.data.text.corruption.infilling import Infilling
 from fmjax.data.text.corruption.mixture import CorruptionMixture
 from fmjax.data.text.corruption.prefix_lm import PrefixLM
@@ -23,6 +24,7 @@ KINDS = {
     "masking": Masking(next_sentence=True),
     "spans": SpanCorruption(),
     "infilling": Infilling(),
+    "denoising": Denoising(),
     "alexatm": CorruptionMixture(
         (Infilling(0.15, permute_sentences=False, mask=False), PrefixLM(mode="[CLM]")),
         (0.8, 0.2),
@@ -122,6 +124,7 @@ def test_every_evaluation_sees_the_same_corruption(folder, kind, streaming):
         ("masking", ["[CLS]", "[MASK]", "[SEP]", "«", "second sentence is from"]),
         ("spans", ["<extra_id_0>", "\n→ <extra_id_0>", "</s>"]),
         ("infilling", ["[MASK]", "\n→ ", "</s>"]),
+        ("denoising", ["[MASK]", "\n→ ", "</s>"]),
         ("alexatm", ["[CLM]", "\n→ "]),
         ("ul2", ["[R]", "[S]", "<extra_id_0>"]),
     ],
@@ -140,6 +143,7 @@ def test_inspect_spells_special_tokens(folder, kind, signs):
         SpanCorruption(),
         PrefixLM(mode="[CLM]"),
         Infilling(),
+        Denoising(),
         CorruptionMixture((Infilling(), SpanCorruption()), (1, 1)),
     ],
     ids=lambda corruption: type(corruption).__name__,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fmjax.data.records import empty_record
 from fmjax.data.text.corruption.corruption import Pieces
+from fmjax.data.text.corruption.denoising import Denoising
 from fmjax.data.text.corruption.infilling import Infilling
 from fmjax.data.text.corruption.mixture import CorruptionMixture
 from fmjax.data.text.corruption.prefix_lm import PrefixLM
@@ -182,6 +183,37 @@ def test_sentences_change_places_whole():
     want = {sum(order, ()) for order in itertools.permutations(sentences)}
     assert set(orders) == want
     assert min(orders.values()) > 60  # Of 100; the standard deviation is 9.
+
+
+@settings(deadline=None)
+@given(st.integers(1, 80), st.floats(0, 0.9), st.floats(0, 1), seeds)
+def test_denoising_corrupts_single_tokens_and_asks_for_the_whole(n, rate, masked, seed):
+    tokens = text(n, seed)
+    bound = bind(Denoising(rate, masked), 81)
+    read, targets = sides(bound.row(tokens, generator(seed)))
+    assert targets == [*tokens.tolist(), EOS]
+    assert len(read) == len(targets)
+    assert read[-1] == EOS
+    changed = np.flatnonzero(np.array(read) != targets)
+    count = round(rate * n)
+    # A random token may be the one that was there.
+    masks = read.count(SPECIALS["[MASK]"])
+    assert masks <= len(changed) <= count
+    if masked == 1:
+        assert masks == count
+    assert all(read[i] == SPECIALS["[MASK]"] or read[i] >= TEXT for i in changed)
+
+
+def test_denoising_has_the_papers_statistics():
+    bound = bind(Denoising(), 513)
+    rng, tokens = generator(0), text(512)
+    read = np.concatenate([bound.corrupted(tokens, rng)[0][:-1] for _ in range(500)])
+    share = np.mean(read == SPECIALS["[MASK]"])
+    # 77 of 512 tokens are corrupted, nine tenths of them masked.
+    assert abs(share - 0.9 * 77 / 512) < 1e-3
+    # Of the others one in 950 is the token that was there.
+    others = np.mean((read != np.tile(tokens, 500)) & (read != SPECIALS["[MASK]"]))
+    assert abs(others - 0.1 * 77 / 512) < 1e-3
 
 
 def test_infilling_has_the_papers_statistics():
@@ -424,7 +456,13 @@ def test_next_sentences_follow_half_of_the_time():
 
 @pytest.mark.parametrize(
     "corruption",
-    [SpanCorruption(), PrefixLM(), Infilling(), Masking(next_sentence=True)],
+    [
+        SpanCorruption(),
+        PrefixLM(),
+        Infilling(),
+        Denoising(),
+        Masking(next_sentence=True),
+    ],
     ids=lambda c: type(c).__name__,
 )
 def test_rows_depend_on_the_generator_alone_and_empty_records_weigh_nothing(corruption):

@@ -1,10 +1,11 @@
 """What a path, a folder or a glob of text files matches."""
 
 import os
+import subprocess
 
 import pytest
 
-from fmjax.data.sources.find_files import files_below, find_files
+from fmjax.data.sources.find_files import expand_braces, files_below, find_files
 from fmjax.data.sources.text_files import TextFiles
 from fmjax.errors import UserError
 
@@ -67,6 +68,24 @@ def test_a_link_to_nothing_is_refused_by_its_name(corpus, target):
     for pattern in (corpus, corpus / "*.txt", corpus / "**" / "*.txt"):
         with pytest.raises(UserError, match=r"self\.txt cannot be read: "):
             TextFiles(str(pattern)).fingerprint("train")
+
+
+@pytest.mark.parametrize("pattern", [
+    "a{000..003}.tar", "a{b,c}{1..3}", "{8..11}", "{3..1}", "{08..11}", "{a,{b,c}}x",
+    "{a}", "a{1..}b", "{,x}y", "{a", "b}", "{1..3}/{x,y}",
+])  # fmt: skip
+def test_braces_stand_for_what_they_do_in_bash(pattern):
+    command = ["bash", "-c", f"printf '%s\\n' {pattern}"]
+    expected = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert expand_braces(pattern, "files") == expected.stdout.splitlines()
+
+
+def test_a_file_with_braces_in_its_name_stands_for_itself(tmp_path):
+    (tmp_path / "{1..9999999}.txt").write_text("text")
+    (file,) = find_files(f"{tmp_path}/{{1..9999999}}.txt", "files")
+    assert file.name == "{1..9999999}.txt"
+    with pytest.raises(UserError, match="its braces stand for more than 1,000,000"):
+        find_files(f"{tmp_path}/{{1..9999999}}.csv", "files")
 
 
 def test_what_matches_nothing_says_what_there_is(corpus, tmp_path):

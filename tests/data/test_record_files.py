@@ -3,6 +3,7 @@
 import gzip
 import json
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -63,6 +64,17 @@ def test_folders_globs_and_lists_are_read_in_the_order_of_names(tmp_path):
         RecordFiles(str(corpus / "c.parquet.gz")).fingerprint("train")
 
 
+def test_shards_may_be_compressed(tmp_path):
+    for number, text in enumerate(("a", "b")):
+        write(tmp_path / f"{number}.jsonl.gz", [text])
+        shard = tmp_path / f"x.jsonl.gz-0000{number}-of-00002"
+        (tmp_path / f"{number}.jsonl.gz").rename(shard)
+    source = RecordFiles(str(tmp_path), validation_fraction=0.0)
+    assert texts(source, "train") == ["a", "b"]
+    parts = source.division("train").parts(4)
+    assert [(part.start, part.stop) for part in parts] == [(0, None)] * 2
+
+
 def test_equal_texts_are_held_out_together_and_none_is_lost(tmp_path):
     every = numbered("text", 500)
     write(tmp_path / "a.jsonl", every)
@@ -118,29 +130,33 @@ def test_names_of_the_hub_tell_the_splits(tmp_path, capsys):
     ],
 )  # fmt: skip
 def test_words_that_tell_a_split(tmp_path, names, expected):
-    found = files_by_split([tmp_path / "set" / name for name in names], "files")
+    found = files_by_split(
+        [tmp_path / "set" / name for name in names], "files", "record_files"
+    )
     if found is not None:
         found = {split: len(files) for split, files in found.items() if files}
     assert found == expected
 
 
 def test_folders_that_datasets_saves_are_read(tmp_path):
-    """The layout of `DatasetDict.save_to_disk` of `datasets` 5.2."""
-    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
-    for split, count in (("train", 40), ("test", 2)):
-        folder = tmp_path / split
-        folder.mkdir()
-        (folder / "dataset_info.json").write_text('{"features": {}}')
-        (folder / "state.json").write_text('{"_split": "train"}')
-        table = pa.table({"text": numbered(split, count)})
-        for name in ("data-00000-of-00001.arrow", "cache-1c80317fa3b1799d.arrow"):
-            with pa.ipc.new_stream(folder / name, table.schema) as writer:
-                writer.write_table(table)
-    source = RecordFiles(str(tmp_path))
+    splits = {
+        split: datasets.Dataset.from_dict({"text": numbered(split, count)})
+        for split, count in (("train", 40), ("test", 2))
+    }
+    shards = {"train": 3, "test": 1}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "all", num_shards=shards)
+    assert list((tmp_path / "all").rglob("state.json"))
+    source = RecordFiles(str(tmp_path / "all"))
     both = texts(source, "train") + texts(source, "validation")
     assert sorted(both) == sorted(numbered("train", 40))
-    test = RecordFiles(str(tmp_path / "test"), validation_fraction=0.0)
+    test = RecordFiles(str(tmp_path / "all/test"), validation_fraction=0.0)
     assert texts(test, "train") == ["test 0", "test 1"]
+    tree = tmp_path / "tree/data"
+    tree.mkdir(parents=True)
+    for split, saved in splits.items():
+        saved.to_parquet(tree / f"{split}-00000-of-00001.parquet")
+    tree_source = RecordFiles(str(tmp_path / "tree"))
+    assert texts(tree_source, "validation") == texts(source, "validation")
 
 
 def test_separate_validation_files_are_not_trained_on(tmp_path, capsys):

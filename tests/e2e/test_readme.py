@@ -12,8 +12,10 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+import numpy as np
 import pytest
-from image_files import write_classes
+import webdataset
+from image_files import encoded, picture, write_classes
 from small_tokenizers import byte_level
 
 from fmjax.cli.main import main, parse
@@ -59,6 +61,7 @@ SHORT_LADDER = [
     "ladder.target_steps=20",
     "ladder.bootstrap=16",
 ]  # fmt: skip
+BYTES = ["text_task.tokenizer=@bytes()", "data.length=64"]
 # What is appended to each command by its beginning; the longest beginning that fits.
 CUT_SHORT = {
     "bash launch/quickstart.sh": [*QUICKSTART, "--run_dir", "runs/quickstart"],
@@ -96,6 +99,10 @@ CUT_SHORT = {
     "fmjax data inspect": [],
     "fmjax data inspect mine.gin": SMALL_VOCABULARY,
     "fmjax data inspect records.gin": SMALL_VOCABULARY,
+    "fmjax data cache records.gin": SMALL_VOCABULARY,
+    "fmjax data inspect pairs.gin": BYTES,
+    "fmjax data inspect labelled.gin": BYTES,
+    "fmjax data inspect tokens.gin": ["data.length=64"],
     "python launch/local.py": QUICKSTART,
     "fmjax train mine.gin": QUICKSTART,
     "fmjax train mine.gin sentencepiece.file": SHORT,
@@ -167,12 +174,38 @@ def place(tmp_path_factory) -> pathlib.Path:
         lines = [json.dumps({"text": part}) for part in text.split("\n\n")]
         content = gzip.compress("\n".join(lines).encode())
         copy.with_suffix(".jsonl.gz").write_bytes(content)
+    write_records(folder)
+    write_shards(folder / "shards")
     write_classes(folder / "pictures", {"cat": 20, "dog": 20})
     save_random_gpt2(folder / "path/to/hf_gpt2")
     shutil.copytree(
         ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("runs")
     )
     return folder
+
+
+def write_records(folder: pathlib.Path) -> None:
+    """Records of the kinds that the pages read."""
+    rows = [{"question": f"what is {n}²?", "answer": f"{n * n}"} for n in range(60)]
+    (folder / "tokens").mkdir()
+    for name in ("train", "val"):
+        ids = np.array([*range(1000, 1030), 50256] * 50, "<u2")
+        (folder / f"tokens/{name}.bin").write_bytes(ids.tobytes())
+    labelled = "".join(f"text {n}\t{n % 5 + 1}\n" for n in range(60))
+    (folder / "reviews.tsv").write_text(f"text\tstars\n{labelled}")
+    (folder / "qa").mkdir()
+    (folder / "qa/a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def write_shards(folder: pathlib.Path) -> None:
+    """Four archives of pictures with classes."""
+    folder.mkdir()
+    for shard in range(4):
+        with webdataset.TarWriter(str(folder / f"{shard:03}.tar")) as writer:
+            for n in range(10):
+                content = encoded(picture(n))
+                key = f"{shard}{n:03}"
+                writer.write({"__key__": key, "png": content, "cls": n % 2})
 
 
 @pytest.fixture(scope="module")

@@ -61,9 +61,18 @@ def test_every_verb_works_on_a_built_cache(finished, tiny, tmp_path):
     assert ended.returncode == 0, ended.stderr
 
 
-def test_missing_cache_says_what_is_needed(tiny, tmp_path):
+def test_a_cache_of_text_files_is_built_too(tiny, tmp_path):
     ended = blocked(
-        "train", *tiny, "--run_dir", tmp_path / "run",
+        "data", "cache", *tiny, f"data.cache_dir={tmp_path / 'empty'}",
+    )  # fmt: skip
+
+    assert ended.returncode == 0, ended.stderr
+    assert (pathlib.Path(ended.stdout.split()[0]) / "metadata.json").is_file()
+
+
+def test_missing_cache_says_what_is_needed(tmp_path):
+    ended = blocked(
+        "train", "quickstart.gin", "--run_dir", tmp_path / "run",
         f"data.cache_dir={tmp_path / 'empty'}",
     )  # fmt: skip
 

@@ -7,21 +7,30 @@ import io
 import json
 import lzma
 import pathlib
-from collections.abc import Callable
+import shutil
+import struct
+import tarfile
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.numpy
 import sentencepiece
+import tensorstore
 import tokenizers
+import torch
+from array_record.python.array_record_module import ArrayRecordWriter
+from flax import serialization
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from fmjax.config.load import load_experiment
 from fmjax.config.render import render
 from fmjax.data.runtime import cache
+from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources.image_folder import ImageFolder
 from fmjax.data.sources.record_files import RecordFiles
+from fmjax.data.sources.token_files import TokenFiles
 from fmjax.data.text.decoder_pairs import DecoderPairs
 from fmjax.data.text.packing import Layout
 from fmjax.data.text.pairs import Pairs
@@ -31,6 +40,9 @@ from fmjax.data.tokenizers.saved_tokenizer import SavedTokenizer
 from fmjax.data.tokenizers.tokenizers import ByteTokenizer
 from fmjax.errors import UserError
 from fmjax.interop import preprocessor_file
+from fmjax.interop.containers import meta_llama, t5x, torch_files
+from fmjax.interop.containers.folder import read_folder
+from fmjax.interop.quantized.dequantize import dequantized
 from fmjax.interop.saved_model import read_model
 from fmjax.interop.tensor_files import TensorFiles
 from fmjax.run import directory as run_dirs
@@ -56,7 +68,17 @@ TEXTS = ["the cat sat on the mat", "a cat and a hat, 12 of them"] * 5
 
 def readers(folder: pathlib.Path) -> Readers:
     """A good input of each reader, and the reader, which may write below `folder`."""
-    parts = (models_of, caches, configs, runs, tokenizers_of, images, records)
+    parts = (
+        models_of,
+        containers_of,
+        caches,
+        configs,
+        runs,
+        tokenizers_of,
+        images,
+        records,
+        token_streams,
+    )
     found: Readers = {}
     for part in parts:
         place = folder / part.__name__
@@ -77,7 +99,7 @@ def models_of(folder: pathlib.Path) -> Readers:
 
     def tensors(file: pathlib.Path, content: bytes) -> None:
         file.write_bytes(content)
-        files = TensorFiles(file.parent)
+        files = TensorFiles(file.parent, read_folder(file.parent))
         for name in files.names:
             files.read(name, arrays[name].shape if name in arrays else (1,))
 
@@ -108,9 +130,137 @@ def models_of(folder: pathlib.Path) -> Readers:
         ),
         "config.json": (
             _json(options),
-            _written(gpt2 / "config.json", lambda: read_model(gpt2)),
+            _written(
+                gpt2 / "config.json",
+                lambda: read_model(gpt2, TensorFiles(gpt2, read_folder(gpt2))),
+            ),
         ),
     }
+
+
+def containers_of(folder: pathlib.Path) -> Readers:
+    """Weights in other files than safetensors."""
+    table = torch.arange(6.0).reshape(2, 3)
+    state = {"table": table, "turned": table.T, "half": torch.ones(3).bfloat16()}
+    index = {"weight_map": {"table": "one.bin", "half": "one.bin"}}
+    meta, shards = folder / "meta", folder / "bin"
+    for place in (meta, shards):
+        place.mkdir()
+    torch.save(state, shards / "one.bin")
+    shapes = {"attention.wq": (4, 4), "attention.wk": (4, 4), "attention.wv": (4, 4)}
+    shapes |= {"attention.wo": (4, 4), "feed_forward.w1": (6, 4)}
+    llama = {f"layers.0.{n}.weight": torch.ones(shape) for n, shape in shapes.items()}
+    llama["tok_embeddings.weight"] = torch.ones(7, 4)
+    torch.save(llama, meta / "consolidated.00.pth")
+    params = {"dim": 4, "n_layers": 1, "n_heads": 2, "vocab_size": 7, "norm_eps": 1e-5}
+    array = folder / "t5x" / "target.encoder.encoder_norm.scale"
+    places, tensors = {}, {}
+    small = np.ones((4, 4), np.float32)
+    for name in ("query", "key", "value", "out"):
+        tensors[name] = {"kernel": small}
+    target = {
+        "token_embedder": {"embedding": np.ones((7, 4), np.float32)},
+        "encoder": {
+            "relpos_bias": {"rel_embedding": np.ones((2, 8), np.float32)},
+            "layers_0": {"attention": tensors, "mlp": {"wi": {"kernel": small}}},
+            "encoder_norm": {
+                "scale": {"driver": "zarr", "kvstore": {"path": array.name}}
+            },
+        },
+    }
+    spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": str(array)}}
+    written = tensorstore.open(
+        spec, create=True, dtype=tensorstore.float32, shape=[4]
+    ).result()
+    written.write(np.ones(4, np.float32)).result()
+    checkpoint = serialization.msgpack_serialize(
+        {"version": 3, "optimizer": {"target": target}}
+    )
+    (array.parent / t5x.FILE).write_bytes(checkpoint)
+    for name in (t5x.FILE, f"{array.name}/.zarray", f"{array.name}/0"):
+        places[name] = folder / f"of {name.replace('/', ' ')}"
+        shutil.copytree(array.parent, places[name])
+
+    def every(tensors) -> None:
+        for tensor in tensors.values():
+            assert tensor.read().shape == tensor.shape
+
+    packed = {
+        "a.qweight": np.ones((4, 8), np.int32),
+        "a.qzeros": np.ones((2, 1), np.int32),
+        "a.scales": np.ones((2, 8), np.float16),
+        "a.g_idx": np.arange(32, dtype=np.int32) // 16,
+    }
+    config = {"quant_method": "gptq", "bits": 4, "checkpoint_format": "gptq"}
+    weights = {"num_bits": 8, "type": "int", "strategy": "tensor"}
+    group = {"targets": ["Linear"], "weights": weights, "format": None}
+    compressed = {
+        "quant_method": "compressed-tensors", "format": "int-quantized",
+        "config_groups": {"group_0": group},
+    }  # fmt: skip
+    int8 = {"a.weight": np.ones((2, 3), np.int8), "a.weight_scale": np.ones(1, "f4")}
+    quantized = folder / "quantized"
+    quantized.mkdir()
+    safetensors.numpy.save_file(packed, quantized / "model.safetensors")
+
+    def weights_of(content: bytes, settings: dict = config) -> None:
+        (quantized / "model.safetensors").write_bytes(content)
+        files = TensorFiles(quantized, read_folder(quantized))
+        every(dequantized(quantized, files, settings)[0].tensors)
+
+    def file() -> None:
+        every(torch_files.read_file(folder / "model.bin"))
+
+    return {
+        "PyTorch's zip": (_saved(state, True), _written(folder / "model.bin", file)),
+        "PyTorch's older": (_saved(state, False), _written(folder / "model.bin", file)),
+        "GPTQ": (safetensors.numpy.save(packed), weights_of),
+        "GPTQ's settings": (
+            _json(config),
+            lambda c: weights_of(safetensors.numpy.save(packed), _settings(c)),
+        ),
+        "compressed-tensors' settings": (
+            _json(compressed),
+            lambda c: weights_of(safetensors.numpy.save(int8), _settings(c)),
+        ),
+        "PyTorch's index": (
+            _json(index),
+            _written(
+                shards / "pytorch_model.bin.index.json",
+                lambda: every(read_folder(shards)),
+            ),
+        ),
+        "params.json": (
+            _json(params),
+            _written(
+                meta / "params.json", lambda: every(meta_llama.read_folder(meta)[1])
+            ),
+        ),
+        **{
+            f"T5X's {name}": (
+                (place / name).read_bytes(),
+                _written(
+                    place / name,
+                    lambda place=place: every(t5x.read_folder(place)[1]),
+                ),
+            )
+            for name, place in places.items()
+        },
+    }
+
+
+def _settings(content: bytes) -> dict:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        found = None
+    return found if isinstance(found, dict) else {}
+
+
+def _saved(state: dict, archive: bool) -> bytes:
+    content = io.BytesIO()
+    torch.save(state, content, _use_new_zipfile_serialization=archive)
+    return content.getvalue()
 
 
 def caches(folder: pathlib.Path) -> Readers:
@@ -336,6 +486,10 @@ def records(folder: pathlib.Path) -> Readers:
         "records_file.arrow": _stored(
             lambda out: _write_arrow(pa.ipc.new_file, out, table)
         ),
+        "records.tar": _stored(lambda out: _write_tar(out, rows)),
+        "records.tar.gz": gzip.compress(_stored(lambda out: _write_tar(out, rows))),
+        "records.tfrecord": _tfrecords(folder, rows),
+        "records.array_record": _array_records(folder, rows),
     }
 
     def reads(name: str) -> Reader:
@@ -355,6 +509,40 @@ def records(folder: pathlib.Path) -> Readers:
     return {name: (content, reads(name)) for name, content in contents.items()}
 
 
+def token_streams(folder: pathlib.Path) -> Readers:
+    """Ids of Megatron, and of llm.c."""
+    place = folder / "streams"
+    place.mkdir()
+    ids = np.arange(200, dtype="<u2")
+    (place / "megatron.bin").write_bytes(ids.tobytes())
+    lengths = np.full(10, 20, "<i4")
+    index = b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, 8, 10, 11) + lengths.tobytes()
+    index += np.arange(0, 400, 40, dtype="<i8").tobytes()
+    index += np.arange(11, dtype="<i8").tobytes()
+    header = np.zeros(256, "<i4")
+    header[:3] = 20240520, 1, 200
+
+    def reads(name: str) -> Reader:
+        source = TokenFiles(str(place / f"{name}.bin"), 7, validation_fraction=0.0)
+
+        def read() -> None:
+            source.fingerprint("train")
+            division = source.division("train")
+            for part in division.parts(100):
+                for example in division.read(part):
+                    assert len(example.tokens.ids)
+
+        return read
+
+    return {
+        "megatron.idx": (index, _written(place / "megatron.idx", reads("megatron"))),
+        "llm.c": (
+            header.tobytes() + ids.tobytes(),
+            _written(place / "llm.bin", reads("llm")),
+        ),
+    }
+
+
 def _stored(write: Callable[[io.BytesIO], object]) -> bytes:
     out = io.BytesIO()
     write(out)
@@ -364,6 +552,46 @@ def _stored(write: Callable[[io.BytesIO], object]) -> bytes:
 def _write_arrow(make, out: io.BytesIO, table: pa.Table) -> None:
     with make(out, table.schema) as writer:
         writer.write_table(table, max_chunksize=4)
+
+
+def _write_tar(out: io.BytesIO, rows) -> None:
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for row in rows:
+            for ending, value in (("id", row["id"]), ("of.caption", row["of"])):
+                content = _json(value)
+                member = tarfile.TarInfo(f"{row['id']}.{ending}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+
+
+def _examples(rows) -> Iterator[bytes]:
+    import_seqio()
+    from tensorflow import train
+
+    for row in rows:
+        number = train.Feature(int64_list=train.Int64List(value=[row["id"]]))
+        caption = row["of"]["caption"].encode()
+        text = train.Feature(bytes_list=train.BytesList(value=[caption]))
+        features = train.Features(feature={"id": number, "of.caption": text})
+        yield train.Example(features=features).SerializeToString()
+
+
+def _tfrecords(folder: pathlib.Path, rows) -> bytes:
+    import_seqio()
+    import tensorflow as tf
+
+    with tf.io.TFRecordWriter(str(folder / "written")) as writer:
+        for example in _examples(rows):
+            writer.write(example)
+    return (folder / "written").read_bytes()
+
+
+def _array_records(folder: pathlib.Path, rows) -> bytes:
+    writer = ArrayRecordWriter(str(folder / "written"), "group_size:1")
+    for example in _examples(rows):
+        writer.write(example)
+    writer.close()
+    return (folder / "written").read_bytes()
 
 
 def _json(value) -> bytes:

@@ -56,6 +56,10 @@ LANGUAGE = {
     "packed": (*ADAMW, "data.rows='packed'"),
     "random windows": (*ADAMW, "data.random_window=True"),
     "streamed": (*ADAMW, "data.streaming=True"),
+    "streamed lines": (
+        *ADAMW, "data.streaming=True", "text_files.document='line'",
+        "data.shuffle_mb=0.01",
+    ),
     "mixture": (
         *ADAMW, "data.train=@mixture()", "data.rows='packed'",
         "mixture.tasks=(@one/text_task(), @two/text_task())", "mixture.rates=(1, 3)",

@@ -125,7 +125,7 @@ def test_an_encoder_reads_what_it_read_in_training(data, tmp_path):
 def test_an_encoder_reads_an_empty_prompt_up_to_its_end():
     run = answering(ByteTokenizer(), TRAINED)
     assert len(generate(run, [""], max_tokens=3)) == 1
-    with pytest.raises(UserError, match="prompt 0 has no tokens"):
+    with pytest.raises(UserError, match="no BOS or EOS to start"):
         generate(answering(CharacterTokenizer("ab")), [""])
 
 

@@ -1,5 +1,6 @@
 """What is refused on import, from folders written without torch or transformers."""
 
+import dataclasses
 import json
 import tracemalloc
 
@@ -140,7 +141,14 @@ def test_an_option_is_ignored_only_where_told(tmp_path, tensors, capsys):
     write(tmp_path / "plain", tensors)
     import_model(tmp_path / "plain", tmp_path / "plain_run")
     first, second = (fmjax.load(tmp_path / name) for name in ("run", "plain_run"))
-    assert first.config == second.config
+    # What was ignored is recorded in the run, and in what is exported from it.
+    assert first.config.imported_ignoring == tuple(ignored)
+    told = dataclasses.replace(first.config, imported_ignoring=())
+    assert told == second.config
+    assert "imported_ignoring" in (tmp_path / "run" / "config.gin").read_text()
+    export_model(tmp_path / "run", tmp_path / "exported")
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert "ignore: `something_new`, `notes.kind`" in card
 
 
 @pytest.mark.parametrize(
@@ -148,6 +156,14 @@ def test_an_option_is_ignored_only_where_told(tmp_path, tensors, capsys):
     [
         ("is_llama_config", True, None),
         ("unsloth_version", "2024.9", None),
+        ("unsloth_tiled_mlp", True, None),
+        ("_attn_implementation_autoset", True, None),
+        ("auto_map", {"AutoConfig": "configuration_x.Config"}, None),
+        ("use_flash_attention_2", True, None),
+        ("quantization_config", None, {"quant_method": "x"}),
+        ("layerdrop", 0.0, False),
+        ("is_decoder", False, True),
+        ("use_sliding_window", False, True),
         ("transformers.js_config", {"dtype": "q4"}, None),
         ("rope_interleaved", False, True),
         ("activation", "swiglu", "geglu"),
@@ -178,7 +194,7 @@ def test_tensors_of_other_shapes_and_kinds_are_named(tmp_path, tensors):
     turned = {**tensors, "h.0.mlp.c_fc.weight": np.zeros((24, 6), np.float32)}
     refused(tmp_path, write(tmp_path / "hf", turned), r"c_fc\.weight has shape \(24, 6")
     whole = {**tensors, "ln_f.bias": np.zeros(6, np.int8)}
-    refused(tmp_path, write(tmp_path / "hf", whole), r"ln_f\.bias is stored as I8")
+    refused(tmp_path, write(tmp_path / "hf", whole), r"ln_f\.bias is stored as int8")
 
 
 @pytest.mark.parametrize(
@@ -228,11 +244,22 @@ def test_a_config_that_is_nested_without_end_is_named(tmp_path, tensors, deep):
     refused(tmp_path, folder, r"config\.json is not JSON")
 
 
-def test_a_tied_head_that_is_not_the_embedding_is_named(tmp_path, tensors):
+def test_a_head_that_is_not_the_embedding_is_read_as_its_own(tmp_path, tensors):
     tied = {**tensors, "lm_head.weight": tensors["wte.weight"].copy()}
     import_model(write(tmp_path / "hf", tied), tmp_path / "tied")
+    assert fmjax.load(tmp_path / "tied").model.tie_embeddings
     tied["lm_head.weight"][0, 0] += 1
-    refused(tmp_path, write(tmp_path / "hf", tied), r"lm_head\.weight differs")
+    notes = import_model(write(tmp_path / "hf", tied), tmp_path / "untied").notes
+    assert any("lm_head.weight differs from transformer.wte" in note for note in notes)
+    run = fmjax.load(tmp_path / "untied")
+    assert not run.model.tie_embeddings
+    tokens = np.arange(8).reshape(2, 4)
+    plain = fmjax.load(tmp_path / "tied")(tokens=tokens)
+    np.testing.assert_allclose(
+        run(tokens=tokens)["logits"][..., 0],
+        plain["logits"][..., 0] + plain["hidden"][..., 0],
+        atol=1e-5,
+    )
 
 
 def test_a_file_without_a_head_is_of_a_class_without(tmp_path, tensors):
@@ -302,15 +329,20 @@ def test_files_that_are_missing_or_damaged_are_named(tmp_path, tensors):
     refused(tmp_path, folder, "model.safetensors cannot be read")
     weights.unlink()
     (folder / "pytorch_model.bin").write_bytes(b"")
-    refused(tmp_path, folder, "never pickled")
+    refused(tmp_path, folder, "pytorch_model.bin is no file of torch.save|damaged")
+    (folder / "pytorch_model.bin").unlink()
+    (folder / "model.gguf").write_bytes(b"")
+    refused(tmp_path, folder, "found model.gguf; expected model.safetensors or")
     index.write_text("{}")
     refused(tmp_path, folder, "index.json is damaged")
     index.write_text('{"weight_map": {"a": "shard.safetensors"}}')
     refused(tmp_path, folder, r"has no shard\.safetensors")
-    (folder / "config.json").write_text("{")
+    (folder / "shard.safetensors").write_bytes(b"")
+    refused(tmp_path, folder, r"shard\.safetensors cannot be read")
+    (write(folder, tensors) / "config.json").write_text("{")
     refused(tmp_path, folder, r"config\.json is not JSON")
     (folder / "config.json").unlink()
-    refused(tmp_path, folder, r"config\.json: no such file")
+    refused(tmp_path, folder, r"no config\.json; expected a model saved by")
     refused(tmp_path, tmp_path / "nothing", "no such directory")
 
 

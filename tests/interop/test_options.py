@@ -7,11 +7,13 @@ import pytest
 from safetensors.numpy import save_file
 
 from fmjax.errors import UserError
+from fmjax.interop.containers.folder import read_folder
 from fmjax.interop.export import describe
 from fmjax.interop.families import FAMILIES
 from fmjax.interop.families.windows import LayerTypes
 from fmjax.interop.options import Options
 from fmjax.interop.saved_model import read_model
+from fmjax.interop.tensor_files import TensorFiles
 from fmjax.models.language.bert import Bert
 from fmjax.models.layers.transformer_config import TransformerConfig
 
@@ -29,7 +31,7 @@ def refused(folder, model_type, options, message):
     )
     save_file({"a": np.zeros(1, np.float32)}, folder / "model.safetensors")
     with pytest.raises(UserError, match=message):
-        read_model(folder)
+        read_model(folder, TensorFiles(folder, read_folder(folder)))
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,22 @@ def test_sigterm_to_one_stops_both_at_one_step_and_one_process_continues(
 
 
 @pytest.mark.slow
+def test_a_streamed_run_goes_on_with_another_number_of_processes(tmp_path, train):
+    streamed = [
+        *train, "data.streaming=True", "text_files.document='line'",
+        "data.shuffle_mb=0.02", "experiment.optimizer=@adamw()",
+        "adamw.schedule=@constant()", "constant.learning_rate=1e-3",
+    ]  # fmt: skip
+    whole = alone(*streamed, "train.steps=40", "--run_dir", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stdout
+    for steps, start in ((15, together), (25, alone), (40, together)):
+        ended = start(*streamed, f"train.steps={steps}", "--run_dir", tmp_path / "run")
+        assert ended.returncode == 0, ended.stdout
+        assert saved_steps(tmp_path / "run")[-1] == steps
+    assert_same_losses(tmp_path / "run", tmp_path / "whole", 40)
+
+
+@pytest.mark.slow
 def test_bad_steps_are_judged_alike(tmp_path, train):
     # So narrow a window that ordinary steps are beyond it.
     command = [

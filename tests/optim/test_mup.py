@@ -12,6 +12,7 @@ import torch
 from flax import traverse_util
 from mup.infshape import zip_infshape
 
+import fmjax
 from fmjax.config.load import load_experiment
 from fmjax.errors import UserError
 from fmjax.models.language.bert import Bert
@@ -472,3 +473,14 @@ def test_a_decay_that_is_zero_cannot_be_left_as_it_is():
     experiment = parametrized(gpt(), how, optimizer)
     with pytest.raises(UserError, match="scale_weight_decay = False has no effect"):
         plan_scaling(experiment)
+
+
+def test_factors_of_all_parameters_are_a_table():
+    table = fmjax.parameter_factors(parametrized(gpt()))
+    assert table.loc["tokens/table", "rate"] == 1
+    hidden = table.loc[f"{LAYERS}/mlp/in"]
+    found = hidden[["initial values", "rate", "weight decay"]].tolist()
+    assert found == pytest.approx([M**-0.5, 1 / M, M])
+    plain = fmjax.parameter_factors(parametrized(gpt(), None))
+    assert (plain.drop(columns="shape") == 1).all(axis=None)
+    assert (plain["shape"] == table["shape"]).all()

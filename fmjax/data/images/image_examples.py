@@ -49,6 +49,8 @@ def image_examples(
 ) -> Iterator[ImageExample]:
     """Yields the examples of a seqio task, without corrupt ones and empty captions.
 
+    A source may tell itself that an example is corrupt, by the feature `record_fault`.
+
     Args:
       dataset: the task's tf.data.Dataset, with features `image` and, if there are
         labels or captions, `label` and `targets`.
@@ -61,6 +63,10 @@ def image_examples(
       UserError: a feature is missing, or as in `read_examples`.
     """
     for number, found in read_examples(dataset, name, skipped):
+        if fault := found.get("record_fault"):
+            where = label_of(found, f"image {number}")
+            skipped.add(f"{name}: {where} {fault.decode()}")
+            continue
         for feature in ("image", "label") if classes else ("image",):
             if feature not in found:
                 raise UserError(

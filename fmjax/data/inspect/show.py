@@ -7,6 +7,7 @@ from rich.console import Console
 from fmjax.data.images.image_data import ImageData
 from fmjax.data.inspect.contact_sheet import write_contact_sheet
 from fmjax.data.inspect.images import inspect_images
+from fmjax.data.inspect.labelled import inspect_labelled
 from fmjax.data.inspect.text import inspect
 from fmjax.data.text.text_data import Data
 from fmjax.errors import UserError
@@ -32,7 +33,9 @@ def show(data: Data | ImageData, examples: int, picture: pathlib.Path | None) ->
     if not isinstance(data, ImageData):
         if picture is not None:
             raise UserError("--picture needs a config of images; this data is text.")
-        inspect(data, examples=examples).render(Console())
+        is_labelled = data.class_names() and not data.streaming
+        report = inspect_labelled if is_labelled else inspect
+        report(data, examples=examples).render(Console())
         return
     inspect_images(data, examples=examples).render(Console())
     if picture is not None:

@@ -1,6 +1,6 @@
 """The interface of `experiment.data`: what a run needs of its data."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -36,6 +36,14 @@ class TrainBatches(Protocol):
 
     def close(self) -> None:
         """Stops the threads that prefetch batches."""
+
+
+@runtime_checkable
+class DividedBatches(Protocol):
+    """`TrainBatches` of which each process knows only its own part of the state."""
+
+    def merge_states(self, states: Sequence[dict]) -> dict:
+        """The state to save, of those of all processes; `set_state` takes it."""
 
 
 class BatchSource(Protocol):

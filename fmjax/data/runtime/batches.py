@@ -323,7 +323,7 @@ def eval_batches(
             for number, record in enumerate(found, first + rows.start)
         ]
         batch = stack(made)
-        if records.has_text_bytes:
+        if records.has_text_bytes and token_bytes.any():
             batch = with_target_bytes(batch, token_bytes)
         return batch
 

@@ -8,7 +8,6 @@ stale. Opening a cache needs neither TensorFlow nor seqio.
 import contextlib
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -17,12 +16,11 @@ from typing import Any, Protocol
 import numpy as np
 import safetensors.numpy
 from array_record.python.array_record_module import ArrayRecordWriter
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from fmjax.data import folders
 from fmjax.data.folders import atomic_folder, digest_of
 from fmjax.data.records import Record, RowLayout
+from fmjax.data.runtime.build_progress import build_progress, say
 from fmjax.data.sources.examples import Skipped
 from fmjax.data.tasks.corrupt_fraction import check_whole
 from fmjax.data.tokenizers.tokenizers import Tokenizer
@@ -32,6 +30,8 @@ from fmjax.errors import UserError
 FORMAT_VERSION = 1
 _METADATA = "metadata.json"
 _SHARD_BYTES = 1 << 28
+# Number of documents between two updates of the progress.
+_SHOWN_EVERY = 64
 # One record in each group, for random access. No compression: ids are uint16 already.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 
@@ -126,6 +126,8 @@ def build_cache(
     tokenizer: Tokenizer | None,
     total_bytes: int | None = None,
     max_corrupt_fraction: float = 1.0,
+    began: float | None = None,
+    shows_progress: bool = True,
 ) -> Cache:
     """Builds a cache unless it exists, and opens it.
 
@@ -137,6 +139,8 @@ def build_cache(
       total_bytes: approximate bytes of all documents, for the progress bar.
       max_corrupt_fraction: share of the documents that may be corrupt, see
         `fmjax.data.tasks.corrupt_fraction`.
+      began: when the build began, by `time.monotonic`; None for now.
+      shows_progress: whether it prints the progress.
 
     Raises:
       UserError: the split has no rows, too much of it is corrupt, or the folder cannot
@@ -144,8 +148,8 @@ def build_cache(
     """
     if is_built(root, key) or key.folder(root).exists():
         return open_cache(root, key)
-    started = time.monotonic()
-    skipped = Skipped()
+    started = time.monotonic() if began is None else began
+    skipped, name = Skipped(), f"{key.task} {key.split}"
     counts = {"documents": 0, "tokens": 0, "bytes": 0, "rows": 0}
     counts |= {"targets": 0, "room": 0}
     sized = True
@@ -153,8 +157,12 @@ def build_cache(
     dtype = np.uint16 if small else np.int32
     with (
         atomic_folder(key.folder(root)) as folder,
-        _progress(f"{key.task} {key.split}", total_bytes) as advance,
+        contextlib.ExitStack() as stack,
     ):
+        update = None
+        if shows_progress:
+            progress = build_progress(f"Caching {name}", total_bytes)
+            update = stack.enter_context(progress)
 
         def counted() -> Iterator[Any]:
             nonlocal sized
@@ -163,7 +171,8 @@ def build_cache(
                 counts["tokens"] += document.num_tokens
                 counts["bytes"] += document.size or 0
                 sized = sized and document.size is not None
-                advance(document.size or 0, counts["documents"])
+                if update and counts["documents"] % _SHOWN_EVERY == 0:
+                    update(counts["bytes"], counts["documents"])
                 yield document.content
 
         def encoded() -> Iterator[bytes]:
@@ -185,7 +194,7 @@ def build_cache(
             skipped.broken,
             counts["documents"] + skipped.broken,
             max_corrupt_fraction,
-            f"{key.task} {key.split}",
+            name,
             skipped.names,
             skipped.bytes,
             counts["bytes"] + skipped.bytes if sized and skipped.bytes else 0,
@@ -204,7 +213,7 @@ def build_cache(
         }
         (folder / _METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
     if skipped.count:
-        _print(
+        say(
             f"{skipped.count} examples left out as empty or corrupt{_examples(skipped)}"
         )
     return open_cache(root, key)
@@ -316,47 +325,5 @@ def _write_shards(folder: Path, records: Iterable[bytes]) -> dict[str, int]:
     return {name: (folder / name).stat().st_size for name in sizes}
 
 
-@contextlib.contextmanager
-def _progress(title: str, total_bytes: int | None):
-    """Yields `advance(bytes, documents)`, which updates a progress bar.
-
-    If standard error is not a terminal, it prints a line every ten seconds instead.
-    """
-    console = Console(stderr=True)
-    if console.is_terminal:
-        columns = ("{task.description}", BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, "MB", TimeRemainingColumn(), console=console) as bar:
-            total = None if total_bytes is None else max(1, round(total_bytes / 1e6))
-            task = bar.add_task(f"Caching {title}", total=total)
-            size = 0
-
-            def advance(more: int, documents: int) -> None:
-                nonlocal size
-                del documents
-                size += more
-                bar.update(task, completed=int(size / 1e6))
-
-            yield advance
-            bar.update(task, completed=total or int(size / 1e6))
-        return
-
-    size, printed = 0, time.monotonic()
-    _print(f"Caching {title}")
-
-    def advance(more: int, documents: int) -> None:
-        nonlocal size, printed
-        size += more
-        if time.monotonic() - printed > 10:
-            printed = time.monotonic()
-            share = f" of about {total_bytes / 1e6:.0f}" if total_bytes else ""
-            _print(f"Caching {title}: {documents} examples, {size / 1e6:.0f}{share} MB")
-
-    yield advance
-
-
 def _examples(skipped: Skipped) -> str:
     return f" ({', '.join(skipped.names[:3])}, …)" if skipped.names else ""
-
-
-def _print(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ from fmjax.data.folders import cache_root, digest_of, publish, wait_until
 from fmjax.data.records import RowLayout, empty_record
 from fmjax.data.runtime import batches
 from fmjax.data.runtime.cache import Cache, CacheKey, is_built, open_cache
+from fmjax.data.runtime.shared_build import forget_build
 from fmjax.data.tasks.member import Member
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError
@@ -66,13 +67,24 @@ class CachedData(abc.ABC):
         for member, key in self._keys("train") + self._keys("validation"):
             if is_built(self.root, key):
                 publish(key.folder(self.root))
+                forget_build(self.root, key)
             else:
                 self._build(member, key)
 
     def wait_until_prepared(self, timeout_seconds: float = 3600) -> None:
-        """Waits until another process has finished `prepare`; raises TimeoutError."""
+        """Waits until another process has finished `prepare`, and helps it if it can.
+
+        Raises:
+          TimeoutError: it was not finished in time; helping does not count.
+        """
         wait_until(self._tokenizers_are_built, "the tokenizer", timeout_seconds)
-        wait_until(self.is_prepared, "the caches", timeout_seconds)
+        for member, key in self._keys("train") + self._keys("validation"):
+
+            def ready(member: Member = member, key: CacheKey = key) -> bool:
+                return is_built(self.root, key) or self._help_building(member, key)
+
+            while not is_built(self.root, key):
+                wait_until(ready, "the caches", timeout_seconds)
 
     def is_prepared(self) -> bool:
         """Whether the tokenizer and all caches exist."""
@@ -179,6 +191,11 @@ class CachedData(abc.ABC):
     @abc.abstractmethod
     def _build(self, member: Member, key: CacheKey) -> None:
         """Builds one cache."""
+
+    def _help_building(self, member: Member, key: CacheKey) -> bool:
+        """Works on a cache that another process builds; False if it cannot."""
+        del member, key
+        return False
 
     @abc.abstractmethod
     def _identity(self):

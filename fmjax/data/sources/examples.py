@@ -12,6 +12,9 @@ from fmjax.errors import UserError
 # TensorFlow's error at the end of a dataset with fewer examples than its metadata says.
 _ENDS_EARLY = re.compile(r"to contain (\d+) elements but contained only (\d+)")
 
+# Maximum number of examples left out whose names are kept.
+_NAMED = 20
+
 
 @dataclasses.dataclass
 class Skipped:
@@ -45,8 +48,16 @@ class Skipped:
         self.count += count
         self.empty += count * empty
         self.bytes += size
-        if len(self.names) < 20:
+        if len(self.names) < _NAMED:
             self.names.append(name)
+
+    def merge(self, others: "Skipped") -> None:
+        """Adds the examples that another part of the data left out."""
+        self.count += others.count
+        self.total += others.total
+        self.empty += others.empty
+        self.bytes += others.bytes
+        self.names = [*self.names, *others.names][:_NAMED]
 
     @property
     def broken(self) -> int:

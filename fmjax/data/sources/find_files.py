@@ -19,6 +19,12 @@ from fmjax.errors import UserError, refuse_scheme
 
 # Maximum number of files that an error message counts by suffix.
 _COUNTED = 1000
+# Maximum number of files that braces stand for.
+_BRACED = 1_000_000
+_BRACES = re.compile(
+    r"\{(?:(?P<first>\d+)\.\.(?P<last>\d+)|(?P<list>[^{},]*(?:,[^{},]*)+))\}"
+)
+_SHARD = re.compile(r"-\d+-of-\d+$")
 
 
 class FileKind(NamedTuple):
@@ -35,6 +41,10 @@ class FileKind(NamedTuple):
     left_out: tuple[str, ...] = ()
     other: str = ""
 
+    def has_suffix(self, name: str) -> bool:
+        """Whether a folder stands for files of such names."""
+        return without_shard(name.lower()).endswith(self.suffixes)
+
     def is_left_out(self, name: str) -> bool:
         """Whether the name of a file matches one of `left_out`."""
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.left_out)
@@ -43,13 +53,19 @@ class FileKind(NamedTuple):
 TEXTS = FileKind((".txt",), other="**/*.md")
 
 
+def without_shard(name: str) -> str:
+    """A file's name without the shard at its end: "a.tfrecord-00000-of-00002"."""
+    return _SHARD.sub("", name)
+
+
 def find_files(
     patterns: str | tuple[str, ...], binding: str, kind: FileKind = TEXTS
 ) -> list[Path]:
     """The files of one or several paths, folders or globs.
 
     A folder stands for its files of a kind at any depth. In a glob, the suffix matches
-    upper and lower case, and `**` matches folders at any depth.
+    upper and lower case, and `**` matches folders at any depth. `{a,b}` stands for a
+    and b, and `{000..012}` for these numbers, as in bash.
 
     Args:
       patterns: the paths, folders or globs.
@@ -60,20 +76,66 @@ def find_files(
       Absolute paths, sorted, without duplicates.
 
     Raises:
-      UserError: a pattern matches no file; the message says which files there are.
+      UserError: a pattern, or one that braces stand for, matches no file; the message
+        says which files there are.
     """
     patterns = (patterns,) if isinstance(patterns, str) else patterns
     found = set()
-    for pattern in patterns:
-        refuse_scheme(pattern, binding)
-        files = _expand(os.path.expanduser(pattern), kind)
-        if not files:
-            raise UserError(
-                f"{binding} = {pattern!r} matches no file"
-                f"{_describe_folder(pattern, kind)}."
-            )
-        found.update(file.absolute() for file in files)
+    for whole in patterns:
+        refuse_scheme(whole, binding)
+        for pattern in expand_braces(whole, binding):
+            files = _expand(os.path.expanduser(pattern), kind)
+            if not files:
+                one = "" if pattern == whole else f", of which {pattern!r}"
+                raise UserError(
+                    f"{binding} = {whole!r}{one} matches no file"
+                    f"{_describe_folder(pattern, kind)}."
+                )
+            found.update(file.absolute() for file in files)
     return sorted(found)
+
+
+def expand_braces(pattern: str, binding: str) -> list[str]:
+    """The patterns that one with braces stands for: `{a,b}` and `{000..012}`.
+
+    As in bash, numbers have as many digits as the wider of the two ends, if one begins
+    with 0. A file that has braces in its name stands for itself.
+
+    Args:
+      pattern: a path, folder or glob.
+      binding: gin name of the field that holds it, for error messages.
+
+    Raises:
+      UserError: they are too many.
+    """
+    if os.path.exists(os.path.expanduser(pattern)):
+        return [pattern]
+    done, left = [], [pattern]
+    while left:
+        pattern = left.pop()
+        found = _BRACES.search(pattern)
+        if found is None:
+            done.append(pattern)
+        else:
+            before, after = pattern[: found.start()], pattern[found.end() :]
+            left += [before + choice + after for choice in _choices(found)][::-1]
+        if len(done) + len(left) > _BRACED:
+            raise UserError(
+                f"{binding} = {pattern!r}: its braces stand for more than {_BRACED:,} "
+                "files."
+            )
+    return list(dict.fromkeys(done))
+
+
+def _choices(braces: re.Match) -> list[str]:
+    if braces["list"] is not None:
+        return braces["list"].split(",")
+    first, last = braces["first"], braces["last"]
+    step = 1 if int(first) <= int(last) else -1
+    width = max(len(first), len(last))
+    width = width if any(n[0] == "0" and len(n) > 1 for n in (first, last)) else 0
+    numbers = range(int(first), int(last) + step, step)[: _BRACED + 2]
+    return [f"{number:0{width}}" for number in numbers]
 
 
 def files_below(
@@ -134,7 +196,7 @@ def _expand(pattern: str, kind: FileKind) -> list[Path]:
         return [Path(pattern)]
     if os.path.isdir(pattern):
         found = files_below(pattern)
-        found = (f for f in found if f.name.lower().endswith(kind.suffixes))
+        found = (f for f in found if kind.has_suffix(f.name))
     else:
         found = _matching(pattern)
     return [

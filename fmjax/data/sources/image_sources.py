@@ -15,12 +15,14 @@ class FoundImage(NamedTuple):
       image: content of its file.
       label: its class, from 0; None without labels.
       caption: its text in UTF-8; None without captions.
+      fault: what is wrong with a corrupt one; "" if nothing is known to be.
     """
 
     name: str
     image: bytes
     label: int | None = None
     caption: bytes | None = None
+    fault: str = ""
 
 
 class ImageSource(Protocol):
@@ -55,8 +57,9 @@ def image_function_source(source):
     import tensorflow as tf
 
     types = {"image": tf.string, "label": tf.int64, "targets": tf.string}
-    types |= {"name": tf.string}
+    types |= {"name": tf.string, "record_fault": tf.string}
     fields = {"image": "image", "label": "label", "targets": "caption", "name": "name"}
+    fields |= {"record_fault": "fault"}
     used = [name for name in types if name in source.features()]
 
     def dataset(split, shuffle_files, seed=None):

@@ -18,7 +18,9 @@ _WORDS = {
 }
 
 
-def files_by_split(files: Sequence[Path], binding: str) -> dict[str, list[Path]] | None:
+def files_by_split(
+    files: Sequence[Path], binding: str, owner: str
+) -> dict[str, list[Path]] | None:
     """Sorts files by the splits that their names tell.
 
     The word is in the file's name, or else in that of the nearest folder, below the
@@ -27,6 +29,7 @@ def files_by_split(files: Sequence[Path], binding: str) -> dict[str, list[Path]]
     Args:
       files: absolute paths.
       binding: gin value that names the files, for messages.
+      owner: gin name of the source.
 
     Returns:
       Files of "train", "validation" and "test"; None unless there are files of "train"
@@ -48,7 +51,7 @@ def files_by_split(files: Sequence[Path], binding: str) -> dict[str, list[Path]]
         known = ", ".join(os.path.relpath(file, root) for file in firsts)
         raise UserError(
             f"{binding}: the name of {others[0]} tells no split, but those of other "
-            f"files do ({known}). Leave it out, or bind record_files.split='hash' to "
+            f"files do ({known}). Leave it out, or bind {owner}.split='hash' to "
             "ignore the names."
         )
     return found

@@ -1,7 +1,6 @@
 """The source `text_files`: documents from a user's text files."""
 
 import dataclasses
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from fmjax.configurable import configurable, path
 from fmjax.data.sources.file_digest import digest_files
 from fmjax.data.sources.find_files import find_files
 from fmjax.data.sources.source import Document, check_split, function_source
+from fmjax.data.sources.text_division import UNITS, Range, TextDivision
 from fmjax.data.sources.text_reader import OpenText, open_text, scan_text
 from fmjax.data.sources.text_split import (
     hash_threshold,
@@ -21,8 +21,6 @@ from fmjax.errors import UserError, require, suggest
 from fmjax.say_once import say_once
 
 _DEFAULT_FRACTION = 0.1
-# (start, stop) in the concatenation of all files, in bytes.
-_Range = tuple[int, int]
 
 
 @configurable("text_files")
@@ -107,40 +105,27 @@ class TextFiles:
         Raises:
           UserError: a file is not text, or there are too few documents to split.
         """
-        files = self._files(split)
-        by_document = self._splits_by_hash and self.document != "file"
-        threshold = self._threshold(files) if by_document else None
-        ranges, reach = ([], 0) if by_document else self._ranges(files, split)
-        root = os.path.commonpath([file.parent for file in files])
-        start = 0  # start of the file in the concatenation of all files
-        for file in files:
-            size = scan_text(file).size
-            own = [
-                (begin - start, end - start)
-                for begin, end in ranges
-                if begin < start + size and end > start
-            ]
-            start += size
-            if not own and not by_document:
-                continue
-            with open_text(file, os.path.relpath(file, root)) as text:
-                if self.document == "file":
-                    for begin, end in own:
-                        # Both splits move their common boundary in the same way.
-                        begin = text.cut_near(text.begin + max(begin, 0), reach)
-                        end = text.cut_near(text.begin + min(end, size), reach)
-                        yield from text.documents("", begin, end)
-                    continue
-                for number, (begin, stop) in enumerate(self._units(text), 1):
-                    if by_document:
-                        held = text.digest(begin, stop, self.split_seed) < threshold
-                        mine = held == (split == "validation")
-                    else:
-                        at = begin - text.begin
-                        mine = any(first <= at < last for first, last in own)
-                    if mine:
-                        kind = "line" if self.document == "line" else "paragraph"
-                        yield from text.documents(f"{kind} {number}", begin, stop)
+        division = self.division(split)
+        for part in division.parts():
+            for example in division.read(part):
+                yield example.name, example.texts[0]
+
+    def division(self, split: str) -> TextDivision:
+        """The split in parts.
+
+        Raises:
+          UserError: as in `documents`.
+        """
+        files, units = self._files(split), UNITS.get(self.document)
+        if units is None or not self._splits_by_hash:
+            return TextDivision(files, units, *self._ranges(files, split), None)
+        threshold = self._threshold(files)
+
+        def is_own(text: OpenText, begin: int, stop: int) -> bool:
+            held_out = text.digest(begin, stop, self.split_seed) < threshold
+            return held_out == (split == "validation")
+
+        return TextDivision(files, units, None, 0, is_own)
 
     def size(self, split: str) -> int:
         """Approximate bytes of the split."""
@@ -192,7 +177,7 @@ class TextFiles:
             )
         return rest
 
-    def _ranges(self, files: list[Path], split: str) -> tuple[list[_Range], int]:
+    def _ranges(self, files: list[Path], split: str) -> tuple[list[Range], int]:
         """The split's byte ranges, and by how many bytes ends may move to a newline."""
         scans = [scan_text(file) for file in files]
         total = sum(scan.size for scan in scans)
@@ -216,14 +201,13 @@ class TextFiles:
             start += scan.size
         return ranges, 0
 
-    def _units(self, text: OpenText) -> Iterator[_Range]:
-        return text.lines() if self.document == "line" else text.paragraphs()
-
     def _threshold(self, files: list[Path]) -> int:
+        units = UNITS[self.document]
+
         def hashes() -> Iterator[int]:
             for file in files:
                 with open_text(file) as text:
-                    for begin, stop in self._units(text):
+                    for begin, stop in units.between(text, text.begin, text.end):
                         if not text.is_blank(begin, stop):
                             yield text.digest(begin, stop, self.split_seed)
 

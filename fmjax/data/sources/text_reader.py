@@ -101,19 +101,53 @@ class OpenText:
         self.begin = len(codecs.BOM_UTF8) if has_bom else 0
         self.end = len(content)
 
-    def lines(self) -> Iterator[tuple[int, int]]:
-        """Yields (start, stop) of every line without its line end; also empty lines."""
-        for start, stop in self._between(re.escape(self._scan.newline)):
-            if start < self.end:
+    def lines(
+        self, begin: int | None = None, end: int | None = None
+    ) -> Iterator[tuple[int, int]]:
+        """Yields (start, stop) of every line without its line end; also empty lines.
+
+        Args:
+          begin: where the first line starts; the text's begin if None.
+          end: where the last one ends; the text's end if None.
+        """
+        end = self.end if end is None else end
+        for start, stop in self._between(self._line_end, begin, end):
+            if start < end:
                 yield start, self._before_cr(start, stop)
 
-    def paragraphs(self) -> Iterator[tuple[int, int]]:
-        """Yields (start, stop) of every paragraph: lines between blank lines."""
-        separator = rb"(?:\n[ \t\r]*)+\n"
-        if self._scan.newline == b"\r":
-            separator = rb"(?:\r[ \t]*)+\r"
-        for start, stop in self._between(separator):
-            yield start, self._before_cr(start, stop)
+    def paragraphs(
+        self, begin: int | None = None, end: int | None = None
+    ) -> Iterator[tuple[int, int]]:
+        """Yields (start, stop) of every paragraph: lines between blank lines.
+
+        Arguments as in `lines`.
+        """
+        end = self.end if end is None else end
+        for start, stop in self._between(self._blank_lines, begin, end):
+            if start < end or end == self.end:
+                yield start, self._before_cr(start, stop)
+
+    def next_line(self, position: int) -> int:
+        """Where the first line starts after a position; the end if there is none."""
+        return self._after(self._line_end, position)
+
+    def next_paragraph(self, position: int) -> int:
+        """Where the first paragraph starts after a position; else the end."""
+        return self._after(self._blank_lines, position)
+
+    def count_lines(self, start: int, stop: int) -> int:
+        """Number of line ends in a range."""
+        steps = range(start, stop, _CHUNK)
+        ends = (min(at + _CHUNK, stop) for at in steps)
+        return sum(
+            self._content[at:end].count(self._scan.newline)
+            for at, end in zip(steps, ends)
+        )
+
+    def count_paragraphs(self, start: int, stop: int) -> int:
+        """Number of ranges of blank lines in a range."""
+        found = re.compile(self._blank_lines).finditer(self._content, start, stop)
+        return sum(1 for _ in found)
 
     def read(self, start: int, stop: int) -> bytes:
         """The text of a range, with LF line ends."""
@@ -166,13 +200,33 @@ class OpenText:
         found = self._content.find(newline, position, min(position + reach, self.end))
         return character_start(self._content, position) if found < 0 else found + 1
 
-    def _between(self, separator: bytes) -> Iterator[tuple[int, int]]:
+    @property
+    def content(self) -> mmap.mmap | bytes:
+        """The bytes that positions are offsets of."""
+        return self._content
+
+    @property
+    def _line_end(self) -> bytes:
+        return re.escape(self._scan.newline)
+
+    @property
+    def _blank_lines(self) -> bytes:
+        is_cr = self._scan.newline == b"\r"
+        return rb"(?:\r[ \t]*)+\r" if is_cr else rb"(?:\n[ \t\r]*)+\n"
+
+    def _after(self, separator: bytes, position: int) -> int:
+        found = re.compile(separator).search(self._content, position)
+        return self.end if found is None else found.end()
+
+    def _between(
+        self, separator: bytes, begin: int | None, end: int
+    ) -> Iterator[tuple[int, int]]:
         """Yields (start, stop) of the ranges between matches of a regex."""
-        start = self.begin
-        for match in re.compile(separator).finditer(self._content, start):
+        start = self.begin if begin is None else begin
+        for match in re.compile(separator).finditer(self._content, start, end):
             yield start, match.start()
             start = match.end()
-        yield start, self.end
+        yield start, end
 
     def _before_cr(self, start: int, stop: int) -> int:
         while stop > start and self._content[stop - 1] == ord("\r"):

@@ -1,33 +1,57 @@
 """Tokenized documents of a seqio task; corrupt ones are counted and left out."""
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from fmjax.data.sources.division import TextExample, Tokens
 from fmjax.data.sources.examples import Skipped, label_of, read_examples
 from fmjax.data.sources.source import DOCUMENT_BYTES
 from fmjax.data.sources.text_reader import is_utf8
+from fmjax.data.tokenizers.tokenizers import Tokenizer
+from fmjax.errors import UserError
 
 _EMPTY = "is empty"
+_NOT_UTF8 = "is not UTF-8"
+_SIDES = ("inputs", "targets")
+_LABELLED_SIDES = ("targets", "second")
 
-Document = np.ndarray | tuple[np.ndarray, np.ndarray]
+
+class LabelledExample(NamedTuple):
+    """Tokenized texts and their labels.
+
+    Attributes:
+      texts: one or two texts, int32 [N] each, without special tokens.
+      labels: numbers of the classes, int [number of labels].
+    """
+
+    texts: tuple[np.ndarray, ...]
+    labels: np.ndarray
+
+
+Document = np.ndarray | tuple[np.ndarray, np.ndarray] | LabelledExample
 
 
 @dataclasses.dataclass
 class Tokenized:
-    """A tokenized document or pair.
+    """A tokenized document, pair, or labelled text or texts.
 
     Attributes:
-      tokens: int32 [N], with EOS if the vocabulary has one; a pair's targets.
+      tokens: int32 [N], with EOS if the vocabulary has one; a pair's targets; or a
+        labelled text without EOS.
       size: bytes of its text; None if the task does not keep the text.
       inputs: int32 [M], the encoder's tokens of a pair; None for a document.
+      second: int32 [M], the second of two labelled texts.
+      labels: numbers of the classes, int [number of labels]; None without labels.
     """
 
     tokens: np.ndarray
     size: int | None
     inputs: np.ndarray | None = None
+    second: np.ndarray | None = None
+    labels: np.ndarray | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -36,7 +60,12 @@ class Tokenized:
 
     @property
     def content(self) -> Document:
-        """The input of a layout: tokens, or (inputs, targets) of a pair."""
+        """The input of a layout: tokens, (inputs, targets), or texts with labels."""
+        if self.labels is not None:
+            texts = (
+                (self.tokens,) if self.second is None else (self.tokens, self.second)
+            )
+            return LabelledExample(texts, self.labels)
         return self.tokens if self.inputs is None else (self.inputs, self.tokens)
 
 
@@ -46,6 +75,7 @@ def tokenized_documents(
     """Yields the documents of a seqio task, without corrupt and empty ones.
 
     A source may tell itself that an example is corrupt, by the feature `record_fault`.
+    Examples with `labels` are labelled texts, and may have a `second` text.
 
     Args:
       dataset: the task's tf.data.Dataset.
@@ -57,19 +87,20 @@ def tokenized_documents(
     Raises:
       UserError: as in `read_examples`.
     """
-    sides = ("inputs", "targets") if pairs else ("targets",)
     for number, example in read_examples(dataset, name, skipped):
         if broken := example.get("record_fault"):
             where = label_of(example, f"document {number}")
             skipped.add(f"{name}: {where} {broken.decode()}")
             continue
+        sides = _SIDES if pairs else _SIDES[1:]
+        sides += ("second",) if "second" in example else ()
         tokens = {side: np.asarray(example[side], np.int32) for side in sides}
         texts = {side: example.get(f"{side}_pretokenized") for side in sides}
         faults = [_fault(tokens[side], texts[side], vocab_size) for side in sides]
         for side, fault in zip(sides, faults):
             if fault is not None:
                 where = label_of(example, f"document {number}")
-                which = f" {side}" if pairs else ""
+                which = f" {side}" if len(sides) > 1 else ""
                 empty = fault == _EMPTY
                 kept = isinstance(texts[side], bytes) and not empty
                 size = len(texts[side]) if kept else 0
@@ -79,19 +110,128 @@ def tokenized_documents(
         else:
             text = texts["targets"]
             size = len(text) if isinstance(text, bytes) else None
-            yield Tokenized(tokens["targets"], size, tokens.get("inputs"))
+            yield Tokenized(
+                tokens["targets"],
+                size,
+                tokens.get("inputs"),
+                tokens.get("second"),
+                example.get("labels"),
+            )
+
+
+def tokenized_examples(
+    examples: Iterable[TextExample],
+    name: str,
+    tokenizer: Tokenizer,
+    skipped: Skipped,
+) -> Iterator[Tokenized]:
+    """Yields what `tokenized_documents` yields of a `text_task`, without TensorFlow.
+
+    Args:
+      examples: documents, also tokenized ones, pairs of inputs and targets, or labelled
+        texts.
+      name: name of the task and split, for messages.
+      tokenizer: the task's; its EOS is appended, but to labelled texts.
+      skipped: counts the examples that are left out.
+    """
+    for example in examples:
+        skipped.total += 1
+        if example.fault:
+            skipped.add(f"{name}: {example.name} {example.fault}")
+            continue
+        if example.tokens is not None:
+            ids, fault = _completed(example.tokens, tokenizer)
+            if fault is None:
+                yield Tokenized(ids, None)
+            else:
+                why = f"{name}: {example.name} {fault}"
+                skipped.add(why, empty=fault == _EMPTY)
+            continue
+        is_labelled = example.labels is not None
+        sides = _LABELLED_SIDES if is_labelled else _SIDES[-len(example.texts) :]
+        end = None if is_labelled else tokenizer.eos_id
+        tokens = {}
+        for side, text in zip(sides, example.texts):
+            ids, fault = _encoded(text, tokenizer, end)
+            if fault is not None:
+                empty = fault == _EMPTY
+                which = f" {side}" if len(example.texts) == 2 else ""
+                why = f"{name}: {example.name}{which} {fault}"
+                skipped.add(why, size=0 if empty else len(text), empty=empty)
+                break
+            tokens[side] = ids
+        else:
+            yield Tokenized(
+                tokens["targets"],
+                len(example.texts[sides.index("targets")]),
+                tokens.get("inputs"),
+                tokens.get("second"),
+                np.array(example.labels, np.int64) if is_labelled else None,
+            )
+
+
+def _completed(tokens: Tokens, tokenizer: Tokenizer) -> tuple[np.ndarray, str | None]:
+    """Ids with EOS and without BOS int32 [N], and what is wrong with them, or None."""
+    ids, size = tokens.ids, tokenizer.vocab_size
+    outside = np.flatnonzero((ids < 0) | (ids >= size))
+    if len(outside):
+        at = int(outside[0])
+        return np.zeros(0, np.int32), (
+            f"has the id {ids[at]} at token {tokens.first + at}; expected ids from 0 "
+            f"to {size - 1}"
+        )
+    if len(ids) and tokenizer.bos_id is not None and ids[0] == tokenizer.bos_id:
+        ids = ids[1:]  # Layouts add it.
+    if not len(ids):
+        return np.zeros(0, np.int32), _EMPTY
+    end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    return np.concatenate([ids, np.array(end)]).astype(np.int32), None
+
+
+def _encoded(
+    text: bytes, tokenizer: Tokenizer, end: int | None
+) -> tuple[np.ndarray, str | None]:
+    """Tokens with the `end` int32 [N], and what is wrong with the text, or None."""
+    nothing = np.zeros(0, np.int32)
+    if len(text) > DOCUMENT_BYTES:
+        return nothing, _too_long("bytes")
+    try:
+        decoded = text.decode()
+    except UnicodeDecodeError:
+        return nothing, _NOT_UTF8
+    if not text.strip():
+        return nothing, _EMPTY
+    try:
+        ids = tokenizer.encode(decoded)
+    except UserError:  # of a character that the vocabulary lacks
+        return nothing, _outside(tokenizer.vocab_size)
+    if end is not None:
+        ids = [*ids, end]
+    if not len(ids):
+        return nothing, _EMPTY
+    tokens = np.array(ids, np.int32)
+    if tokens.min() < 0 or tokens.max() >= tokenizer.vocab_size:
+        return nothing, _outside(tokenizer.vocab_size)
+    return tokens, None
 
 
 def _fault(tokens: np.ndarray, text: Any, vocab_size: int) -> str | None:
     """What is wrong with a text, or None; `text` is bytes if the task keeps it."""
     kept = isinstance(text, bytes)
     if len(text if kept else tokens) > DOCUMENT_BYTES:
-        unit = "bytes" if kept else "tokens"
-        return f"is too long; expected at most {DOCUMENT_BYTES:,} {unit}"
+        return _too_long("bytes" if kept else "tokens")
     if kept and not is_utf8(text):
-        return "is not UTF-8"
+        return _NOT_UTF8
     if not len(tokens) or (kept and not text.strip()):
         return _EMPTY
     if tokens.min() < 0 or tokens.max() >= vocab_size:
-        return f"has ids outside the vocabulary of {vocab_size}"
+        return _outside(vocab_size)
     return None
+
+
+def _too_long(unit: str) -> str:
+    return f"is too long; expected at most {DOCUMENT_BYTES:,} {unit}"
+
+
+def _outside(vocab_size: int) -> str:
+    return f"has ids outside the vocabulary of {vocab_size}"

@@ -9,10 +9,11 @@ from fmjax.data.folders import digest_of, is_built
 from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources.digits import Digits
 from fmjax.data.sources.image_folder import ImageFolder
+from fmjax.data.sources.image_records import ImageRecords
 from fmjax.data.sources.source import Document
 from fmjax.data.sources.tfds_images import TfdsImages
 from fmjax.data.tasks.member import Member
-from fmjax.data.tasks.registration import check_name, registered, rekey
+from fmjax.data.tasks.registration import check_name, registered, rekey, tokenize
 from fmjax.data.tokenizers.saved_tokenizer import SavedTokenizer
 from fmjax.data.tokenizers.tokenizers import DESCRIPTOR, Tokenizer
 from fmjax.data.tokenizers.vocabularies import Bytes, Characters, SentencePiece
@@ -38,7 +39,7 @@ class ImageTask:
       description: what the data is, for the model card.
     """
 
-    source: Digits | ImageFolder | TfdsImages
+    source: Digits | ImageFolder | ImageRecords | TfdsImages
     tokenizer: SentencePiece | Characters | Bytes | SavedTokenizer | None = None
     templates: tuple[str, ...] = ()
     name: str = "images"
@@ -119,7 +120,8 @@ class ImageTask:
         preprocessors = [rekey(fields)]
         if self._stores_captions():
             preprocessors += [
-                _tokenize(output_features["targets"]),
+                # Only the captions, since seqio copies what it tokenizes.
+                tokenize({"targets": output_features["targets"]}),
                 seqio.preprocessors.append_eos,
             ]
         return registered(
@@ -147,16 +149,6 @@ class ImageTask:
                 "image_task.templates, or image_task.tokenizer=None."
             )
         return _Texts(self)
-
-
-def _tokenize(feature):
-    seqio = import_seqio()
-
-    def tokenize(dataset):
-        # Only the captions, since seqio copies every feature that it tokenizes.
-        return seqio.preprocessors.tokenize(dataset, {"targets": feature})
-
-    return tokenize
 
 
 @dataclasses.dataclass(frozen=True)

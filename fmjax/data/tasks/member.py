@@ -1,7 +1,21 @@
 """Members of mixtures: seqio tasks, described without importing TensorFlow."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class LabelKind(NamedTuple):
+    """What the labels of a task are.
+
+    Attributes:
+      names: names of the classes 0, 1, ….
+      several: whether an example has any number of labels rather than one.
+      texts: number of texts of an example, 1 or 2.
+    """
+
+    names: tuple[str, ...]
+    several: bool
+    texts: int
 
 
 @dataclasses.dataclass(frozen=True)

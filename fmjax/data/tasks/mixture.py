@@ -6,7 +6,7 @@ from pathlib import Path
 from fmjax.configurable import configurable
 from fmjax.data.seqio_import import import_seqio
 from fmjax.data.tasks.image_task import ImageTask
-from fmjax.data.tasks.member import Member
+from fmjax.data.tasks.member import LabelKind, Member
 from fmjax.data.tasks.registration import check_name
 from fmjax.data.tasks.seqio_task import SeqioTask
 from fmjax.data.tasks.text_task import TextTask
@@ -84,6 +84,10 @@ class Mixture:
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes; raises a UserError if the tasks' classes differ."""
         return self._shared("class_names")
+
+    def label_kind(self) -> LabelKind | None:
+        """The labels of texts; raises a UserError if those of the tasks differ."""
+        return self._shared("label_kind")
 
     def caption_templates(self) -> tuple[str, ...]:
         """Templates of captions; raises a UserError if the tasks' templates differ."""

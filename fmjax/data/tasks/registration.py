@@ -51,6 +51,28 @@ def rekey(features: dict[str, str]):
     return rekey
 
 
+def tokenize(features: dict):
+    """A seqio preprocessor that tokenizes some features, {name: seqio.Feature}.
+
+    seqio copies every feature that it tokenizes.
+    """
+    seqio = import_seqio()
+
+    def tokenize(dataset):
+        return seqio.preprocessors.tokenize(dataset, features)
+
+    return tokenize
+
+
+def label_feature():
+    """A seqio.Feature of labels, int64 [number of labels]."""
+    seqio = import_seqio()
+    import tensorflow as tf
+
+    vocabulary = seqio.PassThroughVocabulary(0)
+    return seqio.Feature(vocabulary, add_eos=False, dtype=tf.int64, rank=1)
+
+
 def check_name(binding: str, name: str) -> None:
     """Raises a UserError if the name is not valid in seqio's registry."""
     if not re.fullmatch(r"[A-Za-z_]\w*", name):

@@ -96,6 +96,9 @@ class SeqioTask:
             return self._noted(root)["has_inputs"]
         return _has_inputs(provider)
 
+    def label_kind(self) -> None:
+        """None: labels of texts are not read from seqio tasks."""
+
     def class_names(self) -> tuple[str, ...]:
         """Names of the labels 0, 1, …; empty if labels are ignored."""
         return self.classes

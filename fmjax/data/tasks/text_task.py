@@ -6,25 +6,36 @@ from pathlib import Path
 from fmjax.configurable import configurable, runtime_field
 from fmjax.data.folders import is_built
 from fmjax.data.seqio_import import import_seqio
+from fmjax.data.sources.labelled_records import LabelledRecords
 from fmjax.data.sources.pair_files import PairFiles
 from fmjax.data.sources.record_files import RecordFiles
+from fmjax.data.sources.record_pairs import RecordPairs
 from fmjax.data.sources.stdlib import PythonStdlib
 from fmjax.data.sources.text_files import TextFiles
 from fmjax.data.sources.tfds import Tfds
-from fmjax.data.tasks.member import Member
-from fmjax.data.tasks.registration import check_name, registered, rekey
+from fmjax.data.sources.token_files import TokenFiles
+from fmjax.data.tasks.member import LabelKind, Member
+from fmjax.data.tasks.registration import (
+    check_name,
+    label_feature,
+    registered,
+    rekey,
+    tokenize,
+)
 from fmjax.data.tokenizers.saved_tokenizer import SavedTokenizer
+from fmjax.data.tokenizers.token_ids import TokenIds
 from fmjax.data.tokenizers.tokenizers import DESCRIPTOR, Tokenizer
 from fmjax.data.tokenizers.vocabularies import Bytes, Characters, SentencePiece
-
-# Part of every cache's key: the names of the seqio preprocessors of a text task.
-_PREPROCESSORS = ("rekey", "tokenize", "append_eos")
+from fmjax.errors import UserError
+from fmjax.say_once import say_once
 
 
 @configurable("text_task")
 @dataclasses.dataclass(frozen=True)
 class TextTask:
-    """Documents, or pairs of texts, of a source, tokenized and followed by EOS.
+    """Documents, pairs of texts, or labelled texts of a source, tokenized.
+
+    Documents and texts of pairs are followed by EOS.
 
     Attributes:
       source: source of the documents.
@@ -35,18 +46,46 @@ class TextTask:
       description: what the data is, for the model card.
     """
 
-    source: TextFiles | RecordFiles | PairFiles | PythonStdlib | Tfds
-    tokenizer: SentencePiece | Characters | Bytes | SavedTokenizer
+    source: (
+        TextFiles
+        | RecordFiles
+        | PairFiles
+        | RecordPairs
+        | LabelledRecords
+        | TokenFiles
+        | PythonStdlib
+        | Tfds
+    )
+    tokenizer: SentencePiece | Characters | Bytes | SavedTokenizer | TokenIds
     name: str = "text"
     license: str | None = runtime_field(None)
     description: str | None = runtime_field(None)
 
     def __post_init__(self):
         check_name("text_task", self.name)
+        is_tokenized = isinstance(self.source, TokenFiles)
+        if isinstance(self.tokenizer, TokenIds) and not is_tokenized:
+            raise UserError(
+                "text_task.tokenizer = @token_ids() is for ids, such as those of "
+                f"@token_files(), not for the text of @{self.source.gin_name}(). Bind "
+                "another tokenizer, such as @sentencepiece()."
+            )
+        own = self.tokenizer
+        is_made = isinstance(own, SentencePiece) and own.file is None
+        if is_tokenized and (is_made or isinstance(own, Characters)):
+            raise UserError(
+                f"text_task.tokenizer = @{own.gin_name}() would be made of text, but "
+                "@token_files() has ids. Bind the one that the files were tokenized "
+                "with: @saved_tokenizer(), @sentencepiece() with sentencepiece.file, "
+                "@bytes(), or @token_ids() with its size alone."
+            )
 
     def build_tokenizer(self, root: Path) -> Tokenizer:
         """Loads or trains the tokenizer; `root` is the cache's root."""
-        return self.tokenizer.build(self.source, root)
+        tokenizer = self.tokenizer.build(self.source, root)
+        if isinstance(self.source, TokenFiles):
+            self._check_eos(tokenizer)
+        return tokenizer
 
     def tokenizer_is_built(self, root: Path) -> bool:
         """Whether `build_tokenizer` would only load files."""
@@ -58,13 +97,21 @@ class TextTask:
         del root
         return "inputs" in self.source.features()
 
+    def label_kind(self) -> LabelKind | None:
+        """The labels of examples; None if they have none."""
+        source = self.source
+        if not isinstance(source, LabelledRecords):
+            return None
+        texts = 1 if source.second_text is None else 2
+        return LabelKind(source.class_names(), source.several, texts)
+
     def members(self, root: Path) -> tuple[Member, ...]:
         """The task as a single member of rate 1."""
         tokenizer = self.build_tokenizer(root).digest
         keys = {
             split: {
                 "source": self.source.fingerprint(split),
-                "preprocessors": _PREPROCESSORS,
+                "preprocessors": self._preprocessors,
                 "tokenizer": tokenizer,
             }
             for split in self.source.splits
@@ -78,20 +125,47 @@ class TextTask:
         """The seqio.Task, added to seqio's registry or updated there."""
         del name
         seqio = import_seqio()
+        fields = self.source.features()
         vocabulary = tokenizer.seqio_vocabulary()
-        add_eos = tokenizer.eos_id is not None
+        add_eos = "append_eos" in self._preprocessors and tokenizer.eos_id is not None
+        texts = {
+            name: seqio.Feature(vocabulary, add_eos=add_eos)
+            for name in ("inputs", "targets", "second")
+            if name in fields
+        }
+        output_features = dict(texts)
+        if "labels" in fields:
+            output_features["labels"] = label_feature()
+        made = {
+            "rekey": rekey(fields),
+            "tokenize": tokenize(texts),
+            "append_eos": seqio.preprocessors.append_eos,
+        }
         return registered(
             "text_task",
             self,
             tokenizer,
-            preprocessors=[
-                rekey(self.source.features()),
-                seqio.preprocessors.tokenize,
-                seqio.preprocessors.append_eos,
-            ],
-            output_features={
-                name: seqio.Feature(vocabulary, add_eos=add_eos)
-                for name in ("inputs", "targets")
-                if name in self.source.features()
-            },
+            preprocessors=[made[name] for name in self._preprocessors],
+            output_features=output_features,
         )
+
+    def _check_eos(self, tokenizer: Tokenizer) -> None:
+        own, eos_id = self.source.eos_id, tokenizer.eos_id
+        if own is not None and own != eos_id:
+            raise UserError(
+                f"token_files.eos_id = {own}, but that of text_task.tokenizer is "
+                f"{eos_id}; expected the same."
+            )
+        if own is None and eos_id is not None:
+            say_once(
+                f"token_files.eos_id = None: flat streams are read as one text each, "
+                f"with EOS ({eos_id}) at its end. If they have EOS between documents, "
+                f"bind token_files.eos_id={eos_id}."
+            )
+
+    @property
+    def _preprocessors(self) -> tuple[str, ...]:
+        """Names of the seqio preprocessors, which are part of every cache's key."""
+        if isinstance(self.source, LabelledRecords):
+            return ("rekey", "tokenize")
+        return ("rekey", "tokenize", "append_eos")

@@ -1,265 +1,203 @@
-"""Streaming: rows directly from seqio's tf.data, for data too large to cache.
+"""Streaming: rows directly from files, for data of which no cache fits on the disk.
 
-seqio gives the documents of an epoch, shuffled with a seed for the epoch. Process i of
-P reads shard i of P and makes rows with the same layout as for caches. The state is a
-few numbers: to resume, the epoch's rows are made again and those already returned are
-skipped. So resuming is exact, takes time, and needs the same number of processes.
+The rows of a global batch come from a number of lanes, which depends on the batch and
+the data alone. A lane reads its own share of the parts of the files, in an order drawn
+for every epoch, and shuffles its documents within windows of bounded size. Windows are
+tokenized and made into rows on their own, so the state of a lane is the place where its
+window starts, and the number of rows returned of it. A resume reads that window again:
+it is exact and takes no longer than a window, on any number of processes.
+
+Files of too few parts, such as a compressed one, are read by all processes, each of
+which keeps its share of the records. Then a resume needs the same number of processes.
 """
 
-import collections
 import itertools
-import queue
-import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from fmjax.data.records import Row, RowLayout
 from fmjax.data.runtime.batches import Batch, stack, with_target_bytes
-from fmjax.data.seqio_import import import_seqio
-from fmjax.data.sources.examples import Skipped
-from fmjax.data.tasks.corrupt_fraction import check_while_reading, check_whole
-from fmjax.data.tasks.documents import tokenized_documents
-from fmjax.data.text.decoder_pairs import DecoderPairs
-from fmjax.data.text.pairs import Pairs
+from fmjax.data.text.ahead import Ahead
+from fmjax.data.text.lanes import (
+    PARTS_OF_LANE,
+    LaneRows,
+    MemberReader,
+    Place,
+    parts_for,
+)
+from fmjax.data.text.streamed_rows import StreamedRows
 from fmjax.errors import UserError
 
-# Number of recent records from which a row can draw another text (next sentences).
-_RECENT = 256
-# Maximum number of corrupt documents that are printed.
-_NAMED = 10
-_STATE = ("position", "epoch", "row", "processes")
-
-
-class StreamedRows:
-    """Rows of one split of a seqio task or mixture, on one shard.
-
-    Attributes:
-      skipped: the documents left out so far.
-    """
-
-    def __init__(
-        self,
-        provider,
-        tasks,
-        split: str,
-        layout: RowLayout,
-        vocab_size: int,
-        max_corrupt_fraction: float = 0.01,
-    ):
-        """Reads nothing yet.
-
-        Args:
-          provider: a seqio.Task or seqio.Mixture.
-          tasks: its tasks, for reading in order.
-          split: "train" or "validation".
-          layout: makes records and rows.
-          vocab_size: V; ids must be below.
-          max_corrupt_fraction: `data.max_corrupt_fraction`.
-        """
-        self._provider = provider
-        self._tasks = tasks
-        self._split = split
-        self._layout = layout
-        self._vocab_size = vocab_size
-        self.skipped = _BoundedSkipped(f"{provider.name} {split}", max_corrupt_fraction)
-
-    def epoch(self, epoch: int, seed: int, index: int, processes: int) -> Iterator[Row]:
-        """The shuffled rows of one epoch on shard `index` of `processes`.
-
-        An epoch of a mixture never ends: seqio draws documents at the mixture's rates
-        and repeats each task.
-        """
-        seqio = import_seqio()
-        dataset = self._provider.get_dataset(
-            None,
-            self._split,
-            shuffle=True,
-            seed=int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]),
-            shard_info=seqio.ShardInfo(index, processes) if processes > 1 else None,
-            try_in_mem_cache=False,
-        )
-        yield from self._rows(dataset, [seed, epoch, index])
-
-    @property
-    def has_text_bytes(self) -> bool:
-        """Whether targets are the text itself, so that bits per byte are defined."""
-        return self._layout.has_text_bytes
-
-    def in_order(self) -> Iterator[Row]:
-        """Every row of the split once, in the order of a cache."""
-        for task in self._tasks:
-            dataset = task.get_dataset(
-                None, self._split, shuffle=False, try_in_mem_cache=False
-            )
-            yield from self._rows(dataset, [0])
-
-    def _rows(self, dataset, entropy: list[int]) -> Iterator[Row]:
-        rng = np.random.default_rng(entropy)
-        documents = tokenized_documents(
-            dataset,
-            f"{self._provider.name} {self._split}",
-            self._vocab_size,
-            self.skipped,
-            isinstance(self._layout, Pairs | DecoderPairs),
-        )
-
-        def contents() -> Iterator:
-            for document in documents:
-                self.skipped.good_bytes += document.size or 0
-                yield document.content
-            self.skipped.check_whole()
-
-        recent: collections.deque = collections.deque(maxlen=_RECENT)
-        for record in self._layout.records(contents()):
-            recent.append(record)
-            yield self._layout.row(
-                record, lambda: rng, lambda rng: recent[int(rng.integers(len(recent)))]
-            )
-
-
-class _BoundedSkipped(Skipped):
-    """Examples left out, which are named on stderr; too many raise a UserError.
-
-    Attributes:
-      good_bytes: bytes of text of the documents that were not left out.
-    """
-
-    def __init__(self, data: str, fraction: float):
-        super().__init__()
-        self._data, self._fraction = data, fraction
-        self.good_bytes = 0
-
-    def add(
-        self, name: str, count: int = 1, *, size: int = 0, empty: bool = False
-    ) -> None:
-        """See `Skipped.add`; raises a UserError if too many documents are corrupt."""
-        super().add(name, count, size=size, empty=empty)
-        if self.count - count < _NAMED:
-            print(f"left out: {name}", file=sys.stderr, flush=True)
-        check_while_reading(
-            self.broken, self.total, self._fraction, self._data, self.names
-        )
-
-    def check_whole(self) -> None:
-        """Raises a UserError if too many of the documents of an epoch are corrupt."""
-        check_whole(
-            self.broken,
-            self.total,
-            self._fraction,
-            self._data,
-            self.names,
-            self.bytes,
-            self.good_bytes + self.bytes if self.bytes else 0,
-        )
+# Maximum number of lanes.
+_LANES = 32
+_STATE = ("position", "lanes", "count", "processes")
+# Consecutive multiples of it are spread evenly over [0, 1).
+_GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 class StreamedBatches:
-    """Endless training batches, prefetched by one background thread."""
+    """Endless training batches, prefetched by background threads."""
 
     def __init__(
-        self, rows: StreamedRows, batch_size: int, own: range, seed: int, prefetch: int
+        self,
+        rows: StreamedRows,
+        batch_size: int,
+        own: range,
+        seed: int,
+        *,
+        shuffled_bytes: int,
+        threads: int,
+        prefetch: int,
     ):
-        """Starts no thread yet.
+        """Divides the data; starts no thread yet.
 
         Args:
           rows: the rows of the train split.
-          batch_size: rows of the global batch.
+          batch_size: B, rows of the global batch.
           own: contiguous rows of the global batch that this process reads.
           seed: seed of the order of the rows and of the randomness in them.
+          shuffled_bytes: bytes of text of the windows of all lanes together.
+          threads: number of threads that tokenize windows.
           prefetch: number of batches made in advance.
 
         Raises:
-          UserError: the processes do not read equal numbers of rows.
+          UserError: files have so few parts that processes share them, and the
+            processes do not read equal numbers of rows.
         """
-        if not len(own) or batch_size % len(own) or own.start % len(own):
-            raise UserError(
-                "data.streaming = True: expected the same number of rows for every "
-                f"process, but of train.batch_size = {batch_size} rows this process "
-                f"has rows {own.start} to {own.stop}."
-            )
-        self._rows = rows
-        self._size = len(own)
-        self._processes = batch_size // len(own)
-        self._index = own.start // len(own)
-        self._seed = seed
-        self._prefetch = prefetch
-        self._state = {"position": 0, "epoch": 0, "row": 0}
-        self._ahead: _Ahead | None = None
+        self._rows, self._own = rows, own
+        self._batch_size = batch_size
+        self._prefetch, self._threads = prefetch, threads
+        lanes = max(n for n in range(1, _LANES + 1) if batch_size % n == 0)
+        parts = [parts_for(member.division, lanes) for member in rows.members]
+        self._processes = 0  # any number
+        if min(map(len, parts)) < PARTS_OF_LANE * lanes:
+            if not len(own) or batch_size % len(own) or own.start % len(own):
+                raise UserError(
+                    "data.streaming = True: expected the same number of rows for every "
+                    f"process, but of train.batch_size = {batch_size} rows this "
+                    f"process has rows {own.start} to {own.stop}."
+                )
+            lanes = self._processes = batch_size // len(own)
+        self._lanes = lanes
+        window = max(1, shuffled_bytes // lanes)
+        self._readers = [
+            MemberReader(rows, number, own_parts, lanes, window, seed)
+            for number, own_parts in enumerate(parts)
+        ]
+        rates = np.array([member.rate for member in rows.members], float)
+        self._shares = np.cumsum(rates / rates.sum())
+        start = [Place() for _ in rows.members]
+        mine = {self._lane(row) for row in own}
+        # Of each lane by its number, as JSON has it: the places of all members.
+        self._position, self._places = (
+            0,
+            {str(lane): [list(place) for place in start] for lane in mine},
+        )
+        self._ahead: Ahead | None = None
 
     def __iter__(self) -> "StreamedBatches":
         return self
 
     def __next__(self) -> Batch:
         if self._ahead is None:
-            self._ahead = _Ahead(self._batches(dict(self._state)), self._prefetch)
-        batch, self._state = self._ahead.get()
+            batches = self._batches(self._position, self._places)
+            self._ahead = Ahead(batches, self._prefetch)
+        batch, self._position, self._places = self._ahead.get()
         return batch
 
-    def get_state(self) -> dict[str, int]:
-        """Position of the next batch, its epoch, and rows returned of that epoch."""
-        return self._state | {"processes": self._processes}
+    def get_state(self) -> dict:
+        """Position of the next batch, and the places of this process's lanes."""
+        values = (self._position, self._places, self._lanes, self._processes)
+        return dict(zip(_STATE, values))
+
+    def merge_states(self, states: Sequence[dict]) -> dict:
+        """The state of the whole run, of the states of all its processes."""
+        lanes = {}
+        for state in states:
+            lanes |= state["lanes"]
+        return dict(states[0]) | {"lanes": lanes}
 
     @property
     def bad_rows(self) -> int:
         """Number of documents left out so far; a stream has no rows of weight 0."""
         return self._rows.skipped.count
 
-    def set_state(self, state: dict[str, int]) -> None:
-        """Moves to a state from `get_state`.
+    def set_state(self, state: dict) -> None:
+        """Moves to a state from `get_state`, or of a whole run.
 
         Raises:
-          UserError: the state was saved with another number of processes, or by a run
-            without streaming.
+          UserError: the state was saved with another number of processes though they
+            share files, by a run without streaming, or by an earlier version.
         """
         if set(state) != set(_STATE):
             raise UserError(
                 f"data.streaming = True: the checkpoint's data state has "
                 f"{sorted(state)}; expected {sorted(_STATE)}. Was the run started "
-                "without streaming?"
+                "without streaming, or by an earlier version, whose streams had "
+                "another order?"
             )
         if state["processes"] != self._processes:
             raise UserError(
                 f"data.streaming = True: the checkpoint was saved by "
-                f"{state['processes']} processes, and this run has {self._processes}; "
-                "expected the same number."
+                f"{state['processes']} processes, and this run has "
+                f"{self._processes}; expected the same number, since the data have so "
+                "few parts that can be read on their own that processes share files."
+            )
+        missing = set(self._places) - set(state["lanes"])
+        if state["count"] != self._lanes or missing:
+            raise UserError(
+                f"data.streaming = True: the checkpoint's data state has "
+                f"{len(state['lanes'])} of {state['count']} lanes; expected all of "
+                f"{self._lanes}."
             )
         self.close()
-        self._state = {name: int(state[name]) for name in _STATE[:3]}
+        self._position = int(state["position"])
+        self._places = {name: state["lanes"][name] for name in self._places}
 
     def close(self) -> None:
-        """Stops the thread."""
+        """Stops the threads."""
         if self._ahead is not None:
             self._ahead.close()
             self._ahead = None
 
-    def _batches(self, state: dict[str, int]) -> Iterator[tuple[Batch, dict]]:
-        """Batches from a state onwards, each with the state that follows it."""
-        position, made = state["position"], []
-        for epoch in itertools.count(state["epoch"]):
-            empty = True
-            skip = state["row"] if epoch == state["epoch"] else 0
-            rows = self._rows.epoch(epoch, self._seed, self._index, self._processes)
-            for number, row in enumerate(rows):
-                empty = False
-                if number < skip:
-                    continue
-                made.append(row)
-                if len(made) == self._size:
-                    position += 1
-                    after = {"position": position, "epoch": epoch, "row": number + 1}
-                    yield stack(made), after
-                    made = []
-            if empty:
-                raise UserError(
-                    f"data.streaming = True: shard {self._index} of {self._processes} "
-                    "of the train split gives no rows."
-                )
+    def _lane(self, row: int) -> int:
+        return row * self._lanes // self._batch_size
+
+    def _batches(
+        self, position: int, places: dict[str, list]
+    ) -> Iterator[tuple[Batch, int, dict[str, list]]]:
+        """Batches from a position onwards, each with the next position and places."""
+        with ThreadPoolExecutor(max(self._threads, 1), "windows") as pool:
+            lanes = {
+                int(name): [
+                    LaneRows(reader, int(name), Place(*place), pool)
+                    for reader, place in zip(self._readers, own)
+                ]
+                for name, own in places.items()
+            }
+            # All rows of these lanes, also those that other processes return.
+            rows = [r for r in range(self._batch_size) if self._lane(r) in lanes]
+            for number in itertools.count(position):
+                made = []
+                for r in rows:
+                    row_number = number * self._batch_size + r
+                    share = (row_number + 0.5) * _GOLDEN_RATIO % 1
+                    member = int(np.searchsorted(self._shares, share, side="right"))
+                    member = min(member, len(self._readers) - 1)
+                    lane = lanes[self._lane(r)][member]
+                    row = lane.next(is_wanted=r in self._own)
+                    if row is not None:
+                        made.append(row)
+                after = {
+                    str(name): [list(lane.place) for lane in members]
+                    for name, members in lanes.items()
+                }
+                yield stack(made), number + 1, after
 
 
 def streamed_eval_batches(
-    rows: StreamedRows,
+    rows,
     token_bytes: np.ndarray,
     *,
     batch_size: int,
@@ -271,7 +209,7 @@ def streamed_eval_batches(
     Every process reads the whole split and returns its own rows of each batch.
 
     Args:
-      rows: the rows of the split.
+      rows: the rows of the split: `StreamedRows` or `SeqioRows`.
       token_bytes: number of bytes of each id, int [V].
       batch_size: rows of the global batch.
       own: contiguous rows of the global batch that this process returns.
@@ -285,42 +223,5 @@ def streamed_eval_batches(
         zeros = {name: np.zeros_like(array) for name, array in made[0].items()}
         made += [zeros] * (batch_size - len(made))
         batch = stack([made[r] for r in own])
-        yield with_target_bytes(batch, token_bytes) if rows.has_text_bytes else batch
-
-
-class _Ahead:
-    """Runs an iterator in a thread, up to `size` items ahead."""
-
-    def __init__(self, items: Iterator, size: int):
-        self._items = items
-        self._queue: queue.Queue = queue.Queue(max(size, 1))
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="stream")
-        self._thread.start()
-
-    def get(self):
-        item, error = self._queue.get()
-        if error is not None:
-            raise error
-        return item
-
-    def close(self) -> None:
-        self._closed.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            for item in self._items:
-                if not self._put((item, None)):
-                    return
-        except BaseException as error:
-            self._put((None, error))
-
-    def _put(self, item) -> bool:
-        while not self._closed.is_set():
-            try:
-                self._queue.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
+        has_bytes = rows.has_text_bytes and token_bytes.any()
+        yield with_target_bytes(batch, token_bytes) if has_bytes else batch

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -12,37 +13,51 @@ from fmjax.data.records import RowLayout
 from fmjax.data.runtime import batches
 from fmjax.data.runtime.cache import CacheKey, build_cache
 from fmjax.data.runtime.cached_data import CachedData
-from fmjax.data.tasks.documents import tokenized_documents
+from fmjax.data.runtime.shared_build import LARGE_BYTES, SharedBuild
+from fmjax.data.sources.division import Divisible
+from fmjax.data.sources.examples import Skipped
+from fmjax.data.tasks.documents import (
+    Tokenized,
+    tokenized_documents,
+    tokenized_examples,
+)
 from fmjax.data.tasks.image_task import ImageTask
-from fmjax.data.tasks.member import Member
+from fmjax.data.tasks.member import LabelKind, Member
 from fmjax.data.tasks.mixture import Mixture, seqio_provider
 from fmjax.data.tasks.seqio_task import SeqioTask
 from fmjax.data.tasks.text_task import TextTask
 from fmjax.data.text.corruption.corruption import Pieces
+from fmjax.data.text.corruption.denoising import Denoising
 from fmjax.data.text.corruption.infilling import Infilling
 from fmjax.data.text.corruption.mixture import CorruptionMixture
 from fmjax.data.text.corruption.prefix_lm import PrefixLM
 from fmjax.data.text.corruption.span_corruption import SpanCorruption
 from fmjax.data.text.decoder_pairs import DecoderPairs
+from fmjax.data.text.labelled_text import LabelledText
 from fmjax.data.text.masking import Masking
 from fmjax.data.text.packing import Layout
 from fmjax.data.text.pairs import Pairs
-from fmjax.data.text.streaming import (
-    StreamedBatches,
-    StreamedRows,
-    streamed_eval_batches,
-)
+from fmjax.data.text.seqio_streaming import SeqioBatches, SeqioRows
+from fmjax.data.text.streamed_rows import StreamedMember, StreamedRows
+from fmjax.data.text.streaming import StreamedBatches, streamed_eval_batches
 from fmjax.data.tokenizers.specials import end_id
+from fmjax.data.tokenizers.text_template import text_template
+from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError, require, suggest
+from fmjax.say_once import say_once
 
 Task = TextTask | Mixture | SeqioTask
-CorruptionConfig = SpanCorruption | PrefixLM | Infilling | CorruptionMixture | Masking
+CorruptionConfig = (
+    SpanCorruption | PrefixLM | Infilling | Denoising | CorruptionMixture | Masking
+)
 
 
 @configurable("data")
 @dataclasses.dataclass(frozen=True)
 class Data(CachedData):
     """Text data: rows of T tokens for training and evaluation.
+
+    Labelled texts, as of @labelled_records(), have rows of their own.
 
     Attributes:
       train: task or mixture whose `train` split is trained on.
@@ -61,9 +76,15 @@ class Data(CachedData):
         pairs = 'encoder_decoder'.
       random_window: whether training rows start at random positions of the stream
         (nanoGPT's sampling) instead of every T tokens; only with rows = 'blocks'.
-      streaming: whether to read directly from seqio instead of from a cache.
+      streaming: whether to read the files in training instead of making a cache; see
+        docs/tasks/own_text.md for the files that resume on other numbers of processes.
+      shuffle_mb: with streaming, megabytes of text that are shuffled at a time, of all
+        processes together.
       cache_dir: folder of the caches, or an address of a bucket; $FMJAX_CACHE or
         ~/.cache/fmjax if None.
+      processes: number of processes of this host that build a cache of a @text_task()
+        whose files can be divided; if None, one a core for more than 64 MiB of text,
+        else one. The cache does not depend on it.
       threads: number of threads that make batches.
       prefetch: number of batches made in advance.
       max_corrupt_fraction: share of the examples, and of the bytes of text, that may be
@@ -81,7 +102,9 @@ class Data(CachedData):
     target_length: int | None = None
     random_window: bool = False
     streaming: bool = False
+    shuffle_mb: float = 64.0
     cache_dir: str | None = path(None)
+    processes: int | None = runtime_field(None)
     threads: int = runtime_field(2)
     prefetch: int = runtime_field(4)
     max_corrupt_fraction: float = runtime_field(0.01)
@@ -106,6 +129,9 @@ class Data(CachedData):
             self.corruption.raw_length(self.length)  # Raises if it is too small.
         target_length_valid = self.target_length is None or self.target_length >= 1
         require(self, "target_length", target_length_valid, "at least 1")
+        processes_valid = self.processes is None or self.processes >= 1
+        require(self, "processes", processes_valid, "at least 1")
+        require(self, "shuffle_mb", self.shuffle_mb > 0, "more than 0")
         if self.random_window and self.rows != "blocks":
             raise UserError(
                 f"data.random_window = True needs data.rows = 'blocks', not "
@@ -141,7 +167,7 @@ class Data(CachedData):
 
     def train_batches(
         self, batch_size: int, rows: range, seed: int
-    ) -> batches.Batches | StreamedBatches:
+    ) -> batches.Batches | StreamedBatches | SeqioBatches:
         """Endless batches; see `CachedData`.
 
         Returns:
@@ -152,8 +178,17 @@ class Data(CachedData):
         """
         if not self.streaming:
             return super().train_batches(batch_size, rows, seed)
+        streamed = self._streamed("train")
+        if isinstance(streamed, SeqioRows):
+            return SeqioBatches(streamed, batch_size, rows, seed, self.prefetch)
         return StreamedBatches(
-            self._streamed("train"), batch_size, rows, seed, self.prefetch
+            streamed,
+            batch_size,
+            rows,
+            seed,
+            shuffled_bytes=round(self.shuffle_mb * 1e6),
+            threads=self.threads,
+            prefetch=self.prefetch,
         )
 
     def eval_batches(
@@ -184,9 +219,10 @@ class Data(CachedData):
 
         Returns:
           Counts int64 [V], and the number of bytes of the targets' text (None if the
-          targets are not the text itself). None without a validation split.
+          targets are not the text itself). None without a validation split, or if the
+          targets are labels.
         """
-        if not self.has_validation:
+        if not self.has_validation or self.label_kind() is not None:
             return None
         counts = np.zeros(self._tokenizer.vocab_size, np.int64)
         every = self.eval_batches(64, range(64))
@@ -195,12 +231,42 @@ class Data(CachedData):
             counts += np.bincount(counted, minlength=len(counts))
         if isinstance(every, batches.Batches):
             every.close()
-        if not self._layout("validation").has_text_bytes:
+        if not (self._layout("validation").has_text_bytes and self._token_bytes.any()):
             return counts, None
         return counts, int(counts @ self._token_bytes)
 
-    def _identity(self) -> bool:
+    def label_kind(self) -> LabelKind | None:
+        """The labels of texts; None if they have none.
+
+        Raises:
+          UserError: `validation` has other classes than `train`.
+        """
+        kind = self.train.label_kind()
+        if (
+            self.validation is not None
+            and (other := self.validation.label_kind()) != kind
+        ):
+            raise UserError(
+                f"data.validation has the labels {other}, data.train {kind}; expected "
+                "the same. Bind labelled_records.classes of both."
+            )
+        return kind
+
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the labels 0, 1, …; empty if texts have no labels."""
+        kind = self.label_kind()
+        return () if kind is None else kind.names
+
+    def _identity(self) -> bool | list:
+        if self.streaming and self._is_divisible("train"):
+            # Its order was another, by seqio's shuffling, in earlier versions.
+            return ["lanes", self.shuffle_mb]
         return self.streaming
+
+    def _is_divisible(self, split: str) -> bool:
+        """Whether the files of all tasks can be read in parts, without seqio."""
+        sources = [_source_of(member) for member in self._members[split]]
+        return all(isinstance(source, Divisible) for source in sources)
 
     def _layout(self, split: str) -> RowLayout:
         tokenizer = self._tokenizer
@@ -209,6 +275,8 @@ class Data(CachedData):
                 f"data.{split} has images but no text. For images, bind "
                 f"experiment.data = @images() and images.{split}."
             )
+        if (kind := self.label_kind()) is not None:
+            return self._labelled(kind, tokenizer)
         if self._task(split).has_inputs(self.root):
             if self.corruption is not None or self.random_window:
                 raise UserError(
@@ -250,39 +318,107 @@ class Data(CachedData):
             mode = "windows"
         return Layout(mode, self.length, tokenizer.bos_id, tokenizer.eos_id)
 
+    def _labelled(self, kind: LabelKind, tokenizer: Tokenizer) -> LabelledText:
+        wrong = [
+            f"data.{name} = {getattr(self, name)!r}"
+            for name, default in (
+                ("corruption", None), ("random_window", False),
+                ("pairs", "encoder_decoder"), ("target_length", None),
+            )
+            if getattr(self, name) != default
+        ]  # fmt: skip
+        wrong += ["data.rows = 'packed'"] if self.rows == "packed" else []
+        if wrong:
+            raise UserError(
+                f"{', '.join(wrong)}: expected the default, since each labelled text "
+                "has a row of its own."
+            )
+        template = text_template(tokenizer, kind.texts)
+        least = len(template)
+        if self.length < least:
+            raise UserError(
+                f"data.length = {self.length}: expected at least {least}, for special "
+                "tokens and text."
+            )
+        return LabelledText(self.length, template, kind.names, kind.several)
+
     @functools.cached_property
     def _corrupt(self):
         raw_length = self.corruption.raw_length(self.length)
         return self.corruption.bind(self._tokenizer, self.length, raw_length)
 
     def _build(self, member: Member, key: CacheKey) -> None:
-        tokenizer = self._tokenizer
-
-        def documents(skipped):
-            dataset = member.task.seqio(member.name, tokenizer).get_dataset(
-                None, key.split, shuffle=False, try_in_mem_cache=False
-            )
-            return tokenized_documents(
-                dataset,
-                f"{key.task} {key.split}",
-                tokenizer.vocab_size,
-                skipped,
-                isinstance(key.layout, Pairs | DecoderPairs),
-            )
-
+        shared = self._shared_build(member, key)
+        if shared is not None:
+            shared.build(member.sizes[key.split], self.max_corrupt_fraction)
+            return
         build_cache(
             self.root,
             key,
-            documents,
-            tokenizer,
+            functools.partial(self._documents, member, key),
+            self._tokenizer,
             member.sizes[key.split],
             self.max_corrupt_fraction,
         )
 
-    def _streamed(self, split: str) -> StreamedRows:
-        members = self._members[split]
+    def _help_building(self, member: Member, key: CacheKey) -> bool:
+        folder = key.folder(self.root)
+        if folder not in self._builds:
+            self._builds[folder] = self._shared_build(member, key)
+        shared = self._builds[folder]
+        return shared is not None and shared.help()
+
+    @functools.cached_property
+    def _builds(self) -> dict[Path, SharedBuild | None]:
+        """Builds that other processes have begun, by the folders of the caches."""
+        return {}
+
+    def _shared_build(self, member: Member, key: CacheKey) -> SharedBuild | None:
+        """The build by several processes; None if one process builds it alone."""
+        source, size = _source_of(member), member.sizes[key.split]
+        if not isinstance(source, Divisible):
+            if (self.processes or 1) > 1:
+                say_once(
+                    f"data.processes = {self.processes}: one process builds the cache "
+                    f"of {key.task} {key.split}, whose source cannot be read in parts"
+                )
+            return None
+        if (self.processes or 1) == 1 and (size is None or size < LARGE_BYTES):
+            return None
+        return SharedBuild(self.root, key, source, self._tokenizer, self.processes)
+
+    def _documents(
+        self, member: Member, key: CacheKey, skipped: Skipped
+    ) -> Iterator[Tokenized]:
+        tokenizer, name = self._tokenizer, f"{key.task} {key.split}"
+        source = _source_of(member)
+        if isinstance(source, Divisible):
+            division = source.division(key.split)
+            examples = (e for part in division.parts() for e in division.read(part))
+            return tokenized_examples(examples, name, tokenizer, skipped)
+        dataset = member.task.seqio(member.name, tokenizer).get_dataset(
+            None, key.split, shuffle=False, try_in_mem_cache=False
+        )
+        pairs = isinstance(key.layout, Pairs | DecoderPairs)
+        return tokenized_documents(dataset, name, tokenizer.vocab_size, skipped, pairs)
+
+    def _streamed(self, split: str) -> StreamedRows | SeqioRows:
+        members, layout = self._members[split], self._layout(split)
+        if self._is_divisible(split):
+            streamed = [
+                StreamedMember(m.name, _source_of(m).division(split), m.rate)
+                for m in members
+            ]
+            return StreamedRows(
+                streamed, split, layout, self._tokenizer, self.max_corrupt_fraction
+            )
         provider, tasks = seqio_provider(self._task(split), members, self._tokenizer)
         size = self._tokenizer.vocab_size
-        return StreamedRows(
-            provider, tasks, split, self._layout(split), size, self.max_corrupt_fraction
+        return SeqioRows(
+            provider, tasks, split, layout, size, self.max_corrupt_fraction
         )
+
+
+def _source_of(member: Member):
+    """The source of a member; None of a task that seqio's registry has."""
+    return getattr(member.task, "source", None)

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from fmjax.data.sources.examples import Skipped, read_examples
+from fmjax.data.sources.examples import Skipped, label_of, read_examples
 from fmjax.data.text.text_data import Data
 from fmjax.errors import UserError
 
@@ -32,7 +32,8 @@ def text_pairs(data: Data) -> list[TextPair]:
     if not isinstance(data, Data) or not task.has_inputs(data.root):
         raise UserError(
             "experiment.data has no pairs of inputs and targets to translate; expected "
-            "a task with pairs, such as @text_task() with @pair_files()."
+            "a task with pairs, such as @text_task() with @pair_files() or "
+            "@record_pairs()."
         )
     pairs = []
     for member in task.members(data.root):
@@ -40,7 +41,11 @@ def text_pairs(data: Data) -> list[TextPair]:
             None, "validation", shuffle=False, try_in_mem_cache=False
         )
         skipped = Skipped()
-        for _, example in read_examples(dataset, member.name, skipped):
+        for number, example in read_examples(dataset, member.name, skipped):
+            if fault := example.get("record_fault"):
+                where = label_of(example, f"pair {number}")
+                skipped.add(f"{where} {fault.decode()}")
+                continue
             texts = [example.get(f"{side}_pretokenized") for side in _SIDES]
             if not all(isinstance(text, bytes) for text in texts):
                 raise UserError(

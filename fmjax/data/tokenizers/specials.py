@@ -27,16 +27,21 @@ def special_id(tokenizer: Tokenizer, name: str, reader: str) -> int:
     Raises:
       UserError: the vocabulary does not have it.
     """
-    spellings = _SPELLINGS.get(name, (name,))
-    for spelling in spellings:
-        found = tokenizer.id_of(spelling)
-        if found is not None:
-            return found
+    found = find_special(tokenizer, name)
+    if found is not None:
+        return found
+    spelling, *_ = _SPELLINGS.get(name, (name,))
     raise UserError(
-        f"{reader} needs the special token {spellings[0]!r}, but the vocabulary does "
-        f"not have it. Add it with sentencepiece.specials = ({spellings[0]!r},), "
+        f"{reader} needs the special token {spelling!r}, but the vocabulary does "
+        f"not have it. Add it with sentencepiece.specials = ({spelling!r},), "
         "bytes.specials or characters.specials."
     )
+
+
+def find_special(tokenizer: Tokenizer, name: str) -> int | None:
+    """The id of a special token, as `special_id`; None if there is none."""
+    ids = (tokenizer.id_of(spelling) for spelling in _SPELLINGS.get(name, (name,)))
+    return next((found for found in ids if found is not None), None)
 
 
 def sentinel_ids(tokenizer: Tokenizer, count: int, reader: str) -> np.ndarray:

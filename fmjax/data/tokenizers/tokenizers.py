@@ -23,6 +23,7 @@ from fmjax.data.tokenizers.characters import (
 )
 from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
 from fmjax.data.tokenizers.huggingface.vocabulary import vocabulary_class
+from fmjax.data.tokenizers.id_tokenizer import IdTokenizer
 from fmjax.data.tokenizers.special_names import names_above
 from fmjax.data.tokenizers.tokenizer_files import DESCRIPTOR, FORMAT, save_files
 from fmjax.errors import UserError
@@ -233,6 +234,7 @@ _KINDS = {
         CharacterTokenizer,
         ByteTokenizer,
         HuggingFaceTokenizer,
+        IdTokenizer,
     )
 }
 

@@ -12,6 +12,7 @@ from fmjax.interop.families.bert import (
     heads,
     masked_head,
     sizes,
+    token_architectures,
 )
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.options import Options
@@ -97,6 +98,7 @@ ALBERT = Family(
             (heads(False, "tanh"), Labels()),
             _POOL + linear("classifier", "classifier"),
         ),
+        **token_architectures("Albert"),
         "AlbertModel": Architecture((heads(False, "tanh"),), _POOL, bare=True),
     },
     prefix="albert.",

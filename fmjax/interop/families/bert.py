@@ -30,25 +30,51 @@ POSITION_IDS = r"embeddings\.position_ids"
 class Labels:
     """The number of classes, from num_labels or the names of the labels."""
 
-    fields = ("num_classes",)
+    def __init__(self, field: str = "num_classes"):
+        """Sets the field of the model that has the number."""
+        self.fields = (field,)
 
     def read(self, options: Options) -> dict[str, Any]:
         """Takes the options; see `Entry`."""
         names = options.take("id2label", dict, None)
         count = options.take("num_labels", int, len(names) if names else 2)
-        return {"num_classes": count}
+        return {self.fields[0]: count}
 
     def write(self, values: Values) -> dict[str, Any]:
         """The options; see `Entry`."""
-        if values["num_classes"] is None:
-            raise UserError("num_classes = None; expected a number.")
-        names = {str(i): f"LABEL_{i}" for i in range(values["num_classes"])}
+        count = values[self.fields[0]]
+        if count is None:
+            raise UserError(f"{self.fields[0]} = None; expected a number.")
+        names = {str(i): f"LABEL_{i}" for i in range(count)}
         return {"id2label": names, "label2id": {n: int(i) for i, n in names.items()}}
 
 
 def heads(language: bool = False, pooler: str = "none", pairs: bool = False) -> Entry:
     """An entry for the heads of a model: language head, pooler, next-sentence head."""
     return fixed({"language_head": language, "pooler": pooler, "next_sentence": pairs})
+
+
+def token_architectures(
+    classes: str, head: Entry | None = None, *more: Entry
+) -> dict[str, Architecture]:
+    """Encoders that classify tokens and that find answers.
+
+    Args:
+      classes: prefix of the names of transformers' classes.
+      head: the entry of other heads; by default there are none.
+      *more: entries in addition.
+    """
+    entries = (heads() if head is None else head, *more)
+    return {
+        f"{classes}ForTokenClassification": Architecture(
+            (*entries, Labels("token_classes")),
+            linear("token_heads/classes", "classifier"),
+        ),
+        f"{classes}ForQuestionAnswering": Architecture(
+            (*entries, fixed({"spans": True})),
+            linear("token_heads/spans", "qa_outputs"),
+        ),
+    }
 
 
 # Heads with the exact GELU, whatever hidden_act is.
@@ -183,6 +209,7 @@ BERT = Family(
             _BERT_POOL + linear("classifier", "classifier"),
         ),
         "BertModel": Architecture((heads(False, "tanh"),), _BERT_POOL, bare=True),
+        **token_architectures("Bert"),
     },
     prefix="bert.",
     copies={

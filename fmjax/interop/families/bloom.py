@@ -1,7 +1,7 @@
 """BLOOM (BigScience 2022)."""
 
 from fmjax.interop.entries import constant, fixed, ignored, option
-from fmjax.interop.families.decoder_head import architectures
+from fmjax.interop.families.decoder_head import architectures, text_heads
 from fmjax.interop.family import Family
 from fmjax.interop.rows import Row, attention_out, feed_forward, norm
 from fmjax.models.language.gpt import GPT
@@ -60,7 +60,8 @@ BLOOM = Family(
             f"{_BLOCK}/mlp", f"{_LAYER}.mlp", in_="dense_h_to_4h", out="dense_4h_to_h"
         ),
     ),
-    architectures=architectures("BloomForCausalLM", "BloomModel"),
+    architectures=architectures("BloomForCausalLM", "BloomModel")
+    | text_heads("Bloom", "classifier", spans=True),
     prefix="transformer.",
     copies={"lm_head.weight": "transformer.word_embeddings.weight"},
 )

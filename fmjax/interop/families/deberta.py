@@ -13,6 +13,7 @@ from fmjax.interop.families.bert import (
     heads,
     masked_head,
     sizes,
+    token_architectures,
 )
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.options import Options
@@ -148,6 +149,9 @@ DEBERTA = Family(
                 Labels(),
             ),
             _CLASSIFIER,
+        ),
+        **token_architectures(
+            "DebertaV2", None, ignored("pooler_hidden_act pooler_hidden_size")
         ),
         "DebertaV2Model": Architecture(
             (heads(), ignored("pooler_hidden_act pooler_hidden_size")), bare=True

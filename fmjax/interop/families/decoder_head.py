@@ -1,8 +1,9 @@
-"""The head of a decoder-only model: tied to the table, untied, or missing."""
+"""The heads of a decoder-only model: tied to the table, untied, or of other tasks."""
 
-from fmjax.interop.entries import fixed, option
+from fmjax.interop.entries import fixed, ignored, option
+from fmjax.interop.families.bert import Labels
 from fmjax.interop.family import Architecture
-from fmjax.interop.rows import Row
+from fmjax.interop.rows import LINEAR, Row, linear
 
 HEAD = Row("language_head/kernel", "lm_head.weight", "d v -> v d")
 WITH_BIAS = (HEAD, Row("language_head/bias", "lm_head.bias"))
@@ -34,3 +35,36 @@ def architectures(
         headed: Architecture((given, *with_bias), rows),
         bare: Architecture((ALWAYS_TIED,)),
     }
+
+
+def text_heads(
+    classes: str, tokens: str = "", spans: bool = False
+) -> dict[str, Architecture]:
+    """Decoders that classify texts, tokens, and find answers.
+
+    A reward model is one that classifies texts, with one class.
+
+    Args:
+      classes: prefix of the names of transformers' classes.
+      tokens: name of the layer that classifies tokens; "" if there is no such class.
+      spans: whether there is a class that finds answers.
+    """
+    # Dropout of the heads, which is that of the transformer here.
+    entries = (ALWAYS_TIED, ignored("classifier_dropout"))
+    score = Row("classifier/kernel", "score.weight", LINEAR)
+    found = {
+        f"{classes}ForSequenceClassification": Architecture(
+            (*entries, Labels()), (score,)
+        )
+    }
+    if tokens:
+        found[f"{classes}ForTokenClassification"] = Architecture(
+            (*entries, Labels("token_classes"), ignored("hidden_dropout")),
+            linear("token_heads/classes", tokens),
+        )
+    if spans:
+        found[f"{classes}ForQuestionAnswering"] = Architecture(
+            (*entries, fixed({"spans": True})),
+            linear("token_heads/spans", "qa_outputs"),
+        )
+    return found

@@ -9,6 +9,7 @@ from fmjax.interop.families.bert import (
     embeddings,
     heads,
     masked_head,
+    token_architectures,
 )
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.rows import attention, feed_forward, linear, norm
@@ -69,6 +70,7 @@ DISTILBERT = Family(
                 *linear("classifier", "classifier"),
             ),
         ),
+        **token_architectures("DistilBert"),
         "DistilBertModel": Architecture((heads(),), bare=True),
     },
     prefix="distilbert.",

@@ -11,6 +11,7 @@ from fmjax.interop.families.bert import (
     heads,
     masked_head,
     sizes,
+    token_architectures,
 )
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.rows import linear
@@ -80,6 +81,7 @@ ELECTRA_ENCODER = Family(
                 *linear("classifier", "classifier.out_proj"),
             ),
         ),
+        **token_architectures("Electra"),
         "ElectraModel": Architecture((heads(),), bare=True),
     },
     prefix="electra.",

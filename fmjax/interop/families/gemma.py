@@ -99,6 +99,7 @@ GEMMA = family(
     ),
     (*NORMS, *ATTENTION, *FEED_FORWARD),
     tied=True,
+    heads=True,
 )
 GEMMA2 = family(
     "gemma2",
@@ -117,6 +118,7 @@ GEMMA2 = family(
     ),
     (*SANDWICH, *ATTENTION, *FEED_FORWARD),
     tied=True,
+    heads=True,
 )
 GEMMA3 = family(
     "gemma3_text",

@@ -41,4 +41,5 @@ GLM4 = family(
         GATE_AND_UP,
         DOWN,
     ),
+    heads=True,
 )

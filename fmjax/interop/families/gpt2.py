@@ -1,7 +1,7 @@
 """GPT-2 (Radford et al. 2019)."""
 
 from fmjax.interop.entries import activation, constant, ignored, option, same
-from fmjax.interop.families.decoder_head import architectures
+from fmjax.interop.families.decoder_head import architectures, text_heads
 from fmjax.interop.family import Family
 from fmjax.interop.rows import Row, norm
 from fmjax.models.language.gpt import GPT
@@ -72,7 +72,8 @@ GPT2 = Family(
         Row(f"{_BLOCK}/mlp/out", f"{_LAYER}.mlp.c_proj.weight"),
         Row(f"{_BLOCK}/mlp/out_bias", f"{_LAYER}.mlp.c_proj.bias"),
     ),
-    architectures=architectures("GPT2LMHeadModel", "GPT2Model"),
+    architectures=architectures("GPT2LMHeadModel", "GPT2Model")
+    | text_heads("GPT2", "classifier", spans=True),
     prefix="transformer.",
     copies={"lm_head.weight": "transformer.wte.weight"},
     constants=r"h\.\d+\.attn\.(bias|masked_bias)",

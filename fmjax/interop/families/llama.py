@@ -10,7 +10,7 @@ from fmjax.interop.entries import (
     ignored,
     option,
 )
-from fmjax.interop.families.decoder_head import HEAD, architectures
+from fmjax.interop.families.decoder_head import HEAD, architectures, text_heads
 from fmjax.interop.families.rope import Rope
 from fmjax.interop.family import Family
 from fmjax.interop.rows import (
@@ -128,6 +128,7 @@ def family(
     final: str = "model.norm",
     bare: str | None = None,
     head: tuple[Row, ...] = (HEAD,),
+    heads: bool = False,
     **more: Any,
 ) -> Family:
     """A variant of Llama.
@@ -143,6 +144,7 @@ def family(
       bare: name of the class without a head, if the prefix is another.
       head: rows of the weights of the head.
       **more: of `Family`.
+      heads: whether transformers has classes that classify texts and tokens.
     """
     return Family(
         model_type=model_type,
@@ -156,7 +158,8 @@ def family(
         ),
         architectures=architectures(
             f"{classes}ForCausalLM", bare or f"{classes}Model", tied, rows=head
-        ),
+        )
+        | (text_heads(classes, "score") if heads else {}),
         prefix="model.",
         copies={"lm_head.weight": "model.embed_tokens.weight"},
         constants=r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",
@@ -181,13 +184,13 @@ LLAMA = family(
         ATTENTION_BIAS,
         MLP_BIAS,
         constant("pretraining_tp", 1, None),
-        # Options of Falcon 3 and SmolLM 2, which transformers does not read.
+        # An option of Falcon 3, which transformers does not read.
         constant("activation", "swiglu"),
-        constant("rope_interleaved", False),
         # In the first configs; max_position_embeddings counts.
         ignored("max_sequence_length"),
     ),
     (*NORMS, *ATTENTION, *FEED_FORWARD),
+    heads=True,
 )
 MISTRAL = family(
     "mistral",
@@ -200,4 +203,5 @@ MISTRAL = family(
         option("sliding_window", "transformer.window", int, 4096, null=True),
     ),
     (*NORMS, *ATTENTION, *FEED_FORWARD),
+    heads=True,
 )

@@ -9,6 +9,7 @@ from fmjax.interop.families.bert import (
     embeddings,
     heads,
     sizes,
+    token_architectures,
 )
 from fmjax.interop.families.roberta import CLASSIFIER, HEAD, PaddingOffset, copies
 from fmjax.interop.family import Architecture, Family
@@ -52,6 +53,7 @@ MPNET = Family(
         "MPNetForSequenceClassification": Architecture(
             (heads(False, "tanh"), Labels()), CLASSIFIER
         ),
+        **token_architectures("MPNet"),
         "MPNetModel": Architecture(
             (heads(False, "tanh"),), linear("pool", "mpnet.pooler.dense"), bare=True
         ),

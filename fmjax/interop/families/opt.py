@@ -1,7 +1,7 @@
 """OPT (Zhang et al. 2022)."""
 
 from fmjax.interop.entries import activation, constant, fixed, ignored, option
-from fmjax.interop.families.decoder_head import architectures
+from fmjax.interop.families.decoder_head import architectures, text_heads
 from fmjax.interop.family import Family
 from fmjax.interop.rows import LINEAR, Row, attention, feed_forward, norm
 from fmjax.models.language.gpt import GPT
@@ -62,7 +62,8 @@ OPT = Family(
         *norm(f"{_BLOCK}/mlp_norm", f"{_LAYER}.final_layer_norm"),
         *feed_forward(f"{_BLOCK}/mlp", _LAYER, in_="fc1", out="fc2"),
     ),
-    architectures=architectures("OPTForCausalLM", "OPTModel"),
+    architectures=architectures("OPTForCausalLM", "OPTModel")
+    | text_heads("OPT", spans=True),
     prefix="model.",
     copies={"lm_head.weight": "model.decoder.embed_tokens.weight"},
 )

@@ -57,6 +57,7 @@ PHI = family(
     ),
     final="model.final_layernorm",
     head=WITH_BIAS,
+    heads=True,
 )
 PHI3 = family(
     "phi3",
@@ -87,4 +88,5 @@ PHI3 = family(
         GATE_AND_UP,
         DOWN,
     ),
+    heads=True,
 )

@@ -35,6 +35,7 @@ QWEN2 = family(
         constant("use_mrope", False),
     ),
     (*NORMS, *ATTENTION, *FEED_FORWARD),
+    heads=True,
 )
 QWEN3 = family(
     "qwen3",
@@ -48,4 +49,5 @@ QWEN3 = family(
         ATTENTION_BIAS,
     ),
     (*NORMS, *ATTENTION, *QK_NORMS, *FEED_FORWARD),
+    heads=True,
 )

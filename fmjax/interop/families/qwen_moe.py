@@ -170,6 +170,7 @@ QWEN2_MOE = family(
         (*NORMS, *ATTENTION, *expert_rows(f"{BLOCK}/mlp", _EXPERTS), *_SHARED),
         FEED_FORWARD,
     ),
+    heads=True,
 )
 QWEN3_MOE = family(
     "qwen3_moe",
@@ -195,4 +196,5 @@ QWEN3_MOE = family(
         (*NORMS, *ATTENTION, *QK_NORMS, *expert_rows(f"{BLOCK}/mlp", _EXPERTS)),
         FEED_FORWARD,
     ),
+    heads=True,
 )

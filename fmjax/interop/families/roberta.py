@@ -13,6 +13,7 @@ from fmjax.interop.families.bert import (
     heads,
     masked_head,
     sizes,
+    token_architectures,
 )
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.options import Options
@@ -86,6 +87,7 @@ def _family(model_type: str, classes: str, vocab_size: int) -> Family:
             f"{classes}ForSequenceClassification": Architecture(
                 (heads(False, "tanh"), Labels()), CLASSIFIER
             ),
+            **token_architectures(classes),
             f"{classes}Model": Architecture(
                 (heads(False, "tanh"),),
                 linear("pool", "roberta.pooler.dense"),

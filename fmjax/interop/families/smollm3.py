@@ -84,4 +84,5 @@ SMOLLM3 = family(
     ),
     (*NORMS, *ATTENTION, *FEED_FORWARD),
     tied=True,
+    heads=True,
 )

@@ -59,4 +59,5 @@ STABLELM = family(
         ),
         *FEED_FORWARD,
     ),
+    heads=True,
 )

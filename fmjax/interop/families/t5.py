@@ -233,7 +233,6 @@ def _family(
         },
         # An unused table of files converted from TensorFlow.
         constants=r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
-        unties=True,
     )
 
 

@@ -29,6 +29,7 @@ from fmjax.models.layers.text_inputs import (
     count_positions,
 )
 from fmjax.models.layers.text_model import TextModel, embed_text
+from fmjax.models.layers.token_heads import TokenHeads
 from fmjax.models.layers.transformer import Context, Stack
 from fmjax.models.layers.transformer_config import TransformerConfig
 
@@ -58,7 +59,10 @@ class Bert(TextModel):
         those of the logits (ModernBERT: not).
       next_sentence: whether there is a head that classifies if a second sentence
         followed the first.
-      num_classes: classes of a classifier of the whole text; None for no classifier.
+      num_classes: classes of a classifier of the whole text, 1 for a score; None for no
+        classifier.
+      token_classes: labels of a classifier of every token; None for no classifier.
+      spans: whether there is a head for the first and last token of an answer.
       embed_dim: width of the vectors of tokens, positions and types, projected to the
         transformer's (ELECTRA's generator); None means the same.
       vocab_multiple: the tables are padded to a multiple of this, so that they shard.
@@ -78,6 +82,8 @@ class Bert(TextModel):
     head_bias: bool = True
     next_sentence: bool = False
     num_classes: int | None = None
+    token_classes: int | None = None
+    spans: bool = False
     embed_dim: int | None = None
     vocab_multiple: int = 128
 
@@ -127,6 +133,8 @@ class Bert(TextModel):
             self.sentence_head = Dense(2, ("embed", None), True, std, dtype)
         if self.num_classes is not None:
             self.classifier = Dense(self.num_classes, ("embed", None), True, std, dtype)
+        if self.token_classes is not None or self.spans:
+            self.token_heads = TokenHeads(c, self.token_classes, self.spans)
 
     def __call__(
         self, text: Text, keys: Keys = None, hidden_states: bool = False
@@ -141,8 +149,9 @@ class Bert(TextModel):
         Returns:
           hidden: [B, T, D]; logits: float32 [B, T, V] of the token at every position;
           pooled: [B, D]; next_sentence: float32 [B, 2], logits of "follows" and "is
-          from elsewhere"; class_logits: float32 [B, num_classes]; each where the model
-          has that head. hidden_states: [layers + 1, B, T, D].
+          from elsewhere"; class_logits: float32 [B, num_classes]; token_logits and
+          span_logits, see `TokenHeads`; each where the model has that head.
+          hidden_states: [layers + 1, B, T, D].
         """
         out = self.hidden(text, keys, hidden_states)
         given = outputs(out)
@@ -159,7 +168,10 @@ class Bert(TextModel):
         mask = self_attention(False, text.segment_ids, text.padding_mask)
         context = Context(text.positions, mask, keys=keys)
         out = self.stack(x, context, None, hidden_states)
-        return out | self._sentence_heads(self._read_by_pooler(out, text), keys)
+        out |= self._sentence_heads(self._read_by_pooler(out, text), keys)
+        if self.token_classes is not None or self.spans:
+            out |= self.token_heads(out["hidden"], keys)
+        return out
 
     def head(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T padded_V"]:
         """Logits over the padded vocabulary, float32; padding gets -1e30."""

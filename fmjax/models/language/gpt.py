@@ -1,9 +1,11 @@
 """Decoder-only language models: GPT-2 (Radford et al. 2019) to DeepSeek-V3 (2024)."""
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from fmjax.configurable import configurable
 from fmjax.models.flops import attention_flops, matmul_parameters
+from fmjax.models.layers.attention_mask import padding_mask_of
 from fmjax.models.layers.dense import Dense
 from fmjax.models.layers.disentangled import check_decoder
 from fmjax.models.layers.dropout import Keys
@@ -17,6 +19,7 @@ from fmjax.models.layers.inputs import (
 from fmjax.models.layers.language_head import LanguageHead
 from fmjax.models.layers.text_inputs import Text, TextInputs, count_positions
 from fmjax.models.layers.text_model import TextModel, decoder_mask, embed_text
+from fmjax.models.layers.token_heads import TokenHeads, last_vectors
 from fmjax.models.layers.transformer import Cache, Context, Stack, empty_cache
 from fmjax.models.layers.transformer_config import TransformerConfig
 
@@ -43,6 +46,10 @@ class GPT(TextModel):
         2017).
       head_bias: whether the logits have a bias (GPT-J, Phi).
       logits_softcap: logits x become cap · tanh(x / cap) (Gemma 2); None leaves them.
+      num_classes: classes of a classifier that reads the last token of a text, 1 for a
+        score, as of reward models; None for no classifier.
+      token_classes: labels of a classifier of every token; None for no classifier.
+      spans: whether there is a head for the first and last token of an answer.
       vocab_multiple: the tables are padded to a multiple of this, so that they shard.
     """
 
@@ -58,6 +65,9 @@ class GPT(TextModel):
     tie_embeddings: bool = True
     head_bias: bool = False
     logits_softcap: float | None = None
+    num_classes: int | None = None
+    token_classes: int | None = None
+    spans: bool = False
     vocab_multiple: int = 128
 
     def __post_init__(self):
@@ -95,6 +105,11 @@ class GPT(TextModel):
             scale=c.multipliers.logits,
             softcap=self.logits_softcap,
         )
+        if self.num_classes is not None:
+            axes = ("embed", None)
+            self.classifier = Dense(self.num_classes, axes, False, c.init_std, dtype)
+        if self.token_classes is not None or self.spans:
+            self.token_heads = TokenHeads(c, self.token_classes, self.spans)
 
     def __call__(
         self, text: Text, keys: Keys = None, hidden_states: bool = False
@@ -109,7 +124,9 @@ class GPT(TextModel):
         Returns:
           logits: float32 [B, T, V], without vocabulary padding; hidden: [B, T, D],
           after the final norm; hidden_states: [layers + 1, B, T, D], the stack's input
-          and every block's output, the last one after the final norm.
+          and every block's output, the last one after the final norm; class_logits:
+          float32 [B, num_classes], token_logits and span_logits, see `TokenHeads`, each
+          where the model has that head.
         """
         out = self.hidden(text, None, keys, hidden_states)
         logits = self.head(out["hidden"])[..., : self.vocab_size]
@@ -144,13 +161,30 @@ class GPT(TextModel):
 
         x = embed_text(tokens, self.inputs, text, keys)
         context = Context(text.positions, decoder_mask(text, cache), keys=keys)
-        return self.stack(x, context, cache, hidden_states)
+        out = self.stack(x, context, cache, hidden_states)
+        if cache is None:
+            out |= self._text_heads(out["hidden"], text, keys)
+        return out
 
     def head(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T padded_V"]:
         """Logits over the padded vocabulary, float32; padding gets -1e30."""
-        if self._projects:
-            hidden = self.project_out(hidden)
-        return self.language_head(hidden, self.tokens.table)
+        return self.language_head(self._projected(hidden), self.tokens.table)
+
+    def _text_heads(
+        self, hidden: Float[Array, "B T D"], text: TextInputs, keys: Keys
+    ) -> dict[str, Array]:
+        found, hidden = {}, self._projected(hidden)
+        if self.num_classes is not None:
+            mask = padding_mask_of(text.segment_ids, text.padding_mask)
+            scores = self.classifier(last_vectors(hidden, mask))
+            found["class_logits"] = scores.astype(jnp.float32)
+        if self.token_classes is not None or self.spans:
+            found |= self.token_heads(hidden, keys)
+        return found
+
+    def _projected(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T E"]:
+        """The input of heads."""
+        return self.project_out(hidden) if self._projects else hidden
 
     @property
     def _projects(self) -> bool:

@@ -20,7 +20,8 @@ class LatentAttention(Attention):
 
     DeepSeek-V2, section 2.1: with c = norm(x W_down), key and value of head h are
     [c W_key,h; r] and c W_value,h, where r = rotate(x W_rotary) is the same for all
-    heads. The cache holds c and r.
+    heads. The cache holds c and r, and keys and values are projected from all of it at
+    every step of decoding.
 
     Attributes:
       latent: the widths.

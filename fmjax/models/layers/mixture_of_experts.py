@@ -112,7 +112,7 @@ class MixtureOfExperts(nn.Module):
     Attributes:
       experts: number E, experts k per token, capacity.
       mlp_dim: hidden width of an expert.
-      activation: a name in `ACTIVATIONS`.
+      activation: as of `FeedForward`.
       gated: whether a second projection gates the first.
       init_std: standard deviation of the router's weights, W_in and W_gate.
       out_init_std: standard deviation of W_out.
@@ -142,7 +142,8 @@ class MixtureOfExperts(nn.Module):
         Returns:
           The layer's output, zero for padding and for dropped tokens; and router losses
           [B], float32: "load_balance", E Σ_e f_e p_e, with f_e the share of choices of
-          expert e and p_e its mean probability (Switch, equation 4; 1 when balanced),
+          expert e and p_e its mean probability, or sigmoid divided by the sum of all
+          (Switch, equation 4; DeepSeek-V3, equation 17; 1 when balanced),
           and "router_z", the mean of logsumexp² of the router's logits (ST-MoE, Zoph et
           al. 2022, equation 5). They are per sequence, so that they depend neither on
           the mesh nor on microbatches.

@@ -1,4 +1,4 @@
-"""Text files as streams of bytes, decompressed: .gz, .bz2, .xz, .zst."""
+"""Files as streams of bytes, decompressed: .gz, .bz2, .xz, .zst."""
 
 import bz2
 import codecs
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from fmjax.data.sources.find_files import without_shard
 from fmjax.data.sources.text_reader import SIGNATURES
 from fmjax.errors import UserError
 
@@ -47,30 +48,41 @@ class ByteStream(io.BufferedReader):
 
 
 @contextlib.contextmanager
-def open_bytes(file: Path) -> Iterator[ByteStream]:
-    """Opens a text file, decompressed by its suffix.
+def open_bytes(file: Path, is_text: bool = True) -> Iterator[ByteStream]:
+    """Opens a file, decompressed by its suffix.
+
+    Args:
+      file: the file.
+      is_text: whether its content must be text.
 
     Raises:
       UserError: the file cannot be read, is not compressed as its suffix says, is
         truncated or damaged, or its content is compressed again, not text, or UTF-16.
         Raised in the body of the `with` statement too, when it reads.
     """
-    compression = COMPRESSIONS.get(file.suffix.lower())
+    compression = COMPRESSIONS.get(last_suffix(file))
     with _explained(file, compression), contextlib.ExitStack() as stack:
         raw = stack.enter_context(open(file, "rb"))
         if compression is not None:
             _check_magic(raw.peek(4), file, compression)
         content = stack.enter_context(_decompressed(raw, file))
         stream = stack.enter_context(ByteStream(content, raw.tell))
-        head = stream.peek(64)
-        _check_text(head, file)
-        if head.startswith(codecs.BOM_UTF8):
-            stream.read(len(codecs.BOM_UTF8))
+        if is_text:
+            head = stream.peek(64)
+            _check_text(head, file)
+            if head.startswith(codecs.BOM_UTF8):
+                stream.read(len(codecs.BOM_UTF8))
         yield stream
 
 
+def last_suffix(file: Path) -> str:
+    """The suffix of a file, in lower case, before the shard if there is one."""
+    suffix = Path(without_shard(file.name.lower())).suffix
+    return ".gz" if suffix == ".tgz" else suffix
+
+
 def _decompressed(raw: io.BufferedReader, file: Path):
-    match file.suffix.lower():
+    match last_suffix(file):
         case ".gz":
             return gzip.GzipFile(fileobj=raw)
         case ".bz2":

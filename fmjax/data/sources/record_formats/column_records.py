@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fmjax.data.sources.record_formats.json_records import Found
-from fmjax.data.sources.record_formats.record_text import MissingField, RecordText
+from fmjax.data.sources.record_formats.parts import Field, MissingField
 from fmjax.errors import UserError
 
 # Bytes of the rows that are decoded at once, and their maximum number.
@@ -18,8 +18,18 @@ _BATCH_BYTES, _BATCH_ROWS = 1 << 22, 1024
 _PARQUET = b"PAR1"
 
 
-def parquet_rows(file: Path, text: RecordText) -> Iterator[Found]:
-    """Yields (row from 0, values) of a Parquet file, as bytes or integers.
+def parquet_rows(
+    file: Path, fields: tuple[Field, ...], start: int = 0, stop: int | None = None
+) -> Iterator[Found]:
+    """Yields (row from 0, values) of a Parquet file; strings are bytes.
+
+    Row groups are read from their beginning.
+
+    Args:
+      file: the file.
+      fields: the fields.
+      start: first row.
+      stop: the row to end before; None for the end of the file.
 
     Raises:
       MissingField: there is no column of the name of a field.
@@ -31,23 +41,32 @@ def parquet_rows(file: Path, text: RecordText) -> Iterator[Found]:
         _explained(file, lambda: f", after row {row}"),
         _open_parquet(file) as content,
     ):
-        columns = _columns(file, content.schema_arrow, text)
+        columns = _columns(file, content.schema_arrow, fields)
+        stop = content.metadata.num_rows if stop is None else stop
         for group in range(content.num_row_groups):
             metadata = content.metadata.row_group(group)
+            if row >= stop or row + metadata.num_rows <= start:
+                row += metadata.num_rows
+                continue
             batches = content.iter_batches(
                 _rows_at_once(metadata.total_byte_size, metadata.num_rows),
                 row_groups=[group],
-                columns=list(text.fields),
+                columns=[".".join(path) for path in columns if path],
                 use_threads=False,
             )
             for batch in batches:
-                for values in _values(batch, columns):
-                    yield row, values
-                    row += 1
+                yield from _numbered(batch, columns, row, start, stop)
+                row += batch.num_rows
+                if row >= stop:
+                    return
 
 
-def arrow_rows(file: Path, text: RecordText) -> Iterator[Found]:
-    """Yields (row from 0, values) of a file in Arrow's stream or file format.
+def arrow_rows(
+    file: Path, fields: tuple[Field, ...], start: int = 0, stop: int | None = None
+) -> Iterator[Found]:
+    """Yields (row from 0, values) of Arrow's stream or file format, as for Parquet.
+
+    Arguments as of `parquet_rows`; batches before the first row are not decoded.
 
     Raises:
       MissingField: there is no column of the name of a field.
@@ -56,13 +75,58 @@ def arrow_rows(file: Path, text: RecordText) -> Iterator[Found]:
     """
     row = 0
     with _explained(file, lambda: f", after row {row}"), _open_arrow(file) as reader:
-        columns = _columns(file, reader.schema, text)
+        columns = _columns(file, reader.schema, fields)
         for batch in _batches(reader):
-            step = _rows_at_once(batch.nbytes, batch.num_rows)
-            for start in range(0, batch.num_rows, step):
-                for values in _values(batch.slice(start, step), columns):
-                    yield row, values
-                    row += 1
+            if row + batch.num_rows > start:
+                step = _rows_at_once(batch.nbytes, batch.num_rows)
+                for at in range(0, batch.num_rows, step):
+                    piece = batch.slice(at, step)
+                    yield from _numbered(piece, columns, row + at, start, stop)
+            row += batch.num_rows
+            if stop is not None and row >= stop:
+                return
+
+
+def row_ranges(file: Path, is_parquet: bool, size: int) -> Iterator[tuple[int, int]]:
+    """Yields (start, stop) of ranges of rows that can be read on their own.
+
+    They are row groups of Parquet and batches of Arrow's file format, several in one
+    if they are small, or parts of one that is large.
+
+    Args:
+      file: the file.
+      is_parquet: whether it is Parquet.
+      size: bytes of a range in the file, approximately.
+    """
+    with _explained(file):
+        if is_parquet:
+            with _open_parquet(file) as content:
+                metadata = content.metadata
+                groups = range(metadata.num_row_groups)
+                counts = [metadata.row_group(group).num_rows for group in groups]
+        else:
+            with _open_arrow(file) as reader:
+                counts = [batch.num_rows for batch in _batches(reader)]
+                if not isinstance(reader, pa.RecordBatchFileReader):
+                    counts = [sum(counts)]
+                    size = file.stat().st_size
+    total = sum(counts)
+    rows = max(1, total * size // max(file.stat().st_size, 1))
+    start = stop = 0
+    for count in counts:
+        end = stop + count
+        if count >= 2 * rows:
+            if start < stop:
+                yield start, stop
+            for at in range(stop, end, rows):
+                yield at, min(at + rows, end)
+            start = end
+        elif end - start >= rows:
+            yield start, end
+            start = end
+        stop = end
+    if start < stop:
+        yield start, stop
 
 
 def count_rows(file: Path, is_parquet: bool) -> int:
@@ -73,6 +137,16 @@ def count_rows(file: Path, is_parquet: bool) -> int:
                 return content.metadata.num_rows
         with _open_arrow(file) as reader:
             return sum(batch.num_rows for batch in _batches(reader))
+
+
+def read_metadata(file: Path, is_parquet: bool) -> dict[bytes, bytes]:
+    """What a file's schema says beside its columns."""
+    with _explained(file):
+        if is_parquet:
+            with _open_parquet(file) as content:
+                return content.schema_arrow.metadata or {}
+        with _open_arrow(file) as reader:
+            return reader.schema.metadata or {}
 
 
 def _open_parquet(file: Path) -> pq.ParquetFile:
@@ -118,24 +192,54 @@ def _rows_at_once(size: int, rows: int) -> int:
     return max(1, min(_BATCH_ROWS, _BATCH_BYTES * rows // max(size, 1)))
 
 
-def _columns(file: Path, schema: pa.Schema, text: RecordText) -> list[list[str]]:
-    """The path of every field: its column, and fields of structures in it."""
+def _columns(
+    file: Path, schema: pa.Schema, fields: tuple[Field, ...]
+) -> list[list[str]]:
+    """The path of every field: its column, and fields of structures in it.
+
+    The path of an optional field that the file does not have is empty.
+    """
     found = []
-    for name in text.fields:
+    for name, kinds, is_optional in fields:
         place = _find(schema, name)
         if place is None:
-            raise MissingField(name, _names(schema))
+            if not is_optional:
+                raise MissingField(name, _names(schema))
+            found.append([])
+            continue
         path, kind = place
-        if pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        is_valid = _is_text(kind) or pa.types.is_null(kind)
-        if not is_valid and not (text.is_template and pa.types.is_integer(kind)):
+        if _kind_of(kind) not in (*kinds, "nulls"):
             raise UserError(
-                f"{file}: the column {name!r} is of type {kind}; expected strings"
-                f"{' or integers' if text.is_template else ''}."
+                f"{file}: the column {name!r} is of type {kind}; expected "
+                f"{' or '.join(kinds)}."
             )
         found.append(path)
     return found
+
+
+def _kind_of(kind: pa.DataType) -> str:
+    """What a column holds, as in `Field.kinds`; "others" if it is none of these."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    for name, holds in (
+        ("nulls", pa.types.is_null),
+        ("strings", _is_text),
+        ("integers", pa.types.is_integer),
+        ("booleans", pa.types.is_boolean),
+        ("lists", _is_list),
+        ("objects", pa.types.is_struct),
+    ):
+        if holds(kind):
+            return name
+    return "others"
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_list(kind)
+        or pa.types.is_large_list(kind)
+        or pa.types.is_fixed_size_list(kind)
+    )
 
 
 def _find(fields, name: str) -> tuple[list[str], pa.DataType] | None:
@@ -174,9 +278,28 @@ def _is_binary(kind: pa.DataType) -> bool:
     )
 
 
+def _numbered(
+    batch: pa.RecordBatch,
+    columns: list[list[str]],
+    first: int,
+    start: int,
+    stop: int | None,
+) -> Iterator[Found]:
+    """Yields (row, values) of the rows in a range of a batch that begins at `first`."""
+    begin = max(start - first, 0)
+    end = batch.num_rows if stop is None else min(stop - first, batch.num_rows)
+    if begin < end:
+        rows = _values(batch.slice(begin, end - begin), columns)
+        yield from enumerate(rows, first + begin)
+
+
 def _values(batch: pa.RecordBatch, columns: list[list[str]]) -> Iterator[list[Any]]:
     arrays = []
-    for top, *inside in columns:
+    for path in columns:
+        if not path:
+            arrays.append([None] * batch.num_rows)
+            continue
+        top, *inside = path
         array = batch.column(top)
         for name in inside:
             array = pc.struct_field(array, name)

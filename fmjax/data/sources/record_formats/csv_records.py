@@ -8,7 +8,7 @@ from typing import NamedTuple
 from fmjax.data.records import BadRecord
 from fmjax.data.sources.record_formats.byte_stream import ByteStream
 from fmjax.data.sources.record_formats.json_records import RECORD_BYTES, Found
-from fmjax.data.sources.record_formats.record_text import MissingField
+from fmjax.data.sources.record_formats.parts import Field, MissingField
 from fmjax.errors import UserError
 
 
@@ -19,17 +19,19 @@ class CsvOptions(NamedTuple):
       columns: names of the columns of files without a line of names.
       separator: the character between fields; by the suffix if None.
       quotes: whether a field may be in double quotes.
+      owner: gin name of the source that has these as fields, for messages.
     """
 
     columns: tuple[str, ...] | None = None
     separator: str | None = None
     quotes: bool = True
+    owner: str = "record_files"
 
 
 def csv_rows(
     file: Path,
     stream: ByteStream,
-    fields: tuple[str, ...],
+    fields: tuple[Field, ...],
     separator: str,
     options: CsvOptions,
 ) -> Iterator[Found]:
@@ -38,7 +40,7 @@ def csv_rows(
     Args:
       file: the file, for messages.
       stream: the opened file.
-      fields: names of the fields.
+      fields: the fields.
       separator: the separator, unless the options have one.
       options: how rows are read.
 
@@ -49,7 +51,7 @@ def csv_rows(
     # The limit is one of the whole process.
     csv.field_size_limit(max(csv.field_size_limit(), RECORD_BYTES))
     separator = options.separator or separator
-    rows = _rows(file, stream, separator, options.quotes)
+    rows = _rows(file, stream, separator, options)
     names = options.columns
     if names is None:
         first = next(rows, None)
@@ -58,39 +60,49 @@ def csv_rows(
         _, names = first
         if isinstance(names, BadRecord):
             raise UserError(f"{file}: the line of names {names}.")
-        _check_separator(file, names, fields, separator)
+        _check_separator(file, names, fields, separator, options.owner)
     positions = [_position(names, field) for field in fields]
     for line, row in rows:
         if not isinstance(row, BadRecord) and len(row) != len(names):
             row = BadRecord(f"has {len(row)} columns; expected {len(names)}")
-        yield line, row if isinstance(row, BadRecord) else [row[n] for n in positions]
+        if isinstance(row, BadRecord):
+            yield line, row
+        else:
+            yield line, [None if n is None else row[n] for n in positions]
 
 
 def _check_separator(
-    file: Path, names: list[str], fields: tuple[str, ...], separator: str
+    file: Path,
+    names: list[str],
+    fields: tuple[Field, ...],
+    separator: str,
+    owner: str,
 ) -> None:
     """Refuses a line of names that another separator divides into the fields."""
     if len(names) > 1:
         return
+    needed = {field.name for field in fields if not field.is_optional}
     for other in ",;\t|":
-        if {*fields} <= {*names[0].split(other)} and other in names[0]:
+        if needed <= {*names[0].split(other)} and other in names[0]:
             raise UserError(
                 f"{file}: the line of names {names[0]!r} has no {separator!r}; bind "
-                f"record_files.separator={other!r}."
+                f"{owner}.separator={other!r}."
             )
 
 
-def _position(names: list[str], field: str) -> int:
+def _position(names: list[str], field: Field) -> int | None:
     try:
-        return list(names).index(field)
+        return list(names).index(field.name)
     except ValueError:
-        raise MissingField(field, names) from None
+        if field.is_optional:
+            return None
+        raise MissingField(field.name, names) from None
 
 
 def _rows(
-    file: Path, stream: ByteStream, separator: str, quotes: bool
+    file: Path, stream: ByteStream, separator: str, options: CsvOptions
 ) -> Iterator[tuple[int, list[str] | BadRecord]]:
-    quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+    quoting = csv.QUOTE_MINIMAL if options.quotes else csv.QUOTE_NONE
     lines = _lines(file, stream)
     reader = csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)
     while True:
@@ -105,7 +117,7 @@ def _rows(
                     f"{file}, line {line}: a quoted field begins here that does not "
                     f"end well ({error}, line {reader.line_num}). If quotes are "
                     "ordinary characters of this file, bind "
-                    "record_files.quotes=False."
+                    f"{options.owner}.quotes=False."
                 ) from None
             row = BadRecord(f"is not a row of quoted fields: {error}")
         if row:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,27 +12,31 @@ import ijson
 
 from fmjax.data.records import BadRecord
 from fmjax.data.sources.record_formats.byte_stream import ByteStream, open_bytes
-from fmjax.data.sources.record_formats.record_text import describe, pick
+from fmjax.data.sources.record_formats.parts import Field, describe, pick
 from fmjax.errors import UserError
 
 # Maximum size of a record; longer lines count as corrupt.
 RECORD_BYTES = 1 << 26
-# (line, or index in the list; values of the fields, or what is wrong)
-Found = tuple[int, list[Any] | BadRecord]
+# (line, or index in the list, or name; values of the fields, or what is wrong)
+Found = tuple[int | str, list[Any] | BadRecord]
 
 
-def json_lines(stream: ByteStream, fields: tuple[str, ...]) -> Iterator[Found]:
+def json_lines(
+    stream: ByteStream, fields: tuple[Field, ...], size: float = math.inf
+) -> Iterator[Found]:
     """Yields (line from 1, values) of every line that is not blank.
 
     Args:
       stream: the opened file.
-      fields: names of the fields.
+      fields: the fields.
+      size: how many bytes to read, up to the end of a line.
     """
     number = 0
-    while line := stream.readline(RECORD_BYTES + 1):
+    while size > 0 and (line := stream.readline(RECORD_BYTES + 1)):
         number += 1
+        size -= len(line)
         if len(line) > RECORD_BYTES and not line.endswith(b"\n"):
-            _skip_line(stream)
+            size -= _skip_line(stream)
             megabytes = RECORD_BYTES >> 20
             yield number, BadRecord(f"is too long; expected at most {megabytes} MiB")
         elif not line.isspace():
@@ -39,7 +44,7 @@ def json_lines(stream: ByteStream, fields: tuple[str, ...]) -> Iterator[Found]:
 
 
 def json_list(
-    file: Path, stream: ByteStream, fields: tuple[str, ...]
+    file: Path, stream: ByteStream, fields: tuple[Field, ...]
 ) -> tuple[str, Iterator[Found]]:
     """The records of a .json file, which may hold JSON lines too.
 
@@ -49,7 +54,7 @@ def json_list(
     Args:
       file: the file, for messages and to look for the list of an object.
       stream: the opened file.
-      fields: names of the fields.
+      fields: the fields.
 
     Returns:
       "line" or "record", and (line from 1, or index from 0; values).
@@ -57,14 +62,14 @@ def json_list(
     Raises:
       UserError: the file is not valid JSON or has no list of records.
     """
-    first = _first_byte(stream)
-    if first == b"":
+    begin = _first_byte(stream)
+    if begin == b"":
         return "line", iter(())
-    if first == b"[":
+    if begin == b"[":
         return "record", _listed(file, stream, "item", fields)
-    if first != b"{":
+    if begin != b"{":
         raise UserError(
-            f"{file} begins with {first!r}; expected a list of objects, an object with "
+            f"{file} begins with {begin!r}; expected a list of objects, an object with "
             "one, or a line of JSON for each record."
         )
     record, is_only = _first_line(file)
@@ -72,7 +77,8 @@ def json_list(
         return "line", json_lines(stream, fields)
     stat = file.stat()
     names, lists = _outline(file, stat.st_size, stat.st_mtime_ns)
-    is_record = any(fields[0] == n or fields[0].startswith(f"{n}.") for n in names)
+    first = fields[0].name
+    is_record = any(first == n or first.startswith(f"{n}.") for n in names)
     if is_record or not lists:
         return "record", iter([(0, _picked(_whole(file, stream), fields))])
     if len(lists) > 1:
@@ -84,7 +90,7 @@ def json_list(
     return "record", _listed(file, stream, f"{lists[0]}.item", fields)
 
 
-def _values(line: bytes, fields: tuple[str, ...]) -> list[Any] | BadRecord:
+def _values(line: bytes, fields: tuple[Field, ...]) -> list[Any] | BadRecord:
     try:
         return _picked(json.loads(line.decode()), fields)
     except UnicodeDecodeError as error:
@@ -96,7 +102,7 @@ def _values(line: bytes, fields: tuple[str, ...]) -> list[Any] | BadRecord:
         return BadRecord(f"is not JSON: {error}")
 
 
-def _picked(record: Any, fields: tuple[str, ...]) -> list[Any] | BadRecord:
+def _picked(record: Any, fields: tuple[Field, ...]) -> list[Any] | BadRecord:
     if not isinstance(record, dict):
         return BadRecord(f"is {describe(record)}; expected an object")
     try:
@@ -106,7 +112,7 @@ def _picked(record: Any, fields: tuple[str, ...]) -> list[Any] | BadRecord:
 
 
 def _listed(
-    file: Path, stream: ByteStream, prefix: str, fields: tuple[str, ...]
+    file: Path, stream: ByteStream, prefix: str, fields: tuple[Field, ...]
 ) -> Iterator[Found]:
     number = 0
     with _explained(file, lambda: f", record {number}"):
@@ -188,6 +194,11 @@ def _explained(file: Path, place=lambda: "") -> Iterator[None]:
         ) from None
 
 
-def _skip_line(stream: ByteStream) -> None:
-    while (part := stream.readline(RECORD_BYTES)) and not part.endswith(b"\n"):
-        pass
+def _skip_line(stream: ByteStream) -> int:
+    """Reads to the end of a line; returns how many bytes."""
+    size = 0
+    while part := stream.readline(RECORD_BYTES):
+        size += len(part)
+        if part.endswith(b"\n"):
+            break
+    return size

@@ -1,38 +1,19 @@
 """The text of a record: one field, or a template over fields."""
 
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fmjax.data.records import BadRecord
-from fmjax.errors import UserError, suggest
-
-# Maximum number of field names that a message lists.
-_LISTED = 20
-
-
-class MissingField(BadRecord):
-    """A record or a file without a field that the text needs.
-
-    Attributes:
-      field: name of the field.
-      known: names of the fields that there are.
-    """
-
-    def __init__(self, field: str, known: Iterable[str]):
-        self.field, self.known = field, tuple(known)
-        listed = ", ".join(map(repr, self.known[:_LISTED])) or "none"
-        more = ", …" if len(self.known) > _LISTED else ""
-        hint = suggest(field, self.known)
-        has = f"; it has {listed}{more}"
-        super().__init__(f"has no field {field!r}{has}{hint and '.' + hint}")
+from fmjax.data.sources.record_formats.parts import Field, describe
+from fmjax.errors import UserError
 
 
 class RecordText:
     """A field ("text", "meta.text"), or a template ("{title}: {body}").
 
     Attributes:
-      fields: names of the fields that the text is made of, in order.
+      fields: the fields that the text is made of, in order.
       is_template: whether it is a template; its fields may also be integers.
     """
 
@@ -50,7 +31,7 @@ class RecordText:
         if not self.is_template:
             if not text:
                 raise UserError(f"{binding} = '': expected the name of a field.")
-            self.fields, self._literals = (text,), ()
+            self.fields, self._literals = (Field(text, ("strings",)),), ()
             return
         try:
             parts = list(string.Formatter().parse(text))
@@ -73,7 +54,8 @@ class RecordText:
             literals.append("")
         if not names:
             raise UserError(f"{binding} = {text!r}: expected a field, as in '{{text}}'")
-        self.fields = tuple(names)
+        kinds = ("strings", "integers")
+        self.fields = tuple(Field(name, kinds) for name in names)
         self._literals = tuple(literal.encode() for literal in literals)
 
     def of(self, values: Sequence[Any]) -> bytes:
@@ -83,11 +65,15 @@ class RecordText:
           BadRecord: a value is null or of another type.
         """
         if not self.is_template:
-            return self._encode(self.fields[0], values[0])
+            return self._encode(self.fields[0].name, values[0])
         parts = [self._literals[0]]
         for field, value, literal in zip(self.fields, values, self._literals[1:]):
-            parts += [self._encode(field, value), literal]
+            parts += [self._encode(field.name, value), literal]
         return b"".join(parts)
+
+    def size(self, value: bytes) -> int:
+        """Bytes of a text, 0 if it is blank."""
+        return len(value) if value.strip() else 0
 
     def _encode(self, field: str, value: Any) -> bytes:
         if isinstance(value, bytes):
@@ -106,53 +92,3 @@ class RecordText:
             f"has {describe(value)} as {field!r}; expected a string"
             + (" or an integer" if self.is_template else "")
         )
-
-
-def pick(record: Mapping[str, Any], field: str) -> Any:
-    """The value of a field; "a.b" is the field "a.b", or the field "b" of "a".
-
-    Raises:
-      MissingField: the record does not have it.
-    """
-    try:
-        return record[field]
-    except KeyError:
-        pass
-    try:
-        return _walk(record, field)
-    except KeyError:
-        raise MissingField(field, _names(record)) from None
-
-
-def describe(value: Any) -> str:
-    """A value of JSON as messages name it, such as "the number 3"."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return f"{value}".lower()
-    if isinstance(value, dict | list):
-        return "an object" if isinstance(value, dict) else "a list"
-    kind = "string" if isinstance(value, str) else "number"
-    return f"the {kind} {value!r:.50}"
-
-
-def _walk(record: Mapping[str, Any], field: str) -> Any:
-    if field in record:
-        return record[field]
-    head, dot, rest = "", "", field
-    while "." in rest:
-        part, _, rest = rest.partition(".")
-        head, dot = f"{head}{dot}{part}", "."
-        if isinstance(record.get(head), dict):
-            try:
-                return _walk(record[head], rest)
-            except KeyError:
-                continue
-    raise KeyError(field)
-
-
-def _names(record: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
-    for name, value in record.items():
-        yield prefix + name
-        if isinstance(value, dict) and prefix.count(".") < 3:
-            yield from _names(value, f"{prefix}{name}.")

@@ -7,6 +7,7 @@ import numpy as np
 from fmjax.configurable import configurable
 from fmjax.data.records import Row
 from fmjax.data.text.corruption.corruption import Rng
+from fmjax.data.text.corruption.denoising import Denoising
 from fmjax.data.text.corruption.infilling import Infilling
 from fmjax.data.text.corruption.prefix_lm import PrefixLM
 from fmjax.data.text.corruption.span_corruption import SpanCorruption
@@ -29,7 +30,7 @@ class CorruptionMixture:
       rates: share of the rows of each corruption, relative to the others.
     """
 
-    corruptions: tuple[SpanCorruption | PrefixLM | Infilling, ...]
+    corruptions: tuple[SpanCorruption | PrefixLM | Infilling | Denoising, ...]
     rates: tuple[float | int, ...]
 
     def __post_init__(self):

@@ -119,6 +119,10 @@ class HuggingFaceTokenizer:
             return special_template.fill(self._single, [first])
         return special_template.fill(self._pair, [first, second])
 
+    def template(self, texts: int) -> tuple[special_template.Slot, ...]:
+        """The special tokens that the model expects around one text or two."""
+        return tuple(self._single if texts == 1 else self._pair)
+
     def special_id(self, name: str) -> int | None:
         """The id of a special token by its name; None if there is none.
 

@@ -1,0 +1,115 @@
+"""`fmjax data inspect` for labelled texts: classes, their shares, and examples."""
+
+import dataclasses
+
+import numpy as np
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from fmjax.data.inspect.split_report import SplitReport, split_reports, split_table
+from fmjax.data.runtime.batches import Records
+from fmjax.data.text.text_data import Data
+
+# Maximum number of records of a split whose labels are counted; classes that are shown.
+_COUNTED, _SHOWN = 100_000, 30
+_AT_ONCE = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledReport:
+    """The report of `inspect_labelled`.
+
+    Attributes:
+      splits: a report for each cache.
+      vocab_size: vocabulary size of the tokenizer.
+      length: T, tokens of a row.
+      class_names: names of the labels 0, 1, ….
+      counts: maps a split to the number of rows of each class, int [K].
+      counted: maps a split to the number of rows that these are of.
+      examples: decoded training rows.
+    """
+
+    splits: tuple[SplitReport, ...]
+    vocab_size: int
+    length: int
+    class_names: tuple[str, ...]
+    counts: dict[str, np.ndarray]
+    counted: dict[str, int]
+    examples: tuple[str, ...]
+
+    def render(self, console: Console) -> None:
+        """Prints the report as tables and examples."""
+        console.print(Group(*self._parts()))
+
+    def _parts(self):
+        yield from split_table(self.splits, of_images=False)
+        yield Text(f"vocabulary {self.vocab_size:,}, rows of {self.length} positions")
+        table = Table("class")
+        for split, counted in self.counted.items():
+            of_some = f" (of {counted:,} rows)" if counted >= _COUNTED else ""
+            table.add_column(f"{split}{of_some}", justify="right")
+        for number, name in enumerate(self.class_names[:_SHOWN]):
+            shares = (
+                f"{self.counts[split][number]:,}  "
+                f"{self.counts[split][number] / counted:6.1%}"
+                for split, counted in self.counted.items()
+            )
+            table.add_row(Text(name), *shares)
+        yield table
+        if len(self.class_names) > _SHOWN:
+            yield Text(f"and {len(self.class_names) - _SHOWN} more classes")
+        for number, example in enumerate(self.examples, 1):
+            yield Panel(Text(example), title=f"row {number}", title_align="left")
+
+
+def inspect_labelled(data: Data, *, examples: int = 3) -> LabelledReport:
+    """Builds missing caches, counts labels and reports.
+
+    Args:
+      data: the data to inspect, which has labels and is not streamed.
+      examples: number of rows to decode.
+    """
+    data.prepare()
+    names = data.class_names()
+    counts, counted = {}, {}
+    for split in ("train", "validation") if data.has_validation else ("train",):
+        counts[split], counted[split] = _count(data.records(split), len(names))
+    batches = data.train_batches(max(examples, 1), range(max(examples, 1)), seed=0)
+    try:
+        batch = next(batches)
+    finally:
+        batches.close()
+    rows = ({name: a[r] for name, a in batch.items()} for r in range(examples))
+    tokenizer = data.tokenizer()
+    return LabelledReport(
+        splits=split_reports(data),
+        vocab_size=tokenizer.vocab_size,
+        length=data.length,
+        class_names=names,
+        counts=counts,
+        counted=counted,
+        examples=tuple(_describe(row, tokenizer, names) for row in rows),
+    )
+
+
+def _count(records: Records, classes: int) -> tuple[np.ndarray, int]:
+    """Numbers of records of each class, of some spread over all, and of these."""
+    numbers = range(0, len(records), -(-len(records) // _COUNTED))
+    found = np.zeros(classes, np.int64)
+    for start in range(0, len(numbers), _AT_ONCE):
+        for record in records.read(numbers[start : start + _AT_ONCE]):
+            if "labels" in record:
+                found += np.bincount(record["labels"], minlength=classes)
+    return found, len(numbers)
+
+
+def _describe(row, tokenizer, names: tuple[str, ...]) -> str:
+    """Text of a row, with special tokens left out, and the names of its labels."""
+    used, types = row["segment_ids"] > 0, row.get("token_types")
+    parts = [used] if types is None else [used & (types == n) for n in (0, 1)]
+    text = "\n―――\n".join(tokenizer.decode(row["tokens"][part]) for part in parts)
+    labels = row["labels"]
+    numbers = np.flatnonzero(labels) if labels.ndim else [int(labels)]
+    return f"{text}\n→ {', '.join(names[n] for n in numbers) or 'no label'}"

@@ -1,0 +1,172 @@
+"""The gin that would train on files, from what they were found to be."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from fmjax.data.inspect.fields import FieldReport
+from fmjax.data.inspect.file_kinds import FoundFiles
+from fmjax.data.sources.record_formats.csv_records import CsvOptions
+
+# Names that people give to the text of a record, and to the two texts of a pair.
+_TEXT_NAMES = ("text", "content", "body", "document", "article", "raw_content", "story")
+_PAIR_NAMES = (
+    ("inputs", "targets"), ("input", "target"), ("prompt", "completion"),
+    ("prompt", "response"), ("question", "answer"), ("instruction", "output"),
+    ("instruction", "response"), ("source", "target"), ("src", "tgt"),
+    ("translation.en", "translation.de"), ("translation.en", "translation.fr"),
+)  # fmt: skip
+# Less text than this has too few words for a vocabulary of its own.
+_VOCABULARY_BYTES = 2_000_000
+
+
+def fields_of_pairs(fields: Sequence[FieldReport]) -> tuple[str, str] | None:
+    """The fields of inputs and targets, by their names; None if there are none."""
+    texts = {field.name for field in fields if field.is_text}
+    return next((pair for pair in _PAIR_NAMES if {*pair} <= texts), None)
+
+
+def field_of_text(fields: Sequence[FieldReport]) -> str | None:
+    """The field that is most likely the text: by its name, or else the longest."""
+    texts = {field.name: _weight(field) for field in fields if field.is_text}
+    for name in _TEXT_NAMES:
+        if name in texts:
+            return name
+    return max(texts, key=texts.__getitem__, default=None)
+
+
+def suggested_config(
+    pattern: str,
+    found: FoundFiles,
+    fields: Sequence[FieldReport],
+    text_bytes: float,
+    *,
+    csv: CsvOptions | None = None,
+    classes: int = 0,
+) -> str:
+    """The gin lines of a small run on the files; "" if there is nothing to train on.
+
+    Args:
+      pattern: the path, folder or glob that was given.
+      found: what the files are.
+      fields: those of records.
+      text_bytes: bytes of all text, approximately.
+      csv: how rows of CSV and TSV files are read; None for others.
+      classes: number of classes of images; 0 without sub-folders.
+    """
+    place = os.path.abspath(os.path.expanduser(pattern))
+    if found.kind == "images":
+        return _of_images(place, classes)
+    if found.kind == "pairs":
+        lines = _of_parallel_text(found.files)
+    elif found.kind == "text":
+        many = place if Path(place).suffix == ".txt" else _globs(place, found.files)
+        lines = ["include 'data/text_files.gin'", f"TEXT_FILE = {many!r}"]
+    else:
+        if found.kind == "json lines":
+            place = _renamed(place, found.files)
+        lines = _of_records(place, fields, csv or CsvOptions())
+    if not lines:
+        return ""
+    lines.insert(0, "include 'quickstart.gin'")
+    if text_bytes < _VOCABULARY_BYTES:
+        lines.append("text_task.tokenizer = @bytes()  # too little for a vocabulary")
+    return "\n".join(lines)
+
+
+def _weight(field: FieldReport) -> float:
+    """The length of a field's strings, less if many are equal."""
+    values = sum(field.types.values())
+    distinct = values if field.distinct is None else field.distinct
+    return (field.mean_length or 0) * distinct / max(values, 1)
+
+
+def _of_records(
+    place: str, fields: Sequence[FieldReport], csv: CsvOptions
+) -> list[str]:
+    if pair := fields_of_pairs(fields):
+        owner, names = "record_pairs", dict(zip(("inputs", "targets"), pair))
+    elif text := field_of_text(fields):
+        owner, names = "record_files", {"text": text}
+    else:
+        return []
+    names |= {"columns": csv.columns} if csv.columns else {}
+    names |= {"separator": csv.separator} if csv.separator else {}
+    lines = [f"include 'data/{owner}.gin'", f"RECORDS = {place!r}"]
+    lines += [f"{owner}.{name} = {value!r}" for name, value in names.items()]
+    return lines + ["data.pairs = 'decoder'"] * (owner == "record_pairs")
+
+
+def _of_parallel_text(files: Sequence[Path]) -> list[str]:
+    one, other = files
+    validation = next(
+        (
+            name
+            for name in ("val", "valid", "validation", "dev", "test")
+            if all(file.with_name(name + file.suffix).is_file() for file in files)
+        ),
+        None,
+    )
+    return [
+        "data.train = @text_task()",
+        "data.rows = 'packed'",
+        "data.pairs = 'decoder'",
+        "text_task.name = 'pairs'",
+        "text_task.source = @pair_files()",
+        "text_task.tokenizer = @sentencepiece()",
+        f"pair_files.folder = {str(one.parent)!r}",
+        f"pair_files.inputs = {one.suffix[1:]!r}",
+        f"pair_files.targets = {other.suffix[1:]!r}",
+        f"pair_files.train = {one.stem!r}",
+        f"pair_files.validation = {validation!r}",
+    ]
+
+
+def _of_images(place: str, classes: int) -> str:
+    """A classifier; without classes a masked autoencoder, which needs no labels."""
+    folder = ["include 'data/image_folder.gin'", f"IMAGE_FOLDER = {place!r}"]
+    if classes > 1:
+        lines = [
+            "include 'small/vit_digits.gin'",
+            *folder,
+            "images.size = 32",
+            "vit.image_size = 32",
+            "vit.patch_size = 4",
+            f"vit.num_classes = {classes}",
+        ]
+    else:
+        lines = [
+            "include 'runs/images.gin'",
+            *folder,
+            "images.size = 32",
+            "experiment.objective = @masked_autoencoding()",
+            "masked_autoencoding.model = @mae()",
+            "mae.encoder = @transformer()",
+            "mae.decoder = @transformer()",
+            "mae.image_size = 32",
+            "mae.patch_size = 4",
+            "transformer.num_layers = 3",
+            "transformer.embed_dim = 64",
+            "transformer.num_heads = 4",
+            "train.batch_size = 64",
+            "train.steps = 1000",
+        ]
+    return "\n".join(lines)
+
+
+def _globs(place: str, files: Sequence[Path]) -> str | tuple[str, ...]:
+    """The pattern; of a folder with files of other endings than .txt, globs."""
+    if not os.path.isdir(place):
+        return place
+    endings = sorted({file.suffix for file in files})
+    if endings == [".txt"]:
+        return place
+    globs = tuple(f"{place}/**/*{ending}" for ending in endings)
+    return globs[0] if len(globs) == 1 else globs
+
+
+def _renamed(place: str, files: Sequence[Path]) -> str:
+    """The pattern once the files end in .jsonl."""
+    if os.path.isdir(place):
+        return place
+    return os.path.splitext(place)[0] + ".jsonl" if files else place

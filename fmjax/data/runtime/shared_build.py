@@ -1,0 +1,339 @@
+"""Building a cache by several processes of this host, and of others, at once.
+
+Processes tokenize units of the split into a folder beside the cache, and one writes the
+rows, in the order of the units. So the rows, and their bytes, are those of a build
+by one process, whatever the number of processes, and a process that is killed loses
+only the unit that it works on.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from fmjax.data.folders import shared_place
+from fmjax.data.runtime.build_folder import BuildFolder, TokenizedUnit, Unit
+from fmjax.data.runtime.build_progress import build_progress, say
+from fmjax.data.runtime.build_worker import USER_ERROR, Work
+from fmjax.data.runtime.cache import Cache, CacheKey, build_cache, is_built, open_cache
+from fmjax.data.sources.division import Divisible, Division, FilePart
+from fmjax.data.sources.examples import Skipped
+from fmjax.data.tasks.documents import Tokenized
+from fmjax.data.tokenizers.tokenizers import Tokenizer
+from fmjax.errors import UserError
+from fmjax.storage.paths import is_bucket
+
+# Data of fewer bytes of text are tokenized faster than processes start.
+LARGE_BYTES = 64 << 20
+# Bytes of the files that a unit takes, unless there would be too many units, and of the
+# parts that it is made of.
+_UNIT_BYTES, _MAX_UNITS, _PART_BYTES = 8 << 20, 4_000, 2 << 20
+
+
+class SharedBuild:
+    """The build of one cache of a source that can be divided."""
+
+    def __init__(
+        self,
+        root: Path,
+        key: CacheKey,
+        source: Divisible,
+        tokenizer: Tokenizer,
+        processes: int | None,
+    ):
+        """Reads nothing yet.
+
+        Args:
+          root: root of all caches.
+          key: key of the cache.
+          source: the source of its texts.
+          tokenizer: of the texts.
+          processes: number of processes of this host; one a core if None.
+        """
+        self._root, self._key, self._source = root, key, source
+        self._tokenizer = tokenizer
+        self._processes = processes or _cores()
+        self._name = f"{key.task} {key.split}"
+        self._folder = BuildFolder(_place(root, key))
+        self._looked = -1e9
+
+    @functools.cached_property
+    def _division(self) -> Division:
+        return self._source.division(self._key.split)
+
+    def _units(self) -> list[Unit]:
+        return self._folder.units(self._division.root) or []
+
+    def build(
+        self, total_bytes: int | None = None, max_corrupt_fraction: float = 1.0
+    ) -> Cache:
+        """Builds the cache, with all processes that help, and opens it.
+
+        Args:
+          total_bytes: approximate bytes of text, for the progress.
+          max_corrupt_fraction: as in `build_cache`.
+
+        Raises:
+          UserError: as of `build_cache`.
+        """
+        began = time.monotonic()
+        if not self._units():
+            say(f"Dividing {self._name} into units")
+            units = _units(self._division.parts(_PART_BYTES))
+            self._folder.write_plan(units, self._division.root)
+        with self._tokenizing(total_bytes) as watch:
+            while not is_built(self._root, self._key):
+                claim = self._folder.claim("rows")
+                if claim is None:
+                    watch()
+                    time.sleep(self._folder.pause_seconds)
+                    continue
+                with claim:
+                    build_cache(
+                        self._root,
+                        self._key,
+                        functools.partial(self._documents, watch),
+                        self._tokenizer,
+                        max_corrupt_fraction=max_corrupt_fraction,
+                        began=began,
+                        shows_progress=False,
+                    )
+        self._folder.remove()
+        return open_cache(self._root, self._key)
+
+    def help(self) -> bool:
+        """Tokenizes units of a build that another process has begun.
+
+        Of the processes of a host one starts workers, and the others wait.
+
+        Returns:
+          Whether there was something to do.
+        """
+        if time.monotonic() - self._looked < self._folder.pause_seconds:
+            return False
+        self._looked = time.monotonic()
+        if not self._folder.has_plan():
+            return False
+        count = len(self._units())
+        if len(self._folder.finished()) >= count:
+            return False
+        with self._tokenizing(None) as watch:
+            while len(self._folder.finished()) < count:
+                if is_built(self._root, self._key):
+                    break
+                watch()
+                time.sleep(self._folder.pause_seconds)
+        return True
+
+    def progress(self) -> tuple[int, int]:
+        """Bytes and documents that all processes have tokenized so far."""
+        done = [*self._folder.finished().values(), *self._folder.in_progress()]
+        return (
+            sum(each.get("bytes", 0) for each in done),
+            sum(each.get("documents", 0) for each in done),
+        )
+
+    @contextlib.contextmanager
+    def _tokenizing(self, total_bytes: int | None) -> Iterator[Callable[[], None]]:
+        """Yields a function to call again and again while units are tokenized.
+
+        It starts the workers of this host, unless another process of it has, looks
+        after them and shows the progress.
+        """
+        count, title = len(self._units()), f"Caching {self._name}"
+        claim, workers, known = None, None, 0
+        with (
+            contextlib.ExitStack() as stack,
+            build_progress(title, total_bytes, self.progress()) as update,
+        ):
+
+            def watch() -> None:
+                nonlocal claim, workers, known
+                left = count - len(self._folder.finished())
+                if claim is None and left:
+                    claim = self._folder.claim(f"host-{socket.gethostname()}")
+                    if claim is not None:
+                        stack.enter_context(claim)
+                        number, known = min(self._processes, left), count - left
+                        workers = stack.enter_context(
+                            _Workers(self._work, self._tokenizer, number)
+                        )
+                if workers is not None:
+                    workers.check(may_restart=count - left > known)
+                update(*self.progress())
+
+            yield watch
+
+    @property
+    def _work(self) -> Work:
+        place = os.fspath(self._folder.place)
+        return Work(place, self._source, self._key.split, self._name, tokenizer="")
+
+    def _documents(
+        self, watch: Callable[[], None], skipped: Skipped
+    ) -> Iterator[Tokenized]:
+        """The documents of all units in order, each as soon as it is tokenized."""
+        for number in range(len(self._units())):
+            watch()
+            while number not in self._folder.finished():
+                watch()
+                time.sleep(self._folder.pause_seconds)
+            known = self._folder.finished()[number]
+            skipped.merge(Skipped(**known["skipped"]))
+            for piece in self._folder.pieces(number):
+                yield from _split(piece)
+
+
+def forget_build(root: Path, key: CacheKey) -> None:
+    """Deletes what is left of the build of a complete cache, if it is on this host."""
+    place = _place(root, key)
+    if not is_bucket(place) and place.is_dir():
+        BuildFolder(place).remove()
+
+
+class _Workers:
+    """Processes that tokenize; when some die, the others go on."""
+
+    def __init__(self, work: Work, tokenizer: Tokenizer, count: int):
+        """Starts nothing yet.
+
+        Args:
+          work: what they do, but for the folder of the tokenizer.
+          tokenizer: the tokenizer, which is saved for them.
+          count: number of processes.
+        """
+        self._work, self._tokenizer, self._count = work, tokenizer, max(count, 1)
+        self._stack = contextlib.ExitStack()
+        self._running: list[subprocess.Popen] = []
+        self._logs: dict[int, Path] = {}
+
+    def __enter__(self) -> "_Workers":
+        folder = tempfile.TemporaryDirectory(prefix="fmjax-")
+        self._folder = Path(self._stack.enter_context(folder))
+        self._stack.callback(self._end)
+        saved = self._folder / "tokenizer"
+        self._tokenizer.save(saved)
+        self._work = dataclasses.replace(self._work, tokenizer=os.fspath(saved))
+        for _ in range(self._count):
+            self._start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._stack.close()
+
+    def check(self, may_restart: bool) -> None:
+        """Looks after the processes.
+
+        Args:
+          may_restart: whether to start another if all have died.
+
+        Raises:
+          UserError: one ended with a UserError.
+          RuntimeError: all have died.
+        """
+        for process in [each for each in self._running if each.poll() is not None]:
+            self._running.remove(process)
+            output, log = process.stdout.read(), self._logs[process.pid].read_text()
+            process.stdout.close()
+            if process.returncode == USER_ERROR:
+                raise UserError(output.decode().strip())
+            if process.returncode == 0:
+                continue
+            sys.stderr.write(log)
+            how = _ended(process.returncode)
+            say(f"a process that tokenizes ended with {how}; the others go on")
+            if not self._running:
+                if not may_restart:
+                    raise RuntimeError(
+                        f"all processes that tokenize have died, the last with {how}. "
+                        "The same command goes on from what they finished."
+                    )
+                self._start()
+
+    def _start(self) -> None:
+        log = self._folder / f"{len(self._logs)}.log"
+        # Of modules that this process found by other ways than its own PYTHONPATH.
+        found = os.pathsep.join(filter(None, sys.path))
+        with log.open("wb") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "fmjax.data.runtime.build_worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=os.environ | {"PYTHONPATH": found},
+            )
+        self._logs[process.pid] = log
+        self._running.append(process)
+        # It may have ended already; `check` tells why.
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(pickle.dumps(self._work))
+            process.stdin.flush()
+
+    def _end(self) -> None:
+        for process in self._running:
+            process.kill()
+        for process in self._running:
+            process.wait()
+            process.stdout.close()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+
+
+def _split(unit: TokenizedUnit) -> Iterator[Tokenized]:
+    """The documents, pairs or labelled texts of a unit's piece."""
+    texts = np.split(unit.tokens.astype(np.int32), np.cumsum(unit.lengths)[:-1])
+    sizes = unit.sizes.tolist()
+    step = len(texts) // len(sizes)
+    firsts = texts[::step]
+    seconds = texts[1::2] if step == 2 else [None] * len(sizes)
+    if unit.labels is not None:
+        labels = np.split(unit.labels, np.cumsum(unit.label_counts)[:-1])
+        for first, second, size, own in zip(
+            firsts, seconds, sizes, labels, strict=True
+        ):
+            yield Tokenized(first, size, second=second, labels=own)
+        return
+    for first, second, size in zip(firsts, seconds, sizes, strict=True):
+        if second is None:
+            yield Tokenized(first, size)
+        else:
+            yield Tokenized(second, size, first)
+
+
+def _place(root: Path, key: CacheKey) -> Path:
+    final = key.folder(root)
+    return shared_place(final.with_name(f"{final.name}.build"))
+
+
+def _units(parts: list[FilePart]) -> list[Unit]:
+    units, unit, size = [], [], 0
+    limit = max(_UNIT_BYTES, sum(part.size for part in parts) // _MAX_UNITS)
+    for part in parts:
+        unit.append(part)
+        size += part.size
+        if size >= limit:
+            units.append(tuple(unit))
+            unit, size = [], 0
+    return [*units, tuple(unit)] if unit else units
+
+
+def _ended(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1

@@ -1,0 +1,105 @@
+"""Parts of a text source's split, which several processes read independently."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+
+class FilePart(NamedTuple):
+    """Consecutive examples of a split, in one file.
+
+    Attributes:
+      file: absolute path.
+      start: where the part begins: a byte offset, or the number of a row or record.
+      stop: where it ends; None for the end of the file.
+      first: number of the first line, paragraph or row; 0 if it was not counted.
+      size: bytes of the file that the part takes, approximately.
+    """
+
+    file: Path
+    start: int
+    stop: int | None
+    first: int
+    size: int
+
+
+class Tokens(NamedTuple):
+    """A document that is tokenized already.
+
+    Attributes:
+      ids: integers [N], without EOS.
+      first: number of the first of them in the file, for messages.
+    """
+
+    ids: np.ndarray
+    first: int
+
+
+class TextExample(NamedTuple):
+    """An example before it is tokenized.
+
+    Attributes:
+      name: file and place, for messages.
+      texts: in UTF-8: the document, the inputs and targets of a pair, or one or two
+        labelled texts; empty if it is tokenized already.
+      fault: what is wrong with a corrupt example; "" if it is valid.
+      labels: numbers of the classes of labelled texts; None of others.
+      tokens: the document, if it is tokenized already.
+    """
+
+    name: str
+    texts: tuple[bytes, ...]
+    fault: str = ""
+    labels: tuple[int, ...] | None = None
+    tokens: Tokens | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of its texts or ids."""
+        ids = 0 if self.tokens is None else self.tokens.ids.nbytes
+        return ids + sum(map(len, self.texts))
+
+
+class Division(Protocol):
+    """A split of a source, divided into parts.
+
+    Attributes:
+      root: the folder that all its files are below.
+    """
+
+    root: Path
+
+    def parts(self, size: int | None = None, numbered: bool = True) -> list[FilePart]:
+        """The parts, whose examples one after another are those of the split.
+
+        Args:
+          size: bytes of a part, approximately; a file that cannot be read from its
+            middle is one part all the same. None: a part for each file.
+          numbered: whether lines are counted, which reads the files once, so that
+            messages give their numbers.
+        """
+
+    def read(self, part: FilePart) -> Iterator[TextExample]:
+        """The examples of a part, in order."""
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """A text source whose splits can be divided."""
+
+    def division(self, split: str) -> Division:
+        """The split, to be divided."""
+
+
+def number_in_file(part: FilePart, number: int) -> int | str:
+    """The number of a line or paragraph in its file, as messages give it.
+
+    Args:
+      part: the part that it is in.
+      number: its number in the part, from 0.
+    """
+    if part.first or not part.start:
+        return max(part.first, 1) + number
+    return f"{1 + number} after byte {part.start}"

@@ -1,0 +1,127 @@
+"""The source `image_records`: pictures of records, with labels, captions or both."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+from fmjax.configurable import configurable
+from fmjax.data.sources.classes import Classes, find_classes
+from fmjax.data.sources.image_sources import FoundImage, image_function_source
+from fmjax.data.sources.record_formats.formats import RecordOptions, read_records
+from fmjax.data.sources.record_formats.parts import Part
+from fmjax.data.sources.record_formats.record_image import KNOWN, RecordImage
+from fmjax.data.sources.record_formats.record_label import Labels, RecordLabel
+from fmjax.data.sources.record_formats.record_text import RecordText
+from fmjax.data.sources.record_source import RecordSource
+from fmjax.data.sources.source import DOCUMENT_BYTES, Document
+from fmjax.errors import UserError
+
+
+@configurable("image_records")
+@dataclasses.dataclass(frozen=True)
+class ImageRecords(RecordSource):
+    """Pictures of records: WebDataset's tars, Parquet, Arrow, TFRecord, ArrayRecord.
+
+    A record holds the content of an image file, as in the archives of WebDataset and in
+    datasets of the Hugging Face Hub and of TensorFlow Datasets. Files, splits and
+    corrupt records are as of `record_files`; equal pictures are in the same split.
+
+    Attributes:
+      image: the field that holds the picture, or several of which a record has one:
+        'jpg;png'. If None, fields of usual names: image, img, jpg, jpeg, png, webp, ….
+      label: the field that holds the class: an integer, a string or a boolean, such as
+        'cls'; None for no labels.
+      caption: the field that holds the caption, such as 'txt' or 'json.caption', or a
+        template over fields; None for no captions.
+      classes: names of the classes, as `labelled_records.classes`.
+    """
+
+    image: str | None = None
+    label: str | None = None
+    caption: str | None = None
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._parts()
+        if self.classes and self.label is None:
+            raise UserError(
+                "image_records.classes is bound, but image_records.label = None; bind "
+                "the field that holds the label."
+            )
+
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes 0, 1, …; empty without labels."""
+        return () if self.label is None else self._classes.names
+
+    def features(self) -> dict[str, str]:
+        """Names of the features, as `seqio_source` yields them."""
+        names = ["image", "name", "record_fault"]
+        names += ["label"] if self.label is not None else []
+        names += ["targets"] if self.caption is not None else []
+        return {name: name for name in names}
+
+    def images(self, split: str) -> Iterator[FoundImage]:
+        """The pictures of a split; corrupt ones have no bytes. See `found`."""
+        for name, values, fault in self.found(split):
+            label, caption = 0, b""
+            image, *others = (b"",) if fault else values
+            if others and self.label is not None:
+                (label,) = others.pop()
+            if others:
+                caption = others.pop()[: DOCUMENT_BYTES + 1]
+            yield FoundImage(name, image, label, caption, fault)
+
+    def texts(self, split: str) -> Iterator[Document]:
+        """The captions of a split, except empty ones."""
+        for image in self.images(split):
+            caption = image.caption or b""
+            if not image.fault and caption.strip():
+                yield image.name, caption
+
+    def seqio_source(self):
+        """A seqio.FunctionDataSource."""
+        return image_function_source(self)
+
+    @functools.cached_property
+    def _classes(self) -> Classes:
+        files, _ = self._files("train")
+        self._check(files)
+        binding = "image_records.classes"
+        return find_classes(binding, self.classes, files, self.label, self._labels_of)
+
+    def _labels_of(self, file: Path) -> Iterator[Labels]:
+        label = RecordLabel(self.label, several=False, separator=None)
+        for record in read_records(file, RecordOptions((label,), self._csv)):
+            if not record.fault:
+                yield record.values[0]
+
+    def _settings(self) -> tuple:
+        return (*super()._settings(), self.class_names())
+
+    def _parts(self) -> tuple[Part, ...]:
+        names = KNOWN if self.image is None else tuple(self.image.split(";"))
+        if "" in names:
+            raise UserError(
+                f"image_records.image = {self.image!r}: expected names of fields, such "
+                "as 'image' or 'jpg;png'."
+            )
+        parts: list[Part] = [RecordImage(names)]
+        if self.caption is not None:
+            parts.append(RecordText(self.caption, "image_records.caption"))
+        if self.label is not None:
+            parts.append(RecordLabel(self.label, several=False, separator=None))
+        return tuple(parts)
+
+    def _checked(self, values: tuple) -> tuple:
+        if self.label is None:
+            return values
+        return (*values[:-1], self._classes.numbers(values[-1]))
+
+    def _identity(self, values: tuple) -> bytes:
+        return values[0]
+
+    def _wanted(self) -> str:
+        bound = ("image", "label", "caption")
+        return ", ".join(f"image_records.{n} = {getattr(self, n)!r}" for n in bound)

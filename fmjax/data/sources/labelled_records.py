@@ -1,0 +1,169 @@
+"""The source `labelled_records`: texts, or two texts, of records, and their labels."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+from fmjax.configurable import configurable
+from fmjax.data.seqio_import import import_seqio
+from fmjax.data.sources.classes import Classes, find_classes
+from fmjax.data.sources.division import TextExample
+from fmjax.data.sources.record_division import RecordDivision
+from fmjax.data.sources.record_formats.formats import RecordOptions, read_records
+from fmjax.data.sources.record_formats.parts import Part
+from fmjax.data.sources.record_formats.record_label import Labels, RecordLabel
+from fmjax.data.sources.record_formats.record_text import RecordText
+from fmjax.data.sources.record_source import RecordSource
+from fmjax.data.sources.source import DOCUMENT_BYTES, Document
+from fmjax.errors import UserError
+
+
+@configurable("labelled_records")
+@dataclasses.dataclass(frozen=True)
+class LabelledRecords(RecordSource):
+    """Texts of records with labels, or two texts with labels, for classification.
+
+    Files, formats, splits and corrupt records are as of `record_files`; a record whose
+    label is none of the classes counts as corrupt. Records with equal texts are in the
+    same split, whatever their labels. A label is an integer, a string or a boolean.
+
+    Attributes:
+      text: the field that holds the text, or a template over fields, as
+        `record_files.text`.
+      second_text: the field, or a template, of the second text of pairs, as for
+        entailment; None for single texts.
+      label: the field that holds the label.
+      classes: names of the classes 0, 1, …; a label is a name, or else its number. If
+        empty, they are those that the files declare (ClassLabel of `datasets`, and
+        TFDS), or else the different labels of the training files in alphabetical order,
+        numbers in their own.
+      several: whether a record has any number of labels, in a list or a string.
+      label_separator: what separates several labels in a string, such as ','.
+    """
+
+    text: str = "text"
+    second_text: str | None = None
+    label: str = "label"
+    classes: tuple[str, ...] = ()
+    several: bool = False
+    label_separator: str | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._parts()
+        if self.label_separator is not None and not (
+            self.several and self.label_separator
+        ):
+            raise UserError(
+                f"labelled_records.label_separator = {self.label_separator!r}: "
+                "expected None, or text with labelled_records.several=True."
+            )
+
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes 0, 1, …."""
+        return self._classes.names
+
+    def documents(self, split: str) -> Iterator[Document]:
+        """All texts of valid records, for training a tokenizer."""
+        for name, *texts, _, fault in self.labelled(split):
+            for text in texts:
+                if not fault and text.strip() and len(text) <= DOCUMENT_BYTES:
+                    yield name, text
+
+    def labelled(
+        self, split: str
+    ) -> Iterator[tuple[str, bytes, bytes, tuple[int, ...], str]]:
+        """Yields (name, text, second text, labels, fault) of the records of a split.
+
+        The second text is empty if there is none. A text of more than 4 MiB is
+        truncated to a length that is still refused. See `found`.
+        """
+        for record in self.found(split):
+            for found in self.examples_of(*record):
+                first, second = (*found.texts, b"")[:2]
+                yield found.name, first, second, found.labels or (), found.fault
+
+    def division(self, split: str) -> RecordDivision:
+        """The split in parts; see `Division`."""
+        return self.divided(split)
+
+    def examples_of(
+        self, name: str, values: tuple, fault: str
+    ) -> Iterator[TextExample]:
+        """Yields the labelled text, or two, of a record."""
+        if fault:
+            yield TextExample(name, (b"",), fault, ())
+            return
+        *texts, labels = values
+        kept = tuple(text[: DOCUMENT_BYTES + 1] for text in texts)
+        yield TextExample(name, kept, labels=labels)
+
+    def features(self) -> dict[str, str]:
+        """Names of the features, as `seqio_source` yields them."""
+        names = {"targets": "text", "labels": "labels", "name": "name"}
+        names |= {"record_fault": "record_fault"}
+        return names if self.second_text is None else names | {"second": "second"}
+
+    def seqio_source(self):
+        """A seqio.FunctionDataSource; labels are int64 [number of labels]."""
+        seqio = import_seqio()
+        import tensorflow as tf
+
+        text, names = tf.TensorSpec((), tf.string), ("name", "text", "second")
+        spec = dict.fromkeys((*names, "record_fault"), text)
+        spec["labels"] = tf.TensorSpec((None,), tf.int64)
+        order = (*names, "labels", "record_fault")
+
+        def dataset(split, shuffle_files, seed=None):
+            del shuffle_files, seed  # The order is fixed; seqio shuffles later.
+            return tf.data.Dataset.from_generator(
+                lambda: (dict(zip(order, example)) for example in self.labelled(split)),
+                output_signature=spec,
+            )
+
+        return seqio.FunctionDataSource(dataset, splits=self.splits)
+
+    @functools.cached_property
+    def _classes(self) -> Classes:
+        files, _ = self._files("train")
+        self._check(files)
+        return find_classes(
+            "labelled_records.classes",
+            self.classes,
+            files,
+            self.label,
+            self._labels_of,
+        )
+
+    def _labels_of(self, file: Path) -> Iterator[Labels]:
+        label = RecordLabel(self.label, self.several, self.label_separator)
+        for record in read_records(file, RecordOptions((label,), self._csv)):
+            if not record.fault:
+                yield record.values[0]
+
+    def _settings(self) -> tuple:
+        return (*super()._settings(), self.class_names())
+
+    def _parts(self) -> tuple[Part, ...]:
+        parts: list[Part] = [RecordText(self.text, "labelled_records.text")]
+        if self.second_text is not None:
+            binding = "labelled_records.second_text"
+            parts.append(RecordText(self.second_text, binding))
+        label = RecordLabel(self.label, self.several, self.label_separator)
+        return (*parts, label)
+
+    def _checked(self, values: tuple) -> tuple:
+        return (*values[:-1], self._classes.numbers(values[-1]))
+
+    def _identity(self, values: tuple) -> bytes:
+        *texts, _ = values
+        return b"%d %s" % (len(texts[0]), b"".join(texts))
+
+    def _wanted(self) -> str:
+        second = self.second_text
+        second = "" if second is None else f"labelled_records.second_text = {second!r},"
+        return (
+            f"labelled_records.text = {self.text!r}, {second}"
+            f"{' ' if second else ''}labelled_records.label = {self.label!r}"
+        )

@@ -1,0 +1,65 @@
+"""Dividing record files into parts."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from fmjax.data.sources.division import FilePart, TextExample
+from fmjax.data.sources.record_formats.file_parts import file_parts
+
+
+class Records(Protocol):
+    """What a division needs of its source of records."""
+
+    def read_part(self, part: FilePart) -> Iterator[tuple[str, tuple, str]]:
+        """Yields (place, values, fault) of the records of a part, of both splits."""
+
+    def hash_of(self, values: tuple) -> int:
+        """The 64-bit hash that tells the split of a record."""
+
+    def examples_of(
+        self, name: str, values: tuple, fault: str
+    ) -> Iterator[TextExample]:
+        """Yields the examples that a record is before it is tokenized."""
+
+
+class RecordDivision:
+    """A split of record files; see `Division`."""
+
+    def __init__(
+        self, source: Records, split: str, files: list[Path], threshold: int | None
+    ):
+        """Reads nothing yet.
+
+        Args:
+          source: the source.
+          split: name of the split.
+          files: all files that the split is in, in order.
+          threshold: records whose hashes are below it are held out; None if all
+            records of the files are of the split.
+        """
+        self._source, self._split = source, split
+        self._files, self._threshold = files, threshold
+        self.root = Path(os.path.commonpath([file.parent for file in files]))
+
+    def parts(self, size: int | None = None, numbered: bool = True) -> list[FilePart]:
+        """The parts; see `Division` and `file_parts`."""
+        return [
+            part for file in self._files for part in file_parts(file, size, numbered)
+        ]
+
+    def read(self, part: FilePart) -> Iterator[TextExample]:
+        """The examples of a part, also corrupt and blank ones."""
+        for record in self.found(part):
+            yield from self._source.examples_of(*record)
+
+    def found(self, part: FilePart) -> Iterator[tuple[str, tuple, str]]:
+        """Yields (name, values, fault) of a part; see `RecordSource.found`."""
+        name = os.path.relpath(part.file, self.root)
+        for place, values, fault in self._source.read_part(part):
+            if self._threshold is not None:
+                held_out = not fault and self._source.hash_of(values) < self._threshold
+                if held_out != (self._split == "validation"):
+                    continue
+            yield f"{name}, {place}", values, fault

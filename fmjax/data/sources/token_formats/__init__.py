@@ -1,0 +1,1 @@
+"""Formats of token streams: flat ones, and Megatron's with an index."""

@@ -1,0 +1,1 @@
+"""Containers: files that hold tensors by name, each read one tensor at a time."""

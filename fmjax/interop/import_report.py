@@ -1,0 +1,154 @@
+"""What an import tells: the model, memory to train it, and how to continue it."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from flax import linen as nn
+
+from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
+from fmjax.models.contracts import vocab_size_of
+from fmjax.objectives.causal_lm import CausalLM
+from fmjax.objectives.masked_lm import MaskedLM
+from fmjax.objectives.objective import Objective
+from fmjax.optim.optimizers import AdamW
+from fmjax.optim.schedules import Cosine
+from fmjax.sharding.mesh import MeshConfig
+from fmjax.training.memory import bytes_per_device
+from fmjax.training.state import plan_state
+
+# Configs that continue a model of an objective on texts.
+_CONTINUED = {CausalLM: "runs/continue.gin", MaskedLM: "runs/continue_masked.gin"}
+# Tokens of a row there.
+_LENGTH = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes that a model takes in training with AdamW on one device, without fsdp.
+
+    Attributes:
+      parameters: of the model.
+      optimizer: AdamW's state.
+      gradients: of all parameters.
+    """
+
+    parameters: int
+    optimizer: int
+    gradients: int
+
+    @classmethod
+    def of(cls, objective: Objective) -> "TrainingMemory":
+        """By the plan of a run's state, as `fmjax plan` counts it."""
+        config = MeshConfig()
+        mesh = config.build(jax.local_devices(backend="cpu")[:1])
+        optimizer = AdamW(schedule=Cosine(learning_rate=1e-4))
+        plan = plan_state(objective, optimizer, mesh, config.all_rules, train_steps=1)
+        parameters = bytes_per_device(plan.shapes.params)
+        return cls(parameters, bytes_per_device(plan.shapes) - parameters, parameters)
+
+    @property
+    def total(self) -> int:
+        """All of them; activations and batches come on top."""
+        return self.parameters + self.optimizer + self.gradients
+
+    def __str__(self) -> str:
+        each = ", ".join(
+            f"{_bytes(getattr(self, name))} {name}"
+            for name in ("parameters", "optimizer", "gradients")
+        )
+        return f"{_bytes(self.total)} ({each}), activations on top"
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportReport:
+    """What was imported.
+
+    Attributes:
+      run_dir: the run directory that was written.
+      model_type: of config.json.
+      architecture: name of transformers' class.
+      parameters: number of them.
+      dtype: of most weights in the files.
+      max_length: longest text in tokens; None for a model without one.
+      vocab_size: of the model; 0 without a vocabulary.
+      tokenizer: what it is, in words.
+      memory: of training it.
+      continuing: lines of gin that continue it on texts; none for a model that the
+        shipped configs do not train on texts.
+      left_out: tensors that were not imported, of heads that the class does not have.
+      notes: what was done to make config.json and files agree.
+    """
+
+    run_dir: Path
+    model_type: str
+    architecture: str
+    parameters: int
+    dtype: str
+    max_length: int | None
+    vocab_size: int
+    tokenizer: str
+    memory: TrainingMemory
+    continuing: Sequence[str]
+    left_out: Sequence[str]
+    notes: Sequence[str]
+
+    @property
+    def lines(self) -> list[str]:
+        """Lines for a terminal."""
+        about = f"{self.parameters:,} parameters, weights of {self.dtype}"
+        lines = [f"model_type {self.model_type}, {self.architecture}: {about}"]
+        if self.max_length is not None:
+            lines.append(
+                f"texts of up to {self.max_length:,} tokens, vocabulary of "
+                f"{self.vocab_size:,}; tokenizer: {self.tokenizer}"
+            )
+        lines += [f"to train all of it with AdamW: {self.memory}", *self.notes]
+        if self.left_out:
+            heads = ", ".join(self.left_out)
+            lines.append(f"not imported (weights of other heads): {heads}")
+        if self.continuing:
+            command = "fmjax train continue.gin TEXT_FILE='corpus/*.txt' --run_dir NEW"
+            lines.append("to continue it on your own text, a file continue.gin of")
+            lines += [f"    {line}" for line in self.continuing]
+            lines.append(f"and {command}")
+        return lines
+
+
+def describe_tokenizer(tokenizer: HuggingFaceTokenizer | None) -> str:
+    """A tokenizer in words, by its files."""
+    if tokenizer is None:
+        return "none"
+    return f"{tokenizer.vocab_size:,} ids of {', '.join(sorted(tokenizer.files))}"
+
+
+def lines_to_continue(
+    objective: Objective, run_dir: str | Path, tokenizer: HuggingFaceTokenizer | None
+) -> list[str]:
+    """The gin that continues an imported model on texts; none if none does."""
+    config, model = _CONTINUED.get(type(objective)), objective.model
+    if config is None or tokenizer is None or _has_only_other_heads(model):
+        return []
+    lines = [f"include '{run_dir}/config.gin'", f"include '{config}'"]
+    lines.append(f"RUN = '{run_dir}'")
+    if model.max_length < _LENGTH:
+        lines.append(f"data.length = {model.max_length}")
+    return lines
+
+
+def text_sizes(model: nn.Module) -> tuple[int | None, int]:
+    """The maximum length and the vocabulary of a model of texts."""
+    return getattr(model, "max_length", None), vocab_size_of(model)
+
+
+def _has_only_other_heads(model: nn.Module) -> bool:
+    """Whether a model has no head for tokens of its vocabulary, or ones beside it."""
+    if not getattr(model, "language_head", True):
+        return True
+    names = ("num_classes", "token_classes", "spans")
+    return any(getattr(model, name, None) for name in names)
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"

@@ -1,0 +1,44 @@
+"""Names of classes: id2label of config.json."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flax import linen as nn
+
+from fmjax.interop.options import Options
+
+
+def read(hf_dir: Path, model: nn.Module) -> tuple[str, ...]:
+    """Names of the classes of a model's head, in order.
+
+    None are returned for names that transformers made up, and of a model without such
+    a head.
+
+    Raises:
+      UserError: id2label does not name each class once, by its number.
+    """
+    counts = (getattr(model, name, None) for name in ("num_classes", "token_classes"))
+    count = next((number for number in counts if number), None)
+    options = Options.read(hf_dir / "config.json")
+    named = options.take("id2label", dict, None)
+    if count is None or not named:
+        return ()
+    names = [named.get(str(i)) for i in range(count)]
+    if len(named) != count or not all(isinstance(name, str) for name in names):
+        options.refuse("id2label", named, f"a name for each of 0 to {count - 1}")
+    return () if names == _made_up(count) else tuple(map(str, names))
+
+
+def options(labels: Sequence[str], config: dict[str, Any]) -> dict[str, Any]:
+    """id2label and label2id, if a config is of a model with so many classes."""
+    if not labels or len(config.get("id2label", {})) != len(labels):
+        return {}
+    return {
+        "id2label": {str(i): name for i, name in enumerate(labels)},
+        "label2id": {name: i for i, name in enumerate(labels)},
+    }
+
+
+def _made_up(count: int) -> list[str]:
+    return [f"LABEL_{i}" for i in range(count)]

@@ -1,0 +1,1 @@
+"""Quantized weights as other libraries save them, read dequantized."""

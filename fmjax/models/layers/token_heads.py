@@ -1,0 +1,61 @@
+"""Heads that classify tokens: labels of tokens, and both ends of an answer."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from fmjax.models.layers.dense import Dense
+from fmjax.models.layers.dropout import Keys, dropout, fold_keys
+from fmjax.models.layers.transformer_config import TransformerConfig
+
+
+class TokenHeads(nn.Module):
+    """Dense layers over the vector of every token.
+
+    Attributes:
+      config: of the transformer below.
+      classes: labels of a token; None for no such head.
+      spans: whether there are logits of the first and the last token of an answer
+        (Devlin et al. 2019, section 4.2).
+    """
+
+    config: TransformerConfig
+    classes: int | None
+    spans: bool
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "B T D"], keys: Keys) -> dict[str, Array]:
+        """The heads' logits, float32.
+
+        Args:
+          hidden: vectors of the tokens.
+          keys: for dropout before the labels; None in evaluation.
+
+        Returns:
+          token_logits: [B, T, classes]; span_logits: [B, T, 2]; each where the model
+          has that head.
+        """
+        c, found = self.config, {}
+        if self.classes is not None:
+            at_head = fold_keys(keys, c.num_layers + 2)
+            x = dropout(hidden, c.dropout, at_head)
+            found["token_logits"] = self._dense(self.classes, "classes")(x)
+        if self.spans:
+            found["span_logits"] = self._dense(2, "spans")(hidden)
+        return {name: x.astype(jnp.float32) for name, x in found.items()}
+
+    def _dense(self, features: int, name: str) -> Dense:
+        c = self.config
+        axes = ("embed", None)
+        return Dense(features, axes, True, c.init_std, c.compute_dtype, name=name)
+
+
+def last_vectors(
+    hidden: Float[Array, "B T D"], padding_mask: Bool[Array, "B T"] | None
+) -> Float[Array, "B D"]:
+    """The vector of each row's last token that is not padding, on either side."""
+    if padding_mask is None:
+        return hidden[:, -1]
+    length = padding_mask.shape[1]
+    last = length - 1 - jnp.argmax(padding_mask[:, ::-1], 1)
+    return jnp.take_along_axis(hidden, last[:, None, None], 1)[:, 0]

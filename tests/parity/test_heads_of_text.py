@@ -1,0 +1,198 @@
+"""Heads of texts, of tokens and of answers are those of transformers, both ways."""
+
+import pytest
+import torch
+import transformers
+from parity.decoders import DECODERS
+from parity.models_of_transformers import (
+    BERT,
+    DEBERTA,
+    ENDS,
+    LENGTH,
+    LLAMA,
+    VOCAB,
+    close,
+    comes_back,
+    imported,
+    random_model,
+    text,
+)
+from small_tokenizers import byte_level, wordpiece
+
+import fmjax
+from fmjax.errors import UserError
+from fmjax.interop.families import FAMILIES
+from fmjax.interop.hugging_face import import_model
+
+GPT2 = dict(
+    vocab_size=VOCAB, n_positions=LENGTH, n_embd=30, n_layer=2, n_head=5, **ENDS
+)
+OPT = dict(
+    vocab_size=VOCAB,
+    hidden_size=30,
+    num_hidden_layers=2,
+    num_attention_heads=5,
+    ffn_dim=44,
+    max_position_embeddings=LENGTH,
+    word_embed_proj_dim=30,
+    **ENDS,
+)
+BLOOM = dict(vocab_size=VOCAB, hidden_size=42, n_layer=2, n_head=6, **ENDS)
+DISTILBERT = dict(
+    vocab_size=VOCAB,
+    dim=30,
+    n_layers=2,
+    n_heads=5,
+    hidden_dim=44,
+    max_position_embeddings=LENGTH,
+)
+ROBERTA = {**BERT, "max_position_embeddings": LENGTH + 2}
+GEMMA2 = {**LLAMA, "head_dim": 10, "query_pre_attn_scalar": 14, "sliding_window": 4}
+TASKS = {
+    "texts": "ForSequenceClassification",
+    "tokens": "ForTokenClassification",
+    "answers": "ForQuestionAnswering",
+}
+MODELS = {
+    "bert": ("Bert", BERT, "texts tokens answers"),
+    "roberta": ("Roberta", ROBERTA, "texts tokens answers"),
+    "electra": ("Electra", {**BERT, "embedding_size": 18}, "texts tokens answers"),
+    "deberta": ("DebertaV2", DEBERTA, "texts tokens answers"),
+    "distilbert": ("DistilBert", DISTILBERT, "texts tokens answers"),
+    "gpt2": ("GPT2", GPT2, "texts tokens answers"),
+    "opt": ("OPT", OPT, "texts answers"),
+    "bloom": ("Bloom", BLOOM, "texts tokens answers"),
+    "llama": ("Llama", LLAMA, "texts tokens"),
+    "mistral": ("Mistral", LLAMA | {"sliding_window": 5}, "texts tokens"),
+    "qwen2": ("Qwen2", LLAMA, "texts tokens"),
+    "qwen3": ("Qwen3", LLAMA | {"head_dim": 10}, "texts tokens"),
+    "gemma2": ("Gemma2", GEMMA2, "texts tokens"),
+    "opt 350m": ("OPT", DECODERS["opt, post-norm, projections"][1], "texts answers"),
+} | {
+    name: (prefix, DECODERS[name][1], "texts tokens")
+    for name, prefix in {
+        "gemma": "Gemma",
+        "phi": "Phi",
+        "phi3": "Phi3",
+        "qwen2_moe": "Qwen2Moe",
+        "qwen3_moe": "Qwen3Moe",
+        "smollm3": "SmolLM3",
+        "starcoder2": "Starcoder2",
+        "stablelm": "StableLm",
+        "glm4": "Glm4",
+        "gpt_oss": "GptOss",
+    }.items()
+}
+NAMES = {
+    f"{family}, {task}": (family, task)
+    for family, (_, _, tasks) in MODELS.items()
+    for task in tasks.split()
+}
+QUICK = ("bert, answers", "deberta, tokens", "gpt2, texts", "llama, tokens")
+
+
+def test_the_names_are_those_of_transformers():
+    for family in FAMILIES:
+        for name in family.architectures:
+            if name.endswith(tuple(TASKS.values())):
+                assert hasattr(transformers, name), name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES],
+)
+def test_heads_are_theirs_and_go_back(name, tmp_path):
+    family, task = NAMES[name]
+    prefix, options, _ = MODELS[family]
+    labels = {} if task == "answers" else {"num_labels": 5}
+    labels |= {"id2label": {i: f"kind {i}" for i in range(5)}} if labels else {}
+    model = random_model(f"{prefix}{TASKS[task]}", options | labels)
+    tokens, mask = text()
+    # Padding by the id of padding, for decoders find the last token by it.
+    tokens[~mask] = 0
+    run = imported(model, tmp_path)
+    with torch.no_grad():
+        theirs = model(
+            input_ids=torch.tensor(tokens), attention_mask=torch.tensor(mask).long()
+        )
+    loaded = fmjax.load(run)
+    ours = loaded(tokens=tokens, padding_mask=mask)
+    if task == "texts":
+        close(ours["class_logits"], theirs.logits)
+    elif task == "tokens":
+        close(ours["token_logits"], theirs.logits, mask)
+    else:
+        ends = torch.stack([theirs.start_logits, theirs.end_logits], -1)
+        close(ours["span_logits"], ends, mask)
+    if labels:
+        assert loaded.config.labels == tuple(f"kind {i}" for i in range(5))
+    again = comes_back(model, run, tmp_path / "again")
+    assert type(again) is type(model)
+    if labels:
+        assert again.config.id2label == model.config.id2label
+
+
+SENTENCES = ["the cat sat", "a lazy dog jumps over the mat. " * 2, "x", "ein Hund"]
+
+
+def classifier(folder, tokenizer, architecture, options):
+    """A model of transformers with a tokenizer, and the run that it is imported as."""
+    sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    model = random_model(architecture, options | sizes)
+    tokenizer.save_pretrained(folder / "hf")
+    return model, fmjax.load(imported(model, folder))
+
+
+def test_pairs_are_classified_as_transformers_does(tmp_path):
+    vocabulary = wordpiece(tmp_path / "vocabulary")
+    tokenizer = transformers.BertTokenizer.from_pretrained(vocabulary)
+    labels = {"id2label": dict(enumerate(("no", "yes", "maybe")))}
+    options = BERT | {"max_position_embeddings": 64, "num_labels": 3} | labels
+    options |= {"num_hidden_layers": 1}
+    name = "BertForSequenceClassification"
+    model, run = classifier(tmp_path, tokenizer, name, options)
+    pairs = [(first, second) for first in SENTENCES for second in SENTENCES]
+    # More than one batch, so that rows come back in their order.
+    found = run.classify([*pairs, *pairs, *SENTENCES])
+    firsts, seconds = map(list, zip(*pairs, strict=True))
+    batches = [tokenizer(firsts, seconds, padding=True, return_tensors="pt")] * 2
+    batches += [tokenizer(SENTENCES, padding=True, return_tensors="pt")]
+    with torch.no_grad():
+        logits = torch.cat([model(**batch).logits for batch in batches])
+    close(found.logits, logits)
+    close(found.probabilities, torch.softmax(logits, 1))
+    assert found.labels == ("no", "yes", "maybe")
+    assert found.names == [model.config.id2label[int(i)] for i in logits.argmax(1)]
+    with pytest.raises(UserError, match="scores of 3 classes"):
+        found.scores  # noqa: B018
+    with pytest.raises(
+        UserError, match=r"texts\[1\] has \d+ tokens, more than .* = 64"
+    ):
+        run.classify(["a", "the cat " * 100])
+    long = tokenizer(["the cat " * 100], truncation=True, max_length=64)
+    with torch.no_grad():
+        expected = model(torch.tensor(long["input_ids"])).logits
+    close(run.classify(["the cat " * 100], truncate=True).logits, expected)
+    with pytest.raises(UserError, match="texts is one text"):
+        run.classify("a text")
+
+
+def test_rewards_are_those_of_transformers(tmp_path):
+    vocabulary = byte_level(tmp_path / "vocabulary", ("<|endoftext|>", "<pad>"))
+    tokenizer = transformers.GPT2TokenizerFast.from_pretrained(
+        vocabulary, pad_token="<pad>"
+    )
+    options = GPT2 | {"n_positions": 64, "num_labels": 1, "n_layer": 1}
+    name = "GPT2ForSequenceClassification"
+    model, run = classifier(tmp_path, tokenizer, name, options)
+    found = run.classify(SENTENCES)
+    batch = tokenizer(SENTENCES, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        close(found.scores, model(**batch).logits[:, 0])
+    assert found.labels == ("LABEL_0",)
+    model = random_model("GPT2LMHeadModel", GPT2)
+    model.save_pretrained(tmp_path / "plain")
+    import_model(tmp_path / "plain", tmp_path / "other")
+    with pytest.raises(UserError, match=r"@gpt\(\) has no head that classifies texts"):
+        fmjax.load(tmp_path / "other").classify(["a"])
