@@ -90,9 +90,6 @@ def refused(tmp_path, folder, message):
 @pytest.mark.parametrize(
     ("config", "option", "value"),
     [
-        (GPT2, "scale_attn_weights", False),
-        (GPT2, "scale_attn_by_inverse_layer_idx", True),
-        (GPT2, "reorder_and_upcast_attn", True),
         (GPT2, "add_cross_attention", True),
         (GPT2, "activation_function", "tanh"),
         (GPT2, "embd_pdrop", 0.3),
@@ -110,13 +107,11 @@ def refused(tmp_path, folder, message):
         (LLAMA, "rope_parameters", {"rope_type": "default", "factor": 2.0}),
         (LLAMA, "rope_parameters", {"partial_rotary_factor": 0.5}),
         (LLAMA, "partial_rotary_factor", 0.5),
-        (LLAMA, "attention_bias", True),
-        (LLAMA, "mlp_bias", True),
         (LLAMA, "pretraining_tp", 2),
         (LLAMA, "hidden_act", "laplace"),
         (LLAMA, "sliding_window", 128),
         (LLAMA, "head_dim", 3),
-        (LLAMA, "model_type", "falcon"),
+        (LLAMA, "model_type", "mamba"),
     ],
 )
 def test_options_that_are_not_supported_are_named(
