@@ -12,6 +12,8 @@ from fmjax.interop.hugging_face import import_model
 
 torch.set_num_threads(2)
 
+# Grouped products of experts need widths of multiples of four.
+PLAIN = dict(attn_implementation="eager", experts_implementation="eager")
 # Sizes that nothing divides by chance, so that no transposition goes unnoticed.
 BERT = dict(
     vocab_size=VOCAB,
@@ -64,9 +66,7 @@ def random_model(architecture, options, spread=0.15):
     torch.manual_seed(0)
     cls = getattr(transformers, architecture)
     _compared[0] = cls.config_class.model_type
-    # Grouped products of experts need widths of multiples of four.
-    plain = dict(attn_implementation="eager", experts_implementation="eager")
-    model = cls(cls.config_class(**plain | options)).eval()
+    model = cls(cls.config_class(**PLAIN | options)).eval()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.requires_grad:
@@ -126,7 +126,8 @@ def comes_back(theirs, run, folder, **exporting):
     config = json.loads((folder / "config.json").read_text())
     assert config["model_type"] == model_type
     cls = getattr(transformers, config["architectures"][0])
-    again, info = cls.from_pretrained(folder, output_loading_info=True)
+    how = PLAIN | {"attn_implementation": theirs.config._attn_implementation}
+    again, info = cls.from_pretrained(folder, output_loading_info=True, **how)
     assert not any(info.values()), info
     before, after = theirs.state_dict(), again.state_dict()
     # A bare model's tensors have the prefix of one with a head.

@@ -30,28 +30,30 @@ CACHES = {"gpt_neo", "gemma3_text", "smollm3", "gpt_oss", "deepseek_v3", "bloom"
 
 @pytest.fixture(scope="module", params=one_of_each_family(DECODERS))
 def pair(request, tmp_path_factory):
-    """Their model, and ours imported from shards of it, which go back unchanged."""
+    """Their model, ours imported from shards of it, and theirs exported from that."""
     model = random_model(*DECODERS[request.param])
     folder = tmp_path_factory.mktemp("imported")
     run = imported(model, folder, max_shard_size="20KB")
     assert len(list((folder / "hf").glob("*.safetensors"))) > 2
-    comes_back(model, run, folder / "again", max_shard_bytes=20_000)
+    again = comes_back(model, run, folder / "again", max_shard_bytes=20_000)
     assert len(list((folder / "again").glob("*.safetensors"))) > 2
-    return model, fmjax.load(run)
+    return model, fmjax.load(run), again.eval()
 
 
 def test_logits_and_hidden_states_are_theirs(pair):
-    theirs, ours = pair
+    theirs, ours, again = pair
     # Rows padded on the right and on the left, in one call.
     tokens, mask = (
         np.concatenate(both) for both in zip(text(left=False), text(left=True))
     )
+    read = {
+        "input_ids": torch.tensor(tokens),
+        "attention_mask": torch.tensor(mask).long(),
+    }
     with torch.no_grad():
-        expected = theirs(
-            input_ids=torch.tensor(tokens),
-            attention_mask=torch.tensor(mask).long(),
-            output_hidden_states=True,
-        )
+        expected = theirs(**read, output_hidden_states=True)
+        # What config.json says has come back too.
+        torch.testing.assert_close(again(**read).logits, expected.logits)
     out = ours(tokens=tokens, padding_mask=mask, hidden_states=True)
     # What padding itself computes differs, and means nothing.
     close(out["logits"], expected.logits, mask)
@@ -95,7 +97,7 @@ def test_decoders_without_a_head_are_theirs(name, tied, tmp_path):
     indirect=True,
 )
 def test_greedy_generation_is_theirs(pair):
-    theirs, ours = pair
+    theirs, ours, _ = pair
     # Longer than the length of pretraining of those that scale positions: transformers
     # computes Phi 3's cache again where a text grows beyond it.
     prompts = np.random.default_rng(1).integers(1, VOCAB, size=(3, 9))

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fmjax.errors import UserError
-from fmjax.interop.entries import Values, ignored, option, same
+from fmjax.interop.entries import FunctionEntry, Values, ignored, option, same
 from fmjax.interop.families.llama import (
     BLOCK,
     FEED_FORWARD,
@@ -239,6 +239,12 @@ DEEPSEEK_V3 = family(
             vocab_size=129280,
         ),
         same("num_key_value_heads", "transformer.num_heads", int),
+        FunctionEntry(
+            (),
+            write=lambda values: {
+                "num_key_value_heads": values["transformer.num_heads"]
+            },
+        ),
         SILU,
         Widths(),
         LatentRope(4096),
