@@ -20,10 +20,11 @@ PAGE, FIGURES = ROOT / "tasks/hugging_face.md", ROOT / "reference/parity.json"
 _TABLE = re.compile(r"(?<=<!-- families -->\n).*?(?=<!-- /families -->)", re.DOTALL)
 # Ends of the names of transformers' classes → what they are for.
 _HEADS = {
+    "WithLMHeadModel": "text to text",
     "ForCausalLM": "causal",
     "LMHeadModel": "causal",
     "ForMaskedLM": "masked",
-    "ForSequenceClassification": "texts, scores",
+    "ForSequenceClassification": "texts",
     "ForTokenClassification": "tokens",
     "ForQuestionAnswering": "answers",
     "ForNextSentencePrediction": "next sentence",
@@ -58,9 +59,9 @@ def table() -> str:
 
 
 def _heads(families: Iterable[Family]) -> list[str]:
-    """What the architectures of a model_type are for; "none" for bare models."""
+    """What the architectures of a model_type are for; "none", last, for bare models."""
     names = [name for family in families for name in family.architectures]
-    return list(dict.fromkeys(_head(name) for name in names))
+    return sorted(dict.fromkeys(map(_head, names)), key=lambda head: head == "none")
 
 
 def _head(name: str) -> str:

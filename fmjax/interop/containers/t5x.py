@@ -210,12 +210,10 @@ def _config(folder: Path, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]
         return 1 + max((int(match[1]) for match in found if match), default=-1)
 
     # mT5's vocabulary; its models are T5 1.1's otherwise.
-    kind = "mt5" if vocabulary == _MT5_ROWS else "t5"
+    kind = "MT5" if vocabulary == _MT5_ROWS else "T5"
     return {
-        "model_type": kind,
-        "architectures": [
-            f"{'MT5' if kind == 'mt5' else 'T5'}ForConditionalGeneration"
-        ],
+        "model_type": kind.lower(),
+        "architectures": [f"{kind}ForConditionalGeneration"],
         "d_model": width,
         "d_kv": tensors[needed[1]].shape[0] // max(1, heads),
         "d_ff": tensors[feed_forward].shape[0],

@@ -65,10 +65,8 @@ class TokenizerFiles:
     def __post_init__(self):
         """Refuses other file names, so that untrusted data cannot choose them."""
         for name in self.contents:
-            known = name in (*_VOCABULARIES, *_BESIDE) or _NAMED_TEMPLATE.fullmatch(
-                name
-            )
-            if not known:
+            plain = name in (*_VOCABULARIES, *_BESIDE)
+            if not plain and not _NAMED_TEMPLATE.fullmatch(name):
                 raise UserError(f"{name!r} is not one of a tokenizer's files.")
 
     @classmethod
