@@ -18,15 +18,18 @@ from fmjax.data import folders
 from fmjax.data.folders import shared_place
 from fmjax.data.runtime import build_folder, build_worker, shared_build
 from fmjax.data.runtime.build_folder import BuildFolder
+from fmjax.data.sources.conversation_files import ConversationFiles
 from fmjax.data.sources.examples import Skipped
 from fmjax.data.sources.labelled_records import LabelledRecords
 from fmjax.data.sources.pair_files import PairFiles
 from fmjax.data.sources.record_files import RecordFiles
 from fmjax.data.sources.record_pairs import RecordPairs
+from fmjax.data.sources.token_files import TokenFiles
 from fmjax.data.tasks.documents import tokenized_documents, tokenized_examples
 from fmjax.data.tasks.text_task import TextTask
 from fmjax.data.text.text_data import Data
 from fmjax.data.tokenizers.saved_tokenizer import SavedTokenizer
+from fmjax.data.tokenizers.token_ids import TokenIds
 from fmjax.data.tokenizers.vocabularies import Bytes, Characters, SentencePiece
 from fmjax.errors import UserError
 from fmjax.storage.paths import as_path
@@ -145,6 +148,40 @@ def test_pairs_and_labelled_texts_are_built_the_same(
     assert one.caches("train")[0].skipped >= 1
     found = assert_ids_are_seqios(one)
     assert all((d.labels is None) == (source == "pairs") for d in found)
+
+
+def test_ids_and_conversations_are_built_the_same(tmp_path, small_units):
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 100, 30_000).astype("<u2")
+    ids.tofile(tmp_path / "a.bin")
+    turns = [
+        {"instruction": " ".join(rng.choice(WORDS, 20)), "output": "yes"}
+        for _ in range(300)
+    ]
+    turns[7]["output"] = None
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, turns)))
+    (tmp_path / "own.jinja").write_text("{{ messages[0].content }}|{{ messages[1] }}")
+    for source, tokenizer in [
+        (TokenFiles(str(tmp_path / "a.bin"), 7), TokenIds(100, eos_id=7)),
+        (
+            ConversationFiles(
+                str(tmp_path / "a.jsonl"), chat_template=str(tmp_path / "own.jinja")
+            ),
+            Bytes(),
+        ),
+    ]:
+        name = source.gin_name
+        task = TextTask(source, tokenizer, name=name)
+        one = Data(task, length=64, cache_dir=str(tmp_path / name / "one"))
+        one.prepare()
+        many = Data(
+            task, length=64, cache_dir=str(tmp_path / name / "many"), processes=2
+        )
+        many.prepare()
+        assert content(many) == content(one)
+        is_tokenized = isinstance(source, TokenFiles)
+        assert (one.caches("train")[0].bytes is None) == is_tokenized
+        assert one.caches("train")[0].skipped == (not is_tokenized)
 
 
 def test_ids_of_a_hugging_face_tokenizer_are_those_of_seqios_task(tmp_path, corpus):

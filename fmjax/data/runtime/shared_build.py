@@ -293,7 +293,7 @@ class _Workers:
 def _split(unit: TokenizedUnit) -> Iterator[Tokenized]:
     """The documents, pairs or labelled texts of a unit's piece."""
     texts = np.split(unit.tokens.astype(np.int32), np.cumsum(unit.lengths)[:-1])
-    sizes = unit.sizes.tolist()
+    sizes = [None if size < 0 else size for size in unit.sizes.tolist()]
     step = len(texts) // len(sizes)
     firsts = texts[::step]
     seconds = texts[1::2] if step == 2 else [None] * len(sizes)
