@@ -60,8 +60,8 @@ def classify(
 ) -> Classified:
     """Classifies texts, or pairs of texts.
 
-    Encoders read their pooled vector, decoders the last token. Special tokens are those
-    of the tokenizer.
+    Encoders read their pooled vector, decoders the last token; encoder-decoders read a
+    text on both sides (Lewis et al. 2020). Special tokens are those of the tokenizer.
 
     Args:
       run: what `fmjax.load` returns, of a model with num_classes.
@@ -74,17 +74,19 @@ def classify(
         too long, or the model has too little memory.
     """
     model, tokenizer = run.model, run.tokenizer
-    if not getattr(model, "num_classes", None) or not hasattr(model, "text_arguments"):
+    of_texts = getattr(model, "text_arguments", {})
+    if not getattr(model, "num_classes", None) or not of_texts:
         raise UserError(
             f"@{model.gin_name}() has no head that classifies texts; expected a model "
             "with num_classes, such as an imported *ForSequenceClassification."
         )
     rows = text_rows(model, tokenizer, texts, partial(_wrap, tokenizer), truncate)
     logits = np.zeros((len(rows), model.num_classes), np.float32)
-    reads_types = "token_types" in model.text_arguments["text"]
     size, padding = min(_ROWS, len(rows)), tokenizer.pad_id or 0
     for which, inputs in batches(rows, size, model.max_length, padding):
-        if not reads_types:
+        if "text" not in of_texts:
+            inputs = _on_both_sides(inputs, model.start_id)
+        elif "token_types" not in of_texts["text"]:
             del inputs["token_types"]
         found = run(**inputs)["class_logits"]
         logits[which] = np.asarray(found, np.float32)[: len(which)]
@@ -98,3 +100,16 @@ def _wrap(tokenizer: Tokenizer, ids: Sequence[list[int]]) -> TextRow:
     """As rows of labelled texts are made for training."""
     template = text_template(tokenizer, len(ids))
     return TextRow(*special_template.fill(template, ids))
+
+
+def _on_both_sides(inputs: dict[str, np.ndarray], start_id: int) -> dict:
+    """The arrays of an encoder-decoder; the decoder's tokens behind `start_id`."""
+    segment_ids = inputs["padding_mask"].astype(np.int32)
+    shifted = np.roll(inputs["tokens"], 1, 1)
+    shifted[:, 0] = start_id
+    return {
+        "encoder_tokens": inputs["tokens"],
+        "encoder_segment_ids": segment_ids,
+        "decoder_tokens": shifted,
+        "decoder_segment_ids": segment_ids,
+    }

@@ -9,7 +9,7 @@ from typing import Any
 
 from fmjax.errors import UserError
 from fmjax.interop.containers import folder as saved
-from fmjax.interop.containers import meta_llama, t5x
+from fmjax.interop.containers import meta_llama, t5x, tiktoken_file
 from fmjax.interop.tensor_files import TensorFiles
 from fmjax.storage.git_lfs import refuse_pointer
 
@@ -53,6 +53,7 @@ def source_folder(
             with tempfile.TemporaryDirectory(prefix="fmjax-") as place:
                 made = Path(place)
                 _link(folder, made)
+                _define_tokenizer(made)
                 (made / _CONFIG).write_text(json.dumps(config), encoding="utf-8")
                 try:
                     note = f"config.json was made of {named}"
@@ -73,3 +74,16 @@ def _link(folder: Path, made: Path) -> None:
         for file in folder.glob(pattern):
             if file.is_file() and file.name != meta_llama.PARAMS:
                 (made / file.name).symlink_to(file.absolute())
+
+
+def _define_tokenizer(made: Path) -> None:
+    """Writes the tokenizer.json of a tokenizer.model of tiktoken, and its settings."""
+    file = made / tiktoken_file.FILE
+    if not file.is_file() or not tiktoken_file.is_tiktoken(file):
+        return
+    text = tiktoken_file.definition(file)
+    file.unlink()
+    (made / "tokenizer.json").write_text(text, encoding="utf-8")
+    ends = dict(zip(("bos_token", "eos_token"), tiktoken_file.SPECIALS))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast"} | ends
+    (made / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")

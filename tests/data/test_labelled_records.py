@@ -1,6 +1,7 @@
 """Labelled records against `datasets` and pandas, and rows against transformers."""
 
 import json
+import re
 
 import datasets
 import numpy as np
@@ -290,3 +291,6 @@ def test_inspect_counts_the_classes_of_both_splits(tmp_path, monkeypatch, capsys
     assert sum(counts["ham"]) == 150
     assert sum(counts["spam"]) == 50
     assert "→ ham" in shown
+    tiny.append("data.streaming=True")
+    assert cli.main(["data", "inspect", str(config), *tiny]) == 0
+    assert re.search("→ (ham|spam)", capsys.readouterr().out)

@@ -1,5 +1,7 @@
 """The documentation: built strictly, true about files, fields and lengths."""
 
+import importlib.util
+import json
 import os
 import pathlib
 import re
@@ -56,6 +58,18 @@ def test_kinds_of_events_are_documented():
     assert len(kinds) == loop.count("reports.event(") + loop.count("reports.note(")
     for kind in kinds:
         assert f"`{kind}`" in page, kind
+
+
+def test_the_table_of_families_is_that_of_the_code():
+    """If not: `python docs/families.py`, whose first lines say how to measure."""
+    spec = importlib.util.spec_from_file_location("families", ROOT / "docs/families.py")
+    families = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(families)
+    page = families.PAGE.read_text(encoding="utf-8")
+    assert families.table() in page
+    assert families.with_table(page) == page
+    figures = json.loads(families.FIGURES.read_text(encoding="utf-8"))
+    assert all(0 < found["difference"] <= 1e-4 for found in figures.values())
 
 
 def test_links_of_the_readme_lead_somewhere():

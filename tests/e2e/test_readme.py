@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import webdataset
 from image_files import encoded, picture, write_classes
-from small_tokenizers import byte_level
+from small_tokenizers import byte_level, mpnet
 
 from fmjax.cli.main import main, parse
 
@@ -102,6 +102,7 @@ CUT_SHORT = {
     "fmjax data cache records.gin": SMALL_VOCABULARY,
     "fmjax data inspect pairs.gin": BYTES,
     "fmjax data inspect labelled.gin": BYTES,
+    "fmjax data inspect chats.gin": ["data.length=64"],
     "fmjax data inspect tokens.gin": ["data.length=64"],
     "python launch/local.py": QUICKSTART,
     "fmjax train mine.gin": QUICKSTART,
@@ -178,6 +179,7 @@ def place(tmp_path_factory) -> pathlib.Path:
     write_shards(folder / "shards")
     write_classes(folder / "pictures", {"cat": 20, "dog": 20})
     save_random_gpt2(folder / "path/to/hf_gpt2")
+    save_random_mpnet(folder / "path/to/all-mpnet-base-v2")
     shutil.copytree(
         ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("runs")
     )
@@ -187,6 +189,12 @@ def place(tmp_path_factory) -> pathlib.Path:
 def write_records(folder: pathlib.Path) -> None:
     """Records of the kinds that the pages read."""
     rows = [{"question": f"what is {n}²?", "answer": f"{n * n}"} for n in range(60)]
+    (folder / "chats").mkdir()
+    chats = [{"instruction": row["question"], "output": row["answer"]} for row in rows]
+    (folder / "chats/a.jsonl").write_text("".join(json.dumps(c) + "\n" for c in chats))
+    chat = byte_level(folder / "path/to/hf_chat", ("<|endoftext|>",))
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    (chat / "chat_template.jinja").write_text(template)
     (folder / "tokens").mkdir()
     for name in ("train", "val"):
         ids = np.array([*range(1000, 1030), 50256] * 50, "<u2")
@@ -226,6 +234,22 @@ def save_random_gpt2(folder: pathlib.Path) -> None:
     )
     transformers.GPT2LMHeadModel(config).save_pretrained(folder)
     byte_level(folder, ("<|endoftext|>",))
+
+
+def save_random_mpnet(folder: pathlib.Path) -> None:
+    import transformers
+
+    config = transformers.MPNetConfig(
+        vocab_size=600,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=40,
+    )
+    transformers.MPNetModel(config).save_pretrained(folder)
+    mpnet(folder)
+    fields = {"tokenizer_class": "MPNetTokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(fields))
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Every reader of files that may be a stranger's, with a good file of each."""
 
+import base64
 import bz2
 import contextlib
 import gzip
@@ -40,7 +41,7 @@ from fmjax.data.tokenizers.saved_tokenizer import SavedTokenizer
 from fmjax.data.tokenizers.tokenizers import ByteTokenizer
 from fmjax.errors import UserError
 from fmjax.interop import preprocessor_file
-from fmjax.interop.containers import meta_llama, t5x, torch_files
+from fmjax.interop.containers import meta_llama, t5x, tiktoken_file, torch_files
 from fmjax.interop.containers.folder import read_folder
 from fmjax.interop.quantized.dequantize import dequantized
 from fmjax.interop.saved_model import read_model
@@ -214,6 +215,13 @@ def containers_of(folder: pathlib.Path) -> Readers:
     return {
         "PyTorch's zip": (_saved(state, True), _written(folder / "model.bin", file)),
         "PyTorch's older": (_saved(state, False), _written(folder / "model.bin", file)),
+        "tiktoken": (
+            b"".join(base64.b64encode(bytes([i])) + b" %d\n" % i for i in range(256)),
+            _written(
+                folder / "tokenizer.model",
+                lambda: tiktoken_file.definition(folder / "tokenizer.model"),
+            ),
+        ),
         "GPTQ": (safetensors.numpy.save(packed), weights_of),
         "GPTQ's settings": (
             _json(config),

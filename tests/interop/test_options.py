@@ -1,6 +1,8 @@
 """Options of config.json that are not supported are named, in every family."""
 
 import json
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -197,3 +199,10 @@ def test_no_table_has_an_option_or_a_weight_twice():
             rows = family.rows_of(architecture)
             tensors = [(row.name, row.given, row.after) for row in rows]
             assert len(tensors) == len(set(tensors))
+
+
+def test_the_docs_have_every_model_type():
+    page = pathlib.Path(__file__).parents[2] / "docs" / "tasks" / "hugging_face.md"
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| ")]
+    named = set(re.findall(r"[\w-]+", " ".join(row.split("|")[2] for row in rows)))
+    assert named >= {family.model_type for family in FAMILIES}

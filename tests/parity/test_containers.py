@@ -56,8 +56,15 @@ def has_their_logits(theirs, run, **more):
         close(run(tokens=tokens, padding_mask=mask)["logits"], expected, mask)
 
 
-@pytest.mark.parametrize("archive", [True, False], ids=["zip", "older"])
-@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize(
+    ("archive", "shards"),
+    [
+        (True, 3),
+        pytest.param(True, 1, marks=pytest.mark.slow),
+        pytest.param(False, 1, marks=pytest.mark.slow),
+        pytest.param(False, 3, marks=pytest.mark.slow),
+    ],
+)
 def test_pytorch_files_are_read(tmp_path, archive, shards):
     model = random_model("GPT2LMHeadModel", GPT2)
     folder = tmp_path / "hf"
@@ -135,7 +142,13 @@ PARTED = LLAMA | {"vocab_size": 204, "intermediate_size": 52, "hidden_size": 48}
 
 
 @pytest.mark.parametrize(
-    ("parts", "table_axis"), [(1, None), (2, 1), (2, 0), (4, 1)], ids=str
+    ("parts", "table_axis"),
+    [
+        (2, 0),
+        pytest.param(1, None, marks=pytest.mark.slow),
+        pytest.param(2, 1, marks=pytest.mark.slow),
+        pytest.param(4, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_parts_of_llama_as_meta_has_them_are_joined(tmp_path, parts, table_axis):
     options = PARTED | {"num_attention_heads": 4, "num_key_value_heads": 2}
@@ -243,17 +256,16 @@ def t5x_files(tree, folder, dtype=None):
     (folder / "checkpoint").write_bytes(serialization.msgpack_serialize(content))
 
 
+V1_1 = {
+    "feed_forward_proj": "gated-gelu",
+    "tie_word_embeddings": False,
+    "scale_decoder_outputs": False,
+}
+
+
 @pytest.mark.parametrize(
     "options",
-    [
-        {},
-        {
-            "feed_forward_proj": "gated-gelu",
-            "tie_word_embeddings": False,
-            "scale_decoder_outputs": False,
-        },
-    ],
-    ids=["1.0", "1.1"],
+    [pytest.param({}, id="1.0", marks=pytest.mark.slow), pytest.param(V1_1, id="1.1")],
 )
 def test_checkpoints_of_t5x_are_read(tmp_path, options):
     # T5X's own distance.
@@ -265,6 +277,7 @@ def test_checkpoints_of_t5x_are_read(tmp_path, options):
     has_their_logits(model, fmjax.load(tmp_path / "run"), decoder_input=text()[0])
 
 
+@pytest.mark.slow
 def test_checkpoints_of_t5x_in_bfloat16_are_read(tmp_path):
     far = {"relative_attention_max_distance": 128}
     model = random_model("T5ForConditionalGeneration", T5 | far)

@@ -1,5 +1,6 @@
 """Heads of texts, of tokens and of answers are those of transformers, both ways."""
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -10,6 +11,7 @@ from parity.models_of_transformers import (
     ENDS,
     LENGTH,
     LLAMA,
+    T5,
     VOCAB,
     close,
     comes_back,
@@ -131,6 +133,58 @@ def test_heads_are_theirs_and_go_back(name, tmp_path):
     assert type(again) is type(model)
     if labels:
         assert again.config.id2label == model.config.id2label
+
+
+T5_SIZES = {**T5, "eos_token_id": 1, "decoder_start_token_id": 0, "num_labels": 5}
+BART = dict(
+    vocab_size=VOCAB,
+    d_model=30,
+    encoder_layers=2,
+    decoder_layers=1,
+    encoder_attention_heads=5,
+    decoder_attention_heads=3,
+    encoder_ffn_dim=44,
+    decoder_ffn_dim=50,
+    max_position_embeddings=LENGTH,
+    num_labels=5,
+    pad_token_id=0,
+    eos_token_id=1,
+    bos_token_id=None,
+    decoder_start_token_id=1,
+    forced_eos_token_id=None,
+)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options"),
+    [
+        ("BartForSequenceClassification", BART),
+        pytest.param("T5ForSequenceClassification", T5_SIZES, marks=pytest.mark.slow),
+    ],
+)
+def test_heads_of_encoder_decoders_are_theirs(architecture, options, tmp_path):
+    model = random_model(architecture, options)
+    run = imported(model, tmp_path)
+    tokens, mask = text()
+    tokens[~mask] = 0
+    # A text ends in EOS, which the head reads.
+    tokens[np.arange(4), mask.sum(1) - 1] = 1
+    with torch.no_grad():
+        theirs = model(
+            input_ids=torch.tensor(tokens), attention_mask=torch.tensor(mask).long()
+        ).logits
+    loaded = fmjax.load(run)
+    shifted = np.roll(tokens, 1, 1)
+    shifted[:, 0] = loaded.model.start_id
+    ours = loaded(
+        encoder_tokens=tokens,
+        encoder_segment_ids=mask.astype(int),
+        decoder_tokens=shifted,
+        decoder_segment_ids=mask.astype(int),
+    )
+    close(ours["class_logits"], theirs)
+    again = comes_back(model, run, tmp_path / "again")
+    assert type(again) is type(model)
 
 
 SENTENCES = ["the cat sat", "a lazy dog jumps over the mat. " * 2, "x", "ein Hund"]

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import transformers
 
 # Prints by how many bytes memory grew at most, that of mapped files apart, while the
@@ -48,10 +49,18 @@ def test_a_model_is_held_about_once(tmp_path):
     size = 4 * model.num_parameters()
     assert size > 250e6
     model.save_pretrained(tmp_path / "theirs", max_shard_size="50MB")
+    pickled = tmp_path / "pickled"
+    model.config.save_pretrained(pickled)
+    torch.save(model.state_dict(), pickled / "pytorch_model.bin")
     del model
     grown = most_held("import", tmp_path / "theirs", tmp_path / "run")
     # The whole model, for NumPy and JAX have the same memory; and 60 MB of libraries.
     assert size < grown <= 1.35 * size
+    # In half of the width; a tensor is read in float32 before.
+    assert (
+        most_held("import", pickled, tmp_path / "half", "--dtype", "bfloat16")
+        <= 0.5 * size + 0.25 * size
+    )
     # One kind of tensor at a time, but several times over while it is read.
     assert most_held("export", tmp_path / "run", tmp_path / "ours") <= 1.3 * size
 

@@ -22,6 +22,7 @@ from fmjax.interop.containers.stored_tensor import StoredTensor
 
 FILE = "checkpoint"
 _VERSION = 3
+_MT5_ROWS = 250112
 # A zarr array may be compressed, but weights are not by as much.
 _MOST_COMPRESSED = 1000
 _ENCODER, _DECODER = r"encoder/layers_(\d+)", r"decoder/layers_(\d+)"
@@ -208,9 +209,11 @@ def _config(folder: Path, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]
         found = (re.match(rf"{side}\.block\.(\d+)\.", name) for name in tensors)
         return 1 + max((int(match[1]) for match in found if match), default=-1)
 
+    # mT5's vocabulary; its models are T5 1.1's otherwise.
+    kind = "MT5" if vocabulary == _MT5_ROWS else "T5"
     return {
-        "model_type": "t5",
-        "architectures": ["T5ForConditionalGeneration"],
+        "model_type": kind.lower(),
+        "architectures": [f"{kind}ForConditionalGeneration"],
         "d_model": width,
         "d_kv": tensors[needed[1]].shape[0] // max(1, heads),
         "d_ff": tensors[feed_forward].shape[0],

@@ -11,8 +11,13 @@ from fmjax.interop.entries import (
     option,
     same,
 )
-from fmjax.interop.families.decoder_head import architectures
-from fmjax.interop.family import Family
+from fmjax.interop.families.bert import Labels
+from fmjax.interop.families.decoder_head import (
+    ALWAYS_TIED,
+    CLASS_HEAD,
+    architectures,
+)
+from fmjax.interop.family import Architecture, Family
 from fmjax.interop.rows import Row, attention, feed_forward, norm
 from fmjax.models.language.seq2seq import Seq2Seq
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM
@@ -133,7 +138,12 @@ BART = Family(
         start(2),
     ),
     rows=ROWS,
-    architectures=architectures("BartForConditionalGeneration", "BartModel"),
+    architectures=architectures("BartForConditionalGeneration", "BartModel")
+    | {
+        "BartForSequenceClassification": Architecture(
+            (ALWAYS_TIED, Labels()), CLASS_HEAD
+        )
+    },
     prefix="model.",
     copies=COPIES,
     repeated=TABLES,

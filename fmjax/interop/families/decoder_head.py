@@ -68,3 +68,10 @@ def text_heads(
             linear("token_heads/spans", "qa_outputs"),
         )
     return found
+
+
+# The rows of a classifier that reads the last token of an encoder-decoder.
+CLASS_HEAD = (
+    *linear("class_head/dense", "classification_head.dense"),
+    *linear("class_head/out", "classification_head.out_proj"),
+)

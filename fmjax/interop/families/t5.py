@@ -13,7 +13,8 @@ from fmjax.interop.entries import (
     option,
     part,
 )
-from fmjax.interop.families.decoder_head import ALWAYS_TIED, HEAD
+from fmjax.interop.families.bert import Labels
+from fmjax.interop.families.decoder_head import ALWAYS_TIED, CLASS_HEAD, HEAD
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.options import Options
 from fmjax.interop.rows import LINEAR, Row, attention, norm
@@ -216,7 +217,7 @@ def _family(
             fixed({"*.norm": "rmsnorm", "*.bias": False, "*.attention_scale": 1.0}),
             constant("is_encoder_decoder", True),
             constant("is_decoder", False),
-            # Options of training, and of a head that is not supported.
+            # Options of training, in which dropout of a head is that of the rest.
             ignored("initializer_factor classifier_dropout"),
         ),
         rows=(
@@ -225,12 +226,19 @@ def _family(
             *_side("decoder"),
         ),
         architectures=architectures
-        | {f"{classes}Model": Architecture((ALWAYS_TIED, scaled))},
+        | {
+            f"{classes}Model": Architecture((ALWAYS_TIED, scaled)),
+            f"{classes}ForSequenceClassification": Architecture(
+                (ALWAYS_TIED, scaled, Labels()), CLASS_HEAD
+            ),
+        },
         copies={
             "encoder.embed_tokens.weight": "shared.weight",
             "decoder.embed_tokens.weight": "shared.weight",
             "lm_head.weight": "shared.weight",
         },
+        # Of the class that classifies texts.
+        renamed=((r"^transformer\.", ""),),
         # An unused table of files converted from TensorFlow.
         constants=r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
     )

@@ -8,7 +8,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fmjax.configurable import configurable
 from fmjax.models.flops import attention_flops, matmul_parameters
-from fmjax.models.layers.attention_mask import cross_attention, self_attention
+from fmjax.models.layers.attention_mask import (
+    cross_attention,
+    padding_mask_of,
+    self_attention,
+)
 from fmjax.models.layers.disentangled import check_decoder
 from fmjax.models.layers.dropout import Keys, fold_keys
 from fmjax.models.layers.embeddings import Embedding
@@ -32,6 +36,7 @@ from fmjax.models.layers.text_model import (
     decoder_mask,
     embed_text,
 )
+from fmjax.models.layers.token_heads import TextClassifier, last_vectors
 from fmjax.models.layers.transformer import Cache, Context, Stack, empty_cache
 from fmjax.models.layers.transformer_config import TransformerConfig
 
@@ -77,6 +82,8 @@ class Seq2Seq(TextModel):
       tie_embeddings: the head is the transposed embedding table.
       head_bias: whether the logits have a bias (BART, Marian).
       head_scale: whether the head's input is multiplied by 1 / sqrt(D) (T5 1.0).
+      num_classes: classes of a classifier that reads the decoder's last token, 1 for a
+        score; None for no classifier. Both sides then have the same text.
       embed_init_std: standard deviation of token vectors; None means the encoder's.
       vocab_multiple: the tables are padded to a multiple of this, so that they shard.
     """
@@ -94,6 +101,7 @@ class Seq2Seq(TextModel):
     tie_embeddings: bool = True
     head_bias: bool = False
     head_scale: bool = False
+    num_classes: int | None = None
     embed_init_std: float | None = None
     vocab_multiple: int = 128
 
@@ -142,6 +150,8 @@ class Seq2Seq(TextModel):
             scale=(c.embed_dim**-0.5 if self.head_scale else 1.0)
             * c.multipliers.logits,
         )
+        if self.num_classes is not None:
+            self.class_head = TextClassifier(self.decoder, self.num_classes)
 
     def __call__(
         self,
@@ -162,7 +172,8 @@ class Seq2Seq(TextModel):
         Returns:
           logits: float32 [B, T, V], without vocabulary padding; hidden: [B, T, D], the
           decoder's; encoder_hidden: [B, S, D]; hidden_states: [layers + 1, B, T, D] of
-          the decoder, encoder_hidden_states of the encoder.
+          the decoder, encoder_hidden_states of the encoder; class_logits: float32 [B,
+          num_classes], if the model has that head.
         """
         out = self.hidden(encoder_text, decoder_text, keys, hidden_states)
         logits = self.head(out["hidden"])[..., : self.vocab_size]
@@ -184,6 +195,10 @@ class Seq2Seq(TextModel):
         )
         out = self.decode(decoder_text, read, None, fold_keys(keys, 1), hidden_states)
         encoded = {f"encoder_{k}": x for k, x in encoded.items() if k != "cache"}
+        if self.num_classes is not None:
+            segment_ids = TextInputs.of(decoder_text).segment_ids
+            last = last_vectors(out["hidden"], padding_mask_of(segment_ids, None))
+            out["class_logits"] = self.class_head(last, fold_keys(keys, 1))
         return out | encoded
 
     def encode(

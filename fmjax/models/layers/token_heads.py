@@ -1,4 +1,4 @@
-"""Heads that classify tokens: labels of tokens, and both ends of an answer."""
+"""Heads that classify tokens and texts, and that find both ends of an answer."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -48,6 +48,34 @@ class TokenHeads(nn.Module):
         c = self.config
         axes = ("embed", None)
         return Dense(features, axes, True, c.init_std, c.compute_dtype, name=name)
+
+
+class TextClassifier(nn.Module):
+    """A dense layer, tanh, and a dense layer over one vector of a text (BART, T5).
+
+    Attributes:
+      config: of the transformer below.
+      classes: of the text.
+    """
+
+    config: TransformerConfig
+    classes: int
+
+    @nn.compact
+    def __call__(
+        self, vectors: Float[Array, "B D"], keys: Keys
+    ) -> Float[Array, "B classes"]:
+        """Logits, float32; `keys` for dropout, None in evaluation."""
+        c = self.config
+        x = vectors
+        for i, (features, name) in enumerate(
+            ((c.embed_dim, "dense"), (self.classes, "out"))
+        ):
+            axes = ("embed", None)
+            x = dropout(x, c.dropout, fold_keys(keys, c.num_layers + 2 + i))
+            x = Dense(features, axes, True, c.init_std, c.compute_dtype, name=name)(x)
+            x = jnp.tanh(x) if name == "dense" else x
+        return x.astype(jnp.float32)
 
 
 def last_vectors(

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -39,6 +40,9 @@ _BESIDE = (
     "chat_template.jinja",
     "chat_template.json",
 )
+# Chat templates beside the default one, of which each has a name.
+_TEMPLATES = "additional_chat_templates"
+_NAMED_TEMPLATE = re.compile(rf"{_TEMPLATES}/[\w-]{{1,100}}\.jinja")
 # Vocabularies of some Mistral models, which are not supported.
 _UNREAD = ("tekken.json", "tiktoken.model")
 _OF_MODEL = ("model_type", "bos_token_id", "eos_token_id", "pad_token_id")
@@ -61,7 +65,8 @@ class TokenizerFiles:
     def __post_init__(self):
         """Refuses other file names, so that untrusted data cannot choose them."""
         for name in self.contents:
-            if name not in (*_VOCABULARIES, *_BESIDE):
+            plain = name in (*_VOCABULARIES, *_BESIDE)
+            if not plain and not _NAMED_TEMPLATE.fullmatch(name):
                 raise UserError(f"{name!r} is not one of a tokenizer's files.")
 
     @classmethod
@@ -73,6 +78,8 @@ class TokenizerFiles:
             read.
         """
         found = [n for n in (*_VOCABULARIES, *_BESIDE) if (folder / n).is_file()]
+        templates = (f"{_TEMPLATES}/{x.name}" for x in (folder / _TEMPLATES).glob("*"))
+        found += sorted(name for name in templates if _NAMED_TEMPLATE.fullmatch(name))
         if not set(found) & set(_VOCABULARIES):
             unread = [n for n in _UNREAD if (folder / n).is_file()]
             if CONFIG not in found and not unread:

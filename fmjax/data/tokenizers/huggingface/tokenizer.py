@@ -119,6 +119,10 @@ class HuggingFaceTokenizer:
             return special_template.fill(self._single, [first])
         return special_template.fill(self._pair, [first, second])
 
+    def special_tokens(self) -> dict[str, str]:
+        """The special tokens by transformers' names, such as "bos_token"."""
+        return {f"{name}_token": token for name, token in self._names.items()}
+
     def template(self, texts: int) -> tuple[special_template.Slot, ...]:
         """The special tokens that the model expects around one text or two."""
         return tuple(self._single if texts == 1 else self._pair)
@@ -171,6 +175,7 @@ class HuggingFaceTokenizer:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self.files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
 
     @classmethod
