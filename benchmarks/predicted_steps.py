@@ -17,8 +17,8 @@ import tempfile
 
 FIGURES = pathlib.Path(__file__).with_suffix(".json")
 PODS = pathlib.Path(__file__).parents[1] / "configs" / "pods"
-TRANSLATION = ("marian", "transformer_base", "transformer_big")
-IMAGES = ("mae", "vit")
+TRANSLATION = ("m2m_100", "marian", "transformer")
+IMAGES = ("beit", "dinov", "mae", "vit")
 CAPTIONS = ("clip", "coca", "siglip")
 GIB = 2**30
 # A step that is predicted to take this much longer, or to need this much more memory,
@@ -55,7 +55,7 @@ def config_of(row: dict, folder: str) -> pathlib.Path:
         return PODS / row["config"]
     model = row["model"]
     data = "python_stdlib"
-    if model in TRANSLATION:
+    if model.startswith(TRANSLATION):
         data = "multi30k"
     elif model.startswith(IMAGES):
         data = "digits"

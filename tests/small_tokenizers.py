@@ -77,6 +77,15 @@ def wordpiece(folder: Path, lowercase: bool = True) -> Path:
     return folder
 
 
+def mpnet(folder: Path) -> Path:
+    """MPNet's vocab.txt, BERT's with special tokens of its own."""
+    file = wordpiece(folder) / "vocab.txt"
+    specials = ["<s>", "<pad>", "</s>", "<unk>", "[UNK]"]
+    rest = file.read_text(encoding="utf-8").splitlines()[5:]
+    file.write_text("\n".join([*specials, *rest, "<mask>"]) + "\n", encoding="utf-8")
+    return folder
+
+
 def byte_level(folder: Path, specials: tuple[str, ...]) -> Path:
     """GPT-2's vocab.json and merges.txt."""
     tokenizer = tokenizers.Tokenizer(models.BPE())
@@ -205,6 +214,18 @@ def xlm_roberta(folder: Path) -> Path:
     """XLM-R's sentencepiece.bpe.model, whose ids its tokenizer moves."""
     return sentencepiece(
         folder, "sentencepiece.bpe.model", vocab_size=430, character_coverage=0.99
+    )
+
+
+def albert(folder: Path) -> Path:
+    """ALBERT's spiece.model."""
+    return sentencepiece(
+        folder,
+        "spiece.model",
+        vocab_size=430,
+        character_coverage=0.99,
+        control_symbols="[CLS],[SEP],[MASK]",
+        **{"pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1},
     )
 
 

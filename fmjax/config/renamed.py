@@ -33,6 +33,9 @@ REPLACED: dict[tuple[str, str], str] = {
     ("train", "wandb_project"): (
         "wandb.project, with @wandb() among experiment.trackers"
     ),
+    ("experiment", "imported_dtype"): (
+        "imported.dtype, with experiment.imported = @imported()"
+    ),
     ("transformer", "rope_theta"): (
         "rotary.theta, with transformer.rotary = @rotary() (or None for no rotation)"
     ),

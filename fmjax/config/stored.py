@@ -56,6 +56,21 @@ def _list_trackers(bindings: list[Binding]) -> list[Binding]:
     return translated
 
 
+def _nest_imported(bindings: list[Binding]) -> list[Binding]:
+    """Replaces `experiment.imported_dtype` by `experiment.imported`."""
+    translated = []
+    for binding in bindings:
+        if (binding.owner, binding.field) != ("experiment", "imported_dtype"):
+            translated.append(binding)
+        elif binding.value is not None:
+            imported = Reference((), "imported")
+            translated += [
+                dataclasses.replace(binding, field="imported", value=imported),
+                dataclasses.replace(binding, owner="imported", field="dtype"),
+            ]
+    return translated
+
+
 def _nest_rotary(bindings: list[Binding]) -> list[Binding]:
     """Replaces `transformer.rope_theta` by `transformer.rotary` and `rotary.theta`."""
     translated = []
@@ -154,6 +169,7 @@ def _nest(
 TRANSLATIONS: list[Callable[[list[Binding]], list[Binding]]] = [
     _list_evaluations,
     _list_trackers,
+    _nest_imported,
     _nest_rotary,
     _nest_experts,
     _nest_position_bias,

@@ -1,20 +1,20 @@
 """Classifying texts with the head of a model: `run.classify`."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
+from fmjax.data.tokenizers import special_template
+from fmjax.data.tokenizers.text_template import text_template
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError
+from fmjax.inference.text_rows import TextOrPair, TextRow, batches, text_rows
 
-# Texts are padded to a power of two, at least this, so that few shapes are compiled.
-_SHORTEST, _ROWS = 16, 32
-
-TextOrPair = str | tuple[str, str]
+_ROWS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,13 +80,10 @@ def classify(
             f"@{model.gin_name}() has no head that classifies texts; expected a model "
             "with num_classes, such as an imported *ForSequenceClassification."
         )
-    if tokenizer is None:
-        raise UserError("This run has no tokenizer, so it cannot read texts.")
-    if isinstance(texts, str):
-        raise UserError("texts is one text; expected a list of texts.")
-    rows = [_encode(run, tokenizer, text, i, truncate) for i, text in enumerate(texts)]
+    rows = text_rows(model, tokenizer, texts, partial(_wrap, tokenizer), truncate)
     logits = np.zeros((len(rows), model.num_classes), np.float32)
-    for which, inputs in _batches(rows, tokenizer.pad_id or 0, model.max_length):
+    size, padding = min(_ROWS, len(rows)), tokenizer.pad_id or 0
+    for which, inputs in batches(rows, size, model.max_length, padding):
         if "text" not in of_texts:
             inputs = _on_both_sides(inputs, model.start_id)
         elif "token_types" not in of_texts["text"]:
@@ -99,41 +96,10 @@ def classify(
     return Classified(logits, labels)
 
 
-Row = tuple[list[int], list[int]]
-
-
-def _encode(
-    run: Any, tokenizer: Tokenizer, text: TextOrPair, number: int, truncate: bool
-) -> Row:
-    """Ids and token types of a text with its special tokens."""
-    parts = (text,) if isinstance(text, str) else text
-    if len(parts) not in (1, 2) or not all(isinstance(part, str) for part in parts):
-        raise UserError(f"texts[{number}]: expected a text, or a pair of texts.")
-    ids = [list(tokenizer.encode(part)) for part in parts]
-    found, types = _wrap(tokenizer, ids)
-    longest = run.model.max_length
-    if len(found) > longest and truncate:
-        last = max(0, len(ids[-1]) - (len(found) - longest))
-        found, types = _wrap(tokenizer, [*ids[:-1], ids[-1][:last]])
-    if not found:
-        raise UserError(f"texts[{number}] has no tokens; expected some text.")
-    if len(found) > longest:
-        raise UserError(
-            f"texts[{number}] has {len(found)} tokens, more than "
-            f"{run.model.gin_name}.max_length = {longest}; truncate = True cuts it."
-        )
-    return found, types
-
-
-def _wrap(tokenizer: Tokenizer, ids: list[list[int]]) -> Row:
-    """The ids of one or two texts with special tokens around them."""
-    if isinstance(tokenizer, HuggingFaceTokenizer):
-        return tokenizer.wrap(*ids)
-    whole = [i for part in ids for i in part]
-    before = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    after = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    whole = before + whole + after
-    return whole, [0] * len(whole)
+def _wrap(tokenizer: Tokenizer, ids: Sequence[list[int]]) -> TextRow:
+    """As rows of labelled texts are made for training."""
+    template = text_template(tokenizer, len(ids))
+    return TextRow(*special_template.fill(template, ids))
 
 
 def _on_both_sides(inputs: dict[str, np.ndarray], start_id: int) -> dict:
@@ -147,25 +113,3 @@ def _on_both_sides(inputs: dict[str, np.ndarray], start_id: int) -> dict:
         "decoder_tokens": shifted,
         "decoder_segment_ids": segment_ids,
     }
-
-
-def _batches(
-    rows: list[Row], padding: int, longest: int
-) -> Iterator[tuple[list[int], dict[str, Int[np.ndarray, "B T"]]]]:
-    """Yields texts of similar lengths, padded: their numbers and the arrays."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
-    for start in range(0, len(order), _ROWS):
-        which = order[start : start + _ROWS]
-        needed = max(len(rows[i][0]) for i in which)
-        length = min(longest, max(_SHORTEST, 1 << (needed - 1).bit_length()))
-        count = _ROWS if len(order) > _ROWS else len(which)
-        tokens = np.full((count, length), padding, np.int32)
-        types = np.zeros((count, length), np.int32)
-        mask = np.zeros((count, length), bool)
-        mask[len(which) :, 0] = True  # Rows that fill the batch have a token.
-        for row, i in enumerate(which):
-            ids, kinds = rows[i]
-            tokens[row, : len(ids)], types[row, : len(ids)] = ids, kinds
-            mask[row, : len(ids)] = True
-        arrays = {"tokens": tokens, "token_types": types, "padding_mask": mask}
-        yield which, arrays

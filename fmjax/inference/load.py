@@ -21,9 +21,11 @@ from jaxtyping import Array, ArrayLike, Float
 from fmjax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 from fmjax.errors import UserError, explained_out_of_memory, suggest
 from fmjax.inference.attention_weights import by_stack
-from fmjax.inference.classify import Classified, TextOrPair, classify
+from fmjax.inference.classify import Classified, classify
 from fmjax.inference.inputs import inputs_of, rows_apart
-from fmjax.inference.text_features import Pooling, pooled_vectors, text_rows
+from fmjax.inference.special_tokens import as_read
+from fmjax.inference.text_features import Pooling, check_reads_texts, pooled_vectors
+from fmjax.inference.text_rows import TextOrPair, text_rows
 from fmjax.models.call_arguments import call_arguments
 from fmjax.models.layers.attention import ATTENTION_WEIGHTS
 from fmjax.run import directory as run_dir
@@ -155,6 +157,7 @@ class Run:
         texts: Sequence[str],
         pooling: Pooling = "mean",
         *,
+        truncate: bool = False,
         batch_size: int = 32,
     ) -> Float[np.ndarray, "N D"]:
         """Vectors of texts: the last layer's hidden states, pooled over the tokens.
@@ -164,25 +167,34 @@ class Run:
         tokens.
 
         Args:
-          texts: what to read; the rest of one that is too long for the model is not
-            read, and a line says how many are.
+          texts: what to read.
           pooling: "mean" of the tokens, the "first" token, as encoders have [CLS], or
             the "last", which in a decoder has read all others.
+          truncate: whether to cut texts that are longer than the model's max_length; a
+            line says how many are.
           batch_size: number of texts at a time.
 
         Raises:
           UserError: the model does not read texts alone, the run has no tokenizer, a
-            text has no tokens, or there is too little memory.
+            text is empty or too long, or there is too little memory.
         """
         if pooling not in (known := get_args(Pooling)):
             raise UserError(f"pooling = {pooling!r}: expected one of {known}.")
         if batch_size < 1:
             raise UserError(f"batch_size = {batch_size}: expected at least 1.")
+        check_reads_texts(self.model)
         imported = self.config.data is None
-        rows = text_rows(self.model, self.tokenizer, texts, imported)
+
+        def wrap(ids):
+            if len(ids) != 1:
+                raise UserError("texts has a pair of texts; expected single ones.")
+            return as_read(self.model, self.tokenizer, *ids, imported=imported)
+
+        rows = text_rows(self.model, self.tokenizer, texts, wrap, truncate)
         variables = {"params": self.params, **self.extra}
         with self.on_mesh():
-            size = batch_size + -batch_size % self.row_multiple
+            size = min(batch_size, len(rows))
+            size += -size % self.row_multiple
             return pooled_vectors(self.model, variables, rows, pooling, size)
 
     def classify(

@@ -133,7 +133,7 @@ def part(
     fields: str,
     cls: type,
     options: Mapping[str, tuple[str, type, Any]],
-    **constants: Any,
+    constants: Values | None = None,
 ) -> Entry:
     """An entry for options that form a configurable in one or several equal fields.
 
@@ -141,18 +141,17 @@ def part(
       fields: names of the fields, separated by spaces.
       cls: class of the configurable.
       options: maps each option to the field of `cls`, the type of the option's value,
-        and transformers' default.
-      **constants: fields of `cls` with the same value in every model of the family.
-        Others must have their defaults.
+        and transformers' default. Other fields of `cls` must have their defaults.
+      constants: fields of `cls` with another value in all models of the family.
     """
-    names = expand(fields)
+    names, others = expand(fields), constants or {}
 
     def read(given: Options) -> dict[str, Any]:
         taken = {
             field: given.take(name, kind, default)
             for name, (field, kind, default) in options.items()
         }
-        return dict.fromkeys(names, cls(**taken, **constants))
+        return dict.fromkeys(names, cls(**taken, **others))
 
     def write(values: Values) -> dict[str, Any]:
         first = values[names[0]]
@@ -169,7 +168,7 @@ def part(
         written = {field: name for name, (field, _, _) in options.items()}
         for field in fields_of(cls):
             value = getattr(first, field.name)
-            expected = constants.get(field.name, field.default)
+            expected = others.get(field.name, field.default)
             if field.name not in written and value != expected:
                 raise UserError(
                     f"{cls.gin_name}.{field.name} = {value!r}; expected {expected!r}."

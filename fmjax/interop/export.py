@@ -78,12 +78,13 @@ def export_model(
     source = as_path(run_dir)
     experiment = run_dirs.stored_experiment(source, trust)
     objective = experiment.objective
-    dtype = dtype or experiment.imported_dtype or "float32"
+    imported = experiment.imported
+    dtype = dtype or (imported.dtype if imported else "float32")
     check_dtype(dtype)
     if max_shard_bytes < 1:
         raise UserError(f"max_shard_bytes = {max_shard_bytes}: expected at least 1.")
     family, name, architecture, config = describe(
-        objective.model, model_type, experiment.imported_model_type
+        objective.model, model_type, imported.model_type if imported else None
     )
     config |= family.write_objective(objective)
     objective = dataclasses.replace(objective, model=family.kept(objective.model))

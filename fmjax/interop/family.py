@@ -12,7 +12,7 @@ from fmjax.errors import UserError, suggest
 from fmjax.interop import model_fields
 from fmjax.interop.entries import Entry
 from fmjax.interop.options import Options
-from fmjax.interop.rows import Row
+from fmjax.interop.rows import Joined, Row
 
 # Why a model_type is not supported, where a reader may expect that it is.
 _REASONS = {
@@ -32,7 +32,7 @@ class Architecture:
     """
 
     entries: tuple[Entry, ...] = ()
-    rows: tuple[Row, ...] = ()
+    rows: tuple[Row | Joined, ...] = ()
     bare: bool = False
 
 
@@ -61,13 +61,17 @@ class Family:
       renamed: (pattern, replacement) for tensor names of old files.
       without: fields of a model for parts that files do not contain.
       objects: objects of config.json whose options are named "object.option".
+      spare: of the short names of a file, those of parts that no class of transformers
+        has.
+      written: the name of a tensor in the files of a model, where it depends on the
+        model's fields; `renamed` reads it.
     """
 
     model_type: str
     model: type[nn.Module]
     objective: type
     entries: tuple[Entry, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[Row | Joined, ...]
     architectures: Mapping[str, Architecture]
     trained_by: tuple[Entry, ...] = ()
     prefix: str = ""
@@ -81,6 +85,8 @@ class Family:
     renamed: tuple[tuple[str, str], ...] = ()
     without: tuple[str, ...] = ()
     objects: tuple[str, ...] = ()
+    spare: Callable[[Iterable[str]], set[str]] = lambda found: set()
+    written: Callable[[nn.Module, str], str] = lambda model, name: name
 
     def kept(self, model: nn.Module) -> nn.Module:
         """The part of a model that files contain."""
@@ -97,9 +103,10 @@ class Family:
         every = [row for a in self.architectures.values() for row in a.rows]
         own = {row.name for row in self.rows_of(architecture)}
         known = {self.short(row.name) for row in every if row.name not in own}
+        known |= self.spare(found)
         return [n for n in found if n in known or re.fullmatch(self.foreign, n)]
 
-    def rows_of(self, architecture: Architecture) -> tuple[Row, ...]:
+    def rows_of(self, architecture: Architecture) -> tuple[Row | Joined, ...]:
         """Rows of the weights of the family and an architecture."""
         return self.rows + architecture.rows
 

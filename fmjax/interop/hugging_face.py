@@ -31,6 +31,7 @@ from fmjax.training.checkpoint import checkpoints
 from fmjax.training.checkpoint.bucket_steps import COMMITTED
 from fmjax.training.checkpoint.saved_state import FOLDER
 from fmjax.training.experiment import Experiment
+from fmjax.training.imported import Imported
 
 
 def import_model(
@@ -80,10 +81,12 @@ def import_model(
             preprocessing=preprocessor_file.read(source),
             generation=generation_file.read(source, model, ignore),
             labels=labels_file.read(source, model),
-            imported_dtype=dtype or saved.dtype,
-            imported_ignoring=tuple(ignore),
-            imported_quantization=saved.quantization,
-            imported_model_type=saved.family.model_type,
+            imported=Imported(
+                dtype=dtype or saved.dtype,
+                model_type=saved.family.model_type,
+                ignoring=tuple(ignore),
+                quantization=saved.quantization,
+            ),
         )
         run_dirs.write(folder, render(experiment))
         if tokenizer is not None:

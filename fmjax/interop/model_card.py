@@ -224,20 +224,21 @@ def _origins(experiment: Experiment) -> list[str]:
             f"Initial parameters were taken from another run, `{name}`; its data and "
             "licenses concern this model too."
         )
-    if experiment.imported_dtype is not None:
-        lines.append(
-            "The model, or what it was initialized from, was imported from a Hugging "
-            "Face folder, whose own card and license apply too."
-        )
-    if experiment.imported_ignoring:
-        names = ", ".join(f"`{name}`" for name in experiment.imported_ignoring)
+    if (imported := experiment.imported) is None:
+        return lines
+    lines.append(
+        "The model, or what it was initialized from, was imported from a Hugging "
+        "Face folder, whose own card and license apply too."
+    )
+    if imported.ignoring:
+        names = ", ".join(f"`{name}`" for name in imported.ignoring)
         lines.append(
             f"Options of that folder that the import was told to ignore: {names}."
         )
-    if experiment.imported_quantization is not None:
+    if imported.quantization is not None:
         lines.append(
             "That folder's weights were quantized and were dequantized on import: "
-            f"{_inline(experiment.imported_quantization)}."
+            f"{_inline(imported.quantization)}."
         )
     return lines
 

@@ -20,6 +20,8 @@ NEUTRAL = frozenset(
     """.split()  # noqa: SIM905
 )
 
+_BIASES = ("qkv", "out", "mlp", "norm")
+
 
 def values_of(model: nn.Module) -> dict[str, Any]:
     """All fields by dotted name; None is resolved if it stands for a number."""
@@ -32,8 +34,8 @@ def values_of(model: nn.Module) -> dict[str, Any]:
                 "num_kv_heads": value.kv_heads,
                 "head_dim": value.head_width,
                 "mlp_dim": value.mlp_width,
-                "qkv_bias": value.bias if value.qkv_bias is None else value.qkv_bias,
             }
+            inside |= {f"{part}_bias": value.has_bias(part) for part in _BIASES}
             values |= {f"{field.name}.{name}": v for name, v in inside.items()}
         elif isinstance(value, nn.Module):
             inside = values_of(value)
@@ -115,7 +117,7 @@ def _same_as_default(owner: nn.Module | TransformerConfig, field: str) -> list[A
         "num_kv_heads": owner.num_heads,
         "head_dim": owner.embed_dim / owner.num_heads,
         "mlp_dim": 4 * owner.embed_dim,
-        "qkv_bias": owner.bias,
+        **{f"{part}_bias": owner.bias for part in _BIASES},
         "attention_scale": owner.head_width**-0.5,
     }
     return [derived[field]] if field in derived else []

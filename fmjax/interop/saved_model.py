@@ -153,7 +153,7 @@ def _count(
     """The number of parameters, without padding of the vocabulary."""
     found = leaves(axes["params"], shapes["params"], vocab_size_of(model))
     placed = places(family.rows_of(architecture), found, family)
-    return sum(math.prod(place.shape) for place in placed)
+    return sum(math.prod(shape) for place in placed for shape in place.shapes)
 
 
 @contextlib.contextmanager

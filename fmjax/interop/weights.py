@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from fmjax.errors import UserError
 from fmjax.interop.family import Architecture, Family
-from fmjax.interop.rows import Row
+from fmjax.interop.rows import Joined, Row, Shapes
 from fmjax.interop.safetensors_writer import Tensor
 from fmjax.interop.tensor_files import TensorFiles
 from fmjax.models.contracts import TiesEmbeddings, vocab_size_of
@@ -39,16 +39,18 @@ class Place(NamedTuple):
     Attributes:
       row: its row of the family's table.
       name: its name, by `Family.short`.
-      layer: its layer; 0 outside of layers.
+      layer: its layer in the parameters; 0 outside of layers.
       expert: its expert; None if there is none.
-      shape: shape of the parameters, as in `Row`.
+      numbers: of layer and expert in the names of the file.
+      shapes: shapes of the parameters, as in `Row`.
     """
 
-    row: Row
+    row: Row | Joined
     name: str
     layer: int
     expert: int | None
-    shape: tuple[int, ...]
+    numbers: dict[str, int | None]
+    shapes: Shapes
 
 
 def leaves(axes: dict, shapes: dict, vocab_size: int) -> dict[str, Leaf]:
@@ -82,7 +84,7 @@ def leaves(axes: dict, shapes: dict, vocab_size: int) -> dict[str, Leaf]:
 
 
 def places(
-    rows: tuple[Row, ...],
+    rows: tuple[Row | Joined, ...],
     found: dict[str, Leaf],
     family: Family,
     most: int | None = None,
@@ -107,11 +109,11 @@ def places(
             continue
         placed.update(row.paths)
         leaf = found[row.paths[0]]
-        shape, experts = leaf.shape, [None]
+        shapes, experts = tuple(found[path].shape for path in row.paths), [None]
         if "{expert}" in row.name:
-            experts, shape = range(shape[0]), shape[1:]
-        if len(row.paths) > 1:
-            shape = (len(row.paths), *shape)
+            experts = range(leaf.shape[0])
+            shapes = tuple(shape[1:] for shape in shapes)
+        before = found[row.after].layers if row.after in found else 0
         layers = 1 if leaf.layers is None else leaf.layers
         count += layers * len(experts)
         if most is not None and count > most:
@@ -121,8 +123,9 @@ def places(
             )
         for layer in range(row.first, layers):
             for expert in experts:
-                name = family.short(row.name).format(layer=layer, expert=expert)
-                result.append(Place(row, name, layer, expert, shape))
+                numbers = {"layer": before + layer, "expert": expert}
+                name = family.short(row.name).format(**numbers)
+                result.append(Place(row, name, layer, expert, numbers, shapes))
     if missing := sorted(set(found) - placed):
         raise UserError(f"{missing[0]}: {family.model_type} has no tensor for it.")
     return result
@@ -160,7 +163,7 @@ def read_params(
     _check_names(files, family, architecture, expected, in_files, computed)
     # All of them before the first array is made: then no more is made than was read.
     for place in expected:
-        shape_there = place.row.shape_there(place.shape)
+        shape_there = place.row.shape_there(place.shapes)
         files.check(in_files[place.name], shape_there, _vocabulary(place, found))
     params: dict[str, Any] = {}
     arrays = {}
@@ -171,11 +174,11 @@ def read_params(
             node, shape = node.setdefault(folder, {}), shape[folder]
         arrays[path] = node[name] = _zeros(shape[name].shape, dtype)
     for place in expected:
-        shape_there = place.row.shape_there(place.shape)
+        shape_there = place.row.shape_there(place.shapes)
         longer = _vocabulary(place, found)
         tensor = files.read(in_files[place.name], shape_there, longer)
         for path, part in zip(
-            place.row.paths, place.row.to_here(tensor, place.shape), strict=True
+            place.row.paths, place.row.to_here(tensor, place.shapes), strict=True
         ):
             target = arrays[path]
             if found[path].layers is not None:
@@ -193,9 +196,10 @@ def _vocabulary(place: Place, found: dict[str, Leaf]) -> int | None:
     axes = [axis for axis, part in enumerate(real) if part.stop is not None]
     if len(place.row.paths) > 1 or place.expert is not None or not axes:
         return None
-    more = list(place.shape)
+    (shape,) = place.shapes
+    more = list(shape)
     more[axes[0]] += 1
-    there = zip(place.row.shape_there(place.shape), place.row.shape_there(tuple(more)))
+    there = zip(place.row.shape_there((shape,)), place.row.shape_there((tuple(more),)))
     return next(axis for axis, (n, other) in enumerate(there) if n != other)
 
 
@@ -241,11 +245,12 @@ def tensors(
 
     for place in places(family.rows_of(architecture), found, family):
         for name in (place.row.name, *copies.get(place.row.name, ())):
+            name = family.written(model, name)
             if architecture.bare:
                 name = name.removeprefix(family.prefix)
             yield Tensor(
-                name.format(layer=place.layer, expert=place.expert),
-                place.row.shape_there(place.shape),
+                name.format(**place.numbers),
+                place.row.shape_there(place.shapes),
                 functools.partial(make, place),
             )
     for name, array in family.computed(model).items():

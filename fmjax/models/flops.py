@@ -12,6 +12,8 @@ from fmjax.models.parameter_paths import SHARED
 
 # Looked up by row, not multiplied.
 _TABLES = ("table", "relative_vectors")
+# Of a mixture of experts, what every token is multiplied with.
+_OF_ALL = ("router", "router_bias", "choice_bias", "shared_gate")
 _visible_keys_alone = contextvars.ContextVar("visible_keys_alone", default=False)
 
 
@@ -47,7 +49,8 @@ def matmul_parameters(params, config: TransformerConfig) -> float:
         names = [key.key for key in path]
         if names[-1] in _TABLES:
             continue
-        expert = len(names) > 1 and names[-2] == "mlp" and names[-1] != "router"
+        expert = len(names) > 1 and names[-2] == "mlp" and names[-1] not in _OF_ALL
+        expert = expert and "dense" not in names  # Layers before those of experts.
         layers = config.num_layers if SHARED in names else 1
         count += layers * leaf.size * (visited if expert else 1.0)
     return count
@@ -74,10 +77,13 @@ def attention_flops(
     if config.window is not None and kind != "cross":
         width = config.window if kind == "causal" else 2 * config.window - 1
         seen = [
-            min(width, length) if config.in_window(layer) else length
+            length if config.is_global(layer) else min(width, length)
             for layer in range(config.num_layers)
         ]
     if kind == "causal" and _visible_keys_alone.get():
         # The mean of min(t, width) over the positions t = 1 … length.
         seen = [width - width * (width - 1) / (2 * length) for width in seen]
-    return 12.0 * config.num_heads * config.head_width * sum(seen)
+    width = config.head_width
+    if config.latent is not None:
+        width = (width + config.latent.value_dim) / 2
+    return 12.0 * config.num_heads * width * sum(seen)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from fractions import Fraction
+from typing import Any
 
 from flax import linen as nn
 
@@ -35,9 +36,10 @@ def resized(
 ) -> nn.Module:
     """The model with the width and the depth of every stack multiplied.
 
-    Widths are embed_dim, mlp_dim, and the heads together: their number is multiplied
-    and their width stays, unless `head_dim` is given. Sizes that other fields state,
-    such as clip.embed_dim and vocabularies, are unchanged.
+    Widths are embed_dim, mlp_dim, those of the feed-forward layers beside experts, and
+    the heads together: their number is multiplied and their width stays, unless
+    `head_dim` is given. Sizes that other fields state,
+    such as clip.embed_dim, latent.rank and vocabularies, are unchanged.
 
     Args:
       model: a model of stacks.
@@ -51,11 +53,11 @@ def resized(
     """
 
     def resize(path: str, c: TransformerConfig) -> TransformerConfig:
-        def times(field: str, ratio: Fraction) -> int:
-            size = ratio * getattr(c, field)
+        def times(field: str, ratio: Fraction, part: Any = c) -> int:
+            size = ratio * getattr(part, field)
             if size.denominator > 1:
                 raise UserError(
-                    f"{asked}: transformer.{field} = {getattr(c, field)} of "
+                    f"{asked}: {part.gin_name}.{field} = {getattr(part, field)} of "
                     f"{model.gin_name}.{path} times {ratio} is no whole number; "
                     "expected a size that divides."
                 )
@@ -71,6 +73,10 @@ def resized(
             changes["num_kv_heads"] = times("num_kv_heads", heads)
         if c.mlp_dim is not None:
             changes["mlp_dim"] = times("mlp_dim", width)
+        if c.experts is not None:
+            own = [f for f in ("shared_dim", "dense_dim") if getattr(c.experts, f)]
+            widths = {field: times(field, width, c.experts) for field in own}
+            changes["experts"] = dataclasses.replace(c.experts, **widths)
         if head_dim is not None and c.head_dim is not None:
             changes["head_dim"] = head_dim
         return dataclasses.replace(c, **changes)

@@ -104,7 +104,10 @@ def param_specs(axes, shapes, mesh: Mesh, rules: LogicalRules):
 # Mesh axes of what not every model has, what that is, and how a model gets it.
 _NEEDED = {
     "expert": ("no experts", "transformer.experts = @experts()"),
-    "stage": ("no stack of layers in one scan", "transformer.scan_layers = True"),
+    "stage": (
+        "no stack of layers in one scan",
+        "transformer.scan_layers = True without transformer.share_layers",
+    ),
 }
 
 

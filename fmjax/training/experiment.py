@@ -23,6 +23,7 @@ from fmjax.optim.mup import MuP
 from fmjax.optim.optimizers import Optimizer
 from fmjax.sharding.mesh import MeshConfig
 from fmjax.training.bad_steps import BadSteps
+from fmjax.training.imported import Imported
 from fmjax.training.init_from import InitFrom
 from fmjax.training.reporting.trackers.tracker import Tracker
 from fmjax.training.train_config import TrainConfig
@@ -93,14 +94,7 @@ class Experiment:
         the tokenizer's EOS and sampling.
       labels: names of the classes of the model's head for texts or tokens, in order;
         none if they have no names.
-      imported_dtype: dtype of the files that a model was imported from, the default of
-        an export; None for a model that was trained.
-      imported_ignoring: options of the folder that a model was imported from which
-        `fmjax import --ignore` was told to ignore.
-      imported_quantization: form in which that folder's weights were quantized, before
-        they were dequantized on import; None if they were not.
-      imported_model_type: model_type of those files; an export has the same where it
-        can represent the model. None for a model that was trained.
+      imported: what the files of an imported model said; None for one that was trained.
       modules: Python modules that its gin files imported.
     """
 
@@ -118,10 +112,7 @@ class Experiment:
     trackers: tuple[Tracker, ...] = runtime_field(())
     generation: Generation | None = None
     labels: tuple[str, ...] = ()
-    imported_dtype: str | None = None
-    imported_ignoring: tuple[str, ...] = ()
-    imported_quantization: str | None = None
-    imported_model_type: str | None = None
+    imported: Imported | None = None
     modules: tuple[str, ...] = ()
 
     def __post_init__(self):

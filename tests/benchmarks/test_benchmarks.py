@@ -44,6 +44,12 @@ def test_rates_of_batches_and_seconds_of_compiling_are_printed():
 
 
 @pytest.mark.slow
+def test_rates_of_texts_and_of_a_cache_are_printed():
+    rows = table("text_rates.py", "--megabytes", "2")
+    assert [row[1] for row in rows] == ["text.jsonl", "text.parquet", "the", "the"]
+
+
+@pytest.mark.slow
 def test_ways_to_watch_a_run_are_measured_in_turn():
     small = ("transformer.num_layers=1", "transformer.embed_dim=32", "data.length=32")
     rows = table("watching.py", "--rounds", "1", *small, "transformer.num_heads=2")

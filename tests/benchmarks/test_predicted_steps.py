@@ -74,9 +74,10 @@ def headline(row):
     return f"Predicted on {chips}: {low:,.0f} to {high:,.0f} ms a step, {mfu}, {memory}"
 
 
-def test_every_model_of_a_paper_has_a_row(models):
-    shipped = {path.stem for path in (ROOT / "configs" / "models").glob("*.gin")}
-    assert {row["model"] for row in models} == shipped - {"llama_tiny", "nanogpt"}
+def test_every_model_with_a_prediction_has_a_row(models):
+    files = (ROOT / "configs" / "models").glob("*.gin")
+    told = {path.stem for path in files if "Predicted" in path.read_text()}
+    assert {row["model"] for row in models} == told
 
 
 def test_the_docs_have_the_figures(pods):

@@ -18,6 +18,7 @@ from fmjax.models.layers.disentangled import Disentangled
 from fmjax.models.layers.mixture_of_experts import Experts
 from fmjax.models.layers.position_bias import Alibi, RelativeBuckets
 from fmjax.models.layers.rotary import Rotary
+from fmjax.training.imported import Imported
 from fmjax.training.reporting.trackers.weights_and_biases import WeightsAndBiases
 
 OLD = sorted((pathlib.Path(__file__).parent / "old_runs").glob("*.gin"))
@@ -71,6 +72,17 @@ def test_a_sample_prompt_becomes_one_of_the_evaluations():
     assert evaluations[1].prompt == "def "
 
 
+def test_the_dtype_of_an_import_becomes_a_part_of_what_is_known_of_it(tmp_path):
+    text = NAMED["import_gpt2"].read_text(encoding="utf-8")
+    stored = tmp_path / "config.gin"
+    for line, expected in (
+        ("experiment.imported_dtype = 'float16'", Imported("float16")),
+        ("experiment.imported_dtype = None", None),
+    ):
+        stored.write_text(f"{text}\n{line}\n")
+        assert load_stored(stored).imported == expected
+
+
 def test_a_base_of_rotary_positions_becomes_a_config_of_them():
     mixtral = load_stored(NAMED["import_mixtral"]).objective.model
     assert mixtral.transformer.rotary == Rotary(1e6)
@@ -112,6 +124,9 @@ OLD_BINDINGS = {
     ),
     "transformer.rope_theta=5e5": (
         "transformer.rope_theta is no longer a field: write rotary.theta"
+    ),
+    "experiment.imported_dtype='float32'": (
+        "experiment.imported_dtype is no longer a field: write imported.dtype"
     ),
     "train.sample_prompt=None": (
         "train.sample_prompt is no longer a field: write sample.prompt"

@@ -7,6 +7,7 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from fmjax.data.seqio_import import import_seqio
+from fmjax.data.sources.labelled_records import LabelledRecords
 from fmjax.data.sources.record_files import RecordFiles
 from fmjax.data.sources.record_formats.csv_records import CsvOptions
 from fmjax.data.sources.record_formats.formats import field_names
@@ -109,14 +110,38 @@ def test_damage_inside_of_array_records_costs_few_of_them(tmp_path):
     assert 1 <= len(broken) <= 2  # a group of its writer
 
 
-def test_names_of_prepared_datasets_tell_their_splits(tmp_path):
-    for split, count in (("train", 4), ("validation", 2)):
-        for shard in range(2):
-            name = f"tiny-{split}.tfrecord-{shard:05}-of-00002"
-            write(tmp_path / name, [example(text=f"{split} {shard}")] * count)
-    (tmp_path / "dataset_info.json").write_text("{}")
-    (tmp_path / "features.json").write_text("{}")
-    source = RecordFiles(str(tmp_path))
-    train = [text for _, text in source.documents("train")]
-    assert train == [b"train 0"] * 4 + [b"train 1"] * 4
-    assert len(list(source.documents("validation"))) == 4
+@pytest.fixture(scope="module", params=["tfrecord", "array_record"])
+def prepared(request, tmp_path_factory):
+    """A folder that TensorFlow Datasets has prepared: train, test and validation."""
+    import_seqio()
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    label = tfds.features.ClassLabel(names=["n", "y"])
+    text = tfds.features.Text()
+    features = tfds.features.FeaturesDict({"text": text, "label": label})
+    sizes = {"train": 30, "validation": 6, "test": 4}
+    made = {
+        split: tf.data.Dataset.from_tensor_slices({
+            "text": [f"{split} {n}" for n in range(size)],
+            "label": [n % 2 for n in range(size)],
+        })
+        for split, size in sizes.items()
+    }  # fmt: skip
+    folder = tmp_path_factory.mktemp(request.param)
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="tiny", version="1.0.0", features=features, split_datasets=made,
+        data_dir=folder, file_format=request.param, disable_shuffling=True,
+    )  # fmt: skip
+    return folder / "tiny" / "1.0.0"
+
+
+def test_folders_that_tfds_has_prepared_are_read(prepared):
+    source = RecordFiles(str(prepared))
+    for split, count in (("train", 30), ("validation", 6)):
+        texts = [text.decode() for _, text in source.documents(split)]
+        assert texts == [f"{split} {n}" for n in range(count)]
+    labelled = LabelledRecords(str(prepared))
+    assert labelled.class_names() == ("n", "y")
+    labels = [labels for *_, labels, _ in labelled.labelled("train")]
+    assert labels == [(n % 2,) for n in range(30)]

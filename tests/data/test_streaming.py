@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fmjax.data.sources import file_digest
 from fmjax.data.sources.labelled_records import LabelledRecords
 from fmjax.data.sources.record_files import RecordFiles
 from fmjax.data.sources.text_files import TextFiles
@@ -269,6 +270,28 @@ def test_the_states_of_other_streams_are_refused(tmp_path):
     half = data.train_batches(8, range(4), 0)
     with pytest.raises(UserError, match="4 of 8 lanes"):
         read(data, 1, state=half.get_state())
+
+
+def test_large_files_are_recognized_by_samples(tmp_path, monkeypatch):
+    monkeypatch.setattr(file_digest, "_LARGE_BYTES", 1000)
+    monkeypatch.setattr(file_digest, "_BLOCK_BYTES", 16)
+    source = json_lines(tmp_path)
+    file = tmp_path / "a.jsonl"
+    streamed, cached = [
+        data_of(source, tmp_path),
+        Data(data_of(source, tmp_path).train, length=48),
+    ]
+    before = [data.fingerprint() for data in (streamed, cached)]
+    content = bytearray(file.read_bytes())
+    found = []
+    # In a block, between blocks, and at the end.
+    for place in (len(content) // 63, 40, len(content) - 5):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        file.write_bytes(changed)
+        again = [data_of(source, tmp_path), Data(cached.train, length=48)]
+        found.append([a.fingerprint() == b for a, b in zip(again, before)])
+    assert found == [[False, False], [True, False], [False, False]]
 
 
 def test_a_share_without_documents_is_an_error(tmp_path):

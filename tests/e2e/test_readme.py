@@ -102,6 +102,7 @@ CUT_SHORT = {
     "fmjax data cache records.gin": SMALL_VOCABULARY,
     "fmjax data inspect pairs.gin": BYTES,
     "fmjax data inspect labelled.gin": BYTES,
+    "fmjax data inspect chats.gin": ["data.length=64"],
     "fmjax data inspect tokens.gin": ["data.length=64"],
     "python launch/local.py": QUICKSTART,
     "fmjax train mine.gin": QUICKSTART,
@@ -187,6 +188,12 @@ def place(tmp_path_factory) -> pathlib.Path:
 def write_records(folder: pathlib.Path) -> None:
     """Records of the kinds that the pages read."""
     rows = [{"question": f"what is {n}²?", "answer": f"{n * n}"} for n in range(60)]
+    (folder / "chats").mkdir()
+    chats = [{"instruction": row["question"], "output": row["answer"]} for row in rows]
+    (folder / "chats/a.jsonl").write_text("".join(json.dumps(c) + "\n" for c in chats))
+    chat = byte_level(folder / "path/to/hf_chat", ("<|endoftext|>",))
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    (chat / "chat_template.jinja").write_text(template)
     (folder / "tokens").mkdir()
     for name in ("train", "val"):
         ids = np.array([*range(1000, 1030), 50256] * 50, "<u2")

@@ -9,6 +9,7 @@ import json
 import lzma
 import pathlib
 import shutil
+import struct
 import tarfile
 from collections.abc import Callable, Iterator
 
@@ -77,6 +78,7 @@ def readers(folder: pathlib.Path) -> Readers:
         tokenizers_of,
         images,
         records,
+        token_streams,
     )
     found: Readers = {}
     for part in parts:
@@ -536,7 +538,7 @@ def token_streams(folder: pathlib.Path) -> Readers:
             division = source.division("train")
             for part in division.parts(100):
                 for example in division.read(part):
-                    assert 0 < len(example.tokens.ids) <= 200
+                    assert len(example.tokens.ids)
 
         return read
 

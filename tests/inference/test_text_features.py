@@ -95,7 +95,10 @@ def test_what_a_model_has_no_room_for_is_cut_and_said(capsys):
     model = Bert(STACK, vocab_size=300, max_length=8)
     tokenizer = ByteTokenizer(("[CLS]", "[SEP]", "[MASK]"))
     run = run_of(MaskedLM(model, max_predictions=2), tokenizer, TRAINED)
-    found = run.embed(["abcdefgh", "abcdef", "abc"])
+    texts = ["abcdefgh", "abcdef", "abc"]
+    with pytest.raises(UserError, match=r"texts\[0\] has 10 tokens, more than"):
+        run.embed(texts)
+    found = run.embed(texts, truncate=True)
     np.testing.assert_allclose(found[0], found[1], atol=1e-6)
     assert np.abs(found[2] - found[1]).max() > 1e-2
     said = capsys.readouterr().err
@@ -107,7 +110,7 @@ def test_what_a_model_has_no_room_for_is_cut_and_said(capsys):
     [
         (lambda run: run.embed(["a"], "max"), "pooling = 'max': expected one of"),
         (lambda run: run.embed(["a"], batch_size=0), "batch_size = 0: expected"),
-        (lambda run: run.embed([]), "no texts"),
+        (lambda run: run.embed([]), "There are no texts"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(call, message):

@@ -10,6 +10,7 @@ from fmjax.errors import UserError
 from fmjax.interop.containers.folder import read_folder
 from fmjax.interop.export import describe
 from fmjax.interop.families import FAMILIES
+from fmjax.interop.families.windows import LayerTypes
 from fmjax.interop.options import Options
 from fmjax.interop.saved_model import read_model
 from fmjax.interop.tensor_files import TensorFiles
@@ -60,9 +61,6 @@ def test_an_architecture_that_nobody_knows_is_named(tmp_path, model_type):
 @pytest.mark.parametrize(
     ("model_type", "option", "value"),
     [
-        ("opt", "word_embed_proj_dim", 512),
-        ("opt", "enable_bias", False),
-        ("opt", "layer_norm_elementwise_affine", False),
         ("opt", "_remove_final_layer_norm", True),
         ("opt", "layerdrop", 0.1),
         ("bloom", "apply_residual_connection_post_layernorm", True),
@@ -71,10 +69,23 @@ def test_an_architecture_that_nobody_knows_is_named(tmp_path, model_type):
         ("mistral", "layer_types", ["full_attention"]),
         ("qwen2", "rope_parameters", {"rope_type": "mrope", "factor": 2.0}),
         ("qwen2", "layer_types", ["chunked_attention"] * 32),
-        ("qwen3", "attention_bias", True),
         ("gemma2", "use_bidirectional_attention", True),
-        ("gemma2", "layer_types", ["full_attention"] + ["sliding_attention"] * 25),
         ("mixtral", "router_jitter_noise", 0.1),
+        ("gemma2", "layer_types", ["full_attention"] * 25),
+        ("gemma3_text", "sliding_window_pattern", 0),
+        ("phi", "qk_layernorm", True),
+        ("phi3", "rope_scaling", {"type": "longrope", "short_factor": [1.0]}),
+        ("qwen2_moe", "mlp_only_layers", [1]),
+        ("qwen3_moe", "decoder_sparse_step", 2),
+        ("gptj", "rotary_dim", 300),
+        ("gpt_neo", "attention_types", [[["global"], 3]]),
+        ("gpt_neo", "attention_layers", ["global"] * 24),
+        ("smollm3", "no_rope_layers", [1, 0, 0] * 12),
+        ("granite", "logits_scaling", 0),
+        ("falcon", "num_ln_in_parallel_attn", 2),
+        ("starcoder2", "norm_type", "rms_norm"),
+        ("gpt_oss", "swiglu_limit", 5.0),
+        ("deepseek_v3", "scoring_func", "softmax"),
         ("bert", "position_embedding_type", "relative_key"),
         ("bert", "is_decoder", True),
         ("bert", "add_cross_attention", True),
@@ -115,33 +126,45 @@ def test_an_option_that_means_another_model_is_named(
 @pytest.mark.parametrize(
     ("kinds", "expected"),
     [
-        (["full"] * 4, (None, None)),
-        (["sliding"] * 4, (5, None)),
-        (["sliding", "full"] * 2, (5, 2)),
-        (["sliding", "sliding", "full", "sliding"], (5, 3)),
+        (["full"] * 4, (None, None, None)),
+        (["sliding"] * 4, (5, None, None)),
+        (["sliding", "full"] * 2, (5, 2, None)),
+        (["sliding", "sliding", "full", "sliding"], (5, 3, None)),
+        (["full", "sliding", "sliding", "full"], (5, None, (0, 3))),
     ],
 )
-@pytest.mark.parametrize("model_type", ["qwen2", "gemma2"])
+@pytest.mark.parametrize("model_type", ["qwen2", "gemma2", "gemma3_text", "gpt_oss"])
 def test_kinds_of_layers_are_windows_and_back(model_type, kinds, expected):
     (family,) = (f for f in FAMILIES if f.model_type == model_type)
     (entry,) = (e for e in family.entries if "transformer.window" in e.fields)
     kinds = [f"{kind}_attention" for kind in kinds]
     told = {"num_hidden_layers": 4, "sliding_window": 5, "layer_types": kinds}
     fields = entry.read(Options(told | {"use_sliding_window": True}, "config.json"))
-    assert tuple(fields.values()) == expected
-    written = entry.write(fields | {"transformer.num_layers": 4})
+    assert tuple(fields[name] for name in LayerTypes.fields) == expected
+    written = entry.write(fields | {"transformer.num_layers": 4, "max_length": 9})
     assert written["layer_types"] == kinds
     assert entry.read(Options(written | {"num_hidden_layers": 4}, "")) == fields
 
 
-def test_windows_of_the_upper_layers_alone_are_refused():
-    (family,) = (f for f in FAMILIES if f.model_type == "qwen2")
+@pytest.mark.parametrize(
+    ("model_type", "told", "expected"),
+    [
+        ("qwen2", {"use_sliding_window": True, "max_window_layers": 4}, None),
+        ("qwen2", {"use_sliding_window": True, "max_window_layers": 2}, (0, 1)),
+        ("qwen2", {"max_window_layers": 0}, None),
+        ("gemma3_text", {"sliding_window_pattern": 2}, (1, 3)),
+        ("olmo3", {}, (3,)),
+        ("gpt_oss", {}, (1, 3)),
+    ],
+)
+def test_kinds_of_layers_follow_from_older_options(model_type, told, expected):
+    (family,) = (f for f in FAMILIES if f.model_type == model_type)
     (entry,) = (e for e in family.entries if "transformer.window" in e.fields)
-    told = {"num_hidden_layers": 4, "use_sliding_window": True, "max_window_layers": 2}
-    with pytest.raises(UserError, match="max_window_layers = 2"):
-        entry.read(Options(told, "config.json"))
-    above = told | {"max_window_layers": 4}
-    assert set(entry.read(Options(above, "config.json")).values()) == {None}
+    told = told | {"num_hidden_layers": 4, "sliding_window": 5}
+    fields = entry.read(Options(told, "config.json"))
+    whole = LayerTypes.whole_layers(fields | {"transformer.num_layers": 4})
+    layers = tuple(i for i, each in enumerate(whole) if each)
+    assert layers == ((0, 1, 2, 3) if expected is None else expected)
 
 
 @pytest.mark.parametrize(
@@ -172,5 +195,5 @@ def test_no_table_has_an_option_or_a_weight_twice():
             names = [e.name for e in entries if e.fields and getattr(e, "name", "")]
             assert len(names) == len(set(names))
             rows = family.rows_of(architecture)
-            tensors = [(row.name, row.given) for row in rows]
+            tensors = [(row.name, row.given, row.after) for row in rows]
             assert len(tensors) == len(set(tensors))

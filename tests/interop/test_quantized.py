@@ -347,8 +347,8 @@ def test_a_quantized_model_is_imported_and_told_of(tmp_path, capsys):
     form = "gptq, bits 4, group_size -1; 7 of 11 tensors"
     assert f"quantized weights are dequantized: {form}" in capsys.readouterr().out
     run = fmjax.load(tmp_path / "run")
-    assert run.config.imported_quantization == form
-    assert run.config.imported_dtype == "float16"
+    assert run.config.imported.quantization == form
+    assert run.config.imported.dtype == "float16"
     block = run.params["stack"]["layers"]
     gate = expected["mlp.gate_proj"].T
     np.testing.assert_allclose(block["mlp"]["gate"][0], gate, rtol=1e-6)

@@ -147,6 +147,28 @@ def test_blockwise_equals_xla(name):
     assert_equal(run("blockwise", name, block=96), run("xla", name), CASES[name][4])
 
 
+@pytest.mark.parametrize("name", ["all", "segments and padding"])
+def test_blockwise_equals_xla_with_sinks(name):
+    (q, k, v), into_out, real, mask, softcap = inputs(name)
+    sinks = jnp.linspace(-1.0, 2.0, q.shape[2])
+
+    def both(implementation):
+        out, pull = jax.vjp(
+            lambda *arguments: attend(
+                *arguments[:3],
+                mask,
+                softcap=softcap,
+                sinks=arguments[3],
+                implementation=implementation,
+                block=128,
+            ),
+            *(q, k, v, sinks),
+        )
+        return [np.float64(x) for x in (jnp.where(real, out, 0), *pull(into_out))]
+
+    assert_equal(both("blockwise"), both("xla"), jnp.float32)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_triton_equals_xla(name):
     assert_equal(run("triton", name), run("xla", name), CASES[name][4])
@@ -381,6 +403,7 @@ def test_rows_that_a_mesh_does_not_divide_are_refused_by_splash():
         ({"attention": "splash", "position_bias": Alibi()}, "position_bias = @alibi()"),
         ({"attention": "cudnn", "attention_dropout": 0.1}, "attention_dropout = 0.1"),
         ({"attention": "cudnn", "attention_softcap": 9.0}, "attention_softcap = 9.0"),
+        ({"attention": "triton", "attention_sinks": True}, "attention_sinks = True"),
     ],
 )
 def test_a_config_whose_kernel_cannot_compute_it_is_refused(fields, reason):

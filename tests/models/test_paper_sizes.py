@@ -7,10 +7,10 @@ import math
 import jax
 import jax.numpy as jnp
 import pytest
-import torch
-import transformers
 from flax import traverse_util
 from jax.sharding import AbstractMesh
+from models.decoder_sizes import DECODERS, llama, of_transformers
+from models.encoder_sizes import ENCODERS
 from models.test_vision_sizes import COUNTS as VISION
 
 from fmjax.config import files as config_files
@@ -24,14 +24,6 @@ from fmjax.sharding.mesh import AXES, MeshConfig
 from fmjax.sharding.rules import param_specs
 from fmjax.training.init_from import _pairs
 from fmjax.training.state import abstract_variables
-
-
-def of_transformers(architecture, **options):
-    """How many weights a model of transformers trains."""
-    cls = getattr(transformers, architecture)
-    with torch.device("meta"):
-        model = cls(cls.config_class(**options))
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def gpt2(layers, width, heads):
@@ -68,21 +60,6 @@ def opt(layers, width, heads):
 def bloom(layers, width, heads):
     sizes = {"n_layer": layers, "hidden_size": width, "n_head": heads}
     return of_transformers("BloomForCausalLM", **sizes, vocab_size=250880)
-
-
-def llama(
-    layers, width, heads, mlp, vocabulary=32000, kv_heads=None, kind="Llama", **more
-):
-    return of_transformers(
-        f"{kind}ForCausalLM",
-        num_hidden_layers=layers,
-        hidden_size=width,
-        num_attention_heads=heads,
-        num_key_value_heads=heads if kv_heads is None else kv_heads,
-        intermediate_size=mlp,
-        vocab_size=vocabulary,
-        **more,
-    )
 
 
 def mixtral():
@@ -205,7 +182,7 @@ def alexatm_from_encoder():
 
 
 QWEN3 = {"kv_heads": 8, "kind": "Qwen3", "head_dim": 128}
-COUNTS = {
+COUNTS = DECODERS | ENCODERS | {
     "gpt2": lambda: gpt2(12, 768, 12),
     "gpt2_medium": lambda: gpt2(24, 1024, 16),
     "gpt2_large": lambda: gpt2(36, 1280, 20),
@@ -262,7 +239,7 @@ COUNTS = {
 @functools.cache
 def built(name, folder):
     """A model's experiment on top of another's choices, and what it would hold."""
-    translates = name in ("marian", "transformer_base", "transformer_big")
+    translates = name.startswith(("marian", "transformer_", "m2m_100_"))
     data = "multi30k" if translates else "python_stdlib"
     files = ["quickstart.gin", f"data/{data}.gin", f"models/{name}.gin"]
     (folder / "run.gin").write_text("".join(f"include '{f}'\n" for f in files))
@@ -356,6 +333,8 @@ MESHES = {
     "t5_11b": ({"fsdp": 8, "tensor": 8}, 1.01),
     # Only experts, 45 of 47 billion, lie over their axis.
     "mixtral_8x7b": ({"fsdp": 8, "expert": 8}, 1.3),
+    "gpt_oss_120b": ({"fsdp": 8, "expert": 8}, 1.3),
+    "deepseek_v3": ({"fsdp": 8, "expert": 8}, 1.3),
 }
 
 

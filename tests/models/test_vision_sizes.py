@@ -65,6 +65,41 @@ COCA = {
 }
 
 
+def dinov2_b14_registers():
+    return of_transformers(
+        "Dinov2WithRegistersForImageClassification",
+        image_size=518,
+        patch_size=14,
+        num_labels=1000,
+    )
+
+
+def dinov3(layers, width, heads, mlp, **more):
+    """With a classifier of the class token."""
+    encoder = of_transformers(
+        "DINOv3ViTModel",
+        num_hidden_layers=layers,
+        hidden_size=width,
+        num_attention_heads=heads,
+        intermediate_size=mlp,
+        num_register_tokens=4,
+        **more,
+    )
+    return encoder + (width + 1) * 1000
+
+
+def beit(layers, width, heads):
+    return of_transformers(
+        "BeitForImageClassification",
+        num_hidden_layers=layers,
+        hidden_size=width,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        use_relative_position_bias=True,
+        num_labels=1000,
+    )
+
+
 def plain():
     """Without a class token and learned positions."""
     return vit(12, 384, 6) - 384 - 197 * 384
@@ -85,6 +120,17 @@ COUNTS = {
     "clip_b16": lambda: of_transformers("CLIPModel", vision_config={"patch_size": 16}),
     "clip_l14": clip_l14,
     "siglip_b16": lambda: of_transformers("SiglipModel"),
+    "siglip2_b16": lambda: of_transformers(
+        "SiglipModel", text_config={"vocab_size": 256000}
+    ),
+    "dinov2_b14_registers": dinov2_b14_registers,
+    "dinov3_s16": lambda: dinov3(12, 384, 6, 1536),
+    "dinov3_b16": lambda: dinov3(12, 768, 12, 3072),
+    "dinov3_7b16": lambda: dinov3(
+        *(40, 4096, 32, 8192), use_gated_mlp=True, query_bias=False, value_bias=False
+    ),
+    "beit_b16": lambda: beit(12, 768, 12),
+    "beit_l16": lambda: beit(24, 1024, 16),
     **{name: lambda parts=parts: sum(parts) for name, parts in COCA.items()},
 }
 # In millions, as the papers have it.

@@ -5,25 +5,16 @@ import json
 import numpy as np
 import torch
 import transformers
+from parity.decoders import ENDS, LENGTH, LLAMA, VOCAB  # noqa: F401
 
 from fmjax.interop.export import export_model
 from fmjax.interop.hugging_face import import_model
 
 torch.set_num_threads(2)
 
+# Grouped products of experts need widths of multiples of four.
+PLAIN = dict(attn_implementation="eager", experts_implementation="eager")
 # Sizes that nothing divides by chance, so that no transposition goes unnoticed.
-VOCAB, LENGTH = 203, 28
-ENDS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
-LLAMA = dict(
-    vocab_size=VOCAB,
-    hidden_size=36,
-    intermediate_size=50,
-    num_hidden_layers=3,
-    num_attention_heads=6,
-    num_key_value_heads=2,
-    max_position_embeddings=LENGTH,
-    **ENDS,
-)
 BERT = dict(
     vocab_size=VOCAB,
     hidden_size=30,
@@ -75,15 +66,13 @@ def random_model(architecture, options, spread=0.15):
     torch.manual_seed(0)
     cls = getattr(transformers, architecture)
     _compared[0] = cls.config_class.model_type
-    # Grouped products of experts need widths of multiples of four.
-    plain = dict(attn_implementation="eager", experts_implementation="eager")
-    model = cls(cls.config_class(**options, **plain)).eval()
+    model = cls(cls.config_class(**PLAIN | options)).eval()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.requires_grad:
                 weight.add_(torch.randn_like(weight) * spread)
         for name, buffer in model.named_buffers():
-            if name == "final_logits_bias":
+            if name.endswith(("final_logits_bias", "e_score_correction_bias")):
                 buffer.add_(torch.randn_like(buffer))
     return model
 
@@ -137,7 +126,8 @@ def comes_back(theirs, run, folder, **exporting):
     config = json.loads((folder / "config.json").read_text())
     assert config["model_type"] == model_type
     cls = getattr(transformers, config["architectures"][0])
-    again, info = cls.from_pretrained(folder, output_loading_info=True)
+    how = PLAIN | {"attn_implementation": theirs.config._attn_implementation}
+    again, info = cls.from_pretrained(folder, output_loading_info=True, **how)
     assert not any(info.values()), info
     before, after = theirs.state_dict(), again.state_dict()
     # A bare model's tensors have the prefix of one with a head.

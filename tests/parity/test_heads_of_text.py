@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from parity.decoders import DECODERS
 from parity.models_of_transformers import (
     BERT,
     DEBERTA,
@@ -68,6 +69,21 @@ MODELS = {
     "qwen2": ("Qwen2", LLAMA, "texts tokens"),
     "qwen3": ("Qwen3", LLAMA | {"head_dim": 10}, "texts tokens"),
     "gemma2": ("Gemma2", GEMMA2, "texts tokens"),
+    "opt 350m": ("OPT", DECODERS["opt, post-norm, projections"][1], "texts answers"),
+} | {
+    name: (prefix, DECODERS[name][1], "texts tokens")
+    for name, prefix in {
+        "gemma": "Gemma",
+        "phi": "Phi",
+        "phi3": "Phi3",
+        "qwen2_moe": "Qwen2Moe",
+        "qwen3_moe": "Qwen3Moe",
+        "smollm3": "SmolLM3",
+        "starcoder2": "Starcoder2",
+        "stablelm": "StableLm",
+        "glm4": "Glm4",
+        "gpt_oss": "GptOss",
+    }.items()
 }
 NAMES = {
     f"{family}, {task}": (family, task)

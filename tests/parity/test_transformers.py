@@ -4,11 +4,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from parity.decoders import DECODERS, LLAMA, VOCAB
 from parity.models_of_transformers import (
-    ENDS,
-    LENGTH,
-    LLAMA,
-    VOCAB,
     all_close,
     close,
     comes_back,
@@ -17,6 +14,7 @@ from parity.models_of_transformers import (
     random_model,
     text,
 )
+from safetensors.torch import load_file, save_file
 from tiers import one_of_each_family, slow
 
 import fmjax
@@ -24,155 +22,64 @@ from fmjax.inference.generate import generate_tokens
 from fmjax.inference.sampling import Sampling
 from fmjax.interop.hugging_face import import_model
 
-GPT2 = dict(
-    vocab_size=VOCAB, n_positions=LENGTH, n_embd=30, n_layer=3, n_head=5, **ENDS
-)
-OPT = dict(
-    vocab_size=VOCAB,
-    hidden_size=30,
-    num_hidden_layers=3,
-    num_attention_heads=5,
-    ffn_dim=44,
-    max_position_embeddings=LENGTH,
-    **ENDS,
-)
-# Six heads: no power of two, so that slopes of a second sequence are among them.
-BLOOM = dict(vocab_size=VOCAB, hidden_size=42, n_layer=3, n_head=6, **ENDS)
-CONFIGS = {
-    "gpt2": ("GPT2LMHeadModel", GPT2),
-    "gpt2 untied, gelu, inner": (
-        "GPT2LMHeadModel",
-        {
-            **GPT2,
-            "tie_word_embeddings": False,
-            "activation_function": "gelu",
-            "n_inner": 44,
-            "layer_norm_epsilon": 1e-3,
-        },
-    ),
-    "opt": ("OPTForCausalLM", OPT),
-    "opt, post-norm, untied": (
-        "OPTForCausalLM",
-        {**OPT, "do_layer_norm_before": False, "tie_word_embeddings": False},
-    ),
-    "bloom": ("BloomForCausalLM", BLOOM),
-    "llama": ("LlamaForCausalLM", LLAMA),
-    "llama, wide heads": (
-        "LlamaForCausalLM",
-        {
-            **LLAMA,
-            "tie_word_embeddings": True,
-            "head_dim": 10,
-            "rms_norm_eps": 1e-3,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
-        },
-    ),
-    "llama, all heads": (
-        "LlamaForCausalLM",
-        {**LLAMA, "num_key_value_heads": None},
-    ),
-    "mistral": ("MistralForCausalLM", {**LLAMA, "sliding_window": 5}),
-    "mistral, whole": ("MistralForCausalLM", {**LLAMA, "sliding_window": None}),
-    "qwen2": ("Qwen2ForCausalLM", LLAMA),
-    "qwen2, window": (
-        "Qwen2ForCausalLM",
-        {
-            **LLAMA,
-            "use_sliding_window": True,
-            "sliding_window": 4,
-            "max_window_layers": 0,
-            "tie_word_embeddings": True,
-        },
-    ),
-    "qwen3": ("Qwen3ForCausalLM", {**LLAMA, "head_dim": 10}),
-    "qwen3, every second window": (
-        "Qwen3ForCausalLM",
-        {
-            **LLAMA,
-            "num_hidden_layers": 4,
-            "use_sliding_window": True,
-            "sliding_window": 4,
-            "layer_types": ["sliding_attention", "full_attention"] * 2,
-        },
-    ),
-    "gemma2": (
-        "Gemma2ForCausalLM",
-        {
-            **LLAMA,
-            "num_hidden_layers": 5,
-            "head_dim": 10,
-            "sliding_window": 4,
-            "query_pre_attn_scalar": 14,
-            "attn_logit_softcapping": 2.0,
-            "final_logit_softcapping": 3.0,
-        },
-    ),
-    "gemma2, no caps": (
-        "Gemma2ForCausalLM",
-        {
-            **LLAMA,
-            "head_dim": 10,
-            "attn_logit_softcapping": None,
-            "final_logit_softcapping": None,
-        },
-    ),
-    "mixtral": (
-        "MixtralForCausalLM",
-        {**LLAMA, "num_local_experts": 5, "num_experts_per_tok": 3},
-    ),
-    "mixtral, window": (
-        "MixtralForCausalLM",
-        {**LLAMA, "num_local_experts": 3, "sliding_window": 5},
-    ),
-}
+# Default classes without a head are named after those with one.
+BARE = {"GPT2LMHeadModel": "GPT2Model", "Gemma3ForCausalLM": "Gemma3TextModel"}
+# Of a cache that differs from the others' by windows, layers or what it holds.
+CACHES = {"gpt_neo", "gemma3_text", "smollm3", "gpt_oss", "deepseek_v3", "bloom"}
 
 
-@pytest.fixture(scope="module", params=one_of_each_family(CONFIGS))
+@pytest.fixture(scope="module", params=one_of_each_family(DECODERS))
 def pair(request, tmp_path_factory):
-    """Their model, and ours imported from shards of it, which go back unchanged."""
-    model = random_model(*CONFIGS[request.param])
+    """Their model, ours imported from shards of it, and theirs exported from that."""
+    model = random_model(*DECODERS[request.param])
     folder = tmp_path_factory.mktemp("imported")
     run = imported(model, folder, max_shard_size="20KB")
     assert len(list((folder / "hf").glob("*.safetensors"))) > 2
-    comes_back(model, run, folder / "again", max_shard_bytes=20_000)
+    again = comes_back(model, run, folder / "again", max_shard_bytes=20_000)
     assert len(list((folder / "again").glob("*.safetensors"))) > 2
-    return model, fmjax.load(run)
+    return model, fmjax.load(run), again.eval()
 
 
 def test_logits_and_hidden_states_are_theirs(pair):
-    theirs, ours = pair
-    for left in (False, True):
-        tokens, mask = text(left=left)
-        with torch.no_grad():
-            expected = theirs(
-                input_ids=torch.tensor(tokens),
-                attention_mask=torch.tensor(mask).long(),
-                output_hidden_states=True,
-            )
-        out = ours(tokens=tokens, padding_mask=mask, hidden_states=True)
-        # What padding itself computes differs, and means nothing.
-        close(out["logits"], expected.logits, mask)
-        close(out["hidden"], expected.hidden_states[-1], mask)
-        all_close(out["hidden_states"], expected.hidden_states, mask)
-        assert expected.logits[torch.tensor(mask)].std() > 0.3  # it sees something
+    theirs, ours, again = pair
+    # Rows padded on the right and on the left, in one call.
+    tokens, mask = (
+        np.concatenate(both) for both in zip(text(left=False), text(left=True))
+    )
+    read = {
+        "input_ids": torch.tensor(tokens),
+        "attention_mask": torch.tensor(mask).long(),
+    }
+    with torch.no_grad():
+        expected = theirs(**read, output_hidden_states=True)
+        # What config.json says has come back too.
+        torch.testing.assert_close(again(**read).logits, expected.logits)
+    out = ours(tokens=tokens, padding_mask=mask, hidden_states=True)
+    # What padding itself computes differs, and means nothing.
+    close(out["logits"], expected.logits, mask)
+    states, last = expected.hidden_states, expected.hidden_states[-1]
+    if last.shape[-1] == states[0].shape[-1]:
+        close(out["hidden"], last, mask)
+        all_close(out["hidden_states"], states, mask)
+    else:  # Their last state is projected to the width of token vectors.
+        all_close(out["hidden_states"][:-1], states[:-1], mask)
+    assert expected.logits[torch.tensor(mask)].std() > 0.3  # it sees something
 
 
 @pytest.mark.parametrize(
-    ("architecture", "options"),
+    "name",
     [
-        ("GPT2Model", GPT2),
-        slow("OPTModel", OPT),
-        slow("BloomModel", BLOOM),
-        ("LlamaModel", LLAMA),
-        slow("MistralModel", LLAMA),
-        slow("Qwen3Model", {**LLAMA, "head_dim": 10}),
-        ("Gemma2Model", {**LLAMA, "head_dim": 10}),
+        name if name in ("gpt2", "llama", "gemma2") else slow(name)
+        for name in DECODERS
+        if "," not in name
     ],
 )
 @pytest.mark.parametrize("tied", [True, slow(False)])
-def test_decoders_without_a_head_are_theirs(architecture, options, tied, tmp_path):
+def test_decoders_without_a_head_are_theirs(name, tied, tmp_path):
     # Whatever they say of a head: there is none to tie.
-    theirs = random_model(architecture, {**options, "tie_word_embeddings": tied})
+    architecture, options = DECODERS[name]
+    bare = BARE.get(architecture, architecture.replace("ForCausalLM", "Model"))
+    theirs = random_model(bare, {**options, "tie_word_embeddings": tied})
     run = imported(theirs, tmp_path)
     comes_back(theirs, run, tmp_path / "again")
     ours = fmjax.load(run)
@@ -186,27 +93,46 @@ def test_decoders_without_a_head_are_theirs(architecture, options, tied, tmp_pat
 
 @pytest.mark.parametrize(
     "pair",
-    ["opt", "bloom", "mistral", "gemma2"],
+    [name if name in CACHES else slow(name) for name in DECODERS],
     indirect=True,
 )
 def test_greedy_generation_is_theirs(pair):
-    theirs, ours = pair
-    prompts = np.random.default_rng(1).integers(1, VOCAB, size=(3, 6))
+    theirs, ours, _ = pair
+    # Longer than the length of pretraining of those that scale positions: transformers
+    # computes Phi 3's cache again where a text grows beyond it.
+    prompts = np.random.default_rng(1).integers(1, VOCAB, size=(3, 9))
     with torch.no_grad():
         expected = theirs.generate(
             torch.tensor(prompts),
-            attention_mask=torch.ones(3, 6).long(),
-            max_new_tokens=20,
+            attention_mask=torch.ones(3, 9).long(),
+            max_new_tokens=18,
             do_sample=False,
         )
     written = generate_tokens(
         ours.model,
         ours.params,
         prompts.tolist(),
-        max_tokens=20,
+        max_tokens=18,
         sampling=Sampling(temperature=0.0),
     )
-    assert written == expected[:, 6:].tolist()
+    assert written == expected[:, 9:].tolist()
+
+
+def test_layers_that_predict_further_tokens_are_left_out_by_name(tmp_path):
+    # As layers.61 of DeepSeek-V3.
+    theirs = random_model(*DECODERS["deepseek_v3"])
+    theirs.save_pretrained(tmp_path / "hf")
+    file = tmp_path / "hf" / "model.safetensors"
+    tensors = load_file(file)
+    names = {"embed_tokens", "enorm", "hnorm", "eh_proj", "shared_head.norm"}
+    names |= {"self_attn.o_proj", "mlp.gate"}
+    more = {f"model.layers.3.{name}.weight": torch.ones(2, 2) for name in names}
+    save_file(tensors | more, file, {"format": "pt"})
+    assert set(import_model(tmp_path / "hf", tmp_path / "run")) == set(more)
+    tokens, _ = text()
+    with torch.no_grad():
+        expected = theirs(input_ids=torch.tensor(tokens)).logits
+    close(fmjax.load(tmp_path / "run")(tokens=tokens)["logits"], expected)
 
 
 def test_a_single_file_in_half_precision_is_read(tmp_path):

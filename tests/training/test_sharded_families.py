@@ -11,8 +11,10 @@ from fmjax.models.language.electra import Electra
 from fmjax.models.language.gpt import GPT
 from fmjax.models.language.seq2seq import Seq2Seq
 from fmjax.models.layers.disentangled import Disentangled
+from fmjax.models.layers.latent import Latent
 from fmjax.models.layers.mixture_of_experts import Experts
-from fmjax.models.layers.position_bias import Alibi, RelativeBuckets
+from fmjax.models.layers.patch_rotary import PatchRotary
+from fmjax.models.layers.position_bias import Alibi, RelativeBuckets, RelativeGrid
 from fmjax.models.layers.rotary import Rotary
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.multimodal.m3ae import M3AE
@@ -67,6 +69,55 @@ GEMMA2 = dataclasses.replace(
     global_every=2,
     attention_scale=0.3,
     attention_softcap=2.0,
+)
+GPT_OSS = dataclasses.replace(
+    EXPERTS,
+    norm="rmsnorm",
+    gated_mlp=True,
+    activation="clamped_swiglu",
+    qkv_bias=True,
+    mlp_bias=True,
+    attention_sinks=True,
+    window=3,
+    global_layers=(0,),
+    experts=Experts(4, normalized=True, shared_dim=20, shared_gate=True),
+)
+DEEPSEEK = dataclasses.replace(
+    EXPERTS,
+    num_layers=3,
+    head_dim=12,
+    latent=Latent(rank=8, query_rank=10, rotary_dim=4, value_dim=6),
+    experts=Experts(
+        8,
+        score="sigmoid",
+        choice_bias=True,
+        groups=4,
+        groups_per_token=2,
+        shared_dim=20,
+        dense_layers=1,
+        dense_dim=40,
+    ),
+)
+COHERE = dataclasses.replace(
+    PRE,
+    norm_bias=False,
+    parallel="norm",
+    qk_norm="each_head",
+    scale_by_layer=True,
+    rotary=Rotary(1e4, interleaved=True, skip_every=2),
+)
+OLMO2 = dataclasses.replace(
+    EXPERTS, experts=None, norm_position="output", qk_norm="all_heads", num_kv_heads=2
+)
+MODERNBERT = dataclasses.replace(
+    PRE,
+    num_layers=4,
+    gated_mlp=True,
+    bias=False,
+    first_norm=False,
+    rotary=Rotary(1e4, local_theta=100.0),
+    window=3,
+    global_layers=(0, 3),
 )
 SIZES = {"vocab_size": V, "max_length": T, "vocab_multiple": 64}
 
@@ -192,6 +243,30 @@ FAMILIES = {
         masked,
     ),
     "t5": (Seq2SeqLM(Seq2Seq(BUCKETS, BUCKETS, **SIZES, head_scale=True)), pairs),
+    "umt5": (
+        Seq2SeqLM(
+            Seq2Seq(
+                *[
+                    dataclasses.replace(
+                        BUCKETS, position_bias=RelativeBuckets(8, 12, True)
+                    )
+                ]
+                * 2,
+                **SIZES,
+            )
+        ),
+        pairs,
+    ),
+    "albert": (
+        MaskedLM(
+            Bert(dataclasses.replace(POST, share_layers=True), **SIZES, embed_dim=16)
+        ),
+        masked,
+    ),
+    "modernbert": (
+        MaskedLM(Bert(MODERNBERT, **SIZES, positions="none", num_token_types=0), 5),
+        masked,
+    ),
     "bart": (
         Seq2SeqLM(
             Seq2Seq(
@@ -261,6 +336,21 @@ FAMILIES = {
         ),
         causal,
     ),
+    "experts_of_gpt_oss": (
+        CausalLM(
+            GPT(GPT_OSS, **SIZES, positions="none"), load_balance=1e-2, router_z=1e-3
+        ),
+        causal,
+    ),
+    "experts_of_deepseek": (
+        CausalLM(GPT(DEEPSEEK, **SIZES, positions="none"), load_balance=1e-2),
+        causal,
+    ),
+    "cohere": (
+        CausalLM(GPT(COHERE, **SIZES, positions="none", embed_dim=20, head_bias=True)),
+        causal,
+    ),
+    "olmo2": (CausalLM(GPT(OLMO2, **SIZES, positions="none")), causal),
     "experts_with_capacity": (
         CausalLM(
             GPT(
@@ -302,6 +392,33 @@ FAMILIES = {
                 num_classes=6,
             ),
             output="sigmoid",
+        ),
+        images,
+    ),
+    "beit": (
+        Classification(
+            ViT(
+                dataclasses.replace(DEEP, position_bias=RelativeGrid(), key_bias=False),
+                image_size=(8, 12),
+                patch_size=4,
+                positions="none",
+                pooling="average",
+                pooled_norm=True,
+                num_classes=6,
+            )
+        ),
+        images,
+    ),
+    "dinov3": (
+        Classification(
+            ViT(
+                dataclasses.replace(DEEP, rotary=PatchRotary(), key_bias=False),
+                image_size=(8, 12),
+                patch_size=4,
+                positions="none",
+                registers=3,
+                num_classes=6,
+            )
         ),
         images,
     ),

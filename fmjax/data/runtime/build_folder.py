@@ -257,12 +257,13 @@ def _piece(number: int, piece: int) -> str:
 
 
 def _create(file: Path, content: bytes) -> bool:
+    """Makes a file; False if it exists, or its folder does not any more."""
     if is_bucket(file):
         return objects.create(file, content)
     try:
         with file.open("xb") as handle:
             handle.write(content)
-    except FileExistsError:
+    except (FileExistsError, FileNotFoundError):
         return False
     return True
 

@@ -61,6 +61,10 @@ def main() -> int:
         division = work.source.division(work.split)
         folder = BuildFolder(as_path(work.place))
         tokenize_units(folder, division, work.name, tokenizer)
+    except FileNotFoundError:
+        # The cache was complete before this process noticed, and the folder deleted.
+        if folder.has_plan():
+            raise
     except UserError as error:
         print(error, flush=True)
         return USER_ERROR
@@ -82,7 +86,7 @@ def tokenize_units(
       UserError: as reading the split does.
     """
     units = folder.units(division.root) or ()
-    while len(done := folder.finished()) < len(units):
+    while len(done := folder.finished()) < len(units) and folder.has_plan():
         for number in range(len(units)):
             if number in done:
                 continue

@@ -1,6 +1,7 @@
 """The base class of text and image data: tasks, their caches, and batches."""
 
 import abc
+import contextlib
 import functools
 from collections.abc import Iterator
 from pathlib import Path
@@ -197,15 +198,21 @@ class CachedData(abc.ABC):
         del member, key
         return False
 
+    def _digests(self) -> contextlib.AbstractContextManager:
+        """The context of digests of files, from which caches have their names."""
+        return contextlib.nullcontext()
+
     @abc.abstractmethod
     def _identity(self):
         """A JSON value of settings that change rows, but neither caches nor rates."""
 
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer | None:
-        tokenizer = self.train.build_tokenizer(self.root)
+        with self._digests():
+            tokenizer = self.train.build_tokenizer(self.root)
         if self.validation is not None:
-            other = self.validation.build_tokenizer(self.root)
+            with self._digests():
+                other = self.validation.build_tokenizer(self.root)
             if (other and other.digest) != (tokenizer and tokenizer.digest):
                 name = self.gin_name
                 raise UserError(
@@ -224,7 +231,8 @@ class CachedData(abc.ABC):
 
     def _tokenizers_are_built(self) -> bool:
         tasks = [self.train] + ([self.validation] if self.validation else [])
-        return all(task.tokenizer_is_built(self.root) for task in tasks)
+        with self._digests():
+            return all(task.tokenizer_is_built(self.root) for task in tasks)
 
     def _task(self, split: str):
         if split == "validation" and self.validation is not None:
@@ -235,7 +243,8 @@ class CachedData(abc.ABC):
     def _members(self) -> dict[str, tuple[Member, ...]]:
         members = {}
         for split in ("train", "validation"):
-            found = self._task(split).members(self.root)
+            with self._digests():
+                found = self._task(split).members(self.root)
             optional = split == "validation" and self.validation is None
             if optional and not any(split in member.keys for member in found):
                 found = ()

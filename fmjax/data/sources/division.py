@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -37,16 +37,29 @@ class Tokens(NamedTuple):
     first: int
 
 
+class Conversation(NamedTuple):
+    """A conversation before a chat template makes a text of it.
+
+    Attributes:
+      messages: each with "role", "content" and perhaps more.
+      template: a chat template in Jinja; None for that of the tokenizer.
+    """
+
+    messages: tuple[dict[str, Any], ...]
+    template: str | None
+
+
 class TextExample(NamedTuple):
     """An example before it is tokenized.
 
     Attributes:
       name: file and place, for messages.
       texts: in UTF-8: the document, the inputs and targets of a pair, or one or two
-        labelled texts; empty if it is tokenized already.
+        labelled texts; empty if it is tokenized already, or a conversation.
       fault: what is wrong with a corrupt example; "" if it is valid.
       labels: numbers of the classes of labelled texts; None of others.
       tokens: the document, if it is tokenized already.
+      conversation: the conversation, if it is one.
     """
 
     name: str
@@ -54,12 +67,16 @@ class TextExample(NamedTuple):
     fault: str = ""
     labels: tuple[int, ...] | None = None
     tokens: Tokens | None = None
+    conversation: Conversation | None = None
 
     @property
     def size(self) -> int:
-        """Bytes of its texts or ids."""
-        ids = 0 if self.tokens is None else self.tokens.ids.nbytes
-        return ids + sum(map(len, self.texts))
+        """Bytes of its texts or ids, or characters of its messages."""
+        if self.tokens is not None:
+            return self.tokens.ids.nbytes
+        if self.conversation is not None:
+            return sum(len(m["content"]) for m in self.conversation.messages)
+        return sum(map(len, self.texts))
 
 
 class Division(Protocol):

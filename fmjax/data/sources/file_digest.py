@@ -1,16 +1,37 @@
 """Digests of files, which identify caches and reveal changed data."""
 
+import contextlib
+import contextvars
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import xxhash
+
+_is_sampled = contextvars.ContextVar("sampled", default=False)
+# Files of more bytes are sampled, in so many blocks of so many bytes.
+_LARGE_BYTES, _BLOCKS, _BLOCK_BYTES = 64 << 20, 64, 1 << 16
+
+
+@contextlib.contextmanager
+def sampled_digests() -> Iterator[None]:
+    """Context manager: digests of files of more than 64 MiB are of samples of them.
+
+    For data that is too large to be read as a whole before it is used.
+    """
+    before = _is_sampled.set(True)
+    try:
+        yield
+    finally:
+        _is_sampled.reset(before)
 
 
 def digest_file(file: Path) -> str:
     """128-bit digest of a file's bytes; computed again if its size or time changes."""
     stat = file.stat()
+    if _is_sampled.get() and stat.st_size > _LARGE_BYTES:
+        return _sampled_digest(file, stat.st_size, stat.st_mtime_ns)
     return _digest(file, stat.st_size, stat.st_mtime_ns)
 
 
@@ -28,6 +49,18 @@ def digest_files(
     for file in files:
         total.update(f"{os.path.relpath(file, root)}\0{digest(file)}\0".encode())
     return total.hexdigest()
+
+
+@functools.lru_cache(maxsize=100_000)
+def _sampled_digest(file: Path, size: int, modified: int) -> str:
+    """Digest of the size, and of blocks at the beginning, the end and between."""
+    del modified  # only a key of the cache
+    digest = xxhash.xxh3_128(f"sampled {size}".encode())
+    with open(file, "rb") as handle:
+        for number in range(_BLOCKS):
+            handle.seek((size - _BLOCK_BYTES) * number // (_BLOCKS - 1))
+            digest.update(handle.read(_BLOCK_BYTES))
+    return digest.hexdigest()
 
 
 @functools.lru_cache(maxsize=100_000)

@@ -1,26 +1,22 @@
 """The source `image_records`: pictures of records, with labels, captions or both."""
 
 import dataclasses
-import functools
 from collections.abc import Iterator
-from pathlib import Path
 
 from fmjax.configurable import configurable
-from fmjax.data.sources.classes import Classes, find_classes
+from fmjax.data.sources.class_source import ClassSource
 from fmjax.data.sources.image_sources import FoundImage, image_function_source
-from fmjax.data.sources.record_formats.formats import RecordOptions, read_records
 from fmjax.data.sources.record_formats.parts import Part
 from fmjax.data.sources.record_formats.record_image import KNOWN, RecordImage
-from fmjax.data.sources.record_formats.record_label import Labels, RecordLabel
+from fmjax.data.sources.record_formats.record_label import RecordLabel
 from fmjax.data.sources.record_formats.record_text import RecordText
-from fmjax.data.sources.record_source import RecordSource
 from fmjax.data.sources.source import DOCUMENT_BYTES, Document
 from fmjax.errors import UserError
 
 
 @configurable("image_records")
 @dataclasses.dataclass(frozen=True)
-class ImageRecords(RecordSource):
+class ImageRecords(ClassSource):
     """Pictures of records: WebDataset's tars, Parquet, Arrow, TFRecord, ArrayRecord.
 
     A record holds the content of an image file, as in the archives of WebDataset and in
@@ -51,10 +47,6 @@ class ImageRecords(RecordSource):
                 "the field that holds the label."
             )
 
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes 0, 1, …; empty without labels."""
-        return () if self.label is None else self._classes.names
-
     def features(self) -> dict[str, str]:
         """Names of the features, as `seqio_source` yields them."""
         names = ["image", "name", "record_fault"]
@@ -84,21 +76,10 @@ class ImageRecords(RecordSource):
         """A seqio.FunctionDataSource."""
         return image_function_source(self)
 
-    @functools.cached_property
-    def _classes(self) -> Classes:
-        files, _ = self._files("train")
-        self._check(files)
-        binding = "image_records.classes"
-        return find_classes(binding, self.classes, files, self.label, self._labels_of)
-
-    def _labels_of(self, file: Path) -> Iterator[Labels]:
-        label = RecordLabel(self.label, several=False, separator=None)
-        for record in read_records(file, RecordOptions((label,), self._csv)):
-            if not record.fault:
-                yield record.values[0]
-
-    def _settings(self) -> tuple:
-        return (*super()._settings(), self.class_names())
+    def _label(self) -> RecordLabel | None:
+        if self.label is None:
+            return None
+        return RecordLabel(self.label, several=False, separator=None)
 
     def _parts(self) -> tuple[Part, ...]:
         names = KNOWN if self.image is None else tuple(self.image.split(";"))
@@ -110,14 +91,8 @@ class ImageRecords(RecordSource):
         parts: list[Part] = [RecordImage(names)]
         if self.caption is not None:
             parts.append(RecordText(self.caption, "image_records.caption"))
-        if self.label is not None:
-            parts.append(RecordLabel(self.label, several=False, separator=None))
-        return tuple(parts)
-
-    def _checked(self, values: tuple) -> tuple:
-        if self.label is None:
-            return values
-        return (*values[:-1], self._classes.numbers(values[-1]))
+        label = self._label()
+        return tuple(parts) if label is None else (*parts, label)
 
     def _identity(self, values: tuple) -> bytes:
         return values[0]

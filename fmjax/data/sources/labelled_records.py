@@ -1,27 +1,23 @@
 """The source `labelled_records`: texts, or two texts, of records, and their labels."""
 
 import dataclasses
-import functools
 from collections.abc import Iterator
-from pathlib import Path
 
 from fmjax.configurable import configurable
 from fmjax.data.seqio_import import import_seqio
-from fmjax.data.sources.classes import Classes, find_classes
+from fmjax.data.sources.class_source import ClassSource
 from fmjax.data.sources.division import TextExample
 from fmjax.data.sources.record_division import RecordDivision
-from fmjax.data.sources.record_formats.formats import RecordOptions, read_records
 from fmjax.data.sources.record_formats.parts import Part
-from fmjax.data.sources.record_formats.record_label import Labels, RecordLabel
+from fmjax.data.sources.record_formats.record_label import RecordLabel
 from fmjax.data.sources.record_formats.record_text import RecordText
-from fmjax.data.sources.record_source import RecordSource
 from fmjax.data.sources.source import DOCUMENT_BYTES, Document
 from fmjax.errors import UserError
 
 
 @configurable("labelled_records")
 @dataclasses.dataclass(frozen=True)
-class LabelledRecords(RecordSource):
+class LabelledRecords(ClassSource):
     """Texts of records with labels, or two texts with labels, for classification.
 
     Files, formats, splits and corrupt records are as of `record_files`; a record whose
@@ -59,10 +55,6 @@ class LabelledRecords(RecordSource):
                 f"labelled_records.label_separator = {self.label_separator!r}: "
                 "expected None, or text with labelled_records.several=True."
             )
-
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes 0, 1, …."""
-        return self._classes.names
 
     def documents(self, split: str) -> Iterator[Document]:
         """All texts of valid records, for training a tokenizer."""
@@ -124,46 +116,20 @@ class LabelledRecords(RecordSource):
 
         return seqio.FunctionDataSource(dataset, splits=self.splits)
 
-    @functools.cached_property
-    def _classes(self) -> Classes:
-        files, _ = self._files("train")
-        self._check(files)
-        return find_classes(
-            "labelled_records.classes",
-            self.classes,
-            files,
-            self.label,
-            self._labels_of,
-        )
-
-    def _labels_of(self, file: Path) -> Iterator[Labels]:
-        label = RecordLabel(self.label, self.several, self.label_separator)
-        for record in read_records(file, RecordOptions((label,), self._csv)):
-            if not record.fault:
-                yield record.values[0]
-
-    def _settings(self) -> tuple:
-        return (*super()._settings(), self.class_names())
+    def _label(self) -> RecordLabel:
+        return RecordLabel(self.label, self.several, self.label_separator)
 
     def _parts(self) -> tuple[Part, ...]:
         parts: list[Part] = [RecordText(self.text, "labelled_records.text")]
         if self.second_text is not None:
             binding = "labelled_records.second_text"
             parts.append(RecordText(self.second_text, binding))
-        label = RecordLabel(self.label, self.several, self.label_separator)
-        return (*parts, label)
-
-    def _checked(self, values: tuple) -> tuple:
-        return (*values[:-1], self._classes.numbers(values[-1]))
+        return (*parts, self._label())
 
     def _identity(self, values: tuple) -> bytes:
         *texts, _ = values
         return b"%d %s" % (len(texts[0]), b"".join(texts))
 
     def _wanted(self) -> str:
-        second = self.second_text
-        second = "" if second is None else f"labelled_records.second_text = {second!r},"
-        return (
-            f"labelled_records.text = {self.text!r}, {second}"
-            f"{' ' if second else ''}labelled_records.label = {self.label!r}"
-        )
+        bound = ("text", "second_text", "label")
+        return ", ".join(f"labelled_records.{n} = {getattr(self, n)!r}" for n in bound)

@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmjax.data.sources.division import TextExample, Tokens
+from fmjax.data.records import BadRecord
+from fmjax.data.sources.division import Conversation, TextExample, Tokens
 from fmjax.data.sources.examples import Skipped, label_of, read_examples
 from fmjax.data.sources.source import DOCUMENT_BYTES
 from fmjax.data.sources.text_reader import is_utf8
+from fmjax.data.tokenizers.chat_template import chat_template
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError
 
@@ -128,8 +130,8 @@ def tokenized_examples(
     """Yields what `tokenized_documents` yields of a `text_task`, without TensorFlow.
 
     Args:
-      examples: documents, also tokenized ones, pairs of inputs and targets, or labelled
-        texts.
+      examples: documents, also tokenized ones, pairs of inputs and targets, labelled
+        texts, or conversations, which the chat template makes documents of.
       name: name of the task and split, for messages.
       tokenizer: the task's; its EOS is appended, but to labelled texts.
       skipped: counts the examples that are left out.
@@ -146,6 +148,18 @@ def tokenized_examples(
             else:
                 why = f"{name}: {example.name} {fault}"
                 skipped.add(why, empty=fault == _EMPTY)
+            continue
+        if example.conversation is not None:
+            try:
+                ids, size, fault = _rendered(example.conversation, tokenizer)
+            except BadRecord as error:
+                skipped.add(f"{name}: {example.name} {error}")
+                continue
+            if fault is None:
+                yield Tokenized(ids, size)
+            else:
+                why, empty = f"{name}: {example.name} {fault}", fault == _EMPTY
+                skipped.add(why, size=0 if empty else size, empty=empty)
             continue
         is_labelled = example.labels is not None
         sides = _LABELLED_SIDES if is_labelled else _SIDES[-len(example.texts) :]
@@ -186,6 +200,29 @@ def _completed(tokens: Tokens, tokenizer: Tokenizer) -> tuple[np.ndarray, str | 
         return np.zeros(0, np.int32), _EMPTY
     end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     return np.concatenate([ids, np.array(end)]).astype(np.int32), None
+
+
+def _rendered(
+    conversation: Conversation, tokenizer: Tokenizer
+) -> tuple[np.ndarray, int, str | None]:
+    """Tokens with EOS int32 [N] of a conversation, its bytes, and what is wrong.
+
+    Templates write BOS and EOS themselves, which are not doubled.
+
+    Raises:
+      BadRecord: the template refuses the conversation.
+      UserError: there is no template, or it is not valid.
+    """
+    template = chat_template(tokenizer, conversation.template)
+    text = template.render(conversation.messages).encode(errors="replace")
+    ids, fault = _encoded(text, tokenizer, tokenizer.eos_id)
+    if fault is None:
+        eos_id, bos_id = tokenizer.eos_id, tokenizer.bos_id
+        if eos_id is not None and ids[-2:].tolist() == [eos_id, eos_id]:
+            ids = ids[:-1]
+        if bos_id is not None and ids[0] == bos_id:
+            ids = ids[1:]  # Layouts add it.
+    return ids, len(text), fault
 
 
 def _encoded(

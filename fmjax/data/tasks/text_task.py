@@ -6,6 +6,7 @@ from pathlib import Path
 from fmjax.configurable import configurable, runtime_field
 from fmjax.data.folders import is_built
 from fmjax.data.seqio_import import import_seqio
+from fmjax.data.sources.conversation_files import ConversationFiles
 from fmjax.data.sources.labelled_records import LabelledRecords
 from fmjax.data.sources.pair_files import PairFiles
 from fmjax.data.sources.record_files import RecordFiles
@@ -22,6 +23,7 @@ from fmjax.data.tasks.registration import (
     rekey,
     tokenize,
 )
+from fmjax.data.tokenizers.chat_template import chat_template
 from fmjax.data.tokenizers.saved_tokenizer import SavedTokenizer
 from fmjax.data.tokenizers.token_ids import TokenIds
 from fmjax.data.tokenizers.tokenizers import DESCRIPTOR, Tokenizer
@@ -52,6 +54,7 @@ class TextTask:
         | PairFiles
         | RecordPairs
         | LabelledRecords
+        | ConversationFiles
         | TokenFiles
         | PythonStdlib
         | Tfds
@@ -85,6 +88,9 @@ class TextTask:
         tokenizer = self.tokenizer.build(self.source, root)
         if isinstance(self.source, TokenFiles):
             self._check_eos(tokenizer)
+        if isinstance(self.source, ConversationFiles):
+            # Raises if there is no valid template.
+            chat_template(tokenizer, self.source.own_template)
         return tokenizer
 
     def tokenizer_is_built(self, root: Path) -> bool:

@@ -62,7 +62,7 @@ class MemberReader:
         number: int,
         parts: list[FilePart],
         lanes: int,
-        window_bytes: int,
+        window_bytes: float,
         seed: int,
     ):
         self._rows, self._member = rows, rows.members[number]
@@ -135,14 +135,13 @@ class LaneRows:
         self.place = place
         self._windows = reader.windows(lane, place)
         self._window: Window | None = None
-        # Made when the first row is asked for: a rare member may never be.
-        self._next: Future | None = None
+        self._next = self._submit()
 
     def next(self, is_wanted: bool) -> Row | None:
         """The next row; None if it is not wanted, so that it is not made."""
         fruitless = 0
         while self._window is None or self.place.row >= len(self._window.records):
-            window = (self._next or self._submit()).result()
+            window = self._next.result()
             self._next = self._submit()
             resumes = self._window is None
             self._window = window

@@ -85,7 +85,13 @@ class StreamedRows:
         """The records of a window of examples; several threads may call it at once."""
         own, name = Skipped(), f"{member.name} {self._split}"
         documents = tokenized_examples(examples, name, self._tokenizer, own)
-        found = list(self.layout.records(document.content for document in documents))
+        contents = (document.content for document in documents)
+        # Windows are held in memory: as in a cache, ids take two bytes if they can.
+        dtype = np.uint16 if self._tokenizer.vocab_size <= 1 << 16 else np.int32
+        found = [
+            record | {"tokens": record["tokens"].astype(dtype)}
+            for record in self.layout.records(contents)
+        ]
         with self._lock:
             self.skipped.merge(own)
         return found

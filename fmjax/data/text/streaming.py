@@ -80,13 +80,15 @@ class StreamedBatches:
                 )
             lanes = self._processes = batch_size // len(own)
         self._lanes = lanes
-        window = max(1, shuffled_bytes // lanes)
-        self._readers = [
-            MemberReader(rows, number, own_parts, lanes, window, seed)
-            for number, own_parts in enumerate(parts)
-        ]
         rates = np.array([member.rate for member in rows.members], float)
-        self._shares = np.cumsum(rates / rates.sum())
+        shares = rates / rates.sum()
+        self._shares = np.cumsum(shares)
+        self._readers = [
+            MemberReader(
+                rows, number, own_parts, lanes, shuffled_bytes * share / lanes, seed
+            )
+            for number, (own_parts, share) in enumerate(zip(parts, shares))
+        ]
         start = [Place() for _ in rows.members]
         mine = {self._lane(row) for row in own}
         # Of each lane by its number, as JSON has it: the places of all members.

@@ -1,5 +1,6 @@
 """The configurable `data`: from text tasks to batches for training."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from fmjax.data.runtime.cached_data import CachedData
 from fmjax.data.runtime.shared_build import LARGE_BYTES, SharedBuild
 from fmjax.data.sources.division import Divisible
 from fmjax.data.sources.examples import Skipped
+from fmjax.data.sources.file_digest import sampled_digests
 from fmjax.data.tasks.documents import (
     Tokenized,
     tokenized_documents,
@@ -102,7 +104,7 @@ class Data(CachedData):
     target_length: int | None = None
     random_window: bool = False
     streaming: bool = False
-    shuffle_mb: float = 64.0
+    shuffle_mb: float = 16.0
     cache_dir: str | None = path(None)
     processes: int | None = runtime_field(None)
     threads: int = runtime_field(2)
@@ -257,6 +259,10 @@ class Data(CachedData):
         kind = self.label_kind()
         return () if kind is None else kind.names
 
+    def _digests(self) -> contextlib.AbstractContextManager:
+        # What no cache can hold is too large to be read whole at every start.
+        return sampled_digests() if self.streaming else super()._digests()
+
     def _identity(self) -> bool | list:
         if self.streaming and self._is_divisible("train"):
             # Its order was another, by seqio's shuffling, in earlier versions.
@@ -405,10 +411,11 @@ class Data(CachedData):
     def _streamed(self, split: str) -> StreamedRows | SeqioRows:
         members, layout = self._members[split], self._layout(split)
         if self._is_divisible(split):
-            streamed = [
-                StreamedMember(m.name, _source_of(m).division(split), m.rate)
-                for m in members
-            ]
+            with self._digests():
+                streamed = [
+                    StreamedMember(m.name, _source_of(m).division(split), m.rate)
+                    for m in members
+                ]
             return StreamedRows(
                 streamed, split, layout, self._tokenizer, self.max_corrupt_fraction
             )

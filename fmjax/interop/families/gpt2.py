@@ -28,9 +28,19 @@ GPT2 = Family(
         option("vocab_size", "vocab_size", int, 50257),
         option("n_positions", "max_length", int, 1024),
         same("n_ctx", "max_length", int),
-        constant("scale_attn_weights", True),
-        constant("scale_attn_by_inverse_layer_idx", False),
-        constant("reorder_and_upcast_attn", False),
+        option(
+            "scale_attn_weights",
+            "transformer.attention_scale",
+            bool,
+            True,
+            to_field={True: None, False: 1.0},
+            null=True,
+        ),
+        option(
+            "scale_attn_by_inverse_layer_idx", "transformer.scale_by_layer", bool, False
+        ),
+        # The order of products, and their dtype in half precision.
+        ignored("reorder_and_upcast_attn"),
         constant("add_cross_attention", False),
         # Options of a classification head, whose weights are refused.
         ignored("summary_type summary_use_proj summary_activation"),

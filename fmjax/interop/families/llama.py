@@ -10,18 +10,33 @@ from fmjax.interop.entries import (
     ignored,
     option,
 )
-from fmjax.interop.families.decoder_head import architectures, text_heads
+from fmjax.interop.families.decoder_head import HEAD, architectures, text_heads
 from fmjax.interop.families.rope import Rope
 from fmjax.interop.family import Family
-from fmjax.interop.rows import Row, attention, feed_forward, norm
+from fmjax.interop.rows import (
+    LINEAR,
+    Joined,
+    Row,
+    attention,
+    feed_forward,
+    norm,
+)
 from fmjax.models.language.gpt import GPT
 from fmjax.objectives.causal_lm import CausalLM
 
 LAYER, BLOCK = "model.layers.{layer}", "stack/layers"
 
 
-def sizes(**defaults: Any) -> tuple[Entry, ...]:
-    """Entries that all variants share; `defaults` override the defaults here."""
+def sizes(
+    *, epsilon: str = "rms_norm_eps", without: tuple[str, ...] = (), **defaults: Any
+) -> tuple[Entry, ...]:
+    """Entries that all variants share.
+
+    Args:
+      epsilon: name of the option of the norms' epsilon.
+      without: options that a variant does not have.
+      **defaults: override the defaults here.
+    """
     take = {
         "num_hidden_layers": 32,
         "hidden_size": 4096,
@@ -34,7 +49,7 @@ def sizes(**defaults: Any) -> tuple[Entry, ...]:
         "vocab_size": 32000,
     } | defaults
     c = "transformer"
-    return (
+    entries = (
         option("num_hidden_layers", f"{c}.num_layers", int, take["num_hidden_layers"]),
         option("hidden_size", f"{c}.embed_dim", int, take["hidden_size"]),
         option(
@@ -49,7 +64,7 @@ def sizes(**defaults: Any) -> tuple[Entry, ...]:
         ),
         option("head_dim", f"{c}.head_dim", int, take["head_dim"], null=True),
         option("intermediate_size", f"{c}.mlp_dim", int, take["intermediate_size"]),
-        option("rms_norm_eps", f"{c}.norm_epsilon", float, take["rms_norm_eps"]),
+        option(epsilon, f"{c}.norm_epsilon", float, take["rms_norm_eps"]),
         option("attention_dropout", f"{c}.attention_dropout", float, 0.0),
         option("initializer_range", f"{c}.init_std", float, 0.02),
         option("vocab_size", "vocab_size", int, take["vocab_size"]),
@@ -60,6 +75,7 @@ def sizes(**defaults: Any) -> tuple[Entry, ...]:
             take["max_position_embeddings"],
         ),
     )
+    return tuple(entry for entry in entries if entry.name not in without)
 
 
 _SHARED = {
@@ -81,10 +97,25 @@ NORMS = (
     *norm(f"{BLOCK}/attention_norm", f"{LAYER}.input_layernorm"),
     *norm(f"{BLOCK}/mlp_norm", f"{LAYER}.post_attention_layernorm"),
 )
-_ENDS = (
-    Row("tokens/table", "model.embed_tokens.weight"),
-    *norm("stack/final_norm", "model.norm"),
+# Norms of queries and keys, each with weights that all heads share.
+QK_NORMS = (
+    *norm(f"{BLOCK}/attention/query_norm", f"{LAYER}.self_attn.q_norm"),
+    *norm(f"{BLOCK}/attention/key_norm", f"{LAYER}.self_attn.k_norm"),
 )
+# Norms of inputs and of outputs of layers.
+SANDWICH = (
+    *norm(f"{BLOCK}/attention_norm", f"{LAYER}.input_layernorm"),
+    *norm(f"{BLOCK}/attention_out_norm", f"{LAYER}.post_attention_layernorm"),
+    *norm(f"{BLOCK}/mlp_norm", f"{LAYER}.pre_feedforward_layernorm"),
+    *norm(f"{BLOCK}/mlp_out_norm", f"{LAYER}.post_feedforward_layernorm"),
+)
+# Gate and first projection of a feed-forward layer, joined.
+GATE_AND_UP = Row(
+    f"{BLOCK}/mlp/gate {BLOCK}/mlp/in",
+    f"{LAYER}.mlp.gate_up_proj.weight",
+    "p i o -> (p o) i",
+)
+DOWN = Row(f"{BLOCK}/mlp/out", f"{LAYER}.mlp.down_proj.weight", LINEAR)
 
 
 def family(
@@ -92,19 +123,27 @@ def family(
     classes: str,
     own: dict[str, Any],
     entries: tuple[Entry, ...],
-    rows: tuple[Row, ...],
+    rows: tuple[Row | Joined, ...],
     tied: bool = False,
+    final: str = "model.norm",
+    bare: str | None = None,
+    head: tuple[Row, ...] = (HEAD,),
     heads: bool = False,
+    **more: Any,
 ) -> Family:
     """A variant of Llama.
 
     Args:
       model_type: model_type of config.json.
       classes: prefix of the names of its classes.
-      own: fixed fields in addition to those of all variants.
+      own: fixed fields in addition to those of all variants, or in place of them.
       entries: entries of the options.
       rows: rows of the weights of a layer.
       tied: transformers' default of tie_word_embeddings.
+      final: name of the last norm.
+      bare: name of the class without a head, if the prefix is another.
+      head: rows of the weights of the head.
+      **more: of `Family`.
       heads: whether transformers has classes that classify texts and tokens.
     """
     return Family(
@@ -112,16 +151,27 @@ def family(
         model=GPT,
         objective=CausalLM,
         entries=(*entries, fixed(_SHARED | own)),
-        rows=(*_ENDS, *rows),
-        architectures=architectures(f"{classes}ForCausalLM", f"{classes}Model", tied)
+        rows=(
+            Row("tokens/table", "model.embed_tokens.weight"),
+            *norm("stack/final_norm", final),
+            *rows,
+        ),
+        architectures=architectures(
+            f"{classes}ForCausalLM", bare or f"{classes}Model", tied, rows=head
+        )
         | (text_heads(classes, "score") if heads else {}),
         prefix="model.",
         copies={"lm_head.weight": "model.embed_tokens.weight"},
-        constants=r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
+        constants=r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",
+        **more,
     )
 
 
 SILU = activation("hidden_act", "transformer.activation", "silu")
+ATTENTION_BIAS = option(
+    "attention_bias", "transformer.qkv_bias transformer.out_bias", bool, False
+)
+MLP_BIAS = option("mlp_bias", "transformer.mlp_bias", bool, False)
 
 LLAMA = family(
     "llama",
@@ -131,8 +181,8 @@ LLAMA = family(
         *sizes(intermediate_size=11008, max_position_embeddings=2048),
         SILU,
         Rope(2048),
-        constant("attention_bias", False),
-        constant("mlp_bias", False),
+        ATTENTION_BIAS,
+        MLP_BIAS,
         constant("pretraining_tp", 1, None),
         # An option of Falcon 3, which transformers does not read.
         constant("activation", "swiglu"),

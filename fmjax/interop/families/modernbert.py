@@ -5,6 +5,7 @@ from typing import Any
 from fmjax.errors import UserError
 from fmjax.interop.entries import Values, activation, constant, fixed, ignored, option
 from fmjax.interop.families.bert import EXACT_GELU, NO_TYPES, Labels
+from fmjax.interop.families.windows import MOST_LAYERS, LayerTypes
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.options import Options
 from fmjax.interop.rows import LINEAR, Row, attention_out, linear, norm
@@ -17,65 +18,56 @@ _OLDER = ("global_rope_theta", "local_rope_theta")
 
 
 class Layers:
-    """Layers with and without a window, and the rotary positions of both.
-
-    Every n-th layer, the first among them, attends to all tokens.
-    """
+    """Layers with and without a window, and the rotary positions of both."""
 
     name = "layer_types"
-    fields = (
-        "transformer.rotary",
-        "transformer.window",
-        "transformer.global_every",
-        "transformer.global_first",
-    )
+    fields = ("transformer.rotary", *LayerTypes.fields)
 
     def read(self, options: Options) -> dict[str, Any]:
         """Takes the options; see `Entry`."""
         theta, local = self._thetas(options)
         width = options.take("local_attention", int, 128)
         every = options.take("global_attn_every_n_layers", int, 3)
-        kinds = options.take(self.name, list, None)
-        if kinds is not None:
-            whole = [i for i, kind in enumerate(kinds) if kind == _KINDS[0]]
-            every = whole[1] if len(whole) > 1 else len(kinds)
-            if kinds != [_KINDS[i % every != 0] for i in range(len(kinds))]:
-                options.refuse(self.name, kinds, f"{_KINDS[0]} in every n-th from 0 on")
         if every < 1:
             options.refuse("global_attn_every_n_layers", every, "at least 1")
-        if every == 1:
-            return dict(zip(self.fields, (Rotary(theta), None, None, False)))
+        layers = options.peek("num_hidden_layers", 22)
+        if type(layers) is not int or not 1 <= layers <= MOST_LAYERS:
+            options.refuse("num_hidden_layers", layers, f"1 to {MOST_LAYERS}")
+        kinds = options.take(self.name, list, None)
+        if kinds is None:
+            kinds = [_KINDS[i % every != 0] for i in range(layers)]
+        if len(kinds) != layers or any(kind not in _KINDS for kind in kinds):
+            options.refuse(self.name, kinds, f"{' or '.join(_KINDS)} for each layer")
+        whole = [kind == _KINDS[0] for kind in kinds]
+        if all(whole):
+            return {self.fields[0]: Rotary(theta)} | LayerTypes.fields_of(None, whole)
         # Theirs is the farthest distance on either side, ours the first beyond.
-        values = (Rotary(theta, local_theta=local), width // 2 + 1, every, True)
-        return dict(zip(self.fields, values))
+        window = LayerTypes.fields_of(width // 2 + 1, whole)
+        return {self.fields[0]: Rotary(theta, local_theta=local)} | window
 
     def write(self, values: Values) -> dict[str, Any]:
-        """The options, in both formats; see `Entry`."""
-        rotary, window, every, first = (values[field] for field in self.fields)
-        if not isinstance(rotary, Rotary) or rotary.scaling or rotary.fraction != 1:
+        """The options, in the formats of versions 4 and 5; see `Entry`."""
+        rotary, window = (values[field] for field in self.fields[:2])
+        plain = isinstance(rotary, Rotary) and Rotary(
+            rotary.theta, local_theta=rotary.local_theta
+        )
+        if rotary != plain:
             raise UserError(
                 f"{self.fields[0]} = {rotary!r}; expected @rotary() of whole heads "
                 "without scaling."
             )
-        if window is None:
-            every, window = 1, 1
-        elif not first:
-            raise UserError(
-                "transformer.global_first = False; expected True: the first layer "
-                "attends to all tokens."
-            )
-        local = rotary.local_theta or rotary.theta
-        thetas = dict(zip(_KINDS, (rotary.theta, local)))
-        layers = values["transformer.num_layers"]
-        return {
-            "local_attention": 2 * (window - 1),
-            "global_attn_every_n_layers": every,
-            self.name: [_KINDS[i % every != 0] for i in range(layers)],
-            "rope_parameters": {
-                kind: {"rope_type": "default", "rope_theta": theta}
-                for kind, theta in thetas.items()
-            },
-        } | dict(zip(_OLDER, thetas.values()))
+        whole = LayerTypes.whole_layers(values)
+        period = next((i for i, each in enumerate(whole) if i and each), len(whole))
+        written: dict[str, Any] = {
+            self.name: [_KINDS[not each] for each in whole],
+            "local_attention": 0 if window is None else 2 * (window - 1),
+        }
+        if whole == [i % period == 0 for i in range(len(whole))]:
+            written["global_attn_every_n_layers"] = period
+        thetas = (rotary.theta, rotary.local_theta or rotary.theta)
+        written |= dict(zip(_OLDER, thetas))
+        rope = [{"rope_type": "default", "rope_theta": theta} for theta in thetas]
+        return written | {"rope_parameters": dict(zip(_KINDS, rope))}
 
     def _thetas(self, options: Options) -> list[float]:
         older = [

@@ -1,9 +1,9 @@
 """OPT (Zhang et al. 2022)."""
 
-from fmjax.interop.entries import activation, constant, fixed, ignored, option, same
+from fmjax.interop.entries import activation, constant, fixed, ignored, option
 from fmjax.interop.families.decoder_head import architectures, text_heads
 from fmjax.interop.family import Family
-from fmjax.interop.rows import Row, attention, feed_forward, norm
+from fmjax.interop.rows import LINEAR, Row, attention, feed_forward, norm
 from fmjax.models.language.gpt import GPT
 from fmjax.objectives.causal_lm import CausalLM
 
@@ -17,7 +17,7 @@ OPT = Family(
     entries=(
         option("num_hidden_layers", "transformer.num_layers", int, 12),
         option("hidden_size", "transformer.embed_dim", int, 768),
-        same("word_embed_proj_dim", "transformer.embed_dim", int),
+        option("word_embed_proj_dim", "embed_dim", int, None),
         option("num_attention_heads", "transformer.num_heads", int, 12),
         option("ffn_dim", "transformer.mlp_dim", int, 3072),
         activation("activation_function", "transformer.activation", "relu"),
@@ -34,8 +34,13 @@ OPT = Family(
         option("vocab_size", "vocab_size", int, 50272),
         option("max_position_embeddings", "max_length", int, 2048),
         fixed({"position_offset": 2, "positions_from_padding_mask": True}),
-        constant("enable_bias", True),
-        constant("layer_norm_elementwise_affine", True),
+        option(
+            "enable_bias",
+            "transformer.qkv_bias transformer.out_bias transformer.mlp_bias",
+            bool,
+            True,
+        ),
+        option("layer_norm_elementwise_affine", "transformer.norm_weights", bool, True),
         constant("_remove_final_layer_norm", False),
         constant("layerdrop", 0.0),
         # In Meta's configs; transformers does not read it.
@@ -43,6 +48,8 @@ OPT = Family(
     ),
     rows=(
         Row("tokens/table", "model.decoder.embed_tokens.weight"),
+        Row("project_in/kernel", "model.decoder.project_in.weight", LINEAR),
+        Row("project_out/kernel", "model.decoder.project_out.weight", LINEAR),
         Row("inputs/positions/table", "model.decoder.embed_positions.weight"),
         *norm("stack/final_norm", "model.decoder.final_layer_norm"),
         *norm(f"{_BLOCK}/attention_norm", f"{_LAYER}.self_attn_layer_norm"),

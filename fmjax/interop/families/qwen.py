@@ -3,27 +3,25 @@
 from fmjax.interop.entries import constant
 from fmjax.interop.families.llama import (
     ATTENTION,
-    BLOCK,
+    ATTENTION_BIAS,
     FEED_FORWARD,
-    LAYER,
     NORMS,
+    QK_NORMS,
     SILU,
     family,
     sizes,
 )
 from fmjax.interop.families.rope import Rope
 from fmjax.interop.families.windows import LayerTypes
-from fmjax.interop.rows import norm
 
-_QK_NORMS = (
-    *norm(f"{BLOCK}/attention/query_norm", f"{LAYER}.self_attn.q_norm"),
-    *norm(f"{BLOCK}/attention/key_norm", f"{LAYER}.self_attn.k_norm"),
-)
 _QWEN = {
     "num_key_value_heads": 32,
     "intermediate_size": 22016,
     "vocab_size": 151936,
 }
+_WINDOWS = LayerTypes(
+    32, lambda i, first: i < first, flag="use_sliding_window", first=28
+)
 QWEN2 = family(
     "qwen2",
     "Qwen2",
@@ -32,7 +30,7 @@ QWEN2 = family(
         *sizes(**_QWEN),
         SILU,
         Rope(32768),
-        LayerTypes(32, "use_sliding_window", None),
+        _WINDOWS,
         # In configs of Qwen 2.5.
         constant("use_mrope", False),
     ),
@@ -47,9 +45,9 @@ QWEN3 = family(
         *sizes(**_QWEN, head_dim=128),
         SILU,
         Rope(32768),
-        LayerTypes(32, "use_sliding_window", None),
-        constant("attention_bias", False),
+        _WINDOWS,
+        ATTENTION_BIAS,
     ),
-    (*NORMS, *ATTENTION, *_QK_NORMS, *FEED_FORWARD),
+    (*NORMS, *ATTENTION, *QK_NORMS, *FEED_FORWARD),
     heads=True,
 )

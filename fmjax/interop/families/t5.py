@@ -250,7 +250,7 @@ _BUCKETS = {
 }
 _BIASES = part("*.position_bias", RelativeBuckets, _BUCKETS)
 # Each layer has its own.
-_OWN_BIASES = part("*.position_bias", RelativeBuckets, _BUCKETS, per_layer=True)
+_OWN_BIASES = part("*.position_bias", RelativeBuckets, _BUCKETS, {"per_layer": True})
 _SCALED = option("scale_decoder_outputs", "head_scale", bool, True)
 _UNSCALED = fixed({"head_scale": False})
 _TIED = option("tie_word_embeddings", "tie_embeddings", bool, True)

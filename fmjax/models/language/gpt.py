@@ -1,4 +1,4 @@
-"""Decoder-only language models: GPT-2 (Radford et al. 2019) to Mixtral (Jiang 2024)."""
+"""Decoder-only language models: GPT-2 (Radford et al. 2019) to DeepSeek-V3 (2024)."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -40,8 +40,11 @@ class GPT(TextModel):
         tokens that are not padding (OPT).
       embed_norm: whether token vectors are normalized (BLOOM).
       embed_scale: whether they are multiplied by sqrt(D) (Gemma).
+      embed_dim: width of token vectors and of the head's input, projected to and from
+        the stack's width D (OPT 350M); None for D, without projections.
       tie_embeddings: whether the head is the transposed embedding table (Press & Wolf
         2017).
+      head_bias: whether the logits have a bias (GPT-J, Phi).
       logits_softcap: logits x become cap · tanh(x / cap) (Gemma 2); None leaves them.
       num_classes: classes of a classifier that reads the last token of a text, 1 for a
         score, as of reward models; None for no classifier.
@@ -58,7 +61,9 @@ class GPT(TextModel):
     positions_from_padding_mask: bool = False
     embed_norm: bool = False
     embed_scale: bool = False
+    embed_dim: int | None = None
     tie_embeddings: bool = True
+    head_bias: bool = False
     logits_softcap: float | None = None
     num_classes: int | None = None
     token_classes: int | None = None
@@ -74,7 +79,13 @@ class GPT(TextModel):
         """Declares the submodules."""
         c = self.transformer
         rows, dtype = self.padded_vocab_size, c.compute_dtype
-        self.tokens = Embedding(rows, c.embed_dim, "vocab", c.init_std, dtype)
+        width = self.embed_dim or c.embed_dim
+        self.tokens = Embedding(rows, width, "vocab", c.init_std, dtype)
+        if self._projects:
+            self.project_in = Dense(
+                c.embed_dim, (None, "embed"), False, c.init_std, dtype
+            )
+            self.project_out = Dense(width, ("embed", None), False, c.init_std, dtype)
         self.inputs = InputEmbedding(
             c,
             self.max_length,
@@ -90,6 +101,7 @@ class GPT(TextModel):
             self.tie_embeddings,
             c.init_std,
             dtype,
+            bias=self.head_bias,
             scale=c.multipliers.logits,
             softcap=self.logits_softcap,
         )
@@ -141,7 +153,13 @@ class GPT(TextModel):
           [layers, B] each, else empty; hidden_states if requested.
         """
         text = self._read(text)
-        x = embed_text(self.tokens, self.inputs, text, keys)
+        tokens = self.tokens
+        if self._projects:
+
+            def tokens(ids):
+                return self.project_in(self.tokens(ids))
+
+        x = embed_text(tokens, self.inputs, text, keys)
         context = Context(text.positions, decoder_mask(text, cache), keys=keys)
         out = self.stack(x, context, cache, hidden_states)
         if cache is None:
@@ -150,12 +168,12 @@ class GPT(TextModel):
 
     def head(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T padded_V"]:
         """Logits over the padded vocabulary, float32; padding gets -1e30."""
-        return self.language_head(hidden, self.tokens.table)
+        return self.language_head(self._projected(hidden), self.tokens.table)
 
     def _text_heads(
         self, hidden: Float[Array, "B T D"], text: TextInputs, keys: Keys
     ) -> dict[str, Array]:
-        found = {}
+        found, hidden = {}, self._projected(hidden)
         if self.num_classes is not None:
             mask = padding_mask_of(text.segment_ids, text.padding_mask)
             scores = self.classifier(last_vectors(hidden, mask))
@@ -163,6 +181,14 @@ class GPT(TextModel):
         if self.token_classes is not None or self.spans:
             found |= self.token_heads(hidden, keys)
         return found
+
+    def _projected(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T E"]:
+        """The input of heads."""
+        return self.project_out(hidden) if self._projects else hidden
+
+    @property
+    def _projects(self) -> bool:
+        return self.embed_dim not in (None, self.transformer.embed_dim)
 
     def _default_positions(self, text: TextInputs) -> Int[Array, "#B T"]:
         if self.positions_from_padding_mask and text.padding_mask is not None:

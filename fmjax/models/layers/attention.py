@@ -16,7 +16,7 @@ from fmjax.models.layers.attention_mask import AttentionMask
 from fmjax.models.layers.disentangled import disentangled_scores
 from fmjax.models.layers.dropout import Keys
 from fmjax.models.layers.logical_axes import constrain, normal_init, zeros_init
-from fmjax.models.layers.norms import Norm
+from fmjax.models.layers.norms import HeadNorm
 from fmjax.models.layers.projections import from_heads, to_heads
 from fmjax.models.layers.quantized import Quantized
 from fmjax.models.layers.rotary import Rotary, rotate
@@ -65,7 +65,7 @@ class Attention(nn.Module):
       qkv_bias: whether the projections to queries, keys and values have biases.
       bias: whether the output projection has a bias.
       rotary: rotary positions of self-attention; None for none, or if they are given.
-      qk_norm: epsilon of an RMSNorm over each query and key; None for no norm.
+      qk_norm: norms over queries and keys; None for no norm.
       scale: of the scores; None means head_dim^(-1/2). Query weights are initialized
         with init_std / (scale · √head_dim), as in T5.
       softcap: see `attend`.
@@ -78,6 +78,9 @@ class Attention(nn.Module):
       block: see `attend`.
       quantized: see `transformer.quantized`.
       multiplier: of the scores, beside `scale`; query weights do not depend on it.
+      clip: queries, keys and values are clipped to ± this; None for no clipping.
+      sinks: whether a learned score per head takes part in the softmax, see `attend`.
+      scale_by_layer: whether scores are divided by the layer's index from 1.
       key_bias: whether keys have a bias where queries and values do.
     """
 
@@ -88,7 +91,7 @@ class Attention(nn.Module):
     qkv_bias: bool
     bias: bool
     rotary: Rotary | None
-    qk_norm: float | None
+    qk_norm: HeadNorm | None
     scale: float | None
     softcap: float | None
     dropout: float
@@ -100,6 +103,9 @@ class Attention(nn.Module):
     block: int | None = None
     quantized: Quantized | None = None
     multiplier: float = 1.0
+    clip: float | None = None
+    sinks: bool = False
+    scale_by_layer: bool = False
     key_bias: bool = True
 
     @nn.compact
@@ -114,6 +120,7 @@ class Attention(nn.Module):
         encoder_hidden: Float[Array, "#B source E"] | None,
         cache: KeyValueCache | None,
         keys: Keys,
+        layer: Int[Array, ""] | None = None,
         angles: tuple[Array, Array] | None = None,
     ) -> tuple[Float[Array, "B T D"], KeyValueCache | None]:
         """One layer of attention.
@@ -131,6 +138,7 @@ class Attention(nn.Module):
             cross-attention; None for none. A cache of cross-attention may have fewer
             rows than x: each then serves B / rows consecutive rows of x (beams).
           keys: one random key per example for dropout; None for no dropout.
+          layer: index of the layer from 0, for what depends on it.
           angles: sines and cosines, see `rotate`, in place of those of `rotary`.
 
         Returns:
@@ -145,7 +153,8 @@ class Attention(nn.Module):
         scale, of_query = self.scale, 1.0
         if self.multiplier != 1.0:
             scale = self.multiplier * (scale or self.head_dim**-0.5)
-        if platform() == "tpu" and self.qk_norm is None and relative is None:
+        changed = self.qk_norm is not None or self.clip is not None
+        if platform() == "tpu" and not changed and relative is None:
             # Weights of the queries are scaled in place of every query.
             scale, of_query = 1.0, scale or self.head_dim**-0.5
         to_query = self._projection(
@@ -157,21 +166,24 @@ class Attention(nn.Module):
             to_key = self._projection("key", width, kv_heads, "kv_heads", std)
             to_value = self._projection("value", width, kv_heads, "kv_heads", std)
             k, v = to_key(encoder_hidden), to_value(encoder_hidden)
+        if self.clip is not None:
+            bounds = (-self.clip, self.clip)
+            q, k, v = (None if x is None else jnp.clip(x, *bounds) for x in (q, k, v))
         if self.qk_norm is not None:
-            # The axis of the weight is the head width, which is never sharded.
-            norms = [
-                Norm("rmsnorm", self.qk_norm, False, axis="kv", name=name)
-                for name in ("query_norm", "key_norm")
-            ]
-            q = norms[0](q)
-            k = None if k is None else norms[1](k)
+            q = self.qk_norm.make("query_norm", "heads")(q)
+            key_norm = self.qk_norm.make("key_norm", "kv_heads")
+            k = None if k is None else key_norm(k)
         if self.rotary is not None and not self.cross:
             local = mask.window_applies
             if local is None:
                 local = mask.window is not None
-            angles = self.rotary.tables(self.head_dim, positions, local)
+            tables = self.rotary.tables(self.head_dim, positions, local, layer)
+            pairs = self.rotary.interleaved
+            q, k = rotate(q, *tables, pairs), rotate(k, *tables, pairs)
         if angles is not None:
             q, k = rotate(q, *angles), rotate(k, *angles)
+        if self.scale_by_layer:
+            q = (q / (layer + 1)).astype(q.dtype)
         q = constrain(q, "batch", "length", "act_heads", None)
         if k is not None:
             k = constrain(k, "batch", "length", "act_kv_heads", None)
@@ -198,9 +210,42 @@ class Attention(nn.Module):
             # Beams share an encoder's output: the queries of all beams of a row become
             # one sequence.
             q = q.reshape(len(k), -1, *q.shape[2:])
+        out = self._attend(q, k, v, mask, bias, scale, keys, cache is not None)
+        out = out.reshape(*x.shape[:2], *out.shape[2:])
+        return self._project_out(out, x.shape[-1]), cache
+
+    def _attend(
+        self,
+        q: Float[Array, "B T H K"],
+        k: Float[Array, "B S G K"],
+        v: Float[Array, "B S G K"],
+        mask: AttentionMask,
+        bias: Float[Array, "#B H T S"] | None,
+        scale: float | None,
+        keys: Keys,
+        cached: bool,
+    ) -> Float[Array, "B T H K"]:
+        """Attention by the layer's kernel; keeps its weights if they are asked for.
+
+        Args:
+          q: queries; as of `attend`, likewise all up to `keys`.
+          k: keys.
+          v: values.
+          mask: which keys each query attends to.
+          bias: added to the scores.
+          scale: of the scores; None means K^(-1/2).
+          keys: random keys for dropout.
+          cached: whether keys and values are those of a cache.
+        """
+        sinks = None
+        if self.sinks:
+            init = normal_init(self.init_std, "heads")
+            sinks = self.param("sinks", init, (self.num_heads,))
         if self.is_mutable_collection(ATTENTION_WEIGHTS) and not self.is_initializing():
             of_scores = (self.head_dim**-0.5 if scale is None else scale, self.softcap)
-            call = AttentionCall(q, k, v, mask, bias, *of_scores, 0.0, None, None)
+            call = AttentionCall(
+                *(q, k, v, mask, bias), *of_scores, 0.0, None, None, sinks
+            )
             self.sow(
                 ATTENTION_WEIGHTS,
                 "weights",
@@ -211,9 +256,9 @@ class Attention(nn.Module):
         implementation = self.implementation
         if self.is_initializing():
             implementation = "xla"  # accepts the small shapes used to initialize
-        elif cache is not None:
+        elif cached:
             implementation = "auto"
-        out = attend(
+        return attend(
             q,
             k,
             v,
@@ -226,18 +271,23 @@ class Attention(nn.Module):
             block=self.block,
             dropout_rate=self.dropout,
             keys=keys,
+            sinks=sinks,
         )
+
+    def _project_out(
+        self, out: Float[Array, "B T H K"], width: int
+    ) -> Float[Array, "B T D"]:
+        """The layer's output, of D = `width` features, from those of its heads."""
         kernel = self.param(
             "out",
             normal_init(self.out_init_std, "heads", "kv", "embed"),
-            (self.num_heads, self.head_dim, x.shape[-1]),
+            (*out.shape[2:], width),
         )
-        out = out.reshape(*x.shape[:2], *kernel.shape[:2])
         y = from_heads(out, kernel.astype(self.dtype), self.quantized)
         if self.bias:
-            offset = self.param("out_bias", zeros_init("embed"), x.shape[-1:])
+            offset = self.param("out_bias", zeros_init("embed"), (width,))
             y = y + offset.astype(self.dtype)
-        return y, cache
+        return y
 
     def _projection(
         self,

@@ -12,6 +12,7 @@ from fmjax.models.layers.attention import Attention, KeyValueCache
 from fmjax.models.layers.attention_mask import AttentionMask, padding_mask_of
 from fmjax.models.layers.dropout import Keys, drop_path, dropout, fold_keys
 from fmjax.models.layers.feed_forward import FeedForward
+from fmjax.models.layers.latent_attention import LatentAttention
 from fmjax.models.layers.logical_axes import (
     constant_init,
     constrain,
@@ -120,9 +121,10 @@ class Block(nn.Module):
         keys = fold_keys(context.keys, index)
         own, encoded = (None, None) if cache is None else cache
 
-        y = self._normalized("attention", x, index)
+        parallel = self.config.parallel
+        normalized = self._normalized("attention", x, index)
         y, own = self._attention("attention", cross=False)(
-            y,
+            normalized,
             positions=context.positions,
             mask=self._mask_of_layer(context.mask, index),
             bias=self._bias(context),
@@ -130,9 +132,12 @@ class Block(nn.Module):
             encoder_hidden=None,
             cache=own,
             keys=fold_keys(keys, 0),
+            layer=index,
             angles=context.angles,
         )
-        x = self._added("attention", x, y, fold_keys(keys, 1), index)
+        attended = y
+        if parallel is None:
+            x = self._added("attention", x, y, fold_keys(keys, 1), index)
 
         if self.cross:
             y = self._normalized("cross_attention", x, index)
@@ -148,8 +153,12 @@ class Block(nn.Module):
             )
             x = self._added("cross_attention", x, y, fold_keys(keys, 4), index)
 
-        y = self._normalized("mlp", x, index)
+        y = normalized
+        if parallel != "norm":
+            y = self._normalized("mlp", x, index)
         y, router = self._feed_forward(y, context.mask, own, fold_keys(keys, 5))
+        if parallel is not None:
+            y = attended + y
         x = self._added("mlp", x, y, fold_keys(keys, 2), index)
 
         cache = None if cache is None else Cache(own, encoded)
@@ -158,7 +167,7 @@ class Block(nn.Module):
     def _normalized(self, name: str, x: Array, index: Array) -> Array:
         """The input of the layer of this name, normalized if the config says so."""
         c = self.config
-        if c.norm_position != "post":
+        if c.norm_position in ("pre", "sandwich"):
             y = c.make_norm(f"{name}_norm")(x)
             bare = name == "attention" and not c.first_norm
             x = jnp.where(index == 0, x, y) if bare else y
@@ -170,7 +179,7 @@ class Block(nn.Module):
         c = self.config
         # Products that each device summed in part are added to where they belong.
         y = constrain_residual(y)
-        if c.norm_position == "sandwich":
+        if c.norm_position in ("sandwich", "output"):
             y = c.make_norm(f"{name}_out_norm")(y)
         if c.layer_scale is not None:
             init = constant_init(c.layer_scale, "norm")
@@ -194,15 +203,21 @@ class Block(nn.Module):
 
     def _attention(self, name: str, cross: bool) -> Attention:
         c = self.config
-        return Attention(
+        kind, own = Attention, {}
+        if c.latent is not None and not cross:
+            kind, own = LatentAttention, {"latent": c.latent}
+        return kind(
             num_heads=c.num_heads,
             num_kv_heads=c.kv_heads,
             head_dim=c.head_width,
             cross=cross,
-            qkv_bias=c.bias if c.qkv_bias is None else c.qkv_bias,
-            bias=c.bias,
+            qkv_bias=c.has_bias("qkv"),
+            bias=c.has_bias("out"),
             rotary=None if isinstance(c.rotary, PatchRotary) else c.rotary,
-            qk_norm=c.norm_epsilon if c.qk_norm else None,
+            qk_norm=c.head_norm,
+            clip=c.qkv_clip,
+            sinks=c.attention_sinks,
+            scale_by_layer=c.scale_by_layer and not cross,
             scale=c.attention_scale,
             multiplier=c.multipliers.attention,
             softcap=c.attention_softcap,
@@ -216,13 +231,19 @@ class Block(nn.Module):
             quantized=c.quantized,
             key_bias=c.key_bias,
             name=name,
+            **own,
         )
 
     def _mask_of_layer(self, mask: AttentionMask, index: Array) -> AttentionMask:
         """The mask with `window_applies` set for the layer of this index."""
-        if self.config.global_every is None:
+        c = self.config
+        if c.global_layers is not None:
+            local = [not c.is_global(layer) for layer in range(c.num_layers)]
+            return dataclasses.replace(mask, window_applies=jnp.array(local)[index])
+        every = c.global_every
+        if every is None:
             return mask
-        return dataclasses.replace(mask, window_applies=self.config.in_window(index))
+        return dataclasses.replace(mask, window_applies=(index + 1) % every != 0)
 
     def _feed_forward(
         self, x: Array, mask: AttentionMask, cache: KeyValueCache | None, keys: Keys
@@ -239,7 +260,10 @@ class Block(nn.Module):
         }
         if c.experts is None:
             layer = FeedForward(
-                bias=c.bias, dropout=c.mlp_dropout, quantized=c.quantized, **shared
+                bias=c.has_bias("mlp"),
+                dropout=c.mlp_dropout,
+                quantized=c.quantized,
+                **shared,
             )
             return layer(x, keys), {}
         experts = c.experts
@@ -247,6 +271,6 @@ class Block(nn.Module):
             # The capacity of an expert depends on the length of the whole sequence,
             # which is unknown while it is generated.
             experts = dataclasses.replace(experts, capacity=None)
-        return MixtureOfExperts(experts, **shared)(
+        return MixtureOfExperts(experts, bias=c.has_bias("mlp"), **shared)(
             x, padding_mask_of(mask.query_segment_ids, mask.padding_mask)
         )

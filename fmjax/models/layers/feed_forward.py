@@ -5,7 +5,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from fmjax.models.layers.activations import ACTIVATIONS
+from fmjax.models.layers.activations import ACTIVATIONS, gate_with
 from fmjax.models.layers.dropout import Keys, dropout
 from fmjax.models.layers.logical_axes import constrain, normal_init, zeros_init
 from fmjax.models.layers.quantized import Quantized, product
@@ -18,7 +18,7 @@ class FeedForward(nn.Module):
 
     Attributes:
       mlp_dim: width of the hidden layer.
-      activation: a name in `ACTIVATIONS`.
+      activation: a name in `ACTIVATIONS`, or gated "clamped_swiglu".
       gated: whether a second projection gates the first.
       bias: whether the projections have biases.
       init_std: standard deviation of W_in and W_gate.
@@ -41,9 +41,11 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], keys: Keys) -> Float[Array, "B T D"]:
         """Applies the layer to every position."""
-        activate = ACTIVATIONS[self.activation]
         h = self._inward("in", x)
-        h = activate(self._inward("gate", x)) * h if self.gated else activate(h)
+        if self.gated:
+            h = gate_with(self.activation, self._inward("gate", x), h)
+        else:
+            h = ACTIVATIONS[self.activation](h)
         h = constrain(h, "batch", "length", "act_mlp")
         h = dropout(h, self.dropout, keys)
         out_init = normal_init(self.out_init_std, "mlp", "embed")

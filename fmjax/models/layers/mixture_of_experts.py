@@ -1,6 +1,7 @@
 """Mixture of experts (Shazeer et al. 2017): each token is routed to k of E experts."""
 
 import dataclasses
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fmjax.configurable import configurable
 from fmjax.errors import require
-from fmjax.models.layers.activations import ACTIVATIONS
+from fmjax.models.layers.activations import ACTIVATIONS, gate_with
 from fmjax.models.layers.dropless import dropless
-from fmjax.models.layers.logical_axes import constrain, normal_init
+from fmjax.models.layers.feed_forward import FeedForward
+from fmjax.models.layers.logical_axes import constrain, normal_init, zeros_init
 
 Router = dict[str, Float[Array, " B"]]
 
@@ -29,11 +31,38 @@ class Experts:
         of a sequence of n tokens (padding not counted), at least one; further tokens
         are dropped, the last ones first. None drops no tokens. With a key-value cache
         no tokens are dropped, since n is not known yet.
+      normalized: whether the weights of a token's experts are divided by their sum;
+        None: for per_token > 1.
+      scale: multiplies those weights (DeepSeek-V3: 2.5).
+      score: what a router's logits become: "softmax" over the experts, or the "sigmoid"
+        of each (DeepSeek-V3).
+      choice_bias: whether a number per expert is added to its score when experts are
+        chosen, and not to its weight (Wang et al. 2024, "Auxiliary-loss-free load
+        balancing"). It has no gradient: training leaves it as it is.
+      groups: groups of experts, of which a token is routed to groups_per_token, those
+        with the highest sums of two scores (DeepSeek-V3, section 2.1.2).
+      groups_per_token: see groups.
+      shared_dim: hidden width of a feed-forward layer that all tokens visit beside
+        their experts (DeepSeekMoE, Dai et al. 2024); None for none.
+      shared_gate: whether its output is multiplied by the sigmoid of a learned
+        projection of the token (Qwen 1.5 MoE).
+      dense_layers: the first layers that have a single feed-forward layer instead.
+      dense_dim: hidden width of that layer; None for that of an expert.
     """
 
     number: int = 8
     per_token: int = 2
     capacity: float | None = None
+    normalized: bool | None = None
+    scale: float = 1.0
+    score: Literal["softmax", "sigmoid"] = "softmax"
+    choice_bias: bool = False
+    groups: int = 1
+    groups_per_token: int = 1
+    shared_dim: int | None = None
+    shared_gate: bool = False
+    dense_layers: int = 0
+    dense_dim: int | None = None
 
     def __post_init__(self):
         require(self, "number", self.number >= 1, "at least 1")
@@ -49,23 +78,46 @@ class Experts:
             self.capacity is None or self.capacity > 0,
             "more than 0, or None",
         )
+        require(self, "scale", self.scale > 0, "more than 0")
+        fits = self.groups >= 1 and self.number % self.groups == 0
+        divides = f"a divisor of experts.number = {self.number}"
+        require(self, "groups", fits, divides)
+        size, chosen = self.number // self.groups, self.groups_per_token
+        fits = 1 <= chosen <= self.groups and self.per_token <= chosen * size
+        bounds = (
+            f"1 to experts.groups = {self.groups}, with at least experts.per_token = "
+            f"{self.per_token} experts"
+        )
+        require(self, "groups_per_token", fits, bounds)
+        fits = self.groups == 1 or size >= 2
+        require(self, "groups", fits, "groups of at least two experts")
+        for name in ("shared_dim", "dense_dim"):
+            value = getattr(self, name)
+            require(self, name, value is None or value >= 1, "at least 1, or None")
+        require(self, "dense_layers", self.dense_layers >= 0, "at least 0")
+        alone = self.shared_dim is not None or not self.shared_gate
+        require(self, "shared_gate", alone, "False without experts.shared_dim")
+        alone = self.dense_layers > 0 or self.dense_dim is None
+        require(self, "dense_dim", alone, "None with experts.dense_layers = 0")
 
 
 class MixtureOfExperts(nn.Module):
-    """Mixture of experts: a router selects k of E feed-forward layers without biases.
+    """Mixture of experts: a router selects k of E feed-forward layers.
 
     The weights of a token's experts are their router probabilities. For k > 1 they are
     divided by their sum (Mixtral, Jiang et al. 2024). For k = 1 they are not (Switch,
     Fedus et al. 2022): the quotient would be constant, without gradient to the router.
+    `Experts` has other choices.
 
     Attributes:
       experts: number E, experts k per token, capacity.
       mlp_dim: hidden width of an expert.
-      activation: a name in `ACTIVATIONS`.
+      activation: as of `FeedForward`.
       gated: whether a second projection gates the first.
       init_std: standard deviation of the router's weights, W_in and W_gate.
       out_init_std: standard deviation of W_out.
       dtype: of the computation; that of the router is float32.
+      bias: whether router and experts have biases (gpt-oss).
     """
 
     experts: Experts
@@ -75,6 +127,7 @@ class MixtureOfExperts(nn.Module):
     init_std: float
     out_init_std: float
     dtype: jnp.dtype
+    bias: bool = False
 
     @nn.compact
     def __call__(
@@ -89,7 +142,8 @@ class MixtureOfExperts(nn.Module):
         Returns:
           The layer's output, zero for padding and for dropped tokens; and router losses
           [B], float32: "load_balance", E Σ_e f_e p_e, with f_e the share of choices of
-          expert e and p_e its mean probability (Switch, equation 4; 1 when balanced),
+          expert e and p_e its mean probability, or sigmoid divided by the sum of all
+          (Switch, equation 4; DeepSeek-V3, equation 17; 1 when balanced),
           and "router_z", the mean of logsumexp² of the router's logits (ST-MoE, Zoph et
           al. 2022, equation 5). They are per sequence, so that they depend neither on
           the mesh nor on microbatches.
@@ -97,12 +151,20 @@ class MixtureOfExperts(nn.Module):
         D, E, k = x.shape[-1], self.experts.number, self.experts.per_token
         router = self.param("router", normal_init(self.init_std, "embed", None), (D, E))
         logits = x.astype(jnp.float32) @ router
-        probabilities = jax.nn.softmax(logits, axis=-1)
+        if self.bias:
+            logits = logits + self.param("router_bias", zeros_init(None), (E,))
+        softmax = self.experts.score == "softmax"
+        probabilities = (
+            jax.nn.softmax(logits, axis=-1) if softmax else jax.nn.sigmoid(logits)
+        )
         # Not `top_k`, for which every device would gather the rows of all devices.
-        chosen = jnp.argsort(-probabilities, axis=-1)[..., :k]
+        chosen = jnp.argsort(-self._ranks(probabilities), axis=-1)[..., :k]
         weights = jnp.take_along_axis(probabilities, chosen, axis=-1)
-        if k > 1:
+        divided = self.experts.normalized
+        if k > 1 if divided is None else divided:
             weights = weights / weights.sum(-1, keepdims=True)
+        if self.experts.scale != 1.0:
+            weights = weights * self.experts.scale
         if padding_mask is None:
             padding_mask = jnp.ones(x.shape[:2], bool)
         padding_mask = jnp.broadcast_to(padding_mask, x.shape[:2])
@@ -112,7 +174,17 @@ class MixtureOfExperts(nn.Module):
             y = dropless(x, chosen, weights, kernels, self._feed_forward)
         else:
             y, kept = self._with_capacity(x, chosen, padding_mask, kernels)
-            y = jnp.einsum("btkd,btk->btd", y, (weights * kept).astype(y.dtype))
+            weights = weights * kept
+            y = jnp.einsum("btkd,btk->btd", y, weights.astype(y.dtype))
+        if self.bias:
+            # Not within an expert, whose hidden units several devices may share.
+            offsets = self.param("out_bias", zeros_init("expert", "embed"), (E, D))
+            each = (jax.nn.one_hot(chosen, E) * weights[..., None]).sum(2)
+            y = y + each.astype(y.dtype) @ offsets.astype(y.dtype)
+        if self.experts.shared_dim is not None:
+            y = y + self._shared(x) * padding_mask[..., None].astype(y.dtype)
+        if not softmax:
+            probabilities = probabilities / probabilities.sum(-1, keepdims=True)
         count = jnp.maximum(padding_mask.sum(-1), 1).astype(jnp.float32)
         ones = jax.nn.one_hot(chosen, E).sum(2) * padding_mask[..., None]
         share = ones.sum(1) / (k * count[:, None])
@@ -123,6 +195,41 @@ class MixtureOfExperts(nn.Module):
             "router_z": (log_z**2 * padding_mask).sum(-1) / count,
         }
 
+    def _ranks(self, scores: Float[Array, "B T E"]) -> Float[Array, "B T E"]:
+        """The numbers by which experts are chosen, those of other groups -inf."""
+        e = self.experts
+        if e.choice_bias:
+            offsets = self.param("choice_bias", zeros_init(None), (e.number,))
+            scores = scores + jax.lax.stop_gradient(offsets)
+        if e.groups == 1:
+            return scores
+        grouped = scores.reshape(*scores.shape[:-1], e.groups, -1)
+        # The sum of the two highest.
+        best = jnp.sort(grouped, axis=-1)[..., -2:].sum(-1)
+        order = jnp.argsort(jnp.argsort(-best, axis=-1), axis=-1)
+        visited = (order < e.groups_per_token)[..., None]
+        return jnp.where(visited, grouped, -jnp.inf).reshape(scores.shape)
+
+    def _shared(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """The output of the feed-forward layer that all tokens visit."""
+        y = FeedForward(
+            mlp_dim=self.experts.shared_dim,
+            activation=self.activation,
+            gated=self.gated,
+            bias=self.bias,
+            init_std=self.init_std,
+            out_init_std=self.out_init_std,
+            dropout=0.0,
+            dtype=self.dtype,
+            name="shared",
+        )(x, None)
+        if not self.experts.shared_gate:
+            return y
+        init = normal_init(self.init_std, "embed", None)
+        gate = self.param("shared_gate", init, (x.shape[-1], 1))
+        opened = jax.nn.sigmoid(x.astype(jnp.float32) @ gate)
+        return y * opened.astype(y.dtype)
+
     def _kernels(self, width: int) -> dict[str, Array]:
         E, F = self.experts.number, self.mlp_dim
         inward = normal_init(self.init_std, "expert", "embed", "mlp")
@@ -131,15 +238,27 @@ class MixtureOfExperts(nn.Module):
         if self.gated:
             kernels["gate"] = self.param("gate", inward, (E, width, F))
         kernels["out"] = self.param("out", outward, (E, F, width))
+        if self.bias:
+            for name in ("in", "gate") if self.gated else ("in",):
+                init = zeros_init("expert", "mlp")
+                offsets = self.param(f"{name}_bias", init, (E, F))
+                kernels[f"{name}_bias"] = offsets[:, None]
         return {name: kernel.astype(self.dtype) for name, kernel in kernels.items()}
 
     def _feed_forward(self, x, kernels, multiply):
         def product(x, name):
-            return checkpoint_name(multiply(x, kernels[name]), "weights")
+            y = checkpoint_name(multiply(x, kernels[name]), "weights")
+            if f"{name}_bias" not in kernels:
+                return y
+            # Each row's expert's: a product of groups too.
+            ones = jnp.ones((*x.shape[:-1], 1), x.dtype)
+            return y + multiply(ones, kernels[f"{name}_bias"])
 
-        activate = ACTIVATIONS[self.activation]
         h = product(x, "in")
-        h = activate(product(x, "gate")) * h if self.gated else activate(h)
+        if self.gated:
+            h = gate_with(self.activation, product(x, "gate"), h)
+        else:
+            h = ACTIVATIONS[self.activation](h)
         return product(h, "out")
 
     def _with_capacity(

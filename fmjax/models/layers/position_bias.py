@@ -27,7 +27,13 @@ class Alibi:
     """ALiBi: a penalty on attention scores, linear in distance (Press et al. 2022).
 
     In encoders it is symmetric. See `alibi`.
+
+    Attributes:
+      scaled: whether the penalty is multiplied by the scale of the scores too, as in
+        Falcon.
     """
+
+    scaled: bool = False
 
 
 @configurable("relative_buckets")

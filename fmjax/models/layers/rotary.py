@@ -30,6 +30,10 @@ class Rotary:
         pretraining; None for no scaling.
       local_theta: base in layers with a sliding window, without scaling (Gemma 3: 1e4
         there and 1e6 in global layers); None uses `theta` in all layers.
+      interleaved: whether feature 2i is paired with feature 2i + 1, as in the paper and
+        in GPT-J, and not with feature i + R/2, as in Llama.
+      skip_every: every n-th layer has no rotary positions (Yang et al. 2025, "RoPE to
+        NoPE and back again"; SmolLM3); None for no such layers.
     """
 
     theta: float = 10000.0
@@ -43,12 +47,16 @@ class Rotary:
         | None
     ) = None
     local_theta: float | None = None
+    interleaved: bool = False
+    skip_every: int | None = None
 
     def __post_init__(self):
         for name in ("theta", "local_theta"):
             value = getattr(self, name)
             require(self, name, value is None or value > 1, "more than 1")
         require(self, "fraction", 0 < self.fraction <= 1, "0 < x ≤ 1")
+        skip = self.skip_every
+        require(self, "skip_every", skip is None or skip >= 2, "at least 2, or None")
 
     def dim(self, head_dim: int) -> int:
         """R, the number of rotated features of a head."""
@@ -100,30 +108,47 @@ class Rotary:
         head_dim: int,
         positions: Int[Array, "B T"],
         local: bool | Bool[Array, ""] = False,
+        layer: Int[Array, ""] | None = None,
     ) -> tuple[Float[Array, "B T 1 r"], Float[Array, "B T 1 r"]]:
-        """Sines and cosines of positions, for `rotate`; see `frequencies`."""
+        """Sines and cosines of positions, for `rotate`; see `frequencies`.
+
+        Args:
+          head_dim: as of `frequencies`, likewise the next two.
+          positions: of the sequence.
+          local: whether the layer has a sliding window.
+          layer: its index from 0; read with skip_every alone.
+        """
         frequencies, factor = self.frequencies(head_dim, positions, local)
         angle = positions[..., None, None].astype(jnp.float32) * frequencies
         sin, cos = jnp.sin(angle), jnp.cos(angle)
-        if isinstance(factor, float) and factor == 1.0:
+        if not (isinstance(factor, float) and factor == 1.0):
+            sin, cos = sin * factor, cos * factor
+        if self.skip_every is None:
             return sin, cos
-        return sin * factor, cos * factor
+        turns = (layer + 1) % self.skip_every != 0
+        return jnp.where(turns, sin, 0.0), jnp.where(turns, cos, 1.0)
 
 
 def rotate(
     x: Float[Array, "B T H K"],
     sin: Float[Array, "#B T 1 r"],
     cos: Float[Array, "#B T 1 r"],
+    interleaved: bool = False,
 ) -> Float[Array, "B T H K"]:
     """Rotates the first R features of x by the angles of a sine and cosine table.
 
-    Feature i is paired with feature i + R/2, as in Llama. Computed in float32, returned
-    in the dtype of x.
+    Feature i is paired with feature i + R/2, as in Llama, or, interleaved, feature 2i
+    with 2i + 1. Computed in float32, returned in the dtype of x.
     """
     dim = 2 * sin.shape[-1]
     turning = x[..., :dim].astype(jnp.float32)
-    a, b = jnp.split(turning, 2, axis=-1)
-    turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    if interleaved:
+        a, b = turning[..., 0::2], turning[..., 1::2]
+        turned = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1)
+        turned = turned.reshape(turning.shape)
+    else:
+        a, b = jnp.split(turning, 2, axis=-1)
+        turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
     turned = turned.astype(x.dtype)
     if dim == x.shape[-1]:
         return turned

@@ -1,7 +1,7 @@
 """Base class of models that read text: vocabulary, maximum length, inputs."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -16,7 +16,6 @@ from fmjax.models.layers.attention_mask import (
 )
 from fmjax.models.layers.block import Cache
 from fmjax.models.layers.dropout import Keys, fold_keys
-from fmjax.models.layers.embeddings import Embedding
 from fmjax.models.layers.inputs import InputEmbedding
 from fmjax.models.layers.text_inputs import Text, TextArguments, TextInputs
 
@@ -117,12 +116,15 @@ def check_same_width(model: TextModel, *stacks: str) -> None:
 
 
 def embed_text(
-    tokens: Embedding, inputs: InputEmbedding, text: TextInputs, keys: Keys
+    tokens: Callable[[Array], Array],
+    inputs: InputEmbedding,
+    text: TextInputs,
+    keys: Keys,
 ) -> Float[Array, "B T E"]:
     """The input of a stack for a text.
 
     Args:
-      tokens: the token embedding.
+      tokens: the token embedding, from ids to vectors.
       inputs: adds positions and token types.
       text: with positions.
       keys: of the stack, one per example for dropout. Blocks fold in their index from 0

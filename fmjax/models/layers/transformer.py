@@ -79,6 +79,11 @@ class Stack(nn.Module):
           last one after the final norm.
         """
         c = self.config
+        if self.cross and c.parallel is not None:
+            raise UserError(
+                f"transformer.parallel = {c.parallel!r}: blocks with cross-attention "
+                "have one layer after the other; expected None."
+            )
         if x.shape[-1] != c.embed_dim:
             axes = (None, "embed")
             x = Dense(
@@ -137,50 +142,34 @@ class Stack(nn.Module):
     ) -> tuple[Array, BlockOutputs]:
         c = self.config
         keep_weights = self.is_mutable_collection(ATTENTION_WEIGHTS)
+        first = 0 if c.experts is None else c.experts.dense_layers
         if shards("layers") > 1 and not (
             self.is_initializing() or cache is not None or keep_outputs or keep_weights
         ):
+            if first:
+                raise UserError(
+                    f"experts.dense_layers = {first}: a pipeline (mesh.stage) has "
+                    "layers of one kind; expected 0."
+                )
             return self._pipelined(x, context)
-        block = Block
-        if c.remat != "none":
-            # XLA cannot undo rematerialization inside a scan, so the barriers that
-            # prevent it are needed only for unrolled blocks.
-            policy = remat_policy(c.remat, c.remat_save, c.remat_offload)
-            block = nn.remat(Block, policy=policy, prevent_cse=not c.scan_layers)
-        arguments = (c, self.cross, keep_outputs)
-        common: dict[str, Any] = {
-            "in_axes": (0, nn.broadcast),
-            "out_axes": 0,
-            "length": c.num_layers,
-        }
-        if c.share_layers:
-            scanned = nn.scan(
-                block,
-                variable_broadcast="params",
-                variable_axes={ATTENTION_WEIGHTS: 0},
-                split_rngs={"params": False},
-                unroll=c.scan_unroll if c.scan_layers else c.num_layers,
-                **common,
-            )(*arguments, name=SHARED)
-            return scanned(x, (jnp.arange(c.num_layers), cache), context)
-        if c.scan_layers:
-            scanned = nn.scan(
-                block,
-                variable_axes={"params": 0, ATTENTION_WEIGHTS: 0},
-                split_rngs={"params": True},
-                unroll=c.scan_unroll,
-                check_constancy_invariants=False,
-                metadata_params={nn.PARTITION_NAME: SCANNED},
-                **common,
-            )(*arguments, name=SCANNED)
-            return scanned(x, (jnp.arange(c.num_layers), cache), context)
-        every = []
-        for i in range(c.num_layers):
-            own = jax.tree.map(lambda leaf, i=i: leaf[i], cache)
-            one = block(*arguments, name=f"layer_{i}")
-            x, beside = one(x, (jnp.int32(i), own), context)
-            every.append(beside)
-        return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *every)
+        if not first:
+            layers = range(c.num_layers)
+            return apply_blocks(c, layers, self.cross, keep_outputs, x, context, cache)
+        dense = dataclasses.replace(
+            c, experts=None, mlp_dim=c.experts.dense_dim or c.mlp_width
+        )
+        before = jax.tree.map(lambda leaf: leaf[:first], cache)
+        after = jax.tree.map(lambda leaf: leaf[first:], cache)
+        one = FirstLayers(dense, first, self.cross, keep_outputs, name="dense")
+        x, of_dense = one(x, context, before)
+        layers = range(first, c.num_layers)
+        x, rest = apply_blocks(c, layers, self.cross, keep_outputs, x, context, after)
+        joined = jax.tree.map(
+            lambda a, b: jnp.concatenate([a, b]),
+            of_dense._replace(router={}),
+            rest._replace(router={}),
+        )
+        return x, joined._replace(router=rest.router)
 
     def _pipelined(self, x: Array, context: Context) -> tuple[Array, BlockOutputs]:
         """The blocks as a pipeline over the devices that have the layers."""
@@ -229,6 +218,9 @@ class Stack(nn.Module):
         match c.position_bias:
             case Alibi():
                 bias = alibi(c.num_heads, queries, keys)
+                if c.position_bias.scaled:
+                    scale = c.attention_scale or c.head_width**-0.5
+                    bias = scale * bias
             case RelativeBuckets():
                 positions = bucketed(
                     c.position_bias, queries, keys, context.mask.causal
@@ -279,6 +271,95 @@ class Stack(nn.Module):
         return norm(table), rows
 
 
+class FirstLayers(nn.Module):
+    """The first layers of a stack, of another kind than those that follow.
+
+    Attributes:
+      config: of these layers, with the number of layers of the whole stack.
+      count: how many there are.
+      cross: whether blocks have cross-attention.
+      keep_outputs: whether to return the outputs of all blocks.
+    """
+
+    config: TransformerConfig
+    count: int
+    cross: bool
+    keep_outputs: bool
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], context: Context, cache: Cache | None
+    ) -> tuple[Float[Array, "B T D"], BlockOutputs]:
+        """Applies the layers; see `apply_blocks`."""
+        layers = range(self.count)
+        keep = self.keep_outputs
+        return apply_blocks(self.config, layers, self.cross, keep, x, context, cache)
+
+
+def apply_blocks(
+    config: TransformerConfig,
+    layers: range,
+    cross: bool,
+    keep_outputs: bool,
+    x: Float[Array, "B T D"],
+    context: Context,
+    cache: Cache | None,
+) -> tuple[Float[Array, "B T D"], BlockOutputs]:
+    """Blocks one after the other, in the module that calls it.
+
+    Args:
+      config: of all of them.
+      layers: their indices in the stack.
+      cross: whether blocks have cross-attention.
+      keep_outputs: whether to return the outputs of all blocks.
+      x: input of the first.
+      context: inputs that all blocks share.
+      cache: key-value caches of these layers; None for none.
+
+    Returns:
+      The output of the last block, and further outputs with a leading layers axis.
+    """
+    c, block = config, Block
+    if c.remat != "none":
+        # XLA cannot undo rematerialization inside a scan, so the barriers that
+        # prevent it are needed only for unrolled blocks.
+        policy = remat_policy(c.remat, c.remat_save, c.remat_offload)
+        block = nn.remat(Block, policy=policy, prevent_cse=not c.scan_layers)
+    arguments = (c, cross, keep_outputs)
+    if c.scan_layers or c.share_layers:
+        own: dict[str, Any] = {
+            "variable_axes": {"params": 0, ATTENTION_WEIGHTS: 0},
+            "split_rngs": {"params": True},
+            "check_constancy_invariants": False,
+            "metadata_params": {nn.PARTITION_NAME: SCANNED},
+        }
+        if c.share_layers:
+            own = {
+                "variable_broadcast": "params",
+                "variable_axes": {ATTENTION_WEIGHTS: 0},
+                "split_rngs": {"params": False},
+            }
+        scanned = nn.scan(
+            block,
+            in_axes=(0, nn.broadcast),
+            out_axes=0,
+            length=len(layers),
+            unroll=c.scan_unroll if c.scan_layers else len(layers),
+            **own,
+        )(*arguments, name=SHARED if c.share_layers else SCANNED)
+        indices = jnp.arange(len(layers))
+        if layers.start:
+            indices = indices + layers.start
+        return scanned(x, (indices, cache), context)
+    every = []
+    for i, index in enumerate(layers):
+        own = jax.tree.map(lambda leaf, i=i: leaf[i], cache)
+        one = block(*arguments, name=f"layer_{i}")
+        x, beside = one(x, (jnp.int32(index), own), context)
+        every.append(beside)
+    return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *every)
+
+
 def _to_zigzag(context: Context) -> Context:
     """The context of a sequence in zig-zag order."""
     mask, cross_mask = context.mask, context.cross_mask
@@ -311,15 +392,16 @@ def empty_cache(
     """
     c = config
 
-    def zeros(length):
-        shape = (c.num_layers, rows, length, c.kv_heads, c.head_width)
-        return KeyValueCache(
-            jnp.zeros(shape, c.compute_dtype), jnp.zeros(shape, c.compute_dtype)
-        )
+    def zeros(length, *shapes):
+        every = ((c.num_layers, rows, length, *shape) for shape in shapes)
+        return KeyValueCache(*(jnp.zeros(shape, c.compute_dtype) for shape in every))
 
-    return Cache(
-        zeros(length), None if encoder_length is None else zeros(encoder_length)
-    )
+    heads = (c.kv_heads, c.head_width)
+    own = (heads, heads)
+    if c.latent is not None:
+        own = ((1, c.latent.rank), (1, c.latent.rotary_dim))
+    encoded = None if encoder_length is None else zeros(encoder_length, heads, heads)
+    return Cache(zeros(length, *own), encoded)
 
 
 def stack_layers(params: dict, num_layers: int) -> dict:

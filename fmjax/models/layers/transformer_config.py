@@ -4,15 +4,15 @@ import dataclasses
 from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
 
 from fmjax.configurable import configurable, runtime_field
 from fmjax.errors import UserError, require
 from fmjax.models.layers.disentangled import Disentangled
 from fmjax.models.layers.lanes import LANES
+from fmjax.models.layers.latent import Latent
 from fmjax.models.layers.mixture_of_experts import Experts
 from fmjax.models.layers.multipliers import Multipliers
-from fmjax.models.layers.norms import Norm
+from fmjax.models.layers.norms import HeadNorm, Norm
 from fmjax.models.layers.patch_rotary import PatchRotary
 from fmjax.models.layers.position_bias import Alibi, RelativeBuckets, RelativeGrid
 from fmjax.models.layers.quantized import Quantized, is_installed
@@ -38,18 +38,28 @@ class TransformerConfig:
       norm: "layernorm" or "rmsnorm".
       norm_position: "pre" normalizes the input of a layer, "post" the sum of its input
         and output (Vaswani et al. 2017), "sandwich" its input and its output, before
-        they are added (Gemma 2).
+        they are added (Gemma 2), "output" its output alone (OLMo 2).
       norm_epsilon: added to the norm's variance.
       first_norm: whether attention of the first layer has a norm before it; ModernBERT,
         whose embeddings are normalized, has none. All layers have the parameter.
+      norm_weights: whether norms have weights (OLMo has none).
       unit_offset_norm: whether norm parameters are the weights minus one, as in Gemma.
-      activation: of the feed-forward layer; gelu_tanh is GPT-2's, quick_gelu CLIP's.
+      parallel: whether attention and feed-forward layer both read the block's input, in
+        place of one after the other (GPT-J, Wang & Komatsuzaki 2021): through "norms"
+        of their own (GPT-NeoX) or one "norm" (GPT-J); None: they do not.
+      activation: of the feed-forward layer; gelu_tanh is GPT-2's, quick_gelu CLIP's,
+        clamped_swiglu, which is gated, gpt-oss's.
       gated_mlp: whether the feed-forward layer is gated; with silu this is SwiGLU.
       bias: whether projections and LayerNorms have biases.
       qkv_bias: whether the projections to queries, keys and values have biases; None
         means bias.
       key_bias: whether the projection to keys has a bias where those to queries and
         values do (BEiT, DINOv3: not).
+      out_bias: whether the output projections of attention have biases; None means
+        bias.
+      mlp_bias: whether the feed-forward layer has biases, or experts and their router;
+        None means bias.
+      norm_bias: whether LayerNorms have biases; None means bias.
       rotary: rotary positions, such as @rotary(), or @patch_rotary() of images; None
         for none.
       position_bias: position bias of attention scores: @alibi(), @relative_buckets() as
@@ -60,13 +70,23 @@ class TransformerConfig:
         sides; None for all. See `AttentionMask`.
       global_every: with a window, every n-th layer attends to all tokens; None for no
         such layers.
-      global_first: whether that is the first of every n layers (ModernBERT), or the
-        last.
+      global_layers: with a window, the layers, from 0, that attend to all tokens, where
+        they are not every n-th; None for those of global_every.
       qk_norm: whether there is an RMSNorm over each query and key head (Dehghani et al.
-        2023).
+        2023), with weights that heads share. "each_head": the stack's kind of norm with
+        weights for each head (StableLM 2); "all_heads": over all heads as one vector
+        (OLMo 2).
+      qkv_clip: queries, keys and values are clipped to ± this (OLMo); None for no
+        clipping.
+      attention_sinks: whether a learned score per head takes part in the softmax and
+        adds nothing to its output (gpt-oss, OpenAI 2025; Xiao et al. 2023).
       attention_scale: of the scores; None means head_dim^(-1/2). Query weights are
         initialized with init_std / (attention_scale · √head_dim), as in T5. Not with
         @disentangled().
+      scale_by_layer: whether scores are divided by the layer's index from 1 (GPT-2 of
+        Mistral, Karamcheti et al. 2021).
+      latent: keys and values from one latent vector per token, see `Latent`
+        (DeepSeek-V2); None for projections of the input.
       attention_softcap: scores x become cap · tanh(x / cap); None leaves them
         unchanged. Not with @disentangled().
       experts: a mixture of experts in place of each feed-forward layer, such as
@@ -123,22 +143,33 @@ class TransformerConfig:
     head_dim: int | None = None
     mlp_dim: int | None = None
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
-    norm_position: Literal["pre", "post", "sandwich"] = "pre"
+    norm_position: Literal["pre", "post", "sandwich", "output"] = "pre"
     norm_epsilon: float = 1e-5
     first_norm: bool = True
+    norm_weights: bool = True
     unit_offset_norm: bool = False
-    activation: Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"] = "gelu_tanh"
+    parallel: Literal["norms", "norm"] | None = None
+    activation: Literal[
+        "gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "clamped_swiglu"
+    ] = "gelu_tanh"
     gated_mlp: bool = False
     bias: bool = True
     qkv_bias: bool | None = None
     key_bias: bool = True
+    out_bias: bool | None = None
+    mlp_bias: bool | None = None
+    norm_bias: bool | None = None
     rotary: Rotary | PatchRotary | None = None
     position_bias: Alibi | RelativeBuckets | Disentangled | RelativeGrid | None = None
     window: int | None = None
     global_every: int | None = None
-    global_first: bool = False
-    qk_norm: bool = False
+    global_layers: tuple[int, ...] | None = None
+    qk_norm: bool | Literal["each_head", "all_heads"] = False
+    qkv_clip: float | None = None
+    attention_sinks: bool = False
     attention_scale: float | None = None
+    scale_by_layer: bool = False
+    latent: Latent | None = None
     attention_softcap: float | None = None
     experts: Experts | None = None
     dropout: float = 0.0
@@ -166,7 +197,9 @@ class TransformerConfig:
     def __post_init__(self):
         for check in (
             _check_sizes,
+            _check_block,
             _check_attention,
+            _check_latent,
             _check_positions,
             _check_experts,
             _check_kernel,
@@ -205,17 +238,40 @@ class TransformerConfig:
             return self.init_std
         return self.init_std / (2 * self.num_layers) ** 0.5
 
-    def in_window(self, layer: int | Int[Array, ""]) -> bool | Bool[Array, ""]:
-        """Whether the window, if there is one, is that of a layer, numbered from 0."""
-        if self.global_every is None:
+    def has_bias(self, where: Literal["qkv", "out", "mlp", "norm"]) -> bool:
+        """Whether a part has biases, with the default of None applied."""
+        own = getattr(self, f"{where}_bias")
+        return self.bias if own is None else own
+
+    def is_global(self, layer: int) -> bool:
+        """Whether the layer of this index, from 0, attends to all tokens."""
+        if self.window is None:
             return True
-        return (layer + (0 if self.global_first else 1)) % self.global_every != 0
+        if self.global_layers is not None:
+            return layer in self.global_layers
+        return self.global_every is not None and (layer + 1) % self.global_every == 0
 
     def make_norm(self, name: str | None = None) -> Norm:
         """Makes a norm of this config's kind."""
         return Norm(
-            self.norm, self.norm_epsilon, self.bias, self.unit_offset_norm, name=name
+            self.norm,
+            self.norm_epsilon,
+            self.has_bias("norm"),
+            self.unit_offset_norm,
+            weights=self.norm_weights,
+            name=name,
         )
+
+    @property
+    def head_norm(self) -> HeadNorm | None:
+        """The norms over queries and keys; None for none."""
+        if not self.qk_norm:
+            return None
+        if self.qk_norm is True:
+            kind, weights = "rmsnorm", "shared"
+        else:
+            kind, weights = self.norm, self.qk_norm
+        return HeadNorm(kind, self.norm_epsilon, self.unit_offset_norm, weights)
 
 
 def _check_sizes(c: TransformerConfig) -> None:
@@ -237,22 +293,34 @@ def _check_sizes(c: TransformerConfig) -> None:
         )
 
 
+def _check_block(c: TransformerConfig) -> None:
+    """Raises UserError for norms and gates that exclude each other."""
+    if c.parallel is not None:
+        with_one = c.norm_position == "pre"
+        require(c, "norm_position", with_one, "'pre' with transformer.parallel")
+    gated = c.activation != "clamped_swiglu" or c.gated_mlp
+    require(c, "gated_mlp", gated, "True with transformer.activation 'clamped_swiglu'")
+
+
 def _check_attention(c: TransformerConfig) -> None:
     """Raises UserError for invalid windows and options of disentangled attention."""
     for name in ("window", "global_every"):
         value = getattr(c, name)
         require(c, name, value is None or value >= 1, "at least 1, or None")
-    if c.global_every is not None and c.window is None:
-        raise UserError(
-            f"transformer.global_every = {c.global_every} needs transformer.window, "
-            "which is None."
-        )
-    require(
-        c,
-        "global_first",
-        c.global_every is not None or not c.global_first,
-        "False without transformer.global_every",
-    )
+    for name in ("global_every", "global_layers"):
+        if getattr(c, name) is not None and c.window is None:
+            raise UserError(
+                f"transformer.{name} = {getattr(c, name)} needs transformer.window, "
+                "which is None."
+            )
+    if c.global_layers is not None:
+        alone = c.global_every is None
+        require(c, "global_every", alone, "None with transformer.global_layers")
+        inside = all(0 <= layer < c.num_layers for layer in c.global_layers)
+        bounds = f"layers from 0 to transformer.num_layers - 1 = {c.num_layers - 1}"
+        require(c, "global_layers", inside, bounds)
+    clip = c.qkv_clip
+    require(c, "qkv_clip", clip is None or clip > 0, "a number above 0, or None")
     require(
         c,
         "first_norm",
@@ -261,6 +329,8 @@ def _check_attention(c: TransformerConfig) -> None:
     )
     if not isinstance(c.position_bias, Disentangled):
         return
+    for name in ("attention_sinks", "scale_by_layer"):
+        require(c, name, not getattr(c, name), "False with @disentangled()")
     if c.kv_heads != c.num_heads:
         raise UserError(
             f"transformer.num_kv_heads = {c.kv_heads}: disentangled attention needs as "
@@ -274,27 +344,52 @@ def _check_attention(c: TransformerConfig) -> None:
             )
 
 
+def _check_latent(c: TransformerConfig) -> None:
+    """Raises UserError for options that latent attention does not have."""
+    if c.latent is None:
+        return
+    c.latent.check(c.head_width)
+    usual = {"qk_norm": False, "qkv_clip": None, "attention_sinks": False}
+    usual |= {"scale_by_layer": False, "position_bias": None}
+    for name, value in usual.items():
+        fits = getattr(c, name) == value
+        require(c, name, fits, f"{value} with transformer.latent")
+    fits = c.kv_heads == c.num_heads
+    require(c, "num_kv_heads", fits, f"{c.num_heads} with transformer.latent")
+    fits = isinstance(c.rotary, Rotary)
+    require(c, "rotary", fits, "@rotary() with transformer.latent")
+
+
 def _check_positions(c: TransformerConfig) -> None:
     """Raises UserError for rotary positions that do not fit the heads or layers."""
     if c.rotary is None:
         return
-    c.rotary.check(c.head_width)
+    turning = c.head_width if c.latent is None else c.latent.rotary_dim
+    c.rotary.check(turning)
     local = c.rotary.local_theta if isinstance(c.rotary, Rotary) else None
-    if local is not None and c.global_every is None:
+    if local is not None and c.window is None:
         raise UserError(
-            f"rotary.local_theta = {local} is for layers with a window beside others "
-            "without; expected transformer.global_every, which is None."
+            f"rotary.local_theta = {local} is for layers with a window; expected "
+            "transformer.window, which is None, and for layers without it "
+            "transformer.global_every or transformer.global_layers."
         )
 
 
 def _check_experts(c: TransformerConfig) -> None:
-    """Raises UserError for options that experts do not have: biases and dropout."""
-    for name, without in ("bias", False), ("mlp_dropout", 0):
-        if c.experts is not None and getattr(c, name):
-            raise UserError(
-                f"transformer.{name} = {getattr(c, name)}: experts have no offsets and "
-                f"no dropout; expected {without} with transformer.experts = @experts()."
-            )
+    """Raises UserError for options that experts do not have: dropout."""
+    if c.experts is None:
+        return
+    if c.mlp_dropout:
+        raise UserError(
+            f"transformer.mlp_dropout = {c.mlp_dropout}: experts have no dropout; "
+            "expected 0 with transformer.experts = @experts()."
+        )
+    first = c.experts.dense_layers
+    if first >= c.num_layers:
+        raise UserError(
+            f"experts.dense_layers = {first}: expected fewer than "
+            f"transformer.num_layers = {c.num_layers}."
+        )
 
 
 def _check_dropout(c: TransformerConfig) -> None:
@@ -347,6 +442,8 @@ def _check_kernel(c: TransformerConfig) -> None:
         what = f"transformer.position_bias = @{c.position_bias.gin_name}()"
     elif c.attention_dropout:
         what = f"transformer.attention_dropout = {c.attention_dropout}"
+    elif c.attention_sinks and c.attention != "blockwise":
+        what = "transformer.attention_sinks = True"
     elif c.attention == "cudnn" and c.attention_softcap is not None:
         what = f"transformer.attention_softcap = {c.attention_softcap}"
     if what is not None:

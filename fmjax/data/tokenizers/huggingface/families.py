@@ -53,7 +53,15 @@ _CLS_SEP_SEP = {"single": "cls A sep", "pair": "cls A sep sep B sep"}
 _BERT_FAMILY = Family("wordpiece", _BERT, **_CLS_SEP)
 _ROBERTA_FAMILY = Family("byte_level", _ROBERTA, **_CLS_SEP_SEP, mask_takes_space=True)
 
+_FROM_XLM_R = Family(None, _ROBERTA, **_CLS_SEP_SEP, mask_takes_space=True)
+
 FAMILIES = {
+    "AlbertTokenizer": Family(
+        None,
+        _BERT | {"unk": "<unk>", "pad": "<pad>", "bos": "[CLS]", "eos": "[SEP]"},
+        **_CLS_SEP,
+        mask_takes_space=True,
+    ),
     "BartTokenizer": _ROBERTA_FAMILY,
     "BertTokenizer": _BERT_FAMILY,
     "BloomTokenizer": Family(None, _ENDS | {"pad": "<pad>"}),
@@ -63,9 +71,11 @@ FAMILIES = {
         "bos A eos",
         "bos A eos eos B eos",
     ),
+    "CamembertTokenizer": _FROM_XLM_R,
     "DebertaV2Tokenizer": Family(
         "sentencepiece", _BERT | {"bos": "[CLS]", "eos": "[SEP]"}, **_CLS_SEP
     ),
+    "DistilBertTokenizer": _BERT_FAMILY,
     "ElectraTokenizer": _BERT_FAMILY,
     "GPT2Tokenizer": Family("byte_level", _END_OF_TEXT | {"bos": "<|endoftext|>"}),
     "GemmaTokenizer": Family(
@@ -77,11 +87,27 @@ FAMILIES = {
     "LlamaTokenizer": Family(
         "sentencepiece", _ENDS, "bos A", "bos A bos1 B1", legacy=False
     ),
+    "MBart50Tokenizer": _FROM_XLM_R,
+    "MBartTokenizer": _FROM_XLM_R,
+    "MPNetTokenizer": Family(
+        "wordpiece",
+        _ROBERTA | {"unk": "[UNK]"},
+        **_CLS_SEP_SEP,
+        mask_takes_space=True,
+    ),
     "MarianTokenizer": Family(
         "marian",
         {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"},
         "A eos",
         "A B eos",
+    ),
+    "NllbTokenizer": _FROM_XLM_R,
+    "PegasusTokenizer": Family(
+        None,
+        {"eos": "</s>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask_2>"},
+        "A eos",
+        "A B eos",
+        mask_takes_space=True,
     ),
     "Qwen2Tokenizer": Family("qwen2", _END_OF_TEXT | {"pad": "<|endoftext|>"}),
     "RobertaTokenizer": _ROBERTA_FAMILY,
@@ -109,24 +135,33 @@ FAMILIES = {
 UNNAMED = Family(None, {})
 
 _BY_MODEL_TYPE = {
+    "albert": "AlbertTokenizer",
     "bart": "BartTokenizer",
     "bert": "BertTokenizer",
     "bloom": "BloomTokenizer",
+    "camembert": "CamembertTokenizer",
     "clip": "CLIPTokenizer",
+    "clip_text_model": "CLIPTokenizer",
     "deberta-v2": "DebertaV2Tokenizer",
+    "distilbert": "DistilBertTokenizer",
     "electra": "ElectraTokenizer",
     "gemma2": "GemmaTokenizer",
     "gpt2": "GPT2Tokenizer",
     "llama": "LlamaTokenizer",
     "marian": "MarianTokenizer",
+    "mbart": "MBartTokenizer",
     "mistral": "LlamaTokenizer",
     "mixtral": "LlamaTokenizer",
+    "mpnet": "MPNetTokenizer",
+    "mt5": "T5Tokenizer",
     "opt": "GPT2Tokenizer",
+    "pegasus": "PegasusTokenizer",
     "qwen2": "Qwen2Tokenizer",
     "qwen3": "Qwen2Tokenizer",
     "roberta": "RobertaTokenizer",
     "siglip": "SiglipTokenizer",
     "t5": "T5Tokenizer",
+    "umt5": "T5Tokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
 }
 

@@ -119,6 +119,10 @@ class HuggingFaceTokenizer:
             return special_template.fill(self._single, [first])
         return special_template.fill(self._pair, [first, second])
 
+    def special_tokens(self) -> dict[str, str]:
+        """The special tokens by transformers' names, such as "bos_token"."""
+        return {f"{name}_token": token for name, token in self._names.items()}
+
     def template(self, texts: int) -> tuple[special_template.Slot, ...]:
         """The special tokens that the model expects around one text or two."""
         return tuple(self._single if texts == 1 else self._pair)

@@ -49,6 +49,7 @@ def attend(
     block: int | None = None,
     dropout_rate: float = 0.0,
     keys: Keys = None,
+    sinks: Float[Array, " H"] | None = None,
 ) -> Float[Array, "B T H K"]:
     """Scaled dot-product attention: softmax(scale · q k^T + bias) v.
 
@@ -78,12 +79,14 @@ def attend(
         None for as many as suit the chip.
       dropout_rate: share of the attention weights that are dropped.
       keys: one random key per example; None for no dropout.
+      sinks: a score of each head that takes part in the softmax beside those of the
+        keys and adds nothing to the output; None for none.
 
     Raises:
       UserError: the requested kernel does not support this call.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    options = (bias, scale, softcap, dropout_rate, keys, block)
+    options = (bias, scale, softcap, dropout_rate, keys, block, sinks)
     call = AttentionCall(q, k, v, mask, *options)
     if _in_parts(call):
         return _attend_in_parts(call, implementation, context_attention)
@@ -125,7 +128,7 @@ def _attend_in_parts(
             f"keys over mesh.context ({reason or 'transformer.context_attention'}). "
             "Expected 'auto', 'blockwise' or 'xla'."
         )
-    long = call.k.shape[1] > _LONG and call.unusual() is None
+    long = call.k.shape[1] > _LONG and blockwise.refusal(call) is None
     chosen = "blockwise" if long or implementation == "blockwise" else "xla"
     if reason and how == "auto" and implementation == "auto":
         _say(f"attention over mesh.context gathers the keys, without a ring: {reason}")

@@ -5,6 +5,7 @@ Gimelshein (2018); the backward pass recomputes attention weights, as FlashAtten
 does (Dao et al. 2022, algorithm 4).
 """
 
+import dataclasses
 import functools
 import math
 
@@ -25,14 +26,15 @@ _HIDDEN = float(jnp.finfo(jnp.float32).min)  # score of a masked key
 
 def refusal(call: AttentionCall) -> str | None:
     """Why this kernel does not support the call; None if it does."""
-    return call.unusual()
+    return dataclasses.replace(call, sinks=None).unusual()
 
 
 def attention(call: AttentionCall) -> Float[Array, "B T H K"]:
     """The output of attention."""
     q, k, v = _heads_first(call)
     H, block = call.q.shape[2], _even(call.block or BLOCK, k.shape[2])
-    out = _attention(call.scale * q, k, v, call.mask, call.softcap, H, block)
+    sinks = None if call.sinks is None else call.sinks.astype(jnp.float32)
+    out = _attention(call.scale * q, k, v, sinks, call.mask, call.softcap, H, block)
     return _heads_last(out, H)
 
 
@@ -43,7 +45,7 @@ def forward_piece(
     B, T, H, _ = call.q.shape
     q, k, v = _heads_first(call)
     block = _even(call.block or BLOCK, k.shape[2])
-    out, highest, total = _softmax(q, k, v, call.mask, call.softcap, H, block)
+    out, highest, total = _softmax(q, k, v, None, call.mask, call.softcap, H, block)
     log_sums = (highest + jnp.log(total)).reshape(B, H, T)
     return _heads_last(out, H), log_sums
 
@@ -59,9 +61,9 @@ def backward_piece(
     q, k, v = _heads_first(call)
     out, gradient = (_grouped(jnp.swapaxes(x, 1, 2), G) for x in (out, gradient))
     log_sums = log_sums.reshape(out.shape[:3])
-    residuals = (q, k, v, call.mask, out, log_sums, jnp.ones_like(log_sums))
+    residuals = (q, k, v, None, call.mask, out, log_sums, jnp.ones_like(log_sums))
     block = _even(call.block or BLOCK, k.shape[2])
-    into_q, into_k, into_v, _ = _backward(call.softcap, H, block, residuals, gradient)
+    into_q, into_k, into_v, *_ = _backward(call.softcap, H, block, residuals, gradient)
     return (
         _heads_last(into_q, H),
         jnp.swapaxes(into_k, 1, 2),
@@ -88,29 +90,30 @@ def _heads_last(x: Float[Array, "B G R K"], heads: int) -> Float[Array, "B T H K
     return jnp.swapaxes(x.reshape(x.shape[0], heads, -1, x.shape[-1]), 1, 2)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
 def _attention(
     q: Float[Array, "B G R K"],
     k: Float[Array, "B G S K"],
     v: Float[Array, "B G S K"],
+    sinks: Float[Array, " H"] | None,
     mask: AttentionMask,
     softcap: float | None,
     heads: int,
     block: int,
 ) -> Float[Array, "B G R K"]:
     """Attention of scaled queries; each key head has R = H / G · T queries."""
-    return _forward(q, k, v, mask, softcap, heads, block)[0]
+    return _forward(q, k, v, sinks, mask, softcap, heads, block)[0]
 
 
-def _forward(q, k, v, mask, softcap, heads, block):
-    out, highest, total = _softmax(q, k, v, mask, softcap, heads, block)
+def _forward(q, k, v, sinks, mask, softcap, heads, block):
+    out, highest, total = _softmax(q, k, v, sinks, mask, softcap, heads, block)
     out = checkpoint_name(out.astype(v.dtype), "attention")
     highest = checkpoint_name(highest, "attention")
     total = checkpoint_name(total, "attention")
-    return out, (q, k, v, mask, out, highest, total)
+    return out, (q, k, v, sinks, mask, out, highest, total)
 
 
-def _softmax(q, k, v, mask, softcap, heads, block):
+def _softmax(q, k, v, sinks, mask, softcap, heads, block):
     """The output, and each query's highest score and sum of exp(score - highest)."""
     B, G, R, K = q.shape
     f32 = jnp.float32
@@ -136,12 +139,15 @@ def _softmax(q, k, v, mask, softcap, heads, block):
         jnp.zeros((B, G, R)),
         jnp.zeros((B, G, R, K)),
     )
+    if sinks is not None:
+        # As if a first block had had a key of this score, and a value of zero.
+        start = (_per_query(sinks, q.shape), jnp.ones((B, G, R)), start[2])
     (highest, total, out), _ = jax.lax.scan(add, start, pieces)
     return out / total[..., None], highest, total
 
 
 def _backward(softcap, heads, block, residuals, gradient):
-    q, k, v, mask, out, highest, total = residuals
+    q, k, v, sinks, mask, out, highest, total = residuals
     f32 = jnp.float32
     # Row sums of weights times their gradients, computed as output times gradient.
     inner = (out.astype(f32) * gradient.astype(f32)).sum(-1)
@@ -168,7 +174,12 @@ def _backward(softcap, heads, block, residuals, gradient):
     pieces = (_block_indices(keys, block, q), _cut(k, block), _cut(v, block))
     into_q, (into_k, into_v) = jax.lax.scan(add, jnp.zeros(q.shape, f32), pieces)
     join = functools.partial(_join, keys=keys)
-    return into_q.astype(q.dtype), join(into_k), join(into_v), None
+    into_sinks = None
+    if sinks is not None:
+        weights = jnp.exp(_per_query(sinks, q.shape) - highest) / total
+        rows = (-weights * inner).reshape(len(q), len(sinks), -1)
+        into_sinks = rows.sum((0, 2))
+    return into_q.astype(q.dtype), join(into_k), join(into_v), into_sinks, None
 
 
 _attention.defvjp(_forward, _backward)
@@ -204,6 +215,15 @@ def _scores_backward(softcap, residuals, gradient):
 
 
 _scores.defvjp(_scores_forward, _scores_backward)
+
+
+def _per_query(
+    sinks: Float[Array, " H"], shape: tuple[int, ...]
+) -> Float[Array, "B G R"]:
+    """The score of each query's head, for queries of this shape [B, G, R, K]."""
+    B, G, R, _ = shape
+    rows = jnp.repeat(sinks.reshape(G, -1), R * G // len(sinks), axis=1)
+    return jnp.broadcast_to(rows, (B, G, R))
 
 
 def _block_indices(keys, block, q):

@@ -24,6 +24,8 @@ class AttentionCall:
       dropout_rate: share of the attention weights that are dropped.
       keys: one random key per example; None for no dropout.
       block: the most queries and keys of a block of a kernel; None for its own choice.
+      sinks: [H], a score of each head that takes part in the softmax and adds nothing
+        to the output; None for none.
     """
 
     q: Float[Array, "B T H K"]
@@ -36,6 +38,7 @@ class AttentionCall:
     dropout_rate: float
     keys: Keys
     block: int | None = None
+    sinks: Float[Array, " H"] | None = None
 
     @property
     def drops(self) -> bool:
@@ -46,6 +49,8 @@ class AttentionCall:
         """An option of this call that no fused kernel supports; None without any."""
         if self.bias is not None:
             return "a bias is added to the scores (transformer.position_bias)"
+        if self.sinks is not None:
+            return "transformer.attention_sinks"
         if self.drops:
             return f"transformer.attention_dropout = {self.dropout_rate}"
         if self.mask.query_positions is not None:

@@ -41,10 +41,9 @@ def attention(call: AttentionCall, kernel: ModuleType) -> Float[Array, "B T H K"
             return placed
         return PartitionSpec(None, *placed[1:])
 
-    def local(q, k, v, mask, bias):
-        return kernel.attention(
-            dataclasses.replace(call, q=q, k=k, v=v, mask=mask, bias=bias, keys=None)
-        )
+    def local(q, k, v, mask, bias, sinks):
+        arrays = {"q": q, "k": k, "v": v, "mask": mask, "bias": bias, "sinks": sinks}
+        return kernel.attention(dataclasses.replace(call, keys=None, **arrays))
 
     masks = dataclasses.replace(
         mask,
@@ -63,10 +62,11 @@ def attention(call: AttentionCall, kernel: ModuleType) -> Float[Array, "B T H K"
             placement.of_keys(),
             masks,
             spec(call.bias, biases),
+            PartitionSpec(mesh_axes("act_heads")),
         ),
         out_specs=placement.of_queries(length),
         check_vma=False,
-    )(call.q, call.k, call.v, mask, call.bias)
+    )(call.q, call.k, call.v, mask, call.bias, call.sinks)
 
 
 def _with_keys_in_order(call: AttentionCall) -> AttentionCall:

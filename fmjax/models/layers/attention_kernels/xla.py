@@ -42,4 +42,9 @@ def attention_weights(call: AttentionCall) -> Float[Array, "B H T S"]:
     array = call.mask.to_array(T, S)
     if array is not None:
         scores = jnp.where(array[:, None], scores, jnp.finfo(jnp.float32).min)
-    return jax.nn.softmax(scores, axis=-1)
+    if call.sinks is None:
+        return jax.nn.softmax(scores, axis=-1)
+    sinks = call.sinks.astype(jnp.float32)[None, :, None, None]
+    highest = jax.lax.stop_gradient(jnp.maximum(scores.max(-1, keepdims=True), sinks))
+    weights = jnp.exp(scores - highest)
+    return weights / (weights.sum(-1, keepdims=True) + jnp.exp(sinks - highest))

@@ -1,0 +1,101 @@
+"""Texts as rows of ids: with special tokens, no longer than the model reads, padded."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Int
+
+from fmjax.data.tokenizers.tokenizers import Tokenizer
+from fmjax.errors import UserError
+from fmjax.say_once import say_once
+
+# Rows are padded to a power of two, at least this, so that few shapes are compiled.
+_SHORTEST = 16
+
+TextOrPair = str | tuple[str, str]
+
+
+class TextRow(NamedTuple):
+    """Ids of a text, or of two, with special tokens, and the token type of each."""
+
+    ids: list[int]
+    types: list[int]
+
+
+def text_rows(
+    model: nn.Module,
+    tokenizer: Tokenizer | None,
+    texts: Sequence[TextOrPair],
+    wrap: Callable[[Sequence[list[int]]], TextRow],
+    truncate: bool,
+) -> list[TextRow]:
+    """The row of each text, or pair of texts.
+
+    Args:
+      model: the model that reads them.
+      tokenizer: of the run.
+      texts: the texts.
+      wrap: puts special tokens around the ids of one or two texts.
+      truncate: whether to cut what is longer than the model's max_length, of a pair the
+        second text; a line says how many were cut.
+
+    Raises:
+      UserError: there is no tokenizer, there are no texts, or one has no tokens or too
+        many.
+    """
+    if tokenizer is None:
+        raise UserError("This run has no tokenizer, so it cannot read texts.")
+    if isinstance(texts, str):
+        raise UserError("texts is one text; expected a list of texts.")
+    if not len(texts):
+        raise UserError("There are no texts; expected at least one.")
+    longest, rows, cut = model.max_length, [], 0
+    for number, text in enumerate(texts):
+        parts = (text,) if isinstance(text, str) else text
+        if len(parts) not in (1, 2) or not all(isinstance(part, str) for part in parts):
+            raise UserError(f"texts[{number}]: expected a text, or a pair of texts.")
+        ids = [list(tokenizer.encode(part)) for part in parts]
+        row = wrap(ids)
+        if (excess := len(row.ids) - longest) > 0 and truncate:
+            cut += 1
+            row = wrap([*ids[:-1], ids[-1][: max(0, len(ids[-1]) - excess)]])
+        if not row.ids:
+            raise UserError(f"texts[{number}] has no tokens; expected some text.")
+        if len(row.ids) > longest:
+            raise UserError(
+                f"texts[{number}] has {len(row.ids)} tokens, more than "
+                f"{model.gin_name}.max_length = {longest}; truncate = True cuts it."
+            )
+        rows.append(row)
+    if cut:
+        say_once(
+            f"{cut:,} of {len(rows):,} texts have more than "
+            f"{model.gin_name}.max_length = {longest} tokens; the rest is not read."
+        )
+    return rows
+
+
+def batches(
+    rows: Sequence[TextRow], size: int, longest: int, padding: int = 0
+) -> Iterator[tuple[list[int], dict[str, Int[np.ndarray, "B T"]]]]:
+    """Yields rows of similar lengths, padded: their numbers and the arrays.
+
+    The arrays are `tokens`, `token_types` and `padding_mask`, [size, T]. Rows that fill
+    a batch have one token.
+    """
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+    for start in range(0, len(order), size):
+        numbers = order[start : start + size]
+        needed = max(len(rows[i].ids) for i in numbers)
+        length = min(longest, max(_SHORTEST, 1 << (needed - 1).bit_length()))
+        tokens = np.full((size, length), padding, np.int32)
+        types = np.zeros((size, length), np.int32)
+        mask = np.zeros((size, length), bool)
+        mask[:, 0] = True
+        for at, i in enumerate(numbers):
+            end = len(rows[i].ids)
+            tokens[at, :end], types[at, :end] = rows[i]
+            mask[at, :end] = True
+        yield numbers, {"tokens": tokens, "token_types": types, "padding_mask": mask}
