@@ -227,8 +227,7 @@ class TokenizedUnit(NamedTuple):
       tokens: of all texts, uint16 or int32 [N].
       lengths: tokens of each text, int32 [texts]; of a pair, inputs before targets.
       sizes: bytes of each document, of a pair's targets, or of the first of two
-        labelled texts, int64 [documents]; -1 if
-        they are not known.
+        labelled texts, int64 [documents]; -1 if they are not known.
       labels: of all documents, int64 [labels]; None without labels.
       label_counts: number of labels of each document, int32 [documents]; None without
         labels.
