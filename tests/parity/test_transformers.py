@@ -25,7 +25,7 @@ from fmjax.interop.hugging_face import import_model
 # Default classes without a head are named after those with one.
 BARE = {"GPT2LMHeadModel": "GPT2Model", "Gemma3ForCausalLM": "Gemma3TextModel"}
 # Of a cache that differs from the others' by windows, layers or what it holds.
-CACHES = {"gpt_neo", "gemma3_text", "smollm3", "gpt_oss", "deepseek_v3", "bloom"}
+CACHES = {"gemma3_text", "smollm3", "gpt_oss", "deepseek_v3"}
 
 
 @pytest.fixture(scope="module", params=one_of_each_family(DECODERS))
