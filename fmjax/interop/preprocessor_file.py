@@ -36,8 +36,11 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "do_center_crop": True,
         "resample": 3,
     },
+    "Beit": _PLAIN | {"resample": 3},
     "Bit": _CLIP,
     "CLIP": _CLIP,
+    "DINOv3ViT": _PLAIN
+    | {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
     "Siglip": _PLAIN | {"resample": 3},
 }
 
@@ -96,6 +99,8 @@ def _read(options: Options) -> Preprocessing:
     # Of other classes, or of how theirs are called.
     options.ignore("processor_class", "_processor_class", "data_format", "device")
     options.ignore("input_data_format", "disable_grouping", "return_tensors")
+    # Of pictures that are segmented.
+    options.ignore("do_reduce_labels", "reduce_labels")
     options.require("default_to_square", True, False)
     height, width, shorter = _size(options, "size", default["size"])
     if options.take("do_center_crop", bool, default["do_center_crop"]):

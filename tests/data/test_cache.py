@@ -7,11 +7,20 @@ import threading
 import numpy as np
 import pytest
 import safetensors.numpy
-from array_record.python.array_record_module import ArrayRecordWriter
+from array_record.python.array_record_module import (
+    ArrayRecordReader,
+    ArrayRecordWriter,
+)
 
 from fmjax.data import folders
 from fmjax.data.runtime.batches import Records, eval_batches, train_batches
-from fmjax.data.runtime.cache import CacheKey, build_cache, is_built, open_cache
+from fmjax.data.runtime.cache import (
+    CacheKey,
+    build_cache,
+    decode_record,
+    is_built,
+    open_cache,
+)
 from fmjax.data.tasks.documents import Tokenized
 from fmjax.data.text.packing import Layout
 from fmjax.data.tokenizers.tokenizers import ByteTokenizer, load_tokenizer
@@ -239,6 +248,18 @@ def test_too_many_broken_documents_leave_no_cache(tmp_path):
         build(0.2)
     assert not (key_of().folder(tmp_path)).exists()
     assert build(0.3).skipped == 12
+
+
+@pytest.mark.parametrize("mode", ["blocks", "packed"])
+def test_records_have_the_bytes_that_safetensors_writes(tmp_path, mode):
+    cache = build(tmp_path, key_of(Layout(mode, 8, None, 1)))
+    (shard,) = cache.shards
+    records = ArrayRecordReader(str(shard)).read_all()
+    assert len(records) == cache.rows > 20
+    for record in records:
+        arrays = decode_record(record)
+        assert arrays["tokens"].dtype == np.uint16
+        assert safetensors.numpy.save(arrays) == record
 
 
 @pytest.mark.parametrize("offset", [-30, 0, 40])

@@ -21,7 +21,7 @@ from fmjax.data.inspect.text_measures import TextMeasures, script_shares
 from fmjax.data.tokenizers.tokenizers import ByteTokenizer
 from fmjax.data.tokenizers.vocabularies import train_sentencepiece
 from fmjax.errors import UserError
-from tests.image_files import write_classes
+from tests.image_files import encoded, picture, write_classes
 
 RNG = np.random.default_rng(0)
 WORDS = ["Haus", "Baum", "and", "so", "weiter", "größer", "tree", "river", "why", "not"]
@@ -232,6 +232,31 @@ def test_images_without_classes_are_suggested_a_model_without_labels(
     experiment.data.prepare()
     assert experiment.data.row_shapes()["images"] == (32, 32, 3)
     assert type(experiment.objective).__name__ == "MaskedAutoencoding"
+
+
+@pytest.mark.parametrize("label", ["label", None])
+def test_images_in_records_are_suggested_a_model(tmp_path, monkeypatch, label):
+    monkeypatch.setenv("FMJAX_CACHE", str(tmp_path / "cache"))
+    names = {label: [i % 3 for i in range(30)]} if label else {}
+    images = [{"bytes": encoded(picture(i)), "path": f"{i}.png"} for i in range(30)]
+    pq.write_table(pa.table({"image": images, **names}), tmp_path / "a.parquet")
+    report = inspect_files(str(tmp_path / "a.parquet"))
+    assert {f.name: next(iter(f.types)) for f in report.fields}[
+        "image.bytes"
+    ] == "image"
+    (tmp_path / "mine.gin").write_text(report.gin)
+    experiment = load_experiment(str(tmp_path / "mine.gin"))
+    experiment.data.prepare()
+    assert len(experiment.data.class_names()) == (3 if label else 0)
+    assert experiment.data.row_shapes()["images"] == (32, 32, 3)
+
+
+def test_a_label_is_told(tmp_path):
+    records = [{"text": text, "label": i % 2} for i, text in enumerate(TEXTS)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)))
+    report = inspect_files(str(tmp_path / "a.jsonl"))
+    assert "'label' has 2 different values" in report.remark
+    assert report.text_fields == ("text",)
 
 
 def test_scripts_are_those_of_unicode():

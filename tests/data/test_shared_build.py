@@ -255,6 +255,38 @@ data_of({corpus!r}, {str(tmp_path / "cache")!r}, processes=2).prepare()
     assert content(data) == content(expected)
 
 
+def test_what_another_version_has_left_is_not_used(tmp_path, corpus, small_units):
+    data = data_of(corpus, tmp_path / "cache", processes=2)
+    folder = folder_of(data)
+    folder.place.mkdir(parents=True)
+    (folder.place / "plan.json").write_text('{"version": 0, "units": [[]]}')
+    (folder.place / "unit-00000.json").write_text('{"pieces": 0}')
+    data.prepare()
+    expected = data_of(corpus, tmp_path / "one")
+    expected.prepare()
+    assert content(data) == content(expected)
+
+
+def test_a_damaged_unit_is_named_and_a_torn_one_is_tokenized_again(
+    tmp_path, corpus, small_units
+):
+    data = data_of(corpus, tmp_path / "cache", processes=2)
+    folder, division = folder_of(data), data.train.source.division("train")
+    folder.write_plan(shared_build._units(division.parts(5_000)), division.root)
+    build_worker.tokenize_units(folder, division, "x", data.tokenizer())
+    (folder.place / "unit-00001.json").write_text("")
+    piece = folder.place / "unit-00002-0000.safetensors"
+    whole = piece.read_bytes()
+    piece.write_bytes(whole[:-3])
+    with pytest.raises(UserError, match=rf"{piece.name} is damaged .* Delete"):
+        data.prepare()
+    piece.write_bytes(whole)
+    data.prepare()
+    expected = data_of(corpus, tmp_path / "one")
+    expected.prepare()
+    assert data.caches("train")[0].rows == expected.caches("train")[0].rows
+
+
 def test_a_claim_of_a_process_that_has_ended_is_taken_over(tmp_path):
     folder = BuildFolder(tmp_path)
     process = subprocess.Popen(["true"])

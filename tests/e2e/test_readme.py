@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import webdataset
 from image_files import encoded, picture, write_classes
-from small_tokenizers import byte_level
+from small_tokenizers import byte_level, mpnet
 
 from fmjax.cli.main import main, parse
 
@@ -179,6 +179,7 @@ def place(tmp_path_factory) -> pathlib.Path:
     write_shards(folder / "shards")
     write_classes(folder / "pictures", {"cat": 20, "dog": 20})
     save_random_gpt2(folder / "path/to/hf_gpt2")
+    save_random_mpnet(folder / "path/to/all-mpnet-base-v2")
     shutil.copytree(
         ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("runs")
     )
@@ -193,7 +194,8 @@ def write_records(folder: pathlib.Path) -> None:
     (folder / "chats/a.jsonl").write_text("".join(json.dumps(c) + "\n" for c in chats))
     chat = byte_level(folder / "path/to/hf_chat", ("<|endoftext|>",))
     template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-    (chat / "chat_template.jinja").write_text(template)
+    told = {"tokenizer_class": "GPT2Tokenizer", "chat_template": template}
+    (chat / "tokenizer_config.json").write_text(json.dumps(told))
     (folder / "tokens").mkdir()
     for name in ("train", "val"):
         ids = np.array([*range(1000, 1030), 50256] * 50, "<u2")
@@ -233,6 +235,22 @@ def save_random_gpt2(folder: pathlib.Path) -> None:
     )
     transformers.GPT2LMHeadModel(config).save_pretrained(folder)
     byte_level(folder, ("<|endoftext|>",))
+
+
+def save_random_mpnet(folder: pathlib.Path) -> None:
+    import transformers
+
+    config = transformers.MPNetConfig(
+        vocab_size=600,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=40,
+    )
+    transformers.MPNetModel(config).save_pretrained(folder)
+    mpnet(folder)
+    fields = {"tokenizer_class": "MPNetTokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(fields))
 
 
 @pytest.mark.slow

@@ -176,6 +176,7 @@ def test_of_several_model_types_one_may_be_chosen(run, tmp_path):
 
 SMALL = TransformerConfig(2, 12, 2)
 POST = dataclasses.replace(SMALL, norm_position="post")
+SANDWICH = dataclasses.replace(SMALL, norm_position="sandwich")
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,7 @@ POST = dataclasses.replace(SMALL, norm_position="post")
         (Bert(POST, 9, 8, "sinusoidal"), "bert.positions"),
         (Bert(POST, 9, 8, pooler="tanh"), "bert.pooler"),
         (Electra(POST, None, 9, 8, "sinusoidal"), "electra.positions"),
-        (Seq2Seq(SMALL, SMALL, 9, 8, positions="learned"),
+        (Seq2Seq(SANDWICH, SANDWICH, 9, 8, positions="learned"),
             "seq2seq.encoder: transformer.norm_position"),
         (Seq2Seq(POST, dataclasses.replace(POST, activation="relu"), 9, 8,
             positions="sinusoidal_halves"), "decoder.activation"),

@@ -114,12 +114,32 @@ def test_an_architecture_that_nobody_knows_is_named(tmp_path, model_type):
         ("marian", "share_encoder_decoder_embeddings", False),
         ("marian", "decoder_vocab_size", 7),
         ("marian", "normalize_embedding", True),
+        ("distilbert", "tie_weights_", False),
+        ("albert", "num_hidden_groups", 2),
+        ("albert", "inner_group_num", 2),
+        ("albert", "embedding_size", 4096),
+        ("mpnet", "relative_attention_num_buckets", 64),
+        ("modernbert", "norm_bias", True),
+        ("modernbert", "global_attn_every_n_layers", 0),
+        ("modernbert", "layer_types", ["full_attention"] * 21),
+        ("modernbert", "rope_parameters", {"full_attention": {"rope_type": "yarn"}}),
+        ("mbart", "normalize_before", False),
+        ("pegasus", "static_position_embeddings", False),
+        ("m2m_100", "decoder_layerdrop", 0.2),
+        ("beit", "use_shared_relative_position_bias", True),
+        ("dinov3_vit", "value_bias", False),
+        ("dinov3_vit", "proj_bias", False),
+        ("clip_text_model", "is_decoder", True),
     ],
 )
 def test_an_option_that_means_another_model_is_named(
     tmp_path, model_type, option, value
 ):
-    more = {"deberta-v2": DEBERTA, "bart": {"encoder_layers": 12}}.get(model_type, {})
+    more = {
+        "deberta-v2": DEBERTA,
+        "bart": {"encoder_layers": 12},
+        "beit": {"use_relative_position_bias": True},
+    }.get(model_type, {})
     refused(tmp_path, model_type, more | {option: value}, option)
 
 

@@ -20,6 +20,7 @@ PROCESSORS = {
     "ViT": {},
     "ViT, small": {"size": {"height": 32, "width": 32}, "resample": 3, **IMAGENET},
     "DeiT": IMAGENET,
+    "Beit": {"do_reduce_labels": True},
     "Bit": {"size": {"shortest_edge": 256}, **IMAGENET},
     "CLIP": {},
     "CLIP, larger": {"size": {"shortest_edge": 100}, "crop_size": 64},
@@ -37,6 +38,14 @@ def pictures():
 def processor(name, **options):
     cls = getattr(transformers, f"{name.split(',')[0]}ImageProcessorPil")
     return cls(**options)
+
+
+def test_dinov3_is_read_without_torchvision_which_its_class_needs(tmp_path):
+    named = {"image_processor_type": "DINOv3ViTImageProcessorFast"}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(named))
+    (tmp_path / "vit").mkdir()
+    processor("ViT", **IMAGENET).save_pretrained(tmp_path / "vit")
+    assert preprocessor_file.read(tmp_path) == preprocessor_file.read(tmp_path / "vit")
 
 
 @pytest.mark.parametrize("name", PROCESSORS)

@@ -138,6 +138,22 @@ def test_another_table_of_a_side_is_refused_by_its_name(name, tied, side, tmp_pa
         import_model(tmp_path / "hf", tmp_path / "run")
 
 
+def test_other_positions_of_pegasus_are_learned_ones(tmp_path):
+    theirs = random_model("PegasusForConditionalGeneration", BART)
+    with torch.no_grad():
+        for side in (theirs.model.encoder, theirs.model.decoder):
+            side.embed_positions.weight.mul_(0.5)
+    run = imported(theirs, tmp_path)
+    ours = fmjax.load(run)
+    assert ours.model.positions == "learned"
+    comes_back(theirs, run, tmp_path / "again")
+    compare(theirs, ours)
+    # A table that the files cannot hold is not made.
+    edit_config(tmp_path / "hf", max_position_embeddings=2**31 - 1)
+    with pytest.raises(UserError, match=r"embed_positions\.weight"):
+        import_model(tmp_path / "hf", tmp_path / "run 2")
+
+
 @pytest.mark.slow
 def test_a_head_of_its_own_is_read_whatever_version_5_says_of_it(tmp_path):
     # Version 5 writes tie_word_embeddings = true always; the tensors tell.

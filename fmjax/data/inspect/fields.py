@@ -6,6 +6,8 @@ from typing import Any
 
 from fmjax.data.sources.text_reader import is_utf8
 
+# First bytes of JPEG, PNG, GIF, BMP and TIFF.
+_IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 # Distinct values that are counted, at most, and characters of an example.
 _DISTINCT, _SHOWN = 10_000, 60
 
@@ -37,6 +39,11 @@ class FieldReport:
         """Whether most of its values are strings."""
         return next(iter(self.types), "") == "string"
 
+    @property
+    def is_image(self) -> bool:
+        """Whether most of its values are the content of image files."""
+        return next(iter(self.types), "") == "image"
+
 
 class Fields:
     """Collects the fields of records, also of those inside of objects ("a.b")."""
@@ -60,7 +67,7 @@ class Fields:
                 continue
             if name not in self._examples:
                 self._examples[name] = shown(value)
-            if kind in ("string", "list", "bytes"):
+            if kind in ("string", "list", "bytes", "image"):
                 count, total = self._lengths.get(name, (0, 0))
                 self._lengths[name] = (count + 1, total + len(value))
             if kind not in ("list", "object"):
@@ -94,7 +101,7 @@ def value_of(record: dict[str, Any], name: str) -> Any:
 
 
 def type_name(value: Any) -> str:
-    """The JSON type of a value; "bytes" for what is not UTF-8."""
+    """The JSON type of a value; "image" or "bytes" for what is not UTF-8."""
     if value is None:
         return "null"
     for kind, name in (
@@ -104,7 +111,9 @@ def type_name(value: Any) -> str:
         if isinstance(value, kind):
             return name
     if isinstance(value, bytes):
-        return "bytes"
+        return (
+            "image" if value.startswith(_IMAGES) or value[8:12] == b"WEBP" else "bytes"
+        )
     return type(value).__name__
 
 

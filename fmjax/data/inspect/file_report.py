@@ -22,6 +22,7 @@ from fmjax.data.inspect.sampling import (
     sample_records,
 )
 from fmjax.data.inspect.suggested_config import (
+    field_of_label,
     field_of_text,
     fields_of_pairs,
     suggested_config,
@@ -100,7 +101,7 @@ class FileReport:
         yield Text("\n".join(lines))
         if self.fields:
             yield _field_table(self.fields, self.read - self.corrupt)
-        if self.text is not None:
+        if self.text is not None and self.text_fields:
             yield from _text_tables(self)
         if self.images is not None:
             yield Text("\n".join(self.images.lines()))
@@ -147,7 +148,7 @@ def inspect_files(
     share = sample.total / max(sample.read, 1)
     return FileReport(
         format=found.format,
-        remark=found.remark or _remark_on_csv(csv),
+        remark=found.remark or _remark(csv, reports),
         unit="records" if is_records else "lines",
         files=len(found.files),
         bytes=_size(found.files),
@@ -165,10 +166,19 @@ def inspect_files(
     )
 
 
-def _remark_on_csv(csv: CsvOptions) -> str:
-    if csv.columns is None:
-        return ""
-    return "the first line seems to be no line of names, so columns are numbered"
+def _remark(csv: CsvOptions, fields: Sequence[FieldReport]) -> str:
+    remarks = []
+    if csv.columns is not None:
+        remarks.append(
+            "the first line seems to be no line of names, so columns are numbered"
+        )
+    label = field_of_label(fields)
+    if label is not None and not any(field.is_image for field in fields):
+        remarks.append(
+            f"{label.name!r} has {label.distinct} different values: "
+            "data/labelled_records.gin reads it as a label"
+        )
+    return "; ".join(remarks)
 
 
 def _report_images(pattern: str, found: FoundFiles) -> FileReport:

@@ -22,7 +22,7 @@ class LabelledReport:
     """The report of `inspect_labelled`.
 
     Attributes:
-      splits: a report for each cache.
+      splits: a report for each cache; empty for streamed data.
       vocab_size: vocabulary size of the tokenizer.
       length: T, tokens of a row.
       class_names: names of the labels 0, 1, ….
@@ -45,7 +45,19 @@ class LabelledReport:
 
     def _parts(self):
         yield from split_table(self.splits, of_images=False)
-        yield Text(f"vocabulary {self.vocab_size:,}, rows of {self.length} positions")
+        yield Text(
+            f"vocabulary {self.vocab_size:,}, rows of {self.length} positions, "
+            f"{len(self.class_names):,} classes"
+        )
+        if self.counts:
+            yield self._counts()
+            if (more := len(self.class_names) - _SHOWN) > 0:
+                yield Text(f"and {more:,} more classes")
+        for number, example in enumerate(self.examples, 1):
+            yield Panel(Text(example), title=f"row {number}", title_align="left")
+
+    def _counts(self) -> Table:
+        """Numbers and shares of the classes in each split."""
         table = Table("class")
         for split, counted in self.counted.items():
             of_some = f" (of {counted:,} rows)" if counted >= _COUNTED else ""
@@ -57,24 +69,21 @@ class LabelledReport:
                 for split, counted in self.counted.items()
             )
             table.add_row(Text(name), *shares)
-        yield table
-        if len(self.class_names) > _SHOWN:
-            yield Text(f"and {len(self.class_names) - _SHOWN} more classes")
-        for number, example in enumerate(self.examples, 1):
-            yield Panel(Text(example), title=f"row {number}", title_align="left")
+        return table
 
 
 def inspect_labelled(data: Data, *, examples: int = 3) -> LabelledReport:
-    """Builds missing caches, counts labels and reports.
+    """Builds missing caches, counts labels and reports; of a stream it counts none.
 
     Args:
-      data: the data to inspect, which has labels and is not streamed.
+      data: the data to inspect, which has labels.
       examples: number of rows to decode.
     """
     data.prepare()
     names = data.class_names()
     counts, counted = {}, {}
-    for split in ("train", "validation") if data.has_validation else ("train",):
+    splits = ("train", "validation") if data.has_validation else ("train",)
+    for split in () if data.streaming else splits:
         counts[split], counted[split] = _count(data.records(split), len(names))
     batches = data.train_batches(max(examples, 1), range(max(examples, 1)), seed=0)
     try:
@@ -84,7 +93,7 @@ def inspect_labelled(data: Data, *, examples: int = 3) -> LabelledReport:
     rows = ({name: a[r] for name, a in batch.items()} for r in range(examples))
     tokenizer = data.tokenizer()
     return LabelledReport(
-        splits=split_reports(data),
+        splits=() if data.streaming else split_reports(data),
         vocab_size=tokenizer.vocab_size,
         length=data.length,
         class_names=names,

@@ -33,8 +33,7 @@ def show(data: Data | ImageData, examples: int, picture: pathlib.Path | None) ->
     if not isinstance(data, ImageData):
         if picture is not None:
             raise UserError("--picture needs a config of images; this data is text.")
-        is_labelled = data.class_names() and not data.streaming
-        report = inspect_labelled if is_labelled else inspect
+        report = inspect_labelled if data.class_names() else inspect
         report(data, examples=examples).render(Console())
         return
     inspect_images(data, examples=examples).render(Console())

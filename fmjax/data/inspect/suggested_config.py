@@ -16,6 +16,10 @@ _PAIR_NAMES = (
     ("instruction", "response"), ("source", "target"), ("src", "tgt"),
     ("translation.en", "translation.de"), ("translation.en", "translation.fr"),
 )  # fmt: skip
+_LABEL_NAMES = (
+    "label", "labels", "cls", "class", "category", "sentiment", "fine_label",
+    "coarse_label", "json.label",
+)  # fmt: skip
 # Less text than this has too few words for a vocabulary of its own.
 _VOCABULARY_BYTES = 2_000_000
 
@@ -33,6 +37,14 @@ def field_of_text(fields: Sequence[FieldReport]) -> str | None:
         if name in texts:
             return name
     return max(texts, key=texts.__getitem__, default=None)
+
+
+def field_of_label(fields: Sequence[FieldReport]) -> FieldReport | None:
+    """The field that is a label: by its name, if it has a few different values."""
+    known = {field.name: field for field in fields}
+    found = [known[name] for name in _LABEL_NAMES if name in known]
+    few = (f for f in found if f.distinct is not None and 2 <= f.distinct <= 1000)
+    return next(few, None)
 
 
 def suggested_config(
@@ -56,7 +68,13 @@ def suggested_config(
     """
     place = os.path.abspath(os.path.expanduser(pattern))
     if found.kind == "images":
-        return _of_images(place, classes)
+        of_folder = ["include 'data/image_folder.gin'", f"IMAGE_FOLDER = {place!r}"]
+        return _of_images(of_folder, classes)
+    if any(field.is_image for field in fields):
+        label = field_of_label(fields)
+        of_records = ["include 'data/image_records.gin'", f"RECORDS = {place!r}"]
+        of_records.append(f"image_records.label = {label and label.name!r}")
+        return _of_images(of_records, label.distinct if label else 0)
     if found.kind == "pairs":
         lines = _of_parallel_text(found.files)
     elif found.kind == "text":
@@ -122,13 +140,12 @@ def _of_parallel_text(files: Sequence[Path]) -> list[str]:
     ]
 
 
-def _of_images(place: str, classes: int) -> str:
+def _of_images(source: list[str], classes: int) -> str:
     """A classifier; without classes a masked autoencoder, which needs no labels."""
-    folder = ["include 'data/image_folder.gin'", f"IMAGE_FOLDER = {place!r}"]
     if classes > 1:
         lines = [
             "include 'small/vit_digits.gin'",
-            *folder,
+            *source,
             "images.size = 32",
             "vit.image_size = 32",
             "vit.patch_size = 4",
@@ -137,7 +154,7 @@ def _of_images(place: str, classes: int) -> str:
     else:
         lines = [
             "include 'runs/images.gin'",
-            *folder,
+            *source,
             "images.size = 32",
             "experiment.objective = @masked_autoencoding()",
             "masked_autoencoding.model = @mae()",

@@ -30,6 +30,8 @@ from fmjax.errors import UserError
 FORMAT_VERSION = 1
 _METADATA = "metadata.json"
 _SHARD_BYTES = 1 << 28
+# Of headers of records that are kept: rows have few shapes, images many.
+_MAX_HEADERS = 4096
 # Number of documents between two updates of the progress.
 _SHOWN_EVERY = 64
 # One record in each group, for random access. No compression: ids are uint16 already.
@@ -175,13 +177,15 @@ def build_cache(
                     update(counts["bytes"], counts["documents"])
                 yield document.content
 
+        encode = _Encoder(dtype)
+
         def encoded() -> Iterator[bytes]:
             for record in key.layout.records(counted()):
                 counts["rows"] += 1
                 used, room = key.layout.filled(record)
                 counts["targets"] += used
                 counts["room"] += room
-                yield _encode(record, dtype)
+                yield encode(record)
 
         shards = _write_shards(folder, encoded())
         if not counts["rows"]:
@@ -296,12 +300,32 @@ def _check_kinds(values: dict[str, Any], sizes: dict) -> None:
         raise TypeError(f"shards = {sizes!r:.200}")
 
 
-def _encode(record: Record, dtype) -> bytes:
-    arrays = {
-        name: np.ascontiguousarray(array, dtype if name == "tokens" else array.dtype)
-        for name, array in record.items()
-    }
-    return safetensors.numpy.save(arrays)
+class _Encoder:
+    """Encodes records as safetensors, of which equal headers are made once."""
+
+    def __init__(self, dtype: type):
+        self._dtype = dtype
+        # Names, dtypes and shapes of arrays → the header, and names in its order.
+        self._headers: dict[tuple, tuple[bytes, list[str]]] = {}
+
+    def __call__(self, record: Record) -> bytes:
+        arrays = {
+            name: np.ascontiguousarray(
+                array, self._dtype if name == "tokens" else array.dtype
+            )
+            for name, array in record.items()
+        }
+        key = tuple((name, a.dtype.str, a.shape) for name, a in arrays.items())
+        if known := self._headers.get(key):
+            header, names = known
+            return b"".join([header, *(arrays[name].tobytes() for name in names)])
+        encoded = safetensors.numpy.save(arrays)
+        if len(self._headers) < _MAX_HEADERS:
+            start = 8 + int.from_bytes(encoded[:8], "little")
+            layout = json.loads(encoded[8:start])
+            names = sorted(arrays, key=lambda name: layout[name]["data_offsets"])
+            self._headers[key] = (encoded[:start], names)
+        return encoded
 
 
 def _write_shards(folder: Path, records: Iterable[bytes]) -> dict[str, int]:

@@ -91,21 +91,15 @@ class MegatronFile:
 
     def documents(self, start: int, stop: int) -> Iterator[tuple[str, Tokens]]:
         """The documents; of several sequences, these one after another."""
-        index = self._index
         for number in range(start, stop):
-            first, last = map(int, index.documents[number : number + 2])
-            ends = index.starts[first:last] + index.lengths[first:last]
-            begin = int(index.starts[first]) if first < last else 0
-            if last - first > 1 and (ends[:-1] != index.starts[first + 1 : last]).any():
-                parts = zip(index.starts[first:last].tolist(), ends.tolist())
-                ids = np.concatenate([self._ids[a:b] for a, b in parts])
-            else:
-                ids = (
-                    self._ids[begin : int(ends[-1])] if first < last else self._ids[:0]
-                )
+            ranges = list(self._index.ranges(number))
+            ids = self._ids[slice(*ranges[0])] if ranges else self._ids[:0]
+            if len(ranges) > 1:
+                ids = np.concatenate([self._ids[slice(*own)] for own in ranges])
             if len(ids) and self._eos_id is not None and ids[-1] == self._eos_id:
                 ids = ids[:-1]
-            yield f"document {number}", Tokens(ids, begin)
+            first = ranges[0][0] if ranges else 0
+            yield f"document {number}", Tokens(ids, first)
 
 
 class Range(NamedTuple):

@@ -5,6 +5,7 @@ from typing import Any
 from fmjax.interop.entries import (
     Entry,
     activation,
+    assumed,
     constant,
     fixed,
     ignored,
@@ -53,7 +54,8 @@ def entries(side_fields: dict[str, Any], **defaults: Any) -> tuple[Entry, ...]:
     Args:
       side_fields: fixed fields: "positions", "embed_norm" and others.
       **defaults: transformers' defaults that are not BART's, by the names of the
-        options.
+        options; and trained_positions, whether files may hold learned positions where
+        `side_fields` has others.
     """
     take = {
         "vocab_size": 50265,
@@ -61,10 +63,12 @@ def entries(side_fields: dict[str, Any], **defaults: Any) -> tuple[Entry, ...]:
         "attention_dropout": 0.0,
         "scale_embedding": False,
         "layerdrop": 0.0,
+        "trained_positions": False,
     } | defaults
     drop = take["layerdrop"]
     fields = {"*.norm_position": "post"} | side_fields
     before = fields["*.norm_position"] == "pre"
+    positions = {"positions": fields.pop("positions")}
     sides = [
         entry
         for side in ("encoder", "decoder")
@@ -99,6 +103,7 @@ def entries(side_fields: dict[str, Any], **defaults: Any) -> tuple[Entry, ...]:
         option("max_position_embeddings", "max_length", int, 1024),
         option("scale_embedding", "embed_scale", bool, take["scale_embedding"]),
         fixed(fields),
+        assumed(positions) if take["trained_positions"] else fixed(positions),
         constant("is_encoder_decoder", True),
         constant("is_decoder", False),
         # Options of older configs, which transformers does not read.

@@ -61,9 +61,8 @@ class LayerScale:
 
     def read(self, options: Options) -> dict[str, Any]:
         """Takes the option; see `Entry`."""
-        return {
-            self.fields[0]: options.take("layer_scale_init_value", float, 0.1) or None
-        }
+        value = options.take("layer_scale_init_value", float, 0.1)
+        return {self.fields[0]: value if value > 0 else None}
 
     def write(self, values: Values) -> dict[str, Any]:
         """The option; see `Entry`."""

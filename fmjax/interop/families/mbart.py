@@ -64,6 +64,8 @@ class CountedPositions:
 
 
 _BEFORE = {"*.norm_position": "pre"}
+# Numbers of a table of sines at most: 256 MB, for a config.json may say anything.
+_MOST = 1 << 26
 
 MBART = Family(
     model_type="mbart",
@@ -89,6 +91,11 @@ def _sinusoids(model: nn.Module) -> dict[str, np.ndarray]:
     if model.positions != "sinusoidal_halves":
         return {}
     width = model.encoder.embed_dim
+    if model.max_length * width > _MOST:
+        raise UserError(
+            f"{model.gin_name}.max_length = {model.max_length}: expected at most "
+            f"{_MOST // width}, as pegasus has a table of positions."
+        )
     frequency = 10000.0 ** (-2 * np.arange((width + 1) // 2) / width)
     angle = np.arange(model.max_length)[:, None] * frequency
     halves = [np.sin(angle), np.cos(angle)[:, : width // 2]]
@@ -103,7 +110,10 @@ PEGASUS = Family(
     model=Seq2Seq,
     objective=Seq2SeqLM,
     entries=(
-        *entries(_BEFORE | {"positions": "sinusoidal_halves", "embed_norm": False}),
+        *entries(
+            _BEFORE | {"positions": "sinusoidal_halves", "embed_norm": False},
+            trained_positions=True,
+        ),
         start(0),
     ),
     rows=ROWS,
@@ -112,6 +122,7 @@ PEGASUS = Family(
     copies=COPIES,
     repeated=TABLES,
     computed=_sinusoids,
+    trained={"positions": "learned"},
     optional=OPTIONAL,
 )
 

@@ -14,6 +14,7 @@ Document d has the sequences documents[d] to documents[d + 1].
 """
 
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,26 +26,36 @@ _MAPPED, _EARLIER = b"MMIDIDX\0\0", b"TNTIDX\0\0"
 # Codes 6 and 7 are floats: in the two layouts, of other widths.
 _DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
 _FLOATS = (6, 7)
+# Numbers that are checked at once.
+_CHUNK = 1 << 20
 
 
 class MegatronIndex(NamedTuple):
-    """The content of a .idx.
+    """The content of a .idx, memory-mapped.
 
     Attributes:
       dtype: of the ids.
-      starts: first token of each sequence in the .bin, int64 [S].
-      lengths: tokens of each sequence, int64 [S].
+      offsets: where each sequence begins in the .bin, in units, int64 [S].
+      unit: bytes of a unit.
+      lengths: tokens of each sequence, int32 or int64 [S].
       documents: first sequence of each document, and their number S, int64 [D + 1].
     """
 
     dtype: np.dtype
-    starts: np.ndarray
+    offsets: np.ndarray
+    unit: int
     lengths: np.ndarray
     documents: np.ndarray
 
+    def ranges(self, document: int) -> Iterator[tuple[int, int]]:
+        """Yields (start, stop) of a document's sequences, in tokens of the .bin."""
+        for sequence in range(*map(int, self.documents[document : document + 2])):
+            start = int(self.offsets[sequence]) * self.unit // self.dtype.itemsize
+            yield start, start + int(self.lengths[sequence])
+
 
 def read_index(file: Path, size: int) -> MegatronIndex:
-    """Reads an index and checks it against its .bin.
+    """Opens an index and checks it against its .bin.
 
     Args:
       file: the .idx.
@@ -54,41 +65,42 @@ def read_index(file: Path, size: int) -> MegatronIndex:
       UserError: it cannot be read, is truncated or damaged, or is of another .bin.
     """
     try:
-        content = file.read_bytes()
+        is_empty = not file.stat().st_size
+        content = np.zeros(0, "u1") if is_empty else np.memmap(file, "u1", "r")
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}.") from error
-    if content.startswith(_MAPPED):
+    head = content[: len(_MAPPED)].tobytes()
+    if head == _MAPPED:
         index = _mapped(file, content)
-    elif content.startswith(_EARLIER):
+    elif head.startswith(_EARLIER):
         index = _earlier(file, content)
     else:
         raise UserError(
-            f"{file} is no index of Megatron: it begins with {content[:9]!r}, expected "
+            f"{file} is no index of Megatron: it begins with {head!r}; expected "
             f"{_MAPPED!r} or {_EARLIER!r}. If its .bin is a flat stream of ids, move "
             "the .idx away."
         )
-    _check(file, index, size)
+    _check_sequences(file, index, size)
+    _check_documents(file, index)
     return index
 
 
-def _mapped(file: Path, content: bytes) -> MegatronIndex:
+def _mapped(file: Path, content: np.ndarray) -> MegatronIndex:
     version, code, sequences, documents = _numbers(file, content, "<QBQQ", 9)
     dtype = _dtype(file, version, code)
     begin = 9 + struct.calcsize("<QBQQ")
     expected = begin + sequences * (4 + 8) + documents * 8
     # Of data of several modalities there is a mode for each sequence.
     _check_size(file, content, (expected, expected + sequences))
-    lengths = np.frombuffer(content, "<i4", sequences, begin).astype(np.int64)
+    lengths = np.frombuffer(content, "<i4", sequences, begin)
     begin += sequences * 4
     offsets = np.frombuffer(content, "<i8", sequences, begin)
     begin += sequences * 8
-    if (offsets % dtype.itemsize).any():
-        raise _damaged(file, "an offset is no multiple of the bytes of an id")
     found = np.frombuffer(content, "<i8", documents, begin)
-    return MegatronIndex(dtype, offsets // dtype.itemsize, lengths, found)
+    return MegatronIndex(dtype, offsets, 1, lengths, found)
 
 
-def _earlier(file: Path, content: bytes) -> MegatronIndex:
+def _earlier(file: Path, content: np.ndarray) -> MegatronIndex:
     form = "<QQQQQQ"
     version, code, width, sequences, sizes, documents = _numbers(file, content, form, 8)
     dtype = _dtype(file, version, code)
@@ -102,12 +114,13 @@ def _earlier(file: Path, content: bytes) -> MegatronIndex:
         arrays.append(np.frombuffer(content, "<i8", count, begin))
         begin += 8 * count
     dimensions, offsets, lengths, found = arrays
-    if sizes != sequences or (np.diff(dimensions) != 1).any():
+    one_each = all((np.diff(part) == 1).all() for part in _chunks(dimensions, 1))
+    if sizes != sequences or not one_each:
         raise _damaged(file, "a sequence has several dimensions")
-    return MegatronIndex(dtype, offsets[:-1], lengths, found)
+    return MegatronIndex(dtype, offsets[:-1], dtype.itemsize, lengths, found)
 
 
-def _numbers(file: Path, content: bytes, form: str, start: int) -> tuple[int, ...]:
+def _numbers(file: Path, content: np.ndarray, form: str, start: int) -> tuple[int, ...]:
     try:
         return struct.unpack_from(form, content, start)
     except struct.error:
@@ -125,29 +138,42 @@ def _dtype(file: Path, version: int, code: int) -> np.dtype:
     return np.dtype(_DTYPES[code])
 
 
-def _check_size(file: Path, content: bytes, expected: tuple[int, ...]) -> None:
+def _check_size(file: Path, content: np.ndarray, expected: tuple[int, ...]) -> None:
     if len(content) not in expected:
         raise _damaged(file, f"it has {len(content):,} bytes; expected {expected[0]:,}")
 
 
-def _check(file: Path, index: MegatronIndex, size: int) -> None:
-    tokens = size // index.dtype.itemsize
-    if len(index.starts):
-        least = min(int(index.starts.min()), int(index.lengths.min()))
-        # Separately, since the sum of damaged numbers may overflow.
-        most = max(int(index.starts.max()), int(index.lengths.max()))
-        if least < 0 or most > tokens or (index.starts + index.lengths).max() > tokens:
+def _check_sequences(file: Path, index: MegatronIndex, size: int) -> None:
+    width, unit = index.dtype.itemsize, index.unit
+    for offsets, lengths in zip(_chunks(index.offsets), _chunks(index.lengths)):
+        # Before they are multiplied and added, since damaged numbers may overflow.
+        within = 0 <= offsets.min() and offsets.max() <= size // unit
+        within = within and 0 <= lengths.min() and lengths.max() <= size // width
+        ends = offsets * unit + lengths.astype(np.int64) * width if within else None
+        if ends is None or ends.max() > size:
             raise UserError(
-                f"{file}: a sequence ends beyond the {tokens:,} tokens of "
+                f"{file}: a sequence ends beyond the {size:,} bytes of "
                 f"{file.with_suffix('.bin').name}, so one of the two files is "
                 "truncated, damaged or of another pair."
             )
+        if (offsets * unit % width).any():
+            raise _damaged(file, "an offset is no multiple of the bytes of an id")
+
+
+def _check_documents(file: Path, index: MegatronIndex) -> None:
     documents = index.documents
-    ordered = len(documents) and not documents[0] and (np.diff(documents) >= 0).all()
-    if not ordered or documents[-1] != len(index.starts):
+    ordered = len(documents) and not documents[0]
+    ordered = ordered and all((np.diff(p) >= 0).all() for p in _chunks(documents, 1))
+    if not ordered or documents[-1] != len(index.offsets):
         raise _damaged(
-            file, f"documents that are not those of {len(index.starts)} sequences"
+            file, f"documents that are not those of {len(index.offsets)} sequences"
         )
+
+
+def _chunks(array: np.ndarray, overlap: int = 0) -> Iterator[np.ndarray]:
+    """Parts of an array, so that checks take little memory."""
+    for start in range(0, len(array), _CHUNK):
+        yield array[start : start + _CHUNK + overlap]
 
 
 def _damaged(file: Path, found: str) -> UserError:
