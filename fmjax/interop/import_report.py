@@ -20,6 +20,8 @@ from fmjax.training.state import plan_state
 
 # Configs that continue a model of an objective on texts.
 _CONTINUED = {CausalLM: "runs/continue.gin", MaskedLM: "runs/continue_masked.gin"}
+# Tensors that were left out, of which a report names as many.
+_NAMED = 20
 # Tokens of a row there.
 _LENGTH = 256
 
@@ -106,7 +108,9 @@ class ImportReport:
             )
         lines += [f"to train all of it with AdamW: {self.memory}", *self.notes]
         if self.left_out:
-            heads = ", ".join(self.left_out)
+            # A layer of DeepSeek-V3 that is left out has hundreds.
+            named, more = self.left_out[:_NAMED], len(self.left_out) - _NAMED
+            heads = ", ".join(named) + (f" and {more:,} more" if more > 0 else "")
             lines.append(f"not imported (weights of other heads): {heads}")
         if self.continuing:
             command = "fmjax train continue.gin TEXT_FILE='corpus/*.txt' --run_dir NEW"

@@ -103,20 +103,7 @@ def read_model(
         values["vocab_size"] = size
         notes.append(note)
     check_sizes(family, values, files, file)
-    heads = {row.name for row in family.rows_of(architecture)}
-    for copy in copies_that_differ(files, family):
-        original = family.copies[copy]
-        if copy not in heads or "tie_embeddings" not in values:
-            raise UserError(
-                f"{files.folder}: {copy} differs from {original}; expected the same "
-                "values, since the model has only one of them."
-            )
-        if values["tie_embeddings"]:
-            notes.append(
-                f"{copy} differs from {original} and is read as a head of its own, "
-                "although config.json ties them"
-            )
-        values["tie_embeddings"] = False
+    notes += _untie(files, family, architecture, values)
     with _of(file):
         model = model_fields.build(family.model, values)
         if computed_otherwise(files, family, model):
@@ -132,19 +119,46 @@ def read_model(
         model,
         DTYPES[dtype][1],
     )
-    name = next(n for n, a in family.architectures.items() if a is architecture)
-    unread = left_out(files, family, architecture)
+    names = {id(each): name for name, each in family.architectures.items()}
     return SavedModel(
-        objective,
-        params,
-        family,
-        name,
-        files.dtype,
-        form,
-        _count(family, architecture, axes, shapes, model),
-        unread,
-        notes,
+        objective=objective,
+        params=params,
+        family=family,
+        architecture=names[id(architecture)],
+        dtype=files.dtype,
+        quantization=form,
+        parameters=_count(family, architecture, axes, shapes, model),
+        left_out=left_out(files, family, architecture),
+        notes=notes,
     )
+
+
+def _untie(
+    files: TensorFiles,
+    family: Family,
+    architecture: Architecture,
+    values: dict[str, Any],
+) -> list[str]:
+    """Unties a head that differs from the table; returns notes.
+
+    Raises:
+      UserError: another copy of a tensor differs from it.
+    """
+    notes, heads = [], {row.name for row in family.rows_of(architecture)}
+    for copy in copies_that_differ(files, family):
+        original = family.copies[copy]
+        if copy not in heads or "tie_embeddings" not in values:
+            raise UserError(
+                f"{files.folder}: {copy} differs from {original}; expected the same "
+                "values, since the model has only one of them."
+            )
+        if values["tie_embeddings"]:
+            notes.append(
+                f"{copy} differs from {original} and is read as a head of its own, "
+                "although config.json ties them"
+            )
+        values["tie_embeddings"] = False
+    return notes
 
 
 def _count(

@@ -93,6 +93,10 @@ class TensorFiles:
         """Whether two tensors are equal."""
         return np.array_equal(self._found[name].read(), self._found[other].read())
 
+    def is_zero(self, name: str) -> bool:
+        """Whether all elements of a tensor are zero."""
+        return not np.any(self._found[name].read().astype(np.float32))
+
 
 def _is_float(tensor: StoredTensor) -> bool:
     # Those of ml_dtypes are of the kind "V" or "f".

@@ -322,7 +322,12 @@ def _check_names(files, family, architecture, expected, in_files, computed) -> N
     known = {family.short(name) for name in (*family.copies, *computed)}
     known.update(family.others(architecture, in_files))
     found = {n for n in in_files if not re.fullmatch(family.constants, n)}
-    unknown = sorted(found - wanted - known)
+    # Biases of zeros do nothing; AutoGPTQ adds them to layers without bias.
+    unknown = sorted(
+        name
+        for name in found - wanted - known
+        if not (name.endswith(".bias") and files.is_zero(in_files[name]))
+    )
     for what, names in (
         ("has no", sorted(wanted - found)),
         ("has tensors that this model has no place for:", unknown),

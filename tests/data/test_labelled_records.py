@@ -156,6 +156,7 @@ def data_of(source, folder, tokenizer=None, **options):
 PAIRS = [
     ("the cat sat", "a dog"), ("über den Hund " * 9, "short"), ("short", "lang " * 20),
     ("the quick brown fox " * 5, "jumps over the dog " * 5), ("x", "y"),
+    *(("x " * n, "y " * m) for n in (9, 10, 11, 12, 30) for m in (10, 11, 12)),
 ]  # fmt: skip
 
 
@@ -173,7 +174,7 @@ def test_rows_are_those_of_transformers(tmp_path, second):
         tokenizer = SavedTokenizer(str(folder))
         data = data_of(source, tmp_path, tokenizer, length=length)
         data.prepare()
-        (batch,) = data.eval_batches(5, range(5), split="train")
+        (batch,) = data.eval_batches(20, range(20), split="train")
         firsts, seconds = zip(*PAIRS)
         expected = reference(
             [*firsts], [*seconds] if second else None, padding="max_length",
@@ -185,8 +186,8 @@ def test_rows_are_those_of_transformers(tmp_path, second):
         if second:
             types = expected["token_type_ids"]
             np.testing.assert_array_equal(batch["token_types"], types)
-        np.testing.assert_array_equal(batch["labels"], [0, 1, 0, 1, 0])
-        np.testing.assert_array_equal(batch["weights"], np.ones(5))
+        np.testing.assert_array_equal(batch["labels"], [0, 1] * 10)
+        np.testing.assert_array_equal(batch["weights"], np.ones(20))
     assert data.target_counts() is None
 
 

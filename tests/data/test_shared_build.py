@@ -18,15 +18,18 @@ from fmjax.data import folders
 from fmjax.data.folders import shared_place
 from fmjax.data.runtime import build_folder, build_worker, shared_build
 from fmjax.data.runtime.build_folder import BuildFolder
+from fmjax.data.sources.conversation_files import ConversationFiles
 from fmjax.data.sources.examples import Skipped
 from fmjax.data.sources.labelled_records import LabelledRecords
 from fmjax.data.sources.pair_files import PairFiles
 from fmjax.data.sources.record_files import RecordFiles
 from fmjax.data.sources.record_pairs import RecordPairs
+from fmjax.data.sources.token_files import TokenFiles
 from fmjax.data.tasks.documents import tokenized_documents, tokenized_examples
 from fmjax.data.tasks.text_task import TextTask
 from fmjax.data.text.text_data import Data
 from fmjax.data.tokenizers.saved_tokenizer import SavedTokenizer
+from fmjax.data.tokenizers.token_ids import TokenIds
 from fmjax.data.tokenizers.vocabularies import Bytes, Characters, SentencePiece
 from fmjax.errors import UserError
 from fmjax.storage.paths import as_path
@@ -147,6 +150,40 @@ def test_pairs_and_labelled_texts_are_built_the_same(
     assert all((d.labels is None) == (source == "pairs") for d in found)
 
 
+def test_ids_and_conversations_are_built_the_same(tmp_path, small_units):
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 100, 30_000).astype("<u2")
+    ids.tofile(tmp_path / "a.bin")
+    turns = [
+        {"instruction": " ".join(rng.choice(WORDS, 20)), "output": "yes"}
+        for _ in range(300)
+    ]
+    turns[7]["output"] = None
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, turns)))
+    (tmp_path / "own.jinja").write_text("{{ messages[0].content }}|{{ messages[1] }}")
+    for source, tokenizer in [
+        (TokenFiles(str(tmp_path / "a.bin"), 7), TokenIds(100, eos_id=7)),
+        (
+            ConversationFiles(
+                str(tmp_path / "a.jsonl"), chat_template=str(tmp_path / "own.jinja")
+            ),
+            Bytes(),
+        ),
+    ]:
+        name = source.gin_name
+        task = TextTask(source, tokenizer, name=name)
+        one = Data(task, length=64, cache_dir=str(tmp_path / name / "one"))
+        one.prepare()
+        many = Data(
+            task, length=64, cache_dir=str(tmp_path / name / "many"), processes=2
+        )
+        many.prepare()
+        assert content(many) == content(one)
+        is_tokenized = isinstance(source, TokenFiles)
+        assert (one.caches("train")[0].bytes is None) == is_tokenized
+        assert one.caches("train")[0].skipped == (not is_tokenized)
+
+
 def test_ids_of_a_hugging_face_tokenizer_are_those_of_seqios_task(tmp_path, corpus):
     folder = definition(tmp_path / "hf", "byte_level")
     data = data_of(corpus, tmp_path / "cache", SavedTokenizer(str(folder)))
@@ -253,6 +290,38 @@ data_of({corpus!r}, {str(tmp_path / "cache")!r}, processes=2).prepare()
     expected = data_of(corpus, tmp_path / "one")
     expected.prepare()
     assert content(data) == content(expected)
+
+
+def test_what_another_version_has_left_is_not_used(tmp_path, corpus, small_units):
+    data = data_of(corpus, tmp_path / "cache", processes=2)
+    folder = folder_of(data)
+    folder.place.mkdir(parents=True)
+    (folder.place / "plan.json").write_text('{"version": 0, "units": [[]]}')
+    (folder.place / "unit-00000.json").write_text('{"pieces": 0}')
+    data.prepare()
+    expected = data_of(corpus, tmp_path / "one")
+    expected.prepare()
+    assert content(data) == content(expected)
+
+
+def test_a_damaged_unit_is_named_and_a_torn_one_is_tokenized_again(
+    tmp_path, corpus, small_units
+):
+    data = data_of(corpus, tmp_path / "cache", processes=2)
+    folder, division = folder_of(data), data.train.source.division("train")
+    folder.write_plan(shared_build._units(division.parts(5_000)), division.root)
+    build_worker.tokenize_units(folder, division, "x", data.tokenizer())
+    (folder.place / "unit-00001.json").write_text("")
+    piece = folder.place / "unit-00002-0000.safetensors"
+    whole = piece.read_bytes()
+    piece.write_bytes(whole[:-3])
+    with pytest.raises(UserError, match=rf"{piece.name} is damaged .* Delete"):
+        data.prepare()
+    piece.write_bytes(whole)
+    data.prepare()
+    expected = data_of(corpus, tmp_path / "one")
+    expected.prepare()
+    assert data.caches("train")[0].rows == expected.caches("train")[0].rows
 
 
 def test_a_claim_of_a_process_that_has_ended_is_taken_over(tmp_path):

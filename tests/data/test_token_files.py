@@ -280,7 +280,7 @@ def test_files_that_are_not_what_they_claim_are_refused(tmp_path):
         read(tmp_path)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data(), form=st.sampled_from([mapped, earlier]))
 def test_damaged_indices_are_refused_or_stay_inside_of_their_file(
     tmp_path_factory, data, form

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from fmjax.cli.main import main
+from fmjax.config.load import load_part
 from fmjax.training.reporting import metrics
 
 PAPERS = pathlib.Path(__file__).parents[2] / "configs" / "papers"
@@ -93,6 +94,17 @@ def test_tables_of_papers_are_those_of_their_results():
             text = f"{value:,}"
         assert re.search(rf"\b{text}(?= |\n)", page), name
 
+    page = (PAPERS / "muon" / "README.md").read_text(encoding="utf-8")
+    trials = json.loads((PAPERS / "muon" / "results.json").read_text())["trials"]
+    by_rate = sorted(trials, key=lambda t: float(t["bindings"]["cosine.learning_rate"]))
+    for optimizer in ("adamw", "muon"):
+        cells = [
+            f"{trial['mean']:.3f} ± {trial['interval'][1] - trial['mean']:.3f}"
+            for trial in by_rate
+            if trial["bindings"]["optimizer"] == optimizer
+        ]
+        assert f"| {' | '.join(cells)} |" in page
+
     (exponents,) = json.loads(
         (PAPERS / "kaplan_hoffmann" / "results.json").read_text()
     ).values()
@@ -170,3 +182,21 @@ def run_script(*command) -> None:
         check=True,
         timeout=1800,
     )
+
+
+@pytest.mark.slow
+def test_muon_learns_faster_than_adamw_each_at_its_best_rate(tmp_path, shared_data):
+    sweep = load_part("sweep", "papers/muon/sweep.gin")
+    text = shared_data / "text" / "tinyshakespeare.txt"
+    losses = {}
+    for name, rate in (("adamw", 4e-3), ("muon", 8e-3)):
+        bindings = (
+            *(f"TEXT_FILE={text}", *sweep.bindings, *sweep.space["optimizer"][name]),
+            *("train.steps=300", "train.eval_every=0", f"cosine.learning_rate={rate}"),
+        )
+        run_script(
+            *("-m", "fmjax", "train", sweep.config, *bindings),
+            *("--run_dir", tmp_path / name),
+        )
+        losses[name] = metrics.read(tmp_path / name, "validation")[-1]["loss"]
+    assert losses["muon"] <= losses["adamw"] - 0.1, losses

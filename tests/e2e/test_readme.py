@@ -194,7 +194,8 @@ def write_records(folder: pathlib.Path) -> None:
     (folder / "chats/a.jsonl").write_text("".join(json.dumps(c) + "\n" for c in chats))
     chat = byte_level(folder / "path/to/hf_chat", ("<|endoftext|>",))
     template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-    (chat / "chat_template.jinja").write_text(template)
+    told = {"tokenizer_class": "GPT2Tokenizer", "chat_template": template}
+    (chat / "tokenizer_config.json").write_text(json.dumps(told))
     (folder / "tokens").mkdir()
     for name in ("train", "val"):
         ids = np.array([*range(1000, 1030), 50256] * 50, "<u2")

@@ -74,6 +74,15 @@ def test_a_prefix_of_some_names_is_not_guessed(tmp_path):
     refused(tmp_path, write(tmp_path / "hf", twice), r"module\.wte\.weight")
 
 
+def test_biases_of_zeros_that_no_layer_has_are_passed_over(tmp_path, plain):
+    zeros = {"lm_head.bias": np.zeros(11, np.float32)}
+    import_model(write(tmp_path / "hf", random_tensors() | zeros), tmp_path / "zeros")
+    np.testing.assert_array_equal(logits(tmp_path / "zeros"), plain)
+    zeros["lm_head.bias"][3] = 1
+    write(tmp_path / "hf", random_tensors() | zeros)
+    refused(tmp_path, tmp_path / "hf", r"no place for: lm_head\.bias")
+
+
 def vocabulary(folder, size):
     """Writes a tokenizer of so many tokens."""
     from tokenizers import Tokenizer, models

@@ -185,7 +185,7 @@ def test_options_that_hubs_have_and_nothing_reads(option, harmless, other):
 def test_missing_and_superfluous_tensors_are_named(tmp_path, tensors):
     less = {k: v for k, v in tensors.items() if k != "h.1.mlp.c_fc.bias"}
     refused(tmp_path, write(tmp_path / "hf", less), r"has no h\.1\.mlp\.c_fc\.bias")
-    more = {**tensors, "h.2.ln_1.bias": np.zeros(6, np.float32)}
+    more = {**tensors, "h.2.ln_1.bias": np.ones(6, np.float32)}
     refused(tmp_path, write(tmp_path / "hf", more), r"no place for: h\.2\.ln_1\.bias")
 
 

@@ -354,11 +354,13 @@ def test_a_quantized_model_is_imported_and_told_of(tmp_path, capsys):
     np.testing.assert_allclose(block["mlp"]["gate"][0], gate, rtol=1e-6)
     query = expected["self_attn.q_proj"].T.reshape(16, 2, 8)
     np.testing.assert_allclose(block["attention"]["query"][0], query, rtol=1e-6)
-    # Leftovers of a config whose weights are not quantized say nothing.
+    # Settings of weights that are not quantized say nothing, nor does an empty object.
     plain = {n: t for n, t in tensors.items() if "proj" not in n}
     for name, array in expected.items():
         plain[f"{layer}.{name}.weight"] = np.float32(array).copy(order="C")
     write(tmp_path / "plain", plain, config)
+    write(tmp_path / "empty", plain, config | {"quantization_config": {}})
+    assert import_model(tmp_path / "empty", tmp_path / "none").notes == []
     report = import_model(tmp_path / "plain", tmp_path / "again")
     assert report.notes == []
     np.testing.assert_array_equal(

@@ -181,6 +181,7 @@ def test_other_models_in_the_files_of_meta_are_refused(tmp_path):
     meta_files(model, tmp_path / "meta", 1, None, sliding_window=7)
     with pytest.raises(UserError, match=r"sliding_window = 7 .*--ignore"):
         import_model(tmp_path / "meta", tmp_path / "run")
+    import_model(tmp_path / "meta", tmp_path / "told", ignore=["sliding_window"])
     meta_files(model, tmp_path / "bad", 2, 1)
     last = tmp_path / "bad" / "consolidated.01.pth"
     piece = torch.load(last)

@@ -253,7 +253,7 @@ def test_sampling_defaults_come_from_the_settings(tmp_path):
         ({"stop_strings": ["x"]}, "stop_strings"),
         ({"bad_words_ids": [[VOCAB]]}, f"bad_words_ids = {VOCAB}"),
         ({"decoder_start_token_id": 5}, "decoder_start_token_id = 5"),
-        ({"chat_format": "chatml"}, "chat_format = 'chatml'"),
+        ({"some_sampler": 0.5}, "some_sampler = 0.5"),
         ({"suppress_tokens": 3.5}, "suppress_tokens = 3.5"),
         ({"repetition_penalty": 0.0}, "repetition_penalty = 0.0"),
     ],

@@ -23,6 +23,7 @@ import safetensors.numpy
 
 from fmjax.data.folders import is_alive
 from fmjax.data.sources.division import FilePart
+from fmjax.errors import UserError
 from fmjax.storage import objects
 from fmjax.storage.paths import is_bucket
 
@@ -91,16 +92,28 @@ class BuildFolder:
             found = _UNIT.fullmatch(name)
             if found and int(found[1]) not in self._finished:
                 content = objects.read_or_none(self.place / name)
-                if content is not None:
-                    self._finished[int(found[1])] = json.loads(content)
+                # One that a crash of the machine has torn is tokenized again.
+                with contextlib.suppress(ValueError):
+                    self._finished[int(found[1])] = json.loads(content or b"")
         return self._finished
 
     def pieces(self, number: int) -> Iterator["TokenizedUnit"]:
-        """The tokens of a finished unit, in pieces."""
+        """The tokens of a finished unit, in pieces.
+
+        Raises:
+          UserError: a piece is damaged.
+        """
         for piece in range(self.finished()[number]["pieces"]):
-            with _local(self.place / _piece(number, piece)) as file:
-                arrays = safetensors.numpy.load_file(file)
-            yield TokenizedUnit(**arrays)
+            place = self.place / _piece(number, piece)
+            try:
+                with _local(place) as file:
+                    unit = TokenizedUnit(**safetensors.numpy.load_file(file))
+            except (OSError, TypeError, safetensors.SafetensorError) as error:
+                raise UserError(
+                    f"{place} is damaged ({error}). Delete {self.place} to tokenize "
+                    "the texts again."
+                ) from error
+            yield unit
 
     def claim(self, name: str) -> "Claim | None":
         """Claims something, such as "unit-00003"; None if another process has it."""
@@ -214,7 +227,7 @@ class TokenizedUnit(NamedTuple):
       tokens: of all texts, uint16 or int32 [N].
       lengths: tokens of each text, int32 [texts]; of a pair, inputs before targets.
       sizes: bytes of each document, of a pair's targets, or of the first of two
-        labelled texts, int64 [documents].
+        labelled texts, int64 [documents]; -1 if they are not known.
       labels: of all documents, int64 [labels]; None without labels.
       label_counts: number of labels of each document, int32 [documents]; None without
         labels.

@@ -139,7 +139,7 @@ def _joined(documents: list[Tokenized], dtype) -> TokenizedUnit:
     unit = TokenizedUnit(
         np.concatenate(texts).astype(dtype),
         np.array([len(text) for text in texts], np.int32),
-        np.array([document.size or 0 for document in documents], np.int64),
+        np.array([-1 if d.size is None else d.size for d in documents], np.int64),
     )
     labels = [d.labels for d in documents if d.labels is not None]
     if not labels:

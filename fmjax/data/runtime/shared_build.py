@@ -89,6 +89,8 @@ class SharedBuild:
         """
         began = time.monotonic()
         if not self._units():
+            if self._folder.has_plan():  # of another version of fmjax
+                self._folder.remove()
             say(f"Dividing {self._name} into units")
             units = _units(self._division.parts(_PART_BYTES))
             self._folder.write_plan(units, self._division.root)
@@ -169,7 +171,7 @@ class SharedBuild:
                         workers = stack.enter_context(
                             _Workers(self._work, self._tokenizer, number)
                         )
-                if workers is not None:
+                if workers is not None and left:
                     workers.check(may_restart=count - left > known)
                 update(*self.progress())
 
@@ -233,7 +235,7 @@ class _Workers:
         self._stack.close()
 
     def check(self, may_restart: bool) -> None:
-        """Looks after the processes.
+        """Looks after the processes, of which at least one has to run.
 
         Args:
           may_restart: whether to start another if all have died.
@@ -253,13 +255,13 @@ class _Workers:
             sys.stderr.write(log)
             how = _ended(process.returncode)
             say(f"a process that tokenizes ended with {how}; the others go on")
-            if not self._running:
-                if not may_restart:
-                    raise RuntimeError(
-                        f"all processes that tokenize have died, the last with {how}. "
-                        "The same command goes on from what they finished."
-                    )
-                self._start()
+            if not self._running and not may_restart:
+                raise RuntimeError(
+                    f"all processes that tokenize have died, the last with {how}. "
+                    "The same command goes on from what they finished."
+                )
+        if not self._running:
+            self._start()
 
     def _start(self) -> None:
         log = self._folder / f"{len(self._logs)}.log"
@@ -293,7 +295,7 @@ class _Workers:
 def _split(unit: TokenizedUnit) -> Iterator[Tokenized]:
     """The documents, pairs or labelled texts of a unit's piece."""
     texts = np.split(unit.tokens.astype(np.int32), np.cumsum(unit.lengths)[:-1])
-    sizes = unit.sizes.tolist()
+    sizes = [None if size < 0 else size for size in unit.sizes.tolist()]
     step = len(texts) // len(sizes)
     firsts = texts[::step]
     seconds = texts[1::2] if step == 2 else [None] * len(sizes)

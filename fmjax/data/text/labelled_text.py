@@ -123,9 +123,15 @@ class LabelledText:
 
 
 def _truncated(texts: tuple[np.ndarray, ...], room: int) -> list[np.ndarray]:
-    """Texts of together at most `room` tokens: the longer one is cut first."""
+    """Texts of together at most `room` tokens: the longer one is cut first.
+
+    As by "longest_first" of transformers' fast tokenizers.
+    """
     if len(texts) == 1:
         return [texts[0][:room]]
     first, second = texts
-    second = second[: max(room - len(first), room // 2)]
-    return [first[: room - len(second)], second]
+    if len(first) > len(second):
+        second = second[: max(room - len(first), room // 2)]
+        return [first[: room - len(second)], second]
+    first = first[: max(room - len(second), room // 2)]
+    return [first, second[: room - len(first)]]

@@ -50,8 +50,8 @@ def dequantized(
     Raises:
       UserError: the method is not supported, or the tensors of a weight do not fit.
     """
-    method = None if settings is None else str(settings.get("quant_method"))
-    if settings is None:
+    method = str(settings.get("quant_method")) if settings else None
+    if not settings:
         method, settings = _beside(folder)
         if settings is None:
             return files, None
