@@ -16,7 +16,9 @@ import torch
 import transformers
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from fmjax.interop.containers.folder import read_folder
 from fmjax.interop.saved_model import read_model
+from fmjax.interop.tensor_files import TensorFiles
 from fmjax.objectives.replaced_token_detection import ReplacedTokenDetection
 
 Arrays = dict[str, np.ndarray]
@@ -61,8 +63,9 @@ def saved_and_read(model: torch.nn.Module) -> tuple[Any, dict]:
     """fmjax's objective and parameters, loaded from the files that the model saves."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        objective, params, _ = read_model(Path(folder))
-    return objective, params
+        source = Path(folder)
+        saved = read_model(source, TensorFiles(source, read_folder(source)))
+    return saved.objective, saved.params
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A run with a parametrization is stored, continued, evaluated and not exported."""
+"""A run with a parametrization is stored, continued, evaluated and exported."""
 
 import json
 
@@ -41,6 +41,12 @@ def test_a_parametrized_run_is_stored_with_its_multipliers(tiny, tmp_path, verb,
     assert code == 0
     (last,) = metrics.read(run_dir, "validation")
     assert json.loads(out)["loss"] == pytest.approx(last["loss"], rel=1e-5)
-    code, _, err = verb("export", run_dir, tmp_path / "hf")
+    # Granite alone has such multipliers.
+    code, out, _ = verb("export", run_dir, tmp_path / "hf")
+    assert code == 0
+    assert "model_type granite" in out
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert config["logits_scaling"] == 2
+    code, _, err = verb("export", run_dir, tmp_path / "l", "--model_type", "llama")
     assert code == 2
     assert "multipliers" in err
