@@ -1,6 +1,6 @@
 """Writes the table of families in docs/tasks/hugging_face.md.
 
-    python -m pytest tests/parity --parity_figures docs/reference/parity.json
+    python -m pytest tests/parity --slow --parity_figures docs/reference/parity.json
     python docs/families.py
 
 The first command measures the differences from transformers, on the small random models

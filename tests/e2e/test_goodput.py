@@ -71,6 +71,7 @@ def test_waits_are_told_by_cause_and_all_causes_make_up_the_time(
     assert 0 < last["goodput"] < 1
 
 
+@pytest.mark.slow
 def test_a_killed_run_counts_what_it_does_again(tiny, tmp_path, fmjax, fmjax_until):
     run_dir = tmp_path / "run"
     command = (

@@ -28,6 +28,7 @@ def test_traced_steps_are_added_up_by_module(tiny, tmp_path, verb):
     assert "others" in out
 
 
+@pytest.mark.slow
 def test_a_trace_that_an_error_cuts_short_is_ended(tiny, tmp_path, verb):
     command = ("train", *tiny, "train.steps=8", "cosine.warmup_steps=1")
     bad = ("train.profile=(1, 8)", "cosine.learning_rate=1e30")

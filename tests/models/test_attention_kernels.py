@@ -179,8 +179,8 @@ def test_triton_equals_xla(name):
     [
         ({"causal": True}, 72),
         ({}, 8),
-        ({"causal": True, "window": 50}, 160),
-        ({"padding_mask": np.arange(77) < np.array([[60], [1]])}, 16),
+        slow({"causal": True, "window": 50}, 160),
+        slow({"padding_mask": np.arange(77) < np.array([[60], [1]])}, 16),
     ],
     ids=["causal", "narrow heads", "wide heads", "padding"],
 )

@@ -24,11 +24,15 @@ from fmjax.interop.hugging_face import import_model
 
 # Default classes without a head are named after those with one.
 BARE = {"GPT2LMHeadModel": "GPT2Model", "Gemma3ForCausalLM": "Gemma3TextModel"}
+ALIKE = {
+    *("mistral", "gemma", "qwen2", "qwen3_moe", "phi", "gpt_neo", "olmo", "olmo3"),
+    *("smollm3", "granite", "starcoder2", "stablelm", "glm4"),
+}
 # Of a cache that differs from the others' by windows, layers or what it holds.
 CACHES = {"gemma3_text", "smollm3", "gpt_oss", "deepseek_v3"}
 
 
-@pytest.fixture(scope="module", params=one_of_each_family(DECODERS))
+@pytest.fixture(scope="module", params=one_of_each_family(DECODERS, ALIKE))
 def pair(request, tmp_path_factory):
     """Their model, ours imported from shards of it, and theirs exported from that."""
     model = random_model(*DECODERS[request.param])

@@ -37,6 +37,7 @@ BART = dict(
 )
 MARIAN = {**BART, "pad_token_id": VOCAB - 1, "decoder_start_token_id": VOCAB - 1}
 GATED = {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+ALIKE = {"mt5", "mbart", "pegasus"}
 CONFIGS = {
     "t5": ("T5ForConditionalGeneration", T5),
     "t5, gated": ("T5ForConditionalGeneration", GATED),
@@ -97,7 +98,7 @@ def compare(theirs, ours, names=("logits",)):
         all_close(out["encoder_hidden_states"], encoder, mask)
 
 
-@pytest.mark.parametrize("name", one_of_each_family(CONFIGS))
+@pytest.mark.parametrize("name", one_of_each_family(CONFIGS, ALIKE))
 def test_every_output_is_theirs(name, tmp_path):
     theirs = random_model(*CONFIGS[name])
     run = imported(theirs, tmp_path, max_shard_size="20KB")

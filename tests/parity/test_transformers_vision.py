@@ -40,6 +40,7 @@ MAE_SIZES = VISION | dict(
 )
 BEIT = VISION | {"use_relative_position_bias": True}
 DINOV3 = VISION | {"hidden_size": 40, "num_register_tokens": 2}
+ALIKE = {"vit_msn", "deit", "dinov2_with_registers"}
 CONFIGS = {
     "vit": ("ViTForImageClassification", VISION | CLASSES),
     "vit, no offsets": (
@@ -115,7 +116,7 @@ def pair(size):
     return (size, size) if isinstance(size, int) else size
 
 
-@pytest.mark.parametrize("name", one_of_each_family(CONFIGS))
+@pytest.mark.parametrize("name", one_of_each_family(CONFIGS, ALIKE))
 def test_every_output_is_theirs(name, tmp_path):
     architecture, options = CONFIGS[name]
     theirs = random_model(architecture, options)

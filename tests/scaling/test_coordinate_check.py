@@ -42,9 +42,8 @@ def grown(check: CoordinateCheck, parametrization: str) -> float:
     return max(slope[-1] for slope in check.slopes(parametrization).values())
 
 
-@pytest.mark.parametrize(
-    "widths", [WIDTHS, pytest.param(MORE_WIDTHS, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("widths", [WIDTHS, MORE_WIDTHS])
 def test_activations_grow_with_the_width_in_the_standard_parametrization_alone(
     experiment, widths
 ):
