@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sharding.test_platform import mesh_of
+from tiers import slow
 
 from fmjax.errors import UserError
 from fmjax.models.language.gpt import GPT
