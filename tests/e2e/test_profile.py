@@ -1,5 +1,7 @@
 """A run that traces some of its steps, and what `fmjax profile` says of them."""
 
+import pytest
+
 from fmjax.evaluation.profile import read_profile
 from fmjax.training.reporting import goodput
 
