@@ -20,6 +20,16 @@ ACTIONS = st.one_of(
 )
 
 
+def test_a_line_whose_end_is_read_alone_may_be_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_lines, "_CHUNK_BYTES", 11)
+    file = tmp_path / "lines.jsonl"
+    tail = Tail(file, FIELDS)
+    for step in (1, 2):
+        file.write_text(f'{{"step": {step}}}\n')
+        found = [line for _, objects in tail.chunks() for line in objects]
+        assert found == [{"step": step}]
+
+
 @settings(
     deadline=None,
     max_examples=150,

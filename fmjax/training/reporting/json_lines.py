@@ -71,7 +71,9 @@ class Tail:
                 while whole := self._whole_lines(file.read(_CHUNK_BYTES)):
                     self._offset += len(whole)
                     lines = whole.splitlines(keepends=True)
-                    self._last = lines[-1]
+                    # The end of a line may come alone, and is the same for all lines.
+                    begun = b"" if len(lines) > 1 else self._unended
+                    self._last = (begun + lines[-1])[-_CHUNK_BYTES:]
                     yield False, list(parsed(lines, self._fields))
                     file.seek(self._offset)
         except FileNotFoundError:
@@ -85,6 +87,10 @@ class Tail:
         """Whether the line that was read last is still where it was."""
         file.seek(self._offset - len(self._last))
         return file.read(len(self._last)) == self._last
+
+    @property
+    def _unended(self) -> bytes:
+        return b"" if self._last.endswith(b"\n") else self._last
 
     def _whole_lines(self, data: bytes) -> bytes:
         end = data.rfind(b"\n") + 1
