@@ -6,11 +6,10 @@ import functools
 import html
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 from flax import linen as nn
@@ -21,13 +20,20 @@ from jaxtyping import Array, ArrayLike, Float
 from fmjax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 from fmjax.errors import UserError, explained_out_of_memory, suggest
 from fmjax.inference.attention_weights import by_stack
-from fmjax.inference.classify import Classified, classify
+from fmjax.inference.classify import (
+    Classified,
+    as_labelled,
+    check_classifies_texts,
+    class_logits,
+)
 from fmjax.inference.inputs import inputs_of, rows_apart
+from fmjax.inference.read_params import read_params
 from fmjax.inference.special_tokens import as_read
-from fmjax.inference.text_features import Pooling, check_reads_texts, pooled_vectors
-from fmjax.inference.text_rows import TextOrPair, text_rows
-from fmjax.models.call_arguments import call_arguments
+from fmjax.inference.text_features import Pooling, check_reads_texts, pooled_hidden
+from fmjax.inference.text_rows import TextOrPair, TextRow, of_rows, text_rows
+from fmjax.models.call_arguments import array_names, call_arguments
 from fmjax.models.layers.attention import ATTENTION_WEIGHTS
+from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.run import directory as run_dir
 from fmjax.sharding.mesh import MeshConfig, batch_shards, on_mesh
 from fmjax.sharding.rules import LogicalRules
@@ -41,8 +47,6 @@ if TYPE_CHECKING:
 
 # Dtypes of parameters.
 _DTYPES = ("float32", "bfloat16", "float16")
-# Bytes of parameters that are read at once before they are cast.
-_READ_BYTES = 256 << 20
 LESS_MEMORY = (
     "What helps: fewer or shorter inputs at a time, parameters of dtype bfloat16, or "
     "the mesh of more devices, where fsdp divides the parameters among them."
@@ -180,8 +184,7 @@ class Run:
         """
         if pooling not in (known := get_args(Pooling)):
             raise UserError(f"pooling = {pooling!r}: expected one of {known}.")
-        if batch_size < 1:
-            raise UserError(f"batch_size = {batch_size}: expected at least 1.")
+        _check_batch_size(batch_size)
         check_reads_texts(self.model)
         imported = self.config.data is None
 
@@ -191,26 +194,45 @@ class Run:
             return as_read(self.model, self.tokenizer, *ids, imported=imported)
 
         rows = text_rows(self.model, self.tokenizer, texts, wrap, truncate)
-        variables = {"params": self.params, **self.extra}
-        with self.on_mesh():
-            size = min(batch_size, len(rows))
-            size += -size % self.row_multiple
-            return pooled_vectors(self.model, variables, rows, pooling, size)
+        compute = functools.partial(self._pooled_hidden, pooling=pooling)
+        return self._of_texts(compute, rows, batch_size)
 
+    @explained_out_of_memory(LESS_MEMORY)
     def classify(
-        self, texts: Sequence[TextOrPair], *, truncate: bool = False
+        self,
+        texts: Sequence[TextOrPair],
+        *,
+        truncate: bool = False,
+        batch_size: int = 32,
     ) -> Classified:
-        """Classifies texts, or pairs of texts, see `fmjax.inference.classify`.
+        """Classifies texts, or pairs of texts, with the model's head for texts.
+
+        Encoders read their pooled vector, decoders and encoder-decoders the vector of
+        the last token. Special tokens are those of labelled texts in training, or of an
+        imported tokenizer.
 
         Args:
           texts: the texts, or pairs of them.
-          truncate: whether to cut what is longer than the model's max_length.
+          truncate: whether to cut what is longer than the model's max_length, of a pair
+            the second text; a line says how many are.
+          batch_size: number of texts at a time.
 
         Raises:
-          UserError: the model has no head for texts, the run no tokenizer, or a text is
-            empty or too long.
+          UserError: the model has no head for texts, the run no tokenizer, a text is
+            empty or too long, or there is too little memory.
         """
-        return classify(self, texts, truncate=truncate)
+        _check_batch_size(batch_size)
+        check_classifies_texts(self.model)
+
+        def wrap(ids):
+            return as_labelled(self.tokenizer, ids)
+
+        rows = text_rows(self.model, self.tokenizer, texts, wrap, truncate)
+        logits = self._of_texts(self._class_logits, rows, batch_size)
+        labels = self.config.labels
+        if len(labels) != self.model.num_classes:
+            labels = tuple(f"LABEL_{i}" for i in range(self.model.num_classes))
+        return Classified(logits, labels)
 
     def preprocess(
         self, images: Iterable[PIL.Image.Image]
@@ -296,6 +318,33 @@ class Run:
             count = rows["images" if name.startswith("image_") else "tokens"]
         return x[:, :count] if name.endswith("hidden_states") else x[:count]
 
+    def _of_texts(
+        self, compute: Callable[..., Array], rows: Sequence[TextRow], batch_size: int
+    ) -> Float[np.ndarray, "N ..."]:
+        """What `compute(variables, text)` gives for each row."""
+        size = min(batch_size, len(rows))
+        size += -size % self.row_multiple
+        variables = {"params": self.params, **self.extra}
+        reads_types = "token_types" in array_names(self.model)
+
+        def of_batch(arrays):
+            if not reads_types:
+                arrays = {n: x for n, x in arrays.items() if n != "token_types"}
+            return compute(variables, TextInputs(**arrays))
+
+        padding = self.tokenizer.pad_id or 0
+        with self.on_mesh():
+            return of_rows(of_batch, rows, size, self.model.max_length, padding)
+
+    @functools.cached_property
+    def _pooled_hidden(self):
+        of_model = functools.partial(pooled_hidden, self.model)
+        return jax.jit(of_model, static_argnames="pooling")
+
+    @functools.cached_property
+    def _class_logits(self):
+        return jax.jit(functools.partial(class_logits, self.model))
+
     @functools.cached_property
     def _apply(self):
         def apply(variables, inputs, hidden_states):
@@ -316,6 +365,11 @@ class Run:
             return found[ATTENTION_WEIGHTS]
 
         return jax.jit(apply)
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise UserError(f"batch_size = {batch_size}: expected at least 1.")
 
 
 @explained_out_of_memory(LESS_MEMORY)
@@ -358,7 +412,7 @@ def load(
     where = mesh.build(devices), mesh.all_rules
     found = saved_state.find_model(directory, config.objective, *where, step)
     saved, wanted, extra = found
-    params = _read_params(saved, wanted, dtype)
+    params = read_params(saved, wanted, dtype)
     folder = directory / run_dir.TOKENIZER
     return Run(
         config=config,
@@ -370,34 +424,3 @@ def load(
         rules=mesh.all_rules,
         directory=directory,
     )
-
-
-def _read_params(
-    saved: saved_state.SavedState, wanted: dict, dtype: str | None
-) -> dict[str, jax.Array]:
-    """Reads parameters by path, each array onto its devices.
-
-    With a dtype, they are read in groups and cast on their devices, so that only one
-    group at a time is held in the saved dtype.
-    """
-    if dtype is None:
-        return saved.read_params(wanted)
-    params = {}
-    for group in _groups(wanted):
-        for path, array in saved.read_params(group).items():
-            params[path] = jax.block_until_ready(array.astype(jnp.dtype(dtype)))
-    return params
-
-
-def _groups(shapes: dict) -> Iterator[dict]:
-    """Yields arrays in groups of up to `_READ_BYTES`; a larger array alone."""
-    group: dict = {}
-    size = 0
-    for path, shape in shapes.items():
-        more = shape.size * shape.dtype.itemsize
-        if group and size + more > _READ_BYTES:
-            yield group
-            group, size = {}, 0
-        group[path] = shape
-        size += more
-    yield group

@@ -1,17 +1,13 @@
 """Vectors of texts: a language model's hidden states, pooled over the tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from fmjax.errors import UserError
-from fmjax.inference.text_rows import TextRow, batches
-from fmjax.models.call_arguments import array_names
 from fmjax.models.contracts import (
     GeneratesFromImages,
     GeneratesFromText,
@@ -30,30 +26,16 @@ def check_reads_texts(model: nn.Module) -> None:
         )
 
 
-def pooled_vectors(
-    model: nn.Module,
-    variables: Mapping[str, Any],
-    rows: Sequence[TextRow],
-    pooling: Pooling,
-    batch_size: int,
-) -> Float[np.ndarray, "N D"]:
-    """The pooled hidden states of texts; see `fmjax.inference.load.Run.embed`."""
-    reads_types = "token_types" in array_names(model)
+def pooled_hidden(
+    model: nn.Module, variables: Mapping[str, Any], text: TextInputs, pooling: Pooling
+) -> Float[Array, "B D"]:
+    """The pooled hidden states of texts with a padding mask, float32.
+
+    Of an encoder-decoder they are the encoder's.
+    """
     method = model.encode if isinstance(model, GeneratesFromText) else model.hidden
-
-    @jax.jit
-    def vectors(variables, text):
-        hidden = model.apply(variables, text, method=method)["hidden"]
-        return _pool(hidden.astype(jnp.float32), text.padding_mask, pooling)
-
-    found: list[np.ndarray] = [np.empty(0)] * len(rows)
-    for numbers, arrays in batches(rows, batch_size, model.max_length):
-        if not reads_types:
-            del arrays["token_types"]
-        pooled = np.asarray(vectors(variables, TextInputs(**arrays)))
-        for number, vector in zip(numbers, pooled):
-            found[number] = vector
-    return np.stack(found)
+    hidden = model.apply(variables, text, method=method)["hidden"]
+    return _pool(hidden.astype(jnp.float32), text.padding_mask, pooling)
 
 
 def _pool(

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Int
+from jaxtyping import Array, Float, Int
 
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError
@@ -77,14 +77,34 @@ def text_rows(
     return rows
 
 
-def batches(
-    rows: Sequence[TextRow], size: int, longest: int, padding: int = 0
-) -> Iterator[tuple[list[int], dict[str, Int[np.ndarray, "B T"]]]]:
-    """Yields rows of similar lengths, padded: their numbers and the arrays.
+def of_rows(
+    compute: Callable[[dict[str, np.ndarray]], Array],
+    rows: Sequence[TextRow],
+    size: int,
+    longest: int,
+    padding: int,
+) -> Float[np.ndarray, "N ..."]:
+    """What `compute` gives for each row, in the order of the rows.
 
-    The arrays are `tokens`, `token_types` and `padding_mask`, [size, T]. Rows that fill
-    a batch have one token.
+    Args:
+      compute: from `tokens`, `token_types` and `padding_mask`, [size, T], to an array
+        of as many rows. Rows of similar length are together; those that fill a batch
+        have one token.
+      rows: the rows, at least one.
+      size: number of rows of a batch.
+      longest: the most tokens that the model reads.
+      padding: id of padding.
     """
+    found: list[np.ndarray] = [np.empty(0)] * len(rows)
+    for numbers, arrays in _batches(rows, size, longest, padding):
+        for number, result in zip(numbers, np.asarray(compute(arrays))):
+            found[number] = result
+    return np.stack(found)
+
+
+def _batches(
+    rows: Sequence[TextRow], size: int, longest: int, padding: int
+) -> Iterator[tuple[list[int], dict[str, Int[np.ndarray, "B T"]]]]:
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
     for start in range(0, len(order), size):
         numbers = order[start : start + size]

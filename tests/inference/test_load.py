@@ -12,7 +12,7 @@ import fmjax
 from fmjax.config.render import render
 from fmjax.data.tokenizers.tokenizers import ByteTokenizer
 from fmjax.errors import UserError
-from fmjax.inference import load as loading
+from fmjax.inference import read_params
 from fmjax.models.language.gpt import GPT
 from fmjax.models.layers.transformer import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
@@ -122,7 +122,7 @@ def test_parameters_are_loaded_in_a_dtype_and_never_all_in_float32(
         return arrays
 
     monkeypatch.setattr(saved_state.SavedState, "read", watched)
-    monkeypatch.setattr(loading, "_READ_BYTES", 4000)
+    monkeypatch.setattr(read_params, "_READ_BYTES", 4000)
     half = fmjax.load(stored[0], mesh=mesh, dtype="bfloat16")
     leaves = jax.tree.leaves(stored[1])
     largest = max(leaf.nbytes for leaf in leaves)

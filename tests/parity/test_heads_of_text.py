@@ -250,3 +250,20 @@ def test_rewards_are_those_of_transformers(tmp_path):
     import_model(tmp_path / "plain", tmp_path / "other")
     with pytest.raises(UserError, match=r"@gpt\(\) has no head that classifies texts"):
         fmjax.load(tmp_path / "other").classify(["a"])
+
+
+def test_an_encoder_decoder_classifies_what_both_sides_read(tmp_path):
+    specials = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+    vocabulary = byte_level(tmp_path / "vocabulary", specials)
+    tokenizer = transformers.BartTokenizerFast.from_pretrained(vocabulary)
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id")}
+    options = BART | ids | {"decoder_start_token_id": tokenizer.eos_token_id}
+    options |= {"max_position_embeddings": 64, "num_labels": 2}
+    name = "BartForSequenceClassification"
+    model, run = classifier(tmp_path, tokenizer, name, options)
+    batch = tokenizer(SENTENCES, padding=True, return_tensors="pt")
+    names = ("input_ids", "attention_mask")
+    with torch.no_grad():
+        expected = model(**{name: batch[name] for name in names}).logits
+    close(run.classify(SENTENCES).logits, expected)
+    close(run.classify(SENTENCES, batch_size=3).logits, expected)
