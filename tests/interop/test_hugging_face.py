@@ -6,7 +6,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from interop.small_gpt2 import CONFIG as GPT2
+from interop.small_gpt2 import random_tensors, write
 
 import fmjax
 from fmjax.cli.main import main
@@ -17,14 +18,6 @@ from fmjax.interop.family import find
 from fmjax.interop.hugging_face import import_model
 from fmjax.interop.options import Options
 
-GPT2 = {
-    "model_type": "gpt2",
-    "n_layer": 2,
-    "n_embd": 6,
-    "n_head": 2,
-    "n_positions": 8,
-    "vocab_size": 11,
-}
 LLAMA = {
     "model_type": "llama",
     "num_hidden_layers": 2,
@@ -39,45 +32,11 @@ LLAMA = {
 NESTED: list = []
 for _ in range(500):
     NESTED = [NESTED]
-GPT2_SHAPES = {
-    "wte.weight": (11, 6),
-    "wpe.weight": (8, 6),
-    "ln_f.weight": (6,),
-    "ln_f.bias": (6,),
-} | {
-    f"h.{layer}.{name}": shape
-    for layer in range(2)
-    for name, shape in {
-        "ln_1.weight": (6,),
-        "ln_1.bias": (6,),
-        "ln_2.weight": (6,),
-        "ln_2.bias": (6,),
-        "attn.c_attn.weight": (6, 18),
-        "attn.c_attn.bias": (18,),
-        "attn.c_proj.weight": (6, 6),
-        "attn.c_proj.bias": (6,),
-        "mlp.c_fc.weight": (6, 24),
-        "mlp.c_fc.bias": (24,),
-        "mlp.c_proj.weight": (24, 6),
-        "mlp.c_proj.bias": (6,),
-    }.items()
-}
 
 
 @pytest.fixture
 def tensors():
-    rng = np.random.default_rng(0)
-    return {
-        name: rng.normal(size=shape).astype(np.float32)
-        for name, shape in GPT2_SHAPES.items()
-    }
-
-
-def write(folder, tensors, config=GPT2):
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    save_file(tensors, folder / "model.safetensors")
-    return folder
+    return random_tensors()
 
 
 def refused(tmp_path, folder, message):

@@ -26,8 +26,8 @@ from fmjax.data.sources.record_formats.formats import (
 from fmjax.data.sources.record_formats.parts import Part
 from fmjax.data.sources.source import check_split
 from fmjax.data.sources.split_names import files_by_split
-from fmjax.data.sources.text_split import hash_threshold
-from fmjax.errors import UserError, require, suggest
+from fmjax.data.sources.text_split import check_hold_out, hash_threshold
+from fmjax.errors import UserError, require
 from fmjax.say_once import say_once
 
 _DEFAULT_FRACTION = 0.1
@@ -77,26 +77,10 @@ class RecordSource(abc.ABC):
     quotes: bool = True
 
     def __post_init__(self):
-        if self.split not in _SPLITS:
-            raise UserError(
-                f"{self.gin_name}.split = {self.split!r}: expected one of {_SPLITS}."
-                + suggest(self.split, _SPLITS)
-            )
-        seed_valid = 0 <= self.split_seed < 2**63
-        require(self, "split_seed", seed_valid, "0 <= seed < 2**63")
+        check_hold_out(self, _SPLITS)
         one = self.separator is None or len(self.separator) == 1
         one = one and self.separator not in ('"', "\n", "\r")
         require(self, "separator", one, "one character, such as ';' or '\\t'")
-        if self.validation_fraction is None:
-            return
-        if self.validation_files is not None:
-            raise UserError(
-                f"{self.gin_name}.validation_files and "
-                f"{self.gin_name}.validation_fraction are both bound; expected at most "
-                "one of them."
-            )
-        fraction_valid = 0 <= self.validation_fraction < 1
-        require(self, "validation_fraction", fraction_valid, "0 <= fraction < 1")
 
     @abc.abstractmethod
     def _parts(self) -> tuple[Part, ...]:

@@ -13,11 +13,12 @@ from fmjax.data.sources.source import Document, check_split, function_source
 from fmjax.data.sources.text_division import UNITS, Range, TextDivision
 from fmjax.data.sources.text_reader import OpenText, open_text, scan_text
 from fmjax.data.sources.text_split import (
+    check_hold_out,
     hash_threshold,
     held_out_blocks,
     held_out_files,
 )
-from fmjax.errors import UserError, require, suggest
+from fmjax.errors import UserError, suggest
 from fmjax.say_once import say_once
 
 _DEFAULT_FRACTION = 0.1
@@ -54,27 +55,13 @@ class TextFiles:
     split_seed: int = 0
 
     def __post_init__(self):
-        for field, kinds in (
-            ("document", ("file", "line", "blank_line")),
-            ("split", ("hash", "tail")),
-        ):
-            value = getattr(self, field)
-            if value not in kinds:
-                raise UserError(
-                    f"text_files.{field} = {value!r}: expected one of {kinds}."
-                    + suggest(value, kinds)
-                )
-        seed_valid = 0 <= self.split_seed < 2**63
-        require(self, "split_seed", seed_valid, "0 <= seed < 2**63")
-        if self.validation_fraction is None:
-            return
-        if self.validation_files is not None:
+        kinds = ("file", "line", "blank_line")
+        if self.document not in kinds:
             raise UserError(
-                "text_files.validation_files and text_files.validation_fraction are "
-                "both bound; expected at most one of them."
+                f"text_files.document = {self.document!r}: expected one of {kinds}."
+                + suggest(self.document, kinds)
             )
-        fraction_valid = 0 <= self.validation_fraction < 1
-        require(self, "validation_fraction", fraction_valid, "0 <= fraction < 1")
+        check_hold_out(self, ("hash", "tail"))
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -7,9 +7,11 @@ split. If there are only few files, blocks spread over all of them are held out.
 import itertools
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import xxhash
+
+from fmjax.errors import UserError, require, suggest
 
 # If fewer held-out documents than this are expected, an exact number is held out.
 _MIN_EXPECTED = 30
@@ -19,6 +21,35 @@ _MAX_HASHES = 1_000_000
 _BLOCK_BYTES, _BLOCKS, _MIN_BLOCK_BYTES = 1 << 20, 20, 2048
 # How far the ends of a block may move to a line end, as a share of its length.
 _EDGE_SHARE = 0.25
+
+
+def check_hold_out(source: Any, splits: tuple[str, ...]) -> None:
+    """Checks the fields of a source that say what is held out.
+
+    Args:
+      source: a configurable with split, split_seed, validation_files and
+        validation_fraction.
+      splits: values that split may have.
+
+    Raises:
+      UserError: one of them is out of range, or files and a fraction are both bound.
+    """
+    name = source.gin_name
+    if source.split not in splits:
+        raise UserError(
+            f"{name}.split = {source.split!r}: expected one of {splits}."
+            + suggest(source.split, splits)
+        )
+    seed_valid = 0 <= source.split_seed < 2**63
+    require(source, "split_seed", seed_valid, "0 <= seed < 2**63")
+    fraction = source.validation_fraction
+    if fraction is not None and source.validation_files is not None:
+        raise UserError(
+            f"{name}.validation_files and {name}.validation_fraction are both bound; "
+            "expected at most one of them."
+        )
+    fraction_valid = fraction is None or 0 <= fraction < 1
+    require(source, "validation_fraction", fraction_valid, "0 <= fraction < 1")
 
 
 def hash_threshold(hashes: Iterable[int], fraction: float) -> int:

@@ -13,7 +13,11 @@ from fmjax.data.sources.file_digest import digest_files
 from fmjax.data.sources.find_files import FileKind, find_files
 from fmjax.data.sources.source import Document, check_split
 from fmjax.data.sources.split_names import files_by_split
-from fmjax.data.sources.text_split import hash_threshold, held_out_blocks
+from fmjax.data.sources.text_split import (
+    check_hold_out,
+    hash_threshold,
+    held_out_blocks,
+)
 from fmjax.data.sources.token_division import (
     Range,
     TokenDivision,
@@ -65,25 +69,13 @@ class TokenFiles:
     split_seed: int = 0
 
     def __post_init__(self):
-        for field, known in (("dtype", _DTYPES), ("split", _SPLITS)):
-            value = getattr(self, field)
-            if value not in known:
-                raise UserError(
-                    f"token_files.{field} = {value!r}: expected one of {known}."
-                    + suggest(value, known)
-                )
-        require(self, "eos_id", self.eos_id is None or self.eos_id >= 0, "at least 0")
-        seed_valid = 0 <= self.split_seed < 2**63
-        require(self, "split_seed", seed_valid, "0 <= seed < 2**63")
-        if self.validation_fraction is None:
-            return
-        if self.validation_files is not None:
+        if self.dtype not in _DTYPES:
             raise UserError(
-                "token_files.validation_files and token_files.validation_fraction are "
-                "both bound; expected at most one of them."
+                f"token_files.dtype = {self.dtype!r}: expected one of {_DTYPES}."
+                + suggest(self.dtype, _DTYPES)
             )
-        fraction_valid = 0 <= self.validation_fraction < 1
-        require(self, "validation_fraction", fraction_valid, "0 <= fraction < 1")
+        require(self, "eos_id", self.eos_id is None or self.eos_id >= 0, "at least 0")
+        check_hold_out(self, _SPLITS)
 
     @property
     def splits(self) -> tuple[str, ...]:
