@@ -18,6 +18,7 @@ from fmjax.config.statements import (
     parse,
     replace_values,
 )
+from fmjax.errors import UserError
 
 # (configurable, field) → gin text of the value that describes runs stored before the
 # field existed, if that is not the field's default.
@@ -108,6 +109,29 @@ _EXPERTS = {
 }
 
 
+def _refuse_offset_qk_norms(bindings: list[Binding]) -> list[Binding]:
+    """Refuses a run whose norms over queries and keys had another meaning.
+
+    Until `transformer.norm_weights` existed, their parameters were the weights also
+    where those of other norms are the weights minus one, which they are now too.
+
+    Raises:
+      UserError: a stack of the config has both.
+    """
+    values = {(b.scope, b.field): b.value for b in bindings if b.owner == "transformer"}
+    for scope, field in values:
+        both = field == "qk_norm" and values[scope, field] is True
+        both = both and values.get((scope, "unit_offset_norm")) is True
+        if both and (scope, "norm_weights") not in values:
+            raise UserError(
+                "transformer.qk_norm = True, transformer.unit_offset_norm = True of a "
+                "run of an earlier version: its norms over queries and keys had no "
+                "offset, and those of this version have. Expected the version that it "
+                "was trained with."
+            )
+    return bindings
+
+
 def _nest_experts(bindings: list[Binding]) -> list[Binding]:
     """Replaces `transformer.num_experts` and related fields by `@experts()`."""
     found = {
@@ -171,6 +195,7 @@ TRANSLATIONS: list[Callable[[list[Binding]], list[Binding]]] = [
     _list_trackers,
     _nest_imported,
     _nest_rotary,
+    _refuse_offset_qk_norms,
     _nest_experts,
     _nest_position_bias,
 ]

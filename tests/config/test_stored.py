@@ -90,6 +90,24 @@ def test_a_base_of_rotary_positions_becomes_a_config_of_them():
     assert gpt2.transformer.rotary is None
 
 
+def test_norms_over_queries_and_keys_with_an_offset_are_refused(tmp_path):
+    text = NAMED["import_mixtral"].read_text(encoding="utf-8")
+    stored = tmp_path / "config.gin"
+    # Bound by that version too, to False.
+    for field in ("qk_norm", "unit_offset_norm"):
+        assert f"transformer.{field} = False" in text
+    name = "transformer.qk_norm"
+    with_norm = text.replace(f"{name} = False", f"{name} = True")
+    stored.write_text(with_norm)
+    assert load_stored(stored).objective.model.transformer.qk_norm is True
+    old, new = (f"transformer.unit_offset_norm = {value}" for value in (False, True))
+    stored.write_text(with_norm.replace(old, new))
+    with pytest.raises(UserError, match="of a run of an earlier version"):
+        load_stored(stored)
+    stored.write_text(with_norm.replace(old, f"{new}\ntransformer.norm_weights = True"))
+    assert load_stored(stored).objective.model.transformer.qk_norm is True
+
+
 def test_numbers_of_experts_become_a_config_of_them():
     mixtral = load_stored(NAMED["import_mixtral"]).objective.model
     assert mixtral.transformer.experts == Experts(5, 3, None)

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from fmjax.models.language.gpt import GPT
 from fmjax.models.layers.mixture_of_experts import Experts, MixtureOfExperts
+from fmjax.models.layers.transformer_config import TransformerConfig
+from fmjax.objectives.causal_lm import CausalLM
 from fmjax.sharding.mesh import MeshConfig, batch_sharding, on_mesh
 from fmjax.sharding.rules import logical_axes, named_shardings, param_specs
+from fmjax.training.state import abstract_variables
 
 B, T, D, F, E = 3, 14, 6, 10, 5
 
@@ -250,3 +254,14 @@ def cost(module, boxed, mesh_config, devices) -> tuple[float, str]:
     with on_mesh(mesh, rules):
         program = jax.jit(module.apply).lower(params, x, None).compile()
     return program.cost_analysis()["flops"], program.as_text()
+
+
+def test_experts_have_biases_only_if_the_config_says_so():
+    # A decoder with other biases, as by default, has had none of experts always.
+    def names(**options):
+        c = TransformerConfig(1, D, 1, experts=Experts(E, 2), **options)
+        shapes = abstract_variables(CausalLM(GPT(c, 8, 8)))[1]["params"]
+        return set(shapes["stack"]["layers"]["mlp"])
+
+    assert names() == {"router", "in", "out"}
+    assert names(mlp_bias=True) - names() == {"router_bias", "in_bias", "out_bias"}

@@ -271,6 +271,6 @@ class Block(nn.Module):
             # The capacity of an expert depends on the length of the whole sequence,
             # which is unknown while it is generated.
             experts = dataclasses.replace(experts, capacity=None)
-        return MixtureOfExperts(experts, bias=c.has_bias("mlp"), **shared)(
+        return MixtureOfExperts(experts, bias=bool(c.mlp_bias), **shared)(
             x, padding_mask_of(mask.query_segment_ids, mask.padding_mask)
         )

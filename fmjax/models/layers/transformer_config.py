@@ -56,8 +56,8 @@ class TransformerConfig:
         values do (BEiT, DINOv3: not).
       out_bias: whether the output projections of attention have biases; None means
         bias.
-      mlp_bias: whether the feed-forward layer has biases, or experts and their router;
-        None means bias.
+      mlp_bias: whether the feed-forward layer has biases; None means bias. Experts and
+        their router have biases if it is True alone.
       norm_bias: whether LayerNorms have biases; None means bias.
       rotary: rotary positions, such as @rotary(), or @patch_rotary() of images; None
         for none.
