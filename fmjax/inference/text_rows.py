@@ -53,7 +53,7 @@ def text_rows(
         raise UserError("There are no texts; expected at least one.")
     longest, rows, cut = model.max_length, [], 0
     for number, text in enumerate(texts):
-        parts = (text,) if isinstance(text, str) else text
+        parts = text if isinstance(text, (tuple, list)) else (text,)
         if len(parts) not in (1, 2) or not all(isinstance(part, str) for part in parts):
             raise UserError(f"texts[{number}]: expected a text, or a pair of texts.")
         ids = [list(tokenizer.encode(part)) for part in parts]

@@ -80,7 +80,7 @@ def import_model(
             objective=saved.objective,
             preprocessing=preprocessor_file.read(source),
             generation=generation_file.read(source, model, ignore),
-            labels=labels_file.read(source, model),
+            labels=labels_file.read(source, model, ignore),
             imported=Imported(
                 dtype=dtype or saved.dtype,
                 model_type=saved.family.model_type,

@@ -1,6 +1,6 @@
 """Names of classes: id2label of config.json."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +9,26 @@ from flax import linen as nn
 from fmjax.interop.options import Options
 
 
-def read(hf_dir: Path, model: nn.Module) -> tuple[str, ...]:
+def read(
+    hf_dir: Path, model: nn.Module, ignore: Collection[str] = ()
+) -> tuple[str, ...]:
     """Names of the classes of a model's head, in order.
 
     None are returned for names that transformers made up, and of a model without such
     a head.
 
     Raises:
-      UserError: id2label does not name each class once, by its number.
+      UserError: id2label does not give each class a name of its own, by its number.
     """
     counts = (getattr(model, name, None) for name in ("num_classes", "token_classes"))
     count = next((number for number in counts if number), None)
-    options = Options.read(hf_dir / "config.json")
+    options = Options.read(hf_dir / "config.json", ignore)
     named = options.take("id2label", dict, None)
     if count is None or not named:
         return ()
     names = [named.get(str(i)) for i in range(count)]
-    if len(named) != count or not all(isinstance(name, str) for name in names):
+    are_names = all(isinstance(name, str) for name in names)
+    if len(named) != count or not are_names or len({*names}) < count:
         options.refuse("id2label", named, f"a name for each of 0 to {count - 1}")
     return () if names == _made_up(count) else tuple(map(str, names))
 

@@ -221,3 +221,28 @@ def feed_forward(path: str, name: str, **parts: str) -> tuple[Row, ...]:
             Row(f"{path}/{ours}_bias", f"{name}.{theirs}.bias"),
         ]
     return tuple(rows)
+
+
+def megatron_layer(block: str, layer: str, attention_name: str) -> tuple[Row, ...]:
+    """Rows of a layer with the names of Megatron-LM.
+
+    The query, key and value of a head are adjacent.
+
+    Args:
+      block: path of the layer here.
+      layer: its name in files.
+      attention_name: that of its attention, below it.
+    """
+    qkv = [f"{block}/attention/{name}" for name in ("query", "key", "value")]
+    joined = f"{layer}.{attention_name}.query_key_value"
+    biases = " ".join(f"{path}_bias" for path in qkv)
+    return (
+        *norm(f"{block}/attention_norm", f"{layer}.input_layernorm"),
+        Row(" ".join(qkv), f"{joined}.weight", "q d h k -> (h q k) d"),
+        Row(biases, f"{joined}.bias", "q h k -> (h q k)"),
+        *attention_out(f"{block}/attention", f"{layer}.{attention_name}.dense"),
+        *norm(f"{block}/mlp_norm", f"{layer}.post_attention_layernorm"),
+        *feed_forward(
+            f"{block}/mlp", f"{layer}.mlp", in_="dense_h_to_4h", out="dense_4h_to_h"
+        ),
+    )

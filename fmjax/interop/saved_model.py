@@ -145,7 +145,8 @@ def _untie(
       UserError: another copy of a tensor differs from it.
     """
     notes, heads = [], {row.name for row in family.rows_of(architecture)}
-    for copy in copies_that_differ(files, family):
+    untied = () if values.get("tie_embeddings", True) else heads & {*family.copies}
+    for copy in copies_that_differ(files, family, untied):
         original = family.copies[copy]
         if copy not in heads or "tie_embeddings" not in values:
             raise UserError(

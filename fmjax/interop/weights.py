@@ -286,12 +286,20 @@ def _of_layer(path: str, layer: int) -> str:
     return path.replace("/layers/", f"/layer_{layer}/")
 
 
-def copies_that_differ(files: TensorFiles, family: Family) -> Iterator[str]:
-    """The tensors that should be copies of others but differ."""
+def copies_that_differ(
+    files: TensorFiles, family: Family, known: Collection[str] = ()
+) -> Iterator[str]:
+    """The tensors that should be copies of others but differ.
+
+    Args:
+      files: the tensors.
+      family: its `copies` are looked at.
+      known: copies that need not be read, since they are known to be no copies.
+    """
     in_files = {family.short(name): name for name in files.names}
     for copy, original in family.copies.items():
         names = [in_files.get(family.short(name)) for name in (copy, original)]
-        if None not in names and not files.equal(*names):
+        if copy not in known and None not in names and not files.equal(*names):
             yield copy
 
 

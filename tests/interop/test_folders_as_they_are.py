@@ -160,3 +160,14 @@ def test_pointers_of_shards_are_told_of(tmp_path):
     write(folder, random_tensors())
     (folder / "pytorch_model.bin").write_text(POINTER)
     import_model(folder, tmp_path / "run")
+
+
+@pytest.mark.parametrize("index", [False, True])
+def test_a_folder_whose_files_hold_no_tensors_is_refused(tmp_path, index):
+    folder = write(tmp_path / "hf", {})
+    if index:
+        (folder / "model.safetensors").unlink()
+        name = "model.safetensors.index.json"
+        (folder / name).write_text('{"weight_map": {}}')
+    with pytest.raises(UserError, match="holds no tensors; expected those of a model"):
+        import_model(folder, tmp_path / "run")

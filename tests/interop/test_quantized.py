@@ -19,6 +19,7 @@ from fmjax.errors import UserError
 from fmjax.interop.containers.folder import read_folder
 from fmjax.interop.hugging_face import import_model
 from fmjax.interop.quantized.dequantize import dequantized
+from fmjax.interop.quantized.float8 import block_sizes
 from fmjax.interop.tensor_files import TensorFiles
 
 RNG = np.random.default_rng(0)
@@ -244,6 +245,34 @@ def test_int8_of_bitsandbytes(tmp_path):
     found, _ = read(tmp_path, tensors, settings)
     expected = integers * most.astype(np.float64)[:, None] / 127
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_int8_in_a_layout_of_a_gpu_is_refused(tmp_path):
+    tensors = {"a.weight": np.zeros((32, 32), np.int8), "a.SCB": np.ones(32, "f4")}
+    tensors["a.weight_format"] = np.array(2, np.uint8)
+    settings = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    with pytest.raises(UserError, match="weight_format 0"):
+        read(tmp_path, tensors, settings)
+
+
+@pytest.mark.parametrize(
+    ("shape", "scales", "stated", "expected"),
+    [
+        # The last block of rows is smaller: kv_a_proj_with_mqa of DeepSeek-V3.
+        ((576, 7168), (5, 56), None, (128, 128)),
+        ((576, 128), (5, 1), [128, 128], (128, 128)),
+        ((256, 96), (4, 3), [64, 32], (64, 32)),
+        # Scales of rows, and of a whole matrix.
+        ((6, 40), (6, 1), None, (1, 40)),
+        ((6, 40), (1, 1), [128, 128], (6, 40)),
+        ((577, 7168), (4, 56), None, None),
+    ],
+    ids=str,
+)
+def test_blocks_are_those_of_the_config_or_of_transformers(
+    shape, scales, stated, expected
+):
+    assert block_sizes(shape, scales, stated) == expected
 
 
 @pytest.mark.parametrize("nested", [False, True])

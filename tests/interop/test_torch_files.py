@@ -14,6 +14,7 @@ import torch
 from hypothesis import strategies as st
 
 from fmjax.errors import UserError
+from fmjax.interop.containers.pickle_machine import Refused, run
 from fmjax.interop.containers.torch_files import read_file
 
 FORMATS = pytest.mark.parametrize("archive", [True, False], ids=["zip", "older"])
@@ -236,3 +237,15 @@ def test_damaged_files_are_refused_or_give_tensors(
         return
     for tensor in found.values():
         assert tensor.read().shape == tensor.shape
+
+
+@pytest.mark.parametrize("name", ["torch.Size", "collections.OrderedDict"])
+def test_a_list_that_calls_would_copy_again_and_again_is_refused(name):
+    module, attribute = name.rsplit(".", 1)
+    items = [("a", 1)] * 1000
+    # A call of the function with the list, as often as a file has room for six bytes.
+    listed = pickle.dumps(items, 2)[2:-1] + b"q\xff0"
+    function = f"c{module}\n{attribute}\n".encode()
+    content = b"\x80\x02" + listed + (function + b"h\xff\x85R0") * 3 + b"N."
+    with pytest.raises(Refused, match="calls with a list of 1,000 items"):
+        run(io.BytesIO(content))

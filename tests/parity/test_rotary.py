@@ -23,7 +23,10 @@ from transformers.models.stablelm import modeling_stablelm
 
 import fmjax
 from fmjax.errors import UserError
+from fmjax.interop.families import FAMILIES
+from fmjax.interop.families.rope import Rope
 from fmjax.interop.hugging_face import import_model
+from fmjax.interop.options import Options
 from fmjax.models.layers.rope_scaling import (
     DynamicScaling,
     LinearScaling,
@@ -265,3 +268,39 @@ def test_what_cannot_be_is_named(make, message):
 
 def config(rotary):
     return TransformerConfig(1, 32, 2, rotary=rotary)
+
+
+@pytest.mark.parametrize(
+    ("config", "stated"),
+    [
+        (transformers.GptOssConfig, {}),
+        (
+            transformers.Phi3Config,
+            {
+                "max_position_embeddings": 131072,
+                "rope_scaling": {
+                    "type": "longrope",
+                    "short_factor": [1.0, 1.5],
+                    "long_factor": [2.0, 7.0],
+                },
+            },
+        ),
+    ],
+    ids=["gpt_oss", "phi3"],
+)
+def test_scaling_that_a_config_does_not_state_is_transformers(config, stated):
+    sizes = {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 4}
+    sizes["head_dim"] = 4
+    family = next(f for f in FAMILIES if f.model_type == config.model_type)
+    (rope,) = (entry for entry in family.entries if isinstance(entry, Rope))
+    expected = config(**sizes, **stated).to_dict()
+    found, whole = (
+        rope.read(Options(dict(options), "config.json"))["transformer.rotary"]
+        for options in (sizes | stated, expected)
+    )
+    assert found == whole
+    assert found.scaling is not None
+
+
+def test_families_are_listed_once():
+    assert len(FAMILIES) == len(set(map(id, FAMILIES)))

@@ -33,13 +33,19 @@ def read_folder(folder: Path) -> dict[str, StoredTensor]:
     for single, index, read_file in _KINDS:
         if (folder / single).is_file():
             refuse_pointer(folder / single)
-            return read_file(folder / single)
+            return _some(folder / single, read_file(folder / single))
         if (folder / index).is_file():
             refuse_pointer(folder / index)
-            return _read_shards(folder, index, read_file)
+            return _some(folder / index, _read_shards(folder, index, read_file))
     others = sorted(x.name for x in folder.iterdir() if _OTHERS.fullmatch(x.name))
     found = f"found {', '.join(others[:5])}" if others else "found no weights"
     raise UserError(f"{folder}: {found}; expected {SUPPORTED}.")
+
+
+def _some(file: Path, found: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    if not found:
+        raise UserError(f"{file} holds no tensors; expected those of a model.")
+    return found
 
 
 def _read_shards(folder: Path, index: str, read_file) -> dict[str, StoredTensor]:

@@ -325,10 +325,17 @@ def _of_class(function: Any, kind: Any, arguments: Any, *_: Any) -> View:
     return _expect(_call(function, _expect(arguments, tuple)), View)
 
 
+def _short(items: Any) -> list | tuple:
+    """A list that a call may copy: a file could repeat the call at six bytes each."""
+    if len(_expect(items, (list, tuple))) > _MOST_AXES:
+        raise Refused(f"calls with a list of {len(items):,} items; nothing was run")
+    return items
+
+
 def _dictionary(items: Any = ()) -> dict:
-    """`collections.OrderedDict`."""
+    """`collections.OrderedDict`; torch fills them by operations of their own."""
     made: dict = {}
-    for item in _expect(items, (list, tuple)):
+    for item in _short(items):
         key, value = _expect(item, (list, tuple))
         _set_items(made, [key, value])
     return made
@@ -342,7 +349,7 @@ _CLASSES = {
 }
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": _dictionary,
-    "torch.Size": lambda sizes=(): tuple(_expect(sizes, (list, tuple))),
+    "torch.Size": lambda sizes=(): tuple(_short(sizes)),
     "torch.device": lambda *name: None,
     "torch._tensor._rebuild_from_type_v2": _of_class,
     "torch._utils._rebuild_parameter": _parameter,

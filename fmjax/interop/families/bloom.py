@@ -3,14 +3,12 @@
 from fmjax.interop.entries import constant, fixed, ignored, option
 from fmjax.interop.families.decoder_head import architectures, text_heads
 from fmjax.interop.family import Family
-from fmjax.interop.rows import Row, attention_out, feed_forward, norm
+from fmjax.interop.rows import Row, megatron_layer, norm
 from fmjax.models.language.gpt import GPT
 from fmjax.models.layers.position_bias import Alibi
 from fmjax.objectives.causal_lm import CausalLM
 
 _LAYER, _BLOCK = "transformer.h.{layer}", "stack/layers"
-_QKV = [f"{_BLOCK}/attention/{name}" for name in ("query", "key", "value")]
-_JOINED = f"{_LAYER}.self_attention.query_key_value"
 
 BLOOM = Family(
     model_type="bloom",
@@ -42,23 +40,11 @@ BLOOM = Family(
         ignored("pretraining_tp offset_alibi skip_bias_add skip_bias_add_qkv"),
         ignored("bias_dropout_fusion masked_softmax_fusion attention_softmax_in_fp32"),
     ),
-    # The query, key and value of a head are adjacent.
     rows=(
         Row("tokens/table", "transformer.word_embeddings.weight"),
         *norm("inputs/norm", "transformer.word_embeddings_layernorm"),
         *norm("stack/final_norm", "transformer.ln_f"),
-        *norm(f"{_BLOCK}/attention_norm", f"{_LAYER}.input_layernorm"),
-        Row(" ".join(_QKV), f"{_JOINED}.weight", "q d h k -> (h q k) d"),
-        Row(
-            " ".join(f"{path}_bias" for path in _QKV),
-            f"{_JOINED}.bias",
-            "q h k -> (h q k)",
-        ),
-        *attention_out(f"{_BLOCK}/attention", f"{_LAYER}.self_attention.dense"),
-        *norm(f"{_BLOCK}/mlp_norm", f"{_LAYER}.post_attention_layernorm"),
-        *feed_forward(
-            f"{_BLOCK}/mlp", f"{_LAYER}.mlp", in_="dense_h_to_4h", out="dense_4h_to_h"
-        ),
+        *megatron_layer(_BLOCK, _LAYER, "self_attention"),
     ),
     architectures=architectures("BloomForCausalLM", "BloomModel")
     | text_heads("Bloom", "classifier", spans=True),

@@ -4,13 +4,11 @@ from fmjax.interop.entries import activation, constant, fixed, ignored, option
 from fmjax.interop.families.decoder_head import architectures
 from fmjax.interop.families.rope import Rope
 from fmjax.interop.family import Family
-from fmjax.interop.rows import Row, attention_out, feed_forward, norm
+from fmjax.interop.rows import Row, megatron_layer, norm
 from fmjax.models.language.gpt import GPT
 from fmjax.objectives.causal_lm import CausalLM
 
 _LAYER, _BLOCK = "gpt_neox.layers.{layer}", "stack/layers"
-_QKV = [f"{_BLOCK}/attention/{name}" for name in ("query", "key", "value")]
-_JOINED = f"{_LAYER}.attention.query_key_value"
 
 GPT_NEOX = Family(
     model_type="gpt_neox",
@@ -45,22 +43,10 @@ GPT_NEOX = Family(
         # An option of a head that is not supported.
         ignored("classifier_dropout"),
     ),
-    # The query, key and value of a head are adjacent.
     rows=(
         Row("tokens/table", "gpt_neox.embed_in.weight"),
         *norm("stack/final_norm", "gpt_neox.final_layer_norm"),
-        *norm(f"{_BLOCK}/attention_norm", f"{_LAYER}.input_layernorm"),
-        Row(" ".join(_QKV), f"{_JOINED}.weight", "q d h k -> (h q k) d"),
-        Row(
-            " ".join(f"{path}_bias" for path in _QKV),
-            f"{_JOINED}.bias",
-            "q h k -> (h q k)",
-        ),
-        *attention_out(f"{_BLOCK}/attention", f"{_LAYER}.attention.dense"),
-        *norm(f"{_BLOCK}/mlp_norm", f"{_LAYER}.post_attention_layernorm"),
-        *feed_forward(
-            f"{_BLOCK}/mlp", f"{_LAYER}.mlp", in_="dense_h_to_4h", out="dense_4h_to_h"
-        ),
+        *megatron_layer(_BLOCK, _LAYER, "attention"),
     ),
     architectures=architectures(
         "GPTNeoXForCausalLM",

@@ -13,6 +13,7 @@ from fmjax.interop.families.rope import Rope
 from fmjax.interop.families.windows import LayerTypes
 from fmjax.interop.rows import LINEAR, Row
 from fmjax.models.layers.mixture_of_experts import Experts
+from fmjax.models.layers.rope_scaling import YarnScaling
 
 _MLP, _EXPERTS = f"{BLOCK}/mlp", f"{LAYER}.mlp.experts"
 GPT_OSS = family(
@@ -38,7 +39,11 @@ GPT_OSS = family(
         constant("hidden_act", "silu"),
         constant("swiglu_alpha", 1.702),
         constant("swiglu_limit", 7.0),
-        Rope(131072, 150000.0),
+        Rope(
+            131072,
+            150000.0,
+            scaling=YarnScaling(32.0, 4096, 32.0, 1.0, truncate=False),
+        ),
         LayerTypes(36, lambda i, _: (i + 1) % 2 == 0, window=128),
         option(
             "attention_bias", "transformer.qkv_bias transformer.out_bias", bool, True

@@ -45,6 +45,7 @@ class Rope:
         interleaved: bool = False,
         names: tuple[str, str] = ("rope_theta", "partial_rotary_factor"),
         beside: bool = False,
+        scaling: Scaling | None = None,
     ):
         """Sets transformers' defaults.
 
@@ -57,10 +58,11 @@ class Rope:
           names: names of those two options beside rope_parameters.
           beside: whether exports have the length of pretraining beside rope_parameters,
             whose own does not count then.
+          scaling: of a config that states none.
         """
         self._max_length, self._theta = max_length, theta
         self._fraction, self._interleaved = fraction, interleaved
-        self._names, self._beside = names, beside
+        self._names, self._beside, self._scaling = names, beside, scaling
 
     def read(self, options: Options) -> dict[str, Any]:
         """Takes the options; see `Entry`."""
@@ -74,7 +76,7 @@ class Rope:
             if (inside := options.take_options(name)) is not None:
                 given = self.read_parameters(options, inside, *defaults)
         self.take_original(options)
-        return given or self._rotary(*defaults)
+        return given or self._rotary(*defaults, self._scaling)
 
     def take_defaults(self, options: Options) -> tuple[float, float]:
         """Takes the base and the share of rotated features beside rope_parameters."""
@@ -104,7 +106,7 @@ class Rope:
           fraction: share of rotated features where the object has none.
         """
         longest = options.peek("max_position_embeddings", self._max_length)
-        original = options.peek(_ORIGINAL, longest if self._beside else None)
+        original = options.peek(_ORIGINAL, self._max_length if self._beside else None)
         theta = inside.take("rope_theta", float, None) or theta
         fraction = self._take_fraction(inside, "partial_rotary_factor", fraction)
         older = inside.take("type", str, "default")

@@ -37,6 +37,13 @@ class SkippedRope(Rope):
             if turned != [int((i + 1) % every != 0) for i in range(layers)]:
                 expected = f"0 for every n-th of {layers} layers, 1 for all others"
                 options.refuse("no_rope_layers", turned, expected)
+        interval = options.peek(_INTERVAL, 4)
+        by_interval = options.peek("use_sliding_window", False) and (
+            options.peek("layer_types", None) is None
+        )
+        if by_interval and every <= layers and every != interval:
+            # The windows are on the layers of the list there, not of the interval.
+            options.refuse(_INTERVAL, interval, f"{every}, as in no_rope_layers")
         if type(every) is not int or every < 2:
             options.refuse(_INTERVAL, every, "at least 2")
         skip = every if every <= layers else None

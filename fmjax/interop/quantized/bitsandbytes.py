@@ -44,6 +44,11 @@ def _eight_bits(parts: Parts) -> StoredTensor:
         and scale.shape == weight.shape[:1],
         "int8 [out, in] and SCB [out]",
     )
+    layout = parts.get("weight_format")
+    parts.expect(
+        layout is None or not np.any(layout.read()),
+        "weight_format 0, rows; others are layouts of a GPU's memory",
+    )
 
     def dequantize() -> np.ndarray:
         rows = scale.read().astype(np.float32)[:, None] / 127

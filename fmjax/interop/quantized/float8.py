@@ -58,14 +58,17 @@ def block_sizes(
         scales = (scales[0], 1)
     if len(scales) != 2:
         return None
-    # A block at an edge may be smaller; then only the config tells the size.
-    stated = block if isinstance(block, (list, tuple)) and len(block) == 2 else None
-    if stated is None or scales[1] == 1:
-        stated = [-(-n // max(1, m)) for n, m in zip(shape, scales, strict=True)]
-    if any(type(n) is not int or n < 1 for n in stated):
-        return None
-    needed = tuple(-(-n // size) for n, size in zip(shape, stated, strict=True))
-    return (stated[0], stated[1]) if needed == scales else None
+    # A block at an edge may be smaller; then only the config tells the size, or it is
+    # transformers' default.
+    is_stated = isinstance(block, (list, tuple)) and len(block) == 2
+    tried = [tuple(block) if is_stated else (128, 128)]
+    if all(m > 0 and n % m == 0 for n, m in zip(shape, scales, strict=True)):
+        tried.append(tuple(n // m for n, m in zip(shape, scales, strict=True)))
+    for sizes in tried:
+        valid = all(type(size) is int and size > 0 for size in sizes)
+        if valid and tuple(-(-n // s) for n, s in zip(shape, sizes)) == scales:
+            return sizes[0], sizes[1]
+    return None
 
 
 def times_blocks(
