@@ -29,6 +29,7 @@ from fmjax.data.runtime.build_worker import USER_ERROR, Work
 from fmjax.data.runtime.cache import Cache, CacheKey, build_cache, is_built, open_cache
 from fmjax.data.sources.division import Divisible, Division, FilePart
 from fmjax.data.sources.examples import Skipped
+from fmjax.data.sources.record_formats.file_parts import joined_parts
 from fmjax.data.tasks.documents import Tokenized
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError
@@ -332,9 +333,9 @@ def _units(parts: list[FilePart]) -> list[Unit]:
         unit.append(part)
         size += part.size
         if size >= limit:
-            units.append(tuple(unit))
+            units.append(tuple(joined_parts(unit)))
             unit, size = [], 0
-    return [*units, tuple(unit)] if unit else units
+    return [*units, tuple(joined_parts(unit))] if unit else units
 
 
 def _ended(code: int) -> str:
