@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fmjax.data.runtime import shared_build
 from fmjax.data.sources.labelled_records import LabelledRecords
 from fmjax.data.sources.record_files import RecordFiles
 from fmjax.data.sources.record_pairs import RecordPairs
@@ -105,6 +106,47 @@ def test_parts_of_parquet(tmp_path, row_group_size):
     assert_parts_give_the_whole(source, (1, size // 9, size // 2, 10**9))
     assert [e.texts[0].decode() for e in whole(source, "train")] == TEXTS + TEXTS[:30]
     assert len(in_parts(source, "train", size // 9)) >= 8
+
+
+@pytest.mark.parametrize(("groups", "most"), [(1, 64), (4, 64), (20, 160)])
+def test_parts_of_a_row_group_are_few(tmp_path, groups, most):
+    # Each decodes its group from the beginning.
+    table = pa.table({"text": [f"{n} {TEXTS[n % 200]}" for n in range(4000)]})
+    file = tmp_path / "a.parquet"
+    pq.write_table(table, file, row_group_size=4000 // groups)
+    source = RecordFiles(str(file), validation_fraction=0.0)
+    division = source.division("train")
+    parts = division.parts(100)
+    assert most // 2 < len(parts) <= most
+    expected = whole(source, "train")
+    assert [e for part in parts for e in division.read(part)] == expected
+    # In a unit of a build, those that follow one another are read at once.
+    units = shared_build._units(division.parts(file.stat().st_size // 20))
+    assert [len(unit) for unit in units] == [1]
+    assert [e for e in division.read(*units[0])] == expected
+
+
+def test_batches_of_arrow_are_not_decompressed_for_each_part(tmp_path, monkeypatch):
+    texts = [f"{n} {TEXTS[n % 200]}" for n in range(1000)]
+    table = pa.table({"text": texts})
+    file, options = tmp_path / "a.arrow", pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_file(file, table.schema, options=options) as out:
+        out.write_table(table, max_chunksize=20)
+    read = []
+
+    class Counting(pa.RecordBatchFileReader):
+        def get_batch(self, number):
+            read.append(number)
+            return super().get_batch(number)
+
+    monkeypatch.setattr(pa.ipc, "open_file", Counting)
+    division = RecordFiles(str(file), validation_fraction=0.0).division("train")
+    parts = division.parts(file.stat().st_size // 50)
+    assert len(parts) > 20
+    found = [e.texts[0].decode() for part in parts for e in division.read(part)]
+    assert found == texts
+    # Once to count the rows, and once to read them.
+    assert sorted(read) == sorted([*range(50)] * 2)
 
 
 @pytest.mark.parametrize("writer", [pa.ipc.new_file, pa.ipc.new_stream])

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import tracemalloc
 import unicodedata
 
 import numpy as np
@@ -15,6 +16,8 @@ from rich.console import Console
 
 from fmjax.cli.main import main
 from fmjax.config.load import load_data, load_experiment
+from fmjax.data.inspect import sampling
+from fmjax.data.inspect.fields import Fields
 from fmjax.data.inspect.file_kinds import find_kind
 from fmjax.data.inspect.file_report import inspect_files
 from fmjax.data.inspect.text_measures import TextMeasures, script_shares
@@ -179,6 +182,28 @@ def test_json_lines_in_a_text_file_are_recognized(tmp_path):
     assert f"RECORDS = '{tmp_path}/a.jsonl'" in report.gin
 
 
+def test_a_shard_at_the_end_of_a_name_is_none_of_its_suffix(tmp_path):
+    shard = "-00000-of-00001"
+    kinds = ("jsonl", "jsonl.gz", "parquet", "csv without names")
+    for number, (kind, text) in enumerate(
+        zip(kinds, ("JSON lines", "JSON lines, gzip", "Parquet", "CSV"))
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        file = KINDS[kind](folder)
+        file.rename(folder / f"{file.name}{shard}")
+        report = inspect_files(str(folder))
+        assert (report.format, report.total) == (text, 300)
+        assert ("column1" in report.gin) == (kind == "csv without names")
+    large = tmp_path / f"large.jsonl.gz{shard}"
+    rng = np.random.default_rng(1)
+    lines = [json.dumps({"text": rng.bytes(100).hex()}) for _ in range(20_000)]
+    large.write_bytes(gzip.compress("\n".join(lines).encode()))
+    assert inspect_files(str(large), max_records=2000).total == pytest.approx(
+        20_000, rel=0.1
+    )
+
+
 def test_large_files_are_sampled_and_their_number_is_estimated(tmp_path):
     for name in ("a.jsonl", "b.jsonl.gz", "c.txt"):
         with (gzip.open if name.endswith("gz") else open)(tmp_path / name, "wt") as out:
@@ -195,6 +220,64 @@ def test_large_files_are_sampled_and_their_number_is_estimated(tmp_path):
     report = inspect_files(str(tmp_path / "a.jsonl"), max_records=2000)
     (field,) = report.fields
     assert field.distinct == report.read
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet", "a.txt"])
+def test_few_large_records_are_kept(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(sampling, "_KEPT_BYTES", 1 << 20, raising=False)
+    rng = np.random.default_rng(1)
+    records = [{"text": rng.bytes(5_000).hex()} for _ in range(1000)]
+    if name == "a.parquet":
+        pq.write_table(pa.Table.from_pylist(records), tmp_path / name)
+    else:
+        is_text = name == "a.txt"
+        lines = [r["text"] if is_text else json.dumps(r) for r in records]
+        content = "\n".join(lines).encode()
+        content = gzip.compress(content, 1) if name.endswith(".gz") else content
+        (tmp_path / name).write_bytes(content)
+    report = inspect_files(str(tmp_path / name))
+    # A megabyte, and a record of each of up to 128 places.
+    assert 100 <= report.read < 240
+    assert report.total == pytest.approx(1000, rel=0.15)
+    assert report.total_is_exact == (name == "a.parquet")
+
+
+def test_large_pairs_are_kept_from_all_places(tmp_path, monkeypatch):
+    monkeypatch.setattr(sampling, "_KEPT_BYTES", 1 << 20, raising=False)
+    rng = np.random.default_rng(1)
+    lines = [f"{n} {rng.bytes(2_500).hex()}\n" for n in range(1000)]
+    for side in ("en", "de"):
+        (tmp_path / f"train.{side}").write_text("".join(lines))
+    sample = sampling.sample_pairs(
+        [tmp_path / "train.en", tmp_path / "train.de"], 20_000
+    )
+    numbers = [int(record["inputs"].split()[0]) for record in sample.records]
+    assert sample.total == 1000
+    assert numbers == [*range(0, 1000, 16)]
+
+
+def test_values_are_counted_in_little_memory():
+    fields, rng = Fields(), np.random.default_rng(1)
+    tracemalloc.start()
+    try:
+        for n in range(300):
+            value = rng.bytes(50_000)
+            fields.add({"text": value.hex(), "bytes": b"\xff" + value, "n": n // 3})
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 2 << 20
+    fields.add({"text": "a", "bytes": b"\xff", "n": 1})
+    fields.add({"text": b"a", "bytes": b"\xff", "n": 1})
+    assert [field.distinct for field in fields.reports()] == [301, 301, 100]
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    for name in ("a.jsonl", "b.unknown"):
+        (tmp_path / name).symlink_to("nowhere")
+        with pytest.raises(UserError, match=f"{name} cannot be read: No such file"):
+            inspect_files(str(tmp_path / f"{name[0]}*"))
+        (tmp_path / name).unlink()
 
 
 def test_images_in_folders_are_classes(tmp_path, monkeypatch):

@@ -102,6 +102,25 @@ def test_classes_that_tfds_lists_beside_its_records(tmp_path):
     assert found == [(1,)]
 
 
+def test_declared_names_that_are_digits_are_not_taken_for_numbers(tmp_path):
+    feature = datasets.ClassLabel(names=["1", "2", "0"])
+    features = datasets.Features({"text": datasets.Value("string"), "label": feature})
+    columns = {"text": TEXTS[:4], "label": ["1", "2", "0", "1"]}
+    saved = datasets.Dataset.from_dict(columns, features=features)
+    assert saved["label"][:] == [0, 1, 2, 0]
+    saved.to_parquet(tmp_path / "a.parquet")
+    source, found = labelled(tmp_path / "a.parquet")
+    assert source.class_names() == ("1", "2", "0")
+    assert found == [(0,), (1,), (2,), (0,)]
+    # Text is a name, and an integer that is no index is no class.
+    lines(tmp_path / "a.jsonl", [{"text": "x", "label": v} for v in ("2", 2, 1, -1)])
+    (tmp_path / "label.labels.txt").write_text("2\n1\n-1\n")
+    source = LabelledRecords(str(tmp_path / "a.jsonl"), validation_fraction=0.0)
+    found = [labels or fault for *_, labels, fault in source.labelled("train")]
+    assert found[:3] == [(0,), (2,), (1,)]
+    assert found[3].startswith("has the label -1; expected one of the 3 classes")
+
+
 def test_several_labels_are_lists_or_separated(tmp_path):
     frame = pandas.DataFrame({"text": TEXTS[:3], "label": ["b, a", "", "c"]})
     frame.to_csv(tmp_path / "a.tsv", sep="\t", index=False)

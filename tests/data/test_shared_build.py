@@ -223,13 +223,34 @@ def test_processes_that_are_killed_lose_only_what_they_work_on(
             workers._running[0].kill()
             workers._running[0].wait()
             killed.append(workers._running[0].pid)
-        check(workers, may_restart)
+        return check(workers, may_restart)
 
     monkeypatch.setattr(shared_build._Workers, "check", check_and_kill)
     data.prepare()
     assert killed
     assert content(data) == content(expected)
     assert "ended with signal SIGKILL; the others go on" in capfd.readouterr().err
+
+
+def test_a_unit_that_always_fails_ends_the_build(
+    tmp_path, corpus, small_units, monkeypatch
+):
+    data = data_of(corpus, tmp_path / "cache", processes=2)
+    # A folder in the way of a unit's tokens, as of a disk that takes no more.
+    folder = folder_of(data)
+    (folder.place / "unit-00002-0000.safetensors").mkdir(parents=True)
+    started, start = [], shared_build._Workers._start
+
+    def count_and_start(workers):
+        started.append(len(folder.finished()))
+        assert len(started) < 9, f"units finished at each start: {started}"
+        start(workers)
+
+    monkeypatch.setattr(shared_build._Workers, "_start", count_and_start)
+    with pytest.raises(RuntimeError, match="all processes that tokenize have died"):
+        data.prepare()
+    assert folder.finished()
+    assert 2 not in folder.finished()
 
 
 def test_finished_units_are_not_read_again(tmp_path, corpus, small_units):

@@ -212,6 +212,38 @@ def test_equal_documents_are_held_out_together(tmp_path):
     assert sorted(joined(both)) == sorted(documents)
 
 
+def test_nothing_that_is_validated_or_tested_on_is_trained_on(tmp_path, capsys):
+    own = tmp_path / "set"
+    contents = {"train": [1, 2], "val": [3, 4], "test": [5, 6], "train_again": [7, 8]}
+    for name, ids in contents.items():
+        write(own, name, np.array(ids, "<u2").tobytes())
+    # A copy of train_again.bin, of another name and folder.
+    write(tmp_path / "other", "held", np.array([7, 8], "<u2").tobytes())
+    options = {"validation_files": str(tmp_path / "other"), "validation_fraction": None}
+    assert read(own, **options) == [[1, 2]]
+    assert read(own, split="validation", **options) == [[7, 8]]
+    assert "1 of the 2 files" in capsys.readouterr().err
+    # Without regard to names, all others are trained on.
+    source = TokenFiles(
+        str(own), split="hash", validation_files=options["validation_files"]
+    )
+    division = source.division("train")
+    found = [e.tokens.ids.tolist() for p in division.parts() for e in division.read(p)]
+    assert sorted(found) == [[1, 2], [3, 4], [5, 6]]
+
+
+def test_a_megatron_copy_is_one_with_an_equal_index(tmp_path):
+    both = [[[1, 2]], [[3, 4]]]
+    write(tmp_path / "set", "a", *mapped(both))
+    write(tmp_path / "set", "b", *mapped([[[1, 2], [3, 4]]]))
+    write(tmp_path / "held", "c", *mapped(both))
+    options = {"validation_files": str(tmp_path / "held"), "validation_fraction": None}
+    assert read(tmp_path / "set", **options) == [[1, 2, 3, 4]]
+    (tmp_path / "set" / "b.bin").unlink()
+    with pytest.raises(UserError, match=r"token_files\.files = .* nothing to train on"):
+        read(tmp_path / "set", **options)
+
+
 def test_blocks_of_a_stream_without_documents_are_held_out(tmp_path, monkeypatch):
     monkeypatch.setattr(token_division, "PIECE", 100)
     ids = np.random.default_rng(0).integers(0, 200, 100_000)

@@ -4,6 +4,8 @@ import collections
 import dataclasses
 from typing import Any
 
+import xxhash
+
 from fmjax.data.sources.text_reader import is_utf8
 
 # First bytes of JPEG, PNG, GIF, BMP and TIFF.
@@ -73,7 +75,7 @@ class Fields:
             if kind not in ("list", "object"):
                 known = self._values.setdefault(name, set())
                 if len(known) <= _DISTINCT:
-                    known.add(value)
+                    known.add(_short(value))
 
     def reports(self) -> tuple[FieldReport, ...]:
         """All fields, in the order in which they were found."""
@@ -123,6 +125,15 @@ def shown(value: Any) -> str:
         return f"{len(value):,} bytes"
     text = " ".join(str(value)[: 4 * _SHOWN].split())
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _short(value: Any) -> Any:
+    """What stands for a value among others, in little memory."""
+    if isinstance(value, str):
+        value = value.encode(errors="surrogatepass")
+    elif not isinstance(value, bytes):
+        return value
+    return xxhash.xxh3_128_digest(value)
 
 
 def _flat(record: dict[str, Any], prefix: str = "", depth: int = 0):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from fmjax.data.sources.find_files import FileKind, files_below, find_files
 from fmjax.data.sources.image_folder import ENDINGS
-from fmjax.data.sources.record_formats.byte_stream import COMPRESSIONS
+from fmjax.data.sources.record_formats.byte_stream import COMPRESSIONS, last_suffix
 from fmjax.data.sources.record_formats.formats import RECORDS, format_of
 from fmjax.data.sources.text_reader import SIGNATURES
 from fmjax.errors import UserError
@@ -97,7 +97,7 @@ def _kind_of(file: Path) -> str:
     name = file.name.lower()
     if name.endswith(ENDINGS):
         return "images"
-    if name.endswith(RECORDS.suffixes):
+    if RECORDS.has_suffix(name):
         return "records"
     with open(file, "rb") as content:
         head = content.read(_HEAD_BYTES)
@@ -164,8 +164,8 @@ def _format(kind: str, files: Sequence[Path]) -> str:
         return f"{kind} ({', '.join(endings[:5])})"
     forms = sorted({format_of(file) for file in files})
     found = [_FORMATS.get(form, form.removeprefix(".")) for form in forms]
-    packed = {COMPRESSIONS[f.suffix.lower()].name for f in files
-              if f.suffix.lower() in COMPRESSIONS}  # fmt: skip
+    suffixes = {last_suffix(file) for file in files}
+    packed = {COMPRESSIONS[end].name for end in suffixes if end in COMPRESSIONS}
     return ", ".join([*dict.fromkeys(found), *sorted(packed)])
 
 

@@ -30,6 +30,7 @@ from fmjax.data.inspect.suggested_config import (
 from fmjax.data.inspect.text_measures import TextMeasures, TextReport
 from fmjax.data.sources.record_formats.csv_records import CsvOptions
 from fmjax.data.tokenizers.tokenizers import Tokenizer
+from fmjax.errors import UserError
 
 # Number of corrupt records that are named.
 _NAMED = 3
@@ -120,8 +121,19 @@ def inspect_files(
       max_records: number of records that are read, from evenly spread places.
 
     Raises:
-      UserError: there are no files of a known kind, or one is truncated or damaged.
+      UserError: there are no files of a known kind, or one cannot be read, is truncated
+        or damaged.
     """
+    try:
+        return _inspect(pattern, tokenizer, max_records)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        reason = f"{error.filename} cannot be read: {error.strerror}."
+        raise UserError(reason) from error
+
+
+def _inspect(pattern: str, tokenizer: Tokenizer | None, max_records: int) -> FileReport:
     found = find_kind(pattern)
     if found.kind == "images":
         return _report_images(pattern, found)

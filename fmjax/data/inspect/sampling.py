@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import numpy as np
 
 from fmjax.data.records import BadRecord
 from fmjax.data.sources.division import FilePart
+from fmjax.data.sources.find_files import without_shard
 from fmjax.data.sources.pair_files import PairFiles
-from fmjax.data.sources.record_formats.byte_stream import COMPRESSIONS
+from fmjax.data.sources.record_formats.byte_stream import COMPRESSIONS, last_suffix
 from fmjax.data.sources.record_formats.csv_records import CsvOptions
 from fmjax.data.sources.record_formats.file_parts import file_parts
 from fmjax.data.sources.record_formats.formats import (
@@ -28,6 +30,8 @@ from fmjax.data.sources.text_reader import open_text
 
 # In so many places, of parts of some megabyte at most.
 _PLACES, _PART_BYTES = 64, 1 << 20
+# Bytes of all records that are kept, approximately.
+_KEPT_BYTES = 256 << 20
 # A name that is a number, or as long as a text, is none: the file has no line of names.
 _NO_NAME = re.compile(r"[-+]?\d+(\.\d+)?|.{61,}", re.DOTALL)
 
@@ -42,6 +46,7 @@ class Sample:
       total: number of all records of the files.
       is_exact: whether they were counted, rather than estimated.
       bytes: bytes of the files that the records take.
+      kept: bytes of the memory that the records take, approximately.
     """
 
     records: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -49,6 +54,12 @@ class Sample:
     total: int = 0
     is_exact: bool = True
     bytes: int = 0
+    kept: int = 0
+
+    def keep(self, record: dict[str, Any]) -> None:
+        """Adds a record that is not corrupt."""
+        self.records.append(record)
+        self.kept += _memory_of(record)
 
     @property
     def read(self) -> int:
@@ -58,7 +69,8 @@ class Sample:
 
 def is_csv(file: Path) -> bool:
     """Whether a file's name is that of CSV or TSV, maybe compressed."""
-    return any(suffix.lower() in (".csv", ".tsv") for suffix in file.suffixes[-2:])
+    suffixes = Path(without_shard(file.name.lower())).suffixes[-2:]
+    return any(suffix in (".csv", ".tsv") for suffix in suffixes)
 
 
 def guess_csv(file: Path) -> CsvOptions:
@@ -87,7 +99,7 @@ def sample_records(
 
     Args:
       files: the files.
-      limit: number of records, approximately.
+      limit: number of records, approximately; fewer if they are large.
       csv: how rows of CSV and TSV files are read.
       form: format of the files, as `format_of`, if their names do not tell it.
 
@@ -98,7 +110,9 @@ def sample_records(
     parts = [part for f in files for part in file_parts(f, size, True, form)]
     sample, chosen = Sample(), _evenly(parts)
     for left, part in zip(range(len(chosen), 0, -1), chosen):
-        _read_part(sample, part, max(1, (limit - sample.read) // left), csv, form)
+        each = max(1, (limit - sample.read) // left)
+        kept = sample.kept + (_KEPT_BYTES - sample.kept) // left
+        _read_part(sample, part, each, kept, csv, form)
     forms = {form or format_of(file) for file in files}
     _complete(sample, files, len(chosen) == len(parts))
     if not sample.is_exact and forms <= {*COLUMNS, *ARRAY_RECORD}:
@@ -121,9 +135,12 @@ def sample_lines(files: Sequence[Path], limit: int) -> Sample:
     for left, part in zip(range(len(chosen), 0, -1), chosen):
         examples = division.read(part)
         each = max(1, (limit - sample.read) // left)
+        kept = sample.kept + (_KEPT_BYTES - sample.kept) // left
         for example in itertools.islice(examples, each):
-            sample.records.append({"text": example.texts[0]})
+            sample.keep({"text": example.texts[0]})
             sample.bytes += len(example.texts[0]) + 1
+            if sample.kept >= kept:
+                break
         if next(examples, None) is not None:
             sample.is_exact = False
     _complete(sample, files, len(chosen) == len(parts))
@@ -146,12 +163,22 @@ def sample_pairs(files: Sequence[Path], limit: int) -> Sample:
     for number, (_, inputs, targets) in enumerate(source.pairs("train")):
         sample.total += 1
         if number % step == 0:
-            sample.records.append({"inputs": inputs, "targets": targets})
+            sample.keep({"inputs": inputs, "targets": targets})
+        while sample.kept > _KEPT_BYTES and len(sample.records) > 1:
+            step *= 2
+            sample.records, sample.kept, records = [], 0, sample.records
+            for record in records[::2]:
+                sample.keep(record)
     return sample
 
 
 def _read_part(
-    sample: Sample, part: FilePart, limit: int, csv: CsvOptions, form: str | None
+    sample: Sample,
+    part: FilePart,
+    limit: int,
+    kept: int,
+    csv: CsvOptions,
+    form: str | None,
 ) -> None:
     with whole_records(part.file, csv, part, form) as found:
         for number, record in itertools.islice(found.records, limit):
@@ -159,17 +186,28 @@ def _read_part(
                 name = f"{part.file.name}, {found.unit} {number}"
                 sample.corrupt.append(f"{name} {record}")
             else:
-                sample.records.append(record)
+                sample.keep(record)
+            if sample.kept >= kept:
+                break
+        taken = part.size
+        if found.stream is not None:  # The rows of other files are counted elsewhere.
+            is_compressed = last_suffix(part.file) in COMPRESSIONS
+            tell = found.stream.file_position if is_compressed else found.stream.tell
+            taken = min(max(tell() - part.start, 1), part.size)
         if next(found.records, None) is None:
-            sample.bytes += part.size
-            return
-        sample.is_exact = False
-        if found.stream is None:  # The rows of such files are counted elsewhere.
-            sample.bytes += part.size
-            return
-        is_compressed = part.file.suffix.lower() in COMPRESSIONS
-        tell = found.stream.file_position if is_compressed else found.stream.tell
-        sample.bytes += min(max(tell() - part.start, 1), part.size)
+            taken = part.size
+        else:
+            sample.is_exact = False
+        sample.bytes += taken
+
+
+def _memory_of(value: Any) -> int:
+    size = sys.getsizeof(value)
+    if isinstance(value, dict):
+        return size + sum(map(_memory_of, value.values()))
+    if isinstance(value, list):
+        return size + sum(map(_memory_of, value))
+    return size
 
 
 def _complete(sample: Sample, files: Sequence[Path], is_whole: bool) -> None:

@@ -29,6 +29,7 @@ from fmjax.data.runtime.build_worker import USER_ERROR, Work
 from fmjax.data.runtime.cache import Cache, CacheKey, build_cache, is_built, open_cache
 from fmjax.data.sources.division import Divisible, Division, FilePart
 from fmjax.data.sources.examples import Skipped
+from fmjax.data.sources.record_formats.file_parts import joined_parts
 from fmjax.data.tasks.documents import Tokenized
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError
@@ -172,7 +173,9 @@ class SharedBuild:
                             _Workers(self._work, self._tokenizer, number)
                         )
                 if workers is not None and left:
-                    workers.check(may_restart=count - left > known)
+                    # Processes that die again and again without a unit end the build.
+                    done = count - left
+                    known = done if workers.check(may_restart=done > known) else known
                 update(*self.progress())
 
             yield watch
@@ -234,11 +237,14 @@ class _Workers:
     def __exit__(self, *error) -> None:
         self._stack.close()
 
-    def check(self, may_restart: bool) -> None:
+    def check(self, may_restart: bool) -> bool:
         """Looks after the processes, of which at least one has to run.
 
         Args:
           may_restart: whether to start another if all have died.
+
+        Returns:
+          Whether it has started another.
 
         Raises:
           UserError: one ended with a UserError.
@@ -260,8 +266,10 @@ class _Workers:
                     f"all processes that tokenize have died, the last with {how}. "
                     "The same command goes on from what they finished."
                 )
-        if not self._running:
-            self._start()
+        if self._running:
+            return False
+        self._start()
+        return True
 
     def _start(self) -> None:
         log = self._folder / f"{len(self._logs)}.log"
@@ -325,9 +333,9 @@ def _units(parts: list[FilePart]) -> list[Unit]:
         unit.append(part)
         size += part.size
         if size >= limit:
-            units.append(tuple(unit))
+            units.append(tuple(joined_parts(unit)))
             unit, size = [], 0
-    return [*units, tuple(unit)] if unit else units
+    return [*units, tuple(joined_parts(unit))] if unit else units
 
 
 def _ended(code: int) -> str:

@@ -43,7 +43,10 @@ class ClassSource(RecordSource):
                 yield record.values[0]
 
     def _settings(self) -> tuple:
-        return (*super()._settings(), self.class_names())
+        known = (*super()._settings(), self.class_names())
+        # Earlier versions took integers for names in files that declare classes.
+        is_declared = self._classes is not None and self._classes.are_declared
+        return (*known, "declared") if is_declared else known
 
     def _checked(self, values: tuple) -> tuple:
         if self._classes is None:

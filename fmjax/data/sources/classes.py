@@ -21,16 +21,22 @@ class Classes:
 
     Attributes:
       names: names of the classes 0, 1, ….
+      are_declared: whether an integer is always a class's number, never a name, as in
+        files that declare their classes.
     """
 
-    def __init__(self, names: Iterable[str], numbered: bool):
+    def __init__(
+        self, names: Iterable[str], numbered: bool, are_declared: bool = False
+    ):
         """Remembers the names.
 
         Args:
           names: names of the classes.
           numbered: whether a label that is no name may be a class's number.
+          are_declared: as the attribute.
         """
         self.names = tuple(names)
+        self.are_declared = are_declared
         self._numbers = {name: number for number, name in enumerate(self.names)}
         self._numbered = numbered
 
@@ -43,7 +49,8 @@ class Classes:
         return tuple(map(self._number, labels))
 
     def _number(self, label: int | str) -> int:
-        found = self._numbers.get(str(label))
+        is_index = self.are_declared and isinstance(label, int)
+        found = None if is_index else self._numbers.get(str(label))
         if found is not None:
             return found
         is_number = isinstance(label, int) or re.fullmatch(r"\d{1,18}", label)
@@ -83,7 +90,7 @@ def find_classes(
     stats = tuple((os.fspath(file), *_stamp(file)) for file in files)
     declared = _declared(stats, field, binding)
     if declared:
-        return Classes(declared, numbered=True)
+        return Classes(declared, numbered=True, are_declared=True)
     found: set[str] = set()
     for label in itertools.chain.from_iterable(
         one for file in files for one in labels(file)

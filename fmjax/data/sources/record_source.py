@@ -11,7 +11,8 @@ import xxhash
 from fmjax.configurable import path
 from fmjax.data.records import BadRecord
 from fmjax.data.sources.division import FilePart
-from fmjax.data.sources.file_digest import digest_file, digest_files
+from fmjax.data.sources.file_digest import digest_files
+from fmjax.data.sources.file_splits import files_of_split
 from fmjax.data.sources.find_files import find_files
 from fmjax.data.sources.record_division import RecordDivision
 from fmjax.data.sources.record_formats.csv_records import CsvOptions
@@ -24,13 +25,9 @@ from fmjax.data.sources.record_formats.formats import (
     read_records,
 )
 from fmjax.data.sources.record_formats.parts import Part
-from fmjax.data.sources.source import check_split
-from fmjax.data.sources.split_names import files_by_split
 from fmjax.data.sources.text_split import check_hold_out, hash_threshold
 from fmjax.errors import UserError, require
-from fmjax.say_once import say_once
 
-_DEFAULT_FRACTION = 0.1
 # How many files, spread over all, the size of the content is estimated from.
 _SAMPLED_FILES = 8
 _SPLITS = ("names", "hash")
@@ -179,60 +176,7 @@ class RecordSource(abc.ABC):
 
     def _files(self, split: str) -> tuple[list[Path], float]:
         """The files that a split is in, and the share that is held out of them."""
-        check_split(self.gin_name, split, self.splits)
-        named = None
-        if self.validation_files is None or split == "train":
-            files = find_files(self.files, f"{self.gin_name}.files", RECORDS)
-            named = self._named(files)
-            files = files if named is None else named["train"]
-        if self.validation_files is not None:
-            binding = f"{self.gin_name}.validation_files"
-            held_out = find_files(self.validation_files, binding, RECORDS)
-            if split == "validation":
-                return held_out, 0
-            return self._without(files, held_out), 0
-        if self.validation_fraction is None and named and named["validation"]:
-            return named[split], 0
-        fraction = self.validation_fraction
-        return files, _DEFAULT_FRACTION if fraction is None else fraction
-
-    def _named(self, files: list[Path]) -> dict[str, list[Path]] | None:
-        """The files by the splits that their names tell; None if they tell none."""
-        if self.split == "hash":
-            return None
-        binding = f"{self.gin_name}.files = {self.files!r}"
-        named = files_by_split(files, binding, self.gin_name)
-        if named is None or self.validation_files is not None:
-            return named
-        unused = (
-            {"test"} if self.validation_fraction is None else {"test", "validation"}
-        )
-        for split in sorted(unused):
-            if named[split]:
-                say_once(
-                    f"{binding}: {len(named[split])} of {len(files)} files are of the "
-                    f"{split} split by their names (such as {named[split][0]}); they "
-                    f"are left out. To validate on them, bind {self.gin_name}."
-                    "validation_files."
-                )
-        return named
-
-    def _without(self, files: list[Path], held_out: list[Path]) -> list[Path]:
-        digests = {_digest(file) for file in held_out}
-        rest = [file for file in files if _digest(file) not in digests]
-        binding = f"{self.gin_name}.files = {self.files!r}"
-        if not rest:
-            raise UserError(
-                f"{binding}: all of these files are also in {self.gin_name}."
-                "validation_files, so there is nothing to train on."
-            )
-        if len(rest) < len(files):
-            say_once(
-                f"{len(files) - len(rest)} of the {len(files)} files of {binding} are "
-                f"also in {self.gin_name}.validation_files; they are excluded from "
-                "training"
-            )
-        return rest
+        return files_of_split(self, split, _find)
 
     def _check(self, files: list[Path]) -> None:
         """Refuses files without content, before they are read as a whole."""
@@ -278,8 +222,5 @@ class RecordSource(abc.ABC):
             ) from None
 
 
-def _digest(file: Path) -> str:
-    try:
-        return digest_file(file)
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}.") from error
+def _find(patterns: str | tuple[str, ...], binding: str) -> list[Path]:
+    return find_files(patterns, binding, RECORDS)

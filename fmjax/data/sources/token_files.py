@@ -10,9 +10,9 @@ import xxhash
 
 from fmjax.configurable import configurable, path
 from fmjax.data.sources.file_digest import digest_files
+from fmjax.data.sources.file_splits import files_of_split
 from fmjax.data.sources.find_files import FileKind, find_files
-from fmjax.data.sources.source import Document, check_split
-from fmjax.data.sources.split_names import files_by_split
+from fmjax.data.sources.source import Document
 from fmjax.data.sources.text_split import (
     check_hold_out,
     hash_threshold,
@@ -25,12 +25,10 @@ from fmjax.data.sources.token_division import (
     open_token_file,
 )
 from fmjax.errors import UserError, require, suggest
-from fmjax.say_once import say_once
 
 _TOKENS = FileKind((".bin",))
 _DTYPES = ("uint16", "uint32", "int32")
 _SPLITS = ("names", "hash")
-_DEFAULT_FRACTION = 0.1
 
 
 @configurable("token_files")
@@ -51,6 +49,7 @@ class TokenFiles:
       dtype: of the ids of a flat stream without a header: 'uint16', 'uint32' or
         'int32'.
       validation_files: files of the validation split, in the same form as `files`.
+        Files that are in both are excluded from training.
       validation_fraction: share that is held out: of the documents, by a hash of their
         ids, or of a stream without documents in blocks spread over it; 0 for no
         validation split. If None, files named after the validation split (val.bin) are
@@ -93,7 +92,7 @@ class TokenFiles:
             raise UserError(f"token_files.files = {self.files!r}: there are no tokens.")
         self.division(split)  # Raises if the files cannot be split.
         cut = f"hash {fraction} {self.split_seed} {split}" if fraction else "all"
-        both = files + [f for f in map(_index_of, files) if f.is_file()]
+        both = files + [index for file in files for index in _indices_of(file)]
         key = ("token_files", self.eos_id, self.dtype, cut, digest_files(both))
         return xxhash.xxh3_128_hexdigest(repr(key).encode())
 
@@ -106,7 +105,7 @@ class TokenFiles:
         files, fraction = self._files(split)
         if not fraction:
             return TokenDivision(files, self._open, None, None)
-        if self.eos_id is None and not any(map(_is_megatron, files)):
+        if self.eos_id is None and not any(map(_indices_of, files)):
             return self._blocks(split, files, fraction)
         threshold = self._threshold(files, fraction)
         held_out = split == "validation"
@@ -144,37 +143,7 @@ class TokenFiles:
 
     def _files(self, split: str) -> tuple[list[Path], float]:
         """The files that a split is in, and the share that is held out of them."""
-        check_split("token_files", split, self.splits)
-        if self.validation_files is not None:
-            binding = "token_files.validation_files"
-            held_out = _find(self.validation_files, binding)
-            if split == "validation":
-                return held_out, 0
-            rest = [
-                f for f in _find(self.files, "token_files.files") if f not in held_out
-            ]
-            if not rest:
-                raise UserError(
-                    f"token_files.files = {self.files!r}: all of these files are also "
-                    f"in {binding}, so there is nothing to train on."
-                )
-            return rest, 0
-        files = _find(self.files, "token_files.files")
-        named = None
-        if self.split == "names":
-            binding = f"token_files.files = {self.files!r}"
-            named = files_by_split(files, binding, "token_files")
-        if named is not None:
-            if named["test"]:
-                say_once(
-                    f"{binding}: {len(named['test'])} of {len(files)} files are of the "
-                    "test split by their names; they are left out"
-                )
-            if self.validation_fraction is None and named["validation"]:
-                return named[split], 0
-            files = named["train"]
-        fraction = self.validation_fraction
-        return files, _DEFAULT_FRACTION if fraction is None else fraction
+        return files_of_split(self, split, _find, _indices_of)
 
     def _blocks(self, split: str, files: list[Path], fraction: float) -> TokenDivision:
         sizes = [self._open(file).size for file in files]
@@ -232,9 +201,7 @@ def _with_bin(pattern: str) -> str:
     return pattern
 
 
-def _index_of(file: Path) -> Path:
-    return file.with_suffix(".idx")
-
-
-def _is_megatron(file: Path) -> bool:
-    return _index_of(file).is_file()
+def _indices_of(file: Path) -> list[Path]:
+    """Megatron's .idx of a .bin, if it has one."""
+    index = file.with_suffix(".idx")
+    return [index] if index.is_file() else []

@@ -1,6 +1,8 @@
 """Records of Parquet and of Arrow's IPC formats (stream and file)."""
 
 import contextlib
+import functools
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from fmjax.errors import UserError
 # Bytes of the rows that are decoded at once, and their maximum number.
 _BATCH_BYTES, _BATCH_ROWS = 1 << 22, 1024
 _PARQUET = b"PAR1"
+# Each range of a row group decodes the group from its beginning, so a file is divided
+# into so many ranges, or a group into so many if there are many groups.
+_RANGES, _RANGES_OF_GROUP = 64, 8
 
 
 def parquet_rows(
@@ -66,7 +71,8 @@ def arrow_rows(
 ) -> Iterator[Found]:
     """Yields (row from 0, values) of Arrow's stream or file format, as for Parquet.
 
-    Arguments as of `parquet_rows`; batches before the first row are not decoded.
+    Arguments as of `parquet_rows`. The stream format is read from its beginning; of
+    the file format the rows of all batches are counted once in a process.
 
     Raises:
       MissingField: there is no column of the name of a field.
@@ -76,7 +82,8 @@ def arrow_rows(
     row = 0
     with _explained(file, lambda: f", after row {row}"), _open_arrow(file) as reader:
         columns = _columns(file, reader.schema, fields)
-        for batch in _batches(reader):
+        row, batches = _batches_from(file, reader, start)
+        for batch in batches:
             if row + batch.num_rows > start:
                 step = _rows_at_once(batch.nbytes, batch.num_rows)
                 for at in range(0, batch.num_rows, step):
@@ -91,7 +98,7 @@ def row_ranges(file: Path, is_parquet: bool, size: int) -> Iterator[tuple[int, i
     """Yields (start, stop) of ranges of rows that can be read on their own.
 
     They are row groups of Parquet and batches of Arrow's file format, several in one
-    if they are small, or parts of one that is large.
+    if they are small, or parts of one that is large, whose number is bounded.
 
     Args:
       file: the file.
@@ -106,10 +113,12 @@ def row_ranges(file: Path, is_parquet: bool, size: int) -> Iterator[tuple[int, i
                 counts = [metadata.row_group(group).num_rows for group in groups]
         else:
             with _open_arrow(file) as reader:
-                counts = [batch.num_rows for batch in _batches(reader)]
-                if not isinstance(reader, pa.RecordBatchFileReader):
-                    counts = [sum(counts)]
+                if isinstance(reader, pa.RecordBatchFileReader):
+                    counts = _rows_of_batches(file)
+                else:
+                    counts = [sum(batch.num_rows for batch in _batches(reader))]
                     size = file.stat().st_size
+    most = max(_RANGES // max(len(counts), 1), _RANGES_OF_GROUP)
     total = sum(counts)
     rows = max(1, total * size // max(file.stat().st_size, 1))
     start = stop = 0
@@ -118,8 +127,9 @@ def row_ranges(file: Path, is_parquet: bool, size: int) -> Iterator[tuple[int, i
         if count >= 2 * rows:
             if start < stop:
                 yield start, stop
-            for at in range(stop, end, rows):
-                yield at, min(at + rows, end)
+            number = min(-(-count // rows), most)
+            edges = [stop + count * n // number for n in range(number + 1)]
+            yield from itertools.pairwise(edges)
             start = end
         elif end - start >= rows:
             yield start, end
@@ -136,6 +146,8 @@ def count_rows(file: Path, is_parquet: bool) -> int:
             with _open_parquet(file) as content:
                 return content.metadata.num_rows
         with _open_arrow(file) as reader:
+            if isinstance(reader, pa.RecordBatchFileReader):
+                return sum(_rows_of_batches(file))
             return sum(batch.num_rows for batch in _batches(reader))
 
 
@@ -186,6 +198,40 @@ def _batches(reader) -> Iterator[pa.RecordBatch]:
     if isinstance(reader, pa.RecordBatchFileReader):
         return map(reader.get_batch, range(reader.num_record_batches))
     return iter(reader)
+
+
+def _batches_from(
+    file: Path, reader, start: int
+) -> tuple[int, Iterator[pa.RecordBatch]]:
+    """The batches from that of the row `start` onwards, and the first one's first row.
+
+    All batches of the stream format.
+    """
+    if start == 0 or not isinstance(reader, pa.RecordBatchFileReader):
+        return 0, _batches(reader)
+    row = number = 0
+    for count in _rows_of_batches(file):
+        if row + count > start:
+            break
+        row, number = row + count, number + 1
+    return row, map(reader.get_batch, range(number, reader.num_record_batches))
+
+
+def _rows_of_batches(file: Path) -> tuple[int, ...]:
+    """The number of rows of each batch of Arrow's file format.
+
+    Only a batch tells its rows, and one that is compressed is decompressed for it, so
+    a process does this once.
+    """
+    stat = file.stat()
+    return _counted(file, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1000)
+def _counted(file: Path, size: int, modified: int) -> tuple[int, ...]:
+    del size, modified  # only keys of the cache
+    with _open_arrow(file) as reader:
+        return tuple(batch.num_rows for batch in _batches(reader))
 
 
 def _rows_at_once(size: int, rows: int) -> int:

@@ -1,6 +1,6 @@
 """Parts of record files: of JSON lines, Parquet, Arrow and ArrayRecord."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fmjax.data.sources.division import FilePart
@@ -52,6 +52,23 @@ def file_parts(
                 yield FilePart(file, start, stop, start, round(total * share))
             return
     yield FilePart(file, 0, None, 1, total)
+
+
+def joined_parts(parts: Sequence[FilePart]) -> list[FilePart]:
+    """Parts, with those of Parquet and Arrow that follow one another as one.
+
+    A part of a row group decodes the group from its beginning.
+    """
+    found: list[FilePart] = []
+    for part in parts:
+        last = found[-1] if found else None
+        follows = last is not None and (last.file, last.stop) == (part.file, part.start)
+        if follows and last_suffix(part.file) in COLUMNS:
+            size = last.size + part.size
+            found[-1] = last._replace(stop=part.stop, size=size)
+        else:
+            found.append(part)
+    return found
 
 
 def _row_ranges(
