@@ -113,7 +113,7 @@ class TransformerConfig:
       context_attention: how attention crosses devices that have a part of each sequence
         (mesh.context), see `attend`: "ring", "all_gather" or "auto".
       share_layers: whether all layers have the same parameters (ALBERT, Lan et al.
-        2020).
+        2020). Not with experts.dense_layers.
       scan_layers: whether one compiled block is scanned over layers, with stacked
         parameters, which compiles in a fraction of the time. False unrolls the blocks,
         with separate parameters.
