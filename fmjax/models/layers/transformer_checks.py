@@ -105,7 +105,7 @@ def _check_latent(c: Config) -> None:
         return
     c.latent.check(c.head_width)
     usual = {"qk_norm": False, "qkv_clip": None, "attention_sinks": False}
-    usual |= {"scale_by_layer": False, "position_bias": None}
+    usual |= {"scale_by_layer": False, "position_bias": None, "key_bias": True}
     for name, value in usual.items():
         fits = getattr(c, name) == value
         require(c, name, fits, f"{value} with transformer.latent")
