@@ -232,7 +232,12 @@ def test_the_gate_of_gpt_oss_is_clamped_on_one_side():
         ({"latent": Latent(rotary_dim=6)}, r"latent\.rotary_dim"),
         ({"latent": Latent(4, 4, 2, 7)}, r"latent\.value_dim"),
         ({"latent": Latent(4, 4, 2, 3)}, r"transformer\.num_kv_heads"),
+        ({"latent": Latent(4, 4, 2, 3), "key_bias": False}, r"transformer\.key_bias"),
         ({"experts": Experts(4, dense_layers=3)}, r"experts\.dense_layers"),
+        (
+            {"experts": Experts(4, dense_layers=1), "share_layers": True},
+            r"share_layers = True.*experts\.dense_layers",
+        ),
     ],
 )
 def test_what_cannot_be_is_named(changes, named):

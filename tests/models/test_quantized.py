@@ -6,12 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from training.test_context_step import LLAMA, causal, decoder
 
 from fmjax.errors import UserError
 from fmjax.models.layers import quantized
+from fmjax.models.layers.attention_mask import AttentionMask
+from fmjax.models.layers.block import Context
+from fmjax.models.layers.latent import Latent
 from fmjax.models.layers.mixture_of_experts import Experts
 from fmjax.models.layers.quantized import product
+from fmjax.models.layers.transformer import Stack
 from fmjax.objectives.terms import total
 
 ROWS, INPUTS, OUTPUTS = 12, 32, 20
@@ -70,6 +75,37 @@ def test_gradients_of_a_model_point_where_exact_ones_do(kind):
     a, b = gradient(exact), gradient(rounded)
     cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
     assert 0.98 < cosine < 1 - 1e-7
+
+
+LATENT = dataclasses.replace(
+    LLAMA,
+    num_kv_heads=None,
+    head_dim=8,
+    latent=Latent(rank=6, query_rank=5, rotary_dim=4, value_dim=3),
+)
+
+
+@pytest.mark.parametrize("config", [LLAMA, LATENT], ids=["llama", "latent"])
+def test_every_product_with_weights_of_a_block_is_in_eight_bits(config):
+    stack = Stack(dataclasses.replace(config, quantized="int8"))
+    x = jnp.zeros((2, 8, config.embed_dim))
+    context = Context(jnp.arange(8)[None], AttentionMask(causal=True))
+    params = jax.eval_shape(stack.init, jax.random.key(0), x, context)
+    layers = nn.unbox(params)["params"]["layers"]
+    matrices = [leaf for leaf in jax.tree.leaves(layers) if leaf.ndim > 2]
+
+    def products(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general":
+                yield {str(operand.aval.dtype) for operand in equation.invars}
+            for inner in jax.core.jaxprs_in_params(equation.params):
+                yield from products(inner)
+
+    jaxpr = jax.make_jaxpr(stack.apply)(params, x, context).jaxpr
+    found = list(products(jaxpr))
+    assert found.count({"int8"}) == len(matrices)
+    # And two of attention.
+    assert len(found) == len(matrices) + 2
 
 
 def test_what_cannot_be_quantized_is_refused(monkeypatch):

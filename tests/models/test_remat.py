@@ -9,6 +9,8 @@ import pytest
 from fmjax.errors import UserError
 from fmjax.models.layers.attention_mask import AttentionMask
 from fmjax.models.layers.block import Context
+from fmjax.models.layers.latent import Latent
+from fmjax.models.layers.rotary import Rotary
 from fmjax.models.layers.transformer import Stack
 from fmjax.models.layers.transformer_config import TransformerConfig
 
@@ -100,6 +102,15 @@ def test_what_is_named_is_kept_as_well():
     assert found == {(B, T, D): 1, heads: 1, hidden: 1}
     found = kept("attention", attention="splash", remat_save=("key", "value"))
     assert sum(n for shape, n in found.items() if K in shape) == 3
+
+
+def test_latent_attention_has_the_names_of_attention():
+    latent = Latent(rank=7, query_rank=None, rotary_dim=4, value_dim=6)
+    own = {"latent": latent, "rotary": Rotary(100.0)}
+    names = {"query": K, "key": K, "value": latent.value_dim}
+    for name, width in names.items():
+        found = kept("full", remat_save=(name,), **own)
+        assert found == {(B, T, D): 1, (B, T, H, width): 1}
 
 
 def test_what_is_offloaded_goes_to_the_memory_of_the_host():

@@ -94,6 +94,8 @@ class Bert(TextModel):
     def __post_init__(self):
         super().__post_init__()
         check_positions(self, "transformer")
+        if self.language_head:
+            check_has_no_gate(self, "transformer")
         require(
             self,
             "pooler_norm",
@@ -220,6 +222,22 @@ class Bert(TextModel):
         if self.language_head:
             weights += predicted * params["tokens"]["table"].size
         return 6.0 * weights + attention_flops(self.transformer, length, "full")
+
+
+def check_has_no_gate(model: TextModel, stack: str) -> None:
+    """Raises UserError for an activation that a head over a stack cannot have.
+
+    Args:
+      model: that has the stack, and a head with its activation.
+      stack: its field that holds a `TransformerConfig`.
+    """
+    activation = getattr(model, stack).activation
+    if activation not in ACTIVATIONS:
+        raise UserError(
+            f"{model.gin_name}.{stack}: transformer.activation = {activation!r} is "
+            "gated, and the head over this stack has no gate; expected one of "
+            f"{', '.join(name for name in ACTIVATIONS if name != 'tanh')}."
+        )
 
 
 class MaskedHead(nn.Module):

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from fmjax.configurable import configurable
 from fmjax.models.flops import attention_flops, matmul_parameters
-from fmjax.models.language.bert import Bert, MaskedHead
+from fmjax.models.language.bert import Bert, MaskedHead, check_has_no_gate
 from fmjax.models.layers.activations import ACTIVATIONS
 from fmjax.models.layers.attention_mask import self_attention
 from fmjax.models.layers.dense import Dense
@@ -59,6 +59,9 @@ class Electra(TextModel):
     def __post_init__(self):
         super().__post_init__()
         check_positions(self, "discriminator", "generator")
+        check_has_no_gate(self, "discriminator")
+        if self.generator is not None:
+            check_has_no_gate(self, "generator")
 
     @property
     def transformer(self) -> TransformerConfig:

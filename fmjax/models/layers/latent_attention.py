@@ -2,16 +2,17 @@
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from fmjax.models.layers.attention import Attention, KeyValueCache
 from fmjax.models.layers.attention_mask import AttentionMask
-from fmjax.models.layers.dense import matmul
 from fmjax.models.layers.dropout import Keys
 from fmjax.models.layers.latent import Latent
 from fmjax.models.layers.logical_axes import constrain, normal_init, zeros_init
 from fmjax.models.layers.norms import Norm
 from fmjax.models.layers.projections import to_heads
+from fmjax.models.layers.quantized import product
 from fmjax.models.layers.rotary import rotate
 
 
@@ -72,11 +73,15 @@ class LatentAttention(Attention):
         v = self._up("value", latent, c.value_dim)
         turning = jnp.broadcast_to(turning, (*k.shape[:3], c.rotary_dim))
         k = jnp.concatenate([k, turning], axis=-1)
-        # Kernels take one width for all three.
-        v = jnp.pad(v, ((0, 0),) * 3 + ((0, self.head_dim - c.value_dim),))
         q = constrain(q, "batch", "length", "act_heads", None)
         k = constrain(k, "batch", "length", "act_kv_heads", None)
         v = constrain(v, "batch", "length", "act_kv_heads", None)
+        q, k, v = (
+            checkpoint_name(x, name)
+            for x, name in ((q, "query"), (k, "key"), (v, "value"))
+        )
+        # Kernels take one width for all three.
+        v = jnp.pad(v, ((0, 0),) * 3 + ((0, self.head_dim - c.value_dim),))
         out = self._attend(q, k, v, mask, None, scale, keys, cache is not None)
         out = out.reshape(*x.shape[:2], H, self.head_dim)[..., : c.value_dim]
         return self._project_out(out, x.shape[-1]), cache
@@ -93,7 +98,8 @@ class LatentAttention(Attention):
     def _down(self, name: str, x: Array, width: int) -> Float[Array, "B T width"]:
         shape = (x.shape[-1], width)
         kernel = self.param(name, normal_init(self.init_std, "embed", None), shape)
-        y = matmul(x.astype(self.dtype), kernel.astype(self.dtype), self.dtype)
+        kernel = kernel.astype(self.dtype)
+        y = product(x.astype(self.dtype), kernel, self.dtype, self.quantized)
         if self.qkv_bias:
             offset = self.param(f"{name}_bias", zeros_init(None), (width,))
             y = y + offset.astype(self.dtype)

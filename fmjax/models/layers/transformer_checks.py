@@ -105,7 +105,7 @@ def _check_latent(c: Config) -> None:
         return
     c.latent.check(c.head_width)
     usual = {"qk_norm": False, "qkv_clip": None, "attention_sinks": False}
-    usual |= {"scale_by_layer": False, "position_bias": None}
+    usual |= {"scale_by_layer": False, "position_bias": None, "key_bias": True}
     for name, value in usual.items():
         fits = getattr(c, name) == value
         require(c, name, fits, f"{value} with transformer.latent")
@@ -131,7 +131,7 @@ def _check_positions(c: Config) -> None:
 
 
 def _check_experts(c: Config) -> None:
-    """Raises UserError for options that experts do not have: dropout."""
+    """Raises UserError for options that experts do not have, or too many layers."""
     if c.experts is None:
         return
     if c.mlp_dropout:
@@ -145,6 +145,8 @@ def _check_experts(c: Config) -> None:
             f"experts.dense_layers = {first}: expected fewer than "
             f"transformer.num_layers = {c.num_layers}."
         )
+    alone = first == 0 or not c.share_layers
+    require(c, "share_layers", alone, "False with experts.dense_layers above 0")
 
 
 def _check_dropout(c: Config) -> None:

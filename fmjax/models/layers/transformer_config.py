@@ -53,7 +53,7 @@ class TransformerConfig:
       qkv_bias: whether the projections to queries, keys and values have biases; None
         means bias.
       key_bias: whether the projection to keys has a bias where those to queries and
-        values do (BEiT, DINOv3: not).
+        values do (BEiT, DINOv3: not). Not False with transformer.latent.
       out_bias: whether the output projections of attention have biases; None means
         bias.
       mlp_bias: whether the feed-forward layer has biases; None means bias. Experts and
@@ -80,8 +80,8 @@ class TransformerConfig:
       attention_sinks: whether a learned score per head takes part in the softmax and
         adds nothing to its output (gpt-oss, OpenAI 2025; Xiao et al. 2023).
       attention_scale: of the scores; None means head_dim^(-1/2). Query weights are
-        initialized with init_std / (attention_scale · √head_dim), as in T5. Not with
-        @disentangled().
+        initialized with init_std / (attention_scale · √head_dim), as in T5, or
+        with init_std where there is transformer.latent. Not with @disentangled().
       scale_by_layer: whether scores are divided by the layer's index from 1 (GPT-2 of
         Mistral, Karamcheti et al. 2021).
       latent: keys and values from one latent vector per token, see `Latent`
@@ -113,7 +113,7 @@ class TransformerConfig:
       context_attention: how attention crosses devices that have a part of each sequence
         (mesh.context), see `attend`: "ring", "all_gather" or "auto".
       share_layers: whether all layers have the same parameters (ALBERT, Lan et al.
-        2020).
+        2020). Not with experts.dense_layers.
       scan_layers: whether one compiled block is scanned over layers, with stacked
         parameters, which compiles in a fraction of the time. False unrolls the blocks,
         with separate parameters.
