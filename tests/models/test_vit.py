@@ -254,6 +254,9 @@ def test_flops_are_the_published_ones(layers, width, heads, patch, gmacs):
         ({"num_classes": -1}, "vit.num_classes"),
         ({"class_token": False}, "vit.class_token"),
         ({"distillation_head": True}, "vit.distillation_head"),
+        ({"pooled_norm": True, "pooling": "none", "num_classes": 0}, "vit.pooled_norm"),
+        ({"pooled_norm": True, "distillation_token": True}, "vit.pooled_norm"),
+        ({"antialias": True, "positions": "sincos"}, "vit.antialias"),
         (
             {"class_token": False, "pooling": "average", "distillation_token": True},
             "vit.distillation_token",

@@ -56,9 +56,9 @@ class ViT(nn.Module):
       registers: number of learned register tokens between class token and patches,
         without positions (Darcet et al. 2024); the pooled vector does not read them.
       antialias: whether learned positions are interpolated with antialiasing (DINOv2
-        with registers).
+        with registers); only with positions "learned".
       pooled_norm: whether the pooled vector is normalized in place of every token's
-        (BEiT).
+        (BEiT); not without pooling or with a distillation token.
     """
 
     transformer: TransformerConfig
@@ -101,6 +101,12 @@ class ViT(nn.Module):
                     "which is False."
                 )
         check_positions(self, "transformer")
+        fits = self.positions == "learned" or not self.antialias
+        require(self, "antialias", fits, "False without vit.positions = 'learned'")
+        # The head of a distillation token would read it without a norm.
+        alone = self.pooling != "none" and not self.distillation_token
+        expected = "False with vit.pooling = 'none' or vit.distillation_token"
+        require(self, "pooled_norm", alone or not self.pooled_norm, expected)
         on_grid = isinstance(self.transformer.position_bias, RelativeGrid)
         if on_grid and (self.prefix != 1 or not self.class_token):
             raise UserError(
@@ -176,11 +182,11 @@ class ViT(nn.Module):
           hidden_states: whether to return them.
 
         Returns:
-          hidden: [B, T, D] after the final norm: class and distillation token, then
-          registers, then patches row by row; pooled, where there is pooling: [B, D], or
-          [B, 2D] of class token and average; logits: float32 [B, num_classes] where
-          there is a classifier, with class_logits and distillation_logits where there
-          are two; hidden_states: [layers + 1, B, T, D].
+          hidden: [B, T, D] after the final norm, or with pooled_norm before any: class
+          and distillation token, then registers, then patches row by row; pooled, where
+          there is pooling: [B, D], or [B, 2D] of class token and average; logits:
+          float32 [B, num_classes] where there is a classifier, with class_logits and
+          distillation_logits where there are two; hidden_states: [layers + 1, B, T, D].
         """
         x = self.patches(images, masked)
         grid = grid_of(images.shape[1:3], pair(self.patch_size))
