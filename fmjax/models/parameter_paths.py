@@ -2,7 +2,8 @@
 
 A path joins names with slashes. Layer i of a stack is called `layer_i` in it wherever
 it lies: the scanned array `stack/layers/mlp/in` of L layers stands for the L paths
-`stack/layer_0/mlp/in`, `stack/layer_1/mlp/in`, ….
+`stack/layer_0/mlp/in`, `stack/layer_1/mlp/in`, …. Layers before experts
+(experts.dense_layers) are `stack/dense/layer_i`; those after them count from 0 again.
 """
 
 import re
@@ -14,6 +15,8 @@ from fmjax.errors import UserError, suggest
 SCANNED = "layers"
 # The parameters of all layers where they share them (transformer.share_layers).
 SHARED = "shared_layer"
+# The first layers of a stack of experts, which have none (experts.dense_layers).
+DENSE = "dense"
 
 
 class Slot(NamedTuple):

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from parity.decoders import DECODERS
 from parity.models_of_transformers import (
     BERT,
     DEBERTA,
@@ -37,6 +38,7 @@ ONE_STACK = {
     "bloom": ("BloomForCausalLM", BLOOM),
     "bert": ("BertForMaskedLM", BERT),
     "deberta": ("DebertaV2ForMaskedLM", DEBERTA),
+    "deepseek_v3": DECODERS["deepseek_v3"],
 }
 
 
@@ -45,7 +47,9 @@ def of_real_queries(weights, mask):
     return [np.moveaxis(np.asarray(layer), 1, 2)[mask] for layer in weights]
 
 
-@pytest.mark.parametrize("name", ["gemma2", *map(slow, ("bloom", "bert", "deberta"))])
+@pytest.mark.parametrize(
+    "name", ["gemma2", "deepseek_v3", *map(slow, ("bloom", "bert", "deberta"))]
+)
 def test_weights_of_a_stack_are_theirs(name, tmp_path):
     theirs = random_model(*ONE_STACK[name])
     ours = fmjax.load(imported(theirs, tmp_path))

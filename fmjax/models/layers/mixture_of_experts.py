@@ -47,6 +47,8 @@ class Experts:
       shared_gate: whether its output is multiplied by the sigmoid of a learned
         projection of the token (Qwen 1.5 MoE).
       dense_layers: the first layers that have a single feed-forward layer instead.
+        Their parameters are in `stack/dense`, as its layers from 0; those of the layers
+        after them in `stack`, counted from 0 again.
       dense_dim: hidden width of that layer; None for that of an expert.
     """
 

@@ -36,7 +36,7 @@ from fmjax.models.layers.position_bias import (
 from fmjax.models.layers.remat import remat_policy
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.layers.zigzag import from_zigzag, to_zigzag, whole_to_zigzag
-from fmjax.models.parameter_paths import SCANNED, SHARED
+from fmjax.models.parameter_paths import DENSE, SCANNED, SHARED
 
 
 class Stack(nn.Module):
@@ -160,7 +160,7 @@ class Stack(nn.Module):
         )
         before = jax.tree.map(lambda leaf: leaf[:first], cache)
         after = jax.tree.map(lambda leaf: leaf[first:], cache)
-        one = FirstLayers(dense, first, self.cross, keep_outputs, name="dense")
+        one = FirstLayers(dense, first, self.cross, keep_outputs, name=DENSE)
         x, of_dense = one(x, context, before)
         layers = range(first, c.num_layers)
         x, rest = apply_blocks(c, layers, self.cross, keep_outputs, x, context, after)
