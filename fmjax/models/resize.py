@@ -38,8 +38,9 @@ def resized(
 
     Widths are embed_dim, mlp_dim, those of the feed-forward layers beside experts, and
     the heads together: their number is multiplied and their width stays, unless
-    `head_dim` is given. Sizes that other fields state,
-    such as clip.embed_dim, latent.rank and vocabularies, are unchanged.
+    `head_dim` is given. Sizes that other fields state, such as clip.embed_dim,
+    latent.rank and vocabularies, are unchanged. Of global_layers and the dense_layers
+    of experts a shallower stack keeps those that it has, and one layer with experts.
 
     Args:
       model: a model of stacks.
@@ -49,7 +50,8 @@ def resized(
       asked: the binding or option that asks for it, with its value, for messages.
 
     Raises:
-      UserError: a size would be no whole number.
+      UserError: a size would be no whole number, or one layer would be left of a stack
+        that has layers with and without experts.
     """
 
     def resize(path: str, c: TransformerConfig) -> TransformerConfig:
@@ -64,8 +66,9 @@ def resized(
             return int(size)
 
         heads = width * c.head_width / (head_dim or c.head_width)
+        layers = times("num_layers", depth)
         changes = {
-            "num_layers": times("num_layers", depth),
+            "num_layers": layers,
             "embed_dim": times("embed_dim", width),
             "num_heads": times("num_heads", heads),
         }
@@ -75,8 +78,20 @@ def resized(
             changes["mlp_dim"] = times("mlp_dim", width)
         if c.experts is not None:
             own = [f for f in ("shared_dim", "dense_dim") if getattr(c.experts, f)]
-            widths = {field: times(field, width, c.experts) for field in own}
-            changes["experts"] = dataclasses.replace(c.experts, **widths)
+            sizes = {field: times(field, width, c.experts) for field in own}
+            if first := c.experts.dense_layers:
+                if layers == 1:
+                    raise UserError(
+                        f"{asked}: transformer.num_layers = {c.num_layers} of "
+                        f"{model.gin_name}.{path} times {depth} is one layer, and "
+                        f"experts.dense_layers = {first} needs another, without "
+                        "experts; expected at least two."
+                    )
+                sizes["dense_layers"] = min(first, layers - 1)
+            changes["experts"] = dataclasses.replace(c.experts, **sizes)
+        if c.global_layers is not None:
+            kept = tuple(layer for layer in c.global_layers if layer < layers)
+            changes["global_layers"] = kept
         if head_dim is not None and c.head_dim is not None:
             changes["head_dim"] = head_dim
         return dataclasses.replace(c, **changes)

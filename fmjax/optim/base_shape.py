@@ -13,10 +13,11 @@ from typing import Any
 from flax import traverse_util
 
 from fmjax.errors import UserError
-from fmjax.models.parameter_paths import SCANNED
+from fmjax.models.parameter_paths import DENSE, SCANNED
 from fmjax.optim.axes import Names, is_hidden_matrix, num_batch_axes, sides
 
 WIDTHS = frozenset({"embed", "mlp", "heads", "kv_heads", "kv", "norm"})
+_IN_LAYERS = re.compile(rf"(.*?/)(?:{SCANNED}|layer_(\d+))/.*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,14 +117,21 @@ def _any_layer(path: str) -> str:
 
 
 def _layers(leaves: Mapping[str, Leaf]) -> dict[str, int]:
-    """Layers of the stack of each parameter of a block, by path without the layer."""
-    found: dict[str, int] = {}
+    """Layers of the stack of each parameter of a block, by path without the layer.
+
+    Layers before experts count as those of the stack that they are in.
+    """
+    stacks: dict[str, str] = {}
+    layers: dict[str, set[tuple[str, int]]] = {}
     for path, (names, shape) in leaves.items():
-        if names[:1] == (SCANNED,):
-            found[path] = shape[0]
-        elif _any_layer(path) != path:
-            found[_any_layer(path)] = found.get(_any_layer(path), 0) + 1
-    return found
+        inside = _IN_LAYERS.fullmatch(path)
+        if inside is None and names[:1] != (SCANNED,):
+            continue
+        where, index = inside.groups() if inside else (path, None)
+        indices = range(shape[0]) if index is None else [int(index)]
+        stack = stacks[_any_layer(path)] = where.removesuffix(f"{DENSE}/")
+        layers.setdefault(stack, set()).update((where, i) for i in indices)
+    return {path: len(layers[stack]) for path, stack in stacks.items()}
 
 
 def _check(path: str, own: Leaf, base: Leaf, ratios: set[float], binding: str) -> None:

@@ -111,7 +111,7 @@ class MuP:
                 width=width,
                 depth=self._depth(model),
                 head_dim=self.base_head_dim,
-                asked=f"{self.gin_name}.base_width = {self.base_width}",
+                asked=self._asked,
             )
         elif type(base) is not type(model):
             raise UserError(
@@ -128,6 +128,11 @@ class MuP:
     def binding(self) -> str:
         """The field that names the base, for messages."""
         return f"{self.gin_name}.{'base_width' if self.base is None else 'base'}"
+
+    @property
+    def _asked(self) -> str:
+        """The fields that resize the model, with their values, for messages."""
+        return f"{self.gin_name}.base_width = {self.base_width}"
 
     def with_multipliers(self, model: nn.Module, base: nn.Module, sizes: Any):
         """The model with the multipliers of each stack.
@@ -294,6 +299,10 @@ class CompleteP(MuP):
             epsilon = 1.0  # Its updates have none.
         rate = scaling.rate * layers ** (self.alpha - 1)
         return dataclasses.replace(scaling, rate=rate, epsilon=epsilon)
+
+    @property
+    def _asked(self) -> str:
+        return f"{super()._asked}, base_depth = {self.base_depth}"
 
     def _depth(self, model: nn.Module) -> Fraction:
         return Fraction(self.base_depth or 1, first_stack(model).num_layers)

@@ -270,6 +270,41 @@ def test_completep_is_its_papers_table(alpha):
     assert c.out_init_std == STD
 
 
+@pytest.mark.parametrize("scan_layers", [True, False])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"window": 4, "global_layers": (0, 5)},
+        {"experts": Experts(4, dense_layers=1), "bias": False},
+        {"experts": Experts(4, dense_layers=4, dense_dim=64), "bias": False},
+    ],
+    ids=["global layers", "a dense layer", "more dense layers than in the base"],
+)
+def test_layers_of_a_kind_are_in_the_ratio_of_all_layers(options, scan_layers):
+    L, alpha = 3, 0.5
+    deep = dataclasses.replace(
+        WIDE, num_layers=2 * L, scan_layers=scan_layers, **options
+    )
+    how = CompleteP(base_width=BASE, base_depth=2, alpha=alpha)
+    experiment = parametrized(gpt(deep), how)
+    assert multipliers(experiment).residual == pytest.approx(L**-alpha)
+    norms = {
+        path: scale.rate
+        for path, scale in factors(experiment).items()
+        if path.endswith("_norm/scale") and "layer" in path
+    }
+    expected = dict.fromkeys(norms, L ** (alpha - 1))
+    assert norms == pytest.approx(expected)
+    first = deep.experts is not None and scan_layers
+    assert len(norms) == (2 * (1 + first) if scan_layers else 4 * L)
+
+
+def test_a_base_of_one_layer_is_refused_for_layers_of_two_kinds():
+    deep = dataclasses.replace(WIDE, bias=False, experts=Experts(4, dense_layers=1))
+    with pytest.raises(UserError, match=r"base_depth = 1: .*\.dense_layers = 1"):
+        parametrized(gpt(deep), CompleteP(base_width=BASE, base_depth=1))
+
+
 def test_wider_heads_divide_scores_by_their_width_not_its_root():
     how = MuP(base_width=BASE, base_head_dim=8)
     found = multipliers(parametrized(gpt(), how))
