@@ -41,15 +41,30 @@ DEFAULTS = {
 }
 
 
-def output_and_parameters(model, *texts):
-    """Of random parameters, larger than at the start, so that every input shows."""
+def random_parameters(model, *texts):
+    """Larger than at the start, so that every input shows."""
     shapes = jax.eval_shape(model.init, jax.random.key(0), *texts)
     rng = np.random.default_rng(1)
-    params = jax.tree.map(
+    return jax.tree.map(
         lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32),
         nn.unbox(shapes),
     )
+
+
+def output_and_parameters(model, *texts):
+    params = random_parameters(model, *texts)
     return jax.jit(model.apply)(params, *texts)["hidden"], params
+
+
+def test_a_mean_is_of_tokens_and_of_a_row_without_tokens_zero():
+    model = Bert(BLOCK, **TEXT, pooler="tanh", pooling="mean")
+    mask = np.array([[True, True, True, False, False], [False] * T])
+    params = random_parameters(model, TOKENS)
+    out = jax.jit(model.apply)(params, TextInputs(TOKENS, padding_mask=mask))
+    pool = jax.tree.map(np.float64, params["params"]["pool"])
+    means = np.stack([np.float64(out["hidden"])[0, :3].mean(0), np.zeros(8)])
+    expected = np.tanh(means @ pool["kernel"] + pool["bias"])
+    np.testing.assert_allclose(out["pooled"], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["gpt", "bert", "electra", "seq2seq", "text_encoder"])

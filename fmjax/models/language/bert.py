@@ -53,7 +53,7 @@ class Bert(TextModel):
       pooler: activation of a dense layer over the first token, "tanh" in BERT; "none"
         for no such layer. The heads for sentences read its output.
       pooling: what the pooler reads: the vector of the "first" token, or the "mean" of
-        those that are not padding (ModernBERT).
+        those that are not padding (ModernBERT), zeros where there are none.
       pooler_norm: whether a norm follows the pooler's activation (ModernBERT).
       head_bias: whether the dense layers and norms of the heads have biases, beside
         those of the logits (ModernBERT: not).
@@ -101,6 +101,12 @@ class Bert(TextModel):
             "pooler_norm",
             self.pooler != "none" or not self.pooler_norm,
             "False with bert.pooler = 'none'",
+        )
+        require(
+            self,
+            "pooling",
+            self.pooler != "none" or self.pooling == "first",
+            "'first' with bert.pooler = 'none'",
         )
         if self.pooler == "none" and (self.next_sentence or self.num_classes):
             raise UserError(
@@ -191,7 +197,9 @@ class Bert(TextModel):
         mask = padding_mask_of(text.segment_ids, text.padding_mask)
         if mask is None:
             return hidden.mean(1)
-        return hidden.mean(1, where=mask[..., None])
+        total = hidden.sum(1, where=mask[..., None], dtype=jnp.float32)
+        count = jnp.maximum(mask.sum(1, keepdims=True), 1)
+        return (total / count).astype(hidden.dtype)
 
     def _sentence_heads(self, first: Float[Array, "B D"], keys: Keys) -> dict:
         if self.pooler == "none":

@@ -37,6 +37,10 @@ class TextModel(nn.Module):
         smallest = {"vocab_size": 0, "max_length": 1, "vocab_multiple": 1}
         for name, least in smallest.items():
             require(self, name, getattr(self, name) >= least, f"at least {least}")
+        # Not every text model has these.
+        for name in ("embed_dim", "num_classes", "token_classes"):
+            value = getattr(self, name, None)
+            require(self, name, value is None or value >= 1, "at least 1, or None")
         super().__post_init__()
 
     @property
