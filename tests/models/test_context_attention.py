@@ -72,7 +72,7 @@ def inputs(case: dict, queries=T, keys=T):
     return (2 * q, k, v), np.where(tokens, into_out, 0), tokens
 
 
-def results(function, case, arguments, into_out, tokens):
+def results(function, arguments, into_out, tokens):
     """Output, where padding's is zero, and gradients."""
 
     @jax.jit
@@ -83,15 +83,23 @@ def results(function, case, arguments, into_out, tokens):
     return [np.float64(x) for x in both(arguments, into_out)]
 
 
-def on_one_device(case, softcap=None, bias=None, **lengths):
-    given = inputs(case, **lengths)
+def on_one_device(case, softcap=None, bias=None, sinks=(), **lengths):
+    """Of `sinks`, a tuple of one array or of none, there is a gradient too."""
+    arguments, *given = inputs(case, **lengths)
 
-    def function(q, k, v):
+    def function(q, k, v, sinks=None):
         return attend(
-            q, k, v, mask_of(case), softcap=softcap, bias=bias, implementation="xla"
+            q,
+            k,
+            v,
+            mask_of(case),
+            softcap=softcap,
+            bias=bias,
+            implementation="xla",
+            sinks=sinks,
         )
 
-    return results(function, case, *given)
+    return results(function, (*arguments, *sinks), *given)
 
 
 def on_devices(
@@ -102,13 +110,14 @@ def on_devices(
     softcap=None,
     bias=None,
     kernel="auto",
+    sinks=(),
     **lengths,
 ):
-    given = inputs(case, **lengths)
+    arguments, *given = inputs(case, **lengths)
     devices, rules = mesh.build(), mesh.all_rules
     mask = mask_of(case)
 
-    def function(q, k, v):
+    def function(q, k, v, sinks=None):
         own, own_bias = mask, bias
         if zigzag:
             q, k, v = map(to_zigzag, (q, k, v))
@@ -130,15 +139,16 @@ def on_devices(
             bias=own_bias,
             context_attention=how,
             implementation=kernel,
+            sinks=sinks,
         )
         return from_zigzag(out) if zigzag else out
 
     with on_mesh(devices, rules):
-        return results(function, case, *given)
+        return results(function, (*arguments, *sinks), *given)
 
 
 def assert_equal(got, want):
-    for a, b in zip(got, want):
+    for a, b in zip(got, want, strict=True):
         assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b)
 
 
@@ -180,6 +190,17 @@ def test_biases_are_taken_by_gathered_keys():
     assert_equal(got, on_one_device(case, bias=bias))
     with pytest.raises(UserError, match="position_bias"):
         on_devices(case, "ring", bias=bias)
+
+
+@pytest.mark.parametrize("kernel", ["xla", "blockwise"])
+@pytest.mark.parametrize("name", ["causal window", "window and segments"])
+def test_sinks_are_taken_by_gathered_keys(name, kernel):
+    case = WINDOWS[name]
+    sinks = (np.linspace(-1, 3, H, dtype=np.float32),)
+    got = on_devices(case, "auto", JOINT, zigzag=True, kernel=kernel, sinks=sinks)
+    assert_equal(got, on_one_device(case, sinks=sinks))
+    with pytest.raises(UserError, match="attention_sinks"):
+        on_devices({"causal": True}, "ring", sinks=sinks)
 
 
 @pytest.mark.parametrize("how", ["ring", "all_gather"])

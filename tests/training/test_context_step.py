@@ -18,7 +18,14 @@ from on_meshes import (
     run_steps,
 )
 from tiers import slow
-from training.test_sharded_families import BUCKETS, EXPERTS, GEMMA2, PRE
+from training.test_sharded_families import (
+    BUCKETS,
+    DEEPSEEK,
+    EXPERTS,
+    GEMMA2,
+    GPT_OSS,
+    PRE,
+)
 from training.test_sharded_step import CONFIG
 
 from fmjax.errors import UserError
@@ -142,6 +149,8 @@ FAMILIES = {
         ),
         causal,
     ),
+    "sinks and experts": (decoder(without_dropout(GPT_OSS)), causal),
+    "latent attention": (decoder(without_dropout(DEEPSEEK)), causal),
     "t5": (
         Seq2SeqLM(
             Seq2Seq(T5, T5, **SIZES, positions="none", start_id=0), label_smoothing=0.1

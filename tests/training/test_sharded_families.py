@@ -86,7 +86,7 @@ DEEPSEEK = dataclasses.replace(
     EXPERTS,
     num_layers=3,
     head_dim=12,
-    latent=Latent(rank=8, query_rank=10, rotary_dim=4, value_dim=6),
+    latent=Latent(rank=8, query_rank=12, rotary_dim=4, value_dim=6),
     experts=Experts(
         8,
         score="sigmoid",
