@@ -22,7 +22,8 @@ class LatentAttention(Attention):
     DeepSeek-V2, section 2.1: with c = norm(x W_down), key and value of head h are
     [c W_key,h; r] and c W_value,h, where r = rotate(x W_rotary) is the same for all
     heads. The cache holds c and r, and keys and values are projected from all of it at
-    every step of decoding.
+    every step of decoding. Query weights are initialized with init_std, whatever
+    `scale` is.
 
     Attributes:
       latent: the widths.
