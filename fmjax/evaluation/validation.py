@@ -79,7 +79,8 @@ def evaluate_run(
     if jax.process_index() == 0:
         data.prepare()
     data.wait_until_prepared()
-    variables, step = restore_model(folder, objective, mesh, rules, step)
+    peft = experiment.peft
+    variables, step = restore_model(folder, objective, mesh, rules, step, peft=peft)
     sharding = batch_sharding(mesh, rules)
     options = xla_options(mesh.devices.flat[0], experiment.train.xla_options)
     batches = data.eval_batches(size, local_rows(sharding, size))

@@ -410,7 +410,9 @@ def load(
     mesh = mesh or MeshConfig()
     mesh = dataclasses.replace(mesh, rules=mesh.rules or config.mesh.rules)
     where = mesh.build(devices), mesh.all_rules
-    found = saved_state.find_model(directory, config.objective, *where, step)
+    found = saved_state.find_model(
+        directory, config.objective, *where, step, peft=config.peft
+    )
     saved, wanted, extra = found
     params = read_params(saved, wanted, dtype)
     folder = directory / run_dir.TOKENIZER

@@ -6,7 +6,8 @@ trained. A phase is identified by its first step.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -22,6 +23,7 @@ from fmjax.optim.parametrization import cast, partition
 NEVER = math.inf
 # The dtype of trained parameters.
 TRAINED_DTYPE = "float32"
+_NONE: Mapping[str, str] = types.MappingProxyType({})
 
 
 @configurable("freeze")
@@ -118,12 +120,16 @@ class Freezing:
         return lines
 
 
-def plan_freezing(rules: Sequence[Freeze], shapes: Any) -> Freezing:
+def plan_freezing(
+    rules: Sequence[Freeze], shapes: Any, never: Mapping[str, str] = _NONE
+) -> Freezing:
     """Applies rules of freezing; of several for a parameter, the longest one applies.
 
     Args:
       rules: what to freeze.
       shapes: the nested dict of parameters, or of their shapes.
+      never: path of an array that no rule need match, and that is never trained → its
+        dtype.
 
     Raises:
       UserError: a pattern matches nothing, or a part of an array; two dtypes are asked
@@ -133,6 +139,9 @@ def plan_freezing(rules: Sequence[Freeze], shapes: Any) -> Freezing:
     where = slots({path: leaf.shape for path, leaf in leaves.items()})
     first: dict[str, float] = dict.fromkeys(where, 0)
     forever: dict[str, str] = {}
+    for path, slot in where.items():
+        if slot.array in never:
+            first[path], forever[path] = NEVER, never[slot.array]
     for rule in rules:
         until = NEVER if rule.until is None else rule.until
         for text in rule.paths:
@@ -144,8 +153,8 @@ def plan_freezing(rules: Sequence[Freeze], shapes: Any) -> Freezing:
                 if dtype != rule.dtype:
                     raise UserError(
                         f"freeze.dtype: {path!r} is kept in {dtype} by one rule of "
-                        f"experiment.freeze, in {rule.dtype} by another; expected one "
-                        "of them."
+                        f"experiment.freeze or by peft.base_dtype, in {rule.dtype} by "
+                        "another; expected one of them."
                     )
     of_arrays = _one_each(
         where,
@@ -154,8 +163,8 @@ def plan_freezing(rules: Sequence[Freeze], shapes: Any) -> Freezing:
     )
     if 0 not in of_arrays.values():
         raise UserError(
-            "freeze.paths freezes every parameter of the model, so that nothing is "
-            "trained; expected fewer."
+            "freeze.paths freezes every parameter of the model that is left to train; "
+            "expected fewer."
         )
     dtypes = _one_each(
         where,

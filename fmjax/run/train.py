@@ -1,6 +1,8 @@
 """Training an experiment in a run directory: a new run, or the rest of one."""
 
+import dataclasses
 import os
+import pathlib
 from collections.abc import Callable
 
 import jax
@@ -12,9 +14,10 @@ from fmjax.run.bucket_lock import BucketLock
 from fmjax.run.lock import RunLock
 from fmjax.storage.objects import local_draft
 from fmjax.storage.paths import as_path, is_bucket
-from fmjax.training.checkpoint.saved_state import saved_steps
+from fmjax.training.checkpoint.saved_state import SavedState, saved_steps
 from fmjax.training.experiment import Experiment
 from fmjax.training.faults.watchdog import warn
+from fmjax.training.init_from import Source
 from fmjax.training.outcome import Outcome
 from fmjax.training.parametrize import resolve
 from fmjax.training.train import train as train_experiment
@@ -81,9 +84,7 @@ def train(
             experiment,
             folder,
             config_text,
-            sources=[]
-            if saved_steps(folder)
-            else [run_dirs.source_of(wanted, trust) for wanted in experiment.init_from],
+            sources=_sources(experiment, folder, trust),
             on_checked=store,
             on_hang=on_hang,
             changed_data=override,
@@ -91,3 +92,23 @@ def train(
         )
     finally:
         lock.release()
+
+
+def _sources(experiment: Experiment, folder: pathlib.Path, trust: bool) -> list[Source]:
+    """The runs that parameters are read from at this start."""
+    steps = saved_steps(folder)
+    if not steps:
+        return [run_dirs.source_of(wanted, trust) for wanted in experiment.init_from]
+    if experiment.peft is None:
+        return []
+    # Checkpoints name what is frozen, at the step where it was first read.
+    known = SavedState(folder, steps[-1]).references
+    found = []
+    for wanted in experiment.init_from:
+        source = run_dirs.source_of(wanted, trust)
+        for reference in known:
+            if os.path.samefile(reference.run, wanted.run):
+                pinned = dataclasses.replace(wanted, step=reference.step)
+                source = dataclasses.replace(source, wanted=pinned)
+        found.append(source)
+    return found

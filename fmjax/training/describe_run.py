@@ -26,5 +26,7 @@ def describe_run(setup: Setup, changes: Changes) -> list[str]:
     if len(plan.rate_groups) > 1:
         groups = (f"× {f:g} of {n:,}" for f, n in plan.rate_groups.items())
         lines.append(f"learning rates by parameters: {', '.join(groups)}")
+    if plan.peft is not None:
+        lines.append(plan.peft.describe())
     lines += plan.freezing.describe(plan.shapes.params)
     return [*lines, *(copy.describe() for copy in setup.copies)]

@@ -21,6 +21,7 @@ from fmjax.objectives.objective import Objective
 from fmjax.optim.freezing import Freeze
 from fmjax.optim.mup import MuP
 from fmjax.optim.optimizers import Optimizer
+from fmjax.optim.peft.peft import Peft
 from fmjax.sharding.mesh import MeshConfig
 from fmjax.training.bad_steps import BadSteps
 from fmjax.training.imported import Imported
@@ -84,6 +85,8 @@ class Experiment:
       train: number of steps, batch size and intervals of the run.
       init_from: runs whose parameters this run starts from.
       freeze: parameters that are not trained before a given step, or never.
+      peft: parameter-efficient fine-tuning of the model of `init_from`; None trains
+        what is not frozen.
       bad_steps: what to do about a loss or gradient that is not finite, or a spike.
       preprocessing: image preprocessing of an imported model; None for a model of text,
         and for the preprocessing of `data`.
@@ -106,6 +109,7 @@ class Experiment:
     train: TrainConfig = TrainConfig()
     init_from: tuple[InitFrom, ...] = ()
     freeze: tuple[Freeze, ...] = ()
+    peft: Peft | None = None
     bad_steps: BadSteps = BadSteps()
     preprocessing: Preprocessing | None = None
     evaluations: tuple[Evaluation, ...] = runtime_field(())

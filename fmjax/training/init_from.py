@@ -18,6 +18,8 @@ from fmjax.models.parameter_paths import Pattern, Slot, is_scanned, slots
 from fmjax.objectives.objective import Objective
 from fmjax.optim.axes import Names
 from fmjax.optim.parametrization import start_average
+from fmjax.optim.peft.peft import PeftPlan
+from fmjax.training.checkpoint.reference import Reference
 from fmjax.training.checkpoint.saved_state import SavedState
 from fmjax.training.state import State, StatePlan, abstract_variables
 
@@ -96,7 +98,7 @@ class Piece:
       source: its place in the other run.
       target: its place in this run.
       rows: (axis, count): copy the first `count` entries of the axis, where it is a
-        vocabulary with padding; None copies all.
+        vocabulary with padding of another size; None copies all.
       resized: axis 0 in the other run and in this one, of learned positions that are
         interpolated between grids; None for no interpolation.
     """
@@ -163,6 +165,12 @@ def plan_copies(
         name = source.wanted.collection
         axes, shapes = _collection(plan, name)
         saved = SavedState(source.wanted.run, source.wanted.step)
+        if saved.references:
+            raise UserError(
+                f"init_from.run: {source.wanted.run} is fine-tuned by parameters that "
+                "are added to those of another run; expected one run of whole weights, "
+                "as `fmjax merge` makes of it."
+            )
         there = saved.param_shapes
         places, origins, pieces = slots(shapes), slots(there), {}
         for target, origin in _pairs(source.wanted, origins, places).items():
@@ -182,6 +190,61 @@ def plan_copies(
         read = {piece.source.array for piece in pieces.values()}
         copies.append(Copy(source, saved, pieces, {name: there[name] for name in read}))
     return copies
+
+
+def references(copies: Sequence[Copy], plan: StatePlan) -> list[Reference]:
+    """Frozen parameters that a checkpoint need not hold, as other runs have them.
+
+    Only of parameter-efficient fine-tuning, and only arrays that are copied whole, as
+    they are. Others are saved as usual.
+
+    Args:
+      copies: from `plan_copies`.
+      plan: of this run's state.
+
+    Raises:
+      UserError: a frozen parameter is copied from no run.
+    """
+    if plan.peft is None:
+        return []
+    shapes = {path: leaf.shape for path, leaf in plan.peft.base_shapes.items()}
+    frozen = plan.peft.frozen
+    lacking = {path for path, slot in slots(shapes).items() if slot.array in frozen}
+    found = []
+    for copy in copies:
+        if copy.source.wanted.collection != "params":
+            continue
+        lacking -= copy.pieces.keys()
+        arrays = {
+            array: (source, frozen[array])
+            for array, source in _copied_whole(copy, shapes).items()
+            if array in frozen
+        }
+        if arrays:
+            digest = copy.saved.digest_of([source for source, _ in arrays.values()])
+            run = str(copy.saved.folder.parent.parent)
+            found.append(Reference(run, copy.saved.step, digest, arrays))
+    if lacking:
+        raise UserError(
+            f"peft freezes {_few(sorted(lacking))}, which no run of "
+            "experiment.init_from gives. Expected a run with these parameters, or "
+            "patterns of them in peft.trained."
+        )
+    return found
+
+
+def _copied_whole(copy: Copy, here: dict[str, tuple[int, ...]]) -> dict[str, str]:
+    """Path of an array in this run → in the other, of arrays that are the same."""
+    sources: dict[str, set[str]] = {}
+    for piece in copy.pieces.values():
+        same = piece.source.layer == piece.target.layer and not piece.resized
+        name = piece.source.array if same else ""
+        sources.setdefault(piece.target.array, set()).add(name)
+    return {
+        array: source
+        for array, (source, *others) in sources.items()
+        if source and not others and tuple(copy.shapes[source]) == tuple(here[array])
+    }
 
 
 def check_tokenizers(copies: Sequence[Copy], own: Tokenizer | None) -> None:
@@ -204,7 +267,9 @@ def check_tokenizers(copies: Sequence[Copy], own: Tokenizer | None) -> None:
             )
 
 
-def start_from(copies: Sequence[Copy], state: State) -> State:
+def start_from(
+    copies: Sequence[Copy], state: State, peft: PeftPlan | None = None
+) -> State:
     """The state with the copied parameters, also in the moving average.
 
     Each array is read directly into the sharding of its counterpart.
@@ -212,6 +277,7 @@ def start_from(copies: Sequence[Copy], state: State) -> State:
     Args:
       copies: from `plan_copies`.
       state: the initial state of this run.
+      peft: sets added parameters that depend on those of the model; None for none.
     """
     for copy in copies:
         name = copy.source.wanted.collection
@@ -230,6 +296,10 @@ def start_from(copies: Sequence[Copy], state: State) -> State:
         else:
             extra = state.extra | {name: put(old, read)}
             state = dataclasses.replace(state, extra=extra)
+    if peft is not None and copies:
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state.params)
+        fit = jax.jit(peft.fit, donate_argnums=0, out_shardings=shardings)
+        state = dataclasses.replace(state, params=fit(state.params))
     if copies and state.ema is not None:
         average = start_average(state.ema, state.params)
         state = dataclasses.replace(state, ema=average)
@@ -248,7 +318,9 @@ def _collection(
         )
     axes = traverse_util.flatten_dict(plan.axes[name], sep="/")
     leaves = traverse_util.flatten_dict(known[name], sep="/")
-    return axes, {path: leaf.shape for path, leaf in leaves.items()}
+    added = plan.peft.added if plan.peft and name == "params" else ()
+    shapes = {path: leaf.shape for path, leaf in leaves.items() if path not in added}
+    return axes, shapes
 
 
 def _patterns(text: str) -> tuple[Pattern, Pattern]:
@@ -363,13 +435,15 @@ def _put(pieces: Sequence[Piece], params: Any, read: dict) -> Any:
             there, here = piece.resized
             value = resize_positions(value, there.grid, here.grid, here.prefix)
         where: list[Any] = [slice(None)] * value.ndim
-        if piece.rows:
+        old = leaves[piece.target.array]
+        sizes = old.shape[piece.target.layer is not None :]
+        if piece.rows and sizes != value.shape:
+            # The padding of the vocabulary differs.
             axis, count = piece.rows
             where[axis] = slice(count)
         value = value[tuple(where)]
         if piece.target.layer is not None:
             where.insert(0, piece.target.layer)
-        old = leaves[piece.target.array]
         value = value.astype(old.dtype)
         leaves[piece.target.array] = old.at[tuple(where)].set(value)
     return traverse_util.unflatten_dict(leaves, sep="/")

@@ -119,6 +119,7 @@ class Loop:
             keep_every=run.keep_every,
             keep_best=run.keep_best,
             losses=metrics.losses(run_dir, "validation"),
+            references=setup.references,
         )
         self._saver = Saver(
             self._checkpoints,
@@ -151,14 +152,17 @@ class Loop:
         plan, reports = self._setup.plan, self._reports
         self._observed, averages = False, None
         with self.watchdog.paused(), self._spent.spend(goodput.RESTORE):
+            base = self._initial_state() if self._setup.references else None
             found = self._checkpoints.restore_newest(
-                plan.shapes, lambda text: reports.event("damaged checkpoint", 0, text)
+                plan.shapes,
+                lambda text: reports.event("damaged checkpoint", 0, text),
+                base,
             )
             if found is None:
                 self._batches.set_state(self._beginning)
                 reports.note("started", 0)
                 self.done, seen = 0, 0.0
-                self.state = start_from(self._setup.copies, plan.init())
+                self.state = base or self._initial_state()
             else:
                 fingerprint = self._experiment.data.fingerprint()
                 check_same_data(found.data, fingerprint, self._changed_data)
@@ -194,6 +198,10 @@ class Loop:
         if not (self.complete and self.evaluated):
             self._spent.note(self.done)
         self._spent.run_from(goodput.STEPS)
+
+    def _initial_state(self) -> State:
+        plan = self._setup.plan
+        return start_from(self._setup.copies, plan.init(), plan.peft)
 
     def note_start(self) -> None:
         """Adds to starts.jsonl with what, and on what, this start runs."""

@@ -8,9 +8,16 @@ import jax
 from fmjax.sharding.mesh import batch_sharding
 from fmjax.sharding.rules import LogicalRules
 from fmjax.sharding.xla_options import check_xla_options
+from fmjax.training.checkpoint.reference import Reference
 from fmjax.training.checks import check_divisible
 from fmjax.training.experiment import Experiment
-from fmjax.training.init_from import Copy, Source, check_tokenizers, plan_copies
+from fmjax.training.init_from import (
+    Copy,
+    Source,
+    check_tokenizers,
+    plan_copies,
+    references,
+)
 from fmjax.training.memory import check_memory
 from fmjax.training.noise_scale import check_noise_scale
 from fmjax.training.parametrize import plan_scaling
@@ -29,7 +36,8 @@ class Setup:
       eval_batch_size: rows of an evaluation batch.
       plan: of the state; nothing is allocated yet.
       step: the train step, traced but not compiled yet.
-      copies: parameters to copy from other runs at step 0.
+      copies: parameters to copy from other runs, at step 0 or at every start.
+      references: those that checkpoints name in other runs instead of holding them.
     """
 
     mesh: jax.sharding.Mesh
@@ -39,6 +47,7 @@ class Setup:
     plan: StatePlan
     step: TracedStep
     copies: list[Copy]
+    references: list[Reference]
 
 
 def plan_run(
@@ -59,6 +68,7 @@ def plan_run(
         optimizer_rules=experiment.mesh.optimizer_rules,
         scaling=plan_scaling(experiment),
         rate_factor=run.rate_factor,
+        peft=experiment.peft,
     )
 
 
@@ -87,6 +97,7 @@ def set_up(
     check_xla_options(mesh.devices.flat[0], run.xla_options)
     check_memory(plan, mesh)
     copies = plan_copies(sources, plan, objective.vocab_size)
+    referred = references(copies, plan)
     if jax.process_index() == 0:
         tokenizer = data.tokenizer()
         check_tokenizers(copies, tokenizer)
@@ -103,4 +114,4 @@ def set_up(
     data.wait_until_prepared()
     on_checked()
     sharding = batch_sharding(mesh, rules)
-    return Setup(mesh, rules, sharding, eval_size, plan, step, copies)
+    return Setup(mesh, rules, sharding, eval_size, plan, step, copies, referred)

@@ -12,6 +12,7 @@ from flax import linen as nn
 from fmjax.objectives.objective import Objective
 from fmjax.optim.freezing import Freeze, Freezing, plan_freezing
 from fmjax.optim.parametrization import combine
+from fmjax.optim.peft.peft import Peft, PeftPlan
 from fmjax.optim.scaling import rate_groups, scale_init
 from fmjax.optim.state_sharding import state_specs
 from fmjax.sharding.mesh import on_mesh
@@ -75,6 +76,7 @@ class StatePlan:
       shapes: a State of ShapeDtypeStructs with their shardings.
       shardings: a State of NamedShardings.
       rate_groups: factor of the learning rate → number of parameters that have it.
+      peft: what is added to the model's parameters; None for nothing.
       update_shardings: NamedShardings like the parameters, of gradients and updates
         where the optimizer's state is sharded further than they are; None elsewhere.
       init: () → State, compiled; makes each leaf in its sharding.
@@ -87,6 +89,7 @@ class StatePlan:
     shapes: State
     shardings: State
     rate_groups: dict[float, int]
+    peft: PeftPlan | None
     update_shardings: Any
     init: Any
 
@@ -99,14 +102,24 @@ class StatePlan:
         return f"{size:,} parameters on {shape} ({kind})"
 
 
-def abstract_variables(objective: Objective) -> tuple[dict, dict]:
+def abstract_variables(
+    objective: Objective, peft: Peft | None = None
+) -> tuple[dict, dict]:
     """Logical axes and shapes of an objective's variables, without allocating them.
+
+    Args:
+      objective: whose model's they are.
+      peft: adds parameters to the model's; None for none.
 
     Returns:
       A tree of tuples of names, and a tree of ShapeDtypeStructs.
     """
     boxed = jax.eval_shape(objective.init, jax.random.key(0))
-    return logical_axes(boxed), nn.unbox(boxed)
+    axes, shapes = logical_axes(boxed), nn.unbox(boxed)
+    if peft is None:
+        return axes, shapes
+    plan = peft.plan(axes["params"], shapes["params"])
+    return axes | {"params": plan.axes}, shapes | {"params": plan.shapes}
 
 
 def plan_state(
@@ -123,6 +136,7 @@ def plan_state(
     optimizer_rules: LogicalRules | None = None,
     scaling: Any = None,
     rate_factor: float = 1.0,
+    peft: Peft | None = None,
 ) -> StatePlan:
     """Plans the state of a run; nothing is allocated.
 
@@ -140,12 +154,18 @@ def plan_state(
         parameters; None for those of the parameters.
       scaling: a `fmjax.optim.scaling.Scaling` per parameter; None for no factors.
       rate_factor: of the learning rate.
+      peft: freezes the model's parameters and adds others; None for neither.
     """
     axes, shapes = abstract_variables(objective)
+    added = None if peft is None else peft.plan(axes["params"], shapes["params"])
+    if added is not None:
+        axes, shapes = axes | {"params": added.axes}, shapes | {"params": added.shapes}
+        scaling = added.scaling(scaling)
     specs = kept = param_specs(axes, shapes, mesh, rules)
     if optimizer_rules not in (None, rules):
         kept = param_specs(axes, shapes, mesh, optimizer_rules)
-    freezing = plan_freezing(freeze, shapes["params"])
+    never = {} if added is None else added.never_trained
+    freezing = plan_freezing(freeze, shapes["params"], never)
     tx = optimizer.build(axes["params"], train_steps, freezing, scaling, rate_factor)
     guard = jax.eval_shape(bad_steps.init)
     shardings = named_shardings(
@@ -161,8 +181,11 @@ def plan_state(
     )
 
     def init() -> State:
-        variables = nn.unbox(objective.init(jax.random.key(seed)))
+        key = jax.random.key(seed)
+        variables = nn.unbox(objective.init(key))
         params = variables.pop("params")
+        if added is not None:
+            params = added.init(jax.random.fold_in(key, 1), params)
         if scaling is not None:
             params = scale_init(scaling, params)
         params = freezing.cast(params)
@@ -192,5 +215,5 @@ def plan_state(
     updates = None if kept is specs else named_shardings(kept["params"], mesh)
     groups = rate_groups(scaling, shapes.params)
     return StatePlan(
-        axes, tx, freezing, bad_steps, shapes, shardings, groups, updates, make
+        axes, tx, freezing, bad_steps, shapes, shardings, groups, added, updates, make
     )

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from fmjax.models.layers.adapters import read_adapters
 from fmjax.objectives.terms import Batch
 from fmjax.sharding.mesh import batch_sharding, on_mesh
 from fmjax.sharding.rules import LogicalRules
@@ -45,6 +46,8 @@ class TracedStep:
         self._plan, self._mesh, self._rules = plan, mesh, rules
         self._accumulates = run.microbatches > 1
         self._activations: dict[int, float] = {}
+        self._traced: set[int] = set()
+        self._model = experiment.objective.model.gin_name
         dtypes, sharding = data.row_dtypes(), batch_sharding(mesh, rules)
         self.batch: dict[str, Any] = {
             name: jax.ShapeDtypeStruct(
@@ -87,9 +90,17 @@ class TracedStep:
         Raises:
           UserError: the model cannot be computed on this mesh, or on these rows.
         """
-        with on_mesh(self._mesh, self._rules), traced_stacks() as stacks:
+        with (
+            on_mesh(self._mesh, self._rules),
+            traced_stacks() as stacks,
+            read_adapters() as read,
+        ):
             # Cached by JAX: a call compiles this trace.
-            return self._step.trace(self._plan.shapes, self.batch, phase), stacks
+            traced = self._step.trace(self._plan.shapes, self.batch, phase)
+        if phase not in self._traced and self._plan.peft is not None:
+            self._plan.peft.check_read(read, self._model)
+        self._traced.add(phase)
+        return traced, stacks
 
     def check(self, phase: int) -> None:
         """Traces the step of a phase of freezing and checks its memory estimate, once.

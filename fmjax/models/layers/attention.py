@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+from fmjax.models.layers.adapters import linear
 from fmjax.models.layers.attention_kernels.attend import attend
 from fmjax.models.layers.attention_kernels.call import AttentionCall
 from fmjax.models.layers.attention_kernels.xla import attention_weights
@@ -160,12 +161,12 @@ class Attention(nn.Module):
         to_query = self._projection(
             "query", x.shape[-1], self.num_heads, "heads", query_std, of_query
         )
-        q, k, v = to_query(x), None, None
+        q, k, v = to_query(x, keys), None, None
         if encoder_hidden is not None:
             width = encoder_hidden.shape[-1]
             to_key = self._projection("key", width, kv_heads, "kv_heads", std)
             to_value = self._projection("value", width, kv_heads, "kv_heads", std)
-            k, v = to_key(encoder_hidden), to_value(encoder_hidden)
+            k, v = to_key(encoder_hidden, keys), to_value(encoder_hidden, keys)
         if self.clip is not None:
             bounds = (-self.clip, self.clip)
             q, k, v = (None if x is None else jnp.clip(x, *bounds) for x in (q, k, v))
@@ -196,9 +197,8 @@ class Attention(nn.Module):
             # Three terms: content-content, content-position, position-content.
             scale = self.multiplier * (3 * self.head_dim) ** -0.5
             vectors, rows = relative
-            scores = disentangled_scores(
-                q, k, to_query(vectors[None])[0], to_key(vectors[None])[0], rows
-            )
+            read = (to_query(vectors[None], None)[0], to_key(vectors[None], None)[0])
+            scores = disentangled_scores(q, k, *read, rows)
             bias = scale * scores
         if cache is not None:
             if not self.cross:
@@ -212,7 +212,7 @@ class Attention(nn.Module):
             q = q.reshape(len(k), -1, *q.shape[2:])
         out = self._attend(q, k, v, mask, bias, scale, keys, cache is not None)
         out = out.reshape(*x.shape[:2], *out.shape[2:])
-        return self._project_out(out, x.shape[-1]), cache
+        return self._project_out(out, x.shape[-1], keys), cache
 
     def _attend(
         self,
@@ -275,7 +275,7 @@ class Attention(nn.Module):
         )
 
     def _project_out(
-        self, out: Float[Array, "B T H K"], width: int
+        self, out: Float[Array, "B T H K"], width: int, keys: Keys
     ) -> Float[Array, "B T D"]:
         """The layer's output, of D = `width` features, from those of its heads."""
         kernel = self.param(
@@ -283,11 +283,16 @@ class Attention(nn.Module):
             normal_init(self.out_init_std, "heads", "kv", "embed"),
             (*out.shape[2:], width),
         )
-        y = from_heads(out, kernel.astype(self.dtype), self.quantized)
+        offset = None
         if self.bias:
             offset = self.param("out_bias", zeros_init("embed"), (width,))
-            y = y + offset.astype(self.dtype)
-        return y
+            offset = offset.astype(self.dtype)
+
+        def multiply(x: Array, offset: Array | None) -> Array:
+            y = from_heads(x, kernel.astype(self.dtype), self.quantized)
+            return y if offset is None else y + offset
+
+        return linear(self, "out", kernel, out, multiply, offset, keys)
 
     def _projection(
         self,
@@ -299,6 +304,8 @@ class Attention(nn.Module):
         scale: float = 1.0,
     ) -> Callable:
         """Declares a projection to heads; returns a function that applies it.
+
+        That takes the inputs, and keys for dropout of the inputs of adapters.
 
         Args:
           name: of the weights.
@@ -313,14 +320,18 @@ class Attention(nn.Module):
             return (x if scale == 1.0 else scale * x).astype(self.dtype)
 
         init = normal_init(std, "embed", axis, "kv")
-        kernel = scaled(self.param(name, init, (width, heads, self.head_dim)))
-        offset = None
+        kernel = self.param(name, init, (width, heads, self.head_dim))
+        weights, offset = scaled(kernel), None
         if self.qkv_bias and (self.key_bias or name != "key"):
             shape = (heads, self.head_dim)
             offset = self.param(f"{name}_bias", zeros_init(axis, "kv"), shape)
             offset = scaled(offset)
 
-        def apply(x: Array) -> Array:
-            return to_heads(x.astype(self.dtype), kernel, offset, self.quantized)
+        def multiply(x: Array, offset: Array | None) -> Array:
+            return to_heads(x, weights, offset, self.quantized)
+
+        def apply(x: Array, keys: Keys) -> Array:
+            x = x.astype(self.dtype)
+            return linear(self, name, kernel, x, multiply, offset, keys, scale)
 
         return apply

@@ -8,6 +8,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from fmjax.models.layers.adapters import linear
 from fmjax.models.layers.logical_axes import normal_init, zeros_init
 from fmjax.sharding.platform import platform
 
@@ -73,8 +74,13 @@ class Dense(nn.Module):
         """Applies the layer to the last axis."""
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", normal_init(self.init_std, *self.axes), shape)
-        y = matmul(x.astype(self.dtype), kernel.astype(self.dtype), self.dtype)
+        bias = None
         if self.bias:
             bias = self.param("bias", zeros_init(self.axes[1]), shape[1:])
-            y = y + bias.astype(self.dtype)
-        return y
+            bias = bias.astype(self.dtype)
+
+        def multiply(x: Array, offset: Array | None) -> Array:
+            y = matmul(x, kernel.astype(self.dtype), self.dtype)
+            return y if offset is None else y + offset
+
+        return linear(self, "kernel", kernel, x.astype(self.dtype), multiply, bias)

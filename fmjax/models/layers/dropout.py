@@ -14,13 +14,15 @@ def fold_keys(keys: Keys, data: int | jax.Array) -> Keys:
     return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
 
 
-def dropout(x: Float[Array, "B ..."], rate: float, keys: Keys) -> Array:
+def dropout(
+    x: Float[Array, "B ..."], rate: float | Float[Array, ""], keys: Keys
+) -> Array:
     """Dropout (Srivastava et al. 2014): zeroes a share `rate` of x, scales up the rest.
 
     Each example has its own key, so that the result depends neither on the mesh nor on
     the microbatch of an example. Without keys `x` is returned unchanged.
     """
-    if keys is None or rate == 0.0:
+    if keys is None or (isinstance(rate, float) and rate == 0.0):
         return x
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
     return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from fmjax.models.layers.adapters import lookup
 from fmjax.models.layers.logical_axes import constrain, normal_init
 
 
@@ -34,4 +35,4 @@ class Embedding(nn.Module):
         # The width is gathered first, as FSDP gathers every weight before use; from a
         # sharded width XLA would repeat the lookup on every device.
         table = constrain(self.table.astype(self.dtype), self.axis, None)
-        return jnp.take(table, ids, axis=0)
+        return lookup(self, "table", ids, jnp.take(table, ids, axis=0))

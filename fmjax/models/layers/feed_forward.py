@@ -6,6 +6,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from fmjax.models.layers.activations import ACTIVATIONS, gate_with
+from fmjax.models.layers.adapters import linear
 from fmjax.models.layers.dropout import Keys, dropout
 from fmjax.models.layers.logical_axes import constrain, normal_init, zeros_init
 from fmjax.models.layers.quantized import Quantized, product
@@ -41,26 +42,39 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], keys: Keys) -> Float[Array, "B T D"]:
         """Applies the layer to every position."""
-        h = self._inward("in", x)
+        h = self._inward("in", x, keys)
         if self.gated:
-            h = gate_with(self.activation, self._inward("gate", x), h)
+            h = gate_with(self.activation, self._inward("gate", x, keys), h)
         else:
             h = ACTIVATIONS[self.activation](h)
         h = constrain(h, "batch", "length", "act_mlp")
         h = dropout(h, self.dropout, keys)
-        out_init = normal_init(self.out_init_std, "mlp", "embed")
-        kernel = self.param("out", out_init, (self.mlp_dim, x.shape[-1]))
-        y = product(h, kernel.astype(self.dtype), self.dtype, self.quantized)
-        if self.bias:
-            bias = self.param("out_bias", zeros_init("embed"), x.shape[-1:])
-            y = y + bias.astype(self.dtype)
-        return y
+        axes = ("mlp", "embed")
+        return self._product("out", self.out_init_std, axes, h, x.shape[-1], keys)
 
-    def _inward(self, name: str, x: Array) -> Array:
-        init = normal_init(self.init_std, "embed", "mlp")
-        kernel = self.param(name, init, (x.shape[-1], self.mlp_dim))
-        h = product(x, kernel.astype(self.dtype), self.dtype, self.quantized)
-        if self.bias:
-            bias = self.param(f"{name}_bias", zeros_init("mlp"), (self.mlp_dim,))
-            h = h + bias.astype(self.dtype)
+    def _inward(self, name: str, x: Array, keys: Keys) -> Array:
+        axes = ("embed", "mlp")
+        h = self._product(name, self.init_std, axes, x, self.mlp_dim, keys)
         return checkpoint_name(h, f"mlp_{name}")
+
+    def _product(
+        self,
+        name: str,
+        std: float,
+        axes: tuple[str, str],
+        x: Array,
+        width: int,
+        keys: Keys,
+    ) -> Array:
+        kernel = self.param(name, normal_init(std, *axes), (x.shape[-1], width))
+        bias = None
+        if self.bias:
+            bias = self.param(f"{name}_bias", zeros_init(axes[1]), (width,))
+            bias = bias.astype(self.dtype)
+
+        def multiply(x: Array, offset: Array | None) -> Array:
+            weights = kernel.astype(self.dtype)
+            y = product(x, weights, self.dtype, self.quantized)
+            return y if offset is None else y + offset
+
+        return linear(self, name, kernel, x, multiply, bias, keys)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from fmjax.models.layers.adapters import linear
 from fmjax.models.layers.head_product import head_product
 from fmjax.models.layers.logical_axes import constrain, normal_init, zeros_init
 from fmjax.sharding.platform import platform
@@ -82,7 +83,15 @@ class LanguageHead(nn.Module):
         if self.scale != 1.0:
             hidden = hidden * jnp.asarray(self.scale, hidden.dtype)
         hidden = hidden.astype(self.dtype)
-        logits = head_product(hidden, kernel.astype(self.dtype))
+
+        def multiply(x: Array, offset: Array | None) -> Array:
+            del offset  # Added in float32 below.
+            return head_product(x, kernel.astype(self.dtype))
+
+        if self.tied:  # An adapter of the table is one of its rows' lookup alone.
+            logits = multiply(hidden, None)
+        else:
+            logits = linear(self, "kernel", kernel, hidden, multiply)
         if self.bias:
             logits = logits + self.param("bias", zeros_init("vocab"), kernel.shape[1:])
         logits = constrain(logits, "batch", "length", "act_vocab")

@@ -5,6 +5,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+from fmjax.models.layers.adapters import linear
 from fmjax.models.layers.attention import Attention, KeyValueCache
 from fmjax.models.layers.attention_mask import AttentionMask
 from fmjax.models.layers.dropout import Keys
@@ -55,9 +56,9 @@ class LatentAttention(Attention):
         c, H = self.latent, self.num_heads
         plain = self.head_dim - c.rotary_dim
         scale = self.multiplier * (self.scale or self.head_dim**-0.5)
-        q = self._queries(x)
-        latent = self._norm("latent_norm")(self._down("latent", x, c.rank))
-        turning = self._down("rotary_key", x, c.rotary_dim)[:, :, None]
+        q = self._queries(x, keys)
+        latent = self._norm("latent_norm")(self._down("latent", x, c.rank, keys))
+        turning = self._down("rotary_key", x, c.rotary_dim, keys)[:, :, None]
         local = mask.window_applies
         if local is None:
             local = mask.window is not None
@@ -70,8 +71,8 @@ class LatentAttention(Attention):
             cache = cache.write(latent[:, :, None], turning, positions)
             latent = cache.k[:, :, 0].astype(self.dtype)
             turning = cache.v.astype(self.dtype)
-        k = self._up("key", latent, plain)
-        v = self._up("value", latent, c.value_dim)
+        k = self._up("key", latent, plain, keys)
+        v = self._up("value", latent, c.value_dim, keys)
         turning = jnp.broadcast_to(turning, (*k.shape[:3], c.rotary_dim))
         k = jnp.concatenate([k, turning], axis=-1)
         q = constrain(q, "batch", "length", "act_heads", None)
@@ -85,30 +86,42 @@ class LatentAttention(Attention):
         v = jnp.pad(v, ((0, 0),) * 3 + ((0, self.head_dim - c.value_dim),))
         out = self._attend(q, k, v, mask, None, scale, keys, cache is not None)
         out = out.reshape(*x.shape[:2], H, self.head_dim)[..., : c.value_dim]
-        return self._project_out(out, x.shape[-1]), cache
+        return self._project_out(out, x.shape[-1], keys), cache
 
-    def _queries(self, x: Float[Array, "B T D"]) -> Float[Array, "B T H K"]:
+    def _queries(self, x: Float[Array, "B T D"], keys: Keys) -> Float[Array, "B T H K"]:
         if self.latent.query_rank is not None:
-            x = self._down("query_latent", x, self.latent.query_rank)
+            x = self._down("query_latent", x, self.latent.query_rank, keys)
             x = self._norm("query_latent_norm")(x)
-        return self._up("query", x, self.head_dim)
+        return self._up("query", x, self.head_dim, keys)
 
     def _norm(self, name: str) -> Norm:
         return Norm("rmsnorm", self.latent.norm_epsilon, False, axis="kv", name=name)
 
-    def _down(self, name: str, x: Array, width: int) -> Float[Array, "B T width"]:
+    def _down(
+        self, name: str, x: Array, width: int, keys: Keys
+    ) -> Float[Array, "B T width"]:
         shape = (x.shape[-1], width)
         kernel = self.param(name, normal_init(self.init_std, "embed", None), shape)
-        kernel = kernel.astype(self.dtype)
-        y = product(x.astype(self.dtype), kernel, self.dtype, self.quantized)
+        offset = None
         if self.qkv_bias:
             offset = self.param(f"{name}_bias", zeros_init(None), (width,))
-            y = y + offset.astype(self.dtype)
-        return y
+            offset = offset.astype(self.dtype)
 
-    def _up(self, name: str, x: Array, width: int) -> Float[Array, "B T H width"]:
+        def multiply(x: Array, offset: Array | None) -> Array:
+            y = product(x, kernel.astype(self.dtype), self.dtype, self.quantized)
+            return y if offset is None else y + offset
+
+        return linear(self, name, kernel, x.astype(self.dtype), multiply, offset, keys)
+
+    def _up(
+        self, name: str, x: Array, width: int, keys: Keys
+    ) -> Float[Array, "B T H width"]:
         shape = (x.shape[-1], self.num_heads, width)
         # Sharded as weights that read the stack's width: it may be as wide.
         init = normal_init(self.init_std, "embed", "heads", "kv")
-        kernel = self.param(name, init, shape).astype(self.dtype)
-        return to_heads(x.astype(self.dtype), kernel, None, self.quantized)
+        kernel = self.param(name, init, shape)
+
+        def multiply(x: Array, offset: Array | None) -> Array:
+            return to_heads(x, kernel.astype(self.dtype), offset, self.quantized)
+
+        return linear(self, name, kernel, x.astype(self.dtype), multiply, None, keys)

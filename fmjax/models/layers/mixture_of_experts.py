@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from fmjax.configurable import configurable
 from fmjax.errors import require
 from fmjax.models.layers.activations import ACTIVATIONS, gate_with
+from fmjax.models.layers.adapters import LORA, adapter_of, linear, merged
 from fmjax.models.layers.dropless import dropless
 from fmjax.models.layers.feed_forward import FeedForward
 from fmjax.models.layers.logical_axes import constrain, normal_init, zeros_init
@@ -152,7 +153,9 @@ class MixtureOfExperts(nn.Module):
         """
         D, E, k = x.shape[-1], self.experts.number, self.experts.per_token
         router = self.param("router", normal_init(self.init_std, "embed", None), (D, E))
-        logits = x.astype(jnp.float32) @ router
+        logits = linear(
+            self, "router", router, x.astype(jnp.float32), lambda x, _: x @ router
+        )
         if self.bias:
             logits = logits + self.param("router_bias", zeros_init(None), (E,))
         softmax = self.experts.score == "softmax"
@@ -240,6 +243,11 @@ class MixtureOfExperts(nn.Module):
         if self.gated:
             kernels["gate"] = self.param("gate", inward, (E, width, F))
         kernels["out"] = self.param("out", outward, (E, F, width))
+        for name, kernel in kernels.items():
+            # A token visits few experts, so that a product per expert and adapter
+            # costs more than the experts' weights do.
+            if (lora := adapter_of(self, name + LORA)) is not None:
+                kernels[name] = merged(kernel, lora)
         if self.bias:
             for name in ("in", "gate") if self.gated else ("in",):
                 init = zeros_init("expert", "mlp")

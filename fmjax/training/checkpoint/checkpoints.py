@@ -14,7 +14,7 @@ import pathlib
 import shutil
 import threading
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,10 +28,12 @@ from fmjax.storage.paths import as_path, is_bucket
 from fmjax.training.checkpoint.bucket_steps import clear_uncommitted, set_aside
 from fmjax.training.checkpoint.digest_item import DigestSave
 from fmjax.training.checkpoint.digests import own_pieces, sealed
+from fmjax.training.checkpoint.reference import Reference
 from fmjax.training.checkpoint.retention import KeepBest, KeepPromoted
 from fmjax.training.checkpoint.saved_state import (
     FOLDER,
     ITEMS,
+    REFERENCES,
     Damaged,
     SavedState,
     item_handlers,
@@ -75,6 +77,7 @@ class Checkpoints:
         none.
       keep_best: number of checkpoints of lowest validation loss that are also kept.
       losses: validation losses known so far, by step.
+      references: parameters that are those of other runs, which are not written.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Checkpoints:
         keep_every: int | None = None,
         keep_best: int = 0,
         losses: Mapping[int, float] = types.MappingProxyType({}),
+        references: Sequence[Reference] = (),
     ):
         self._run_dir = run_dir
         self._folder = orbax_folder(run_dir / FOLDER)
@@ -93,6 +97,8 @@ class Checkpoints:
         self._waiter: threading.Thread | None = None
         self._failure: Exception | None = None
         self._losses = dict(losses)
+        self._references = references
+        self._referred = {f"params/{p}" for each in references for p in each.arrays}
         policies: list[preserve.PreservationPolicy] = [preserve.LatestN(keep_last)]
         if keep_every:
             policies.append(preserve.EveryNSteps(keep_every))
@@ -144,7 +150,10 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         self._promoted.read()
-        tree = _as_tree(state)
+        tree = _as_tree(state, self._referred)
+        if self._references:
+            own = [each.as_json(self._run_dir) for each in self._references]
+            meta = meta | {REFERENCES: own}
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -199,22 +208,43 @@ class Checkpoints:
         except Exception as error:
             self._failure = error
 
-    def restore(self, shapes: State, step: int) -> Restored:
+    def restore(self, shapes: State, step: int, base: State | None = None) -> Restored:
         """Reads a checkpoint, its state sharded as in `shapes`.
+
+        Args:
+          shapes: a State of ShapeDtypeStructs with shardings.
+          step: of the checkpoint.
+          base: a state with the parameters that are those of other runs; None if there
+            are none.
 
         Raises:
           Damaged: it cannot be read, or differs from its digests.
           UserError: it is intact, but its state does not match `shapes`.
         """
         saved = SavedState(self._run_dir, step)
-        tree = _as_tree(shapes)
+        tree = _as_tree(shapes, self._referred)
         _check_fits(tree, saved)
+        self._check_same(saved)
         data, meta = saved.read_records()
         state = saved.read(tree, one_by_one=False)
+        if base is not None:
+            _merge(state, _as_tree(base), self._referred)
         return Restored(step, _from_tree(state, shapes), data, meta)
 
+    def _check_same(self, saved: SavedState) -> None:
+        """Raises a UserError if parameters of other runs are not those of training."""
+        before = {tuple(sorted(r.arrays.items())): r for r in saved.references}
+        for reference in self._references:
+            was = before.get(tuple(sorted(reference.arrays.items())))
+            if was is None or was.digest != reference.digest:
+                raise UserError(
+                    f"{saved.folder}: frozen parameters are those of {reference.run} "
+                    f"at step {reference.step}, which are not what this run was "
+                    "trained with. Put that checkpoint back, or start another run."
+                )
+
     def restore_newest(
-        self, shapes: State, say: Callable[[str], None], before: int | None = None
+        self, shapes: State, say: Callable[[str], None], base: State | None = None
     ) -> Restored | None:
         """Reads the newest intact checkpoint; None if there is no checkpoint.
 
@@ -223,17 +253,16 @@ class Checkpoints:
         Args:
           shapes: a State of ShapeDtypeStructs with shardings.
           say: called with a message for each checkpoint that is moved.
-          before: consider only checkpoints of smaller steps; None for all.
+          base: as of `restore`.
 
         Raises:
           UserError: there are checkpoints, but all are damaged; none is moved.
         """
         self._check_listing()
-        steps = [s for s in self.steps if before is None or s < before]
         found: dict[int, str] = {}
-        for step in reversed(steps):
+        for step in reversed(self.steps):
             try:
-                restored = self.restore(shapes, step)
+                restored = self.restore(shapes, step, base)
             except Damaged as error:
                 found[step] = error.why
                 continue
@@ -357,13 +386,13 @@ def _check_fits(tree: dict, saved: SavedState) -> None:
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
     averages = any(name.startswith("ema/") for name in wanted)
-    names = wanted.keys() | saved.arrays.keys()
+    names = wanted.keys() | saved.stored.keys()
     # Parameters first: of all differences, theirs explain most.
     for name in sorted(names, key=lambda name: (not name.startswith("params/"), name)):
         if averages and name.startswith("ema/") and name not in wanted:
             # Earlier versions also kept averages of frozen parameters.
             continue
-        kinds = here, there = wanted.get(name), saved.arrays.get(name)
+        kinds = here, there = wanted.get(name), saved.stored.get(name)
         if here == there:
             continue
         asked, found = (
@@ -382,17 +411,29 @@ def _check_fits(tree: dict, saved: SavedState) -> None:
         )
 
 
-def _as_tree(state: State) -> dict:
+def _as_tree(state: State, without: Collection[str] = ()) -> dict:
     # Keyed by the leaves' paths: an optimizer's nested tuples become dictionaries, so
     # that a checkpoint can be read without the classes of the optimizer.
     tree: dict = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         *folders, name = _names(path)
+        if without and "/".join([*folders, name]) in without:
+            continue
         node = tree
         for folder in folders:
             node = node.setdefault(folder, {})
         node[name] = leaf
     return tree
+
+
+def _merge(tree: dict, other: dict, paths: Collection[str]) -> None:
+    """Puts the leaves at `paths` of another tree into a tree."""
+    for path in paths:
+        *folders, name = path.split("/")
+        into, source = tree, other
+        for folder in folders:
+            into, source = into.setdefault(folder, {}), source[folder]
+        into[name] = source[name]
 
 
 def _from_tree(tree: dict, like: State) -> State:

@@ -1,9 +1,12 @@
 """Reading checkpoints: a state or parts of it, checked against their digests."""
 
+import functools
+import hashlib
 import math
 import pathlib
 import re
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -16,16 +19,20 @@ from jax.experimental import multihost_utils
 
 from fmjax.errors import UserError
 from fmjax.objectives.objective import Objective
+from fmjax.optim.peft.peft import Peft
 from fmjax.sharding.rules import LogicalRules, named_shardings, param_specs
 from fmjax.storage.paths import as_path, is_bucket
 from fmjax.training.checkpoint.bucket_steps import committed_steps
 from fmjax.training.checkpoint.digest_item import DigestHandler, DigestRestore
 from fmjax.training.checkpoint.digests import damaged, opened
+from fmjax.training.checkpoint.reference import Reference
 from fmjax.training.state import abstract_variables
 
 FOLDER = "checkpoints"
 # Items of a checkpoint.
 ITEMS = ("state", "data", "meta", "digests")
+# The entry of "meta" with the parameters that are those of other runs.
+REFERENCES = "references"
 # Reading is tried again after these pauses: a network file system may fail briefly.
 _PAUSES_SECONDS = (2.0,)
 _PAUSES_OF_BUCKETS_SECONDS = (2.0, 10.0, 30.0)
@@ -100,8 +107,9 @@ class SavedState:
     Attributes:
       folder: the checkpoint's.
       step: its step.
-      arrays: (shape, dtype) of every array of the state, by path, such as
+      stored: (shape, dtype) of every array in it, by path, such as
         "params/tokens/table".
+      references: parameters that it names in other runs instead.
       averaged: whether averaged parameters were saved and are to be read.
     """
 
@@ -126,11 +134,59 @@ class SavedState:
             raise UserError(f"{folder}: no {wanted}; found {steps or 'none'}.")
         self.step = steps[-1] if step is None else step
         self.folder = folder / str(self.step)
-        self._digests = self._restore(digests=DigestRestore())["digests"]
+        items = self._restore(digests=DigestRestore(), meta=ocp.args.JsonRestore())
+        self._digests = items["digests"]
         if not self._digests:
             raise Damaged(self.folder, "has no digests")
-        self.arrays = {part.path: (part.shape, part.dtype) for part in self._digests}
-        self.averaged = ema and any(path.startswith("ema/") for path in self.arrays)
+        self.stored = {part.path: (part.shape, part.dtype) for part in self._digests}
+        self.averaged = ema and any(path.startswith("ema/") for path in self.stored)
+        self.references = tuple(
+            Reference.of_json(fields, folder.parent)
+            for fields in items["meta"].get(REFERENCES, ())
+        )
+
+    @functools.cached_property
+    def arrays(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """`stored`, and likewise the arrays that it names in other runs.
+
+        Raises:
+          UserError: another run is missing, or its arrays are not those of training.
+        """
+        every = dict(self.stored)
+        for reference, saved in zip(self.references, self._others):
+            shapes = saved.param_shapes
+            for path, (source, dtype) in reference.arrays.items():
+                every[f"params/{path}"] = (shapes[source], dtype)
+        return every
+
+    @functools.cached_property
+    def _others(self) -> "list[SavedState]":
+        return [self._other(reference) for reference in self.references]
+
+    def _other(self, reference: Reference) -> "SavedState":
+        base = f"{self.folder}: its frozen parameters are those of {reference.run}"
+        try:
+            saved = SavedState(reference.run, reference.step)
+        except UserError as error:
+            raise UserError(f"{base} at step {reference.step}: {error}") from None
+        sources = [source for source, _ in reference.arrays.values()]
+        lacking = [name for name in sources if name not in saved.param_shapes]
+        if lacking or saved.digest_of(sources) != reference.digest:
+            raise UserError(
+                f"{base} at step {reference.step}, which has changed since. Expected "
+                "the same values; put that checkpoint back."
+            )
+        return saved
+
+    def digest_of(self, names: Iterable[str]) -> str:
+        """One digest of parameters, by path within them: of their stored digests."""
+        places = {"/".join((self.place(name)[0], name)) for name in names}
+        lines = sorted(
+            f"{part} {digest}"
+            for part, digest in self._digests.items()
+            if part.path in places
+        )
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     @property
     def param_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -166,18 +222,43 @@ class SavedState:
           MemoryError: there is too little memory for them.
         """
         trees: dict[str, dict] = {"ema": {}, "params": {}}
+        elsewhere: dict[str, jax.ShapeDtypeStruct] = {}
         for name, struct in wanted.items():
             tree, dtype = self.place(name)
-            trees[tree][name] = struct.update(dtype=jnp.dtype(dtype))
+            struct = struct.update(dtype=jnp.dtype(dtype))
+            if f"{tree}/{name}" in self.stored:
+                trees[tree][name] = struct
+            else:
+                elsewhere[name] = struct
         nested = {
             tree: traverse_util.unflatten_dict(structs, sep="/")
             for tree, structs in trees.items()
             if structs
         }
         read: dict[str, jax.Array] = {}
-        for tree in self.read(nested).values():
+        for tree in self.read(nested).values() if nested else ():
             read |= traverse_util.flatten_dict(tree, sep="/")
+        read |= self._read_elsewhere(elsewhere)
         return {name: read[name] for name in wanted}
+
+    def _read_elsewhere(
+        self, wanted: dict[str, jax.ShapeDtypeStruct]
+    ) -> dict[str, jax.Array]:
+        found: dict[str, jax.Array] = {}
+        for reference, saved in zip(self.references, self._others if wanted else ()):
+            sources = {
+                name: reference.arrays[name][0]
+                for name in wanted
+                if name in reference.arrays
+            }
+            if not sources:
+                continue
+            read = saved.read_params(
+                {source: wanted[name] for name, source in sources.items()}
+            )
+            for name, source in sources.items():
+                found[name] = read[source].astype(wanted[name].dtype)
+        return found
 
     def read(self, tree: dict, one_by_one: bool = True) -> dict:
         """Reads a part of the state, each array directly into its sharding.
@@ -272,6 +353,7 @@ def restore_model(
     rules: LogicalRules,
     step: int | None = None,
     ema: bool = True,
+    peft: Peft | None = None,
 ) -> tuple[dict, int]:
     """Reads the variables of a checkpoint, each leaf directly into its sharding.
 
@@ -282,6 +364,7 @@ def restore_model(
       rules: logical to mesh axes.
       step: of the checkpoint; None for the newest.
       ema: read averaged parameters where the run kept them.
+      peft: of the run.
 
     Returns:
       ({"params": …, other collections}, the step).
@@ -289,7 +372,8 @@ def restore_model(
     Raises:
       UserError: if there is no such checkpoint, or it does not fit the model.
     """
-    saved, params, extra = find_model(run_dir, objective, mesh, rules, step, ema)
+    found = find_model(run_dir, objective, mesh, rules, step, ema, peft)
+    saved, params, extra = found
     variables = {"params": saved.read_params(params)}
     variables["params"] = traverse_util.unflatten_dict(variables["params"], sep="/")
     return variables | saved.read_extra(extra), saved.step
@@ -302,6 +386,7 @@ def find_model(
     rules: LogicalRules,
     step: int | None = None,
     ema: bool = True,
+    peft: Peft | None = None,
 ) -> tuple[SavedState, dict[str, jax.ShapeDtypeStruct], dict]:
     """Finds a checkpoint, and what to read from it; arguments as for `restore_model`.
 
@@ -313,7 +398,7 @@ def find_model(
       UserError: there is no such checkpoint, or it does not fit the model.
     """
     saved = SavedState(run_dir, step, ema)
-    axes, shapes = abstract_variables(objective)
+    axes, shapes = abstract_variables(objective, peft)
     places = named_shardings(param_specs(axes, shapes, mesh, rules), mesh)
     shapes = jax.tree.map(
         lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),

@@ -1,0 +1,161 @@
+"""A run of adapters: small checkpoints, exact resume, and a base that must be the same."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from run_digest import run_digest
+
+from fmjax.inference.load import load
+
+SHORT = [
+    "train.eval_batches=1",
+    "train.eval_batch_size=64",
+    "adamw.schedule=@constant()",
+    "constant.learning_rate=0.01",
+    "train.checkpoint_every=4",
+    "train.eval_every=4",
+]
+PEFT = [
+    "experiment.peft=@peft()",
+    "peft.methods=(@lora(),)",
+    "peft.trained=('stack/final_norm/*',)",
+    "peft.base_dtype='bfloat16'",
+    "lora.rank=2",
+    "lora.dropout=0.2",
+    "experiment.init_from=(@init_from(),)",
+]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, tiny):
+    """A run of two steps."""
+    from fmjax.cli.main import main
+
+    run_dir = tmp_path_factory.mktemp("base") / "run"
+    command = ["train", *tiny, *SHORT, "train.steps=2", "--run_dir", str(run_dir)]
+    assert main(command) == 0
+    return run_dir
+
+
+def command(tiny, base, run_dir, steps, *more):
+    bindings = [*SHORT, *PEFT, f"init_from.run='{base}'", f"train.steps={steps}"]
+    return ["train", *tiny, *bindings, *more, "--run_dir", run_dir]
+
+
+def test_a_run_of_adapters_from_start_to_use(tiny, base, tmp_path, verb):
+    before = run_digest(base)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    code, said, err = verb(*command(tiny, base, whole, 8))
+    assert code == 0, err
+    assert "trained are 224 added parameters and 32 of the model's" in said
+    assert verb(*command(tiny, base, parts, 4))[0] == 0
+    assert verb(*command(tiny, base, parts, 8, "--override"))[0] == 0
+    assert run_digest(parts) == run_digest(whole)
+    assert run_digest(base) == before
+
+    saved = {
+        path.removeprefix("params/")
+        for path in (row[0] for row in _digest_rows(whole))
+        if path.startswith("params/")
+    }
+    adapters = {f"stack/layer_0/attention/{name}_lora" for name in ("query", "value")}
+    arrays = {f"{a}/{name}" for a in adapters for name in ("a", "b", "scale", "dropout")}
+    assert saved == arrays | {"stack/final_norm/scale"}
+    run, of_base = load(whole), load(base)
+    table = run.params["tokens"]["table"]
+    assert table.dtype == "bfloat16"
+    np.testing.assert_array_equal(
+        table, of_base.params["tokens"]["table"].astype("bfloat16")
+    )
+    tokens = np.arange(20)[None] + 60
+    found, plain = (each(tokens=tokens)["logits"] for each in (run, of_base))
+    assert np.abs(np.asarray(found) - np.asarray(plain)).max() > 1e-3
+    code, said, err = verb("eval", whole)
+    assert code == 0, err
+    with (whole / "metrics.jsonl").open() as lines:
+        last = [json.loads(line) for line in lines][-1]
+    assert last["split"] == "validation"
+
+    # Both moved together are found; the base alone is not.
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    shutil.copytree(base, moved / "base")
+    code, _, err = verb(*command(tiny, moved / "base", moved / "run", 2))
+    assert code == 0, err
+    shutil.move(moved, tmp_path / "there")
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        load(tmp_path / "there" / "run").params["tokens"],
+        run.params["tokens"],
+    )
+    shutil.rmtree(tmp_path / "there" / "base")
+    code, _, err = verb("generate", tmp_path / "there" / "run", "--prompt", "a")
+    assert code == 2
+    assert "its frozen parameters are those of" in err
+
+
+def test_a_changed_base_is_refused(tiny, base, tmp_path, verb):
+    own = tmp_path / "base"
+    shutil.copytree(base, own)
+    run_dir = tmp_path / "run"
+    assert verb(*command(tiny, own, run_dir, 2))[0] == 0
+    # The same step with other values.
+    shutil.rmtree(own)
+    other = ["train", *tiny, *SHORT, "train.seed=5", "train.steps=2"]
+    assert verb(*other, "--run_dir", own)[0] == 0
+    code, _, err = verb(*command(tiny, own, run_dir, 4, "--override"))
+    assert code == 2
+    assert "not what this run was trained with" in err
+    code, _, err = verb("eval", run_dir)
+    assert code == 2
+    assert "has changed since" in err
+
+
+def test_a_base_that_trained_on_is_read_at_its_step(tiny, base, tmp_path, verb):
+    own, run_dir = tmp_path / "base", tmp_path / "run"
+    shutil.copytree(base, own)
+    assert verb(*command(tiny, own, run_dir, 2))[0] == 0
+    more = ["train", *tiny, *SHORT, "train.steps=4", "train.keep_last=2"]
+    assert verb(*more, "--override", "--run_dir", own)[0] == 0
+    code, _, err = verb(*command(tiny, own, run_dir, 4, "--override"))
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("bindings", "message"),
+    [
+        (["lora.paths=('**/attention/qery',)"], "lora.paths: '**/attention/qery'"),
+        (["lora.paths=('**/attention_norm/*',)"], "is a matrix"),
+        (["lora.rank=99"], "expected at most 32"),
+        (["peft.trained=('head/**',)"], "peft.trained: 'head/**' matches no"),
+        (["peft.methods=()", "peft.trained=()"], "peft.methods = ()"),
+        (["peft.methods=(@lora(), @lora())"], "twice"),
+        (["init_from.parameters=('stack/**',)"], "peft freezes language_head/kernel, tokens/table"),
+        (["lora.paths=('**/relative/*',)"], "matches no parameter"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(
+    tiny, base, tmp_path, verb, bindings, message
+):
+    run_dir = tmp_path / "run"
+    code, _, err = verb(*command(tiny, base, run_dir, 2, *bindings))
+    assert code == 2
+    assert message in err
+    assert not run_dir.exists()
+
+
+def test_adapters_of_adapters_are_refused(tiny, base, tmp_path, verb):
+    first = tmp_path / "first"
+    assert verb(*command(tiny, base, first, 2))[0] == 0
+    code, _, err = verb(*command(tiny, first, tmp_path / "second", 2))
+    assert code == 2
+    assert "fmjax merge" in err
+
+
+def _digest_rows(run_dir):
+    last = max((run_dir / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    for file in sorted((last / "digests").glob("*.json")):
+        yield from json.loads(file.read_bytes())["value"]
