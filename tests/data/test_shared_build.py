@@ -411,12 +411,17 @@ def test_a_process_that_waits_helps(tmp_path, corpus, small_units, monkeypatch):
     assert set(started) <= {"validation"}
 
 
-def test_mistakes_are_told_by_the_process_that_builds(tmp_path, corpus, small_units):
-    file = pathlib.Path(corpus, "c.jsonl.gz")
-    lines = [json.dumps({"text": f"{i * i} and so on"}) for i in range(20_000)]
-    file.write_bytes(gzip.compress("\n".join(lines).encode())[:-100])
-    data = data_of(corpus, tmp_path / "cache", processes=2)
-    with pytest.raises(UserError, match=r"c\.jsonl\.gz is truncated"):
+def test_mistakes_are_told_by_the_process_that_builds(tmp_path, small_units):
+    lines = [json.dumps({"text": f"{i * i} and so on"}) for i in range(50_000)]
+    content = gzip.compress("\n".join(lines).encode(), compresslevel=1)
+    for number in range(17):
+        (tmp_path / f"{number:02d}.jsonl").write_text('{"text": "a"}\n')
+    # One whose size is not estimated, so that only those that tokenize read it whole.
+    (tmp_path / "00a.jsonl.gz").write_bytes(content[:-100])
+    source = RecordFiles(str(tmp_path), validation_fraction=0.0)
+    task = TextTask(source, Bytes(), name="mistakes")
+    data = Data(task, cache_dir=str(tmp_path / "cache"), processes=2)
+    with pytest.raises(UserError, match=r"00a\.jsonl\.gz is truncated"):
         data.prepare()
 
 
