@@ -81,7 +81,7 @@ class Data(CachedData):
       streaming: whether to read the files in training instead of making a cache; see
         docs/tasks/own_text.md for the files that resume on other numbers of processes.
       shuffle_mb: with streaming, megabytes of text that are shuffled at a time, of all
-        processes together.
+        processes together; a document counts as 256 bytes at least.
       cache_dir: folder of the caches, or an address of a bucket; $FMJAX_CACHE or
         ~/.cache/fmjax if None.
       processes: number of processes of this host that build a cache of a @text_task()
