@@ -160,6 +160,49 @@ def test_labelled_texts_are_streamed_with_their_labels(tmp_path):
             np.testing.assert_array_equal(found, expected)
 
 
+def labelled(folder, name, number):
+    rows = [{"text": f"{number} {text}", "label": "ab"[n % 2]}
+            for n, text in enumerate(TEXTS)]  # fmt: skip
+    file = folder / name
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return str(file)
+
+
+def test_classes_of_a_stream_are_found_without_digests_of_whole_files(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(file_digest, "_LARGE_BYTES", 1000)
+    monkeypatch.setattr(file_digest, "_BLOCK_BYTES", 16)
+    whole, digest = [], file_digest._digest
+    monkeypatch.setattr(
+        file_digest, "_digest", lambda *file: whole.append(file) or digest(*file)
+    )
+    source = LabelledRecords(
+        labelled(tmp_path, "a.jsonl", 1),
+        validation_files=labelled(tmp_path, "b.jsonl", 2),
+        classes=("a", "b"),
+    )
+    data = data_of(source, tmp_path, rows="blocks")
+    assert data.class_names() == ("a", "b")
+    read(data, 1)
+    assert data.has_validation
+    assert not whole
+
+
+@pytest.mark.parametrize(
+    ("bound", "streaming"), [((), True), (("b", "a"), True), ((), False)]
+)
+def test_reading_all_files_for_classes_is_told_with_streaming(
+    tmp_path, capsys, bound, streaming
+):
+    source = LabelledRecords(labelled(tmp_path, "a.jsonl", bound), classes=bound)
+    task = TextTask(source, Bytes(), name="streamed_classes")
+    data = Data(task, streaming=streaming, cache_dir=str(tmp_path / "cache"))
+    assert data.class_names() == (bound or ("a", "b"))
+    told = "labelled_records.classes = (), and the files declare no classes"
+    assert (told in capsys.readouterr().err) == (streaming and not bound)
+
+
 def test_processes_that_share_a_file_refuse_another_number(tmp_path):
     data = data_of(one_gzip(tmp_path), tmp_path)
     shares = [range(4), range(4, 8)]

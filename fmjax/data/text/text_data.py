@@ -243,11 +243,10 @@ class Data(CachedData):
         Raises:
           UserError: `validation` has other classes than `train`.
         """
-        kind = self.train.label_kind()
-        if (
-            self.validation is not None
-            and (other := self.validation.label_kind()) != kind
-        ):
+        with self._digests():
+            kind = self.train.label_kind()
+            other = kind if self.validation is None else self.validation.label_kind()
+        if other != kind:
             raise UserError(
                 f"data.validation has the labels {other}, data.train {kind}; expected "
                 "the same. Bind labelled_records.classes of both."
