@@ -109,7 +109,7 @@ def test_parts_of_parquet(tmp_path, row_group_size):
 
 
 @pytest.mark.parametrize(("groups", "most"), [(1, 64), (4, 64), (20, 160)])
-def test_parts_of_a_row_group_are_few(tmp_path, groups, most):
+def test_parts_of_a_row_group_are_few(tmp_path, monkeypatch, groups, most):
     # Each decodes its group from the beginning.
     table = pa.table({"text": [f"{n} {TEXTS[n % 200]}" for n in range(4000)]})
     file = tmp_path / "a.parquet"
@@ -121,7 +121,8 @@ def test_parts_of_a_row_group_are_few(tmp_path, groups, most):
     expected = whole(source, "train")
     assert [e for part in parts for e in division.read(part)] == expected
     # In a unit of a build, those that follow one another are read at once.
-    units = shared_build._units(division.parts(file.stat().st_size // 20))
+    monkeypatch.setattr(shared_build, "_PART_BYTES", file.stat().st_size // 20)
+    units = shared_build._units(division)
     assert [len(unit) for unit in units] == [1]
     assert [e for e in division.read(*units[0])] == expected
 

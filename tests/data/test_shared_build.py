@@ -32,6 +32,7 @@ from fmjax.data.tokenizers.saved_tokenizer import SavedTokenizer
 from fmjax.data.tokenizers.token_ids import TokenIds
 from fmjax.data.tokenizers.vocabularies import Bytes, Characters, SentencePiece
 from fmjax.errors import UserError
+from fmjax.storage import objects
 from fmjax.storage.paths import as_path
 from tests.small_tokenizers import definition
 
@@ -258,7 +259,7 @@ def test_finished_units_are_not_read_again(tmp_path, corpus, small_units):
     folder = folder_of(data)
     source = data.train.source
     division = source.division("train")
-    units = shared_build._units(division.parts(5_000))
+    units = shared_build._units(division)
     assert len(units) > 4
     folder.write_plan(units, division.root)
     first = Noting(division, dies_after=5)
@@ -330,7 +331,7 @@ def test_a_damaged_unit_is_named_and_a_torn_one_is_tokenized_again(
 ):
     data = data_of(corpus, tmp_path / "cache", processes=2)
     folder, division = folder_of(data), data.train.source.division("train")
-    folder.write_plan(shared_build._units(division.parts(5_000)), division.root)
+    folder.write_plan(shared_build._units(division), division.root)
     build_worker.tokenize_units(folder, division, "x", data.tokenizer())
     (folder.place / "unit-00001.json").write_text("")
     piece = folder.place / "unit-00002-0000.safetensors"
@@ -383,11 +384,89 @@ def test_a_living_claim_stays_fresh(tmp_path, monkeypatch):
             time.sleep(0.1)
 
 
+@pytest.mark.parametrize("stage", ["waiting", "reading"])
+def test_what_another_process_has_built_meanwhile_is_opened(
+    tmp_path, corpus, small_units, monkeypatch, stage
+):
+    """Both have claimed the rows, as after a stale claim; one ends and deletes."""
+    expected = data_of(corpus, tmp_path / "one")
+    expected.prepare()
+    data = data_of(corpus, tmp_path / "cache", processes=2)
+    claim, pieces, sleep = BuildFolder.claim, BuildFolder.pieces, time.sleep
+    others, waits = [], []
+
+    def claim_all_the_same(folder, name):
+        if name == "rows":
+            (folder.place / "rows.claim").unlink(missing_ok=True)
+        return claim(folder, name)
+
+    def build_elsewhere():
+        if not others:
+            others.append(data_of(corpus, tmp_path / "cache", processes=2))
+            others[0].prepare()
+            assert not folder_of(data).place.exists()
+
+    def wait(seconds):
+        build_elsewhere()
+        waits.append(seconds)
+        assert len(waits) < 200, "it waits for units of a folder that is deleted"
+        sleep(min(seconds, 0.1))
+
+    def pieces_later(folder, number):
+        build_elsewhere()
+        return pieces(folder, number)
+
+    monkeypatch.setattr(BuildFolder, "claim", claim_all_the_same)
+    if stage == "waiting":
+        monkeypatch.setattr(time, "sleep", wait)
+    else:
+        monkeypatch.setattr(BuildFolder, "pieces", pieces_later)
+    data.prepare()
+    assert others
+    assert content(data) == content(expected)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_plan_is_read_once_by_each_process(
+    tmp_path, corpus, small_units, monkeypatch, processes
+):
+    data = data_of(corpus, tmp_path / "cache", processes=2)
+    folder, division = folder_of(data), data.train.source.division("train")
+    folder.write_plan(shared_build._units(division), division.root)
+    read, read_or_none = [], objects.read_or_none
+
+    def note(path):
+        if path == folder.place / "plan.json":
+            read.append(path)
+        return read_or_none(path)
+
+    monkeypatch.setattr(objects, "read_or_none", note)
+    if processes == 1:
+        build_worker.tokenize_units(folder, division, "x", data.tokenizer())
+    else:
+        data.prepare()
+    assert len(read) == 1
+
+
+def test_units_and_their_parts_grow_with_the_files(tmp_path, corpus, monkeypatch):
+    division = RecordFiles(corpus).division("train")
+    total = sum(part.size for part in division.parts())
+    monkeypatch.setattr(shared_build, "_UNIT_BYTES", 40)
+    monkeypatch.setattr(shared_build, "_PART_BYTES", 10)
+    monkeypatch.setattr(shared_build, "_MAX_UNITS", 10)
+    units = shared_build._units(division)
+    assert 5 <= len(units) <= 10
+    # As usual a unit has four parts, which are as much larger.
+    sizes = [part.size for unit in units for part in unit]
+    assert sum(sizes) == total
+    assert len(sizes) <= 42
+
+
 def test_a_process_that_waits_helps(tmp_path, corpus, small_units, monkeypatch):
     waiting = data_of(corpus, tmp_path / "cache", processes=2)
     folder = folder_of(waiting)
     division = waiting.train.source.division("train")
-    folder.write_plan(shared_build._units(division.parts(5_000)), division.root)
+    folder.write_plan(shared_build._units(division), division.root)
     thread = threading.Thread(target=waiting.wait_until_prepared, daemon=True)
     thread.start()
     units = folder.units(division.root)
@@ -411,12 +490,17 @@ def test_a_process_that_waits_helps(tmp_path, corpus, small_units, monkeypatch):
     assert set(started) <= {"validation"}
 
 
-def test_mistakes_are_told_by_the_process_that_builds(tmp_path, corpus, small_units):
-    file = pathlib.Path(corpus, "c.jsonl.gz")
-    lines = [json.dumps({"text": f"{i * i} and so on"}) for i in range(20_000)]
-    file.write_bytes(gzip.compress("\n".join(lines).encode())[:-100])
-    data = data_of(corpus, tmp_path / "cache", processes=2)
-    with pytest.raises(UserError, match=r"c\.jsonl\.gz is truncated"):
+def test_mistakes_are_told_by_the_process_that_builds(tmp_path, small_units):
+    lines = [json.dumps({"text": f"{i * i} and so on"}) for i in range(50_000)]
+    content = gzip.compress("\n".join(lines).encode(), compresslevel=1)
+    for number in range(17):
+        (tmp_path / f"{number:02d}.jsonl").write_text('{"text": "a"}\n')
+    # One whose size is not estimated, so that only those that tokenize read it whole.
+    (tmp_path / "00a.jsonl.gz").write_bytes(content[:-100])
+    source = RecordFiles(str(tmp_path), validation_fraction=0.0)
+    task = TextTask(source, Bytes(), name="mistakes")
+    data = Data(task, cache_dir=str(tmp_path / "cache"), processes=2)
+    with pytest.raises(UserError, match=r"00a\.jsonl\.gz is truncated"):
         data.prepare()
 
 

@@ -3,6 +3,8 @@
 import collections
 import gzip
 import json
+import threading
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +17,7 @@ from fmjax.data.sources.record_files import RecordFiles
 from fmjax.data.sources.text_files import TextFiles
 from fmjax.data.tasks.mixture import Mixture
 from fmjax.data.tasks.text_task import TextTask
-from fmjax.data.text.lanes import Place
+from fmjax.data.text.lanes import LaneRows, MemberReader, Place
 from fmjax.data.text.masking import Masking
 from fmjax.data.text.text_data import Data
 from fmjax.data.tokenizers.tokenizers import ByteTokenizer
@@ -158,6 +160,49 @@ def test_labelled_texts_are_streamed_with_their_labels(tmp_path):
             np.testing.assert_array_equal(found, expected)
 
 
+def labelled(folder, name, number):
+    rows = [{"text": f"{number} {text}", "label": "ab"[n % 2]}
+            for n, text in enumerate(TEXTS)]  # fmt: skip
+    file = folder / name
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return str(file)
+
+
+def test_classes_of_a_stream_are_found_without_digests_of_whole_files(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(file_digest, "_LARGE_BYTES", 1000)
+    monkeypatch.setattr(file_digest, "_BLOCK_BYTES", 16)
+    whole, digest = [], file_digest._digest
+    monkeypatch.setattr(
+        file_digest, "_digest", lambda *file: whole.append(file) or digest(*file)
+    )
+    source = LabelledRecords(
+        labelled(tmp_path, "a.jsonl", 1),
+        validation_files=labelled(tmp_path, "b.jsonl", 2),
+        classes=("a", "b"),
+    )
+    data = data_of(source, tmp_path, rows="blocks")
+    assert data.class_names() == ("a", "b")
+    read(data, 1)
+    assert data.has_validation
+    assert not whole
+
+
+@pytest.mark.parametrize(
+    ("bound", "streaming"), [((), True), (("b", "a"), True), ((), False)]
+)
+def test_reading_all_files_for_classes_is_told_with_streaming(
+    tmp_path, capsys, bound, streaming
+):
+    source = LabelledRecords(labelled(tmp_path, "a.jsonl", bound), classes=bound)
+    task = TextTask(source, Bytes(), name="streamed_classes")
+    data = Data(task, streaming=streaming, cache_dir=str(tmp_path / "cache"))
+    assert data.class_names() == (bound or ("a", "b"))
+    told = "labelled_records.classes = (), and the files declare no classes"
+    assert (told in capsys.readouterr().err) == (streaming and not bound)
+
+
 def test_processes_that_share_a_file_refuse_another_number(tmp_path):
     data = data_of(one_gzip(tmp_path), tmp_path)
     shares = [range(4), range(4, 8)]
@@ -203,6 +248,61 @@ def test_lanes_of_an_epoch_share_the_documents(tmp_path):
                 break
             found += [example.texts[0].decode() for example in examples]
     assert sorted(found) == sorted(TEXTS)
+
+
+def test_windows_of_records_without_text_are_bounded(tmp_path):
+    lines = ["no JSON", '{"text": " "}', '{"text": "a"}'] * 2000
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    source = RecordFiles(str(tmp_path / "a.jsonl"), validation_fraction=0.0)
+    data = data_of(source, tmp_path, shuffle_mb=0.1, max_corrupt_fraction=1.0)
+    (reader,) = data.train_batches(8, range(8), 0)._readers
+    counts = []
+    for start, examples in reader.windows(0, Place()):
+        if start.epoch > 0:
+            break
+        counts.append(len(examples))
+    # 12,500 bytes of a lane, of which each record takes 256 at least.
+    assert sum(counts) > 500
+    assert max(counts) <= 49
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_closing_a_stream_waits_for_no_window_that_is_not_begun(
+    tmp_path, monkeypatch, threads
+):
+    data = data_of(
+        parquet(tmp_path), tmp_path, shuffle_mb=1.0, threads=threads, prefetch=1
+    )
+    batches = data.train_batches(8, range(8), 0)
+    window, submit = MemberReader.window, LaneRows._submit
+    begun, futures, goes_on = threading.Semaphore(0), [], threading.Event()
+
+    def window_or_wait(reader, lane, start, examples):
+        if start.epoch > 0:
+            begun.release()
+            goes_on.wait(60)
+        return window(reader, lane, start, examples)
+
+    def submit_and_note(rows):
+        futures.append(submit(rows))
+        return futures[-1]
+
+    monkeypatch.setattr(MemberReader, "window", window_or_wait)
+    monkeypatch.setattr(LaneRows, "_submit", submit_and_note)
+    # The first window of each of the eight lanes is its first epoch, and rows of it are
+    # left; of the second windows, one in every thread is begun.
+    next(batches)
+    for _ in range(threads):
+        assert begun.acquire(timeout=60)
+    closing = threading.Thread(target=batches.close)
+    closing.start()
+    deadline = time.monotonic() + 10
+    while not any(f.cancelled() for f in futures) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    goes_on.set()
+    closing.join()
+    assert len(futures) == 16
+    assert sum(future.cancelled() for future in futures) == 8 - threads
 
 
 def test_random_corruption_resumes_exactly(tmp_path):

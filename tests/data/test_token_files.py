@@ -354,7 +354,21 @@ def test_a_stream_with_an_end_that_is_not_bound_is_told_of(tmp_path, capsys):
     write(tmp_path / "set", "a", np.full(40, 5).astype("<u2").tobytes())
     source = TokenFiles(str(tmp_path / "set"), validation_fraction=0.0)
     data_of(source, tmp_path, TokenIds(200, eos_id=77)).prepare()
-    assert "bind token_files.eos_id=77" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "cut every 1,048,576 tokens, with EOS (77) at each cut" in told
+    assert "bind token_files.eos_id=77" in told
+
+
+def test_pieces_of_a_stream_without_documents_have_their_own_ends(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(token_division, "PIECE", 16)
+    ids = np.random.default_rng(0).integers(0, 70, 40).tolist()
+    write(tmp_path / "set", "a", np.array(ids, "<u2").tobytes())
+    source = TokenFiles(str(tmp_path / "set"), validation_fraction=0.0)
+    data = data_of(source, tmp_path, TokenIds(200, eos_id=77, bos_id=78))
+    pieces = [[78, *piece, 77] for piece in (ids[:16], ids[16:32], ids[32:])]
+    assert rows_of(data, "train") == joined(pieces)[1:]
 
 
 def test_ids_are_saved_and_written_as_texts(tmp_path):

@@ -58,7 +58,7 @@ class BuildFolder:
 
     def has_plan(self) -> bool:
         """Whether a process has begun the build."""
-        return objects.read_or_none(self.place / _PLAN) is not None
+        return _PLAN in self._names()
 
     def units(self, root: Path) -> list[Unit] | None:
         """The units of the plan, in order; None if there is no plan.

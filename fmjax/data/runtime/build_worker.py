@@ -150,7 +150,9 @@ def _joined(documents: list[Tokenized], dtype) -> TokenizedUnit:
 
 def _end_with_parent() -> None:
     """Ends this process at once when the one that started it closes its input."""
-    while sys.stdin.buffer.read(1):
+    # Not by `sys.stdin`, whose lock a thread that waits would hold: Python aborts the
+    # process at its own end, so that its exit code is lost.
+    while os.read(sys.stdin.fileno(), 1):
         pass
     os._exit(1)
 

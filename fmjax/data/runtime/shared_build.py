@@ -37,8 +37,8 @@ from fmjax.storage.paths import is_bucket
 
 # Data of fewer bytes of text are tokenized faster than processes start.
 LARGE_BYTES = 64 << 20
-# Bytes of the files that a unit takes, unless there would be too many units, and of the
-# parts that it is made of.
+# Bytes of the files that a unit takes and of the parts that it is made of, unless there
+# would be too many units.
 _UNIT_BYTES, _MAX_UNITS, _PART_BYTES = 8 << 20, 4_000, 2 << 20
 
 
@@ -67,6 +67,7 @@ class SharedBuild:
         self._processes = processes or _cores()
         self._name = f"{key.task} {key.split}"
         self._folder = BuildFolder(_place(root, key))
+        self._planned: list[Unit] = []
         self._looked = -1e9
 
     @functools.cached_property
@@ -74,7 +75,9 @@ class SharedBuild:
         return self._source.division(self._key.split)
 
     def _units(self) -> list[Unit]:
-        return self._folder.units(self._division.root) or []
+        """The units of the plan, which is read once; empty if there is none yet."""
+        self._planned = self._planned or self._folder.units(self._division.root) or []
+        return self._planned
 
     def build(
         self, total_bytes: int | None = None, max_corrupt_fraction: float = 1.0
@@ -93,8 +96,7 @@ class SharedBuild:
             if self._folder.has_plan():  # of another version of fmjax
                 self._folder.remove()
             say(f"Dividing {self._name} into units")
-            units = _units(self._division.parts(_PART_BYTES))
-            self._folder.write_plan(units, self._division.root)
+            self._folder.write_plan(_units(self._division), self._division.root)
         with self._tokenizing(total_bytes) as watch:
             while not is_built(self._root, self._key):
                 claim = self._folder.claim("rows")
@@ -102,7 +104,7 @@ class SharedBuild:
                     watch()
                     time.sleep(self._folder.pause_seconds)
                     continue
-                with claim:
+                with claim, contextlib.suppress(_BuiltElsewhereError):
                     build_cache(
                         self._root,
                         self._key,
@@ -188,16 +190,34 @@ class SharedBuild:
     def _documents(
         self, watch: Callable[[], None], skipped: Skipped
     ) -> Iterator[Tokenized]:
-        """The documents of all units in order, each as soon as it is tokenized."""
+        """The documents of all units in order, each as soon as it is tokenized.
+
+        Raises:
+          _BuiltElsewhereError: another process has built the cache meanwhile, and
+            deleted the folder.
+        """
         for number in range(len(self._units())):
             watch()
             while number not in self._folder.finished():
+                if is_built(self._root, self._key):
+                    raise _BuiltElsewhereError
                 watch()
                 time.sleep(self._folder.pause_seconds)
             known = self._folder.finished()[number]
             skipped.merge(Skipped(**known["skipped"]))
-            for piece in self._folder.pieces(number):
-                yield from _split(piece)
+            try:
+                for piece in self._folder.pieces(number):
+                    yield from _split(piece)
+            except UserError:
+                # A bucket answers only every few seconds whether it has the cache.
+                time.sleep(self._folder.pause_seconds)
+                if is_built(self._root, self._key):
+                    raise _BuiltElsewhereError from None
+                raise
+
+
+class _BuiltElsewhereError(Exception):
+    """The cache that is being built is there: two processes had claimed its rows."""
 
 
 def forget_build(root: Path, key: CacheKey) -> None:
@@ -326,10 +346,14 @@ def _place(root: Path, key: CacheKey) -> Path:
     return shared_place(final.with_name(f"{final.name}.build"))
 
 
-def _units(parts: list[FilePart]) -> list[Unit]:
-    units, unit, size = [], [], 0
-    limit = max(_UNIT_BYTES, sum(part.size for part in parts) // _MAX_UNITS)
-    for part in parts:
+def _units(division: Division) -> list[Unit]:
+    units: list[Unit] = []
+    unit: list[FilePart] = []
+    size = 0
+    total = sum(part.size for part in division.parts(numbered=False))
+    limit = max(_UNIT_BYTES, total // _MAX_UNITS)
+    # Of units that are larger than usual, parts are too.
+    for part in division.parts(_PART_BYTES * limit // _UNIT_BYTES):
         unit.append(part)
         size += part.size
         if size >= limit:

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from fmjax.data.records import BadRecord
+from fmjax.data.sources.file_digest import are_sampled
 from fmjax.data.sources.record_formats.declared_classes import declared_classes
 from fmjax.data.sources.record_formats.record_label import Labels
 from fmjax.errors import UserError
+from fmjax.say_once import say_once
 
 # Maximum number of classes that are collected from labels.
 _MOST = 100_000
@@ -91,6 +93,12 @@ def find_classes(
     declared = _declared(stats, field, binding)
     if declared:
         return Classes(declared, numbered=True, are_declared=True)
+    if are_sampled():
+        say_once(
+            f"{binding} = (), and the files declare no classes: with data.streaming, "
+            "each process reads all training files at every start to find them. Bind "
+            f"{binding} to their names, which `fmjax data inspect` prints."
+        )
     found: set[str] = set()
     for label in itertools.chain.from_iterable(
         one for file in files for one in labels(file)

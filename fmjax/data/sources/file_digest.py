@@ -27,10 +27,15 @@ def sampled_digests() -> Iterator[None]:
         _is_sampled.reset(before)
 
 
+def are_sampled() -> bool:
+    """Whether it is within `sampled_digests`."""
+    return _is_sampled.get()
+
+
 def digest_file(file: Path) -> str:
     """128-bit digest of a file's bytes; computed again if its size or time changes."""
     stat = file.stat()
-    if _is_sampled.get() and stat.st_size > _LARGE_BYTES:
+    if are_sampled() and stat.st_size > _LARGE_BYTES:
         return _sampled_digest(file, stat.st_size, stat.st_mtime_ns)
     return _digest(file, stat.st_size, stat.st_mtime_ns)
 

@@ -44,7 +44,9 @@ class TokenFiles:
     Attributes:
       files: a file, a folder (its .bin files at any depth), a glob, or a tuple of
         these; of Megatron's also the prefix without '.bin'.
-      eos_id: id at the ends of documents. None: a flat stream is a single text; of
+      eos_id: id at the ends of documents, of which those of more than 2^22 tokens are
+        cut. None: a flat stream is cut into documents of 2^20 tokens, and where blocks
+        of it are held out, each with the EOS and BOS that the vocabulary has; of
         Megatron's documents nothing is removed.
       dtype: of the ids of a flat stream without a header: 'uint16', 'uint32' or
         'int32'.

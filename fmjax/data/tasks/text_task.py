@@ -14,6 +14,7 @@ from fmjax.data.sources.record_pairs import RecordPairs
 from fmjax.data.sources.stdlib import PythonStdlib
 from fmjax.data.sources.text_files import TextFiles
 from fmjax.data.sources.tfds import Tfds
+from fmjax.data.sources.token_division import PIECE
 from fmjax.data.sources.token_files import TokenFiles
 from fmjax.data.tasks.member import LabelKind, Member
 from fmjax.data.tasks.registration import (
@@ -164,9 +165,9 @@ class TextTask:
             )
         if own is None and eos_id is not None:
             say_once(
-                f"token_files.eos_id = None: flat streams are read as one text each, "
-                f"with EOS ({eos_id}) at its end. If they have EOS between documents, "
-                f"bind token_files.eos_id={eos_id}."
+                f"token_files.eos_id = None: flat streams are cut every {PIECE:,} "
+                f"tokens, with EOS ({eos_id}) at each cut. If they have EOS between "
+                f"documents, bind token_files.eos_id={eos_id}."
             )
 
     @property

@@ -1,18 +1,18 @@
-"""Running an iterator ahead in a thread."""
+"""Running a generator ahead in a thread."""
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 
 
 class Ahead:
-    """Runs an iterator in a thread, up to `size` items ahead."""
+    """Runs a generator in a thread, up to `size` items ahead."""
 
-    def __init__(self, items: Iterator, size: int):
+    def __init__(self, items: Generator, size: int):
         """Starts the thread.
 
         Args:
-          items: the iterator.
+          items: the generator, which the thread closes at its end.
           size: number of items that wait to be taken.
         """
         self._items = items
@@ -22,7 +22,7 @@ class Ahead:
         self._thread.start()
 
     def get(self):
-        """The next item; raises what the iterator raised."""
+        """The next item; raises what the generator raised."""
         item, error = self._queue.get()
         if error is not None:
             raise error
@@ -40,6 +40,8 @@ class Ahead:
                     return
         except BaseException as error:
             self._put((None, error))
+        finally:
+            self._items.close()
 
     def _put(self, item) -> bool:
         while not self._closed.is_set():

@@ -19,6 +19,8 @@ from fmjax.errors import UserError
 PARTS_OF_LANE = 2
 # A part has at most so many bytes of a file, unless there would be too many parts.
 _PART_BYTES, _MAX_PARTS = 1 << 20, 200_000
+# What a record takes in memory at least, however little text it has.
+_RECORD_BYTES = 256
 # So many epochs or windows of a lane without a document or a row are an error.
 _FRUITLESS = 100
 
@@ -93,7 +95,7 @@ class MemberReader:
                     if self._shared and record % self._lanes != lane:
                         continue
                     examples.append(example)
-                    size += example.size
+                    size += max(example.size, _RECORD_BYTES)
                     if size >= self._window_bytes:
                         yield start, examples
                         start = Place(epoch, part, record + 1)

@@ -8,7 +8,7 @@ skipped. So resuming is exact, takes time, and needs the same number of processe
 
 import collections
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 
@@ -193,7 +193,9 @@ class SeqioBatches:
             self._ahead.close()
             self._ahead = None
 
-    def _batches(self, state: dict[str, int]) -> Iterator[tuple[Batch, dict]]:
+    def _batches(
+        self, state: dict[str, int]
+    ) -> Generator[tuple[Batch, dict], None, None]:
         """Batches from a state onwards, each with the state that follows it."""
         position, made = state["position"], []
         for epoch in itertools.count(state["epoch"]):

@@ -4,15 +4,16 @@ The rows of a global batch come from a number of lanes, which depends on the bat
 the data alone. A lane reads its own share of the parts of the files, in an order drawn
 for every epoch, and shuffles its documents within windows of bounded size. Windows are
 tokenized and made into rows on their own, so the state of a lane is the place where its
-window starts, and the number of rows returned of it. A resume reads that window again:
-it is exact and takes no longer than a window, on any number of processes.
+window starts, and the number of rows returned of it. A resume is exact, on any number
+of processes: it reads that window again, and what is before it in its part of the
+files, which is the whole file if that cannot be divided.
 
 Files of too few parts, such as a compressed one, are read by all processes, each of
 which keeps its share of the records. Then a resume needs the same number of processes.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -168,9 +169,10 @@ class StreamedBatches:
 
     def _batches(
         self, position: int, places: dict[str, list]
-    ) -> Iterator[tuple[Batch, int, dict[str, list]]]:
+    ) -> Generator[tuple[Batch, int, dict[str, list]], None, None]:
         """Batches from a position onwards, each with the next position and places."""
-        with ThreadPoolExecutor(max(self._threads, 1), "windows") as pool:
+        pool = ThreadPoolExecutor(max(self._threads, 1), "windows")
+        try:
             lanes = {
                 int(name): [
                     LaneRows(reader, int(name), Place(*place), pool)
@@ -196,6 +198,8 @@ class StreamedBatches:
                     for name, members in lanes.items()
                 }
                 yield stack(made), number + 1, after
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def streamed_eval_batches(

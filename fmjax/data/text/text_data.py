@@ -81,7 +81,7 @@ class Data(CachedData):
       streaming: whether to read the files in training instead of making a cache; see
         docs/tasks/own_text.md for the files that resume on other numbers of processes.
       shuffle_mb: with streaming, megabytes of text that are shuffled at a time, of all
-        processes together.
+        processes together; a document counts as 256 bytes at least.
       cache_dir: folder of the caches, or an address of a bucket; $FMJAX_CACHE or
         ~/.cache/fmjax if None.
       processes: number of processes of this host that build a cache of a @text_task()
@@ -243,11 +243,10 @@ class Data(CachedData):
         Raises:
           UserError: `validation` has other classes than `train`.
         """
-        kind = self.train.label_kind()
-        if (
-            self.validation is not None
-            and (other := self.validation.label_kind()) != kind
-        ):
+        with self._digests():
+            kind = self.train.label_kind()
+            other = kind if self.validation is None else self.validation.label_kind()
+        if other != kind:
             raise UserError(
                 f"data.validation has the labels {other}, data.train {kind}; expected "
                 "the same. Bind labelled_records.classes of both."
