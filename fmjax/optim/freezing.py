@@ -163,8 +163,8 @@ def plan_freezing(
     )
     if 0 not in of_arrays.values():
         raise UserError(
-            "freeze.paths freezes every parameter of the model that is left to train; "
-            "expected fewer."
+            "freeze.paths freezes every parameter of the model, or all that peft does "
+            "not, so that nothing is trained; expected fewer."
         )
     dtypes = _one_each(
         where,
