@@ -414,7 +414,8 @@ def load(
         directory, config.objective, *where, step, peft=config.peft
     )
     saved, wanted, extra = found
-    params = read_params(saved, wanted, dtype)
+    coders = saved_state.coders(config.objective, config.peft)
+    params = read_params(saved, wanted, dtype, coders)
     folder = directory / run_dir.TOKENIZER
     return Run(
         config=config,

@@ -3,12 +3,14 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 from fmjax.configurable import configurable, path
 from fmjax.data.tokenizers.tokenizers import Tokenizer
@@ -18,12 +20,13 @@ from fmjax.models.parameter_paths import Pattern, Slot, is_scanned, slots
 from fmjax.objectives.objective import Objective
 from fmjax.optim.axes import Names
 from fmjax.optim.parametrization import start_average
-from fmjax.optim.peft.peft import PeftPlan
 from fmjax.training.checkpoint.reference import Reference
 from fmjax.training.checkpoint.saved_state import SavedState
 from fmjax.training.state import State, StatePlan, abstract_variables
 
 BINDING = "init_from.parameters"
+# Bytes of parameters that are read at once.
+_READ_BYTES = 256 << 20
 
 
 @configurable("init_from")
@@ -90,8 +93,7 @@ class Source:
         return traverse_util.flatten_dict(axes["params"], sep="/")
 
 
-@dataclasses.dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """One layer's parameter, in the other run and in this one.
 
     Attributes:
@@ -208,15 +210,21 @@ def references(copies: Sequence[Copy], plan: StatePlan) -> list[Reference]:
     if plan.peft is None:
         return []
     shapes = {path: leaf.shape for path, leaf in plan.peft.base_shapes.items()}
-    frozen = plan.peft.frozen
+    frozen, coded = plan.peft.frozen, plan.peft.coded
     lacking = {path for path, slot in slots(shapes).items() if slot.array in frozen}
     found = []
     for copy in copies:
         if copy.source.wanted.collection != "params":
             continue
         lacking -= copy.pieces.keys()
+        saved = copy.saved
+
+        def dtype_of(array: str, source: str, saved: SavedState = saved) -> str:
+            # Codes are made of weights as they were saved.
+            return saved.place(source)[1] if array in coded else frozen[array]
+
         arrays = {
-            array: (source, frozen[array])
+            array: (source, dtype_of(array, source))
             for array, source in _copied_whole(copy, shapes).items()
             if array in frozen
         }
@@ -268,34 +276,29 @@ def check_tokenizers(copies: Sequence[Copy], own: Tokenizer | None) -> None:
 
 
 def start_from(
-    copies: Sequence[Copy], state: State, peft: PeftPlan | None = None
+    copies: Sequence[Copy], state: State, plan: StatePlan | None = None
 ) -> State:
     """The state with the copied parameters, also in the moving average.
 
-    Each array is read directly into the sharding of its counterpart.
+    Arrays are read in groups, each directly into the sharding of its counterpart, so
+    that little more than the state is held at any time.
 
     Args:
       copies: from `plan_copies`.
       state: the initial state of this run.
-      peft: sets added parameters that depend on those of the model; None for none.
+      plan: of this run's state, for parameter-efficient fine-tuning; None without.
     """
     for copy in copies:
         name = copy.source.wanted.collection
-        old = state.variables[name]
-        places = traverse_util.flatten_dict(old, sep="/")
-        read = copy.saved.read_params(_placed(copy, places))
-
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, old)
-        put = jax.jit(
-            functools.partial(_put, tuple(copy.pieces.values())),
-            donate_argnums=0,
-            out_shardings=shardings,
-        )
+        leaves = traverse_util.flatten_dict(state.variables[name], sep="/")
+        for pieces in _groups(copy):
+            leaves |= _copied(copy, pieces, leaves, plan)
+        put = traverse_util.unflatten_dict(leaves, sep="/")
         if name == "params":
-            state = dataclasses.replace(state, params=put(old, read))
+            state = dataclasses.replace(state, params=put)
         else:
-            extra = state.extra | {name: put(old, read)}
-            state = dataclasses.replace(state, extra=extra)
+            state = dataclasses.replace(state, extra=state.extra | {name: put})
+    peft = None if plan is None else plan.peft
     if peft is not None and copies:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state.params)
         fit = jax.jit(peft.fit, donate_argnums=0, out_shardings=shardings)
@@ -316,11 +319,12 @@ def _collection(
             f"init_from.collection = {name!r}: experiment.objective has no such "
             f"collection.{suggest(name, known)} Expected one of {', '.join(known)}."
         )
-    axes = traverse_util.flatten_dict(plan.axes[name], sep="/")
-    leaves = traverse_util.flatten_dict(known[name], sep="/")
-    added = plan.peft.added if plan.peft and name == "params" else ()
-    shapes = {path: leaf.shape for path, leaf in leaves.items() if path not in added}
-    return axes, shapes
+    if plan.peft is not None and name == "params":
+        axes, leaves = plan.peft.base_axes, plan.peft.base_shapes
+    else:
+        axes = traverse_util.flatten_dict(plan.axes[name], sep="/")
+        leaves = traverse_util.flatten_dict(known[name], sep="/")
+    return axes, {path: leaf.shape for path, leaf in leaves.items()}
 
 
 def _patterns(text: str) -> tuple[Pattern, Pattern]:
@@ -424,35 +428,112 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" * (len(names) > 3))
 
 
-def _put(pieces: Sequence[Piece], params: Any, read: dict) -> Any:
-    """The parameters, with the pieces replaced by the arrays that were read."""
-    leaves = traverse_util.flatten_dict(params, sep="/")
+def _groups(copy: Copy) -> Iterator[list[Piece]]:
+    """The pieces to copy, in groups of about `_READ_BYTES` with the same arrays.
+
+    No array of either run has pieces in two groups.
+    """
+    together: dict[str, list[Piece]] = {}
+    for piece in copy.pieces.values():
+        source, target = f"<{piece.source.array}", f">{piece.target.array}"
+        own = together.setdefault(source, [])
+        other = together.setdefault(target, own)
+        if other is not own:
+            own += other
+            for name in [name for name, list_ in together.items() if list_ is other]:
+                together[name] = own
+        own.append(piece)
+    group: list[Piece] = []
+    size = 0
+    for pieces in {id(pieces): pieces for pieces in together.values()}.values():
+        arrays = {piece.source.array for piece in pieces}
+        more = 4 * sum(math.prod(copy.shapes[name]) for name in arrays)
+        if group and size + more > _READ_BYTES:
+            yield group
+            group, size = [], 0
+        group, size = group + pieces, size + more
+    if group:
+        yield group
+
+
+def _copied(
+    copy: Copy,
+    pieces: Sequence[Piece],
+    leaves: dict[str, jax.Array],
+    plan: StatePlan | None,
+) -> dict[str, jax.Array]:
+    """The arrays of this run that pieces are copied to, by path."""
+    targets: dict[str, list[Piece]] = {}
     for piece in pieces:
-        value = read[piece.source.array]
-        if piece.source.layer is not None:
-            value = value[piece.source.layer]
-        if piece.resized:
-            there, here = piece.resized
+        targets.setdefault(piece.target.array, []).append(piece)
+    places = {
+        name: leaves[name] if name in leaves else _decoded_place(name, plan)
+        for name in targets
+    }
+    read = copy.saved.read_params(_placed(copy, pieces, places))
+    found = {}
+    for name, own in targets.items():
+        sources = sorted({piece.source.array for piece in own})
+        old = places[name]
+        # By number, not name, so that layers with an array each share a program.
+        spec = tuple(
+            (sources.index(p.source.array), p.source.layer, p.target.layer, *p[2:])
+            for p in own
+        )
+        if name in leaves:
+            fill = jax.jit(_filled, static_argnums=0, out_shardings=old.sharding)
+            found[name] = fill(spec, old, [read[source] for source in sources])
+            continue
+
+        def coded(sources, name=name, spec=spec, old=old):
+            whole = jnp.zeros(old.shape, old.dtype)
+            whole = jax.lax.with_sharding_constraint(whole, old.sharding)
+            return plan.peft.encode(name, _filled(spec, whole, sources))
+
+        parts = {path: leaves[path].sharding for path in plan.peft.parts[name]}
+        encode = jax.jit(coded, out_shardings=parts)
+        found |= encode([read[source] for source in sources])
+    return jax.block_until_ready(found)
+
+
+def _decoded_place(name: str, plan: StatePlan) -> jax.ShapeDtypeStruct:
+    """Where a weight would be that is kept as codes."""
+    shape = plan.peft.base_shapes[name]
+    return shape.update(sharding=plan.coded[name])
+
+
+def _filled(spec: tuple, old: Array, sources: Sequence[Array]) -> Array:
+    """The array `old`, with parts replaced by those of arrays that were read.
+
+    Args:
+      spec: of each part the number of its array, its layer there and here, and the
+        fields of `Piece`.
+      old: an array of this run.
+      sources: the arrays.
+    """
+    for number, layer_there, layer, rows, resized in spec:
+        value = sources[number]
+        if layer_there is not None:
+            value = value[layer_there]
+        if resized:
+            there, here = resized
             value = resize_positions(value, there.grid, here.grid, here.prefix)
         where: list[Any] = [slice(None)] * value.ndim
-        old = leaves[piece.target.array]
-        sizes = old.shape[piece.target.layer is not None :]
-        if piece.rows and sizes != value.shape:
+        if rows and old.shape[layer is not None :] != value.shape:
             # The padding of the vocabulary differs.
-            axis, count = piece.rows
+            axis, count = rows
             where[axis] = slice(count)
         value = value[tuple(where)]
-        if piece.target.layer is not None:
-            where.insert(0, piece.target.layer)
-        value = value.astype(old.dtype)
-        leaves[piece.target.array] = old.at[tuple(where)].set(value)
-    return traverse_util.unflatten_dict(leaves, sep="/")
+        if layer is not None:
+            where.insert(0, layer)
+        old = old.at[tuple(where)].set(value.astype(old.dtype))
+    return old
 
 
-def _placed(copy: Copy, places: dict[str, jax.Array]) -> dict:
+def _placed(copy: Copy, pieces: Sequence[Piece], places: Mapping[str, Any]) -> dict:
     """ShapeDtypeStructs of the arrays to read, with the shardings of their targets."""
     structs = {}
-    for piece in copy.pieces.values():
+    for piece in pieces:
         name, place = piece.source.array, places[piece.target.array]
         axes = list(place.sharding.spec) + [None] * place.ndim
         axes = axes[is_scanned(piece.target.array) : place.ndim]

@@ -120,6 +120,7 @@ class Loop:
             keep_best=run.keep_best,
             losses=metrics.losses(run_dir, "validation"),
             references=setup.references,
+            omitted=setup.omitted,
         )
         self._saver = Saver(
             self._checkpoints,
@@ -201,7 +202,7 @@ class Loop:
 
     def _initial_state(self) -> State:
         plan = self._setup.plan
-        return start_from(self._setup.copies, plan.init(), plan.peft)
+        return start_from(self._setup.copies, plan.init(), plan)
 
     def note_start(self) -> None:
         """Adds to starts.jsonl with what, and on what, this start runs."""

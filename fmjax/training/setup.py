@@ -49,6 +49,16 @@ class Setup:
     copies: list[Copy]
     references: list[Reference]
 
+    @property
+    def omitted(self) -> list[str]:
+        """Paths of the parameters that checkpoints need not hold, see `references`."""
+        return [
+            kept
+            for reference in self.references
+            for path in reference.arrays
+            for kept in self.plan.peft.kept_as(path)
+        ]
+
 
 def plan_run(
     experiment: Experiment, mesh: jax.sharding.Mesh, rules: LogicalRules

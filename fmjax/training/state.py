@@ -77,6 +77,7 @@ class StatePlan:
       shardings: a State of NamedShardings.
       rate_groups: factor of the learning rate → number of parameters that have it.
       peft: what is added to the model's parameters; None for nothing.
+      coded: NamedShardings of the weights that are kept as codes, by path.
       update_shardings: NamedShardings like the parameters, of gradients and updates
         where the optimizer's state is sharded further than they are; None elsewhere.
       init: () → State, compiled; makes each leaf in its sharding.
@@ -90,12 +91,18 @@ class StatePlan:
     shardings: State
     rate_groups: dict[float, int]
     peft: PeftPlan | None
+    coded: dict[str, jax.sharding.NamedSharding]
     update_shardings: Any
     init: Any
 
+    @property
+    def decoded_shapes(self) -> Any:
+        """Shapes of the parameters if no weight were kept as codes."""
+        return self.shapes.params if self.peft is None else self.peft.decoded_shapes
+
     def describe(self, mesh: jax.sharding.Mesh) -> str:
         """A line for the log: number of parameters, mesh, and kind of device."""
-        size = sum(leaf.size for leaf in jax.tree.leaves(self.shapes.params))
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.decoded_shapes))
         axes = (f"{name}={n}" for name, n in mesh.shape.items() if n > 1)
         shape = " × ".join(axes) or "1 device"
         kind = mesh.devices.flat[0].device_kind
@@ -214,6 +221,21 @@ def plan_state(
 
     updates = None if kept is specs else named_shardings(kept["params"], mesh)
     groups = rate_groups(scaling, shapes.params)
+    coded = {}
+    if added is not None and added.coded:
+        weights = {path: weight.names for path, weight in added.coded.items()}
+        of_base = {path: added.base_shapes[path] for path in weights}
+        coded = named_shardings(param_specs(weights, of_base, mesh, rules), mesh)
     return StatePlan(
-        axes, tx, freezing, bad_steps, shapes, shardings, groups, added, updates, make
+        axes=axes,
+        transformation=tx,
+        freezing=freezing,
+        bad_steps=bad_steps,
+        shapes=shapes,
+        shardings=shardings,
+        rate_groups=groups,
+        peft=added,
+        coded=coded,
+        update_shardings=updates,
+        init=make,
     )

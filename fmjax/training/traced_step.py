@@ -3,7 +3,9 @@
 from typing import Any
 
 import jax
+from flax.errors import ScopeParamNotFoundError
 
+from fmjax.errors import UserError
 from fmjax.models.layers.adapters import read_adapters
 from fmjax.objectives.terms import Batch
 from fmjax.sharding.mesh import batch_sharding, on_mesh
@@ -96,11 +98,27 @@ class TracedStep:
             read_adapters() as read,
         ):
             # Cached by JAX: a call compiles this trace.
-            traced = self._step.trace(self._plan.shapes, self.batch, phase)
+            try:
+                traced = self._step.trace(self._plan.shapes, self.batch, phase)
+            except ScopeParamNotFoundError as error:
+                self._refuse_coded(error)
+                raise
         if phase not in self._traced and self._plan.peft is not None:
             self._plan.peft.check_read(read, self._model)
         self._traced.add(phase)
         return traced, stacks
+
+    def _refuse_coded(self, error: ScopeParamNotFoundError) -> None:
+        """Raises a UserError if a layer looked for a weight that is kept as codes."""
+        peft = self._plan.peft
+        for path in peft.coded if peft is not None else ():
+            folder, _, name = path.rpartition("/")
+            if f'"{name}"' in str(error) and f'"/{folder}"' in str(error):
+                raise UserError(
+                    f"{peft.coding.gin_name}.paths: {path!r} is read by @{self._model}"
+                    "() in another way than by products, so that it cannot be kept as "
+                    "codes; expected patterns that do not match it."
+                ) from None
 
     def check(self, phase: int) -> None:
         """Traces the step of a phase of freezing and checks its memory estimate, once.

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from fmjax.models.layers.coded_weights import Coded, coded_product
 from fmjax.models.layers.dropout import Keys, dropout, fold_keys
 
 # Suffixes of the names of adapters.
@@ -51,9 +52,9 @@ def adapter_of(module: nn.Module, name: str) -> Adapter | None:
 def linear(
     module: nn.Module,
     name: str,
-    kernel: Float[Array, "..."],
+    kernel: Float[Array, "..."] | Coded,
     x: Float[Array, "..."],
-    multiply: Callable[[Array, Array | None], Array],
+    multiply: Callable[[Array, Array, Array | None], Array],
     offset: Float[Array, "..."] | None = None,
     keys: Keys = None,
     factor: float = 1.0,
@@ -70,7 +71,8 @@ def linear(
       name: of the weight.
       kernel: W, as it is stored.
       x: the inputs.
-      multiply: (x, b) → factor · x W + b; b may be None.
+      multiply: (x, W, b) → x W + b, where W has the dtype of x and was multiplied by
+        the factor; b may be None.
       offset: b; None for none.
       keys: one key per example, for dropout of the inputs of A; None for no dropout.
       factor: that W is multiplied by.
@@ -78,8 +80,18 @@ def linear(
     lora, ia3 = adapter_of(module, name + LORA), adapter_of(module, name + IA3)
     if ia3 is not None and "in" in ia3:
         x = x * ia3["in"].astype(x.dtype)
+
+    def scaled(weights: Array) -> Array:
+        return (weights if factor == 1.0 else factor * weights).astype(x.dtype)
+
+    def product(offset: Array | None) -> Array:
+        if not isinstance(kernel, Coded):
+            return multiply(x, scaled(kernel), offset)
+        y = coded_product(lambda x, w: multiply(x, scaled(w), None), x, kernel)
+        return y if offset is None else y + offset
+
     if lora is None:
-        y = multiply(x, offset)
+        y = product(offset)
     else:
         read = x
         if "dropout" in lora:
@@ -88,10 +100,11 @@ def linear(
         a, b = lora["a"].astype(x.dtype), lora["b"].astype(x.dtype)
         inner = jnp.tensordot(read, a, a.ndim - 1)
         scale = (factor * lora["scale"]).astype(x.dtype)
-        y = multiply(x, None)
+        y = product(None)
         y = y + (scale * jnp.tensordot(inner, b, 1)).astype(y.dtype)
         if "magnitude" in lora:
-            y = y * direction_factor(kernel, lora).astype(y.dtype)
+            whole = kernel.astype(jnp.float32)
+            y = y * direction_factor(whole, lora).astype(y.dtype)
         y = y if offset is None else y + offset
     if ia3 is not None and "out" in ia3:
         y = y * ia3["out"].astype(y.dtype)

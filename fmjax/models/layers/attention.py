@@ -14,6 +14,7 @@ from fmjax.models.layers.attention_kernels.attend import attend
 from fmjax.models.layers.attention_kernels.call import AttentionCall
 from fmjax.models.layers.attention_kernels.xla import attention_weights
 from fmjax.models.layers.attention_mask import AttentionMask
+from fmjax.models.layers.coded_weights import weight
 from fmjax.models.layers.disentangled import disentangled_scores
 from fmjax.models.layers.dropout import Keys
 from fmjax.models.layers.logical_axes import constrain, normal_init, zeros_init
@@ -278,20 +279,18 @@ class Attention(nn.Module):
         self, out: Float[Array, "B T H K"], width: int, keys: Keys
     ) -> Float[Array, "B T D"]:
         """The layer's output, of D = `width` features, from those of its heads."""
-        kernel = self.param(
-            "out",
-            normal_init(self.out_init_std, "heads", "kv", "embed"),
-            (*out.shape[2:], width),
-        )
+        init = normal_init(self.out_init_std, "heads", "kv", "embed")
+        kernel = weight(self, "out", init, (*out.shape[2:], width), inputs=2)
         offset = None
         if self.bias:
             offset = self.param("out_bias", zeros_init("embed"), (width,))
             offset = offset.astype(self.dtype)
 
-        def multiply(x: Array, offset: Array | None) -> Array:
-            y = from_heads(x, kernel.astype(self.dtype), self.quantized)
+        def multiply(x: Array, weights: Array, offset: Array | None) -> Array:
+            y = from_heads(x, weights, self.quantized)
             return y if offset is None else y + offset
 
+        out = out.astype(self.dtype)
         return linear(self, "out", kernel, out, multiply, offset, keys)
 
     def _projection(
@@ -315,19 +314,16 @@ class Attention(nn.Module):
           std: standard deviation of the initial weights.
           scale: that the outputs are multiplied by.
         """
-
-        def scaled(x: Array) -> Array:
-            return (x if scale == 1.0 else scale * x).astype(self.dtype)
-
         init = normal_init(std, "embed", axis, "kv")
-        kernel = self.param(name, init, (width, heads, self.head_dim))
-        weights, offset = scaled(kernel), None
+        kernel = weight(self, name, init, (width, heads, self.head_dim))
+        offset = None
         if self.qkv_bias and (self.key_bias or name != "key"):
             shape = (heads, self.head_dim)
             offset = self.param(f"{name}_bias", zeros_init(axis, "kv"), shape)
-            offset = scaled(offset)
+            offset = offset if scale == 1.0 else scale * offset
+            offset = offset.astype(self.dtype)
 
-        def multiply(x: Array, offset: Array | None) -> Array:
+        def multiply(x: Array, weights: Array, offset: Array | None) -> Array:
             return to_heads(x, weights, offset, self.quantized)
 
         def apply(x: Array, keys: Keys) -> Array:

@@ -9,6 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from fmjax.models.layers.adapters import linear
+from fmjax.models.layers.coded_weights import weight
 from fmjax.models.layers.logical_axes import normal_init, zeros_init
 from fmjax.sharding.platform import platform
 
@@ -73,14 +74,15 @@ class Dense(nn.Module):
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
         """Applies the layer to the last axis."""
         shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", normal_init(self.init_std, *self.axes), shape)
+        init = normal_init(self.init_std, *self.axes)
+        kernel = weight(self, "kernel", init, shape)
         bias = None
         if self.bias:
             bias = self.param("bias", zeros_init(self.axes[1]), shape[1:])
             bias = bias.astype(self.dtype)
 
-        def multiply(x: Array, offset: Array | None) -> Array:
-            y = matmul(x, kernel.astype(self.dtype), self.dtype)
+        def multiply(x: Array, weights: Array, offset: Array | None) -> Array:
+            y = matmul(x, weights, self.dtype)
             return y if offset is None else y + offset
 
         return linear(self, "kernel", kernel, x.astype(self.dtype), multiply, bias)

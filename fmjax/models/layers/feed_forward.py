@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from fmjax.models.layers.activations import ACTIVATIONS, gate_with
 from fmjax.models.layers.adapters import linear
+from fmjax.models.layers.coded_weights import weight
 from fmjax.models.layers.dropout import Keys, dropout
 from fmjax.models.layers.logical_axes import constrain, normal_init, zeros_init
 from fmjax.models.layers.quantized import Quantized, product
@@ -66,15 +67,15 @@ class FeedForward(nn.Module):
         width: int,
         keys: Keys,
     ) -> Array:
-        kernel = self.param(name, normal_init(std, *axes), (x.shape[-1], width))
+        kernel = weight(self, name, normal_init(std, *axes), (x.shape[-1], width))
         bias = None
         if self.bias:
             bias = self.param(f"{name}_bias", zeros_init(axes[1]), (width,))
             bias = bias.astype(self.dtype)
 
-        def multiply(x: Array, offset: Array | None) -> Array:
-            weights = kernel.astype(self.dtype)
+        def multiply(x: Array, weights: Array, offset: Array | None) -> Array:
             y = product(x, weights, self.dtype, self.quantized)
             return y if offset is None else y + offset
 
+        x = x.astype(self.dtype)
         return linear(self, name, kernel, x, multiply, bias, keys)

@@ -84,12 +84,12 @@ class LanguageHead(nn.Module):
             hidden = hidden * jnp.asarray(self.scale, hidden.dtype)
         hidden = hidden.astype(self.dtype)
 
-        def multiply(x: Array, offset: Array | None) -> Array:
+        def multiply(x: Array, weights: Array, offset: Array | None = None) -> Array:
             del offset  # Added in float32 below.
-            return head_product(x, kernel.astype(self.dtype))
+            return head_product(x, weights)
 
         if self.tied:  # An adapter of the table is one of its rows' lookup alone.
-            logits = multiply(hidden, None)
+            logits = multiply(hidden, kernel.astype(self.dtype))
         else:
             logits = linear(self, "kernel", kernel, hidden, multiply)
         if self.bias:

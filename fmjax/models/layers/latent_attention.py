@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 from fmjax.models.layers.adapters import linear
 from fmjax.models.layers.attention import Attention, KeyValueCache
 from fmjax.models.layers.attention_mask import AttentionMask
+from fmjax.models.layers.coded_weights import weight
 from fmjax.models.layers.dropout import Keys
 from fmjax.models.layers.latent import Latent
 from fmjax.models.layers.logical_axes import constrain, normal_init, zeros_init
@@ -101,14 +102,14 @@ class LatentAttention(Attention):
         self, name: str, x: Array, width: int, keys: Keys
     ) -> Float[Array, "B T width"]:
         shape = (x.shape[-1], width)
-        kernel = self.param(name, normal_init(self.init_std, "embed", None), shape)
+        kernel = weight(self, name, normal_init(self.init_std, "embed", None), shape)
         offset = None
         if self.qkv_bias:
             offset = self.param(f"{name}_bias", zeros_init(None), (width,))
             offset = offset.astype(self.dtype)
 
-        def multiply(x: Array, offset: Array | None) -> Array:
-            y = product(x, kernel.astype(self.dtype), self.dtype, self.quantized)
+        def multiply(x: Array, weights: Array, offset: Array | None) -> Array:
+            y = product(x, weights, self.dtype, self.quantized)
             return y if offset is None else y + offset
 
         return linear(self, name, kernel, x.astype(self.dtype), multiply, offset, keys)
@@ -119,9 +120,9 @@ class LatentAttention(Attention):
         shape = (x.shape[-1], self.num_heads, width)
         # Sharded as weights that read the stack's width: it may be as wide.
         init = normal_init(self.init_std, "embed", "heads", "kv")
-        kernel = self.param(name, init, shape)
+        kernel = weight(self, name, init, shape)
 
-        def multiply(x: Array, offset: Array | None) -> Array:
-            return to_heads(x, kernel.astype(self.dtype), offset, self.quantized)
+        def multiply(x: Array, weights: Array, offset: Array | None) -> Array:
+            return to_heads(x, weights, offset, self.quantized)
 
         return linear(self, name, kernel, x.astype(self.dtype), multiply, None, keys)

@@ -1,6 +1,7 @@
 """Mixture of experts (Shazeer et al. 2017): each token is routed to k of E experts."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -13,6 +14,7 @@ from fmjax.configurable import configurable
 from fmjax.errors import require
 from fmjax.models.layers.activations import ACTIVATIONS, gate_with
 from fmjax.models.layers.adapters import LORA, adapter_of, linear, merged
+from fmjax.models.layers.coded_weights import Coded, weight
 from fmjax.models.layers.dropless import dropless
 from fmjax.models.layers.feed_forward import FeedForward
 from fmjax.models.layers.logical_axes import constrain, normal_init, zeros_init
@@ -154,7 +156,7 @@ class MixtureOfExperts(nn.Module):
         D, E, k = x.shape[-1], self.experts.number, self.experts.per_token
         router = self.param("router", normal_init(self.init_std, "embed", None), (D, E))
         logits = linear(
-            self, "router", router, x.astype(jnp.float32), lambda x, _: x @ router
+            self, "router", router, x.astype(jnp.float32), lambda x, w, _: x @ w
         )
         if self.bias:
             logits = logits + self.param("router_bias", zeros_init(None), (E,))
@@ -239,10 +241,10 @@ class MixtureOfExperts(nn.Module):
         E, F = self.experts.number, self.mlp_dim
         inward = normal_init(self.init_std, "expert", "embed", "mlp")
         outward = normal_init(self.out_init_std, "expert", "mlp", "embed")
-        kernels = {"in": self.param("in", inward, (E, width, F))}
+        kernels = {"in": self._weight("in", inward, width)}
         if self.gated:
-            kernels["gate"] = self.param("gate", inward, (E, width, F))
-        kernels["out"] = self.param("out", outward, (E, F, width))
+            kernels["gate"] = self._weight("gate", inward, width)
+        kernels["out"] = self._weight("out", outward, width)
         for name, kernel in kernels.items():
             # A token visits few experts, so that a product per expert and adapter
             # costs more than the experts' weights do.
@@ -254,6 +256,20 @@ class MixtureOfExperts(nn.Module):
                 offsets = self.param(f"{name}_bias", init, (E, F))
                 kernels[f"{name}_bias"] = offsets[:, None]
         return {name: kernel.astype(self.dtype) for name, kernel in kernels.items()}
+
+    def _weight(self, name: str, init: Callable, width: int) -> Array:
+        E, shape = self.experts.number, (width, self.mlp_dim)
+        if name == "out":
+            shape = shape[::-1]
+        found = weight(self, name, init, (E, *shape))
+        if not isinstance(found, Coded):
+            return found
+
+        def decode(codes):
+            one = dataclasses.replace(found, codes=codes, shape=shape)
+            return one.decode(self.dtype)
+
+        return jax.vmap(decode)(found.codes)
 
     def _feed_forward(self, x, kernels, multiply):
         def product(x, name):

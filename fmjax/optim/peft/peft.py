@@ -4,9 +4,11 @@ import dataclasses
 import functools
 import math
 import zlib
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from flax import traverse_util
 from jaxtyping import Array, Key
 
@@ -14,7 +16,8 @@ from fmjax.configurable import configurable
 from fmjax.errors import UserError, require
 from fmjax.models.parameter_paths import Pattern, slots
 from fmjax.optim.axes import Names
-from fmjax.optim.peft.added import Added, Method, matrices
+from fmjax.optim.peft.added import Added, Method, Weight, matrices
+from fmjax.optim.peft.coding import Coding, Part, coded_weights, decode, encode
 from fmjax.optim.scaling import Scaling
 
 
@@ -33,11 +36,14 @@ class Peft:
       trained: patterns of the model's own parameters that are trained beside, such as
         'classifier/**' or '**/*_bias', see `fmjax.models.parameter_paths`.
       base_dtype: of frozen parameters in memory.
+      coding: keeps the frozen weights of blocks in fewer bits: @nf4() (QLoRA) or
+        @int8(); None for base_dtype.
     """
 
     methods: tuple[Method, ...] = ()
     trained: tuple[str, ...] = ()
     base_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    coding: Coding | None = None
 
     def __post_init__(self):
         """Raises UserError if nothing is trained."""
@@ -58,9 +64,10 @@ class Peft:
         names = traverse_util.flatten_dict(axes, sep="/")
         leaves = traverse_util.flatten_dict(shapes, sep="/")
         sizes = {path: leaf.shape for path, leaf in leaves.items()}
+        weights = matrices(names, sizes)
         added: dict[str, Added] = {}
         for method in self.methods:
-            for path, parameter in method.added(matrices(names, sizes)).items():
+            for path, parameter in method.added(weights).items():
                 if path in added:
                     raise UserError(
                         f"peft.methods adds {path!r} twice; expected each weight in "
@@ -69,7 +76,10 @@ class Peft:
                 added[path] = parameter
         trained = self._trained(sizes)
         frozen = dict.fromkeys(sizes.keys() - trained, self.base_dtype)
-        return PeftPlan(names, leaves, added, frozen)
+        coded = {}
+        if self.coding is not None:
+            coded = coded_weights(self.coding, weights, frozen)
+        return PeftPlan(names, leaves, added, frozen, self.coding, coded)
 
     def _trained(self, sizes: dict[str, tuple[int, ...]]) -> set[str]:
         """The arrays that patterns of trained parameters match."""
@@ -96,42 +106,93 @@ class PeftPlan:
       base_shapes: shapes of the model's parameters, by path.
       added: parameters that are added, by path.
       frozen: path of a parameter of the model that is not trained → its dtype.
+      coding: of the weights in `coded`; None for none.
+      coded: weights that are kept as codes, by path.
     """
 
     base_axes: dict[str, Names]
     base_shapes: dict[str, jax.ShapeDtypeStruct]
     added: dict[str, Added]
     frozen: dict[str, str]
+    coding: Coding | None
+    coded: dict[str, Weight]
+
+    @functools.cached_property
+    def parts(self) -> dict[str, dict[str, Part]]:
+        """Path of a coded weight → the arrays that are kept of it, by path."""
+        found = {}
+        for path, weight in self.coded.items():
+            arrays = self.coding.parts(weight)
+            folder = f"{path}{self.coding.suffix}"
+            found[path] = {f"{folder}/{name}": part for name, part in arrays.items()}
+        return found
 
     @functools.cached_property
     def axes(self) -> Any:
         """Logical names of all parameters, as a nested dict."""
-        own = {path: added.names for path, added in self.added.items()}
-        return traverse_util.unflatten_dict(self.base_axes | own, sep="/")
+        return self._nested(
+            self.base_axes,
+            {path: added.names for path, added in self.added.items()},
+            lambda part: part.names,
+        )
 
     @functools.cached_property
     def shapes(self) -> Any:
         """Shapes of all parameters, as a nested dict."""
-        own = {
+        return self._nested(
+            self.base_shapes,
+            self._added_shapes,
+            lambda part: jax.ShapeDtypeStruct(part.shape, part.dtype),
+        )
+
+    @property
+    def decoded_shapes(self) -> Any:
+        """Shapes of all parameters if no weight were coded, as a nested dict."""
+        flat = self.base_shapes | self._added_shapes
+        return traverse_util.unflatten_dict(flat, sep="/")
+
+    def kept_as(self, path: str) -> tuple[str, ...]:
+        """The paths of the arrays that are kept of a parameter of the model."""
+        return tuple(self.parts.get(path, (path,)))
+
+    @property
+    def _added_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return {
             path: jax.ShapeDtypeStruct(added.shape, "float32")
             for path, added in self.added.items()
         }
-        return traverse_util.unflatten_dict(self.base_shapes | own, sep="/")
+
+    def _nested(
+        self, of_model: dict, added: dict, of_part: Callable[[Part], Any]
+    ) -> Any:
+        flat = {path: x for path, x in of_model.items() if path not in self.coded}
+        for parts in self.parts.values():
+            flat |= {path: of_part(part) for path, part in parts.items()}
+        return traverse_util.unflatten_dict(flat | added, sep="/")
 
     @functools.cached_property
     def never_trained(self) -> dict[str, str]:
         """Path → dtype of all parameters that are not trained, also of added ones."""
+        found = {p: dtype for p, dtype in self.frozen.items() if p not in self.coded}
+        for parts in self.parts.values():
+            found |= {path: part.dtype for path, part in parts.items()}
         own = {path: "float32" for path, each in self.added.items() if not each.trained}
-        return self.frozen | own
+        return found | own
 
     def init(self, key: Key[Array, ""], params: Any) -> Any:
         """The model's parameters with initial values of those that are added.
+
+        Codes are zeros until `encode` makes them of the weights of another run.
 
         Args:
           key: random key.
           params: nested dict of the model's parameters.
         """
         flat = traverse_util.flatten_dict(params, sep="/")
+        for path, parts in self.parts.items():
+            del flat[path]
+            for name, part in parts.items():
+                flat[name] = jnp.zeros(part.shape, part.dtype)
         for path, added in self.added.items():
             own = jax.random.fold_in(key, zlib.crc32(path.encode()))
             flat[path] = added.init(own)
@@ -148,7 +209,8 @@ class PeftPlan:
             if added.fit is None:
                 continue
             adapter, _, _ = path.rpartition("/")
-            weight = flat[adapter.rpartition("_")[0]]
+            base = adapter.rpartition("_")[0]
+            weight = self.decode(base, flat) if base in self.coded else flat[base]
             siblings = {
                 name.rpartition("/")[2]: leaf
                 for name, leaf in flat.items()
@@ -159,6 +221,17 @@ class PeftPlan:
                 fit = jax.vmap(fit)
             flat[path] = fit(weight, siblings)
         return traverse_util.unflatten_dict(flat, sep="/")
+
+    def encode(self, path: str, weight: Array) -> dict[str, Array]:
+        """The arrays that are kept of a coded weight, by path."""
+        arrays = encode(self.coding, self.coded[path], weight)
+        folder = f"{path}{self.coding.suffix}"
+        return {f"{folder}/{name}": array for name, array in arrays.items()}
+
+    def decode(self, path: str, flat: Mapping[str, Array]) -> Array:
+        """A coded weight, float32, of all parameters by path."""
+        codes = {name.rpartition("/")[2]: flat[name] for name in self.parts[path]}
+        return decode(self.coding, self.coded[path], codes)
 
     def scaling(self, of_model: Any) -> Any:
         """A `Scaling` per parameter; None if all learning rates are the same.
@@ -172,8 +245,8 @@ class PeftPlan:
         flat = dict.fromkeys(self.base_shapes, Scaling())
         if of_model is not None:
             flat = traverse_util.flatten_dict(of_model, sep="/")
-        flat |= {path: Scaling(rate=rate) for path, rate in rates.items()}
-        return traverse_util.unflatten_dict(flat, sep="/")
+        own = {path: Scaling(rate=rate) for path, rate in rates.items()}
+        return self._nested(flat, own, lambda part: Scaling())
 
     def check_read(self, paths: set[str], model: str) -> None:
         """Raises a UserError if the model does not read an adapter.

@@ -77,7 +77,9 @@ class Checkpoints:
         none.
       keep_best: number of checkpoints of lowest validation loss that are also kept.
       losses: validation losses known so far, by step.
-      references: parameters that are those of other runs, which are not written.
+      references: parameters that are those of other runs.
+      omitted: paths in the parameters of what follows from references, which is not
+        written.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Checkpoints:
         keep_best: int = 0,
         losses: Mapping[int, float] = types.MappingProxyType({}),
         references: Sequence[Reference] = (),
+        omitted: Collection[str] = (),
     ):
         self._run_dir = run_dir
         self._folder = orbax_folder(run_dir / FOLDER)
@@ -98,7 +101,7 @@ class Checkpoints:
         self._failure: Exception | None = None
         self._losses = dict(losses)
         self._references = references
-        self._referred = {f"params/{p}" for each in references for p in each.arrays}
+        self._omitted = {f"params/{path}" for path in omitted}
         policies: list[preserve.PreservationPolicy] = [preserve.LatestN(keep_last)]
         if keep_every:
             policies.append(preserve.EveryNSteps(keep_every))
@@ -150,7 +153,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         self._promoted.read()
-        tree = _as_tree(state, self._referred)
+        tree = _as_tree(state, self._omitted)
         if self._references:
             own = [each.as_json(self._run_dir) for each in self._references]
             meta = meta | {REFERENCES: own}
@@ -222,13 +225,13 @@ class Checkpoints:
           UserError: it is intact, but its state does not match `shapes`.
         """
         saved = SavedState(self._run_dir, step)
-        tree = _as_tree(shapes, self._referred)
+        tree = _as_tree(shapes, self._omitted)
         _check_fits(tree, saved)
         self._check_same(saved)
         data, meta = saved.read_records()
         state = saved.read(tree, one_by_one=False)
         if base is not None:
-            _merge(state, _as_tree(base), self._referred)
+            _merge(state, _as_tree(base), self._omitted)
         return Restored(step, _from_tree(state, shapes), data, meta)
 
     def _check_same(self, saved: SavedState) -> None:

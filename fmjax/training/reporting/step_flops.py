@@ -56,7 +56,7 @@ class StepFlops:
 
     @functools.cached_property
     def _formula(self) -> float:
-        params = self._plan.shapes.params
+        params = self._plan.decoded_shapes
         with visible_keys_alone() if self._causal else contextlib.nullcontext():
             per_row = self._objective.train_flops_per_row(params, self._rows)
         return self._batch_size * per_row
