@@ -23,6 +23,7 @@ from fmjax.cli import (
     generate,
     hugging_face,
     launch,
+    merge,
     plan,
     profiles,
     runs,
@@ -41,6 +42,7 @@ VERBS = (
     train,
     launch,
     fork,
+    merge,
     sweep,
     plan,
     evaluate,  # eval
