@@ -45,6 +45,30 @@ def command(tiny, base, run_dir, steps, *more):
     return ["train", *tiny, *bindings, *more, "--run_dir", run_dir]
 
 
+@pytest.mark.parametrize("coding", ["peft.coding=@int8()", "nf4.paths=('**/mlp/out',)"])
+def test_a_run_on_coded_weights_resumes_and_loads(
+    tiny, base, tmp_path, verb, validated, coding
+):
+    bindings = ["peft.coding=@nf4()", coding]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    code, said, err = verb(*command(tiny, base, whole, 8, *bindings))
+    assert code == 0, err
+    assert "frozen for ever, kept in" in said
+    assert verb(*command(tiny, base, parts, 4, *bindings))[0] == 0
+    assert verb(*command(tiny, base, parts, 8, "--override", *bindings))[0] == 0
+    assert run_digest(parts) == run_digest(whole)
+    saved = {row[0] for row in _digest_rows(whole)}
+    assert not any("codes" in path for path in saved)
+    code, out, err = verb("eval", whole, "mesh.data=-1")
+    assert code == 0, err
+    measured = json.loads(out[out.index("{") :])
+    assert measured["loss"] == pytest.approx(validated(whole)["loss"], rel=1e-6)
+    layer = load(whole, dtype="bfloat16").params["stack"]["layer_0"]
+    kind = "int8" if "int8" in coding else "uint8"
+    suffix = "int8" if "int8" in coding else "nf4"
+    assert layer["mlp"][f"out_{suffix}"]["codes"].dtype == kind
+
+
 def test_a_run_of_adapters_from_start_to_use(tiny, base, tmp_path, verb):
     before = run_digest(base)
     whole, parts = tmp_path / "whole", tmp_path / "parts"

@@ -76,10 +76,16 @@ class Peft:
                 added[path] = parameter
         trained = self._trained(sizes)
         frozen = dict.fromkeys(sizes.keys() - trained, self.base_dtype)
-        coded = {}
+        coded, parts = {}, {}
         if self.coding is not None:
             coded = coded_weights(self.coding, weights, frozen)
-        return PeftPlan(names, leaves, added, frozen, self.coding, coded)
+            parts = {path: self._parts(weight) for path, weight in coded.items()}
+        return PeftPlan(names, leaves, added, frozen, self.coding, coded, parts)
+
+    def _parts(self, weight: Weight) -> dict[str, Part]:
+        folder = f"{weight.path}{self.coding.suffix}"
+        arrays = self.coding.parts(weight)
+        return {f"{folder}/{name}": part for name, part in arrays.items()}
 
     def _trained(self, sizes: dict[str, tuple[int, ...]]) -> set[str]:
         """The arrays that patterns of trained parameters match."""
@@ -108,6 +114,7 @@ class PeftPlan:
       frozen: path of a parameter of the model that is not trained → its dtype.
       coding: of the weights in `coded`; None for none.
       coded: weights that are kept as codes, by path.
+      parts: path of a coded weight → the arrays that are kept of it, by path.
     """
 
     base_axes: dict[str, Names]
@@ -116,16 +123,7 @@ class PeftPlan:
     frozen: dict[str, str]
     coding: Coding | None
     coded: dict[str, Weight]
-
-    @functools.cached_property
-    def parts(self) -> dict[str, dict[str, Part]]:
-        """Path of a coded weight → the arrays that are kept of it, by path."""
-        found = {}
-        for path, weight in self.coded.items():
-            arrays = self.coding.parts(weight)
-            folder = f"{path}{self.coding.suffix}"
-            found[path] = {f"{folder}/{name}": part for name, part in arrays.items()}
-        return found
+    parts: dict[str, dict[str, Part]]
 
     @functools.cached_property
     def axes(self) -> Any:
