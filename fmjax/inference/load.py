@@ -42,6 +42,7 @@ from fmjax.inference.text_rows import TextOrPair, TextRow, of_rows, text_rows
 from fmjax.models.call_arguments import array_names, call_arguments
 from fmjax.models.layers.attention import ATTENTION_WEIGHTS
 from fmjax.models.layers.text_inputs import TextInputs
+from fmjax.objectives.text_classification import TextClassification
 from fmjax.run import directory as run_dir
 from fmjax.sharding.mesh import MeshConfig, batch_shards, on_mesh
 from fmjax.sharding.rules import LogicalRules
@@ -237,7 +238,10 @@ class Run:
 
         rows = text_rows(self.model, self.tokenizer, texts, wrap, truncate)
         logits = np.stack(self._of_texts(self._class_logits, rows, batch_size))
-        return Classified(logits, self._labels(self.model.num_classes))
+        objective = self.config.objective
+        several = isinstance(objective, TextClassification)
+        several = several and objective.output == "sigmoid"
+        return Classified(logits, self._labels(self.model.num_classes), several)
 
     @explained_out_of_memory(LESS_MEMORY)
     def classify_words(

@@ -273,3 +273,43 @@ def test_words_are_labelled_and_transformers_agrees(place, tmp_path):
     # The first byte of each word, with the space before it.
     shares = torch.softmax(logits, -1)[[0, 3, 6, 9]].max(-1).values
     np.testing.assert_allclose(shares, [word.probability for word in again], atol=1e-5)
+
+
+def test_pairs_of_texts_with_several_labels(place, tmp_path):
+    draw = random.Random(2)
+    every = []
+    for name, count in (("train", 200), ("dev", 40)):
+        words = [(draw.choice("abcd"), draw.choice("xyz")) for _ in range(count)]
+        rows = [
+            {
+                "text": f"{first} {draw.random():.3f}",
+                "other": second,
+                "label": [first] * (first < "c") + [second] * (second < "z"),
+            }
+            for first, second in words
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+        every = rows
+    run_dir = tuned(
+        place, "pairs", f"RECORDS={tmp_path}", "train.steps=30",
+        lines="labelled_records.second_text = 'other'\n"
+        "labelled_records.several = True\n"
+        "text_classification.output = 'sigmoid'\n",
+    )  # fmt: skip
+    run = fmjax.load(run_dir)
+    assert run.config.labels == ("a", "b", "x", "y")
+    found = run.classify([(row["text"], row["other"]) for row in every])
+    wanted = np.array([[n in r["label"] for n in run.config.labels] for r in every])
+    chosen = np.array([[n in names for n in run.config.labels] for names in found.sets])
+    np.testing.assert_array_equal(chosen, found.probabilities > 0.5)
+    (line,) = metrics.read(run_dir, "validation")
+    expected = {
+        "accuracy": sklearn.metrics.accuracy_score(wanted, chosen),
+        "f1_micro": sklearn.metrics.f1_score(wanted, chosen, average="micro"),
+    }
+    assert {name: line[name] for name in expected} == pytest.approx(expected)
+    assert line["f1_micro"] > 0.6
+    export_model(run_dir, tmp_path / "hf")
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "hf")
+    assert config.problem_type == "multi_label_classification"
