@@ -122,6 +122,10 @@ class LabelledFiles:
             "streaming; bind data.streaming=False."
         )
 
+    def root(self, split: str) -> Path:
+        """The folder that all files of a split are below."""
+        return self._roots[split]
+
     def parts_of(self, split: str) -> list[FilePart]:
         """The files of a split, each a part."""
         files, _ = self._files(split)
@@ -139,8 +143,7 @@ class LabelledFiles:
             split == "validation"
         ):
             return
-        files, _ = self._files(split)
-        name = os.path.relpath(part.file, _common(tuple(files)))
+        name = os.path.relpath(part.file, self.root(split))
         number = self._numbers.get(part.file.parent.name)
         if number is None:
             fault = (
@@ -150,6 +153,13 @@ class LabelledFiles:
             yield TextExample(name, (b"",), fault, ())
         else:
             yield TextExample(name, (text,), labels=(number,))
+
+    @functools.cached_property
+    def _roots(self) -> dict[str, Path]:
+        return {
+            split: Path(os.path.commonpath([file.parent for file in files]))
+            for split, (files, _) in self._files_by_split.items()
+        }
 
     @functools.cached_property
     def _numbers(self) -> dict[str, int]:
@@ -212,7 +222,7 @@ class FilesDivision:
     def __init__(self, source: LabelledFiles, split: str):
         """Finds the files."""
         self._source, self._split = source, split
-        self.root = _common(tuple(part.file for part in source.parts_of(split)))
+        self.root = source.root(split)
 
     def parts(self, size: int | None = None, numbered: bool = True) -> list[FilePart]:
         """The parts, each a file; see `Division`."""
@@ -222,8 +232,3 @@ class FilesDivision:
     def read(self, part: FilePart) -> Iterator[TextExample]:
         """The text of a part; see `LabelledFiles.read_of`."""
         return self._source.read_of(self._split, part)
-
-
-@functools.lru_cache(maxsize=4)
-def _common(files: tuple[Path, ...]) -> Path:
-    return Path(os.path.commonpath([file.parent for file in files]))
