@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError
@@ -49,14 +49,26 @@ def text_rows(
         raise UserError("This run has no tokenizer, so it cannot read texts.")
     if isinstance(texts, str):
         raise UserError("texts is one text; expected a list of texts.")
-    if not len(texts):
-        raise UserError("There are no texts; expected at least one.")
-    longest, rows, cut = model.max_length, [], 0
+    every = []
     for number, text in enumerate(texts):
         parts = text if isinstance(text, (tuple, list)) else (text,)
         if len(parts) not in (1, 2) or not all(isinstance(part, str) for part in parts):
             raise UserError(f"texts[{number}]: expected a text, or a pair of texts.")
-        ids = [list(tokenizer.encode(part)) for part in parts]
+        every.append([list(tokenizer.encode(part)) for part in parts])
+    return cut_rows(model, every, wrap, truncate)
+
+
+def cut_rows(
+    model: nn.Module,
+    texts: Sequence[list[list[int]]],
+    wrap: Callable[[Sequence[list[int]]], TextRow],
+    truncate: bool,
+) -> list[TextRow]:
+    """The row of the ids of each text, or pair of texts; see `text_rows`."""
+    if not len(texts):
+        raise UserError("There are no texts; expected at least one.")
+    longest, rows, cut = model.max_length, [], 0
+    for number, ids in enumerate(texts):
         row = wrap(ids)
         if (excess := len(row.ids) - longest) > 0 and truncate:
             cut += 1
@@ -83,7 +95,7 @@ def of_rows(
     size: int,
     longest: int,
     padding: int,
-) -> Float[np.ndarray, "N ..."]:
+) -> list[np.ndarray]:
     """What `compute` gives for each row, in the order of the rows.
 
     Args:
@@ -99,7 +111,7 @@ def of_rows(
     for numbers, arrays in _batches(rows, size, longest, padding):
         for number, result in zip(numbers, np.asarray(compute(arrays))):
             found[number] = result
-    return np.stack(found)
+    return found
 
 
 def _batches(
