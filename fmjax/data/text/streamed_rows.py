@@ -46,6 +46,7 @@ class StreamedRows:
         layout: RowLayout,
         tokenizer: Tokenizer,
         max_corrupt_fraction: float = 0.01,
+        longest: int | None = None,
     ):
         """Reads nothing yet.
 
@@ -55,7 +56,9 @@ class StreamedRows:
           layout: makes records and rows.
           tokenizer: of the texts.
           max_corrupt_fraction: `data.max_corrupt_fraction`.
+          longest: see `tokenized_examples`.
         """
+        self._longest = longest
         self.members, self._split = members, split
         self.layout, self._tokenizer = layout, tokenizer
         name = " and ".join(member.name for member in members)
@@ -74,7 +77,7 @@ class StreamedRows:
             examples = (e for part in division.parts() for e in division.read(part))
             name = f"{member.name} {self._split}"
             documents = tokenized_examples(
-                examples, name, self._tokenizer, self.skipped
+                examples, name, self._tokenizer, self.skipped, self._longest
             )
             yield from self._rows(documents)
         self.skipped.check_whole()
@@ -84,7 +87,9 @@ class StreamedRows:
     ) -> list[Record]:
         """The records of a window of examples; several threads may call it at once."""
         own, name = Skipped(), f"{member.name} {self._split}"
-        documents = tokenized_examples(examples, name, self._tokenizer, own)
+        documents = tokenized_examples(
+            examples, name, self._tokenizer, own, self._longest
+        )
         contents = (document.content for document in documents)
         # Windows are held in memory: as in a cache, ids take two bytes if they can.
         dtype = np.uint16 if self._tokenizer.vocab_size <= 1 << 16 else np.int32
