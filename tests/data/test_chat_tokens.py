@@ -28,6 +28,7 @@ from fmjax.data.tokenizers.tokenizers import (
     load_tokenizer,
 )
 from fmjax.errors import UserError
+from fmjax.interop import tokenizer_files
 
 TALKS = [TALK, TALK[:2], [SYSTEM, *TALK], TALK[:3]]
 CONTENT = st.text(st.sampled_from("ab é\n😀 .<|{%}"), max_size=12)
@@ -215,6 +216,10 @@ def test_own_templates_are_saved_with_the_tokenizer(tmp_path):
     assert again.digest == digest
     ids = ChatEncoder(again).encode(TALK).ids.tolist()
     assert ids == witness(theirs, TALK, ALTERNATING)[0]
+    # An export has it in place of the tokenizer's own.
+    tokenizer_files.write(tmp_path / "out", again)
+    exported = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert exported.chat_template == ALTERNATING
 
 
 def test_tokenizers_that_change_a_text_are_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Conversations with a run: replies, the prompt they follow, and the command."""
 
+import dataclasses
 import io
 import json
 
@@ -24,7 +25,10 @@ from fmjax.inference.token_loop import generate_tokens
 from fmjax.models.generation import Generation
 from fmjax.models.language.bert import Bert
 from fmjax.objectives.causal_lm import CausalLM
+from fmjax.sharding.mesh import MeshConfig
+from fmjax.sharding.rules import named_shardings, param_specs
 from fmjax.training.experiment import Experiment
+from fmjax.training.state import abstract_variables
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +138,20 @@ def test_replies_end_where_a_model_writes_the_stop_token(tokenizer):
         session = Chat(silent, options=options)
         assert "".join(session.reply(TALK[0]["content"])) == text
         assert session.ended == ended
+
+
+def test_a_mesh_changes_nothing(tokenizer):
+    run = run_of(tokenizer)
+    mesh_config = MeshConfig(data=2, fsdp=2, tensor=2)
+    mesh, rules = mesh_config.build(), mesh_config.all_rules
+    axes, shapes = abstract_variables(run.config.objective)
+    specs = param_specs(axes, shapes, mesh, rules)["params"]
+    params = jax.device_put(run.params, named_shardings(specs, mesh))
+    spread = dataclasses.replace(run, params=params, rules=rules)
+    sessions = [Chat(each, options=ChatOptions(6, seed=3)) for each in (run, spread)]
+    for said in ("Hello", "Again"):
+        one, other = ("".join(session.reply(said)) for session in sessions)
+        assert one == other
 
 
 def test_a_reply_that_is_ended_early_is_kept_as_far_as_it_came(tokenizer):
