@@ -207,7 +207,7 @@ class Chat:
                     piece, said = whole[len(said) :], whole
                     if piece:
                         yield piece
-            whole = text_after(self._run, prompt, new, self._ends)
+            whole = text_after(self._run, prompt[-_CONTEXT:], new, self._ends)
             piece, said = whole[len(said) :], whole
             if piece:
                 yield piece
@@ -268,10 +268,8 @@ class Chat:
 
 
 def stop_ids(run: Run) -> tuple[int, ...]:
-    """The ids that end a reply: the template's stop token, and those of `end_ids`."""
-    stop = _encoder_of(run).stop_id()
-    found = end_ids(run) if stop is None else (stop, *end_ids(run))
-    return tuple(dict.fromkeys(found))
+    """The ids that end a reply: the template's stop tokens, and those of `end_ids`."""
+    return tuple(dict.fromkeys([*_encoder_of(run).stop_ids(), *end_ids(run)]))
 
 
 def _encoder_of(run: Run) -> ChatEncoder:

@@ -119,7 +119,7 @@ def inspect_conversations(data: Data, *, examples: int = 3) -> ConversationRepor
         batches.close()
     splits = ("train", "validation") if data.has_validation else ("train",)
     caches = [(s, c) for s in splits if not data.streaming for c in data.caches(s)]
-    stop = ChatEncoder(tokenizer).stop_id()
+    stop = ChatEncoder(tokenizer).stop_ids()[:1]
     found = itertools.islice(_conversations(batch), examples)
     return ConversationReport(
         splits=() if data.streaming else split_reports(data),
@@ -130,7 +130,7 @@ def inspect_conversations(data: Data, *, examples: int = 3) -> ConversationRepor
         length=data.length,
         per_row=float(batch["segment_ids"].max(-1).mean()),
         trained_share=float(batch["weights"].sum() / (batch["segment_ids"] > 0).sum()),
-        stop=None if stop is None else spelled(tokenizer, [stop])[0],
+        stop=next(iter(spelled(tokenizer, stop)), None),
         examples=tuple(
             WeightedTokens(tuple(spelled(tokenizer, ids)), tuple(weights))
             for ids, weights in found

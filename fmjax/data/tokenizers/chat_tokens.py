@@ -8,6 +8,7 @@ conversation part; it ends where the text up to the turn and the whole part, wit
 white space after its stop token.
 """
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -106,14 +107,22 @@ class ChatEncoder:
         if isinstance(self.tokenizer, HuggingFaceTokenizer):
             self.tokenizer.encode_with_offsets("")
 
-    def stop_id(self) -> int | None:
-        """The id that ends what the assistant says; None if the template has none."""
+    def stop_ids(self) -> tuple[int, ...]:
+        """The ids that end what the assistant says; empty if the template has none.
+
+        They are the special tokens at the end of a turn, such as `<|end|>` and EOS.
+        """
         try:
-            found = self.encode(_PROBE)
+            ids, loss_mask = self.encode(_PROBE)
         except BadRecord:
-            return None
-        run = _runs(found.loss_mask)[-1:]
-        return self._stop(found.ids, *run[0]) if run else None
+            return ()
+        found: list[int] = []
+        for i in ids[loss_mask][::-1].tolist():
+            if self._is_mark(i):
+                found.insert(0, i)
+            elif not self._is_blank(i):
+                break
+        return tuple(found)
 
     def check(self, messages: Sequence[Message], tools: Tools = None) -> None:
         """Checks what the template makes of a conversation.
@@ -190,16 +199,21 @@ class ChatEncoder:
         """A text without the special tokens and the white space at its end."""
         while True:
             shorter = text.rstrip()
-            for mark in self._marks():
-                shorter = shorter.removesuffix(mark)
+            for length, marks in self._marks.items():
+                if shorter[-length:] in marks:
+                    shorter = shorter[:-length]
             if shorter == text:
                 return text
             text = shorter
 
-    def _marks(self) -> tuple[str, ...]:
+    @functools.cached_property
+    def _marks(self) -> dict[int, set[str]]:
+        """The special tokens by their lengths; some vocabularies have thousands."""
+        marks = {BOS, EOS}
         if isinstance(self.tokenizer, HuggingFaceTokenizer):
-            return self.tokenizer.added_tokens
-        return (BOS, EOS)
+            tokenizer = self.tokenizer
+            marks = {tokenizer.piece(i) for i in tokenizer.added_ids} - {""}
+        return {n: {m for m in marks if len(m) == n} for n in {len(m) for m in marks}}
 
     def _tokens(self, rendered: RenderedChat, are_exact: bool = True) -> ChatTokens:
         """Tokenizes a text.

@@ -115,11 +115,6 @@ class HuggingFaceTokenizer:
         """Ids of tokens that are matched before a text is cut, special or not."""
         return self._tokenizer.added_ids
 
-    @functools.cached_property
-    def added_tokens(self) -> tuple[str, ...]:
-        """The spellings of `added_ids`."""
-        return tuple(self.piece(i) for i in sorted(self.added_ids))
-
     def piece(self, i: int) -> str:
         """The token of an id as the vocabulary writes it; "" if there is none."""
         return self._pieces.get(i, "")
