@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from fmjax.data.records import Record, Row
+from fmjax.data.records import Record, Row, RowLayout
 from fmjax.data.text.best_fit import best_fit
 from fmjax.data.tokenizers.chat_tokens import ChatTokens
 
@@ -95,6 +95,11 @@ class Chats:
     def filled(self, record: Record) -> tuple[int, int]:
         """(used positions, T) of the record's row."""
         return len(record["tokens"]) - len(record["lengths"]), self.length
+
+
+def longest_chat(layout: RowLayout) -> int | None:
+    """Tokens to which conversations are truncated; None for layouts of other texts."""
+    return layout.longest if isinstance(layout, Chats) else None
 
 
 def _join(chats: list[ChatTokens]) -> Record:

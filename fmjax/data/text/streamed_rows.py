@@ -12,6 +12,7 @@ from fmjax.data.sources.division import Division, TextExample
 from fmjax.data.sources.examples import Skipped
 from fmjax.data.tasks.bounded_skipped import BoundedSkipped
 from fmjax.data.tasks.documents import tokenized_examples
+from fmjax.data.text.chats import longest_chat
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 
 # Number of recent records from which a row can draw another text (next sentences).
@@ -46,7 +47,6 @@ class StreamedRows:
         layout: RowLayout,
         tokenizer: Tokenizer,
         max_corrupt_fraction: float = 0.01,
-        longest: int | None = None,
     ):
         """Reads nothing yet.
 
@@ -56,11 +56,10 @@ class StreamedRows:
           layout: makes records and rows.
           tokenizer: of the texts.
           max_corrupt_fraction: `data.max_corrupt_fraction`.
-          longest: see `tokenized_examples`.
         """
-        self._longest = longest
         self.members, self._split = members, split
         self.layout, self._tokenizer = layout, tokenizer
+        self._longest = longest_chat(layout)
         name = " and ".join(member.name for member in members)
         self.skipped = BoundedSkipped(f"{name} {split}", max_corrupt_fraction)
         self._lock = threading.Lock()

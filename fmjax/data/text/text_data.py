@@ -28,7 +28,7 @@ from fmjax.data.tasks.member import LabelKind, Member
 from fmjax.data.tasks.mixture import Mixture, seqio_provider
 from fmjax.data.tasks.seqio_task import SeqioTask
 from fmjax.data.tasks.text_task import TextTask
-from fmjax.data.text.chats import Chats
+from fmjax.data.text.chats import Chats, longest_chat
 from fmjax.data.text.corruption.corruption import Pieces
 from fmjax.data.text.corruption.denoising import Denoising
 from fmjax.data.text.corruption.infilling import Infilling
@@ -412,7 +412,7 @@ class Data(CachedData):
             return None
         if (self.processes or 1) == 1 and (size is None or size < LARGE_BYTES):
             return None
-        longest = _longest(key.layout)
+        longest = longest_chat(key.layout)
         return SharedBuild(
             self.root, key, source, self._tokenizer, self.processes, longest
         )
@@ -425,7 +425,7 @@ class Data(CachedData):
         if isinstance(source, Divisible):
             division = source.division(key.split)
             examples = (e for part in division.parts() for e in division.read(part))
-            longest = _longest(key.layout)
+            longest = longest_chat(key.layout)
             return tokenized_examples(examples, name, tokenizer, skipped, longest)
         dataset = member.task.seqio(member.name, tokenizer).get_dataset(
             None, key.split, shuffle=False, try_in_mem_cache=False
@@ -442,22 +442,13 @@ class Data(CachedData):
                     for m in members
                 ]
             return StreamedRows(
-                streamed,
-                split,
-                layout,
-                self._tokenizer,
-                self.max_corrupt_fraction,
-                _longest(layout),
+                streamed, split, layout, self._tokenizer, self.max_corrupt_fraction
             )
         provider, tasks = seqio_provider(self._task(split), members, self._tokenizer)
         size = self._tokenizer.vocab_size
         return SeqioRows(
             provider, tasks, split, layout, size, self.max_corrupt_fraction
         )
-
-
-def _longest(layout: RowLayout) -> int | None:
-    return layout.longest if isinstance(layout, Chats) else None
 
 
 def _source_of(member: Member):
