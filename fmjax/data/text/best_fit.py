@@ -6,8 +6,8 @@ from typing import TypeVar
 
 Text = TypeVar("Text")
 
-# Number of rows whose texts are packed together.
-_WINDOW_ROWS = 8192
+# Positions of texts that are packed together, and the least number of rows.
+_WINDOW, _LEAST_ROWS = 1 << 20, 256
 
 
 def best_fit(
@@ -25,12 +25,13 @@ def best_fit(
       size: the positions that a text takes.
       length: positions of a row.
     """
+    limit = max(_WINDOW, _LEAST_ROWS * length)
     window: list[Text] = []
     used = 0
     for text in texts:
         window.append(text)
         used += size(text)
-        if used >= _WINDOW_ROWS * length:
+        if used >= limit:
             yield from _packed(window, size, length)
             window, used = [], 0
     yield from _packed(window, size, length)
