@@ -13,6 +13,7 @@ from fmjax.inference.constraints import History
 from fmjax.inference.slots import Slots
 from fmjax.models.contracts import Generates, GeneratesFromImages, GeneratesFromText
 from fmjax.models.language.seq2seq import EncoderOutput
+from fmjax.models.layers.attention import KeyValueCache
 from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.models.layers.transformer import Cache
 
@@ -114,13 +115,31 @@ class PromptDecoder(_LanguageDecoder):
         """See `Decoder`."""
         B, P = prompts.tokens.shape
         size = min(P + max_tokens, self.model.max_length)
-        cache = self.model.empty_cache(B, size)
-        positions = jnp.broadcast_to(jnp.arange(P), (B, P))
-        hidden, cache = self._apply(params, prompts.tokens, positions, cache)
+        cache = self.model.empty_cache(B, size).self_attention
+        return self.extend(params, prompts, jnp.zeros(B, jnp.int32), cache)
+
+    def extend(
+        self,
+        params: dict,
+        more: Prompts,
+        positions: Int[Array, " B"],
+        cache: KeyValueCache,
+    ) -> Slots:
+        """Reads ids after those that are in the cache.
+
+        Args:
+          params: of the model.
+          more: the ids; the padding must fit the cache too.
+          positions: int32 [B], number of ids before them; what the cache has after
+            these is overwritten.
+          cache: [layers, B, N, G, K] each.
+        """
+        P = more.tokens.shape[1]
+        at = positions[:, None] + jnp.arange(P)
+        hidden, read = self._apply(params, more.tokens, at, Cache(cache))
         # New keys and values overwrite the padding: a row continues at its length.
-        return Slots(
-            _last(hidden, prompts.lengths), prompts.lengths, cache.self_attention
-        )
+        last = _last(hidden, more.lengths)
+        return Slots(last, positions + more.lengths, read.self_attention)
 
     def decode_step(
         self, params: dict, tokens: Int[Array, " R"], slots: Slots

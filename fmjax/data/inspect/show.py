@@ -6,6 +6,7 @@ from rich.console import Console
 
 from fmjax.data.images.image_data import ImageData
 from fmjax.data.inspect.contact_sheet import write_contact_sheet
+from fmjax.data.inspect.conversations import inspect_conversations
 from fmjax.data.inspect.images import inspect_images
 from fmjax.data.inspect.labelled import inspect_labelled
 from fmjax.data.inspect.text import inspect
@@ -34,6 +35,7 @@ def show(data: Data | ImageData, examples: int, picture: pathlib.Path | None) ->
         if picture is not None:
             raise UserError("--picture needs a config of images; this data is text.")
         report = inspect_labelled if data.class_names() else inspect
+        report = inspect_conversations if data.train.is_chat() else report
         report(data, examples=examples).render(Console())
         return
     inspect_images(data, examples=examples).render(Console())

@@ -42,11 +42,15 @@ class Conversation(NamedTuple):
 
     Attributes:
       messages: each with "role", "content" and perhaps more.
+      tools: JSON schemas of the tools that the assistant may call.
       template: a chat template in Jinja; None for that of the tokenizer.
+      trains_all: whether all of the text is trained, not only what the assistant says.
     """
 
     messages: tuple[dict[str, Any], ...]
-    template: str | None
+    tools: tuple[dict[str, Any], ...] = ()
+    template: str | None = None
+    trains_all: bool = False
 
 
 class TextExample(NamedTuple):

@@ -12,7 +12,8 @@ from fmjax.data.sources.division import Conversation, TextExample, Tokens
 from fmjax.data.sources.examples import Skipped, label_of, read_examples
 from fmjax.data.sources.source import DOCUMENT_BYTES
 from fmjax.data.sources.text_reader import is_utf8
-from fmjax.data.tokenizers.chat_template import chat_template
+from fmjax.data.tasks.conversations import all_tokens, trained_tokens
+from fmjax.data.tokenizers.chat_tokens import ChatEncoder, ChatTokens
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.data.tokenizers.words import encode_words
 from fmjax.errors import UserError
@@ -38,12 +39,12 @@ class LabelledExample(NamedTuple):
     labels: np.ndarray
 
 
-Document = np.ndarray | tuple[np.ndarray, np.ndarray] | LabelledExample
+Document = np.ndarray | tuple[np.ndarray, np.ndarray] | LabelledExample | ChatTokens
 
 
 @dataclasses.dataclass
 class Tokenized:
-    """A tokenized document, pair, or labelled text or texts.
+    """A tokenized document, pair, labelled text or texts, or conversation.
 
     Attributes:
       tokens: int32 [N], with EOS if the vocabulary has one; a pair's targets; or a
@@ -53,6 +54,7 @@ class Tokenized:
       second: int32 [M], the second of two labelled texts.
       labels: numbers of the classes, int [number of labels], or a number, float [1],
         or labels of the tokens, int [N]; None without labels.
+      loss_mask: which tokens of a conversation are trained, bool [N]; None of others.
     """
 
     tokens: np.ndarray
@@ -60,6 +62,7 @@ class Tokenized:
     inputs: np.ndarray | None = None
     second: np.ndarray | None = None
     labels: np.ndarray | None = None
+    loss_mask: np.ndarray | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -68,7 +71,9 @@ class Tokenized:
 
     @property
     def content(self) -> Document:
-        """The input of a layout: tokens, (inputs, targets), or texts with labels."""
+        """The input of a layout: tokens, (inputs, targets), texts with labels, …."""
+        if self.loss_mask is not None:
+            return ChatTokens(self.tokens, self.loss_mask)
         if self.labels is not None:
             texts = (
                 (self.tokens,) if self.second is None else (self.tokens, self.second)
@@ -132,16 +137,21 @@ def tokenized_examples(
     name: str,
     tokenizer: Tokenizer,
     skipped: Skipped,
+    longest: int | None = None,
 ) -> Iterator[Tokenized]:
     """Yields what `tokenized_documents` yields of a `text_task`, without TensorFlow.
 
     Args:
       examples: documents, also tokenized ones, pairs of inputs and targets, labelled
-        texts or words, or conversations, which the chat template makes documents of.
+        texts or words, or conversations, which the chat template makes texts of.
       name: name of the task and split, for messages.
-      tokenizer: the task's; its EOS is appended, but to labelled texts.
+      tokenizer: the task's; its EOS is appended, but to labelled texts and to
+        conversations of which only the assistant's part is trained.
       skipped: counts the examples that are left out.
+      longest: number of tokens to which these conversations are truncated; None for no
+        limit.
     """
+    encoders: dict[str | None, ChatEncoder] = {}
     for example in examples:
         skipped.total += 1
         if example.fault:
@@ -155,17 +165,20 @@ def tokenized_examples(
                 why = f"{name}: {example.name} {fault}"
                 skipped.add(why, empty=fault == _EMPTY)
             continue
-        if example.conversation is not None:
+        if (conversation := example.conversation) is not None:
+            template = conversation.template
+            if template not in encoders:
+                encoders[template] = ChatEncoder(tokenizer, template)
+            encoder, fault = encoders[template], None
             try:
-                ids, size, fault = _rendered(example.conversation, tokenizer)
+                yield _of_conversation(conversation, encoder, longest, skipped)
             except BadRecord as error:
-                skipped.add(f"{name}: {example.name} {error}")
-                continue
-            if fault is None:
-                yield Tokenized(ids, size)
-            else:
-                why, empty = f"{name}: {example.name} {fault}", fault == _EMPTY
-                skipped.add(why, size=0 if empty else size, empty=empty)
+                fault = str(error)
+            except UserError:  # of a character that the vocabulary lacks
+                fault = _outside(tokenizer.vocab_size)
+            if fault is not None:
+                why = f"{name}: {example.name} {fault}"
+                skipped.add(why, empty=fault == _EMPTY)
             continue
         if example.are_words:
             found, fault = _labelled_words(example, tokenizer)
@@ -234,6 +247,30 @@ def _array(labels: tuple[int | float, ...]) -> np.ndarray:
     return np.array(labels, np.float32 if is_number else np.int64)
 
 
+def _of_conversation(
+    conversation: Conversation,
+    encoder: ChatEncoder,
+    longest: int | None,
+    skipped: Skipped,
+) -> Tokenized:
+    """A conversation as a document or, by default, with a loss mask.
+
+    Raises:
+      BadRecord: the template refuses it, it is too long, or nothing is trained.
+      UserError: the tokenizer cannot tokenize it.
+    """
+    texts = [message["content"] for message in conversation.messages]
+    size = sum(len(text.encode(errors="replace")) for text in texts)
+    if size > DOCUMENT_BYTES:
+        raise BadRecord(_too_long("bytes"))
+    if not any(text.strip() for text in texts):
+        raise BadRecord(_EMPTY)
+    if conversation.trains_all:
+        return Tokenized(all_tokens(conversation, encoder), size)
+    found = trained_tokens(conversation, encoder, longest, skipped)
+    return Tokenized(found.ids, size, loss_mask=found.loss_mask)
+
+
 def _completed(tokens: Tokens, tokenizer: Tokenizer) -> tuple[np.ndarray, str | None]:
     """Ids with EOS and without BOS int32 [N], and what is wrong with them, or None."""
     ids, size = tokens.ids, tokenizer.vocab_size
@@ -250,29 +287,6 @@ def _completed(tokens: Tokens, tokenizer: Tokenizer) -> tuple[np.ndarray, str | 
         return np.zeros(0, np.int32), _EMPTY
     end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     return np.concatenate([ids, np.array(end)]).astype(np.int32), None
-
-
-def _rendered(
-    conversation: Conversation, tokenizer: Tokenizer
-) -> tuple[np.ndarray, int, str | None]:
-    """Tokens with EOS int32 [N] of a conversation, its bytes, and what is wrong.
-
-    Templates write BOS and EOS themselves, which are not doubled.
-
-    Raises:
-      BadRecord: the template refuses the conversation.
-      UserError: there is no template, or it is not valid.
-    """
-    template = chat_template(tokenizer, conversation.template)
-    text = template.render(conversation.messages).encode(errors="replace")
-    ids, fault = _encoded(text, tokenizer, tokenizer.eos_id)
-    if fault is None:
-        eos_id, bos_id = tokenizer.eos_id, tokenizer.bos_id
-        if eos_id is not None and ids[-2:].tolist() == [eos_id, eos_id]:
-            ids = ids[:-1]
-        if bos_id is not None and ids[0] == bos_id:
-            ids = ids[1:]  # Layouts add it.
-    return ids, len(text), fault
 
 
 def _encoded(

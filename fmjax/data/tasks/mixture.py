@@ -85,6 +85,17 @@ class Mixture:
         """Names of the classes; raises a UserError if the tasks' classes differ."""
         return self._shared("class_names")
 
+    def is_chat(self) -> bool:
+        """Whether examples are conversations; raises a UserError if only some are."""
+        found = {task.name: task.is_chat() for task in self.tasks}
+        if len({*found.values()}) > 1:
+            raise UserError(
+                "mixture.tasks: of some tasks only what the assistant says is trained, "
+                f"and of others every token: {found}; expected one kind, such as "
+                "conversation_files.loss = 'all'."
+            )
+        return any(found.values())
+
     def label_kind(self) -> LabelKind | None:
         """The labels of texts; raises a UserError if those of the tasks differ."""
         return self._shared("label_kind")

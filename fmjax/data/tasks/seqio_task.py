@@ -96,6 +96,10 @@ class SeqioTask:
             return self._noted(root)["has_inputs"]
         return _has_inputs(provider)
 
+    def is_chat(self) -> bool:
+        """False: tasks of seqio's registry have no conversations."""
+        return False
+
     def label_kind(self) -> None:
         """None: labels of texts are not read from seqio tasks."""
 

@@ -18,6 +18,7 @@ from fmjax.data.sources.text_files import TextFiles
 from fmjax.data.sources.tfds import Tfds
 from fmjax.data.sources.token_division import PIECE
 from fmjax.data.sources.token_files import TokenFiles
+from fmjax.data.tasks.conversations import check_template
 from fmjax.data.tasks.member import LabelKind, Member
 from fmjax.data.tasks.registration import (
     check_name,
@@ -26,7 +27,7 @@ from fmjax.data.tasks.registration import (
     rekey,
     tokenize,
 )
-from fmjax.data.tokenizers.chat_template import chat_template
+from fmjax.data.tokenizers.chat_tokens import ChatEncoder
 from fmjax.data.tokenizers.saved_tokenizer import SavedTokenizer
 from fmjax.data.tokenizers.token_ids import TokenIds
 from fmjax.data.tokenizers.tokenizers import DESCRIPTOR, Tokenizer
@@ -35,6 +36,8 @@ from fmjax.errors import UserError
 from fmjax.say_once import say_once
 
 _Labelled = LabelledRecords | LabelledFiles | LabelledWords
+# Number of conversations that the chat template is checked on at every start.
+_CHECKED = 8
 
 
 @configurable("text_task")
@@ -96,8 +99,11 @@ class TextTask:
         if isinstance(self.source, TokenFiles):
             self._check_eos(tokenizer)
         if isinstance(self.source, ConversationFiles):
-            # Raises if there is no valid template.
-            chat_template(tokenizer, self.source.own_template)
+            if (own := self.source.own_template) is not None:
+                tokenizer.chat_template = own  # saved with the run, for its prompts
+            encoder = ChatEncoder(tokenizer)
+            if self.is_chat():
+                check_template(self.source.first(_CHECKED), encoder)
         return tokenizer
 
     def tokenizer_is_built(self, root: Path) -> bool:
@@ -109,6 +115,11 @@ class TextTask:
         """Whether examples are pairs."""
         del root
         return "inputs" in self.source.features()
+
+    def is_chat(self) -> bool:
+        """Whether examples are conversations of which only a part is trained."""
+        source = self.source
+        return isinstance(source, ConversationFiles) and source.loss == "assistant"
 
     def label_kind(self) -> LabelKind | None:
         """The labels of examples; None if they have none."""
@@ -123,15 +134,19 @@ class TextTask:
 
     def members(self, root: Path) -> tuple[Member, ...]:
         """The task as a single member of rate 1."""
-        tokenizer = self.build_tokenizer(root).digest
+        tokenizer = self.build_tokenizer(root)
         keys = {
             split: {
                 "source": self.source.fingerprint(split),
                 "preprocessors": self._preprocessors,
-                "tokenizer": tokenizer,
+                "tokenizer": tokenizer.digest,
             }
             for split in self.source.splits
         }
+        if isinstance(self.source, ConversationFiles) and tokenizer.chat_template:
+            # Of the run that the tokenizer is of; digests do not depend on it.
+            for key in keys.values():
+                key["chat_template"] = tokenizer.chat_template
         if isinstance(self.source, PairFiles) and (excluded := self.source.excluded()):
             keys["train"]["excluded"] = excluded
         sizes = {split: self.source.size(split) for split in self.source.splits}

@@ -28,6 +28,7 @@ from fmjax.data.tasks.member import LabelKind, Member
 from fmjax.data.tasks.mixture import Mixture, seqio_provider
 from fmjax.data.tasks.seqio_task import SeqioTask
 from fmjax.data.tasks.text_task import TextTask
+from fmjax.data.text.chats import Chats, longest_chat
 from fmjax.data.text.corruption.corruption import Pieces
 from fmjax.data.text.corruption.denoising import Denoising
 from fmjax.data.text.corruption.infilling import Infilling
@@ -284,6 +285,8 @@ class Data(CachedData):
             )
         if (kind := self.label_kind()) is not None:
             return self._labelled(kind, tokenizer)
+        if self._task(split).is_chat():
+            return self._chats(split)
         if self._task(split).has_inputs(self.root):
             if self.corruption is not None or self.random_window:
                 raise UserError(
@@ -324,6 +327,24 @@ class Data(CachedData):
         if self.random_window and split == "train":
             mode = "windows"
         return Layout(mode, self.length, tokenizer.bos_id, tokenizer.eos_id)
+
+    def _chats(self, split: str) -> Chats:
+        wrong = [
+            f"data.{name} = {getattr(self, name)!r}"
+            for name, default in (
+                ("corruption", None), ("random_window", False),
+                ("pairs", "encoder_decoder"), ("target_length", None),
+            )
+            if getattr(self, name) != default
+        ]  # fmt: skip
+        wrong += ["data.rows = 'blocks'"] if self.rows == "blocks" else []
+        if wrong:
+            raise UserError(
+                f"{', '.join(wrong)}: of the conversations of data.{split} only what "
+                "the assistant says is trained; expected data.rows = 'packed' or "
+                "'documents' and other defaults, or conversation_files.loss = 'all'."
+            )
+        return Chats(self.length, self.rows == "packed")
 
     def _labelled(
         self, kind: LabelKind, tokenizer: Tokenizer
@@ -398,7 +419,10 @@ class Data(CachedData):
             return None
         if (self.processes or 1) == 1 and (size is None or size < LARGE_BYTES):
             return None
-        return SharedBuild(self.root, key, source, self._tokenizer, self.processes)
+        longest = longest_chat(key.layout)
+        return SharedBuild(
+            self.root, key, source, self._tokenizer, self.processes, longest
+        )
 
     def _documents(
         self, member: Member, key: CacheKey, skipped: Skipped
@@ -408,7 +432,8 @@ class Data(CachedData):
         if isinstance(source, Divisible):
             division = source.division(key.split)
             examples = (e for part in division.parts() for e in division.read(part))
-            return tokenized_examples(examples, name, tokenizer, skipped)
+            longest = longest_chat(key.layout)
+            return tokenized_examples(examples, name, tokenizer, skipped, longest)
         dataset = member.task.seqio(member.name, tokenizer).get_dataset(
             None, key.split, shuffle=False, try_in_mem_cache=False
         )
