@@ -7,6 +7,7 @@ of a model. Both lie beside the weights that they extend, see
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -42,7 +43,7 @@ def read_prefix(
     return k, v
 
 
-def prefix_length(params: Any) -> int:
+def prefix_length(params: Mapping[str, Any] | None) -> int:
     """The number of virtual tokens before a text in the attention of these layers.
 
     Args:
@@ -51,18 +52,19 @@ def prefix_length(params: Any) -> int:
     return _length(params, PREFIX, axis=-3)
 
 
-def prompt_length(params: Any) -> int:
+def prompt_length(params: Mapping[str, Any] | None) -> int:
     """The number of virtual tokens in the input of a model; params as above."""
     return _length(params, PROMPT, axis=-2)
 
 
-def _length(params: Any, suffix: str, axis: int) -> int:
-    found = [0]
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        *_, owner, name = ("", "", *(key.key for key in path))
-        if name == "rows" and owner.endswith(suffix):
-            found.append(leaf.shape[axis])
-    return max(found)
+def _length(params: Mapping[str, Any] | None, suffix: str, axis: int) -> int:
+    found = 0
+    for name, below in (params or {}).items():
+        if name.endswith(suffix):
+            found = max(found, below["rows"].shape[axis])
+        elif isinstance(below, Mapping):
+            found = max(found, _length(below, suffix, axis))
+    return found
 
 
 def prompt_vectors(prompt: Adapter) -> Float[Array, "n D"]:
