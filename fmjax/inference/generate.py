@@ -235,7 +235,7 @@ def _encoded(run: Run, prompts: Sequence[str]) -> list[list[int]]:
 
 def _default_max_tokens(run: Run, ids: list[list[int]]) -> int:
     """The default of max_tokens: that of the generation config or 100, if they fit."""
-    decoder, settings = decoder_of(run.model), settings_of(run)
+    decoder, settings = decoder_of(run.model, run.params), settings_of(run)
     longest = max(map(len, ids), default=0)
     limit = f"{run.model.gin_name}.max_length = {run.model.max_length}"
     room = decoder.room(longest)

@@ -83,7 +83,7 @@ def generate_tokens(
       UserError: the model has no decoder, prompts and `max_tokens` do not fit
         model.max_length, the images do not fit, or a number is out of range.
     """
-    decoder = decoder_of(model)
+    decoder = decoder_of(model, params)
     sampling.check()
     if not 0 <= seed <= MAX_SEED:
         raise UserError(f"seed = {seed}: expected 0 to 2**32 - 1 = {MAX_SEED}.")

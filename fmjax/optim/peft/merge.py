@@ -6,8 +6,19 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jaxtyping import Array
 
+from fmjax.errors import UserError
 from fmjax.models.layers.adapters import IA3, LORA, Adapter, merged
+from fmjax.models.layers.bottleneck import HOULSBY, PFEIFFER
+from fmjax.models.layers.virtual_tokens import PREFIX, PROMPT
 from fmjax.optim.axes import Names, num_batch_axes
+
+# Suffix of what no weight of the model can hold → gin name of its method.
+_APART = {
+    PREFIX: "prefix",
+    PROMPT: "prompt",
+    HOULSBY: "bottleneck",
+    PFEIFFER: "bottleneck",
+}
 
 
 def merge(params: Any, axes: Any) -> Any:
@@ -18,12 +29,22 @@ def merge(params: Any, axes: Any) -> Any:
     Args:
       params: nested dict of parameters and adapters.
       axes: nested dict of logical names of the parameters, with or without adapters.
+
+    Raises:
+      UserError: an adapter is no change of a weight.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
     names = traverse_util.flatten_dict(axes, sep="/")
     adapters: dict[str, dict[str, Array]] = {}
     for path in [*flat]:
         owner, _, name = path.rpartition("/")
+        for suffix, method in _APART.items():
+            if owner.endswith(suffix):
+                raise UserError(
+                    f"{owner!r}, of @{method}(), cannot be merged: no weight of the "
+                    "model does what it adds. Expected adapters of @lora() or @ia3() "
+                    "alone; keep this run as it is."
+                )
         if owner.endswith((LORA, IA3)):
             adapters.setdefault(owner, {})[name] = flat.pop(path)
     # LoRA first: IA3 multiplies what LoRA has changed.

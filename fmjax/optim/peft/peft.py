@@ -15,7 +15,7 @@ from jaxtyping import Array, Key
 from fmjax.configurable import configurable
 from fmjax.errors import UserError, require
 from fmjax.models.parameter_paths import Pattern, slots
-from fmjax.optim.axes import Names
+from fmjax.optim.axes import Names, num_batch_axes
 from fmjax.optim.peft.added import Added, Method, Weight, matrices
 from fmjax.optim.peft.coding import Coding, Part, coded_weights, decode, encode
 from fmjax.optim.scaling import Scaling
@@ -215,7 +215,7 @@ class PeftPlan:
                 if name.rpartition("/")[0] == adapter
             }
             fit = added.fit
-            for _ in self.added[f"{adapter}/scale"].shape:
+            for _ in range(num_batch_axes(added.names)):
                 fit = jax.vmap(fit)
             flat[path] = fit(weight, siblings)
         return traverse_util.unflatten_dict(flat, sep="/")
@@ -256,10 +256,10 @@ class PeftPlan:
         for path in self.added:
             adapter = path.rpartition("/")[0]
             if not any(adapter == p or adapter.endswith(f"/{p}") for p in paths):
-                weight = adapter.rpartition("_")[0]
+                weight, _, kind = adapter.rpartition("_")
                 raise UserError(
-                    f"peft.methods: @{model}() has no product of {weight!r} with its "
-                    f"inputs that an adapter could change. Expected other patterns."
+                    f"peft.methods: @{model}() reads {weight!r} where no adapter of "
+                    f"the kind {kind!r} could change it. Expected other patterns."
                 )
 
     def describe(self) -> str:
