@@ -115,6 +115,7 @@ def export_model(
         about |= {"dtype": dtype}
         about |= tokenizer_files.ids(tokenizer) if ids is None else ids
         config |= labels_file.options(experiment.labels, config)
+        config |= labels_file.problem(objective)
         text = json.dumps(about | config, indent=2, sort_keys=True)
         (target / "config.json").write_text(text + "\n", encoding="utf-8")
         exported = Exported(

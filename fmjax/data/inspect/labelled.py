@@ -25,7 +25,7 @@ class LabelledReport:
       splits: a report for each cache; empty for streamed data.
       vocab_size: vocabulary size of the tokenizer.
       length: T, tokens of a row.
-      class_names: names of the labels 0, 1, ….
+      class_names: names of the labels 0, 1, …; empty if labels are numbers.
       counts: maps a split to the number of rows of each class, int [K].
       counted: maps a split to the number of rows that these are of.
       examples: decoded training rows.
@@ -45,9 +45,9 @@ class LabelledReport:
 
     def _parts(self):
         yield from split_table(self.splits, of_images=False)
+        kind = f"{len(self.class_names):,} classes" if self.class_names else "numbers"
         yield Text(
-            f"vocabulary {self.vocab_size:,}, rows of {self.length} positions, "
-            f"{len(self.class_names):,} classes"
+            f"vocabulary {self.vocab_size:,}, rows of {self.length} positions, {kind}"
         )
         if self.counts:
             yield self._counts()
@@ -83,7 +83,7 @@ def inspect_labelled(data: Data, *, examples: int = 3) -> LabelledReport:
     names = data.class_names()
     counts, counted = {}, {}
     splits = ("train", "validation") if data.has_validation else ("train",)
-    for split in () if data.streaming else splits:
+    for split in () if data.streaming or not names else splits:
         counts[split], counted[split] = _count(data.records(split), len(names))
     batches = data.train_batches(max(examples, 1), range(max(examples, 1)), seed=0)
     try:
@@ -120,5 +120,7 @@ def _describe(row, tokenizer, names: tuple[str, ...]) -> str:
     parts = [used] if types is None else [used & (types == n) for n in (0, 1)]
     text = "\n―――\n".join(tokenizer.decode(row["tokens"][part]) for part in parts)
     labels = row["labels"]
+    if not names:
+        return f"{text}\n→ {labels:g}"
     numbers = np.flatnonzero(labels) if labels.ndim else [int(labels)]
     return f"{text}\n→ {', '.join(names[n] for n in numbers) or 'no label'}"

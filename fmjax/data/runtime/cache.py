@@ -274,7 +274,9 @@ def decode_record(record: bytes) -> Record:
     """
     arrays = safetensors.numpy.load(record)
     for name, array in arrays.items():
-        if array.ndim != 1 or array.dtype.kind not in "iu":
+        # Labels may be numbers that are predicted; see `LabelledText.check`.
+        kinds = "iuf" if name == "labels" else "iu"
+        if array.ndim != 1 or array.dtype.kind not in kinds:
             raise ValueError(
                 f"{name} is {array.dtype} {list(array.shape)}; expected integers [N]"
             )

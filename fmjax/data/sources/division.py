@@ -57,7 +57,8 @@ class TextExample(NamedTuple):
       texts: in UTF-8: the document, the inputs and targets of a pair, or one or two
         labelled texts; empty if it is tokenized already, or a conversation.
       fault: what is wrong with a corrupt example; "" if it is valid.
-      labels: numbers of the classes of labelled texts; None of others.
+      labels: numbers of the classes of labelled texts, or a number that is predicted;
+        None of others.
       tokens: the document, if it is tokenized already.
       conversation: the conversation, if it is one.
     """
@@ -65,7 +66,7 @@ class TextExample(NamedTuple):
     name: str
     texts: tuple[bytes, ...]
     fault: str = ""
-    labels: tuple[int, ...] | None = None
+    labels: tuple[int | float, ...] | None = None
     tokens: Tokens | None = None
     conversation: Conversation | None = None
 

@@ -26,7 +26,7 @@ class LabelledExample(NamedTuple):
 
     Attributes:
       texts: one or two texts, int32 [N] each, without special tokens.
-      labels: numbers of the classes, int [number of labels].
+      labels: numbers of the classes, int [number of labels], or a number, float [1].
     """
 
     texts: tuple[np.ndarray, ...]
@@ -46,7 +46,8 @@ class Tokenized:
       size: bytes of its text; None if the task does not keep the text.
       inputs: int32 [M], the encoder's tokens of a pair; None for a document.
       second: int32 [M], the second of two labelled texts.
-      labels: numbers of the classes, int [number of labels]; None without labels.
+      labels: numbers of the classes, int [number of labels], or a number, float [1];
+        None without labels.
     """
 
     tokens: np.ndarray
@@ -180,8 +181,13 @@ def tokenized_examples(
                 len(example.texts[sides.index("targets")]),
                 tokens.get("inputs"),
                 tokens.get("second"),
-                np.array(example.labels, np.int64) if is_labelled else None,
+                _array(example.labels) if is_labelled else None,
             )
+
+
+def _array(labels: tuple[int | float, ...]) -> np.ndarray:
+    is_number = bool(labels) and isinstance(labels[0], float)
+    return np.array(labels, np.float32 if is_number else np.int64)
 
 
 def _completed(tokens: Tokens, tokenizer: Tokenizer) -> tuple[np.ndarray, str | None]:

@@ -110,7 +110,7 @@ class TextTask:
         if not isinstance(source, LabelledRecords):
             return None
         texts = 1 if source.second_text is None else 2
-        return LabelKind(source.class_names(), source.several, texts)
+        return LabelKind(source.class_names(), source.several, texts, source.numbers)
 
     def members(self, root: Path) -> tuple[Member, ...]:
         """The task as a single member of rate 1."""
@@ -142,7 +142,7 @@ class TextTask:
         }
         output_features = dict(texts)
         if "labels" in fields:
-            output_features["labels"] = label_feature()
+            output_features["labels"] = label_feature(self.label_kind().numbers)
         made = {
             "rekey": rekey(fields),
             "tokenize": tokenize(texts),

@@ -345,7 +345,9 @@ class Data(CachedData):
                 f"data.length = {self.length}: expected at least {least}, for special "
                 "tokens and text."
             )
-        return LabelledText(self.length, template, kind.names, kind.several)
+        return LabelledText(
+            self.length, template, kind.names, kind.several, kind.numbers
+        )
 
     @functools.cached_property
     def _corrupt(self):

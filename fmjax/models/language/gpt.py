@@ -199,7 +199,9 @@ class GPT(TextModel):
         """A cache for `length` positions of every row."""
         return empty_cache(self.transformer, batch_size, length)
 
-    def train_flops_per_token(self, params, length: int) -> float:
+    def train_flops_per_token(
+        self, params, length: int, predicted: float = 1.0
+    ) -> float:
         """Matrix FLOPs of a training step for each token (PaLM, appendix B).
 
         6 for every weight of a matrix product (none for tables that are only looked
@@ -208,8 +210,11 @@ class GPT(TextModel):
         Args:
           params: the parameters, or their shapes.
           length: tokens of a sequence.
+          predicted: share of the tokens that the language head reads.
         """
         weights = matmul_parameters(params, self.transformer)
         if self.tie_embeddings:
-            weights += params["tokens"]["table"].size
+            weights += predicted * params["tokens"]["table"].size
+        else:
+            weights -= (1 - predicted) * params["language_head"]["kernel"].size
         return 6.0 * weights + attention_flops(self.transformer, length)

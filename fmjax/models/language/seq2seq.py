@@ -259,13 +259,16 @@ class Seq2Seq(TextModel):
         """A cache for `length` positions of every row, and an encoder's output."""
         return empty_cache(self.decoder, batch_size, length, encoder_length)
 
-    def train_flops_per_token(self, params, length: int, encoder_length: int) -> float:
+    def train_flops_per_token(
+        self, params, length: int, encoder_length: int, predicted: float = 1.0
+    ) -> float:
         """Matrix FLOPs of a training step for each target.
 
         Args:
           params: the parameters, or their shapes.
           length: targets of a row.
           encoder_length: tokens of a row of the encoder.
+          predicted: share of the targets that the language head reads.
         """
         E, D = self.encoder, self.decoder
         read = encoder_length / length
@@ -273,7 +276,7 @@ class Seq2Seq(TextModel):
         encoder += attention_flops(E, encoder_length, "full")
         # Cross-attention computes keys and values once for each token of the encoder.
         cross = 2 * D.num_layers * D.kv_heads * D.head_width * D.embed_dim
-        head = self.padded_vocab_size * D.embed_dim
+        head = predicted * self.padded_vocab_size * D.embed_dim
         decoder = matmul_parameters(params["decoder_stack"], D) - cross + head
         attention = attention_flops(D, length) + attention_flops(
             D, encoder_length, "cross"
