@@ -12,9 +12,11 @@ from fmjax.data.images.image_data import ImageData
 from fmjax.data.text.text_data import Data
 from fmjax.data.tokenizers.tokenizers import load_tokenizer
 from fmjax.errors import UserError, explained_out_of_memory
+from fmjax.evaluation.embeddings import measure_embeddings
 from fmjax.evaluation.labels import check_labels, measure_labels
 from fmjax.evaluation.unigram import baseline
 from fmjax.objectives.label_objective import LabelObjective
+from fmjax.objectives.text_contrast import TextContrast
 from fmjax.run import directory as run_dirs
 from fmjax.sharding.mesh import (
     MeshConfig,
@@ -56,8 +58,9 @@ def evaluate_run(
 
     Returns:
       The result of `fmjax.training.evaluate.evaluate` with "step", for text
-      "perplexity" and the unigram baseline, and for labels the scores of
-      `fmjax.evaluation.label_scores`.
+      "perplexity" and the unigram baseline, for labels the scores of
+      `fmjax.evaluation.label_scores`, and for vectors of texts those of
+      `fmjax.evaluation.embedding_scores`.
 
     Raises:
       UserError: the run has no data, the data has another tokenizer or other classes
@@ -99,6 +102,8 @@ def evaluate_run(
         )
         if isinstance(objective, LabelObjective):
             values |= measure_labels(experiment, variables, mesh, rules).scores
+        if isinstance(objective, TextContrast):
+            values |= measure_embeddings(experiment, variables, mesh, rules)
     if "nll" in values:
         values["perplexity"] = float(np.exp(values["nll"]))
     counts = data.target_counts()

@@ -87,6 +87,7 @@ def export_model(
         objective.model, model_type, imported.model_type if imported else None
     )
     config |= family.write_objective(objective)
+    objective = objective.without_own_params()
     objective = dataclasses.replace(objective, model=family.kept(objective.model))
     folder = source / run_dirs.TOKENIZER
     tokenizer = load_tokenizer(folder) if folder.is_dir() else None

@@ -17,7 +17,9 @@ from fmjax.data.runtime.batch_source import BatchSource, ObservesParameters
 from fmjax.data.text.text_data import Data
 from fmjax.errors import UserError, require
 from fmjax.models.generation import Generation
+from fmjax.models.text_embedding import TextEmbedding
 from fmjax.objectives.objective import Objective
+from fmjax.objectives.text_contrast import TextContrast
 from fmjax.optim.freezing import Freeze
 from fmjax.optim.mup import MuP
 from fmjax.optim.optimizers import Optimizer
@@ -95,6 +97,8 @@ class Experiment:
         files: Weights & Biases, MLflow, Prometheus.
       generation: end-of-text tokens and default decoding options of the model; None for
         the tokenizer's EOS and sampling.
+      embedding: how vectors of texts follow from the hidden states, see `run.embed`;
+        None for that of the objective, or the mean of the tokens.
       labels: names of the classes of the model's head for texts or tokens, in order;
         none if they have no names.
       imported: what the files of an imported model said; None for one that was trained.
@@ -115,6 +119,7 @@ class Experiment:
     evaluations: tuple[Evaluation, ...] = runtime_field(())
     trackers: tuple[Tracker, ...] = runtime_field(())
     generation: Generation | None = None
+    embedding: TextEmbedding | None = None
     labels: tuple[str, ...] = ()
     imported: Imported | None = None
     modules: tuple[str, ...] = ()
@@ -146,6 +151,15 @@ class Experiment:
         """
         rate = self.optimizer.learning_rate(step, self.train.steps)
         return self.train.rate_factor * rate
+
+    @property
+    def own_embedding(self) -> TextEmbedding | None:
+        """How vectors of texts are made, if the run says so."""
+        objective = self.objective
+        of_objective = (
+            objective.embedding if isinstance(objective, TextContrast) else None
+        )
+        return self.embedding or of_objective
 
     @property
     def image_preprocessing(self) -> Preprocessing | None:

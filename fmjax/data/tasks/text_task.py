@@ -104,6 +104,11 @@ class TextTask:
         del root
         return "inputs" in self.source.features()
 
+    def text_count(self, root: Path) -> int:
+        """The number of texts of an example: 2 for pairs, and hard negatives."""
+        negatives = getattr(self.source, "negatives", ())
+        return 1 + self.has_inputs(root) + len(negatives)
+
     def label_kind(self) -> LabelKind | None:
         """The labels of examples; None if they have none."""
         source = self.source
