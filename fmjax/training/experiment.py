@@ -125,13 +125,24 @@ class Experiment:
     modules: tuple[str, ...] = ()
 
     def __post_init__(self):
-        """Raises UserError for a data source that would never observe parameters, or
-        for two trackers of a kind, which would keep the same files.
+        """Raises UserError for a data source that would never observe parameters, for
+        two trackers of a kind, which would keep the same files, or if vectors of texts
+        would be others than those that are trained.
         """
         names = [tracker.gin_name for tracker in self.trackers]
         if twice := {name for name in names if names.count(name) > 1}:
             raise UserError(
                 f"experiment.trackers has @{twice.pop()}() twice; expected it once."
+            )
+        objective, own = self.objective, self.embedding
+        if isinstance(objective, TextContrast) and own not in (
+            None,
+            objective.embedding,
+        ):
+            raise UserError(
+                f"experiment.embedding = {own}, and text_contrast.embedding = "
+                f"{objective.embedding}; expected the same, such as @text_embedding() "
+                "of both."
             )
         missing = {"observe_every", "observe"} - {*dir(self.data)}
         if len(missing) == 1:
