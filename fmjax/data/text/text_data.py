@@ -223,10 +223,11 @@ class Data(CachedData):
 
         Returns:
           Counts int64 [V], and the number of bytes of the targets' text (None if the
-          targets are not the text itself). None without a validation split, or if the
-          targets are labels.
+          targets are not the text itself). None without a validation split, or if no
+          tokens are predicted.
         """
-        if not self.has_validation or self.label_kind() is not None:
+        predicts_tokens = self.label_kind() is None and self.rows != "texts"
+        if not (self.has_validation and predicts_tokens):
             return None
         counts = np.zeros(self._tokenizer.vocab_size, np.int64)
         every = self.eval_batches(64, range(64))
