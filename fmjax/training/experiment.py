@@ -25,6 +25,7 @@ from fmjax.optim.mup import MuP
 from fmjax.optim.optimizers import Optimizer
 from fmjax.optim.peft.peft import Peft
 from fmjax.sharding.mesh import MeshConfig
+from fmjax.training.adversary import Adversary
 from fmjax.training.bad_steps import BadSteps
 from fmjax.training.imported import Imported
 from fmjax.training.init_from import InitFrom
@@ -89,6 +90,7 @@ class Experiment:
       freeze: parameters that are not trained before a given step, or never.
       peft: parameter-efficient fine-tuning of the model of `init_from`; None trains
         what is not frozen.
+      adversary: perturbs inputs in training, such as @freelb(); None for none.
       bad_steps: what to do about a loss or gradient that is not finite, or a spike.
       preprocessing: image preprocessing of an imported model; None for a model of text,
         and for the preprocessing of `data`.
@@ -114,6 +116,7 @@ class Experiment:
     init_from: tuple[InitFrom, ...] = ()
     freeze: tuple[Freeze, ...] = ()
     peft: Peft | None = None
+    adversary: Adversary | None = None
     bad_steps: BadSteps = BadSteps()
     preprocessing: Preprocessing | None = None
     evaluations: tuple[Evaluation, ...] = runtime_field(())

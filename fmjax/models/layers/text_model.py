@@ -12,11 +12,13 @@ from fmjax.errors import UserError, require
 from fmjax.models.layers.attention_mask import (
     AttentionMask,
     cached_self_attention,
+    padding_mask_of,
     self_attention,
 )
 from fmjax.models.layers.block import Cache
 from fmjax.models.layers.dropout import Keys, fold_keys
 from fmjax.models.layers.inputs import InputEmbedding
+from fmjax.models.layers.perturbation import perturbed
 from fmjax.models.layers.text_inputs import Text, TextArguments, TextInputs
 
 
@@ -135,7 +137,9 @@ def embed_text(
         on; the input folds in the number of blocks.
     """
     at_input = fold_keys(keys, inputs.config.num_layers)
-    return inputs(tokens(text.tokens), text.positions, text.token_types, at_input)
+    mask = padding_mask_of(text.segment_ids, text.padding_mask)
+    words = perturbed(inputs, tokens(text.tokens), mask)
+    return inputs(words, text.positions, text.token_types, at_input)
 
 
 def decoder_mask(text: TextInputs, cache: Cache | None) -> AttentionMask:
