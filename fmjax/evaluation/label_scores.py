@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 Scores = dict[str, float]
 
@@ -83,9 +83,9 @@ def confusion_table(
 
 
 def scores_of_sets(
-    predicted: Int[np.ndarray, "N K"], labels: Int[np.ndarray, "N K"]
+    predicted: Bool[np.ndarray, "N K"], labels: Bool[np.ndarray, "N K"]
 ) -> Scores:
-    """Scores of any number of labels for each text, 0 or 1 for each class.
+    """Scores of any number of labels for each text.
 
     Returns:
       "accuracy", the share of texts whose labels are all right; "f1_micro", F1 over all

@@ -107,7 +107,7 @@ def measure_labels(
     if np.issubdtype(predicted.dtype, np.floating):
         return MeasuredLabels(scores_of_numbers(predicted, labels), "")
     if predicted.ndim == 2:
-        return MeasuredLabels(scores_of_sets(predicted, labels.astype(int)), "")
+        return MeasuredLabels(scores_of_sets(predicted, labels), "")
     counts = ClassCounts.of(predicted, labels, objective.classes)
     names, table = experiment.labels, ""
     if len(names) == objective.classes <= _SHOWN_CLASSES:
@@ -150,7 +150,7 @@ def _predictor(objective: LabelObjective, mesh: Mesh, options: Changes) -> Calla
             targets = labels
             if labels.ndim == 1:
                 targets = jax.nn.one_hot(labels, objective.classes)
-            return (logits > 0).astype(int), targets, counts
+            return logits > 0, targets > 0.5, counts
         if labels.ndim == 2:  # of tokens
             counts = (labels >= 0) & counts[:, None]
         return logits.argmax(-1), labels, counts

@@ -25,14 +25,18 @@ class Classified:
     Attributes:
       logits: one row for each text.
       labels: names of the classes; "LABEL_0", … if they have none.
+      several: whether a text may have any number of labels.
     """
 
     logits: Float[np.ndarray, "N classes"]
     labels: tuple[str, ...]
+    several: bool = False
 
     @property
     def probabilities(self) -> Float[np.ndarray, "N classes"]:
-        """Of classes that exclude each other: the softmax of the logits."""
+        """The softmax of the logits; with several labels the sigmoid of each."""
+        if self.several:
+            return 0.5 * (1 + np.tanh(0.5 * self.logits))  # without overflow
         shifted = self.logits - self.logits.max(1, keepdims=True)
         return np.exp(shifted) / np.exp(shifted).sum(1, keepdims=True)
 
@@ -40,6 +44,14 @@ class Classified:
     def names(self) -> list[str]:
         """The most probable class of each text."""
         return [self.labels[i] for i in self.logits.argmax(1)]
+
+    @property
+    def sets(self) -> list[tuple[str, ...]]:
+        """With several labels: of each text those more probable than not."""
+        return [
+            tuple(self.labels[i] for i in np.flatnonzero(row > 0))
+            for row in self.logits
+        ]
 
     @property
     def scores(self) -> Float[np.ndarray, " N"]:

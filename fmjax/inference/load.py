@@ -26,6 +26,14 @@ from fmjax.inference.classify import (
     check_classifies_texts,
     class_logits,
 )
+from fmjax.inference.classify_words import (
+    TextOrWords,
+    Word,
+    check_classifies_words,
+    labelled,
+    token_logits,
+    word_rows,
+)
 from fmjax.inference.inputs import inputs_of, rows_apart
 from fmjax.inference.read_params import read_params
 from fmjax.inference.special_tokens import as_read
@@ -40,6 +48,7 @@ from fmjax.models.text_embedding import (
     check_embeds_texts,
     embed_texts,
 )
+from fmjax.objectives.text_classification import TextClassification
 from fmjax.run import directory as run_dir
 from fmjax.sharding.mesh import MeshConfig, batch_shards, on_mesh
 from fmjax.sharding.rules import LogicalRules
@@ -215,7 +224,7 @@ class Run:
             self.model, self.tokenizer, texts, wrap, truncate, how.max_length
         )
         compute = functools.partial(self._embed_texts, pooling=pooling)
-        vectors = self._of_texts(compute, rows, batch_size)
+        vectors = np.stack(self._of_texts(compute, rows, batch_size))
         is_unit = how.normalize if normalize is None else normalize
         return np.asarray(l2_normalize(vectors)) if is_unit else vectors
 
@@ -250,11 +259,45 @@ class Run:
             return as_labelled(self.tokenizer, ids)
 
         rows = text_rows(self.model, self.tokenizer, texts, wrap, truncate)
-        logits = self._of_texts(self._class_logits, rows, batch_size)
-        labels = self.config.labels
-        if len(labels) != self.model.num_classes:
-            labels = tuple(f"LABEL_{i}" for i in range(self.model.num_classes))
-        return Classified(logits, labels)
+        logits = np.stack(self._of_texts(self._class_logits, rows, batch_size))
+        objective = self.config.objective
+        several = isinstance(objective, TextClassification)
+        several = several and objective.output == "sigmoid"
+        return Classified(logits, self._labels(self.model.num_classes), several)
+
+    @explained_out_of_memory(LESS_MEMORY)
+    def classify_words(
+        self,
+        texts: Sequence[TextOrWords],
+        *,
+        truncate: bool = False,
+        batch_size: int = 32,
+    ) -> list[list[Word]]:
+        """Classifies the words of texts with the model's head for tokens.
+
+        The first token of a word tells its class, as with @labelled_words() in
+        training.
+
+        Args:
+          texts: texts, which are cut at white space, or the words of texts.
+          truncate: whether to leave out words beyond the model's max_length; a line
+            says of how many texts.
+          batch_size: number of texts at a time.
+
+        Returns:
+          The words of each text, but those of which the tokenizer leaves nothing.
+
+        Raises:
+          UserError: the model has no head for tokens, the run no tokenizer, a text is
+            empty or too long, or there is too little memory.
+        """
+        _check_batch_size(batch_size)
+        check_classifies_words(self.model)
+        found = word_rows(self.model, self.tokenizer, texts, truncate)
+        rows = [each.row for each in found]
+        every = self._of_texts(self._token_logits, rows, batch_size)
+        labels = self._labels(self.model.token_classes)
+        return [labelled(each.words, x, labels) for each, x in zip(found, every)]
 
     def preprocess(
         self, images: Iterable[PIL.Image.Image]
@@ -342,7 +385,7 @@ class Run:
 
     def _of_texts(
         self, compute: Callable[..., Array], rows: Sequence[TextRow], batch_size: int
-    ) -> Float[np.ndarray, "N ..."]:
+    ) -> list[np.ndarray]:
         """What `compute(variables, text)` gives for each row."""
         size = min(batch_size, len(rows))
         size += -size % self.row_multiple
@@ -366,6 +409,15 @@ class Run:
     @functools.cached_property
     def _class_logits(self):
         return jax.jit(functools.partial(class_logits, self.model))
+
+    @functools.cached_property
+    def _token_logits(self):
+        return jax.jit(functools.partial(token_logits, self.model))
+
+    def _labels(self, classes: int) -> tuple[str, ...]:
+        names = self.config.labels
+        made_up = tuple(f"LABEL_{i}" for i in range(classes))
+        return names if len(names) == classes else made_up
 
     @functools.cached_property
     def _apply(self):

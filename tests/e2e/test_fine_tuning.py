@@ -224,3 +224,92 @@ def test_numbers_are_predicted_and_scored(place, tmp_path):
     export_model(run_dir, tmp_path / "hf")
     config = transformers.AutoConfig.from_pretrained(tmp_path / "hf")
     assert (config.num_labels, config.problem_type) == (1, "regression")
+
+
+def test_words_are_labelled_and_transformers_agrees(place, tmp_path):
+    draw = random.Random(1)
+    for name, count in (("train", 150), ("dev", 20)):
+        rows = []
+        for _ in range(count):
+            words = [draw.choice(["Ann", "Bob", "is", "at", "in"]) for _ in range(6)]
+            labels = ["NAME" if word[0].isupper() else "O" for word in words]
+            rows.append({"words": words, "labels": labels})
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    run_dir = tuned(
+        place, "words", f"RECORDS={tmp_path}",
+        lines="include 'finetune/words.gin'\n"
+        "token_classification.model = @gpt()\n"
+        "init_from.without = ('token_heads/**',)\n",
+    )  # fmt: skip
+    run = fmjax.load(run_dir)
+    assert run.config.labels == ("NAME", "O")
+    (line,) = metrics.read(run_dir, "validation")
+    # The first byte of a word but the first is a space: what follows is not yet known.
+    assert line["accuracy"] > 0.5
+    text = "Bob is  in Ann"
+    (found,) = run.classify_words([text])
+    assert [text[word.start : word.end] for word in found] == text.split()
+    assert [word.text for word in found] == text.split()
+    again, _ = run.classify_words([text.split(), ["Ann"]])
+    assert [w.label for w in again] == [w.label for w in found]
+    with pytest.raises(UserError, match=r"@gpt\(\) has no head that classifies texts"):
+        run.classify([text])
+    (cut,) = run.classify_words([["Bob"] * 20], truncate=True)
+    assert len(cut) == 8  # of 31 bytes beside EOS, each word but the first with a space
+    with pytest.raises(UserError, match=r"more than gpt\.max_length = 32"):
+        run.classify_words([["Bob"] * 20])
+
+    export_model(run_dir, tmp_path / "hf")
+    theirs = transformers.AutoModelForTokenClassification.from_pretrained(
+        tmp_path / "hf"
+    ).eval()
+    assert theirs.config.id2label == {0: "NAME", 1: "O"}
+    ids = [*run.tokenizer.encode("Bob is in Ann"), run.tokenizer.eos_id]
+    with torch.no_grad():
+        logits = theirs(input_ids=torch.tensor([ids])).logits[0]
+    ours = run(tokens=[ids])["token_logits"][0]
+    np.testing.assert_allclose(logits, ours, atol=2e-5)
+    # The first byte of each word, with the space before it.
+    shares = torch.softmax(logits, -1)[[0, 3, 6, 9]].max(-1).values
+    np.testing.assert_allclose(shares, [word.probability for word in again], atol=1e-5)
+
+
+def test_pairs_of_texts_with_several_labels(place, tmp_path):
+    draw = random.Random(2)
+    every = []
+    for name, count in (("train", 200), ("dev", 40)):
+        words = [(draw.choice("abcd"), draw.choice("xyz")) for _ in range(count)]
+        rows = [
+            {
+                "text": f"{first} {draw.random():.3f}",
+                "other": second,
+                "label": [first] * (first < "c") + [second] * (second < "z"),
+            }
+            for first, second in words
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+        every = rows
+    run_dir = tuned(
+        place, "pairs", f"RECORDS={tmp_path}", "train.steps=30",
+        lines="labelled_records.second_text = 'other'\n"
+        "labelled_records.several = True\n"
+        "text_classification.output = 'sigmoid'\n",
+    )  # fmt: skip
+    run = fmjax.load(run_dir)
+    assert run.config.labels == ("a", "b", "x", "y")
+    found = run.classify([(row["text"], row["other"]) for row in every])
+    wanted = np.array([[n in r["label"] for n in run.config.labels] for r in every])
+    chosen = np.array([[n in names for n in run.config.labels] for names in found.sets])
+    np.testing.assert_array_equal(chosen, found.probabilities > 0.5)
+    (line,) = metrics.read(run_dir, "validation")
+    expected = {
+        "accuracy": sklearn.metrics.accuracy_score(wanted, chosen),
+        "f1_micro": sklearn.metrics.f1_score(wanted, chosen, average="micro"),
+    }
+    assert {name: line[name] for name in expected} == pytest.approx(expected)
+    assert line["f1_micro"] > 0.6
+    export_model(run_dir, tmp_path / "hf")
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "hf")
+    assert config.problem_type == "multi_label_classification"

@@ -109,6 +109,9 @@ CUT_SHORT = {
     "fmjax train mine.gin sentencepiece.file": SHORT,
     "fmjax train train_pictures.gin": [*SMALL_MODEL, *BRIEF, "train.steps=2"],
     "fmjax train continue.gin": [*BRIEF, "train.steps=2", "train.batch_size=8"],
+    "fmjax train reviews.gin": [
+        *BRIEF, "train.steps=2", "train.batch_size=8", "data.length=32",
+    ],
     "fmjax train own.gin": ["train.steps=2"],
     "fmjax tokenizer train": ["--vocab_size", "400"],
     "fmjax train papers/nanogpt_shakespeare/cpu.gin": [

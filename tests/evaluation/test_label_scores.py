@@ -61,7 +61,6 @@ def test_sets_of_labels_are_scored_as_by_scikit_learn():
     labels = rng.random((50, 5)) < 0.4
     predicted = labels ^ (rng.random((50, 5)) < 0.2)
     labels[:, 4] = predicted[:, 4] = False
-    labels, predicted = labels.astype(int), predicted.astype(int)
     found = scores_of_sets(predicted, labels)
     metrics = sklearn.metrics
     used = slice(4)

@@ -62,6 +62,7 @@ class TextExample(NamedTuple):
         None of others.
       tokens: the document, if it is tokenized already.
       conversation: the conversation, if it is one.
+      are_words: whether the texts are the words of one text, with a label each.
     """
 
     name: str
@@ -70,6 +71,7 @@ class TextExample(NamedTuple):
     labels: tuple[int | float, ...] | None = None
     tokens: Tokens | None = None
     conversation: Conversation | None = None
+    are_words: bool = False
 
     @property
     def size(self) -> int:

@@ -1,6 +1,7 @@
 """Tokenized documents of a seqio task; corrupt ones are counted and left out."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -13,12 +14,15 @@ from fmjax.data.sources.source import DOCUMENT_BYTES
 from fmjax.data.sources.text_reader import is_utf8
 from fmjax.data.tokenizers.chat_template import chat_template
 from fmjax.data.tokenizers.tokenizers import Tokenizer
+from fmjax.data.tokenizers.words import encode_words
 from fmjax.errors import UserError
 
 _EMPTY = "is empty"
 _NOT_UTF8 = "is not UTF-8"
 _SIDES = ("inputs", "targets")
 _LABELLED_SIDES = ("targets", "second")
+# The label of tokens without one, as in transformers.
+NO_LABEL = -100
 
 
 class LabelledExample(NamedTuple):
@@ -26,7 +30,8 @@ class LabelledExample(NamedTuple):
 
     Attributes:
       texts: one or two texts, int32 [N] each, without special tokens.
-      labels: numbers of the classes, int [number of labels], or a number, float [1].
+      labels: numbers of the classes, int [number of labels], or a number, float [1],
+        or of the tokens of one text, int [N], `NO_LABEL` where there is none.
     """
 
     texts: tuple[np.ndarray, ...]
@@ -47,8 +52,8 @@ class Tokenized:
       inputs: int32 [M], the encoder's tokens of a pair; None for a document.
       negatives: int32 [M] each, hard negatives of a pair.
       second: int32 [M], the second of two labelled texts.
-      labels: numbers of the classes, int [number of labels], or a number, float [1];
-        None without labels.
+      labels: numbers of the classes, int [number of labels], or a number, float [1],
+        or labels of the tokens, int [N]; None without labels.
     """
 
     tokens: np.ndarray
@@ -136,7 +141,7 @@ def tokenized_examples(
 
     Args:
       examples: documents, also tokenized ones, pairs of inputs and targets, labelled
-        texts, or conversations, which the chat template makes documents of.
+        texts or words, or conversations, which the chat template makes documents of.
       name: name of the task and split, for messages.
       tokenizer: the task's; its EOS is appended, but to labelled texts.
       skipped: counts the examples that are left out.
@@ -166,6 +171,15 @@ def tokenized_examples(
                 why, empty = f"{name}: {example.name} {fault}", fault == _EMPTY
                 skipped.add(why, size=0 if empty else size, empty=empty)
             continue
+        if example.are_words:
+            found, fault = _labelled_words(example, tokenizer)
+            if fault is None:
+                yield found
+            else:
+                empty = fault == _EMPTY
+                why = f"{name}: {example.name} {fault}"
+                skipped.add(why, size=0 if empty else example.size, empty=empty)
+            continue
         is_labelled = example.labels is not None
         sides = _LABELLED_SIDES if is_labelled else _SIDES[-len(example.texts) :]
         negatives = [f"negative {n}" for n in range(1, len(example.texts) - 1)]
@@ -189,6 +203,36 @@ def tokenized_examples(
                 second=tokens.get("second"),
                 labels=_array(example.labels) if is_labelled else None,
             )
+
+
+def _labelled_words(
+    example: TextExample, tokenizer: Tokenizer
+) -> tuple[Tokenized, str | None]:
+    """The tokens of words, the first of each with its label, and what is wrong."""
+    nothing = Tokenized(np.zeros(0, np.int32), None)
+    if not example.texts:
+        return nothing, _EMPTY
+    if example.size > DOCUMENT_BYTES:
+        return nothing, _too_long("bytes")
+    try:
+        pieces = encode_words(tokenizer, [word.decode() for word in example.texts])
+    except UnicodeDecodeError:
+        return nothing, _NOT_UTF8
+    except UserError:  # of a character that the vocabulary lacks
+        return nothing, _outside(tokenizer.vocab_size)
+    labels = [
+        [label, *[NO_LABEL] * (len(ids) - 1)][: len(ids)]
+        for ids, label in zip(pieces, example.labels)
+    ]
+    tokens, labels = (
+        np.fromiter(itertools.chain.from_iterable(each), np.int32)
+        for each in (pieces, labels)
+    )
+    if not len(tokens):
+        return nothing, _EMPTY
+    if tokens.min() < 0 or tokens.max() >= tokenizer.vocab_size:
+        return nothing, _outside(tokenizer.vocab_size)
+    return Tokenized(tokens, example.size, labels=labels), None
 
 
 def _array(labels: tuple[int | float, ...]) -> np.ndarray:

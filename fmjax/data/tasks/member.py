@@ -12,12 +12,14 @@ class LabelKind(NamedTuple):
       several: whether an example has any number of labels rather than one.
       texts: number of texts of an example, 1 or 2.
       numbers: whether a label is a number rather than a class.
+      of_words: whether each word has a label, rather than the text.
     """
 
     names: tuple[str, ...]
     several: bool
     texts: int
     numbers: bool = False
+    of_words: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,9 @@ from fmjax.configurable import configurable, runtime_field
 from fmjax.data.folders import is_built
 from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources.conversation_files import ConversationFiles
+from fmjax.data.sources.labelled_files import LabelledFiles
 from fmjax.data.sources.labelled_records import LabelledRecords
+from fmjax.data.sources.labelled_words import LabelledWords
 from fmjax.data.sources.pair_files import PairFiles
 from fmjax.data.sources.record_files import RecordFiles
 from fmjax.data.sources.record_pairs import RecordPairs
@@ -32,6 +34,8 @@ from fmjax.data.tokenizers.vocabularies import Bytes, Characters, SentencePiece
 from fmjax.errors import UserError
 from fmjax.say_once import say_once
 
+_Labelled = LabelledRecords | LabelledFiles | LabelledWords
+
 
 @configurable("text_task")
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +59,8 @@ class TextTask:
         | PairFiles
         | RecordPairs
         | LabelledRecords
+        | LabelledFiles
+        | LabelledWords
         | ConversationFiles
         | TokenFiles
         | PythonStdlib
@@ -112,8 +118,11 @@ class TextTask:
     def label_kind(self) -> LabelKind | None:
         """The labels of examples; None if they have none."""
         source = self.source
-        if not isinstance(source, LabelledRecords):
+        if not isinstance(source, _Labelled):
             return None
+        if not isinstance(source, LabelledRecords):
+            of_words = isinstance(source, LabelledWords)
+            return LabelKind(source.class_names(), False, 1, of_words=of_words)
         texts = 1 if source.second_text is None else 2
         return LabelKind(source.class_names(), source.several, texts, source.numbers)
 
@@ -178,6 +187,6 @@ class TextTask:
     @property
     def _preprocessors(self) -> tuple[str, ...]:
         """Names of the seqio preprocessors, which are part of every cache's key."""
-        if isinstance(self.source, LabelledRecords):
+        if isinstance(self.source, _Labelled):
             return ("rekey", "tokenize")
         return ("rekey", "tokenize", "append_eos")

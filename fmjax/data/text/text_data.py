@@ -36,6 +36,7 @@ from fmjax.data.text.corruption.prefix_lm import PrefixLM
 from fmjax.data.text.corruption.span_corruption import SpanCorruption
 from fmjax.data.text.decoder_pairs import DecoderPairs
 from fmjax.data.text.labelled_text import LabelledText
+from fmjax.data.text.labelled_tokens import LabelledTokens
 from fmjax.data.text.masking import Masking
 from fmjax.data.text.packing import Layout
 from fmjax.data.text.pairs import Pairs
@@ -60,7 +61,8 @@ CorruptionConfig = (
 class Data(CachedData):
     """Text data: rows of T tokens for training and evaluation.
 
-    Labelled texts, as of @labelled_records(), have rows of their own.
+    Labelled texts, as of @labelled_records(), @labelled_files() and @labelled_words(),
+    have rows of their own.
 
     Attributes:
       train: task or mixture whose `train` split is trained on.
@@ -348,7 +350,9 @@ class Data(CachedData):
             )
         return TextGroups(self.length, count, template, tokenizer.eos_id)
 
-    def _labelled(self, kind: LabelKind, tokenizer: Tokenizer) -> LabelledText:
+    def _labelled(
+        self, kind: LabelKind, tokenizer: Tokenizer
+    ) -> LabelledText | LabelledTokens:
         wrong = [
             f"data.{name} = {getattr(self, name)!r}"
             for name, default in (
@@ -371,6 +375,8 @@ class Data(CachedData):
                 f"data.length = {self.length}: expected at least {least}, for special "
                 "tokens and text."
             )
+        if kind.of_words:
+            return LabelledTokens(self.length, template, kind.names)
         return LabelledText(
             self.length, template, kind.names, kind.several, kind.numbers
         )
