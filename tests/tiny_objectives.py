@@ -31,6 +31,7 @@ from fmjax.objectives.objective import Objective
 from fmjax.objectives.replaced_token_detection import ReplacedTokenDetection
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM
 from fmjax.objectives.text_classification import TextClassification
+from fmjax.objectives.text_contrast import TextContrast
 from fmjax.objectives.token_classification import TokenClassification
 
 V, B, T, SIZE = 24, 8, 8, 8
@@ -113,6 +114,15 @@ def _texts(kind):
         "tokens": _tokens(),
         "segment_ids": _lengths().astype(np.int32),
         "labels": labels[kind],
+        "weights": (np.arange(B) != 5).astype(np.float32),
+    }
+
+
+def _text_pairs():
+    texts = np.stack([_tokens(), _tokens()[:, ::-1]], 1)
+    return {
+        "tokens": texts,
+        "segment_ids": np.stack([_lengths(), _lengths()], 1).astype(np.int32),
         "weights": (np.arange(B) != 5).astype(np.float32),
     }
 
@@ -232,6 +242,10 @@ OBJECTIVES = {
             load_balance=1e-2,
         ),
         _captioned(),
+    ),
+    "text_contrast": Tiny(
+        TextContrast(Bert(BLOCK, **LANGUAGE, language_head=False), symmetric=True),
+        _text_pairs(),
     ),
     "nt_xent": Tiny(NTXent(SimCLR(VIT, embed_dim=8)), _views()),
 }

@@ -164,7 +164,7 @@ class Chat:
         self._run, self._options = run, options or ChatOptions()
         self._encoder, self._ends = _encoder_of(run), stop_ids(run)
         self._sampling = self._options.sampling(settings_of(run))
-        self._decoder = decoder_of(run.model)
+        self._decoder = decoder_of(run.model, run.params)
         self._read: list[int] = []
         self._slots: Slots | None = None
         self.ended = False
@@ -258,7 +258,8 @@ class Chat:
             shared = next(differ, min(len(self._read), len(prompt) - 1))
             cache = self._slots.cache
         else:
-            cache = model.empty_cache(rows, model.max_length).self_attention
+            params = self._run.params
+            cache = self._decoder.empty_cache(params, rows, model.max_length)
         more = _padded(prompt[shared:], rows, model.max_length - shared)
         self._slots, self._read = None, []  # given away
         positions = np.full(rows, shared, np.int32)

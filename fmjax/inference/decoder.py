@@ -121,12 +121,16 @@ class PromptDecoder(_LanguageDecoder):
         """See `Decoder`."""
         B, P = prompts.tokens.shape
         size = min(P + max_tokens, self.model.max_length)
+        before = jnp.zeros(B, jnp.int32)
+        return self.extend(params, prompts, before, self.empty_cache(params, B, size))
+
+    def empty_cache(self, params: dict, rows: int, length: int) -> KeyValueCache:
+        """A cache for `length` ids of each row, which has read virtual tokens."""
         prompt = prompt_length(params)
-        cache = self.model.empty_cache(B, size + prompt)
+        cache = self.model.empty_cache(rows, length + prompt)
         if prompt:
             cache = self.model.apply({"params": params}, cache, method="read_prompt")
-        before = jnp.zeros(B, jnp.int32)
-        return self.extend(params, prompts, before, cache.self_attention)
+        return cache.self_attention
 
     def extend(
         self,

@@ -37,11 +37,17 @@ from fmjax.inference.classify_words import (
 from fmjax.inference.inputs import inputs_of, rows_apart
 from fmjax.inference.read_params import read_params
 from fmjax.inference.special_tokens import as_read
-from fmjax.inference.text_features import Pooling, check_reads_texts, pooled_hidden
 from fmjax.inference.text_rows import TextOrPair, TextRow, of_rows, text_rows
 from fmjax.models.call_arguments import array_names, call_arguments
 from fmjax.models.layers.attention import ATTENTION_WEIGHTS
+from fmjax.models.layers.l2_normalize import l2_normalize
 from fmjax.models.layers.text_inputs import TextInputs
+from fmjax.models.text_embedding import (
+    Pooling,
+    TextEmbedding,
+    check_embeds_texts,
+    embed_texts,
+)
 from fmjax.objectives.text_classification import TextClassification
 from fmjax.run import directory as run_dir
 from fmjax.sharding.mesh import MeshConfig, batch_shards, on_mesh
@@ -168,8 +174,10 @@ class Run:
     def embed(
         self,
         texts: Sequence[str],
-        pooling: Pooling = "mean",
+        pooling: Pooling | None = None,
         *,
+        normalize: bool | None = None,
+        prompt: str | None = None,
         truncate: bool = False,
         batch_size: int = 32,
     ) -> Float[np.ndarray, "N D"]:
@@ -177,34 +185,48 @@ class Run:
 
         Of an encoder-decoder they are the encoder's. Each text is read by itself, with
         the special tokens of training or of an imported tokenizer, which count as
-        tokens.
+        tokens. What is None is that of the run: of experiment.embedding, which imports
+        of sentence-transformers have, or of @text_contrast(); else the mean of the
+        tokens, without normalization or prompt.
 
         Args:
           texts: what to read.
-          pooling: "mean" of the tokens, the "first" token, as encoders have [CLS], or
-            the "last", which in a decoder has read all others.
-          truncate: whether to cut texts that are longer than the model's max_length; a
-            line says how many are.
+          pooling: one of those of `TextEmbedding`, such as "mean".
+          normalize: whether vectors are divided by their length.
+          prompt: put before every text.
+          truncate: whether to cut texts that are longer than the model's max_length, or
+            that of the run's embedding; a line says how many are.
           batch_size: number of texts at a time.
 
         Raises:
           UserError: the model does not read texts alone, the run has no tokenizer, a
             text is empty or too long, or there is too little memory.
         """
+        own = self.config.own_embedding
+        how = own or TextEmbedding()
+        pooling = how.pooling if pooling is None else pooling
         if pooling not in (known := get_args(Pooling)):
             raise UserError(f"pooling = {pooling!r}: expected one of {known}.")
         _check_batch_size(batch_size)
-        check_reads_texts(self.model)
+        check_embeds_texts(self.model, pooling)
         imported = self.config.data is None
 
         def wrap(ids):
             if len(ids) != 1:
                 raise UserError("texts has a pair of texts; expected single ones.")
+            if own is not None:
+                return as_labelled(self.tokenizer, ids)
             return as_read(self.model, self.tokenizer, *ids, imported=imported)
 
-        rows = text_rows(self.model, self.tokenizer, texts, wrap, truncate)
-        compute = functools.partial(self._pooled_hidden, pooling=pooling)
-        return np.stack(self._of_texts(compute, rows, batch_size))
+        if before := how.prompt if prompt is None else prompt:
+            texts = _with_prompt(texts, before)
+        rows = text_rows(
+            self.model, self.tokenizer, texts, wrap, truncate, how.max_length
+        )
+        compute = functools.partial(self._embed_texts, pooling=pooling)
+        vectors = np.stack(self._of_texts(compute, rows, batch_size))
+        is_unit = how.normalize if normalize is None else normalize
+        return np.asarray(l2_normalize(vectors)) if is_unit else vectors
 
     @explained_out_of_memory(LESS_MEMORY)
     def classify(
@@ -380,8 +402,8 @@ class Run:
             return of_rows(of_batch, rows, size, self.model.max_length, padding)
 
     @functools.cached_property
-    def _pooled_hidden(self):
-        of_model = functools.partial(pooled_hidden, self.model)
+    def _embed_texts(self):
+        of_model = functools.partial(embed_texts, self.model)
         return jax.jit(of_model, static_argnames="pooling")
 
     @functools.cached_property
@@ -417,6 +439,12 @@ class Run:
             return found[ATTENTION_WEIGHTS]
 
         return jax.jit(apply)
+
+
+def _with_prompt(texts: Sequence[str], prompt: str) -> Sequence[str]:
+    if isinstance(texts, str):
+        return texts  # Refused where texts are read.
+    return [prompt + text if isinstance(text, str) else text for text in texts]
 
 
 def _check_batch_size(batch_size: int) -> None:

@@ -30,6 +30,7 @@ def text_rows(
     texts: Sequence[TextOrPair],
     wrap: Callable[[Sequence[list[int]]], TextRow],
     truncate: bool,
+    max_length: int | None = None,
 ) -> list[TextRow]:
     """The row of each text, or pair of texts.
 
@@ -40,6 +41,7 @@ def text_rows(
       wrap: puts special tokens around the ids of one or two texts.
       truncate: whether to cut what is longer than the model's max_length, of a pair the
         second text; a line says how many were cut.
+      max_length: a smaller limit, of the run's embedding; None for the model's alone.
 
     Raises:
       UserError: there is no tokenizer, there are no texts, or one has no tokens or too
@@ -55,7 +57,7 @@ def text_rows(
         if len(parts) not in (1, 2) or not all(isinstance(part, str) for part in parts):
             raise UserError(f"texts[{number}]: expected a text, or a pair of texts.")
         every.append([list(tokenizer.encode(part)) for part in parts])
-    return cut_rows(model, every, wrap, truncate)
+    return cut_rows(model, every, wrap, truncate, max_length)
 
 
 def cut_rows(
@@ -63,11 +65,15 @@ def cut_rows(
     texts: Sequence[list[list[int]]],
     wrap: Callable[[Sequence[list[int]]], TextRow],
     truncate: bool,
+    max_length: int | None = None,
 ) -> list[TextRow]:
     """The row of the ids of each text, or pair of texts; see `text_rows`."""
     if not len(texts):
         raise UserError("There are no texts; expected at least one.")
     longest, rows, cut = model.max_length, [], 0
+    binding = f"{model.gin_name}.max_length"
+    if max_length is not None and max_length < longest:
+        longest, binding = max_length, "text_embedding.max_length"
     for number, ids in enumerate(texts):
         row = wrap(ids)
         if (excess := len(row.ids) - longest) > 0 and truncate:
@@ -78,13 +84,13 @@ def cut_rows(
         if len(row.ids) > longest:
             raise UserError(
                 f"texts[{number}] has {len(row.ids)} tokens, more than "
-                f"{model.gin_name}.max_length = {longest}; truncate = True cuts it."
+                f"{binding} = {longest}; truncate = True cuts it."
             )
         rows.append(row)
     if cut:
         say_once(
             f"{cut:,} of {len(rows):,} texts have more than "
-            f"{model.gin_name}.max_length = {longest} tokens; the rest is not read."
+            f"{binding} = {longest} tokens; the rest is not read."
         )
     return rows
 

@@ -66,6 +66,12 @@ class LabelObjective(Objective):
         text = TextInputs.from_arrays(batch, read)
         return text_outputs(self.model, variables, text, rng)[self.logits_name]
 
+    def weighted_sum(
+        self, values: Float[Array, "B ..."], batch: Batch
+    ) -> Float[Array, ""]:
+        """The sum of a number for each prediction, by the weights of `weights`."""
+        return (values * batch["weights"]).sum()
+
     def check(self, rows: RowShapes, vocab_size: int) -> None:
         """Raises a UserError where the model cannot take such rows.
 

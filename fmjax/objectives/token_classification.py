@@ -66,6 +66,12 @@ class TokenClassification(LabelObjective):
         """The weight of the term: the number of labelled tokens."""
         return {"cross_entropy": _token_weights(batch).sum()}
 
+    def weighted_sum(
+        self, values: Float[Array, "B T"], batch: Batch
+    ) -> Float[Array, ""]:
+        """The sum of a number for each token, over the labelled ones."""
+        return (values * _token_weights(batch)).sum()
+
     def _check_labels(self, rows: RowShapes, binding: str) -> None:
         if rows["labels"] != rows["tokens"]:
             raise UserError(

@@ -102,6 +102,8 @@ def set_up(
     eval_size = run.eval_batch_size or run.batch_size
     check_divisible("train.batch_size", run.batch_size, run.microbatches, mesh, rules)
     check_noise_scale(run, objective)
+    if experiment.adversary is not None:
+        experiment.adversary.check(objective, run.microbatches)
     check_divisible("train.eval_batch_size", eval_size, 1, mesh, rules)
     plan = plan_run(experiment, mesh, rules)
     check_xla_options(mesh.devices.flat[0], run.xla_options)

@@ -58,8 +58,9 @@ class TextExample(NamedTuple):
 
     Attributes:
       name: file and place, for messages.
-      texts: in UTF-8: the document, the inputs and targets of a pair, or one or two
-        labelled texts; empty if it is tokenized already, or a conversation.
+      texts: in UTF-8: the document, the inputs and targets of a pair with its hard
+        negatives, or one or two labelled texts; empty if it is tokenized already, or a
+        conversation.
       fault: what is wrong with a corrupt example; "" if it is valid.
       labels: numbers of the classes of labelled texts, or a number that is predicted;
         None of others.

@@ -39,7 +39,7 @@ class LabelledExample(NamedTuple):
     labels: np.ndarray
 
 
-Document = np.ndarray | tuple[np.ndarray, np.ndarray] | LabelledExample | ChatTokens
+Document = np.ndarray | tuple[np.ndarray, ...] | LabelledExample | ChatTokens
 
 
 @dataclasses.dataclass
@@ -51,6 +51,7 @@ class Tokenized:
         labelled text without EOS.
       size: bytes of its text; None if the task does not keep the text.
       inputs: int32 [M], the encoder's tokens of a pair; None for a document.
+      negatives: int32 [M] each, hard negatives of a pair.
       second: int32 [M], the second of two labelled texts.
       labels: numbers of the classes, int [number of labels], or a number, float [1],
         or labels of the tokens, int [N]; None without labels.
@@ -60,6 +61,7 @@ class Tokenized:
     tokens: np.ndarray
     size: int | None
     inputs: np.ndarray | None = None
+    negatives: tuple[np.ndarray, ...] = ()
     second: np.ndarray | None = None
     labels: np.ndarray | None = None
     loss_mask: np.ndarray | None = None
@@ -71,7 +73,7 @@ class Tokenized:
 
     @property
     def content(self) -> Document:
-        """The input of a layout: tokens, (inputs, targets), texts with labels, …."""
+        """The input of a layout: tokens, (inputs, targets, negatives …), labels, …."""
         if self.loss_mask is not None:
             return ChatTokens(self.tokens, self.loss_mask)
         if self.labels is not None:
@@ -79,7 +81,9 @@ class Tokenized:
                 (self.tokens,) if self.second is None else (self.tokens, self.second)
             )
             return LabelledExample(texts, self.labels)
-        return self.tokens if self.inputs is None else (self.inputs, self.tokens)
+        if self.inputs is None:
+            return self.tokens
+        return (self.inputs, self.tokens, *self.negatives)
 
 
 def tokenized_documents(
@@ -127,8 +131,8 @@ def tokenized_documents(
                 tokens["targets"],
                 size,
                 tokens.get("inputs"),
-                tokens.get("second"),
-                example.get("labels"),
+                second=tokens.get("second"),
+                labels=example.get("labels"),
             )
 
 
@@ -191,13 +195,14 @@ def tokenized_examples(
             continue
         is_labelled = example.labels is not None
         sides = _LABELLED_SIDES if is_labelled else _SIDES[-len(example.texts) :]
+        negatives = [f"negative {n}" for n in range(1, len(example.texts) - 1)]
         end = None if is_labelled else tokenizer.eos_id
         tokens = {}
-        for side, text in zip(sides, example.texts):
+        for side, text in zip((*sides, *negatives), example.texts):
             ids, fault = _encoded(text, tokenizer, end)
             if fault is not None:
                 empty = fault == _EMPTY
-                which = f" {side}" if len(example.texts) == 2 else ""
+                which = f" {side}" if len(example.texts) > 1 else ""
                 why = f"{name}: {example.name}{which} {fault}"
                 skipped.add(why, size=0 if empty else len(text), empty=empty)
                 break
@@ -207,8 +212,9 @@ def tokenized_examples(
                 tokens["targets"],
                 len(example.texts[sides.index("targets")]),
                 tokens.get("inputs"),
-                tokens.get("second"),
-                _array(example.labels) if is_labelled else None,
+                tuple(tokens[name] for name in negatives),
+                second=tokens.get("second"),
+                labels=_array(example.labels) if is_labelled else None,
             )
 
 

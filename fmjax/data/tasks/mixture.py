@@ -77,6 +77,16 @@ class Mixture:
             )
         return found.pop()
 
+    def text_count(self, root: Path) -> int:
+        """The number of texts of an example; raises a UserError if they differ."""
+        found = {task.text_count(root) for task in self.tasks}
+        if len(found) > 1:
+            raise UserError(
+                f"mixture.tasks: examples have {' or '.join(map(str, sorted(found)))} "
+                "texts; expected the same number."
+            )
+        return found.pop()
+
     def has(self, kind: type) -> bool:
         """Whether any task is an instance of a class."""
         return any(isinstance(task, kind) for task in self.tasks)

@@ -121,6 +121,11 @@ class TextTask:
         source = self.source
         return isinstance(source, ConversationFiles) and source.loss == "assistant"
 
+    def text_count(self, root: Path) -> int:
+        """The number of texts of an example: 2 for pairs, and hard negatives."""
+        negatives = getattr(self.source, "negatives", ())
+        return 1 + self.has_inputs(root) + len(negatives)
+
     def label_kind(self) -> LabelKind | None:
         """The labels of examples; None if they have none."""
         source = self.source

@@ -44,6 +44,7 @@ from fmjax.data.text.pairs import Pairs
 from fmjax.data.text.seqio_streaming import SeqioBatches, SeqioRows
 from fmjax.data.text.streamed_rows import StreamedMember, StreamedRows
 from fmjax.data.text.streaming import StreamedBatches, streamed_eval_batches
+from fmjax.data.text.text_groups import TextGroups, reads_pairs
 from fmjax.data.tokenizers.specials import end_id
 from fmjax.data.tokenizers.text_template import text_template
 from fmjax.data.tokenizers.tokenizers import Tokenizer
@@ -71,7 +72,8 @@ class Data(CachedData):
       length: T, tokens of a row; for pairs and an encoder-decoder, of the encoder's.
       rows: 'blocks' cuts the stream of documents every T tokens; 'packed' puts several
         whole documents or pairs into a row, with segment ids that restrict attention to
-        each of them; 'documents' gives each document or pair a row of its own.
+        each of them; 'documents' gives each document or pair a row of its own; 'texts',
+        for @text_contrast(), each document and each text of a pair.
       corruption: corruption of the text each time it is read, such as
         @span_corruption(); None for next-token prediction.
       pairs: for a task of pairs, the model that reads them: 'encoder_decoder'; or
@@ -117,7 +119,7 @@ class Data(CachedData):
     def __post_init__(self):
         require(self, "length", self.length >= 1, "at least 1")
         for name, kinds in (
-            ("rows", ("blocks", "packed", "documents")),
+            ("rows", ("blocks", "packed", "documents", "texts")),
             ("pairs", ("encoder_decoder", "decoder")),
         ):
             if (kind := getattr(self, name)) not in kinds:
@@ -126,10 +128,10 @@ class Data(CachedData):
                     + suggest(kind, kinds)
                 )
         if self.corruption is not None:
-            if self.rows == "packed":
+            if self.rows in ("packed", "texts"):
                 raise UserError(
-                    "data.rows = 'packed' does not support data.corruption; expected "
-                    "'blocks' or 'documents'."
+                    f"data.rows = {self.rows!r} does not support data.corruption; "
+                    "expected 'blocks' or 'documents'."
                 )
             self.corruption.raw_length(self.length)  # Raises if it is too small.
         target_length_valid = self.target_length is None or self.target_length >= 1
@@ -224,10 +226,11 @@ class Data(CachedData):
 
         Returns:
           Counts int64 [V], and the number of bytes of the targets' text (None if the
-          targets are not the text itself). None without a validation split, or if the
-          targets are labels.
+          targets are not the text itself). None without a validation split, or if no
+          tokens are predicted.
         """
-        if not self.has_validation or self.label_kind() is not None:
+        predicts_tokens = self.label_kind() is None and self.rows != "texts"
+        if not (self.has_validation and predicts_tokens):
             return None
         counts = np.zeros(self._tokenizer.vocab_size, np.int64)
         every = self.eval_batches(64, range(64))
@@ -287,6 +290,14 @@ class Data(CachedData):
             return self._labelled(kind, tokenizer)
         if self._task(split).is_chat():
             return self._chats(split)
+        count = self._task(split).text_count(self.root)
+        if self.rows == "texts":
+            return self._text_groups(count, tokenizer)
+        if count > 2:
+            raise UserError(
+                f"The task of data.{split} has hard negatives, which need data.rows = "
+                f"'texts'; found {self.rows!r}."
+            )
         if self._task(split).has_inputs(self.root):
             if self.corruption is not None or self.random_window:
                 raise UserError(
@@ -346,6 +357,20 @@ class Data(CachedData):
             )
         return Chats(self.length, self.rows == "packed")
 
+    def _text_groups(self, count: int, tokenizer: Tokenizer) -> TextGroups:
+        if self.pairs != "encoder_decoder" or self.target_length is not None:
+            raise UserError(
+                f"data.pairs = {self.pairs!r}, data.target_length = "
+                f"{self.target_length}: expected the defaults with data.rows = 'texts'."
+            )
+        template = text_template(tokenizer, 1)
+        if self.length < (least := len(template)):
+            raise UserError(
+                f"data.length = {self.length}: expected at least {least}, for special "
+                "tokens and text."
+            )
+        return TextGroups(self.length, count, template, tokenizer.eos_id)
+
     def _labelled(
         self, kind: LabelKind, tokenizer: Tokenizer
     ) -> LabelledText | LabelledTokens:
@@ -357,7 +382,8 @@ class Data(CachedData):
             )
             if getattr(self, name) != default
         ]  # fmt: skip
-        wrong += ["data.rows = 'packed'"] if self.rows == "packed" else []
+        if self.rows in ("packed", "texts"):
+            wrong.append(f"data.rows = {self.rows!r}")
         if wrong:
             raise UserError(
                 f"{', '.join(wrong)}: expected the default, since each labelled text "
@@ -437,7 +463,7 @@ class Data(CachedData):
         dataset = member.task.seqio(member.name, tokenizer).get_dataset(
             None, key.split, shuffle=False, try_in_mem_cache=False
         )
-        pairs = isinstance(key.layout, Pairs | DecoderPairs)
+        pairs = reads_pairs(key.layout)
         return tokenized_documents(dataset, name, tokenizer.vocab_size, skipped, pairs)
 
     def _streamed(self, split: str) -> StreamedRows | SeqioRows:

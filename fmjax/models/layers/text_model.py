@@ -12,11 +12,13 @@ from fmjax.errors import UserError, require
 from fmjax.models.layers.attention_mask import (
     AttentionMask,
     cached_self_attention,
+    padding_mask_of,
     self_attention,
 )
 from fmjax.models.layers.block import Cache
 from fmjax.models.layers.dropout import Keys, fold_keys
 from fmjax.models.layers.inputs import InputEmbedding
+from fmjax.models.layers.perturbation import perturbed
 from fmjax.models.layers.text_inputs import Text, TextArguments, TextInputs
 from fmjax.models.layers.virtual_tokens import prefix_length
 
@@ -160,7 +162,8 @@ def embed_text(
       prefix: virtual tokens in attention, which take the first positions.
     """
     at_input = fold_keys(keys, inputs.config.num_layers)
-    x, positions = tokens(text.tokens), text.positions
+    mask = padding_mask_of(text.segment_ids, text.padding_mask)
+    x, positions = perturbed(inputs, tokens(text.tokens), mask), text.positions
     if prompt is not None:
         first = jnp.broadcast_to(prompt.astype(x.dtype), (len(x), *prompt.shape))
         x = jnp.concatenate([first, x], axis=1)
