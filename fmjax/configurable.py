@@ -34,18 +34,23 @@ def runtime_field(default: Any = dataclasses.MISSING) -> Any:
     return dataclasses.field(default=default, metadata={"runtime": True})
 
 
-def path(default: Any = dataclasses.MISSING, runtime: bool = True) -> Any:
+def path(
+    default: Any = dataclasses.MISSING,
+    runtime: bool = True,
+    names: tuple[str, ...] = (),
+) -> Any:
     """A dataclass field for a file, folder or glob, or a tuple of them.
 
     Relative paths become absolute when the config is read.
 
     Args:
       default: the field's default; required if missing.
+      names: values that are names of something built in, not paths.
       runtime: whether the path may change when a run resumes, as with `runtime_field`.
         Use False if the path alone identifies the data.
     """
     return dataclasses.field(
-        default=default, metadata={"runtime": runtime, "path": True}
+        default=default, metadata={"runtime": runtime, "path": True, "names": names}
     )
 
 

@@ -11,6 +11,7 @@ from fmjax.optim.schedules import Cosine
 from fmjax.sharding.mesh import MeshConfig, batch_sharding, global_batch, on_mesh
 from fmjax.sharding.rules import named_shardings, param_specs
 from fmjax.training.accumulation import accumulate
+from fmjax.training.adversary import Adversary
 from fmjax.training.state import State, abstract_variables, plan_state
 from fmjax.training.step import example_keys, make_train_step
 
@@ -79,6 +80,7 @@ def gradients_of(
     mesh_config: MeshConfig | None,
     microbatches: int = 1,
     state: State | None = None,
+    adversary: Adversary | None = None,
 ) -> tuple[float, dict[str, np.ndarray]]:
     """The loss of a batch and its gradients by name, from `state` or random numbers."""
     mesh, rules = build(mesh_config)
@@ -89,7 +91,9 @@ def gradients_of(
     @jax.jit
     def gradients(state, data):
         keys = example_keys(0, state.step, rows)
-        return accumulate(objective, state, data, keys, microbatches)[:2]
+        return accumulate(
+            objective, state, data, keys, microbatches, adversary=adversary
+        )[:2]
 
     with on_mesh(mesh, rules):
         data = global_batch(batch, batch_sharding(mesh, rules), rows)

@@ -30,6 +30,9 @@ from fmjax.objectives.nt_xent import NTXent
 from fmjax.objectives.objective import Objective
 from fmjax.objectives.replaced_token_detection import ReplacedTokenDetection
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM
+from fmjax.objectives.text_classification import TextClassification
+from fmjax.objectives.text_contrast import TextContrast
+from fmjax.objectives.token_classification import TokenClassification
 
 V, B, T, SIZE = 24, 8, 8, 8
 BLOCK = TransformerConfig(num_layers=1, embed_dim=32, num_heads=2, dtype="float32")
@@ -99,6 +102,31 @@ def _captioned():
     return _images() | {"tokens": _tokens(), "padding_mask": _lengths()}
 
 
+def _texts(kind):
+    rng = np.random.default_rng(3)
+    labels = {
+        "softmax": (np.arange(B) % 3).astype(np.int32),
+        "sigmoid": (rng.random((B, 3)) < 0.5).astype(np.float32),
+        "regression": rng.normal(size=B).astype(np.float32),
+        "tokens": np.where(_lengths(), _tokens() % 3, -100).astype(np.int32),
+    }
+    return {
+        "tokens": _tokens(),
+        "segment_ids": _lengths().astype(np.int32),
+        "labels": labels[kind],
+        "weights": (np.arange(B) != 5).astype(np.float32),
+    }
+
+
+def _text_pairs():
+    texts = np.stack([_tokens(), _tokens()[:, ::-1]], 1)
+    return {
+        "tokens": texts,
+        "segment_ids": np.stack([_lengths(), _lengths()], 1).astype(np.int32),
+        "weights": (np.arange(B) != 5).astype(np.float32),
+    }
+
+
 def _views():
     images = _images()
     noise = np.random.default_rng(2).normal(size=(B, SIZE, SIZE, 3))
@@ -151,6 +179,28 @@ OBJECTIVES = {
         Classification(VIT.clone(num_classes=7)),
         _labelled(),
     ),
+    "text_classification": Tiny(
+        TextClassification(
+            Bert(BLOCK, **LANGUAGE, pooler="tanh", pooling="mean", num_classes=3),
+            class_weights=(0.5, 1.5, 1.0),
+        ),
+        _texts("softmax"),
+    ),
+    "text_classification_sigmoid": Tiny(
+        TextClassification(GPT(BLOCK, **LANGUAGE, num_classes=3), output="sigmoid"),
+        _texts("sigmoid"),
+    ),
+    "text_classification_regression": Tiny(
+        TextClassification(
+            Seq2Seq(BLOCK, BLOCK, **LANGUAGE, positions="learned", num_classes=1),
+            output="regression",
+        ),
+        _texts("regression"),
+    ),
+    "token_classification": Tiny(
+        TokenClassification(Bert(BLOCK, **LANGUAGE, token_classes=3)),
+        _texts("tokens"),
+    ),
     "masked_autoencoding": Tiny(
         MaskedAutoencoding(MAE(BLOCK, BLOCK, image_size=SIZE, patch_size=4)),
         _images(),
@@ -192,6 +242,10 @@ OBJECTIVES = {
             load_balance=1e-2,
         ),
         _captioned(),
+    ),
+    "text_contrast": Tiny(
+        TextContrast(Bert(BLOCK, **LANGUAGE, language_head=False), symmetric=True),
+        _text_pairs(),
     ),
     "nt_xent": Tiny(NTXent(SimCLR(VIT, embed_dim=8)), _views()),
 }

@@ -61,3 +61,32 @@ def takes_run(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--step", type=int, help="step of the checkpoint; default: the newest"
     )
+
+
+def takes_sampling(sub: argparse.ArgumentParser) -> None:
+    """Adds how tokens are drawn, and the dtype of the parameters."""
+    sub.add_argument(
+        "--max_tokens",
+        type=int,
+        help="maximum number of new tokens; default: that of the model's generation "
+        "config, or 100 (chat: 512); limited to what fits the model",
+    )
+    sub.add_argument(
+        "--temperature",
+        type=float,
+        help="sampling temperature; default: 1; 0 is greedy",
+    )
+    sub.add_argument("--top_k", type=int, help="sample from the k likeliest tokens")
+    sub.add_argument(
+        "--top_p",
+        type=float,
+        help="sample from the likeliest tokens of total probability p",
+    )
+    sub.add_argument(
+        "--seed", type=int, default=0, help="random seed, from 0 to 2**32 - 1"
+    )
+    sub.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16"],
+        help="dtype of the parameters; default: as they were saved",
+    )

@@ -5,7 +5,7 @@ import pathlib
 import tempfile
 from typing import TYPE_CHECKING
 
-from fmjax.cli.arguments import Verbs, add_verb, takes_run, takes_trust
+from fmjax.cli.arguments import Verbs, add_verb, takes_run, takes_sampling, takes_trust
 from fmjax.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,32 +37,8 @@ def add(verbs: Verbs) -> None:
         type=pathlib.Path,
         help="image to be captioned; may be repeated; with one prompt, or one for each",
     )
-    sub.add_argument(
-        "--max_tokens",
-        type=int,
-        help="maximum number of new tokens; default: that of the model's generation "
-        "config, or 100; limited to what fits the model",
-    )
-    sub.add_argument(
-        "--temperature",
-        type=float,
-        help="sampling temperature; default: 1; 0 is greedy",
-    )
-    sub.add_argument("--top_k", type=int, help="sample from the k likeliest tokens")
-    sub.add_argument(
-        "--top_p",
-        type=float,
-        help="sample from the likeliest tokens of total probability p",
-    )
-    sub.add_argument(
-        "--seed", type=int, default=0, help="random seed, from 0 to 2**32 - 1"
-    )
+    takes_sampling(sub)
     sub.add_argument("--beams", type=int, help="number of beams of a beam search")
-    sub.add_argument(
-        "--dtype",
-        choices=["float32", "bfloat16", "float16"],
-        help="dtype of the parameters; default: as they were saved",
-    )
     sub.add_argument(
         "--length_penalty",
         type=float,

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 
 from fmjax.cli import (
+    chat,
     compare,
     config,
     data,
@@ -47,6 +48,7 @@ VERBS = (
     plan,
     evaluate,  # eval
     generate,
+    chat,
     data,  # data, tokenizer
     config,  # config, help, list
     compare,

@@ -30,7 +30,8 @@ def construct(cls: type, values: dict[str, Any]) -> Any:
     read = {}
     for name, value in values.items():
         value = _tuples(value)
-        if fields[name].metadata.get("path"):
+        metadata = fields[name].metadata
+        if metadata.get("path") and value not in metadata["names"]:
             value = _absolute(value)
         read[name] = value
     return cls(**read)

@@ -166,7 +166,7 @@ def _translate(
     max_tokens: int | None,
 ) -> list[str]:
     """Translates each source, in batches of sources of similar lengths."""
-    limit = run.model.max_length
+    limit = decoder_of(run.model, run.params).room(0)
     lengths = [len(encode(run, source)) for source in sources]
     if max_tokens is None:
         max_tokens = min(max(lengths) + _MORE_TOKENS, limit)

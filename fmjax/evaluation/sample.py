@@ -52,7 +52,7 @@ class Sample:
         if self.prompt is None or not at.last:
             return {}
         run = current_run(experiment, at.variables, at.step)
-        room = decoder_of(run.model).room(len(encode(run, self.prompt)))
+        room = decoder_of(run.model, run.params).room(len(encode(run, self.prompt)))
         (text,) = generate(
             run,
             [self.prompt],

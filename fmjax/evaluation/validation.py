@@ -12,7 +12,12 @@ from fmjax.data.images.image_data import ImageData
 from fmjax.data.text.text_data import Data
 from fmjax.data.tokenizers.tokenizers import load_tokenizer
 from fmjax.errors import UserError, explained_out_of_memory
+from fmjax.evaluation.embeddings import measure_embeddings
+from fmjax.evaluation.labels import check_labels, measure_labels
+from fmjax.evaluation.robustness import RobustAccuracy, measure_robustness
 from fmjax.evaluation.unigram import baseline
+from fmjax.objectives.label_objective import LabelObjective
+from fmjax.objectives.text_contrast import TextContrast
 from fmjax.run import directory as run_dirs
 from fmjax.sharding.mesh import (
     MeshConfig,
@@ -53,12 +58,15 @@ def evaluate_run(
       trust: whether the stored config may import code.
 
     Returns:
-      The result of `fmjax.training.evaluate.evaluate` with "step", and for text
-      "perplexity" and the unigram baseline.
+      The result of `fmjax.training.evaluate.evaluate` with "step", for text
+      "perplexity" and the unigram baseline, for labels the scores of
+      `fmjax.evaluation.label_scores`, for vectors of texts those of
+      `fmjax.evaluation.embedding_scores`, and the robust accuracy if
+      experiment.evaluations has it.
 
     Raises:
-      UserError: the run has no data, the data has another tokenizer than the run, or
-        the devices have too little memory.
+      UserError: the run has no data, the data has another tokenizer or other classes
+        than the run, or the devices have too little memory.
     """
     folder = as_path(run_dir)
     experiment = run_dirs.stored_experiment(folder, trust, bindings)
@@ -76,6 +84,8 @@ def evaluate_run(
     objective, data = experiment.objective, data_of(experiment, bindings)
     if (tokenizer := data.tokenizer()) is not None:
         check_tokenizer(folder, tokenizer.digest)
+    experiment = dataclasses.replace(experiment, data=data)
+    check_labels(experiment)
     if jax.process_index() == 0:
         data.prepare()
     data.wait_until_prepared()
@@ -92,6 +102,14 @@ def evaluate_run(
             lambda batch: global_batch(batch, sharding, size),
             objective.unit,
         )
+        if isinstance(objective, LabelObjective):
+            values |= measure_labels(experiment, variables, mesh, rules).scores
+        for how in experiment.evaluations:
+            if isinstance(how, RobustAccuracy):
+                how.check(experiment)
+                values |= measure_robustness(how, experiment, variables, mesh, rules)
+        if isinstance(objective, TextContrast):
+            values |= measure_embeddings(experiment, variables, mesh, rules)
     if "nll" in values:
         values["perplexity"] = float(np.exp(values["nll"]))
     counts = data.target_counts()

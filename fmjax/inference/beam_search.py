@@ -101,7 +101,7 @@ def beam_search_tokens(
     Raises:
       UserError: as in `generate_tokens`.
     """
-    decoder = decoder_of(model)
+    decoder = decoder_of(model, params)
     if beams < 1:
         raise UserError(f"beams = {beams}: expected at least 1.")
     if not 1 <= n_best <= beams:

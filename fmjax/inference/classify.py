@@ -14,8 +14,8 @@ from fmjax.data.tokenizers.text_template import text_template
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError
 from fmjax.inference.text_rows import TextRow
-from fmjax.models.contracts import GeneratesFromText
 from fmjax.models.layers.text_inputs import TextInputs
+from fmjax.models.text_heads import text_outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +25,18 @@ class Classified:
     Attributes:
       logits: one row for each text.
       labels: names of the classes; "LABEL_0", … if they have none.
+      several: whether a text may have any number of labels.
     """
 
     logits: Float[np.ndarray, "N classes"]
     labels: tuple[str, ...]
+    several: bool = False
 
     @property
     def probabilities(self) -> Float[np.ndarray, "N classes"]:
-        """Of classes that exclude each other: the softmax of the logits."""
+        """The softmax of the logits; with several labels the sigmoid of each."""
+        if self.several:
+            return 0.5 * (1 + np.tanh(0.5 * self.logits))  # without overflow
         shifted = self.logits - self.logits.max(1, keepdims=True)
         return np.exp(shifted) / np.exp(shifted).sum(1, keepdims=True)
 
@@ -40,6 +44,14 @@ class Classified:
     def names(self) -> list[str]:
         """The most probable class of each text."""
         return [self.labels[i] for i in self.logits.argmax(1)]
+
+    @property
+    def sets(self) -> list[tuple[str, ...]]:
+        """With several labels: of each text those more probable than not."""
+        return [
+            tuple(self.labels[i] for i in np.flatnonzero(row > 0))
+            for row in self.logits
+        ]
 
     @property
     def scores(self) -> Float[np.ndarray, " N"]:
@@ -75,22 +87,5 @@ def as_labelled(tokenizer: Tokenizer, ids: Sequence[list[int]]) -> TextRow:
 def class_logits(
     model: nn.Module, variables: Mapping[str, Any], text: TextInputs
 ) -> Float[Array, "B classes"]:
-    """The logits of the head for texts, float32; those of tokens are not computed.
-
-    An encoder-decoder reads the text on both sides (Lewis et al. 2020, section 3.1).
-
-    Args:
-      model: with num_classes.
-      variables: of the model.
-      text: [B, T], with a padding mask.
-    """
-    texts = (text,)
-    if isinstance(model, GeneratesFromText):
-        segment_ids = text.padding_mask.astype(jnp.int32)
-        shifted = jnp.roll(text.tokens, 1, 1).at[:, 0].set(model.start_id)
-        texts = tuple(
-            TextInputs(tokens, segment_ids=segment_ids)
-            for tokens in (text.tokens, shifted)
-        )
-    out = model.apply(variables, *texts, method=model.hidden)
-    return out["class_logits"].astype(jnp.float32)
+    """The logits of the head for texts [B, T], float32, without those of tokens."""
+    return text_outputs(model, variables, text)["class_logits"].astype(jnp.float32)

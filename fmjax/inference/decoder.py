@@ -13,8 +13,10 @@ from fmjax.inference.constraints import History
 from fmjax.inference.slots import Slots
 from fmjax.models.contracts import Generates, GeneratesFromImages, GeneratesFromText
 from fmjax.models.language.seq2seq import EncoderOutput
+from fmjax.models.layers.attention import KeyValueCache
 from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.models.layers.transformer import Cache
+from fmjax.models.layers.virtual_tokens import prefix_length, prompt_length
 
 
 class Prompts(NamedTuple):
@@ -90,37 +92,68 @@ class PromptDecoder(_LanguageDecoder):
     """The decoder of a decoder-only model, which continues prompts.
 
     Attributes:
-      model: a model with `hidden`, `head` and `empty_cache`.
+      model: a model with `hidden`, `head` and `empty_cache`, and with `read_prompt` if
+        its parameters have a prompt.
+      virtual: learned positions that virtual tokens take.
     """
 
     model: nn.Module
+    virtual: int = 0
 
     reads_images = False
 
     def room(self, longest: int) -> int:
         """See `Decoder`."""
-        return self.model.max_length - longest
+        return self.model.max_length - self.virtual - longest
 
     def check(self, longest: int, max_tokens: int) -> None:
         """See `Decoder`."""
-        if longest + max_tokens > self.model.max_length:
+        if max_tokens > self.room(longest):
+            virtual = f" and {self.virtual} virtual ones" if self.virtual else ""
             raise UserError(
-                f"max_tokens = {max_tokens} after a prompt of {longest} tokens make "
-                f"{longest + max_tokens} tokens; expected at most "
-                f"{self.model.gin_name}.max_length = {self.model.max_length}."
+                f"max_tokens = {max_tokens} after a prompt of {longest} tokens"
+                f"{virtual} make {self.virtual + longest + max_tokens} tokens; "
+                f"expected at most {self.model.gin_name}.max_length = "
+                f"{self.model.max_length}."
             )
 
     def prefill(self, params: dict, prompts: Prompts, max_tokens: int) -> Slots:
         """See `Decoder`."""
         B, P = prompts.tokens.shape
         size = min(P + max_tokens, self.model.max_length)
-        cache = self.model.empty_cache(B, size)
-        positions = jnp.broadcast_to(jnp.arange(P), (B, P))
-        hidden, cache = self._apply(params, prompts.tokens, positions, cache)
+        before = jnp.zeros(B, jnp.int32)
+        return self.extend(params, prompts, before, self.empty_cache(params, B, size))
+
+    def empty_cache(self, params: dict, rows: int, length: int) -> KeyValueCache:
+        """A cache for `length` ids of each row, which has read virtual tokens."""
+        prompt = prompt_length(params)
+        cache = self.model.empty_cache(rows, length + prompt)
+        if prompt:
+            cache = self.model.apply({"params": params}, cache, method="read_prompt")
+        return cache.self_attention
+
+    def extend(
+        self,
+        params: dict,
+        more: Prompts,
+        positions: Int[Array, " B"],
+        cache: KeyValueCache,
+    ) -> Slots:
+        """Reads ids after those that are in the cache.
+
+        Args:
+          params: of the model.
+          more: the ids; the padding must fit the cache too.
+          positions: int32 [B], number of ids before them; what the cache has after
+            these is overwritten.
+          cache: [layers, B, N, G, K] each.
+        """
+        P = more.tokens.shape[1]
+        at = positions[:, None] + jnp.arange(P)
+        hidden, read = self._apply(params, more.tokens, at, Cache(cache))
         # New keys and values overwrite the padding: a row continues at its length.
-        return Slots(
-            _last(hidden, prompts.lengths), prompts.lengths, cache.self_attention
-        )
+        last = _last(hidden, more.lengths)
+        return Slots(last, positions + more.lengths, read.self_attention)
 
     def decode_step(
         self, params: dict, tokens: Int[Array, " R"], slots: Slots
@@ -146,34 +179,41 @@ class SourceDecoder(_LanguageDecoder):
 
     Attributes:
       model: a model with `encode`, `decode`, `head`, `empty_cache` and `start_id`.
+      virtual: learned positions that virtual tokens take, on either side.
     """
 
     model: nn.Module
+    virtual: int = 0
 
     reads_images = False
 
     def room(self, longest: int) -> int:
         """See `Decoder`; it does not depend on the prompt."""
         del longest
-        return self.model.max_length
+        return self.model.max_length - self.virtual
 
     def check(self, longest: int, max_tokens: int) -> None:
         """See `Decoder`."""
-        limit = self.model.max_length
+        limit = self.model.max_length - self.virtual
         for name, length in (("prompt", longest), ("max_tokens", max_tokens)):
             if length > limit:
+                virtual = f" - {self.virtual} virtual ones" if self.virtual else ""
                 raise UserError(
                     f"{name}: {length} tokens; expected at most "
-                    f"{self.model.gin_name}.max_length = {limit}."
+                    f"{self.model.gin_name}.max_length = {self.model.max_length}"
+                    f"{virtual}."
                 )
 
     def prefill(self, params: dict, prompts: Prompts, max_tokens: int) -> Slots:
         """Encodes the prompts and reads the start token; see `Decoder`."""
         tokens = prompts.tokens
         B, P = tokens.shape
-        padding_mask = _padding_mask(P, prompts.lengths)
-        text = TextInputs(tokens, padding_mask=padding_mask)
+        text = TextInputs(tokens, padding_mask=_padding_mask(P, prompts.lengths))
         encoded = self.model.apply({"params": params}, text, method="encode")
+        # The vectors of virtual tokens are before those of the text.
+        length = encoded["hidden"].shape[1]
+        lengths = prompts.lengths + (length - P)
+        padding_mask = _padding_mask(length, lengths)
         out = self.model.apply(
             {"params": params},
             TextInputs(
@@ -181,11 +221,11 @@ class SourceDecoder(_LanguageDecoder):
                 positions=jnp.zeros((B, 1), jnp.int32),
             ),
             EncoderOutput(encoded["hidden"], padding_mask=padding_mask),
-            self.model.empty_cache(B, max_tokens, P),
+            self.model.empty_cache(B, max_tokens, length),
             method="decode",
         )
         positions = jnp.ones_like(prompts.lengths)  # after the start token
-        return Slots(out["hidden"], positions, *out["cache"], prompts.lengths)
+        return Slots(out["hidden"], positions, *out["cache"], lengths)
 
     def decode_step(
         self, params: dict, tokens: Int[Array, " R"], slots: Slots
@@ -258,8 +298,13 @@ class ImageDecoder(PromptDecoder):
         return _moved(slots, hidden, (first.self_attention, second.self_attention))
 
 
-def decoder_of(model: nn.Module) -> Decoder:
+def decoder_of(model: nn.Module, params: dict | None = None) -> Decoder:
     """The decoder of a model.
+
+    Args:
+      model: without parameters.
+      params: of the model, for the room that their virtual tokens leave; None for
+        parameters without virtual tokens.
 
     Raises:
       UserError: the model has no decoder.
@@ -271,9 +316,12 @@ def decoder_of(model: nn.Module) -> Decoder:
         )
     if isinstance(model, GeneratesFromImages):
         return ImageDecoder(model)
+    virtual = 0
+    if getattr(model, "positions", None) == "learned":
+        virtual = prefix_length(params) + prompt_length(params)
     if isinstance(model, GeneratesFromText):
-        return SourceDecoder(model)
-    return PromptDecoder(model)
+        return SourceDecoder(model, virtual)
+    return PromptDecoder(model, virtual)
 
 
 def _moved(slots: Slots, hidden: jax.Array, cache) -> Slots:

@@ -1,25 +1,19 @@
 """Text generation: continuing prompts, encoder-decoder outputs, captioning images."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import Float
-
 from fmjax.data.text.pairs import shortened
-from fmjax.data.tokenizers.tokenizers import TwoVocabularies
 from fmjax.errors import UserError, explained_out_of_memory
 from fmjax.inference.beam_search import Hypothesis, beam_search_tokens
 from fmjax.inference.decoder import SourceDecoder, decoder_of
-from fmjax.inference.inputs import inputs_of
+from fmjax.inference.in_batch import Images, in_batch, settings_of, text_after
 from fmjax.inference.load import LESS_MEMORY, Run
 from fmjax.inference.prompts import encode
 from fmjax.inference.sampling import Sampling
 from fmjax.inference.token_loop import ScoredTokens, generate_tokens
-from fmjax.models.generation import Generation
 
-Images = Float[np.ndarray, "B height width C"]
 # Default of max_tokens, if so many fit the model.
 _TOKENS = 100
 _LESS_MEMORY = f"{LESS_MEMORY} A smaller max_tokens and fewer beams help too."
@@ -111,7 +105,7 @@ def generate(
             f"logprobs = True is not supported with beams = {beams}; expected only one "
             "of the two. fmjax.inference.beam_search returns the score of each text."
         )
-    settings = _settings(run)
+    settings = settings_of(run)
     if settings.num_beams > 1 and not given and not logprobs:
         beams = beams or settings.num_beams
     if beams is not None:
@@ -149,11 +143,11 @@ def generate(
             **options,
         )
 
-    drawn = _in_batch(run, ids, images, draw)
+    drawn = in_batch(run, ids, images, draw)
     if not logprobs:
-        return [_text(run, *pair) for pair in zip(ids, drawn)]
+        return [text_after(run, *pair) for pair in zip(ids, drawn)]
     return [
-        ScoredSample(_text(run, prompt, found.tokens), *found)
+        ScoredSample(text_after(run, prompt, found.tokens), *found)
         for prompt, found in zip(ids, drawn)
     ]
 
@@ -198,7 +192,7 @@ def beam_search(
         ids = [shortened(prompt, longest_prompt, end) for prompt in ids]
     if max_tokens is None:
         max_tokens = _default_max_tokens(run, ids)
-    settings = _settings(run)
+    settings = settings_of(run)
     if length_penalty is None and settings.num_beams > 1:
         scoring = {
             "length_penalty": settings.length_penalty,
@@ -221,8 +215,8 @@ def beam_search(
         )
 
     return [
-        [ScoredText(_text(run, prompt, h.tokens), h.score) for h in found]
-        for prompt, found in zip(ids, _in_batch(run, ids, images, search))
+        [ScoredText(text_after(run, prompt, h.tokens), h.score) for h in found]
+        for prompt, found in zip(ids, in_batch(run, ids, images, search))
     ]
 
 
@@ -239,19 +233,9 @@ def _encoded(run: Run, prompts: Sequence[str]) -> list[list[int]]:
     return [encode(run, text) for text in prompts]
 
 
-def _settings(run: Run) -> Generation:
-    return run.config.generation or Generation()
-
-
-def _ends(run: Run) -> tuple[int, ...]:
-    """The ids that end a text: those of experiment.generation, or the tokenizer's."""
-    eos_id = run.tokenizer.eos_id
-    return _settings(run).eos_token_id or (() if eos_id is None else (eos_id,))
-
-
 def _default_max_tokens(run: Run, ids: list[list[int]]) -> int:
     """The default of max_tokens: that of the generation config or 100, if they fit."""
-    decoder, settings = decoder_of(run.model), _settings(run)
+    decoder, settings = decoder_of(run.model, run.params), settings_of(run)
     longest = max(map(len, ids), default=0)
     limit = f"{run.model.gin_name}.max_length = {run.model.max_length}"
     room = decoder.room(longest)
@@ -273,56 +257,3 @@ def _default_max_tokens(run: Run, ids: list[list[int]]) -> int:
             file=sys.stderr,
         )
     return min(wanted, room)
-
-
-def _in_batch(
-    run: Run, ids: list[list[int]], images: Images | None, write: Callable
-) -> list:
-    """Calls `write` with a padded batch on the run's mesh.
-
-    Args:
-      run: the run.
-      ids: ids of each prompt.
-      images: one for each prompt, or None.
-      write: a function of the batch and options that returns a result for each row.
-
-    Returns:
-      `write`'s results, of which only the first len(ids) belong to prompts.
-    """
-    if not ids:
-        return []
-    tokenizer = run.tokenizer
-    # Copies of the first row fill the last shard; they end at the same time.
-    more = -len(ids) % run.row_multiple
-    filled = ids + ids[:1] * more
-    if images is not None:
-        images = inputs_of(run.model, {"images": images})["images"]
-        images = np.concatenate([images, *[images[:1]] * more])
-    ends, padding = _ends(run), tokenizer.pad_id
-    with run.on_mesh():
-        return write(
-            filled,
-            images=images,
-            eos_id=ends,
-            padding_id=None if padding in ends else padding,
-            vocab_size=tokenizer.vocab_size,
-            generation=run.config.generation,
-        )
-
-
-def _text(run: Run, prompt: list[int], new: list[int]) -> str:
-    """The text of new ids after a prompt.
-
-    They are decoded with the prompt, since a text may depend on what is before it: for
-    example, SentencePiece removes the space before the first piece.
-    """
-    tokenizer = run.tokenizer
-    if new and new[-1] in _ends(run):
-        new = new[:-1]
-    if isinstance(decoder_of(run.model), SourceDecoder):
-        # Marian has a tokenizer for each language.
-        if isinstance(tokenizer, TwoVocabularies):
-            tokenizer = tokenizer.target
-        return tokenizer.decode(new)
-    before, whole = tokenizer.decode(prompt), tokenizer.decode(prompt + new)
-    return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(new)

@@ -27,14 +27,29 @@ from fmjax.inference.classify import (
     check_classifies_texts,
     class_logits,
 )
+from fmjax.inference.classify_words import (
+    TextOrWords,
+    Word,
+    check_classifies_words,
+    labelled,
+    token_logits,
+    word_rows,
+)
 from fmjax.inference.inputs import inputs_of, rows_apart
 from fmjax.inference.read_params import read_params
 from fmjax.inference.special_tokens import as_read
-from fmjax.inference.text_features import Pooling, check_reads_texts, pooled_hidden
 from fmjax.inference.text_rows import TextOrPair, TextRow, of_rows, text_rows
 from fmjax.models.call_arguments import array_names, call_arguments
 from fmjax.models.layers.attention import ATTENTION_WEIGHTS
+from fmjax.models.layers.l2_normalize import l2_normalize
 from fmjax.models.layers.text_inputs import TextInputs
+from fmjax.models.text_embedding import (
+    Pooling,
+    TextEmbedding,
+    check_embeds_texts,
+    embed_texts,
+)
+from fmjax.objectives.text_classification import TextClassification
 from fmjax.run import directory as run_dir
 from fmjax.sharding.mesh import MeshConfig, batch_shards, on_mesh
 from fmjax.sharding.rules import LogicalRules
@@ -49,7 +64,13 @@ if TYPE_CHECKING:
 # Dtypes of parameters.
 _DTYPES = ("float32", "bfloat16", "float16")
 # Functions of a model, compiled for each structure of its parameters.
-_COMPILED = ("_apply", "_apply_for_weights", "_class_logits", "_pooled_hidden")
+_COMPILED = (
+    "_apply",
+    "_apply_for_weights",
+    "_class_logits",
+    "_embed_texts",
+    "_token_logits",
+)
 LESS_MEMORY = (
     "What helps: fewer or shorter inputs at a time, parameters of dtype bfloat16, or "
     "the mesh of more devices, where fsdp divides the parameters among them."
@@ -162,8 +183,10 @@ class Run:
     def embed(
         self,
         texts: Sequence[str],
-        pooling: Pooling = "mean",
+        pooling: Pooling | None = None,
         *,
+        normalize: bool | None = None,
+        prompt: str | None = None,
         truncate: bool = False,
         batch_size: int = 32,
     ) -> Float[np.ndarray, "N D"]:
@@ -171,34 +194,48 @@ class Run:
 
         Of an encoder-decoder they are the encoder's. Each text is read by itself, with
         the special tokens of training or of an imported tokenizer, which count as
-        tokens.
+        tokens. What is None is that of the run: of experiment.embedding, which imports
+        of sentence-transformers have, or of @text_contrast(); else the mean of the
+        tokens, without normalization or prompt.
 
         Args:
           texts: what to read.
-          pooling: "mean" of the tokens, the "first" token, as encoders have [CLS], or
-            the "last", which in a decoder has read all others.
-          truncate: whether to cut texts that are longer than the model's max_length; a
-            line says how many are.
+          pooling: one of those of `TextEmbedding`, such as "mean".
+          normalize: whether vectors are divided by their length.
+          prompt: put before every text.
+          truncate: whether to cut texts that are longer than the model's max_length, or
+            that of the run's embedding; a line says how many are.
           batch_size: number of texts at a time.
 
         Raises:
           UserError: the model does not read texts alone, the run has no tokenizer, a
             text is empty or too long, or there is too little memory.
         """
+        own = self.config.own_embedding
+        how = own or TextEmbedding()
+        pooling = how.pooling if pooling is None else pooling
         if pooling not in (known := get_args(Pooling)):
             raise UserError(f"pooling = {pooling!r}: expected one of {known}.")
         _check_batch_size(batch_size)
-        check_reads_texts(self.model)
+        check_embeds_texts(self.model, pooling)
         imported = self.config.data is None
 
         def wrap(ids):
             if len(ids) != 1:
                 raise UserError("texts has a pair of texts; expected single ones.")
+            if own is not None:
+                return as_labelled(self.tokenizer, ids)
             return as_read(self.model, self.tokenizer, *ids, imported=imported)
 
-        rows = text_rows(self.model, self.tokenizer, texts, wrap, truncate)
-        compute = functools.partial(self._pooled_hidden, pooling=pooling)
-        return self._of_texts(compute, rows, batch_size)
+        if before := how.prompt if prompt is None else prompt:
+            texts = _with_prompt(texts, before)
+        rows = text_rows(
+            self.model, self.tokenizer, texts, wrap, truncate, how.max_length
+        )
+        compute = functools.partial(self._embed_texts, pooling=pooling)
+        vectors = np.stack(self._of_texts(compute, rows, batch_size))
+        is_unit = how.normalize if normalize is None else normalize
+        return np.asarray(l2_normalize(vectors)) if is_unit else vectors
 
     @explained_out_of_memory(LESS_MEMORY)
     def classify(
@@ -231,11 +268,45 @@ class Run:
             return as_labelled(self.tokenizer, ids)
 
         rows = text_rows(self.model, self.tokenizer, texts, wrap, truncate)
-        logits = self._of_texts(self._class_logits, rows, batch_size)
-        labels = self.config.labels
-        if len(labels) != self.model.num_classes:
-            labels = tuple(f"LABEL_{i}" for i in range(self.model.num_classes))
-        return Classified(logits, labels)
+        logits = np.stack(self._of_texts(self._class_logits, rows, batch_size))
+        objective = self.config.objective
+        several = isinstance(objective, TextClassification)
+        several = several and objective.output == "sigmoid"
+        return Classified(logits, self._labels(self.model.num_classes), several)
+
+    @explained_out_of_memory(LESS_MEMORY)
+    def classify_words(
+        self,
+        texts: Sequence[TextOrWords],
+        *,
+        truncate: bool = False,
+        batch_size: int = 32,
+    ) -> list[list[Word]]:
+        """Classifies the words of texts with the model's head for tokens.
+
+        The first token of a word tells its class, as with @labelled_words() in
+        training.
+
+        Args:
+          texts: texts, which are cut at white space, or the words of texts.
+          truncate: whether to leave out words beyond the model's max_length; a line
+            says of how many texts.
+          batch_size: number of texts at a time.
+
+        Returns:
+          The words of each text, but those of which the tokenizer leaves nothing.
+
+        Raises:
+          UserError: the model has no head for tokens, the run no tokenizer, a text is
+            empty or too long, or there is too little memory.
+        """
+        _check_batch_size(batch_size)
+        check_classifies_words(self.model)
+        found = word_rows(self.model, self.tokenizer, texts, truncate)
+        rows = [each.row for each in found]
+        every = self._of_texts(self._token_logits, rows, batch_size)
+        labels = self._labels(self.model.token_classes)
+        return [labelled(each.words, x, labels) for each, x in zip(found, every)]
 
     def preprocess(
         self, images: Iterable[PIL.Image.Image]
@@ -394,7 +465,7 @@ class Run:
 
     def _of_texts(
         self, compute: Callable[..., Array], rows: Sequence[TextRow], batch_size: int
-    ) -> Float[np.ndarray, "N ..."]:
+    ) -> list[np.ndarray]:
         """What `compute(variables, text)` gives for each row."""
         size = min(batch_size, len(rows))
         size += -size % self.row_multiple
@@ -411,13 +482,22 @@ class Run:
             return of_rows(of_batch, rows, size, self.model.max_length, padding)
 
     @functools.cached_property
-    def _pooled_hidden(self):
-        of_model = functools.partial(pooled_hidden, self.model)
+    def _embed_texts(self):
+        of_model = functools.partial(embed_texts, self.model)
         return jax.jit(of_model, static_argnames="pooling")
 
     @functools.cached_property
     def _class_logits(self):
         return jax.jit(functools.partial(class_logits, self.model))
+
+    @functools.cached_property
+    def _token_logits(self):
+        return jax.jit(functools.partial(token_logits, self.model))
+
+    def _labels(self, classes: int) -> tuple[str, ...]:
+        names = self.config.labels
+        made_up = tuple(f"LABEL_{i}" for i in range(classes))
+        return names if len(names) == classes else made_up
 
     @functools.cached_property
     def _apply(self):
@@ -439,6 +519,12 @@ class Run:
             return found[ATTENTION_WEIGHTS]
 
         return jax.jit(apply)
+
+
+def _with_prompt(texts: Sequence[str], prompt: str) -> Sequence[str]:
+    if isinstance(texts, str):
+        return texts  # Refused where texts are read.
+    return [prompt + text if isinstance(text, str) else text for text in texts]
 
 
 def _check_batch_size(batch_size: int) -> None:

@@ -86,7 +86,7 @@ def pad(
         )
     decoder.check(max(lengths), max_tokens)
     bucket = max(_MIN_BUCKET, 1 << (max(lengths) - 1).bit_length())
-    tokens = np.zeros((len(prompts), min(bucket, model.max_length)), np.int32)
+    tokens = np.zeros((len(prompts), min(bucket, decoder.room(0))), np.int32)
     for row, prompt in zip(tokens, prompts):
         row[: len(prompt)] = prompt
     if tokens.min() < 0 or tokens.max() >= model.vocab_size:

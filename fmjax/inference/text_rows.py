@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError
@@ -30,6 +30,7 @@ def text_rows(
     texts: Sequence[TextOrPair],
     wrap: Callable[[Sequence[list[int]]], TextRow],
     truncate: bool,
+    max_length: int | None = None,
 ) -> list[TextRow]:
     """The row of each text, or pair of texts.
 
@@ -40,6 +41,7 @@ def text_rows(
       wrap: puts special tokens around the ids of one or two texts.
       truncate: whether to cut what is longer than the model's max_length, of a pair the
         second text; a line says how many were cut.
+      max_length: a smaller limit, of the run's embedding; None for the model's alone.
 
     Raises:
       UserError: there is no tokenizer, there are no texts, or one has no tokens or too
@@ -49,14 +51,30 @@ def text_rows(
         raise UserError("This run has no tokenizer, so it cannot read texts.")
     if isinstance(texts, str):
         raise UserError("texts is one text; expected a list of texts.")
-    if not len(texts):
-        raise UserError("There are no texts; expected at least one.")
-    longest, rows, cut = model.max_length, [], 0
+    every = []
     for number, text in enumerate(texts):
         parts = text if isinstance(text, (tuple, list)) else (text,)
         if len(parts) not in (1, 2) or not all(isinstance(part, str) for part in parts):
             raise UserError(f"texts[{number}]: expected a text, or a pair of texts.")
-        ids = [list(tokenizer.encode(part)) for part in parts]
+        every.append([list(tokenizer.encode(part)) for part in parts])
+    return cut_rows(model, every, wrap, truncate, max_length)
+
+
+def cut_rows(
+    model: nn.Module,
+    texts: Sequence[list[list[int]]],
+    wrap: Callable[[Sequence[list[int]]], TextRow],
+    truncate: bool,
+    max_length: int | None = None,
+) -> list[TextRow]:
+    """The row of the ids of each text, or pair of texts; see `text_rows`."""
+    if not len(texts):
+        raise UserError("There are no texts; expected at least one.")
+    longest, rows, cut = model.max_length, [], 0
+    binding = f"{model.gin_name}.max_length"
+    if max_length is not None and max_length < longest:
+        longest, binding = max_length, "text_embedding.max_length"
+    for number, ids in enumerate(texts):
         row = wrap(ids)
         if (excess := len(row.ids) - longest) > 0 and truncate:
             cut += 1
@@ -66,13 +84,13 @@ def text_rows(
         if len(row.ids) > longest:
             raise UserError(
                 f"texts[{number}] has {len(row.ids)} tokens, more than "
-                f"{model.gin_name}.max_length = {longest}; truncate = True cuts it."
+                f"{binding} = {longest}; truncate = True cuts it."
             )
         rows.append(row)
     if cut:
         say_once(
             f"{cut:,} of {len(rows):,} texts have more than "
-            f"{model.gin_name}.max_length = {longest} tokens; the rest is not read."
+            f"{binding} = {longest} tokens; the rest is not read."
         )
     return rows
 
@@ -83,7 +101,7 @@ def of_rows(
     size: int,
     longest: int,
     padding: int,
-) -> Float[np.ndarray, "N ..."]:
+) -> list[np.ndarray]:
     """What `compute` gives for each row, in the order of the rows.
 
     Args:
@@ -99,7 +117,7 @@ def of_rows(
     for numbers, arrays in _batches(rows, size, longest, padding):
         for number, result in zip(numbers, np.asarray(compute(arrays))):
             found[number] = result
-    return np.stack(found)
+    return found
 
 
 def _batches(

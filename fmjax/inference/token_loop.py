@@ -9,18 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer, Key
 
 from fmjax.errors import UserError
 from fmjax.inference.constraints import constrain_scores, constrains
-from fmjax.inference.decoder import SourceDecoder, decoder_of
+from fmjax.inference.decoder import Decoder, Prompts, SourceDecoder, decoder_of
 from fmjax.inference.prompts import eos_array, pad
 from fmjax.inference.sampling import Sampling, sample
 from fmjax.inference.slots import Slots
 from fmjax.models.generation import Generation
 from fmjax.models.layers.logical_axes import constrain
 
-_MAX_SEED = 2**32 - 1
+MAX_SEED = 2**32 - 1
 
 
 class ScoredTokens(NamedTuple):
@@ -83,10 +83,10 @@ def generate_tokens(
       UserError: the model has no decoder, prompts and `max_tokens` do not fit
         model.max_length, the images do not fit, or a number is out of range.
     """
-    decoder = decoder_of(model)
+    decoder = decoder_of(model, params)
     sampling.check()
-    if not 0 <= seed <= _MAX_SEED:
-        raise UserError(f"seed = {seed}: expected 0 to 2**32 - 1 = {_MAX_SEED}.")
+    if not 0 <= seed <= MAX_SEED:
+        raise UserError(f"seed = {seed}: expected 0 to 2**32 - 1 = {MAX_SEED}.")
     if not prompts:
         return []
     generation = generation or Generation()
@@ -124,13 +124,100 @@ class _Written(NamedTuple):
     logprobs: Float[Array, "B N"] | None
 
 
-class _State(NamedTuple):
-    count: jax.Array  # ids generated so far
-    tokens: jax.Array  # [B, max_tokens]
-    logprobs: jax.Array | None  # [B, max_tokens]
-    counts: jax.Array  # [B]
-    ended: jax.Array  # [B]
+class LoopState(NamedTuple):
+    """The state of a batch between two generated ids.
+
+    Attributes:
+      count: number of ids generated so far.
+      tokens: the ids, int32 [B, N]; zeros after the end of each row.
+      logprobs: their log-probabilities [B, N]; None if they are not wanted.
+      counts: number of ids of each row, int32 [B].
+      ended: whether each row has ended, bool [B].
+      slots: of the decoder.
+    """
+
+    count: jax.Array
+    tokens: jax.Array
+    logprobs: jax.Array | None
+    counts: jax.Array
+    ended: jax.Array
     slots: Slots
+
+
+def loop_state(slots: Slots, max_tokens: int, logprobs: bool = False) -> LoopState:
+    """The state before the first id is generated."""
+    B = len(slots.positions)
+    return LoopState(
+        count=jnp.int32(0),
+        tokens=jnp.zeros((B, max_tokens), jnp.int32),
+        logprobs=jnp.zeros((B, max_tokens)) if logprobs else None,
+        counts=jnp.zeros(B, jnp.int32),
+        ended=jnp.zeros(B, bool),
+        slots=slots,
+    )
+
+
+def generate_one(
+    decoder: Decoder,
+    params: dict,
+    state: LoopState,
+    prompts: Prompts,
+    *,
+    vocab_size: int,
+    generation: Generation | None,
+    keys: Key[Array, " B"],
+    sampling: Sampling,
+    eos_ids: Int[Array, " E"],
+    padding_id: Int[Array, ""],
+) -> LoopState:
+    """Draws the next id of each row that has not ended, and reads it.
+
+    Args:
+      decoder: the decoder.
+      params: of the model.
+      state: the state.
+      prompts: what is before the generated ids, for constraints.
+      vocab_size: ids from here on are never generated.
+      generation: constraints; None for none.
+      keys: of each row; an id depends on it and the position.
+      sampling: settings of sampling.
+      eos_ids: ids that end a row.
+      padding_id: id that is never generated; -1 for none.
+    """
+    B = len(state.counts)
+    logits = decoder.next_logits(params, state.slots)
+    allowed = logits[:, :vocab_size]
+    allowed = jnp.where(jnp.arange(vocab_size) == padding_id, -jnp.inf, allowed)
+    if generation is not None:
+        allowed = constrain_scores(
+            allowed,
+            generation,
+            decoder.history(prompts).extended(state.tokens, state.count),
+            state.count,
+            max_tokens=state.tokens.shape[1],
+            eos_ids=eos_ids,
+            from_start=isinstance(decoder, SourceDecoder),
+        )
+    of_position = jax.vmap(jax.random.fold_in)(keys, state.slots.positions)
+    drawn = sample(allowed, of_position, sampling)
+    drawn = jnp.where(state.ended, 0, drawn)
+    found = state.logprobs
+    if found is not None:
+        of_drawn = jax.nn.log_softmax(logits)[jnp.arange(B), drawn]
+        found = found.at[:, state.count].set(of_drawn)
+    return LoopState(
+        count=state.count + 1,
+        tokens=state.tokens.at[:, state.count].set(drawn),
+        logprobs=found,
+        counts=state.counts + ~state.ended,
+        ended=state.ended | jnp.isin(drawn, eos_ids),
+        slots=decoder.decode_step(params, drawn, state.slots),
+    )
+
+
+def row_keys(seed: Integer[Array, ""], rows: Int[Array, " B"]) -> Key[Array, " B"]:
+    """The random key of each row, from its number and the seed."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), rows)
 
 
 # flax's logical axis rules are global state that jit does not see, so they are a static
@@ -152,50 +239,24 @@ def _write(
     padding_id,
 ):
     del rules
-    B = len(prompts.lengths)
-    fold = jax.vmap(jax.random.fold_in)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), rows)
 
     def unfinished(state):
         return (state.count < max_tokens) & ~state.ended.all()
 
-    def step(state):
-        logits = decoder.next_logits(params, state.slots)
-        allowed = logits[:, :vocab_size]
-        allowed = jnp.where(jnp.arange(vocab_size) == padding_id, -jnp.inf, allowed)
-        if generation is not None:
-            allowed = constrain_scores(
-                allowed,
-                generation,
-                decoder.history(prompts).extended(state.tokens, state.count),
-                state.count,
-                max_tokens=max_tokens,
-                eos_ids=eos_ids,
-                from_start=isinstance(decoder, SourceDecoder),
-            )
-        drawn = sample(allowed, fold(keys, state.slots.positions), sampling)
-        drawn = jnp.where(state.ended, 0, drawn)
-        found = state.logprobs
-        if logprobs:
-            of_drawn = jax.nn.log_softmax(logits)[jnp.arange(B), drawn]
-            found = found.at[:, state.count].set(of_drawn)
-        return _State(
-            count=state.count + 1,
-            tokens=state.tokens.at[:, state.count].set(drawn),
-            logprobs=found,
-            counts=state.counts + ~state.ended,
-            ended=state.ended | jnp.isin(drawn, eos_ids),
-            slots=decoder.decode_step(params, drawn, state.slots),
-        )
-
-    start = _State(
-        count=jnp.int32(0),
-        tokens=jnp.zeros((B, max_tokens), jnp.int32),
-        logprobs=jnp.zeros((B, max_tokens)) if logprobs else None,
-        counts=jnp.zeros(B, jnp.int32),
-        ended=jnp.zeros(B, bool),
-        slots=decoder.prefill(params, prompts, max_tokens),
+    step = functools.partial(
+        generate_one,
+        decoder,
+        params,
+        prompts=prompts,
+        vocab_size=vocab_size,
+        generation=generation,
+        keys=row_keys(seed, rows),
+        sampling=sampling,
+        eos_ids=eos_ids,
+        padding_id=padding_id,
     )
+    slots = decoder.prefill(params, prompts, max_tokens)
+    start = loop_state(slots, max_tokens, logprobs)
     end = jax.lax.while_loop(unfinished, step, start)
     written = _Written(end.tokens, end.counts, end.logprobs)
     # Replicated, so that every process can read all of it.

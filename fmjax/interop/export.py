@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
 from fmjax.data.tokenizers.tokenizers import load_tokenizer
 from fmjax.errors import UserError, suggest
 from fmjax.field_types import gin_name
@@ -19,6 +20,7 @@ from fmjax.interop import (
     labels_file,
     model_card,
     preprocessor_file,
+    sentence_files,
     tokenizer_files,
 )
 from fmjax.interop.families import FAMILIES
@@ -100,6 +102,7 @@ def export_model(
         objective.model, model_type, imported.model_type if imported else None
     )
     config |= family.write_objective(objective)
+    objective = objective.without_own_params()
     objective = dataclasses.replace(objective, model=family.kept(objective.model))
     folder = source / run_dirs.TOKENIZER
     tokenizer = load_tokenizer(folder) if folder.is_dir() else None
@@ -132,11 +135,17 @@ def export_model(
         if experiment.image_preprocessing is not None:
             preprocessor_file.write(target, experiment.image_preprocessing)
             notes.append(f"images' preprocessing in {preprocessor_file.FILE}")
+        embedding = experiment.own_embedding
+        if embedding is not None and isinstance(tokenizer, HuggingFaceTokenizer):
+            model = objective.model
+            sizes = (model.transformer.embed_dim, model.max_length)
+            notes.append(sentence_files.write(target, embedding, *sizes))
         ids = generation_file.write_back(source, target)
         about = {"model_type": family.model_type, "architectures": [name]}
         about |= {"dtype": dtype}
         about |= tokenizer_files.ids(tokenizer) if ids is None else ids
         config |= labels_file.options(experiment.labels, config)
+        config |= labels_file.problem(objective)
         text = json.dumps(about | config, indent=2, sort_keys=True)
         (target / "config.json").write_text(text + "\n", encoding="utf-8")
         exported = Exported(

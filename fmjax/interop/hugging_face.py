@@ -8,7 +8,12 @@ import jax
 from fmjax.config.render import render
 from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
 from fmjax.errors import UserError, suggest
-from fmjax.interop import generation_file, labels_file, preprocessor_file
+from fmjax.interop import (
+    generation_file,
+    labels_file,
+    preprocessor_file,
+    sentence_files,
+)
 from fmjax.interop.containers.meta_llama import PARAMS
 from fmjax.interop.import_report import (
     ImportReport,
@@ -45,7 +50,8 @@ def import_model(
 
     Args:
       hf_dir: a folder with config.json and safetensors files, as written by
-        `save_pretrained`, and optionally tokenizer and preprocessor files; or with
+        `save_pretrained`, and optionally tokenizer and preprocessor files, and those of
+        sentence-transformers (modules.json, pooling, normalization); or with
         other files of weights, see the page "Continue a Hugging Face model".
       run_dir: the run directory to write; it must be new.
       ignore: options of config.json or generation_config.json to ignore: options that
@@ -67,7 +73,11 @@ def import_model(
     check_dtype(dtype)
     with (
         local_copy(place) as local,
-        source_folder(local, ignore) as (source, files, note),
+        source_folder(sentence_files.model_folder(local), ignore) as (
+            source,
+            files,
+            note,
+        ),
         new_folder(target) as folder,
     ):
         _check_ignored((source, local), ignore)
@@ -80,6 +90,7 @@ def import_model(
             objective=saved.objective,
             preprocessing=preprocessor_file.read(source),
             generation=generation_file.read(source, model, ignore),
+            embedding=sentence_files.read(local, tokenizer),
             labels=labels_file.read(source, model, ignore),
             imported=Imported(
                 dtype=dtype or saved.dtype,
@@ -98,6 +109,9 @@ def import_model(
         if is_bucket(target):  # A checkpoint counts there once it is marked.
             (folder / FOLDER / "0" / COMMITTED).write_text("imported")
     notes = [note] * bool(note) + saved.notes
+    if (how := experiment.embedding) is not None:
+        unit = ", of unit length" if how.normalize else ""
+        notes.append(f"vectors of texts by pooling {how.pooling!r}{unit}")
     if ignore:
         notes.append(f"ignored because of --ignore: {', '.join(ignore)}")
     longest, vocab_size = text_sizes(model)

@@ -1,4 +1,4 @@
-"""Names of classes: id2label of config.json."""
+"""Names of classes, and the kind of labels: id2label, problem_type of config.json."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -7,6 +7,15 @@ from typing import Any
 from flax import linen as nn
 
 from fmjax.interop.options import Options
+from fmjax.objectives.objective import Objective
+from fmjax.objectives.text_classification import TextClassification
+
+# transformers' names of the outputs of @text_classification().
+_PROBLEMS = {
+    "softmax": "single_label_classification",
+    "sigmoid": "multi_label_classification",
+    "regression": "regression",
+}
 
 
 def read(
@@ -41,6 +50,13 @@ def options(labels: Sequence[str], config: dict[str, Any]) -> dict[str, Any]:
         "id2label": {str(i): name for i, name in enumerate(labels)},
         "label2id": {name: i for i, name in enumerate(labels)},
     }
+
+
+def problem(objective: Objective) -> dict[str, Any]:
+    """problem_type, of an objective that classifies texts."""
+    if not isinstance(objective, TextClassification):
+        return {}
+    return {"problem_type": _PROBLEMS[objective.output]}
 
 
 def _made_up(count: int) -> list[str]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
+from fmjax.data.tokenizers.tokenizer_files import CHAT_TEMPLATE
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 
 _SPECIALS = ("bos", "eos", "pad")
@@ -14,6 +15,9 @@ def write(folder: Path, tokenizer: Tokenizer | None) -> str:
         return "no tokenizer files: the run has no tokenizer"
     if isinstance(tokenizer, HuggingFaceTokenizer):
         tokenizer.save_original(folder)
+        if tokenizer.chat_template is not None:
+            template = tokenizer.chat_template.encode()
+            (folder / CHAT_TEMPLATE).write_bytes(template)
         return f"the tokenizer's own files: {', '.join(sorted(tokenizer.files))}"
     return f"no tokenizer files: {tokenizer.kind} has no form there"
 

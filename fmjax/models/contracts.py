@@ -111,6 +111,20 @@ class Encoder(PredictsTokens, Protocol):
 
 
 @runtime_checkable
+class ClassifiesTexts(PredictsTokens, Protocol):
+    """`hidden` gives "class_logits" [B, num_classes] too, unless that is None."""
+
+    num_classes: int | None
+
+
+@runtime_checkable
+class ClassifiesTokens(PredictsTokens, Protocol):
+    """`hidden` gives "token_logits" [B, T, token_classes], unless that is None."""
+
+    token_classes: int | None
+
+
+@runtime_checkable
 class ReadsImages(Protocol):
     """Reads images [B, height, width, channels] of image_size."""
 

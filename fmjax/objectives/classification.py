@@ -1,7 +1,7 @@
 """Supervised image classification, by softmax or by a sigmoid per class."""
 
 import dataclasses
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,20 +12,13 @@ from fmjax.configurable import configurable
 from fmjax.errors import UserError, require
 from fmjax.models.contracts import ClassifiesImages, check_model
 from fmjax.models.layers.patches import pair
+from fmjax.objectives.class_loss import check_class_count, class_losses
 from fmjax.objectives.fit import check_images, check_names
 from fmjax.objectives.objective import Objective
 from fmjax.objectives.terms import Batch, LossOutput, Ratio, RowShapes, Term
 
 # Top-5 accuracy says little if there are only a few classes.
 _TOP = 5
-
-
-@runtime_checkable
-class NamesClasses(Protocol):
-    """Protocol of data that names its classes; a custom source need not."""
-
-    def class_names(self) -> tuple[str, ...]:
-        """The name of each class, in the order of their labels."""
 
 
 @configurable("classification")
@@ -91,14 +84,7 @@ class Classification(Objective):
 
     def check_data(self, data: Any) -> None:
         """Raises a UserError if the model's number of classes is not the data's."""
-        if not isinstance(data, NamesClasses):
-            return
-        names = data.class_names()
-        if len(names) != self.model.num_classes:
-            raise UserError(
-                f"{self.model.gin_name}.num_classes = {self.model.num_classes}; "
-                f"expected {len(names)}, the classes of experiment.data."
-            )
+        check_class_count(self, "num_classes", data)
 
     def train_flops_per_row(self, params, rows: RowShapes) -> float:
         """Matrix FLOPs of a training step for an image."""
@@ -125,7 +111,7 @@ class Classification(Objective):
         out = self.model.apply(variables, batch["images"], keys=rng)
         logits, weights = out["logits"], batch["weights"]
         targets = self._targets(batch)
-        losses = self._cross_entropy(logits, targets)
+        losses = class_losses(logits, targets, self.output, self.label_smoothing)
         terms = {"cross_entropy": Term((losses * weights).sum(), weights.sum())}
         best = logits.argmax(-1, keepdims=True)
         shares = {"accuracy": jnp.take_along_axis(targets, best, axis=-1)[:, 0]}
@@ -155,13 +141,3 @@ class Classification(Objective):
             others = jax.nn.one_hot(batch["other_labels"], K)
             targets = share * targets + (1 - share) * others
         return targets
-
-    def _cross_entropy(
-        self, logits: Float[Array, "B classes"], targets: Float[Array, "B classes"]
-    ) -> Float[Array, " B"]:
-        share = self.label_smoothing
-        targets = (1 - share) * targets + share / logits.shape[-1]
-        if self.output == "softmax":
-            return -(targets * jax.nn.log_softmax(logits)).sum(-1)
-        yes, no = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
-        return -(targets * yes + (1 - targets) * no).sum(-1)

@@ -8,7 +8,7 @@ gathered; logits are not.
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 # In place of log 0: minus infinity would make gradients NaN.
 _NONE = -1e30
@@ -54,6 +54,82 @@ def softmax_contrast(
     log_z, others = _scan(of_chunk, start, (_whole(y), _whole(counts)), chunks)
     of_x, of_y = log_z - match, others - match
     return jnp.where(counts, of_x, 0.0), jnp.where(counts, of_y, 0.0)
+
+
+def ranking_contrast(
+    x: Float[Array, "B E"],
+    y: Float[Array, "B C E"],
+    scale: float,
+    counts: Bool[Array, " B"],
+    chunks: int,
+    texts: UInt32[Array, "B G H"] | None = None,
+    symmetric: bool = False,
+) -> Float[Array, " B"]:
+    """Multiple negatives ranking (Henderson et al. 2017, equation 5), an InfoNCE.
+
+    Row i of x matches y[i, 0], among the candidates of all rows: their matches, and
+    y[:, 1:], hard negatives (Gao et al. 2021, equation 5).
+
+    Args:
+      x: embeddings of the anchors, float32.
+      y: embeddings of the candidates.
+      scale: multiplies the inner products (the inverse temperature).
+      counts: False for rows of padding, which are not used as negatives.
+      chunks: number of chunks that the rows of y are split into.
+      texts: what tells equal texts, such as hashes, of the anchor and of each
+        candidate, G = 1 + C. For an anchor the following are no negatives: a text equal
+        to it or to its match, and the match of an equal anchor. None uses all.
+      symmetric: whether to average with the loss of each match among all anchors.
+
+    Returns:
+      The cross-entropy of each row, [B]; zero for padding.
+    """
+    match = scale * (x * y[:, 0]).sum(-1)
+    rows, x = jnp.arange(len(x)), x * scale
+
+    def of_chunk(log_z, chunk):
+        y, counts_y, columns, texts_y = chunk
+        logits = jnp.einsum("be,cke->bck", x, y, precision=_PRECISION)
+        out = jnp.broadcast_to(~counts_y[:, None], logits.shape)
+        if texts is not None:
+            out |= _false_negatives(texts, texts_y, rows, columns, logits.shape[-1])
+        among = jax.nn.logsumexp(jnp.where(out, _NONE, logits), axis=(1, 2))
+        out_y, other = out[..., 0] | ~counts[:, None], jnp.zeros(len(columns))
+        if symmetric:
+            other = jax.nn.logsumexp(jnp.where(out_y, _NONE, logits[..., 0]), axis=0)
+        return jnp.logaddexp(log_z, among), other
+
+    start = jnp.full(len(x), _NONE)
+    known = None if texts is None else _whole(texts)
+    sides = (_whole(y), _whole(counts), rows, known)
+    log_z, others = _scan(of_chunk, start, sides, chunks)
+    losses = log_z - match
+    if symmetric:
+        losses = (losses + others - match) / 2
+    return jnp.where(counts, losses, 0.0)
+
+
+def _false_negatives(
+    texts: UInt32[Array, "B G H"],
+    texts_y: UInt32[Array, "c G H"],
+    rows: Int[Array, " B"],
+    columns: Int[Array, " c"],
+    candidates: int,
+) -> Bool[Array, "B c C"]:
+    """Which candidates of which rows are no negatives, see `ranking_contrast`."""
+
+    def equal(one: Array, other: Array) -> Array:
+        return (one[:, None] == other[None]).all(-1)
+
+    found = []
+    for at in range(candidates):
+        known = equal(texts[:, 1], texts_y[:, 1 + at])
+        known |= equal(texts[:, 0], texts_y[:, 1 + at])
+        if at == 0:
+            known |= equal(texts[:, 0], texts_y[:, 0])
+            known &= rows[:, None] != columns
+        found.append(known)
+    return jnp.stack(found, -1)
 
 
 def sigmoid_contrast(

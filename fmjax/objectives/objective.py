@@ -89,6 +89,10 @@ class Objective(abc.ABC):
             return self.model.project_params(params)
         return params
 
+    def without_own_params(self) -> "Objective":
+        """The objective without parameters beside the model's, as exports have it."""
+        return self
+
     @property
     def vocab_size(self) -> int | None:
         """Vocabulary size of the model; None if it has no vocabulary."""

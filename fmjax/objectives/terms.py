@@ -7,7 +7,7 @@ import jax
 from jaxtyping import Array, Float
 
 Batch = dict[str, jax.Array]
-UNITS = ("tokens", "images", "pairs")
+UNITS = ("tokens", "images", "pairs", "texts")
 # The shape of each array of a row.
 RowShapes = Mapping[str, tuple[int, ...]]
 

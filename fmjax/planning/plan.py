@@ -187,7 +187,7 @@ def make_plan(
         # Of devices, not of chips: as even as can be.
         torus = ()
     slices = {experiment.mesh.across_slices: topology.slices}
-    params = state.shapes.params
+    params = state.decoded_shapes
     sizes = (objective, state, rows, run.batch_size)
     flops = StepFlops(*sizes)(0, step.batch)
     causal = StepFlops(*sizes, causal=True)(0, step.batch)

@@ -48,10 +48,12 @@ def _names(config: str, bindings: Sequence[str], trust: bool) -> list[str] | Non
 
     from fmjax.config.load import load_experiment
     from fmjax.sharding.mesh import MeshConfig, on_mesh
+    from fmjax.training.labels import with_labels
     from fmjax.training.setup import plan_run
     from fmjax.training.vocab_size import with_vocab_size
 
-    experiment = with_vocab_size(load_experiment(config, bindings, trust))
+    experiment = load_experiment(config, bindings, trust)
+    experiment = with_labels(with_vocab_size(experiment))
     names = {"loss", "seconds", "epoch"}
     for evaluation in experiment.evaluations:
         if evaluation.gin_name not in _NUMBERS:

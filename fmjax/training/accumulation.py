@@ -1,5 +1,6 @@
 """Gradient accumulation: gradients of a global batch from one or more microbatches."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,9 +9,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Key
 
+from fmjax.objectives.attack import find_inputs, perturb
 from fmjax.objectives.objective import EmbeddingObjective, Objective
 from fmjax.objectives.terms import Batch, LossOutput, total
 from fmjax.optim.parametrization import combine
+from fmjax.training.adversary import Adversary, Attacked
 from fmjax.training.noise_scale import sums_of_microbatch
 from fmjax.training.state import State
 
@@ -26,6 +29,7 @@ def accumulate(
     microbatches: int,
     trained: Any = None,
     noise_scale: bool = False,
+    adversary: Adversary | None = None,
 ) -> tuple[Any, Metrics, Collections]:
     """Gradients, metrics and new collections of a global batch.
 
@@ -44,6 +48,7 @@ def accumulate(
         for all.
       noise_scale: whether metrics have "noise_scale", the sums of microbatches that
         `fmjax.training.noise_scale` needs.
+      adversary: perturbs inputs; None for none.
 
     Returns:
       Gradients, a tree like `trained`; metrics, float32 scalars by name; all of
@@ -71,8 +76,11 @@ def accumulate(
 
     through_embeddings = microbatches > 1 and isinstance(objective, EmbeddingObjective)
     add_up = _through_embeddings if through_embeddings else _piece_by_piece
+    arguments = (trained, state.extra, batch, keys, microbatches)
+    if adversary is not None:
+        add_up = functools.partial(_adversarial, adversary, weights)
     (value, ((sums, metrics), extra)), grads, noise = add_up(
-        objective, variables, weighted, trained, state.extra, batch, keys, microbatches
+        objective, variables, weighted, *arguments
     )
     found = {"loss": value, objective.unit: next(iter(weights.values()))}
     for name in sums:
@@ -92,10 +100,59 @@ def _piece_by_piece(
     def loss(trained, extra, batch, keys):
         return weighted(objective.loss(variables(trained, extra), batch, keys), extra)
 
+    return _sum_over_pieces(
+        jax.value_and_grad(loss, has_aux=True),
+        trained,
+        extra,
+        (batch, keys),
+        microbatches,
+        _noise_of(objective),
+    )
+
+
+def _adversarial(
+    adversary,
+    weights,
+    objective,
+    variables,
+    weighted,
+    trained,
+    extra,
+    batch,
+    keys,
+    microbatches,
+):
+    """Gradient accumulation for a loss of perturbed inputs."""
+    rows = next(iter(weights.values()))
+
+    def of_loss(trained, extra, batch, keys):
+        def loss(trained, deltas):
+            read = perturb(variables(trained, extra), batch, deltas)
+            return weighted(objective.loss(*read, keys), extra)
+
+        def logits(trained, deltas):
+            read = perturb(variables(trained, extra), batch, deltas)
+            return objective.predict(*read, keys)
+
+        def mean(values):
+            return objective.weighted_sum(values, batch) / jnp.maximum(rows, 1e-9)
+
+        inputs = find_inputs(objective, variables(trained, extra), batch, keys)
+        attacked = Attacked(
+            objective, inputs, loss, logits, mean, keys, 1 / microbatches
+        )
+        return adversary.gradients(attacked, trained)
+
+    return _sum_over_pieces(
+        of_loss, trained, extra, (batch, keys), microbatches, _noise_of(objective)
+    )
+
+
+def _noise_of(objective: Objective) -> Callable:
     def noise(grads, batch, keys):
         return sums_of_microbatch(grads, next(iter(objective.weights(batch).values())))
 
-    return _sum_over_pieces(loss, trained, extra, (batch, keys), microbatches, noise)
+    return noise
 
 
 def _through_embeddings(
@@ -132,7 +189,11 @@ def _through_embeddings(
         trained, embeddings
     )
     (_, ((other, (more_sums, more_metrics)), _)), more_grads, _ = _sum_over_pieces(
-        of_piece, trained, extra, (batch, keys, gradients), microbatches
+        jax.value_and_grad(of_piece, has_aux=True),
+        trained,
+        extra,
+        (batch, keys, gradients),
+        microbatches,
     )
     added = (more_sums | sums, more_metrics | metrics)
     grads = jax.tree.map(jnp.add, grads, more_grads)
@@ -140,7 +201,7 @@ def _through_embeddings(
 
 
 def _sum_over_pieces(
-    loss: Callable,
+    of_loss: Callable,
     trained,
     extra,
     arrays,
@@ -150,7 +211,8 @@ def _sum_over_pieces(
     """`value_and_grad` of a loss, summed over microbatches of the rows of `arrays`.
 
     Args:
-      loss: (trained, extra, *microbatch) → value, (sums to add up, the next extra).
+      of_loss: (trained, extra, *microbatch) → (value, (sums to add up, the next
+        extra)), gradients.
       trained: the parameters to differentiate.
       extra: collections that the first microbatch reads.
       arrays: trees of arrays [B, …].
@@ -160,7 +222,6 @@ def _sum_over_pieces(
     Returns:
       What `value_and_grad` does, and the sum of what is measured.
     """
-    of_loss = jax.value_and_grad(loss, has_aux=True)
 
     def gradient(extra, *piece):
         found, grads = of_loss(trained, extra, *piece)

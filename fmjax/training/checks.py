@@ -1,6 +1,11 @@
 """Checks before a run starts or resumes: batch sizes and the data's fingerprint."""
 
+from typing import Any
+
 from fmjax.errors import UserError
+from fmjax.models.contracts import Generates, GeneratesFromText
+from fmjax.models.layers.virtual_tokens import PROMPT
+from fmjax.optim.peft.peft import PeftPlan
 from fmjax.sharding.mesh import batch_axes, batch_shards
 
 
@@ -40,4 +45,29 @@ def check_same_data(saved: dict, fingerprint: str, allowed: bool) -> None:
             "the data is not what this run was started with (its files, tokenizer or "
             f"preprocessing changed: fingerprint {fingerprint}, checkpoint "
             f"{saved['fingerprint']}). Start a new --run_dir, or add --override."
+        )
+
+
+def check_packed_prompt(peft: PeftPlan | None, data: Any, model: Any) -> None:
+    """Raises a UserError if texts of a packed row would not see a prompt as alone.
+
+    In an encoder the prompt reads the texts, and of several no one text; in a decoder
+    with a window it is farther from the later ones.
+
+    Args:
+      peft: what is added to the model's parameters; None for nothing.
+      data: of the run.
+      model: of the run's objective.
+    """
+    added = () if peft is None else peft.added
+    prompts = [path for path in added if path.rpartition("/")[0].endswith(PROMPT)]
+    if not prompts or getattr(data, "rows", None) != "packed":
+        return
+    config = getattr(model, "transformer", None)
+    causal = isinstance(model, Generates) and not isinstance(model, GeneratesFromText)
+    if not causal or getattr(config, "window", None) is not None:
+        raise UserError(
+            f"data.rows = 'packed' with a prompt (peft.methods, {prompts[0]!r}): texts "
+            f"that share a row of @{model.gin_name}() cannot each have it. Expected "
+            "rows of one text, or @prefix()."
         )

@@ -17,12 +17,15 @@ from fmjax.data.runtime.batch_source import BatchSource, ObservesParameters
 from fmjax.data.text.text_data import Data
 from fmjax.errors import UserError, require
 from fmjax.models.generation import Generation
+from fmjax.models.text_embedding import TextEmbedding
 from fmjax.objectives.objective import Objective
+from fmjax.objectives.text_contrast import TextContrast
 from fmjax.optim.freezing import Freeze
 from fmjax.optim.mup import MuP
 from fmjax.optim.optimizers import Optimizer
 from fmjax.optim.peft.peft import Peft
 from fmjax.sharding.mesh import MeshConfig
+from fmjax.training.adversary import Adversary
 from fmjax.training.bad_steps import BadSteps
 from fmjax.training.imported import Imported
 from fmjax.training.init_from import InitFrom
@@ -87,6 +90,7 @@ class Experiment:
       freeze: parameters that are not trained before a given step, or never.
       peft: parameter-efficient fine-tuning of the model of `init_from`; None trains
         what is not frozen.
+      adversary: perturbs inputs in training, such as @freelb(); None for none.
       bad_steps: what to do about a loss or gradient that is not finite, or a spike.
       preprocessing: image preprocessing of an imported model; None for a model of text,
         and for the preprocessing of `data`.
@@ -95,6 +99,8 @@ class Experiment:
         files: Weights & Biases, MLflow, Prometheus.
       generation: end-of-text tokens and default decoding options of the model; None for
         the tokenizer's EOS and sampling.
+      embedding: how vectors of texts follow from the hidden states, see `run.embed`;
+        None for that of the objective, or the mean of the tokens.
       labels: names of the classes of the model's head for texts or tokens, in order;
         none if they have no names.
       imported: what the files of an imported model said; None for one that was trained.
@@ -110,23 +116,36 @@ class Experiment:
     init_from: tuple[InitFrom, ...] = ()
     freeze: tuple[Freeze, ...] = ()
     peft: Peft | None = None
+    adversary: Adversary | None = None
     bad_steps: BadSteps = BadSteps()
     preprocessing: Preprocessing | None = None
     evaluations: tuple[Evaluation, ...] = runtime_field(())
     trackers: tuple[Tracker, ...] = runtime_field(())
     generation: Generation | None = None
+    embedding: TextEmbedding | None = None
     labels: tuple[str, ...] = ()
     imported: Imported | None = None
     modules: tuple[str, ...] = ()
 
     def __post_init__(self):
-        """Raises UserError for a data source that would never observe parameters, or
-        for two trackers of a kind, which would keep the same files.
+        """Raises UserError for a data source that would never observe parameters, for
+        two trackers of a kind, which would keep the same files, or if vectors of texts
+        would be others than those that are trained.
         """
         names = [tracker.gin_name for tracker in self.trackers]
         if twice := {name for name in names if names.count(name) > 1}:
             raise UserError(
                 f"experiment.trackers has @{twice.pop()}() twice; expected it once."
+            )
+        objective, own = self.objective, self.embedding
+        if isinstance(objective, TextContrast) and own not in (
+            None,
+            objective.embedding,
+        ):
+            raise UserError(
+                f"experiment.embedding = {own}, and text_contrast.embedding = "
+                f"{objective.embedding}; expected the same, such as @text_embedding() "
+                "of both."
             )
         missing = {"observe_every", "observe"} - {*dir(self.data)}
         if len(missing) == 1:
@@ -146,6 +165,15 @@ class Experiment:
         """
         rate = self.optimizer.learning_rate(step, self.train.steps)
         return self.train.rate_factor * rate
+
+    @property
+    def own_embedding(self) -> TextEmbedding | None:
+        """How vectors of texts are made, if the run says so."""
+        objective = self.objective
+        of_objective = (
+            objective.embedding if isinstance(objective, TextContrast) else None
+        )
+        return self.embedding or of_objective
 
     @property
     def image_preprocessing(self) -> Preprocessing | None:

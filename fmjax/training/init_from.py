@@ -27,6 +27,7 @@ from fmjax.training.state import State, StatePlan, abstract_variables
 BINDING = "init_from.parameters"
 # Bytes of parameters that are read at once.
 _READ_BYTES = 256 << 20
+_WITHOUT = "init_from.without"
 
 
 @configurable("init_from")
@@ -47,6 +48,9 @@ class InitFrom:
         'stack/** -> encoder_stack/**'. Wildcards stand for the same text on both sides;
         without an arrow, paths are the same. Every parameter that one side matches must
         have its counterpart on the other.
+      without: patterns of parameters that are left out on both sides, such as those of
+        a new head, ('classifier/**',), which keep their initial values. Each must match
+        on one side.
       step: of the checkpoint; None for the newest.
       collection: the collection of this run's variables that they go to: "params", the
         trained parameters, or another that its objective reads, such as "teacher".
@@ -55,6 +59,7 @@ class InitFrom:
 
     run: str = path(runtime=False)
     parameters: tuple[str, ...] = ("**",)
+    without: tuple[str, ...] = ()
     step: int | None = None
     collection: str = "params"
 
@@ -69,6 +74,11 @@ class InitFrom:
                     f"one side, {target.wildcards or 'none'} on the other; expected "
                     "the same, in the same order."
                 )
+        self.left_out()
+
+    def left_out(self) -> list[Pattern]:
+        """The patterns of `without`; raises UserError if one is malformed."""
+        return [Pattern(text, _WITHOUT) for text in self.without]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -395,6 +405,14 @@ def _pairs(
     wanted: InitFrom, there: dict[str, Slot], here: dict[str, Slot]
 ) -> dict[str, str]:
     """Path in this run → path in the other run, of all parameters to copy."""
+    for pattern in wanted.left_out():
+        sides = (there, here)
+        kept = [
+            {n: s for n, s in side.items() if not _has(pattern, n)} for side in sides
+        ]
+        if kept == [*sides]:
+            pattern.find(here, "this run's model")  # Raises, with what there is.
+        there, here = kept
     every: dict[str, str] = {}
     for text in wanted.parameters:
         source, target = _patterns(text)
@@ -418,6 +436,10 @@ def _pairs(
             raise UserError(f"{BINDING}: {min(twice)!r} is taken twice.")
         every |= pairs
     return every
+
+
+def _has(pattern: Pattern, path: str) -> bool:
+    return pattern.match(path) is not None
 
 
 def _rows(

@@ -14,6 +14,7 @@ from flax import traverse_util
 from fmjax.optim.base_shape import compare
 from fmjax.optim.scaling import Scaling
 from fmjax.training.experiment import Experiment
+from fmjax.training.labels import with_labels
 from fmjax.training.state import abstract_variables
 from fmjax.training.vocab_size import with_vocab_size
 
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
 def resolve(experiment: Experiment) -> Experiment:
     """The experiment with what follows from its data and its parametrization.
 
-    It has the vocabulary size, see `with_vocab_size`, and the model's multipliers. The
-    result of a resolved experiment is equal to it.
+    It has the vocabulary size, see `with_vocab_size`, the classes, see `with_labels`,
+    and the model's multipliers. The result of a resolved experiment is equal to it.
 
     Raises:
       UserError: a size is missing; or see `fmjax.optim.mup`.
     """
-    experiment = with_vocab_size(experiment)
+    experiment = with_labels(with_vocab_size(experiment))
     if experiment.parametrization is None:
         return experiment
     return _with_multipliers(experiment, *_sizes(experiment))

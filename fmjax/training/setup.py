@@ -9,7 +9,7 @@ from fmjax.sharding.mesh import batch_sharding
 from fmjax.sharding.rules import LogicalRules
 from fmjax.sharding.xla_options import check_xla_options
 from fmjax.training.checkpoint.reference import Reference
-from fmjax.training.checks import check_divisible
+from fmjax.training.checks import check_divisible, check_packed_prompt
 from fmjax.training.experiment import Experiment
 from fmjax.training.init_from import (
     Copy,
@@ -102,10 +102,13 @@ def set_up(
     eval_size = run.eval_batch_size or run.batch_size
     check_divisible("train.batch_size", run.batch_size, run.microbatches, mesh, rules)
     check_noise_scale(run, objective)
+    if experiment.adversary is not None:
+        experiment.adversary.check(objective, run.microbatches)
     check_divisible("train.eval_batch_size", eval_size, 1, mesh, rules)
     plan = plan_run(experiment, mesh, rules)
     check_xla_options(mesh.devices.flat[0], run.xla_options)
     check_memory(plan, mesh)
+    check_packed_prompt(plan.peft, data, objective.model)
     copies = plan_copies(sources, plan, objective.vocab_size)
     referred = references(copies, plan)
     if jax.process_index() == 0:

@@ -15,6 +15,7 @@ from fmjax.sharding.mesh import batch_sharding
 from fmjax.sharding.rules import LogicalRules
 from fmjax.sharding.xla_options import compiled_with
 from fmjax.training.accumulation import Metrics, accumulate
+from fmjax.training.adversary import Adversary
 from fmjax.training.norms import Norms
 from fmjax.training.state import State, StatePlan
 
@@ -39,6 +40,7 @@ def make_train_step(
     ema_decay: float | None = None,
     norms: Norms | None = None,
     noise_scale: bool = False,
+    adversary: Adversary | None = None,
     compiler_options: dict[str, Any] | None = None,
 ) -> Callable[..., tuple[State, Metrics]]:
     """Makes the jitted training step: (state, global batch, phase) → (state, metrics).
@@ -64,6 +66,7 @@ def make_train_step(
       ema_decay: decay of the averaged parameters; None if none are kept.
       norms: groups of parameters whose norms are measured; None for none.
       noise_scale: whether to measure what the gradient noise scale needs.
+      adversary: perturbs inputs; None for none.
       compiler_options: of XLA, see `fmjax.sharding.xla_options`.
     """
 
@@ -73,7 +76,14 @@ def make_train_step(
         trained = plan.freezing.partition(state.params, phase)
         with compiled_with(compiler_options):
             grads, metrics, extra = accumulate(
-                objective, state, batch, keys, microbatches, trained, noise_scale
+                objective,
+                state,
+                batch,
+                keys,
+                microbatches,
+                trained,
+                noise_scale,
+                adversary,
             )
         if plan.update_shardings is not None:
             # Reduced to where the optimizer's state is, instead of everywhere.

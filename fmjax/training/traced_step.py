@@ -71,6 +71,7 @@ class TracedStep:
             ema_decay=run.ema_decay,
             norms=self.norms,
             noise_scale=run.noise_scale is not None,
+            adversary=experiment.adversary,
             compiler_options=xla_options(mesh.devices.flat[0], run.xla_options),
         )
 

@@ -1,5 +1,6 @@
 """The benchmarks run; what they measure is asserted nowhere."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,18 @@ def test_rates_of_batches_and_seconds_of_compiling_are_printed():
 def test_rates_of_texts_and_of_a_cache_are_printed():
     rows = table("text_rates.py", "--megabytes", "2")
     assert [row[1] for row in rows] == ["text.jsonl", "text.parquet", "the", "the"]
+
+
+@pytest.mark.slow
+def test_rates_of_packed_conversations_and_of_single_ones_are_printed(tmp_path):
+    lines = (
+        json.dumps({"question": f"what is {n} and {n * n}? " * 5, "answer": "much"})
+        for n in range(2000)
+    )
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    small = ("--length", "128", "--rows", "2", "--layers", "1", "--width", "32")
+    rows = table("packing.py", str(tmp_path), *small, "--rounds", "1")
+    assert [row[1] for row in rows] == ["packed", "documents"]
 
 
 @pytest.mark.slow

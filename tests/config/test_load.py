@@ -18,6 +18,8 @@ from fmjax.training.vocab_size import fill_vocab_size
 FOLDERS_OF_RUNS = (
     "clip/",
     "coca/",
+    "finetune/imdb.gin",
+    "finetune/sst2.gin",
     "m3ae/",
     "mae/",
     "papers/",
@@ -73,14 +75,28 @@ def test_every_shipped_sweep_fits_its_config_and_says_what_it_costs(name):
     assert "Expect" in header
 
 
+# Parts for other models than the quickstart's decoder, and a run of such a model.
+BASES = {
+    "finetune/words.gin": "small/bert_imdb.gin",
+    "finetune/text_to_text.gin": "small/t5_imdb.gin",
+}
 PARTS = sorted(set(config_files.shipped_configs()) - {*RUNS, *SWEEPS})
+
+
+def included(folder, base: str, *parts: str):
+    """A file that includes a run's config, whole if it asks for values, and parts."""
+    if asked := macros(base):
+        (folder / "base.gin").write_text(render(load_experiment(base, asked)))
+        base = "base.gin"
+    lines = [f"include '{name}'\n" for name in (base, *parts)]
+    (folder / "run.gin").write_text("".join(lines))
+    return folder / "run.gin"
 
 
 @pytest.mark.parametrize("name", PARTS)
 def test_every_part_fits_into_a_run(name, tmp_path):
-    run = f"include 'quickstart.gin'\ninclude '{name}'\n"
-    (tmp_path / "run.gin").write_text(run)
-    experiment = load_experiment(tmp_path / "run.gin", macros(name))
+    run = included(tmp_path, BASES.get(name, "quickstart.gin"), name)
+    experiment = load_experiment(run, macros(name))
     if name.startswith("optim/"):
         assert experiment.optimizer.gin_name == name[6:-4]
 
@@ -92,6 +108,23 @@ def test_printed_experiments_read_back_equal(name, tmp_path):
     again = load_experiment(tmp_path / "whole.gin")
     assert again == experiment
     assert render(again) == render(experiment)
+
+
+@pytest.mark.parametrize(
+    ("base", "part", "model"),
+    [
+        ("small/bert_imdb.gin", "finetune/encoder.gin", "bert"),
+        ("small/t5_imdb.gin", "finetune/encoder_decoder.gin", "seq2seq"),
+    ],
+)
+def test_other_families_are_fine_tuned_by_one_more_line(base, part, model, tmp_path):
+    run = included(tmp_path, base, "finetune/texts.gin", part)
+    given = ["RUN=a", "RECORDS=b", f"{model}.num_classes=2"]
+    objective = load_experiment(run, given).objective
+    assert (objective.gin_name, objective.model.gin_name) == (
+        "text_classification", model,
+    )  # fmt: skip
+    assert "params" in abstract_variables(fill_vocab_size(objective, 512))[1]
 
 
 def test_infinite_values_read_back(tmp_path):

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import re
 import tracemalloc
 import unicodedata
 
@@ -132,6 +133,26 @@ def test_the_gin_that_is_printed_gives_batches(tmp_path, monkeypatch, kind):
     batches.close()
     assert any(word in decoded for word in WORDS)
     assert load_experiment(str(config)).data == load_data(str(config))
+
+
+def test_conversations_are_suggested_a_chat(tmp_path, monkeypatch):
+    monkeypatch.setenv("FMJAX_CACHE", str(tmp_path / "cache"))
+    talks = [
+        [
+            {"role": "user", "content": f"{n}?"},
+            {"role": "assistant", "content": f"{n}!"},
+        ]
+        for n in range(40)
+    ]
+    lines = (json.dumps({"id": n, "messages": talk}) for n, talk in enumerate(talks))
+    (tmp_path / "talks.jsonl").write_text("\n".join(lines))
+    config = tmp_path / "mine.gin"
+    config.write_text(inspect_files(str(tmp_path / "talks.jsonl")).gin)
+    data = load_data(str(config), ["data.length=64", "text_task.tokenizer=@bytes()"])
+    data.prepare()
+    (batch, *_) = data.eval_batches(1, range(1))
+    said = ByteTokenizer().decode(batch["targets"][batch["weights"] > 0])
+    assert re.fullmatch(r"(\d+!)+", said)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "parquet", "arrow", "json"])

@@ -156,33 +156,36 @@ def test_ids_and_conversations_are_built_the_same(tmp_path, small_units):
     ids = rng.integers(0, 100, 30_000).astype("<u2")
     ids.tofile(tmp_path / "a.bin")
     turns = [
-        {"instruction": " ".join(rng.choice(WORDS, 20)), "output": "yes"}
-        for _ in range(300)
+        {"instruction": " ".join(rng.choice(WORDS, 12)), "output": "yes " * (n % 30)}
+        for n in range(1, 300)
     ]
     turns[7]["output"] = None
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, turns)))
     (tmp_path / "own.jinja").write_text("{{ messages[0].content }}|{{ messages[1] }}")
-    for source, tokenizer in [
-        (TokenFiles(str(tmp_path / "a.bin"), 7), TokenIds(100, eos_id=7)),
-        (
-            ConversationFiles(
-                str(tmp_path / "a.jsonl"), chat_template=str(tmp_path / "own.jinja")
-            ),
-            Bytes(),
-        ),
-    ]:
-        name = source.gin_name
-        task = TextTask(source, tokenizer, name=name)
-        one = Data(task, length=64, cache_dir=str(tmp_path / name / "one"))
+    file, own = str(tmp_path / "a.jsonl"), str(tmp_path / "own.jinja")
+    every = ConversationFiles(file, chat_template=own, loss="all")
+    for number, (source, tokenizer, rows) in enumerate([
+        (TokenFiles(str(tmp_path / "a.bin"), 7), TokenIds(100, eos_id=7), "blocks"),
+        (every, Bytes(), "blocks"),
+        (ConversationFiles(file, chat_template="plain"), Bytes(), "packed"),
+    ]):  # fmt: skip
+        task = TextTask(source, tokenizer, name=f"task{number}")
+        # Some of the conversations are cut to so many bytes.
+        options = {"length": 150, "rows": rows}
+        one = Data(task, **options, cache_dir=str(tmp_path / f"one{number}"))
         one.prepare()
         many = Data(
-            task, length=64, cache_dir=str(tmp_path / name / "many"), processes=2
+            task, **options, cache_dir=str(tmp_path / f"many{number}"), processes=2
         )
         many.prepare()
         assert content(many) == content(one)
         is_tokenized = isinstance(source, TokenFiles)
-        assert (one.caches("train")[0].bytes is None) == is_tokenized
-        assert one.caches("train")[0].skipped == (not is_tokenized)
+        alone, shared = one.caches("train")[0], many.caches("train")[0]
+        assert (alone.bytes is None) == is_tokenized
+        assert alone.skipped == (not is_tokenized)
+        assert (alone.cut_trained > 0) == (rows == "packed")
+        # `content` has compared them, with all of the metadata.
+        assert alone.cut_trained == shared.cut_trained
 
 
 def test_ids_of_a_hugging_face_tokenizer_are_those_of_seqios_task(tmp_path, corpus):

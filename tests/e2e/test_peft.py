@@ -6,9 +6,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 from run_digest import run_digest
 
+from fmjax import load_experiment
 from fmjax.inference.load import load
+from fmjax.training.state import abstract_variables
 
 SHORT = [
     "train.eval_batches=1",
@@ -43,6 +46,30 @@ def base(tmp_path_factory, tiny):
 def command(tiny, base, run_dir, steps, *more):
     bindings = [*SHORT, *PEFT, f"init_from.run='{base}'", f"train.steps={steps}"]
     return ["train", *tiny, *bindings, *more, "--run_dir", run_dir]
+
+
+@pytest.mark.parametrize("coding", ["peft.coding=@int8()", "nf4.paths=('**/mlp/out',)"])
+def test_a_run_on_coded_weights_resumes_and_loads(
+    tiny, base, tmp_path, verb, validated, coding
+):
+    bindings = ["peft.coding=@nf4()", coding]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    code, said, err = verb(*command(tiny, base, whole, 8, *bindings))
+    assert code == 0, err
+    assert "frozen for ever, kept in" in said
+    assert verb(*command(tiny, base, parts, 4, *bindings))[0] == 0
+    assert verb(*command(tiny, base, parts, 8, "--override", *bindings))[0] == 0
+    assert run_digest(parts) == run_digest(whole)
+    saved = {row[0] for row in _digest_rows(whole)}
+    assert not any("codes" in path for path in saved)
+    code, out, err = verb("eval", whole, "mesh.data=-1")
+    assert code == 0, err
+    measured = json.loads(out[out.index("{") :])
+    assert measured["loss"] == pytest.approx(validated(whole)["loss"], rel=1e-6)
+    layer = load(whole, dtype="bfloat16").params["stack"]["layer_0"]
+    kind = "int8" if "int8" in coding else "uint8"
+    suffix = "int8" if "int8" in coding else "nf4"
+    assert layer["mlp"][f"out_{suffix}"]["codes"].dtype == kind
 
 
 def test_a_run_of_adapters_from_start_to_use(tiny, base, tmp_path, verb):
@@ -127,6 +154,60 @@ def test_a_base_that_trained_on_is_read_at_its_step(tiny, base, tmp_path, verb):
     assert code == 0, err
 
 
+def test_virtual_tokens_and_bottlenecks_are_trained_and_generate(
+    tiny, base, tmp_path, verb
+):
+    run_dir = tmp_path / "run"
+    methods = [
+        "peft.methods=(@lora(), @prefix(), @prompt(), @bottleneck())",
+        "prefix.length=2",
+        "prompt.length=3",
+        "bottleneck.reduction=8",
+    ]
+    code, said, err = verb(*command(tiny, base, run_dir, 2, *methods))
+    assert code == 0, err
+    # LoRA, keys and values, vectors, and two bottlenecks.
+    count = 224 + 2 * 2 * 16 + 3 * 32 + 2 * (2 * 32 * 4 + 32 + 4)
+    assert f"trained are {count:,} added parameters" in said
+    first, last = (load(each) for each in (base, run_dir))
+    added = last.params["tokens"]["table_prompt"]["rows"]
+    table = np.asarray(first.params["tokens"]["table"])
+    nearest = np.abs(np.asarray(added)[:, None] - table).max(-1).min(-1)
+    assert (nearest > 1e-3).all()  # they began as rows of the table
+    code, said, err = verb("generate", run_dir, "--prompt", "a", "--max_tokens", "4")
+    assert code == 0, err
+    assert said.startswith("a")
+
+
+@pytest.mark.parametrize(
+    ("config", "trained"),
+    [
+        ("lora", "attention/query_lora/a"),
+        ("dora", "mlp/out_lora/magnitude"),
+        ("ia3", "attention/key_ia3/out"),
+        ("prefix", "attention/key_prefix/rows"),
+        ("prompt", "tokens/table_prompt/rows"),
+        ("bottleneck", "mlp_houlsby/down"),
+        ("bitfit", "attention/query_bias"),
+        ("layer_norm", "attention_norm/scale"),
+    ],
+)
+def test_configs_add_what_they_say(tiny, tmp_path, config, trained):
+    file = tmp_path / "adapted.gin"
+    lines = [f"include '{tiny[0]}'", f"include 'peft/{config}.gin'", "RUN = 'base'"]
+    file.write_text("\n".join(lines) + "\n")
+    experiment = load_experiment(str(file), [tiny[1], "transformer.bias=True"])
+    axes, shapes = abstract_variables(experiment.objective)
+    plan = experiment.peft.plan(axes["params"], shapes["params"])
+    flat = traverse_util.flatten_dict(plan.shapes, sep="/")
+    assert any(p.endswith(trained) for p in flat.keys() - plan.never_trained.keys())
+    own = set(plan.base_shapes) - set(plan.frozen)
+    if not experiment.peft.methods:
+        assert all("norm" in p or p.endswith("bias") for p in own)
+    else:
+        assert not own
+
+
 @pytest.mark.parametrize(
     ("bindings", "message"),
     [
@@ -138,6 +219,15 @@ def test_a_base_that_trained_on_is_read_at_its_step(tiny, base, tmp_path, verb):
         (["peft.methods=(@lora(), @lora())"], "twice"),
         (["init_from.parameters=('stack/**',)"], "peft freezes language_head/kernel"),
         (["lora.paths=('**/relative/*',)"], "matches no parameter"),
+        (["peft.trained=('**/*bias',)"], "'**/*bias' matches no"),
+        (
+            [
+                "peft.methods=(@lora(), @prompt())",
+                "data.rows='packed'",
+                "transformer.window=9",
+            ],
+            "data.rows = 'packed' with a prompt",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(

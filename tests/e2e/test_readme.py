@@ -84,6 +84,7 @@ CUT_SHORT = {
     "fmjax fork": [],
     "fmjax eval": [],
     "fmjax generate": ["--max_tokens", "4"],
+    "fmjax chat": ["--max_tokens", "4", "--message", "hello"],
     "fmjax sweep": [*SHORT_SWEEP],
     "fmjax scaling run": SHORT_LADDER,
     "fmjax compare": [],
@@ -109,7 +110,12 @@ CUT_SHORT = {
     "fmjax train mine.gin sentencepiece.file": SHORT,
     "fmjax train train_pictures.gin": [*SMALL_MODEL, *BRIEF, "train.steps=2"],
     "fmjax train continue.gin": [*BRIEF, "train.steps=2", "train.batch_size=8"],
+    "fmjax train reviews.gin": [
+        *BRIEF, "train.steps=2", "train.batch_size=8", "data.length=32",
+    ],
     "fmjax train own.gin": ["train.steps=2"],
+    "fmjax train chat.gin": [*BRIEF, "train.steps=2", "data.length=64"],
+    "fmjax data inspect chat.gin": ["data.length=64"],
     "fmjax tokenizer train": ["--vocab_size", "400"],
     "fmjax train papers/nanogpt_shakespeare/cpu.gin": [
         *SMALL_MODEL, "train.steps=2", "train.batch_size=8", "cosine.warmup_steps=1",
@@ -193,8 +199,12 @@ def write_records(folder: pathlib.Path) -> None:
     chats = [{"instruction": row["question"], "output": row["answer"]} for row in rows]
     (folder / "chats/a.jsonl").write_text("".join(json.dumps(c) + "\n" for c in chats))
     chat = byte_level(folder / "path/to/hf_chat", ("<|endoftext|>",))
-    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content + eos_token }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
     told = {"tokenizer_class": "GPT2Tokenizer", "chat_template": template}
+    told["eos_token"] = "<|endoftext|>"
     (chat / "tokenizer_config.json").write_text(json.dumps(told))
     (folder / "tokens").mkdir()
     for name in ("train", "val"):

@@ -17,8 +17,8 @@ from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
 from fmjax.data.tokenizers.tokenizers import ByteTokenizer, CharacterTokenizer
 from fmjax.data.tokenizers.vocabularies import Bytes
 from fmjax.errors import UserError
-from fmjax.inference import generate as generation
 from fmjax.inference.generate import beam_search, generate, with_prompt
+from fmjax.inference.in_batch import text_after
 from fmjax.inference.load import Run
 from fmjax.inference.sampling import Sampling
 from fmjax.inference.token_loop import generate_tokens
@@ -75,7 +75,7 @@ def test_a_continuation_is_spelled_behind_its_prompt():
         def decode(self, ids):
             return super().decode(ids).removeprefix(" ")
 
-    assert generation._text(text_run(Words(" ")), [0], [0, 0]) == "  "
+    assert text_after(text_run(Words(" ")), [0], [0, 0]) == "  "
 
 
 def test_text_needs_a_tokenizer_and_a_beginning():

@@ -1,5 +1,6 @@
 """Two processes of this machine train as one does, stop together, and go on alone."""
 
+import json
 import os
 import pathlib
 import signal
@@ -15,6 +16,7 @@ from local_processes import assert_same_losses, children, free_port, losses
 
 from fmjax.training.checkpoint.saved_state import saved_steps
 from fmjax.training.faults import bad_step_log
+from fmjax.training.reporting import metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCHER = [
@@ -102,6 +104,37 @@ def test_a_streamed_run_goes_on_with_another_number_of_processes(tmp_path, train
         assert ended.returncode == 0, ended.stdout
         assert saved_steps(tmp_path / "run")[-1] == steps
     assert_same_losses(tmp_path / "run", tmp_path / "whole", 40)
+
+
+@pytest.mark.slow
+def test_labels_are_scored_by_two_processes_as_by_one(tmp_path):
+    rows = [{"text": f"{n:03} {n % 3}", "label": "abc"[n % 3]} for n in range(91)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "records.jsonl").write_text(lines)
+    (tmp_path / "labels.gin").write_text(
+        "include 'runs/pretrain.gin'\ninclude 'models/llama_tiny.gin'\n"
+        "include 'data/labelled_records.gin'\n"
+        f"RECORDS = '{tmp_path / 'records.jsonl'}'\n"
+        "experiment.objective = @text_classification()\n"
+        "text_classification.model = @gpt()\n"
+        "experiment.evaluations = (@label_scores(),)\n"
+        "labelled_records.validation_fraction = 0.4\n"
+        "text_task.tokenizer = @bytes()\ndata.length = 16\n"
+        "transformer.num_layers = 1\ntransformer.embed_dim = 32\n"
+        "transformer.num_heads = 2\ntransformer.num_kv_heads = 1\n"
+        "transformer.mlp_dim = 64\ntrain.steps = 8\ntrain.batch_size = 8\n"
+        "cosine.warmup_steps = 2\ncosine.learning_rate = 3e-3\n"
+    )
+    found = []
+    for start, name in ((together, "two"), (alone, "one")):
+        run_dir = tmp_path / name
+        ended = start("train", str(tmp_path / "labels.gin"), "--run_dir", run_dir)
+        assert ended.returncode == 0, ended.stdout
+        (line,) = metrics.read(run_dir, "validation")
+        scores = ("accuracy", "f1_macro", "mcc", "texts")
+        found.append([line[score] for score in scores])
+    np.testing.assert_allclose(*found, rtol=1e-12)
+    assert 0 < found[0][0] < 1
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.parameter_paths import slots
 from fmjax.objectives.masked_lm import MaskedLM
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM
+from fmjax.objectives.text_classification import TextClassification
 from fmjax.optim.optimizers import AdamW
 from fmjax.optim.schedules import Constant
 from fmjax.sharding.mesh import MeshConfig, on_mesh
@@ -185,6 +186,34 @@ def test_what_does_not_fit_is_told(runs, parameters, message):
     with pytest.raises(UserError, match=message) as info:
         make()
     assert str(info.value).startswith("init_from.parameters")
+
+
+def test_what_is_left_out_keeps_its_initial_values(runs):
+    # Each side has what the other has not: heads, and layers of the decoder.
+    mesh, rules = build(None)
+    model = Bert(SCANNED, V, 8, language_head=False, pooler="tanh", num_classes=3)
+    objective = TextClassification(model)
+    optimizer = AdamW(schedule=Constant(learning_rate=1e-3))
+    plan = plan_state(objective, optimizer, mesh, rules, train_steps=3)
+    left_out = ("pool/**", "classifier/*", "masked_head/**", "stack/layer_1/mlp/**")
+
+    def wanted(*without):
+        found = InitFrom(run=str(runs["unrolled"]), without=without)
+        return Source(found, V, None, BERT)
+
+    before, state, _ = started(plan, objective, mesh, rules, wanted(*left_out))
+    theirs = bert_params(UNROLLED)
+    ours, old = jax.device_get(state.params), before.params
+    for part in ("pool", "classifier"):
+        assert_equal(ours[part], old[part])
+    ours, old = (unstack_layers(tree["stack"], LAYERS) for tree in (ours, old))
+    assert_equal(ours["layer_1"]["mlp"], old["layer_1"]["mlp"])
+    assert_equal(ours["layer_1"]["attention"], theirs["stack"]["layer_1"]["attention"])
+    assert_equal(ours["layer_2"], theirs["stack"]["layer_2"])
+    with pytest.raises(UserError, match=r"pool/bias.* here, without a source"):
+        plan_copies([wanted(*left_out[1:])], plan, V)
+    with pytest.raises(UserError, match=r"init_from\.without: 'pol/\*\*' matches no"):
+        plan_copies([wanted("pol/**")], plan, V)
 
 
 def test_a_model_of_another_width_is_refused(runs):

@@ -27,6 +27,8 @@ from fmjax.objectives.masked_lm import MaskedLM
 from fmjax.objectives.masked_vision_language import MaskedVisionLanguage
 from fmjax.objectives.replaced_token_detection import ReplacedTokenDetection
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM
+from fmjax.objectives.text_classification import TextClassification
+from fmjax.objectives.token_classification import TokenClassification
 from fmjax.sharding.mesh import MeshConfig
 
 V, B, T, S = 60, 16, 12, 10
@@ -175,6 +177,29 @@ def pairs(step):
         "targets": ids(rng, B, T),
         "weights": (decoder > 0).astype(np.float32),
     }
+
+
+def labelled(step):
+    rng = np.random.default_rng(step)
+    segments = (np.arange(T) < rng.integers(1, T + 1, (B, 1))).astype(np.int32)
+    return {
+        "tokens": ids(rng, B, T),
+        "segment_ids": segments,
+        "labels": rng.integers(0, 3, B).astype(np.int32),
+        "weights": (rng.random(B) < 0.7).astype(np.float32),
+    }
+
+
+def numbered(step):
+    labels = np.random.default_rng(step).normal(size=B).astype(np.float32)
+    return labelled(step) | {"labels": labels}
+
+
+def labelled_words(step):
+    rng = np.random.default_rng(step)
+    rows = labelled(step)
+    labels = np.where(rng.random((B, T)) < 0.5, rng.integers(0, 3, (B, T)), -100)
+    return rows | {"labels": np.where(rows["segment_ids"], labels, -100)}
 
 
 def images(step):
@@ -365,6 +390,28 @@ FAMILIES = {
         ),
         causal,
     ),
+    "texts": (
+        TextClassification(
+            Bert(POST, **SIZES, pooler="tanh", num_classes=3, language_head=False),
+            label_smoothing=0.1,
+            class_weights=(0.5, 2.0, 1.0),
+        ),
+        labelled,
+    ),
+    "texts_of_gpt": (
+        TextClassification(GPT(PRE, **SIZES, num_classes=3), output="sigmoid"),
+        labelled,
+    ),
+    "numbers_of_t5": (
+        TextClassification(
+            Seq2Seq(BUCKETS, BUCKETS, **SIZES, num_classes=1), output="regression"
+        ),
+        numbered,
+    ),
+    "words": (
+        TokenClassification(Bert(POST, **SIZES, token_classes=3)),
+        labelled_words,
+    ),
     "vit": (
         Classification(
             ViT(
@@ -452,9 +499,11 @@ EXPERT_MESHES = {
 }
 
 
-# An encoder-decoder, experts and images differ most in what is sharded: their joint
-# mesh is compared by default, every other one with --slow. Others have the joint alone.
+# An encoder-decoder, experts, images and labels differ most in what is sharded: their
+# joint mesh is compared by default, every other one of the first three with --slow.
+# Others have the joint alone.
 ON_EVERY_MESH = ("t5", "experts", "vit")
+ON_THE_JOINT_MESH = (*ON_EVERY_MESH, "texts")
 
 
 def cases():
@@ -462,7 +511,7 @@ def cases():
     for family in FAMILIES:
         meshes = MESHES | (EXPERT_MESHES if "experts" in family else {})
         *others, joint = meshes
-        slow = [] if family in ON_EVERY_MESH else [pytest.mark.slow]
+        slow = [] if family in ON_THE_JOINT_MESH else [pytest.mark.slow]
         yield pytest.param(family, [meshes[joint]], id=family, marks=slow)
         if family in ON_EVERY_MESH:
             every = [meshes[name] for name in others]

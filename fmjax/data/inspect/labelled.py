@@ -25,9 +25,9 @@ class LabelledReport:
       splits: a report for each cache; empty for streamed data.
       vocab_size: vocabulary size of the tokenizer.
       length: T, tokens of a row.
-      class_names: names of the labels 0, 1, ….
+      class_names: names of the labels 0, 1, …; empty if labels are numbers.
       counts: maps a split to the number of rows of each class, int [K].
-      counted: maps a split to the number of rows that these are of.
+      counted: maps a split to the number of rows, or of words, that these are of.
       examples: decoded training rows.
     """
 
@@ -45,9 +45,9 @@ class LabelledReport:
 
     def _parts(self):
         yield from split_table(self.splits, of_images=False)
+        kind = f"{len(self.class_names):,} classes" if self.class_names else "numbers"
         yield Text(
-            f"vocabulary {self.vocab_size:,}, rows of {self.length} positions, "
-            f"{len(self.class_names):,} classes"
+            f"vocabulary {self.vocab_size:,}, rows of {self.length} positions, {kind}"
         )
         if self.counts:
             yield self._counts()
@@ -60,7 +60,7 @@ class LabelledReport:
         """Numbers and shares of the classes in each split."""
         table = Table("class")
         for split, counted in self.counted.items():
-            of_some = f" (of {counted:,} rows)" if counted >= _COUNTED else ""
+            of_some = f" (of {counted:,})" if counted >= _COUNTED else ""
             table.add_column(f"{split}{of_some}", justify="right")
         for number, name in enumerate(self.class_names[:_SHOWN]):
             shares = (
@@ -83,8 +83,10 @@ def inspect_labelled(data: Data, *, examples: int = 3) -> LabelledReport:
     names = data.class_names()
     counts, counted = {}, {}
     splits = ("train", "validation") if data.has_validation else ("train",)
-    for split in () if data.streaming else splits:
+    for split in () if data.streaming or not names else splits:
         counts[split], counted[split] = _count(data.records(split), len(names))
+        if data.label_kind().of_words:
+            counted[split] = int(counts[split].sum())
     batches = data.train_batches(max(examples, 1), range(max(examples, 1)), seed=0)
     try:
         batch = next(batches)
@@ -110,7 +112,8 @@ def _count(records: Records, classes: int) -> tuple[np.ndarray, int]:
     for start in range(0, len(numbers), _AT_ONCE):
         for record in records.read(numbers[start : start + _AT_ONCE]):
             if "labels" in record:
-                found += np.bincount(record["labels"], minlength=classes)
+                labels = record["labels"]
+                found += np.bincount(labels[labels >= 0], minlength=classes)
     return found, len(numbers)
 
 
@@ -120,5 +123,20 @@ def _describe(row, tokenizer, names: tuple[str, ...]) -> str:
     parts = [used] if types is None else [used & (types == n) for n in (0, 1)]
     text = "\n―――\n".join(tokenizer.decode(row["tokens"][part]) for part in parts)
     labels = row["labels"]
+    if labels.shape == row["tokens"].shape and labels.dtype.kind == "i":
+        return _describe_words(row, tokenizer, names)
+    if not names:
+        return f"{text}\n→ {labels:g}"
     numbers = np.flatnonzero(labels) if labels.ndim else [int(labels)]
     return f"{text}\n→ {', '.join(names[n] for n in numbers) or 'no label'}"
+
+
+def _describe_words(row, tokenizer, names: tuple[str, ...]) -> str:
+    """Labelled tokens of a row, each with those up to the next one, and their names."""
+    tokens, labels = row["tokens"][row["segment_ids"] > 0], row["labels"]
+    starts = np.flatnonzero(labels >= 0)
+    ends = [*starts[1:], len(tokens)]
+    return "\n".join(
+        f"{tokenizer.decode(tokens[start:end]).strip()} → {names[labels[start]]}"
+        for start, end in zip(starts, ends)
+    )

@@ -6,9 +6,11 @@ from rich.console import Console
 
 from fmjax.data.images.image_data import ImageData
 from fmjax.data.inspect.contact_sheet import write_contact_sheet
+from fmjax.data.inspect.conversations import inspect_conversations
 from fmjax.data.inspect.images import inspect_images
 from fmjax.data.inspect.labelled import inspect_labelled
 from fmjax.data.inspect.text import inspect
+from fmjax.data.inspect.text_groups import inspect_text_groups
 from fmjax.data.text.text_data import Data
 from fmjax.errors import UserError
 
@@ -33,7 +35,11 @@ def show(data: Data | ImageData, examples: int, picture: pathlib.Path | None) ->
     if not isinstance(data, ImageData):
         if picture is not None:
             raise UserError("--picture needs a config of images; this data is text.")
-        report = inspect_labelled if data.class_names() else inspect
+        report = inspect_labelled if data.label_kind() is not None else inspect
+        if data.train.is_chat():
+            report = inspect_conversations
+        if data.rows == "texts":
+            report = inspect_text_groups
         report(data, examples=examples).render(Console())
         return
     inspect_images(data, examples=examples).render(Console())

@@ -20,6 +20,7 @@ _LABEL_NAMES = (
     "label", "labels", "cls", "class", "category", "sentiment", "fine_label",
     "coarse_label", "json.label",
 )  # fmt: skip
+_CHAT_NAMES = ("messages", "conversations", "conversation")
 # Less text than this has too few words for a vocabulary of its own.
 _VOCABULARY_BYTES = 2_000_000
 
@@ -102,6 +103,8 @@ def _weight(field: FieldReport) -> float:
 def _of_records(
     place: str, fields: Sequence[FieldReport], csv: CsvOptions
 ) -> list[str]:
+    if any(f.name in _CHAT_NAMES and "list" in f.types for f in fields):
+        return _of_conversations(place)
     if pair := fields_of_pairs(fields):
         owner, names = "record_pairs", dict(zip(("inputs", "targets"), pair))
     elif text := field_of_text(fields):
@@ -113,6 +116,18 @@ def _of_records(
     lines = [f"include 'data/{owner}.gin'", f"RECORDS = {place!r}"]
     lines += [f"{owner}.{name} = {value!r}" for name, value in names.items()]
     return lines + ["data.pairs = 'decoder'"] * (owner == "record_pairs")
+
+
+def _of_conversations(place: str) -> list[str]:
+    return [
+        "data.train = @text_task()",
+        "data.rows = 'packed'",
+        "text_task.name = 'chats'",
+        "text_task.source = @conversation_files()",
+        "text_task.tokenizer = @sentencepiece()",
+        f"conversation_files.files = {place!r}",
+        "conversation_files.chat_template = 'plain'",
+    ]
 
 
 def _of_parallel_text(files: Sequence[Path]) -> list[str]:

@@ -221,7 +221,7 @@ class Claim:
 
 
 class TokenizedUnit(NamedTuple):
-    """Tokenized documents, pairs or labelled texts, one after another.
+    """Tokenized documents, pairs, labelled texts or conversations, one after another.
 
     Attributes:
       tokens: of all texts, uint16 or int32 [N].
@@ -231,6 +231,7 @@ class TokenizedUnit(NamedTuple):
       labels: of all documents, int64 [labels]; None without labels.
       label_counts: number of labels of each document, int32 [documents]; None without
         labels.
+      loss_mask: which tokens of conversations are trained, uint8 [N]; None of others.
     """
 
     tokens: np.ndarray
@@ -238,6 +239,7 @@ class TokenizedUnit(NamedTuple):
     sizes: np.ndarray
     labels: np.ndarray | None = None
     label_counts: np.ndarray | None = None
+    loss_mask: np.ndarray | None = None
 
 
 class UnitWriter:

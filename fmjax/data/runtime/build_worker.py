@@ -43,6 +43,7 @@ class Work:
       split: its split.
       name: name of task and split, for messages.
       tokenizer: folder of the saved tokenizer.
+      longest: see `tokenized_examples`.
     """
 
     place: str
@@ -50,6 +51,7 @@ class Work:
     split: str
     name: str
     tokenizer: str
+    longest: int | None = None
 
 
 def main() -> int:
@@ -60,7 +62,7 @@ def main() -> int:
         tokenizer = load_tokenizer(work.tokenizer)
         division = work.source.division(work.split)
         folder = BuildFolder(as_path(work.place))
-        tokenize_units(folder, division, work.name, tokenizer)
+        tokenize_units(folder, division, work.name, tokenizer, work.longest)
     except FileNotFoundError:
         # The cache was complete before this process noticed, and the folder deleted.
         if folder.has_plan():
@@ -72,7 +74,11 @@ def main() -> int:
 
 
 def tokenize_units(
-    folder: BuildFolder, division: Division, name: str, tokenizer: Tokenizer
+    folder: BuildFolder,
+    division: Division,
+    name: str,
+    tokenizer: Tokenizer,
+    longest: int | None = None,
 ) -> None:
     """Tokenizes units that no other process has claimed, until all are finished.
 
@@ -81,6 +87,7 @@ def tokenize_units(
       division: the split.
       name: name of task and split, for messages.
       tokenizer: of the texts.
+      longest: see `tokenized_examples`.
 
     Raises:
       UserError: as reading the split does.
@@ -95,7 +102,7 @@ def tokenize_units(
                 with claim:
                     if number not in folder.finished():
                         _tokenize(folder, number, units[number], division, name,
-                                  tokenizer, claim)  # fmt: skip
+                                  tokenizer, longest, claim)  # fmt: skip
                 break
         else:
             time.sleep(folder.pause_seconds)
@@ -108,13 +115,14 @@ def _tokenize(
     division: Division,
     name: str,
     tokenizer: Tokenizer,
+    longest: int | None,
     claim: Claim,
 ) -> None:
     skipped, writer = Skipped(), UnitWriter(folder, number)
     examples = (example for part in unit for example in division.read(part))
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
     piece, tokens, count, size = [], 0, 0, 0
-    for document in tokenized_examples(examples, name, tokenizer, skipped):
+    for document in tokenized_examples(examples, name, tokenizer, skipped, longest):
         piece.append(document)
         count, size = count + 1, size + (document.size or 0)
         tokens += document.num_tokens
@@ -141,6 +149,9 @@ def _joined(documents: list[Tokenized], dtype) -> TokenizedUnit:
         np.array([len(text) for text in texts], np.int32),
         np.array([-1 if d.size is None else d.size for d in documents], np.int64),
     )
+    masks = [d.loss_mask for d in documents if d.loss_mask is not None]
+    if masks:
+        return unit._replace(loss_mask=np.concatenate(masks).astype(np.uint8))
     labels = [d.labels for d in documents if d.labels is not None]
     if not labels:
         return unit

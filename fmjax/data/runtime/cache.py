@@ -21,7 +21,7 @@ from fmjax.data import folders
 from fmjax.data.folders import atomic_folder, digest_of
 from fmjax.data.records import Record, RowLayout
 from fmjax.data.runtime.build_progress import build_progress, say
-from fmjax.data.sources.examples import Skipped
+from fmjax.data.sources.examples import Skipped, truncation
 from fmjax.data.tasks.corrupt_fraction import check_whole
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError
@@ -101,6 +101,9 @@ class Cache:
       targets: number of targets with weight, over all rows.
       padding_share: share of positions whose target has no weight.
       seconds: time the cache took to build.
+      truncated: number of conversations that are cut to data.length.
+      cut_tokens: number of tokens that these lose.
+      cut_trained: number of those which would be trained.
     """
 
     folder: Path
@@ -114,6 +117,9 @@ class Cache:
     targets: int
     padding_share: float
     seconds: float
+    truncated: int = 0
+    cut_tokens: int = 0
+    cut_trained: int = 0
 
 
 def is_built(root: Path, key: CacheKey) -> bool:
@@ -212,6 +218,9 @@ def build_cache(
             "bytes": counts["bytes"] if sized else None,
             "skipped": skipped.count,
             "skipped_names": skipped.names,
+            "truncated": skipped.truncated,
+            "cut_tokens": skipped.cut_tokens,
+            "cut_trained": skipped.cut_trained,
             "seconds": round(time.monotonic() - started, 3),
             "shards": shards,
         }
@@ -220,6 +229,8 @@ def build_cache(
         say(
             f"{skipped.count} examples left out as empty or corrupt{_examples(skipped)}"
         )
+    if skipped.truncated:
+        say(truncation(skipped))
     return open_cache(root, key)
 
 
@@ -238,6 +249,10 @@ def open_cache(root: Path, key: CacheKey) -> Cache:
         if digest_of(metadata["key"]) != digest_of(key.as_json()):
             raise UserError(f"{file} has the key of another cache. {remedy}")
         sizes = dict(metadata["shards"])
+        # Caches of earlier versions lack the counts of what is cut.
+        metadata = (
+            dict.fromkeys(("truncated", "cut_tokens", "cut_trained"), 0) | metadata
+        )
         fields = [field.name for field in dataclasses.fields(Cache)[2:]]
         values = {name: metadata[name] for name in fields}
         values["skipped_names"] = tuple(values["skipped_names"])
@@ -274,7 +289,9 @@ def decode_record(record: bytes) -> Record:
     """
     arrays = safetensors.numpy.load(record)
     for name, array in arrays.items():
-        if array.ndim != 1 or array.dtype.kind not in "iu":
+        # Labels may be numbers that are predicted; see `LabelledText.check`.
+        kinds = "iuf" if name == "labels" else "iu"
+        if array.ndim != 1 or array.dtype.kind not in kinds:
             raise ValueError(
                 f"{name} is {array.dtype} {list(array.shape)}; expected integers [N]"
             )

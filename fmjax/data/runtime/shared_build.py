@@ -52,6 +52,7 @@ class SharedBuild:
         source: Divisible,
         tokenizer: Tokenizer,
         processes: int | None,
+        longest: int | None = None,
     ):
         """Reads nothing yet.
 
@@ -61,9 +62,10 @@ class SharedBuild:
           source: the source of its texts.
           tokenizer: of the texts.
           processes: number of processes of this host; one a core if None.
+          longest: see `tokenized_examples`.
         """
         self._root, self._key, self._source = root, key, source
-        self._tokenizer = tokenizer
+        self._tokenizer, self._longest = tokenizer, longest
         self._processes = processes or _cores()
         self._name = f"{key.task} {key.split}"
         self._folder = BuildFolder(_place(root, key))
@@ -185,7 +187,14 @@ class SharedBuild:
     @property
     def _work(self) -> Work:
         place = os.fspath(self._folder.place)
-        return Work(place, self._source, self._key.split, self._name, tokenizer="")
+        return Work(
+            place,
+            self._source,
+            self._key.split,
+            self._name,
+            tokenizer="",
+            longest=self._longest,
+        )
 
     def _documents(
         self, watch: Callable[[], None], skipped: Skipped
@@ -321,9 +330,14 @@ class _Workers:
 
 
 def _split(unit: TokenizedUnit) -> Iterator[Tokenized]:
-    """The documents, pairs or labelled texts of a unit's piece."""
+    """The documents, pairs, labelled texts or conversations of a unit's piece."""
     texts = np.split(unit.tokens.astype(np.int32), np.cumsum(unit.lengths)[:-1])
     sizes = [None if size < 0 else size for size in unit.sizes.tolist()]
+    if unit.loss_mask is not None:
+        masks = np.split(unit.loss_mask.astype(bool), np.cumsum(unit.lengths)[:-1])
+        for text, size, mask in zip(texts, sizes, masks, strict=True):
+            yield Tokenized(text, size, loss_mask=mask)
+        return
     step = len(texts) // len(sizes)
     firsts = texts[::step]
     seconds = texts[1::2] if step == 2 else [None] * len(sizes)

@@ -42,11 +42,15 @@ class Conversation(NamedTuple):
 
     Attributes:
       messages: each with "role", "content" and perhaps more.
+      tools: JSON schemas of the tools that the assistant may call.
       template: a chat template in Jinja; None for that of the tokenizer.
+      trains_all: whether all of the text is trained, not only what the assistant says.
     """
 
     messages: tuple[dict[str, Any], ...]
-    template: str | None
+    tools: tuple[dict[str, Any], ...] = ()
+    template: str | None = None
+    trains_all: bool = False
 
 
 class TextExample(NamedTuple):
@@ -54,20 +58,24 @@ class TextExample(NamedTuple):
 
     Attributes:
       name: file and place, for messages.
-      texts: in UTF-8: the document, the inputs and targets of a pair, or one or two
-        labelled texts; empty if it is tokenized already, or a conversation.
+      texts: in UTF-8: the document, the inputs and targets of a pair with its hard
+        negatives, or one or two labelled texts; empty if it is tokenized already, or a
+        conversation.
       fault: what is wrong with a corrupt example; "" if it is valid.
-      labels: numbers of the classes of labelled texts; None of others.
+      labels: numbers of the classes of labelled texts, or a number that is predicted;
+        None of others.
       tokens: the document, if it is tokenized already.
       conversation: the conversation, if it is one.
+      are_words: whether the texts are the words of one text, with a label each.
     """
 
     name: str
     texts: tuple[bytes, ...]
     fault: str = ""
-    labels: tuple[int, ...] | None = None
+    labels: tuple[int | float, ...] | None = None
     tokens: Tokens | None = None
     conversation: Conversation | None = None
+    are_words: bool = False
 
     @property
     def size(self) -> int:

@@ -26,6 +26,9 @@ class Skipped:
       total: number of all examples of the dataset if known, else of those read so far.
       empty: number of examples left out only because they are empty.
       bytes: bytes of text of the corrupt examples.
+      truncated: number of conversations that are kept, but not whole.
+      cut_tokens: number of tokens that these lose.
+      cut_trained: number of those which would be trained.
     """
 
     count: int = 0
@@ -33,6 +36,9 @@ class Skipped:
     total: int = 0
     empty: int = 0
     bytes: int = 0
+    truncated: int = 0
+    cut_tokens: int = 0
+    cut_trained: int = 0
 
     def add(
         self, name: str, count: int = 1, *, size: int = 0, empty: bool = False
@@ -51,18 +57,41 @@ class Skipped:
         if len(self.names) < _NAMED:
             self.names.append(name)
 
+    def add_cut(self, tokens: int, trained: int) -> None:
+        """Counts a conversation that is truncated.
+
+        Args:
+          tokens: number of its tokens that are cut off.
+          trained: number of those which would be trained.
+        """
+        self.truncated += 1
+        self.cut_tokens += tokens
+        self.cut_trained += trained
+
     def merge(self, others: "Skipped") -> None:
         """Adds the examples that another part of the data left out."""
         self.count += others.count
         self.total += others.total
         self.empty += others.empty
         self.bytes += others.bytes
+        self.truncated += others.truncated
+        self.cut_tokens += others.cut_tokens
+        self.cut_trained += others.cut_trained
         self.names = [*self.names, *others.names][:_NAMED]
 
     @property
     def broken(self) -> int:
         """Number of corrupt examples: all that are left out, except empty ones."""
         return self.count - self.empty
+
+
+def truncation(found: Skipped) -> str:
+    """What the truncation of conversations loses, in words."""
+    return (
+        f"conversations that were cut at their end to data.length: "
+        f"{found.truncated:,}; they lose {found.cut_tokens:,} tokens, "
+        f"{found.cut_trained:,} of them of the assistant"
+    )
 
 
 def read_examples(

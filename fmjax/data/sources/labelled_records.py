@@ -9,10 +9,12 @@ from fmjax.data.sources.class_source import ClassSource
 from fmjax.data.sources.division import TextExample
 from fmjax.data.sources.record_division import RecordDivision
 from fmjax.data.sources.record_formats.parts import Part
-from fmjax.data.sources.record_formats.record_label import RecordLabel
+from fmjax.data.sources.record_formats.record_label import RecordLabel, RecordNumber
 from fmjax.data.sources.record_formats.record_text import RecordText
 from fmjax.data.sources.source import DOCUMENT_BYTES, Document
 from fmjax.errors import UserError
+
+_NO_NUMBERS = ("numbers", False)
 
 
 @configurable("labelled_records")
@@ -22,7 +24,8 @@ class LabelledRecords(ClassSource):
 
     Files, formats, splits and corrupt records are as of `record_files`; a record whose
     label is none of the classes counts as corrupt. Records with equal texts are in the
-    same split, whatever their labels. A label is an integer, a string or a boolean.
+    same split, whatever their labels. A label is an integer, a string or a boolean, or
+    for regression a number.
 
     Attributes:
       text: the field that holds the text, or a template over fields, as
@@ -36,6 +39,7 @@ class LabelledRecords(ClassSource):
         numbers in their own.
       several: whether a record has any number of labels, in a list or a string.
       label_separator: what separates several labels in a string, such as ','.
+      numbers: whether a label is a number rather than a class, for regression.
     """
 
     text: str = "text"
@@ -44,10 +48,17 @@ class LabelledRecords(ClassSource):
     classes: tuple[str, ...] = ()
     several: bool = False
     label_separator: str | None = None
+    numbers: bool = False
 
     def __post_init__(self):
         super().__post_init__()
         self._parts()
+        if self.numbers and (self.several or self.classes):
+            raise UserError(
+                f"labelled_records.numbers = True with labelled_records.several = "
+                f"{self.several} and labelled_records.classes = {self.classes!r}: "
+                "expected False and (), since a label is one number."
+            )
         if self.label_separator is not None and not (
             self.several and self.label_separator
         ):
@@ -65,7 +76,7 @@ class LabelledRecords(ClassSource):
 
     def labelled(
         self, split: str
-    ) -> Iterator[tuple[str, bytes, bytes, tuple[int, ...], str]]:
+    ) -> Iterator[tuple[str, bytes, bytes, tuple[int | float, ...], str]]:
         """Yields (name, text, second text, labels, fault) of the records of a split.
 
         The second text is empty if there is none. A text of more than 4 MiB is
@@ -98,13 +109,14 @@ class LabelledRecords(ClassSource):
         return names if self.second_text is None else names | {"second": "second"}
 
     def seqio_source(self):
-        """A seqio.FunctionDataSource; labels are int64 [number of labels]."""
+        """A seqio.FunctionDataSource; labels are int64 [number of them] or float32."""
         seqio = import_seqio()
         import tensorflow as tf
 
         text, names = tf.TensorSpec((), tf.string), ("name", "text", "second")
         spec = dict.fromkeys((*names, "record_fault"), text)
-        spec["labels"] = tf.TensorSpec((None,), tf.int64)
+        kind = tf.float32 if self.numbers else tf.int64
+        spec["labels"] = tf.TensorSpec((None,), kind)
         order = (*names, "labels", "record_fault")
 
         def dataset(split, shuffle_files, seed=None):
@@ -116,7 +128,14 @@ class LabelledRecords(ClassSource):
 
         return seqio.FunctionDataSource(dataset, splits=self.splits)
 
-    def _label(self) -> RecordLabel:
+    def _settings(self) -> tuple:
+        # Earlier versions had no numbers.
+        known = super()._settings()
+        return known if self.numbers else tuple(s for s in known if s != _NO_NUMBERS)
+
+    def _label(self) -> RecordLabel | None:
+        if self.numbers:
+            return None
         return RecordLabel(self.label, self.several, self.label_separator)
 
     def _parts(self) -> tuple[Part, ...]:
@@ -124,7 +143,7 @@ class LabelledRecords(ClassSource):
         if self.second_text is not None:
             binding = "labelled_records.second_text"
             parts.append(RecordText(self.second_text, binding))
-        return (*parts, self._label())
+        return (*parts, self._label() or RecordNumber(self.label))
 
     def _identity(self, values: tuple) -> bytes:
         *texts, _ = values

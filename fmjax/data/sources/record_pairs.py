@@ -9,6 +9,7 @@ from fmjax.data.sources.record_division import RecordDivision
 from fmjax.data.sources.record_formats.record_text import RecordText
 from fmjax.data.sources.record_source import RecordSource
 from fmjax.data.sources.source import DOCUMENT_BYTES, Document, generated_source
+from fmjax.errors import UserError
 
 
 @configurable("record_pairs")
@@ -23,21 +24,25 @@ class RecordPairs(RecordSource):
       inputs: the field that holds the encoder's text, or a template over fields, as
         `record_files.text`.
       targets: the field that holds the decoder's text, or a template over fields.
+      negatives: for @text_contrast(), fields or templates of hard negatives: texts
+        that are like the targets but do not belong to the inputs.
     """
 
     inputs: str = "inputs"
     targets: str = "targets"
+    negatives: tuple[str, ...] = ()
 
     def __post_init__(self):
         super().__post_init__()
         self._parts()
 
     def documents(self, split: str) -> Iterator[Document]:
-        """Both texts of every valid pair, for training a tokenizer."""
-        for name, *texts, fault in self.pairs(split):
-            for text in texts:
-                if not fault and text.strip() and len(text) <= DOCUMENT_BYTES:
-                    yield name, text
+        """The texts of every valid record, for training a tokenizer."""
+        for record in self.found(split):
+            for name, texts, fault, *_ in self.examples_of(*record):
+                for text in texts:
+                    if not fault and text.strip() and len(text) <= DOCUMENT_BYTES:
+                        yield name, text
 
     def pairs(self, split: str) -> Iterator[tuple[str, bytes, bytes, str]]:
         """Yields (name, input, target, fault) of the records of a split; see `found`.
@@ -46,7 +51,7 @@ class RecordPairs(RecordSource):
         """
         for record in self.found(split):
             for pair in self.examples_of(*record):
-                inputs, targets = pair.texts
+                inputs, targets, *_ = pair.texts
                 yield pair.name, inputs, targets, pair.fault
 
     def division(self, split: str) -> RecordDivision:
@@ -66,7 +71,16 @@ class RecordPairs(RecordSource):
         return {name: name for name in names}
 
     def seqio_source(self):
-        """A seqio.FunctionDataSource."""
+        """A seqio.FunctionDataSource.
+
+        Raises:
+          UserError: there are hard negatives.
+        """
+        if self.negatives:
+            raise UserError(
+                f"record_pairs.negatives = {self.negatives!r}: expected () in a mixture"
+                " with tasks of seqio that is streamed."
+            )
         names = ("name", "inputs", "targets", "record_fault")
         return generated_source(self.splits, names, self.pairs)
 
@@ -74,14 +88,13 @@ class RecordPairs(RecordSource):
         return (
             RecordText(self.inputs, "record_pairs.inputs"),
             RecordText(self.targets, "record_pairs.targets"),
+            *(RecordText(text, "record_pairs.negatives") for text in self.negatives),
         )
 
-    def _identity(self, values: tuple[bytes, bytes]) -> bytes:
-        inputs, targets = values
+    def _identity(self, values: tuple[bytes, ...]) -> bytes:
+        inputs, targets, *_ = values
         return b"%d %s%s" % (len(inputs), inputs, targets)
 
     def _wanted(self) -> str:
-        return (
-            f"record_pairs.inputs = {self.inputs!r}, record_pairs.targets = "
-            f"{self.targets!r}"
-        )
+        names = ("inputs", "targets", *["negatives"] * bool(self.negatives))
+        return ", ".join(f"record_pairs.{n} = {getattr(self, n)!r}" for n in names)

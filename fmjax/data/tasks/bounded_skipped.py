@@ -2,7 +2,7 @@
 
 import sys
 
-from fmjax.data.sources.examples import Skipped
+from fmjax.data.sources.examples import Skipped, truncation
 from fmjax.data.tasks.corrupt_fraction import check_while_reading, check_whole
 
 # Maximum number of corrupt documents that are printed.
@@ -38,8 +38,9 @@ class BoundedSkipped(Skipped):
 
     def merge(self, others: Skipped) -> None:
         """See `Skipped.merge`; raises a UserError if too many are corrupt."""
-        before = self.count
+        before, cut = self.count, self.truncated
         super().merge(others)
+        self._tell_truncation(cut)
         for name in others.names[: max(_NAMED - before, 0)]:
             print(f"left out: {name}", file=sys.stderr, flush=True)
         self._check()
@@ -55,6 +56,17 @@ class BoundedSkipped(Skipped):
             self.bytes,
             self.good_bytes + self.bytes if self.bytes else 0,
         )
+
+    def add_cut(self, tokens: int, trained: int) -> None:
+        """See `Skipped.add_cut`; the first, tenth, hundredth … is told of."""
+        super().add_cut(tokens, trained)
+        self._tell_truncation(self.truncated - 1)
+
+    def _tell_truncation(self, before: int) -> None:
+        if self.truncated and (
+            not before or len(str(before)) < len(str(self.truncated))
+        ):
+            print(f"so far {truncation(self)}", file=sys.stderr, flush=True)
 
     def _check(self) -> None:
         check_while_reading(

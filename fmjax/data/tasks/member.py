@@ -8,14 +8,18 @@ class LabelKind(NamedTuple):
     """What the labels of a task are.
 
     Attributes:
-      names: names of the classes 0, 1, ….
+      names: names of the classes 0, 1, …; empty if labels are numbers.
       several: whether an example has any number of labels rather than one.
       texts: number of texts of an example, 1 or 2.
+      numbers: whether a label is a number rather than a class.
+      of_words: whether each word has a label, rather than the text.
     """
 
     names: tuple[str, ...]
     several: bool
     texts: int
+    numbers: bool = False
+    of_words: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

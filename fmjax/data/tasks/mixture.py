@@ -77,6 +77,16 @@ class Mixture:
             )
         return found.pop()
 
+    def text_count(self, root: Path) -> int:
+        """The number of texts of an example; raises a UserError if they differ."""
+        found = {task.text_count(root) for task in self.tasks}
+        if len(found) > 1:
+            raise UserError(
+                f"mixture.tasks: examples have {' or '.join(map(str, sorted(found)))} "
+                "texts; expected the same number."
+            )
+        return found.pop()
+
     def has(self, kind: type) -> bool:
         """Whether any task is an instance of a class."""
         return any(isinstance(task, kind) for task in self.tasks)
@@ -84,6 +94,17 @@ class Mixture:
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes; raises a UserError if the tasks' classes differ."""
         return self._shared("class_names")
+
+    def is_chat(self) -> bool:
+        """Whether examples are conversations; raises a UserError if only some are."""
+        found = {task.name: task.is_chat() for task in self.tasks}
+        if len({*found.values()}) > 1:
+            raise UserError(
+                "mixture.tasks: of some tasks only what the assistant says is trained, "
+                f"and of others every token: {found}; expected one kind, such as "
+                "conversation_files.loss = 'all'."
+            )
+        return any(found.values())
 
     def label_kind(self) -> LabelKind | None:
         """The labels of texts; raises a UserError if those of the tasks differ."""

@@ -64,13 +64,14 @@ def tokenize(features: dict):
     return tokenize
 
 
-def label_feature():
-    """A seqio.Feature of labels, int64 [number of labels]."""
+def label_feature(numbers: bool):
+    """A seqio.Feature of labels, int64 [number of labels], or float32 if numbers."""
     seqio = import_seqio()
     import tensorflow as tf
 
     vocabulary = seqio.PassThroughVocabulary(0)
-    return seqio.Feature(vocabulary, add_eos=False, dtype=tf.int64, rank=1)
+    dtype = tf.float32 if numbers else tf.int64
+    return seqio.Feature(vocabulary, add_eos=False, dtype=dtype, rank=1)
 
 
 def check_name(binding: str, name: str) -> None:

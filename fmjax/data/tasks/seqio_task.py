@@ -96,6 +96,14 @@ class SeqioTask:
             return self._noted(root)["has_inputs"]
         return _has_inputs(provider)
 
+    def is_chat(self) -> bool:
+        """False: tasks of seqio's registry have no conversations."""
+        return False
+
+    def text_count(self, root: Path) -> int:
+        """The number of texts of an example: 2 for pairs, else 1."""
+        return 1 + self.has_inputs(root)
+
     def label_kind(self) -> None:
         """None: labels of texts are not read from seqio tasks."""
 

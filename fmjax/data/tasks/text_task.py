@@ -7,7 +7,9 @@ from fmjax.configurable import configurable, runtime_field
 from fmjax.data.folders import is_built
 from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources.conversation_files import ConversationFiles
+from fmjax.data.sources.labelled_files import LabelledFiles
 from fmjax.data.sources.labelled_records import LabelledRecords
+from fmjax.data.sources.labelled_words import LabelledWords
 from fmjax.data.sources.pair_files import PairFiles
 from fmjax.data.sources.record_files import RecordFiles
 from fmjax.data.sources.record_pairs import RecordPairs
@@ -16,6 +18,7 @@ from fmjax.data.sources.text_files import TextFiles
 from fmjax.data.sources.tfds import Tfds
 from fmjax.data.sources.token_division import PIECE
 from fmjax.data.sources.token_files import TokenFiles
+from fmjax.data.tasks.conversations import check_template
 from fmjax.data.tasks.member import LabelKind, Member
 from fmjax.data.tasks.registration import (
     check_name,
@@ -24,13 +27,17 @@ from fmjax.data.tasks.registration import (
     rekey,
     tokenize,
 )
-from fmjax.data.tokenizers.chat_template import chat_template
+from fmjax.data.tokenizers.chat_tokens import ChatEncoder
 from fmjax.data.tokenizers.saved_tokenizer import SavedTokenizer
 from fmjax.data.tokenizers.token_ids import TokenIds
 from fmjax.data.tokenizers.tokenizers import DESCRIPTOR, Tokenizer
 from fmjax.data.tokenizers.vocabularies import Bytes, Characters, SentencePiece
 from fmjax.errors import UserError
 from fmjax.say_once import say_once
+
+_Labelled = LabelledRecords | LabelledFiles | LabelledWords
+# Number of conversations that the chat template is checked on at every start.
+_CHECKED = 8
 
 
 @configurable("text_task")
@@ -55,6 +62,8 @@ class TextTask:
         | PairFiles
         | RecordPairs
         | LabelledRecords
+        | LabelledFiles
+        | LabelledWords
         | ConversationFiles
         | TokenFiles
         | PythonStdlib
@@ -90,8 +99,11 @@ class TextTask:
         if isinstance(self.source, TokenFiles):
             self._check_eos(tokenizer)
         if isinstance(self.source, ConversationFiles):
-            # Raises if there is no valid template.
-            chat_template(tokenizer, self.source.own_template)
+            if (own := self.source.own_template) is not None:
+                tokenizer.chat_template = own  # saved with the run, for its prompts
+            encoder = ChatEncoder(tokenizer)
+            if self.is_chat():
+                check_template(self.source.first(_CHECKED), encoder)
         return tokenizer
 
     def tokenizer_is_built(self, root: Path) -> bool:
@@ -104,25 +116,42 @@ class TextTask:
         del root
         return "inputs" in self.source.features()
 
+    def is_chat(self) -> bool:
+        """Whether examples are conversations of which only a part is trained."""
+        source = self.source
+        return isinstance(source, ConversationFiles) and source.loss == "assistant"
+
+    def text_count(self, root: Path) -> int:
+        """The number of texts of an example: 2 for pairs, and hard negatives."""
+        negatives = getattr(self.source, "negatives", ())
+        return 1 + self.has_inputs(root) + len(negatives)
+
     def label_kind(self) -> LabelKind | None:
         """The labels of examples; None if they have none."""
         source = self.source
-        if not isinstance(source, LabelledRecords):
+        if not isinstance(source, _Labelled):
             return None
+        if not isinstance(source, LabelledRecords):
+            of_words = isinstance(source, LabelledWords)
+            return LabelKind(source.class_names(), False, 1, of_words=of_words)
         texts = 1 if source.second_text is None else 2
-        return LabelKind(source.class_names(), source.several, texts)
+        return LabelKind(source.class_names(), source.several, texts, source.numbers)
 
     def members(self, root: Path) -> tuple[Member, ...]:
         """The task as a single member of rate 1."""
-        tokenizer = self.build_tokenizer(root).digest
+        tokenizer = self.build_tokenizer(root)
         keys = {
             split: {
                 "source": self.source.fingerprint(split),
                 "preprocessors": self._preprocessors,
-                "tokenizer": tokenizer,
+                "tokenizer": tokenizer.digest,
             }
             for split in self.source.splits
         }
+        if isinstance(self.source, ConversationFiles) and tokenizer.chat_template:
+            # Of the run that the tokenizer is of; digests do not depend on it.
+            for key in keys.values():
+                key["chat_template"] = tokenizer.chat_template
         if isinstance(self.source, PairFiles) and (excluded := self.source.excluded()):
             keys["train"]["excluded"] = excluded
         sizes = {split: self.source.size(split) for split in self.source.splits}
@@ -142,7 +171,7 @@ class TextTask:
         }
         output_features = dict(texts)
         if "labels" in fields:
-            output_features["labels"] = label_feature()
+            output_features["labels"] = label_feature(self.label_kind().numbers)
         made = {
             "rekey": rekey(fields),
             "tokenize": tokenize(texts),
@@ -173,6 +202,6 @@ class TextTask:
     @property
     def _preprocessors(self) -> tuple[str, ...]:
         """Names of the seqio preprocessors, which are part of every cache's key."""
-        if isinstance(self.source, LabelledRecords):
+        if isinstance(self.source, _Labelled):
             return ("rekey", "tokenize")
         return ("rekey", "tokenize", "append_eos")

@@ -18,14 +18,16 @@ class LabelledText:
     Attributes:
       length: T, tokens of a row.
       template: special tokens around one text or two.
-      classes: names of the K classes.
+      classes: names of the K classes; none if labels are numbers.
       several: whether a row has any number of labels rather than one.
+      numbers: whether a label is a number rather than a class.
     """
 
     length: int
     template: tuple[Slot, ...]
     classes: tuple[str, ...]
     several: bool
+    numbers: bool = False
 
     @property
     def name(self) -> str:
@@ -34,13 +36,14 @@ class LabelledText:
 
     def cache_key(self) -> dict:
         """The settings that the records depend on, and the names of the classes."""
-        return {
+        key = {
             "name": self.name,
             "room": self._room,
             "texts": self._texts,
             "classes": self.classes,
             "several": self.several,
         }
+        return key | {"numbers": True} if self.numbers else key
 
     @property
     def has_text_bytes(self) -> bool:
@@ -54,7 +57,7 @@ class LabelledText:
             yield {
                 "tokens": np.concatenate(kept),
                 "lengths": np.array([len(text) for text in kept], np.int32),
-                "labels": np.asarray(labels, np.int32),
+                "labels": np.asarray(labels, np.float32 if self.numbers else np.int32),
             }
 
     def row(self, record: Record, rng=None, other=None) -> Row:
@@ -68,15 +71,15 @@ class LabelledText:
         Returns:
           `tokens`, `segment_ids` int32 [T], 1 for tokens and 0 for padding;
           `token_types` int32 [T] if the second text has another type; `labels` int32
-          [], or with several labels float32 [K] of zeros and ones; `weights` float32
-          [].
+          [], or with several labels float32 [K] of zeros and ones, or float32 [] of a
+          number; `weights` float32 [].
         """
         del rng, other
         T = self.length
         row = {"tokens": np.zeros(T, np.int32), "segment_ids": np.zeros(T, np.int32)}
         if any(slot.token_type for slot in self.template):
             row["token_types"] = np.zeros(T, np.int32)
-        row["labels"] = np.zeros((), np.int32)
+        row["labels"] = np.zeros((), np.float32 if self.numbers else np.int32)
         if self.several:
             row["labels"] = np.zeros(len(self.classes), np.float32)
         row["weights"] = np.zeros((), np.float32)
@@ -105,6 +108,12 @@ class LabelledText:
             raise ValueError(f"{lengths} tokens in a record are too many")
         if not self.several and len(labels) != 1:
             raise ValueError(f"{len(labels)} labels; expected one")
+        if (labels.dtype.kind == "f") != self.numbers:
+            raise ValueError(f"labels are {labels.dtype}")
+        if self.numbers:
+            if not np.isfinite(labels).all():
+                raise ValueError(f"label {labels} is not finite")
+            return
         if labels.size and not 0 <= labels.min() <= labels.max() < len(self.classes):
             raise ValueError(f"label {labels} of {len(self.classes)} classes")
 

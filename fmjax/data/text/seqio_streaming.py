@@ -18,8 +18,7 @@ from fmjax.data.seqio_import import import_seqio
 from fmjax.data.tasks.bounded_skipped import BoundedSkipped
 from fmjax.data.tasks.documents import tokenized_documents
 from fmjax.data.text.ahead import Ahead
-from fmjax.data.text.decoder_pairs import DecoderPairs
-from fmjax.data.text.pairs import Pairs
+from fmjax.data.text.text_groups import reads_pairs
 from fmjax.errors import UserError
 
 # Number of recent records from which a row can draw another text (next sentences).
@@ -97,7 +96,7 @@ class SeqioRows:
             f"{self._provider.name} {self._split}",
             self._vocab_size,
             self.skipped,
-            isinstance(self._layout, Pairs | DecoderPairs),
+            reads_pairs(self._layout),
         )
 
         def contents() -> Iterator:

@@ -12,6 +12,7 @@ from fmjax.data.sources.division import Division, TextExample
 from fmjax.data.sources.examples import Skipped
 from fmjax.data.tasks.bounded_skipped import BoundedSkipped
 from fmjax.data.tasks.documents import tokenized_examples
+from fmjax.data.text.chats import longest_chat
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 
 # Number of recent records from which a row can draw another text (next sentences).
@@ -58,6 +59,7 @@ class StreamedRows:
         """
         self.members, self._split = members, split
         self.layout, self._tokenizer = layout, tokenizer
+        self._longest = longest_chat(layout)
         name = " and ".join(member.name for member in members)
         self.skipped = BoundedSkipped(f"{name} {split}", max_corrupt_fraction)
         self._lock = threading.Lock()
@@ -74,7 +76,7 @@ class StreamedRows:
             examples = (e for part in division.parts() for e in division.read(part))
             name = f"{member.name} {self._split}"
             documents = tokenized_examples(
-                examples, name, self._tokenizer, self.skipped
+                examples, name, self._tokenizer, self.skipped, self._longest
             )
             yield from self._rows(documents)
         self.skipped.check_whole()
@@ -84,7 +86,9 @@ class StreamedRows:
     ) -> list[Record]:
         """The records of a window of examples; several threads may call it at once."""
         own, name = Skipped(), f"{member.name} {self._split}"
-        documents = tokenized_examples(examples, name, self._tokenizer, own)
+        documents = tokenized_examples(
+            examples, name, self._tokenizer, own, self._longest
+        )
         contents = (document.content for document in documents)
         # Windows are held in memory: as in a cache, ids take two bytes if they can.
         dtype = np.uint16 if self._tokenizer.vocab_size <= 1 << 16 else np.int32

@@ -28,6 +28,7 @@ from fmjax.data.tasks.member import LabelKind, Member
 from fmjax.data.tasks.mixture import Mixture, seqio_provider
 from fmjax.data.tasks.seqio_task import SeqioTask
 from fmjax.data.tasks.text_task import TextTask
+from fmjax.data.text.chats import Chats, longest_chat
 from fmjax.data.text.corruption.corruption import Pieces
 from fmjax.data.text.corruption.denoising import Denoising
 from fmjax.data.text.corruption.infilling import Infilling
@@ -36,12 +37,14 @@ from fmjax.data.text.corruption.prefix_lm import PrefixLM
 from fmjax.data.text.corruption.span_corruption import SpanCorruption
 from fmjax.data.text.decoder_pairs import DecoderPairs
 from fmjax.data.text.labelled_text import LabelledText
+from fmjax.data.text.labelled_tokens import LabelledTokens
 from fmjax.data.text.masking import Masking
 from fmjax.data.text.packing import Layout
 from fmjax.data.text.pairs import Pairs
 from fmjax.data.text.seqio_streaming import SeqioBatches, SeqioRows
 from fmjax.data.text.streamed_rows import StreamedMember, StreamedRows
 from fmjax.data.text.streaming import StreamedBatches, streamed_eval_batches
+from fmjax.data.text.text_groups import TextGroups, reads_pairs
 from fmjax.data.tokenizers.specials import end_id
 from fmjax.data.tokenizers.text_template import text_template
 from fmjax.data.tokenizers.tokenizers import Tokenizer
@@ -59,7 +62,8 @@ CorruptionConfig = (
 class Data(CachedData):
     """Text data: rows of T tokens for training and evaluation.
 
-    Labelled texts, as of @labelled_records(), have rows of their own.
+    Labelled texts, as of @labelled_records(), @labelled_files() and @labelled_words(),
+    have rows of their own.
 
     Attributes:
       train: task or mixture whose `train` split is trained on.
@@ -68,7 +72,8 @@ class Data(CachedData):
       length: T, tokens of a row; for pairs and an encoder-decoder, of the encoder's.
       rows: 'blocks' cuts the stream of documents every T tokens; 'packed' puts several
         whole documents or pairs into a row, with segment ids that restrict attention to
-        each of them; 'documents' gives each document or pair a row of its own.
+        each of them; 'documents' gives each document or pair a row of its own; 'texts',
+        for @text_contrast(), each document and each text of a pair.
       corruption: corruption of the text each time it is read, such as
         @span_corruption(); None for next-token prediction.
       pairs: for a task of pairs, the model that reads them: 'encoder_decoder'; or
@@ -114,7 +119,7 @@ class Data(CachedData):
     def __post_init__(self):
         require(self, "length", self.length >= 1, "at least 1")
         for name, kinds in (
-            ("rows", ("blocks", "packed", "documents")),
+            ("rows", ("blocks", "packed", "documents", "texts")),
             ("pairs", ("encoder_decoder", "decoder")),
         ):
             if (kind := getattr(self, name)) not in kinds:
@@ -123,10 +128,10 @@ class Data(CachedData):
                     + suggest(kind, kinds)
                 )
         if self.corruption is not None:
-            if self.rows == "packed":
+            if self.rows in ("packed", "texts"):
                 raise UserError(
-                    "data.rows = 'packed' does not support data.corruption; expected "
-                    "'blocks' or 'documents'."
+                    f"data.rows = {self.rows!r} does not support data.corruption; "
+                    "expected 'blocks' or 'documents'."
                 )
             self.corruption.raw_length(self.length)  # Raises if it is too small.
         target_length_valid = self.target_length is None or self.target_length >= 1
@@ -221,10 +226,11 @@ class Data(CachedData):
 
         Returns:
           Counts int64 [V], and the number of bytes of the targets' text (None if the
-          targets are not the text itself). None without a validation split, or if the
-          targets are labels.
+          targets are not the text itself). None without a validation split, or if no
+          tokens are predicted.
         """
-        if not self.has_validation or self.label_kind() is not None:
+        predicts_tokens = self.label_kind() is None and self.rows != "texts"
+        if not (self.has_validation and predicts_tokens):
             return None
         counts = np.zeros(self._tokenizer.vocab_size, np.int64)
         every = self.eval_batches(64, range(64))
@@ -282,6 +288,16 @@ class Data(CachedData):
             )
         if (kind := self.label_kind()) is not None:
             return self._labelled(kind, tokenizer)
+        if self._task(split).is_chat():
+            return self._chats(split)
+        count = self._task(split).text_count(self.root)
+        if self.rows == "texts":
+            return self._text_groups(count, tokenizer)
+        if count > 2:
+            raise UserError(
+                f"The task of data.{split} has hard negatives, which need data.rows = "
+                f"'texts'; found {self.rows!r}."
+            )
         if self._task(split).has_inputs(self.root):
             if self.corruption is not None or self.random_window:
                 raise UserError(
@@ -323,7 +339,7 @@ class Data(CachedData):
             mode = "windows"
         return Layout(mode, self.length, tokenizer.bos_id, tokenizer.eos_id)
 
-    def _labelled(self, kind: LabelKind, tokenizer: Tokenizer) -> LabelledText:
+    def _chats(self, split: str) -> Chats:
         wrong = [
             f"data.{name} = {getattr(self, name)!r}"
             for name, default in (
@@ -332,7 +348,42 @@ class Data(CachedData):
             )
             if getattr(self, name) != default
         ]  # fmt: skip
-        wrong += ["data.rows = 'packed'"] if self.rows == "packed" else []
+        wrong += ["data.rows = 'blocks'"] if self.rows == "blocks" else []
+        if wrong:
+            raise UserError(
+                f"{', '.join(wrong)}: of the conversations of data.{split} only what "
+                "the assistant says is trained; expected data.rows = 'packed' or "
+                "'documents' and other defaults, or conversation_files.loss = 'all'."
+            )
+        return Chats(self.length, self.rows == "packed")
+
+    def _text_groups(self, count: int, tokenizer: Tokenizer) -> TextGroups:
+        if self.pairs != "encoder_decoder" or self.target_length is not None:
+            raise UserError(
+                f"data.pairs = {self.pairs!r}, data.target_length = "
+                f"{self.target_length}: expected the defaults with data.rows = 'texts'."
+            )
+        template = text_template(tokenizer, 1)
+        if self.length < (least := len(template)):
+            raise UserError(
+                f"data.length = {self.length}: expected at least {least}, for special "
+                "tokens and text."
+            )
+        return TextGroups(self.length, count, template, tokenizer.eos_id)
+
+    def _labelled(
+        self, kind: LabelKind, tokenizer: Tokenizer
+    ) -> LabelledText | LabelledTokens:
+        wrong = [
+            f"data.{name} = {getattr(self, name)!r}"
+            for name, default in (
+                ("corruption", None), ("random_window", False),
+                ("pairs", "encoder_decoder"), ("target_length", None),
+            )
+            if getattr(self, name) != default
+        ]  # fmt: skip
+        if self.rows in ("packed", "texts"):
+            wrong.append(f"data.rows = {self.rows!r}")
         if wrong:
             raise UserError(
                 f"{', '.join(wrong)}: expected the default, since each labelled text "
@@ -345,7 +396,11 @@ class Data(CachedData):
                 f"data.length = {self.length}: expected at least {least}, for special "
                 "tokens and text."
             )
-        return LabelledText(self.length, template, kind.names, kind.several)
+        if kind.of_words:
+            return LabelledTokens(self.length, template, kind.names)
+        return LabelledText(
+            self.length, template, kind.names, kind.several, kind.numbers
+        )
 
     @functools.cached_property
     def _corrupt(self):
@@ -390,7 +445,10 @@ class Data(CachedData):
             return None
         if (self.processes or 1) == 1 and (size is None or size < LARGE_BYTES):
             return None
-        return SharedBuild(self.root, key, source, self._tokenizer, self.processes)
+        longest = longest_chat(key.layout)
+        return SharedBuild(
+            self.root, key, source, self._tokenizer, self.processes, longest
+        )
 
     def _documents(
         self, member: Member, key: CacheKey, skipped: Skipped
@@ -400,11 +458,12 @@ class Data(CachedData):
         if isinstance(source, Divisible):
             division = source.division(key.split)
             examples = (e for part in division.parts() for e in division.read(part))
-            return tokenized_examples(examples, name, tokenizer, skipped)
+            longest = longest_chat(key.layout)
+            return tokenized_examples(examples, name, tokenizer, skipped, longest)
         dataset = member.task.seqio(member.name, tokenizer).get_dataset(
             None, key.split, shuffle=False, try_in_mem_cache=False
         )
-        pairs = isinstance(key.layout, Pairs | DecoderPairs)
+        pairs = reads_pairs(key.layout)
         return tokenized_documents(dataset, name, tokenizer.vocab_size, skipped, pairs)
 
     def _streamed(self, split: str) -> StreamedRows | SeqioRows:

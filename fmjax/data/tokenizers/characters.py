@@ -19,6 +19,7 @@ class CharacterTokenizer:
     come after the characters.
     """
 
+    chat_template: str | None = None
     kind = "characters"
     file_name = "characters.json"
 

@@ -17,6 +17,7 @@ class IdTokenizer:
     Attributes: as of `Tokenizer`; there is no padding, and bytes of text are not known.
     """
 
+    chat_template: str | None = None
     kind = "ids"
     file_name = "ids.json"
 

@@ -50,6 +50,11 @@ def of_encoding(encoding) -> tuple[Slot, ...]:
     return tuple(slots)
 
 
+def text_start(template: Sequence[Slot]) -> int:
+    """The number of special tokens before the first text."""
+    return next(i for i, slot in enumerate(template) if slot.text is not None)
+
+
 def fill(
     template: Sequence[Slot], texts: Sequence[Sequence[int]]
 ) -> tuple[list[int], list[int]]:

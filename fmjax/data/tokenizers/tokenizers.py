@@ -25,7 +25,12 @@ from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
 from fmjax.data.tokenizers.huggingface.vocabulary import vocabulary_class
 from fmjax.data.tokenizers.id_tokenizer import IdTokenizer
 from fmjax.data.tokenizers.special_names import names_above
-from fmjax.data.tokenizers.tokenizer_files import DESCRIPTOR, FORMAT, save_files
+from fmjax.data.tokenizers.tokenizer_files import (
+    DESCRIPTOR,
+    FORMAT,
+    save_files,
+    saved_chat_template,
+)
 from fmjax.errors import UserError
 from fmjax.storage.objects import os_errors
 from fmjax.storage.paths import as_path
@@ -43,6 +48,8 @@ class Tokenizer(Protocol):
       bos_id: id at the start of every document, or None.
       eos_id: id at the end of every document, or None.
       digest: digest of the tokenizer; tokenizers with equal digests are equal.
+      chat_template: the chat template, in Jinja, that a run was trained with, in place
+        of the tokenizer's own; None if there is none.
     """
 
     vocab_size: int
@@ -50,6 +57,7 @@ class Tokenizer(Protocol):
     bos_id: int | None
     eos_id: int | None
     digest: str
+    chat_template: str | None
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without special tokens."""
@@ -96,6 +104,7 @@ class SentencePieceTokenizer:
     character U+2581, SentencePiece's mark for a space, becomes a space.
     """
 
+    chat_template: str | None = None
     kind = "sentencepiece"
     file_name = "sentencepiece.model"
 
@@ -175,6 +184,7 @@ class ByteTokenizer:
     Special tokens come after the bytes.
     """
 
+    chat_template: str | None = None
     kind = "bytes"
     file_name = "bytes.json"
 
@@ -272,6 +282,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
             f"{file} has the digest {tokenizer.digest}; expected {digest}, as "
             f"{DESCRIPTOR} says."
         )
+    tokenizer.chat_template = saved_chat_template(as_path(folder))
     return tokenizer
 
 

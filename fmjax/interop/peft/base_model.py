@@ -56,6 +56,7 @@ class BaseModel:
           UserError: transformers has no such model.
         """
         family, name, architecture, _ = describe(objective.model, None, preferred)
+        objective = objective.without_own_params()
         kept = dataclasses.replace(objective, model=family.kept(objective.model))
         trees = (tree["params"] for tree in abstract_variables(kept))
         axes, shapes = (traverse_util.flatten_dict(tree, sep="/") for tree in trees)

@@ -32,6 +32,7 @@ from fmjax.models.layers.text_model import TextModel, embed_text
 from fmjax.models.layers.token_heads import TokenHeads
 from fmjax.models.layers.transformer import Context, Stack
 from fmjax.models.layers.transformer_config import TransformerConfig
+from fmjax.models.layers.virtual_tokens import behind_prompt, without_prompt
 
 
 @configurable("bert")
@@ -171,11 +172,14 @@ class Bert(TextModel):
         self, text: Text, keys: Keys = None, hidden_states: bool = False
     ) -> dict[str, Array]:
         """Everything but the language head; see `__call__`."""
-        text = self._read(text)
-        x = embed_text(self.tokens, self.inputs, text, keys)
-        mask = self_attention(False, text.segment_ids, text.padding_mask)
-        context = Context(text.positions, mask, keys=keys)
-        out = self.stack(x, context, None, hidden_states)
+        text, prompt = self._read(text), self.tokens.prompt()
+        count, prefix = 0 if prompt is None else len(prompt), self._prefix("stack")
+        self._check_room(text, count + prefix)
+        whole = behind_prompt(text, count)
+        x = embed_text(self.tokens, self.inputs, whole, keys, prompt, prefix)
+        mask = self_attention(False, whole.segment_ids, whole.padding_mask, count)
+        context = Context(whole.positions, mask, keys=keys)
+        out = without_prompt(self.stack(x, context, None, hidden_states), count)
         out |= self._sentence_heads(self._read_by_pooler(out, text), keys)
         if self.token_classes is not None or self.spans:
             out |= self.token_heads(out["hidden"], keys)

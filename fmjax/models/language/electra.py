@@ -116,12 +116,12 @@ class Electra(TextModel):
         self, text: Text, keys: Keys = None, hidden_states: bool = False
     ) -> dict[str, Array]:
         """The discriminator below its head; see `__call__`."""
-        x, context = self._embed(text, keys)
+        x, context = self._embed(text, keys, "discriminator_stack")
         return self.discriminator_stack(x, context, None, hidden_states)
 
     def generator_hidden(self, text: Text, keys: Keys = None) -> dict[str, Array]:
         """The generator below its head; arguments as in `__call__`."""
-        x, context = self._embed(text, keys)
+        x, context = self._embed(text, keys, "generator_stack")
         return self.generator_stack(x, context)
 
     def head(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T"]:
@@ -135,9 +135,13 @@ class Electra(TextModel):
         """The generator's logits, float32; vocabulary padding gets -1e30."""
         return self.masked_head(hidden, self.tokens.table)
 
-    def _embed(self, text: Text, keys: Keys) -> tuple[Float[Array, "B T E"], Context]:
-        text = self._read(text)
-        x = embed_text(self.tokens, self.inputs, text, keys)
+    def _embed(
+        self, text: Text, keys: Keys, stack: str
+    ) -> tuple[Float[Array, "B T E"], Context]:
+        """The input of the stack of this name."""
+        text, prefix = self._read(text), self._prefix(stack)
+        self._check_room(text, prefix)
+        x = embed_text(self.tokens, self.inputs, text, keys, None, prefix)
         mask = self_attention(False, text.segment_ids, text.padding_mask)
         return x, Context(text.positions, mask, keys=keys)
 

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float, Int
 
 from fmjax.configurable import configurable
 from fmjax.models.flops import attention_flops, matmul_parameters
-from fmjax.models.layers.attention_mask import padding_mask_of
+from fmjax.models.layers.attention_mask import cached_self_attention, padding_mask_of
 from fmjax.models.layers.dense import Dense
 from fmjax.models.layers.disentangled import check_decoder
 from fmjax.models.layers.dropout import Keys
@@ -22,6 +22,11 @@ from fmjax.models.layers.text_model import TextModel, decoder_mask, embed_text
 from fmjax.models.layers.token_heads import TokenHeads, last_vectors
 from fmjax.models.layers.transformer import Cache, Context, Stack, empty_cache
 from fmjax.models.layers.transformer_config import TransformerConfig
+from fmjax.models.layers.virtual_tokens import (
+    behind_prompt,
+    moved_by,
+    without_prompt,
+)
 
 
 @configurable("gpt")
@@ -142,8 +147,10 @@ class GPT(TextModel):
         """Everything below the head; see `__call__`.
 
         Args:
-          text: with a cache its positions are the slots that are written.
-          cache: of earlier tokens, from `empty_cache`; None to read the text alone.
+          text: with a cache its positions are the slots that are written, counted from
+            the end of a prompt.
+          cache: of earlier tokens, from `empty_cache` or `read_prompt`; None to read
+            the text alone.
           keys: as in `__call__`.
           hidden_states: likewise.
 
@@ -152,19 +159,48 @@ class GPT(TextModel):
           tokens written at their positions, or None; router: of a mixture of experts,
           [layers, B] each, else empty; hidden_states if requested.
         """
-        text = self._read(text)
-        tokens = self.tokens
-        if self._projects:
+        text, prompt = self._read(text), self._prompt()
+        count, prefix = 0 if prompt is None else len(prompt), self._prefix("stack")
+        if cache is None:
+            self._check_room(text, count + prefix)
+            whole = behind_prompt(text, count)
+        else:
+            whole, prompt = moved_by(text, count), None
 
-            def tokens(ids):
-                return self.project_in(self.tokens(ids))
+        def tokens(ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+            return self._embedded(self.tokens(ids))
 
-        x = embed_text(tokens, self.inputs, text, keys)
-        context = Context(text.positions, decoder_mask(text, cache), keys=keys)
+        x = embed_text(tokens, self.inputs, whole, keys, prompt, prefix)
+        context = Context(whole.positions, decoder_mask(whole, cache, count), keys=keys)
         out = self.stack(x, context, cache, hidden_states)
         if cache is None:
+            out = without_prompt(out, count)
             out |= self._text_heads(out["hidden"], text, keys)
         return out
+
+    def read_prompt(self, cache: Cache) -> Cache:
+        """The cache with the virtual tokens of a prompt in its first slots.
+
+        Args:
+          cache: from `empty_cache`, with room for them.
+        """
+        prompt = self._prompt()
+        if prompt is None:
+            return cache
+        rows, positions = cache.self_attention.k.shape[1], jnp.arange(len(prompt))[None]
+        x = jnp.broadcast_to(prompt, (rows, *prompt.shape))
+        x = self.inputs(x, positions + self._prefix("stack"), None, None)
+        context = Context(positions, cached_self_attention(positions))
+        return self.stack(x, context, cache)["cache"]
+
+    def _prompt(self) -> Float[Array, "n D"] | None:
+        """Vectors before those of tokens; None for none."""
+        prompt = self.tokens.prompt()
+        return None if prompt is None else self._embedded(prompt)
+
+    def _embedded(self, vectors: Float[Array, "... E"]) -> Float[Array, "... D"]:
+        """Rows of the table at the stack's width."""
+        return self.project_in(vectors) if self._projects else vectors
 
     def head(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T padded_V"]:
         """Logits over the padded vocabulary, float32; padding gets -1e30."""
@@ -199,7 +235,9 @@ class GPT(TextModel):
         """A cache for `length` positions of every row."""
         return empty_cache(self.transformer, batch_size, length)
 
-    def train_flops_per_token(self, params, length: int) -> float:
+    def train_flops_per_token(
+        self, params, length: int, predicted: float = 1.0
+    ) -> float:
         """Matrix FLOPs of a training step for each token (PaLM, appendix B).
 
         6 for every weight of a matrix product (none for tables that are only looked
@@ -208,8 +246,11 @@ class GPT(TextModel):
         Args:
           params: the parameters, or their shapes.
           length: tokens of a sequence.
+          predicted: share of the tokens that the language head reads.
         """
         weights = matmul_parameters(params, self.transformer)
         if self.tie_embeddings:
-            weights += params["tokens"]["table"].size
+            weights += predicted * params["tokens"]["table"].size
+        else:
+            weights -= (1 - predicted) * params["language_head"]["kernel"].size
         return 6.0 * weights + attention_flops(self.transformer, length)

@@ -39,6 +39,7 @@ from fmjax.models.layers.text_model import (
 from fmjax.models.layers.token_heads import TextClassifier, last_vectors
 from fmjax.models.layers.transformer import Cache, Context, Stack, empty_cache
 from fmjax.models.layers.transformer_config import TransformerConfig
+from fmjax.models.layers.virtual_tokens import behind_prompt, without_prompt
 
 
 @jax.tree_util.register_dataclass
@@ -51,11 +52,13 @@ class EncoderOutput:
         it are in the decoder's cache.
       segment_ids: int32 [B, S], of the encoder's text; None where it has none.
       padding_mask: bool [B, S], likewise.
+      prompt: number of virtual tokens before the text; S includes them. Static.
     """
 
     hidden: Float[Array, "B S D"] | None
     segment_ids: Int[Array, "B S"] | None = None
     padding_mask: Bool[Array, "B S"] | None = None
+    prompt: int = dataclasses.field(default=0, metadata={"static": True})
 
 
 @configurable("seq2seq")
@@ -188,12 +191,15 @@ class Seq2Seq(TextModel):
         hidden_states: bool = False,
     ) -> dict[str, Array]:
         """Everything below the head; see `__call__`."""
-        encoder_text = self._check(encoder_text, "encoder_text")
+        encoder_text = self._read(encoder_text, "encoder_text")
         encoded = self.encode(encoder_text, fold_keys(keys, 0), hidden_states)
+        count = encoded["hidden"].shape[1] - encoder_text.tokens.shape[1]
+        whole = behind_prompt(encoder_text, count)
         read = EncoderOutput(
-            encoded["hidden"], encoder_text.segment_ids, encoder_text.padding_mask
+            encoded["hidden"], whole.segment_ids, whole.padding_mask, count
         )
         out = self.decode(decoder_text, read, None, fold_keys(keys, 1), hidden_states)
+        encoded = without_prompt(encoded, count)
         encoded = {f"encoder_{k}": x for k, x in encoded.items() if k != "cache"}
         if self.num_classes is not None:
             segment_ids = TextInputs.of(decoder_text).segment_ids
@@ -204,11 +210,19 @@ class Seq2Seq(TextModel):
     def encode(
         self, encoder_text: Text, keys: Keys = None, hidden_states: bool = False
     ) -> dict[str, Array]:
-        """The encoder's "hidden" and "router", see `Stack`."""
-        text = self._read(encoder_text, "encoder_text")
-        x = embed_text(self.tokens, self.encoder_inputs, text, keys)
-        mask = self_attention(False, text.segment_ids, text.padding_mask)
-        context = Context(text.positions, mask, keys=keys)
+        """The encoder's "hidden" and "router", see `Stack`.
+
+        The decoder reads the vectors of a prompt's virtual tokens too, so they are in
+        "hidden" before those of the text.
+        """
+        text, prompt = self._read(encoder_text, "encoder_text"), self.tokens.prompt()
+        count = 0 if prompt is None else len(prompt)
+        prefix = self._prefix("encoder_stack")
+        self._check_room(text, count + prefix)
+        whole = behind_prompt(text, count)
+        x = embed_text(self.tokens, self.encoder_inputs, whole, keys, prompt, prefix)
+        mask = self_attention(False, whole.segment_ids, whole.padding_mask, count)
+        context = Context(whole.positions, mask, keys=keys)
         return self.encoder_stack(x, context, None, hidden_states)
 
     def decode(
@@ -234,13 +248,16 @@ class Seq2Seq(TextModel):
           What `Stack` gives.
         """
         text = self._read(decoder_text, "decoder_text")
-        x = embed_text(self.tokens, self.decoder_inputs, text, keys)
+        prefix = self._prefix("decoder_stack")
+        self._check_room(text, prefix)
+        x = embed_text(self.tokens, self.decoder_inputs, text, keys, None, prefix)
         context = Context(
             text.positions,
             decoder_mask(text, cache),
             encoder_hidden=encoded.hidden,
             cross_mask=cross_attention(
-                text.segment_ids, encoded.segment_ids, encoded.padding_mask
+                *(text.segment_ids, encoded.segment_ids, encoded.padding_mask),
+                encoded.prompt,
             ),
             keys=keys,
         )
@@ -259,13 +276,16 @@ class Seq2Seq(TextModel):
         """A cache for `length` positions of every row, and an encoder's output."""
         return empty_cache(self.decoder, batch_size, length, encoder_length)
 
-    def train_flops_per_token(self, params, length: int, encoder_length: int) -> float:
+    def train_flops_per_token(
+        self, params, length: int, encoder_length: int, predicted: float = 1.0
+    ) -> float:
         """Matrix FLOPs of a training step for each target.
 
         Args:
           params: the parameters, or their shapes.
           length: targets of a row.
           encoder_length: tokens of a row of the encoder.
+          predicted: share of the targets that the language head reads.
         """
         E, D = self.encoder, self.decoder
         read = encoder_length / length
@@ -273,7 +293,7 @@ class Seq2Seq(TextModel):
         encoder += attention_flops(E, encoder_length, "full")
         # Cross-attention computes keys and values once for each token of the encoder.
         cross = 2 * D.num_layers * D.kv_heads * D.head_width * D.embed_dim
-        head = self.padded_vocab_size * D.embed_dim
+        head = predicted * self.padded_vocab_size * D.embed_dim
         decoder = matmul_parameters(params["decoder_stack"], D) - cross + head
         attention = attention_flops(D, length) + attention_flops(
             D, encoder_length, "cross"

@@ -22,6 +22,7 @@ from fmjax.models.layers.norms import HeadNorm
 from fmjax.models.layers.projections import from_heads, to_heads
 from fmjax.models.layers.quantized import Quantized
 from fmjax.models.layers.rotary import Rotary, rotate
+from fmjax.models.layers.virtual_tokens import read_prefix
 from fmjax.sharding.platform import platform
 
 # A collection of flax: a layer stores its weights, float32 [B, H, T, S], where this is
@@ -129,9 +130,10 @@ class Attention(nn.Module):
 
         Args:
           x: input of the queries, and in self-attention of the keys and values.
-          positions: of x; rotary positions and the cache's slots.
+          positions: of x; the cache's slots, and rotary positions after those of a
+            prefix.
           mask: which keys each query attends to.
-          bias: added to the scores.
+          bias: added to the scores; keys of a prefix come first.
           relative: for disentangled attention: vectors of relative positions, and the
             index of the vector for each query and key; None for none.
           encoder_hidden: input of the keys and values of cross-attention; None if they
@@ -175,11 +177,14 @@ class Attention(nn.Module):
             q = self.qk_norm.make("query_norm", "heads")(q)
             key_norm = self.qk_norm.make("key_norm", "kv_heads")
             k = None if k is None else key_norm(k)
+        prefix = None if self.cross else read_prefix(self, len(x), q.dtype)
+        ahead = 0 if prefix is None else prefix[0].shape[1]
         if self.rotary is not None and not self.cross:
             local = mask.window_applies
             if local is None:
                 local = mask.window is not None
-            tables = self.rotary.tables(self.head_dim, positions, local, layer)
+            places = positions + ahead if ahead else positions
+            tables = self.rotary.tables(self.head_dim, places, local, layer)
             pairs = self.rotary.interleaved
             q, k = rotate(q, *tables, pairs), rotate(k, *tables, pairs)
         if angles is not None:
@@ -207,6 +212,11 @@ class Attention(nn.Module):
             elif encoder_hidden is not None:
                 cache = KeyValueCache(k, v)
             k, v = cache.k.astype(q.dtype), cache.v.astype(q.dtype)
+        if prefix is not None:
+            k, v = (jnp.concatenate(pair, axis=1) for pair in zip(prefix, (k, v)))
+            mask = mask.behind(ahead)
+        if bias is not None and (more := bias.shape[-1] - k.shape[1]):
+            bias = bias[..., more:]  # of the prefix of other layers
         if self.cross and len(k) != len(q):
             # Beams share an encoder's output: the queries of all beams of a row become
             # one sequence.

@@ -35,6 +35,9 @@ class AttentionMask:
         positions. None: query i is at key i.
       zigzag: whether queries, keys and the arrays of the mask are in zig-zag order, see
         `fmjax.models.layers.zigzag`; i and "up to" refer to the natural order. Static.
+      shared: the first keys, of virtual tokens, which belong to all segments. Static.
+      before: how many of them are before the key of query 0, and in every window; see
+        `behind`. Static.
     """
 
     causal: bool = dataclasses.field(default=False, metadata={"static": True})
@@ -45,11 +48,30 @@ class AttentionMask:
     padding_mask: Bool[Array, "B S"] | None = None
     query_positions: Int[Array, "#B T"] | None = None
     zigzag: bool = dataclasses.field(default=False, metadata={"static": True})
+    shared: int = dataclasses.field(default=0, metadata={"static": True})
+    before: int = dataclasses.field(default=0, metadata={"static": True})
 
     @property
     def only_distance(self) -> bool:
         """Whether only the static conditions `causal` and `window` are set."""
         return not jax.tree.leaves(self)
+
+    def behind(self, count: int) -> "AttentionMask":
+        """The mask with more keys before all others, which every query attends to."""
+
+        def pad(x, value):
+            width = ((0, 0), (count, 0))
+            return None if x is None else jnp.pad(x, width, constant_values=value)
+
+        at = self.query_positions
+        return dataclasses.replace(
+            self,
+            key_segment_ids=pad(self.key_segment_ids, 0),
+            padding_mask=pad(self.padding_mask, True),
+            query_positions=None if at is None else at + count,
+            shared=self.shared + count,
+            before=self.before + count,
+        )
 
     def of_keys(self, first: int | Int[Array, ""], size: int) -> "AttentionMask":
         """The mask restricted to the keys first … first + size - 1.
@@ -84,13 +106,12 @@ class AttentionMask:
           The mask, with B = 1 if no condition depends on the example; None if every
           query attends to every key.
         """
-        conditions = []
+        conditions, index = [], first_key + jnp.arange(keys)
         if self.causal or self.window is not None:
-            conditions += self._by_distance(queries, first_key + jnp.arange(keys))
+            conditions += self._by_distance(queries, index)
         if self.query_segment_ids is not None:
-            conditions.append(
-                self.query_segment_ids[:, :, None] == self.key_segment_ids[:, None, :]
-            )
+            own = self.query_segment_ids[:, :, None] == self.key_segment_ids[:, None, :]
+            conditions.append(own | (index < self.shared) if self.shared else own)
         if self.padding_mask is not None:
             conditions.append(self.padding_mask[:, None, :])
         if not conditions:
@@ -105,7 +126,7 @@ class AttentionMask:
     ) -> list[Bool[Array, "B T S"]]:
         at = self.query_positions
         if at is None:
-            at = jnp.arange(queries)[None]
+            at = self.before + jnp.arange(queries)[None]
         # Negative for keys after the query.
         distance = at[:, :, None] - keys
         conditions = [distance >= 0] if self.causal else []
@@ -113,6 +134,8 @@ class AttentionMask:
             near = (distance if self.causal else jnp.abs(distance)) < self.window
             if self.window_applies is not None:
                 near |= ~self.window_applies
+            if self.before:
+                near |= keys < self.before
             conditions.append(near)
         return conditions
 
@@ -121,13 +144,22 @@ def self_attention(
     causal: bool,
     segment_ids: Int[Array, "B T"] | None = None,
     padding_mask: Bool[Array, "B T"] | None = None,
+    shared: int = 0,
 ) -> AttentionMask:
-    """The mask of a sequence that attends to itself."""
+    """The mask of a sequence that attends to itself.
+
+    Args:
+      causal: as of `AttentionMask`, likewise the next two.
+      segment_ids: of queries and keys.
+      padding_mask: True for tokens.
+      shared: first keys that all segments attend to.
+    """
     return AttentionMask(
         causal=causal,
         query_segment_ids=segment_ids,
         key_segment_ids=segment_ids,
         padding_mask=padding_mask,
+        shared=0 if segment_ids is None else shared,
     )
 
 
@@ -140,11 +172,13 @@ def cross_attention(
     segment_ids: Int[Array, "B T"] | None,
     encoder_segment_ids: Int[Array, "B S"] | None,
     encoder_padding_mask: Bool[Array, "B S"] | None,
+    shared: int = 0,
 ) -> AttentionMask:
     """The mask of a decoder that attends to an encoder's output.
 
     Segment i of a packed row attends to segment i of the encoder's row. If only the
-    encoder's row has segment ids, all of it is attended to except padding, of id 0.
+    encoder's row has segment ids, all of it is attended to except padding, of id 0. The
+    first `shared` keys are those of all segments.
     """
     if segment_ids is None:
         return AttentionMask(
@@ -156,6 +190,7 @@ def cross_attention(
         query_segment_ids=segment_ids,
         key_segment_ids=encoder_segment_ids,
         padding_mask=encoder_padding_mask,
+        shared=0 if segment_ids is None else shared,
     )
 
 

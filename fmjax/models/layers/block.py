@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from fmjax.models.layers.attention import Attention, KeyValueCache
 from fmjax.models.layers.attention_mask import AttentionMask, padding_mask_of
+from fmjax.models.layers.bottleneck import HOULSBY, PFEIFFER, read_bottleneck
 from fmjax.models.layers.dropout import Keys, drop_path, dropout, fold_keys
 from fmjax.models.layers.feed_forward import FeedForward
 from fmjax.models.layers.latent_attention import LatentAttention
@@ -135,6 +136,7 @@ class Block(nn.Module):
             layer=index,
             angles=context.angles,
         )
+        y = self._adapted("attention", y)
         attended = y
         if parallel is None:
             x = self._added("attention", x, y, fold_keys(keys, 1), index)
@@ -151,18 +153,25 @@ class Block(nn.Module):
                 cache=encoded,
                 keys=fold_keys(keys, 3),
             )
+            y = self._adapted("cross_attention", y)
             x = self._added("cross_attention", x, y, fold_keys(keys, 4), index)
 
         y = normalized
         if parallel != "norm":
             y = self._normalized("mlp", x, index)
         y, router = self._feed_forward(y, context.mask, own, fold_keys(keys, 5))
+        y = self._adapted("mlp", y)
         if parallel is not None:
             y = attended + y
         x = self._added("mlp", x, y, fold_keys(keys, 2), index)
 
         cache = None if cache is None else Cache(own, encoded)
         return x, BlockOutputs(cache, router, x if self.keep_output else None)
+
+    def _adapted(self, name: str, y: Array) -> Array:
+        """The output of the layer of this name, with Houlsby's bottleneck beside it."""
+        more = read_bottleneck(self, name + HOULSBY, y)
+        return y if more is None else y + more
 
     def _normalized(self, name: str, x: Array, index: Array) -> Array:
         """The input of the layer of this name, normalized if the config says so."""
@@ -190,9 +199,12 @@ class Block(nn.Module):
             rate = c.stochastic_depth * (index + 1) / c.num_layers
             y = drop_path(y, rate, fold_keys(keys, 0))
         x = x + multiply(y, c.multipliers.residual)
+        post = None
         if c.norm_position == "post":
-            x = c.make_norm(f"{name}_norm")(x)
-        return constrain_residual(x)
+            post = c.make_norm(f"{name}_norm")
+        more = read_bottleneck(self, name + PFEIFFER, x, post)
+        x = x if more is None else x + more
+        return constrain_residual(x if post is None else post(x))
 
     def _bias(self, context: Context) -> Float[Array, "#B H T S"] | None:
         """The position bias: that of all layers, or the layer's own."""

@@ -4,8 +4,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from fmjax.models.layers.adapters import lookup
+from fmjax.models.layers.adapters import adapter_of, lookup
 from fmjax.models.layers.logical_axes import constrain, normal_init
+from fmjax.models.layers.virtual_tokens import PROMPT, prompt_vectors
 
 
 class Embedding(nn.Module):
@@ -36,3 +37,8 @@ class Embedding(nn.Module):
         # sharded width XLA would repeat the lookup on every device.
         table = constrain(self.table.astype(self.dtype), self.axis, None)
         return lookup(self, "table", ids, jnp.take(table, ids, axis=0))
+
+    def prompt(self) -> Float[Array, "n D"] | None:
+        """The vectors of virtual tokens before every text; None for none."""
+        found = adapter_of(self, f"table{PROMPT}")
+        return None if found is None else prompt_vectors(found).astype(self.dtype)

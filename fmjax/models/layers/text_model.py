@@ -12,12 +12,15 @@ from fmjax.errors import UserError, require
 from fmjax.models.layers.attention_mask import (
     AttentionMask,
     cached_self_attention,
+    padding_mask_of,
     self_attention,
 )
 from fmjax.models.layers.block import Cache
 from fmjax.models.layers.dropout import Keys, fold_keys
 from fmjax.models.layers.inputs import InputEmbedding
+from fmjax.models.layers.perturbation import perturbed
 from fmjax.models.layers.text_inputs import Text, TextArguments, TextInputs
+from fmjax.models.layers.virtual_tokens import prefix_length
 
 
 class TextModel(nn.Module):
@@ -87,6 +90,25 @@ class TextModel(nn.Module):
             )
         return text
 
+    def _check_room(self, text: TextInputs, virtual: int) -> None:
+        """Raises UserError if learned positions do not suffice for virtual tokens too.
+
+        Args:
+          text: of which the positions are not read.
+          virtual: number of virtual tokens.
+        """
+        length = text.tokens.shape[-1]
+        learned = virtual and self.positions == "learned"
+        if learned and length + virtual > self.max_length:
+            raise UserError(
+                f"sequence of {virtual} virtual tokens (peft.methods) and {length} "
+                f"others, {self.gin_name}.max_length = {self.max_length}."
+            )
+
+    def _prefix(self, stack: str) -> int:
+        """Virtual tokens before texts in the attention of the stack of this name."""
+        return prefix_length(self.variables.get("params", {}).get(stack))
+
     def _default_positions(self, text: TextInputs) -> Int[Array, "#B T"]:
         """Positions of a text that has none: 0 … T-1 in every row."""
         return jnp.arange(text.tokens.shape[1])[None]
@@ -124,6 +146,8 @@ def embed_text(
     inputs: InputEmbedding,
     text: TextInputs,
     keys: Keys,
+    prompt: Float[Array, "n E"] | None = None,
+    prefix: int = 0,
 ) -> Float[Array, "B T E"]:
     """The input of a stack for a text.
 
@@ -133,13 +157,31 @@ def embed_text(
       text: with positions.
       keys: of the stack, one per example for dropout. Blocks fold in their index from 0
         on; the input folds in the number of blocks.
+      prompt: vectors before those of the tokens, which `text` has positions for; None
+        for none.
+      prefix: virtual tokens in attention, which take the first positions.
     """
     at_input = fold_keys(keys, inputs.config.num_layers)
-    return inputs(tokens(text.tokens), text.positions, text.token_types, at_input)
+    mask = padding_mask_of(text.segment_ids, text.padding_mask)
+    x, positions = perturbed(inputs, tokens(text.tokens), mask), text.positions
+    if prompt is not None:
+        first = jnp.broadcast_to(prompt.astype(x.dtype), (len(x), *prompt.shape))
+        x = jnp.concatenate([first, x], axis=1)
+    if prefix:
+        positions = positions + prefix
+    return inputs(x, positions, text.token_types, at_input)
 
 
-def decoder_mask(text: TextInputs, cache: Cache | None) -> AttentionMask:
-    """The causal mask of a decoder's text; with a cache, the mask over its slots."""
+def decoder_mask(
+    text: TextInputs, cache: Cache | None, prompt: int = 0
+) -> AttentionMask:
+    """The causal mask of a decoder's text; with a cache, the mask over its slots.
+
+    Args:
+      text: behind a prompt.
+      cache: of earlier tokens; None for none.
+      prompt: virtual tokens before the text.
+    """
     if cache is None:
-        return self_attention(True, text.segment_ids, text.padding_mask)
+        return self_attention(True, text.segment_ids, text.padding_mask, prompt)
     return cached_self_attention(text.positions)

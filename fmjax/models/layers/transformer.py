@@ -35,6 +35,7 @@ from fmjax.models.layers.position_bias import (
 )
 from fmjax.models.layers.remat import remat_policy
 from fmjax.models.layers.transformer_config import TransformerConfig
+from fmjax.models.layers.virtual_tokens import prefix_length
 from fmjax.models.layers.zigzag import from_zigzag, to_zigzag, whole_to_zigzag
 from fmjax.models.parameter_paths import DENSE, SCANNED, SHARED
 
@@ -214,6 +215,21 @@ class Stack(nn.Module):
         queries = context.positions
         if cache is not None:
             keys = jnp.arange(cache.self_attention.k.shape[-3])[None]
+        if ahead := prefix_length(self.variables.get("params")):
+            first = jnp.broadcast_to(jnp.arange(ahead), (len(keys), ahead))
+            queries = queries + ahead
+            keys = jnp.concatenate([first, keys + ahead], axis=1)
+        if (ahead or context.mask.shared) and shards("length") > 1:
+            raise UserError(
+                f"mesh.context = {shards('length')}: virtual tokens (@prefix(), and "
+                "@prompt() with segments) are on every device; expected 1."
+            )
+        if ahead and isinstance(c.position_bias, Disentangled | RelativeGrid):
+            raise UserError(
+                f"transformer.position_bias = @{c.position_bias.gin_name}(): it has no "
+                "positions for keys before a text, which peft.methods adds by "
+                "@prefix(); expected another method."
+            )
         bias = relative = positions = None
         match c.position_bias:
             case Alibi():

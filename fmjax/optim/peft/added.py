@@ -1,6 +1,7 @@
 """Weights of a model that adapters are added to, and the parameters that are added."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -10,8 +11,12 @@ from jaxtyping import Array, Key
 
 from fmjax.errors import UserError
 from fmjax.models.layers.adapters import Adapter
-from fmjax.models.parameter_paths import Pattern, slots
+from fmjax.models.parameter_paths import SCANNED, SHARED, Pattern, slots
 from fmjax.optim.axes import Names, num_batch_axes, sides
+
+# Levels of paths that are blocks of a stack.
+_BLOCKS = (SCANNED, SHARED)
+_LAYER = re.compile(r"layer_\d+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,15 +105,42 @@ def matrices(
     ]
 
 
+def sublayers(weights: Sequence[Weight]) -> list[Weight]:
+    """Attention and feed-forward layers of blocks, each by the width of its output.
+
+    Args:
+      weights: the matrices of the model.
+
+    Returns:
+      A vector for each, or a stack of them, at the path of the layer's parameters, such
+      as 'stack/layers/attention'.
+    """
+    found = []
+    for weight in weights:
+        path, _, name = weight.path.rpartition("/")
+        *above, _ = path.split("/")
+        of_block = any(level in _BLOCKS or _LAYER.fullmatch(level) for level in above)
+        if name == "out" and of_block and above[-1] != "mlp":
+            stacked = weight.names[0] == "layers"
+            shape = (*weight.shape[:stacked], weight.shape[-1])
+            names = (*weight.names[:stacked], weight.names[-1])
+            found.append(Weight(path, names, shape))
+    return found
+
+
 def chosen(
-    patterns: Iterable[str], binding: str, weights: Sequence[Weight]
+    patterns: Iterable[str],
+    binding: str,
+    weights: Sequence[Weight],
+    kind: str = "the model that is a matrix",
 ) -> list[Weight]:
     """The weights that patterns match.
 
     Args:
       patterns: see `fmjax.models.parameter_paths`.
       binding: that they are from, for messages.
-      weights: the matrices of the model.
+      weights: the matrices of the model, or what may be chosen in place of them.
+      kind: of which they are, for messages.
 
     Raises:
       UserError: a pattern matches none, or not all layers of an array.
@@ -117,7 +149,7 @@ def chosen(
     where = slots({weight.path: weight.shape for weight in weights})
     found: dict[str, set[str]] = {}
     for text in patterns:
-        matched = Pattern(text, binding).find(where, "the model that is a matrix")
+        matched = Pattern(text, binding).find(where, kind)
         for path in matched:
             found.setdefault(where[path].array, set()).add(path)
     every: dict[str, set[str]] = {}
@@ -131,6 +163,11 @@ def chosen(
                 "of them, or transformer.scan_layers = False."
             )
     return [by_path[array] for array in found]
+
+
+def normal(std: float, shape: tuple[int, ...]) -> Callable[[Key[Array, ""]], Array]:
+    """An initializer of normal numbers with mean 0; zeros for a deviation of 0."""
+    return lambda key: std * jax.random.normal(key, shape)
 
 
 def constant(value: float, shape: tuple[int, ...]) -> Callable[[Any], Array]:

@@ -9,7 +9,17 @@ from jaxtyping import Array
 
 from fmjax.errors import UserError
 from fmjax.models.layers.adapters import IA3, LORA, Adapter, merged
+from fmjax.models.layers.bottleneck import HOULSBY, PFEIFFER
+from fmjax.models.layers.virtual_tokens import PREFIX, PROMPT
 from fmjax.optim.axes import Names, num_batch_axes
+
+# Suffix of what no weight of the model can hold → gin name of its method.
+_APART = {
+    PREFIX: "prefix",
+    PROMPT: "prompt",
+    HOULSBY: "bottleneck",
+    PFEIFFER: "bottleneck",
+}
 
 
 def merge(params: Any, axes: Any) -> Any:
@@ -20,9 +30,13 @@ def merge(params: Any, axes: Any) -> Any:
     Args:
       params: nested dict of parameters and adapters.
       axes: nested dict of logical names of the parameters, with or without adapters.
+
+    Raises:
+      UserError: an adapter is no change of a weight.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
     names = traverse_util.flatten_dict(axes, sep="/")
+    check_mergeable(flat)
     whole = {
         path: merged_array(path, flat, names).astype(array.dtype)
         for path, array in flat.items()
@@ -31,18 +45,21 @@ def merge(params: Any, axes: Any) -> Any:
     return traverse_util.unflatten_dict(whole, sep="/")
 
 
-def check_mergeable(added: Iterable[str]) -> None:
-    """Raises a UserError if a parameter that is added is of no weight.
+def check_mergeable(paths: Iterable[str]) -> None:
+    """Raises a UserError if one of parameters is an adapter that changes no weight.
 
     Args:
-      added: paths of the parameters.
+      paths: of the parameters.
     """
-    for path in added:
-        if not _is_added(path):
-            raise UserError(
-                f"{path!r} cannot be merged: no weights compute what its method adds. "
-                "Expected adapters of @lora() or @ia3()."
-            )
+    for path in paths:
+        owner = path.rpartition("/")[0]
+        for suffix, method in _APART.items():
+            if owner.endswith(suffix):
+                raise UserError(
+                    f"{owner!r}, of @{method}(), cannot be merged: no weight of the "
+                    "model does what it adds. Expected adapters of @lora() or @ia3() "
+                    "alone; keep this run as it is."
+                )
 
 
 def sources(path: str, added: Iterable[str]) -> list[str]:

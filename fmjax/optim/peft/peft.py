@@ -15,7 +15,7 @@ from jaxtyping import Array, Key
 from fmjax.configurable import configurable
 from fmjax.errors import UserError, require
 from fmjax.models.parameter_paths import Pattern, slots
-from fmjax.optim.axes import Names
+from fmjax.optim.axes import Names, num_batch_axes
 from fmjax.optim.peft.added import Added, Method, Weight, matrices
 from fmjax.optim.peft.coding import Coding, Part, coded_weights, decode, encode
 from fmjax.optim.scaling import Scaling
@@ -76,10 +76,16 @@ class Peft:
                 added[path] = parameter
         trained = self._trained(sizes)
         frozen = dict.fromkeys(sizes.keys() - trained, self.base_dtype)
-        coded = {}
+        coded, parts = {}, {}
         if self.coding is not None:
             coded = coded_weights(self.coding, weights, frozen)
-        return PeftPlan(names, leaves, added, frozen, self.coding, coded)
+            parts = {path: self._parts(weight) for path, weight in coded.items()}
+        return PeftPlan(names, leaves, added, frozen, self.coding, coded, parts)
+
+    def _parts(self, weight: Weight) -> dict[str, Part]:
+        folder = f"{weight.path}{self.coding.suffix}"
+        arrays = self.coding.parts(weight)
+        return {f"{folder}/{name}": part for name, part in arrays.items()}
 
     def _trained(self, sizes: dict[str, tuple[int, ...]]) -> set[str]:
         """The arrays that patterns of trained parameters match."""
@@ -108,6 +114,7 @@ class PeftPlan:
       frozen: path of a parameter of the model that is not trained → its dtype.
       coding: of the weights in `coded`; None for none.
       coded: weights that are kept as codes, by path.
+      parts: path of a coded weight → the arrays that are kept of it, by path.
     """
 
     base_axes: dict[str, Names]
@@ -116,16 +123,7 @@ class PeftPlan:
     frozen: dict[str, str]
     coding: Coding | None
     coded: dict[str, Weight]
-
-    @functools.cached_property
-    def parts(self) -> dict[str, dict[str, Part]]:
-        """Path of a coded weight → the arrays that are kept of it, by path."""
-        found = {}
-        for path, weight in self.coded.items():
-            arrays = self.coding.parts(weight)
-            folder = f"{path}{self.coding.suffix}"
-            found[path] = {f"{folder}/{name}": part for name, part in arrays.items()}
-        return found
+    parts: dict[str, dict[str, Part]]
 
     @functools.cached_property
     def axes(self) -> Any:
@@ -218,7 +216,7 @@ class PeftPlan:
                 if name.rpartition("/")[0] == adapter
             }
             fit = added.fit
-            for _ in self.added[f"{adapter}/scale"].shape:
+            for _ in range(num_batch_axes(added.names)):
                 fit = jax.vmap(fit)
             flat[path] = fit(weight, siblings)
         return traverse_util.unflatten_dict(flat, sep="/")
@@ -259,10 +257,10 @@ class PeftPlan:
         for path in self.added:
             adapter = path.rpartition("/")[0]
             if not any(adapter == p or adapter.endswith(f"/{p}") for p in paths):
-                weight = adapter.rpartition("_")[0]
+                weight, _, kind = adapter.rpartition("_")
                 raise UserError(
-                    f"peft.methods: @{model}() has no product of {weight!r} with its "
-                    f"inputs that an adapter could change. Expected other patterns."
+                    f"peft.methods: @{model}() reads {weight!r} where no adapter of "
+                    f"the kind {kind!r} could change it. Expected other patterns."
                 )
 
     def describe(self) -> str:

@@ -271,6 +271,7 @@ def _kind_of(kind: pa.DataType) -> str:
         ("nulls", pa.types.is_null),
         ("strings", _is_text),
         ("integers", pa.types.is_integer),
+        ("floats", pa.types.is_floating),
         ("booleans", pa.types.is_boolean),
         ("lists", _is_list),
         ("objects", pa.types.is_struct),

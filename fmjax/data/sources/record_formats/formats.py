@@ -57,7 +57,9 @@ RECORDS = FileKind(
     ),
 )  # fmt: skip
 
-_KINDS = ("strings", "integers", "booleans", "lists", "objects", "others")
+_KINDS = (
+    "strings", "integers", "floats", "booleans", "lists", "objects", "others"
+)  # fmt: skip
 # How many records of a file are looked at before it is read, at most.
 _FIRST = 1000
 # Bytes of content from which the size of the rest of a file is estimated.

@@ -16,7 +16,7 @@ class Field(NamedTuple):
     Attributes:
       name: its name; "a.b" is the field "a.b", or the field "b" of "a".
       kinds: what columns of Parquet and Arrow may hold: "strings", which includes
-        bytes, "integers", "booleans", "lists", "objects".
+        bytes, "integers", "floats", "booleans", "lists", "objects".
       is_optional: whether a record without it has the value None.
     """
 

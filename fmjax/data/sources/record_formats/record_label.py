@@ -1,5 +1,7 @@
-"""The labels of a record: one, or several."""
+"""The labels of a record: one, or several, or a number."""
 
+import contextlib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,3 +68,36 @@ class RecordLabel:
             f"has {describe(value)} as {self.fields[0].name!r}; expected a label: an "
             f"integer, a string or a boolean{several}"
         )
+
+
+class RecordNumber:
+    """A field with a number, for regression: of a number's type, or a string.
+
+    Attributes:
+      fields: the field.
+    """
+
+    def __init__(self, field: str):
+        """Only remembers the name of the field."""
+        self.fields = (Field(field, ("integers", "floats", "strings")),)
+
+    def of(self, values: Sequence[Any]) -> tuple[float]:
+        """The number.
+
+        Raises:
+          BadRecord: there is none, or it is not finite.
+        """
+        (value,) = values
+        number = math.nan
+        if not isinstance(value, bool) and isinstance(value, int | float | str | bytes):
+            with contextlib.suppress(ValueError, OverflowError):
+                number = float(value)
+        if math.isfinite(number):
+            return (number,)
+        raise BadRecord(
+            f"has {describe(value)} as {self.fields[0].name!r}; expected a finite "
+            "number"
+        )
+
+    def size(self, value: tuple[float]) -> None:
+        """None: numbers do not count."""

@@ -1,5 +1,6 @@
 """The conversation of a record: lists of messages, ShareGPT's and Alpaca's forms."""
 
+import contextlib
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ _TURNS = (
     ("instruction", "input", "output"),
     ("prompt", "input", "completion"),
     ("prompt", "input", "response"),
+    ("question", "input", "answer"),
 )
 _SYSTEM = "system"
 # Who says something, in ShareGPT's lists → role.
@@ -36,7 +38,8 @@ class RecordMessages:
     - ShareGPT's: a list of {"from": "human" or "gpt", "value": …}, and perhaps
       `system`;
     - Alpaca's: `instruction`, `input` and `output`, and perhaps `system`; or `prompt`
-      and `completion` or `response`, which may be lists of messages too.
+      and `completion` or `response`, which may be lists of messages too; or `question`
+      and `answer`.
 
     A string that is a list of messages in JSON, as in CSV, counts as one.
 
@@ -98,6 +101,51 @@ class RecordMessages:
         others = ", ".join(f"{user!r} and {end!r}" for user, _, end in self._turns)
         also = f", or {others}" if others else ""
         raise BadRecord(f"is no conversation: expected a list {forms}{also}")
+
+
+class RecordTools:
+    """The JSON schemas of the tools of a conversation, in the field `tools`.
+
+    They are a list of objects, or one in JSON.
+
+    Attributes:
+      fields: that field.
+    """
+
+    def __init__(self):
+        """Remembers the field."""
+        kinds = ("lists", "strings")
+        self.fields = (Field("tools", kinds, is_optional=True),)
+
+    def of(self, values: Sequence[Any]) -> tuple[dict[str, Any], ...]:
+        """The schemas; empty without any.
+
+        Raises:
+          BadRecord: they are no list of objects.
+        """
+        (found,) = values
+        if isinstance(found, bytes | str) and found.strip():
+            with contextlib.suppress(ValueError, RecursionError):
+                found = json.loads(found)
+        if not found:
+            return ()
+        if not isinstance(found, list) or not all(isinstance(t, dict) for t in found):
+            raise BadRecord(
+                f"has {describe(found)} as 'tools'; expected a list of JSON schemas"
+            )
+        return tuple(_without_null(tool) for tool in found)
+
+    def size(self, value: tuple[dict[str, Any], ...]) -> None:
+        """None: schemas do not count as text."""
+
+
+def _without_null(value: Any) -> Any:
+    """A value of a table, where all objects of a column have the keys of any."""
+    if isinstance(value, dict):
+        return {k: _without_null(v) for k, v in value.items() if v is not None}
+    if isinstance(value, list):
+        return [_without_null(v) for v in value]
+    return value
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from tokenizers import (
+    Encoding,
     Regex,
     Tokenizer,
     decoders,
@@ -48,6 +49,7 @@ class DefinedTokenizer:
     Attributes:
       ids: maps every token, with special and added tokens, to its id.
       special_ids: ids of the special tokens.
+      added_ids: ids of tokens that are matched before a text is cut, special or not.
       template: special tokens around one text and around two; None if the files do not
         define them.
     """
@@ -77,6 +79,7 @@ class DefinedTokenizer:
         self._end = getattr(self._tokenizer.model, "end_of_word_suffix", None) or ""
         added = self._tokenizer.get_added_tokens_decoder()
         self.special_ids = {i for i, token in added.items() if token.special}
+        self.added_ids = set(added)
         self.template = self._template() if TOKENIZER in files.contents else None
 
     def encode(self, text: str) -> list[int]:
@@ -85,10 +88,16 @@ class DefinedTokenizer:
         Raises:
           UserError: the text has an unknown token, and the vocabulary no id for it.
         """
-        try:
-            return self._tokenizer.encode(text, add_special_tokens=False).ids
-        except Exception as error:  # The package raises no specific exception.
-            raise UserError(f"A text cannot be tokenized: {error}.") from error
+        return self._encoding(text).ids
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids of a text, and start and end of each in characters.
+
+        Raises:
+          UserError: as of `encode`.
+        """
+        encoding = self._encoding(text)
+        return encoding.ids, encoding.offsets
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; special tokens are skipped."""
@@ -169,6 +178,12 @@ class DefinedTokenizer:
                 "or ByteFallback."
             )
         return word_starts.table(self.ids, begins, size)
+
+    def _encoding(self, text: str) -> Encoding:
+        try:
+            return self._tokenizer.encode(text, add_special_tokens=False)
+        except Exception as error:  # The package raises no specific exception.
+            raise UserError(f"A text cannot be tokenized: {error}.") from error
 
     def _decoder_parts(self) -> list[dict]:
         decoder = self._tokenizer.decoder

@@ -33,6 +33,7 @@ class PieceTokenizer:
     Attributes:
       ids: maps every piece, with special and added tokens, to its id.
       special_ids: ids of the special tokens.
+      added_ids: ids of tokens that are matched before a text is cut, special or not.
       template: None, since the files do not define special tokens around a text.
     """
 
@@ -66,6 +67,7 @@ class PieceTokenizer:
         self.ids |= {token.content: i for i, token in self._added.items()}
         self.special_ids = {i for i, token in self._added.items() if token.special}
         self.special_ids.add(self._unknown)
+        self.added_ids = set(self._added)
         self._names = {i: piece for piece, i in self.ids.items()}
         self._splitter = _splitter(self._added)
 
@@ -79,6 +81,39 @@ class PieceTokenizer:
                 pieces = self._cut(part, first=start == 0)
                 ids.extend(self.ids.get(piece, self._unknown) for piece in pieces)
         return ids
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids of a text, and start and end of each in characters.
+
+        Raises:
+          UserError: the text is changed before it is cut, so that offsets are unknown.
+        """
+        if self._lower or self._canonical or self._codes:
+            raise UserError(
+                "This tokenizer changes a text before it cuts it, so it is not known "
+                "which characters its tokens stand for; expected a tokenizer.json."
+            )
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        for start, part, found in self._parts(text):
+            if found is not None:
+                ids.append(found)
+                offsets.append((start, start + len(part)))
+                continue
+            processor = self._processor_for(part, first=start == 0)
+            places = iter(range(start, start + len(part)))
+            # Places in UTF-8 → places in the text; inside a character, its start.
+            at = [place for place, c in zip(places, part) for _ in c.encode()]
+            at.append(start + len(part))
+            pieces = processor.encode(part, return_type="proto").pieces
+            for number, piece in enumerate(pieces):
+                ids.append(self.ids.get(piece.piece, self._unknown))
+                # The bytes of a character all stand for it; the last one says where.
+                last = number
+                while _is_byte(pieces[last].piece) and not pieces[last].surface:
+                    last += 1
+                offsets.append((at[piece.begin], at[pieces[last].end]))
+        return ids, offsets
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; special tokens are skipped."""
@@ -127,13 +162,19 @@ class PieceTokenizer:
             # The target language, as in '>>fra<< the cat'.
             end = text.index("<<") + 2
             code, text = [text[:end]], text[end:]
+        return code + self._processor_for(text, first).encode(text, out_type=str)
+
+    def _processor_for(self, text: str, first: bool) -> spm.SentencePieceProcessor:
         # White space that the model strips still separates words.
         spaced = self._strips and text[:1].isspace()
         has_prefix = self._prefix == "always" or (
             self._prefix == "first" and (first or spaced)
         )
-        processor = self._pieces if has_prefix else self._bare
-        return code + processor.encode(text, out_type=str)
+        return self._pieces if has_prefix else self._bare
+
+
+def _is_byte(piece: str) -> bool:
+    return len(piece) == 6 and piece.startswith("<0x")
 
 
 def _model(files: TokenizerFiles, side: str) -> tuple[str, bytes]:

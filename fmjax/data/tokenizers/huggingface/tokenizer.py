@@ -47,8 +47,10 @@ class HuggingFaceTokenizer:
 
     Attributes:
       files: maps the names of the files to their contents, for exports.
+      chat_template: a template in place of that of the files; None for theirs.
     """
 
+    chat_template: str | None = None
     kind = "hugging_face"
     file_name = "hugging_face.json"
 
@@ -99,6 +101,27 @@ class HuggingFaceTokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without special tokens around it; see `wrap`."""
         return self._tokenizer.encode(text)
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids of a text without special tokens around it, and start and end of each.
+
+        Raises:
+          UserError: it is not known which characters tokens stand for.
+        """
+        return self._tokenizer.encode_with_offsets(text)
+
+    @property
+    def added_ids(self) -> set[int]:
+        """Ids of tokens that are matched before a text is cut, special or not."""
+        return self._tokenizer.added_ids
+
+    def piece(self, i: int) -> str:
+        """The token of an id as the vocabulary writes it; "" if there is none."""
+        return self._pieces.get(i, "")
+
+    @functools.cached_property
+    def _pieces(self) -> dict[int, str]:
+        return {i: piece for piece, i in self._tokenizer.ids.items()}
 
     def decode(self, ids) -> str:
         """Text of ids; special tokens and ids outside the vocabulary are skipped."""

@@ -26,7 +26,8 @@ _HIDDEN = float(jnp.finfo(jnp.float32).min)  # score of a masked key
 
 def refusal(call: AttentionCall) -> str | None:
     """Why this kernel does not support the call; None if it does."""
-    return dataclasses.replace(call, sinks=None).unusual()
+    mask = dataclasses.replace(call.mask, shared=0, before=0)
+    return dataclasses.replace(call, sinks=None, mask=mask).unusual()
 
 
 def attention(call: AttentionCall) -> Float[Array, "B T H K"]:

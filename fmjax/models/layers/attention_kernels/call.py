@@ -55,4 +55,6 @@ class AttentionCall:
             return f"transformer.attention_dropout = {self.dropout_rate}"
         if self.mask.query_positions is not None:
             return "keys are read from a key-value cache"
+        if self.mask.shared or self.mask.before:
+            return "virtual tokens are before the texts of a row (@prefix(), @prompt())"
         return None

@@ -1,5 +1,7 @@
 """Vectors of texts."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -17,10 +19,12 @@ from fmjax.models.language.bert import Bert
 from fmjax.models.language.gpt import GPT
 from fmjax.models.language.seq2seq import Seq2Seq
 from fmjax.models.layers.transformer_config import TransformerConfig
+from fmjax.models.text_embedding import TextEmbedding
 from fmjax.models.vision.vit import ViT
 from fmjax.objectives.causal_lm import CausalLM
 from fmjax.objectives.masked_lm import MaskedLM
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM
+from fmjax.objectives.text_contrast import TextContrast
 from fmjax.training.experiment import Experiment
 from fmjax.training.state import abstract_variables
 
@@ -50,6 +54,7 @@ def test_vectors_are_pooled_hidden_states_of_each_text_alone():
         "mean": lambda hidden: hidden.mean(0),
         "first": lambda hidden: hidden[0],
         "last": lambda hidden: hidden[-1],
+        "max": lambda hidden: hidden.max(0),
     }.items():
         found = run.embed(TEXTS, pooling)
         assert found.shape == (4, 12)
@@ -59,6 +64,31 @@ def test_vectors_are_pooled_hidden_states_of_each_text_alone():
             ids = [1, *run.tokenizer.encode(text)]
             hidden = run(tokens=[ids])["hidden"][0]
             np.testing.assert_allclose(vector, pool(hidden), atol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["experiment", "objective"])
+def test_what_is_not_given_is_as_the_run_says(where):
+    how = TextEmbedding(pooling="last", normalize=True, max_length=9, prompt="q: ")
+    run = decoder()
+    objective = run.config.objective
+    if where == "objective":
+        objective = TextContrast(run.model, embedding=how)
+    own = how if where == "experiment" else None
+    config = dataclasses.replace(run.config, objective=objective, embedding=own)
+    run = dataclasses.replace(run, config=config)
+    assert run.config.own_embedding == how
+    (vector,) = run.embed(["word"])
+    # Between the special tokens of the rows of data.rows = 'texts'.
+    ids = [*run.tokenizer.encode("q: word"), run.tokenizer.eos_id]
+    hidden = np.asarray(run(tokens=[ids])["hidden"][0])
+    expected = hidden[-1] / np.linalg.norm(hidden[-1])
+    np.testing.assert_allclose(vector, expected, atol=1e-5)
+    plain = run.embed(["q: word"], "mean", normalize=False, prompt="")
+    np.testing.assert_allclose(plain[0], hidden.mean(0), atol=1e-5)
+    with pytest.raises(UserError, match=r"text_embedding\.max_length = 9"):
+        run.embed(["some words"])
+    cut = run.embed(["some words"], truncate=True)
+    np.testing.assert_allclose(cut[0], run.embed(["some "])[0], atol=1e-5)
 
 
 def test_neither_order_nor_batches_matter():
@@ -108,7 +138,8 @@ def test_what_a_model_has_no_room_for_is_cut_and_said(capsys):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda run: run.embed(["a"], "max"), "pooling = 'max': expected one of"),
+        (lambda run: run.embed(["a"], "sum"), "pooling = 'sum': expected one of"),
+        (lambda run: run.embed(["a"], "pooler"), "has no pooler"),
         (lambda run: run.embed(["a"], batch_size=0), "batch_size = 0: expected"),
         (lambda run: run.embed([]), "There are no texts"),
     ],

@@ -1,0 +1,160 @@
+"""Predicting the labels of a validation split: `fmjax eval`, and in training."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from fmjax.configurable import configurable, runtime_field
+from fmjax.errors import UserError
+from fmjax.evaluation.label_scores import (
+    ClassCounts,
+    Scores,
+    confusion_table,
+    scores_of_numbers,
+    scores_of_sets,
+)
+from fmjax.objectives.class_loss import NamesClasses
+from fmjax.objectives.label_objective import LabelObjective
+from fmjax.objectives.text_classification import TextClassification
+from fmjax.sharding.mesh import batch_sharding, global_batch, local_rows
+from fmjax.sharding.rules import LogicalRules
+from fmjax.sharding.xla_options import Changes, compiled_with, xla_options
+from fmjax.training.experiment import EvaluationPoint, Experiment, Found
+
+# Of more classes, a table would not fit on a page.
+_SHOWN_CLASSES = 20
+
+
+class MeasuredLabels(NamedTuple):
+    """What predictions of labels are worth.
+
+    Attributes:
+      scores: by name, see `fmjax.evaluation.label_scores`.
+      confusion: a table in text of labels and predictions; empty for several labels of
+        a text, for numbers, and for more than 20 classes.
+    """
+
+    scores: Scores
+    confusion: str
+
+
+@configurable("label_scores")
+@dataclasses.dataclass(frozen=True)
+class LabelScores:
+    """Scores of predicted labels over the whole validation split.
+
+    For @text_classification() and @token_classification(): accuracy, F1, Matthews'
+    correlation and a confusion matrix; for numbers Pearson's and Spearman's
+    correlation.
+
+    Attributes:
+      every_validation: whether after each validation, or after the last step alone.
+    """
+
+    every_validation: bool = runtime_field(False)
+
+    def check(self, experiment: Experiment) -> None:
+        """Raises a UserError if the objective does not predict labels."""
+        if not isinstance(experiment.objective, LabelObjective):
+            raise UserError(
+                "experiment.evaluations has @label_scores(), but "
+                f"@{experiment.objective.gin_name}() does not predict labels; expected "
+                "@text_classification() or @token_classification()."
+            )
+
+    def __call__(self, experiment: Experiment, at: EvaluationPoint) -> Found:
+        """The scores by name, and "confusion", a table in text, for few classes."""
+        if not (at.last or self.every_validation) or not at.metrics:
+            return {}
+        mesh, rules = experiment.mesh.build(), experiment.mesh.all_rules
+        found = measure_labels(experiment, at.variables, mesh, rules)
+        # The name is printed before the first line.
+        is_shown = at.last and found.confusion
+        shown = {"confusion": f"\n{found.confusion}"} if is_shown else {}
+        return {**found.scores, **shown}
+
+
+def measure_labels(
+    experiment: Experiment,
+    variables: Mapping[str, Any],
+    mesh: Mesh,
+    rules: LogicalRules,
+) -> MeasuredLabels:
+    """Predicts the labels of the whole validation split, on the mesh of the variables.
+
+    Every process gets all predictions.
+
+    Args:
+      experiment: with a `LabelObjective`, and data with a validation split.
+      variables: {"params": …}.
+      mesh: of the variables.
+      rules: logical to mesh axes.
+    """
+    objective, run = experiment.objective, experiment.train
+    size = run.eval_batch_size or run.batch_size
+    sharding = batch_sharding(mesh, rules)
+    predict = _predictor(objective, mesh, run.xla_options)
+    pieces = []
+    for batch in experiment.data.eval_batches(size, local_rows(sharding, size)):
+        found = jax.device_get(predict(variables, global_batch(batch, sharding, size)))
+        pieces.append([values[found[-1]] for values in found[:-1]])
+    predicted, labels = (np.concatenate(values) for values in zip(*pieces))
+    if np.issubdtype(predicted.dtype, np.floating):
+        return MeasuredLabels(scores_of_numbers(predicted, labels), "")
+    if predicted.ndim == 2:
+        return MeasuredLabels(scores_of_sets(predicted, labels), "")
+    counts = ClassCounts.of(predicted, labels, objective.classes)
+    names, table = experiment.labels, ""
+    if len(names) == objective.classes <= _SHOWN_CLASSES:
+        table = confusion_table(predicted, labels, names)
+    return MeasuredLabels(counts.scores(), table)
+
+
+def check_labels(experiment: Experiment) -> None:
+    """Raises a UserError if the data has other classes than the run was trained with.
+
+    Classes follow from the labels of the training files unless they are bound, so other
+    files may have others, or the same in another order.
+    """
+    data, labels = experiment.data, experiment.labels
+    if not isinstance(experiment.objective, LabelObjective) or not labels:
+        return
+    if isinstance(data, NamesClasses) and (names := data.class_names()) != labels:
+        raise UserError(
+            f"experiment.data has the classes {names!r:.200}, and the run "
+            f"{labels!r:.200}; expected the same. Bind the classes of the source, such "
+            f"as labelled_records.classes={labels!r:.200}."
+        )
+
+
+@functools.lru_cache(maxsize=1)
+def _predictor(objective: LabelObjective, mesh: Mesh, options: Changes) -> Callable:
+    """(variables, batch) → predictions, labels, and which of them count, everywhere."""
+    output = "softmax"
+    if isinstance(objective, TextClassification):
+        output = objective.output
+    compiler_options = xla_options(mesh.devices.flat[0], options)
+
+    def predict(variables, batch):
+        with compiled_with(compiler_options):
+            logits = objective.predict(variables, batch)
+        labels, counts = batch["labels"], batch["weights"] > 0
+        if output == "regression":
+            return logits[:, 0], labels, counts
+        if output == "sigmoid":
+            targets = labels
+            if labels.ndim == 1:
+                targets = jax.nn.one_hot(labels, objective.classes)
+            return logits > 0, targets > 0.5, counts
+        if labels.ndim == 2:  # of tokens
+            counts = (labels >= 0) & counts[:, None]
+        return logits.argmax(-1), labels, counts
+
+    # Replicated, so that every process has all rows.
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(predict, out_shardings=everywhere, compiler_options=compiler_options)

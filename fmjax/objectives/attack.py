@@ -1,0 +1,208 @@
+"""Perturbations of an objective's inputs that raise its loss: norms, steps, bounds.
+
+Perturbed are the word vectors of texts, or the pixels of images. Each input of words of
+a model, such as those of an encoder and of a decoder, has a perturbation of its own.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Key
+
+from fmjax.configurable import configurable
+from fmjax.errors import UserError, require
+from fmjax.models.layers.dropout import fold_keys
+from fmjax.models.layers.perturbation import recorded_words, with_perturbation
+from fmjax.objectives.objective import Objective
+from fmjax.objectives.terms import Batch
+
+# Perturbations by input.
+Deltas = dict[str, Array]
+Norm = Literal["l2", "linf"]
+Per = Literal["row", "token"]
+
+IMAGES = "images"
+
+
+class Input(NamedTuple):
+    """What may be perturbed.
+
+    Attributes:
+      shape: of the array: [B, T, D], or [B, height, width, C] of images.
+      mask: bool, without the last axis; False for padding.
+    """
+
+    shape: tuple[int, ...]
+    mask: Array
+
+
+def find_inputs(
+    objective: Objective, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
+) -> dict[str, Input]:
+    """The inputs of words that the loss reads, else its images.
+
+    The loss is traced for them; what is computed for it alone, XLA removes.
+
+    Raises:
+      UserError: there are neither.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def masks(variables, batch, rng):
+        with recorded_words() as found:
+            objective.loss(variables, batch, rng)
+        shapes.update({path: words.shape for path, words in found.items()})
+        return {path: words.mask for path, words in found.items()}
+
+    found = masks(variables, batch, rng)
+    if not found and IMAGES in batch:
+        shape = batch[IMAGES].shape
+        shapes, found = {IMAGES: shape}, {IMAGES: jnp.ones(shape[:-1], bool)}
+    if not found:
+        raise UserError(
+            f"experiment.objective = @{objective.gin_name}() reads no vectors of words "
+            "and no images that could be perturbed; expected a language model or "
+            "@classification()."
+        )
+    return {path: Input(shapes[path], mask) for path, mask in found.items()}
+
+
+def perturb(variables: dict, batch: Batch, deltas: Deltas) -> tuple[dict, Batch]:
+    """Variables and a batch with which the loss is that of perturbed inputs."""
+    if IMAGES in deltas:
+        return variables, batch | {IMAGES: batch[IMAGES] + deltas[IMAGES]}
+    return with_perturbation(variables, deltas), batch
+
+
+def no_perturbation(inputs: Mapping[str, Input]) -> Deltas:
+    """Zeros, in the sharding of the batch."""
+    return {path: _of_batch(jnp.zeros(x.shape)) for path, x in inputs.items()}
+
+
+def random_perturbation(
+    inputs: Mapping[str, Input], keys: Key[Array, " B"], size: float, norm: Norm
+) -> Deltas:
+    """Uniform noise, zero for padding.
+
+    With "l2" it is U(-1, 1) · size / √(T · D), where T counts tokens that are not
+    padding (FreeLB, Zhu et al. 2020, algorithm 1); with "linf" U(-1, 1) · size.
+
+    Args:
+      inputs: to perturb.
+      keys: one per row.
+      size: of the noise.
+      norm: which of both.
+    """
+    deltas = {}
+    for number, (path, each) in enumerate(inputs.items()):
+        keys_here = fold_keys(keys, number)
+        noise = jax.vmap(
+            lambda key, shape=each.shape[1:]: jax.random.uniform(
+                key, shape, minval=-1.0, maxval=1.0
+            )
+        )(keys_here)
+        scale = size
+        if norm == "l2":
+            tokens = each.mask.sum(tuple(range(1, each.mask.ndim)), keepdims=True)
+            entries = jnp.maximum(tokens * each.shape[-1], 1)[..., None]
+            scale = size / jnp.sqrt(entries)
+        deltas[path] = _of_batch(jnp.where(each.mask[..., None], noise * scale, 0.0))
+    return deltas
+
+
+def sizes(x: Array, norm: Norm, per: Per) -> Array:
+    """Norms of a perturbation, of each row or token, with axes of size 1."""
+    axes = (x.ndim - 1,) if per == "token" else tuple(range(1, x.ndim))
+    if norm == "linf":
+        return jnp.abs(x).max(axes, keepdims=True)
+    # Squares of a small gradient would underflow.
+    largest = jnp.abs(x).max(axes, keepdims=True)
+    scaled = x / jnp.where(largest > 0, largest, 1.0)
+    return largest * jnp.sqrt(jnp.square(scaled).sum(axes, keepdims=True))
+
+
+def ascent(gradients: Deltas, norm: Norm, per: Per) -> Deltas:
+    """The steps of norm 1 that raise a linear loss most; zero where it is flat."""
+    if norm == "linf":
+        return jax.tree.map(jnp.sign, gradients)
+    found = {}
+    for path, g in gradients.items():
+        size = sizes(g, norm, per)
+        found[path] = jnp.where(size > 0, g / jnp.where(size > 0, size, 1.0), 0.0)
+    return found
+
+
+def project(deltas: Deltas, radius: float, norm: Norm, per: Per) -> Deltas:
+    """The nearest perturbations of a norm of at most `radius`."""
+    if norm == "linf":
+        return jax.tree.map(lambda x: jnp.clip(x, -radius, radius), deltas)
+    found = {}
+    for path, x in deltas.items():
+        size = sizes(x, norm, per)
+        found[path] = x * jnp.where(
+            size > radius, radius / jnp.maximum(size, radius), 1
+        )
+    return found
+
+
+@configurable("pgd_attack")
+@dataclasses.dataclass(frozen=True)
+class PGDAttack:
+    """Projected gradient descent against a trained model (Madry et al. 2018).
+
+    Each step raises the loss of a row, and the result is projected on a ball. It starts
+    at the input itself.
+
+    Attributes:
+      radius: the largest norm of a perturbation, in units of word vectors as they are
+        in the table, or of normalized pixels.
+      steps: number of steps.
+      step_size: norm of a step; 2.5 · radius / steps if None.
+      norm: "l2", or "linf" for a bound of each entry.
+      per: whether the norm is of a whole "row", a text or an image, or of each
+        "token"; the same for "linf".
+    """
+
+    radius: float = 1.0
+    steps: int = 10
+    step_size: float | None = None
+    norm: Norm = "l2"
+    per: Per = "row"
+
+    def __post_init__(self):
+        require(self, "radius", self.radius > 0, "more than 0")
+        require(self, "steps", self.steps >= 1, "at least 1")
+        size = self.step_size
+        require(self, "step_size", size is None or size > 0, "more than 0, or None")
+
+    def __call__(
+        self, gradient: Callable[[Deltas], Deltas], start: Deltas, steps: int
+    ) -> Deltas:
+        """The perturbations after a number of steps.
+
+        Args:
+          gradient: of the loss, at given perturbations.
+          start: the first perturbations.
+          steps: number of steps.
+        """
+
+        def step(deltas, _):
+            return self.step(deltas, gradient(deltas)), None
+
+        deltas, _ = jax.lax.scan(step, start, length=steps)
+        return deltas
+
+    def step(self, deltas: Deltas, gradients: Deltas) -> Deltas:
+        """The perturbations after one more step, with the gradients there."""
+        size = self.step_size or 2.5 * self.radius / self.steps
+        moves = ascent(gradients, self.norm, self.per)
+        moved = jax.tree.map(lambda x, move: x + size * move, deltas, moves)
+        return project(moved, self.radius, self.norm, self.per)
+
+
+def _of_batch(x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
+    return nn.with_logical_constraint(x, ("batch",) + (None,) * (x.ndim - 1))
