@@ -333,6 +333,38 @@ def test_experts_saved_by_earlier_versions_are_imported(tmp_path):
     close(logits_of(fmjax.load(tmp_path / "adapted"), **ours), expected, where)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "bare"),
+    [
+        ("LlamaForSequenceClassification", "LlamaForCausalLM"),
+        slow("BertForSequenceClassification", "BertModel"),
+        slow("RobertaForTokenClassification", "RobertaForMaskedLM"),
+    ],
+)
+def test_a_head_that_the_adapter_has_alone_is_added(architecture, bare, tmp_path):
+    options = BERT | {"num_labels": 3}
+    if "Llama" in architecture:
+        options = DECODERS["llama"][1] | {"num_labels": 3, "pad_token_id": 0}
+    theirs = random_model(architecture, options)
+    base = random_model(bare, options)
+    name = base.base_model_prefix
+    inner = getattr(base, name, base)
+    inner.load_state_dict(getattr(theirs, name).state_dict(), strict=False)
+    imported(base, tmp_path)
+    task = "TOKEN_CLS" if "Token" in architecture else "SEQ_CLS"
+    model = random_adapter(theirs, lora(task_type=task))
+    model.save_pretrained(tmp_path / "adapter")
+    import_adapter(tmp_path / "adapter", tmp_path / "adapted", tmp_path / "run")
+    # A row without padding, which Llama's class tells by the ids alone.
+    theirs, ours = ({n: x[:1] for n, x in each.items()} for each in inputs(model)[:2])
+    with torch.no_grad():
+        expected = model(**theirs).logits
+    found = fmjax.load(tmp_path / "adapted")(**ours)
+    close(
+        found["token_logits" if "Token" in architecture else "class_logits"], expected
+    )
+
+
 def test_a_file_of_torch_is_read(tmp_path):
     architecture, options = DECODERS["gpt2"]
     base = random_model(architecture, options)

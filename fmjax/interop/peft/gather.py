@@ -85,9 +85,9 @@ class Gathered:
             path for path in added if path.rpartition("/")[0] not in self._used
         ]:
             raise UserError(
-                f"{run_dir}: peft has no form for {lost[0]!r} of a model of "
-                f"transformers' {base.class_name}. Expected adapters of @lora() or "
-                "@ia3() on linear layers and tables."
+                f"{run_dir}: {lost[0]!r} has no place in the files of an adapter of "
+                f"{base.class_name}. Expected adapters of @lora() or @ia3() on linear "
+                "layers and tables."
             )
 
     def _add(self, name: str, place: Place) -> None:

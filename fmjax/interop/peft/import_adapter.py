@@ -6,12 +6,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flax import linen as nn
 from flax import traverse_util
 
 from fmjax.config.render import render
 from fmjax.errors import UserError
 from fmjax.interop.peft.adapter_config import AdapterConfig, check_ignored
 from fmjax.interop.peft.adapter_tensors import AdapterTensors
+from fmjax.interop.peft.added_head import with_added_head
 from fmjax.interop.peft.base_model import WEIGHT, BaseModel
 from fmjax.interop.peft.pieces import Pieces, read_pieces
 from fmjax.models.layers.adapters import IA3 as IA3_SUFFIX
@@ -51,7 +53,7 @@ def import_adapter(
     It names the base's checkpoint and holds what the adapter adds. Adapters of several
     ranks in one array of scanned layers are padded with zeros to the largest. Where an
     adapter changes only one of a table and a head that are tied, the head gets weights
-    of its own.
+    of its own. A head of classes that the adapter has and the base lacks is added.
 
     Args:
       adapter_dir: a folder with adapter_config.json and adapter_model.safetensors or
@@ -123,17 +125,19 @@ class _Adapted:
         preferred = imported.model_type if imported else None
         base = BaseModel.of(experiment.objective, preferred)
         self.notes = self._drop_unchanged(tensors, base)
+        head = with_added_head(base, tensors)
+        if head is not None:
+            experiment = _with_model(experiment, head)
+            base = BaseModel.of(experiment.objective, preferred)
         self._head = None
         if self._needs_own_head(tensors, base):
             self.notes.append(
                 "the head, which is tied to the table in the base, has weights of its "
                 "own: the adapter changes only one of them"
             )
-            objective = experiment.objective
-            objective = dataclasses.replace(objective, model=untied(objective.model))
-            experiment = dataclasses.replace(experiment, objective=objective)
             self._head = head_of(self._read_base(TABLE, base))
-            base = BaseModel.of(objective, preferred)
+            experiment = _with_model(experiment, untied(experiment.objective.model))
+            base = BaseModel.of(experiment.objective, preferred)
         pieces = read_pieces(tensors, config, base, named)
         axes, shapes = abstract_variables(experiment.objective)
         methods = (*self._low_rank_methods(pieces), *_factor_methods(pieces))
@@ -149,6 +153,11 @@ class _Adapted:
             base_dtype=max(dtypes, key=dtypes.count),
         )
         self.plan = peft.plan(axes["params"], shapes["params"])
+        if lacking := sorted({*self.plan.frozen} - {*saved.param_shapes}):
+            raise UserError(
+                f"{named} has no {lacking[0]}, which the adapter's {base.class_name} "
+                "reads and the adapter does not have. Expected a base of this class."
+            )
         check_model_reads(self.plan, experiment.objective.model)
         self.own = self._added(pieces, base) | self._whole(pieces, base, whole)
         arrays = {path: (path, dtype) for path, dtype in self.plan.frozen.items()}
@@ -279,6 +288,11 @@ class _Adapted:
             for index, value in pieces.whole.get(path, {}).items():
                 _put(found[path], index, value)
         return found
+
+
+def _with_model(experiment: Experiment, model: nn.Module) -> Experiment:
+    objective = dataclasses.replace(experiment.objective, model=model)
+    return dataclasses.replace(experiment, objective=objective)
 
 
 def _factor_methods(pieces: Pieces) -> list[Method]:
