@@ -320,7 +320,7 @@ class Loop:
         if name in values:
             self._checkpoints.note_value(step, values[name])
             self._stopping.note(step, values)
-        elif self._run.keep_best:
+        elif self._run.patience or (self._run.keep_best and values):
             raise UserError(
                 f"train.best_metric = {name!r}: the validation gives "
                 f"{', '.join(sorted(values)) or 'nothing'}; expected one of these."
