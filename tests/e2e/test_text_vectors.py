@@ -65,6 +65,7 @@ def tuned(place, name, *bindings, part="simcse"):
     return place / name
 
 
+@pytest.mark.slow
 def test_sentences_alone_spread_the_vectors_of_a_run(place):
     run_dir = tuned(place, "simcse", f"SENTENCES={place / 'text.txt'}")
     run = fmjax.load(run_dir)
