@@ -24,6 +24,7 @@ from fmjax.cli import (
     generate,
     hugging_face,
     launch,
+    merge,
     plan,
     profiles,
     runs,
@@ -42,6 +43,7 @@ VERBS = (
     train,
     launch,
     fork,
+    merge,
     sweep,
     plan,
     evaluate,  # eval

@@ -19,6 +19,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from fmjax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 from fmjax.errors import UserError, explained_out_of_memory, suggest
+from fmjax.inference import adapters
 from fmjax.inference.attention_weights import by_stack
 from fmjax.inference.classify import (
     Classified,
@@ -63,6 +64,14 @@ if TYPE_CHECKING:
 
 # Dtypes of parameters.
 _DTYPES = ("float32", "bfloat16", "float16")
+# Functions of a model, compiled for each structure of its parameters.
+_COMPILED = (
+    "_apply",
+    "_apply_for_weights",
+    "_class_logits",
+    "_embed_texts",
+    "_token_logits",
+)
 LESS_MEMORY = (
     "What helps: fewer or shorter inputs at a time, parameters of dtype bfloat16, or "
     "the mesh of more devices, where fsdp divides the parameters among them."
@@ -317,6 +326,60 @@ class Run:
             )
         return np.stack([preprocessing.of_picture(image) for image in images])
 
+    def merged(self) -> "Run":
+        """The run with its adapters merged into the weights, which keep their dtypes.
+
+        `fmjax merge` writes such a run. A run without adapters is returned unchanged.
+
+        Raises:
+          UserError: the adapters cannot be merged into weights.
+        """
+        if self.config.peft is None:
+            return self
+        return self._replaced(adapters.merged(self, self._where))
+
+    def with_adapter(
+        self,
+        other: "Run | str | os.PathLike",
+        step: int | None = None,
+        trust: bool = False,
+    ) -> "Run":
+        """The run with the adapters of another run of the same base.
+
+        Frozen parameters are not read or copied: both runs share their arrays, in the
+        dtype that they have here. Models of the same sizes share compiled programs.
+
+        Args:
+          other: a run of adapters, or its directory.
+          step: of its checkpoint; None for the newest.
+          trust: whether its config may import Python modules.
+
+        Raises:
+          UserError: `other` has no adapters, or adapters of another base.
+        """
+        if isinstance(other, Run):
+            if other.directory is None:
+                raise UserError("the other run has no directory to read adapters from.")
+            other, step = other.directory, other.step
+        return self._replaced(
+            adapters.with_adapter(self, self._where, other, step, trust)
+        )
+
+    def without_adapters(self, trust: bool = False) -> "Run":
+        """The run that the adapters were trained on; shares frozen parameters.
+
+        A run without adapters is returned unchanged.
+
+        Args:
+          trust: whether the config of that run may import Python modules.
+
+        Raises:
+          UserError: that run is missing, or no longer what it was.
+        """
+        if self.config.peft is None:
+            return self
+        return self._replaced(adapters.without_adapters(self, self._where, trust))
+
     def _repr_html_(self) -> str:
         """A table of what it is, for notebooks."""
         sizes = [leaf.size for leaf in jax.tree.leaves(self.params)]
@@ -364,6 +427,23 @@ class Run:
     def _mesh(self) -> jax.sharding.Mesh | None:
         sharding = jax.tree.leaves(self.params)[0].sharding
         return sharding.mesh if isinstance(sharding, NamedSharding) else None
+
+    @property
+    def _where(self) -> tuple[jax.sharding.Mesh, LogicalRules]:
+        mesh = self._mesh
+        if mesh is None:
+            raise UserError(
+                "the parameters of this run are on no mesh; expected a run "
+                "of fmjax.load."
+            )
+        return mesh, self._rules
+
+    def _replaced(self, fields: Mapping[str, Any]) -> "Run":
+        """The run with other fields, which shares compiled programs where it can."""
+        found = dataclasses.replace(self, **fields)
+        if found.model == self.model:
+            found.__dict__.update({name: getattr(self, name) for name in _COMPILED})
+        return found
 
     @property
     def _rules(self) -> LogicalRules:

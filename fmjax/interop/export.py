@@ -36,6 +36,7 @@ from fmjax.sharding.mesh import MeshConfig
 from fmjax.storage.new_folder import new_folder
 from fmjax.storage.paths import as_path
 from fmjax.training.checkpoint import saved_state
+from fmjax.training.merged import MergedState
 from fmjax.training.state import abstract_variables
 
 MAX_SHARD_BYTES = 5 * 10**9
@@ -52,6 +53,7 @@ def export_model(
     trust: bool = False,
     license: str | None = None,
     languages: Sequence[str] = (),
+    merged: bool = False,
 ) -> list[str]:
     """Writes config.json, weights and tokenizer of a run, as `save_pretrained` does.
 
@@ -69,6 +71,8 @@ def export_model(
       trust: whether the run's config may import Python modules.
       license: of the model, for its card, such as "apache-2.0".
       languages: of the model, for its card, such as "en".
+      merged: whether adapters of the run are merged into the weights; a run that has
+        some is not exported otherwise.
 
     Returns:
       Notes for the user: the model's type, and what the folder does not contain.
@@ -79,7 +83,17 @@ def export_model(
     """
     source = as_path(run_dir)
     experiment = run_dirs.stored_experiment(source, trust)
-    objective = experiment.objective
+    step = chosen_step(source, step, trust)
+    objective, peft = experiment.objective, experiment.peft
+    if not merged and peft is not None and peft.methods:
+        raise UserError(
+            f"{source} has adapters (peft.methods). Expected --merged, for a model "
+            "with the adapters in its weights, or --adapter, for files of peft."
+        )
+    state = None
+    if merged:
+        state = MergedState(source, experiment, step)
+        objective = state.plan.objective
     imported = experiment.imported
     dtype = dtype or (imported.dtype if imported else "float32")
     check_dtype(dtype)
@@ -94,21 +108,29 @@ def export_model(
     folder = source / run_dirs.TOKENIZER
     tokenizer = load_tokenizer(folder) if folder.is_dir() else None
     axes, shapes = (tree["params"] for tree in abstract_variables(objective))
-    found = leaves(axes, shapes, vocab_size_of(objective.model))
+    known = leaves(axes, shapes, vocab_size_of(objective.model))
     notes = [f"model_type {family.model_type}, {name}, weights in {dtype}"]
     notes += [f"without {objective.model.gin_name}.{name}" for name in family.without]
     with new_folder(hf_dir) as target:
         # On the host, since the model may not fit a single accelerator.
         mesh = MeshConfig().build(jax.local_devices(backend="cpu")[:1])
         rules = MeshConfig().all_rules
-        step = chosen_step(source, step, trust)
-        saved, stored, _ = saved_state.find_model(source, objective, mesh, rules, step)
+        if state is not None:
+            saved, stored = state.saved, state.plan.shapes
+        else:
+            found = saved_state.find_model(
+                source, objective, mesh, rules, step, peft=peft
+            )
+            saved, stored, _ = found
 
         def read(names: list[str]) -> dict[str, np.ndarray]:
-            arrays = saved.read_params({name: stored[name] for name in names})
+            if state is not None:
+                arrays = state.read(names)
+            else:
+                arrays = saved.read_params({name: stored[name] for name in names})
             return {name: np.asarray(array) for name, array in arrays.items()}
 
-        every = [*tensors(read, stored, objective.model, family, architecture, found)]
+        every = [*tensors(read, stored, objective.model, family, architecture, known)]
         write_tensors(target, every, dtype, max_shard_bytes)
         notes.append(tokenizer_files.write(target, tokenizer))
         if experiment.image_preprocessing is not None:

@@ -11,8 +11,8 @@ from fmjax.errors import UserError
 from fmjax.interop.options import GENERATION, Options
 from fmjax.models.contracts import Generates, GeneratesFromImages, GeneratesFromText
 from fmjax.models.generation import Generation
+from fmjax.run.directory import GENERATION as FILE
 
-FILE = "generation.json"
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 
 # Defaults of transformers' search and sampling.

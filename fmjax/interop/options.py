@@ -155,6 +155,10 @@ class Options:
             values |= {f"{name}.{option}": v for option, v in chosen.items()}
         return Options(values, self._source)
 
+    def left(self) -> dict[str, Any]:
+        """The options that were not taken."""
+        return dict(self._values)
+
     def peek(self, name: str, default: Any) -> Any:
         """An option that another entry takes, or the default."""
         return self._all.get(name, default)

@@ -64,19 +64,26 @@ def write(
         shards[-1].append(tensor)
         size, total = size + more, total + more
     if len(shards) == 1:
-        _write_file(folder / _SINGLE, shards[0], dtype)
+        write_file(folder / _SINGLE, shards[0], dtype)
         return
     files = {}
     for i, shard in enumerate(shards, 1):
         name = f"model-{i:05}-of-{len(shards):05}.safetensors"
-        _write_file(folder / name, shard, dtype)
+        write_file(folder / name, shard, dtype)
         files |= {tensor.name: name for tensor in shard}
     index = {"metadata": {"total_size": total}, "weight_map": files}
     (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _write_file(file: Path, tensors: list[Tensor], dtype: str) -> None:
-    """Writes a safetensors file; the library's writer would hold all tensors."""
+def write_file(file: Path, tensors: list[Tensor], dtype: str) -> None:
+    """Writes one safetensors file, and holds only one tensor at a time.
+
+    Args:
+      file: the file.
+      tensors: in order.
+      dtype: a name in `DTYPES`.
+    """
+    # The library's writer would hold all tensors.
     code, kind = DTYPES[dtype]
     header: dict = {"__metadata__": {"format": "pt"}}
     start = 0

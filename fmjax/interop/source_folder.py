@@ -14,6 +14,7 @@ from fmjax.interop.tensor_files import TensorFiles
 from fmjax.storage.git_lfs import refuse_pointer
 
 _CONFIG = "config.json"
+_ADAPTER = "adapter_config.json"
 # Smaller files beside weights, of which each is read or kept.
 _SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.spm")
 _READERS: tuple[tuple[Callable[[Path], bool], str, Callable[..., Any]], ...] = (
@@ -62,6 +63,11 @@ def source_folder(
                     text = str(error).replace(place, f"{folder} (by {named})")
                     raise UserError(text) from error
             return
+    if (folder / _ADAPTER).is_file():
+        raise UserError(
+            f"{folder} holds an adapter of peft ({_ADAPTER}), no model; expected "
+            "`fmjax import --adapter` with --base, the run directory of its base."
+        )
     raise UserError(
         f"{folder}: no config.json; expected a model saved by transformers, Meta's "
         f"{meta_llama.PARAMS} and consolidated.00.pth, or a checkpoint of T5X."

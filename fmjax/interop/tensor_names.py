@@ -20,7 +20,7 @@ def without_prefixes(files: TensorFiles, family: Family) -> tuple[TensorFiles, s
     Returns:
       The tensors, and the prefixes that were taken off, joined.
     """
-    known = _known(family)
+    known = known_names(family)
 
     def count(names: Iterable[str]) -> int:
         return sum(bool(known.fullmatch(family.short(name))) for name in names)
@@ -45,7 +45,8 @@ def _without(name: str, prefix: str) -> str | None:
     return name.removeprefix(prefix) if name.startswith(prefix) else None
 
 
-def _known(family: Family) -> re.Pattern:
+def known_names(family: Family) -> re.Pattern:
+    """Matches the short names of all tensors of a family."""
     rows = [r for a in family.architectures.values() for r in family.rows_of(a)]
     names = [row.name for row in rows] + list(family.copies)
     patterns = {

@@ -164,7 +164,7 @@ def read_params(
     # All of them before the first array is made: then no more is made than was read.
     for place in expected:
         shape_there = place.row.shape_there(place.shapes)
-        files.check(in_files[place.name], shape_there, _vocabulary(place, found))
+        files.check(in_files[place.name], shape_there, vocabulary_axis(place, found))
     params: dict[str, Any] = {}
     arrays = {}
     for path in found:
@@ -175,7 +175,7 @@ def read_params(
         arrays[path] = node[name] = _zeros(shape[name].shape, dtype)
     for place in expected:
         shape_there = place.row.shape_there(place.shapes)
-        longer = _vocabulary(place, found)
+        longer = vocabulary_axis(place, found)
         tensor = files.read(in_files[place.name], shape_there, longer)
         for path, part in zip(
             place.row.paths, place.row.to_here(tensor, place.shapes), strict=True
@@ -190,7 +190,7 @@ def read_params(
     return params
 
 
-def _vocabulary(place: Place, found: dict[str, Leaf]) -> int | None:
+def vocabulary_axis(place: Place, found: dict[str, Leaf]) -> int | None:
     """The tensor's axis of the vocabulary, whose rows may be padded; None if none."""
     real = found[place.row.paths[0]].real
     axes = [axis for axis, part in enumerate(real) if part.stop is not None]

@@ -18,6 +18,10 @@ from fmjax.training.init_from import InitFrom, Source
 
 CONFIG = "config.gin"
 TOKENIZER = "tokenizer"
+# What an import keeps for exports of generation_config.json.
+GENERATION = "generation.json"
+# Of a run's files, what belongs to its model.
+KEPT = (TOKENIZER, GENERATION)
 
 
 def claim(

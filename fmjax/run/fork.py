@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+from collections.abc import Iterable
 
 from fmjax.errors import UserError
 from fmjax.run.best_step import Step, chosen_step
@@ -46,8 +47,7 @@ def fork(
     step = steps[-1] if step is None else step
     with new_folder(new_dir) as draft:
         try:
-            for name in (f"{FOLDER}/{step}", TOKENIZER, CONFIG):
-                _copy(old / name, draft / name)
+            copy_files(old, draft, (f"{FOLDER}/{step}", TOKENIZER, CONFIG))
         except OSError as error:
             raise UserError(
                 f"checkpoint {step} of {old} cannot be copied: "
@@ -62,6 +62,12 @@ def fork(
         log = events.Events(draft, writes=True)
         log.note("forked", step, f"from {old}")
     return step
+
+
+def copy_files(old: pathlib.Path, new: pathlib.Path, names: Iterable[str]) -> None:
+    """Copies files and folders of a run directory, those that there are."""
+    for name in names:
+        _copy(old / name, new / name)
 
 
 def _copy(source: pathlib.Path, target: pathlib.Path) -> None:

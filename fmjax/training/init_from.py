@@ -38,7 +38,8 @@ class InitFrom:
     They are read at step 0 only; a run that resumes reads its own checkpoints. Averaged
     parameters are used where the other run kept them. Scanned layers are converted to
     unrolled ones and the reverse. Tables of a vocabulary require the same tokenizer.
-    Learned positions of patches are interpolated if the size of the images differs.
+    Learned positions of patches are interpolated if the size of the images differs. A
+    run of adapters gives its base and its adapters, which experiment.peft trains on.
 
     Attributes:
       run: its directory, trained or imported.
@@ -175,14 +176,14 @@ def plan_copies(
     copies, taken = [], set()
     for source in sources:
         name = source.wanted.collection
-        axes, shapes = _collection(plan, name)
         saved = SavedState(source.wanted.run, source.wanted.step)
-        if saved.references:
+        if saved.references and (plan.peft is None or name != "params"):
             raise UserError(
                 f"init_from.run: {source.wanted.run} is fine-tuned by parameters that "
-                "are added to those of another run; expected one run of whole weights, "
-                "as `fmjax merge` makes of it."
+                "are added to those of another run. Expected experiment.peft to train "
+                "them further, or a run of whole weights, as `fmjax merge` makes of it."
             )
+        axes, shapes = _collection(plan, name, added=bool(saved.references))
         there = saved.param_shapes
         places, origins, pieces = slots(shapes), slots(there), {}
         for target, origin in _pairs(source.wanted, origins, places).items():
@@ -200,8 +201,47 @@ def plan_copies(
             )
         _check_shapes(pieces, there, shapes, source.wanted.run)
         read = {piece.source.array for piece in pieces.values()}
-        copies.append(Copy(source, saved, pieces, {name: there[name] for name in read}))
+        copy = Copy(source, saved, pieces, {name: there[name] for name in read})
+        copies += _apart(copy) if saved.references else [copy]
     return copies
+
+
+def _apart(copy: Copy) -> list[Copy]:
+    """The copies from a run of adapters itself, and from the runs that it names."""
+    own = [
+        reference.arrays.keys() - _stored(copy.saved)
+        for reference in copy.saved.references
+    ]
+    sources = [(copy.saved, {name: name for name in _stored(copy.saved)})]
+    for paths, reference, base in zip(own, copy.saved.references, copy.saved.bases):
+        sources.append((base, {path: reference.arrays[path][0] for path in paths}))
+    found = []
+    for saved, names in sources:
+        pieces = {
+            target: piece._replace(source=piece.source._replace(array=names[array]))
+            for target, piece in copy.pieces.items()
+            if (array := piece.source.array) in names
+        }
+        wanted = dataclasses.replace(
+            copy.source.wanted, run=str(saved.run_dir), step=saved.step
+        )
+        shapes = {
+            names[array]: shape
+            for array, shape in copy.shapes.items()
+            if array in names
+        }
+        source = dataclasses.replace(copy.source, wanted=wanted)
+        found.append(Copy(source, saved, pieces, shapes))
+    return found
+
+
+def _stored(saved: SavedState) -> set[str]:
+    """Paths of the parameters that a checkpoint holds itself."""
+    return {
+        path.removeprefix("params/")
+        for path in saved.stored
+        if path.startswith("params/")
+    }
 
 
 def references(copies: Sequence[Copy], plan: StatePlan) -> list[Reference]:
@@ -261,7 +301,9 @@ def _copied_whole(copy: Copy, here: dict[str, tuple[int, ...]]) -> dict[str, str
     return {
         array: source
         for array, (source, *others) in sources.items()
-        if source and not others and tuple(copy.shapes[source]) == tuple(here[array])
+        if source
+        and not others
+        and tuple(copy.shapes[source]) == tuple(here.get(array, ()))
     }
 
 
@@ -311,7 +353,14 @@ def start_from(
     peft = None if plan is None else plan.peft
     if peft is not None and copies:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state.params)
-        fit = jax.jit(peft.fit, donate_argnums=0, out_shardings=shardings)
+        arrays = {
+            piece.target.array for copy in copies for piece in copy.pieces.values()
+        }
+        fit = jax.jit(
+            functools.partial(peft.fit, without=arrays),
+            donate_argnums=0,
+            out_shardings=shardings,
+        )
         state = dataclasses.replace(state, params=fit(state.params))
     if copies and state.ema is not None:
         average = start_average(state.ema, state.params)
@@ -320,9 +369,15 @@ def start_from(
 
 
 def _collection(
-    plan: StatePlan, name: str
+    plan: StatePlan, name: str, added: bool
 ) -> tuple[dict[str, Names], dict[str, tuple[int, ...]]]:
-    """Logical names and shapes of a collection's arrays, by path."""
+    """Logical names and shapes of a collection's arrays, by path.
+
+    Args:
+      plan: of this run's state.
+      name: of the collection.
+      added: whether to include parameters that are added to the model's.
+    """
     known = plan.shapes.variables
     if name not in known:
         raise UserError(
@@ -331,6 +386,10 @@ def _collection(
         )
     if plan.peft is not None and name == "params":
         axes, leaves = plan.peft.base_axes, plan.peft.base_shapes
+        if added:
+            every = traverse_util.flatten_dict(plan.peft.decoded_shapes, sep="/")
+            axes = axes | {path: x.names for path, x in plan.peft.added.items()}
+            leaves = every
     else:
         axes = traverse_util.flatten_dict(plan.axes[name], sep="/")
         leaves = traverse_util.flatten_dict(known[name], sep="/")

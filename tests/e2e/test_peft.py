@@ -11,6 +11,7 @@ from run_digest import run_digest
 
 from fmjax import load_experiment
 from fmjax.inference.load import load
+from fmjax.training.checkpoint.saved_state import SavedState
 from fmjax.training.state import abstract_variables
 
 SHORT = [
@@ -240,12 +241,32 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     assert not run_dir.exists()
 
 
-def test_adapters_of_adapters_are_refused(tiny, base, tmp_path, verb):
-    first = tmp_path / "first"
-    assert verb(*command(tiny, base, first, 2))[0] == 0
-    code, _, err = verb(*command(tiny, first, tmp_path / "second", 2))
-    assert code == 2
-    assert "fmjax merge" in err
+def test_adapters_are_trained_further_in_another_run(tiny, base, tmp_path, verb):
+    first, second = tmp_path / "first", tmp_path / "second"
+    dora = ["lora.dora=True", "lora.dropout=0.0", "peft.base_dtype='float32'"]
+    assert verb(*command(tiny, base, first, 4, *dora))[0] == 0
+    still = ["constant.learning_rate=1e-20"]
+    code, _, err = verb(*command(tiny, first, second, 2, *dora, *still))
+    assert code == 0, err
+    # Adapters, magnitudes and trained norms are those that it began with.
+    before, after = (load(path).params for path in (first, second))
+    jax.tree.map(np.testing.assert_array_equal, after, before)
+    (reference,) = SavedState(second).references
+    assert (reference.run, reference.step) == (str(base), 2)
+    code, _, err = verb(*command(tiny, first, second, 4, *dora, *still, "--override"))
+    assert code == 0, err
+    # It reads the base alone.
+    shutil.rmtree(first)
+    jax.tree.map(np.testing.assert_array_equal, load(second).params, before)
+    for more, message in (
+        (["lora.rank=4"], "Expected the same"),
+        (["lora.paths=('**/attention/key',)"], "without a place here"),
+        (["experiment.peft=None"], "fmjax merge"),
+    ):
+        code, _, err = verb(*command(tiny, second, tmp_path / "new", 2, *dora, *more))
+        assert code == 2
+        assert message in err
+        assert not (tmp_path / "new").exists()
 
 
 def _digest_rows(run_dir):

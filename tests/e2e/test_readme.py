@@ -124,6 +124,7 @@ CUT_SHORT = {
         "train.eval_batch_size=512",
     ],
     "fmjax import": [],
+    "fmjax merge": [],
     "fmjax export": [],
 }  # fmt: skip
 # Commands that change the environment, which the tests have already.
@@ -188,6 +189,8 @@ def place(tmp_path_factory) -> pathlib.Path:
     write_classes(folder / "pictures", {"cat": 20, "dog": 20})
     save_random_gpt2(folder / "path/to/hf_gpt2")
     save_random_mpnet(folder / "path/to/all-mpnet-base-v2")
+    for seed, name in enumerate(("adapter", "other_adapter")):
+        save_random_adapter(folder / "path/to/hf_gpt2", folder / "path/to" / name, seed)
     shutil.copytree(
         ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("runs")
     )
@@ -249,6 +252,19 @@ def save_random_gpt2(folder: pathlib.Path) -> None:
     byte_level(folder, ("<|endoftext|>",))
 
 
+def save_random_adapter(base: pathlib.Path, folder: pathlib.Path, seed: int) -> None:
+    import peft
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    model = transformers.GPT2LMHeadModel.from_pretrained(base)
+    config = peft.LoraConfig(
+        target_modules=["c_attn"], fan_in_fan_out=True, init_lora_weights=False
+    )
+    peft.get_peft_model(model, config).save_pretrained(folder)
+
+
 def save_random_mpnet(folder: pathlib.Path) -> None:
     import transformers
 
@@ -278,6 +294,7 @@ def test_every_command_runs(page, place, quickstart, monkeypatch, capfd):
 def runs(page: str, place: pathlib.Path, quickstart, monkeypatch, capfd) -> None:
     """Writes the page's titled files, then runs its commands and its Python."""
     written = ("runs", "path/to/exported", "path/to/continued", "look.png")
+    written += ("path/to/adapter_again", "path/to/whole")
     for left in (*written, "plan.json", "quickstart.html"):
         shutil.rmtree(place / left, ignore_errors=True)
         (place / left).unlink(missing_ok=True)

@@ -155,7 +155,8 @@ def direction_factor(kernel: Array, lora: Adapter) -> Float[Array, "..."]:
     matrix of the size of W.
     """
     norm = jax.lax.stop_gradient(adapted_norm(kernel, lora))
-    return lora["magnitude"] / norm
+    # Outputs that are padding of a vocabulary have none.
+    return lora["magnitude"] / jnp.where(norm == 0, 1, norm)
 
 
 def adapted_norm(kernel: Array, lora: Adapter) -> Float[Array, "..."]:

@@ -1,5 +1,6 @@
 """Merging adapters into the weights that they lie beside."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -35,9 +36,23 @@ def merge(params: Any, axes: Any) -> Any:
     """
     flat = traverse_util.flatten_dict(params, sep="/")
     names = traverse_util.flatten_dict(axes, sep="/")
-    adapters: dict[str, dict[str, Array]] = {}
-    for path in [*flat]:
-        owner, _, name = path.rpartition("/")
+    check_mergeable(flat)
+    whole = {
+        path: merged_array(path, flat, names).astype(array.dtype)
+        for path, array in flat.items()
+        if not _is_added(path)
+    }
+    return traverse_util.unflatten_dict(whole, sep="/")
+
+
+def check_mergeable(paths: Iterable[str]) -> None:
+    """Raises a UserError if one of parameters is an adapter that changes no weight.
+
+    Args:
+      paths: of the parameters.
+    """
+    for path in paths:
+        owner = path.rpartition("/")[0]
         for suffix, method in _APART.items():
             if owner.endswith(suffix):
                 raise UserError(
@@ -45,40 +60,71 @@ def merge(params: Any, axes: Any) -> Any:
                     "model does what it adds. Expected adapters of @lora() or @ia3() "
                     "alone; keep this run as it is."
                 )
-        if owner.endswith((LORA, IA3)):
-            adapters.setdefault(owner, {})[name] = flat.pop(path)
+
+
+def sources(path: str, added: Iterable[str]) -> list[str]:
+    """The paths of the arrays of which a merged parameter is made.
+
+    Args:
+      path: of the parameter.
+      added: paths of the parameters that are added.
+    """
+    weight = _weight_of(path)
+    own = [
+        name for name in added if name.rpartition("/")[0] in (path + LORA, path + IA3)
+    ]
+    factors = [name for name in added if name == f"{weight}{IA3}/out"]
+    return [path, *own, *(factors if weight != path else ())]
+
+
+def merged_array(
+    path: str, arrays: Mapping[str, Array], axes: Mapping[str, Names]
+) -> Array:
+    """A merged parameter, float32 where it is changed.
+
+    Args:
+      path: of the parameter.
+      arrays: by path, those of `sources` or more.
+      axes: logical names of the parameters, by path.
+    """
+    value = arrays[path]
+    if lora := _adapter(path + LORA, arrays):
+        value = merged(value, lora)
     # LoRA first: IA3 multiplies what LoRA has changed.
-    for owner in sorted(adapters, key=lambda owner: owner.endswith(IA3)):
-        adapter = adapters[owner]
-        if owner.endswith(LORA):
-            path = owner.removesuffix(LORA)
-            flat[path] = merged(flat[path], adapter).astype(flat[path].dtype)
-            continue
-        path = owner.removesuffix(IA3)
-        flat |= _multiplied(flat, path, adapter, names[path])
-    return traverse_util.unflatten_dict(flat, sep="/")
+    if ia3 := _adapter(path + IA3, arrays):
+        value = _multiplied(value.astype(jnp.float32), ia3, num_batch_axes(axes[path]))
+    weight = _weight_of(path)
+    if weight != path and (factors := arrays.get(f"{weight}{IA3}/out")) is not None:
+        value = value.astype(jnp.float32) * factors
+    return value
 
 
-def _multiplied(
-    flat: dict[str, Array], path: str, adapter: Adapter, names: Names
-) -> dict[str, Array]:
-    """The weight and bias with IA3's factors in them, by path."""
-    weight = flat[path]
-    whole = weight.astype(jnp.float32)
-    found = {}
+def _is_added(path: str) -> bool:
+    return path.rpartition("/")[0].endswith((LORA, IA3))
+
+
+def _adapter(owner: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    names = (name for name in arrays if name.rpartition("/")[0] == owner)
+    return {name.rpartition("/")[2]: arrays[name] for name in names}
+
+
+def _weight_of(path: str) -> str:
+    """The path of a bias's weight; of other parameters their own."""
+    folder, _, name = path.rpartition("/")
+    weight = "kernel" if name == "bias" else name.removesuffix("_bias")
+    return path if name == weight else f"{folder}/{weight}"
+
+
+def _multiplied(weight: Array, adapter: Adapter, batch: int) -> Array:
+    """The weight with IA3's factors of its inputs and outputs in it."""
     if "in" in adapter:
         factors = adapter["in"]
-        whole = whole * factors.reshape(
-            *factors.shape, *(1,) * (whole.ndim - factors.ndim)
-        )
+        ones = (1,) * (weight.ndim - factors.ndim)
+        weight = weight * factors.reshape(*factors.shape, *ones)
     if "out" in adapter:
-        factors, batch = adapter["out"], num_batch_axes(names)
-        ones = (1,) * (whole.ndim - factors.ndim)
-        whole = whole * factors.reshape(
+        factors = adapter["out"]
+        ones = (1,) * (weight.ndim - factors.ndim)
+        weight = weight * factors.reshape(
             *factors.shape[:batch], *ones, *factors.shape[batch:]
         )
-        folder, _, name = path.rpartition("/")
-        bias = f"{folder}/{'bias' if name == 'kernel' else f'{name}_bias'}"
-        if bias in flat:
-            found[bias] = (flat[bias] * factors).astype(flat[bias].dtype)
-    return found | {path: whole.astype(weight.dtype)}
+    return weight

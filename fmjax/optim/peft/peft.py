@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 import jax
@@ -196,15 +196,16 @@ class PeftPlan:
             flat[path] = added.init(own)
         return traverse_util.unflatten_dict(flat, sep="/")
 
-    def fit(self, params: Any) -> Any:
+    def fit(self, params: Any, without: Collection[str] = ()) -> Any:
         """The parameters, with initial values that depend on the model's set.
 
         Args:
           params: nested dict of all parameters, those of the model as they were read.
+          without: paths of added parameters that have their values already.
         """
         flat = traverse_util.flatten_dict(params, sep="/")
         for path, added in self.added.items():
-            if added.fit is None:
+            if added.fit is None or path in without:
                 continue
             adapter, _, _ = path.rpartition("/")
             base = adapter.rpartition("_")[0]

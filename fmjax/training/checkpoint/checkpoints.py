@@ -456,15 +456,22 @@ def _names(path: tuple) -> list[str]:
     return [jax.tree_util.keystr((key,), simple=True) for key in path]
 
 
-def save_model(run_dir: pathlib.Path, params: dict, extra: dict | None = None) -> None:
+def save_model(
+    run_dir: pathlib.Path,
+    params: dict,
+    extra: dict | None = None,
+    references: Sequence[Reference] = (),
+) -> None:
     """Writes the checkpoint of step 0 for an imported model.
 
     Args:
       run_dir: the run directory.
       params: nested dict of parameters.
       extra: the other collections by name; None for none.
+      references: parameters that are those of other runs.
     """
-    checkpoints = Checkpoints(as_path(run_dir))
+    omitted = [path for each in references for path in each.arrays]
+    checkpoints = Checkpoints(as_path(run_dir), references=references, omitted=omitted)
     checkpoints.save(State(jax.numpy.int32(0), params, extra or {}, ()), {}, {})
     checkpoints.wait()
     checkpoints.close()

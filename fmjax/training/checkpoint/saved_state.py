@@ -155,14 +155,19 @@ class SavedState:
           UserError: another run is missing, or its arrays are not those of training.
         """
         every = dict(self.stored)
-        for reference, saved in zip(self.references, self._others):
+        for reference, saved in zip(self.references, self.bases):
             shapes = saved.param_shapes
             for path, (source, dtype) in reference.arrays.items():
                 every[f"params/{path}"] = (shapes[source], dtype)
         return every
 
     @functools.cached_property
-    def _others(self) -> "list[SavedState]":
+    def bases(self) -> "list[SavedState]":
+        """The checkpoints of `references`, in the same order.
+
+        Raises:
+          UserError: another run is missing, or its arrays are not those of training.
+        """
         return [self._other(reference) for reference in self.references]
 
     def _other(self, reference: Reference) -> "SavedState":
@@ -189,6 +194,11 @@ class SavedState:
             if part.path in places
         )
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    @property
+    def run_dir(self) -> pathlib.Path:
+        """Its run directory."""
+        return self.folder.parent.parent
 
     @property
     def param_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -247,7 +257,7 @@ class SavedState:
         self, wanted: dict[str, jax.ShapeDtypeStruct]
     ) -> dict[str, jax.Array]:
         found: dict[str, jax.Array] = {}
-        for reference, saved in zip(self.references, self._others if wanted else ()):
+        for reference, saved in zip(self.references, self.bases if wanted else ()):
             sources = {
                 name: reference.arrays[name][0]
                 for name in wanted
