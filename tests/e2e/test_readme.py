@@ -111,6 +111,7 @@ CUT_SHORT = {
     "fmjax train mine.gin sentencepiece.file": SHORT,
     "fmjax train train_pictures.gin": [*SMALL_MODEL, *BRIEF, "train.steps=2"],
     "fmjax train continue.gin": [*BRIEF, "train.steps=2", "train.batch_size=8"],
+    "fmjax train tuned.gin": TUNED,
     "fmjax train reviews.gin": TUNED,
     "fmjax train vectors.gin": TUNED,
     "fmjax train qa_vectors.gin": TUNED,
