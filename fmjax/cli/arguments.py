@@ -59,7 +59,10 @@ def takes_run(sub: argparse.ArgumentParser) -> None:
     """Adds a run directory, and `--step` of its checkpoint."""
     sub.add_argument("run_dir", help="a run directory, or its s3://… or gs://…")
     sub.add_argument(
-        "--step", type=int, help="step of the checkpoint; default: the newest"
+        "--step",
+        type=_step,
+        help="step of the checkpoint, or best for that of the best validation "
+        "(train.best_metric); default: the newest",
     )
 
 
@@ -90,3 +93,7 @@ def takes_sampling(sub: argparse.ArgumentParser) -> None:
         choices=["float32", "bfloat16", "float16"],
         help="dtype of the parameters; default: as they were saved",
     )
+
+
+def _step(text: str) -> int | str:
+    return text if text == "best" else int(text)

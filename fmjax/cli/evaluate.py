@@ -41,8 +41,11 @@ def add(verbs: Verbs) -> None:
 
 def _eval(args: argparse.Namespace) -> None:
     from fmjax.evaluation.validation import evaluate_run
+    from fmjax.run.best_step import chosen_step
+    from fmjax.storage.paths import as_path
 
-    which = {"step": args.step, "bindings": args.bindings, "trust": args.trust}
+    step = chosen_step(as_path(args.run_dir), args.step, args.trust)
+    which = {"step": step, "bindings": args.bindings, "trust": args.trust}
     names = ("beams", "length_penalty", "max_tokens")
     given = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
     if given and not args.bleu:

@@ -45,6 +45,10 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
         "services that metrics are reported to",
         ("training.reporting.trackers",),
     ),
+    "adversaries": (
+        "perturbations of inputs in training, and attacks",
+        ("training.adversary", "training.smoothness", "training.pgd_attack"),
+    ),
     "run": (
         "steps, checkpoints, meshes, freezing and other settings of a run",
         ("training", "sharding", "optim"),

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from fmjax.configurable import configurable, runtime_field
 from fmjax.errors import UserError
-from fmjax.objectives.attack import PGDAttack, find_inputs, no_perturbation, perturb
+from fmjax.objectives.attack import find_inputs, no_perturbation, perturb
 from fmjax.objectives.classification import Classification
 from fmjax.objectives.label_objective import LabelObjective
 from fmjax.objectives.objective import Objective
@@ -20,6 +20,7 @@ from fmjax.sharding.rules import LogicalRules
 from fmjax.sharding.xla_options import Changes, compiled_with, xla_options
 from fmjax.training.evaluate import evaluate
 from fmjax.training.experiment import EvaluationPoint, Experiment, Found
+from fmjax.training.pgd_attack import PGDAttack
 
 
 @configurable("robust_accuracy")

@@ -51,6 +51,7 @@ from fmjax.models.text_embedding import (
 )
 from fmjax.objectives.text_classification import TextClassification
 from fmjax.run import directory as run_dir
+from fmjax.run.best_step import Step, chosen_step
 from fmjax.sharding.mesh import MeshConfig, batch_shards, on_mesh
 from fmjax.sharding.rules import LogicalRules
 from fmjax.storage.paths import as_path
@@ -535,7 +536,7 @@ def _check_batch_size(batch_size: int) -> None:
 @explained_out_of_memory(LESS_MEMORY)
 def load(
     directory: str | os.PathLike,
-    step: int | None = None,
+    step: Step = None,
     mesh: MeshConfig | None = None,
     trust: bool = False,
     dtype: str | None = None,
@@ -544,8 +545,8 @@ def load(
 
     Args:
       directory: a run directory, from `fmjax train` or `fmjax import`.
-      step: step of the checkpoint; the newest if None. Averaged parameters are used if
-        the run has them.
+      step: step of the checkpoint; the newest if None; "best" for the saved step of
+        the best train.best_metric. Averaged parameters are used if the run has them.
       mesh: the mesh for the parameters, such as MeshConfig(data=1, fsdp=-1); only the
         first device if None.
       trust: whether the run's config may import Python modules.
@@ -566,6 +567,7 @@ def load(
         )
     directory = as_path(directory)
     config = run_dir.stored_experiment(directory, trust)
+    step = chosen_step(directory, step, trust)
     devices = jax.local_devices()[:1] if mesh is None else jax.devices()
     mesh = mesh or MeshConfig()
     mesh = dataclasses.replace(mesh, rules=mesh.rules or config.mesh.rules)

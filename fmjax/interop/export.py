@@ -31,6 +31,7 @@ from fmjax.interop.safetensors_writer import write as write_tensors
 from fmjax.interop.weights import leaves, tensors
 from fmjax.models.contracts import vocab_size_of
 from fmjax.run import directory as run_dirs
+from fmjax.run.best_step import Step, chosen_step
 from fmjax.sharding.mesh import MeshConfig
 from fmjax.storage.new_folder import new_folder
 from fmjax.storage.paths import as_path
@@ -45,7 +46,7 @@ def export_model(
     run_dir: str | os.PathLike,
     hf_dir: str | os.PathLike,
     *,
-    step: int | None = None,
+    step: Step = None,
     dtype: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     model_type: str | None = None,
@@ -61,8 +62,7 @@ def export_model(
     Args:
       run_dir: a run directory, from `fmjax train` or `fmjax import`.
       hf_dir: the folder to write; it must be new.
-      step: step of the checkpoint; the newest if None. Averaged parameters are used if
-        the run has them.
+      step: as of `fmjax.load`. Averaged parameters are used if the run has them.
       dtype: dtype of the weights: float32, float16 or bfloat16; if None, that of the
         files from which the model was imported, or float32.
       max_shard_bytes: maximum bytes of a file of weights.
@@ -83,6 +83,7 @@ def export_model(
     """
     source = as_path(run_dir)
     experiment = run_dirs.stored_experiment(source, trust)
+    step = chosen_step(source, step, trust)
     objective, peft = experiment.objective, experiment.peft
     if not merged and peft is not None and peft.methods:
         raise UserError(

@@ -4,8 +4,7 @@ Perturbed are the word vectors of texts, or the pixels of images. Each input of 
 a model, such as those of an encoder and of a decoder, has a perturbation of its own.
 """
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import jax
@@ -13,8 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Key
 
-from fmjax.configurable import configurable
-from fmjax.errors import UserError, require
+from fmjax.errors import UserError
 from fmjax.models.layers.dropout import fold_keys
 from fmjax.models.layers.perturbation import recorded_words, with_perturbation
 from fmjax.objectives.objective import Objective
@@ -147,61 +145,6 @@ def project(deltas: Deltas, radius: float, norm: Norm, per: Per) -> Deltas:
             size > radius, radius / jnp.maximum(size, radius), 1
         )
     return found
-
-
-@configurable("pgd_attack")
-@dataclasses.dataclass(frozen=True)
-class PGDAttack:
-    """Projected gradient descent against a trained model (Madry et al. 2018).
-
-    Each step raises the loss of a row, and the result is projected on a ball. It starts
-    at the input itself.
-
-    Attributes:
-      radius: the largest norm of a perturbation, in units of word vectors as they are
-        in the table, or of normalized pixels.
-      steps: number of steps.
-      step_size: norm of a step; 2.5 · radius / steps if None.
-      norm: "l2", or "linf" for a bound of each entry.
-      per: whether the norm is of a whole "row", a text or an image, or of each
-        "token"; the same for "linf".
-    """
-
-    radius: float = 1.0
-    steps: int = 10
-    step_size: float | None = None
-    norm: Norm = "l2"
-    per: Per = "row"
-
-    def __post_init__(self):
-        require(self, "radius", self.radius > 0, "more than 0")
-        require(self, "steps", self.steps >= 1, "at least 1")
-        size = self.step_size
-        require(self, "step_size", size is None or size > 0, "more than 0, or None")
-
-    def __call__(
-        self, gradient: Callable[[Deltas], Deltas], start: Deltas, steps: int
-    ) -> Deltas:
-        """The perturbations after a number of steps.
-
-        Args:
-          gradient: of the loss, at given perturbations.
-          start: the first perturbations.
-          steps: number of steps.
-        """
-
-        def step(deltas, _):
-            return self.step(deltas, gradient(deltas)), None
-
-        deltas, _ = jax.lax.scan(step, start, length=steps)
-        return deltas
-
-    def step(self, deltas: Deltas, gradients: Deltas) -> Deltas:
-        """The perturbations after one more step, with the gradients there."""
-        size = self.step_size or 2.5 * self.radius / self.steps
-        moves = ascent(gradients, self.norm, self.per)
-        moved = jax.tree.map(lambda x, move: x + size * move, deltas, moves)
-        return project(moved, self.radius, self.norm, self.per)
 
 
 def _of_batch(x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:

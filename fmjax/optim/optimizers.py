@@ -44,17 +44,23 @@ class Optimizer(abc.ABC):
         learning rate · λ · weight. The default is GPT-3's.
       clip_norm: the global norm to which larger gradients are scaled down; None for no
         clipping. The default is GPT-3's.
+      layer_decay: factor of the learning rate from a layer to the one below, for
+        fine-tuning, such as 0.9 (ELECTRA) or 0.385 (ULMFiT: 1 / 2.6); heads have 1, the
+        top layer has the factor once, and what is below layer 0 once more than that.
     """
 
     schedule: Schedule
     weight_decay: float = 0.1  # arXiv:2005.14165, appendix B
     clip_norm: float | None = 1.0
+    layer_decay: float = 1.0
 
     def __post_init__(self):
         """Raises UserError for values out of bounds."""
         require(self, "weight_decay", self.weight_decay >= 0, "0 or more")
         fits = self.clip_norm is None or self.clip_norm > 0
         require(self, "clip_norm", fits, "None (no clipping) or a number above 0")
+        fits = 0 < self.layer_decay <= 1
+        require(self, "layer_decay", fits, "a number above 0, at most 1")
 
     def build(
         self,

@@ -1,13 +1,16 @@
 """Factors by which an optimizer treats parameters differently.
 
-`fmjax.optim.mup` decides what they are.
+`fmjax.optim.mup`, `fmjax.optim.peft` and `fmjax.optim.layer_decay` decide what they
+are.
 """
 
 import collections
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from fmjax.optim.axes import is_names
@@ -19,14 +22,14 @@ class Scaling:
 
     Attributes:
       init: of its initial values.
-      rate: of its learning rate.
+      rate: of its learning rate; of a stack of layers also one for each, in order.
       decay: of its weight decay; a step subtracts learning rate · rate · weight decay ·
         decay · weight.
       epsilon: of Adam's epsilon.
     """
 
     init: float = 1.0
-    rate: float = 1.0
+    rate: float | tuple[float, ...] = 1.0
     decay: float = 1.0
     epsilon: float = 1.0
 
@@ -42,7 +45,7 @@ def scale_init(scaling: Any, params: Any) -> Any:
 
 def scale_rates(scaling: Any) -> optax.GradientTransformation:
     """Multiplies updates by the factors of the learning rate."""
-    return _scale(jax.tree.map(lambda scale: scale.rate, scaling))
+    return _scale(scaling, lambda scale: scale.rate)
 
 
 def scale_gradients(scaling: Any) -> list[optax.GradientTransformation]:
@@ -53,7 +56,7 @@ def scale_gradients(scaling: Any) -> list[optax.GradientTransformation]:
     """
     if scaling is None:
         return []
-    return [_scale(jax.tree.map(lambda scale: 1 / scale.epsilon, scaling))]
+    return [_scale(scaling, lambda scale: 1 / scale.epsilon)]
 
 
 def rate_groups(scaling: Any, params: Any) -> dict[float, int]:
@@ -67,7 +70,9 @@ def rate_groups(scaling: Any, params: Any) -> dict[float, int]:
         return {1.0: sum(leaf.size for leaf in jax.tree.leaves(params))}
     sizes: collections.Counter[float] = collections.Counter()
     for scale, leaf in zip(jax.tree.leaves(scaling), jax.tree.leaves(params)):
-        sizes[scale.rate] += leaf.size
+        rates = scale.rate if isinstance(scale.rate, tuple) else (scale.rate,)
+        for rate in rates:
+            sizes[rate] += leaf.size // len(rates)
     return dict(sorted(sizes.items(), reverse=True))
 
 
@@ -81,12 +86,14 @@ def like_axes(axes: Any, scaling: Any) -> Any:
     )
 
 
-def _scale(factors: Any) -> optax.GradientTransformation:
-    def update(updates, _):
-        return jax.tree.map(
-            lambda factor, leaf: leaf if factor == 1.0 else factor * leaf,
-            factors,
-            updates,
-        )
+def _scale(
+    scaling: Any, factor_of: Callable[[Scaling], float | tuple[float, ...]]
+) -> optax.GradientTransformation:
+    def scaled(scale: Scaling, leaf: jax.Array) -> jax.Array:
+        factor = factor_of(scale)
+        if isinstance(factor, tuple):
+            ones = (1,) * (leaf.ndim - 1)
+            return np.asarray(factor, leaf.dtype).reshape(-1, *ones) * leaf
+        return leaf if factor == 1.0 else factor * leaf
 
-    return optax.stateless(update)
+    return optax.stateless(lambda updates, _: jax.tree.map(scaled, scaling, updates))

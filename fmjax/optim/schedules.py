@@ -10,6 +10,7 @@ An int `warmup_steps`, such as 2000, is a number of steps. A float below 1, such
 
 import abc
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -240,6 +241,46 @@ class Cyclic(Schedule):
             height = 1 - jnp.abs(2 * phase - 1)
             low = self.low_fraction
             return self.learning_rate * (low + (1 - low) * height)
+
+        return triangle
+
+
+@configurable("slanted_triangular")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SlantedTriangular(Schedule):
+    """Slanted triangular learning rate of ULMFiT (Howard & Ruder 2018, eq. 3).
+
+    It rises linearly from peak / ratio over the first `cut_fraction` of train.steps,
+    and falls back over the others. The defaults are the paper's.
+
+    Attributes:
+      cut_fraction: share of the steps over which the rate rises.
+      ratio: the peak by the lowest rate.
+    """
+
+    cut_fraction: float = 0.1
+    ratio: float = 32.0
+
+    def __post_init__(self):
+        """Raises UserError for values out of bounds."""
+        super().__post_init__()
+        fits = 0 < self.cut_fraction < 1
+        require(self, "cut_fraction", fits, "a number between 0 and 1")
+        require(self, "ratio", self.ratio >= 1, "1 or more")
+
+    @property
+    def reads_train_steps(self) -> bool:
+        """True."""
+        return True
+
+    def _curve(self, train_steps: int) -> optax.Schedule:
+        # The paper rounds down; a run of few steps has a step of the peak nevertheless.
+        cut = max(1, math.floor(self.cut_fraction * train_steps))
+
+        def triangle(step):
+            falling = 1 - (step - cut) / (cut * (1 / self.cut_fraction - 1))
+            height = jnp.maximum(jnp.where(step < cut, step / cut, falling), 0)
+            return self.learning_rate * (1 + height * (self.ratio - 1)) / self.ratio
 
         return triangle
 

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterable
 
 from fmjax.errors import UserError
+from fmjax.run.best_step import Step, chosen_step
 from fmjax.run.directory import CONFIG, TOKENIZER, config_file
 from fmjax.storage import objects
 from fmjax.storage.new_folder import new_folder
@@ -15,7 +16,7 @@ from fmjax.training.reporting import events, metrics
 
 
 def fork(
-    run_dir: str | os.PathLike, new_dir: str | os.PathLike, step: int | None = None
+    run_dir: str | os.PathLike, new_dir: str | os.PathLike, step: Step = None
 ) -> int:
     """Copies a checkpoint of a run, and what led to it, to a new run directory.
 
@@ -28,7 +29,7 @@ def fork(
     Args:
       run_dir: the run directory; it may be training.
       new_dir: a new or empty directory, or an address in a bucket.
-      step: of the checkpoint; None for the newest.
+      step: of the checkpoint; None for the newest, "best" as of `fmjax.load`.
 
     Returns:
       The step.
@@ -39,7 +40,7 @@ def fork(
     """
     old = as_path(run_dir, "the run directory")
     config_file(old)  # Raises if it is not a run directory.
-    steps = saved_steps(old)
+    step, steps = chosen_step(old, step), saved_steps(old)
     if not steps or (step is not None and step not in steps):
         has = f"its steps are {', '.join(map(str, steps))}" if steps else "it has none"
         raise UserError(f"{old} has no checkpoint of step {step}; {has}.")

@@ -175,8 +175,18 @@ class RunRecord:
     @property
     def evaluated(self) -> bool:
         """Whether the evaluation after the last checkpoint's step is recorded."""
-        ends = [(event["kind"], event["step"]) for event in self.events]
-        return bool(self.saved) and ("finished", self.saved[-1]) in ends
+        return bool(self.saved) and self._noted("finished", self.saved[-1])
+
+    @property
+    def complete(self) -> bool:
+        """Whether the last checkpoint is of the last step, or of an early stop."""
+        if not self.saved or self.steps is None:
+            return False
+        last = self.saved[-1]
+        return last >= self.steps or self._noted("stopped early", last)
+
+    def _noted(self, kind: str, step: int) -> bool:
+        return any((e["kind"], e["step"]) == (kind, step) for e in self.events)
 
     @property
     def state(self) -> RunState:
@@ -199,7 +209,7 @@ class RunRecord:
                 f"process {owner.get('pid')} on {owner.get('host')} trains it; lock "
                 f"updated {age} ago{doubt}",
             )
-        if self.saved and self.steps is not None and self.saved[-1] >= self.steps:
+        if self.complete:
             if self.evaluated:
                 return RunState(FINISHED, "finished")
             return RunState(NOT_EVALUATED, "all steps done, last evaluation missing")

@@ -162,8 +162,8 @@ def _trouble(log: list, bad: list) -> str:
 
 
 def _restart(record: RunRecord) -> str:
-    saved, steps = record.saved, record.steps or 0
-    if saved and saved[-1] >= steps:
+    saved = record.saved
+    if record.complete:
         if record.evaluated:
             return "would change nothing: the run is finished"
         return "would run the last evaluation"

@@ -16,7 +16,6 @@ from fmjax.objectives.attack import (
     Input,
     Norm,
     Per,
-    PGDAttack,
     ascent,
     no_perturbation,
     project,
@@ -24,6 +23,7 @@ from fmjax.objectives.attack import (
 )
 from fmjax.objectives.objective import EmbeddingObjective, Objective
 from fmjax.objectives.terms import Ratio
+from fmjax.training.pgd_attack import PGDAttack
 
 # ((loss, ((sums, metrics), collections)), gradients), as of `jax.value_and_grad`.
 Found = tuple[tuple[Array, Any], Any]

@@ -10,6 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from fmjax.data.runtime.batch_source import ObservesParameters
+from fmjax.errors import UserError
 from fmjax.sharding.mesh import global_batch, local_rows
 from fmjax.training.checkpoint.checkpoints import Checkpoints
 from fmjax.training.checkpoint.clock import SaveClock
@@ -17,6 +18,7 @@ from fmjax.training.checkpoint.saved_state import in_a_line
 from fmjax.training.checkpoint.saver import Saver
 from fmjax.training.checks import check_same_data
 from fmjax.training.describe_run import describe_run
+from fmjax.training.early_stopping import EarlyStopping
 from fmjax.training.environment import program, versions
 from fmjax.training.experiment import EvaluationPoint, Experiment
 from fmjax.training.faults.bad_step_log import BadStepLog, Diverged, Rollback
@@ -118,7 +120,8 @@ class Loop:
             keep_last=run.keep_last,
             keep_every=run.keep_every,
             keep_best=run.keep_best,
-            losses=metrics.losses(run_dir, "validation"),
+            values=metrics.values(run_dir, "validation", run.best_metric),
+            best_mode=run.best_mode,
             references=setup.references,
             omitted=setup.omitted,
         )
@@ -128,6 +131,7 @@ class Loop:
             run.save_pause_seconds,
             lambda text: self._reports.event("save failed", self.done, text),
         )
+        self._stopping = EarlyStopping(run, run_dir)
         self._clock = SaveClock(run.checkpoint_minutes)
         self._profile = StepProfile(spool.folder, run.profile, self._program)
         self._validate = Validation(experiment, setup.sharding, setup.eval_batch_size)
@@ -141,8 +145,8 @@ class Loop:
 
     @property
     def complete(self) -> bool:
-        """Whether all updates are done."""
-        return self.done >= self._run.steps
+        """Whether all updates are done, or no more of them are wanted."""
+        return self.done >= self._run.steps or self._stopping.over(self.done)
 
     def restore(self) -> None:
         """Reads the newest intact checkpoint, or makes the initial state without one.
@@ -172,11 +176,13 @@ class Loop:
                 seen = found.data.get("seen", float("nan"))
                 averages = found.data.get("noise_scale")
                 self.done, self.state = found.step, found.state
+        self._stopping.forget_after(self.done)
         if self.complete:
             self.evaluated = _noted_as_finished(self._spool.folder, self.done)
             also = "" if self.evaluated else ", but for its last evaluation"
             message = f"finished already, at step {self.done}{also}"
-            reports.say(f"{message}; a larger train.steps extends the run")
+            more = "train.steps" if self.done >= self._run.steps else "train.patience"
+            reports.say(f"{message}; a larger {more} extends the run")
         elif found is not None:
             message = f"resuming from step {self.done}"
             reports.event("resumed", self.done, message)
@@ -199,6 +205,19 @@ class Loop:
         if not (self.complete and self.evaluated):
             self._spent.note(self.done)
         self._spent.run_from(goodput.STEPS)
+        if self._run.patience is not None and self._owes_evaluation():
+            # It was interrupted at this step, before its evaluation.
+            self.evaluate(last=False)
+            self._note_if_stopped()
+
+    def _owes_evaluation(self) -> bool:
+        due = self.done and not self.done % self._run.eval_every
+        return due and not (self.complete or self._stopping.known(self.done))
+
+    def _note_if_stopped(self) -> None:
+        if self._stopping.over(self.done):
+            message = self._stopping.describe(self.done)
+            self._reports.event("stopped early", self.done, message)
 
     def _initial_state(self) -> State:
         plan = self._setup.plan
@@ -264,6 +283,13 @@ class Loop:
             return
         # All pending losses are read first, so that no bad step is saved or evaluated.
         with self._log.paused(), self.watchdog.paused():
+            if evaluates and run.patience is not None:
+                # First, as it says whether this step is the best, or the last.
+                evaluates = False
+                self.evaluate(last=False)
+                self._note_if_stopped()
+                ends = self.complete
+                saves |= ends or self._stopping.best(step) == step
             if saves:
                 self._save(wait=ends)
             if evaluates:
@@ -279,12 +305,27 @@ class Loop:
             seen = {f"{self._experiment.objective.unit}_seen": self._log.seen}
             seen |= self._epoch(self._batches.get_state()["position"])
             self._validation = self._reports.validation(step, values, found, seen)
-        if values:
-            self._checkpoints.note_loss(step, values["loss"])
+        self._note_best(step, self._validation)
         if last:
             self.evaluated = True
             self._reports.note("finished", step)
         self._upload_reports()
+
+    def _note_best(self, step: int, values: dict[str, float]) -> None:
+        """Records an evaluation for train.keep_best and train.patience.
+
+        Raises:
+          UserError: it has no train.best_metric.
+        """
+        name = self._run.best_metric
+        if name in values:
+            self._checkpoints.note_value(step, values[name])
+            self._stopping.note(step, values)
+        elif self._run.patience or (self._run.keep_best and values):
+            raise UserError(
+                f"train.best_metric = {name!r}: the validation gives "
+                f"{', '.join(sorted(values)) or 'nothing'}; expected one of these."
+            )
 
     def roll_back(self, error: Rollback) -> None:
         """Restores a checkpoint from before a bad step; its batches will be skipped.

@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from fmjax.objectives.objective import Objective
 from fmjax.optim.freezing import Freeze, Freezing, plan_freezing
+from fmjax.optim.layer_decay import decay_by_layer
 from fmjax.optim.parametrization import combine
 from fmjax.optim.peft.peft import Peft, PeftPlan
 from fmjax.optim.scaling import rate_groups, scale_init
@@ -168,6 +169,9 @@ def plan_state(
     if added is not None:
         axes, shapes = axes | {"params": added.axes}, shapes | {"params": added.shapes}
         scaling = added.scaling(scaling)
+    if (decay := optimizer.layer_decay) != 1.0:
+        binding = f"{optimizer.gin_name}.layer_decay"
+        scaling = decay_by_layer(scaling, shapes["params"], decay, binding)
     specs = kept = param_specs(axes, shapes, mesh, rules)
     if optimizer_rules not in (None, rules):
         kept = param_specs(axes, shapes, mesh, optimizer_rules)

@@ -37,7 +37,13 @@ class TrainConfig:
       keep_last: number of newest checkpoints to keep.
       keep_every: checkpoints whose step is a multiple of this are never deleted; None
         for none.
-      keep_best: number of checkpoints of lowest validation loss to keep as well.
+      keep_best: number of checkpoints of the best validation to keep as well.
+      best_metric: metric of the validation split, or of an evaluation, that says which
+        is the best.
+      best_mode: whether its lowest value ("min") or its highest ("max") is the best.
+      patience: evaluations one after another that are no better than the best before
+        them, after which the run stops; each best is saved, and kept with keep_best.
+        None never stops a run before its last step.
       save_attempts: consecutive failures to save that end a run.
       save_pause_seconds: seconds before a failed save is tried again; doubled after
         each further failure.
@@ -77,6 +83,9 @@ class TrainConfig:
     keep_last: int = runtime_field(2)
     keep_every: int | None = runtime_field(None)
     keep_best: int = runtime_field(0)
+    best_metric: str = runtime_field("loss")
+    best_mode: Literal["min", "max"] = runtime_field("min")
+    patience: int | None = runtime_field(None)
     save_attempts: int = runtime_field(6)
     save_pause_seconds: float = runtime_field(10.0)
     hang_factor: float = runtime_field(30.0)
@@ -103,10 +112,14 @@ class TrainConfig:
         require(self, "seed", 0 <= self.seed < 2**32, f"0 to 2**32 - 1 = {2**32 - 1}")
         for name in (
             "eval_batches", "eval_batch_size", "keep_every", "noise_scale",
-            "lr_batch_size",
+            "lr_batch_size", "patience",
         ):  # fmt: skip
             value = getattr(self, name)
             require(self, name, value is None or value >= 1, "at least 1, or None")
+        for name in ("eval_every", "keep_best"):
+            fits = self.patience is None or getattr(self, name) >= 1
+            expected = f"at least 1 with train.patience = {self.patience}"
+            require(self, name, fits, expected)
         for name in ("save_pause_seconds", "hang_factor", "hang_seconds"):
             require(self, name, getattr(self, name) > 0, "more than 0")
         needed = (self.lr_scaling is None) == (self.lr_batch_size is None)

@@ -12,6 +12,7 @@ import transformers
 
 from fmjax.cli import main as cli
 from fmjax.config.load import load_data
+from fmjax.data.inspect.labelled import inspect_labelled
 from fmjax.data.sources import classes
 from fmjax.data.sources.labelled_records import LabelledRecords
 from fmjax.data.tasks.mixture import Mixture
@@ -314,3 +315,46 @@ def test_inspect_counts_the_classes_of_both_splits(tmp_path, monkeypatch, capsys
     tiny.append("data.streaming=True")
     assert cli.main(["data", "inspect", str(config), *tiny]) == 0
     assert re.search("→ (ham|spam)", capsys.readouterr().out)
+
+
+def test_numbers_are_labels_of_regression(tmp_path):
+    values = [0.5, -3, "2.25", 1e3]
+    lines(tmp_path / "a.jsonl", [{"text": "x", "label": v} for v in values])
+    frame = pandas.DataFrame({"text": TEXTS[:4], "label": [0.5, -3, 2.25, 1e3]})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_parquet(tmp_path / "a.parquet")
+    for name in ("a.jsonl", "a.csv", "a.parquet"):
+        source, found = labelled(tmp_path / name, numbers=True)
+        assert source.class_names() == ()
+        assert found == [(0.5,), (-3.0,), (2.25,), (1000.0,)]
+    data = data_of(source, tmp_path)
+    data.prepare()
+    assert data.row_dtypes()["labels"] == np.float32
+    (batch,) = data.eval_batches(4, range(4), split="train")
+    np.testing.assert_array_equal(batch["labels"], [0.5, -3, 2.25, 1e3])
+    assert data.class_names() == ()
+    report = inspect_labelled(data)
+    assert report.examples[0].partition("→ ")[2] in ("0.5", "-3", "2.25", "1000")
+
+
+def test_what_is_no_number_is_named_with_its_line(tmp_path):
+    values = ["a", None, True, float("nan"), float("inf"), [1.0]]
+    file = lines(tmp_path / "a.jsonl", [{"text": "x", "label": v} for v in values])
+    source = LabelledRecords(file, numbers=True, validation_fraction=0.0)
+    faults = [fault for *_, fault in source.labelled("train")]
+    assert len(faults) == 6
+    for fault in faults[1:2] + faults[5:]:
+        assert fault.endswith("as 'label'; expected a finite number")
+    assert "has the string 'a' as 'label'; expected a finite number" in faults[0]
+    assert all("number" in fault or "JSON" in fault for fault in faults)
+    with pytest.raises(UserError, match=r"labelled_records\.numbers = True with"):
+        LabelledRecords(file, numbers=True, several=True)
+
+
+def test_numbers_do_not_change_the_caches_of_classes(tmp_path):
+    """Those of earlier versions, whose sources had no numbers, are found again."""
+    rows = [{"text": text, "label": n % 2} for n, text in enumerate(TEXTS)]
+    source = LabelledRecords(lines(tmp_path / "a.jsonl", rows))
+    assert not any("numbers" in setting for setting in source._settings())
+    key = LabelledText(8, (), ("a", "b"), several=False).cache_key()
+    assert key.keys() == {"name", "room", "texts", "classes", "several"}

@@ -117,6 +117,15 @@ def test_a_negative_that_is_no_field_is_refused(tmp_path):
         data_of(source, tmp_path).prepare()
 
 
+def test_negatives_change_a_cache_and_their_absence_changes_none(tmp_path):
+    file, _ = records(tmp_path)
+    fields = {"inputs": "question", "targets": "answer"}
+    pairs = RecordPairs(file, **fields)
+    triples = RecordPairs(file, **fields, negatives=("wrong",))
+    assert pairs.fingerprint("train") != triples.fingerprint("train")
+    assert pairs._settings() == (("inputs", "question"), ("targets", "answer"))
+
+
 def test_caches_of_texts_and_of_pairs_are_apart(tmp_path):
     file, _ = records(tmp_path)
     source = RecordPairs(file, inputs="question", targets="answer")

@@ -47,7 +47,9 @@ def test_files_and_folders_that_pages_name_exist():
 def test_configs_that_pages_name_are_shipped():
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for name in set(re.findall(r"`((?:small|models|data|runs)/\w+\.gin)`", text)):
+        for name in set(
+            re.findall(r"`((?:small|models|data|runs|finetune)/\w+\.gin)`", text)
+        ):
             assert (ROOT / "configs" / name).exists(), f"{page.name}: {name}"
 
 

@@ -61,24 +61,34 @@ def trained(place, name, *bindings):
     return place / name
 
 
-def test_a_run_reports_robust_beside_clean_accuracy(place):
-    run_dir = trained(place, "run")
+@pytest.fixture(scope="module")
+def run_dir(place):
+    return trained(place, "run")
+
+
+def test_a_run_reports_robust_beside_clean_accuracy(run_dir):
     (line,) = metrics.read(run_dir, "validation")
     assert line["accuracy"] >= line["robust_accuracy"]
     assert line["robust_loss"] > line["cross_entropy"]
     found = evaluate_run(run_dir)
     for name in ("robust_accuracy", "robust_loss", "cross_entropy"):
         np.testing.assert_allclose(found[name], line[name], rtol=1e-4)
-    # A wider attack is a stronger one; a tiny one is none.
+    assert fmjax.load(run_dir).config.adversary.gin_name == "freelb"
+
+
+@pytest.mark.slow
+def test_a_wider_attack_is_a_stronger_one(run_dir):
+    (line,) = metrics.read(run_dir, "validation")
+    # A tiny one is none.
     more, none = (
         evaluate_run(run_dir, bindings=[f"pgd_attack.radius={radius}"])
         for radius in (2.0, 1e-6)
     )
     assert more["robust_loss"] > line["robust_loss"]
     np.testing.assert_allclose(none["robust_loss"], line["cross_entropy"], rtol=1e-3)
-    assert fmjax.load(run_dir).config.adversary.gin_name == "freelb"
 
 
+@pytest.mark.slow
 def test_the_adversarial_loss_is_a_metric_and_smart_needs_labels(place):
     run_dir = trained(
         place,

@@ -96,7 +96,7 @@ def test_the_checkpoint_of_lowest_validation_loss_is_kept(tiny, tmp_path, verb):
         "--run_dir", tmp_path / "run",
     )  # fmt: skip
     assert code == 0, err
-    losses = metrics.losses(tmp_path / "run", "validation")
+    losses = metrics.values(tmp_path / "run", "validation", "loss")
     assert sorted(losses) == [10, 20, 30, 40]
     before_the_last = {step: loss for step, loss in losses.items() if step < 40}
     best = min(before_the_last, key=before_the_last.get)

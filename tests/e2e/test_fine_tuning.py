@@ -67,12 +67,12 @@ def place(tmp_path_factory):
         yield folder
 
 
-def tuned(place, name, *bindings, lines=""):
-    """Fine-tunes the base on the records, by the three lines of a user's file."""
+def tuned(place, name, *bindings, lines="", base="base"):
+    """Fine-tunes a run on the records, by the three lines of a user's file."""
     (place / f"{name}.gin").write_text(
-        f"include '{place}/base/config.gin'\n"
+        f"include '{place}/{base}/config.gin'\n"
         "include 'finetune/texts.gin'\n"
-        f"RUN = '{place}/base'\n" + lines
+        f"RUN = '{place}/{base}'\n" + lines
     )
     short = ("data.length=32", "train.steps=60", "train.eval_every=0",
              "train.batch_size=16", "train.eval_batch_size=16",
@@ -313,3 +313,49 @@ def test_pairs_of_texts_with_several_labels(place, tmp_path):
     export_model(run_dir, tmp_path / "hf")
     config = transformers.AutoConfig.from_pretrained(tmp_path / "hf")
     assert config.problem_type == "multi_label_classification"
+
+
+ENCODER = """
+experiment.objective = @masked_lm()
+masked_lm.model = @bert()
+bert.transformer = @transformer()
+bert.max_length = 32
+transformer.norm_position = 'post'
+transformer.activation = 'gelu'
+data.rows = 'documents'
+data.corruption = @masking()
+bytes.specials = ('[CLS]', '[SEP]', '[MASK]')
+"""
+
+
+def test_an_encoder_is_tuned_by_its_pooled_vector_and_exported(place, tmp_path):
+    (place / "encoder.gin").write_text(BASE + ENCODER)
+    experiment = fmjax.load_experiment(
+        place / "encoder.gin", [f"TEXT_FILE={place / 'text.txt'}"]
+    )
+    fmjax.train(experiment, place / "encoder")
+    run_dir = tuned(
+        place, "encoder_classes", base="encoder",
+        lines="include 'finetune/encoder.gin'\n",
+    )  # fmt: skip
+    run = fmjax.load(run_dir)
+    assert run.model.num_classes == 3
+    assert not run.model.language_head
+    (line,) = metrics.read(run_dir, "validation")
+    rows = held_out(place)
+    texts = [row["text"] for row in rows]
+    found = run.classify(texts)
+    labels = [row["label"] for row in rows]
+    accuracy = sklearn.metrics.accuracy_score(labels, found.names)
+    assert line["accuracy"] == pytest.approx(accuracy)
+    export_model(run_dir, tmp_path / "hf")
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "hf"
+    ).eval()
+    assert type(theirs).__name__ == "BertForSequenceClassification"
+    tokenizer = run.tokenizer
+    first, last = (tokenizer.id_of(name) for name in ("[CLS]", "[SEP]"))
+    ids = [first, *tokenizer.encode(texts[0]), last]
+    with torch.no_grad():
+        logits = theirs(input_ids=torch.tensor([ids])).logits[0]
+    np.testing.assert_allclose(logits, found.logits[0], atol=2e-5)

@@ -261,12 +261,15 @@ def test_adapters_are_trained_further_in_another_run(tiny, base, tmp_path, verb)
     for more, message in (
         (["lora.rank=4"], "Expected the same"),
         (["lora.paths=('**/attention/key',)"], "without a place here"),
-        (["experiment.peft=None"], "fmjax merge"),
     ):
         code, _, err = verb(*command(tiny, second, tmp_path / "new", 2, *dora, *more))
         assert code == 2
         assert message in err
         assert not (tmp_path / "new").exists()
+    whole = ["experiment.init_from=(@init_from(),)", f"init_from.run='{second}'"]
+    code, _, err = verb("train", *tiny, *SHORT, *whole, "--run_dir", tmp_path / "new")
+    assert code == 2
+    assert "fmjax merge" in err
 
 
 @pytest.mark.slow

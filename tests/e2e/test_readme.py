@@ -61,6 +61,7 @@ SHORT_LADDER = [
     "ladder.target_steps=20",
     "ladder.bootstrap=16",
 ]  # fmt: skip
+TUNED = [*BRIEF, "train.steps=2", "train.batch_size=8", "data.length=32"]
 BYTES = ["text_task.tokenizer=@bytes()", "data.length=64"]
 # What is appended to each command by its beginning; the longest beginning that fits.
 CUT_SHORT = {
@@ -110,9 +111,11 @@ CUT_SHORT = {
     "fmjax train mine.gin sentencepiece.file": SHORT,
     "fmjax train train_pictures.gin": [*SMALL_MODEL, *BRIEF, "train.steps=2"],
     "fmjax train continue.gin": [*BRIEF, "train.steps=2", "train.batch_size=8"],
-    "fmjax train reviews.gin": [
-        *BRIEF, "train.steps=2", "train.batch_size=8", "data.length=32",
-    ],
+    "fmjax train tuned.gin": TUNED,
+    "fmjax train reviews.gin": TUNED,
+    "fmjax train vectors.gin": TUNED,
+    "fmjax train qa_vectors.gin": TUNED,
+    "fmjax train robust.gin": TUNED,
     "fmjax train own.gin": ["train.steps=2"],
     "fmjax train chat.gin": [*BRIEF, "train.steps=2", "data.length=64"],
     "fmjax data inspect chat.gin": ["data.length=64"],

@@ -173,3 +173,40 @@ def assert_same_run(one, other, steps=160):
     jax.tree.map(np.testing.assert_array_equal, load(one).params, load(other).params)
     assert losses(one) == losses(other)
     assert len(losses(one)) == steps
+
+
+def test_a_run_stops_early_and_alike_when_it_is_resumed(tiny, tmp_path, verb):
+    bindings = [
+        "adamw.schedule=@constant()",
+        "constant.learning_rate=1e-30",  # no evaluation is better than the first
+        "train.checkpoint_every=0",
+        "train.eval_every=2",
+        "train.patience=2",
+        "train.keep_best=1",
+        "train.keep_last=1",
+    ]
+
+    def train(run_dir, *more):
+        code, said, err = verb("train", *tiny, *bindings, *more, "--run_dir", run_dir)
+        assert code == 0, err
+        steps = sorted(int(path.name) for path in (run_dir / "checkpoints").iterdir())
+        return said, steps
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    said, steps = train(whole, "train.steps=20")
+    assert "stopped early at step 6: no loss better than" in said
+    assert steps == [2, 6]
+    assert load(whole, step="best").step == 2
+    assert '"step": 2' in verb("eval", whole, "--step", "best")[1]
+    assert "finished" in verb("status", whole)[1]
+    assert train(parts, "train.steps=2")[1] == [2]
+    # As if it had been interrupted at this step, before its evaluation.
+    file = parts / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(x for x in lines if '"validation"' not in x))
+    assert train(parts, "train.steps=20", "--override")[1] == [2, 6]
+    ends = (load(each).params for each in (parts, whole))
+    jax.tree.map(np.testing.assert_array_equal, *ends)
+    assert "finished already, at step 6" in train(whole, "train.steps=20")[0]
+    said, steps = train(whole, "train.steps=20", "train.patience=3")
+    assert steps == [2, 8]

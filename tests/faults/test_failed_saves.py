@@ -169,8 +169,8 @@ def test_a_slow_file_system_holds_up_nothing_until_the_next_save(tmp_path, monke
 def test_the_best_are_kept_after_a_restart(tmp_path):
     losses = {1: 3.0, 2: 1.0, 3: 2.0}
     for step, loss in losses.items():
-        known = metrics.losses(tmp_path, "validation")
-        checkpoints = Checkpoints(tmp_path, keep_last=1, keep_best=1, losses=known)
+        known = metrics.values(tmp_path, "validation", "loss")
+        checkpoints = Checkpoints(tmp_path, keep_last=1, keep_best=1, values=known)
         checkpoints.save(*what(step))
         checkpoints.wait()
         checkpoints.close()

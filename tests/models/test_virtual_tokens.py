@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from tiers import slow
 
 from fmjax.errors import UserError
 from fmjax.inference.sampling import Sampling
@@ -83,12 +84,10 @@ def assert_close(found, wanted):
 @pytest.mark.parametrize(
     ("family", "method"),
     [
-        ("rotary", "prefix"),
-        ("alibi", "prefix"),
         ("window", "prefix"),
-        ("learned", "prefix"),
-        ("rotary", "prompt"),
         ("alibi", "prompt"),
+        *map(slow, ("rotary", "alibi", "learned"), ["prefix"] * 3),
+        slow("rotary", "prompt"),
     ],
 )
 def test_each_text_of_a_packed_row_sees_what_it_sees_alone(family, method):
@@ -112,13 +111,11 @@ def test_each_text_of_a_packed_row_sees_what_it_sees_alone(family, method):
 @pytest.mark.parametrize(
     ("family", "method"),
     [
-        ("rotary", "prefix"),
         ("alibi", "prefix"),
-        ("window", "prefix"),
-        ("learned", "prefix"),
-        ("rotary", "prompt"),
         ("window", "prompt"),
         ("learned", "p_tuning"),
+        *map(slow, ("rotary", "window", "learned"), ["prefix"] * 3),
+        slow("rotary", "prompt"),
     ],
 )
 def test_generation_with_a_cache_is_that_of_the_whole_text(family, method):

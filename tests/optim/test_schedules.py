@@ -49,6 +49,11 @@ CASES = {
         schedules.Cosine(learning_rate=PEAK, end_fraction=0.0, steps=250),
         lambda t: 0.5 * (1 + math.cos(math.pi * share(t, 0, 250))),
     ),
+    "slanted triangle": (
+        schedules.SlantedTriangular(learning_rate=PEAK),
+        # With the paper's p of a cut at 40 steps, (1 + p (ratio - 1)) / ratio.
+        lambda t: (1 + 31 * (t / 40 if t < 40 else max(0, 1 - (t - 40) / 360))) / 32,
+    ),
     "T5's inverse square root": (
         schedules.InverseSquareRoot(learning_rate=PEAK, timescale=100),
         lambda t: 10 / math.sqrt(max(t, 100)),
@@ -141,6 +146,7 @@ def test_t5_decays_from_a_hundredth():
         (schedules.Linear(learning_rate=PEAK), True),
         (schedules.Cosine(learning_rate=PEAK), True),
         (schedules.WarmupStableDecay(learning_rate=PEAK), True),
+        (schedules.SlantedTriangular(learning_rate=PEAK), True),
         (schedules.Cosine(learning_rate=PEAK, steps=100), False),
         (schedules.Constant(learning_rate=PEAK, warmup_steps=0.5), True),
     ],

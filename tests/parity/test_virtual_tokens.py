@@ -16,6 +16,7 @@ from parity.models_of_transformers import (
     random_model,
     text,
 )
+from tiers import slow
 
 import fmjax
 from fmjax.models.layers.text_inputs import TextInputs
@@ -87,7 +88,7 @@ def prompt_tensors(theirs, plan):
     return {f"{owner}/{name}": each for name, each in own.items()}
 
 
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("family", ["llama", "bloom", slow("gpt2")])
 def test_a_prefix_of_peft_gives_the_same_logits(family, tmp_path):
     architecture, options = DECODERS[family]
     config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=N)
@@ -107,8 +108,15 @@ def test_a_prefix_of_peft_gives_the_same_logits(family, tmp_path):
     close(found["logits"], wanted, mask)
 
 
-@pytest.mark.parametrize("kind", PROMPTS)
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        ("gpt2", "prompt"),
+        ("llama", "p_tuning"),
+        slow("llama", "prompt"),
+        slow("gpt2", "p_tuning"),
+    ],
+)
 def test_a_prompt_of_peft_gives_the_same_logits(family, kind, tmp_path):
     method, make, options = PROMPTS[kind]
     config = make(task_type="CAUSAL_LM", num_virtual_tokens=N, **options)

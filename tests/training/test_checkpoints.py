@@ -118,7 +118,7 @@ def test_last_best_and_every_are_kept(tmp_path):
     for step, loss in enumerate([5.0, 1.0, 3.0, 4.0, 2.0, 6.0, 7.0], start=1):
         checkpoints.save(at(state, step), {}, {})
         # A step is evaluated once it is saved.
-        checkpoints.note_loss(step, loss)
+        checkpoints.note_value(step, loss)
     checkpoints.close()
     assert saved_steps(tmp_path) == [2, 4, 6, 7]
 

@@ -39,7 +39,7 @@ def test_a_run_goes_on_with_its_reports(run_dir):
     assert folder.name == "mine"
     assert [line["step"] for line in metrics.read(run_dir)] == [1, 2]
     assert [event["step"] for event in events.read(run_dir)] == [0, 1]
-    assert metrics.losses(run_dir, "train") == {1: 1.0, 2: 2.0}
+    assert metrics.values(run_dir, "train", "loss") == {1: 1.0, 2: 2.0}
     names = [path.name for path in run_dir.iterdir()]
     assert sum(name.startswith("events.out.tfevents") for name in names) == 2
 

@@ -91,6 +91,10 @@ class RecordPairs(RecordSource):
             *(RecordText(text, "record_pairs.negatives") for text in self.negatives),
         )
 
+    def _settings(self) -> tuple:
+        # Caches of earlier versions, which had no negatives, stay valid.
+        return tuple(each for each in super()._settings() if each != ("negatives", ()))
+
     def _identity(self, values: tuple[bytes, ...]) -> bytes:
         inputs, targets, *_ = values
         return b"%d %s%s" % (len(inputs), inputs, targets)

@@ -79,6 +79,7 @@ class Mixture:
 
     def text_count(self, root: Path) -> int:
         """The number of texts of an example; raises a UserError if they differ."""
+        self.has_inputs(root)  # Raises if only some are pairs.
         found = {task.text_count(root) for task in self.tasks}
         if len(found) > 1:
             raise UserError(

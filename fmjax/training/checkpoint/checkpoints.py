@@ -75,8 +75,9 @@ class Checkpoints:
       keep_last: newest checkpoints kept.
       keep_every: checkpoints at multiples of this step are never deleted; None for
         none.
-      keep_best: number of checkpoints of lowest validation loss that are also kept.
-      losses: validation losses known so far, by step.
+      keep_best: number of checkpoints of the best validation that are also kept.
+      values: of the validation known so far, by step.
+      best_mode: whether the lowest value ("min") or the highest ("max") is the best.
       references: parameters that are those of other runs.
       omitted: paths in the parameters of what follows from references, which is not
         written.
@@ -89,7 +90,8 @@ class Checkpoints:
         keep_last: int = 1,
         keep_every: int | None = None,
         keep_best: int = 0,
-        losses: Mapping[int, float] = types.MappingProxyType({}),
+        values: Mapping[int, float] = types.MappingProxyType({}),
+        best_mode: str = "min",
         references: Sequence[Reference] = (),
         omitted: Collection[str] = (),
     ):
@@ -99,14 +101,14 @@ class Checkpoints:
         self._clear_halves()
         self._waiter: threading.Thread | None = None
         self._failure: Exception | None = None
-        self._losses = dict(losses)
+        self._values = dict(values)
         self._references = references
         self._omitted = {f"params/{path}" for path in omitted}
         policies: list[preserve.PreservationPolicy] = [preserve.LatestN(keep_last)]
         if keep_every:
             policies.append(preserve.EveryNSteps(keep_every))
         if keep_best:
-            policies.append(KeepBest(self._losses, keep_best))
+            policies.append(KeepBest(self._values, keep_best, best_mode))
         self._promoted = KeepPromoted(run_dir)
         policies.append(self._promoted)
         self._manager = ocp.CheckpointManager(
@@ -172,13 +174,13 @@ class Checkpoints:
         self._waiter = threading.Thread(target=self._watch, daemon=True)
         self._waiter.start()
 
-    def note_loss(self, step: int, loss: float) -> None:
-        """Records the validation loss at a step, for `keep_best`.
+    def note_value(self, step: int, value: float) -> None:
+        """Records the validation at a step, for `keep_best`.
 
-        The loss may be recorded after the step was saved: old checkpoints are deleted
-        during the next save, which uses all losses recorded by then.
+        It may be recorded after the step was saved: old checkpoints are deleted during
+        the next save, which uses all values recorded by then.
         """
-        self._losses[step] = loss
+        self._values[step] = value
 
     def probe(self, state: State) -> None:
         """Raises an OSError if a checkpoint cannot be written now.

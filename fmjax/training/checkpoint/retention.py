@@ -15,24 +15,27 @@ REGISTRY = "registry.json"  # written by fmjax.run.registry
 
 
 class KeepBest:
-    """Keeps the checkpoints of lowest loss.
+    """Keeps the checkpoints of the best values of a metric.
 
-    Used instead of Orbax's `BestN`, which loses the losses when a run is restarted.
+    Used instead of Orbax's `BestN`, which loses the values when a run is restarted.
 
     Args:
-      losses: by step; may be added to later.
+      values: by step; may be added to later.
       count: number of checkpoints.
+      mode: whether the lowest value ("min") or the highest ("max") is the best.
     """
 
-    def __init__(self, losses: dict[int, float], count: int):
-        self._losses, self._count = losses, count
+    def __init__(self, values: dict[int, float], count: int, mode: str = "min"):
+        self._values, self._count = values, count
+        self._sign = 1 if mode == "min" else -1
 
     def should_preserve(self, checkpoints: Sequence, *, context) -> list[bool]:
         """Whether each checkpoint is one of the best."""
         del context
         steps = [info.step for info in checkpoints]
-        known = [step for step in steps if step in self._losses]
-        best = sorted(known, key=lambda step: self._losses[step])[: self._count]
+        known = [step for step in steps if step in self._values]
+        best = sorted(known, key=lambda step: self._sign * self._values[step])
+        best = best[: self._count]
         return [step in best for step in steps]
 
 

@@ -182,8 +182,15 @@ def read_texts(run_dir: pathlib.Path) -> list[dict[str, Any]]:
     return list(json_lines.read(as_path(run_dir) / TEXTS, fields))
 
 
-def losses(run_dir: pathlib.Path, split: str) -> dict[int, float]:
-    """The finite losses of a split, by step, from the run's metrics."""
+def values(run_dir: pathlib.Path, split: str, name: str) -> dict[int, float]:
+    """The finite values of a metric of a split, by step; of several the first.
+
+    At the last step a validation of some batches may come before that of all.
+    """
+    run_dir = as_path(run_dir)
     lines = read(run_dir, split) if (run_dir / FILE).exists() else []
-    found = {line["step"]: line.get("loss") for line in lines}
-    return {step: x for step, x in found.items() if isinstance(x, (int, float))}
+    found: dict[int, float] = {}
+    for line in lines:
+        if isinstance(value := line.get(name), (int, float)):
+            found.setdefault(line["step"], value)
+    return found
