@@ -116,6 +116,9 @@ CUT_SHORT = {
     "fmjax train vectors.gin": TUNED,
     "fmjax train qa_vectors.gin": TUNED,
     "fmjax train robust.gin": TUNED,
+    "fmjax train continue_adapter.gin": [
+        *BRIEF, "train.steps=2", "train.batch_size=8",
+    ],
     "fmjax train own.gin": ["train.steps=2"],
     "fmjax train chat.gin": [*BRIEF, "train.steps=2", "data.length=64"],
     "fmjax data inspect chat.gin": ["data.length=64"],

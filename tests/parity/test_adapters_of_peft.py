@@ -166,7 +166,7 @@ CASES = {
         lora(target_modules=["q_proj", "fc1"], modules_to_save=["classifier"]),
     ),
 }
-QUICK = ("llama", "gpt2, dora", "mixtral", "bert, ia3", "t5", "vit")
+QUICK = ("gpt2, dora", "mixtral", "bert, ia3")
 
 
 def inputs(model):
@@ -283,6 +283,7 @@ def test_merged_weights_are_those_of_peft(adapted):
     close(logits_of(in_memory, **ours), expected, where)
 
 
+@pytest.mark.slow
 def test_merging_does_to_each_weight_what_peft_does(tmp_path):
     architecture, options = DECODERS["llama"]
     base = random_model(architecture, options)
@@ -342,7 +343,8 @@ def test_experts_saved_by_earlier_versions_are_imported(tmp_path):
     ],
 )
 def test_a_head_that_the_adapter_has_alone_is_added(architecture, bare, tmp_path):
-    options = BERT | {"num_labels": 3}
+    # RoBERTa counts positions from 2.
+    options = BERT | {"num_labels": 3, "max_position_embeddings": 30}
     if "Llama" in architecture:
         options = DECODERS["llama"][1] | {"num_labels": 3, "pad_token_id": 0}
     theirs = random_model(architecture, options)

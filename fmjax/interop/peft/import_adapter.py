@@ -166,7 +166,8 @@ class _Adapted:
         )
         self.experiment = dataclasses.replace(
             experiment,
-            init_from=(InitFrom(run=named, step=saved.step),),
+            # The step is that of the checkpoint's reference.
+            init_from=(InitFrom(run=named),),
             freeze=(),
             peft=peft,
         )
@@ -288,8 +289,12 @@ class _Adapted:
         """The values of the model's parameters that are not the base's."""
         found = {}
         for path in whole:
-            is_head = path == HEAD and self._head is not None
-            old = self._head if is_head else self._read_base(path, base)
+            if path == HEAD and self._head is not None:
+                old = self._head
+            elif path in self._saved.param_shapes:
+                old = self._read_base(path, base)
+            else:  # Of a head that the adapter brings along, all of it.
+                old = np.zeros(base.shapes[path].shape)
             found[path] = np.array(old, np.float32)
             for index, value in pieces.whole.get(path, {}).items():
                 _put(found[path], index, value)
