@@ -118,9 +118,13 @@ class _Reader:
                     "tensors that agree."
                 )
         places = {base.find(module + WEIGHT) for module in present}
+        # Experts are modules in files of earlier versions alone.
+        by_expert = any(n and base.places[n].expert is not None for n in places)
         lacking = []
         for name, place in base.places.items():
             if not name.endswith(WEIGHT) or name in places:
+                continue
+            if place.expert is not None and not by_expert:
                 continue
             names = {module_of(each) for each in (name, *base.old_names(name))}
             # Other modules of that name are none that peft adapts.
