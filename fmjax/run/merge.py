@@ -7,8 +7,9 @@ import pathlib
 from collections.abc import Sequence
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from flax import traverse_util
+from jaxtyping import Array
 
 from fmjax.config.render import render
 from fmjax.errors import UserError
@@ -75,11 +76,10 @@ def merge_runs(
             lacking = [name for name in run_dirs.KEPT if not (draft / name).exists()]
             copy_files(folder, draft, lacking)
         host = jax.local_devices(backend="cpu")[0]
-        params = {
-            # One at a time, since the arrays of one base are read for every run.
-            path: jax.device_put(_merged(path, states, weights, dtype), host)
-            for path in first.plan.shapes
-        }
+        params = {}
+        for group in first.groups():
+            for path, array in _merged(group, states, weights, dtype).items():
+                params[path] = jax.device_put(array, host)
         nested = traverse_util.unflatten_dict(params, sep="/")
         checkpoints.save_model(draft, nested, first.extra)
         if is_bucket(as_path(new_dir)):  # A checkpoint counts there once it is marked.
@@ -124,16 +124,23 @@ def _base_digest(state: MergedState) -> list[str]:
 
 
 def _merged(
-    path: str, states: Sequence[MergedState], weights: Sequence[float], dtype: str
-) -> np.ndarray:
-    found = [np.asarray(state.read([path])[path]) for state in states]
+    paths: Sequence[str],
+    states: Sequence[MergedState],
+    weights: Sequence[float],
+    dtype: str,
+) -> dict[str, Array]:
+    found = [state.read(paths) for state in states]
     if weights == [1.0]:
-        return found[0].astype(dtype)
-    base = np.asarray(states[0].base(path), np.float32)
-    whole = base.copy()
-    for array, weight in zip(found, weights):
-        whole += weight * (array.astype(np.float32) - base)
-    return whole.astype(dtype)
+        return {path: array.astype(dtype) for path, array in found[0].items()}
+    whole = {}
+    for path in paths:
+        base = states[0].base(path).astype(jnp.float32)
+        changes = (
+            weight * (arrays[path].astype(jnp.float32) - base)
+            for arrays, weight in zip(found, weights)
+        )
+        whole[path] = sum(changes, base).astype(dtype)
+    return whole
 
 
 def _without_adapters(experiment: Experiment, state: MergedState) -> Experiment:

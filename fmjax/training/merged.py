@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -22,6 +22,9 @@ from fmjax.sharding.mesh import MeshConfig
 from fmjax.training.checkpoint.saved_state import find_model
 from fmjax.training.experiment import Experiment
 from fmjax.training.state import abstract_variables
+
+# Bytes of weights that are read at once.
+_READ_BYTES = 256 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +169,18 @@ class MergedState:
         for name in needed & peft.coded.keys():
             arrays[name] = peft.decode(name, peft.encode(name, arrays[name]))
         return {path: self.plan.array(path, arrays) for path in paths}
+
+    def groups(self) -> Iterator[list[str]]:
+        """Paths of all weights, in groups of up to `_READ_BYTES` to be read at once."""
+        group: list[str] = []
+        size = 0
+        for path, leaf in self.plan.shapes.items():
+            more = 4 * leaf.size
+            if group and size + more > _READ_BYTES:
+                yield group
+                group, size = [], 0
+            group, size = [*group, path], size + more
+        yield group
 
     def base(self, path: str) -> Array:
         """A weight of the base, without adapters, as it was before the run."""

@@ -272,6 +272,26 @@ def test_adapters_are_trained_further_in_another_run(tiny, base, tmp_path, verb)
     assert "fmjax merge" in err
 
 
+@pytest.mark.slow
+def test_a_base_in_eight_bits_is_merged_as_it_was_trained_with(
+    tiny, base, tmp_path, verb
+):
+    run_dir, whole = tmp_path / "run", tmp_path / "whole"
+    coded = ["peft.coding=@int8()", "peft.base_dtype='float32'"]
+    code, _, err = verb(*command(tiny, base, run_dir, 4, *coded))
+    assert code == 0, err
+    code, _, err = verb("merge", run_dir, whole)
+    assert code == 0, err
+    tokens = np.arange(20)[None] + 60
+    runs = (load(run_dir), load(whole), load(run_dir).merged(), load(base))
+    found, merged, in_memory, plain = (
+        np.asarray(run(tokens=tokens)["logits"]) for run in runs
+    )
+    np.testing.assert_allclose(merged, found, atol=1e-5)
+    np.testing.assert_allclose(in_memory, found, atol=1e-5)
+    assert np.abs(plain - found).max() > 1e-3
+
+
 def _digest_rows(run_dir):
     last = max((run_dir / "checkpoints").iterdir(), key=lambda path: int(path.name))
     for file in sorted((last / "digests").glob("*.json")):

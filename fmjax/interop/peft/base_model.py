@@ -143,6 +143,7 @@ class BaseModel:
         """Sizes of an array's axes over layers and experts."""
         return self.shapes[path].shape[: num_batch_axes(self.axes[path])]
 
+    @functools.cached_property
     def experts(self) -> dict[str, dict[str, list[str]]]:
         """Modules of experts → "gate", "in" and "out" → names of tensors, by expert.
 

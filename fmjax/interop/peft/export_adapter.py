@@ -201,7 +201,7 @@ class _Exported:
 
     def _experts_of(self, name: str) -> int:
         """The number of experts of a parameter; 1 for what is of one matrix."""
-        parts = self._base.experts().get(name.rpartition(".")[0])
+        parts = self._base.experts.get(name.rpartition(".")[0])
         return len(parts["out"]) if parts else 1
 
     def _ia3_config(

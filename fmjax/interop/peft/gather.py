@@ -72,6 +72,7 @@ class Gathered:
         self._run_dir = run_dir
         read = saved.read_params({path: wanted[path] for path in added})
         self._arrays = {path: np.asarray(array) for path, array in read.items()}
+        self._weights: dict[str, jax.Array] = {}
         self._used: set[str] = set()
         self.products: dict[str, Product] = {}
         self.factors: dict[str, np.ndarray] = {}
@@ -79,7 +80,7 @@ class Gathered:
         for name, place in base.places.items():
             if place.expert is None and name.endswith(WEIGHT):
                 self._add(name, place)
-        for container, parts in base.experts().items():
+        for container, parts in base.experts.items():
             self._add_experts(container, parts)
         if lost := [
             path for path in added if path.rpartition("/")[0] not in self._used
@@ -163,11 +164,14 @@ class Gathered:
     def _norms(self, place: Place, layout: Layout) -> list[np.ndarray]:
         """|W| over the inputs of each parameter of a tensor, [..outputs]."""
         found = []
+        arrays = {self._base.stored(path, place)[0] for path in place.row.paths}
+        if self._weights.keys() != arrays:  # Layers of an array follow each other.
+            wanted = {array: self._wanted[array] for array in arrays}
+            self._weights = self._saved.read_params(wanted)
         inputs = tuple(range(layout.inputs))
         for path, shape in zip(place.row.paths, place.shapes):
             array, index = self._base.stored(path, place)
-            read = self._saved.read_params({array: self._wanted[array]})[array]
-            weight = np.asarray(read)[index][tuple(map(slice, shape))]
+            weight = np.asarray(self._weights[array])[index][tuple(map(slice, shape))]
             found.append(np.sqrt((weight.astype(np.float32) ** 2).sum(inputs)))
         return found
 

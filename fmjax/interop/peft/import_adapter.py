@@ -120,7 +120,7 @@ class _Adapted:
         config: AdapterConfig,
         tensors: AdapterTensors,
     ):
-        self._saved, self._config = saved, config
+        self._saved, self._config, self._named = saved, config, named
         imported = experiment.imported
         preferred = imported.model_type if imported else None
         base = BaseModel.of(experiment.objective, preferred)
@@ -183,11 +183,17 @@ class _Adapted:
             if known is None:
                 continue
             value = in_base[known].make()
-            if tensors.shape(stored) == value.shape and np.allclose(
-                tensors.read(stored, value.shape, ""), value, rtol=0, atol=1e-6
-            ):
-                del tensors.whole[name]
-                dropped.append(name)
+            if tensors.shape(stored) != value.shape:
+                continue  # Refused where it is read.
+            # It may have been rounded to bfloat16.
+            found = tensors.read(stored, value.shape, self._named)
+            if not np.allclose(found, value, rtol=1e-2, atol=1e-6):
+                raise UserError(
+                    f"{tensors.folder}: {stored}, a weight of the base, differs from "
+                    f"that of {self._named}. Expected an adapter of this base."
+                )
+            del tensors.whole[name]
+            dropped.append(name)
         return [f"{name} is that of the base" for name in dropped]
 
     def _needs_own_head(self, tensors: AdapterTensors, base: BaseModel) -> bool:

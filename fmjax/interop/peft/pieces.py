@@ -83,7 +83,7 @@ class _Reader:
     ):
         self._tensors, self._config, self._base = tensors, config, base
         self._named = named
-        self._experts = base.experts()
+        self._experts = base.experts
         self._found = Pieces()
 
     def check_places(self) -> None:
