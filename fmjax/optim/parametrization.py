@@ -10,9 +10,9 @@ the others, and `combine` merges a selection into the whole tree. They are used 
 - parameters of other runs: `fmjax.training.init_from` replaces leaves of any collection
   before the first step, and `start_average` starts the averages from them.
 
-Adapters belong here as well: their parameters are what is trained, and `combine` adds
-their products to frozen leaves instead of replacing these. The train step, the
-accumulation of gradients and the state call `combine` and need not know which it is.
+Adapters are leaves beside those that they change, and layers apply them where a weight
+multiplies its inputs (`fmjax.models.layers.adapters`); so they are trained parameters
+as any others, and what they change is frozen.
 """
 
 from typing import Any

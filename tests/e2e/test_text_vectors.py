@@ -91,7 +91,8 @@ def test_sentences_alone_spread_the_vectors_of_a_run(place):
     assert likeness[1] < 0.8 * likeness[0]
     (line,) = metrics.read(run_dir, "validation")
     assert -4 < line["uniformity"] < -0.5
-    assert 0 < line["recall@1"] < 1
+    # Capitals are other bytes, of which sentences alone tell nothing.
+    assert line["recall@1"] < 0.2
     assert 0 < line["alignment"] < 4
 
 
