@@ -163,6 +163,8 @@ def embed_text(
     """
     at_input = fold_keys(keys, inputs.config.num_layers)
     mask = padding_mask_of(text.segment_ids, text.padding_mask)
+    if mask is not None:
+        mask = mask[:, -text.tokens.shape[1] :]  # Without the prompt.
     x, positions = perturbed(inputs, tokens(text.tokens), mask), text.positions
     if prompt is not None:
         first = jnp.broadcast_to(prompt.astype(x.dtype), (len(x), *prompt.shape))
