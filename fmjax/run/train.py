@@ -107,8 +107,21 @@ def _sources(experiment: Experiment, folder: pathlib.Path, trust: bool) -> list[
     for wanted in experiment.init_from:
         source = run_dirs.source_of(wanted, trust)
         for reference in known:
-            if os.path.samefile(reference.run, wanted.run):
+            # Of a base that was moved the digest says whether it is the same.
+            if _same_run(reference.run, wanted.run) or _is_gone(reference.run):
                 pinned = dataclasses.replace(wanted, step=reference.step)
                 source = dataclasses.replace(source, wanted=pinned)
         found.append(source)
     return found
+
+
+def _same_run(one: str, other: str) -> bool:
+    paths = as_path(one), as_path(other)
+    if any(map(is_bucket, paths)):
+        return str(paths[0]) == str(paths[1])
+    return paths[0].resolve() == paths[1].resolve()
+
+
+def _is_gone(run: str) -> bool:
+    path = as_path(run)
+    return not is_bucket(path) and not path.is_dir()

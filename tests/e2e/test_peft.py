@@ -145,6 +145,16 @@ def test_a_changed_base_is_refused(tiny, base, tmp_path, verb):
     assert "has changed since" in err
 
 
+def test_a_base_that_was_moved_alone_is_named_anew(tiny, base, tmp_path, verb):
+    own, moved, run_dir = tmp_path / "base", tmp_path / "moved", tmp_path / "run"
+    shutil.copytree(base, own)
+    assert verb(*command(tiny, own, run_dir, 2))[0] == 0
+    shutil.move(own, moved)
+    code, _, err = verb(*command(tiny, moved, run_dir, 4, "--override"))
+    assert code == 0, err
+    assert load(run_dir).step == 4
+
+
 def test_a_base_that_trained_on_is_read_at_its_step(tiny, base, tmp_path, verb):
     own, run_dir = tmp_path / "base", tmp_path / "run"
     shutil.copytree(base, own)

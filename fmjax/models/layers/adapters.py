@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from fmjax.models.layers.coded_weights import Coded, coded_product
@@ -88,6 +89,8 @@ def linear(
         if not isinstance(kernel, Coded):
             return multiply(x, scaled(kernel), offset)
         y = coded_product(lambda x, w: multiply(x, scaled(w), None), x, kernel)
+        # Its own backward pass hides the product's name from remat policies.
+        y = checkpoint_name(y, "weights")
         return y if offset is None else y + offset
 
     if lora is None:

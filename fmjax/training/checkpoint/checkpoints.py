@@ -9,6 +9,7 @@ used.
 import contextlib
 import dataclasses
 import errno
+import math
 import os
 import pathlib
 import shutil
@@ -175,12 +176,13 @@ class Checkpoints:
         self._waiter.start()
 
     def note_value(self, step: int, value: float) -> None:
-        """Records the validation at a step, for `keep_best`.
+        """Records the validation at a step, for `keep_best`; not a value that is NaN.
 
         It may be recorded after the step was saved: old checkpoints are deleted during
         the next save, which uses all values recorded by then.
         """
-        self._values[step] = value
+        if math.isfinite(value):
+            self._values[step] = value
 
     def probe(self, state: State) -> None:
         """Raises an OSError if a checkpoint cannot be written now.
@@ -195,7 +197,8 @@ class Checkpoints:
             objects.remove(probe / "byte")
             return
         disk = shutil.disk_usage(folder)
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        saved = _as_tree(state, self._omitted)
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(saved))
         # Some file systems report a size of 0.
         if disk.total and disk.free < size:
             raise OSError(
