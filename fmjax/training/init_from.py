@@ -337,7 +337,7 @@ def start_from(
 
     Args:
       copies: from `plan_copies`.
-      state: the initial state of this run.
+      state: the initial state of this run; arrays that are copied to are given away.
       plan: of this run's state, for parameter-efficient fine-tuning; None without.
     """
     for copy in copies:
@@ -562,7 +562,12 @@ def _copied(
             for p in own
         )
         if name in leaves:
-            fill = jax.jit(_filled, static_argnums=0, out_shardings=old.sharding)
+            fill = jax.jit(
+                _filled,
+                static_argnums=0,
+                donate_argnums=1,
+                out_shardings=old.sharding,
+            )
             found[name] = fill(spec, old, [read[source] for source in sources])
             continue
 
@@ -574,6 +579,8 @@ def _copied(
         parts = {path: leaves[path].sharding for path in plan.peft.parts[name]}
         encode = jax.jit(coded, out_shardings=parts)
         found |= encode([read[source] for source in sources])
+        for part in parts:
+            leaves[part].delete()
     return jax.block_until_ready(found)
 
 

@@ -127,6 +127,18 @@ def test_an_encoder_lands_in_an_encoder_decoder(runs, layout, config, mesh_confi
     assert f"{real:,} parameters" in copies[0].describe()
 
 
+def test_initial_values_make_room_for_what_is_read(runs):
+    plan, objective, mesh, rules = target()
+    copies = plan_copies([source(runs["scanned"])], plan, V)
+    state = random_state(objective, mesh, rules)
+    with on_mesh(mesh, rules):
+        start_from(copies, state)
+    assert all(x.is_deleted() for x in jax.tree.leaves(state.params["encoder_stack"]))
+    assert not any(
+        x.is_deleted() for x in jax.tree.leaves(state.params["decoder_stack"])
+    )
+
+
 def test_averaged_parameters_are_taken_and_begin_the_average(tmp_path):
     params = bert_params(UNROLLED)
     average = jax.tree.map(lambda x: 2 * x, params)
