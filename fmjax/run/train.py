@@ -60,6 +60,7 @@ def train(
     folder = as_path(run_dir, "--run_dir")
     run_dirs.check_writable(folder)
     experiment = resolve(experiment)
+    _check_same_peft(experiment, folder, trust)
     config_text = run_dirs.claim(folder, experiment, override, trust)
 
     first = jax.process_index() == 0
@@ -92,6 +93,20 @@ def train(
         )
     finally:
         lock.release()
+
+
+def _check_same_peft(experiment: Experiment, folder: pathlib.Path, trust: bool) -> None:
+    """Raises a UserError if a run would continue with other adapters than it has."""
+    if experiment.peft is None or not saved_steps(folder):
+        return
+    before = run_dirs.stored_experiment(folder, trust or bool(experiment.modules)).peft
+    if before != experiment.peft:
+        raise UserError(
+            f"{folder} was trained with another experiment.peft: {before}, found "
+            f"{experiment.peft}. Its adapters, their scales and its frozen parameters "
+            "are as they were saved; expected the same, or another --run_dir with "
+            "experiment.init_from."
+        )
 
 
 def _sources(experiment: Experiment, folder: pathlib.Path, trust: bool) -> list[Source]:

@@ -145,6 +145,19 @@ def test_a_changed_base_is_refused(tiny, base, tmp_path, verb):
     assert "has changed since" in err
 
 
+@pytest.mark.parametrize(
+    "change", ["lora.alpha=400.0", "peft.base_dtype='float32'", "lora.dropout=0.0"]
+)
+def test_adapters_do_not_change_when_a_run_continues(
+    tiny, base, tmp_path, verb, change
+):
+    run_dir = tmp_path / "run"
+    assert verb(*command(tiny, base, run_dir, 2))[0] == 0
+    code, _, err = verb(*command(tiny, base, run_dir, 4, "--override", change))
+    assert code == 2
+    assert "was trained with another experiment.peft" in err
+
+
 def test_a_base_that_was_moved_alone_is_named_anew(tiny, base, tmp_path, verb):
     own, moved, run_dir = tmp_path / "base", tmp_path / "moved", tmp_path / "run"
     shutil.copytree(base, own)
