@@ -36,8 +36,8 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("data.text.corruption", "data.text.masking"),
     ),
     "augmentations": (
-        "random changes of images each time they are read",
-        ("data.images.augment",),
+        "random changes of images or texts each time they are read",
+        ("data.images.augment", "data.text.augment"),
     ),
     "data": ("tasks, mixtures and batches", ("data",)),
     "evaluations": ("measurements during a run besides the loss", ("evaluation",)),

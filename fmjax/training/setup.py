@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 
+from fmjax.data.runtime.batch_source import ChecksTraining
 from fmjax.sharding.mesh import batch_sharding
 from fmjax.sharding.rules import LogicalRules
 from fmjax.sharding.xla_options import check_xla_options
@@ -116,6 +117,8 @@ def set_up(
         check_tokenizers(copies, tokenizer)
         objective.check(data.row_shapes(), tokenizer and tokenizer.vocab_size)
         objective.check_data(data)
+        if isinstance(data, ChecksTraining):
+            data.check_training()
         for evaluation in experiment.evaluations:
             evaluation.check(experiment)
         for tracker in experiment.trackers:

@@ -359,3 +359,20 @@ def test_an_encoder_is_tuned_by_its_pooled_vector_and_exported(place, tmp_path):
     with torch.no_grad():
         logits = theirs(input_ids=torch.tensor([ids])).logits[0]
     np.testing.assert_allclose(logits, found.logits[0], atol=2e-5)
+
+
+def test_augmented_texts_are_learnt_and_missing_synonyms_are_refused_at_once(place):
+    file = place / "synonyms.txt"
+    file.write_text("good, well\nbad, poor\nfine, fair\n")
+    every = "data.augment = (@synonyms(), @insertion(), @swap(), @deletion())\n"
+    files = f"synonyms.file = '{file}'\ninsertion.file = '{file}'\n"
+    run_dir = tuned(place, "augmented", lines=every + files)
+    (line,) = metrics.read(run_dir, "validation")
+    assert line["accuracy"] > 0.8
+    with pytest.raises(UserError, match=r"synonyms\.wordnet = .*wordnet-base"):
+        tuned(
+            place, "refused", "data.length=30", "synonyms.wordnet='none'", lines=every
+        )
+    assert not (place / "refused").exists()
+    assert not list((place / "cache").rglob("*labelled30*"))
+    assert list((place / "cache").rglob("*labelled32*"))

@@ -46,6 +46,14 @@ class DividedBatches(Protocol):
         """The state to save, of those of all processes; `set_state` takes it."""
 
 
+@runtime_checkable
+class ChecksTraining(Protocol):
+    """Data that needs more for training rows than for others."""
+
+    def check_training(self) -> None:
+        """Raises a UserError if training rows cannot be made; before caches are."""
+
+
 class BatchSource(Protocol):
     """The interface of `experiment.data`: batches for training and evaluation.
 

@@ -117,7 +117,7 @@ class CachedData(abc.ABC):
           Iterator of dicts of arrays [len(rows), …], with shapes as in `row_shapes`.
         """
         return batches.train_batches(
-            self.records("train"),
+            self._records("train", self._training_layout()),
             [member.rate for member, _ in self._keys("train")],
             batch_size=batch_size,
             rows=rows,
@@ -180,10 +180,16 @@ class CachedData(abc.ABC):
 
     def records(self, split: str) -> batches.Records:
         """Random access to the cached examples of a split."""
-        layout = self._layout(split)
+        return self._records(split, self._layout(split))
+
+    def _records(self, split: str, layout: RowLayout) -> batches.Records:
         return batches.Records(
             self.caches(split), layout, self._vocab_size, self.max_corrupt_fraction
         )
+
+    def _training_layout(self) -> RowLayout:
+        """The layout of training rows, from the same records as `_layout("train")`."""
+        return self._layout("train")
 
     @abc.abstractmethod
     def _layout(self, split: str) -> RowLayout:

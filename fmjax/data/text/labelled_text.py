@@ -1,7 +1,7 @@
 """The layout of labelled texts: a text, or two, in a row of its own, and the labels."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -21,6 +21,8 @@ class LabelledText:
       classes: names of the K classes; none if labels are numbers.
       several: whether a row has any number of labels rather than one.
       numbers: whether a label is a number rather than a class.
+      augment: changes the tokens of a text, drawing from a generator; None for no
+        change.
     """
 
     length: int
@@ -28,6 +30,7 @@ class LabelledText:
     classes: tuple[str, ...]
     several: bool
     numbers: bool = False
+    augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
 
     @property
     def name(self) -> str:
@@ -60,12 +63,17 @@ class LabelledText:
                 "labels": np.asarray(labels, np.float32 if self.numbers else np.int32),
             }
 
-    def row(self, record: Record, rng=None, other=None) -> Row:
+    def row(
+        self,
+        record: Record,
+        rng: Callable[[], np.random.Generator],
+        other=None,
+    ) -> Row:
         """The row of a record; an empty record gives zeros of weight 0.
 
         Args:
           record: a record of `records`.
-          rng: not used.
+          rng: returns the generator of `augment`.
           other: not used.
 
         Returns:
@@ -74,7 +82,7 @@ class LabelledText:
           [], or with several labels float32 [K] of zeros and ones, or float32 [] of a
           number; `weights` float32 [].
         """
-        del rng, other
+        del other
         T = self.length
         row = {"tokens": np.zeros(T, np.int32), "segment_ids": np.zeros(T, np.int32)}
         if any(slot.token_type for slot in self.template):
@@ -87,6 +95,10 @@ class LabelledText:
             return row
         ends = np.cumsum(record["lengths"])[:-1]
         texts = np.split(record["tokens"].astype(np.int32), ends)
+        if self.augment is not None:
+            generator = rng()
+            changed = tuple(self.augment(text, generator) for text in texts)
+            texts = _truncated(changed, self._room)
         ids, types = special_template.fill(self.template, [t.tolist() for t in texts])
         row["tokens"][: len(ids)] = ids
         row["segment_ids"][: len(ids)] = 1

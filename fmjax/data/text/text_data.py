@@ -28,6 +28,7 @@ from fmjax.data.tasks.member import LabelKind, Member
 from fmjax.data.tasks.mixture import Mixture, seqio_provider
 from fmjax.data.tasks.seqio_task import SeqioTask
 from fmjax.data.tasks.text_task import TextTask
+from fmjax.data.text.augment.augmentation import TextAugmentation, TextAugmenter
 from fmjax.data.text.chats import Chats, longest_chat
 from fmjax.data.text.corruption.corruption import Pieces
 from fmjax.data.text.corruption.denoising import Denoising
@@ -81,6 +82,11 @@ class Data(CachedData):
         the targets. Its inputs end without EOS, so a separator is part of their text.
       target_length: tokens of the decoder's row of pairs; `length` if None. Only with
         pairs = 'encoder_decoder'.
+      augment: augmentations of labelled texts, and of texts with rows = 'texts', such
+        as (@synonyms(), @insertion(), @swap(), @deletion()). Each time a text is read
+        in training, one of them, drawn at random, may change it; labels stay.
+      augment_share: share of the texts that `augment` changes; 0.8 is four changed
+        texts for each unchanged one.
       random_window: whether training rows start at random positions of the stream
         (nanoGPT's sampling) instead of every T tokens; only with rows = 'blocks'.
       streaming: whether to read the files in training instead of making a cache; see
@@ -107,6 +113,8 @@ class Data(CachedData):
     corruption: CorruptionConfig | None = None
     pairs: str = "encoder_decoder"
     target_length: int | None = None
+    augment: tuple[TextAugmentation, ...] = ()
+    augment_share: float = 0.8
     random_window: bool = False
     streaming: bool = False
     shuffle_mb: float = 16.0
@@ -138,6 +146,8 @@ class Data(CachedData):
         require(self, "target_length", target_length_valid, "at least 1")
         processes_valid = self.processes is None or self.processes >= 1
         require(self, "processes", processes_valid, "at least 1")
+        share_valid = 0 <= self.augment_share <= 1
+        require(self, "augment_share", share_valid, "0 to 1")
         require(self, "shuffle_mb", self.shuffle_mb > 0, "more than 0")
         if self.random_window and self.rows != "blocks":
             raise UserError(
@@ -185,7 +195,7 @@ class Data(CachedData):
         """
         if not self.streaming:
             return super().train_batches(batch_size, rows, seed)
-        streamed = self._streamed("train")
+        streamed = self._streamed("train", self._training_layout())
         if isinstance(streamed, SeqioRows):
             return SeqioBatches(streamed, batch_size, rows, seed, self.prefetch)
         return StreamedBatches(
@@ -210,7 +220,7 @@ class Data(CachedData):
             return super().eval_batches(batch_size, rows, max_batches, split)
         self._check_has(split)
         return streamed_eval_batches(
-            self._streamed(split),
+            self._streamed(split, self._layout(split)),
             self._token_bytes,
             batch_size=batch_size,
             own=rows,
@@ -268,7 +278,33 @@ class Data(CachedData):
         # What no cache can hold is too large to be read whole at every start.
         return sampled_digests() if self.streaming else super()._digests()
 
+    def check_training(self) -> None:
+        """Reads what `augment` needs; see `ChecksTraining`."""
+        self._training_layout()
+
+    def _training_layout(self) -> RowLayout:
+        layout = self._layout("train")
+        if not self.augment:
+            return layout
+        if not isinstance(layout, LabelledText | TextGroups):
+            names = ", ".join(f"@{part.gin_name}()" for part in self.augment)
+            raise UserError(
+                f"data.augment = ({names}): expected () unless the task of data.train "
+                "has labelled texts (labels of words excepted), or data.rows = 'texts'."
+            )
+        return dataclasses.replace(layout, augment=self._augmenter)
+
+    @functools.cached_property
+    def _augmenter(self) -> TextAugmenter:
+        return TextAugmenter(self.augment, self.augment_share, self._tokenizer)
+
     def _identity(self) -> bool | list:
+        digests = [part.digest() for part in self.augment]
+        if any(digests):
+            return [self._kind_of_reading(), digests]
+        return self._kind_of_reading()
+
+    def _kind_of_reading(self) -> bool | list:
         if self.streaming and self._is_divisible("train"):
             # Its order was another, by seqio's shuffling, in earlier versions.
             return ["lanes", self.shuffle_mb]
@@ -466,8 +502,8 @@ class Data(CachedData):
         pairs = reads_pairs(key.layout)
         return tokenized_documents(dataset, name, tokenizer.vocab_size, skipped, pairs)
 
-    def _streamed(self, split: str) -> StreamedRows | SeqioRows:
-        members, layout = self._members[split], self._layout(split)
+    def _streamed(self, split: str, layout: RowLayout) -> StreamedRows | SeqioRows:
+        members = self._members[split]
         if self._is_divisible(split):
             with self._digests():
                 streamed = [

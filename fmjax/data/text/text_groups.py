@@ -1,7 +1,7 @@
 """The layout of texts that belong together, each in a row of tokens of its own."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -22,12 +22,15 @@ class TextGroups:
       template: special tokens around a text.
       eos_id: id of the EOS that documents and texts of pairs end with, which the
         template replaces; None if they end without.
+      augment: changes the tokens of a text, drawing from a generator; None for no
+        change.
     """
 
     length: int
     texts: int
     template: tuple[Slot, ...]
     eos_id: int | None
+    augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
 
     @property
     def name(self) -> str:
@@ -54,26 +57,35 @@ class TextGroups:
                 lengths = np.array([len(text) for text in kept], np.int32)
                 yield {"tokens": np.concatenate(kept), "lengths": lengths}
 
-    def row(self, record: Record, rng=None, other=None) -> Row:
+    def row(
+        self,
+        record: Record,
+        rng: Callable[[], np.random.Generator],
+        other=None,
+    ) -> Row:
         """The row of a record; an empty record gives zeros of weight 0.
 
         Args:
           record: a record of `records`.
-          rng: not used.
+          rng: returns the generator of `augment`.
           other: not used.
 
         Returns:
           `tokens`, `segment_ids` int32 [G, T], 1 for tokens and 0 for padding;
           `weights` float32 [].
         """
-        del rng, other
+        del other
         shape = (self.texts, self.length)
         row = {name: np.zeros(shape, np.int32) for name in ("tokens", "segment_ids")}
         row["weights"] = np.zeros((), np.float32)
         ends = np.cumsum(record["lengths"])[:-1]
         if not len(record["lengths"]):
             return row
-        for at, text in enumerate(np.split(record["tokens"].astype(np.int32), ends)):
+        texts = np.split(record["tokens"].astype(np.int32), ends)
+        if self.augment is not None:
+            generator = rng()
+            texts = [self.augment(text, generator)[: self._room] for text in texts]
+        for at, text in enumerate(texts):
             ids, _ = special_template.fill(self.template, [text.tolist()])
             row["tokens"][at, : len(ids)] = ids
             row["segment_ids"][at, : len(ids)] = 1

@@ -1,0 +1,1 @@
+"""Augmentations of texts, one in each file."""
