@@ -31,6 +31,7 @@ from fmjax.training.reporting.goodput import Clock
 from fmjax.training.reporting.spool import Spool
 from fmjax.training.reporting.step_log import LAG
 from fmjax.training.setup import set_up
+from fmjax.training.start import Initialized
 from fmjax.training.vocab_size import with_vocab_size
 
 LINE = 10  # steps of a segment, and of a line of metrics
@@ -49,7 +50,7 @@ class Contender:
         every = (f"train.log_every={LINE}", "train.steps=1000000", *bindings)
         found = fmjax.load_experiment("quickstart.gin", every)
         self.experiment = with_vocab_size(found)
-        self.setup = set_up(self.experiment, (), lambda: None)
+        self.setup = set_up(self.experiment, Initialized())
 
     def on_mesh(self):
         """A context manager, for steps."""

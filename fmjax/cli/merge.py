@@ -35,6 +35,12 @@ def add(verbs: Verbs) -> None:
         default="float32",
         help="dtype of the parameters; default: float32, others round the changes",
     )
+    sub.add_argument(
+        "--no_comparison",
+        action="store_true",
+        help="do not compare predictions before and after (KL, perplexity), as is done "
+        "for a base that is kept in fewer bits, or a narrower --dtype",
+    )
     takes_trust(sub)
 
 
@@ -50,4 +56,17 @@ def _merge(args: argparse.Namespace) -> None:
         trust=args.trust,
     )
     print(f"merged {', '.join(args.runs)} into {args.new_dir}")
-    print("\n".join(notes))
+    print("\n".join(notes), flush=True)
+    if len(args.runs) > 1 or args.no_comparison:
+        return
+    from fmjax.evaluation.merge_damage import merge_damage
+    from fmjax.run.directory import stored_experiment
+    from fmjax.storage.paths import as_path
+
+    (run,) = args.runs
+    coded = stored_experiment(as_path(run), args.trust).peft.coding is not None
+    if not coded and args.dtype == "float32":
+        return  # Equal to the rounding of float32.
+    damage = merge_damage(run, args.new_dir, step=args.step, trust=args.trust)
+    if damage is not None:
+        print(damage.describe())

@@ -28,7 +28,7 @@ from fmjax.sharding.mesh import (
 )
 from fmjax.sharding.xla_options import xla_options
 from fmjax.storage.paths import as_path
-from fmjax.training.checkpoint.saved_state import restore_model
+from fmjax.training.checkpoint.read_model import restore_model
 from fmjax.training.checks import check_divisible
 from fmjax.training.evaluate import evaluate
 from fmjax.training.experiment import Experiment

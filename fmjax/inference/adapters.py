@@ -10,12 +10,11 @@ import jax
 from flax import traverse_util
 
 from fmjax.errors import UserError
-from fmjax.inference.read_params import read_params
 from fmjax.optim.peft.peft import PeftPlan
 from fmjax.run import directory as run_dir
 from fmjax.sharding.rules import named_shardings, param_specs
 from fmjax.storage.paths import as_path
-from fmjax.training.checkpoint import saved_state
+from fmjax.training.checkpoint.read_model import coders, find_model, read_params
 from fmjax.training.checkpoint.saved_state import SavedState
 from fmjax.training.experiment import Experiment
 from fmjax.training.merged import MergePlan
@@ -84,14 +83,14 @@ def with_adapter(
             f"{folder} is no run of adapters (experiment.peft = None); expected one."
         )
     base = _base_of(run)
-    found = _fields(run, where, config, folder, step)
+    found = _fields(where, config, folder, step)
     (other,) = _bases(found["saved"])
     if base.digest_of(base.param_shapes) != other.digest_of(other.param_shapes):
         raise UserError(
             f"{folder} has adapters of {other.run_dir} at step {other.step}, not of "
             f"{base.run_dir} at step {base.step}. Expected adapters of the same base."
         )
-    return _read(run, found)
+    return _read(run, where, found)
 
 
 def without_adapters(run: Loaded, where: Where, trust: bool = False) -> dict[str, Any]:
@@ -107,7 +106,8 @@ def without_adapters(run: Loaded, where: Where, trust: bool = False) -> dict[str
     """
     base = _base_of(run)
     config = run_dir.stored_experiment(base.run_dir, trust)
-    return _read(run, _fields(run, where, config, base.run_dir, base.step))
+    found = _fields(where, config, base.run_dir, base.step)
+    return _read(run, where, found)
 
 
 def _base_of(run: Loaded) -> SavedState:
@@ -131,22 +131,20 @@ def _bases(saved: SavedState) -> list[SavedState]:
 
 
 def _fields(
-    run: Loaded, where: Where, config: Experiment, folder: Any, step: int | None
+    where: Where, config: Experiment, folder: Any, step: int | None
 ) -> dict[str, Any]:
-    found = saved_state.find_model(
-        folder, config.objective, *where, step, peft=config.peft
-    )
+    found = find_model(folder, config.objective, *where, step, peft=config.peft)
     names = ("saved", "wanted", "extra")
     return {"config": config, "folder": folder} | dict(zip(names, found))
 
 
-def _read(run: Loaded, found: Mapping[str, Any]) -> dict[str, Any]:
+def _read(run: Loaded, where: Where, found: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a run, of which frozen parameters are those in memory."""
     config, saved, wanted = found["config"], found["saved"], found["wanted"]
     shared = _shared(run, config)
     lacking = {path: struct for path, struct in wanted.items() if path not in shared}
-    coders = saved_state.coders(config.objective, config.peft)
-    read = read_params(saved, lacking, None, coders) if lacking else {}
+    code = coders(config.objective, config.peft, *where)
+    read = read_params(saved, lacking, None, code) if lacking else {}
     params = {name: array for own in shared.values() for name, array in own.items()}
     return {
         "config": config,

@@ -36,11 +36,11 @@ from fmjax.inference.classify_words import (
     word_rows,
 )
 from fmjax.inference.inputs import inputs_of, rows_apart
-from fmjax.inference.read_params import read_params
 from fmjax.inference.special_tokens import as_read
 from fmjax.inference.text_rows import TextOrPair, TextRow, of_rows, text_rows
 from fmjax.models.call_arguments import array_names, call_arguments
 from fmjax.models.layers.attention import ATTENTION_WEIGHTS
+from fmjax.models.layers.coded_weights import parameter_count
 from fmjax.models.layers.l2_normalize import l2_normalize
 from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.models.text_embedding import (
@@ -55,7 +55,7 @@ from fmjax.run.best_step import Step, chosen_step
 from fmjax.sharding.mesh import MeshConfig, batch_shards, on_mesh
 from fmjax.sharding.rules import LogicalRules
 from fmjax.storage.paths import as_path
-from fmjax.training.checkpoint import saved_state
+from fmjax.training.checkpoint.read_model import coders, find_model, read_params
 from fmjax.training.experiment import Experiment
 from fmjax.training.reporting import metrics
 
@@ -106,7 +106,7 @@ class Run:
 
     def __repr__(self):
         """A summary in one line, without the parameters."""
-        count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        count = parameter_count(self.params)
         return (
             f"Run({self.config.objective.gin_name} of {self.model.gin_name}, "
             f"{count:,} parameters, step {self.step:,})"
@@ -270,10 +270,15 @@ class Run:
 
         rows = text_rows(self.model, self.tokenizer, texts, wrap, truncate)
         logits = np.stack(self._of_texts(self._class_logits, rows, batch_size))
-        objective = self.config.objective
-        several = isinstance(objective, TextClassification)
-        several = several and objective.output == "sigmoid"
-        return Classified(logits, self._labels(self.model.num_classes), several)
+        labels = self._labels(self.model.num_classes)
+        return Classified(logits, labels, self._has_several_labels())
+
+    def _has_several_labels(self) -> bool:
+        objective, imported = self.config.objective, self.config.imported
+        if isinstance(objective, TextClassification):
+            return objective.output == "sigmoid"
+        several = "multi_label_classification"
+        return imported is not None and imported.problem_type == several
 
     @explained_out_of_memory(LESS_MEMORY)
     def classify_words(
@@ -382,11 +387,10 @@ class Run:
 
     def _repr_html_(self) -> str:
         """A table of what it is, for notebooks."""
-        sizes = [leaf.size for leaf in jax.tree.leaves(self.params)]
         rows = {
             "objective": self.config.objective.gin_name,
             "model": self.model.gin_name,
-            "parameters": f"{sum(sizes):,}",
+            "parameters": f"{parameter_count(self.params):,}",
             "step": f"{self.step:,}",
             "run directory": str(self.directory or "none"),
         }
@@ -572,12 +576,10 @@ def load(
     mesh = mesh or MeshConfig()
     mesh = dataclasses.replace(mesh, rules=mesh.rules or config.mesh.rules)
     where = mesh.build(devices), mesh.all_rules
-    found = saved_state.find_model(
-        directory, config.objective, *where, step, peft=config.peft
-    )
+    found = find_model(directory, config.objective, *where, step, peft=config.peft)
     saved, wanted, extra = found
-    coders = saved_state.coders(config.objective, config.peft)
-    params = read_params(saved, wanted, dtype, coders)
+    code = coders(config.objective, config.peft, *where)
+    params = read_params(saved, wanted, dtype, code)
     folder = directory / run_dir.TOKENIZER
     return Run(
         config=config,

@@ -35,7 +35,7 @@ from fmjax.run.best_step import Step, chosen_step
 from fmjax.sharding.mesh import MeshConfig
 from fmjax.storage.new_folder import new_folder
 from fmjax.storage.paths import as_path
-from fmjax.training.checkpoint import saved_state
+from fmjax.training.checkpoint.read_model import find_model
 from fmjax.training.merged import MergedState
 from fmjax.training.state import abstract_variables
 
@@ -118,9 +118,7 @@ def export_model(
         if state is not None:
             saved, stored = state.saved, state.plan.shapes
         else:
-            found = saved_state.find_model(
-                source, objective, mesh, rules, step, peft=peft
-            )
+            found = find_model(source, objective, mesh, rules, step, peft=peft)
             saved, stored, _ = found
 
         def read(names: list[str]) -> dict[str, np.ndarray]:
@@ -146,7 +144,7 @@ def export_model(
         about |= {"dtype": dtype}
         about |= tokenizer_files.ids(tokenizer) if ids is None else ids
         config |= labels_file.options(experiment.labels, config)
-        config |= labels_file.problem(objective)
+        config |= labels_file.problem(experiment)
         text = json.dumps(about | config, indent=2, sort_keys=True)
         (target / "config.json").write_text(text + "\n", encoding="utf-8")
         exported = Exported(

@@ -97,6 +97,7 @@ def import_model(
                 model_type=saved.family.model_type,
                 ignoring=tuple(ignore),
                 quantization=saved.quantization,
+                problem_type=labels_file.read_problem(source, model, ignore),
             ),
         )
         run_dirs.write(folder, render(experiment))

@@ -7,8 +7,8 @@ from typing import Any
 from flax import linen as nn
 
 from fmjax.interop.options import Options
-from fmjax.objectives.objective import Objective
 from fmjax.objectives.text_classification import TextClassification
+from fmjax.training.experiment import Experiment
 
 # transformers' names of the outputs of @text_classification().
 _PROBLEMS = {
@@ -52,11 +52,31 @@ def options(labels: Sequence[str], config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def problem(objective: Objective) -> dict[str, Any]:
-    """problem_type, of an objective that classifies texts."""
-    if not isinstance(objective, TextClassification):
+def read_problem(
+    hf_dir: Path, model: nn.Module, ignore: Collection[str] = ()
+) -> str | None:
+    """problem_type of a model with a head for texts; None if it says nothing.
+
+    Raises:
+      UserError: it is not one that transformers knows.
+    """
+    if not getattr(model, "num_classes", None):
+        return None
+    options = Options.read(hf_dir / "config.json", ignore)
+    found = options.take("problem_type", str, None)
+    if found not in (None, *_PROBLEMS.values()):
+        options.refuse("problem_type", found, f"one of {', '.join(_PROBLEMS.values())}")
+    return found
+
+
+def problem(experiment: Experiment) -> dict[str, Any]:
+    """problem_type, of an experiment that classifies texts."""
+    objective, imported = experiment.objective, experiment.imported
+    if isinstance(objective, TextClassification):
+        return {"problem_type": _PROBLEMS[objective.output]}
+    if imported is None or imported.problem_type is None:
         return {}
-    return {"problem_type": _PROBLEMS[objective.output]}
+    return {"problem_type": imported.problem_type}
 
 
 def _made_up(count: int) -> list[str]:

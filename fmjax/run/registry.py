@@ -37,12 +37,14 @@ class Registry:
       stage: one of STAGES; None for none.
       step: of the checkpoint that has the stage.
       history: of stages, oldest first: time, user, stage, step, note.
+      read_by: runs that read parameters of this one: run, relative, step.
     """
 
     tags: tuple[str, ...] = ()
     stage: str | None = None
     step: int | None = None
     history: tuple[dict[str, Any], ...] = ()
+    read_by: tuple[dict[str, Any], ...] = ()
 
 
 def read(run_dir: pathlib.Path) -> Registry:
@@ -57,9 +59,10 @@ def read(run_dir: pathlib.Path) -> Registry:
             content = json.loads(file.read_bytes())
         tags, history = tuple(content["tags"]), tuple(content["history"])
         stage, step = content["stage"], content["step"]
+        read_by = tuple(content.get("read_by", ()))
         if not (
             all(isinstance(tag, str) for tag in tags)
-            and all(isinstance(change, dict) for change in history)
+            and all(isinstance(each, dict) for each in (*history, *read_by))
             and (stage is None or (stage in STAGES and isinstance(step, int)))
         ):
             raise ValueError("a value of another kind")
@@ -70,7 +73,7 @@ def read(run_dir: pathlib.Path) -> Registry:
             f"{file} cannot be read ({type(error).__name__}: {error}); expected what "
             "`fmjax runs` wrote. Put back a copy, or remove it to begin anew."
         ) from None
-    return Registry(tags, stage, step if stage else None, history)
+    return Registry(tags, stage, step if stage else None, history, read_by)
 
 
 def tag(run_dir: pathlib.Path, names: Sequence[str]) -> Registry:
@@ -142,6 +145,25 @@ def promote(
             write(old)
             _existing(run_dir, step)
         return new
+
+
+def keep_for(run_dir: pathlib.Path, base: pathlib.Path, step: int) -> None:
+    """Notes in a base's registry that a run of adapters reads one of its checkpoints.
+
+    Training deletes it no more while that run exists. A base that cannot be written is
+    left as it is.
+
+    Args:
+      run_dir: of the adapters.
+      base: run directory of the base.
+      step: of its checkpoint.
+    """
+    reader = {"run": str(run_dir), "step": step}
+    if not is_bucket(base) and not is_bucket(run_dir):
+        reader["relative"] = os.path.relpath(run_dir, base)
+    with contextlib.suppress(UserError, OSError), _changed(base) as (old, write):
+        if reader not in old.read_by:
+            write(dataclasses.replace(old, read_by=(*old.read_by, reader)))
 
 
 def find_runs(folder: pathlib.Path) -> list[pathlib.Path]:

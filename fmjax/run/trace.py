@@ -14,6 +14,7 @@ from fmjax.training.parametrize import resolve
 from fmjax.training.reporting.goodput import Clock
 from fmjax.training.reporting.spool import Spool
 from fmjax.training.setup import set_up
+from fmjax.training.start import Initialized
 from fmjax.training.train import around_steps
 
 WARM_UP = 3  # steps before the first one that is traced; they compile
@@ -48,7 +49,7 @@ def trace_steps(experiment: Experiment, folder: pathlib.Path, steps: int) -> Non
     use_compilation_cache(experiment.train.compilation_cache)
     clock, spool = Clock(folder, time.time()), Spool(folder)
     with clock:
-        setup = set_up(experiment, (), lambda: None)
+        setup = set_up(experiment, Initialized())
     loop = Loop(experiment, folder, "", setup, warn, False, clock, spool)
     try:
         with around_steps(loop, setup, clock):

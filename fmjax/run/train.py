@@ -1,25 +1,28 @@
 """Training an experiment in a run directory: a new run, or the rest of one."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 
 from fmjax.errors import UserError
 from fmjax.run import directory as run_dirs
 from fmjax.run import lock as run_lock
+from fmjax.run import registry
 from fmjax.run.bucket_lock import BucketLock
 from fmjax.run.lock import RunLock
 from fmjax.storage.objects import local_draft
 from fmjax.storage.paths import as_path, is_bucket
-from fmjax.training.checkpoint.saved_state import SavedState, saved_steps
+from fmjax.training.checkpoint.reference import Reference
+from fmjax.training.checkpoint.saved_state import Damaged, SavedState, saved_steps
 from fmjax.training.experiment import Experiment
 from fmjax.training.faults.watchdog import warn
-from fmjax.training.init_from import Source
 from fmjax.training.outcome import Outcome
 from fmjax.training.parametrize import resolve
+from fmjax.training.start import Continued, FromRuns, Initialized, Start
 from fmjax.training.train import train as train_experiment
 
 
@@ -68,7 +71,7 @@ def train(
     if first:
         run_lock.refuse_if_taken(folder, at_once=True)
 
-    def store() -> None:
+    def store(references: Sequence[Reference]) -> None:
         if not first:
             return
         try:
@@ -79,13 +82,15 @@ def train(
                     tokenizer.save(draft)
         except OSError as error:
             raise run_dirs.cannot_write(folder, error.filename, error) from error
+        for reference in references:
+            registry.keep_for(folder, as_path(reference.run), reference.step)
 
     try:
         return train_experiment(
             experiment,
             folder,
             config_text,
-            sources=_sources(experiment, folder, trust),
+            start=_start(experiment, folder, trust),
             on_checked=store,
             on_hang=on_hang,
             changed_data=override,
@@ -109,34 +114,30 @@ def _check_same_peft(experiment: Experiment, folder: pathlib.Path, trust: bool) 
         )
 
 
-def _sources(experiment: Experiment, folder: pathlib.Path, trust: bool) -> list[Source]:
-    """The runs that parameters are read from at this start."""
+def _start(experiment: Experiment, folder: pathlib.Path, trust: bool) -> Start:
+    """Where a run takes parameters from that it does not initialize or hold."""
     steps = saved_steps(folder)
     if not steps:
-        return [run_dirs.source_of(wanted, trust) for wanted in experiment.init_from]
-    if experiment.peft is None:
-        return []
-    # Checkpoints name what is frozen, at the step where it was first read.
-    known = SavedState(folder, steps[-1]).references
-    found = []
-    for wanted in experiment.init_from:
-        source = run_dirs.source_of(wanted, trust)
-        for reference in known:
-            # Of a base that was moved the digest says whether it is the same.
-            if _same_run(reference.run, wanted.run) or _is_gone(reference.run):
-                pinned = dataclasses.replace(wanted, step=reference.step)
-                source = dataclasses.replace(source, wanted=pinned)
-        found.append(source)
-    return found
+        wanted = experiment.init_from
+        return FromRuns([run_dirs.source_of(each, trust) for each in wanted])
+    if experiment.peft is not None:
+        for step in reversed(steps):
+            # All damaged ones are reported where the state is read.
+            with contextlib.suppress(Damaged):
+                saved = SavedState(folder, step)
+                places = [each.run for each in experiment.init_from]
+                found = [_found(each, saved, places) for each in saved.references]
+                return Continued(saved, found)
+    return Initialized()
 
 
-def _same_run(one: str, other: str) -> bool:
-    paths = as_path(one), as_path(other)
-    if any(map(is_bucket, paths)):
-        return str(paths[0]) == str(paths[1])
-    return paths[0].resolve() == paths[1].resolve()
-
-
-def _is_gone(run: str) -> bool:
-    path = as_path(run)
-    return not is_bucket(path) and not path.is_dir()
+def _found(reference: Reference, saved: SavedState, places: list[str]) -> Reference:
+    """The reference, with where the other run is if it was moved."""
+    if reference.step in saved_steps(as_path(reference.run)):
+        return reference
+    for run in places:
+        elsewhere = dataclasses.replace(reference, run=run)
+        with contextlib.suppress(UserError):
+            saved.other(elsewhere)
+            return elsewhere
+    return reference

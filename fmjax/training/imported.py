@@ -17,9 +17,12 @@ class Imported:
       ignoring: options that `--ignore` was told to ignore.
       quantization: form in which the weights were quantized, before they were
         dequantized; None if they were not.
+      problem_type: of a model that classifies texts, as config.json has it, such as
+        "multi_label_classification"; None if it says nothing.
     """
 
     dtype: str
     model_type: str | None = None
     ignoring: tuple[str, ...] = ()
     quantization: str | None = None
+    problem_type: str | None = None

@@ -127,16 +127,18 @@ class Copy:
     """The parameters to copy from one run, checked.
 
     Attributes:
-      source: the run.
+      wanted: the run and the patterns.
       saved: its checkpoint.
       pieces: what to copy, by path in this run.
       shapes: shapes of the arrays to read, by path in the other run.
+      tokenizer: of the other run's data; None if it has none.
     """
 
-    source: Source
+    wanted: InitFrom
     saved: SavedState
     pieces: dict[str, Piece]
     shapes: dict[str, tuple[int, ...]]
+    tokenizer: Tokenizer | None = None
 
     def describe(self) -> str:
         """A line for the log that says what is copied."""
@@ -153,9 +155,9 @@ class Copy:
             if piece.resized
         ]
         return (
-            f"starting from {self.source.wanted.run} (step {self.saved.step}"
+            f"starting from {self.wanted.run} (step {self.saved.step}"
             f"{averaged}): {len(self.pieces)} tensors, {count:,} parameters; "
-            + "; ".join([", ".join(self.source.wanted.parameters), *resized])
+            + "; ".join([", ".join(self.wanted.parameters), *resized])
         )
 
 
@@ -201,7 +203,8 @@ def plan_copies(
             )
         _check_shapes(pieces, there, shapes, source.wanted.run)
         read = {piece.source.array for piece in pieces.values()}
-        copy = Copy(source, saved, pieces, {name: there[name] for name in read})
+        own = {name: there[name] for name in read}
+        copy = Copy(source.wanted, saved, pieces, own, source.tokenizer)
         copies += _apart(copy) if saved.references else [copy]
     return copies
 
@@ -223,15 +226,14 @@ def _apart(copy: Copy) -> list[Copy]:
             if (array := piece.source.array) in names
         }
         wanted = dataclasses.replace(
-            copy.source.wanted, run=str(saved.run_dir), step=saved.step
+            copy.wanted, run=str(saved.run_dir), step=saved.step
         )
         shapes = {
             names[array]: shape
             for array, shape in copy.shapes.items()
             if array in names
         }
-        source = dataclasses.replace(copy.source, wanted=wanted)
-        found.append(Copy(source, saved, pieces, shapes))
+        found.append(Copy(wanted, saved, pieces, shapes, copy.tokenizer))
     return found
 
 
@@ -264,7 +266,7 @@ def references(copies: Sequence[Copy], plan: StatePlan) -> list[Reference]:
     lacking = {path for path, slot in slots(shapes).items() if slot.array in frozen}
     found = []
     for copy in copies:
-        if copy.source.wanted.collection != "params":
+        if copy.wanted.collection != "params":
             continue
         lacking -= copy.pieces.keys()
         saved = copy.saved
@@ -316,9 +318,9 @@ def check_tokenizers(copies: Sequence[Copy], own: Tokenizer | None) -> None:
     """
     for copy in copies:
         tables = [name for name, piece in copy.pieces.items() if piece.rows]
-        digests = [t and t.digest for t in (copy.source.tokenizer, own)]
+        digests = [t and t.digest for t in (copy.tokenizer, own)]
         if tables and (None in digests or len(set(digests)) > 1):
-            run = copy.source.wanted.run
+            run = copy.wanted.run
             raise UserError(
                 f"{BINDING} takes {tables[0]!r}, whose rows are a vocabulary's, but "
                 f"the tokenizer of {run} has the digest {digests[0]}, this run's "
@@ -341,7 +343,7 @@ def start_from(
       plan: of this run's state, for parameter-efficient fine-tuning; None without.
     """
     for copy in copies:
-        name = copy.source.wanted.collection
+        name = copy.wanted.collection
         leaves = traverse_util.flatten_dict(state.variables[name], sep="/")
         for pieces in _groups(copy):
             leaves |= _copied(copy, pieces, leaves, plan)

@@ -227,7 +227,7 @@ class Loop:
         """Adds to starts.jsonl with what, and on what, this start runs."""
         if jax.process_index() or (self.complete and self.evaluated):
             return
-        mesh, params = self._setup.mesh, self._setup.plan.shapes.params
+        mesh, params = self._setup.mesh, self._setup.plan.decoded_shapes
         line = {
             "began": self._spent.began,
             "step": self.done,
@@ -301,11 +301,17 @@ class Loop:
         with self.watchdog.paused(), self._spent.spend(goodput.EVALUATION):
             values = self._validate(variables, last) if self._has_validation else {}
             point = EvaluationPoint(step, variables, values, last)
-            found = run_evaluations(self._experiment, point, self._evaluation_failed)
+            failures = []
+            found = run_evaluations(
+                self._experiment, point, lambda *failure: failures.append(failure)
+            )
+            for failure in failures:
+                self._note_failure(*failure)
             seen = {f"{self._experiment.objective.unit}_seen": self._log.seen}
             seen |= self._epoch(self._batches.get_state()["position"])
             self._validation = self._reports.validation(step, values, found, seen)
-        self._note_best(step, self._validation)
+        if not failures or self._run.best_metric in self._validation:
+            self._note_best(step, self._validation)
         if last:
             self.evaluated = True
             self._reports.note("finished", step)
@@ -430,7 +436,7 @@ class Loop:
         rows = self._train_rows
         return {"epoch": batches * self._run.batch_size / rows} if rows else {}
 
-    def _evaluation_failed(self, name: str, error: Exception) -> None:
+    def _note_failure(self, name: str, error: Exception) -> None:
         message = f"the evaluation {name} failed: {in_a_line(error)}"
         self._reports.event("evaluation failed", self.done, message)
 

@@ -19,7 +19,7 @@ from fmjax.optim.axes import Names
 from fmjax.optim.peft.merge import check_mergeable, merged_array, sources
 from fmjax.optim.peft.peft import Peft, PeftPlan
 from fmjax.sharding.mesh import MeshConfig
-from fmjax.training.checkpoint.saved_state import find_model
+from fmjax.training.checkpoint.read_model import find_model
 from fmjax.training.experiment import Experiment
 from fmjax.training.state import abstract_variables
 

@@ -12,16 +12,11 @@ from fmjax.sharding.xla_options import check_xla_options
 from fmjax.training.checkpoint.reference import Reference
 from fmjax.training.checks import check_divisible, check_packed_prompt
 from fmjax.training.experiment import Experiment
-from fmjax.training.init_from import (
-    Copy,
-    Source,
-    check_tokenizers,
-    plan_copies,
-    references,
-)
+from fmjax.training.init_from import Copy, check_tokenizers
 from fmjax.training.memory import check_memory
 from fmjax.training.noise_scale import check_noise_scale
 from fmjax.training.parametrize import plan_scaling
+from fmjax.training.start import Start
 from fmjax.training.state import StatePlan, plan_state
 from fmjax.training.traced_step import TracedStep
 
@@ -85,15 +80,16 @@ def plan_run(
 
 def set_up(
     experiment: Experiment,
-    sources: Sequence[Source],
-    on_checked: Callable[[], None],
+    start: Start,
+    on_checked: Callable[[Sequence[Reference]], None] = lambda references: None,
 ) -> Setup:
     """Checks that the parts fit together, plans the state, and prepares the data.
 
     Args:
       experiment: with data and an optimizer.
-      sources: the runs of experiment.init_from.
-      on_checked: called after all checks have passed, before anything is compiled.
+      start: where parameters come from that are not those of the initializer.
+      on_checked: called with the parameters that checkpoints name in other runs, after
+        all checks have passed, before anything is compiled.
 
     Raises:
       UserError: parts of the experiment do not fit together.
@@ -110,8 +106,7 @@ def set_up(
     check_xla_options(mesh.devices.flat[0], run.xla_options)
     check_memory(plan, mesh)
     check_packed_prompt(plan.peft, data, objective.model)
-    copies = plan_copies(sources, plan, objective.vocab_size)
-    referred = references(copies, plan)
+    copies, referred = start.copies(plan, objective.vocab_size)
     if jax.process_index() == 0:
         tokenizer = data.tokenizer()
         check_tokenizers(copies, tokenizer)
@@ -128,6 +123,6 @@ def set_up(
     if jax.process_index() == 0:
         data.prepare()
     data.wait_until_prepared()
-    on_checked()
+    on_checked(referred)
     sharding = batch_sharding(mesh, rules)
     return Setup(mesh, rules, sharding, eval_size, plan, step, copies, referred)

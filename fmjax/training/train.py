@@ -9,17 +9,18 @@ import jax
 
 from fmjax.errors import explained_out_of_memory
 from fmjax.sharding.mesh import on_mesh
+from fmjax.training.checkpoint.reference import Reference
 from fmjax.training.environment import use_compilation_cache
 from fmjax.training.experiment import Experiment
 from fmjax.training.faults.bad_step_log import Diverged, Rollback
 from fmjax.training.faults.interruption import Interruption
-from fmjax.training.init_from import Source
 from fmjax.training.loop import Loop
 from fmjax.training.memory import HELP, describe_memory
 from fmjax.training.outcome import Outcome
 from fmjax.training.reporting.goodput import Clock
 from fmjax.training.reporting.spool import Spool
 from fmjax.training.setup import Setup, set_up
+from fmjax.training.start import Start
 
 
 def train(
@@ -27,8 +28,8 @@ def train(
     run_dir: pathlib.Path,
     config_text: str,
     *,
-    sources: Sequence[Source] = (),
-    on_checked: Callable[[], None] = lambda: None,
+    start: Start,
+    on_checked: Callable[[Sequence[Reference]], None] = lambda references: None,
     on_hang: Callable[[str], None],
     changed_data: bool = False,
     began: float | None = None,
@@ -39,8 +40,9 @@ def train(
       experiment: with data and an optimizer.
       run_dir: the run directory; the caller has checked that it belongs to this run.
       config_text: the whole config, stored with every checkpoint.
-      sources: the runs of experiment.init_from; none if the run resumes.
-      on_checked: called after all checks have passed, before anything is compiled.
+      start: where parameters come from that are not those of the initializer.
+      on_checked: called with the parameters that checkpoints name in other runs, after
+        all checks have passed, before anything is compiled.
       on_hang: called from another thread, with a message, if the run hangs.
       changed_data: resume even if the data changed since the checkpoint.
       began: when the process began, in seconds since 1970; None for now.
@@ -56,7 +58,7 @@ def train(
     with Spool(run_dir) as spool:
         clock = Clock(spool.folder, began or time.time(), jax.process_index() == 0)
         with clock:
-            setup = set_up(experiment, sources, on_checked)
+            setup = set_up(experiment, start, on_checked)
         spool.begin(fetch=jax.process_index() == 0)
         loop = Loop(
             experiment, run_dir, config_text, setup, on_hang, changed_data, clock, spool

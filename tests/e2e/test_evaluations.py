@@ -49,6 +49,30 @@ def test_a_failing_evaluation_is_an_event_and_no_end(tiny, tmp_path, verb, monke
     assert "unigram_nll" in line
 
 
+def test_an_evaluation_that_fails_once_is_no_verdict_on_its_metric(
+    tiny, tmp_path, verb, monkeypatch
+):
+    measured = []
+
+    def judge(self, experiment, point):
+        measured.append(point.step)
+        if point.step == 20:
+            refuse()
+        return {"judgement": 1.0 / point.step}
+
+    monkeypatch.setattr(Sample, "__call__", judge)
+    code, out, err = verb(
+        "train", *tiny, "train.steps=30", "train.eval_every=10", "train.keep_best=1",
+        "train.best_metric='judgement'", "train.patience=3",
+        "--run_dir", tmp_path / "run",
+    )  # fmt: skip
+    assert code == 0, err
+    assert measured == [10, 20, 30]
+    assert "the evaluation @sample() failed" in out
+    values = metrics.values(tmp_path / "run", "validation", "judgement")
+    assert values.keys() == {10, 30}
+
+
 def test_a_complete_run_that_was_not_evaluated_is_evaluated_when_called_again(
     tiny, tmp_path, verb, monkeypatch
 ):

@@ -17,7 +17,7 @@ from fmjax.interop.export import export_model
 from fmjax.interop.hugging_face import import_model
 from fmjax.run import directory as run_dirs
 from fmjax.sharding.mesh import MeshConfig, on_mesh
-from fmjax.training.checkpoint.saved_state import restore_model
+from fmjax.training.checkpoint.read_model import restore_model
 from fmjax.training.reporting import metrics
 
 NAMES = ("bad", "fine", "good")

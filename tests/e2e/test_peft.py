@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 from flax import traverse_util
 from run_digest import run_digest
+from scipy.special import log_softmax
 
 from fmjax import load_experiment
+from fmjax.evaluation.merge_damage import merge_damage
 from fmjax.inference.load import load
-from fmjax.training.checkpoint.saved_state import SavedState
+from fmjax.run import registry
+from fmjax.training.checkpoint import read_model
+from fmjax.training.checkpoint.saved_state import SavedState, saved_steps
 from fmjax.training.state import abstract_variables
 
 SHORT = [
@@ -51,7 +55,7 @@ def command(tiny, base, run_dir, steps, *more):
 
 @pytest.mark.parametrize("coding", ["peft.coding=@int8()", "nf4.paths=('**/mlp/out',)"])
 def test_a_run_on_coded_weights_resumes_and_loads(
-    tiny, base, tmp_path, verb, validated, coding
+    tiny, base, tmp_path, verb, validated, coding, monkeypatch
 ):
     bindings = ["peft.coding=@nf4()", coding]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -71,6 +75,20 @@ def test_a_run_on_coded_weights_resumes_and_loads(
     kind = "int8" if "int8" in coding else "uint8"
     suffix = "int8" if "int8" in coding else "nf4"
     assert layer["mlp"][f"out_{suffix}"]["codes"].dtype == kind
+    # As many as were trained, and never all of them in memory before they are coded.
+    said = said.split(" parameters on")[0].split()[-1]
+    assert f"{said} parameters" in repr(load(whole))
+    read, sizes = SavedState.read, []
+
+    def watched(self, tree, **how):
+        found = read(self, tree, **how)
+        sizes.append(sum(leaf.nbytes for leaf in jax.tree.leaves(found)))
+        return found
+
+    monkeypatch.setattr(SavedState, "read", watched)
+    monkeypatch.setattr(read_model, "_READ_BYTES", 4000)
+    assert verb("eval", whole, "mesh.data=-1")[0] == 0
+    assert max(sizes) < sum(sizes) / 2
 
 
 def test_a_run_of_adapters_from_start_to_use(tiny, base, tmp_path, verb):
@@ -139,7 +157,7 @@ def test_a_changed_base_is_refused(tiny, base, tmp_path, verb):
     assert verb(*other, "--run_dir", own)[0] == 0
     code, _, err = verb(*command(tiny, own, run_dir, 4, "--override"))
     assert code == 2
-    assert "not what this run was trained with" in err
+    assert "has changed since" in err
     code, _, err = verb("eval", run_dir)
     assert code == 2
     assert "has changed since" in err
@@ -172,10 +190,41 @@ def test_a_base_that_trained_on_is_read_at_its_step(tiny, base, tmp_path, verb):
     own, run_dir = tmp_path / "base", tmp_path / "run"
     shutil.copytree(base, own)
     assert verb(*command(tiny, own, run_dir, 2))[0] == 0
-    more = ["train", *tiny, *SHORT, "train.steps=4", "train.keep_last=2"]
-    assert verb(*more, "--override", "--run_dir", own)[0] == 0
+
+    def train_on(steps):
+        more = ["train", *tiny, *SHORT, f"train.steps={steps}", "train.keep_last=1"]
+        assert verb(*more, "--override", "--run_dir", own)[0] == 0
+        return saved_steps(own)
+
+    # It keeps the step that is read, while there is a run that reads it.
+    assert train_on(4) == [2, 4]
     code, _, err = verb(*command(tiny, own, run_dir, 4, "--override"))
     assert code == 0, err
+    assert len(registry.read(own).read_by) == 1
+    shutil.rmtree(run_dir)
+    assert train_on(6) == [6]
+
+
+def test_a_run_that_continues_needs_only_the_runs_that_it_reads(
+    tiny, base, tmp_path, verb
+):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert verb(*command(tiny, base, first, 2))[0] == 0
+    assert verb(*command(tiny, first, second, 2))[0] == 0
+    # Its adapters were those of the first run, which are its own now.
+    shutil.rmtree(first)
+    code, _, err = verb(*command(tiny, first, second, 4, "--override"))
+    assert code == 0, err
+    assert load(second).step == 4
+
+
+def test_steps_of_a_run_of_adapters_are_traced_without_its_base(tiny, tmp_path, verb):
+    bindings = [*SHORT, *PEFT, "init_from.run='nowhere'", "train.steps=20"]
+    code, out, err = verb(
+        "profile", *tiny, *bindings, "--steps", "2", "--out", tmp_path / "trace"
+    )
+    assert code == 0, err
+    assert "by instruction" in out
 
 
 def test_virtual_tokens_and_bottlenecks_are_trained_and_generate(
@@ -303,8 +352,9 @@ def test_a_base_in_eight_bits_is_merged_as_it_was_trained_with(
     coded = ["peft.coding=@int8()", "peft.base_dtype='float32'"]
     code, _, err = verb(*command(tiny, base, run_dir, 4, *coded))
     assert code == 0, err
-    code, _, err = verb("merge", run_dir, whole)
+    code, said, err = verb("merge", run_dir, whole)
     assert code == 0, err
+    assert "predictions of the validation split: KL" in said
     tokens = np.arange(20)[None] + 60
     runs = (load(run_dir), load(whole), load(run_dir).merged(), load(base))
     found, merged, in_memory, plain = (
@@ -313,6 +363,32 @@ def test_a_base_in_eight_bits_is_merged_as_it_was_trained_with(
     np.testing.assert_allclose(merged, found, atol=1e-5)
     np.testing.assert_allclose(in_memory, found, atol=1e-5)
     assert np.abs(plain - found).max() > 1e-3
+
+
+def test_the_damage_of_a_rounded_merge_is_measured(tiny, base, tmp_path, verb):
+    run_dir, whole = tmp_path / "run", tmp_path / "whole"
+    code, _, err = verb(*command(tiny, base, run_dir, 4))
+    assert code == 0, err
+    code, said, err = verb("merge", run_dir, whole, "--dtype", "float16")
+    assert code == 0, err
+    found = merge_damage(run_dir, whole)
+    assert found.describe() in said
+
+    # The same of one row after the other.
+    runs = load(run_dir), load(whole)
+    rows = load(run_dir).config.data.eval_batches(32, range(32), max_batches=1)
+    batch = next(iter(rows))
+    logits = [run(tokens=batch["tokens"])["logits"] for run in runs]
+    p, q = (log_softmax(np.asarray(x, np.float64), -1) for x in logits)
+    weights = batch["weights"]
+    kl = (np.exp(p) * (p - q)).sum(-1)[weights > 0].mean()
+    assert 0 < kl < 1e-2
+    assert found.kl == pytest.approx(kl, rel=0.1)
+    one_hot = np.eye(p.shape[-1])[batch["targets"]]
+    losses = [(x * one_hot).sum(-1) * weights for x in (p, q)]
+    perplexities = [np.exp(-x.sum() / weights.sum()) for x in losses]
+    assert found.perplexity == pytest.approx(perplexities, rel=1e-5)
+    assert found.perplexity[0] != found.perplexity[1]
 
 
 def _digest_rows(run_dir):

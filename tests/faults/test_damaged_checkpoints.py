@@ -19,7 +19,8 @@ from fmjax.optim.schedules import Constant
 from fmjax.sharding.mesh import MeshConfig
 from fmjax.training.checkpoint import saved_state
 from fmjax.training.checkpoint.checkpoints import DAMAGED, Checkpoints
-from fmjax.training.checkpoint.saved_state import FOLDER, restore_model, saved_steps
+from fmjax.training.checkpoint.read_model import restore_model
+from fmjax.training.checkpoint.saved_state import FOLDER, saved_steps
 from fmjax.training.state import State, plan_state
 
 OBJECTIVE = CausalLM(

@@ -12,13 +12,12 @@ import fmjax
 from fmjax.config.render import render
 from fmjax.data.tokenizers.tokenizers import ByteTokenizer
 from fmjax.errors import UserError
-from fmjax.inference import read_params
 from fmjax.models.language.gpt import GPT
 from fmjax.models.layers.transformer import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
 from fmjax.run import directory as run_dir
 from fmjax.sharding.mesh import MeshConfig
-from fmjax.training.checkpoint import checkpoints, saved_state
+from fmjax.training.checkpoint import checkpoints, read_model, saved_state
 from fmjax.training.experiment import Experiment
 
 MODEL = GPT(TransformerConfig(2, 12, 2, init_std=0.3, dtype="float32"), 259, 16)
@@ -122,7 +121,7 @@ def test_parameters_are_loaded_in_a_dtype_and_never_all_in_float32(
         return arrays
 
     monkeypatch.setattr(saved_state.SavedState, "read", watched)
-    monkeypatch.setattr(read_params, "_READ_BYTES", 4000)
+    monkeypatch.setattr(read_model, "_READ_BYTES", 4000)
     half = fmjax.load(stored[0], mesh=mesh, dtype="bfloat16")
     leaves = jax.tree.leaves(stored[1])
     largest = max(leaf.nbytes for leaf in leaves)

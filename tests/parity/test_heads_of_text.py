@@ -1,5 +1,7 @@
 """Heads of texts, of tokens and of answers are those of transformers, both ways."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -230,6 +232,28 @@ def test_pairs_are_classified_as_transformers_does(tmp_path):
     close(run.classify(["the cat " * 100], truncate=True).logits, expected)
     with pytest.raises(UserError, match="texts is one text"):
         run.classify("a text")
+
+
+def test_a_model_of_several_labels_is_imported_as_one(tmp_path):
+    vocabulary = wordpiece(tmp_path / "vocabulary")
+    tokenizer = transformers.BertTokenizer.from_pretrained(vocabulary)
+    options = BERT | {"max_position_embeddings": 64, "num_labels": 3}
+    options |= {"num_hidden_layers": 1, "problem_type": "multi_label_classification"}
+    name = "BertForSequenceClassification"
+    model, run = classifier(tmp_path, tokenizer, name, options)
+    batch = tokenizer(SENTENCES, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**batch).logits
+    found = run.classify(SENTENCES)
+    close(found.probabilities, torch.sigmoid(logits))
+    wanted = [[f"LABEL_{i}" for i in np.flatnonzero(row > 0)] for row in logits]
+    assert [list(each) for each in found.sets] == wanted
+    again = comes_back(model, run.directory, tmp_path / "again")
+    assert again.config.problem_type == "multi_label_classification"
+    config = model.config.to_dict() | {"problem_type": "ranking"}
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="problem_type = 'ranking' is not supported"):
+        import_model(tmp_path / "hf", tmp_path / "other")
 
 
 def test_rewards_are_those_of_transformers(tmp_path):

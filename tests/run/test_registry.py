@@ -14,7 +14,7 @@ from fmjax.run import registry
 from fmjax.storage import objects
 from fmjax.storage.paths import as_path
 from fmjax.training.checkpoint.bucket_steps import COMMITTED
-from fmjax.training.checkpoint.retention import KeepPromoted
+from fmjax.training.checkpoint.retention import KeepRegistered
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_runs_of_a_bucket_are_found_tagged_and_promoted(buckets, tmp_path):
     assert registry.read(folder / "deep/b") == registry.Registry()
     with pytest.raises(UserError, match="no checkpoint of step 4"):
         registry.promote(folder / "a", "production", 4)
-    kept = KeepPromoted(folder / "a")
+    kept = KeepRegistered(folder / "a")
     kept.read()
     steps = [types.SimpleNamespace(step=step) for step in (3, 7)]
     assert kept.should_preserve(steps, context=None) == [True, False]

@@ -17,7 +17,8 @@ from fmjax.optim.schedules import Constant
 from fmjax.run.registry import promote
 from fmjax.sharding.mesh import MeshConfig
 from fmjax.training.checkpoint.checkpoints import Checkpoints, save_model
-from fmjax.training.checkpoint.saved_state import restore_model, saved_steps
+from fmjax.training.checkpoint.read_model import restore_model
+from fmjax.training.checkpoint.saved_state import saved_steps
 from fmjax.training.state import State, plan_state
 
 CONFIG = TransformerConfig(num_layers=2, embed_dim=16, num_heads=2)

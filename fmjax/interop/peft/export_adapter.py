@@ -22,7 +22,7 @@ from fmjax.run import directory as run_dirs
 from fmjax.sharding.mesh import MeshConfig
 from fmjax.storage.new_folder import new_folder
 from fmjax.storage.paths import as_path
-from fmjax.training.checkpoint.saved_state import find_model
+from fmjax.training.checkpoint.read_model import find_model
 from fmjax.training.experiment import Experiment
 from fmjax.training.state import abstract_variables
 

@@ -120,6 +120,19 @@ def weight(
     return module.param(name, init, shape)
 
 
+def parameter_count(params: Mapping[str, Any]) -> int:
+    """How many parameters a nested dict has; a coded weight counts as a whole one."""
+    count = 0
+    for name, value in params.items():
+        if not isinstance(value, Mapping):
+            count += value.size
+        elif name.endswith((NF4, INT8)):
+            count += value["codes"].size * (2 if name.endswith(NF4) else 1)
+        else:
+            count += parameter_count(value)
+    return count
+
+
 def coded_product(
     multiply: Callable[[Array, Array], Array], x: Array, coded: Coded
 ) -> Array:

@@ -221,5 +221,6 @@ def _mapped(function: Callable) -> Callable:
 def _nearest(values: Array, levels: np.ndarray) -> Array:
     """The index of the nearest of levels in order, uint8."""
     between = (levels[:-1].astype(np.float64) + levels[1:]) / 2
-    found = jnp.searchsorted(jnp.asarray(between, jnp.float32), values)
-    return found.astype(jnp.uint8)
+    # Compared with all, as a search would look levels up one at a time on TPUs.
+    between = jnp.asarray(between, jnp.float32)
+    return jnp.searchsorted(between, values, method="compare_all").astype(jnp.uint8)

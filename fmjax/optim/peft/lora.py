@@ -34,8 +34,8 @@ class LoRA:
         2023).
       dora: whether directions are adapted, and the norms of the outputs' weights
         trained apart (DoRA, Liu et al. 2024).
-      dropout: share of the inputs of A that are dropped in training; not of tables,
-        routers and experts.
+      dropout: share of the inputs of A that are dropped in training; only of weights
+        in attention and feed-forward layers, without those of experts.
       b_rate: factor of the learning rate of B (LoRA+, Hayou et al. 2024: 16).
     """
 
@@ -103,8 +103,7 @@ class LoRA:
                 stacked, stack_names, constant(self.scale, stacked), trained=False
             ),
         }
-        # Only layers of all tokens have keys for dropout.
-        if self.dropout and not weight.is_table and "expert" not in weight.names:
+        if self.dropout and _has_keys(weight):
             found["dropout"] = Added(
                 stacked, stack_names, constant(self.dropout, stacked), trained=False
             )
@@ -117,3 +116,13 @@ class LoRA:
                 fit=adapted_norm,
             )
         return found
+
+
+def _has_keys(weight: Weight) -> bool:
+    """Whether the layer of a weight has keys for dropout, as those of blocks have."""
+    *modules, name = weight.path.split("/")
+    if "mlp" in modules:
+        return (
+            modules[-1] == "mlp" and "expert" not in weight.names and name != "router"
+        )
+    return any(module.endswith("attention") for module in modules)

@@ -30,7 +30,7 @@ from fmjax.training.checkpoint.bucket_steps import clear_uncommitted, set_aside
 from fmjax.training.checkpoint.digest_item import DigestSave
 from fmjax.training.checkpoint.digests import own_pieces, sealed
 from fmjax.training.checkpoint.reference import Reference
-from fmjax.training.checkpoint.retention import KeepBest, KeepPromoted
+from fmjax.training.checkpoint.retention import KeepBest, KeepRegistered
 from fmjax.training.checkpoint.saved_state import (
     FOLDER,
     ITEMS,
@@ -110,8 +110,8 @@ class Checkpoints:
             policies.append(preserve.EveryNSteps(keep_every))
         if keep_best:
             policies.append(KeepBest(self._values, keep_best, best_mode))
-        self._promoted = KeepPromoted(run_dir)
-        policies.append(self._promoted)
+        self._registered = KeepRegistered(run_dir)
+        policies.append(self._registered)
         self._manager = ocp.CheckpointManager(
             self._folder,
             item_names=ITEMS,
@@ -155,7 +155,7 @@ class Checkpoints:
         self.wait()
         if step in self._manager.all_steps():
             return
-        self._promoted.read()
+        self._registered.read()
         tree = _as_tree(state, self._omitted)
         if self._references:
             own = [each.as_json(self._run_dir) for each in self._references]
@@ -232,24 +232,11 @@ class Checkpoints:
         saved = SavedState(self._run_dir, step)
         tree = _as_tree(shapes, self._omitted)
         _check_fits(tree, saved)
-        self._check_same(saved)
         data, meta = saved.read_records()
         state = saved.read(tree, one_by_one=False)
         if base is not None:
             _merge(state, _as_tree(base), self._omitted)
         return Restored(step, _from_tree(state, shapes), data, meta)
-
-    def _check_same(self, saved: SavedState) -> None:
-        """Raises a UserError if parameters of other runs are not those of training."""
-        before = {tuple(sorted(r.arrays.items())): r for r in saved.references}
-        for reference in self._references:
-            was = before.get(tuple(sorted(reference.arrays.items())))
-            if was is None or was.digest != reference.digest:
-                raise UserError(
-                    f"{saved.folder}: frozen parameters are those of {reference.run} "
-                    f"at step {reference.step}, which are not what this run was "
-                    "trained with. Put that checkpoint back, or start another run."
-                )
 
     def restore_newest(
         self, shapes: State, say: Callable[[str], None], base: State | None = None

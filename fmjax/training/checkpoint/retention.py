@@ -9,7 +9,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from fmjax.errors import UserError
 from fmjax.storage.objects import os_errors
+from fmjax.storage.paths import as_path, is_bucket
 
 REGISTRY = "registry.json"  # written by fmjax.run.registry
 
@@ -39,8 +41,11 @@ class KeepBest:
         return [step in best for step in steps]
 
 
-class KeepPromoted:
-    """Keeps the checkpoint that has a stage in the run's registry.
+class KeepRegistered:
+    """Keeps the checkpoints that the run's registry names.
+
+    These are the one that has a stage, and those of which other runs read parameters,
+    as long as the other runs exist.
 
     Args:
       run_dir: the run directory.
@@ -48,31 +53,43 @@ class KeepPromoted:
 
     def __init__(self, run_dir: pathlib.Path):
         self._run_dir = run_dir
-        self._step: int | None = None
+        self._steps: list[int] = []
 
     def read(self) -> None:
-        """Reads which checkpoint it is; every process of a run must call it."""
+        """Reads which checkpoints they are; every process of a run must call it."""
         # The file is written whole, but a file system may fail for a moment.
-        with contextlib.suppress(OSError, ValueError):
-            self._step = _promoted_step(self._run_dir)
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, UserError):
+            self._steps = _registered_steps(self._run_dir)
         if jax.process_count() > 1:
             # All processes must delete the same checkpoints.
-            known = np.int32(-1 if self._step is None else self._step)
-            agreed = int(multihost_utils.broadcast_one_to_all(known))
-            self._step = None if agreed < 0 else agreed
+            count = _of_first_process(np.array([len(self._steps)]))[0]
+            steps = np.resize(np.array([*self._steps, 0]), count)
+            self._steps = _of_first_process(steps).tolist() if count else []
 
     def should_preserve(self, checkpoints: Sequence, *, context) -> list[bool]:
-        """Whether each checkpoint is the promoted one."""
+        """Whether each checkpoint is one of them."""
         del context
-        return [info.step == self._step for info in checkpoints]
+        return [info.step in self._steps for info in checkpoints]
 
 
-def _promoted_step(run_dir: pathlib.Path) -> int | None:
-    """The step in registry.json; raises an OSError or ValueError if unreadable."""
+def _of_first_process(values: np.ndarray) -> np.ndarray:
+    return np.asarray(multihost_utils.broadcast_one_to_all(values.astype(np.int32)))
+
+
+def _registered_steps(run_dir: pathlib.Path) -> list[int]:
+    """The steps in registry.json; raises an error if it is unreadable or damaged."""
     try:
         with os_errors(run_dir):
             content = json.loads((run_dir / REGISTRY).read_bytes())
     except FileNotFoundError:
-        return None
-    step = content.get("step") if isinstance(content, dict) else None
-    return step if isinstance(step, int) and 0 <= step < 2**31 else None
+        return []
+    if not isinstance(content, dict):
+        return []
+    steps = [content.get("step")]
+    for other in content.get("read_by", ()):
+        places = [as_path(other["run"])]
+        if "relative" in other:
+            places.append(run_dir / other["relative"])
+        if any(is_bucket(place) or place.is_dir() for place in places):
+            steps.append(other["step"])
+    return [s for s in steps if isinstance(s, int) and 0 <= s < 2**31]

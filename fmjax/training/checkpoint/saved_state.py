@@ -6,7 +6,7 @@ import math
 import pathlib
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -18,23 +18,17 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from fmjax.errors import UserError
-from fmjax.objectives.objective import Objective
-from fmjax.optim.peft.peft import Peft, PeftPlan
-from fmjax.sharding.rules import LogicalRules, named_shardings, param_specs
 from fmjax.storage.paths import as_path, is_bucket
 from fmjax.training.checkpoint.bucket_steps import committed_steps
 from fmjax.training.checkpoint.digest_item import DigestHandler, DigestRestore
 from fmjax.training.checkpoint.digests import damaged, opened
 from fmjax.training.checkpoint.reference import Reference
-from fmjax.training.state import abstract_variables
 
 FOLDER = "checkpoints"
 # Items of a checkpoint.
 ITEMS = ("state", "data", "meta", "digests")
 # The entry of "meta" with the parameters that are those of other runs.
 REFERENCES = "references"
-# A weight → the arrays that are kept of it, by path in the parameters.
-Coder = Callable[[jax.Array], dict[str, jax.Array]]
 # Reading is tried again after these pauses: a network file system may fail briefly.
 _PAUSES_SECONDS = (2.0,)
 _PAUSES_OF_BUCKETS_SECONDS = (2.0, 10.0, 30.0)
@@ -168,9 +162,14 @@ class SavedState:
         Raises:
           UserError: another run is missing, or its arrays are not those of training.
         """
-        return [self._other(reference) for reference in self.references]
+        return [self.other(reference) for reference in self.references]
 
-    def _other(self, reference: Reference) -> "SavedState":
+    def other(self, reference: Reference) -> "SavedState":
+        """The checkpoint of another run that has parameters of this one.
+
+        Raises:
+          UserError: it is missing, or its arrays are not those of training.
+        """
         base = f"{self.folder}: its frozen parameters are those of {reference.run}"
         try:
             saved = SavedState(reference.run, reference.step)
@@ -356,108 +355,6 @@ class SavedState:
             if pause is not None:
                 time.sleep(pause)
         raise Damaged(self.folder, f"cannot be read: {why}") from error
-
-
-def restore_model(
-    run_dir: pathlib.Path,
-    objective: Objective,
-    mesh: jax.sharding.Mesh,
-    rules: LogicalRules,
-    step: int | None = None,
-    ema: bool = True,
-    peft: Peft | None = None,
-) -> tuple[dict, int]:
-    """Reads the variables of a checkpoint, each leaf directly into its sharding.
-
-    Args:
-      run_dir: the run directory.
-      objective: the run's, whose model defines names and shapes.
-      mesh: where to put them.
-      rules: logical to mesh axes.
-      step: of the checkpoint; None for the newest.
-      ema: read averaged parameters where the run kept them.
-      peft: of the run.
-
-    Returns:
-      ({"params": …, other collections}, the step).
-
-    Raises:
-      UserError: if there is no such checkpoint, or it does not fit the model.
-    """
-    found = find_model(run_dir, objective, mesh, rules, step, ema, peft)
-    saved, wanted, extra = found
-    params = saved.read_params(wanted)
-    for path, code in coders(objective, peft).items():
-        if path in params:
-            params |= code(params.pop(path))
-    params = traverse_util.unflatten_dict(params, sep="/")
-    return {"params": params} | saved.read_extra(extra), saved.step
-
-
-def find_model(
-    run_dir: pathlib.Path,
-    objective: Objective,
-    mesh: jax.sharding.Mesh,
-    rules: LogicalRules,
-    step: int | None = None,
-    ema: bool = True,
-    peft: Peft | None = None,
-) -> tuple[SavedState, dict[str, jax.ShapeDtypeStruct], dict]:
-    """Finds a checkpoint, and what to read from it; arguments as for `restore_model`.
-
-    Returns:
-      The checkpoint; shapes and shardings of the parameters by path, for `read_params`,
-      those of coded weights before they are coded, see `coders`; and those of the
-      other collections, for `read_extra`.
-
-    Raises:
-      UserError: there is no such checkpoint, or it does not fit the model.
-    """
-    saved = SavedState(run_dir, step, ema)
-    axes, shapes = abstract_variables(objective, peft)
-    if peft is not None:
-        plan = _planned(objective, peft)
-        of_others = {path for each in saved.references for path in each.arrays}
-        for kind, tree in ((plan.base_axes, axes), (plan.base_shapes, shapes)):
-            flat = traverse_util.flatten_dict(tree["params"], sep="/")
-            for path in plan.coded.keys() & of_others:
-                for part in plan.kept_as(path):
-                    del flat[part]
-                flat[path] = kind[path]
-            tree["params"] = traverse_util.unflatten_dict(flat, sep="/")
-    places = named_shardings(param_specs(axes, shapes, mesh, rules), mesh)
-    shapes = jax.tree.map(
-        lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
-        shapes,
-        places,
-    )
-    params = shapes.pop("params")
-    _check_fits({"params": params, "extra": shapes}, saved)
-    return saved, traverse_util.flatten_dict(params, sep="/"), shapes
-
-
-def coders(objective: Objective, peft: Peft | None) -> dict[str, Coder]:
-    """Path of a weight that is coded in training → the function that codes it."""
-    if peft is None or peft.coding is None:
-        return {}
-    plan = _planned(objective, peft)
-    return {p: jax.jit(functools.partial(plan.encode, p)) for p in plan.coded}
-
-
-def _planned(objective: Objective, peft: Peft) -> PeftPlan:
-    axes, shapes = abstract_variables(objective)
-    return peft.plan(axes["params"], shapes["params"])
-
-
-def _check_fits(wanted: dict, saved: SavedState) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(wanted):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        shape, _ = saved.arrays.get(name, ("nothing", None))
-        if shape != leaf.shape:
-            raise UserError(
-                f"{saved.folder}: {name} should be {leaf.shape} by config.gin, found "
-                f"{shape}."
-            )
 
 
 def _reader(folder: pathlib.Path, gigabytes: float | None = None):
