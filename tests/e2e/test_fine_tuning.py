@@ -199,6 +199,7 @@ def test_other_classes_than_those_of_the_run_are_refused(place, half, tmp_path):
         evaluate_run(half, bindings=[f"labelled_records.files={file}"])
 
 
+@pytest.mark.slow
 def test_numbers_are_predicted_and_scored(place, tmp_path):
     for name in ("train", "dev"):
         lines = (place / "records" / f"{name}.jsonl").read_text().splitlines()

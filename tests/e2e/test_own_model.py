@@ -71,6 +71,7 @@ def reference(params, tokens: list[int], window: int = 8) -> np.ndarray:
     return np.stack(rows)
 
 
+@pytest.mark.slow
 def test_it_is_planned_by_another_process(in_the_folder):
     # Its task is registered by a module that no class of the experiment is from.
     experiment = fmjax.load_experiment("own.gin", ["train.batch_size=8"], trust=True)

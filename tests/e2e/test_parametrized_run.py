@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tiers import slow
 
 from fmjax.config.load import load_stored
 from fmjax.training.reporting import metrics
@@ -19,7 +20,7 @@ SCOPED = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("how", [WIDTH, SCOPED])
+@pytest.mark.parametrize("how", [WIDTH, slow(SCOPED)])
 def test_a_parametrized_run_is_stored_with_its_multipliers(tiny, tmp_path, verb, how):
     run_dir = tmp_path / "run"
     command = ("train", *tiny, *SHORT, *how, "--run_dir", run_dir)

@@ -9,6 +9,7 @@ import pytest
 from flax import traverse_util
 from run_digest import run_digest
 from scipy.special import log_softmax
+from tiers import slow
 
 from fmjax import load_experiment
 from fmjax.evaluation.merge_damage import merge_damage
@@ -53,7 +54,9 @@ def command(tiny, base, run_dir, steps, *more):
     return ["train", *tiny, *bindings, *more, "--run_dir", run_dir]
 
 
-@pytest.mark.parametrize("coding", ["peft.coding=@int8()", "nf4.paths=('**/mlp/out',)"])
+@pytest.mark.parametrize(
+    "coding", [slow("peft.coding=@int8()"), "nf4.paths=('**/mlp/out',)"]
+)
 def test_a_run_on_coded_weights_resumes_and_loads(
     tiny, base, tmp_path, verb, validated, coding, monkeypatch
 ):
@@ -164,7 +167,8 @@ def test_a_changed_base_is_refused(tiny, base, tmp_path, verb):
 
 
 @pytest.mark.parametrize(
-    "change", ["lora.alpha=400.0", "peft.base_dtype='float32'", "lora.dropout=0.0"]
+    "change",
+    ["lora.alpha=400.0", slow("peft.base_dtype='float32'"), slow("lora.dropout=0.0")],
 )
 def test_adapters_do_not_change_when_a_run_continues(
     tiny, base, tmp_path, verb, change
@@ -313,6 +317,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     assert not run_dir.exists()
 
 
+@pytest.mark.slow
 def test_adapters_are_trained_further_in_another_run(tiny, base, tmp_path, verb):
     first, second = tmp_path / "first", tmp_path / "second"
     dora = ["lora.dora=True", "lora.dropout=0.0", "peft.base_dtype='float32'"]

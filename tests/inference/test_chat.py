@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 from chat_templates import ALTERNATING, CHATML, SYSTEM, TALK, tokenizer_with
 from random_writers import build
+from tiers import slow
 
 from fmjax.cli import chat as verb
 from fmjax.cli import main as cli
@@ -62,16 +63,22 @@ def continued(run, messages, max_tokens, options):
     return ids
 
 
-@pytest.mark.parametrize("style", ["gpt2", "llama"])
+GREEDY = ChatOptions(12, temperature=0.0)
+DRAWN = ChatOptions(12, temperature=1.3, top_k=40, top_p=0.9, seed=5)
+PENALTIES = Generation(repetition_penalty=1.5, no_repeat_ngram_size=2)
+
+
 @pytest.mark.parametrize(
-    ("options", "generation"),
+    ("style", "options", "generation"),
     [
-        (ChatOptions(12, temperature=0.0), None),
-        (ChatOptions(12, temperature=1.3, top_k=40, top_p=0.9, seed=5), None),
-        (ChatOptions(12, temperature=0.0),
-         Generation(repetition_penalty=1.5, no_repeat_ngram_size=2)),
+        ("gpt2", GREEDY, None),
+        slow("llama", GREEDY, None),
+        slow("gpt2", DRAWN, None),
+        ("llama", DRAWN, None),
+        ("gpt2", GREEDY, PENALTIES),
+        slow("llama", GREEDY, PENALTIES),
     ],
-)  # fmt: skip
+)
 def test_turns_are_those_of_the_whole_conversation_read_again(
     tokenizer, style, options, generation
 ):

@@ -70,6 +70,13 @@ CASES = {
     ),
 }
 
+# The others are combined in these.
+ALIKE = (
+    *("bidirectional", "segments", "padding", "causal window", "window", "softcap"),
+    *("window in other layers", "grouped"),
+)
+EACH_KIND = [slow(name) if name in ALIKE else name for name in CASES]
+
 
 def inputs(name):
     H, G, S, softcap, dtype, mask = CASES[name]
@@ -115,7 +122,7 @@ def assert_equal(got, want, dtype):
         np.testing.assert_allclose(a, b, atol=10 * bound, rtol=0)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EACH_KIND)
 def test_splash_equals_xla(name):
     assert_equal(run("splash", name, block=128), run("xla", name), CASES[name][4])
 
@@ -143,7 +150,7 @@ def test_splash_pads_rows(causal):
     assert_equal(gradients("splash"), gradients("xla"), jnp.float32)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EACH_KIND)
 def test_blockwise_equals_xla(name):
     assert_equal(run("blockwise", name, block=96), run("xla", name), CASES[name][4])
 
@@ -170,7 +177,7 @@ def test_blockwise_equals_xla_with_sinks(name):
     assert_equal(both("blockwise"), both("xla"), jnp.float32)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EACH_KIND)
 def test_triton_equals_xla(name):
     assert_equal(run("triton", name), run("xla", name), CASES[name][4])
 
@@ -238,7 +245,7 @@ def test_triton_is_compiled_for_gpus():
         assert text.count(f'name = "flash_attention_{name}_causal"') == 1
 
 
-@pytest.mark.parametrize("name", ["grouped", "all"])
+@pytest.mark.parametrize("name", [slow("grouped"), "all"])
 @pytest.mark.parametrize("implementation", ["splash", "blockwise", "triton"])
 def test_kernels_on_a_mesh_equal_xla_on_one_device(implementation, name):
     config = MeshConfig(data=1, fsdp=2, tensor=4)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from hlo_products import product_flops
+from tiers import slow
 
 from fmjax.data.text.decoder_pairs import DecoderPairs
 from fmjax.models.language.gpt import GPT
@@ -67,10 +68,10 @@ FEW = 6
 @pytest.mark.parametrize(
     ("tie_embeddings", "z_loss", "smoothing", "chunks", "length"),
     [
-        (True, 0, 0, 64, 33),
+        slow(True, 0, 0, 64, 33),
         (True, 0.01, 0.1, 5, 33),
         (False, 0, 0, 2, 33),
-        (False, 0.01, 0, 33, 33),
+        slow(False, 0.01, 0, 33, 33),
         (True, 0.01, 0.1, 4, FEW),
         (False, 0, 0, 2, FEW),
     ],

@@ -187,7 +187,7 @@ TRIPLES = TextContrast(
 @pytest.mark.parametrize(
     ("objective", "texts", "mesh", "microbatches"),
     [
-        (SINGLE, 1, None, 4),
+        slow(SINGLE, 1, None, 4),
         (TRIPLES, 3, "data_fsdp_tensor", 2),
         slow(SINGLE, 1, "data_fsdp_tensor", 2),
         slow(TRIPLES, 3, None, 4),

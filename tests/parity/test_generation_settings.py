@@ -115,7 +115,7 @@ def cut(row, ends, most):
     return row[: stops[0] + 1 if stops else most]
 
 
-ONE_OF_EACH_KIND = ("repetition", "summary", "marian", "suppressed")
+ONE_OF_EACH_KIND = ("repetition", "summary", "marian")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from on_meshes import OPTIMIZER
+from tiers import slow
 from tpu_compiler import compiled_step, text_batch, tpu_devices
 
 from fmjax.models.language.gpt import GPT
@@ -81,7 +82,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["gpt", slow("t5"), "vit"])
 def test_small_models_for_eight_chips(name):
     objective, batch = MODELS[name]
     mesh = MeshConfig(data=1, fsdp=8)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 from on_meshes import MESHES, build, packed_rows
+from tiers import slow
 
 from fmjax.models.language.gpt import GPT
 from fmjax.models.layers.mixture_of_experts import Experts
@@ -114,7 +115,7 @@ def assert_same(found, wanted):
     )
 
 
-@pytest.mark.parametrize("peft", ["lora", "dora on nf4"])
+@pytest.mark.parametrize("peft", [slow("lora"), "dora on nf4"])
 def test_a_mesh_and_microbatches_compute_what_one_device_does(peft):
     wanted = trained(CONFIG, PEFT[peft], None)
     mesh = MESHES["data_fsdp_tensor"]
