@@ -30,6 +30,7 @@ os.environ.setdefault("NPROC", "32")
 
 import jax
 import pytest
+from array_annotations import leave_others_alone
 from jax._src.interpreters import mlir
 
 from fmjax.say_once import say_once
@@ -84,6 +85,8 @@ def _keep_temporary_files_in_memory() -> None:
 
 
 _keep_temporary_files_in_memory()
+
+leave_others_alone()
 
 SHARED = ROOT.parent / "shared" / "data"
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiers import slow
 
 from fmjax.data.runtime import shared_build
 from fmjax.data.sources.labelled_records import LabelledRecords
@@ -51,7 +52,7 @@ def assert_parts_give_the_whole(source, sizes=(1, 100, 1000, 5000, 10**9)):
 @pytest.mark.parametrize("document", ["file", "line", "blank_line"])
 @pytest.mark.parametrize("split", ["hash", "tail"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", slow("utf-8-sig"), slow("utf-16")])
 def test_parts_of_text_files(tmp_path, document, split, newline, encoding):
     for number in range(3):
         lines = [t + newline * (1 + (i + number) % 3) for i, t in enumerate(TEXTS[:60])]

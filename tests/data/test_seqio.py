@@ -380,6 +380,7 @@ def test_data_without_a_validation_split_is_trained_on(tmp_path, text, streaming
         data_of(tmp_path, task, validation=task).prepare()
 
 
+@pytest.mark.slow
 def test_streams_of_seqios_tasks_resume_exactly(tmp_path):
     register(import_seqio(), "own_streamed", LINES)
     data = data_of(tmp_path, SeqioTask("own_streamed"), rows="packed", streaming=True)

@@ -36,6 +36,8 @@ from fmjax.storage import objects
 from fmjax.storage.paths import as_path
 from tests.small_tokenizers import definition
 
+# Other programs import this module by its path, without the folder of `tiers`.
+SLOW = pytest.mark.slow
 WORDS = np.array(["to", "be", "or", "not", "that", "is", "the", "question", "字", "ß"])
 
 
@@ -112,7 +114,7 @@ def folder_of(data):
     return BuildFolder(shared_place(final.with_name(f"{final.name}.build")))
 
 
-@pytest.mark.parametrize("rows", ["packed", "blocks"])
+@pytest.mark.parametrize("rows", ["packed", pytest.param("blocks", marks=SLOW)])
 def test_the_cache_does_not_depend_on_the_number_of_processes(
     tmp_path, corpus, small_units, rows
 ):
@@ -128,7 +130,12 @@ def test_the_cache_does_not_depend_on_the_number_of_processes(
 
 @pytest.mark.parametrize(
     "tokenizer",
-    [Bytes(), Characters(), Characters(ends=True), SentencePiece(vocab_size=320)],
+    [
+        pytest.param(Bytes(), marks=SLOW),
+        Characters(),
+        pytest.param(Characters(ends=True), marks=SLOW),
+        SentencePiece(vocab_size=320),
+    ],
 )
 def test_ids_are_those_of_seqios_task(tmp_path, corpus, tokenizer):
     data = data_of(corpus, tmp_path / "cache", tokenizer)
@@ -387,7 +394,7 @@ def test_a_living_claim_stays_fresh(tmp_path, monkeypatch):
             time.sleep(0.1)
 
 
-@pytest.mark.parametrize("stage", ["waiting", "reading"])
+@pytest.mark.parametrize("stage", [pytest.param("waiting", marks=SLOW), "reading"])
 def test_what_another_process_has_built_meanwhile_is_opened(
     tmp_path, corpus, small_units, monkeypatch, stage
 ):

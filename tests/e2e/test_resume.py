@@ -175,6 +175,7 @@ def assert_same_run(one, other, steps=160):
     assert len(losses(one)) == steps
 
 
+@pytest.mark.slow
 def test_a_run_stops_early_and_alike_when_it_is_resumed(tiny, tmp_path, verb):
     bindings = [
         "adamw.schedule=@constant()",

@@ -97,7 +97,7 @@ def read_by_theirs(model, images, tokens, mask):
         )
 
 
-@pytest.mark.parametrize("name", one_of_each_family(CONFIGS))
+@pytest.mark.parametrize("name", one_of_each_family(CONFIGS, {"siglip"}))
 def test_every_output_is_theirs(name, tmp_path):
     architecture, options = CONFIGS[name]
     theirs = random_model(architecture, options)

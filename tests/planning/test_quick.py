@@ -29,6 +29,7 @@ def request(*bindings: str) -> Request:
     return Request(load_experiment(TINY, (*BINDINGS, *bindings)), "v5e", 8)
 
 
+@pytest.mark.slow
 def test_all_but_the_time_of_compute_is_that_of_the_whole_program(slice_of_tpus):
     early = fmjax.plan(load_experiment(TINY, BINDINGS), "v5e", 8)
     whole = make_plan(load_experiment(TINY, BINDINGS), slice_of_tpus)

@@ -37,6 +37,7 @@ def test_noiseless_points_give_their_law_back(name):
     np.testing.assert_allclose(constants(found.law), constants(law), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_noiseless_repeated_data_give_their_law_back():
     law = PRESETS["muennighoff"].law
     N, D, U = np.meshgrid(

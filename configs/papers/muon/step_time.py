@@ -12,6 +12,7 @@ import jax
 import fmjax
 from fmjax.sharding.mesh import global_batch, local_rows, on_mesh
 from fmjax.training.setup import set_up
+from fmjax.training.start import Initialized
 from fmjax.training.vocab_size import with_vocab_size
 
 CONFIG = "papers/nanogpt_shakespeare/cpu.gin"
@@ -46,7 +47,7 @@ def stepper(text: str, bindings: list[str]):
     """A function that trains STEPS steps."""
     found = fmjax.load_experiment(CONFIG, [f"TEXT_FILE={text}", *bindings])
     experiment = with_vocab_size(found)
-    setup = set_up(experiment, (), lambda: None)
+    setup = set_up(experiment, Initialized())
     run = experiment.train
     rows = local_rows(setup.sharding, run.batch_size)
     batches = experiment.data.train_batches(run.batch_size, rows, run.seed)

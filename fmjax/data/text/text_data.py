@@ -29,26 +29,25 @@ from fmjax.data.tasks.mixture import Mixture, seqio_provider
 from fmjax.data.tasks.seqio_task import SeqioTask
 from fmjax.data.tasks.text_task import TextTask
 from fmjax.data.text.augment.augmentation import TextAugmentation, TextAugmenter
-from fmjax.data.text.chats import Chats, longest_chat
-from fmjax.data.text.corruption.corruption import Pieces
+from fmjax.data.text.chats import longest_chat
 from fmjax.data.text.corruption.denoising import Denoising
 from fmjax.data.text.corruption.infilling import Infilling
 from fmjax.data.text.corruption.mixture import CorruptionMixture
 from fmjax.data.text.corruption.prefix_lm import PrefixLM
 from fmjax.data.text.corruption.span_corruption import SpanCorruption
-from fmjax.data.text.decoder_pairs import DecoderPairs
 from fmjax.data.text.labelled_text import LabelledText
-from fmjax.data.text.labelled_tokens import LabelledTokens
 from fmjax.data.text.masking import Masking
-from fmjax.data.text.packing import Layout
-from fmjax.data.text.pairs import Pairs
+from fmjax.data.text.row_kinds import (
+    chat_rows,
+    labelled_rows,
+    pair_rows,
+    plain_rows,
+    text_rows,
+)
 from fmjax.data.text.seqio_streaming import SeqioBatches, SeqioRows
 from fmjax.data.text.streamed_rows import StreamedMember, StreamedRows
 from fmjax.data.text.streaming import StreamedBatches, streamed_eval_batches
 from fmjax.data.text.text_groups import TextGroups, reads_pairs
-from fmjax.data.tokenizers.specials import end_id
-from fmjax.data.tokenizers.text_template import text_template
-from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError, require, suggest
 from fmjax.say_once import say_once
 
@@ -316,127 +315,28 @@ class Data(CachedData):
         return all(isinstance(source, Divisible) for source in sources)
 
     def _layout(self, split: str) -> RowLayout:
-        tokenizer = self._tokenizer
-        if tokenizer is None:
+        if self._tokenizer is None:
             raise UserError(
                 f"data.{split} has images but no text. For images, bind "
                 f"experiment.data = @images() and images.{split}."
             )
-        if (kind := self.label_kind()) is not None:
-            return self._labelled(kind, tokenizer)
-        if self._task(split).is_chat():
-            return self._chats(split)
-        count = self._task(split).text_count(self.root)
+        task = self._task(split)
+        kind = self.label_kind()
+        if kind is not None:
+            return labelled_rows(self, self._tokenizer, kind)
+        if task.is_chat():
+            return chat_rows(self, split)
+        count = task.text_count(self.root)
         if self.rows == "texts":
-            return self._text_groups(count, tokenizer)
+            return text_rows(self, self._tokenizer, count)
         if count > 2:
             raise UserError(
                 f"The task of data.{split} has hard negatives, which need data.rows = "
                 f"'texts'; found {self.rows!r}."
             )
-        if self._task(split).has_inputs(self.root):
-            if self.corruption is not None or self.random_window:
-                raise UserError(
-                    "data.corruption and data.random_window need plain text, but the "
-                    f"task of data.{split} has pairs of inputs and targets."
-                )
-            packed, eos_id = self.rows == "packed", end_id(tokenizer, "A task of pairs")
-            if self.pairs == "encoder_decoder":
-                target_length = self.target_length or self.length
-                return Pairs(self.length, target_length, packed, eos_id)
-            if self.target_length is not None:
-                raise UserError(
-                    f"data.target_length = {self.target_length}: expected None with "
-                    "data.pairs = 'decoder', whose rows have data.length tokens."
-                )
-            first_id = eos_id if tokenizer.bos_id is None else tokenizer.bos_id
-            return DecoderPairs(self.length, packed, first_id, eos_id)
-        if self.pairs == "decoder":
-            raise UserError(
-                "data.pairs = 'decoder' needs a task of pairs, but that of "
-                f"data.{split} has no inputs."
-            )
-        if self.target_length is not None:
-            raise UserError(
-                f"data.target_length = {self.target_length}: expected None, since the "
-                f"task of data.{split} has no inputs."
-            )
-        if self.corruption is not None:
-            corrupt = self._corrupt
-            whole = self.rows == "documents"
-            return Pieces(self.length, corrupt, whole, tokenizer.eos_id)
-        mode = self.rows
-        if mode == "documents":
-            raise UserError(
-                "data.rows = 'documents' needs data.corruption or a task of pairs; "
-                "expected 'blocks' or 'packed'."
-            )
-        if self.random_window and split == "train":
-            mode = "windows"
-        return Layout(mode, self.length, tokenizer.bos_id, tokenizer.eos_id)
-
-    def _chats(self, split: str) -> Chats:
-        wrong = [
-            f"data.{name} = {getattr(self, name)!r}"
-            for name, default in (
-                ("corruption", None), ("random_window", False),
-                ("pairs", "encoder_decoder"), ("target_length", None),
-            )
-            if getattr(self, name) != default
-        ]  # fmt: skip
-        wrong += ["data.rows = 'blocks'"] if self.rows == "blocks" else []
-        if wrong:
-            raise UserError(
-                f"{', '.join(wrong)}: of the conversations of data.{split} only what "
-                "the assistant says is trained; expected data.rows = 'packed' or "
-                "'documents' and other defaults, or conversation_files.loss = 'all'."
-            )
-        return Chats(self.length, self.rows == "packed")
-
-    def _text_groups(self, count: int, tokenizer: Tokenizer) -> TextGroups:
-        if self.pairs != "encoder_decoder" or self.target_length is not None:
-            raise UserError(
-                f"data.pairs = {self.pairs!r}, data.target_length = "
-                f"{self.target_length}: expected the defaults with data.rows = 'texts'."
-            )
-        template = text_template(tokenizer, 1)
-        if self.length < (least := len(template)):
-            raise UserError(
-                f"data.length = {self.length}: expected at least {least}, for special "
-                "tokens and text."
-            )
-        return TextGroups(self.length, count, template, tokenizer.eos_id)
-
-    def _labelled(
-        self, kind: LabelKind, tokenizer: Tokenizer
-    ) -> LabelledText | LabelledTokens:
-        wrong = [
-            f"data.{name} = {getattr(self, name)!r}"
-            for name, default in (
-                ("corruption", None), ("random_window", False),
-                ("pairs", "encoder_decoder"), ("target_length", None),
-            )
-            if getattr(self, name) != default
-        ]  # fmt: skip
-        if self.rows in ("packed", "texts"):
-            wrong.append(f"data.rows = {self.rows!r}")
-        if wrong:
-            raise UserError(
-                f"{', '.join(wrong)}: expected the default, since each labelled text "
-                "has a row of its own."
-            )
-        template = text_template(tokenizer, kind.texts)
-        least = len(template)
-        if self.length < least:
-            raise UserError(
-                f"data.length = {self.length}: expected at least {least}, for special "
-                "tokens and text."
-            )
-        if kind.of_words:
-            return LabelledTokens(self.length, template, kind.names)
-        return LabelledText(
-            self.length, template, kind.names, kind.several, kind.numbers
-        )
+        if task.has_inputs(self.root):
+            return pair_rows(self, self._tokenizer, split)
+        return plain_rows(self, self._tokenizer, split, lambda: self._corrupt)
 
     @functools.cached_property
     def _corrupt(self):
