@@ -310,6 +310,12 @@ class CompleteP(MuP):
     def _of_residual(self, c: TransformerConfig, base: TransformerConfig) -> float:
         fits = c.norm_position != "post"
         require(c, "norm_position", fits, "'pre' or 'sandwich' with @completep()")
+        if c.share_layers and c.num_layers != base.num_layers:
+            raise UserError(
+                f"{self.binding}: transformer.share_layers = True with {c.num_layers} "
+                f"layers, {base.num_layers} in the base. No rule is known for weights "
+                "whose gradients add up over layers; expected the same number."
+            )
         return (c.num_layers / base.num_layers) ** -self.alpha
 
     def _stack(self, c: TransformerConfig) -> TransformerConfig:

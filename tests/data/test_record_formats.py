@@ -394,6 +394,7 @@ for file in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_a_batch_of_records(tmp_path):
     megabytes, limit = 56, 48 << 20
     text = "".join(f"{i:06d} " for i in range(1 << 14))  # 112 KiB

@@ -232,6 +232,7 @@ def test_steps_of_a_run_of_adapters_are_traced_without_its_base(tiny, tmp_path, 
     assert "by instruction" in out
 
 
+@pytest.mark.slow
 def test_virtual_tokens_and_bottlenecks_are_trained_and_generate(
     tiny, base, tmp_path, verb
 ):

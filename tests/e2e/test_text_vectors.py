@@ -96,6 +96,7 @@ def test_sentences_alone_spread_the_vectors_of_a_run(place):
     assert 0 < line["alignment"] < 4
 
 
+@pytest.mark.slow
 def test_pairs_are_found_again(place):
     run_dir = tuned(
         place,

@@ -70,6 +70,7 @@ def test_a_cache_of_text_files_is_built_too(tiny, tmp_path):
     assert (pathlib.Path(ended.stdout.split()[0]) / "metadata.json").is_file()
 
 
+@pytest.mark.slow
 def test_missing_cache_says_what_is_needed(tmp_path):
     ended = blocked(
         "train", "quickstart.gin", "--run_dir", tmp_path / "run",

@@ -494,6 +494,9 @@ def test_completep_is_refused_for_norms_after_layers_and_without_a_depth():
         parametrized(gpt(POST), CompleteP(base_width=BASE, base_depth=1))
     with pytest.raises(UserError, match=r"completep.base_depth = None"):
         CompleteP(base_width=BASE)
+    shared = dataclasses.replace(WIDE, share_layers=True)
+    with pytest.raises(UserError, match="share_layers = True with 2 layers, 1 in"):
+        parametrized(gpt(shared), CompleteP(base_width=BASE, base_depth=1))
 
 
 def test_a_multiplier_of_logits_without_a_head_is_refused():

@@ -120,6 +120,7 @@ def test_the_trial_of_a_dead_process_is_taken_over(pretended):
     assert sum(counts.values()) == 7
 
 
+@pytest.mark.slow
 def test_trials_that_fall_behind_are_stopped(pretended, monkeypatch):
     sweep = pretended()
     rates = ("3e-3", "1e-2", "1e-4", "1e-1")
