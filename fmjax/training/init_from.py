@@ -283,7 +283,8 @@ def references(copies: Sequence[Copy], plan: StatePlan) -> list[Reference]:
         if arrays:
             digest = copy.saved.digest_of([source for source, _ in arrays.values()])
             run = str(copy.saved.folder.parent.parent)
-            found.append(Reference(run, copy.saved.step, digest, arrays))
+            count = sum(math.prod(shapes[array]) for array in arrays)
+            found.append(Reference(run, copy.saved.step, digest, arrays, count))
     if lacking:
         raise UserError(
             f"peft freezes {_few(sorted(lacking))}, which no run of "

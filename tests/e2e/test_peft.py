@@ -16,7 +16,11 @@ from fmjax.evaluation.merge_damage import merge_damage
 from fmjax.inference.load import load
 from fmjax.run import registry
 from fmjax.training.checkpoint import read_model
-from fmjax.training.checkpoint.saved_state import SavedState, saved_steps
+from fmjax.training.checkpoint.saved_state import (
+    SavedState,
+    parameter_count,
+    saved_steps,
+)
 from fmjax.training.state import abstract_variables
 
 SHORT = [
@@ -117,6 +121,7 @@ def test_a_run_of_adapters_from_start_to_use(tiny, base, tmp_path, verb):
     }
     assert saved == arrays | {"stack/final_norm/scale"}
     run, of_base = load(whole), load(base)
+    assert parameter_count(whole, 8) == sum(x.size for x in jax.tree.leaves(run.params))
     table = run.params["tokens"]["table"]
     assert table.dtype == "bfloat16"
     np.testing.assert_array_equal(

@@ -1,6 +1,7 @@
 """Import of peft's adapters: a run directory of adapters on top of a run."""
 
 import dataclasses
+import math
 from collections.abc import Collection
 from pathlib import Path
 
@@ -162,7 +163,11 @@ class _Adapted:
         self.own = self._added(pieces, base) | self._whole(pieces, base, whole)
         arrays = {path: (path, dtype) for path, dtype in self.plan.frozen.items()}
         self.reference = Reference(
-            named, saved.step, saved.digest_of([*arrays]), arrays
+            named,
+            saved.step,
+            saved.digest_of([*arrays]),
+            arrays,
+            sum(math.prod(saved.param_shapes[path]) for path in arrays),
         )
         self.experiment = dataclasses.replace(
             experiment,

@@ -19,12 +19,14 @@ class Reference:
       digest: of these arrays there, see `SavedState.digest_of`.
       arrays: path of a parameter in this run → its path in the other, and the dtype
         that it is cast to.
+      parameters: number of parameters in them; 0 where an earlier version wrote it.
     """
 
     run: str
     step: int
     digest: str
     arrays: Mapping[str, tuple[str, str]]
+    parameters: int = 0
 
     def as_json(self, run_dir: pathlib.Path) -> dict[str, Any]:
         """As stored in a checkpoint of `run_dir`, with the way from there to `run`."""
@@ -41,4 +43,5 @@ class Reference:
             beside = as_path(run_dir) / fields["relative"]
             run = str(beside) if beside.is_dir() else run
         arrays = {path: tuple(pair) for path, pair in fields["arrays"].items()}
-        return cls(run, fields["step"], fields["digest"], arrays)
+        count = fields.get("parameters", 0)
+        return cls(run, fields["step"], fields["digest"], arrays, count)

@@ -67,16 +67,21 @@ def orbax_folder(folder: pathlib.Path) -> pathlib.Path:
 
 
 def parameter_count(run_dir: pathlib.Path, step: int) -> int | None:
-    """Number of parameters in a checkpoint, from its digests; None if damaged."""
-    folder = epath.Path(run_dir) / FOLDER / str(step) / "digests"
+    """Number of parameters in a checkpoint and in those that it names; None if damaged.
+
+    It is read from digests and metadata alone.
+    """
+    folder = epath.Path(run_dir) / FOLDER / str(step)
     try:
-        pieces = DigestHandler().restore(folder, DigestRestore())
+        pieces = DigestHandler().restore(folder / "digests", DigestRestore())
+        meta = ocp.JsonCheckpointHandler().restore(folder / "meta")
+        named = [each.get("parameters", 0) for each in opened(meta).get(REFERENCES, ())]
     # A damaged file can have any content.
     except Exception:
         return None
     shapes = {part.path: part.shape for part in pieces}
     sizes = [math.prod(s) for path, s in shapes.items() if path.startswith("params/")]
-    return sum(sizes) or None
+    return sum(sizes) + sum(named) or None
 
 
 def in_a_line(error: Exception) -> str:
