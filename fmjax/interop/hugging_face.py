@@ -1,5 +1,6 @@
 """Import: writing a run directory from a model saved by Hugging Face's transformers."""
 
+import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from fmjax.interop.import_report import (
     lines_to_continue,
     text_sizes,
 )
+from fmjax.interop.mapped_arrays import zeros_in
 from fmjax.interop.options import Options, has_option
 from fmjax.interop.safetensors_writer import check_dtype
 from fmjax.interop.saved_model import read_model
@@ -79,11 +81,19 @@ def import_model(
             note,
         ),
         new_folder(target) as folder,
+        tempfile.TemporaryDirectory(dir=folder) as scratch,
     ):
         _check_ignored((source, local), ignore)
         tokenizer = HuggingFaceTokenizer.from_folder(source)
         tokens = None if tokenizer is None else tokenizer.vocab_size
-        saved = read_model(source, files, ignore, tokens, dtype or "float32")
+        saved = read_model(
+            source,
+            files,
+            ignore,
+            tokens,
+            dtype or "float32",
+            zeros_in(Path(scratch)),
+        )
         model = saved.objective.model
         check_tokenizer(source, tokens, vocab_size_of(model))
         experiment = Experiment(

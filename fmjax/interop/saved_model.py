@@ -10,6 +10,7 @@ from fmjax.errors import UserError
 from fmjax.interop import model_fields
 from fmjax.interop.families import FAMILIES
 from fmjax.interop.family import Architecture, Family, find
+from fmjax.interop.mapped_arrays import Zeros, zeros_in_memory
 from fmjax.interop.options import Options
 from fmjax.interop.quantized.dequantize import dequantized
 from fmjax.interop.safetensors_writer import DTYPES
@@ -63,6 +64,7 @@ def read_model(
     ignore: Collection[str] = (),
     tokens: int | None = None,
     dtype: str = "float32",
+    zeros: Zeros = zeros_in_memory,
 ) -> SavedModel:
     """Reads a saved model.
 
@@ -72,6 +74,7 @@ def read_model(
       ignore: names of options of config.json to ignore.
       tokens: number of ids of the tokenizer; None if there is none.
       dtype: of the parameters, a name in `DTYPES`.
+      zeros: makes an array for parameters.
 
     Raises:
       UserError: an option or a tensor is not supported.
@@ -118,6 +121,7 @@ def read_model(
         shapes["params"],
         model,
         DTYPES[dtype][1],
+        zeros,
     )
     names = {id(each): name for name, each in family.architectures.items()}
     return SavedModel(

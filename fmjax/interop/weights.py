@@ -1,7 +1,6 @@
 """Converting between the parameters of a model and the tensors of a family's files."""
 
 import functools
-import math
 import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from flax import linen as nn
 
 from fmjax.errors import UserError
 from fmjax.interop.family import Architecture, Family
+from fmjax.interop.mapped_arrays import Zeros, zeros_in_memory
 from fmjax.interop.rows import Joined, Row, Shapes
 from fmjax.interop.safetensors_writer import Tensor
 from fmjax.interop.tensor_files import TensorFiles
@@ -139,6 +139,7 @@ def read_params(
     shapes: dict,
     model: nn.Module,
     dtype: Any = np.float32,
+    zeros: Zeros = zeros_in_memory,
 ) -> dict:
     """Reads a model's parameters as NumPy arrays; vocabulary padding is zero.
 
@@ -150,6 +151,7 @@ def read_params(
       shapes: tree of their shapes.
       model: the model.
       dtype: of the arrays.
+      zeros: makes an array.
 
     Raises:
       UserError: a tensor is missing, is not expected, or has the wrong shape.
@@ -172,7 +174,7 @@ def read_params(
         *folders, name = path.split("/")
         for folder in folders:
             node, shape = node.setdefault(folder, {}), shape[folder]
-        arrays[path] = node[name] = _zeros(shape[name].shape, dtype)
+        arrays[path] = node[name] = zeros(shape[name].shape, dtype)
     for place in expected:
         shape_there = place.row.shape_there(place.shapes)
         longer = vocabulary_axis(place, found)
@@ -201,14 +203,6 @@ def vocabulary_axis(place: Place, found: dict[str, Leaf]) -> int | None:
     more[axes[0]] += 1
     there = zip(place.row.shape_there((shape,)), place.row.shape_there((tuple(more),)))
     return next(axis for axis, (n, other) in enumerate(there) if n != other)
-
-
-def _zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Zeros aligned to 64 bytes, which JAX uses without a copy."""
-    size = np.dtype(dtype).itemsize * math.prod(shape)
-    memory = np.zeros(size + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def tensors(

@@ -1,4 +1,4 @@
-"""Import and export hold little more than a model once."""
+"""Import holds little of a model in memory, export little more than it once."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ sys.exit(code)
 
 
 @pytest.mark.slow
-def test_a_model_is_held_about_once(tmp_path):
+def test_a_model_is_never_held_whole_by_an_import(tmp_path):
     model = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
             vocab_size=4096,
@@ -54,13 +54,10 @@ def test_a_model_is_held_about_once(tmp_path):
     torch.save(model.state_dict(), pickled / "pytorch_model.bin")
     del model
     grown = most_held("import", tmp_path / "theirs", tmp_path / "run")
-    # The whole model, for NumPy and JAX have the same memory; and 60 MB of libraries.
-    assert size < grown <= 1.35 * size
-    # In half of the width; a tensor is read in float32 before.
-    assert (
-        most_held("import", pickled, tmp_path / "half", "--dtype", "bfloat16")
-        <= 0.5 * size + 0.25 * size
-    )
+    # A tensor, for arrays are in mapped files; and 60 MB of libraries.
+    assert grown <= 0.4 * size
+    half = most_held("import", pickled, tmp_path / "half", "--dtype", "bfloat16")
+    assert half <= 0.4 * size
     # One kind of tensor at a time, but several times over while it is read.
     assert most_held("export", tmp_path / "run", tmp_path / "ours") <= 1.3 * size
 

@@ -169,7 +169,7 @@ def _config(
         or _equal(tensors[_TABLE], tensors[_HEAD]),
     }
     # Neither lengths nor the factor are in params.json: those of the models that Meta
-    # published. Llama 1 has another epsilon, Llama 3 another base of rotation.
+    # published. Llama 1 has another epsilon, Code Llama and 3 another base of rotation.
     if options.take("use_scaled_rope", bool, False):
         longest = longest or 131072
         config["rope_scaling"] = {
@@ -180,7 +180,7 @@ def _config(
             "original_max_position_embeddings": 8192,
         }
     elif theta > 10000.0:
-        longest = longest or 8192
+        longest = longest or (16384 if theta == 1e6 else 8192)  # Code Llama, Llama 3
     else:
         longest = longest or (2048 if epsilon < 1e-5 else 4096)
     return config | {"rope_theta": theta, "max_position_embeddings": longest}
