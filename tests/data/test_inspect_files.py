@@ -199,8 +199,13 @@ def test_json_lines_in_a_text_file_are_recognized(tmp_path):
     report = inspect_files(str(json_lines(tmp_path, "a.txt")))
     assert report.format == "JSON lines"
     assert report.total == 300
-    assert "rename the files" in report.remark
-    assert f"RECORDS = '{tmp_path}/a.jsonl'" in report.gin
+    assert "holds JSON lines, though its name does not say so" in report.remark
+    (tmp_path / "mine.gin").write_text(report.gin)
+    data = load_data(str(tmp_path / "mine.gin"), ["data.length=64"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FMJAX_CACHE", str(tmp_path / "cache"))
+        data.prepare()
+    assert data.train_rows() > 20
 
 
 def test_a_shard_at_the_end_of_a_name_is_none_of_its_suffix(tmp_path):

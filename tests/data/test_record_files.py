@@ -207,11 +207,20 @@ def test_sizes_are_near_the_bytes_of_text(tmp_path, monkeypatch):
         (tmp_path / name).unlink()
 
 
-def test_json_lines_given_as_plain_text_are_told_of(tmp_path, capsys):
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt"])
+def test_json_lines_given_as_plain_text_are_told_of(tmp_path, capsys, name):
     write(tmp_path / "a.jsonl", numbered("text", 9))
-    source = TextFiles(str(tmp_path / "a.jsonl"), "line", validation_fraction=0.0)
+    (tmp_path / "a.jsonl").rename(tmp_path / name)
+    source = TextFiles(str(tmp_path / name), "line", validation_fraction=0.0)
     assert texts(source, "train")[0] == '{"text": "text 0"}'
     assert "text_task.source=@record_files() reads" in capsys.readouterr().err
+
+
+def test_text_is_no_json_lines(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text('{"an object": 1}\nand a line\n' * 9)
+    source = TextFiles(str(tmp_path / "a.txt"), "line", validation_fraction=0.0)
+    assert texts(source, "train")
+    assert "objects of JSON" not in capsys.readouterr().err
 
 
 def test_long_texts_are_several_documents(tmp_path, monkeypatch):
@@ -351,3 +360,32 @@ def test_too_few_records_to_split_are_refused(tmp_path):
         RecordFiles(str(tmp_path)).fingerprint("train")
     with pytest.raises(UserError, match="no split 'test'"):
         RecordFiles(str(tmp_path)).fingerprint("test")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.data.gz", "noending"])
+def test_a_format_is_what_is_bound_whatever_names_end_in(tmp_path, name):
+    content = b"".join(
+        json.dumps({"text": f"text {i}"}).encode() + b"\n" for i in range(40)
+    )
+    packed = gzip.compress(content) if name.endswith(".gz") else content
+    (tmp_path / name).write_bytes(packed)
+    (tmp_path / "plain.jsonl").write_bytes(content)
+    options = {"text": "text", "validation_fraction": 0.2}
+    with pytest.raises(UserError, match="no known format"):
+        RecordFiles(str(tmp_path / name), **options).fingerprint("train")
+    source = RecordFiles(str(tmp_path / name), format="jsonl", **options)
+    other = RecordFiles(str(tmp_path / "plain.jsonl"), **options)
+    assert source.fingerprint("train") != other.fingerprint("train")
+    for split in ("train", "validation"):
+        assert source.size(split) > 0
+        texts = [
+            [
+                example.texts
+                for part in each.division(split).parts(100)
+                for example in each.division(split).read(part)
+            ]
+            for each in (source, other)
+        ]
+        assert texts[0] == texts[1] != []
+    with pytest.raises(UserError, match="format = 'jsonlines': expected one of"):
+        RecordFiles(str(tmp_path), text="text", format="jsonlines")

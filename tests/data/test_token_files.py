@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fmjax.cli import main as cli
 from fmjax.config.load import load_data
+from fmjax.data.inspect.file_report import inspect_files
 from fmjax.data.sources import token_division
 from fmjax.data.sources.token_files import TokenFiles
 from fmjax.data.sources.token_formats import flat_tokens, megatron_index
@@ -395,3 +396,70 @@ def test_three_lines_of_gin_are_enough_to_inspect_tokens(tmp_path, monkeypatch, 
     assert load_data(str(config)).train.tokenizer.eos_id == EOS
     assert cli.main(["data", "inspect", str(config), "data.length=32"]) == 0
     assert re.search(r"(\d+) \1 \1 ", capsys.readouterr().out)
+
+
+# Documents whose ids are as frequent as words are, with EOS of GPT-2's vocabulary.
+ZIPF = [
+    np.minimum(np.random.default_rng(i).zipf(1.3, 60), 50_000).tolist()
+    for i in range(50)
+]
+GPT2_STREAM = [token for document in ZIPF for token in [*document, 50256]]
+
+
+def header_of_llm_c(magic, count):
+    head = np.zeros(256, "<i4")
+    head[:3] = magic, 1, count
+    return head.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("form", "kind", "make"),
+    [
+        ("flat token stream", "uint16", lambda a: (a.astype("<u2").tobytes(), None)),
+        ("flat token stream", "uint32", lambda a: (a.astype("<u4").tobytes(), None)),
+        (
+            "token stream of llm.c",
+            "uint16",
+            lambda a: (
+                header_of_llm_c(20240520, len(a)) + a.astype("<u2").tobytes(),
+                None,
+            ),
+        ),
+        (
+            "token stream of Megatron",
+            "uint16",
+            lambda a: mapped([[[*document, 50256]] for document in ZIPF]),
+        ),
+    ],
+)
+def test_streams_are_inspected_and_the_gin_trains_on_them(
+    tmp_path, monkeypatch, form, kind, make
+):
+    monkeypatch.setenv("FMJAX_CACHE", str(tmp_path / "cache"))
+    ids = np.array(GPT2_STREAM)
+    write(tmp_path / "tokens", "corpus", *make(ids))
+    report = inspect_files(str(tmp_path / "tokens"))
+    assert report.format.startswith(form)
+    assert report.others == {}
+    assert report.total == len(ids)
+    found = report.tokens
+    assert (found.dtype, found.looked_at) == (kind, len(ids))
+    assert (found.distinct, found.highest) == (len({*GPT2_STREAM}), 50256)
+    assert (found.eos_id, found.vocab_size) == (50256, 50257)
+    assert found.documents == (50 if "Megatron" in form else None)
+    assert any("50256" in line for line in found.lines())
+    (tmp_path / "mine.gin").write_text(report.gin + "\n")
+    data = load_data(str(tmp_path / "mine.gin"), ["data.length=16"])
+    data.prepare()
+    batches = data.train_batches(2, range(2), 0)
+    assert {*next(batches)["targets"].ravel().tolist()} <= {*GPT2_STREAM}
+    batches.close()
+
+
+def test_a_bin_of_no_ids_is_told_from_a_stream_by_how_frequent_they_are(tmp_path):
+    noise = np.random.default_rng(0).bytes(1 << 16)
+    write(tmp_path / "a", "weights", noise)
+    with pytest.raises(UserError, match="of no kind that is known"):
+        inspect_files(str(tmp_path / "a"))
+    write(tmp_path / "b", "train", noise)
+    assert inspect_files(str(tmp_path / "b")).tokens.distinct > 20_000

@@ -1,17 +1,17 @@
-"""What files are: records, text, parallel text or images, by names and contents."""
+"""What files are: records, text, images, token streams, by names and contents."""
 
 import collections
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from fmjax.data.inspect.tokens import form_of
 from fmjax.data.sources.find_files import FileKind, files_below, find_files
 from fmjax.data.sources.image_folder import ENDINGS
 from fmjax.data.sources.record_formats.byte_stream import COMPRESSIONS, last_suffix
 from fmjax.data.sources.record_formats.formats import RECORDS, format_of
-from fmjax.data.sources.text_reader import SIGNATURES
+from fmjax.data.sources.text_reader import SIGNATURES, is_json_lines
 from fmjax.errors import UserError
 
 # Bytes from which the content of a file is guessed.
@@ -24,8 +24,8 @@ class FoundFiles(NamedTuple):
     """Files of one kind.
 
     Attributes:
-      kind: "records", "json lines" (in files of other names), "text", "pairs" or
-        "images".
+      kind: "records", "json lines" (in files of other names), "text", "pairs",
+        "tokens" or "images".
       format: as users call it, such as "JSON lines, gzip".
       files: the files, sorted.
       others: endings of other files of the folder → their number.
@@ -48,7 +48,13 @@ def find_kind(pattern: str) -> FoundFiles:
       UserError: there are no files, or none whose kind is known.
     """
     files = find_files(pattern, "the file or folder", FileKind(("",)))
-    files = [file for file in files if not RECORDS.is_left_out(file.name)]
+    files = [
+        file
+        for file in files
+        if not RECORDS.is_left_out(file.name)
+        # An index of Megatron's is read with the .bin beside it.
+        and not (file.suffix == ".idx" and file.with_suffix(".bin").is_file())
+    ]
     by_kind: dict[str, list[Path]] = collections.defaultdict(list)
     for file in files:
         by_kind[_kind_of(file)].append(file)
@@ -56,8 +62,8 @@ def find_kind(pattern: str) -> FoundFiles:
     if not by_kind:
         raise UserError(
             f"{unknown[0]} is of no kind that is known; expected text, records "
-            f"({', '.join(RECORDS.suffixes[:12])}, …) or images "
-            f"({', '.join(ENDINGS[:4])}, …)."
+            f"({', '.join(RECORDS.suffixes[:12])}, …), images "
+            f"({', '.join(ENDINGS[:4])}, …) or token streams (.bin)."
         )
     sizes = {
         kind: sum(file.stat().st_size for file in found)
@@ -76,10 +82,7 @@ def find_kind(pattern: str) -> FoundFiles:
         return FoundFiles("pairs", "parallel text", sides, others, remark)
     remark = ""
     if kind == "json lines":
-        remark = (
-            f"{found[0].name} holds JSON lines, though its name does not say so: "
-            "rename the files, or link to them, so that they end in .jsonl"
-        )
+        remark = f"{found[0].name} holds JSON lines, though its name does not say so"
     return FoundFiles(kind, _format(kind, found), found, others, remark)
 
 
@@ -99,27 +102,19 @@ def _kind_of(file: Path) -> str:
         return "images"
     if RECORDS.has_suffix(name):
         return "records"
+    if name.endswith(".bin"):
+        return "tokens" if form_of(file) else ""
     with open(file, "rb") as content:
         head = content.read(_HEAD_BYTES)
     if name.endswith((".gz", ".bz2", ".xz", ".zst")) or head.startswith(
         tuple(SIGNATURES)
     ):
         return ""
-    if _is_json_lines(head):
+    if is_json_lines(head, len(head) < _HEAD_BYTES):
         return "json lines"
     if name.endswith(_TEXT_ENDINGS) or _is_text(head):
         return "text"
     return ""
-
-
-def _is_json_lines(head: bytes) -> bool:
-    """Whether the first lines are all objects of JSON; one that is cut may not be."""
-    lines = [line for line in head.splitlines() if line.strip()]
-    whole = lines if len(head) < _HEAD_BYTES else lines[:-1]
-    try:
-        return bool(whole) and all(isinstance(json.loads(x), dict) for x in whole[:50])
-    except (ValueError, RecursionError):
-        return False
 
 
 def _is_text(head: bytes) -> bool:
@@ -159,6 +154,8 @@ def _lines(file: Path) -> int:
 def _format(kind: str, files: Sequence[Path]) -> str:
     if kind == "json lines":
         return "JSON lines"
+    if kind == "tokens":
+        return ", ".join(dict.fromkeys(map(form_of, files)))
     if kind != "records":
         endings = sorted({file.suffix.lower() for file in files})
         return f"{kind} ({', '.join(endings[:5])})"

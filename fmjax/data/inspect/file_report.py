@@ -22,12 +22,14 @@ from fmjax.data.inspect.sampling import (
     sample_records,
 )
 from fmjax.data.inspect.suggested_config import (
+    config_of_tokens,
     field_of_label,
     field_of_text,
     fields_of_pairs,
     suggested_config,
 )
 from fmjax.data.inspect.text_measures import TextMeasures, TextReport
+from fmjax.data.inspect.tokens import TokensReport, tokens_report
 from fmjax.data.sources.record_formats.csv_records import CsvOptions
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError
@@ -43,7 +45,7 @@ class FileReport:
     Attributes:
       format: what the files are.
       remark: what is unusual about them; "" if nothing is.
-      unit: "records", "lines" or "images".
+      unit: "records", "lines", "images" or "tokens".
       files: number of files.
       bytes: bytes of the files.
       others: endings of other files → their number.
@@ -54,8 +56,9 @@ class FileReport:
       corrupt_names: the first of these, with the reason.
       fields: the fields of records.
       text_fields: the fields whose texts were measured.
-      text: measures of texts; None for images.
-      images: what images are; None for texts.
+      text: measures of texts; None for images and tokens.
+      images: what images are; None for others.
+      tokens: what token streams are; None for others.
       gin: the lines of a config that trains on them; "" if nothing can be trained on.
     """
 
@@ -74,6 +77,7 @@ class FileReport:
     text_fields: tuple[str, ...]
     text: TextReport | None
     images: ImagesReport | None
+    tokens: TokensReport | None
     gin: str
 
     def as_json(self) -> str:
@@ -104,8 +108,9 @@ class FileReport:
             yield _field_table(self.fields, self.read - self.corrupt)
         if self.text is not None and self.text_fields:
             yield from _text_tables(self)
-        if self.images is not None:
-            yield Text("\n".join(self.images.lines()))
+        for each in (self.images, self.tokens):
+            if each is not None:
+                yield Text("\n".join(each.lines()))
         if self.gin:
             yield Panel(Text(self.gin), title="gin to train on it", title_align="left")
 
@@ -137,6 +142,8 @@ def _inspect(pattern: str, tokenizer: Tokenizer | None, max_records: int) -> Fil
     found = find_kind(pattern)
     if found.kind == "images":
         return _report_images(pattern, found)
+    if found.kind == "tokens":
+        return _report_tokens(pattern, found)
     csv, is_records = CsvOptions(), found.kind in ("records", "json lines")
     if is_records:
         csv = guess_csv(found.files[0]) if is_csv(found.files[0]) else csv
@@ -174,6 +181,7 @@ def _inspect(pattern: str, tokenizer: Tokenizer | None, max_records: int) -> Fil
         text_fields=names,
         text=text,
         images=None,
+        tokens=None,
         gin=suggested_config(pattern, found, reports, text.bytes * share, csv=csv),
     )
 
@@ -212,7 +220,31 @@ def _report_images(pattern: str, found: FoundFiles) -> FileReport:
         text_fields=(),
         text=None,
         images=images,
+        tokens=None,
         gin=suggested_config(pattern, found, (), 0, classes=classes),
+    )
+
+
+def _report_tokens(pattern: str, found: FoundFiles) -> FileReport:
+    tokens, total = tokens_report(found.files)
+    return FileReport(
+        format=found.format,
+        remark=found.remark,
+        unit="tokens",
+        files=len(found.files),
+        bytes=_size(found.files),
+        others=found.others,
+        total=total,
+        total_is_exact=True,
+        read=total,
+        corrupt=0,
+        corrupt_names=(),
+        fields=(),
+        text_fields=(),
+        text=None,
+        images=None,
+        tokens=tokens,
+        gin=config_of_tokens(pattern, tokens),
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fmjax.data.inspect.fields import FieldReport
 from fmjax.data.inspect.file_kinds import FoundFiles
+from fmjax.data.inspect.tokens import TokensReport
 from fmjax.data.sources.record_formats.csv_records import CsvOptions
 
 # Names that people give to the text of a record, and to the two texts of a pair.
@@ -82,14 +83,35 @@ def suggested_config(
         many = place if Path(place).suffix == ".txt" else _globs(place, found.files)
         lines = ["include 'data/text_files.gin'", f"TEXT_FILE = {many!r}"]
     else:
+        form = None
         if found.kind == "json lines":
-            place = _renamed(place, found.files)
-        lines = _of_records(place, fields, csv or CsvOptions())
+            place, form = _globs(place, found.files), "jsonl"
+        lines = _of_records(place, fields, csv or CsvOptions(), form)
     if not lines:
         return ""
     lines.insert(0, "include 'quickstart.gin'")
     if text_bytes < _VOCABULARY_BYTES:
         lines.append("text_task.tokenizer = @bytes()  # too little for a vocabulary")
+    return "\n".join(lines)
+
+
+def config_of_tokens(pattern: str, tokens: TokensReport) -> str:
+    """The gin lines of a small run on token streams.
+
+    Args:
+      pattern: the path, folder or glob that was given.
+      tokens: what they are.
+    """
+    place = os.path.abspath(os.path.expanduser(pattern))
+    lines = [
+        "include 'quickstart.gin'",
+        "include 'data/token_files.gin'",
+        f"TOKENS = {place!r}",
+        f"EOS_ID = {tokens.eos_id}",
+        f"token_ids.vocab_size = {tokens.vocab_size}",
+    ]
+    if tokens.dtype != "uint16" and tokens.documents is None:
+        lines.append(f"token_files.dtype = {tokens.dtype!r}")
     return "\n".join(lines)
 
 
@@ -101,10 +123,13 @@ def _weight(field: FieldReport) -> float:
 
 
 def _of_records(
-    place: str, fields: Sequence[FieldReport], csv: CsvOptions
+    place: str | tuple[str, ...],
+    fields: Sequence[FieldReport],
+    csv: CsvOptions,
+    form: str | None,
 ) -> list[str]:
     if any(f.name in _CHAT_NAMES and "list" in f.types for f in fields):
-        return _of_conversations(place)
+        return _of_conversations(place, form)
     if pair := fields_of_pairs(fields):
         owner, names = "record_pairs", dict(zip(("inputs", "targets"), pair))
     elif text := field_of_text(fields):
@@ -113,13 +138,14 @@ def _of_records(
         return []
     names |= {"columns": csv.columns} if csv.columns else {}
     names |= {"separator": csv.separator} if csv.separator else {}
+    names |= {"format": form} if form else {}
     lines = [f"include 'data/{owner}.gin'", f"RECORDS = {place!r}"]
     lines += [f"{owner}.{name} = {value!r}" for name, value in names.items()]
     return lines + ["data.pairs = 'decoder'"] * (owner == "record_pairs")
 
 
-def _of_conversations(place: str) -> list[str]:
-    return [
+def _of_conversations(place: str | tuple[str, ...], form: str | None) -> list[str]:
+    lines = [
         "data.train = @text_task()",
         "data.rows = 'packed'",
         "text_task.name = 'chats'",
@@ -128,6 +154,7 @@ def _of_conversations(place: str) -> list[str]:
         f"conversation_files.files = {place!r}",
         "conversation_files.chat_template = 'plain'",
     ]
+    return lines + [f"conversation_files.format = {form!r}"] * (form is not None)
 
 
 def _of_parallel_text(files: Sequence[Path]) -> list[str]:
@@ -195,10 +222,3 @@ def _globs(place: str, files: Sequence[Path]) -> str | tuple[str, ...]:
         return place
     globs = tuple(f"{place}/**/*{ending}" for ending in endings)
     return globs[0] if len(globs) == 1 else globs
-
-
-def _renamed(place: str, files: Sequence[Path]) -> str:
-    """The pattern once the files end in .jsonl."""
-    if os.path.isdir(place):
-        return place
-    return os.path.splitext(place)[0] + ".jsonl" if files else place

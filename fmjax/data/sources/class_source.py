@@ -38,7 +38,8 @@ class ClassSource(RecordSource):
         return find_classes(binding, self.classes, files, field, self._labels_of)
 
     def _labels_of(self, file: Path) -> Iterator[Labels]:
-        for record in read_records(file, RecordOptions((self._label(),), self._csv)):
+        options = RecordOptions((self._label(),), self._csv, self._form)
+        for record in read_records(file, options):
             if not record.fault:
                 yield record.values[0]
 

@@ -28,7 +28,12 @@ class RecordDivision:
     """A split of record files; see `Division`."""
 
     def __init__(
-        self, source: Records, split: str, files: list[Path], threshold: int | None
+        self,
+        source: Records,
+        split: str,
+        files: list[Path],
+        threshold: int | None,
+        form: str | None = None,
     ):
         """Reads nothing yet.
 
@@ -38,15 +43,18 @@ class RecordDivision:
           files: all files that the split is in, in order.
           threshold: records whose hashes are below it are held out; None if all
             records of the files are of the split.
+          form: the format of the files; None for what their names tell.
         """
-        self._source, self._split = source, split
+        self._source, self._split, self._form = source, split, form
         self._files, self._threshold = files, threshold
         self.root = Path(os.path.commonpath([file.parent for file in files]))
 
     def parts(self, size: int | None = None, numbered: bool = True) -> list[FilePart]:
         """The parts; see `Division` and `file_parts`."""
         return [
-            part for file in self._files for part in file_parts(file, size, numbered)
+            part
+            for file in self._files
+            for part in file_parts(file, size, numbered, self._form)
         ]
 
     def read(self, part: FilePart) -> Iterator[TextExample]:

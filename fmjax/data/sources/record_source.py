@@ -17,6 +17,7 @@ from fmjax.data.sources.find_files import find_files
 from fmjax.data.sources.record_division import RecordDivision
 from fmjax.data.sources.record_formats.csv_records import CsvOptions
 from fmjax.data.sources.record_formats.formats import (
+    FORMAT_NAMES,
     RECORDS,
     RecordOptions,
     estimate_size,
@@ -26,7 +27,7 @@ from fmjax.data.sources.record_formats.formats import (
 )
 from fmjax.data.sources.record_formats.parts import Part
 from fmjax.data.sources.text_split import check_hold_out, hash_threshold
-from fmjax.errors import UserError, require
+from fmjax.errors import UserError, require, suggest
 
 # How many files, spread over all, the size of the content is estimated from.
 _SAMPLED_FILES = 8
@@ -61,6 +62,8 @@ class RecordSource(abc.ABC):
         a tab by the suffix.
       quotes: whether fields of CSV and TSV files may be in double quotes; if not, these
         are characters like others.
+      format: the format of all files, whatever their names end in: one of the suffixes
+        above without its dot, such as 'jsonl'. None: that of their suffixes.
     """
 
     files: str | tuple[str, ...] = path()
@@ -72,9 +75,16 @@ class RecordSource(abc.ABC):
     columns: tuple[str, ...] | None = None
     separator: str | None = None
     quotes: bool = True
+    format: str | None = None
 
     def __post_init__(self):
         check_hold_out(self, _SPLITS)
+        if self.format not in (None, *FORMAT_NAMES):
+            raise UserError(
+                f"{self.gin_name}.format = {self.format!r}: expected one of "
+                f"{', '.join(FORMAT_NAMES)}, or None."
+                + suggest(self.format, FORMAT_NAMES)
+            )
         one = self.separator is None or len(self.separator) == 1
         one = one and self.separator not in ('"', "\n", "\r")
         require(self, "separator", one, "one character, such as ';' or '\\t'")
@@ -112,6 +122,7 @@ class RecordSource(abc.ABC):
             self._threshold(files, fraction)  # Raises if the files cannot be split.
         cut = f"hash {fraction} {self.split_seed} {split}" if fraction else "all"
         settings = (self.columns, self.separator, self.quotes)
+        settings += () if self.format is None else (self.format,)
         key = (self.gin_name, self._settings(), settings, cut, digest_files(files))
         return xxhash.xxh3_128_hexdigest(repr(key).encode())
 
@@ -143,7 +154,7 @@ class RecordSource(abc.ABC):
         """
         files, fraction = self._files(split)
         threshold = self._threshold(files, fraction) if fraction else None
-        return RecordDivision(self, split, files, threshold)
+        return RecordDivision(self, split, files, threshold, self._form)
 
     def size(self, split: str) -> int:
         """Approximate bytes of a split's content, from the first of some files."""
@@ -162,7 +173,11 @@ class RecordSource(abc.ABC):
 
     @functools.cached_property
     def _options(self) -> RecordOptions:
-        return RecordOptions(self._parts(), self._csv)
+        return RecordOptions(self._parts(), self._csv, self._form)
+
+    @property
+    def _form(self) -> str | None:
+        return None if self.format is None else f".{self.format}"
 
     def read_part(self, part: FilePart) -> Iterator[tuple[str, tuple, str]]:
         """Yields (place, values, fault) of the records of a part, of both splits."""
@@ -176,11 +191,15 @@ class RecordSource(abc.ABC):
 
     def _files(self, split: str) -> tuple[list[Path], float]:
         """The files that a split is in, and the share that is held out of them."""
-        return files_of_split(self, split, _find)
+        return files_of_split(self, split, self._find)
+
+    def _find(self, patterns: str | tuple[str, ...], binding: str) -> list[Path]:
+        kind = RECORDS if self.format is None else RECORDS._replace(suffixes=("",))
+        return find_files(patterns, binding, kind)
 
     def _check(self, files: list[Path]) -> None:
         """Refuses files without content, before they are read as a whole."""
-        for file in files:
+        for file in files if self.format is None else ():
             format_of(file)
         firsts = [first_record(file, self._options) for file in files]
         good = next((f for f, first in zip(files, firsts) if first.has_content), None)
@@ -220,7 +239,3 @@ class RecordSource(abc.ABC):
                 f"out. Bind {self.gin_name}.validation_files, or "
                 f"{self.gin_name}.validation_fraction=0 for no validation split."
             ) from None
-
-
-def _find(patterns: str | tuple[str, ...], binding: str) -> list[Path]:
-    return find_files(patterns, binding, RECORDS)

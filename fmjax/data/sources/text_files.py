@@ -1,5 +1,6 @@
 """The source `text_files`: documents from a user's text files."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,12 @@ from fmjax.data.sources.file_digest import digest_files
 from fmjax.data.sources.find_files import find_files
 from fmjax.data.sources.source import Document, check_split, function_source
 from fmjax.data.sources.text_division import UNITS, Range, TextDivision
-from fmjax.data.sources.text_reader import OpenText, open_text, scan_text
+from fmjax.data.sources.text_reader import (
+    OpenText,
+    is_json_lines,
+    open_text,
+    scan_text,
+)
 from fmjax.data.sources.text_split import (
     check_hold_out,
     hash_threshold,
@@ -22,6 +28,9 @@ from fmjax.errors import UserError, suggest
 from fmjax.say_once import say_once
 
 _DEFAULT_FRACTION = 0.1
+_RECORDS = (".jsonl", ".ndjson")
+# Bytes from which it is told that text is records.
+_HEAD_BYTES = 1 << 16
 
 
 @configurable("text_files")
@@ -217,11 +226,20 @@ class TextFiles:
 def _found(patterns: str | tuple[str, ...], binding: str) -> list[Path]:
     """The files; says which are probably not meant as plain text."""
     files = find_files(patterns, binding)
-    records = [f for f in files if f.suffix.lower() in (".jsonl", ".ndjson")]
-    if records:
-        say_once(
-            f"{binding} = {patterns!r}: {records[0]} and the like are read with their "
-            "braces and quotes, as plain text. text_task.source=@record_files() reads "
-            "the texts in JSON lines."
-        )
+    for file in [f for f in files if f.suffix.lower() in _RECORDS] + files[:1]:
+        if _holds_json_lines(file):
+            say_once(
+                f"{binding} = {patterns!r}: the first lines of {file} are objects of "
+                "JSON; they are read with their braces and quotes, as plain text. "
+                "text_task.source=@record_files() reads the texts in JSON lines, with "
+                "record_files.format='jsonl' whatever names end in."
+            )
+            break
     return files
+
+
+def _holds_json_lines(file: Path) -> bool:
+    with contextlib.suppress(OSError), open(file, "rb") as content:
+        head = content.read(_HEAD_BYTES)
+        return is_json_lines(head, len(head) < _HEAD_BYTES)
+    return False

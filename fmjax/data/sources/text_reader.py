@@ -8,6 +8,7 @@ ones, and files with many NULs. Files are memory-mapped, never read as a whole.
 import codecs
 import contextlib
 import functools
+import json
 import mmap
 import os
 import re
@@ -41,6 +42,21 @@ SIGNATURES = {
     b"SQLite format 3\0": ("an SQLite database", "write its texts to a text file"),
 }
 _UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+
+
+def is_json_lines(head: bytes, is_whole: bool) -> bool:
+    """Whether lines are all objects of JSON.
+
+    Args:
+      head: the first bytes of a file.
+      is_whole: whether they are the file; if not, the last line may be cut.
+    """
+    lines = [line for line in head.splitlines() if line.strip()]
+    whole = lines if is_whole else lines[:-1]
+    try:
+        return bool(whole) and all(isinstance(json.loads(x), dict) for x in whole[:50])
+    except (ValueError, RecursionError):
+        return False
 
 
 class TextScan(NamedTuple):

@@ -46,26 +46,27 @@ class FlatFile:
     Attributes:
       size: number of tokens.
       unit_bytes: bytes of an id.
+      ids: all of them, memory-mapped, [size].
     """
 
     def __init__(self, file: Path, dtype: str, binding: str, eos_id: int | None):
-        self._ids, self._eos_id = open_flat(file, dtype, binding), eos_id
-        self.size, self.unit_bytes = len(self._ids), self._ids.dtype.itemsize
+        self.ids, self._eos_id = open_flat(file, dtype, binding), eos_id
+        self.size, self.unit_bytes = len(self.ids), self.ids.dtype.itemsize
 
     def following(self, unit: int) -> int:
         """The first token from `unit` onwards at which a document or piece starts."""
         if unit <= 0 or self._eos_id is None:
             return min(-(-unit // PIECE) * PIECE, self.size)
-        return next_document(self._ids, unit, self._eos_id)
+        return next_document(self.ids, unit, self._eos_id)
 
     def documents(self, start: int, stop: int) -> Iterator[tuple[str, Tokens]]:
         """The documents, or without EOS pieces of the stream."""
         if self._eos_id is None:
             found = pieces(start, stop, PIECE)  # The same in parts of any size.
         else:
-            found = documents_between(self._ids, start, stop, self._eos_id)
+            found = documents_between(self.ids, start, stop, self._eos_id)
         for begin, end in found:
-            yield f"token {begin}", Tokens(self._ids[begin:end], begin)
+            yield f"token {begin}", Tokens(self.ids[begin:end], begin)
 
 
 class MegatronFile:
@@ -74,6 +75,7 @@ class MegatronFile:
     Attributes:
       size: number of documents.
       unit_bytes: bytes of a document, on average.
+      ids: of all documents, memory-mapped.
     """
 
     def __init__(self, file: Path, eos_id: int | None):
@@ -81,7 +83,7 @@ class MegatronFile:
         self._index, self._eos_id = read_index(file.with_suffix(".idx"), size), eos_id
         kind = self._index.dtype
         tokens = size // kind.itemsize
-        self._ids = np.memmap(file, kind, "r", shape=tokens) if tokens else np.zeros(0)
+        self.ids = np.memmap(file, kind, "r", shape=tokens) if tokens else np.zeros(0)
         self.size = len(self._index.documents) - 1
         self.unit_bytes = size / max(self.size, 1)
 
@@ -93,9 +95,9 @@ class MegatronFile:
         """The documents; of several sequences, these one after another."""
         for number in range(start, stop):
             ranges = list(self._index.ranges(number))
-            ids = self._ids[slice(*ranges[0])] if ranges else self._ids[:0]
+            ids = self.ids[slice(*ranges[0])] if ranges else self.ids[:0]
             if len(ranges) > 1:
-                ids = np.concatenate([self._ids[slice(*own)] for own in ranges])
+                ids = np.concatenate([self.ids[slice(*own)] for own in ranges])
             if len(ids) and self._eos_id is not None and ids[-1] == self._eos_id:
                 ids = ids[:-1]
             first = ranges[0][0] if ranges else 0

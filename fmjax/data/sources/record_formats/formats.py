@@ -41,6 +41,8 @@ COLUMNS = (*PARQUET, *ARROW)
 _TFRECORD = (".tfrecord", ".tfrecords")
 ARRAY_RECORD = (".array_record", ".arrayrecord")
 _FORMATS = (*_STREAMS, *COLUMNS, *_TFRECORD, *ARRAY_RECORD)
+# Names of the formats, of whose suffixes the first without the dot.
+FORMAT_NAMES = tuple(form[1:] for form in _FORMATS)
 _COMPRESSED = {
     form + end: form
     for forms, ends in ((_STREAMS, tuple(COMPRESSIONS)), (_TFRECORD, (".gz",)))
@@ -72,10 +74,12 @@ class RecordOptions(NamedTuple):
     Attributes:
       parts: what is taken from a record.
       csv: how rows of CSV and TSV files are read.
+      form: the format of all files, as `format_of`; None for what their names tell.
     """
 
     parts: tuple[Part, ...]
     csv: CsvOptions
+    form: str | None = None
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -144,7 +148,7 @@ def read_records(
       MissingField: a file of columns does not have a field.
       UserError: the file is truncated, damaged or not of its format.
     """
-    with _opened(file, options.fields, options.csv, part) as found:
+    with _opened(file, options.fields, options.csv, part, options.form) as found:
         yield from _records(found, options.parts)
 
 
@@ -270,14 +274,14 @@ def estimate_size(file: Path, options: RecordOptions) -> int:
 @functools.lru_cache(maxsize=1000)
 def _estimate(file: Path, size: int, modified: int, options: RecordOptions) -> int:
     del modified  # only a key of the cache
-    with _opened(file, options.fields, options.csv) as found:
+    with _opened(file, options.fields, options.csv, form=options.form) as found:
         records = _records(found, options.parts)
         count, sampled, is_whole = _sample(records, options)
         if is_whole:
             return sampled
         if found.stream is not None:
             return sampled * size // max(found.stream.file_position(), 1)
-    form = format_of(file)
+    form = options.form or format_of(file)
     if form in _TFRECORD:
         return size  # It has no index, and little besides its content.
     return sampled * count_records(file, form) // max(count, 1)
