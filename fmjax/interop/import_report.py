@@ -8,10 +8,15 @@ import jax
 from flax import linen as nn
 
 from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
+from fmjax.data.tokenizers.specials import find_special
 from fmjax.models.contracts import vocab_size_of
+from fmjax.models.language.bert import Bert
+from fmjax.models.language.gpt import GPT
+from fmjax.models.language.seq2seq import Seq2Seq
 from fmjax.objectives.causal_lm import CausalLM
 from fmjax.objectives.masked_lm import MaskedLM
 from fmjax.objectives.objective import Objective
+from fmjax.objectives.seq2seq_lm import Seq2SeqLM
 from fmjax.optim.optimizers import AdamW
 from fmjax.optim.schedules import Cosine
 from fmjax.sharding.mesh import MeshConfig
@@ -20,10 +25,21 @@ from fmjax.training.state import plan_state
 
 # Configs that continue a model of an objective on texts.
 _CONTINUED = {CausalLM: "runs/continue.gin", MaskedLM: "runs/continue_masked.gin"}
+# Those of an encoder-decoder, by a special token that its vocabulary has.
+_OF_BOTH = {
+    "<extra_id_0>": "runs/continue_spans.gin",
+    "mask": "runs/continue_infilling.gin",
+}
+# Those that fine-tune a model on labels, beside finetune/texts.gin.
+_ON_LABELS = {
+    GPT: (),
+    Bert: ("finetune/encoder.gin",),
+    Seq2Seq: ("finetune/encoder_decoder.gin",),
+}
 # Tensors that were left out, of which a report names as many.
 _NAMED = 20
 # Tokens of a row there.
-_LENGTH = 256
+_LENGTH, _LENGTH_OF_LABELLED = 256, 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +93,8 @@ class ImportReport:
       vocab_size: of the model; 0 without a vocabulary.
       tokenizer: what it is, in words.
       memory: of training it.
-      continuing: lines of gin that continue it on texts; none for a model that the
-        shipped configs do not train on texts.
+      continuing: lines of gin that continue it on texts, or on labelled texts if it has
+        no head that writes; none for a model that the shipped configs do not train so.
       left_out: tensors that were not imported, of heads that the class does not have.
       notes: what was done to make config.json and files agree.
     """
@@ -113,10 +129,14 @@ class ImportReport:
             heads = ", ".join(named) + (f" and {more:,} more" if more > 0 else "")
             lines.append(f"not imported (weights of other heads): {heads}")
         if self.continuing:
-            command = "fmjax train continue.gin TEXT_FILE='corpus/*.txt' --run_dir NEW"
-            lines.append("to continue it on your own text, a file continue.gin of")
+            on_labels = any("finetune/" in line for line in self.continuing)
+            what = "labelled texts" if on_labels else "text"
+            files = (
+                "RECORDS='labelled.tsv'" if on_labels else "TEXT_FILE='corpus/*.txt'"
+            )
+            lines.append(f"to continue it on your own {what}, a file continue.gin of")
             lines += [f"    {line}" for line in self.continuing]
-            lines.append(f"and {command}")
+            lines.append(f"and fmjax train continue.gin {files} --run_dir NEW")
         return lines
 
 
@@ -131,12 +151,23 @@ def lines_to_continue(
     objective: Objective, run_dir: str | Path, tokenizer: HuggingFaceTokenizer | None
 ) -> list[str]:
     """The gin that continues an imported model on texts; none if none does."""
-    config, model = _CONTINUED.get(type(objective)), objective.model
-    if config is None or tokenizer is None or _has_only_other_heads(model):
+    model = objective.model
+    if tokenizer is None:
         return []
-    lines = [f"include '{run_dir}/config.gin'", f"include '{config}'"]
+    config, usual = _CONTINUED.get(type(objective)), _LENGTH
+    if isinstance(objective, Seq2SeqLM):
+        known = (n for n in _OF_BOTH if find_special(tokenizer, n) is not None)
+        config = _OF_BOTH.get(next(known, ""))
+    if config is not None and not _has_only_other_heads(model):
+        configs = [config]
+    elif type(model) in _ON_LABELS:
+        configs = ["finetune/texts.gin", *_ON_LABELS[type(model)]]
+        usual = _LENGTH_OF_LABELLED
+    else:
+        return []
+    lines = [f"include '{name}'" for name in (f"{run_dir}/config.gin", *configs)]
     lines.append(f"RUN = '{run_dir}'")
-    if model.max_length < _LENGTH:
+    if model.max_length is not None and model.max_length < usual:
         lines.append(f"data.length = {model.max_length}")
     return lines
 

@@ -6,6 +6,7 @@ import types
 import jax
 import numpy as np
 import pytest
+import small_tokenizers
 from flax import traverse_util
 from interop.small_gpt2 import CONFIG, SHAPES, random_tensors, write
 from small_tokenizers import byte_level
@@ -20,6 +21,7 @@ from fmjax.interop.import_report import lines_to_continue
 from fmjax.models.language.bert import Bert
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.objectives.masked_lm import MaskedLM
+from fmjax.training.checkpoint.saved_state import SavedState
 
 VOCAB = 420  # Of `byte_level`.
 OTHERS = ("float16", "float32")
@@ -95,8 +97,68 @@ def test_masked_models_go_on_masked(tmp_path):
         "RUN = 'runs/bert'",
         "data.length = 8",
     ]
-    headless = objective.model.clone(language_head=False)
-    assert lines_to_continue(MaskedLM(headless), "runs/bert", tokenizer) == []
+    headless = MaskedLM(objective.model.clone(language_head=False))
+    assert lines_to_continue(headless, "runs/bert", tokenizer) == [
+        "include 'runs/bert/config.gin'",
+        "include 'finetune/texts.gin'",
+        "include 'finetune/encoder.gin'",
+        "RUN = 'runs/bert'",
+        "data.length = 8",
+    ]
+
+
+# A head of classes alone, or an encoder-decoder with a corruption of its vocabulary.
+OTHERS_OF_TRANSFORMERS = {
+    "T5ForConditionalGeneration": ("spans", {
+        "d_model": 32, "d_kv": 8, "d_ff": 40, "num_layers": 1, "num_heads": 4,
+        "decoder_start_token_id": 0,
+    }),
+    "BartForConditionalGeneration": ("infilling", {
+        "d_model": 32, "encoder_layers": 1, "decoder_layers": 1,
+        "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 40, "decoder_ffn_dim": 40, "max_position_embeddings": 64,
+    }),
+    "GPT2ForSequenceClassification": ("labels", {
+        "n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 64, "num_labels": 3,
+    }),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS_OF_TRANSFORMERS)
+def test_lines_of_other_models_train_them(name, tmp_path, capsys):
+    import transformers
+
+    how, options = OTHERS_OF_TRANSFORMERS[name]
+    if how == "spans":
+        small_tokenizers.t5(tmp_path / "hf")
+        tokenizer = transformers.T5Tokenizer.from_pretrained(tmp_path / "hf")
+    else:
+        specials = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+        byte_level(tmp_path / "hf", specials)
+        cls = {"infilling": "BartTokenizerFast", "labels": "GPT2TokenizerFast"}[how]
+        named = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+        tokenizer = getattr(transformers, cls).from_pretrained(tmp_path / "hf", **named)
+    tokenizer.save_pretrained(tmp_path / "hf")
+    ids = {f"{n}_token_id": getattr(tokenizer, f"{n}_token_id") for n in ("pad", "eos")}
+    cls = getattr(transformers, name)
+    config = cls.config_class(vocab_size=len(tokenizer), **options, **ids)
+    cls(config).save_pretrained(tmp_path / "hf")
+    printed, lines = printed_lines(tmp_path / "hf", tmp_path / "run", capsys)
+    (tmp_path / "continue.gin").write_text("\n".join(lines) + "\n")
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps. over the lazy dog. \n" * 200)
+    files = f"TEXT_FILE={text}"
+    if how == "labels":
+        rows = [{"text": f"the fox {i}", "label": "abc"[i % 3]} for i in range(60)]
+        (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        files = f"RECORDS={tmp_path / 'a.jsonl'}"
+    assert any(files.partition("=")[0] in line for line in printed)
+    assert load_experiment(str(tmp_path / "continue.gin"), [files])
+    command = ["train", str(tmp_path / "continue.gin"), files, "train.steps=2"]
+    command += ["train.batch_size=8", f"data.cache_dir={tmp_path / 'cache'}"]
+    assert main([*command, "--run_dir", str(tmp_path / "on")]) == 0
+    assert fmjax.load(tmp_path / "on").step == 2
 
 
 def test_the_memory_is_that_of_parameters_moments_and_gradients(folder, tmp_path):
@@ -122,11 +184,8 @@ def test_parameters_are_kept_in_the_dtype_that_is_asked_for(folder, tmp_path, dt
         run.params["tokens"]["table"].astype(np.float32),
         table.astype(dtype).astype(np.float32),
     )
-    sizes = [
-        sum(x.stat().st_size for x in (tmp_path / name).rglob("*") if x.is_file())
-        for name in ("run", "plain")
-    ]
-    assert dtype == "float32" or sizes[0] < sizes[1]
+    stored = SavedState(tmp_path / "run").stored.items()
+    assert {kept for path, (_, kept) in stored if path.startswith("params/")} == {dtype}
     export_model(tmp_path / "run", tmp_path / "again")
     config = json.loads((tmp_path / "again" / "config.json").read_text())
     assert config["dtype"] == dtype
