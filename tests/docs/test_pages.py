@@ -74,6 +74,16 @@ def test_the_table_of_families_is_that_of_the_code():
     assert all(0 < found["difference"] <= 1e-4 for found in figures.values())
 
 
+def test_figures_of_families_are_given_once():
+    def checked(pairs):
+        names = [name for name, _ in pairs]
+        assert [name for name in names if names.count(name) > 1] == []
+        return dict(pairs)
+
+    figures = ROOT / "docs/reference/parity.json"
+    json.loads(figures.read_text(encoding="utf-8"), object_pairs_hook=checked)
+
+
 def test_links_of_the_readme_lead_somewhere():
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", README):
         assert (ROOT / target).exists(), target

@@ -22,6 +22,7 @@ from parity.models_of_transformers import (
     text,
 )
 from small_tokenizers import byte_level, wordpiece
+from tiers import slow
 
 import fmjax
 from fmjax.errors import UserError
@@ -51,41 +52,66 @@ DISTILBERT = dict(
     max_position_embeddings=LENGTH,
 )
 ROBERTA = {**BERT, "max_position_embeddings": LENGTH + 2}
+# Distances of the text go beyond the window.
+MODERNBERT = {**BERT, "hidden_size": 40, "local_attention": 9, "pad_token_id": 0}
 GEMMA2 = {**LLAMA, "head_dim": 10, "query_pre_attn_scalar": 14, "sliding_window": 4}
 TASKS = {
     "texts": "ForSequenceClassification",
     "tokens": "ForTokenClassification",
     "answers": "ForQuestionAnswering",
 }
+ALL = "texts tokens answers"
 MODELS = {
-    "bert": ("Bert", BERT, "texts tokens answers"),
-    "roberta": ("Roberta", ROBERTA, "texts tokens answers"),
-    "electra": ("Electra", {**BERT, "embedding_size": 18}, "texts tokens answers"),
-    "deberta": ("DebertaV2", DEBERTA, "texts tokens answers"),
-    "distilbert": ("DistilBert", DISTILBERT, "texts tokens answers"),
-    "gpt2": ("GPT2", GPT2, "texts tokens answers"),
+    "bert": ("Bert", BERT, ALL),
+    "roberta": ("Roberta", ROBERTA, ALL),
+    "xlm-roberta": ("XLMRoberta", ROBERTA, ALL),
+    "camembert": ("Camembert", ROBERTA, ALL),
+    "electra": ("Electra", {**BERT, "embedding_size": 18}, ALL),
+    "deberta": ("DebertaV2", DEBERTA, ALL),
+    "distilbert": ("DistilBert", DISTILBERT, ALL),
+    "albert": ("Albert", {**BERT, "embedding_size": 18}, ALL),
+    "mpnet": ("MPNet", ROBERTA, ALL),
+    "modernbert": ("ModernBert", MODERNBERT, "texts"),
+    "gpt2": ("GPT2", GPT2, ALL),
     "opt": ("OPT", OPT, "texts answers"),
-    "bloom": ("Bloom", BLOOM, "texts tokens answers"),
-    "llama": ("Llama", LLAMA, "texts tokens"),
-    "mistral": ("Mistral", LLAMA | {"sliding_window": 5}, "texts tokens"),
-    "qwen2": ("Qwen2", LLAMA, "texts tokens"),
-    "qwen3": ("Qwen3", LLAMA | {"head_dim": 10}, "texts tokens"),
+    "bloom": ("Bloom", BLOOM, ALL),
+    "llama": ("Llama", LLAMA, ALL),
+    "mistral": ("Mistral", LLAMA | {"sliding_window": 5}, ALL),
+    "qwen2": ("Qwen2", LLAMA, ALL),
+    "qwen3": ("Qwen3", LLAMA | {"head_dim": 10}, ALL),
     "gemma2": ("Gemma2", GEMMA2, "texts tokens"),
     "opt 350m": ("OPT", DECODERS["opt, post-norm, projections"][1], "texts answers"),
 } | {
-    name: (prefix, DECODERS[name][1], "texts tokens")
-    for name, prefix in {
-        "gemma": "Gemma",
-        "phi": "Phi",
-        "phi3": "Phi3",
-        "qwen2_moe": "Qwen2Moe",
-        "qwen3_moe": "Qwen3Moe",
-        "smollm3": "SmolLM3",
-        "starcoder2": "Starcoder2",
-        "stablelm": "StableLm",
-        "glm4": "Glm4",
-        "gpt_oss": "GptOss",
+    name: (prefix, DECODERS[name][1], tasks)
+    for tasks, prefixes in {
+        ALL: {
+            "falcon": "Falcon",
+            "gpt_neo": "GPTNeo",
+            "gpt_neox": "GPTNeoX",
+            "mixtral": "Mixtral",
+            "qwen2_moe": "Qwen2Moe",
+            "qwen3_moe": "Qwen3Moe",
+            "smollm3": "SmolLM3",
+        },
+        "texts tokens": {
+            "deepseek_v3": "DeepseekV3",
+            "gemma": "Gemma",
+            "glm4": "Glm4",
+            "gpt_oss": "GptOss",
+            "phi": "Phi",
+            "phi3": "Phi3",
+            "stablelm": "StableLm",
+            "starcoder2": "Starcoder2",
+        },
+        "texts answers": {"gptj": "GPTJ"},
+        "texts": {
+            "gemma3_text": "Gemma3Text",
+            "olmo": "Olmo",
+            "olmo2": "Olmo2",
+            "olmo3": "Olmo3",
+        },
     }.items()
+    for name, prefix in prefixes.items()
 }
 NAMES = {
     f"{family}, {task}": (family, task)
@@ -104,7 +130,7 @@ def test_the_names_are_those_of_transformers():
 
 @pytest.mark.parametrize(
     "name",
-    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES],
+    [name if name in QUICK else slow(name) for name in NAMES],
 )
 def test_heads_are_theirs_and_go_back(name, tmp_path):
     family, task = NAMES[name]
@@ -157,11 +183,28 @@ BART = dict(
 )
 
 
+ENCODER_DECODERS = {
+    "BartForSequenceClassification": BART,
+    "MBartForSequenceClassification": BART,
+    "T5ForSequenceClassification": T5_SIZES,
+    "MT5ForSequenceClassification": T5_SIZES,
+    "UMT5ForSequenceClassification": T5_SIZES,
+}
+
+
+def test_every_head_is_compared():
+    compared = {f"{MODELS[family][0]}{TASKS[task]}" for family, task in NAMES.values()}
+    compared |= {*ENCODER_DECODERS}
+    names = {name for family in FAMILIES for name in family.architectures}
+    heads = {name for name in names if name.endswith(tuple(TASKS.values()))}
+    assert compared == heads
+
+
 @pytest.mark.parametrize(
     ("architecture", "options"),
     [
-        ("BartForSequenceClassification", BART),
-        pytest.param("T5ForSequenceClassification", T5_SIZES, marks=pytest.mark.slow),
+        each if each[0].startswith("Bart") else slow(*each)
+        for each in ENCODER_DECODERS.items()
     ],
 )
 def test_heads_of_encoder_decoders_are_theirs(architecture, options, tmp_path):

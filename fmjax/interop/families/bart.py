@@ -113,7 +113,7 @@ def entries(side_fields: dict[str, Any], **defaults: Any) -> tuple[Entry, ...]:
         constant("add_bias_logits", False),
         constant("static_position_embeddings", "sinus" in side_fields["positions"]),
         ignored("extra_pos_embeddings force_bos_token_to_be_generated save_step"),
-        # Options of a classification head, which is not supported.
+        # Of the head that classifies texts; dropout is that of the decoder here.
         ignored("classifier_dropout classif_dropout"),
     )
 

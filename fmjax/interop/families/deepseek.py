@@ -257,5 +257,6 @@ DEEPSEEK_V3 = family(
         ignored("aux_loss_alpha seq_aux output_router_logits"),
     ),
     after_dense(_ROWS, FEED_FORWARD),
+    heads="texts tokens",
     spare=_predictors,
 )

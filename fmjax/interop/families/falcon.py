@@ -6,7 +6,7 @@ from flax import linen as nn
 
 from fmjax.errors import UserError
 from fmjax.interop.entries import Values, activation, fixed, ignored, option
-from fmjax.interop.families.decoder_head import architectures
+from fmjax.interop.families.decoder_head import architectures, text_heads
 from fmjax.interop.families.rope import Rope
 from fmjax.interop.family import Family
 from fmjax.interop.options import Options
@@ -167,7 +167,8 @@ FALCON = Family(
             f"{_BLOCK}/mlp", f"{_LAYER}.mlp", in_="dense_h_to_4h", out="dense_4h_to_h"
         ),
     ),
-    architectures=architectures("FalconForCausalLM", "FalconModel"),
+    architectures=architectures("FalconForCausalLM", "FalconModel")
+    | text_heads("Falcon", "classifier", spans=True),
     prefix="transformer.",
     copies={"lm_head.weight": "transformer.word_embeddings.weight"},
     renamed=tuple((rf"\.{there}\.", f".{here}.") for there, here in _PARALLEL.items()),

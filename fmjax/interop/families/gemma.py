@@ -99,7 +99,7 @@ GEMMA = family(
     ),
     (*NORMS, *ATTENTION, *FEED_FORWARD),
     tied=True,
-    heads=True,
+    heads="texts tokens",
 )
 GEMMA2 = family(
     "gemma2",
@@ -118,7 +118,7 @@ GEMMA2 = family(
     ),
     (*SANDWICH, *ATTENTION, *FEED_FORWARD),
     tied=True,
-    heads=True,
+    heads="texts tokens",
 )
 GEMMA3 = family(
     "gemma3_text",
@@ -147,4 +147,5 @@ GEMMA3 = family(
     (*SANDWICH, *ATTENTION, *QK_NORMS, *FEED_FORWARD),
     tied=True,
     bare="Gemma3TextModel",
+    heads="texts",
 )

@@ -41,5 +41,5 @@ GLM4 = family(
         GATE_AND_UP,
         DOWN,
     ),
-    heads=True,
+    heads="texts tokens",
 )

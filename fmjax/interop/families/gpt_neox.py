@@ -1,7 +1,7 @@
 """GPT-NeoX (Black et al. 2022) and Pythia (Biderman et al. 2023)."""
 
 from fmjax.interop.entries import activation, constant, fixed, ignored, option
-from fmjax.interop.families.decoder_head import architectures
+from fmjax.interop.families.decoder_head import architectures, text_heads
 from fmjax.interop.families.rope import Rope
 from fmjax.interop.family import Family
 from fmjax.interop.rows import Row, megatron_layer, norm
@@ -40,7 +40,7 @@ GPT_NEOX = Family(
         Rope(2048, fraction=0.25, names=("rotary_emb_base", "rotary_pct")),
         fixed({"positions": "none"}),
         constant("is_decoder", False, True),
-        # An option of a head that is not supported.
+        # Of a head; dropout is that of the transformer here.
         ignored("classifier_dropout"),
     ),
     rows=(
@@ -53,7 +53,8 @@ GPT_NEOX = Family(
         "GPTNeoXModel",
         tied=False,
         rows=(Row("language_head/kernel", "embed_out.weight", "d v -> v d"),),
-    ),
+    )
+    | text_heads("GPTNeoX", "classifier", spans=True),
     prefix="gpt_neox.",
     copies={"embed_out.weight": "gpt_neox.embed_in.weight"},
     constants=r"layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)",

@@ -81,5 +81,5 @@ GPT_OSS = family(
         Row(f"{_MLP}/out", f"{_EXPERTS}.down_proj"),
         Row(f"{_MLP}/out_bias", f"{_EXPERTS}.down_proj_bias"),
     ),
-    heads=True,
+    heads="texts tokens",
 )

@@ -12,7 +12,7 @@ from fmjax.interop.entries import (
     ignored,
     option,
 )
-from fmjax.interop.families.decoder_head import WITH_BIAS, architectures
+from fmjax.interop.families.decoder_head import WITH_BIAS, architectures, text_heads
 from fmjax.interop.families.windows import MOST_LAYERS, LayerTypes
 from fmjax.interop.family import Family
 from fmjax.interop.options import Options
@@ -101,7 +101,8 @@ GPTJ = Family(
     ),
     architectures=architectures(
         "GPTJForCausalLM", "GPTJModel", tied=False, rows=WITH_BIAS
-    ),
+    )
+    | text_heads("GPTJ", spans=True),
     prefix="transformer.",
     copies={"lm_head.weight": "transformer.wte.weight"},
     constants=r"h\.\d+\.attn\.(bias|masked_bias|embed_positions)",
@@ -183,7 +184,8 @@ GPT_NEO = Family(
         *norm(f"{_BLOCK}/mlp_norm", f"{_LAYER}.ln_2"),
         *feed_forward(f"{_BLOCK}/mlp", f"{_LAYER}.mlp", in_="c_fc", out="c_proj"),
     ),
-    architectures=architectures("GPTNeoForCausalLM", "GPTNeoModel"),
+    architectures=architectures("GPTNeoForCausalLM", "GPTNeoModel")
+    | text_heads("GPTNeo", "classifier", spans=True),
     prefix="transformer.",
     copies={"lm_head.weight": "transformer.wte.weight"},
     constants=r"h\.\d+\.attn\.attention\.(bias|masked_bias)",

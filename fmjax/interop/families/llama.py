@@ -1,5 +1,6 @@
 """Llama (Touvron et al. 2023), Mistral (Jiang 2023), and what their variants share."""
 
+import re
 from typing import Any
 
 from fmjax.interop.entries import (
@@ -12,7 +13,7 @@ from fmjax.interop.entries import (
 )
 from fmjax.interop.families.decoder_head import HEAD, architectures, text_heads
 from fmjax.interop.families.rope import Rope
-from fmjax.interop.family import Family
+from fmjax.interop.family import Architecture, Family
 from fmjax.interop.rows import (
     LINEAR,
     Joined,
@@ -128,7 +129,8 @@ def family(
     final: str = "model.norm",
     bare: str | None = None,
     head: tuple[Row, ...] = (HEAD,),
-    heads: bool = False,
+    heads: str = "",
+    answers: str = "model.",
     **more: Any,
 ) -> Family:
     """A variant of Llama.
@@ -143,9 +145,17 @@ def family(
       final: name of the last norm.
       bare: name of the class without a head, if the prefix is another.
       head: rows of the weights of the head.
+      heads: what transformers' classes of other heads are for: "texts", "tokens" and
+        "answers", separated by spaces.
+      answers: prefix of the tensors' names in the class that finds answers.
       **more: of `Family`.
-      heads: whether transformers has classes that classify texts and tokens.
     """
+    bare = bare or f"{classes}Model"
+    if answers != "model.":
+        more["renamed"] = ((rf"^{re.escape(answers)}", "model."),)
+        more["written"] = lambda model, name: (
+            re.sub(r"^model\.", answers, name) if model.spans else name
+        )
     return Family(
         model_type=model_type,
         model=GPT,
@@ -156,15 +166,20 @@ def family(
             *norm("stack/final_norm", final),
             *rows,
         ),
-        architectures=architectures(
-            f"{classes}ForCausalLM", bare or f"{classes}Model", tied, rows=head
-        )
-        | (text_heads(classes, "score") if heads else {}),
+        architectures=architectures(f"{classes}ForCausalLM", bare, tied, rows=head)
+        | _other_heads(bare.removesuffix("Model"), heads.split()),
         prefix="model.",
         copies={"lm_head.weight": "model.embed_tokens.weight"},
         constants=r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",
         **more,
     )
+
+
+def _other_heads(classes: str, tasks: list[str]) -> dict[str, Architecture]:
+    if not tasks:
+        return {}
+    tokens = "score" if "tokens" in tasks else ""
+    return text_heads(classes, tokens, "answers" in tasks)
 
 
 SILU = activation("hidden_act", "transformer.activation", "silu")
@@ -190,7 +205,8 @@ LLAMA = family(
         ignored("max_sequence_length"),
     ),
     (*NORMS, *ATTENTION, *FEED_FORWARD),
-    heads=True,
+    heads="texts tokens answers",
+    answers="transformer.",
 )
 MISTRAL = family(
     "mistral",
@@ -203,5 +219,5 @@ MISTRAL = family(
         option("sliding_window", "transformer.window", int, 4096, null=True),
     ),
     (*NORMS, *ATTENTION, *FEED_FORWARD),
-    heads=True,
+    heads="texts tokens answers",
 )

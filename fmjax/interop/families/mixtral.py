@@ -46,5 +46,5 @@ MIXTRAL = family(
         Row(f"{BLOCK}/mlp/out", f"{_EXPERTS}.experts.{{expert}}.w2.weight", LINEAR),
         Row(f"{BLOCK}/mlp/in", f"{_EXPERTS}.experts.{{expert}}.w3.weight", LINEAR),
     ),
-    heads=True,
+    heads="texts tokens answers",
 )

@@ -37,6 +37,7 @@ OLMO = family(
         option("clip_qkv", "transformer.qkv_clip", float, None, null=True),
     ),
     (*ATTENTION, *FEED_FORWARD),
+    heads="texts",
 )
 _OUTPUT_NORMS = {
     "transformer.norm_position": "output",
@@ -62,6 +63,7 @@ OLMO2 = family(
     _OUTPUT_NORMS,
     (*sizes(**_SIZES), SILU, Rope(2048), ATTENTION_BIAS),
     _ROWS,
+    heads="texts",
 )
 OLMO3 = family(
     "olmo3",
@@ -80,4 +82,5 @@ OLMO3 = family(
         ATTENTION_BIAS,
     ),
     _ROWS,
+    heads="texts",
 )

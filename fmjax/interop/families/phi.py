@@ -57,7 +57,7 @@ PHI = family(
     ),
     final="model.final_layernorm",
     head=WITH_BIAS,
-    heads=True,
+    heads="texts tokens",
 )
 PHI3 = family(
     "phi3",
@@ -88,5 +88,5 @@ PHI3 = family(
         GATE_AND_UP,
         DOWN,
     ),
-    heads=True,
+    heads="texts tokens",
 )

@@ -35,7 +35,8 @@ QWEN2 = family(
         constant("use_mrope", False),
     ),
     (*NORMS, *ATTENTION, *FEED_FORWARD),
-    heads=True,
+    heads="texts tokens answers",
+    answers="transformer.",
 )
 QWEN3 = family(
     "qwen3",
@@ -49,5 +50,6 @@ QWEN3 = family(
         ATTENTION_BIAS,
     ),
     (*NORMS, *ATTENTION, *QK_NORMS, *FEED_FORWARD),
-    heads=True,
+    heads="texts tokens answers",
+    answers="transformer.",
 )

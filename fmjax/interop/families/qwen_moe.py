@@ -170,7 +170,7 @@ QWEN2_MOE = family(
         (*NORMS, *ATTENTION, *expert_rows(f"{BLOCK}/mlp", _EXPERTS), *_SHARED),
         FEED_FORWARD,
     ),
-    heads=True,
+    heads="texts tokens answers",
 )
 QWEN3_MOE = family(
     "qwen3_moe",
@@ -196,5 +196,6 @@ QWEN3_MOE = family(
         (*NORMS, *ATTENTION, *QK_NORMS, *expert_rows(f"{BLOCK}/mlp", _EXPERTS)),
         FEED_FORWARD,
     ),
-    heads=True,
+    heads="texts tokens answers",
+    answers="transformer.",
 )

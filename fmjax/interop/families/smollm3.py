@@ -91,5 +91,6 @@ SMOLLM3 = family(
     ),
     (*NORMS, *ATTENTION, *FEED_FORWARD),
     tied=True,
-    heads=True,
+    heads="texts tokens answers",
+    answers="transformer.",
 )

@@ -59,5 +59,5 @@ STABLELM = family(
         ),
         *FEED_FORWARD,
     ),
-    heads=True,
+    heads="texts tokens",
 )

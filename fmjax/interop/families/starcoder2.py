@@ -56,5 +56,5 @@ STARCODER2 = family(
         *feed_forward(f"{BLOCK}/mlp", f"{LAYER}.mlp", in_="c_fc", out="c_proj"),
     ),
     tied=True,
-    heads=True,
+    heads="texts tokens",
 )
