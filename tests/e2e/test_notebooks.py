@@ -24,7 +24,7 @@ TEXT = [
     "text_files.validation_fraction=0.1",
 ]
 SMALL = {
-    "ablation": {"text": "none.txt", "steps": 4, "seeds": 2},
+    "ablation": {"text": "none.txt", "steps": 100, "seeds": 2},
     "quickstart": {"steps": 6, "data": TEXT},
     "sharding": {
         **TINY_SIZE,
