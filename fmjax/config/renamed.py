@@ -33,6 +33,7 @@ REPLACED: dict[tuple[str, str], str] = {
     ("train", "wandb_project"): (
         "wandb.project, with @wandb() among experiment.trackers"
     ),
+    ("vit", "antialias"): "vit.interpolation = 'bicubic_antialiased' (or 'bicubic')",
     ("experiment", "imported_dtype"): (
         "imported.dtype, with experiment.imported = @imported()"
     ),

@@ -72,6 +72,17 @@ def _nest_imported(bindings: list[Binding]) -> list[Binding]:
     return translated
 
 
+def _name_interpolation(bindings: list[Binding]) -> list[Binding]:
+    """Replaces `vit.antialias` by `vit.interpolation`."""
+    names = {False: "bicubic", True: "bicubic_antialiased"}
+    return [
+        dataclasses.replace(b, field="interpolation", value=names[b.value])
+        if (b.owner, b.field) == ("vit", "antialias")
+        else b
+        for b in bindings
+    ]
+
+
 def _nest_rotary(bindings: list[Binding]) -> list[Binding]:
     """Replaces `transformer.rope_theta` by `transformer.rotary` and `rotary.theta`."""
     translated = []
@@ -194,6 +205,7 @@ TRANSLATIONS: list[Callable[[list[Binding]], list[Binding]]] = [
     _list_evaluations,
     _list_trackers,
     _nest_imported,
+    _name_interpolation,
     _nest_rotary,
     _refuse_offset_qk_norms,
     _nest_experts,

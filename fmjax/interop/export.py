@@ -132,7 +132,9 @@ def export_model(
         write_tensors(target, every, dtype, max_shard_bytes)
         notes.append(tokenizer_files.write(target, tokenizer))
         if experiment.image_preprocessing is not None:
-            preprocessor_file.write(target, experiment.image_preprocessing)
+            preprocessor_file.write(
+                target, experiment.image_preprocessing, config.get("vision_config")
+            )
             notes.append(f"images' preprocessing in {preprocessor_file.FILE}")
         embedding = experiment.own_embedding
         if embedding is not None and isinstance(tokenizer, HuggingFaceTokenizer):

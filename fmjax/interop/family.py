@@ -14,12 +14,6 @@ from fmjax.interop.entries import Entry
 from fmjax.interop.options import Options
 from fmjax.interop.rows import Joined, Row
 
-# Why a model_type is not supported, where a reader may expect that it is.
-_REASONS = {
-    "siglip2": "its images are of any shape and come as lists of patches (NaFlex). "
-    "SigLIP 2 of a fixed resolution has model_type 'siglip', which is supported",
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
@@ -247,10 +241,6 @@ def find(families: tuple[Family, ...], model_type: str, named: str | None) -> Fa
     """The family of a config.json; raises a UserError if it is not supported."""
     known = dict.fromkeys(f.model_type for f in families)
     of_type = [f for f in families if f.model_type == model_type]
-    if model_type in _REASONS:
-        raise UserError(
-            f"model_type = {model_type!r} is not supported: {_REASONS[model_type]}."
-        )
     if not of_type:
         raise UserError(
             f"model_type = {model_type!r} is not supported; expected one of "

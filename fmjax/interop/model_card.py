@@ -34,6 +34,7 @@ _PIPELINES = {
     "ForImageClassification": "image-classification",
     "CLIPModel": "zero-shot-image-classification",
     "SiglipModel": "zero-shot-image-classification",
+    "Siglip2Model": "zero-shot-image-classification",
 }
 _BASELINE = "unigram_"  # not the model's
 # Numbers of a validation that are no results.

@@ -1,6 +1,8 @@
 """preprocessor_config.json: the preprocessing of images."""
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "DINOv3ViT": _PLAIN
     | {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
     "Siglip": _PLAIN | {"resample": 3},
+    "Siglip2": _PLAIN,
 }
 
 
@@ -60,8 +63,17 @@ def read(folder: Path) -> Preprocessing | None:
     return None if options is None else _read(options.without_nulls())
 
 
-def write(folder: Path, preprocessing: Preprocessing) -> None:
-    """Writes the file for transformers' AutoImageProcessor."""
+def write(
+    folder: Path, preprocessing: Preprocessing, vision: Mapping[str, Any] | None = None
+) -> None:
+    """Writes the file for transformers' AutoImageProcessor.
+
+    Args:
+      folder: gets the file.
+      preprocessing: of the images.
+      vision: vision_config of the model, if it has one. SigLIP 2's has a number of
+        patches, and images there keep their aspect ratio.
+    """
     p = preprocessing
     side = p.shorter_side or p.size
     square = {"height": side, "width": side}
@@ -83,12 +95,21 @@ def write(folder: Path, preprocessing: Preprocessing) -> None:
         config["crop_size"] = {"height": p.size, "width": p.size}
         kind = "CLIP" if p.fit == "crop" else "DeiT"
         config["image_processor_type"] = f"{kind}ImageProcessor"
+    if vision is not None and "num_patches" in vision:
+        for name in ("size", "do_center_crop", "crop_size"):
+            config.pop(name, None)
+        config |= {
+            "image_processor_type": "Siglip2ImageProcessor",
+            "max_num_patches": vision["num_patches"],
+            "patch_size": vision["patch_size"],
+        }
     text = json.dumps(config, indent=2, sort_keys=True)
     (folder / FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def _read(options: Options) -> Preprocessing:
-    default = _DEFAULTS[_kind(options)]
+    kind = _kind(options)
+    default = _DEFAULTS[kind]
     for name in ("do_resize", "do_rescale", "do_normalize"):
         options.require(name, True)
     factor = options.take("rescale_factor", float, 1 / 255)
@@ -102,7 +123,10 @@ def _read(options: Options) -> Preprocessing:
     # Of pictures that are segmented.
     options.ignore("do_reduce_labels", "reduce_labels")
     options.require("default_to_square", True, False)
-    height, width, shorter = _size(options, "size", default["size"])
+    if kind == "Siglip2":
+        height, width, shorter = _square_of_patches(options)
+    else:
+        height, width, shorter = _size(options, "size", default["size"])
     if options.take("do_center_crop", bool, default["do_center_crop"]):
         size, across, _ = _size(options, "crop_size", default["crop_size"], True)
         if size != across:
@@ -145,6 +169,18 @@ def _kind(options: Options) -> str:
         options.refuse("image_processor_type", name, f"one of {expected}")
     options.ignore("feature_extractor_type")
     return kind
+
+
+def _square_of_patches(options: Options) -> tuple[int, int, None]:
+    """(height, width, None) of a square of as many patches as images have at most."""
+    patches = options.take("max_num_patches", int, 256)
+    side = math.isqrt(max(patches, 0))
+    if patches < 1 or side**2 != patches:
+        options.refuse("max_num_patches", patches, "the square of a number")
+    side *= options.take("patch_size", int, 16)
+    # Options of the class that it comes from.
+    options.ignore("size", "crop_size", "do_center_crop")
+    return side, side, None
 
 
 def _size(options: Options, name: str, default: Any, square: bool = False):

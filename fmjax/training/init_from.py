@@ -608,7 +608,9 @@ def _filled(spec: tuple, old: Array, sources: Sequence[Array]) -> Array:
             value = value[layer_there]
         if resized:
             there, here = resized
-            value = resize_positions(value, there.grid, here.grid, here.prefix)
+            value = resize_positions(
+                value, there.grid, here.grid, here.prefix, here.interpolation
+            )
         where: list[Any] = [slice(None)] * value.ndim
         if rows and old.shape[layer is not None :] != value.shape:
             # The padding of the vocabulary differs.

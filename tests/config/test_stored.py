@@ -83,6 +83,16 @@ def test_the_dtype_of_an_import_becomes_a_part_of_what_is_known_of_it(tmp_path):
         assert load_stored(stored).imported == expected
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"), [("True", "bicubic_antialiased"), ("False", "bicubic")]
+)
+def test_antialiasing_becomes_a_kind_of_interpolation(value, expected, tmp_path):
+    stored = tmp_path / "config.gin"
+    text = NAMED["vit_digits"].read_text(encoding="utf-8")
+    stored.write_text(f"{text}\nvit.positions = 'learned'\nvit.antialias = {value}\n")
+    assert load_stored(stored).objective.model.interpolation == expected
+
+
 def test_a_base_of_rotary_positions_becomes_a_config_of_them():
     mixtral = load_stored(NAMED["import_mixtral"]).objective.model
     assert mixtral.transformer.rotary == Rotary(1e6)
@@ -142,6 +152,10 @@ OLD_BINDINGS = {
     ),
     "transformer.rope_theta=5e5": (
         "transformer.rope_theta is no longer a field: write rotary.theta"
+    ),
+    "vit.antialias=True": (
+        "vit.antialias is no longer a field: write vit.interpolation = "
+        "'bicubic_antialiased'"
     ),
     "experiment.imported_dtype='float32'": (
         "experiment.imported_dtype is no longer a field: write imported.dtype"

@@ -69,6 +69,29 @@ def test_pictures_become_their_numbers(name, pictures, tmp_path):
         np.testing.assert_allclose(exported, want, atol=1e-5)
 
 
+def test_pictures_as_lists_of_patches(pictures, tmp_path):
+    theirs = transformers.Siglip2ImageProcessorPil(max_num_patches=9, patch_size=7)
+    theirs.save_pretrained(tmp_path)
+    ours = preprocessor_file.read(tmp_path)
+    # Here the whole picture becomes a square; a square one is the same there.
+    assert ours == Preprocessing(size=21, fit="squash", resampling="bilinear")
+    square = pictures[0].crop((0, 0, 400, 400))
+    vision = {"num_patches": 9, "patch_size": 7}
+    (tmp_path / "again").mkdir()
+    preprocessor_file.write(tmp_path / "again", ours, vision)
+    again = transformers.AutoImageProcessor.from_pretrained(tmp_path / "again")
+    assert (again.max_num_patches, again.patch_size) == (9, 7)
+    for processor in (theirs, again):
+        out = processor(square, return_tensors="np")
+        assert out["spatial_shapes"].tolist() == [[3, 3]]
+        patches = out["pixel_values"].reshape(3, 3, 7, 7, 3)
+        want = patches.transpose(0, 2, 1, 3, 4).reshape(21, 21, 3)
+        assert np.abs(ours.of_picture(square) - want).mean() < 1 / 255
+    write(tmp_path, image_processor_type="Siglip2ImageProcessor", max_num_patches=8)
+    with pytest.raises(UserError, match=r"max_num_patches = 8.*square"):
+        preprocessor_file.read(tmp_path)
+
+
 def write(folder, **options):
     (folder / preprocessor_file.FILE).write_text(json.dumps(options))
 

@@ -256,7 +256,10 @@ def test_flops_are_the_published_ones(layers, width, heads, patch, gmacs):
         ({"distillation_head": True}, "vit.distillation_head"),
         ({"pooled_norm": True, "pooling": "none", "num_classes": 0}, "vit.pooled_norm"),
         ({"pooled_norm": True, "distillation_token": True}, "vit.pooled_norm"),
-        ({"antialias": True, "positions": "sincos"}, "vit.antialias"),
+        (
+            {"interpolation": "bilinear_antialiased", "positions": "sincos"},
+            "vit.interpolation",
+        ),
         (
             {"class_token": False, "pooling": "average", "distillation_token": True},
             "vit.distillation_token",

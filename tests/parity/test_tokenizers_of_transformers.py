@@ -141,6 +141,21 @@ def test_older_files_give_the_same_ids(case, tmp_path):
     assert_same(load_tokenizer(tmp_path / "run"), theirs, small.TEXTS + small.MARKED)
 
 
+def test_siglip_2_reads_gemmas_file_in_lower_case(tmp_path):
+    theirs = read_by_transformers("gemma", older_files("gemma", tmp_path / "older"))
+    theirs.save_pretrained(tmp_path / "hf")
+    transformers.Siglip2Config().save_pretrained(tmp_path / "hf")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    ours = HuggingFaceTokenizer.from_folder(tmp_path / "hf")
+    text = "Hello WORLD, the Cat"
+    assert ours.encode(text) == ours.encode(text.lower())
+    assert_same(ours, theirs, [text, *small.TEXTS])
+    # What transformers writes of it is not lowered twice, and the same.
+    theirs.save_pretrained(tmp_path / "hf")
+    again = HuggingFaceTokenizer.from_folder(tmp_path / "hf")
+    assert_same(again, theirs, [text, *small.TEXTS])
+
+
 def test_bloom_is_read_from_its_one_file(tmp_path):
     small.byte_level(tmp_path / "older", ("<unk>", "<s>", "</s>", "<pad>"))
     model = tokenizers.models.BPE.from_file(

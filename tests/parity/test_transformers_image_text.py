@@ -49,6 +49,7 @@ TEXT = dict(
 )
 CLIP = dict(text_config=TEXT, vision_config=VISION, projection_dim=22)
 SIGLIP = dict(text_config=TEXT | {"projection_size": 30}, vision_config=VISION)
+SIGLIP_2 = {key: value for key, value in VISION.items() if key != "image_size"}
 CONFIGS = {
     "clip": ("CLIPModel", CLIP),
     "clip, end of text by rank": (
@@ -60,6 +61,10 @@ CONFIGS = {
         },
     ),
     "siglip": ("SiglipModel", SIGLIP),
+    "siglip2": (
+        "Siglip2Model",
+        SIGLIP | {"vision_config": SIGLIP_2 | {"num_patches": 9}},
+    ),
 }
 
 
@@ -80,18 +85,34 @@ def texts(eos):
     return tokens, mask
 
 
+def as_patches(images, patch):
+    """Images as SigLIP 2 reads them: patches, as many as there are and no padding."""
+    rows, (height, width) = len(images), np.array(images.shape[1:3]) // patch
+    cut = images.reshape(rows, height, patch, width, patch, -1)
+    patches = cut.transpose(0, 1, 3, 2, 4, 5).reshape(rows, height * width, -1)
+    return {
+        "pixel_values": torch.tensor(patches),
+        "pixel_attention_mask": torch.ones(rows, height * width, dtype=torch.long),
+        "spatial_shapes": torch.tensor([[height, width]] * rows),
+    }
+
+
 def read_by_theirs(model, images, tokens, mask):
     """What a model of theirs gives, and what its towers give by themselves."""
-    of_images = {
-        "pixel_values": torch.tensor(images).permute(0, 3, 1, 2),
-        "interpolate_pos_encoding": True,
-    }
+    if model.config.model_type == "siglip2":
+        of_images = as_patches(images, model.config.vision_config.patch_size)
+    else:
+        of_images = {
+            "pixel_values": torch.tensor(images).permute(0, 3, 1, 2),
+            "interpolate_pos_encoding": True,
+        }
     of_texts = {"input_ids": torch.tensor(tokens)}
     if mask is not None:
         of_texts["attention_mask"] = torch.tensor(mask).long()
     with torch.no_grad():
+        whole = model(**of_images, **of_texts)
         return (
-            model(**of_images, **of_texts),
+            whole,
             model.vision_model(**of_images, output_hidden_states=True),
             model.text_model(**of_texts, output_hidden_states=True),
         )
@@ -119,7 +140,7 @@ def test_every_output_is_theirs(name, tmp_path):
 
 def compare(out, expected, image, text, theirs):
     """Every output here, and nothing else, is one of theirs."""
-    siglip = theirs.config.model_type == "siglip"
+    siglip = theirs.config.model_type.startswith("siglip")
     with torch.no_grad():
         # CLIP's norm after the last layer is over the pooled vector alone there.
         norm = theirs.vision_model.post_layernorm
@@ -184,20 +205,13 @@ def test_the_text_encoder_of_clip_by_itself_is_theirs(eos, tmp_path):
         ours.config.objective.check({"tokens": (8,)}, VOCAB)
 
 
-def test_siglip2_of_any_resolution_is_refused_by_its_name(tmp_path):
-    theirs = random_model("SiglipModel", SIGLIP)
-    theirs.save_pretrained(tmp_path / "hf")
-    edit_config(tmp_path / "hf", model_type="siglip2", architectures=["Siglip2Model"])
-    with pytest.raises(UserError, match=r"NaFlex.*model_type 'siglip'"):
-        import_model(tmp_path / "hf", tmp_path / "run")
-
-
 def test_what_config_json_leaves_out_is_as_transformers_has_it():
     for model_type, config in (
         ("clip", transformers.CLIPConfig()),
         ("clip_text_model", transformers.CLIPTextConfig()),
         ("clip_vision_model", transformers.CLIPVisionConfig()),
         ("siglip", transformers.SiglipConfig()),
+        ("siglip2", transformers.Siglip2Config()),
     ):
         family = find(FAMILIES, model_type, None)
         (architecture,) = family.architectures.values()

@@ -98,23 +98,26 @@ def by_layer(params):
 
 
 @pytest.mark.parametrize(
-    ("scanned", "image_size", "grid", "mesh_config"),
+    ("scanned", "image_size", "grid", "mesh_config", "interpolation"),
     [
-        ((True, True), 12, (6, 6), MeshConfig(data=1, fsdp=4, tensor=2)),
-        ((True, False), (4, 10), (2, 5), None),
-        ((False, True), 4, (2, 2), None),
-        ((False, False), 12, (6, 6), None),
+        ((True, True), 12, (6, 6), MeshConfig(data=1, fsdp=4, tensor=2), "bicubic"),
+        ((True, False), (4, 10), (2, 5), None, "bilinear_antialiased"),
+        ((False, True), 4, (2, 2), None, "bicubic"),
+        ((False, False), 12, (6, 6), None, "bicubic"),
     ],
 )
 def test_a_vit_starts_from_images_of_another_size(
-    tmp_path, scanned, image_size, grid, mesh_config
+    tmp_path, scanned, image_size, grid, mesh_config, interpolation
 ):
-    there, here = vit(8, scanned[0]), vit(image_size, scanned[1])
+    there, here = (
+        vit(size, layers, interpolation=interpolation)
+        for size, layers in zip((8, image_size), scanned)
+    )
     params, source = saved(tmp_path, there)
     ours, line = started(source(), here, mesh_config)
     want = by_layer(params)
     table = want["patches/positions"]
-    want["patches/positions"] = resize_positions(table, (4, 4), grid, prefix=1)
+    want["patches/positions"] = resize_positions(table, (4, 4), grid, 1, interpolation)
     got = by_layer(ours)
     assert got.keys() == want.keys()
     for name, value in want.items():

@@ -32,7 +32,7 @@ from fmjax.interop.families.phi import PHI, PHI3
 from fmjax.interop.families.qwen import QWEN2, QWEN3
 from fmjax.interop.families.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from fmjax.interop.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
-from fmjax.interop.families.siglip import SIGLIP
+from fmjax.interop.families.siglip import SIGLIP, SIGLIP2
 from fmjax.interop.families.smollm3 import SMOLLM3
 from fmjax.interop.families.stablelm import STABLELM
 from fmjax.interop.families.starcoder2 import STARCODER2
@@ -48,7 +48,7 @@ FAMILIES = (
     *(T5, MT5, UMT5, BART, MARIAN, MBART, PEGASUS, M2M_100),
     *(VIT, VIT_MSN, DEIT, DINOV2, DINOV2_WITH_REGISTERS, DINOV3, BEIT),
     *(VIT_MAE, VIT_MAE_ENCODER),
-    *(CLIP, SIGLIP, CLIP_IMAGE, CLIP_TEXT),
+    *(CLIP, SIGLIP, SIGLIP2, CLIP_IMAGE, CLIP_TEXT),
     *(GEMMA, GEMMA3, PHI, PHI3, QWEN2_MOE, QWEN3_MOE),
     *(GPT_NEOX, GPTJ, GPT_NEO, OLMO, OLMO2, OLMO3, SMOLLM3, GRANITE, STARCODER2),
     *(STABLELM, FALCON, COHERE, GLM4, GPT_OSS, DEEPSEEK_V3),

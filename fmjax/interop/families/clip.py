@@ -159,19 +159,26 @@ def inside(owner: str, name: str) -> str:
     return f"{owner}.{name}" if owner else name
 
 
-def towers() -> tuple[Row, ...]:
-    """Rows of the weights of both encoders, for CLIP and SigLIP."""
-    return (*_image_tower("image/"), *_text_tower("text/"))
+_CONVOLUTION = "h w c d -> d c h w"
 
 
-def _image_tower(at: str) -> tuple[Row, ...]:
+def towers(patch: str = _CONVOLUTION) -> tuple[Row, ...]:
+    """Rows of the weights of both encoders, for CLIP and SigLIP.
+
+    Args:
+      patch: axes of the projection of patches, here and there.
+    """
+    return (*_image_tower("image/", patch), *_text_tower("text/"))
+
+
+def _image_tower(at: str, patch: str = _CONVOLUTION) -> tuple[Row, ...]:
     name = "vision_model.embeddings"
     return (
         Row(f"{at}patches/class_token", f"{name}.class_embedding"),
         Row(
             f"{at}patches/kernel",
             f"{name}.patch_embedding.weight",
-            "h w c d -> d c h w",
+            patch,
         ),
         Row(f"{at}patches/bias", f"{name}.patch_embedding.bias"),
         Row(f"{at}patches/positions", f"{name}.position_embedding.weight"),

@@ -170,7 +170,7 @@ DINOV2_WITH_REGISTERS = _family(
     "Dinov2WithRegisters",
     (
         option("num_register_tokens", "registers", int, 4),
-        fixed({"mask_token": True, "antialias": True}),
+        fixed({"mask_token": True, "interpolation": "bicubic_antialiased"}),
     ),
     16,
 )

@@ -1,6 +1,9 @@
 """Positions on a grid of patches: fixed sin-cos, and resizing of learned ones."""
 
+import functools
 import math
+from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,8 @@ from jaxtyping import Array, Float
 from fmjax.errors import UserError
 
 Grid = tuple[int, int]
+# How a learned table is interpolated; see `resize_positions`.
+Interpolation = Literal["bicubic", "bicubic_antialiased", "bilinear_antialiased"]
 
 
 class PatchAxis(str):
@@ -22,15 +27,17 @@ class PatchAxis(str):
     Attributes:
       grid: rows and columns of patches.
       prefix: rows of other tokens, before those of the patches.
+      interpolation: how the table is resized.
     """
 
     grid: Grid
     prefix: int
+    interpolation: Interpolation
 
-    def __new__(cls, grid: Grid, prefix: int):
+    def __new__(cls, grid: Grid, prefix: int, interpolation: Interpolation = "bicubic"):
         """Makes the name "position" with these attributes."""
         axis = super().__new__(cls, "position")
-        axis.grid, axis.prefix = grid, prefix
+        axis.grid, axis.prefix, axis.interpolation = grid, prefix, interpolation
         return axis
 
     @property
@@ -68,9 +75,9 @@ def resize_positions(
     grid: Grid,
     new_grid: Grid,
     prefix: int = 0,
-    antialias: bool = False,
+    interpolation: Interpolation = "bicubic",
 ) -> Float[Array | np.ndarray, "M D"]:
-    """Resizes a learned table for images of another size, by bicubic interpolation.
+    """Resizes a learned table for images of another size.
 
     The interpolation is PyTorch's with align_corners=False, as in published vision
     transformers.
@@ -81,13 +88,15 @@ def resize_positions(
       grid: rows and columns of patches of the table.
       new_grid: rows and columns of patches of the new table.
       prefix: number of rows before those of the patches.
-      antialias: PyTorch's option of this name (DINOv2 with registers): the weights of a
-        smaller table reach over as many samples as there are for a new one.
+      interpolation: "bicubic" (most models); "bicubic_antialiased" (DINOv2 with
+        registers) and "bilinear_antialiased" (SigLIP 2), where the weights of a smaller
+        table reach over as many samples as there are for a new one, as by PyTorch's
+        option `antialias`.
     """
     if tuple(grid) == tuple(new_grid):
         return table
     first, patches = table[:prefix], table[prefix:]
-    one_axis = _antialiased if antialias else _bicubic
+    one_axis = _ONE_AXIS[interpolation]
     weights = np.kron(*(one_axis(old, new) for old, new in zip(grid, new_grid)))
     weights = weights.astype(np.float32)
     if isinstance(table, np.ndarray):
@@ -110,11 +119,13 @@ def _bicubic(old: int, new: int) -> Float[np.ndarray, "new old"]:
     return weights
 
 
-def _antialiased(old: int, new: int) -> Float[np.ndarray, "new old"]:
-    """Bicubic weights (a = -0.5), wider by old / new where there are fewer new ones."""
+def _antialiased(
+    kernel: Callable[[np.ndarray], np.ndarray], old: int, new: int
+) -> Float[np.ndarray, "new old"]:
+    """A kernel's weights, wider by old / new where there are fewer new samples."""
     wider = max(old / new, 1.0)
     at = (np.arange(new) + 0.5) * old / new - 0.5
-    weights = _cubic(np.abs(at[:, None] - np.arange(old)) / wider, -0.5)
+    weights = kernel(np.abs(at[:, None] - np.arange(old)) / wider)
     return weights / weights.sum(1, keepdims=True)
 
 
@@ -123,3 +134,17 @@ def _cubic(t: Float[np.ndarray, "..."], a: float) -> Float[np.ndarray, "..."]:
     near = ((a + 2) * t - (a + 3)) * t * t + 1
     far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
     return np.where(t <= 1, near, np.where(t < 2, far, 0.0))
+
+
+def _triangle(t: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    return np.maximum(0, 1 - t)
+
+
+# PyTorch's bicubic kernel has another coefficient with antialiasing.
+_ONE_AXIS: dict[str, Callable[[int, int], np.ndarray]] = {
+    "bicubic": _bicubic,
+    "bicubic_antialiased": functools.partial(
+        _antialiased, functools.partial(_cubic, a=-0.5)
+    ),
+    "bilinear_antialiased": functools.partial(_antialiased, _triangle),
+}

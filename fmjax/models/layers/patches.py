@@ -9,6 +9,7 @@ from fmjax.errors import UserError, require
 from fmjax.models.layers.dense import matmul
 from fmjax.models.layers.image_positions import (
     Grid,
+    Interpolation,
     PatchAxis,
     resize_positions,
     sincos_2d,
@@ -57,7 +58,7 @@ class PatchEmbedding(nn.Module):
         for them, sin-cos positions are not added to them.
       registers: number of register tokens between those and the patches, which have no
         positions (Darcet et al. 2024).
-      antialias: see `resize_positions`.
+      interpolation: of learned positions; see `resize_positions`.
       mask_token: whether there is a learned vector for masked patches.
       bias: whether the projection has a bias.
       owner: gin name of the model, for error messages.
@@ -73,7 +74,7 @@ class PatchEmbedding(nn.Module):
     bias: bool
     owner: str
     registers: int = 0
-    antialias: bool = False
+    interpolation: Interpolation = "bicubic"
 
     def setup(self):
         """Declares the weights."""
@@ -96,7 +97,7 @@ class PatchEmbedding(nn.Module):
         if self.mask_token:
             self.mask_vector = self.param("mask_token", token, (D,))
         if self.positions == "learned":
-            axis = PatchAxis(self.grid, len(self.prefix))
+            axis = PatchAxis(self.grid, len(self.prefix), self.interpolation)
             init = normal_init(c.init_std, axis, "embed")
             self.table = self.param("positions", init, (axis.rows, D))
 
@@ -131,7 +132,7 @@ class PatchEmbedding(nn.Module):
         if self.positions == "sincos":
             return jnp.asarray(sincos_2d(grid, self.config.embed_dim))
         first = len(self.prefix)
-        table = resize_positions(self.table, self.grid, grid, first, self.antialias)
+        table = resize_positions(self.table, self.grid, grid, first, self.interpolation)
         return table[first:]
 
     def with_prefix(self, patches: Float[Array, "B N D"]) -> Float[Array, "B T D"]:

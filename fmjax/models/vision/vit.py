@@ -13,7 +13,7 @@ from fmjax.models.layers.attention_mask import self_attention
 from fmjax.models.layers.attention_pooling import AttentionPooling, pooling_flops
 from fmjax.models.layers.dense import Dense
 from fmjax.models.layers.dropout import Keys, dropout, fold_keys
-from fmjax.models.layers.image_positions import Grid
+from fmjax.models.layers.image_positions import Grid, Interpolation
 from fmjax.models.layers.inputs import check_positions, outputs
 from fmjax.models.layers.logical_axes import constrain
 from fmjax.models.layers.patch_grid import PatchGrid
@@ -55,8 +55,8 @@ class ViT(nn.Module):
       mask_token: whether there is a learned vector for masked patches.
       registers: number of learned register tokens between class token and patches,
         without positions (Darcet et al. 2024); the pooled vector does not read them.
-      antialias: whether learned positions are interpolated with antialiasing (DINOv2
-        with registers); only with positions "learned".
+      interpolation: of learned positions for images of another size; see
+        `resize_positions`. Only "bicubic" without positions "learned".
       pooled_norm: whether the pooled vector is normalized in place of every token's
         (BEiT); not without pooling or with a distillation token.
     """
@@ -76,7 +76,7 @@ class ViT(nn.Module):
     distillation_head: bool = False
     mask_token: bool = False
     registers: int = 0
-    antialias: bool = False
+    interpolation: Interpolation = "bicubic"
     pooled_norm: bool = False
 
     def __post_init__(self):
@@ -101,8 +101,9 @@ class ViT(nn.Module):
                     "which is False."
                 )
         check_positions(self, "transformer")
-        fits = self.positions == "learned" or not self.antialias
-        require(self, "antialias", fits, "False without vit.positions = 'learned'")
+        fits = self.positions == "learned" or self.interpolation == "bicubic"
+        expected = "'bicubic' without vit.positions = 'learned'"
+        require(self, "interpolation", fits, expected)
         # The head of a distillation token would read it without a norm.
         alone = self.pooling != "none" and not self.distillation_token
         expected = "False with vit.pooling = 'none' or vit.distillation_token"
@@ -148,7 +149,7 @@ class ViT(nn.Module):
             self.patch_bias,
             self.gin_name,
             self.registers,
-            self.antialias,
+            self.interpolation,
         )
         if self.embed_norm:
             self.input_norm = c.make_norm()

@@ -216,6 +216,12 @@ def _parsed(files: TokenizerFiles) -> Tokenizer:
         raise UserError(f"{TOKENIZER} is not valid: {error}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
+    if files.model.get("model_type") == "siglip2" and "Lowercase" not in definition:
+        # Files have Gemma's definition; transformers' class for the model type adds
+        # what SigLIP 2 was trained with.
+        steps = [normalizers.Lowercase()]
+        steps += [tokenizer.normalizer] if tokenizer.normalizer else []
+        tokenizer.normalizer = normalizers.Sequence(steps)
     return tokenizer
 
 
