@@ -10,9 +10,15 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from compressed_tensors.compressors.mxfp4.base import MXFP4PackedCompressor
+from compressed_tensors.compressors.mxfp8.base import MXFP8QuantizationCompressor
+from compressed_tensors.compressors.nvfp4.base import NVFP4PackedCompressor
+from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
 from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+from compressed_tensors.quantization import QuantizationScheme
 from interop.small_gpt2 import write
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as torch_save_file
 
 import fmjax
 from fmjax.errors import UserError
@@ -37,14 +43,13 @@ def read(tmp_path, tensors, settings, name="a.weight"):
 
 def save_file_with_float8(tensors, file):
     """Writes float8 by torch, for NumPy's writer does not know it."""
-    from safetensors.torch import save_file as save
 
     def tensor(array):
         if array.dtype == FP8:
             return torch.from_numpy(array.view(np.uint8)).view(torch.float8_e4m3fn)
         return torch.from_numpy(np.asarray(array))
 
-    save({name: tensor(array) for name, array in tensors.items()}, file)
+    torch_save_file({name: tensor(array) for name, array in tensors.items()}, file)
 
 
 def float8(tmp_path, tensors, settings):
@@ -189,6 +194,54 @@ def test_packed_integers_are_those_of_compressed_tensors(tmp_path, bits, kind):
     shift = zero.astype(np.float64) if kind == "zero points" else np.zeros((6, 4))
     expected = (integers - shift[:, columns]) * scale.astype(np.float64)[:, columns]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+# Format → numbers of a group, bits, and the library's class.
+FLOATS = {
+    "nvfp4-pack-quantized": (16, 4, NVFP4PackedCompressor),
+    "mxfp4-pack-quantized": (32, 4, MXFP4PackedCompressor),
+    "mxfp8-quantized": (32, 8, MXFP8QuantizationCompressor),
+}
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+def test_floats_are_those_of_compressed_tensors(tmp_path, kind):
+    group, bits, compressor = FLOATS[kind]
+    weights = {"num_bits": bits, "type": "float", "group_size": group}
+    weights |= {"strategy": "tensor_group" if group == 16 else "group"}
+    whole = torch.tensor([40.0])
+    shape = (6, 64 // group)
+    scale = (
+        RNG.random(shape) + 0.1 if group == 16 else 2.0 ** RNG.integers(-3, 3, shape)
+    )
+    state = {
+        "weight": torch.from_numpy(RNG.normal(size=(6, 64))).float(),
+        "weight_scale": torch.from_numpy(scale).float(),
+    }
+    if group == 16:
+        state["weight_scale"] *= whole
+        state["weight_global_scale"] = whole
+    scheme = QuantizationScheme(targets=["Linear"], weights=weights)
+    compressed = compressor.compress(state, scheme)
+    expected = compressor.decompress(compressed, scheme)["weight"].float().numpy()
+    assert len(np.unique(expected)) > 20
+    file = tmp_path / "model.safetensors"
+    torch_save_file({f"a.{name}": x for name, x in compressed.items()}, file)
+    settings = {
+        "quant_method": "compressed-tensors",
+        "format": kind,
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+    }
+    files = TensorFiles(tmp_path, read_folder(tmp_path))
+    files, _ = dequantized(tmp_path, files, settings)
+    found = files.read("a.weight", files.shape("a.weight"))
+    # The library multiplies and divides by scales in bfloat16.
+    np.testing.assert_allclose(found, expected, rtol=2**-8 if group == 16 else 1e-6)
+    if group == 16:
+        scales = compressed["weight_scale"].double() / whole.double()
+        per_weight = np.repeat(scales.numpy(), group, axis=1)
+        codes = unpack_fp4_from_uint8(compressed["weight_packed"], 6, 64, torch.float64)
+        np.testing.assert_allclose(found, codes.numpy() * per_weight, rtol=1e-6)
 
 
 def test_int8_of_compressed_tensors(tmp_path):

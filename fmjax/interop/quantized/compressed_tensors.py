@@ -1,7 +1,9 @@
-"""compressed-tensors, the format of llm-compressor: float8, int8, and packed integers.
+"""compressed-tensors, the format of llm-compressor: float8, int8, float4, packed integers.
 
 Packed integers are [outputs, inputs], plus half their range, so that none is negative;
 those of a row follow each other in a word. Zero points are packed along the outputs.
+NVFP4 has a float8 scale for 16 numbers, divided by one of the whole weight; MXFP4 and
+MXFP8 have exponents of two for 32.
 """
 
 from collections.abc import Iterator
@@ -10,12 +12,18 @@ import numpy as np
 
 from fmjax.errors import UserError
 from fmjax.interop.containers.stored_tensor import StoredTensor
-from fmjax.interop.quantized import float8
+from fmjax.interop.quantized import float4, float8
 from fmjax.interop.quantized.packed_integers import scaled, unpack
 from fmjax.interop.quantized.parts import Parts, Settings, modules
 
-_FORMATS = ("float-quantized", "int-quantized", "naive-quantized", "pack-quantized")
-_ENDS = ("weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx")
+_FORMATS = (
+    *("float-quantized", "int-quantized", "naive-quantized", "pack-quantized"),
+    *("nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp8-quantized"),
+)
+_ENDS = (
+    *("weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx"),
+    "weight_global_scale",
+)
 _MOST_BITS = 8
 
 
@@ -37,7 +45,9 @@ def read(
     blocks = [each.get("block_structure") for each in weights]
     block = next((each for each in blocks if each), None)
     found = {
-        f"{parts.module}weight": _packed(parts, bits)
+        f"{parts.module}weight": _float4(parts)
+        if parts["weight_packed"].dtype == np.uint8
+        else _packed(parts, bits)
         for parts in modules(tensors, "weight_packed", _ENDS)
     }
     for parts in modules(tensors, "weight_scale", ("weight", *_ENDS[1:])):
@@ -54,8 +64,44 @@ def _float8(parts: Parts, block: object) -> StoredTensor:
         for end in ("weight", "weight_scale", "weight_zero_point")
         if parts.get(end) is not None
     }
+    again[f"{parts.module}weight_scale"] = _numbers(parts["weight_scale"])
     (weight,) = float8.read(again, {"weight_block_size": block}).values()
     return weight
+
+
+def _numbers(scale: StoredTensor) -> StoredTensor:
+    """The scales of which a file may have the exponents alone."""
+    if scale.dtype != np.uint8:
+        return scale
+    return StoredTensor(
+        scale.shape, np.dtype(np.float32), lambda: float4.powers(scale.read())
+    )
+
+
+def _float4(parts: Parts) -> StoredTensor:
+    packed, scale = parts["weight_packed"], _numbers(parts["weight_scale"])
+    whole = parts.get("weight_global_scale")
+    rows, half = packed.shape if len(packed.shape) == 2 else (0, 0)
+    groups = scale.shape[1] if len(scale.shape) == 2 else 0
+    parts.expect(
+        rows > 0 and scale.shape == (rows, groups) and half > 0 and groups > 0,
+        "weight_packed [out, in / 2] and weight_scale [out, groups]",
+    )
+    parts.expect(2 * half % groups == 0, "groups of equal numbers of inputs")
+    parts.expect(
+        parts.get("weight_zero_point") is None
+        and (whole is None or int(np.prod(whole.shape)) == 1),
+        "no zero points, and one weight_global_scale or none",
+    )
+
+    def dequantize() -> np.ndarray:
+        scales = scale.read().astype(np.float32)
+        if whole is not None:
+            scales = scales / whole.read().astype(np.float32).reshape(())
+        return scaled(float4.unpack(packed.read()), scales, 0.0, None)
+
+    dtype = np.dtype(np.float32)
+    return StoredTensor((rows, 2 * half), dtype, dequantize, dequantized=True)
 
 
 def _int8(parts: Parts) -> StoredTensor:

@@ -1,16 +1,13 @@
 """MXFP4 of the experts of gpt-oss: blocks of 32 numbers of four bits with one exponent.
 
-OCP Microscaling Formats (2023): numbers are E2M1, the scale is 2 ** (exponent - 127).
-The lower four bits of a byte come first.
+OCP Microscaling Formats (2023).
 """
 
 import numpy as np
 
 from fmjax.interop.containers.stored_tensor import StoredTensor
+from fmjax.interop.quantized import float4
 from fmjax.interop.quantized.parts import Parts, Settings, modules
-
-_HALF = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-_VALUES = np.array([*_HALF, *(-x for x in _HALF)], np.float32)
 
 
 def read(
@@ -33,12 +30,8 @@ def _weight(parts: Parts) -> StoredTensor:
     experts, outputs, groups, _ = blocks.shape
 
     def dequantize() -> np.ndarray:
-        packed = blocks.read()
-        found = np.empty((experts, outputs, groups, 32), np.float32)
-        found[..., 0::2] = _VALUES[packed & 15]
-        found[..., 1::2] = _VALUES[packed >> 4]
-        exponents = scales.read().astype(np.int32) - 127
-        np.ldexp(found, exponents[..., None], out=found)
+        found = float4.unpack(blocks.read())
+        found *= float4.powers(scales.read())[..., None]
         # As the unquantized tensor is: [experts, in, out].
         return found.reshape(experts, outputs, -1).transpose(0, 2, 1)
 
