@@ -1,4 +1,4 @@
-"""compressed-tensors, the format of llm-compressor: float8, int8, float4, packed integers.
+"""compressed-tensors, the format of llm-compressor: floats and integers of few bits.
 
 Packed integers are [outputs, inputs], plus half their range, so that none is negative;
 those of a row follow each other in a word. Zero points are packed along the outputs.
