@@ -7,8 +7,8 @@ the others, and `combine` merges a selection into the whole tree. They are used 
   the model to it combined with the frozen part, whose leaves may have other dtypes;
 - moving averages: kept for the part that is ever trained, and combined with the rest
   for evaluation;
-- parameters of other runs: `fmjax.training.init_from` replaces leaves of any collection
-  before the first step, and `start_average` starts the averages from them.
+- parameters of other runs: `fmjax.training.start_from` replaces leaves of any
+  collection before the first step, and `start_average` starts the averages from them.
 
 Adapters are leaves beside those that they change, and layers apply them where a weight
 multiplies its inputs (`fmjax.models.layers.adapters`); so they are trained parameters

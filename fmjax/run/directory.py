@@ -13,8 +13,9 @@ from fmjax.run import lock as run_lock
 from fmjax.storage import objects
 from fmjax.storage.access import cannot_use, check_bucket
 from fmjax.storage.paths import as_path, is_bucket
+from fmjax.training.copy_plan import Source
 from fmjax.training.experiment import Experiment
-from fmjax.training.init_from import InitFrom, Source
+from fmjax.training.init_from import InitFrom
 
 CONFIG = "config.gin"
 TOKENIZER = "tokenizer"

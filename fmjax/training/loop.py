@@ -25,7 +25,6 @@ from fmjax.training.faults.bad_step_log import BadStepLog, Diverged, Rollback
 from fmjax.training.faults.device_check import check_devices
 from fmjax.training.faults.interruption import Interruption
 from fmjax.training.faults.watchdog import Watchdog
-from fmjax.training.init_from import start_from
 from fmjax.training.memory import device_memory_peak
 from fmjax.training.noise_scale import NoiseScale, above_critical_batch
 from fmjax.training.numbered_batches import next_batch, whole_state
@@ -40,6 +39,7 @@ from fmjax.training.reporting.step_log import StepLog
 from fmjax.training.reporting.throughput import Utilization
 from fmjax.training.reporting.trackers.outbox import Outbox
 from fmjax.training.setup import Setup
+from fmjax.training.start_from import start_from
 from fmjax.training.state import State
 from fmjax.training.validation import Validation, run_evaluations
 

@@ -11,8 +11,8 @@ from fmjax.sharding.rules import LogicalRules
 from fmjax.sharding.xla_options import check_xla_options
 from fmjax.training.checkpoint.reference import Reference
 from fmjax.training.checks import check_divisible, check_packed_prompt
+from fmjax.training.copy_plan import Copy, check_tokenizers
 from fmjax.training.experiment import Experiment
-from fmjax.training.init_from import Copy, check_tokenizers
 from fmjax.training.memory import check_memory
 from fmjax.training.noise_scale import check_noise_scale
 from fmjax.training.parametrize import plan_scaling

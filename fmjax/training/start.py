@@ -7,14 +7,8 @@ from typing import Protocol
 from fmjax.models.parameter_paths import Slot, slots
 from fmjax.training.checkpoint.reference import Reference
 from fmjax.training.checkpoint.saved_state import SavedState
-from fmjax.training.init_from import (
-    Copy,
-    InitFrom,
-    Piece,
-    Source,
-    plan_copies,
-    references,
-)
+from fmjax.training.copy_plan import Copy, Piece, Source, plan_copies, references
+from fmjax.training.init_from import InitFrom
 from fmjax.training.state import StatePlan
 
 # What is copied from other runs, and what of it checkpoints name there.

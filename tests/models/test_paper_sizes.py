@@ -22,7 +22,7 @@ from fmjax.objectives.masked_lm import MaskedLM
 from fmjax.optim.freezing import plan_freezing
 from fmjax.sharding.mesh import AXES, MeshConfig
 from fmjax.sharding.rules import param_specs
-from fmjax.training.init_from import _pairs
+from fmjax.training.copy_plan import counterparts
 from fmjax.training.state import abstract_variables
 
 
@@ -292,7 +292,7 @@ def test_alexatm_starts_from_an_encoder_and_keeps_it_for_100_000_steps(build):
         for tree in (ours, theirs)
     )
     (start,) = experiment.init_from
-    pairs = _pairs(start, slots(there), slots(here))
+    pairs = counterparts(start, slots(there), slots(here))
     taken = {
         slots(here)[goal].array: there[slots(there)[origin].array]
         for goal, origin in pairs.items()

@@ -24,7 +24,9 @@ from fmjax.optim.optimizers import AdamW
 from fmjax.optim.schedules import Constant
 from fmjax.sharding.mesh import MeshConfig, on_mesh
 from fmjax.training.checkpoint.checkpoints import save_model
-from fmjax.training.init_from import InitFrom, Source, plan_copies, start_from
+from fmjax.training.copy_plan import Source, plan_copies
+from fmjax.training.init_from import InitFrom
+from fmjax.training.start_from import start_from
 from fmjax.training.state import abstract_variables, plan_state
 
 LAYERS = 2

@@ -23,8 +23,10 @@ from fmjax.optim.schedules import Constant
 from fmjax.run import directory
 from fmjax.sharding.mesh import MeshConfig, batch_sharding, global_batch, on_mesh
 from fmjax.training.checkpoint.checkpoints import Checkpoints
-from fmjax.training.init_from import InitFrom, Source, plan_copies, start_from
+from fmjax.training.copy_plan import Source, plan_copies
+from fmjax.training.init_from import InitFrom
 from fmjax.training.memory import bytes_per_device
+from fmjax.training.start_from import start_from
 from fmjax.training.state import plan_state
 from fmjax.training.step import make_train_step
 

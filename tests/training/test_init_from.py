@@ -21,15 +21,11 @@ from fmjax.objectives.text_classification import TextClassification
 from fmjax.optim.optimizers import AdamW
 from fmjax.optim.schedules import Constant
 from fmjax.sharding.mesh import MeshConfig, on_mesh
-from fmjax.training import init_from
+from fmjax.training import copy_plan
 from fmjax.training.checkpoint.checkpoints import Checkpoints, save_model
-from fmjax.training.init_from import (
-    InitFrom,
-    Source,
-    check_tokenizers,
-    plan_copies,
-    start_from,
-)
+from fmjax.training.copy_plan import Source, check_tokenizers, plan_copies
+from fmjax.training.init_from import InitFrom
+from fmjax.training.start_from import start_from
 from fmjax.training.state import State, abstract_variables, plan_state
 
 V, LAYERS = 259, 3
@@ -298,6 +294,6 @@ def test_the_paths_of_a_run_are_listed_once_and_not_for_each_tensor(runs, monkey
         calls.append(shapes)
         return slots(shapes)
 
-    monkeypatch.setattr(init_from, "slots", counting)
+    monkeypatch.setattr(copy_plan, "slots", counting)
     copies = plan_copies([source(runs["unrolled"])], plan, V)
     assert len(copies[0].pieces) > len(calls) == 2
