@@ -93,6 +93,23 @@ _POOLED = {"pooler": "gelu", "pooler_norm": True, "language_head": False}
 _HEAD = constant("classifier_activation", "gelu")
 _UNREAD = ignored("classifier_activation classifier_pooling")
 
+# Heads of all tokens do not pool, whatever classifier_pooling says.
+_PER_TOKEN = (
+    fixed({"token_transform": "gelu", "language_head": False, "pooler": "none"}),
+    _HEAD,
+    ignored("classifier_pooling"),
+)
+
+
+def _token_rows(head: str) -> tuple[Row, ...]:
+    """Rows of a head of all tokens; `head` is its name in `TokenHeads`."""
+    return (
+        *linear("token_heads/transform", "head.dense"),
+        *norm("token_heads/norm", "head.norm"),
+        *linear(f"token_heads/{head}", "classifier"),
+    )
+
+
 MODERNBERT = Family(
     model_type="modernbert",
     model=Bert,
@@ -185,6 +202,12 @@ MODERNBERT = Family(
                 *norm("pool_norm", "head.norm"),
                 *linear("classifier", "classifier"),
             ),
+        ),
+        "ModernBertForTokenClassification": Architecture(
+            (*_PER_TOKEN, Labels("token_classes")), _token_rows("classes")
+        ),
+        "ModernBertForQuestionAnswering": Architecture(
+            (*_PER_TOKEN, fixed({"spans": True})), _token_rows("spans")
         ),
         "ModernBertModel": Architecture(
             (fixed({"language_head": False, "pooler": "none"}), _UNREAD), bare=True
