@@ -13,6 +13,7 @@ from parity.models_of_transformers import (
     ENDS,
     LENGTH,
     LLAMA,
+    MODERNBERT,
     T5,
     VOCAB,
     close,
@@ -52,8 +53,6 @@ DISTILBERT = dict(
     max_position_embeddings=LENGTH,
 )
 ROBERTA = {**BERT, "max_position_embeddings": LENGTH + 2}
-# Distances of the text go beyond the window.
-MODERNBERT = {**BERT, "hidden_size": 40, "local_attention": 9, "pad_token_id": 0}
 GEMMA2 = {**LLAMA, "head_dim": 10, "query_pre_attn_scalar": 14, "sliding_window": 4}
 TASKS = {
     "texts": "ForSequenceClassification",

@@ -10,6 +10,7 @@ from parity.models_of_transformers import (
     BERT,
     DEBERTA,
     LENGTH,
+    MODERNBERT,
     T5,
     VOCAB,
     all_close,
@@ -36,14 +37,6 @@ DISTILBERT = dict(
     hidden_dim=44,
     max_position_embeddings=LENGTH,
 )
-MODERNBERT = {
-    **BERT,
-    "num_hidden_layers": 4,
-    "hidden_size": 40,
-    # Distances of the text go beyond the window.
-    "local_attention": 9,
-    "pad_token_id": 0,
-}
 CLASSES = {"num_labels": 7}
 # Computed by the same code as roberta and bert.
 ALIKE = {"camembert", "xlm-roberta", "distilbert"}
