@@ -61,6 +61,8 @@ MARKED = [
     "<bos>a<eos>",
     "A CAT <|startoftext|>a dog<|endoftext|>",
     ">>fra<< the cat",
+    "de_DE a en_XX  b __de__ c__en__d",
+    "<mask_1> a <mask_2>b <unk_7> c <s>NOTUSED ``d''",
 ]
 
 
@@ -227,6 +229,19 @@ def albert(folder: Path) -> Path:
         control_symbols="[CLS],[SEP],[MASK]",
         **{"pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1},
     )
+
+
+def m2m_100(folder: Path) -> Path:
+    """M2M-100's model, and the ids of its pieces, in an order of their own."""
+    model = xlm_roberta(folder) / "sentencepiece.bpe.model"
+    sp = spm.SentencePieceProcessor(str(model))
+    pieces = [sp.id_to_piece(i) for i in range(3, sp.get_piece_size())]
+    # Some go missing, as of languages that a dictionary is without.
+    kept = [piece for piece in sorted(pieces, reverse=True) if piece not in "xyz"]
+    vocabulary = ["<s>", "<pad>", "</s>", "<unk>", *kept]
+    ids = {piece: i for i, piece in enumerate(vocabulary)}
+    (folder / "vocab.json").write_text(json.dumps(ids))
+    return folder
 
 
 def marian(folder: Path) -> Path:

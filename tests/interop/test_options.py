@@ -123,6 +123,18 @@ def test_an_architecture_that_nobody_knows_is_named(tmp_path, model_type):
         ("modernbert", "global_attn_every_n_layers", 0),
         ("modernbert", "layer_types", ["full_attention"] * 21),
         ("modernbert", "rope_parameters", {"full_attention": {"rope_type": "yarn"}}),
+        ("modernbert", "rope_scaling", {"rope_type": "mrope", "factor": 2.0}),
+        (
+            "olmo3",
+            "rope_parameters",
+            {
+                "sliding_attention": {
+                    "rope_type": "yarn",
+                    "factor": 2,
+                    "truncate": False,
+                }
+            },
+        ),
         ("mbart", "normalize_before", False),
         ("pegasus", "static_position_embeddings", False),
         ("m2m_100", "decoder_layerdrop", 0.2),

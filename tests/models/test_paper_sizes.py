@@ -44,7 +44,7 @@ def gpt2_formula(layers, width, vocabulary, length, bias):
     return (vocabulary + length) * D + layers * layer + (1 + bias) * D
 
 
-def opt(layers, width, heads):
+def opt(layers, width, heads, vocabulary=50272, **more):
     return of_transformers(
         "OPTForCausalLM",
         num_hidden_layers=layers,
@@ -52,9 +52,15 @@ def opt(layers, width, heads):
         word_embed_proj_dim=width,
         num_attention_heads=heads,
         ffn_dim=4 * width,
-        vocab_size=50272,
+        vocab_size=vocabulary,
         max_position_embeddings=2048,
+        **more,
     )
+
+
+def galactica_1_3b():
+    """Without the offsets of norms, which OPT has even where it has no biases."""
+    return opt(24, 2048, 32, 50000, enable_bias=False) - (2 * 24 + 1) * 2048
 
 
 def bloom(layers, width, heads):
@@ -194,7 +200,9 @@ COUNTS = DECODERS | ENCODERS | {
     "llama_tiny": lambda: llama(4, 192, 6, 512, 8192, 2),
     "llama_7b": lambda: llama(32, 4096, 32, 11008),
     "llama3_8b": lambda: llama(32, 4096, 32, 14336, 128256, 8),
+    "galactica_1_3b": galactica_1_3b,
     "llama3_70b": lambda: llama(80, 8192, 64, 28672, 128256, 8),
+    "llama3_1_70b": lambda: llama(80, 8192, 64, 28672, 128256, 8),
     "mistral_7b": lambda: llama(32, 4096, 32, 14336, kv_heads=8, kind="Mistral"),
     "mixtral_8x7b": mixtral,
     "qwen2_7b": lambda: llama(28, 3584, 28, 18944, 152064, 4, "Qwen2"),

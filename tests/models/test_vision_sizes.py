@@ -129,6 +129,9 @@ COUNTS = {
     "dinov3_7b16": lambda: dinov3(
         *(40, 4096, 32, 8192), use_gated_mlp=True, query_bias=False, value_bias=False
     ),
+    "vit_msn_b16": lambda: of_transformers(
+        "ViTMSNForImageClassification", num_labels=1000
+    ),
     "beit_b16": lambda: beit(12, 768, 12),
     "beit_l16": lambda: beit(24, 1024, 16),
     **{name: lambda parts=parts: sum(parts) for name, parts in COCA.items()},

@@ -34,6 +34,14 @@ DEBERTA = {
     "max_relative_positions": 20,
     "layer_norm_eps": 1e-5,
 }
+MODERNBERT = {
+    **BERT,
+    "num_hidden_layers": 4,
+    "hidden_size": 40,
+    # Distances of the text go beyond the window.
+    "local_attention": 9,
+    "pad_token_id": 0,
+}
 T5 = dict(
     vocab_size=VOCAB,
     d_model=30,

@@ -13,6 +13,7 @@ from parity.models_of_transformers import (
     ENDS,
     LENGTH,
     LLAMA,
+    MODERNBERT,
     T5,
     VOCAB,
     close,
@@ -52,8 +53,6 @@ DISTILBERT = dict(
     max_position_embeddings=LENGTH,
 )
 ROBERTA = {**BERT, "max_position_embeddings": LENGTH + 2}
-# Distances of the text go beyond the window.
-MODERNBERT = {**BERT, "hidden_size": 40, "local_attention": 9, "pad_token_id": 0}
 GEMMA2 = {**LLAMA, "head_dim": 10, "query_pre_attn_scalar": 14, "sliding_window": 4}
 TASKS = {
     "texts": "ForSequenceClassification",
@@ -71,7 +70,10 @@ MODELS = {
     "distilbert": ("DistilBert", DISTILBERT, ALL),
     "albert": ("Albert", {**BERT, "embedding_size": 18}, ALL),
     "mpnet": ("MPNet", ROBERTA, ALL),
-    "modernbert": ("ModernBert", MODERNBERT, "texts"),
+    "modernbert": ("ModernBert", MODERNBERT, ALL),
+    "t5": ("T5", T5, "tokens"),
+    "mt5": ("MT5", T5, "tokens"),
+    "umt5": ("UMT5", T5, "tokens"),
     "gpt2": ("GPT2", GPT2, ALL),
     "opt": ("OPT", OPT, "texts answers"),
     "bloom": ("Bloom", BLOOM, ALL),
@@ -163,7 +165,7 @@ def test_heads_are_theirs_and_go_back(name, tmp_path):
         assert again.config.id2label == model.config.id2label
 
 
-T5_SIZES = {**T5, "eos_token_id": 1, "decoder_start_token_id": 0, "num_labels": 5}
+T5_SIZES = {**T5, "eos_token_id": 1, "decoder_start_token_id": 0}
 BART = dict(
     vocab_size=VOCAB,
     d_model=30,
@@ -174,7 +176,6 @@ BART = dict(
     encoder_ffn_dim=44,
     decoder_ffn_dim=50,
     max_position_embeddings=LENGTH,
-    num_labels=5,
     pad_token_id=0,
     eos_token_id=1,
     bos_token_id=None,
@@ -184,11 +185,15 @@ BART = dict(
 
 
 ENCODER_DECODERS = {
-    "BartForSequenceClassification": BART,
-    "MBartForSequenceClassification": BART,
-    "T5ForSequenceClassification": T5_SIZES,
-    "MT5ForSequenceClassification": T5_SIZES,
-    "UMT5ForSequenceClassification": T5_SIZES,
+    f"{classes}{TASKS[task]}": options
+    for classes, options in {
+        "Bart": BART,
+        "MBart": BART,
+        "T5": T5_SIZES,
+        "MT5": T5_SIZES,
+        "UMT5": T5_SIZES,
+    }.items()
+    for task in ("texts", "answers")
 }
 
 
@@ -201,14 +206,16 @@ def test_every_head_is_compared():
 
 
 @pytest.mark.parametrize(
-    ("architecture", "options"),
+    "architecture",
     [
-        each if each[0].startswith("Bart") else slow(*each)
-        for each in ENCODER_DECODERS.items()
+        name if name == "BartForSequenceClassification" else slow(name)
+        for name in ENCODER_DECODERS
     ],
 )
-def test_heads_of_encoder_decoders_are_theirs(architecture, options, tmp_path):
-    model = random_model(architecture, options)
+def test_heads_of_encoder_decoders_are_theirs(architecture, tmp_path):
+    options, answers = ENCODER_DECODERS[architecture], architecture.endswith("ing")
+    labels = 2 if answers else 5
+    model = random_model(architecture, options | {"num_labels": labels})
     run = imported(model, tmp_path)
     tokens, mask = text()
     tokens[~mask] = 0
@@ -217,7 +224,7 @@ def test_heads_of_encoder_decoders_are_theirs(architecture, options, tmp_path):
     with torch.no_grad():
         theirs = model(
             input_ids=torch.tensor(tokens), attention_mask=torch.tensor(mask).long()
-        ).logits
+        )
     loaded = fmjax.load(run)
     shifted = np.roll(tokens, 1, 1)
     shifted[:, 0] = loaded.model.start_id
@@ -227,7 +234,11 @@ def test_heads_of_encoder_decoders_are_theirs(architecture, options, tmp_path):
         decoder_tokens=shifted,
         decoder_segment_ids=mask.astype(int),
     )
-    close(ours["class_logits"], theirs)
+    if answers:
+        ends = torch.stack([theirs.start_logits, theirs.end_logits], -1)
+        close(ours["span_logits"], ends, mask)
+    else:
+        close(ours["class_logits"], theirs.logits)
     again = comes_back(model, run, tmp_path / "again")
     assert type(again) is type(model)
 

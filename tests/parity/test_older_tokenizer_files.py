@@ -195,6 +195,8 @@ def test_damaged_and_unread_vocabularies_are_named(tmp_path):
     (tmp_path / "spiece.model").write_bytes(b"not a model")
     with pytest.raises(UserError, match=r"spiece\.model is not a SentencePiece"):
         configured(tmp_path, "T5Tokenizer")
+    with pytest.raises(UserError, match=r"spiece\.model is not a SentencePiece"):
+        configured(tmp_path, "PegasusTokenizer")
     with pytest.raises(UserError, match="sp_model_kwargs"):
         configured(tmp_path, "T5Tokenizer", sp_model_kwargs={"enable_sampling": True})
     (tmp_path / "vocab.json").write_text("[1]")
@@ -204,6 +206,28 @@ def test_damaged_and_unread_vocabularies_are_named(tmp_path):
     (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1}')
     with pytest.raises(UserError, match=r"merges\.txt does not fit vocab\.json"):
         configured(tmp_path, "GPT2Tokenizer")
+
+
+@pytest.mark.parametrize(
+    ("make", "tokenizer_class", "fields", "message"),
+    [
+        (small.llama, "AlbertTokenizer", {}, r"tokenizer\.model: .*model_type = 2"),
+        (small.albert, "PegasusTokenizer", {"offset": 1}, "offset = 1"),
+        (small.xlm_roberta, "MBartTokenizer", {"src_lang": "de"}, "'de'.*de_DE"),
+        (small.m2m_100, "M2M100Tokenizer", {"src_lang": "xx"}, "'__xx__' is none"),
+        (
+            small.m2m_100,
+            "M2M100Tokenizer",
+            {"language_codes": "all"},
+            "'all'; expected one of m2m100, wmt21",
+        ),
+    ],
+)
+def test_languages_and_pieces_that_do_not_fit_are_named(
+    make, tokenizer_class, fields, message, tmp_path
+):
+    with pytest.raises(UserError, match=message):
+        configured(make(tmp_path), tokenizer_class, **fields)
 
 
 def test_a_saved_tokenizer_chooses_no_paths(tmp_path):

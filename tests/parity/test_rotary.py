@@ -10,13 +10,10 @@ from parity.models_of_transformers import (
     LENGTH,
     VOCAB,
     close,
-    comes_back,
     edit_config,
-    imported,
     random_model,
     text,
 )
-from tiers import slow
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.gemma3 import modeling_gemma3
 from transformers.models.stablelm import modeling_stablelm
@@ -174,47 +171,6 @@ LLAMA = dict(
 
 
 @pytest.mark.parametrize(
-    "name", ["linear", "dynamic", "llama3", "yarn", "yarn, all told"]
-)
-@pytest.mark.parametrize("kind", ["Llama", slow("Qwen2")])
-def test_models_with_scaled_positions_agree(tmp_path, name, kind):
-    rope_type, options = name.split(",")[0], SCALINGS[name][0]
-    parameters = {"rope_type": rope_type, "rope_theta": 500.0, **options}
-    if rope_type in ("llama3", "yarn"):
-        parameters["original_max_position_embeddings"] = 8
-    theirs = random_model(
-        f"{kind}ForCausalLM", {**LLAMA, "rope_parameters": parameters}
-    )
-    run = imported(theirs, tmp_path)
-    tokens, mask = text()
-    with torch.no_grad():
-        expected = theirs(
-            input_ids=torch.tensor(tokens), attention_mask=torch.tensor(mask).long()
-        ).logits
-    out = fmjax.load(run)(tokens=tokens, padding_mask=mask)
-    close(out["logits"], expected, mask)
-    again = comes_back(theirs, run, tmp_path / "back")
-    with torch.no_grad():
-        tokens = torch.tensor(tokens)
-        close(again(tokens).logits, theirs(tokens).logits)
-
-
-def test_dynamic_scaling_grows_beyond_the_length_of_pretraining(tmp_path):
-    parameters = {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 4.0}
-    options = {**LLAMA, "rope_parameters": parameters, "max_position_embeddings": 8}
-    theirs = random_model("LlamaForCausalLM", options)
-    run = imported(theirs, tmp_path)
-    config = run / "config.gin"
-    config.write_text(
-        config.read_text().replace("gpt.max_length = 8", f"gpt.max_length = {LENGTH}")
-    )
-    tokens, _ = text()
-    with torch.no_grad():
-        expected = theirs(input_ids=torch.tensor(tokens)).logits
-    close(fmjax.load(run)(tokens=tokens)["logits"], expected)
-
-
-@pytest.mark.parametrize(
     "rope_scaling",
     [
         {"type": "linear", "factor": 2.0},
@@ -254,6 +210,7 @@ def test_scaling_spelled_as_in_version_4_is_read(tmp_path, rope_scaling):
         (lambda: Llama3Scaling(low_freq_factor=4.0), r"rope_llama3\.low_freq_factor"),
         (lambda: YarnScaling(4.0, 64, beta_slow=40.0), r"rope_yarn\.beta_slow"),
         (lambda: config(Rotary(fraction=0.2)), r"rotary\.fraction"),
+        (lambda: Rotary(local_scaling=LinearScaling(2.0)), r"rotary\.local_scaling"),
         (lambda: config(Rotary(local_theta=1e4)), r"transformer\.global_every"),
         (
             lambda: config(Rotary(scaling=LongScaling((1.0,), (1.0,), 64, 2.0))),
@@ -285,8 +242,12 @@ def config(rotary):
                 },
             },
         ),
+        (
+            transformers.ModernBertConfig,
+            {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        ),
     ],
-    ids=["gpt_oss", "phi3"],
+    ids=["gpt_oss", "phi3", "modernbert, both kinds of layers"],
 )
 def test_scaling_that_a_config_does_not_state_is_transformers(config, stated):
     sizes = {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 4}

@@ -5,10 +5,13 @@ import re
 import numpy as np
 import pytest
 import torch
+import transformers
 from parity.models_of_transformers import (
     BERT,
     DEBERTA,
     LENGTH,
+    MODERNBERT,
+    T5,
     VOCAB,
     all_close,
     close,
@@ -34,14 +37,6 @@ DISTILBERT = dict(
     hidden_dim=44,
     max_position_embeddings=LENGTH,
 )
-MODERNBERT = {
-    **BERT,
-    "num_hidden_layers": 4,
-    "hidden_size": 40,
-    # Distances of the text go beyond the window.
-    "local_attention": 9,
-    "pad_token_id": 0,
-}
 CLASSES = {"num_labels": 7}
 # Computed by the same code as roberta and bert.
 ALIKE = {"camembert", "xlm-roberta", "distilbert"}
@@ -91,6 +86,10 @@ CONFIGS = {
         "ModernBertModel",
         {**MODERNBERT, "layer_types": ["full_attention", "sliding_attention"] * 2},
     ),
+    "t5, bare": ("T5EncoderModel", T5),
+    "t5, gated, bare": ("T5EncoderModel", {**T5, "feed_forward_proj": "gated-gelu"}),
+    "mt5, bare": ("MT5EncoderModel", T5),
+    "umt5, bare": ("UMT5EncoderModel", T5),
     "electra": ("ElectraForPreTraining", ELECTRA),
     "electra, one width": ("ElectraForPreTraining", {**ELECTRA, "embedding_size": 30}),
     "electra, generator": ("ElectraForMaskedLM", ELECTRA),
@@ -202,6 +201,24 @@ def test_the_heads_of_deberta_v3_are_read_and_left_out(tmp_path):
         expected = theirs(**read).logits
     ours = fmjax.load(tmp_path / "run")
     close(ours(tokens=tokens, padding_mask=mask)["logits"], expected, mask)
+
+
+@pytest.mark.slow
+def test_a_decoder_beside_an_encoder_is_left_out(tmp_path):
+    # As transformers does: files of encoders for sentences may have the decoder too.
+    theirs = random_model("T5ForConditionalGeneration", T5)
+    theirs.save_pretrained(tmp_path / "hf")
+    edit_config(tmp_path / "hf", architectures=["T5EncoderModel"])
+    left_out = import_model(tmp_path / "hf", tmp_path / "run").left_out
+    assert left_out
+    assert all(name.startswith("decoder.") for name in left_out)
+    tokens, mask = text()
+    read = {"input_ids": torch.tensor(tokens), "attention_mask": torch.tensor(mask)}
+    encoder = transformers.T5EncoderModel.from_pretrained(tmp_path / "hf").eval()
+    with torch.no_grad():
+        expected = encoder(**read).last_hidden_state
+    ours = fmjax.load(tmp_path / "run")(tokens=tokens, padding_mask=mask)
+    close(ours["hidden"], expected, mask)
 
 
 def _inner(name):

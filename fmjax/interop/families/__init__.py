@@ -36,7 +36,14 @@ from fmjax.interop.families.siglip import SIGLIP, SIGLIP2
 from fmjax.interop.families.smollm3 import SMOLLM3
 from fmjax.interop.families.stablelm import STABLELM
 from fmjax.interop.families.starcoder2 import STARCODER2
-from fmjax.interop.families.t5 import MT5, T5, UMT5
+from fmjax.interop.families.t5 import (
+    MT5,
+    MT5_ENCODER,
+    T5,
+    T5_ENCODER,
+    UMT5,
+    UMT5_ENCODER,
+)
 from fmjax.interop.families.vit import DEIT, VIT, VIT_MSN
 from fmjax.interop.families.vit_mae import VIT_MAE, VIT_MAE_ENCODER
 
@@ -45,7 +52,19 @@ FAMILIES = (
     *(GPT2, OPT, BLOOM, LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, MIXTRAL),
     *(BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, ELECTRA_ENCODER, DEBERTA),
     *(DISTILBERT, ALBERT, MPNET, MODERNBERT),
-    *(T5, MT5, UMT5, BART, MARIAN, MBART, PEGASUS, M2M_100),
+    *(
+        T5,
+        MT5,
+        UMT5,
+        T5_ENCODER,
+        MT5_ENCODER,
+        UMT5_ENCODER,
+        BART,
+        MARIAN,
+        MBART,
+        PEGASUS,
+        M2M_100,
+    ),
     *(VIT, VIT_MSN, DEIT, DINOV2, DINOV2_WITH_REGISTERS, DINOV3, BEIT),
     *(VIT_MAE, VIT_MAE_ENCODER),
     *(CLIP, SIGLIP, SIGLIP2, CLIP_IMAGE, CLIP_TEXT),

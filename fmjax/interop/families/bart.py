@@ -12,13 +12,12 @@ from fmjax.interop.entries import (
     option,
     same,
 )
-from fmjax.interop.families.bert import Labels
 from fmjax.interop.families.decoder_head import (
     ALWAYS_TIED,
-    CLASS_HEAD,
     architectures,
+    read_twice,
 )
-from fmjax.interop.family import Architecture, Family
+from fmjax.interop.family import Family
 from fmjax.interop.rows import Row, attention, feed_forward, norm
 from fmjax.models.language.seq2seq import Seq2Seq
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM
@@ -144,11 +143,7 @@ BART = Family(
     ),
     rows=ROWS,
     architectures=architectures("BartForConditionalGeneration", "BartModel")
-    | {
-        "BartForSequenceClassification": Architecture(
-            (ALWAYS_TIED, Labels()), CLASS_HEAD
-        )
-    },
+    | read_twice("Bart", ALWAYS_TIED),
     prefix="model.",
     copies=COPIES,
     repeated=TABLES,

@@ -1,6 +1,6 @@
 """The heads of a decoder-only model: tied to the table, untied, or of other tasks."""
 
-from fmjax.interop.entries import fixed, ignored, option
+from fmjax.interop.entries import Entry, fixed, ignored, option
 from fmjax.interop.families.bert import Labels
 from fmjax.interop.family import Architecture
 from fmjax.interop.rows import LINEAR, Row, linear
@@ -70,8 +70,25 @@ def text_heads(
     return found
 
 
-# The rows of a classifier that reads the last token of an encoder-decoder.
-CLASS_HEAD = (
-    *linear("class_head/dense", "classification_head.dense"),
-    *linear("class_head/out", "classification_head.out_proj"),
-)
+def read_twice(classes: str, *entries: Entry) -> dict[str, Architecture]:
+    """Encoder-decoders that have the same text on both sides.
+
+    One classifies it by its last token, the other finds answers in it.
+
+    Args:
+      classes: prefix of the names of transformers' classes.
+      *entries: entries in addition.
+    """
+    return {
+        f"{classes}ForSequenceClassification": Architecture(
+            (*entries, Labels()),
+            (
+                *linear("class_head/dense", "classification_head.dense"),
+                *linear("class_head/out", "classification_head.out_proj"),
+            ),
+        ),
+        f"{classes}ForQuestionAnswering": Architecture(
+            (*entries, fixed({"spans": True})),
+            linear("token_heads/spans", "qa_outputs"),
+        ),
+    }

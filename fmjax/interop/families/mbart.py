@@ -19,9 +19,8 @@ from fmjax.interop.families.bart import (
     entries,
     start,
 )
-from fmjax.interop.families.bert import Labels
-from fmjax.interop.families.decoder_head import ALWAYS_TIED, CLASS_HEAD, architectures
-from fmjax.interop.family import Architecture, Family
+from fmjax.interop.families.decoder_head import ALWAYS_TIED, architectures, read_twice
+from fmjax.interop.family import Family
 from fmjax.interop.options import Options
 from fmjax.models.language.seq2seq import Seq2Seq
 from fmjax.objectives.seq2seq_lm import Seq2SeqLM
@@ -80,11 +79,7 @@ MBART = Family(
     ),
     rows=ROWS,
     architectures=architectures("MBartForConditionalGeneration", "MBartModel")
-    | {
-        "MBartForSequenceClassification": Architecture(
-            (ALWAYS_TIED, Labels()), CLASS_HEAD
-        )
-    },
+    | read_twice("MBart", ALWAYS_TIED),
     prefix="model.",
     copies=COPIES,
     repeated=TABLES,

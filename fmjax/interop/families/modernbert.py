@@ -2,30 +2,27 @@
 
 from typing import Any
 
-from fmjax.errors import UserError
 from fmjax.interop.entries import Values, activation, constant, fixed, ignored, option
 from fmjax.interop.families.bert import EXACT_GELU, NO_TYPES, Labels
+from fmjax.interop.families.rope import RopeByWindow
 from fmjax.interop.families.windows import MOST_LAYERS, LayerTypes
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.options import Options
 from fmjax.interop.rows import LINEAR, Row, attention_out, linear, norm
 from fmjax.models.language.bert import Bert
-from fmjax.models.layers.rotary import Rotary
 from fmjax.objectives.masked_lm import MaskedLM
 
 _KINDS = ("full_attention", "sliding_attention")
-_OLDER = ("global_rope_theta", "local_rope_theta")
+_THETAS = ("global_rope_theta", "local_rope_theta")
 
 
-class Layers:
-    """Layers with and without a window, and the rotary positions of both."""
+class Windows:
+    """Layers with and without a window."""
 
-    name = "layer_types"
-    fields = ("transformer.rotary", *LayerTypes.fields)
+    fields = LayerTypes.fields
 
     def read(self, options: Options) -> dict[str, Any]:
         """Takes the options; see `Entry`."""
-        theta, local = self._thetas(options)
         width = options.take("local_attention", int, 128)
         every = options.take("global_attn_every_n_layers", int, 3)
         if every < 1:
@@ -33,58 +30,40 @@ class Layers:
         layers = options.peek("num_hidden_layers", 22)
         if type(layers) is not int or not 1 <= layers <= MOST_LAYERS:
             options.refuse("num_hidden_layers", layers, f"1 to {MOST_LAYERS}")
-        kinds = options.take(self.name, list, None)
+        kinds = options.take("layer_types", list, None)
         if kinds is None:
             kinds = [_KINDS[i % every != 0] for i in range(layers)]
         if len(kinds) != layers or any(kind not in _KINDS for kind in kinds):
-            options.refuse(self.name, kinds, f"{' or '.join(_KINDS)} for each layer")
+            expected = f"{' or '.join(_KINDS)} for each layer"
+            options.refuse("layer_types", kinds, expected)
         whole = [kind == _KINDS[0] for kind in kinds]
-        if all(whole):
-            return {self.fields[0]: Rotary(theta)} | LayerTypes.fields_of(None, whole)
         # Theirs is the farthest distance on either side, ours the first beyond.
-        window = LayerTypes.fields_of(width // 2 + 1, whole)
-        return {self.fields[0]: Rotary(theta, local_theta=local)} | window
+        window = None if all(whole) else width // 2 + 1
+        return LayerTypes.fields_of(window, whole)
 
     def write(self, values: Values) -> dict[str, Any]:
-        """The options, in the formats of versions 4 and 5; see `Entry`."""
-        rotary, window = (values[field] for field in self.fields[:2])
-        plain = isinstance(rotary, Rotary) and Rotary(
-            rotary.theta, local_theta=rotary.local_theta
-        )
-        if rotary != plain:
-            raise UserError(
-                f"{self.fields[0]} = {rotary!r}; expected @rotary() of whole heads "
-                "without scaling."
-            )
+        """The options; see `Entry`."""
+        window = values[self.fields[0]]
         whole = LayerTypes.whole_layers(values)
         period = next((i for i, each in enumerate(whole) if i and each), len(whole))
         written: dict[str, Any] = {
-            self.name: [_KINDS[not each] for each in whole],
+            "layer_types": [_KINDS[not each] for each in whole],
             "local_attention": 0 if window is None else 2 * (window - 1),
         }
         if whole == [i % period == 0 for i in range(len(whole))]:
             written["global_attn_every_n_layers"] = period
-        thetas = (rotary.theta, rotary.local_theta or rotary.theta)
-        written |= dict(zip(_OLDER, thetas))
-        rope = [{"rope_type": "default", "rope_theta": theta} for theta in thetas]
-        return written | {"rope_parameters": dict(zip(_KINDS, rope))}
+        return written
 
-    def _thetas(self, options: Options) -> list[float]:
-        older = [
-            options.take(name, float, default)
-            for name, default in zip(_OLDER, (160000.0, 10000.0))
-        ]
-        given = options.take_options("rope_parameters")
-        if given is None:
-            return older
-        thetas = []
-        for kind, default in zip(_KINDS, older):
-            own = given.take_options(kind) or Options({}, kind)
-            own.require("rope_type", "default")
-            thetas.append(own.take("rope_theta", float, default))
-            own.finish()
-        given.finish()
-        return thetas
+
+class Positions(RopeByWindow):
+    """Rotary positions of both kinds of layers."""
+
+    def write(self, values: Values) -> dict[str, Any]:
+        """The options, in the formats of versions 4 and 5; see `Entry`."""
+        written = super().write(values)
+        rotary = values["transformer.rotary"]
+        thetas = (rotary.theta, rotary.local_theta or rotary.theta)
+        return written | dict(zip(_THETAS, thetas))
 
 
 _LAYER, _BLOCK = "model.layers.{layer}", "stack/layers"
@@ -92,6 +71,23 @@ _QKV = " ".join(f"{_BLOCK}/attention/{name}" for name in ("query", "key", "value
 _POOLED = {"pooler": "gelu", "pooler_norm": True, "language_head": False}
 _HEAD = constant("classifier_activation", "gelu")
 _UNREAD = ignored("classifier_activation classifier_pooling")
+
+# Heads of all tokens do not pool, whatever classifier_pooling says.
+_PER_TOKEN = (
+    fixed({"token_transform": "gelu", "language_head": False, "pooler": "none"}),
+    _HEAD,
+    ignored("classifier_pooling"),
+)
+
+
+def _token_rows(head: str) -> tuple[Row, ...]:
+    """Rows of a head of all tokens; `head` is its name in `TokenHeads`."""
+    return (
+        *linear("token_heads/transform", "head.dense"),
+        *norm("token_heads/norm", "head.norm"),
+        *linear(f"token_heads/{head}", "classifier"),
+    )
+
 
 MODERNBERT = Family(
     model_type="modernbert",
@@ -110,7 +106,15 @@ MODERNBERT = Family(
         option("initializer_range", "transformer.init_std", float, 0.02),
         option("vocab_size", "vocab_size", int, 50368),
         option("max_position_embeddings", "max_length", int, 8192),
-        Layers(),
+        Positions(
+            Windows(),
+            _THETAS[1],
+            10000.0,
+            8192,
+            160000.0,
+            names=(_THETAS[0], "partial_rotary_factor"),
+            scaled=True,
+        ),
         NO_TYPES,
         fixed(
             {
@@ -185,6 +189,12 @@ MODERNBERT = Family(
                 *norm("pool_norm", "head.norm"),
                 *linear("classifier", "classifier"),
             ),
+        ),
+        "ModernBertForTokenClassification": Architecture(
+            (*_PER_TOKEN, Labels("token_classes")), _token_rows("classes")
+        ),
+        "ModernBertForQuestionAnswering": Architecture(
+            (*_PER_TOKEN, fixed({"spans": True})), _token_rows("spans")
         ),
         "ModernBertModel": Architecture(
             (fixed({"language_head": False, "pooler": "none"}), _UNREAD), bare=True

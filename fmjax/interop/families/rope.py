@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 from fmjax.errors import UserError
-from fmjax.interop.entries import Values
+from fmjax.interop.entries import Entry, Values
 from fmjax.interop.families.windows import LayerTypes
 from fmjax.interop.options import Options
 from fmjax.models.layers.rope_scaling import (
@@ -169,12 +169,20 @@ class RopeByWindow(Rope):
 
     rope_parameters has an object for each kind of layer. Before version 5 there were
     rope_theta and rope_scaling for layers without a window, and a base for the others.
+    Of YaRN's options transformers reads truncate outside of these objects alone, where
+    it does not write it: the ends of the ramp are always rounded.
     """
 
     fields = ("transformer.rotary", *LayerTypes.fields)
 
     def __init__(
-        self, kinds: LayerTypes, local: str, local_theta: float, *arguments, **defaults
+        self,
+        kinds: Entry,
+        local: str,
+        local_theta: float,
+        *arguments,
+        scaled: bool = False,
+        **defaults,
     ):
         """Sets transformers' defaults.
 
@@ -183,10 +191,12 @@ class RopeByWindow(Rope):
           local: name of the option of the base in layers with a window.
           local_theta: its default.
           *arguments: of `Rope`.
+          scaled: whether rope_scaling counts in layers with a window too.
           **defaults: of `Rope`.
         """
         super().__init__(*arguments, **defaults)
         self._kinds, self._local, self._local_theta = kinds, local, local_theta
+        self._scaled = scaled
 
     def read(self, options: Options) -> dict[str, Any]:
         """Takes the options; see `Entry`."""
@@ -203,29 +213,42 @@ class RopeByWindow(Rope):
                 local = self.read_parameters(options, inside, local_theta, fraction)
             both.finish()
         if (inside := options.take_options("rope_scaling")) is not None:
+            again = inside.opened()
             full = self.read_parameters(options, inside, full.theta, fraction)
+            if self._scaled:
+                local = self.read_parameters(options, again, local.theta, fraction)
         self.take_original(options)
+        for rotary in (full, local):
+            if isinstance(rotary.scaling, YarnScaling) and not rotary.scaling.truncate:
+                options.refuse("rope_parameters", {"truncate": False}, "no such option")
         if windows["transformer.window"] is not None and local != full:
-            if local != self._rotary(local.theta, full.fraction):
+            if local.fraction != full.fraction:
                 options.refuse(
-                    "rope_parameters",
-                    local,
-                    "no scaling in layers with a window, and the same share of "
-                    "rotated features",
+                    "rope_parameters", local, "the same share of rotated features"
                 )
-            full = dataclasses.replace(full, local_theta=local.theta)
+            full = dataclasses.replace(
+                full, local_theta=local.theta, local_scaling=local.scaling
+            )
         return {self.fields[0]: full, **windows}
 
     def write(self, values: Values) -> dict[str, Any]:
         """The options; see `Entry`."""
         rotary = self.written_rotary(values)
-        full = self.write_parameters(rotary, values)
+        full = self._write_kind(rotary, values)
         local = full
         if rotary.local_theta is not None:
-            plain = self._rotary(rotary.local_theta, rotary.fraction)
-            local = self.write_parameters(plain, values)
+            own = self._rotary(
+                rotary.local_theta, rotary.fraction, rotary.local_scaling
+            )
+            local = self._write_kind(own, values)
         parameters = {"full_attention": full, "sliding_attention": local}
         return self._kinds.write(values) | {"rope_parameters": parameters}
+
+    def _write_kind(self, rotary: Rotary, values: Values) -> dict[str, Any]:
+        inside = self.write_parameters(rotary, values)
+        if not inside.pop("truncate", True):
+            raise UserError("rope_yarn.truncate = False; expected True.")
+        return inside
 
 
 def _scaling(

@@ -1,4 +1,4 @@
-"""Encoder-only language models: BERT (Devlin et al. 2019), RoBERTa, ModernBERT."""
+"""Encoder-only language models: BERT (Devlin et al. 2019), ModernBERT, T5's encoder."""
 
 from typing import ClassVar, Literal
 
@@ -49,6 +49,8 @@ class Bert(TextModel):
       position_padding_id: positions do not count tokens of this id (RoBERTa: 1); None
         to count all.
       num_token_types: number of token types (first and second sentence: 2); 0 for none.
+      embed_norm: whether the sum of the vectors of tokens, positions and types is
+        normalized (T5's encoder: not).
       language_head: whether there is a head that predicts masked tokens, tied to the
         embedding table.
       pooler: activation of a dense layer over the first token, "tanh" in BERT; "none"
@@ -64,6 +66,8 @@ class Bert(TextModel):
         classifier.
       token_classes: labels of a classifier of every token; None for no classifier.
       spans: whether there is a head for the first and last token of an answer.
+      token_transform: activation of a dense layer and a norm before the heads for
+        tokens and answers, "gelu" in ModernBERT; "none" for no such layer.
       embed_dim: width of the vectors of tokens, positions and types, projected to the
         transformer's (ELECTRA's generator); None means the same.
       vocab_multiple: the tables are padded to a multiple of this, so that they shard.
@@ -76,6 +80,7 @@ class Bert(TextModel):
     position_offset: int = 0
     position_padding_id: int | None = None
     num_token_types: int = 2
+    embed_norm: bool = True
     language_head: bool = True
     pooler: Literal["none", "tanh", "gelu", "relu"] = "none"
     pooling: Literal["first", "mean"] = "first"
@@ -85,6 +90,7 @@ class Bert(TextModel):
     num_classes: int | None = None
     token_classes: int | None = None
     spans: bool = False
+    token_transform: Literal["none", "tanh", "gelu", "relu"] = "none"
     embed_dim: int | None = None
     vocab_multiple: int = 128
 
@@ -109,11 +115,21 @@ class Bert(TextModel):
             self.pooler != "none" or self.pooling == "first",
             "'first' with bert.pooler = 'none'",
         )
+        require(
+            self,
+            "token_transform",
+            self._has_token_heads or self.token_transform == "none",
+            "'none' with neither bert.token_classes nor bert.spans",
+        )
         if self.pooler == "none" and (self.next_sentence or self.num_classes):
             raise UserError(
                 "bert.pooler = 'none', which bert.next_sentence and bert.num_classes "
                 "need; expected 'tanh', 'gelu' or 'relu'."
             )
+
+    @property
+    def _has_token_heads(self) -> bool:
+        return self.token_classes is not None or self.spans
 
     def setup(self):
         """Declares the submodules."""
@@ -127,7 +143,7 @@ class Bert(TextModel):
             self.positions,
             self.position_offset,
             self.num_token_types,
-            norm=True,
+            norm=self.embed_norm,
         )
         self.stack = Stack(c)
         if self.language_head:
@@ -142,8 +158,14 @@ class Bert(TextModel):
             self.sentence_head = Dense(2, ("embed", None), True, std, dtype)
         if self.num_classes is not None:
             self.classifier = Dense(self.num_classes, ("embed", None), True, std, dtype)
-        if self.token_classes is not None or self.spans:
-            self.token_heads = TokenHeads(c, self.token_classes, self.spans)
+        if self._has_token_heads:
+            self.token_heads = TokenHeads(
+                c,
+                self.token_classes,
+                self.spans,
+                self.token_transform,
+                self.head_bias,
+            )
 
     def __call__(
         self, text: Text, keys: Keys = None, hidden_states: bool = False
@@ -181,7 +203,7 @@ class Bert(TextModel):
         context = Context(whole.positions, mask, keys=keys)
         out = without_prompt(self.stack(x, context, None, hidden_states), count)
         out |= self._sentence_heads(self._read_by_pooler(out, text), keys)
-        if self.token_classes is not None or self.spans:
+        if self._has_token_heads:
             out |= self.token_heads(out["hidden"], keys)
         return out
 

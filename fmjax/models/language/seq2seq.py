@@ -36,7 +36,7 @@ from fmjax.models.layers.text_model import (
     decoder_mask,
     embed_text,
 )
-from fmjax.models.layers.token_heads import TextClassifier, last_vectors
+from fmjax.models.layers.token_heads import TextClassifier, TokenHeads, last_vectors
 from fmjax.models.layers.transformer import Cache, Context, Stack, empty_cache
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.layers.virtual_tokens import behind_prompt, without_prompt
@@ -87,6 +87,8 @@ class Seq2Seq(TextModel):
       head_scale: whether the head's input is multiplied by 1 / sqrt(D) (T5 1.0).
       num_classes: classes of a classifier that reads the decoder's last token, 1 for a
         score; None for no classifier. Both sides then have the same text.
+      spans: whether there is a head for the first and last token of an answer, over the
+        decoder's vectors. Both sides then have the same text.
       embed_init_std: standard deviation of token vectors; None means the encoder's.
       vocab_multiple: the tables are padded to a multiple of this, so that they shard.
     """
@@ -105,6 +107,7 @@ class Seq2Seq(TextModel):
     head_bias: bool = False
     head_scale: bool = False
     num_classes: int | None = None
+    spans: bool = False
     embed_init_std: float | None = None
     vocab_multiple: int = 128
 
@@ -155,6 +158,8 @@ class Seq2Seq(TextModel):
         )
         if self.num_classes is not None:
             self.class_head = TextClassifier(self.decoder, self.num_classes)
+        if self.spans:
+            self.token_heads = TokenHeads(self.decoder, None, True)
 
     def __call__(
         self,
@@ -176,7 +181,8 @@ class Seq2Seq(TextModel):
           logits: float32 [B, T, V], without vocabulary padding; hidden: [B, T, D], the
           decoder's; encoder_hidden: [B, S, D]; hidden_states: [layers + 1, B, T, D] of
           the decoder, encoder_hidden_states of the encoder; class_logits: float32 [B,
-          num_classes], if the model has that head.
+          num_classes], and span_logits: float32 [B, T, 2], see `TokenHeads`, each if
+          the model has that head.
         """
         out = self.hidden(encoder_text, decoder_text, keys, hidden_states)
         logits = self.head(out["hidden"])[..., : self.vocab_size]
@@ -205,6 +211,8 @@ class Seq2Seq(TextModel):
             segment_ids = TextInputs.of(decoder_text).segment_ids
             last = last_vectors(out["hidden"], padding_mask_of(segment_ids, None))
             out["class_logits"] = self.class_head(last, fold_keys(keys, 1))
+        if self.spans:
+            out |= self.token_heads(out["hidden"], fold_keys(keys, 1))
         return out | encoded
 
     def encode(

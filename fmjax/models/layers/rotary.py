@@ -15,6 +15,8 @@ from fmjax.models.layers.rope_scaling import (
     YarnScaling,
 )
 
+AnyScaling = LinearScaling | DynamicScaling | Llama3Scaling | YarnScaling | LongScaling
+
 
 @configurable("rotary")
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +30,10 @@ class Rotary:
         others are unchanged (partial rotary factor; GPT-NeoX, Phi).
       scaling: scaling of the frequencies for sequences longer than those of
         pretraining; None for no scaling.
-      local_theta: base in layers with a sliding window, without scaling (Gemma 3: 1e4
-        there and 1e6 in global layers); None uses `theta` in all layers.
+      local_theta: base in layers with a sliding window (Gemma 3: 1e4 there and 1e6 in
+        global layers); None uses `theta` and `scaling` in all layers.
+      local_scaling: scaling in layers with a sliding window, with local_theta alone;
+        None for no scaling there.
       interleaved: whether feature 2i is paired with feature 2i + 1, as in the paper and
         in GPT-J, and not with feature i + R/2, as in Llama.
       skip_every: every n-th layer has no rotary positions (Yang et al. 2025, "RoPE to
@@ -38,15 +42,9 @@ class Rotary:
 
     theta: float = 10000.0
     fraction: float = 1.0
-    scaling: (
-        LinearScaling
-        | DynamicScaling
-        | Llama3Scaling
-        | YarnScaling
-        | LongScaling
-        | None
-    ) = None
+    scaling: AnyScaling | None = None
     local_theta: float | None = None
+    local_scaling: AnyScaling | None = None
     interleaved: bool = False
     skip_every: int | None = None
 
@@ -54,6 +52,8 @@ class Rotary:
         for name in ("theta", "local_theta"):
             value = getattr(self, name)
             require(self, name, value is None or value > 1, "more than 1")
+        alone = self.local_theta is not None or self.local_scaling is None
+        require(self, "local_scaling", alone, "None with rotary.local_theta = None")
         require(self, "fraction", 0 < self.fraction <= 1, "0 < x ≤ 1")
         skip = self.skip_every
         require(self, "skip_every", skip is None or skip >= 2, "at least 2, or None")
@@ -71,8 +71,9 @@ class Rotary:
                 f"{self.fraction} gives {dim} rotary features; expected an even number "
                 "of at least 2, as they turn in pairs."
             )
-        if self.scaling is not None:
-            self.scaling.check(dim)
+        for scaling in (self.scaling, self.local_scaling):
+            if scaling is not None:
+                scaling.check(dim)
 
     def frequencies(
         self,
@@ -92,16 +93,11 @@ class Rotary:
           row; and the factor that multiplies sines and cosines.
         """
         dim = self.dim(head_dim)
-        found, factor = _plain(self.theta, dim), 1.0
-        if self.scaling is not None:
-            # Per row, so that a row does not depend on the others in its batch.
-            length = positions.max(-1)[:, None, None, None] + 1
-            found = self.scaling.scale(found, self.theta, dim, length)
-            factor = self.scaling.attention_scale
+        found, factor = _scaled(self.theta, self.scaling, dim, positions)
         if self.local_theta is None:
             return found, factor
-        own = _plain(self.local_theta, dim)
-        return jnp.where(local, own, found), jnp.where(local, 1.0, factor)
+        own, own_factor = _scaled(self.local_theta, self.local_scaling, dim, positions)
+        return jnp.where(local, own, found), jnp.where(local, own_factor, factor)
 
     def tables(
         self,
@@ -155,6 +151,14 @@ def rotate(
     return jnp.concatenate([turned, x[..., dim:]], axis=-1)
 
 
-def _plain(theta: float, dim: int) -> Float[Array, " r"]:
+def _scaled(
+    theta: float, scaling: AnyScaling | None, dim: int, positions: Int[Array, "B T"]
+) -> tuple[Float[Array, "*rows r"], float]:
+    """Frequencies and the factor of sines and cosines; see `Rotary.frequencies`."""
     half = dim // 2
-    return theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    plain = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    if scaling is None:
+        return plain, 1.0
+    # Per row, so that a row does not depend on the others in its batch.
+    length = positions.max(-1)[:, None, None, None] + 1
+    return scaling.scale(plain, theta, dim, length), scaling.attention_scale

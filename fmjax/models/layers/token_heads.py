@@ -4,8 +4,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from fmjax.models.layers.activations import ACTIVATIONS
 from fmjax.models.layers.dense import Dense
 from fmjax.models.layers.dropout import Keys, dropout, fold_keys
+from fmjax.models.layers.norms import Norm
 from fmjax.models.layers.transformer_config import TransformerConfig
 
 
@@ -17,11 +19,16 @@ class TokenHeads(nn.Module):
       classes: labels of a token; None for no such head.
       spans: whether there are logits of the first and the last token of an answer
         (Devlin et al. 2019, section 4.2).
+      transform: activation of a dense layer, with a norm behind it, that comes before
+        both (ModernBERT); "none" for no such layer.
+      transform_bias: whether that layer and that norm have biases.
     """
 
     config: TransformerConfig
     classes: int | None
     spans: bool
+    transform: str = "none"
+    transform_bias: bool = True
 
     @nn.compact
     def __call__(self, hidden: Float[Array, "B T D"], keys: Keys) -> dict[str, Array]:
@@ -36,18 +43,26 @@ class TokenHeads(nn.Module):
           has that head.
         """
         c, found = self.config, {}
+        if self.transform != "none":
+            hidden = self._transformed(hidden)
         if self.classes is not None:
             at_head = fold_keys(keys, c.num_layers + 2)
             x = dropout(hidden, c.dropout, at_head)
-            found["token_logits"] = self._dense(self.classes, "classes")(x)
+            found["token_logits"] = self._dense(self.classes, "classes", True)(x)
         if self.spans:
-            found["span_logits"] = self._dense(2, "spans")(hidden)
+            found["span_logits"] = self._dense(2, "spans", True)(hidden)
         return {name: x.astype(jnp.float32) for name, x in found.items()}
 
-    def _dense(self, features: int, name: str) -> Dense:
+    def _transformed(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        c, bias = self.config, self.transform_bias
+        x = self._dense(c.embed_dim, "transform", bias)(hidden)
+        x = ACTIVATIONS[self.transform](x)
+        return Norm("layernorm", c.norm_epsilon, bias, name="norm")(x)
+
+    def _dense(self, features: int, name: str, bias: bool) -> Dense:
         c = self.config
         axes = ("embed", None)
-        return Dense(features, axes, True, c.init_std, c.compute_dtype, name=name)
+        return Dense(features, axes, bias, c.init_std, c.compute_dtype, name=name)
 
 
 class TextClassifier(nn.Module):

@@ -1,4 +1,4 @@
-"""Tokenizers run by the package `tokenizers`: tokenizer.json, WordPiece, BPE."""
+"""Tokenizers run by the package `tokenizers`: tokenizer.json and older formats."""
 
 import json
 import re
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from tokenizers import (
+    AddedToken,
     Encoding,
     Regex,
     Tokenizer,
@@ -16,6 +17,8 @@ from tokenizers import (
 )
 
 from fmjax.data.tokenizers import word_starts
+from fmjax.data.tokenizers.huggingface import unigram
+from fmjax.data.tokenizers.huggingface.families import UNIGRAMS
 from fmjax.data.tokenizers.huggingface.files import (
     BPE,
     MERGES,
@@ -44,7 +47,7 @@ _QWEN2_WORDS = (
 
 
 class DefinedTokenizer:
-    """A tokenizer.json, or WordPiece or byte-level BPE in the older file formats.
+    """A tokenizer.json, or WordPiece, byte-level BPE, unigram in older file formats.
 
     Attributes:
       ids: maps every token, with special and added tokens, to its id.
@@ -71,10 +74,15 @@ class DefinedTokenizer:
                 ]
             )
         else:
-            read = _wordpiece if files.family.vocabulary == "wordpiece" else _byte_level
-            self._tokenizer = read(files)
+            matched: list[AddedToken] = []
+            if files.family.vocabulary == "wordpiece":
+                self._tokenizer = _wordpiece(files)
+            elif files.family.vocabulary in UNIGRAMS:
+                self._tokenizer, matched = unigram.read(files)
+            else:
+                self._tokenizer = _byte_level(files)
             known = self._tokenizer.get_vocab()
-            self._add(list(files.added(known).items()))
+            self._add(list(files.added(known, matched).items()))
         self.ids = self._tokenizer.get_vocab()
         self._end = getattr(self._tokenizer.model, "end_of_word_suffix", None) or ""
         added = self._tokenizer.get_added_tokens_decoder()

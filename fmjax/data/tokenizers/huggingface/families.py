@@ -3,10 +3,13 @@
 import dataclasses
 from collections.abc import Mapping
 
+from fmjax.data.tokenizers.huggingface.languages import M2M_100, MBART, MBART50
 from fmjax.errors import UserError, suggest
 
 # Names of special tokens, in the order in which they get new ids.
 NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+# Classes whose SentencePiece models are read as transformers does, see `unigram`.
+UNIGRAMS = ("albert", "camembert", "mbart", "mbart50", "pegasus")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,16 +19,21 @@ class Family:
     Attributes:
       vocabulary: format of the vocabulary if there is no tokenizer.json: 'wordpiece',
         'byte_level', 'qwen2' and 'clip' (byte-level as well), 'sentencepiece',
-        'xlm_roberta' (SentencePiece with shifted ids) or 'marian' (two models); None if
-        a tokenizer.json is required.
+        'xlm_roberta' (SentencePiece with shifted ids), 'm2m_100' (with ids of its own),
+        'marian' (two models), or one of UNIGRAMS; None if a tokenizer.json is required.
       specials: default special tokens, by the names of NAMES.
-      single: template of one text A, with names of NAMES for special tokens.
+      single: template of one text A, with names of NAMES for special tokens, and
+        'lang' for that of the language.
       pair: template of two texts A and B; a digit after a part is its token type.
       mask_takes_space: whether the mask token removes white space before it.
       legacy: whether text after a special token gets SentencePiece's dummy prefix.
       extra_ids: number of T5's sentinels; <extra_id_0> has the highest id.
       canonical: whether text is converted to lower case without punctuation and
         repeated spaces before SentencePiece tokenizes it (SigLIP).
+      languages: codes of languages by the value of language_codes, the default first;
+        empty if the vocabulary has no tokens of languages.
+      language: the default language of a text.
+      language_token: format of the token of a language.
     """
 
     vocabulary: str | None
@@ -36,6 +44,9 @@ class Family:
     legacy: bool = True
     extra_ids: int = 0
     canonical: bool = False
+    languages: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    language: str = ""
+    language_token: str = "{}"
 
 
 _BERT = {
@@ -57,10 +68,9 @@ _FROM_XLM_R = Family(None, _ROBERTA, **_CLS_SEP_SEP, mask_takes_space=True)
 
 FAMILIES = {
     "AlbertTokenizer": Family(
-        None,
+        "albert",
         _BERT | {"unk": "<unk>", "pad": "<pad>", "bos": "[CLS]", "eos": "[SEP]"},
         **_CLS_SEP,
-        mask_takes_space=True,
     ),
     "BartTokenizer": _ROBERTA_FAMILY,
     "BertTokenizer": _BERT_FAMILY,
@@ -71,7 +81,9 @@ FAMILIES = {
         "bos A eos",
         "bos A eos eos B eos",
     ),
-    "CamembertTokenizer": _FROM_XLM_R,
+    "CamembertTokenizer": Family(
+        "camembert", _ROBERTA, **_CLS_SEP_SEP, mask_takes_space=True
+    ),
     "DebertaV2Tokenizer": Family(
         "sentencepiece", _BERT | {"bos": "[CLS]", "eos": "[SEP]"}, **_CLS_SEP
     ),
@@ -87,8 +99,33 @@ FAMILIES = {
     "LlamaTokenizer": Family(
         "sentencepiece", _ENDS, "bos A", "bos A bos1 B1", legacy=False
     ),
-    "MBart50Tokenizer": _FROM_XLM_R,
-    "MBartTokenizer": _FROM_XLM_R,
+    "M2M100Tokenizer": Family(
+        "m2m_100",
+        _ENDS | {"sep": "</s>", "pad": "<pad>"},
+        "lang A eos",
+        "lang A B eos",
+        languages=M2M_100,
+        language="en",
+        language_token="__{}__",
+    ),
+    "MBart50Tokenizer": Family(
+        "mbart50",
+        _ROBERTA,
+        "lang A eos",
+        "lang A B eos",
+        mask_takes_space=True,
+        languages={"": MBART50},
+        language="en_XX",
+    ),
+    "MBartTokenizer": Family(
+        "mbart",
+        _ROBERTA,
+        "A eos lang",
+        "A B eos lang",
+        mask_takes_space=True,
+        languages={"": MBART},
+        language="en_XX",
+    ),
     "MPNetTokenizer": Family(
         "wordpiece",
         _ROBERTA | {"unk": "[UNK]"},
@@ -103,11 +140,10 @@ FAMILIES = {
     ),
     "NllbTokenizer": _FROM_XLM_R,
     "PegasusTokenizer": Family(
-        None,
+        "pegasus",
         {"eos": "</s>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask_2>"},
         "A eos",
         "A B eos",
-        mask_takes_space=True,
     ),
     "Qwen2Tokenizer": Family("qwen2", _END_OF_TEXT | {"pad": "<|endoftext|>"}),
     "RobertaTokenizer": _ROBERTA_FAMILY,
@@ -148,6 +184,7 @@ _BY_MODEL_TYPE = {
     "gemma2": "GemmaTokenizer",
     "gpt2": "GPT2Tokenizer",
     "llama": "LlamaTokenizer",
+    "m2m_100": "M2M100Tokenizer",
     "marian": "MarianTokenizer",
     "mbart": "MBartTokenizer",
     "mistral": "LlamaTokenizer",

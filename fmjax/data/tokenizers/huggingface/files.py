@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken
@@ -165,19 +165,50 @@ class TokenizerFiles:
         named = {name: self._named(name) for name in NAMES}
         return {name: token.content for name, token in named.items() if token}
 
-    def added(self, ids: Mapping[str, int]) -> dict[int, AddedToken]:
+    def languages(self) -> list[str]:
+        """Tokens of the languages that the vocabulary knows, in the order of ids."""
+        family = self.family
+        if not family.languages:
+            return []
+        known = [*family.languages]
+        codes = self.config.get("language_codes", known[0])
+        if len(known) > 1 and codes not in known:
+            raise UserError(
+                f"{CONFIG}: language_codes = {codes!r:.200}; expected one of "
+                f"{', '.join(known)}."
+            )
+        chosen = family.languages[codes if len(known) > 1 else known[0]]
+        return [family.language_token.format(code) for code in chosen]
+
+    def language(self) -> str:
+        """The token of the language of a text, see `languages`."""
+        family = self.family
+        code = self.config.get("src_lang")
+        token = family.language_token.format(family.language if code is None else code)
+        if token not in (known := self.languages()):
+            raise UserError(
+                f"{CONFIG}: src_lang = {code!r:.200}; its token {token!r:.200} is none "
+                f"of {', '.join(known)}."
+            )
+        return token
+
+    def added(
+        self, ids: Mapping[str, int], pieces: Sequence[AddedToken] = ()
+    ) -> dict[int, AddedToken]:
         """The added tokens by id, in the order of ids.
 
         Args:
           ids: the vocabulary. An added token that is part of it keeps its id; others
             get ids after the largest.
+          pieces: of the vocabulary that are matched like added tokens.
 
         Raises:
           UserError: two files give a token different ids.
         """
         taken = dict(ids)
         by_id = {}
-        for i, token in self._listed():
+        of_pieces = ((ids[token.content], token) for token in pieces)
+        for i, token in (*self._listed(), *of_pieces):
             found = taken.setdefault(token.content, i)
             if i is not None and found != i:
                 raise UserError(

@@ -67,6 +67,7 @@ class PieceTokenizer:
         self.ids |= {token.content: i for i, token in self._added.items()}
         self.special_ids = {i for i, token in self._added.items() if token.special}
         self.special_ids.add(self._unknown)
+        self.special_ids |= {self.ids[token] for token in files.languages()}
         self.added_ids = set(self._added)
         self._names = {i: piece for piece, i in self.ids.items()}
         self._splitter = _splitter(self._added)
@@ -218,6 +219,10 @@ def _ids(
     if files.family.vocabulary == "marian":
         separate = side == "target" and files.flag("separate_vocabs", False)
         return files.ids(TARGET_VOCABULARY if separate else BPE), {}
+    if files.family.vocabulary == "m2m_100":
+        ids, first = files.ids(BPE), len(files.ids(BPE))
+        # Not found in a text, unless the files list them as special tokens.
+        return ids | {token: first + i for i, token in enumerate(files.languages())}, {}
     pieces = [sp.id_to_piece(i) for i in range(sp.get_piece_size())]
     controls = [piece for i, piece in enumerate(pieces) if sp.is_control(i)]
     if files.family.canonical:

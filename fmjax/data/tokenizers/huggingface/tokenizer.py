@@ -12,7 +12,7 @@ import xxhash
 
 from fmjax.data.tokenizers import special_template
 from fmjax.data.tokenizers.huggingface.definitions import DefinedTokenizer
-from fmjax.data.tokenizers.huggingface.families import NAMES
+from fmjax.data.tokenizers.huggingface.families import NAMES, UNIGRAMS
 from fmjax.data.tokenizers.huggingface.files import (
     MOST_IDS,
     TARGET,
@@ -224,6 +224,7 @@ class HuggingFaceTokenizer:
             "byte_level",
             "qwen2",
             "clip",
+            *UNIGRAMS,
         ):
             self._tokenizer = DefinedTokenizer(described)
         else:
@@ -264,7 +265,14 @@ class HuggingFaceTokenizer:
             return self._tokenizer.template
         else:
             templates = files.family.single, files.family.pair
-        return [special_template.parse(t, self.special_id) for t in templates]
+        language = files.language() if files.family.languages else None
+
+        def named(name: str) -> int | None:
+            if name == "lang":
+                return self._tokenizer.ids.get(language)
+            return self.special_id(name)
+
+        return [special_template.parse(t, named) for t in templates]
 
     def _named_or_of_model(self, name: str) -> int | None:
         found = self.special_id(name)
