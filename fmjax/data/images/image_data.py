@@ -2,17 +2,18 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 
 from fmjax.configurable import configurable, path, runtime_field
 from fmjax.data.images.augment.augmentation import Augmentation, Augmentations
 from fmjax.data.images.captions import Captions
-from fmjax.data.images.image_examples import image_examples
+from fmjax.data.images.image_coding import ImageCoding
+from fmjax.data.images.image_examples import ImageExample, image_examples
 from fmjax.data.images.preprocessing import Preprocessing, check_preprocessing
 from fmjax.data.images.rows import ImageRows
-from fmjax.data.runtime.cache import CacheKey, build_cache
 from fmjax.data.runtime.cached_data import CachedData
+from fmjax.data.sources.examples import Skipped
 from fmjax.data.tasks.image_task import ImageTask
-from fmjax.data.tasks.member import Member
 from fmjax.data.tasks.mixture import Mixture
 from fmjax.data.tasks.seqio_task import SeqioTask
 from fmjax.data.tasks.text_task import TextTask
@@ -47,6 +48,9 @@ class ImageData(CachedData):
         for models that read it as text, such as SigLIP.
       cache_dir: folder of the caches, or an address of a bucket; $FMJAX_CACHE or
         ~/.cache/fmjax if None.
+      processes: number of processes of this host that build a cache of @image_folder()
+        or @image_records(); if None, one a core for more than 64 MiB of images, else
+        one. The cache does not depend on it.
       threads: number of threads that make batches.
       prefetch: number of batches made in advance.
       max_corrupt_fraction: share of the examples, and of the bytes of text, that may be
@@ -68,6 +72,7 @@ class ImageData(CachedData):
     caption_length: int = 32
     mask_captions: bool = True
     cache_dir: str | None = path(None)
+    processes: int | None = runtime_field(None)
     threads: int = runtime_field(2)
     prefetch: int = runtime_field(4)
     max_corrupt_fraction: float = runtime_field(0.01)
@@ -76,6 +81,7 @@ class ImageData(CachedData):
         check_preprocessing(self)
         require(self, "views", self.views in (1, 2), "1 or 2")
         require(self, "caption_length", self.caption_length >= 2, "at least 2")
+        self.check_processes()
         mixes = Augmentations(self.augment).mixes
         if self.views == 2 and (mixes or not self.augment):
             found = "mixes images" if mixes else "is empty"
@@ -151,29 +157,15 @@ class ImageData(CachedData):
             )
         return layouts
 
-    def _build(self, member: Member, key: CacheKey) -> None:
-        tokenizer = self._tokenizer
+    def _coding(self, layout: ImageRows) -> ImageCoding:
+        captions = layout.captions
+        stores_captions = captions is not None and not captions.templated
+        return ImageCoding(layout.classes, stores_captions)
 
-        def examples(skipped):
-            dataset = member.task.seqio(member.name, tokenizer).get_dataset(
-                None, key.split, shuffle=False, try_in_mem_cache=False
-            )
-            return image_examples(
-                dataset,
-                f"{key.task} {key.split}",
-                key.layout.classes,
-                self._vocab_size,
-                skipped,
-            )
-
-        build_cache(
-            self.root,
-            key,
-            examples,
-            tokenizer,
-            member.sizes[key.split],
-            self.max_corrupt_fraction,
-        )
+    def _seqio_examples(
+        self, dataset, name: str, layout: ImageRows, skipped: Skipped
+    ) -> Iterator[ImageExample]:
+        return image_examples(dataset, name, layout.classes, self._vocab_size, skipped)
 
     def _identity(self) -> str | None:
         # Captions from templates are not stored in the cache.

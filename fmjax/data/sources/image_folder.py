@@ -11,9 +11,11 @@ import xxhash
 
 from fmjax.configurable import configurable, path
 from fmjax.data.sources.captions_file import ImageEntry, read_captions
+from fmjax.data.sources.division import FoundImage
 from fmjax.data.sources.file_digest import digest_file, digest_files
 from fmjax.data.sources.find_files import files_below, is_hidden
-from fmjax.data.sources.image_sources import FoundImage, image_function_source
+from fmjax.data.sources.image_division import ImageDivision
+from fmjax.data.sources.image_sources import image_function_source
 from fmjax.data.sources.source import Document, check_split
 from fmjax.errors import UserError, refuse_scheme, require
 from fmjax.say_once import say_once
@@ -138,16 +140,14 @@ class ImageFolder:
 
         Corrupt ones have no bytes.
         """
-        root = self._root_of(split)
+        division = self.division(split)
+        for part in division.parts():
+            yield from division.read(part)
+
+    def division(self, split: str) -> ImageDivision:
+        """The split in parts; see `Division`."""
         labels = {name: label for label, name in enumerate(self.class_names())}
-        for name, caption, broken, _ in self._entries(split):
-            content, label = b"", labels.get(Path(name).parts[0])
-            if not broken:
-                try:
-                    content = (root / name).read_bytes()
-                except OSError as error:
-                    name = f"{name} ({error.strerror})"
-            yield FoundImage(name, content, label, caption)
+        return ImageDivision(self._root_of(split), self._entries(split), labels)
 
     def texts(self, split: str) -> Iterator[Document]:
         """The captions of a split, except empty ones."""

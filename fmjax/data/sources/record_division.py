@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from fmjax.data.sources.division import FilePart, TextExample
+from fmjax.data.sources.division import FilePart, RawExample
 from fmjax.data.sources.record_formats.file_parts import file_parts
 
 
@@ -18,10 +18,8 @@ class Records(Protocol):
     def hash_of(self, values: tuple) -> int:
         """The 64-bit hash that tells the split of a record."""
 
-    def examples_of(
-        self, name: str, values: tuple, fault: str
-    ) -> Iterator[TextExample]:
-        """Yields the examples that a record is before it is tokenized."""
+    def examples_of(self, name: str, values: tuple, fault: str) -> Iterator[RawExample]:
+        """Yields the examples that a record is before it is tokenized or checked."""
 
 
 class RecordDivision:
@@ -57,7 +55,7 @@ class RecordDivision:
             for part in file_parts(file, size, numbered, self._form)
         ]
 
-    def read(self, part: FilePart) -> Iterator[TextExample]:
+    def read(self, part: FilePart) -> Iterator[RawExample]:
         """The examples of a part, also corrupt and blank ones."""
         for record in self.found(part):
             yield from self._source.examples_of(*record)

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -12,19 +11,14 @@ from fmjax.configurable import configurable, path, runtime_field
 from fmjax.data.folders import wait_until
 from fmjax.data.records import RowLayout
 from fmjax.data.runtime import batches
-from fmjax.data.runtime.cache import CacheKey, build_cache
-from fmjax.data.runtime.cached_data import CachedData
-from fmjax.data.runtime.shared_build import LARGE_BYTES, SharedBuild
+from fmjax.data.runtime.cached_data import CachedData, source_of
+from fmjax.data.runtime.text_coding import TextCoding
 from fmjax.data.sources.division import Divisible
 from fmjax.data.sources.examples import Skipped
 from fmjax.data.sources.file_digest import sampled_digests
-from fmjax.data.tasks.documents import (
-    Tokenized,
-    tokenized_documents,
-    tokenized_examples,
-)
+from fmjax.data.tasks.documents import Tokenized, tokenized_documents
 from fmjax.data.tasks.image_task import ImageTask
-from fmjax.data.tasks.member import LabelKind, Member
+from fmjax.data.tasks.member import LabelKind
 from fmjax.data.tasks.mixture import Mixture, seqio_provider
 from fmjax.data.tasks.seqio_task import SeqioTask
 from fmjax.data.tasks.text_task import TextTask
@@ -49,7 +43,6 @@ from fmjax.data.text.streamed_rows import StreamedMember, StreamedRows
 from fmjax.data.text.streaming import StreamedBatches, streamed_eval_batches
 from fmjax.data.text.text_groups import TextGroups, reads_pairs
 from fmjax.errors import UserError, require, suggest
-from fmjax.say_once import say_once
 
 Task = TextTask | Mixture | SeqioTask
 CorruptionConfig = (
@@ -143,8 +136,7 @@ class Data(CachedData):
             self.corruption.raw_length(self.length)  # Raises if it is too small.
         target_length_valid = self.target_length is None or self.target_length >= 1
         require(self, "target_length", target_length_valid, "at least 1")
-        processes_valid = self.processes is None or self.processes >= 1
-        require(self, "processes", processes_valid, "at least 1")
+        self.check_processes()
         share_valid = 0 <= self.augment_share <= 1
         require(self, "augment_share", share_valid, "0 to 1")
         require(self, "shuffle_mb", self.shuffle_mb > 0, "more than 0")
@@ -311,7 +303,7 @@ class Data(CachedData):
 
     def _is_divisible(self, split: str) -> bool:
         """Whether the files of all tasks can be read in parts, without seqio."""
-        sources = [_source_of(member) for member in self._members[split]]
+        sources = [source_of(member) for member in self._members[split]]
         return all(isinstance(source, Divisible) for source in sources)
 
     def _layout(self, split: str) -> RowLayout:
@@ -343,71 +335,21 @@ class Data(CachedData):
         raw_length = self.corruption.raw_length(self.length)
         return self.corruption.bind(self._tokenizer, self.length, raw_length)
 
-    def _build(self, member: Member, key: CacheKey) -> None:
-        shared = self._shared_build(member, key)
-        if shared is not None:
-            shared.build(member.sizes[key.split], self.max_corrupt_fraction)
-            return
-        build_cache(
-            self.root,
-            key,
-            functools.partial(self._documents, member, key),
-            self._tokenizer,
-            member.sizes[key.split],
-            self.max_corrupt_fraction,
-        )
+    def _coding(self, layout: RowLayout) -> TextCoding:
+        return TextCoding(longest_chat(layout))
 
-    def _help_building(self, member: Member, key: CacheKey) -> bool:
-        folder = key.folder(self.root)
-        if folder not in self._builds:
-            self._builds[folder] = self._shared_build(member, key)
-        shared = self._builds[folder]
-        return shared is not None and shared.help()
-
-    @functools.cached_property
-    def _builds(self) -> dict[Path, SharedBuild | None]:
-        """Builds that other processes have begun, by the folders of the caches."""
-        return {}
-
-    def _shared_build(self, member: Member, key: CacheKey) -> SharedBuild | None:
-        """The build by several processes; None if one process builds it alone."""
-        source, size = _source_of(member), member.sizes[key.split]
-        if not isinstance(source, Divisible):
-            if (self.processes or 1) > 1:
-                say_once(
-                    f"data.processes = {self.processes}: one process builds the cache "
-                    f"of {key.task} {key.split}, whose source cannot be read in parts"
-                )
-            return None
-        if (self.processes or 1) == 1 and (size is None or size < LARGE_BYTES):
-            return None
-        longest = longest_chat(key.layout)
-        return SharedBuild(
-            self.root, key, source, self._tokenizer, self.processes, longest
-        )
-
-    def _documents(
-        self, member: Member, key: CacheKey, skipped: Skipped
+    def _seqio_examples(
+        self, dataset, name: str, layout: RowLayout, skipped: Skipped
     ) -> Iterator[Tokenized]:
-        tokenizer, name = self._tokenizer, f"{key.task} {key.split}"
-        source = _source_of(member)
-        if isinstance(source, Divisible):
-            division = source.division(key.split)
-            examples = (e for part in division.parts() for e in division.read(part))
-            longest = longest_chat(key.layout)
-            return tokenized_examples(examples, name, tokenizer, skipped, longest)
-        dataset = member.task.seqio(member.name, tokenizer).get_dataset(
-            None, key.split, shuffle=False, try_in_mem_cache=False
-        )
-        pairs = reads_pairs(key.layout)
-        return tokenized_documents(dataset, name, tokenizer.vocab_size, skipped, pairs)
+        size = self._tokenizer.vocab_size
+        return tokenized_documents(dataset, name, size, skipped, reads_pairs(layout))
 
     def _streamed(self, split: str, layout: RowLayout) -> StreamedRows | SeqioRows:
         members = self._members[split]
         if self._is_divisible(split):
             with self._digests():
                 streamed = [
-                    StreamedMember(m.name, _source_of(m).division(split), m.rate)
+                    StreamedMember(m.name, source_of(m).division(split), m.rate)
                     for m in members
                 ]
             return StreamedRows(
@@ -418,8 +360,3 @@ class Data(CachedData):
         return SeqioRows(
             provider, tasks, split, layout, size, self.max_corrupt_fraction
         )
-
-
-def _source_of(member: Member):
-    """The source of a member; None of a task that seqio's registry has."""
-    return getattr(member.task, "source", None)
