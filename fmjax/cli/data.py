@@ -86,7 +86,8 @@ def _data(args: argparse.Namespace) -> None:
     data.prepare()
     if args.action == "cache":
         print(
-            "\n".join(cache_folders(data)) or "nothing to cache: data.streaming = True"
+            "\n".join(cache_folders(data))
+            or f"nothing to cache: {data.gin_name}.streaming = True"
         )
     else:
         show(data, args.examples, args.picture)

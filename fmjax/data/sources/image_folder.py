@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import xxhash
@@ -12,7 +12,7 @@ import xxhash
 from fmjax.configurable import configurable, path
 from fmjax.data.sources.captions_file import ImageEntry, read_captions
 from fmjax.data.sources.division import FoundImage
-from fmjax.data.sources.file_digest import digest_file, digest_files
+from fmjax.data.sources.file_digest import are_sampled, digest_file, digest_files
 from fmjax.data.sources.find_files import files_below, is_hidden
 from fmjax.data.sources.image_division import ImageDivision
 from fmjax.data.sources.image_sources import image_function_source
@@ -20,6 +20,8 @@ from fmjax.data.sources.source import Document, check_split
 from fmjax.errors import UserError, refuse_scheme, require
 from fmjax.say_once import say_once
 
+# How many files, spread over all, are read to recognize those of a stream.
+_SAMPLED_FILES = 64
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 
 
@@ -113,7 +115,10 @@ class ImageFolder:
         for entry in entries:
             digest.update(f"{entry.name}\0".encode() + (entry.caption or b"") + b"\0")
         files = sorted({root / entry.name for entry in entries if not entry.broken})
-        digest.update(digest_files(files, _digest).encode() if files else b"")
+        if are_sampled():
+            digest.update(_sampled_digest(files).encode())
+        else:
+            digest.update(digest_files(files, _digest).encode() if files else b"")
         if any(entry.caption == b"" and not entry.broken for entry in entries):
             # Caches of earlier versions contain empty captions.
             digest.update(b"without empty captions")
@@ -274,6 +279,17 @@ def _images(root: Path, without: Path | None = None) -> Iterator[Path]:
     for file in files_below(root, without):
         if file.name.lower().endswith(ENDINGS):
             yield file
+
+
+def _sampled_digest(files: Sequence[Path]) -> str:
+    """Digest of the sizes of all files, and of the contents of some of them."""
+    digest = xxhash.xxh3_128(b"sampled")
+    for number, file in enumerate(files):
+        if number % max(len(files) // _SAMPLED_FILES, 1) == 0:
+            digest.update(_digest(file).encode())
+        with contextlib.suppress(OSError):  # It counts as corrupt when it is read.
+            digest.update(f"{file.stat().st_size}\0".encode())
+    return digest.hexdigest()
 
 
 def _digest(file: Path) -> str:
