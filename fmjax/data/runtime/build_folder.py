@@ -22,6 +22,7 @@ import numpy as np
 import safetensors.numpy
 
 from fmjax.data.folders import is_alive
+from fmjax.data.sources.data_files import relative_name
 from fmjax.data.sources.division import FilePart
 from fmjax.errors import UserError
 from fmjax.storage import objects
@@ -78,7 +79,7 @@ class BuildFolder:
     def write_plan(self, units: Sequence[Unit], root: Path) -> None:
         """Writes the plan; all processes make the same of the same data."""
         rows = [
-            [[os.path.relpath(part.file, root), *part[1:]] for part in unit]
+            [[relative_name(part.file, root), *part[1:]] for part in unit]
             for unit in units
         ]
         if not is_bucket(self.place):

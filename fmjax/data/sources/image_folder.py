@@ -13,7 +13,7 @@ from fmjax.configurable import configurable, path
 from fmjax.data.sources.captions_file import ImageEntry, read_captions
 from fmjax.data.sources.division import FoundImage
 from fmjax.data.sources.file_digest import are_sampled, digest_file, digest_files
-from fmjax.data.sources.find_files import files_below, is_hidden
+from fmjax.data.sources.find_files import SCHEME, files_below, is_hidden
 from fmjax.data.sources.image_division import ImageDivision
 from fmjax.data.sources.image_sources import image_function_source
 from fmjax.data.sources.source import Document, check_split
@@ -267,7 +267,12 @@ class ImageFolder:
 
 
 def _root(folder: str, binding: str) -> Path:
-    refuse_scheme(folder, binding)
+    if SCHEME.match(folder):
+        raise UserError(
+            f"{binding} = {folder!r}: expected a folder of a mounted file system, as "
+            "each image is a file. From buckets @image_records() reads archives "
+            "(.tar) and Parquet."
+        )
     root = Path(folder).expanduser().absolute()
     if not root.is_dir():
         raise UserError(f"{binding} = {folder!r}: no such folder.")
