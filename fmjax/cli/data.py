@@ -43,7 +43,7 @@ def add(verbs: Verbs) -> None:
     sub.add_argument(
         "--tokenizer",
         help="for files alone: a SentencePiece .model, a run, or a folder of Hugging "
-        "Face, to count tokens",
+        "Face, to count tokens; if not given, a vocabulary of the texts",
     )
     sub.add_argument(
         "--records",

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from fmjax.data.inspect.default_vocabulary import VOCABULARY_BYTES
 from fmjax.data.inspect.fields import FieldReport
 from fmjax.data.inspect.file_kinds import FoundFiles
 from fmjax.data.inspect.tokens import TokensReport
@@ -22,8 +23,6 @@ _LABEL_NAMES = (
     "coarse_label", "json.label",
 )  # fmt: skip
 _CHAT_NAMES = ("messages", "conversations", "conversation")
-# Less text than this has too few words for a vocabulary of its own.
-_VOCABULARY_BYTES = 2_000_000
 
 
 def fields_of_pairs(fields: Sequence[FieldReport]) -> tuple[str, str] | None:
@@ -90,7 +89,7 @@ def suggested_config(
     if not lines:
         return ""
     lines.insert(0, "include 'quickstart.gin'")
-    if text_bytes < _VOCABULARY_BYTES:
+    if text_bytes < VOCABULARY_BYTES:
         lines.append("text_task.tokenizer = @bytes()  # too little for a vocabulary")
     return "\n".join(lines)
 
