@@ -46,7 +46,9 @@ def default_counting(texts: Sequence[bytes], total_bytes: float) -> Counting:
     read = sum(map(len, texts))
     settings = SentencePiece(training_bytes=_TRAINED_BYTES)
     why = f"since {total_bytes / 1e6:,.1f} MB of text are too little for others"
-    if total_bytes >= VOCABULARY_BYTES:
+    if len(texts) < 2:
+        why = "since there are too few texts to count others than are trained on"
+    elif total_bytes >= VOCABULARY_BYTES:
         half = (("", text) for text in texts[::2])
         try:
             made = trained_on(half, read // 2, settings)
