@@ -1,9 +1,14 @@
 """The verbs `data` and `tokenizer`: caches of data, and a vocabulary."""
 
 import argparse
+import dataclasses
 import pathlib
+from typing import TYPE_CHECKING
 
 from fmjax.cli.arguments import Verbs, add_verb, takes_bindings
+
+if TYPE_CHECKING:
+    from fmjax.data.runtime.batch_source import BatchSource
 
 
 def add(verbs: Verbs) -> None:
@@ -24,7 +29,8 @@ def add(verbs: Verbs) -> None:
     sub.add_argument(
         "--processes",
         type=int,
-        help="processes that build a cache of text; the same as data.processes",
+        help="processes that build a cache; the same as data.processes or "
+        "images.processes",
     )
     sub.add_argument(
         "--examples", type=int, default=3, help="number of examples to print"
@@ -37,7 +43,7 @@ def add(verbs: Verbs) -> None:
     sub.add_argument(
         "--tokenizer",
         help="for files alone: a SentencePiece .model, a run, or a folder of Hugging "
-        "Face, to count tokens",
+        "Face, to count tokens; if not given, a vocabulary of the texts",
     )
     sub.add_argument(
         "--records",
@@ -74,17 +80,29 @@ def _data(args: argparse.Namespace) -> None:
     from fmjax.config.load import load_data
     from fmjax.data.inspect.show import cache_folders, show
 
-    bindings = list(args.bindings)
+    data = load_data(args.config, args.bindings, args.trust)
     if args.processes is not None:
-        bindings.append(f"data.processes={args.processes}")
-    data = load_data(args.config, bindings, args.trust)
+        data = _with_processes(data, args.processes)
     data.prepare()
     if args.action == "cache":
         print(
-            "\n".join(cache_folders(data)) or "nothing to cache: data.streaming = True"
+            "\n".join(cache_folders(data))
+            or f"nothing to cache: {data.gin_name}.streaming = True"
         )
     else:
         show(data, args.examples, args.picture)
+
+
+def _with_processes(data: "BatchSource", processes: int) -> "BatchSource":
+    from fmjax.data.runtime.cached_data import CachedData
+    from fmjax.errors import UserError
+
+    if not isinstance(data, CachedData):
+        raise UserError(
+            f"--processes {processes}: expected @data() or @images(), whose caches "
+            f"several processes build; found @{data.gin_name}()."
+        )
+    return dataclasses.replace(data, processes=processes)
 
 
 def _inspect_files(args: argparse.Namespace) -> None:

@@ -131,6 +131,33 @@ def files_of(folder: pathlib.Path) -> list[str]:
     return sorted(file.removeprefix(root) for file in found)
 
 
+def listing(address: str, how: str) -> dict[str, dict]:
+    """What a store says of objects, by their addresses.
+
+    Args:
+      address: a folder, for `how` = "find"; or a glob, for "glob".
+      how: fsspec's method.
+    """
+    files, scheme = _files(address), address.partition("://")[0]
+    found = getattr(files, how)(address, detail=True)
+    return {
+        f"{scheme}://{name.lstrip('/')}": about
+        for name, about in found.items()
+        # Stores show empty objects for folders that were made by hand.
+        if about["type"] == "file" and not name.endswith("/")
+    }
+
+
+def about(address: str) -> dict:
+    """What a store says of an object; raises FileNotFoundError."""
+    return _files(address).info(address)
+
+
+def open_object(path: os.PathLike, block_bytes: int):
+    """An object as a file to read from anywhere, so many bytes at a time."""
+    return _files(path).open(os.fspath(path), "rb", block_size=block_bytes)
+
+
 def upload(file: pathlib.Path, target: os.PathLike) -> None:
     """Copies a local file into a bucket; the object appears when it is complete."""
     with os_errors(target):

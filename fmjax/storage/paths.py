@@ -68,6 +68,13 @@ def as_path(address: str | os.PathLike, name: str = "") -> pathlib.Path:
     return epath.Path(f"{scheme}://{rest.rstrip('/')}")
 
 
+def object_path(address: str) -> pathlib.Path:
+    """The path of an object that a store has listed, whatever its name is."""
+    from etils import epath
+
+    return epath.Path(address)
+
+
 def given_path(address: str | os.PathLike, name: str = "") -> pathlib.Path:
     """The path of an address, as `as_path`; a relative path stays one."""
     if _SCHEME.fullmatch(os.fspath(address)):

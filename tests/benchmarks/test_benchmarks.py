@@ -1,6 +1,7 @@
 """The benchmarks run; what they measure is asserted nowhere."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,23 @@ def test_rates_of_batches_and_seconds_of_compiling_are_printed():
 def test_rates_of_texts_and_of_a_cache_are_printed():
     rows = table("text_rates.py", "--megabytes", "2")
     assert [row[1] for row in rows] == ["text.jsonl", "text.parquet", "the", "the"]
+
+
+@pytest.mark.slow
+def test_memory_of_a_large_file_is_printed(tmp_path):
+    done = subprocess.run(
+        [
+            sys.executable, FOLDER / "large_file.py", "--gigabytes", "0.05",
+            "--seconds", "1", "--folder", tmp_path,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"texts: \d+ MB .* peak \d+ MiB of at most 1536", done.stdout)
+    assert re.search(r"batches: \d+ MB .* peak \d+ MiB of at most", done.stdout)
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ def example(**features):
         if isinstance(values[0], int):
             made[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=values))
         else:
-            values = [value.encode() for value in values]
+            values = [v.encode() if isinstance(v, str) else v for v in values]
             made[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
     features = tf.train.Features(feature=made)
     return tf.train.Example(features=features).SerializeToString()

@@ -96,7 +96,7 @@ def test_what_matches_nothing_says_what_there_is(corpus, tmp_path):
         str(corpus / "none" / "x.txt"): rf"{corpus}/none does not exist",
         str(tmp_path / "*.txt"): r"a glob such as",
         str(corpus / "sub" / "deep" / "*.md"): r"1 of \.txt",
-        "s3://bucket/a.txt": r"SCHEME",
+        "ftp://host/a.txt": r"begins with gs://, s3:// or file://",
     }
     (tmp_path / "empty").mkdir()
     cases[str(tmp_path / "empty")] = "has no files"

@@ -1,8 +1,10 @@
 """`fmjax data inspect` on files alone: what it finds, and that its gin trains."""
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import re
 import tracemalloc
 import unicodedata
@@ -12,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import webdataset
 from PIL import Image
 from rich.console import Console
 
@@ -25,6 +28,7 @@ from fmjax.data.inspect.text_measures import TextMeasures, script_shares
 from fmjax.data.tokenizers.tokenizers import ByteTokenizer
 from fmjax.data.tokenizers.vocabularies import train_sentencepiece
 from fmjax.errors import UserError
+from tests.data.test_example_records import example, write
 from tests.image_files import encoded, picture, write_classes
 
 RNG = np.random.default_rng(0)
@@ -38,8 +42,33 @@ RECORDS = [
 
 def json_lines(folder, name="a.jsonl"):
     content = "\n".join(map(json.dumps, RECORDS)).encode()
-    content = gzip.compress(content) if name.endswith(".gz") else content
-    (folder / name).write_bytes(content)
+    pack = {
+        ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress,
+        ".zst": lambda content: pa.compress(content, "zstd", asbytes=True),
+    }.get(folder.joinpath(name).suffix, bytes)  # fmt: skip
+    (folder / name).write_bytes(pack(content))
+    return folder / name
+
+
+def tar(folder, name="a.tar"):
+    with webdataset.TarWriter(str(folder / name)) as writer:
+        for record in RECORDS:
+            writer.write({
+                "__key__": f"{record['id']:05}", "txt": record["text"],
+                "json": {"title": record["title"], "id": record["id"]},
+            })  # fmt: skip
+    return folder / name
+
+
+def tsv(folder):
+    frame = pd.DataFrame(RECORDS).drop(columns="meta")
+    frame.to_csv(folder / "a.tsv", index=False, sep="\t")
+    return folder / "a.tsv"
+
+
+def examples(folder, name):
+    made = (example(text=r["text"], title=r["title"], id=r["id"]) for r in RECORDS)
+    write(folder / name, made)
     return folder / name
 
 
@@ -107,10 +136,21 @@ KINDS = {
     "csv": csv,
     "csv without names": csv_without_names,
     "json": json_list,
+    "tar": tar,
+    "tsv": tsv,
+    "jsonl.zst": lambda folder: json_lines(folder, "a.jsonl.zst"),
     "text": text,
     "folder": folder_of_shards,
     "pairs": pairs,
     "questions": questions,
+}
+# More of the same, which take longer.
+SLOW_KINDS = {
+    "jsonl.bz2": lambda folder: json_lines(folder, "a.jsonl.bz2"),
+    "jsonl.xz": lambda folder: json_lines(folder, "a.jsonl.xz"),
+    "tar.gz": lambda folder: tar(folder, "a.tar.gz"),
+    "tfrecord": lambda folder: examples(folder, "a.tfrecord"),
+    "array_record": lambda folder: examples(folder, "a.array_record"),
 }
 
 
@@ -120,10 +160,16 @@ def folder_of(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [*KINDS, *(pytest.param(k, marks=pytest.mark.slow) for k in SLOW_KINDS)]
+)
 def test_the_gin_that_is_printed_gives_batches(tmp_path, monkeypatch, kind):
     monkeypatch.setenv("FMJAX_CACHE", str(tmp_path / "cache"))
-    report = inspect_files(str(KINDS[kind](folder_of(tmp_path))))
+    make = (KINDS | SLOW_KINDS)[kind]
+    report = inspect_files(str(make(folder_of(tmp_path))))
+    assert report.total == (3 * 300 if kind == "folder" else 300)
+    assert report.text.tokens_per_byte == 1
+    assert report.vocabulary.startswith("bytes, since 0.")
     config = tmp_path / "mine.gin"
     config.write_text(report.gin + "\n")
     data = load_data(str(config), ["data.length=64", "text_task.tokenizer=@bytes()"])
@@ -385,7 +431,7 @@ def test_scripts_are_those_of_unicode():
 
 
 def test_damage_of_texts_is_counted():
-    measures = TextMeasures(None)
+    measures = TextMeasures()
     texts = [
         "fine", "fine", "  ", "caf\u00e9".encode().decode("latin-1"), "a\x00b",
         "\ufffd", "it\u2019s".encode().decode("cp1252"), "tab\tand\nline",
@@ -412,6 +458,30 @@ def test_tokens_are_counted_with_a_tokenizer(tmp_path, capsys):
     size = sum(len(t.encode()) for t in TEXTS)
     assert report["text"]["tokens_per_byte"] == pytest.approx(sum(counts) / size)
     assert report["text"]["tokens"]["mean"] == pytest.approx(np.mean(counts))
+
+
+@pytest.mark.slow
+def test_without_a_tokenizer_tokens_are_those_of_a_vocabulary_of_the_texts(tmp_path):
+    rng = np.random.default_rng(0)
+    words = [bytes(rng.integers(97, 123, n, np.uint8)).decode() for n in range(2, 9)]
+    words = [a + b for a in words for b in words] + [
+        bytes(rng.integers(97, 123, rng.integers(3, 9), np.uint8)).decode()
+        for _ in range(8_000)
+    ]
+    texts = [" ".join(rng.choice(words, 60)) for _ in range(6_000)]
+    (tmp_path / "a.jsonl").write_text(
+        "\n".join(json.dumps({"text": each}) for each in texts)
+    )
+    report = inspect_files(str(tmp_path / "a.jsonl"))
+    assert report.vocabulary.startswith("SentencePiece of 8,192 pieces")
+    (tmp_path / "half.txt").write_text("\n".join(texts[::2]))
+    made = train_sentencepiece(
+        str(tmp_path / "half.txt"), 8192, str(tmp_path / "m"), training_bytes=2_000_000
+    )
+    found = sum(len(made.encode(each)) for each in texts[1::2])
+    size = sum(len(each.encode()) for each in texts[1::2])
+    assert report.text.tokens_per_byte == pytest.approx(found / size, rel=0.01)
+    assert 0.15 < report.text.tokens_per_byte < 0.6
 
 
 def test_the_report_is_printed_as_tables(tmp_path, monkeypatch, capsys):

@@ -311,9 +311,8 @@ def test_three_lines_of_gin_are_enough_to_inspect_records(
         write(tmp_path / "corpus" / str(shard) / "a.jsonl.gz", numbered(shard, 200))
     config = tmp_path / "mine.gin"
     config.write_text(
-        "include 'quickstart.gin'\n"
-        "text_task.source = @record_files()\n"
-        f"record_files.files = '{tmp_path}/corpus/**/*.jsonl.gz'\n"
+        "include 'own/records.gin'\n"
+        f"RECORDS = '{tmp_path}/corpus/**/*.jsonl.gz'\n"
         "record_files.text = 'text'\n"
     )
     tiny = ["text_task.tokenizer=@bytes()", "data.length=32"]

@@ -18,6 +18,7 @@ from fmjax.data import folders
 from fmjax.data.folders import shared_place
 from fmjax.data.runtime import build_folder, build_worker, shared_build
 from fmjax.data.runtime.build_folder import BuildFolder
+from fmjax.data.runtime.text_coding import TextCoding
 from fmjax.data.sources.conversation_files import ConversationFiles
 from fmjax.data.sources.examples import Skipped
 from fmjax.data.sources.labelled_records import LabelledRecords
@@ -114,6 +115,11 @@ def folder_of(data):
     return BuildFolder(shared_place(final.with_name(f"{final.name}.build")))
 
 
+def work_of(data):
+    """What its workers do of the train split."""
+    return build_worker.Work("", data.train.source, "train", "x", TextCoding())
+
+
 @pytest.mark.parametrize("rows", ["packed", pytest.param("blocks", marks=SLOW)])
 def test_the_cache_does_not_depend_on_the_number_of_processes(
     tmp_path, corpus, small_units, rows
@@ -156,6 +162,19 @@ def test_pairs_and_labelled_texts_are_built_the_same(
     assert one.caches("train")[0].skipped >= 1
     found = assert_ids_are_seqios(one)
     assert all((d.labels is None) == (source == "pairs") for d in found)
+
+
+@SLOW
+def test_hard_negatives_are_built_the_same(tmp_path, labelled, small_units):
+    source = RecordPairs(labelled, "first", "second", negatives=("label",))
+    task = TextTask(source, Bytes(), name="negatives")
+    options = {"length": 64, "rows": "texts"}
+    one = Data(task, **options, cache_dir=str(tmp_path / "one"))
+    one.prepare()
+    many = Data(task, **options, cache_dir=str(tmp_path / "many"), processes=2)
+    many.prepare()
+    assert content(many) == content(one)
+    assert one.row_shapes()["tokens"] == (3, 64)
 
 
 def test_ids_and_conversations_are_built_the_same(tmp_path, small_units):
@@ -258,7 +277,7 @@ def test_a_unit_that_always_fails_ends_the_build(
         start(workers)
 
     monkeypatch.setattr(shared_build._Workers, "_start", count_and_start)
-    with pytest.raises(RuntimeError, match="all processes that tokenize have died"):
+    with pytest.raises(RuntimeError, match="all processes that read the data have"):
         data.prepare()
     assert folder.finished()
     assert 2 not in folder.finished()
@@ -274,11 +293,11 @@ def test_finished_units_are_not_read_again(tmp_path, corpus, small_units):
     folder.write_plan(units, division.root)
     first = Noting(division, dies_after=5)
     with pytest.raises(KeyboardInterrupt):
-        build_worker.tokenize_units(folder, first, "x", data.tokenizer())
+        build_worker.encode_units(folder, first, work_of(data), data.tokenizer())
     done = set(folder.finished())
     assert 0 < len(done) < len(units)
     then = Noting(division)
-    build_worker.tokenize_units(folder, then, "x", data.tokenizer())
+    build_worker.encode_units(folder, then, work_of(data), data.tokenizer())
     assert {part for n in done for part in units[n]}.isdisjoint(then.parts)
     assert {*first.parts, *then.parts} == {part for unit in units for part in unit}
 
@@ -342,7 +361,7 @@ def test_a_damaged_unit_is_named_and_a_torn_one_is_tokenized_again(
     data = data_of(corpus, tmp_path / "cache", processes=2)
     folder, division = folder_of(data), data.train.source.division("train")
     folder.write_plan(shared_build._units(division), division.root)
-    build_worker.tokenize_units(folder, division, "x", data.tokenizer())
+    build_worker.encode_units(folder, division, work_of(data), data.tokenizer())
     (folder.place / "unit-00001.json").write_text("")
     piece = folder.place / "unit-00002-0000.safetensors"
     whole = piece.read_bytes()
@@ -452,7 +471,7 @@ def test_the_plan_is_read_once_by_each_process(
 
     monkeypatch.setattr(objects, "read_or_none", note)
     if processes == 1:
-        build_worker.tokenize_units(folder, division, "x", data.tokenizer())
+        build_worker.encode_units(folder, division, work_of(data), data.tokenizer())
     else:
         data.prepare()
     assert len(read) == 1
@@ -549,9 +568,7 @@ class WorkersInThreads:
         def run():
             division = self._work.source.division(self._work.split)
             folder = BuildFolder(as_path(self._work.place))
-            build_worker.tokenize_units(
-                folder, division, self._work.name, self._tokenizer
-            )
+            build_worker.encode_units(folder, division, self._work, self._tokenizer)
 
         self._threads = [
             threading.Thread(target=run, daemon=True) for _ in range(self._count)
@@ -584,7 +601,7 @@ def test_large_data_are_built_by_as_many_processes_as_there_are_cores(
     data = data_of(corpus, tmp_path / "cache")
     ((member, key),) = data._keys("train")
     assert data._shared_build(member, key) is None
-    monkeypatch.setattr("fmjax.data.text.text_data.LARGE_BYTES", 1000)
+    monkeypatch.setattr("fmjax.data.runtime.cached_data.LARGE_BYTES", 1000)
     assert data._shared_build(member, key)._processes == len(os.sched_getaffinity(0))
     one = data_of(corpus, tmp_path / "cache", processes=1)
     assert one._shared_build(member, key)._processes == 1

@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DESIGN = (ROOT / "docs/contributing/design.md").read_text(encoding="utf-8")
@@ -48,7 +50,7 @@ def test_configs_that_pages_name_are_shipped():
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for name in set(
-            re.findall(r"`((?:small|models|data|runs|finetune)/\w+\.gin)`", text)
+            re.findall(r"`((?:small|models|data|own|runs|finetune)/\w+\.gin)`", text)
         ):
             assert (ROOT / "configs" / name).exists(), f"{page.name}: {name}"
 
@@ -114,3 +116,13 @@ def test_the_way_from_the_command_to_the_loss_is_as_long_as_stated():
         (stated,) = re.findall(r"about ([\d,]+)\s+lines", text)
         stated = int(stated.replace(",", ""))
         assert abs(len(lines) - stated) <= 0.1 * stated, len(lines)
+
+
+@pytest.mark.parametrize("page", ["own_text.md", "own_pictures.md"])
+def test_own_data_takes_three_lines_of_gin(page):
+    text = (ROOT / "docs" / "tasks" / page).read_text()
+    blocks = re.findall(r'```gin title="(\w+\.gin)"\n(.*?)```', text, re.DOTALL)
+    examples = {name: lines for name, lines in blocks if not name.startswith("train_")}
+    assert len(examples) >= 2
+    for name, lines in examples.items():
+        assert len(lines.splitlines()) == 3, name

@@ -6,6 +6,8 @@ import pathlib
 import signal
 import subprocess
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.e2e.s3_server import BUCKET, python_with_s3, s3_server
@@ -300,3 +302,52 @@ def test_two_processes_survive_the_death_of_one(
     assert [line[:2] for line in here] == [line[:2] for line in there]
     # Two devices sum in another order.
     assert abs(here[-1][2] - there[-1][2]) < 0.01
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "b.parquet", "c.txt", "d.jsonl.zst"])
+def test_data_in_a_bucket_gives_the_cache_of_local_files(run, server, tmp_path, name):
+    """Built by two processes, which read the objects in parts, or a copy."""
+    texts = [f"{n} {'to be or not ' * (n % 40)}" for n in range(20_000)]
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    lines = "\n".join(json.dumps({"text": text}) for text in texts).encode()
+    if name.endswith(".txt"):
+        (folder / name).write_text("\n".join(texts))
+    elif name.endswith(".zst"):
+        (folder / name).write_bytes(pa.compress(lines, "zstd", asbytes=True))
+    elif name.endswith(".parquet"):
+        pq.write_table(pa.table({"text": texts}), folder / name, row_group_size=2000)
+    else:
+        (folder / name).write_bytes(lines)
+    server.write("corpus", name, (folder / name).read_bytes())
+    of_text = name.endswith(".txt")
+    config = "data/text_files.gin" if of_text else "data/record_files.gin"
+    found = {}
+    for place in (str(folder), f"s3://{BUCKET}/corpus"):
+        files = f"{place}/{name[0]}*"
+        cache = tmp_path / f"cache{len(found)}"
+        ended = run(
+            "data", "cache", config, "data.length=64", "--processes", "2",
+            f"{'TEXT_FILE' if of_text else 'RECORDS'}={files}",
+            "text_task.tokenizer=@bytes()", f"data.cache_dir={cache}",
+            FMJAX_CACHE=str(tmp_path / "copies"),
+        )  # fmt: skip
+        assert ended.returncode == 0, ended.stderr
+        found[place] = {
+            (file.parent.name.rpartition("-")[0], file.name): file.read_bytes()
+            for file in cache.rglob("*.array_record")
+        }
+    local, remote = found.values()
+    assert len(local) == 2
+    assert remote == local
+    copied = [*(tmp_path / "copies").rglob(name)]
+    assert len(copied) == of_text
+
+
+def test_data_that_is_not_there_is_named(run):
+    ended = run(
+        "data", "cache", "data/record_files.gin", "RECORDS=s3://nowhere/a.jsonl"
+    )  # fmt: skip
+    assert ended.returncode == 2, ended.stderr
+    assert "record_files.files = 's3://nowhere/a.jsonl'" in ended.stderr
+    assert "Traceback" not in ended.stderr

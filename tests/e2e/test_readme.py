@@ -102,6 +102,7 @@ CUT_SHORT = {
     "fmjax data inspect mine.gin": SMALL_VOCABULARY,
     "fmjax data inspect records.gin": SMALL_VOCABULARY,
     "fmjax data cache records.gin": SMALL_VOCABULARY,
+    "fmjax data cache shards.gin": [],
     "fmjax data inspect pairs.gin": BYTES,
     "fmjax data inspect labelled.gin": BYTES,
     "fmjax data inspect chats.gin": ["data.length=64"],

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from image_files import write_classes
 
 BLOCKED = """
 import sys
@@ -90,6 +91,11 @@ def test_images_are_decoded_and_augmented_without_tensorflow(fmjax, tmp_path):
     config = pathlib.Path(__file__).parent / "tiny_images.gin"
     built = fmjax("data", "cache", config, *images)
     assert built.returncode == 0, built.stderr
+    folder = write_classes(tmp_path / "pictures", {"cat": 4, "dog": 4})
+    of_folder = blocked(
+        "data", "cache", "data/image_folder.gin", f"IMAGE_FOLDER={folder}", *images
+    )
+    assert of_folder.returncode == 0, of_folder.stderr
     run = tmp_path / "run"
     ended = blocked(
         "data", "inspect", config, *images, "--picture", tmp_path / "a.png",

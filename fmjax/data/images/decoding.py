@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fmjax.data.records import BadRecord
 
@@ -74,6 +74,10 @@ def read_picture(
         return picture.resize((size, size), resampling, box=box)
     except BadRecord:
         raise
+    except UnidentifiedImageError as error:
+        # Its message has the address of an object, which differs between processes.
+        kinds = ", ".join(FORMATS)
+        raise BadRecord(f"cannot be decoded: it is none of {kinds}") from error
     except Exception as error:
         # Pillow's decoders raise a dozen kinds of errors on broken files.
         raise BadRecord(f"cannot be decoded: {error}") from error

@@ -2,26 +2,27 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 
 from fmjax.configurable import configurable, path, runtime_field
 from fmjax.data.images.augment.augmentation import Augmentation, Augmentations
 from fmjax.data.images.captions import Captions
-from fmjax.data.images.image_examples import image_examples
+from fmjax.data.images.image_coding import ImageCoding
+from fmjax.data.images.image_examples import ImageExample, image_examples
 from fmjax.data.images.preprocessing import Preprocessing, check_preprocessing
 from fmjax.data.images.rows import ImageRows
-from fmjax.data.runtime.cache import CacheKey, build_cache
-from fmjax.data.runtime.cached_data import CachedData
+from fmjax.data.sources.examples import Skipped
 from fmjax.data.tasks.image_task import ImageTask
-from fmjax.data.tasks.member import Member
 from fmjax.data.tasks.mixture import Mixture
 from fmjax.data.tasks.seqio_task import SeqioTask
 from fmjax.data.tasks.text_task import TextTask
+from fmjax.data.text.streamed_data import StreamedData
 from fmjax.errors import UserError, require
 
 
 @configurable("images")
 @dataclasses.dataclass(frozen=True)
-class ImageData(CachedData):
+class ImageData(StreamedData):
     """Image data: images with labels or captions, for training and evaluation.
 
     The cache stores the encoded files, and everything below `validation` is applied
@@ -45,8 +46,16 @@ class ImageData(CachedData):
       caption_length: T, tokens of a caption with BOS and EOS.
       mask_captions: whether the padding mask excludes the padding of captions; False
         for models that read it as text, such as SigLIP.
+      streaming: whether to read the files in training instead of making a cache; see
+        docs/tasks/own_pictures.md for the files that resume on other numbers of
+        processes.
+      shuffle_mb: with streaming, megabytes of encoded images that are shuffled at a
+        time, of all processes together.
       cache_dir: folder of the caches, or an address of a bucket; $FMJAX_CACHE or
         ~/.cache/fmjax if None.
+      processes: number of processes of this host that build a cache of @image_folder()
+        or @image_records(); if None, one a core for more than 64 MiB of images, else
+        one. The cache does not depend on it.
       threads: number of threads that make batches.
       prefetch: number of batches made in advance.
       max_corrupt_fraction: share of the examples, and of the bytes of text, that may be
@@ -67,7 +76,10 @@ class ImageData(CachedData):
     views: int = 1
     caption_length: int = 32
     mask_captions: bool = True
+    streaming: bool = False
+    shuffle_mb: float = 256.0
     cache_dir: str | None = path(None)
+    processes: int | None = runtime_field(None)
     threads: int = runtime_field(2)
     prefetch: int = runtime_field(4)
     max_corrupt_fraction: float = runtime_field(0.01)
@@ -76,6 +88,8 @@ class ImageData(CachedData):
         check_preprocessing(self)
         require(self, "views", self.views in (1, 2), "1 or 2")
         require(self, "caption_length", self.caption_length >= 2, "at least 2")
+        require(self, "shuffle_mb", self.shuffle_mb > 0, "more than 0")
+        self.check_processes()
         mixes = Augmentations(self.augment).mixes
         if self.views == 2 and (mixes or not self.augment):
             found = "mixes images" if mixes else "is empty"
@@ -89,6 +103,13 @@ class ImageData(CachedData):
                 raise UserError(
                     f"images.{split} is a mixture of text tasks; expected image tasks."
                 )
+
+    # A part of a row group of Parquet is decoded from the beginning of the group.
+    _part_bytes = 1 << 23
+
+    @property
+    def _row_threads(self) -> int:
+        return self.threads  # Decoding takes most of the time.
 
     def plain(self) -> "ImageData":
         """The same data from the same caches, without augmentation, with one view."""
@@ -151,30 +172,17 @@ class ImageData(CachedData):
             )
         return layouts
 
-    def _build(self, member: Member, key: CacheKey) -> None:
-        tokenizer = self._tokenizer
+    def _coding(self, layout: ImageRows) -> ImageCoding:
+        captions = layout.captions
+        stores_captions = captions is not None and not captions.templated
+        return ImageCoding(layout.classes, stores_captions)
 
-        def examples(skipped):
-            dataset = member.task.seqio(member.name, tokenizer).get_dataset(
-                None, key.split, shuffle=False, try_in_mem_cache=False
-            )
-            return image_examples(
-                dataset,
-                f"{key.task} {key.split}",
-                key.layout.classes,
-                self._vocab_size,
-                skipped,
-            )
+    def _seqio_examples(
+        self, dataset, name: str, layout: ImageRows, skipped: Skipped
+    ) -> Iterator[ImageExample]:
+        return image_examples(dataset, name, layout.classes, self._vocab_size, skipped)
 
-        build_cache(
-            self.root,
-            key,
-            examples,
-            tokenizer,
-            member.sizes[key.split],
-            self.max_corrupt_fraction,
-        )
-
-    def _identity(self) -> str | None:
+    def _identity(self) -> str | list | None:
         # Captions from templates are not stored in the cache.
-        return None if self._tokenizer is None else self._tokenizer.digest
+        tokenizer = None if self._tokenizer is None else self._tokenizer.digest
+        return [tokenizer, self._kind_of_reading()] if self.streaming else tokenizer

@@ -11,6 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from fmjax.data.inspect.default_vocabulary import Counting, default_counting
 from fmjax.data.inspect.fields import FieldReport, Fields, value_of
 from fmjax.data.inspect.file_kinds import FoundFiles, find_kind
 from fmjax.data.inspect.folder_of_images import ImagesReport, image_report
@@ -57,6 +58,7 @@ class FileReport:
       fields: the fields of records.
       text_fields: the fields whose texts were measured.
       text: measures of texts; None for images and tokens.
+      vocabulary: what tokens of texts are counted with; "" without texts.
       images: what images are; None for others.
       tokens: what token streams are; None for others.
       gin: the lines of a config that trains on them; "" if nothing can be trained on.
@@ -76,6 +78,7 @@ class FileReport:
     fields: tuple[FieldReport, ...]
     text_fields: tuple[str, ...]
     text: TextReport | None
+    vocabulary: str
     images: ImagesReport | None
     tokens: TokensReport | None
     gin: str
@@ -122,7 +125,7 @@ def inspect_files(
 
     Args:
       pattern: a file, folder or glob.
-      tokenizer: counts tokens; None for none.
+      tokenizer: counts tokens; None for that of `default_counting`.
       max_records: number of records that are read, from evenly spread places.
 
     Raises:
@@ -153,18 +156,19 @@ def _inspect(pattern: str, tokenizer: Tokenizer | None, max_records: int) -> Fil
         sample = sample_pairs(found.files, max_records)
     else:
         sample = sample_lines(found.files, max_records)
-    fields, measures = Fields(), TextMeasures(tokenizer and tokenizer.encode)
+    fields, measures = Fields(), TextMeasures()
     for record in sample.records:
         fields.add(record)
     reports = fields.reports()
     names = _names_of_texts(found.kind, reports)
-    for record in sample.records:
-        for name in names:
-            value = value_of(record, name)
-            if isinstance(value, bytes | str):
-                measures.add(value)
-    text = measures.report()
+    values = (value_of(record, name) for record in sample.records for name in names)
+    texts = [value for value in values if isinstance(value, bytes | str)]
     share = sample.total / max(sample.read, 1)
+    counting = _counting(texts, tokenizer, share)
+    for number, value in enumerate(texts):
+        counted = counting.tokenizer.encode if counting.counts(number) else None
+        measures.add(value, counted)
+    text = measures.report()
     return FileReport(
         format=found.format,
         remark=found.remark or _remark(csv, reports),
@@ -180,10 +184,23 @@ def _inspect(pattern: str, tokenizer: Tokenizer | None, max_records: int) -> Fil
         fields=reports if is_records else (),
         text_fields=names,
         text=text,
+        vocabulary=counting.vocabulary if texts else "",
         images=None,
         tokens=None,
         gin=suggested_config(pattern, found, reports, text.bytes * share, csv=csv),
     )
+
+
+def _counting(
+    texts: Sequence[bytes | str], tokenizer: Tokenizer | None, share: float
+) -> Counting:
+    if tokenizer is not None:
+        return Counting(tokenizer, "--tokenizer")
+    encoded = [
+        text.encode(errors="replace") if isinstance(text, str) else text
+        for text in texts
+    ]
+    return default_counting(encoded, sum(map(len, encoded)) * share)
 
 
 def _remark(csv: CsvOptions, fields: Sequence[FieldReport]) -> str:
@@ -219,6 +236,7 @@ def _report_images(pattern: str, found: FoundFiles) -> FileReport:
         fields=(),
         text_fields=(),
         text=None,
+        vocabulary="",
         images=images,
         tokens=None,
         gin=suggested_config(pattern, found, (), 0, classes=classes),
@@ -242,6 +260,7 @@ def _report_tokens(pattern: str, found: FoundFiles) -> FileReport:
         fields=(),
         text_fields=(),
         text=None,
+        vocabulary="",
         images=None,
         tokens=tokens,
         gin=config_of_tokens(pattern, tokens),
@@ -299,7 +318,8 @@ def _text_tables(report: FileReport) -> Iterator[Any]:
     if text.tokens_per_byte is not None:
         lines.append(
             f"{text.tokens_per_byte:.3f} tokens a byte, "
-            f"{1 / max(text.tokens_per_byte, 1e-9):.2f} bytes a token"
+            f"{1 / max(text.tokens_per_byte, 1e-9):.2f} bytes a token "
+            f"({report.vocabulary})"
         )
     shares = text.scripts.items()
     scripts = [f"{name} {share:.1%}" for name, share in shares if share >= 5e-4]

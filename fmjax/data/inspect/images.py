@@ -82,7 +82,7 @@ def inspect_images(
         stream.close()
     tokenizer = data.tokenizer()
     return ImageReport(
-        splits=split_reports(data),
+        splits=() if data.streaming else split_reports(data),
         shapes=data.row_shapes(),
         class_names=data.class_names(),
         vocab_size=None if tokenizer is None else tokenizer.vocab_size,

@@ -17,7 +17,7 @@ from fmjax.errors import UserError
 
 def cache_folders(data: Data | ImageData) -> list[str]:
     """The folders of the caches of both splits, without duplicates."""
-    splits = ("train", "validation")
+    splits = () if data.streaming else ("train", "validation")
     return list(dict.fromkeys(str(c.folder) for s in splits for c in data.caches(s)))
 
 

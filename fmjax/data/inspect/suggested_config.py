@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from fmjax.data.inspect.default_vocabulary import VOCABULARY_BYTES
 from fmjax.data.inspect.fields import FieldReport
 from fmjax.data.inspect.file_kinds import FoundFiles
 from fmjax.data.inspect.tokens import TokensReport
@@ -22,8 +23,6 @@ _LABEL_NAMES = (
     "coarse_label", "json.label",
 )  # fmt: skip
 _CHAT_NAMES = ("messages", "conversations", "conversation")
-# Less text than this has too few words for a vocabulary of its own.
-_VOCABULARY_BYTES = 2_000_000
 
 
 def fields_of_pairs(fields: Sequence[FieldReport]) -> tuple[str, str] | None:
@@ -89,8 +88,9 @@ def suggested_config(
         lines = _of_records(place, fields, csv or CsvOptions(), form)
     if not lines:
         return ""
-    lines.insert(0, "include 'quickstart.gin'")
-    if text_bytes < _VOCABULARY_BYTES:
+    if not lines[0].startswith("include 'own/"):
+        lines.insert(0, "include 'quickstart.gin'")
+    if text_bytes < VOCABULARY_BYTES:
         lines.append("text_task.tokenizer = @bytes()  # too little for a vocabulary")
     return "\n".join(lines)
 
@@ -104,8 +104,7 @@ def config_of_tokens(pattern: str, tokens: TokensReport) -> str:
     """
     place = os.path.abspath(os.path.expanduser(pattern))
     lines = [
-        "include 'quickstart.gin'",
-        "include 'data/token_files.gin'",
+        "include 'own/tokens.gin'",
         f"TOKENS = {place!r}",
         f"EOS_ID = {tokens.eos_id}",
         f"token_ids.vocab_size = {tokens.vocab_size}",
@@ -131,17 +130,17 @@ def _of_records(
     if any(f.name in _CHAT_NAMES and "list" in f.types for f in fields):
         return _of_conversations(place, form)
     if pair := fields_of_pairs(fields):
-        owner, names = "record_pairs", dict(zip(("inputs", "targets"), pair))
+        config, owner = "pairs", "record_pairs"
+        names = dict(zip(("inputs", "targets"), pair))
     elif text := field_of_text(fields):
-        owner, names = "record_files", {"text": text}
+        config, owner, names = "records", "record_files", {"text": text}
     else:
         return []
     names |= {"columns": csv.columns} if csv.columns else {}
     names |= {"separator": csv.separator} if csv.separator else {}
     names |= {"format": form} if form else {}
-    lines = [f"include 'data/{owner}.gin'", f"RECORDS = {place!r}"]
-    lines += [f"{owner}.{name} = {value!r}" for name, value in names.items()]
-    return lines + ["data.pairs = 'decoder'"] * (owner == "record_pairs")
+    lines = [f"include 'own/{config}.gin'", f"RECORDS = {place!r}"]
+    return lines + [f"{owner}.{name} = {value!r}" for name, value in names.items()]
 
 
 def _of_conversations(place: str | tuple[str, ...], form: str | None) -> list[str]:

@@ -42,8 +42,9 @@ class TextReport:
       bytes: bytes in UTF-8 of these.
       characters: lengths in characters; None without texts.
       words: lengths in words, divided at white space; None without texts.
-      tokens: lengths in tokens; None without a tokenizer.
-      tokens_per_byte: tokens a byte of all texts together; None without a tokenizer.
+      tokens: lengths in tokens; None if they are not counted.
+      tokens_per_byte: tokens a byte of all texts whose tokens are counted; None if
+        there are none.
       scripts: Unicode scripts → share of the letters and signs that belong to one, from
         the most frequent.
       blank: number of texts that are empty or white space alone.
@@ -76,21 +77,23 @@ class TextReport:
 class TextMeasures:
     """Measures texts one after another."""
 
-    def __init__(self, encode: Callable[[str], list[int]] | None):
-        """Measures nothing yet.
-
-        Args:
-          encode: tokenizes a text; None for no tokens.
-        """
-        self._encode = encode
+    def __init__(self):
+        """Measures nothing yet."""
         self._hashes: set[int] = set()
         self._lengths: dict[str, list[int]] = collections.defaultdict(list)
         self._characters: collections.Counter = collections.Counter()
         self._counts: collections.Counter = collections.Counter()
         self._example = ""
 
-    def add(self, content: bytes | str) -> None:
-        """Measures a text, as it is or in UTF-8, unless it is damaged."""
+    def add(
+        self, content: bytes | str, encode: Callable[[str], list[int]] | None = None
+    ) -> None:
+        """Measures a text, unless it is damaged.
+
+        Args:
+          content: the text, as it is or in UTF-8.
+          encode: tokenizes it; None if its tokens are not counted.
+        """
         try:
             content = content.encode() if isinstance(content, str) else content
             text = content.decode()
@@ -106,8 +109,9 @@ class TextMeasures:
         self._counts["bytes"] += len(content)
         self._lengths["characters"].append(len(text))
         self._lengths["words"].append(sum(1 for _ in _WORD.finditer(text)))
-        if self._encode is not None:
-            self._lengths["tokens"].append(len(self._encode(text)))
+        if encode is not None:
+            self._lengths["tokens"].append(len(encode(text)))
+            self._counts["tokenized"] += len(content)
         if self._counts["counted"] < _COUNTED:
             self._counts["counted"] += len(text)
             self._characters.update(text)
@@ -133,7 +137,9 @@ class TextMeasures:
             characters=_lengths(self._lengths["characters"]),
             words=_lengths(self._lengths["words"]),
             tokens=_lengths(tokens),
-            tokens_per_byte=sum(tokens) / size if tokens and size else None,
+            tokens_per_byte=(
+                sum(tokens) / self._counts["tokenized"] if tokens else None
+            ),
             scripts=script_shares(self._characters),
             mojibake_example=self._example,
             **{name: self._counts[name] for name in names},

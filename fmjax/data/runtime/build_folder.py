@@ -16,12 +16,13 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
 
 from fmjax.data.folders import is_alive
+from fmjax.data.sources.data_files import relative_name
 from fmjax.data.sources.division import FilePart
 from fmjax.errors import UserError
 from fmjax.storage import objects
@@ -78,7 +79,7 @@ class BuildFolder:
     def write_plan(self, units: Sequence[Unit], root: Path) -> None:
         """Writes the plan; all processes make the same of the same data."""
         rows = [
-            [[os.path.relpath(part.file, root), *part[1:]] for part in unit]
+            [[relative_name(part.file, root), *part[1:]] for part in unit]
             for unit in units
         ]
         if not is_bucket(self.place):
@@ -92,13 +93,13 @@ class BuildFolder:
             found = _UNIT.fullmatch(name)
             if found and int(found[1]) not in self._finished:
                 content = objects.read_or_none(self.place / name)
-                # One that a crash of the machine has torn is tokenized again.
+                # One that a crash of the machine has torn is made again.
                 with contextlib.suppress(ValueError):
                     self._finished[int(found[1])] = json.loads(content or b"")
         return self._finished
 
-    def pieces(self, number: int) -> Iterator["TokenizedUnit"]:
-        """The tokens of a finished unit, in pieces.
+    def pieces(self, number: int) -> Iterator[dict[str, np.ndarray]]:
+        """The arrays of a finished unit, in pieces.
 
         Raises:
           UserError: a piece is damaged.
@@ -107,13 +108,13 @@ class BuildFolder:
             place = self.place / _piece(number, piece)
             try:
                 with _local(place) as file:
-                    unit = TokenizedUnit(**safetensors.numpy.load_file(file))
-            except (OSError, TypeError, safetensors.SafetensorError) as error:
+                    arrays = safetensors.numpy.load_file(file)
+            except (OSError, safetensors.SafetensorError) as error:
                 raise UserError(
-                    f"{place} is damaged ({error}). Delete {self.place} to tokenize "
-                    "the texts again."
+                    f"{place} is damaged ({error}). Delete {self.place} to read the "
+                    "data again."
                 ) from error
-            yield unit
+            yield arrays
 
     def claim(self, name: str) -> "Claim | None":
         """Claims something, such as "unit-00003"; None if another process has it."""
@@ -220,39 +221,16 @@ class Claim:
                     _write(self._file, self._content())
 
 
-class TokenizedUnit(NamedTuple):
-    """Tokenized documents, pairs, labelled texts or conversations, one after another.
-
-    Attributes:
-      tokens: of all texts, uint16 or int32 [N].
-      lengths: tokens of each text, int32 [texts]; of a pair, inputs before targets.
-      sizes: bytes of each document, of a pair's targets, or of the first of two
-        labelled texts, int64 [documents]; -1 if they are not known.
-      labels: of all documents, int64 [labels]; None without labels.
-      label_counts: number of labels of each document, int32 [documents]; None without
-        labels.
-      loss_mask: which tokens of conversations are trained, uint8 [N]; None of others.
-    """
-
-    tokens: np.ndarray
-    lengths: np.ndarray
-    sizes: np.ndarray
-    labels: np.ndarray | None = None
-    label_counts: np.ndarray | None = None
-    loss_mask: np.ndarray | None = None
-
-
 class UnitWriter:
-    """Writes the tokens of a unit, a piece at a time."""
+    """Writes the arrays of a unit, a piece at a time."""
 
     def __init__(self, folder: BuildFolder, number: int):
         """Writes nothing yet."""
         self._place, self._number = folder.place, number
         self._pieces = 0
 
-    def write(self, tokens: TokenizedUnit) -> None:
+    def write(self, arrays: dict[str, np.ndarray]) -> None:
         """Writes a piece."""
-        arrays = {k: v for k, v in tokens._asdict().items() if v is not None}
         content = safetensors.numpy.save(arrays)
         _write(self._place / _piece(self._number, self._pieces), content)
         self._pieces += 1

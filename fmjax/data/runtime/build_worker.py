@@ -1,4 +1,4 @@
-"""A process that tokenizes units of a cache that is being built.
+"""A process that makes units of a cache that is being built.
 
 It is started by `shared_build`, which sends the work through standard input and closes
 it, or dies, to end the process. It imports neither TensorFlow nor JAX.
@@ -11,26 +11,18 @@ import sys
 import threading
 import time
 
-import numpy as np
-
-from fmjax.data.runtime.build_folder import (
-    BuildFolder,
-    Claim,
-    TokenizedUnit,
-    Unit,
-    UnitWriter,
-)
+from fmjax.data.runtime.build_folder import BuildFolder, Claim, Unit, UnitWriter
+from fmjax.data.runtime.unit_coding import UnitCoding
 from fmjax.data.sources.division import Divisible, Division
 from fmjax.data.sources.examples import Skipped
-from fmjax.data.tasks.documents import Tokenized, tokenized_examples
 from fmjax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 from fmjax.errors import UserError
 from fmjax.storage.paths import as_path
 
 # Exit code after a UserError, whose message is written to standard output.
 USER_ERROR = 2
-# Tokens of a piece of a unit, which is held in memory.
-_PIECE_TOKENS = 1 << 22
+# Tokens, or bytes of texts and images, of a piece of a unit, which is held in memory.
+_PIECE_TOKENS, _PIECE_BYTES = 1 << 22, 1 << 26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,19 +31,19 @@ class Work:
 
     Attributes:
       place: the build's folder, or its address in a bucket.
-      source: the source of the texts.
+      source: the source of the data.
       split: its split.
       name: name of task and split, for messages.
-      tokenizer: folder of the saved tokenizer.
-      longest: see `tokenized_examples`.
+      coding: makes units of the examples.
+      tokenizer: folder of the saved tokenizer; "" without text.
     """
 
     place: str
     source: Divisible
     split: str
     name: str
-    tokenizer: str
-    longest: int | None = None
+    coding: UnitCoding
+    tokenizer: str = ""
 
 
 def main() -> int:
@@ -59,10 +51,10 @@ def main() -> int:
     work: Work = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        tokenizer = load_tokenizer(work.tokenizer)
+        tokenizer = load_tokenizer(work.tokenizer) if work.tokenizer else None
         division = work.source.division(work.split)
         folder = BuildFolder(as_path(work.place))
-        tokenize_units(folder, division, work.name, tokenizer, work.longest)
+        encode_units(folder, division, work, tokenizer)
     except FileNotFoundError:
         # The cache was complete before this process noticed, and the folder deleted.
         if folder.has_plan():
@@ -73,21 +65,16 @@ def main() -> int:
     return 0
 
 
-def tokenize_units(
-    folder: BuildFolder,
-    division: Division,
-    name: str,
-    tokenizer: Tokenizer,
-    longest: int | None = None,
+def encode_units(
+    folder: BuildFolder, division: Division, work: Work, tokenizer: Tokenizer | None
 ) -> None:
-    """Tokenizes units that no other process has claimed, until all are finished.
+    """Makes units that no other process has claimed, until all are finished.
 
     Args:
       folder: the build's folder, with a plan.
       division: the split.
-      name: name of task and split, for messages.
-      tokenizer: of the texts.
-      longest: see `tokenized_examples`.
+      work: the coding, and the name of task and split for messages.
+      tokenizer: of the texts; None without text.
 
     Raises:
       UserError: as reading the split does.
@@ -101,62 +88,37 @@ def tokenize_units(
             if claim is not None:
                 with claim:
                     if number not in folder.finished():
-                        _tokenize(folder, number, units[number], division, name,
-                                  tokenizer, longest, claim)  # fmt: skip
+                        _encode(folder, number, units[number], division, work,
+                                tokenizer, claim)  # fmt: skip
                 break
         else:
             time.sleep(folder.pause_seconds)
 
 
-def _tokenize(
+def _encode(
     folder: BuildFolder,
     number: int,
     unit: Unit,
     division: Division,
-    name: str,
-    tokenizer: Tokenizer,
-    longest: int | None,
+    work: Work,
+    tokenizer: Tokenizer | None,
     claim: Claim,
 ) -> None:
-    skipped, writer = Skipped(), UnitWriter(folder, number)
+    skipped, writer, coding = Skipped(), UnitWriter(folder, number), work.coding
     examples = (example for part in unit for example in division.read(part))
-    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
-    piece, tokens, count, size = [], 0, 0, 0
-    for document in tokenized_examples(examples, name, tokenizer, skipped, longest):
-        piece.append(document)
-        count, size = count + 1, size + (document.size or 0)
-        tokens += document.num_tokens
+    piece, tokens, count, size, written = [], 0, 0, 0, 0
+    for example in coding.encoded(examples, work.name, tokenizer, skipped):
+        piece.append(example)
+        count, size = count + 1, size + (example.size or 0)
+        tokens += example.num_tokens
         claim.progress = {"documents": count, "bytes": size}
-        if tokens >= _PIECE_TOKENS:
-            writer.write(_joined(piece, dtype))
-            piece, tokens = [], 0
+        if tokens >= _PIECE_TOKENS or size - written >= _PIECE_BYTES:
+            writer.write(coding.pack(piece, tokenizer))
+            piece, tokens, written = [], 0, size
     if piece:
-        writer.write(_joined(piece, dtype))
+        writer.write(coding.pack(piece, tokenizer))
     known = {"documents": count, "bytes": size}
     writer.finish(known | {"skipped": dataclasses.asdict(skipped)})
-
-
-def _joined(documents: list[Tokenized], dtype) -> TokenizedUnit:
-    texts = []
-    for document in documents:
-        if document.inputs is not None:
-            texts.append(document.inputs)
-        texts.append(document.tokens)
-        if document.second is not None:
-            texts.append(document.second)
-    unit = TokenizedUnit(
-        np.concatenate(texts).astype(dtype),
-        np.array([len(text) for text in texts], np.int32),
-        np.array([-1 if d.size is None else d.size for d in documents], np.int64),
-    )
-    masks = [d.loss_mask for d in documents if d.loss_mask is not None]
-    if masks:
-        return unit._replace(loss_mask=np.concatenate(masks).astype(np.uint8))
-    labels = [d.labels for d in documents if d.labels is not None]
-    if not labels:
-        return unit
-    counts = np.array([len(each) for each in labels], np.int32)
-    return unit._replace(labels=np.concatenate(labels), label_counts=counts)
 
 
 def _end_with_parent() -> None:

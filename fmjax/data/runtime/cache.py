@@ -39,17 +39,19 @@ _WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
 class Example(Protocol):
-    """An example from which records of a cache are made.
+    """An example from which records of a cache are made."""
 
-    Attributes:
-      num_tokens: number of tokens of its text.
-      size: bytes of its text or image; None if the task does not keep them.
-      content: the value that the layout makes records from.
-    """
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens of its text."""
 
-    num_tokens: int
-    size: int | None
-    content: Any
+    @property
+    def size(self) -> int | None:
+        """Bytes of its text or image; None if the task does not keep them."""
+
+    @property
+    def content(self) -> Any:
+        """The value that the layout makes records from."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,11 +11,22 @@ import numpy as np
 from fmjax.data.folders import cache_root, digest_of, publish, wait_until
 from fmjax.data.records import RowLayout, empty_record
 from fmjax.data.runtime import batches
-from fmjax.data.runtime.cache import Cache, CacheKey, is_built, open_cache
-from fmjax.data.runtime.shared_build import forget_build
+from fmjax.data.runtime.cache import (
+    Cache,
+    CacheKey,
+    Example,
+    build_cache,
+    is_built,
+    open_cache,
+)
+from fmjax.data.runtime.shared_build import LARGE_BYTES, SharedBuild, forget_build
+from fmjax.data.runtime.unit_coding import UnitCoding
+from fmjax.data.sources.division import Divisible
+from fmjax.data.sources.examples import Skipped
 from fmjax.data.tasks.member import Member
 from fmjax.data.tokenizers.tokenizers import Tokenizer
-from fmjax.errors import UserError
+from fmjax.errors import UserError, require
+from fmjax.say_once import say_once
 
 
 class CachedData(abc.ABC):
@@ -29,6 +40,9 @@ class CachedData(abc.ABC):
       validation: task or mixture whose `validation` split is evaluated; `train` if
         None.
       cache_dir: folder of the caches; $FMJAX_CACHE or ~/.cache/fmjax if None.
+      processes: number of processes of this host that build a cache of files that can
+        be divided; if None, one a core for large files, else one. The cache does not
+        depend on it.
       threads: number of threads that make batches.
       prefetch: number of batches made in advance.
       max_corrupt_fraction: share of the examples, and of the bytes of text, that may be
@@ -41,6 +55,11 @@ class CachedData(abc.ABC):
     def root(self) -> Path:
         """Root of all caches."""
         return cache_root(self.cache_dir)
+
+    def check_processes(self) -> None:
+        """Raises a UserError unless `processes` is None or at least 1."""
+        valid = self.processes is None or self.processes >= 1
+        require(self, "processes", valid, "at least 1")
 
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer, trained on the train split on first use; None without text.
@@ -196,13 +215,76 @@ class CachedData(abc.ABC):
         """The layout that makes records and rows of a split."""
 
     @abc.abstractmethod
+    def _coding(self, layout: RowLayout) -> UnitCoding:
+        """What makes the content of a layout's records of the examples of a source."""
+
+    @abc.abstractmethod
+    def _seqio_examples(
+        self, dataset, name: str, layout: RowLayout, skipped: Skipped
+    ) -> Iterator[Example]:
+        """The same of the tf.data.Dataset of a seqio task, which is called `name`."""
+
     def _build(self, member: Member, key: CacheKey) -> None:
         """Builds one cache."""
+        shared = self._shared_build(member, key)
+        if shared is not None:
+            shared.build(member.sizes[key.split], self.max_corrupt_fraction)
+            return
+        build_cache(
+            self.root,
+            key,
+            functools.partial(self._examples, member, key),
+            self._tokenizer,
+            member.sizes[key.split],
+            self.max_corrupt_fraction,
+        )
 
     def _help_building(self, member: Member, key: CacheKey) -> bool:
         """Works on a cache that another process builds; False if it cannot."""
-        del member, key
-        return False
+        folder = key.folder(self.root)
+        if folder not in self._builds:
+            self._builds[folder] = self._shared_build(member, key)
+        shared = self._builds[folder]
+        return shared is not None and shared.help()
+
+    @functools.cached_property
+    def _builds(self) -> dict[Path, SharedBuild | None]:
+        """Builds that other processes have begun, by the folders of the caches."""
+        return {}
+
+    def _shared_build(self, member: Member, key: CacheKey) -> SharedBuild | None:
+        """The build by several processes; None if one process builds it alone."""
+        source, size = source_of(member), member.sizes[key.split]
+        if not isinstance(source, Divisible):
+            if (self.processes or 1) > 1:
+                say_once(
+                    f"{self.gin_name}.processes = {self.processes}: one process builds "
+                    f"the cache of {key.task} {key.split}, whose source cannot be read "
+                    "in parts"
+                )
+            return None
+        if (self.processes or 1) == 1 and (size is None or size < LARGE_BYTES):
+            return None
+        coding = self._coding(key.layout)
+        return SharedBuild(
+            self.root, key, source, coding, self._tokenizer, self.processes
+        )
+
+    def _examples(
+        self, member: Member, key: CacheKey, skipped: Skipped
+    ) -> Iterator[Example]:
+        """The valid examples of a split, as a process reads them alone."""
+        tokenizer, name = self._tokenizer, f"{key.task} {key.split}"
+        source = source_of(member)
+        if isinstance(source, Divisible):
+            division = source.division(key.split)
+            examples = (e for part in division.parts() for e in division.read(part))
+            coding = self._coding(key.layout)
+            return coding.encoded(examples, name, tokenizer, skipped)
+        dataset = member.task.seqio(member.name, tokenizer).get_dataset(
+            None, key.split, shuffle=False, try_in_mem_cache=False
+        )
+        return self._seqio_examples(dataset, name, key.layout, skipped)
 
     def _digests(self) -> contextlib.AbstractContextManager:
         """The context of digests of files, from which caches have their names."""
@@ -278,3 +360,8 @@ class CachedData(abc.ABC):
             (member, CacheKey(member.name, split, member.keys[split], layout))
             for member in self._members[split]
         ]
+
+
+def source_of(member: Member):
+    """The source of a member; None of a task that seqio's registry has."""
+    return getattr(member.task, "source", None)

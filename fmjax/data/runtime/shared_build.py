@@ -1,9 +1,9 @@
 """Building a cache by several processes of this host, and of others, at once.
 
-Processes tokenize units of the split into a folder beside the cache, and one writes the
-rows, in the order of the units. So the rows, and their bytes, are those of a build
-by one process, whatever the number of processes, and a process that is killed loses
-only the unit that it works on.
+Processes tokenize, or check the images of, units of the split into a folder beside the
+cache, and one writes the rows, in the order of the units. So the rows, and their bytes,
+are those of a build by one process, whatever the number of processes, and a process
+that is killed loses only the unit that it works on.
 """
 
 import contextlib
@@ -20,22 +20,27 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
-
 from fmjax.data.folders import shared_place
-from fmjax.data.runtime.build_folder import BuildFolder, TokenizedUnit, Unit
+from fmjax.data.runtime.build_folder import BuildFolder, Unit
 from fmjax.data.runtime.build_progress import build_progress, say
 from fmjax.data.runtime.build_worker import USER_ERROR, Work
-from fmjax.data.runtime.cache import Cache, CacheKey, build_cache, is_built, open_cache
+from fmjax.data.runtime.cache import (
+    Cache,
+    CacheKey,
+    Example,
+    build_cache,
+    is_built,
+    open_cache,
+)
+from fmjax.data.runtime.unit_coding import UnitCoding
 from fmjax.data.sources.division import Divisible, Division, FilePart
 from fmjax.data.sources.examples import Skipped
 from fmjax.data.sources.record_formats.file_parts import joined_parts
-from fmjax.data.tasks.documents import Tokenized
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError
 from fmjax.storage.paths import is_bucket
 
-# Data of fewer bytes of text are tokenized faster than processes start.
+# Data of fewer bytes are read by one process faster than several start.
 LARGE_BYTES = 64 << 20
 # Bytes of the files that a unit takes and of the parts that it is made of, unless there
 # would be too many units.
@@ -50,22 +55,22 @@ class SharedBuild:
         root: Path,
         key: CacheKey,
         source: Divisible,
-        tokenizer: Tokenizer,
+        coding: UnitCoding,
+        tokenizer: Tokenizer | None,
         processes: int | None,
-        longest: int | None = None,
     ):
         """Reads nothing yet.
 
         Args:
           root: root of all caches.
           key: key of the cache.
-          source: the source of its texts.
-          tokenizer: of the texts.
+          source: the source of its texts or images.
+          coding: makes units of its examples.
+          tokenizer: of the texts; None without text.
           processes: number of processes of this host; one a core if None.
-          longest: see `tokenized_examples`.
         """
         self._root, self._key, self._source = root, key, source
-        self._tokenizer, self._longest = tokenizer, longest
+        self._coding, self._tokenizer = coding, tokenizer
         self._processes = processes or _cores()
         self._name = f"{key.task} {key.split}"
         self._folder = BuildFolder(_place(root, key))
@@ -87,7 +92,7 @@ class SharedBuild:
         """Builds the cache, with all processes that help, and opens it.
 
         Args:
-          total_bytes: approximate bytes of text, for the progress.
+          total_bytes: approximate bytes of text or images, for the progress.
           max_corrupt_fraction: as in `build_cache`.
 
         Raises:
@@ -99,7 +104,7 @@ class SharedBuild:
                 self._folder.remove()
             say(f"Dividing {self._name} into units")
             self._folder.write_plan(_units(self._division), self._division.root)
-        with self._tokenizing(total_bytes) as watch:
+        with self._making_units(total_bytes) as watch:
             while not is_built(self._root, self._key):
                 claim = self._folder.claim("rows")
                 if claim is None:
@@ -120,7 +125,7 @@ class SharedBuild:
         return open_cache(self._root, self._key)
 
     def help(self) -> bool:
-        """Tokenizes units of a build that another process has begun.
+        """Makes units of a build that another process has begun.
 
         Of the processes of a host one starts workers, and the others wait.
 
@@ -135,7 +140,7 @@ class SharedBuild:
         count = len(self._units())
         if len(self._folder.finished()) >= count:
             return False
-        with self._tokenizing(None) as watch:
+        with self._making_units(None) as watch:
             while len(self._folder.finished()) < count:
                 if is_built(self._root, self._key):
                     break
@@ -144,7 +149,7 @@ class SharedBuild:
         return True
 
     def progress(self) -> tuple[int, int]:
-        """Bytes and documents that all processes have tokenized so far."""
+        """Bytes and examples of which all processes have made units so far."""
         done = [*self._folder.finished().values(), *self._folder.in_progress()]
         return (
             sum(each.get("bytes", 0) for each in done),
@@ -152,8 +157,8 @@ class SharedBuild:
         )
 
     @contextlib.contextmanager
-    def _tokenizing(self, total_bytes: int | None) -> Iterator[Callable[[], None]]:
-        """Yields a function to call again and again while units are tokenized.
+    def _making_units(self, total_bytes: int | None) -> Iterator[Callable[[], None]]:
+        """Yields a function to call again and again while units are made.
 
         It starts the workers of this host, unless another process of it has, looks
         after them and shows the progress.
@@ -192,14 +197,13 @@ class SharedBuild:
             self._source,
             self._key.split,
             self._name,
-            tokenizer="",
-            longest=self._longest,
+            self._coding,
         )
 
     def _documents(
         self, watch: Callable[[], None], skipped: Skipped
-    ) -> Iterator[Tokenized]:
-        """The documents of all units in order, each as soon as it is tokenized.
+    ) -> Iterator[Example]:
+        """The examples of all units in order, each unit as soon as it is finished.
 
         Raises:
           _BuiltElsewhereError: another process has built the cache meanwhile, and
@@ -216,7 +220,7 @@ class SharedBuild:
             skipped.merge(Skipped(**known["skipped"]))
             try:
                 for piece in self._folder.pieces(number):
-                    yield from _split(piece)
+                    yield from self._coding.unpack(piece)
             except UserError:
                 # A bucket answers only every few seconds whether it has the cache.
                 time.sleep(self._folder.pause_seconds)
@@ -237,14 +241,14 @@ def forget_build(root: Path, key: CacheKey) -> None:
 
 
 class _Workers:
-    """Processes that tokenize; when some die, the others go on."""
+    """Processes that make units; when some die, the others go on."""
 
-    def __init__(self, work: Work, tokenizer: Tokenizer, count: int):
+    def __init__(self, work: Work, tokenizer: Tokenizer | None, count: int):
         """Starts nothing yet.
 
         Args:
           work: what they do, but for the folder of the tokenizer.
-          tokenizer: the tokenizer, which is saved for them.
+          tokenizer: the tokenizer, which is saved for them; None without text.
           count: number of processes.
         """
         self._work, self._tokenizer, self._count = work, tokenizer, max(count, 1)
@@ -256,9 +260,10 @@ class _Workers:
         folder = tempfile.TemporaryDirectory(prefix="fmjax-")
         self._folder = Path(self._stack.enter_context(folder))
         self._stack.callback(self._end)
-        saved = self._folder / "tokenizer"
-        self._tokenizer.save(saved)
-        self._work = dataclasses.replace(self._work, tokenizer=os.fspath(saved))
+        if self._tokenizer is not None:
+            saved = self._folder / "tokenizer"
+            self._tokenizer.save(saved)
+            self._work = dataclasses.replace(self._work, tokenizer=os.fspath(saved))
         for _ in range(self._count):
             self._start()
         return self
@@ -289,10 +294,10 @@ class _Workers:
                 continue
             sys.stderr.write(log)
             how = _ended(process.returncode)
-            say(f"a process that tokenizes ended with {how}; the others go on")
+            say(f"a process that reads the data ended with {how}; the others go on")
             if not self._running and not may_restart:
                 raise RuntimeError(
-                    f"all processes that tokenize have died, the last with {how}. "
+                    f"all processes that read the data have died, the last with {how}. "
                     "The same command goes on from what they finished."
                 )
         if self._running:
@@ -327,32 +332,6 @@ class _Workers:
             process.stdout.close()
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()
-
-
-def _split(unit: TokenizedUnit) -> Iterator[Tokenized]:
-    """The documents, pairs, labelled texts or conversations of a unit's piece."""
-    texts = np.split(unit.tokens.astype(np.int32), np.cumsum(unit.lengths)[:-1])
-    sizes = [None if size < 0 else size for size in unit.sizes.tolist()]
-    if unit.loss_mask is not None:
-        masks = np.split(unit.loss_mask.astype(bool), np.cumsum(unit.lengths)[:-1])
-        for text, size, mask in zip(texts, sizes, masks, strict=True):
-            yield Tokenized(text, size, loss_mask=mask)
-        return
-    step = len(texts) // len(sizes)
-    firsts = texts[::step]
-    seconds = texts[1::2] if step == 2 else [None] * len(sizes)
-    if unit.labels is not None:
-        labels = np.split(unit.labels, np.cumsum(unit.label_counts)[:-1])
-        for first, second, size, own in zip(
-            firsts, seconds, sizes, labels, strict=True
-        ):
-            yield Tokenized(first, size, second=second, labels=own)
-        return
-    for first, second, size in zip(firsts, seconds, sizes, strict=True):
-        if second is None:
-            yield Tokenized(first, size)
-        else:
-            yield Tokenized(second, size, first)
 
 
 def _place(root: Path, key: CacheKey) -> Path:

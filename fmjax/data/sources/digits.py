@@ -10,7 +10,8 @@ import xxhash
 from PIL import Image
 
 from fmjax.configurable import configurable
-from fmjax.data.sources.image_sources import FoundImage, image_function_source
+from fmjax.data.sources.division import FoundImage
+from fmjax.data.sources.image_sources import image_function_source
 from fmjax.data.sources.source import check_split
 from fmjax.errors import UserError, require
 

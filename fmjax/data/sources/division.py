@@ -1,4 +1,4 @@
-"""Parts of a text source's split, which several processes read independently."""
+"""Parts of a source's split, which several processes read independently."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +11,9 @@ class FilePart(NamedTuple):
     """Consecutive examples of a split, in one file.
 
     Attributes:
-      file: absolute path.
-      start: where the part begins: a byte offset, or the number of a row or record.
+      file: absolute path, or that of a folder of images.
+      start: where the part begins: a byte offset, or the number of a row, record or
+        image of a folder.
       stop: where it ends; None for the end of the file.
       first: number of the first line, paragraph or row; 0 if it was not counted.
       size: bytes of the file that the part takes, approximately.
@@ -87,6 +88,32 @@ class TextExample(NamedTuple):
         return sum(map(len, self.texts))
 
 
+class FoundImage(NamedTuple):
+    """An image of a source.
+
+    Attributes:
+      name: name of the image in messages.
+      image: content of its file.
+      label: its class, from 0; None without labels.
+      caption: its text in UTF-8; None without captions.
+      fault: what is wrong with a corrupt one; "" if nothing is known to be.
+    """
+
+    name: str
+    image: bytes
+    label: int | None = None
+    caption: bytes | None = None
+    fault: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the image and its caption."""
+        return len(self.image) + len(self.caption or b"")
+
+
+RawExample = TextExample | FoundImage
+
+
 class Division(Protocol):
     """A split of a source, divided into parts.
 
@@ -106,13 +133,13 @@ class Division(Protocol):
             messages give their numbers.
         """
 
-    def read(self, part: FilePart) -> Iterator[TextExample]:
-        """The examples of a part, in order."""
+    def read(self, part: FilePart) -> Iterator[Any]:
+        """The examples of a part, in order: each a `TextExample` or `FoundImage`."""
 
 
 @runtime_checkable
 class Divisible(Protocol):
-    """A text source whose splits can be divided."""
+    """A source of texts or images whose splits can be divided."""
 
     def division(self, split: str) -> Division:
         """The split, to be divided."""

@@ -3,11 +3,13 @@
 import contextlib
 import contextvars
 import functools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import xxhash
+
+from fmjax.data.sources.data_files import common_folder, file_version, relative_name
+from fmjax.storage.paths import is_bucket
 
 _is_sampled = contextvars.ContextVar("sampled", default=False)
 # Files of more bytes are sampled, in so many blocks of so many bytes.
@@ -33,7 +35,13 @@ def are_sampled() -> bool:
 
 
 def digest_file(file: Path) -> str:
-    """128-bit digest of a file's bytes; computed again if its size or time changes."""
+    """128-bit digest of a file's bytes; computed again if its size or time changes.
+
+    Of an object of a bucket it is the digest of its size and version, so that it is
+    not read for it.
+    """
+    if is_bucket(file):
+        return xxhash.xxh3_128_hexdigest(f"object {file_version(file)}".encode())
     stat = file.stat()
     if are_sampled() and stat.st_size > _LARGE_BYTES:
         return _sampled_digest(file, stat.st_size, stat.st_mtime_ns)
@@ -49,10 +57,10 @@ def digest_files(
       files: at least one absolute path.
       digest: the digest of a file's content.
     """
-    root = os.path.commonpath([file.parent for file in files])
+    root = common_folder(files)
     total = xxhash.xxh3_128()
     for file in files:
-        total.update(f"{os.path.relpath(file, root)}\0{digest(file)}\0".encode())
+        total.update(f"{relative_name(file, root)}\0{digest(file)}\0".encode())
     return total.hexdigest()
 
 

@@ -15,7 +15,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fmjax.errors import UserError, refuse_scheme
+from fmjax.data.sources.data_files import local_file, objects_below, objects_like
+from fmjax.errors import UserError
+from fmjax.storage.paths import as_path, is_bucket, object_path
 
 # Maximum number of files that an error message counts by suffix.
 _COUNTED = 1000
@@ -24,6 +26,7 @@ _BRACED = 1_000_000
 _BRACES = re.compile(
     r"\{(?:(?P<first>\d+)\.\.(?P<last>\d+)|(?P<list>[^{},]*(?:,[^{},]*)+))\}"
 )
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SHARD = re.compile(r"-\d+-of-\d+$")
 
 
@@ -59,9 +62,12 @@ def without_shard(name: str) -> str:
 
 
 def find_files(
-    patterns: str | tuple[str, ...], binding: str, kind: FileKind = TEXTS
+    patterns: str | tuple[str, ...],
+    binding: str,
+    kind: FileKind = TEXTS,
+    copies: bool = True,
 ) -> list[Path]:
-    """The files of one or several paths, folders or globs.
+    """The files of one or several paths, folders or globs, also in buckets.
 
     A folder stands for its files of a kind at any depth. In a glob, the suffix matches
     upper and lower case, and `**` matches folders at any depth. `{a,b}` stands for a
@@ -71,9 +77,11 @@ def find_files(
       patterns: the paths, folders or globs.
       binding: gin name of the field that holds them, for error messages.
       kind: the files that a folder stands for.
+      copies: whether objects of a bucket are copied to this machine (see
+        `local_file`), since the files are mapped into memory.
 
     Returns:
-      Absolute paths, sorted, without duplicates.
+      Absolute paths, sorted, without duplicates; of a bucket epath.Paths, or copies.
 
     Raises:
       UserError: a pattern, or one that braces stand for, matches no file; the message
@@ -82,17 +90,22 @@ def find_files(
     patterns = (patterns,) if isinstance(patterns, str) else patterns
     found = set()
     for whole in patterns:
-        refuse_scheme(whole, binding)
         for pattern in expand_braces(whole, binding):
-            files = _expand(os.path.expanduser(pattern), kind)
+            if in_bucket := bool(SCHEME.match(pattern)):
+                files = _expand_address(pattern, kind, binding)
+            else:
+                files = _expand(os.path.expanduser(pattern), kind)
             if not files:
                 one = "" if pattern == whole else f", of which {pattern!r}"
-                raise UserError(
-                    f"{binding} = {whole!r}{one} matches no file"
-                    f"{_describe_folder(pattern, kind)}."
-                )
-            found.update(file.absolute() for file in files)
-    return sorted(found)
+                known = "" if in_bucket else _describe_folder(pattern, kind)
+                raise UserError(f"{binding} = {whole!r}{one} matches no file{known}.")
+            found.update(files if in_bucket else (file.absolute() for file in files))
+    if len({is_bucket(file) for file in found}) > 1:
+        raise UserError(
+            f"{binding} = {patterns!r}: some files are in a bucket and some are not; "
+            "expected one or the other."
+        )
+    return sorted(map(local_file, found) if copies else found)
 
 
 def expand_braces(pattern: str, binding: str) -> list[str]:
@@ -202,6 +215,38 @@ def _expand(pattern: str, kind: FileKind) -> list[Path]:
     return [
         file for file in found if not kind.is_left_out(file.name) and _is_file(file)
     ]
+
+
+def _expand_address(pattern: str, kind: FileKind, binding: str) -> list[Path]:
+    """The files of an address of a bucket, or of file://."""
+    if pattern.startswith("file:"):
+        return _expand(os.fspath(as_path(pattern, binding)), kind)
+    address = re.sub(r"(?<!:)/+", "/", pattern).rstrip("/")
+    is_glob = glob.has_magic(address)
+    root = address
+    if is_glob:
+        parts = address.split("/")
+        start = next(n for n, part in enumerate(parts) if glob.has_magic(part))
+        root = "/".join(parts[:start])
+    as_path(root, binding)  # Raises if it is none that can be read.
+    if is_glob and "**" not in address:
+        found = objects_like(_any_case(address), binding)
+    else:
+        found = objects_below(root, binding)
+    chosen = []
+    for name in found:
+        inside = name.removeprefix(root).lstrip("/").split("/")
+        if is_glob and "**" in address:
+            wanted = _any_case(address).removeprefix(root).lstrip("/").split("/")
+            if not _matches(inside, wanted):
+                continue
+        elif not is_glob and name != root and not kind.has_suffix(inside[-1]):
+            continue
+        if name != root and any(map(is_hidden, inside)):
+            continue
+        if name == root or not kind.is_left_out(inside[-1]):
+            chosen.append(object_path(name))
+    return chosen
 
 
 def _matching(pattern: str) -> Iterator[Path]:

@@ -4,20 +4,24 @@ import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import xxhash
 
 from fmjax.configurable import configurable, path
 from fmjax.data.sources.captions_file import ImageEntry, read_captions
-from fmjax.data.sources.file_digest import digest_file, digest_files
-from fmjax.data.sources.find_files import files_below, is_hidden
-from fmjax.data.sources.image_sources import FoundImage, image_function_source
+from fmjax.data.sources.division import FoundImage
+from fmjax.data.sources.file_digest import are_sampled, digest_file, digest_files
+from fmjax.data.sources.find_files import SCHEME, files_below, is_hidden
+from fmjax.data.sources.image_division import ImageDivision
+from fmjax.data.sources.image_sources import image_function_source
 from fmjax.data.sources.source import Document, check_split
 from fmjax.errors import UserError, refuse_scheme, require
 from fmjax.say_once import say_once
 
+# How many files, spread over all, are read to recognize those of a stream.
+_SAMPLED_FILES = 64
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 
 
@@ -111,7 +115,10 @@ class ImageFolder:
         for entry in entries:
             digest.update(f"{entry.name}\0".encode() + (entry.caption or b"") + b"\0")
         files = sorted({root / entry.name for entry in entries if not entry.broken})
-        digest.update(digest_files(files, _digest).encode() if files else b"")
+        if are_sampled():
+            digest.update(_sampled_digest(files).encode())
+        else:
+            digest.update(digest_files(files, _digest).encode() if files else b"")
         if any(entry.caption == b"" and not entry.broken for entry in entries):
             # Caches of earlier versions contain empty captions.
             digest.update(b"without empty captions")
@@ -138,16 +145,14 @@ class ImageFolder:
 
         Corrupt ones have no bytes.
         """
-        root = self._root_of(split)
+        division = self.division(split)
+        for part in division.parts():
+            yield from division.read(part)
+
+    def division(self, split: str) -> ImageDivision:
+        """The split in parts; see `Division`."""
         labels = {name: label for label, name in enumerate(self.class_names())}
-        for name, caption, broken, _ in self._entries(split):
-            content, label = b"", labels.get(Path(name).parts[0])
-            if not broken:
-                try:
-                    content = (root / name).read_bytes()
-                except OSError as error:
-                    name = f"{name} ({error.strerror})"
-            yield FoundImage(name, content, label, caption)
+        return ImageDivision(self._root_of(split), self._entries(split), labels)
 
     def texts(self, split: str) -> Iterator[Document]:
         """The captions of a split, except empty ones."""
@@ -262,7 +267,12 @@ class ImageFolder:
 
 
 def _root(folder: str, binding: str) -> Path:
-    refuse_scheme(folder, binding)
+    if SCHEME.match(folder):
+        raise UserError(
+            f"{binding} = {folder!r}: expected a folder of a mounted file system, as "
+            "each image is a file. From buckets @image_records() reads archives "
+            "(.tar) and Parquet."
+        )
     root = Path(folder).expanduser().absolute()
     if not root.is_dir():
         raise UserError(f"{binding} = {folder!r}: no such folder.")
@@ -274,6 +284,17 @@ def _images(root: Path, without: Path | None = None) -> Iterator[Path]:
     for file in files_below(root, without):
         if file.name.lower().endswith(ENDINGS):
             yield file
+
+
+def _sampled_digest(files: Sequence[Path]) -> str:
+    """Digest of the sizes of all files, and of the contents of some of them."""
+    digest = xxhash.xxh3_128(b"sampled")
+    for number, file in enumerate(files):
+        if number % max(len(files) // _SAMPLED_FILES, 1) == 0:
+            digest.update(_digest(file).encode())
+        with contextlib.suppress(OSError):  # It counts as corrupt when it is read.
+            digest.update(f"{file.stat().st_size}\0".encode())
+    return digest.hexdigest()
 
 
 def _digest(file: Path) -> str:

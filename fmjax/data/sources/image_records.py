@@ -5,7 +5,9 @@ from collections.abc import Iterator
 
 from fmjax.configurable import configurable
 from fmjax.data.sources.class_source import ClassSource
-from fmjax.data.sources.image_sources import FoundImage, image_function_source
+from fmjax.data.sources.division import FoundImage
+from fmjax.data.sources.image_sources import image_function_source
+from fmjax.data.sources.record_division import RecordDivision
 from fmjax.data.sources.record_formats.parts import Part
 from fmjax.data.sources.record_formats.record_image import KNOWN, RecordImage
 from fmjax.data.sources.record_formats.record_label import RecordLabel
@@ -56,14 +58,22 @@ class ImageRecords(ClassSource):
 
     def images(self, split: str) -> Iterator[FoundImage]:
         """The pictures of a split; corrupt ones have no bytes. See `found`."""
-        for name, values, fault in self.found(split):
-            label, caption = 0, b""
-            image, *others = (b"",) if fault else values
-            if others and self.label is not None:
-                (label,) = others.pop()
-            if others:
-                caption = others.pop()[: DOCUMENT_BYTES + 1]
-            yield FoundImage(name, image, label, caption, fault)
+        for record in self.found(split):
+            yield from self.examples_of(*record)
+
+    def division(self, split: str) -> RecordDivision:
+        """The split in parts; see `Division`."""
+        return self.divided(split)
+
+    def examples_of(self, name: str, values: tuple, fault: str) -> Iterator[FoundImage]:
+        """Yields the picture of a record."""
+        label, caption = 0, b""
+        image, *others = (b"",) if fault else values
+        if others and self.label is not None:
+            (label,) = others.pop()
+        if others:
+            caption = others.pop()[: DOCUMENT_BYTES + 1]
+        yield FoundImage(name, image, label, caption, fault)
 
     def texts(self, split: str) -> Iterator[Document]:
         """The captions of a split, except empty ones."""

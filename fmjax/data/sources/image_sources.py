@@ -1,28 +1,10 @@
 """The interface of image sources, and their form as a seqio source."""
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources.source import Document
-
-
-class FoundImage(NamedTuple):
-    """An image of a source.
-
-    Attributes:
-      name: name of the image in messages.
-      image: content of its file.
-      label: its class, from 0; None without labels.
-      caption: its text in UTF-8; None without captions.
-      fault: what is wrong with a corrupt one; "" if nothing is known to be.
-    """
-
-    name: str
-    image: bytes
-    label: int | None = None
-    caption: bytes | None = None
-    fault: str = ""
 
 
 class ImageSource(Protocol):

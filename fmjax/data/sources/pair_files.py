@@ -18,7 +18,7 @@ from fmjax.data.sources.source import (
     generated_source,
 )
 from fmjax.data.sources.text_reader import OpenText, is_utf8, open_text, scan_text
-from fmjax.errors import UserError
+from fmjax.errors import UserError, refuse_scheme
 from fmjax.say_once import say_once
 
 
@@ -149,6 +149,7 @@ class PairFiles:
 
     def _files(self, split: str) -> tuple[Path, Path]:
         check_split("pair_files", split, self.splits)
+        refuse_scheme(self.folder, "pair_files.folder")
         folder = Path(self.folder).expanduser().absolute()
         found = []
         for side in ("inputs", "targets"):

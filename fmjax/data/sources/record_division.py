@@ -1,11 +1,11 @@
 """Dividing record files into parts."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from fmjax.data.sources.division import FilePart, TextExample
+from fmjax.data.sources.data_files import common_folder, relative_name
+from fmjax.data.sources.division import FilePart, RawExample
 from fmjax.data.sources.record_formats.file_parts import file_parts
 
 
@@ -18,10 +18,8 @@ class Records(Protocol):
     def hash_of(self, values: tuple) -> int:
         """The 64-bit hash that tells the split of a record."""
 
-    def examples_of(
-        self, name: str, values: tuple, fault: str
-    ) -> Iterator[TextExample]:
-        """Yields the examples that a record is before it is tokenized."""
+    def examples_of(self, name: str, values: tuple, fault: str) -> Iterator[RawExample]:
+        """Yields the examples that a record is before it is tokenized or checked."""
 
 
 class RecordDivision:
@@ -47,7 +45,7 @@ class RecordDivision:
         """
         self._source, self._split, self._form = source, split, form
         self._files, self._threshold = files, threshold
-        self.root = Path(os.path.commonpath([file.parent for file in files]))
+        self.root = common_folder(files)
 
     def parts(self, size: int | None = None, numbered: bool = True) -> list[FilePart]:
         """The parts; see `Division` and `file_parts`."""
@@ -57,14 +55,14 @@ class RecordDivision:
             for part in file_parts(file, size, numbered, self._form)
         ]
 
-    def read(self, part: FilePart) -> Iterator[TextExample]:
+    def read(self, part: FilePart) -> Iterator[RawExample]:
         """The examples of a part, also corrupt and blank ones."""
         for record in self.found(part):
             yield from self._source.examples_of(*record)
 
     def found(self, part: FilePart) -> Iterator[tuple[str, tuple, str]]:
         """Yields (name, values, fault) of a part; see `RecordSource.found`."""
-        name = os.path.relpath(part.file, self.root)
+        name = relative_name(part.file, self.root)
         for place, values, fault in self._source.read_part(part):
             if self._threshold is not None:
                 held_out = not fault and self._source.hash_of(values) < self._threshold

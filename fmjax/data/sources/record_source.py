@@ -10,6 +10,7 @@ import xxhash
 
 from fmjax.configurable import path
 from fmjax.data.records import BadRecord
+from fmjax.data.sources.data_files import file_size
 from fmjax.data.sources.division import FilePart
 from fmjax.data.sources.file_digest import digest_files
 from fmjax.data.sources.file_splits import files_of_split
@@ -162,8 +163,8 @@ class RecordSource(abc.ABC):
         step = max(1, len(files) // _SAMPLED_FILES)
         sampled = files[::step]
         found = sum(estimate_size(file, self._options) for file in sampled)
-        read = sum(file.stat().st_size for file in sampled)
-        total = found * sum(file.stat().st_size for file in files) / max(read, 1)
+        read = sum(file_size(file) for file in sampled)
+        total = found * sum(file_size(file) for file in files) / max(read, 1)
         share = fraction if split == "validation" else 1 - fraction
         return round(total * (share if fraction else 1))
 
@@ -195,7 +196,7 @@ class RecordSource(abc.ABC):
 
     def _find(self, patterns: str | tuple[str, ...], binding: str) -> list[Path]:
         kind = RECORDS if self.format is None else RECORDS._replace(suffixes=("",))
-        return find_files(patterns, binding, kind)
+        return find_files(patterns, binding, kind, copies=False)
 
     def _check(self, files: list[Path]) -> None:
         """Refuses files without content, before they are read as a whole."""

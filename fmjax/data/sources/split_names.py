@@ -4,11 +4,11 @@
 words are those of `datasets` (its `data_files.py`).
 """
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from fmjax.data.sources.data_files import common_folder, relative_name
 from fmjax.errors import UserError
 
 _WORDS = {
@@ -38,7 +38,7 @@ def files_by_split(
     Raises:
       UserError: there are such files, but others tell no split.
     """
-    root = os.path.commonpath([file.parent for file in files])
+    root = common_folder(files)
     found: dict[str, list[Path]] = {"train": [], "validation": [], "test": []}
     others = []
     for file in files:
@@ -48,7 +48,7 @@ def files_by_split(
         return None
     if others:
         firsts = (group[0] for group in found.values() if group)
-        known = ", ".join(os.path.relpath(file, root) for file in firsts)
+        known = ", ".join(relative_name(file, root) for file in firsts)
         raise UserError(
             f"{binding}: the name of {others[0]} tells no split, but those of other "
             f"files do ({known}). Leave it out, or bind {owner}.split='hash' to "

@@ -14,7 +14,7 @@ from fmjax.configurable import configurable, path
 from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources.examples import Skipped, read_examples
 from fmjax.data.sources.source import DOCUMENT_BYTES, Document, check_split
-from fmjax.errors import UserError, require, suggest
+from fmjax.errors import UserError, refuse_scheme, require, suggest
 
 
 class PreparedDataset:
@@ -32,6 +32,7 @@ class PreparedDataset:
         valid = bool(re.fullmatch(r"[\w-]+(/[\w.-]+)?:\d+\.\d+\.\d+", self.name))
         form = "dataset[/config]:version, such as 'imdb_reviews/plain_text:1.0.0'"
         require(self, "name", valid, form)
+        refuse_scheme(self.data_dir or "", f"{self.gin_name}.data_dir")
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -4,21 +4,22 @@ A lane shuffles its documents within windows of bounded size. Windows are tokeni
 laid out on their own, so a place is where a window starts, and a number of its rows.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
 from fmjax.data.records import Record, Row
-from fmjax.data.sources.division import Division, FilePart, TextExample
+from fmjax.data.sources.division import Division, FilePart, RawExample
 from fmjax.data.text.streamed_rows import StreamedRows
 from fmjax.errors import UserError
 
 # The least number of parts that a lane should have.
 PARTS_OF_LANE = 2
-# A part has at most so many bytes of a file, unless there would be too many parts.
-_PART_BYTES, _MAX_PARTS = 1 << 20, 200_000
+# Maximum number of parts, approximately.
+_MAX_PARTS = 200_000
 # What a record takes in memory at least, however little text it has.
 _RECORD_BYTES = 256
 # So many epochs or windows of a lane without a document or a row are an error.
@@ -67,12 +68,11 @@ class MemberReader:
         window_bytes: float,
         seed: int,
     ):
-        self._rows, self._member = rows, rows.members[number]
+        self.rows, self._member = rows, rows.members[number]
         self._parts, self._lanes = parts, lanes
         self._window_bytes = window_bytes
         self._entropy = [seed, number]
         self._shared = len(parts) < PARTS_OF_LANE * lanes and lanes > 1
-        self.layout = rows.layout
 
     def windows(self, lane: int, place: Place) -> Iterator[tuple[Place, list]]:
         """Yields (start, examples) of the windows of a lane from a place onwards.
@@ -85,7 +85,7 @@ class MemberReader:
         while fruitless < _FRUITLESS:
             order = self._order(lane, epoch)
             start = Place(epoch, first, skip)
-            examples: list[TextExample] = []
+            examples: list[RawExample] = []
             size, is_empty = 0, not (first or skip)
             for part in range(first, len(order)):
                 read = self._member.division.read(self._parts[order[part]])
@@ -106,8 +106,8 @@ class MemberReader:
             fruitless = fruitless + 1 if is_empty and not examples else 0
             epoch, first, skip = epoch + 1, 0, 0
         raise UserError(
-            f"data.streaming = True: share {lane + 1} of {self._lanes} of the train "
-            f"split of {self._member.name} has no documents."
+            f"{self.rows.binding} = True: share {lane + 1} of {self._lanes} of the "
+            f"train split of {self._member.name} has no documents."
         )
 
     def window(self, lane: int, start: Place, examples: list) -> Window:
@@ -115,7 +115,7 @@ class MemberReader:
         entropy = [*self._entropy, lane, *start[:3]]
         order = np.random.default_rng([*entropy, 0]).permutation(len(examples))
         shuffled = [examples[i] for i in order]
-        return Window(start, entropy, self._rows.records(self._member, shuffled))
+        return Window(start, entropy, self.rows.records(self._member, shuffled))
 
     def _order(self, lane: int, epoch: int) -> np.ndarray:
         rng = np.random.default_rng([*self._entropy, epoch])
@@ -139,8 +139,8 @@ class LaneRows:
         self._window: Window | None = None
         self._next = self._submit()
 
-    def next(self, is_wanted: bool) -> Row | None:
-        """The next row; None if it is not wanted, so that it is not made."""
+    def next(self, is_wanted: bool) -> Callable[[], Row] | None:
+        """A function that makes the next row; None if it is not wanted."""
         fruitless = 0
         while self._window is None or self.place.row >= len(self._window.records):
             window = self._next.result()
@@ -151,19 +151,16 @@ class LaneRows:
             fruitless = 0 if window.records else fruitless + 1
             if fruitless > _FRUITLESS:
                 raise UserError(
-                    f"data.streaming = True: {_FRUITLESS} shares of documents, one "
-                    "after another, gave no rows; are all empty or corrupt?"
+                    f"{self._reader.rows.binding} = True: {_FRUITLESS} shares of "
+                    "documents, one after another, gave no rows; are all empty or "
+                    "corrupt?"
                 )
         number, records = self.place.row, self._window.records
         self.place = self.place._replace(row=number + 1)
         if not is_wanted:
             return None
         rng = np.random.default_rng([*self._window.entropy, 1, number])
-        return self._reader.layout.row(
-            records[number],
-            lambda: rng,
-            lambda rng: records[int(rng.integers(len(records)))],
-        )
+        return functools.partial(self._reader.rows.row, records, number, rng)
 
     def _submit(self) -> Future:
         return self._pool.submit(self._make)
@@ -173,10 +170,16 @@ class LaneRows:
         return self._reader.window(self._lane, start, examples)
 
 
-def parts_for(division: Division, lanes: int) -> list[FilePart]:
-    """Parts for so many lanes; lines are not counted, which would read the files."""
+def parts_for(division: Division, lanes: int, part_bytes: int) -> list[FilePart]:
+    """Parts for so many lanes; lines are not counted, which would read the files.
+
+    Args:
+      division: the split.
+      lanes: number of lanes.
+      part_bytes: bytes of a part at most, unless there would be too many parts.
+    """
     files = division.parts()
     total = sum(part.size for part in files)
-    limit = max(_PART_BYTES, total // _MAX_PARTS)
+    limit = max(part_bytes, total // _MAX_PARTS)
     size = min(limit, max(1, total // (8 * PARTS_OF_LANE * lanes)))
     return division.parts(size, numbered=False)

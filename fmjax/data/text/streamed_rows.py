@@ -1,4 +1,4 @@
-"""Rows of text that is read and tokenized as it is needed."""
+"""Rows of texts or images that are read, and texts tokenized, as they are needed."""
 
 import collections
 import threading
@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fmjax.data.records import Record, Row, RowLayout
-from fmjax.data.sources.division import Division, TextExample
+from fmjax.data.records import BadRecord, Record, Row, RowLayout, empty_record
+from fmjax.data.runtime.unit_coding import UnitCoding
+from fmjax.data.sources.division import Division, RawExample
 from fmjax.data.sources.examples import Skipped
 from fmjax.data.tasks.bounded_skipped import BoundedSkipped
-from fmjax.data.tasks.documents import tokenized_examples
-from fmjax.data.text.chats import longest_chat
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 
 # Number of recent records from which a row can draw another text (next sentences).
@@ -34,10 +33,12 @@ class StreamedMember(NamedTuple):
 
 
 class StreamedRows:
-    """Rows of one split of a text task, or of a mixture of them.
+    """Rows of one split of a task, or of a mixture of them.
 
     Attributes:
-      skipped: the documents left out so far.
+      skipped: the documents or images left out so far.
+      layout: makes records and rows.
+      binding: gin name of the field that asks for streaming, for messages.
     """
 
     def __init__(
@@ -45,8 +46,10 @@ class StreamedRows:
         members: Sequence[StreamedMember],
         split: str,
         layout: RowLayout,
-        tokenizer: Tokenizer,
+        coding: UnitCoding,
+        tokenizer: Tokenizer | None,
         max_corrupt_fraction: float = 0.01,
+        binding: str = "data.streaming",
     ):
         """Reads nothing yet.
 
@@ -54,12 +57,14 @@ class StreamedRows:
           members: the tasks.
           split: "train" or "validation".
           layout: makes records and rows.
-          tokenizer: of the texts.
+          coding: makes what the layout takes of the examples.
+          tokenizer: of the texts; None without text.
           max_corrupt_fraction: `data.max_corrupt_fraction`.
+          binding: gin name of the field that asks for streaming, for messages.
         """
         self.members, self._split = members, split
-        self.layout, self._tokenizer = layout, tokenizer
-        self._longest = longest_chat(layout)
+        self.layout, self._coding, self._tokenizer = layout, coding, tokenizer
+        self.binding = binding
         name = " and ".join(member.name for member in members)
         self.skipped = BoundedSkipped(f"{name} {split}", max_corrupt_fraction)
         self._lock = threading.Lock()
@@ -75,30 +80,53 @@ class StreamedRows:
             division = member.division
             examples = (e for part in division.parts() for e in division.read(part))
             name = f"{member.name} {self._split}"
-            documents = tokenized_examples(
-                examples, name, self._tokenizer, self.skipped, self._longest
+            documents = self._coding.encoded(
+                examples, name, self._tokenizer, self.skipped
             )
             yield from self._rows(documents)
         self.skipped.check_whole()
 
     def records(
-        self, member: StreamedMember, examples: Sequence[TextExample]
+        self, member: StreamedMember, examples: Sequence[RawExample]
     ) -> list[Record]:
         """The records of a window of examples; several threads may call it at once."""
         own, name = Skipped(), f"{member.name} {self._split}"
-        documents = tokenized_examples(
-            examples, name, self._tokenizer, own, self._longest
-        )
+        documents = self._coding.encoded(examples, name, self._tokenizer, own)
         contents = (document.content for document in documents)
-        # Windows are held in memory: as in a cache, ids take two bytes if they can.
-        dtype = np.uint16 if self._tokenizer.vocab_size <= 1 << 16 else np.int32
-        found = [
-            record | {"tokens": record["tokens"].astype(dtype)}
-            for record in self.layout.records(contents)
-        ]
+        found = [self._small(record) for record in self.layout.records(contents)]
         with self._lock:
             self.skipped.merge(own)
         return found
+
+    def row(
+        self, records: Sequence[Record], number: int, rng: np.random.Generator
+    ) -> Row:
+        """The row of one of the records of a window; several threads may call it.
+
+        One of which no row can be made is left out: its row has weight 0.
+        """
+        try:
+            return self._row_of(records[number], records, rng)
+        except BadRecord as error:
+            with self._lock:
+                self.skipped.add(f"a record of {self._split} {error}")
+            return self._row_of(empty_record(), records, rng)
+
+    def _row_of(
+        self, record: Record, others: Sequence[Record], rng: np.random.Generator
+    ) -> Row:
+        return self.layout.row(
+            record,
+            lambda: rng,
+            lambda rng: others[int(rng.integers(len(others)))],
+        )
+
+    def _small(self, record: Record) -> Record:
+        """A record to hold in memory: as in a cache, ids take two bytes if they can."""
+        if self._tokenizer is None or "tokens" not in record:
+            return record
+        dtype = np.uint16 if self._tokenizer.vocab_size <= 1 << 16 else np.int32
+        return record | {"tokens": record["tokens"].astype(dtype)}
 
     def _rows(self, documents) -> Iterator[Row]:
         rng = np.random.default_rng([0])
@@ -111,6 +139,8 @@ class StreamedRows:
         recent: collections.deque = collections.deque(maxlen=_RECENT)
         for record in self.layout.records(contents()):
             recent.append(record)
-            yield self.layout.row(
-                record, lambda: rng, lambda rng: recent[int(rng.integers(len(recent)))]
-            )
+            try:
+                yield self._row_of(record, recent, rng)
+            except BadRecord as error:
+                self.skipped.add(f"a record of {self._split} {error}")
+                yield self._row_of(empty_record(), recent, rng)

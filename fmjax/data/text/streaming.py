@@ -48,7 +48,9 @@ class StreamedBatches:
         seed: int,
         *,
         shuffled_bytes: int,
+        part_bytes: int,
         threads: int,
+        row_threads: int,
         prefetch: int,
     ):
         """Divides the data; starts no thread yet.
@@ -58,8 +60,10 @@ class StreamedBatches:
           batch_size: B, rows of the global batch.
           own: contiguous rows of the global batch that this process reads.
           seed: seed of the order of the rows and of the randomness in them.
-          shuffled_bytes: bytes of text of the windows of all lanes together.
+          shuffled_bytes: bytes of text or images of the windows of all lanes together.
+          part_bytes: bytes of the parts of files, see `parts_for`.
           threads: number of threads that tokenize windows.
+          row_threads: number of threads that make rows; 0 if they are made one by one.
           prefetch: number of batches made in advance.
 
         Raises:
@@ -68,15 +72,18 @@ class StreamedBatches:
         """
         self._rows, self._own = rows, own
         self._batch_size = batch_size
-        self._prefetch, self._threads = prefetch, threads
+        self._prefetch = prefetch
+        self._threads, self._row_threads = threads, row_threads
         lanes = max(n for n in range(1, _LANES + 1) if batch_size % n == 0)
-        parts = [parts_for(member.division, lanes) for member in rows.members]
+        parts = [
+            parts_for(member.division, lanes, part_bytes) for member in rows.members
+        ]
         self._processes = 0  # any number
         if min(map(len, parts)) < PARTS_OF_LANE * lanes:
             if not len(own) or batch_size % len(own) or own.start % len(own):
                 raise UserError(
-                    "data.streaming = True: expected the same number of rows for every "
-                    f"process, but of train.batch_size = {batch_size} rows this "
+                    f"{rows.binding} = True: expected the same number of rows for "
+                    f"every process, but of train.batch_size = {batch_size} rows this "
                     f"process has rows {own.start} to {own.stop}."
                 )
             lanes = self._processes = batch_size // len(own)
@@ -135,14 +142,14 @@ class StreamedBatches:
         """
         if set(state) != set(_STATE):
             raise UserError(
-                f"data.streaming = True: the checkpoint's data state has "
+                f"{self._rows.binding} = True: the checkpoint's data state has "
                 f"{sorted(state)}; expected {sorted(_STATE)}. Was the run started "
                 "without streaming, or by an earlier version, whose streams had "
                 "another order?"
             )
         if state["processes"] != self._processes:
             raise UserError(
-                f"data.streaming = True: the checkpoint was saved by "
+                f"{self._rows.binding} = True: the checkpoint was saved by "
                 f"{state['processes']} processes, and this run has "
                 f"{self._processes}; expected the same number, since the data have so "
                 "few parts that can be read on their own that processes share files."
@@ -150,7 +157,7 @@ class StreamedBatches:
         missing = set(self._places) - set(state["lanes"])
         if state["count"] != self._lanes or missing:
             raise UserError(
-                f"data.streaming = True: the checkpoint's data state has "
+                f"{self._rows.binding} = True: the checkpoint's data state has "
                 f"{len(state['lanes'])} of {state['count']} lanes; expected all of "
                 f"{self._lanes}."
             )
@@ -172,6 +179,8 @@ class StreamedBatches:
     ) -> Generator[tuple[Batch, int, dict[str, list]], None, None]:
         """Batches from a position onwards, each with the next position and places."""
         pool = ThreadPoolExecutor(max(self._threads, 1), "windows")
+        makers = ThreadPoolExecutor(max(self._row_threads, 1), "rows")
+        each = makers.map if self._row_threads else map
         try:
             lanes = {
                 int(name): [
@@ -190,15 +199,17 @@ class StreamedBatches:
                     member = int(np.searchsorted(self._shares, share, side="right"))
                     member = min(member, len(self._readers) - 1)
                     lane = lanes[self._lane(r)][member]
-                    row = lane.next(is_wanted=r in self._own)
-                    if row is not None:
-                        made.append(row)
+                    make = lane.next(is_wanted=r in self._own)
+                    if make is not None:
+                        made.append(make)
                 after = {
                     str(name): [list(lane.place) for lane in members]
                     for name, members in lanes.items()
                 }
-                yield stack(made), number + 1, after
+                rows_made = list(each(lambda make: make(), made))
+                yield stack(rows_made), number + 1, after
         finally:
+            makers.shutdown(cancel_futures=True)
             pool.shutdown(cancel_futures=True)
 
 

@@ -1,30 +1,19 @@
 """The configurable `data`: from text tasks to batches for training."""
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
 from fmjax.configurable import configurable, path, runtime_field
-from fmjax.data.folders import wait_until
 from fmjax.data.records import RowLayout
 from fmjax.data.runtime import batches
-from fmjax.data.runtime.cache import CacheKey, build_cache
-from fmjax.data.runtime.cached_data import CachedData
-from fmjax.data.runtime.shared_build import LARGE_BYTES, SharedBuild
-from fmjax.data.sources.division import Divisible
+from fmjax.data.runtime.text_coding import TextCoding
 from fmjax.data.sources.examples import Skipped
-from fmjax.data.sources.file_digest import sampled_digests
-from fmjax.data.tasks.documents import (
-    Tokenized,
-    tokenized_documents,
-    tokenized_examples,
-)
+from fmjax.data.tasks.documents import Tokenized, tokenized_documents
 from fmjax.data.tasks.image_task import ImageTask
-from fmjax.data.tasks.member import LabelKind, Member
+from fmjax.data.tasks.member import LabelKind
 from fmjax.data.tasks.mixture import Mixture, seqio_provider
 from fmjax.data.tasks.seqio_task import SeqioTask
 from fmjax.data.tasks.text_task import TextTask
@@ -45,11 +34,11 @@ from fmjax.data.text.row_kinds import (
     text_rows,
 )
 from fmjax.data.text.seqio_streaming import SeqioBatches, SeqioRows
-from fmjax.data.text.streamed_rows import StreamedMember, StreamedRows
-from fmjax.data.text.streaming import StreamedBatches, streamed_eval_batches
+from fmjax.data.text.streamed_data import StreamedData
+from fmjax.data.text.streamed_rows import StreamedRows
+from fmjax.data.text.streaming import StreamedBatches
 from fmjax.data.text.text_groups import TextGroups, reads_pairs
 from fmjax.errors import UserError, require, suggest
-from fmjax.say_once import say_once
 
 Task = TextTask | Mixture | SeqioTask
 CorruptionConfig = (
@@ -59,7 +48,7 @@ CorruptionConfig = (
 
 @configurable("data")
 @dataclasses.dataclass(frozen=True)
-class Data(CachedData):
+class Data(StreamedData):
     """Text data: rows of T tokens for training and evaluation.
 
     Labelled texts, as of @labelled_records(), @labelled_files() and @labelled_words(),
@@ -143,8 +132,7 @@ class Data(CachedData):
             self.corruption.raw_length(self.length)  # Raises if it is too small.
         target_length_valid = self.target_length is None or self.target_length >= 1
         require(self, "target_length", target_length_valid, "at least 1")
-        processes_valid = self.processes is None or self.processes >= 1
-        require(self, "processes", processes_valid, "at least 1")
+        self.check_processes()
         share_valid = 0 <= self.augment_share <= 1
         require(self, "augment_share", share_valid, "0 to 1")
         require(self, "shuffle_mb", self.shuffle_mb > 0, "more than 0")
@@ -161,26 +149,6 @@ class Data(CachedData):
                     f"For images, bind experiment.data = @images() and images.{split}."
                 )
 
-    def prepare(self) -> None:
-        """Builds what is missing; see `CachedData`. Streaming needs no cache."""
-        if self.streaming:
-            self.tokenizer()
-            return
-        super().prepare()
-
-    def wait_until_prepared(self, timeout_seconds: float = 3600) -> None:
-        """Waits until another process has finished `prepare`; raises TimeoutError."""
-        if self.streaming:
-            wait_until(self._tokenizers_are_built, "the tokenizer", timeout_seconds)
-            return
-        super().wait_until_prepared(timeout_seconds)
-
-    def is_prepared(self) -> bool:
-        """Whether the tokenizer and all caches exist."""
-        if self.streaming:
-            return self._tokenizers_are_built()
-        return super().is_prepared()
-
     def train_batches(
         self, batch_size: int, rows: range, seed: int
     ) -> batches.Batches | StreamedBatches | SeqioBatches:
@@ -192,43 +160,10 @@ class Data(CachedData):
           `segment_ids` and `positions` int32 [B, T]; or, for an encoder-decoder, the
           arrays of `encoder_decoder_row`.
         """
-        if not self.streaming:
-            return super().train_batches(batch_size, rows, seed)
-        streamed = self._streamed("train", self._training_layout())
-        if isinstance(streamed, SeqioRows):
+        if self.streaming and not self._is_divisible("train"):
+            streamed = self._seqio_rows("train", self._training_layout())
             return SeqioBatches(streamed, batch_size, rows, seed, self.prefetch)
-        return StreamedBatches(
-            streamed,
-            batch_size,
-            rows,
-            seed,
-            shuffled_bytes=round(self.shuffle_mb * 1e6),
-            threads=self.threads,
-            prefetch=self.prefetch,
-        )
-
-    def eval_batches(
-        self,
-        batch_size: int,
-        rows: range,
-        max_batches: int | None = None,
-        split: str = "validation",
-    ) -> batches.Batches | Iterator[batches.Batch]:
-        """One pass over a split, in order; see `CachedData`."""
-        if not self.streaming:
-            return super().eval_batches(batch_size, rows, max_batches, split)
-        self._check_has(split)
-        return streamed_eval_batches(
-            self._streamed(split, self._layout(split)),
-            self._token_bytes,
-            batch_size=batch_size,
-            own=rows,
-            max_batches=max_batches,
-        )
-
-    def train_rows(self) -> int | None:
-        """Number of rows of the train split; None with streaming."""
-        return None if self.streaming else super().train_rows()
+        return super().train_batches(batch_size, rows, seed)
 
     def target_counts(self) -> tuple[np.ndarray, int | None] | None:
         """Frequency of each target id in the validation split.
@@ -273,10 +208,6 @@ class Data(CachedData):
         kind = self.label_kind()
         return () if kind is None else kind.names
 
-    def _digests(self) -> contextlib.AbstractContextManager:
-        # What no cache can hold is too large to be read whole at every start.
-        return sampled_digests() if self.streaming else super()._digests()
-
     def check_training(self) -> None:
         """Reads what `augment` needs; see `ChecksTraining`."""
         self._training_layout()
@@ -302,17 +233,6 @@ class Data(CachedData):
         if any(digests):
             return [self._kind_of_reading(), digests]
         return self._kind_of_reading()
-
-    def _kind_of_reading(self) -> bool | list:
-        if self.streaming and self._is_divisible("train"):
-            # Its order was another, by seqio's shuffling, in earlier versions.
-            return ["lanes", self.shuffle_mb]
-        return self.streaming
-
-    def _is_divisible(self, split: str) -> bool:
-        """Whether the files of all tasks can be read in parts, without seqio."""
-        sources = [_source_of(member) for member in self._members[split]]
-        return all(isinstance(source, Divisible) for source in sources)
 
     def _layout(self, split: str) -> RowLayout:
         if self._tokenizer is None:
@@ -343,83 +263,24 @@ class Data(CachedData):
         raw_length = self.corruption.raw_length(self.length)
         return self.corruption.bind(self._tokenizer, self.length, raw_length)
 
-    def _build(self, member: Member, key: CacheKey) -> None:
-        shared = self._shared_build(member, key)
-        if shared is not None:
-            shared.build(member.sizes[key.split], self.max_corrupt_fraction)
-            return
-        build_cache(
-            self.root,
-            key,
-            functools.partial(self._documents, member, key),
-            self._tokenizer,
-            member.sizes[key.split],
-            self.max_corrupt_fraction,
-        )
+    def _coding(self, layout: RowLayout) -> TextCoding:
+        return TextCoding(longest_chat(layout))
 
-    def _help_building(self, member: Member, key: CacheKey) -> bool:
-        folder = key.folder(self.root)
-        if folder not in self._builds:
-            self._builds[folder] = self._shared_build(member, key)
-        shared = self._builds[folder]
-        return shared is not None and shared.help()
-
-    @functools.cached_property
-    def _builds(self) -> dict[Path, SharedBuild | None]:
-        """Builds that other processes have begun, by the folders of the caches."""
-        return {}
-
-    def _shared_build(self, member: Member, key: CacheKey) -> SharedBuild | None:
-        """The build by several processes; None if one process builds it alone."""
-        source, size = _source_of(member), member.sizes[key.split]
-        if not isinstance(source, Divisible):
-            if (self.processes or 1) > 1:
-                say_once(
-                    f"data.processes = {self.processes}: one process builds the cache "
-                    f"of {key.task} {key.split}, whose source cannot be read in parts"
-                )
-            return None
-        if (self.processes or 1) == 1 and (size is None or size < LARGE_BYTES):
-            return None
-        longest = longest_chat(key.layout)
-        return SharedBuild(
-            self.root, key, source, self._tokenizer, self.processes, longest
-        )
-
-    def _documents(
-        self, member: Member, key: CacheKey, skipped: Skipped
+    def _seqio_examples(
+        self, dataset, name: str, layout: RowLayout, skipped: Skipped
     ) -> Iterator[Tokenized]:
-        tokenizer, name = self._tokenizer, f"{key.task} {key.split}"
-        source = _source_of(member)
-        if isinstance(source, Divisible):
-            division = source.division(key.split)
-            examples = (e for part in division.parts() for e in division.read(part))
-            longest = longest_chat(key.layout)
-            return tokenized_examples(examples, name, tokenizer, skipped, longest)
-        dataset = member.task.seqio(member.name, tokenizer).get_dataset(
-            None, key.split, shuffle=False, try_in_mem_cache=False
-        )
-        pairs = reads_pairs(key.layout)
-        return tokenized_documents(dataset, name, tokenizer.vocab_size, skipped, pairs)
+        size = self._tokenizer.vocab_size
+        return tokenized_documents(dataset, name, size, skipped, reads_pairs(layout))
 
-    def _streamed(self, split: str, layout: RowLayout) -> StreamedRows | SeqioRows:
-        members = self._members[split]
+    def _in_order(self, split: str) -> StreamedRows | SeqioRows:
         if self._is_divisible(split):
-            with self._digests():
-                streamed = [
-                    StreamedMember(m.name, _source_of(m).division(split), m.rate)
-                    for m in members
-                ]
-            return StreamedRows(
-                streamed, split, layout, self._tokenizer, self.max_corrupt_fraction
-            )
+            return super()._in_order(split)
+        return self._seqio_rows(split, self._layout(split))
+
+    def _seqio_rows(self, split: str, layout: RowLayout) -> SeqioRows:
+        members = self._members[split]
         provider, tasks = seqio_provider(self._task(split), members, self._tokenizer)
         size = self._tokenizer.vocab_size
         return SeqioRows(
             provider, tasks, split, layout, size, self.max_corrupt_fraction
         )
-
-
-def _source_of(member: Member):
-    """The source of a member; None of a task that seqio's registry has."""
-    return getattr(member.task, "source", None)

@@ -214,6 +214,22 @@ def train_sentencepiece(
     return SentencePieceTokenizer(model)
 
 
+def trained_on(
+    texts: Iterable[Document], size: int, settings: SentencePiece
+) -> Tokenizer:
+    """A SentencePiece tokenizer of texts in memory.
+
+    Args:
+      texts: names and texts in UTF-8.
+      size: bytes of all of them.
+      settings: its size and type, and how many bytes it is trained on.
+
+    Raises:
+      UserError: there is too little text for the vocabulary's size.
+    """
+    return SentencePieceTokenizer(_train_model(texts, size, settings))
+
+
 def _train_model(
     texts: Iterable[Document], size: int, settings: SentencePiece
 ) -> bytes:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from fmjax.data.sources.data_files import open_binary
 from fmjax.data.sources.find_files import without_shard
 from fmjax.data.sources.text_reader import SIGNATURES
 from fmjax.errors import UserError
@@ -62,7 +63,7 @@ def open_bytes(file: Path, is_text: bool = True) -> Iterator[ByteStream]:
     """
     compression = COMPRESSIONS.get(last_suffix(file))
     with _explained(file, compression), contextlib.ExitStack() as stack:
-        raw = stack.enter_context(open(file, "rb"))
+        raw = stack.enter_context(open_binary(file))
         if compression is not None:
             _check_magic(raw.peek(4), file, compression)
         content = stack.enter_context(_decompressed(raw, file))

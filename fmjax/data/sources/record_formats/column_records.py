@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from fmjax.data.sources.data_files import file_size, file_version, open_binary
 from fmjax.data.sources.record_formats.json_records import Found
 from fmjax.data.sources.record_formats.parts import Field, MissingField
 from fmjax.errors import UserError
+from fmjax.storage.paths import is_bucket
 
 # Bytes of the rows that are decoded at once, and their maximum number.
 _BATCH_BYTES, _BATCH_ROWS = 1 << 22, 1024
@@ -117,10 +119,10 @@ def row_ranges(file: Path, is_parquet: bool, size: int) -> Iterator[tuple[int, i
                     counts = _rows_of_batches(file)
                 else:
                     counts = [sum(batch.num_rows for batch in _batches(reader))]
-                    size = file.stat().st_size
+                    size = file_size(file)
     most = max(_RANGES // max(len(counts), 1), _RANGES_OF_GROUP)
     total = sum(counts)
-    rows = max(1, total * size // max(file.stat().st_size, 1))
+    rows = max(1, total * size // max(file_size(file), 1))
     start = stop = 0
     for count in counts:
         end = stop + count
@@ -161,8 +163,9 @@ def read_metadata(file: Path, is_parquet: bool) -> dict[bytes, bytes]:
             return reader.schema.metadata or {}
 
 
-def _open_parquet(file: Path) -> pq.ParquetFile:
-    with open(file, "rb") as handle:
+@contextlib.contextmanager
+def _open_parquet(file: Path) -> Iterator[pq.ParquetFile]:
+    with open_binary(file) as handle:
         head = handle.read(4)
         size = handle.seek(0, 2)
         handle.seek(max(0, size - 4))
@@ -176,17 +179,28 @@ def _open_parquet(file: Path) -> pq.ParquetFile:
             f"{file} is truncated: it begins as Parquet, but its {size:,} bytes do not "
             f"end with {_PARQUET!r}. Copy or download it again."
         )
-    # Columns are read a page at a time rather than whole.
-    return pq.ParquetFile(
-        file, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
-    )
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(open_binary(file)) if is_bucket(file) else file
+        # Columns are read a page at a time rather than whole.
+        content = pq.ParquetFile(
+            opened,
+            buffer_size=1 << 20,
+            pre_buffer=False,
+            page_checksum_verification=True,
+        )
+        yield stack.enter_context(content)
 
 
 @contextlib.contextmanager
 def _open_arrow(file: Path) -> Iterator[Any]:
-    if file.stat().st_size == 0:
+    if file_size(file) == 0:
         raise UserError(f"{file} is empty; expected Arrow.")
-    with pa.memory_map(str(file)) as source:
+    with contextlib.ExitStack() as stack:
+        if is_bucket(file):
+            handle = stack.enter_context(open_binary(file))
+            source = stack.enter_context(pa.PythonFile(handle, "r"))
+        else:
+            source = stack.enter_context(pa.memory_map(str(file)))
         is_file = source.read(6) == b"ARROW1"
         source.seek(0)
         opened = pa.ipc.open_file if is_file else pa.ipc.open_stream
@@ -223,12 +237,11 @@ def _rows_of_batches(file: Path) -> tuple[int, ...]:
     Only a batch tells its rows, and one that is compressed is decompressed for it, so
     a process does this once.
     """
-    stat = file.stat()
-    return _counted(file, stat.st_size, stat.st_mtime_ns)
+    return _counted(file, *file_version(file))
 
 
 @functools.lru_cache(maxsize=1000)
-def _counted(file: Path, size: int, modified: int) -> tuple[int, ...]:
+def _counted(file: Path, size: int, modified: int | str) -> tuple[int, ...]:
     del size, modified  # only keys of the cache
     with _open_arrow(file) as reader:
         return tuple(batch.num_rows for batch in _batches(reader))

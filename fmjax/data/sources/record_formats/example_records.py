@@ -12,6 +12,7 @@ from typing import Any
 
 from fmjax.data.records import BadRecord
 from fmjax.data.seqio_import import import_seqio
+from fmjax.data.sources.data_files import local_file
 from fmjax.data.sources.record_formats.byte_stream import last_suffix, open_bytes
 from fmjax.data.sources.record_formats.json_records import Found
 from fmjax.data.sources.record_formats.parts import Field, pick
@@ -37,6 +38,7 @@ def tfrecords(file: Path, fields: tuple[Field, ...]) -> Iterator[Found]:
     import_seqio()
     import tensorflow as tf
 
+    file = local_file(file)
     kind = "GZIP" if last_suffix(file) == ".gz" else ""
     number = end = 0
     try:
@@ -111,6 +113,7 @@ def _content_size(file: Path, expected: int) -> int:
 def _open_array_record(file: Path):
     from array_record.python.array_record_module import ArrayRecordReader
 
+    file = local_file(file)  # Its library reads no others.
     try:
         reader = ArrayRecordReader(str(file), "readahead_buffer_size:0")
         count = reader.num_records()

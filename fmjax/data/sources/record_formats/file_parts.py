@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from fmjax.data.sources.data_files import file_size, open_binary
 from fmjax.data.sources.division import FilePart
 from fmjax.data.sources.record_formats.byte_stream import (
     COMPRESSIONS,
@@ -39,7 +40,7 @@ def file_parts(
       UserError: the file is truncated, damaged or not of its format.
     """
     form = format_of(file) if form is None else form
-    total = file.stat().st_size
+    total = file_size(file)
     if size is not None and size < total:
         if form in LINES and last_suffix(file) not in COMPRESSIONS:
             yield from _line_ranges(file, total, size, numbered)
@@ -93,7 +94,7 @@ def _line_ranges(
     start, first = 0, 1
     with open_bytes(file):
         pass  # Refuses what is no text.
-    with open(file, "rb") as content:
+    with open_binary(file) as content:
         while start < total:
             content.seek(min(start + size, total))
             while (found := content.readline(_CHUNK)) and not found.endswith(b"\n"):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fmjax.data.records import BadRecord
+from fmjax.data.sources.data_files import file_version
 from fmjax.data.sources.division import FilePart, number_in_file
 from fmjax.data.sources.find_files import FileKind, without_shard
 from fmjax.data.sources.record_formats.byte_stream import (
@@ -267,12 +268,13 @@ def first_record(file: Path, options: RecordOptions) -> FirstRecord:
 
 def estimate_size(file: Path, options: RecordOptions) -> int:
     """Approximate bytes of content of a file, from its first 4 MiB of them."""
-    stat = file.stat()
-    return _estimate(file, stat.st_size, stat.st_mtime_ns, options)
+    return _estimate(file, *file_version(file), options)
 
 
 @functools.lru_cache(maxsize=1000)
-def _estimate(file: Path, size: int, modified: int, options: RecordOptions) -> int:
+def _estimate(
+    file: Path, size: int, modified: int | str, options: RecordOptions
+) -> int:
     del modified  # only a key of the cache
     with _opened(file, options.fields, options.csv, form=options.form) as found:
         records = _records(found, options.parts)

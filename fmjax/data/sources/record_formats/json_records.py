@@ -11,6 +11,7 @@ from typing import Any
 import ijson
 
 from fmjax.data.records import BadRecord
+from fmjax.data.sources.data_files import file_version
 from fmjax.data.sources.record_formats.byte_stream import ByteStream, open_bytes
 from fmjax.data.sources.record_formats.parts import Field, describe, pick
 from fmjax.errors import UserError
@@ -75,8 +76,7 @@ def json_list(
     record, is_only = _first_line(file)
     if record is not None and not is_only:
         return "line", json_lines(stream, fields)
-    stat = file.stat()
-    names, lists = _outline(file, stat.st_size, stat.st_mtime_ns)
+    names, lists = _outline(file, *file_version(file))
     first = fields[0].name
     is_record = any(first == n or first.startswith(f"{n}.") for n in names)
     if is_record or not lists:
@@ -159,7 +159,7 @@ def _whole(file: Path, stream: ByteStream) -> Any:
 
 @functools.lru_cache(maxsize=100_000)
 def _outline(
-    file: Path, size: int, modified: int
+    file: Path, size: int, modified: int | str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """All keys of the object in a file, and the keys of its lists of objects.
 

@@ -1,0 +1,185 @@
+"""Files of data, on file systems and in buckets, by the same functions.
+
+An object of a bucket is read through fsspec, from wherever a reader wants it. Readers
+that need a file of their own, such as those that map it into memory, get a copy in the
+cache's folder, which is made again when the object changes.
+"""
+
+import contextlib
+import functools
+import io
+import json
+import os
+import pathlib
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO, NamedTuple
+
+from fmjax.data.folders import cache_address
+from fmjax.errors import UserError
+from fmjax.storage import objects
+from fmjax.storage.access import cannot_use
+from fmjax.storage.paths import as_path, is_bucket
+
+# Bytes that a reader of an object fetches at once.
+_BLOCK_BYTES = 4 << 20
+# What a store says of an object's version, by the store.
+_VERSIONS = ("ETag", "etag", "generation", "LastModified", "mtime", "created")
+_copying = threading.Lock()
+
+
+class FileVersion(NamedTuple):
+    """What tells whether a file has changed, without reading it.
+
+    Attributes:
+      size: bytes of the file.
+      version: nanoseconds of its last change; of an object, what the store calls its
+        version, such as an ETag.
+    """
+
+    size: int
+    version: int | str
+
+
+def file_version(file: pathlib.Path) -> FileVersion:
+    """Size and version of a file.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    if is_bucket(file):
+        return _object_version(os.fspath(file))
+    stat = file.stat()
+    return FileVersion(stat.st_size, stat.st_mtime_ns)
+
+
+def file_size(file: pathlib.Path) -> int:
+    """Bytes of a file; raises OSError."""
+    return file_version(file).size
+
+
+@contextlib.contextmanager
+def open_binary(file: pathlib.Path) -> Iterator[BinaryIO]:
+    """Opens a file for reading; errors of a bucket's client are raised as OSErrors."""
+    if not is_bucket(file):
+        with open(file, "rb") as content:
+            yield content
+        return
+    with objects.os_errors(file):
+        opened = objects.open_object(file, _BLOCK_BYTES)
+        # Small reads do not pass through the client, and a peek is possible.
+        with opened, io.BufferedReader(opened, 1 << 16) as content:
+            yield content
+
+
+def common_folder(files: Sequence[pathlib.Path]) -> pathlib.Path:
+    """The folder that all files are below."""
+    root = files[0].parent
+    while not all(file.is_relative_to(root) for file in files):
+        root = root.parent
+    return root
+
+
+def relative_name(file: pathlib.Path, root: pathlib.Path | str) -> str:
+    """The name of a file relative to a folder, with slashes."""
+    root = os.fspath(root)
+    if is_bucket(file):
+        return os.fspath(file).removeprefix(root.rstrip("/")).lstrip("/") or "."
+    return os.path.relpath(file, root)
+
+
+def local_file(file: pathlib.Path) -> pathlib.Path:
+    """A file of this machine with the content of a file: itself, or a copy.
+
+    Copies are below `objects` in $FMJAX_CACHE if that is local, else in ~/.cache/fmjax,
+    under the names that they have in the bucket.
+
+    Raises:
+      UserError: the object cannot be read, or the copy cannot be written.
+    """
+    if not is_bucket(file):
+        return file
+    address = os.fspath(file)
+    scheme, _, name = address.partition("://")
+    place = _copies() / scheme / name
+    note = place.with_name(f".{place.name}.version")
+    try:
+        known = [*file_version(file)]
+        with _copying:
+            if not (place.is_file() and _noted(note) == known):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
+                try:
+                    objects.download(file, temporary)
+                    os.replace(temporary, place)
+                finally:
+                    temporary.unlink(missing_ok=True)
+                note.write_text(json.dumps(known))
+    except OSError as error:
+        raise UserError(
+            f"{address} cannot be copied to {place}: {error.strerror or error}."
+        ) from error
+    return place
+
+
+def objects_below(folder: str, binding: str) -> dict[str, Any]:
+    """What a store lists below an address, as {address: description}.
+
+    Args:
+      folder: the address of a folder or an object.
+      binding: gin name of the field that holds it, for messages.
+
+    Raises:
+      UserError: the bucket cannot be read.
+    """
+    return _listed(folder, binding, "find")
+
+
+def objects_like(pattern: str, binding: str) -> dict[str, Any]:
+    """What a store lists of a glob without `**`; see `objects_below`."""
+    return _listed(pattern, binding, "glob")
+
+
+def _listed(address: str, binding: str, how: str) -> dict[str, Any]:
+    scheme, bucket = address.split("://")[0], address.split("://")[1].split("/")[0]
+    # Raises for an unknown scheme, or a package that is not installed.
+    root = as_path(f"{scheme}://{bucket}", binding)
+    try:
+        with objects.os_errors(root):
+            found = objects.listing(address, how)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise cannot_use(root, binding, error) from error
+    for name, about in found.items():
+        _known[name] = _version_of(about)
+    return found
+
+
+# What listings have told of objects.
+_known: dict[str, FileVersion] = {}
+
+
+def _object_version(address: str) -> FileVersion:
+    if address not in _known:
+        with objects.os_errors(address):
+            _known[address] = _version_of(objects.about(address))
+    return _known[address]
+
+
+def _version_of(about: dict[str, Any]) -> FileVersion:
+    told = next((about[name] for name in _VERSIONS if about.get(name)), "")
+    return FileVersion(int(about["size"]), str(told).strip('"'))
+
+
+@functools.cache
+def _copies() -> pathlib.Path:
+    home = cache_address(None)
+    return (as_path("~/.cache/fmjax") if is_bucket(home) else home) / "objects"
+
+
+def _noted(note: pathlib.Path) -> list | None:
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(note.read_text())
+    return None

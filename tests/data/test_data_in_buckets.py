@@ -1,0 +1,230 @@
+"""Files of data in buckets: what is read of them is what is read of local files."""
+
+import gzip
+import json
+import tarfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from fmjax.data.sources import data_files
+from fmjax.data.sources.conversation_files import ConversationFiles
+from fmjax.data.sources.find_files import TEXTS, find_files
+from fmjax.data.sources.image_folder import ImageFolder
+from fmjax.data.sources.labelled_records import LabelledRecords
+from fmjax.data.sources.record_files import RecordFiles
+from fmjax.data.sources.text_files import TextFiles
+from fmjax.data.sources.token_files import TokenFiles
+from fmjax.data.tasks.text_task import TextTask
+from fmjax.data.text.text_data import Data
+from fmjax.data.tokenizers.vocabularies import Bytes
+from fmjax.errors import UserError
+from tests.data.test_example_records import example, write
+
+SLOW = pytest.mark.slow
+TEXTS_OF = [f"<{n}> {'na ' * (n % 9)}ä" for n in range(200)]
+ROWS = [{"text": text, "label": "ab"[n % 2]} for n, text in enumerate(TEXTS_OF)]
+
+
+def write_as(file):
+    lines = "\n".join(map(json.dumps, ROWS)).encode()
+    table = pa.Table.from_pylist(ROWS)
+    match "".join(file.suffixes):
+        case ".jsonl":
+            file.write_bytes(lines)
+        case ".jsonl.gz":
+            file.write_bytes(gzip.compress(lines))
+        case ".json":
+            file.write_text(json.dumps(ROWS))
+        case ".csv":
+            pa.csv.write_csv(table, file)
+        case ".parquet":
+            pq.write_table(table, file, row_group_size=30)
+        case ".arrow":
+            with pa.ipc.new_file(file, table.schema) as out:
+                out.write_table(table, max_chunksize=20)
+        case ".tar":
+            with tarfile.open(file, "w") as archive:
+                for number in range(len(ROWS)):
+                    path = file.with_name("x")
+                    path.write_text(TEXTS_OF[number])
+                    archive.add(path, f"{number:03}.text")
+                    path.unlink()
+        case suffix:
+            assert suffix in (".tfrecord", ".array_record")
+            write(file, [example(**row) for row in ROWS])
+
+
+@pytest.fixture
+def store(buckets, monkeypatch, tmp_path):
+    """Copies a local folder to s3://bucket/NAME; opened objects are counted."""
+    monkeypatch.setattr(data_files, "_known", {})
+    monkeypatch.setattr(data_files, "_copies", lambda: tmp_path / "copies")
+    buckets.opened = []
+    monkeypatch.setattr(
+        buckets,
+        "before",
+        staticmethod(lambda what, name: what == "read" and buckets.opened.append(name)),
+    )
+
+    def put(folder, name):
+        files = buckets()
+        for file in folder.rglob("*"):
+            if file.is_file():
+                target = f"s3://bucket/{name}/{file.relative_to(folder).as_posix()}"
+                files.pipe_file(target, file.read_bytes())
+        return f"s3://bucket/{name}"
+
+    put.buckets = buckets
+    return put
+
+
+FORMATS = ("jsonl.gz", "json", "csv", "arrow", "tar", "tfrecord", "array_record")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.jsonl", "a.parquet", *(pytest.param(f"a.{x}", marks=SLOW) for x in FORMATS)],
+)
+def test_records_are_those_of_local_files(tmp_path, store, name):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    write_as(folder / name)
+    (folder / "more").mkdir()
+    write_as(folder / "more" / name)
+    local = RecordFiles(str(folder), validation_fraction=0.25)
+    remote = RecordFiles(store(folder, "corpus"), validation_fraction=0.25)
+    for split in ("train", "validation"):
+        assert list(remote.records(split)) == list(local.records(split))
+        assert remote.size(split) == local.size(split)
+        parts = [s.division(split).parts(1000) for s in (local, remote)]
+        assert [p[1:] for p in parts[0]] == [p[1:] for p in parts[1]]
+        division = remote.division(split)
+        read = [e for part in parts[1] for e in division.read(part)]
+        expected = list(local.records(split))
+        assert [e.texts[0] for e in read] == [text for _, text, _ in expected]
+    assert remote.fingerprint("train") == remote.fingerprint("train")
+    assert remote.fingerprint("train") != remote.fingerprint("validation")
+
+
+def test_files_are_recognized_without_reading_them(tmp_path, store):
+    (tmp_path / "corpus").mkdir()
+    write_as(tmp_path / "corpus" / "a.jsonl")
+    address = store(tmp_path / "corpus", "corpus")
+    before = data_files.file_version(
+        find_files(address + "/a.jsonl", "x", copies=False)[0]
+    )
+    assert before.size == (tmp_path / "corpus" / "a.jsonl").stat().st_size
+    assert store.buckets.opened == []
+    with (tmp_path / "corpus" / "a.jsonl").open("a") as more:
+        more.write("\n")
+    source = RecordFiles(address, validation_fraction=0.0)
+    digest = source.fingerprint("train")
+    store(tmp_path / "corpus", "corpus")
+    assert RecordFiles(address, validation_fraction=0.0).fingerprint("train") != digest
+
+
+def test_files_are_found_as_on_a_disk(tmp_path, store):
+    names = ["a.txt", "B.TXT", "c.md", "sub/d.txt", "sub/deep/e.txt", ".git/f.txt",
+             "sub/._g.txt", "n-00.txt", "n-01.txt"]  # fmt: skip
+    for name in names:
+        file = tmp_path / "corpus" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(name)
+    folder, address = str(tmp_path / "corpus"), store(tmp_path / "corpus", "corpus")
+    for pattern in ("", "/", "/*.txt", "/**/*.txt", "/sub", "/n-{00..01}.txt", "/c.md",
+                    "/*/d.*", "/sub/**"):  # fmt: skip
+        local = find_files(folder + pattern, "x", TEXTS)
+        remote = find_files(address + pattern, "x", TEXTS, copies=False)
+        known = [file.relative_to(folder).as_posix() for file in local]
+        assert [str(f).removeprefix(f"{address}/") for f in remote] == known, pattern
+        copies = find_files(address + pattern, "x", TEXTS)
+        assert [f.read_text() for f in copies] == [f.read_text() for f in local]
+    both = (f"{address}/a.txt", f"{address}/sub")
+    assert len(find_files(both, "x", TEXTS, copies=False)) == 3
+    assert find_files(f"file://{folder}/a.txt", "x") == find_files(
+        f"{folder}/a.txt", "x"
+    )
+    with pytest.raises(UserError, match=r"x = 's3://bucket/corpus/\*\.csv' matches no"):
+        find_files(f"{address}/*.csv", "x")
+    with pytest.raises(UserError, match="some files are in a bucket and some are not"):
+        find_files((f"{address}/a.txt", f"{folder}/a.txt"), "x", copies=False)
+    with pytest.raises(UserError, match=r"x = 'ftp://bucket/a': expected a path"):
+        find_files("ftp://bucket/a", "x")
+    with pytest.raises(UserError, match=r"image_folder\.folder = 's3://bucket/corpus'"):
+        list(ImageFolder(address).images("train"))
+
+
+def test_mapped_files_are_copied_once_and_again_when_they_change(tmp_path, store):
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.txt").write_text("one\ntwo\n" * 40)
+    ids = np.arange(4000, dtype="<u2") % 100
+    ids.tofile(tmp_path / "corpus" / "a.bin")
+    address = store(tmp_path / "corpus", "corpus")
+    options = {"document": "line", "validation_fraction": 0.0}
+    local = TextFiles(str(tmp_path / "corpus"), **options)
+    remote = TextFiles(address, **options)
+    assert list(remote.documents("train")) == list(local.documents("train"))
+    division = TokenFiles(address, validation_fraction=0.0).division("train")
+    (found,) = [e.tokens.ids for part in division.parts() for e in division.read(part)]
+    np.testing.assert_array_equal(found, ids)
+    opened = len(store.buckets.opened)
+    assert list(TextFiles(address, **options).documents("train"))
+    assert len(store.buckets.opened) == opened
+    (tmp_path / "corpus" / "a.txt").write_text("three\n" * 40)
+    store(tmp_path / "corpus", "corpus")
+    changed = TextFiles(address, **options)
+    assert next(changed.documents("train"))[1] == b"three"
+
+
+def test_classes_and_conversations_are_read_too(tmp_path, store):
+    (tmp_path / "corpus").mkdir()
+    write_as(tmp_path / "corpus" / "a.jsonl")
+    (tmp_path / "corpus" / "text.labels.txt").write_text("")
+    files = store(tmp_path / "corpus", "corpus") + "/*.jsonl"
+    source = LabelledRecords(files, "text", label="label")
+    assert source.class_names() == ("a", "b")
+    turns = [{"instruction": "do", "output": f"it {n}"} for n in range(20)]
+    chats = tmp_path / "chats"
+    chats.mkdir()
+    (chats / "a.jsonl").write_text("\n".join(map(json.dumps, turns)))
+    assert len([*ConversationFiles(store(chats, "chats")).first(3)]) == 3
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_caches_and_streams_have_the_rows_of_local_files(tmp_path, store, streaming):
+    (tmp_path / "corpus").mkdir()
+    for name in ("a.parquet", "b.jsonl"):
+        write_as(tmp_path / "corpus" / name)
+    found = []
+    for files in (str(tmp_path / "corpus"), store(tmp_path / "corpus", "corpus")):
+        source = RecordFiles(files, validation_fraction=0.0)
+        data = Data(
+            TextTask(source, Bytes(), name="bucket"), length=32, streaming=streaming,
+            shuffle_mb=4e-3, cache_dir=str(tmp_path / "cache"),
+        )  # fmt: skip
+        data.prepare()
+        batches = data.train_batches(8, range(8), 0)
+        found.append([next(batches)["tokens"] for _ in range(30)])
+        batches.close()
+    np.testing.assert_array_equal(*found)
+
+
+def test_a_store_that_fails_is_named(tmp_path, store):
+    (tmp_path / "corpus").mkdir()
+    write_as(tmp_path / "corpus" / "a.jsonl")
+    address = store(tmp_path / "corpus", "corpus")
+
+    class ClientError(Exception):
+        """As of a client's own kind."""
+
+    def fail(operation, path):
+        raise ClientError("the network is down")
+
+    store.buckets.before = staticmethod(fail)
+    source = RecordFiles(address, validation_fraction=0.0)
+    with pytest.raises(UserError, match=r"s3://bucket/corpus/a\.jsonl cannot be read"):
+        source.fingerprint("train")
