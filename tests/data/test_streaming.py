@@ -15,9 +15,9 @@ from fmjax.data.sources import file_digest
 from fmjax.data.sources.labelled_records import LabelledRecords
 from fmjax.data.sources.record_files import RecordFiles
 from fmjax.data.sources.text_files import TextFiles
+from fmjax.data.streaming.lanes import LaneRows, MemberReader, Place
 from fmjax.data.tasks.mixture import Mixture
 from fmjax.data.tasks.text_task import TextTask
-from fmjax.data.text.lanes import LaneRows, MemberReader, Place
 from fmjax.data.text.masking import Masking
 from fmjax.data.text.text_data import Data
 from fmjax.data.tokenizers.tokenizers import ByteTokenizer

@@ -12,11 +12,11 @@ from fmjax.data.images.image_examples import ImageExample, image_examples
 from fmjax.data.images.preprocessing import Preprocessing, check_preprocessing
 from fmjax.data.images.rows import ImageRows
 from fmjax.data.sources.examples import Skipped
+from fmjax.data.streaming.streamed_data import StreamedData
 from fmjax.data.tasks.image_task import ImageTask
 from fmjax.data.tasks.mixture import Mixture
 from fmjax.data.tasks.seqio_task import SeqioTask
 from fmjax.data.tasks.text_task import TextTask
-from fmjax.data.text.streamed_data import StreamedData
 from fmjax.errors import UserError, require
 
 

@@ -1,1 +1,1 @@
-"""Text: layouts that make rows from tokenized documents, corruptions, and streaming."""
+"""Text: layouts that make rows from tokenized documents, corruptions, data of seqio."""

@@ -11,6 +11,9 @@ from fmjax.data.records import RowLayout
 from fmjax.data.runtime import batches
 from fmjax.data.runtime.text_coding import TextCoding
 from fmjax.data.sources.examples import Skipped
+from fmjax.data.streaming.streamed_batches import StreamedBatches
+from fmjax.data.streaming.streamed_data import StreamedData
+from fmjax.data.streaming.streamed_rows import StreamedRows
 from fmjax.data.tasks.documents import Tokenized, tokenized_documents
 from fmjax.data.tasks.image_task import ImageTask
 from fmjax.data.tasks.member import LabelKind
@@ -33,10 +36,7 @@ from fmjax.data.text.row_kinds import (
     plain_rows,
     text_rows,
 )
-from fmjax.data.text.seqio_streaming import SeqioBatches, SeqioRows
-from fmjax.data.text.streamed_data import StreamedData
-from fmjax.data.text.streamed_rows import StreamedRows
-from fmjax.data.text.streaming import StreamedBatches
+from fmjax.data.text.seqio_batches import SeqioBatches, SeqioRows
 from fmjax.data.text.text_groups import TextGroups, reads_pairs
 from fmjax.errors import UserError, require, suggest
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from fmjax.data.records import Record, Row
 from fmjax.data.sources.division import Division, FilePart, RawExample
-from fmjax.data.text.streamed_rows import StreamedRows
+from fmjax.data.streaming.streamed_rows import StreamedRows
 from fmjax.errors import UserError
 
 # The least number of parts that a lane should have.

@@ -15,9 +15,9 @@ import numpy as np
 from fmjax.data.records import Row, RowLayout
 from fmjax.data.runtime.batches import Batch, stack
 from fmjax.data.seqio_import import import_seqio
+from fmjax.data.streaming.ahead import Ahead
 from fmjax.data.tasks.bounded_skipped import BoundedSkipped
 from fmjax.data.tasks.documents import tokenized_documents
-from fmjax.data.text.ahead import Ahead
 from fmjax.data.text.text_groups import reads_pairs
 from fmjax.errors import UserError
 

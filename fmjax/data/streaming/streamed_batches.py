@@ -19,15 +19,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from fmjax.data.runtime.batches import Batch, stack, with_target_bytes
-from fmjax.data.text.ahead import Ahead
-from fmjax.data.text.lanes import (
+from fmjax.data.streaming.ahead import Ahead
+from fmjax.data.streaming.lanes import (
     PARTS_OF_LANE,
     LaneRows,
     MemberReader,
     Place,
     parts_for,
 )
-from fmjax.data.text.streamed_rows import StreamedRows
+from fmjax.data.streaming.streamed_rows import StreamedRows
 from fmjax.errors import UserError
 
 # Maximum number of lanes.

@@ -11,8 +11,8 @@ from fmjax.data.runtime.cached_data import CachedData, source_of
 from fmjax.data.runtime.unit_coding import UnitCoding
 from fmjax.data.sources.division import Divisible
 from fmjax.data.sources.file_digest import sampled_digests
-from fmjax.data.text.streamed_rows import StreamedMember, StreamedRows
-from fmjax.data.text.streaming import StreamedBatches, streamed_eval_batches
+from fmjax.data.streaming.streamed_batches import StreamedBatches, streamed_eval_batches
+from fmjax.data.streaming.streamed_rows import StreamedMember, StreamedRows
 from fmjax.errors import UserError
 
 

@@ -1,0 +1,1 @@
+"""Streaming: batches read from files in training, without a cache."""
