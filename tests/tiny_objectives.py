@@ -198,7 +198,9 @@ OBJECTIVES = {
         _texts("regression"),
     ),
     "token_classification": Tiny(
-        TokenClassification(Bert(BLOCK, **LANGUAGE, token_classes=3)),
+        TokenClassification(
+            Bert(BLOCK, **LANGUAGE, token_classes=3, token_transform="gelu")
+        ),
         _texts("tokens"),
     ),
     "masked_autoencoding": Tiny(

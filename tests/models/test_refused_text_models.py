@@ -27,9 +27,11 @@ def test_a_gated_activation_is_refused_where_a_head_has_no_gate():
         Electra(BLOCK, CLAMPED, **SIZES)
 
 
-def test_a_mean_that_no_pooler_reads_is_refused():
+def test_parts_whose_output_nothing_reads_are_refused():
     with pytest.raises(UserError, match=r"bert\.pooling = 'mean'.*bert\.pooler"):
         Bert(BLOCK, **SIZES, pooling="mean")
+    with pytest.raises(UserError, match=r"bert\.token_transform = 'gelu'.*bert\.spans"):
+        Bert(BLOCK, **SIZES, token_transform="gelu")
 
 
 @pytest.mark.parametrize("value", [0, -2])

@@ -3,6 +3,9 @@
 Names with a comma are variants, which run with --slow alone.
 """
 
+from parity.case import HEADS, Case
+
+ALL = " ".join(HEADS)
 VOCAB, LENGTH = 203, 28
 ENDS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
 GPT2 = dict(
@@ -77,8 +80,8 @@ LONG = {
 }
 
 DECODERS = {
-    "gpt2": ("GPT2LMHeadModel", GPT2),
-    "gpt2, untied, gelu, inner": (
+    "gpt2": Case("GPT2LMHeadModel", GPT2, heads=ALL),
+    "gpt2, untied, gelu, inner": Case(
         "GPT2LMHeadModel",
         {
             **GPT2,
@@ -88,7 +91,7 @@ DECODERS = {
             "layer_norm_epsilon": 1e-3,
         },
     ),
-    "gpt2, scores by layer": (
+    "gpt2, scores by layer": Case(
         "GPT2LMHeadModel",
         {
             **GPT2,
@@ -97,17 +100,18 @@ DECODERS = {
             "scale_attn_weights": False,
         },
     ),
-    "opt": ("OPTForCausalLM", OPT),
-    "opt, post-norm, untied": (
+    "opt": Case("OPTForCausalLM", OPT, heads="texts answers"),
+    "opt, post-norm, untied": Case(
         "OPTForCausalLM",
         {**OPT, "do_layer_norm_before": False, "tie_word_embeddings": False},
     ),
     # OPT 350M, and Galactica.
-    "opt, post-norm, projections": (
+    "opt, post-norm, projections": Case(
         "OPTForCausalLM",
         {**OPT, "do_layer_norm_before": False, "word_embed_proj_dim": 14},
+        heads="texts answers",
     ),
-    "opt, no biases, no weights of norms": (
+    "opt, no biases, no weights of norms": Case(
         "OPTForCausalLM",
         {
             **OPT,
@@ -116,9 +120,9 @@ DECODERS = {
             "activation_function": "gelu",
         },
     ),
-    "bloom": ("BloomForCausalLM", BLOOM),
-    "llama": ("LlamaForCausalLM", LLAMA),
-    "llama, wide heads": (
+    "bloom": Case("BloomForCausalLM", BLOOM, heads=ALL),
+    "llama": Case("LlamaForCausalLM", LLAMA, heads=ALL),
+    "llama, wide heads": Case(
         "LlamaForCausalLM",
         {
             **LLAMA,
@@ -128,15 +132,19 @@ DECODERS = {
             "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
         },
     ),
-    "llama, all heads": ("LlamaForCausalLM", {**LLAMA, "num_key_value_heads": None}),
-    "llama, biases": (
+    "llama, all heads": Case(
+        "LlamaForCausalLM", {**LLAMA, "num_key_value_heads": None}
+    ),
+    "llama, biases": Case(
         "LlamaForCausalLM",
         {**LLAMA, "attention_bias": True, "mlp_bias": True},
     ),
-    "mistral": ("MistralForCausalLM", {**LLAMA, "sliding_window": 5}),
-    "mistral, whole": ("MistralForCausalLM", {**LLAMA, "sliding_window": None}),
-    "qwen2": ("Qwen2ForCausalLM", LLAMA),
-    "qwen2, window": (
+    "mistral": Case(
+        "MistralForCausalLM", {**LLAMA, "sliding_window": 5}, heads=ALL, alike=True
+    ),
+    "mistral, whole": Case("MistralForCausalLM", {**LLAMA, "sliding_window": None}),
+    "qwen2": Case("Qwen2ForCausalLM", LLAMA, heads=ALL, alike=True),
+    "qwen2, window": Case(
         "Qwen2ForCausalLM",
         {
             **LLAMA,
@@ -146,8 +154,8 @@ DECODERS = {
             "tie_word_embeddings": True,
         },
     ),
-    "qwen3": ("Qwen3ForCausalLM", {**LLAMA, "head_dim": 10}),
-    "qwen3, every second window": (
+    "qwen3": Case("Qwen3ForCausalLM", {**LLAMA, "head_dim": 10}, heads=ALL),
+    "qwen3, every second window": Case(
         "Qwen3ForCausalLM",
         {
             **LLAMA,
@@ -157,8 +165,10 @@ DECODERS = {
             "layer_types": ["sliding_attention", "full_attention"] * 2,
         },
     ),
-    "gemma": ("GemmaForCausalLM", {**LLAMA, "head_dim": 10}),
-    "gemma2": (
+    "gemma": Case(
+        "GemmaForCausalLM", {**LLAMA, "head_dim": 10}, heads="texts tokens", alike=True
+    ),
+    "gemma2": Case(
         "Gemma2ForCausalLM",
         {
             **LLAMA,
@@ -169,8 +179,9 @@ DECODERS = {
             "attn_logit_softcapping": 2.0,
             "final_logit_softcapping": 3.0,
         },
+        heads="texts tokens",
     ),
-    "gemma2, no caps": (
+    "gemma2, no caps": Case(
         "Gemma2ForCausalLM",
         {
             **LLAMA,
@@ -179,7 +190,7 @@ DECODERS = {
             "final_logit_softcapping": None,
         },
     ),
-    "gemma3_text": (
+    "gemma3_text": Case(
         "Gemma3ForCausalLM",
         {
             **LLAMA,
@@ -197,16 +208,20 @@ DECODERS = {
                 "sliding_attention": {"rope_type": "default", "rope_theta": 30.0},
             },
         },
+        heads="texts",
+        own_cache=True,
+        prefix="Gemma3Text",
     ),
-    "mixtral": (
+    "mixtral": Case(
         "MixtralForCausalLM",
         {**LLAMA, "num_local_experts": 5, "num_experts_per_tok": 3},
+        heads=ALL,
     ),
-    "mixtral, window": (
+    "mixtral, window": Case(
         "MixtralForCausalLM",
         {**LLAMA, "num_local_experts": 3, "sliding_window": 5},
     ),
-    "phi3": (
+    "phi3": Case(
         "Phi3ForCausalLM",
         {
             **LLAMA,
@@ -215,14 +230,21 @@ DECODERS = {
             "original_max_position_embeddings": 8,
             "rope_parameters": {**LONG, "partial_rotary_factor": 0.75},
         },
+        heads="texts tokens",
     ),
-    "phi3, plain": ("Phi3ForCausalLM", LLAMA),
-    "phi": ("PhiForCausalLM", {**NEOX, "num_key_value_heads": 1}),
-    "qwen2_moe": (
+    "phi3, plain": Case("Phi3ForCausalLM", LLAMA),
+    "phi": Case(
+        "PhiForCausalLM",
+        {**NEOX, "num_key_value_heads": 1},
+        heads="texts tokens",
+        alike=True,
+    ),
+    "qwen2_moe": Case(
         "Qwen2MoeForCausalLM",
         {**LLAMA, **MOE, "shared_expert_intermediate_size": 26},
+        heads=ALL,
     ),
-    "qwen2_moe, first dense": (
+    "qwen2_moe, first dense": Case(
         "Qwen2MoeForCausalLM",
         {
             **LLAMA,
@@ -234,12 +256,15 @@ DECODERS = {
             "qkv_bias": False,
         },
     ),
-    "qwen3_moe": ("Qwen3MoeForCausalLM", {**LLAMA, **MOE, "head_dim": 10}),
-    "gpt_neox": (
+    "qwen3_moe": Case(
+        "Qwen3MoeForCausalLM", {**LLAMA, **MOE, "head_dim": 10}, heads=ALL, alike=True
+    ),
+    "gpt_neox": Case(
         "GPTNeoXForCausalLM",
         {**NEOX, "rope_parameters": {"partial_rotary_factor": 0.5}},
+        heads=ALL,
     ),
-    "gpt_neox, one after the other": (
+    "gpt_neox, one after the other": Case(
         "GPTNeoXForCausalLM",
         {
             **NEOX,
@@ -253,15 +278,16 @@ DECODERS = {
             },
         },
     ),
-    "gptj": (
+    "gptj": Case(
         "GPTJForCausalLM",
         {
             **{name: v for name, v in GPT2.items() if name != "n_head"},
             "n_head": 3,
             "rotary_dim": 4,
         },
+        heads="texts answers",
     ),
-    "gpt_neo": (
+    "gpt_neo": Case(
         "GPTNeoForCausalLM",
         dict(
             vocab_size=VOCAB,
@@ -274,10 +300,14 @@ DECODERS = {
             max_position_embeddings=LENGTH,
             **ENDS,
         ),
+        heads=ALL,
+        alike=True,
     ),
-    "olmo": ("OlmoForCausalLM", {**LLAMA, "clip_qkv": 0.5}),
-    "olmo2": ("Olmo2ForCausalLM", LLAMA),
-    "olmo3": (
+    "olmo": Case(
+        "OlmoForCausalLM", {**LLAMA, "clip_qkv": 0.5}, heads="texts", alike=True
+    ),
+    "olmo2": Case("Olmo2ForCausalLM", LLAMA, heads="texts"),
+    "olmo3": Case(
         "Olmo3ForCausalLM",
         {
             **LLAMA,
@@ -289,12 +319,17 @@ DECODERS = {
                 "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
             },
         },
+        heads="texts",
+        alike=True,
     ),
-    "smollm3": (
+    "smollm3": Case(
         "SmolLM3ForCausalLM",
         {**LLAMA, "no_rope_layer_interval": 2, "tie_word_embeddings": True},
+        heads=ALL,
+        alike=True,
+        own_cache=True,
     ),
-    "smollm3, biases, windows": (
+    "smollm3, biases, windows": Case(
         "SmolLM3ForCausalLM",
         {
             **LLAMA,
@@ -306,7 +341,7 @@ DECODERS = {
             "mlp_bias": True,
         },
     ),
-    "granite": (
+    "granite": Case(
         "GraniteForCausalLM",
         {
             **LLAMA,
@@ -315,10 +350,18 @@ DECODERS = {
             "attention_multiplier": 0.3,
             "logits_scaling": 1.5,
         },
+        alike=True,
     ),
-    "starcoder2": ("Starcoder2ForCausalLM", {**LLAMA, "sliding_window": 9}),
-    "starcoder2, no biases": ("Starcoder2ForCausalLM", {**LLAMA, "use_bias": False}),
-    "stablelm": (
+    "starcoder2": Case(
+        "Starcoder2ForCausalLM",
+        {**LLAMA, "sliding_window": 9},
+        heads="texts tokens",
+        alike=True,
+    ),
+    "starcoder2, no biases": Case(
+        "Starcoder2ForCausalLM", {**LLAMA, "use_bias": False}
+    ),
+    "stablelm": Case(
         "StableLmForCausalLM",
         {
             **NEOX,
@@ -327,8 +370,10 @@ DECODERS = {
             "qk_layernorm": True,
             "rope_parameters": {"partial_rotary_factor": 0.5, "rope_theta": 500.0},
         },
+        heads="texts tokens",
+        alike=True,
     ),
-    "stablelm, parallel": (
+    "stablelm, parallel": Case(
         "StableLmForCausalLM",
         {
             **NEOX,
@@ -337,11 +382,12 @@ DECODERS = {
             "rope_parameters": {"partial_rotary_factor": 0.5, "rope_theta": 500.0},
         },
     ),
-    "falcon": (
+    "falcon": Case(
         "FalconForCausalLM",
         {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2},
+        heads=ALL,
     ),
-    "falcon, one norm": (
+    "falcon, one norm": Case(
         "FalconForCausalLM",
         {
             **FALCON,
@@ -352,8 +398,8 @@ DECODERS = {
             "tie_word_embeddings": False,
         },
     ),
-    "falcon, one key": ("FalconForCausalLM", FALCON),
-    "falcon, alibi": (
+    "falcon, one key": Case("FalconForCausalLM", FALCON),
+    "falcon, alibi": Case(
         "FalconForCausalLM",
         {
             **FALCON,
@@ -365,16 +411,18 @@ DECODERS = {
             "bias": True,
         },
     ),
-    "cohere": ("CohereForCausalLM", {**LLAMA, "logit_scale": 1.3}),
-    "cohere, norms of heads": (
+    "cohere": Case("CohereForCausalLM", {**LLAMA, "logit_scale": 1.3}),
+    "cohere, norms of heads": Case(
         "CohereForCausalLM",
         {**LLAMA, "use_qk_norm": True, "attention_bias": True, "logit_scale": 1.3},
     ),
-    "glm4": (
+    "glm4": Case(
         "Glm4ForCausalLM",
         {**LLAMA, "head_dim": 12, "rope_parameters": {"partial_rotary_factor": 0.5}},
+        heads="texts tokens",
+        alike=True,
     ),
-    "gpt_oss": (
+    "gpt_oss": Case(
         "GptOssForCausalLM",
         {
             **LLAMA,
@@ -385,15 +433,19 @@ DECODERS = {
             "sliding_window": 5,
             "rope_parameters": {**YARN, "truncate": False},
         },
+        heads="texts tokens",
+        own_cache=True,
     ),
-    "deepseek_v3": (
+    "deepseek_v3": Case(
         "DeepseekV3ForCausalLM",
         {
             **DEEPSEEK,
             "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0},
         },
+        heads="texts tokens",
+        own_cache=True,
     ),
-    "deepseek_v3, whole queries": (
+    "deepseek_v3, whole queries": Case(
         "DeepseekV3ForCausalLM",
         {
             **DEEPSEEK,

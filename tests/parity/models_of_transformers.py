@@ -14,54 +14,6 @@ torch.set_num_threads(2)
 
 # Grouped products of experts need widths of multiples of four.
 PLAIN = dict(attn_implementation="eager", experts_implementation="eager")
-# Sizes that nothing divides by chance, so that no transposition goes unnoticed.
-BERT = dict(
-    vocab_size=VOCAB,
-    hidden_size=30,
-    num_hidden_layers=3,
-    num_attention_heads=5,
-    intermediate_size=44,
-    max_position_embeddings=LENGTH,
-)
-# Buckets and distances that the text goes beyond.
-DEBERTA = {
-    **BERT,
-    "relative_attention": True,
-    "pos_att_type": ["p2c", "c2p"],
-    "share_att_key": True,
-    "norm_rel_ebd": "layer_norm",
-    "position_buckets": 8,
-    "max_relative_positions": 20,
-    "layer_norm_eps": 1e-5,
-}
-MODERNBERT = {
-    **BERT,
-    "num_hidden_layers": 4,
-    "hidden_size": 40,
-    # Distances of the text go beyond the window.
-    "local_attention": 9,
-    "pad_token_id": 0,
-}
-T5 = dict(
-    vocab_size=VOCAB,
-    d_model=30,
-    d_kv=8,
-    d_ff=44,
-    num_layers=2,
-    num_decoder_layers=3,
-    num_heads=5,
-    # Distances of the text go beyond the buckets.
-    relative_attention_num_buckets=8,
-    relative_attention_max_distance=14,
-)
-VISION = dict(
-    hidden_size=30,
-    num_hidden_layers=3,
-    num_attention_heads=5,
-    intermediate_size=44,
-    image_size=21,
-    patch_size=7,
-)
 
 
 # Largest |a - b| / max(1, max|b|) of all comparisons by model_type; see conftest.py.

@@ -7,11 +7,11 @@ import peft
 import pytest
 import torch
 from parity.decoders import DECODERS
+from parity.encoder_decoders import T5
+from parity.encoders import BERT
+from parity.image_encoders import VISION
 from parity.models_of_transformers import (
-    BERT,
     PLAIN,
-    T5,
-    VISION,
     close,
     imported,
     random_model,
@@ -346,7 +346,7 @@ def test_a_head_that_the_adapter_has_alone_is_added(architecture, bare, tmp_path
     # RoBERTa counts positions from 2.
     options = BERT | {"num_labels": 3, "max_position_embeddings": 30}
     if "Llama" in architecture:
-        options = DECODERS["llama"][1] | {"num_labels": 3, "pad_token_id": 0}
+        options = {**DECODERS["llama"].options} | {"num_labels": 3, "pad_token_id": 0}
     theirs = random_model(architecture, options)
     base = random_model(bare, options)
     name = base.base_model_prefix

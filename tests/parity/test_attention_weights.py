@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 from parity.decoders import DECODERS
+from parity.encoder_decoders import T5
+from parity.encoders import BERT, DEBERTA
+from parity.image_encoders import VISION
 from parity.models_of_transformers import (
-    BERT,
-    DEBERTA,
     ENDS,
     LENGTH,
     LLAMA,
-    T5,
-    VISION,
     VOCAB,
     all_close,
     imported,

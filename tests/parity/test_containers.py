@@ -8,9 +8,9 @@ import pytest
 import tensorstore
 import torch
 from flax import serialization, traverse_util
+from parity.encoder_decoders import T5
 from parity.models_of_transformers import (
     LLAMA,
-    T5,
     VOCAB,
     close,
     edit_config,

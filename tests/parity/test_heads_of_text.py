@@ -6,16 +6,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from parity.decoders import DECODERS
+from parity.case import HEADS
+from parity.decoders import DECODERS, GPT2
+from parity.encoder_decoders import BART, ENCODER_DECODERS
+from parity.encoders import BERT, ENCODERS
 from parity.models_of_transformers import (
-    BERT,
-    DEBERTA,
-    ENDS,
-    LENGTH,
-    LLAMA,
-    MODERNBERT,
-    T5,
-    VOCAB,
     close,
     comes_back,
     imported,
@@ -30,116 +25,60 @@ from fmjax.errors import UserError
 from fmjax.interop.families import FAMILIES
 from fmjax.interop.hugging_face import import_model
 
-GPT2 = dict(
-    vocab_size=VOCAB, n_positions=LENGTH, n_embd=30, n_layer=2, n_head=5, **ENDS
-)
-OPT = dict(
-    vocab_size=VOCAB,
-    hidden_size=30,
-    num_hidden_layers=2,
-    num_attention_heads=5,
-    ffn_dim=44,
-    max_position_embeddings=LENGTH,
-    word_embed_proj_dim=30,
-    **ENDS,
-)
-BLOOM = dict(vocab_size=VOCAB, hidden_size=42, n_layer=2, n_head=6, **ENDS)
-DISTILBERT = dict(
-    vocab_size=VOCAB,
-    dim=30,
-    n_layers=2,
-    n_heads=5,
-    hidden_dim=44,
-    max_position_embeddings=LENGTH,
-)
-ROBERTA = {**BERT, "max_position_embeddings": LENGTH + 2}
-GEMMA2 = {**LLAMA, "head_dim": 10, "query_pre_attn_scalar": 14, "sliding_window": 4}
-TASKS = {
-    "texts": "ForSequenceClassification",
-    "tokens": "ForTokenClassification",
-    "answers": "ForQuestionAnswering",
+# Of one stack, and of encoder-decoders that read the same text on both sides.
+CASES = DECODERS | ENCODERS
+HEADED = {
+    f"{name}, {task}": (case, task)
+    for name, case in CASES.items()
+    for task in case.heads.split()
 }
-ALL = "texts tokens answers"
-MODELS = {
-    "bert": ("Bert", BERT, ALL),
-    "roberta": ("Roberta", ROBERTA, ALL),
-    "xlm-roberta": ("XLMRoberta", ROBERTA, ALL),
-    "camembert": ("Camembert", ROBERTA, ALL),
-    "electra": ("Electra", {**BERT, "embedding_size": 18}, ALL),
-    "deberta": ("DebertaV2", DEBERTA, ALL),
-    "distilbert": ("DistilBert", DISTILBERT, ALL),
-    "albert": ("Albert", {**BERT, "embedding_size": 18}, ALL),
-    "mpnet": ("MPNet", ROBERTA, ALL),
-    "modernbert": ("ModernBert", MODERNBERT, ALL),
-    "t5": ("T5", T5, "tokens"),
-    "mt5": ("MT5", T5, "tokens"),
-    "umt5": ("UMT5", T5, "tokens"),
-    "gpt2": ("GPT2", GPT2, ALL),
-    "opt": ("OPT", OPT, "texts answers"),
-    "bloom": ("Bloom", BLOOM, ALL),
-    "llama": ("Llama", LLAMA, ALL),
-    "mistral": ("Mistral", LLAMA | {"sliding_window": 5}, ALL),
-    "qwen2": ("Qwen2", LLAMA, ALL),
-    "qwen3": ("Qwen3", LLAMA | {"head_dim": 10}, ALL),
-    "gemma2": ("Gemma2", GEMMA2, "texts tokens"),
-    "opt 350m": ("OPT", DECODERS["opt, post-norm, projections"][1], "texts answers"),
-} | {
-    name: (prefix, DECODERS[name][1], tasks)
-    for tasks, prefixes in {
-        ALL: {
-            "falcon": "Falcon",
-            "gpt_neo": "GPTNeo",
-            "gpt_neox": "GPTNeoX",
-            "mixtral": "Mixtral",
-            "qwen2_moe": "Qwen2Moe",
-            "qwen3_moe": "Qwen3Moe",
-            "smollm3": "SmolLM3",
-        },
-        "texts tokens": {
-            "deepseek_v3": "DeepseekV3",
-            "gemma": "Gemma",
-            "glm4": "Glm4",
-            "gpt_oss": "GptOss",
-            "phi": "Phi",
-            "phi3": "Phi3",
-            "stablelm": "StableLm",
-            "starcoder2": "Starcoder2",
-        },
-        "texts answers": {"gptj": "GPTJ"},
-        "texts": {
-            "gemma3_text": "Gemma3Text",
-            "olmo": "Olmo",
-            "olmo2": "Olmo2",
-            "olmo3": "Olmo3",
-        },
-    }.items()
-    for name, prefix in prefixes.items()
+READ_TWICE = {
+    f"{name}, {task}": (case, task)
+    for name, case in ENCODER_DECODERS.items()
+    for task in case.heads.split()
 }
-NAMES = {
-    f"{family}, {task}": (family, task)
-    for family, (_, _, tasks) in MODELS.items()
-    for task in tasks.split()
+# Of small vocabularies; a decoder starts with EOS, as mBART's does whatever is said.
+SPECIALS = {
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": None,
+    "decoder_start_token_id": 1,
+    "forced_eos_token_id": None,
 }
-QUICK = ("bert, answers", "deberta, tokens", "gpt2, texts", "llama, tokens")
+QUICK = (
+    *("bert, answers", "deberta, tokens", "gpt2, texts", "llama, tokens"),
+    "bart, texts",
+)
 
 
 def test_the_names_are_those_of_transformers():
     for family in FAMILIES:
         for name in family.architectures:
-            if name.endswith(tuple(TASKS.values())):
+            if name.endswith(tuple(HEADS.values())):
                 assert hasattr(transformers, name), name
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name in QUICK else slow(name) for name in NAMES],
-)
+def test_every_head_is_compared():
+    compared = {
+        case.class_name(HEADS[task])
+        for case, task in (*HEADED.values(), *READ_TWICE.values())
+    }
+    names = {name for family in FAMILIES for name in family.architectures}
+    assert compared == {name for name in names if name.endswith(tuple(HEADS.values()))}
+
+
+def headed(case, task, **options):
+    """A model of a family with the head of a task, of 5 labels where it has labels."""
+    if task != "answers":
+        options |= {"id2label": {i: f"kind {i}" for i in range(5)}}
+    return random_model(case.class_name(HEADS[task]), {**case.options, **options})
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else slow(n) for n in HEADED])
 def test_heads_are_theirs_and_go_back(name, tmp_path):
-    family, task = NAMES[name]
-    prefix, options, _ = MODELS[family]
-    labels = {} if task == "answers" else {"num_labels": 5}
-    labels |= {"id2label": {i: f"kind {i}" for i in range(5)}} if labels else {}
-    model = random_model(f"{prefix}{TASKS[task]}", options | labels)
+    case, task = HEADED[name]
+    labels = task != "answers"
+    model = headed(case, task)
     tokens, mask = text()
     # Padding by the id of padding, for decoders find the last token by it.
     tokens[~mask] = 0
@@ -165,57 +104,11 @@ def test_heads_are_theirs_and_go_back(name, tmp_path):
         assert again.config.id2label == model.config.id2label
 
 
-T5_SIZES = {**T5, "eos_token_id": 1, "decoder_start_token_id": 0}
-BART = dict(
-    vocab_size=VOCAB,
-    d_model=30,
-    encoder_layers=2,
-    decoder_layers=1,
-    encoder_attention_heads=5,
-    decoder_attention_heads=3,
-    encoder_ffn_dim=44,
-    decoder_ffn_dim=50,
-    max_position_embeddings=LENGTH,
-    pad_token_id=0,
-    eos_token_id=1,
-    bos_token_id=None,
-    decoder_start_token_id=1,
-    forced_eos_token_id=None,
-)
-
-
-ENCODER_DECODERS = {
-    f"{classes}{TASKS[task]}": options
-    for classes, options in {
-        "Bart": BART,
-        "MBart": BART,
-        "T5": T5_SIZES,
-        "MT5": T5_SIZES,
-        "UMT5": T5_SIZES,
-    }.items()
-    for task in ("texts", "answers")
-}
-
-
-def test_every_head_is_compared():
-    compared = {f"{MODELS[family][0]}{TASKS[task]}" for family, task in NAMES.values()}
-    compared |= {*ENCODER_DECODERS}
-    names = {name for family in FAMILIES for name in family.architectures}
-    heads = {name for name in names if name.endswith(tuple(TASKS.values()))}
-    assert compared == heads
-
-
-@pytest.mark.parametrize(
-    "architecture",
-    [
-        name if name == "BartForSequenceClassification" else slow(name)
-        for name in ENCODER_DECODERS
-    ],
-)
-def test_heads_of_encoder_decoders_are_theirs(architecture, tmp_path):
-    options, answers = ENCODER_DECODERS[architecture], architecture.endswith("ing")
-    labels = 2 if answers else 5
-    model = random_model(architecture, options | {"num_labels": labels})
+@pytest.mark.parametrize("name", [n if n in QUICK else slow(n) for n in READ_TWICE])
+def test_heads_of_encoder_decoders_are_theirs(name, tmp_path):
+    case, task = READ_TWICE[name]
+    answers = task == "answers"
+    model = headed(case, task, **SPECIALS)
     run = imported(model, tmp_path)
     tokens, mask = text()
     tokens[~mask] = 0
@@ -335,7 +228,7 @@ def test_an_encoder_decoder_classifies_what_both_sides_read(tmp_path):
     vocabulary = byte_level(tmp_path / "vocabulary", specials)
     tokenizer = transformers.BartTokenizerFast.from_pretrained(vocabulary)
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id")}
-    options = BART | ids | {"decoder_start_token_id": tokenizer.eos_token_id}
+    options = BART | SPECIALS | ids | {"decoder_start_token_id": tokenizer.eos_token_id}
     options |= {"max_position_embeddings": 64, "num_labels": 2}
     name = "BartForSequenceClassification"
     model, run = classifier(tmp_path, tokenizer, name, options)

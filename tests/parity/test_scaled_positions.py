@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from parity.decoders import DECODERS, LENGTH
+from parity.encoders import ENCODERS
 from parity.models_of_transformers import (
-    MODERNBERT,
     close,
     comes_back,
     imported,
@@ -16,7 +16,7 @@ from tiers import slow
 
 import fmjax
 from fmjax.interop.families import FAMILIES
-from fmjax.interop.families.rope import Rope
+from fmjax.interop.families.rope import Rope, RopeByWindow
 
 # Length of pretraining, which the text goes beyond.
 SHORT = 8
@@ -35,20 +35,15 @@ SCALINGS = {
 }
 # Scalings of a family that refuses the others.
 ALONE = {"phi3": ("longrope",)}
-ENCODERS = {"modernbert": ("ModernBertForMaskedLM", MODERNBERT)}
-MODELS = {
-    name: model
-    for name, model in (DECODERS | ENCODERS).items()
-    if "," not in name
-    and any(
-        isinstance(entry, Rope)
-        for family in FAMILIES
-        if family.model_type == name
-        for entry in family.entries
-    )
+ROTARY = {
+    family.model_type: entry
+    for family in FAMILIES
+    for entry in family.entries
+    if isinstance(entry, Rope)
 }
+MODELS = {name: case for name, case in (DECODERS | ENCODERS).items() if name in ROTARY}
 # Layers with a window have positions of their own.
-BY_WINDOW = ("gemma3_text", "olmo3", "modernbert")
+BY_WINDOW = {n for n, entry in ROTARY.items() if isinstance(entry, RopeByWindow)}
 QUICK = {("llama", name) for name in SCALINGS} | {("modernbert", "yarn")}
 
 

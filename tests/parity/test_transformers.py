@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from parity.case import one_of_each_family
 from parity.decoders import DECODERS, LLAMA, VOCAB
 from parity.models_of_transformers import (
     all_close,
@@ -15,24 +16,15 @@ from parity.models_of_transformers import (
     text,
 )
 from safetensors.torch import load_file, save_file
-from tiers import one_of_each_family, slow
+from tiers import slow
 
 import fmjax
 from fmjax.inference.generate import generate_tokens
 from fmjax.inference.sampling import Sampling
 from fmjax.interop.hugging_face import import_model
 
-# Default classes without a head are named after those with one.
-BARE = {"GPT2LMHeadModel": "GPT2Model", "Gemma3ForCausalLM": "Gemma3TextModel"}
-ALIKE = {
-    *("mistral", "gemma", "qwen2", "qwen3_moe", "phi", "gpt_neo", "olmo", "olmo3"),
-    *("smollm3", "granite", "starcoder2", "stablelm", "glm4"),
-}
-# Of a cache that differs from the others' by windows, layers or what it holds.
-CACHES = {"gemma3_text", "smollm3", "gpt_oss", "deepseek_v3"}
 
-
-@pytest.fixture(scope="module", params=one_of_each_family(DECODERS, ALIKE))
+@pytest.fixture(scope="module", params=one_of_each_family(DECODERS))
 def pair(request, tmp_path_factory):
     """Their model, ours imported from shards of it, and theirs exported from that."""
     model = random_model(*DECODERS[request.param])
@@ -81,9 +73,9 @@ def test_logits_and_hidden_states_are_theirs(pair):
 @pytest.mark.parametrize("tied", [True, slow(False)])
 def test_decoders_without_a_head_are_theirs(name, tied, tmp_path):
     # Whatever they say of a head: there is none to tie.
-    architecture, options = DECODERS[name]
-    bare = BARE.get(architecture, architecture.replace("ForCausalLM", "Model"))
-    theirs = random_model(bare, {**options, "tie_word_embeddings": tied})
+    case = DECODERS[name]
+    options = {**case.options, "tie_word_embeddings": tied}
+    theirs = random_model(case.class_name("Model"), options)
     run = imported(theirs, tmp_path)
     comes_back(theirs, run, tmp_path / "again")
     ours = fmjax.load(run)
@@ -97,7 +89,7 @@ def test_decoders_without_a_head_are_theirs(name, tied, tmp_path):
 
 @pytest.mark.parametrize(
     "pair",
-    [name if name in CACHES else slow(name) for name in DECODERS],
+    [name if case.own_cache else slow(name) for name, case in DECODERS.items()],
     indirect=True,
 )
 def test_greedy_generation_is_theirs(pair):

@@ -6,13 +6,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from parity.case import one_of_each_family
+from parity.encoder_decoders import T5
+from parity.encoders import ENCODERS, ROBERTA
 from parity.models_of_transformers import (
-    BERT,
-    DEBERTA,
-    LENGTH,
-    MODERNBERT,
-    T5,
-    VOCAB,
     all_close,
     close,
     comes_back,
@@ -22,95 +19,10 @@ from parity.models_of_transformers import (
     text,
 )
 from safetensors.numpy import load_file, save_file
-from tiers import one_of_each_family
 
 import fmjax
 from fmjax.interop.hugging_face import import_model
 
-ROBERTA = {**BERT, "max_position_embeddings": LENGTH + 2, "pad_token_id": 1}
-ELECTRA = {**BERT, "embedding_size": 14}
-DISTILBERT = dict(
-    vocab_size=VOCAB,
-    dim=30,
-    n_layers=3,
-    n_heads=5,
-    hidden_dim=44,
-    max_position_embeddings=LENGTH,
-)
-CLASSES = {"num_labels": 7}
-# Computed by the same code as roberta and bert.
-ALIKE = {"camembert", "xlm-roberta", "distilbert"}
-CONFIGS = {
-    "bert": ("BertForMaskedLM", BERT),
-    "bert, pairs": ("BertForPreTraining", {**BERT, "hidden_act": "gelu_new"}),
-    "bert, pairs alone": ("BertForNextSentencePrediction", BERT),
-    "bert, bare": ("BertModel", {**BERT, "type_vocab_size": 3}),
-    "bert, classes": ("BertForSequenceClassification", {**BERT, **CLASSES}),
-    "roberta": ("RobertaForMaskedLM", ROBERTA),
-    "roberta, other padding": (
-        "RobertaForMaskedLM",
-        {**ROBERTA, "pad_token_id": 4, "max_position_embeddings": LENGTH + 5},
-    ),
-    "roberta, classes": ("RobertaForSequenceClassification", {**ROBERTA, **CLASSES}),
-    "roberta, bare": ("RobertaModel", ROBERTA),
-    "xlm-roberta": ("XLMRobertaForMaskedLM", ROBERTA),
-    "xlm-roberta, classes": (
-        "XLMRobertaForSequenceClassification",
-        {**ROBERTA, **CLASSES},
-    ),
-    "camembert": ("CamembertForMaskedLM", ROBERTA),
-    "camembert, bare": ("CamembertModel", ROBERTA),
-    "distilbert": ("DistilBertForMaskedLM", DISTILBERT),
-    "distilbert, classes": (
-        "DistilBertForSequenceClassification",
-        {**DISTILBERT, **CLASSES, "activation": "relu"},
-    ),
-    "distilbert, bare": ("DistilBertModel", DISTILBERT),
-    "mpnet": ("MPNetForMaskedLM", ROBERTA),
-    "mpnet, classes": ("MPNetForSequenceClassification", {**ROBERTA, **CLASSES}),
-    "mpnet, bare": ("MPNetModel", ROBERTA),
-    "albert": ("AlbertForMaskedLM", {**ELECTRA, "hidden_act": "relu"}),
-    "albert, pairs": ("AlbertForPreTraining", ELECTRA),
-    "albert, classes": ("AlbertForSequenceClassification", {**ELECTRA, **CLASSES}),
-    "albert, bare": ("AlbertModel", ELECTRA),
-    "modernbert": ("ModernBertForMaskedLM", MODERNBERT),
-    "modernbert, classes": (
-        "ModernBertForSequenceClassification",
-        {**MODERNBERT, **CLASSES, "classifier_pooling": "mean"},
-    ),
-    "modernbert, classes, first token": (
-        "ModernBertForSequenceClassification",
-        {**MODERNBERT, **CLASSES, "num_hidden_layers": 2},
-    ),
-    "modernbert, bare": (
-        "ModernBertModel",
-        {**MODERNBERT, "layer_types": ["full_attention", "sliding_attention"] * 2},
-    ),
-    "t5, bare": ("T5EncoderModel", T5),
-    "t5, gated, bare": ("T5EncoderModel", {**T5, "feed_forward_proj": "gated-gelu"}),
-    "mt5, bare": ("MT5EncoderModel", T5),
-    "umt5, bare": ("UMT5EncoderModel", T5),
-    "electra": ("ElectraForPreTraining", ELECTRA),
-    "electra, one width": ("ElectraForPreTraining", {**ELECTRA, "embedding_size": 30}),
-    "electra, generator": ("ElectraForMaskedLM", ELECTRA),
-    "electra, classes": ("ElectraForSequenceClassification", {**ELECTRA, **CLASSES}),
-    "electra, bare": ("ElectraModel", ELECTRA),
-    "deberta": ("DebertaV2ForMaskedLM", {**DEBERTA, "position_biased_input": False}),
-    "deberta, positions, types": (
-        "DebertaV2ForMaskedLM",
-        {**DEBERTA, "type_vocab_size": 2, "position_buckets": 16},
-    ),
-    "deberta, no buckets": (
-        "DebertaV2ForMaskedLM",
-        {**DEBERTA, "position_buckets": -1, "max_relative_positions": 12},
-    ),
-    "deberta, other names of the head": (
-        "DebertaV2ForMaskedLM",
-        {**DEBERTA, "legacy": False},
-    ),
-    "deberta, classes": ("DebertaV2ForSequenceClassification", {**DEBERTA, **CLASSES}),
-    "deberta, bare": ("DebertaV2Model", DEBERTA),
-}
 # What theirs is called here.
 OUTPUTS = {
     "prediction_logits": "logits",
@@ -120,9 +32,9 @@ OUTPUTS = {
 }
 
 
-@pytest.mark.parametrize("name", one_of_each_family(CONFIGS, ALIKE))
+@pytest.mark.parametrize("name", one_of_each_family(ENCODERS))
 def test_every_output_is_theirs(name, tmp_path):
-    architecture, options = CONFIGS[name]
+    architecture, options = ENCODERS[name]
     theirs = random_model(architecture, options)
     run = imported(theirs, tmp_path, max_shard_size="20KB")
     if "other names" not in name:
@@ -181,7 +93,7 @@ def test_a_sentence_encoder_is_read_though_named_after_its_pretraining(tmp_path)
 
 
 def test_the_heads_of_deberta_v3_are_read_and_left_out(tmp_path):
-    theirs = random_model(*CONFIGS["deberta"])
+    theirs = random_model(*ENCODERS["deberta"])
     theirs.save_pretrained(tmp_path / "hf")
     file = tmp_path / "hf" / "model.safetensors"
     tensors = {

@@ -9,8 +9,10 @@ import safetensors.numpy
 import small_tokenizers
 import torch
 import transformers
+from parity.case import one_of_each_family
+from parity.image_encoders import VISION
+from parity.images_and_texts import CLIP, IMAGES_AND_TEXTS, LENGTH, SIGLIP, TEXT
 from parity.models_of_transformers import (
-    VISION,
     VOCAB,
     all_close,
     close,
@@ -21,7 +23,7 @@ from parity.models_of_transformers import (
 )
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from tiers import one_of_each_family, slow
+from tiers import slow
 
 import fmjax
 from fmjax.errors import UserError
@@ -36,36 +38,6 @@ from fmjax.models.multimodal.clip import CLIP as Model
 from fmjax.models.multimodal.text_encoder import TextEncoder
 from fmjax.models.vision.vit import ViT
 from fmjax.objectives.image_text_contrast import ImageTextContrast
-
-LENGTH = 19
-TEXT = dict(
-    vocab_size=VOCAB,
-    hidden_size=36,
-    num_hidden_layers=2,
-    num_attention_heads=3,
-    intermediate_size=52,
-    max_position_embeddings=LENGTH + 2,
-    eos_token_id=5,
-)
-CLIP = dict(text_config=TEXT, vision_config=VISION, projection_dim=22)
-SIGLIP = dict(text_config=TEXT | {"projection_size": 30}, vision_config=VISION)
-SIGLIP_2 = {key: value for key, value in VISION.items() if key != "image_size"}
-CONFIGS = {
-    "clip": ("CLIPModel", CLIP),
-    "clip, end of text by rank": (
-        "CLIPModel",
-        CLIP
-        | {
-            "text_config": TEXT | {"eos_token_id": 2, "hidden_act": "gelu"},
-            "vision_config": VISION | {"layer_norm_eps": 1e-3, "num_channels": 2},
-        },
-    ),
-    "siglip": ("SiglipModel", SIGLIP),
-    "siglip2": (
-        "Siglip2Model",
-        SIGLIP | {"vision_config": SIGLIP_2 | {"num_patches": 9}},
-    ),
-}
 
 
 def pixels(height=21, width=21, channels=3, rows=3):
@@ -118,9 +90,9 @@ def read_by_theirs(model, images, tokens, mask):
         )
 
 
-@pytest.mark.parametrize("name", one_of_each_family(CONFIGS, {"siglip"}))
+@pytest.mark.parametrize("name", one_of_each_family(IMAGES_AND_TEXTS))
 def test_every_output_is_theirs(name, tmp_path):
-    architecture, options = CONFIGS[name]
+    architecture, options = IMAGES_AND_TEXTS[name]
     theirs = random_model(architecture, options)
     run = imported(theirs, tmp_path, max_shard_size="20KB")
     comes_back(theirs, run, tmp_path / "again", max_shard_bytes=20_000)
@@ -258,7 +230,7 @@ def test_older_files(tmp_path):
 
 
 def test_losses_go_on_as_they_were(tmp_path):
-    for architecture, options in (CONFIGS["clip"], CONFIGS["siglip"]):
+    for architecture, options in (IMAGES_AND_TEXTS["clip"], IMAGES_AND_TEXTS["siglip"]):
         theirs = random_model(architecture, options)
         run = fmjax.load(imported(theirs, tmp_path / architecture))
         images, (tokens, mask) = pixels(rows=4), texts(5)
@@ -292,7 +264,7 @@ def test_pictures_and_captions_are_read_as_theirs(family, tmp_path):
         ),
         tokenizer=tokenizer,
     )
-    architecture, options = CONFIGS[family]
+    architecture, options = IMAGES_AND_TEXTS[family]
     ids = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
     text = options["text_config"] | ids
     theirs = random_model(architecture, options | {"text_config": text})

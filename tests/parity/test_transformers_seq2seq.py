@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from parity.case import one_of_each_family
+from parity.encoder_decoders import BART, ENCODER_DECODERS, GATED
 from parity.models_of_transformers import (
-    LENGTH,
-    T5,
     VOCAB,
     all_close,
     close,
@@ -17,57 +17,11 @@ from parity.models_of_transformers import (
     text,
 )
 from safetensors.numpy import load_file, save_file
-from tiers import one_of_each_family, slow
+from tiers import slow
 
 import fmjax
 from fmjax.errors import UserError
 from fmjax.interop.hugging_face import import_model
-
-BART = dict(
-    vocab_size=VOCAB,
-    d_model=30,
-    encoder_layers=2,
-    decoder_layers=3,
-    encoder_attention_heads=5,
-    # Not as many as layers.
-    decoder_attention_heads=6,
-    encoder_ffn_dim=44,
-    decoder_ffn_dim=42,
-    max_position_embeddings=LENGTH,
-)
-MARIAN = {**BART, "pad_token_id": VOCAB - 1, "decoder_start_token_id": VOCAB - 1}
-GATED = {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
-ALIKE = {"mt5", "mbart", "pegasus"}
-CONFIGS = {
-    "t5": ("T5ForConditionalGeneration", T5),
-    "t5, gated": ("T5ForConditionalGeneration", GATED),
-    "t5, gated silu": (
-        "T5ForConditionalGeneration",
-        {**T5, "feed_forward_proj": "gated-silu"},
-    ),
-    "bart": ("BartForConditionalGeneration", BART),
-    "bart, scaled": (
-        "BartForConditionalGeneration",
-        {**BART, "scale_embedding": True, "activation_function": "relu"},
-    ),
-    "bart, bare": ("BartModel", BART),
-    "t5, bare": ("T5Model", GATED),
-    "mt5": ("MT5ForConditionalGeneration", T5),
-    "mt5, bare": ("MT5Model", T5),
-    "mbart": ("MBartForConditionalGeneration", BART),
-    "mbart, bare": ("MBartModel", {**BART, "scale_embedding": True}),
-    "pegasus": ("PegasusForConditionalGeneration", {**BART, "scale_embedding": True}),
-    "pegasus, bare": ("PegasusModel", BART),
-    "m2m_100": ("M2M100ForConditionalGeneration", BART),
-    "m2m_100, bare, of odd width": (
-        "M2M100Model",
-        {**BART, "d_model": 45, "decoder_attention_heads": 3, "encoder_layerdrop": 0.0},
-    ),
-    "umt5": ("UMT5ForConditionalGeneration", T5),
-    "umt5, gated, bare": ("UMT5Model", GATED),
-    "marian": ("MarianMTModel", {**MARIAN, "scale_embedding": True}),
-    "marian, swish": ("MarianMTModel", {**MARIAN, "activation_function": "swish"}),
-}
 
 
 def compare(theirs, ours, names=("logits",)):
@@ -98,9 +52,9 @@ def compare(theirs, ours, names=("logits",)):
         all_close(out["encoder_hidden_states"], encoder, mask)
 
 
-@pytest.mark.parametrize("name", one_of_each_family(CONFIGS, ALIKE))
+@pytest.mark.parametrize("name", one_of_each_family(ENCODER_DECODERS))
 def test_every_output_is_theirs(name, tmp_path):
-    theirs = random_model(*CONFIGS[name])
+    theirs = random_model(*ENCODER_DECODERS[name])
     run = imported(theirs, tmp_path, max_shard_size="20KB")
     comes_back(theirs, run, tmp_path / "again")
     ours = fmjax.load(run)
@@ -109,7 +63,7 @@ def test_every_output_is_theirs(name, tmp_path):
 
 @pytest.mark.parametrize("name", [slow("bart"), slow("marian")])
 def test_an_untied_head_comes_with_a_table_of_each_side(name, tmp_path):
-    architecture, options = CONFIGS[name]
+    architecture, options = ENCODER_DECODERS[name]
     theirs = random_model(architecture, {**options, "tie_word_embeddings": False})
     table = theirs.model.shared.weight
     for side in (theirs.model.encoder, theirs.model.decoder):
@@ -124,7 +78,7 @@ def test_an_untied_head_comes_with_a_table_of_each_side(name, tmp_path):
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("name", ["t5", "bart", "marian"])
 def test_another_table_of_a_side_is_refused_by_its_name(name, tied, side, tmp_path):
-    architecture, options = CONFIGS[name]
+    architecture, options = ENCODER_DECODERS[name]
     theirs = random_model(architecture, {**options, "tie_word_embeddings": tied})
     theirs.save_pretrained(tmp_path / "hf")
     file = tmp_path / "hf" / "model.safetensors"

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from parity.case import one_of_each_family
+from parity.image_encoders import DINO, IMAGE_ENCODERS, MAE_SIZES, VISION
 from parity.models_of_transformers import (
-    VISION,
     all_close,
     close,
     comes_back,
@@ -16,7 +17,7 @@ from parity.models_of_transformers import (
     imported,
     random_model,
 )
-from tiers import one_of_each_family, slow
+from tiers import slow
 from transformers.models.vit_mae.modeling_vit_mae import (
     build_2d_sinusoidal_position_embedding,
 )
@@ -29,72 +30,6 @@ from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.vision.mae import MAE
 from fmjax.models.vision.vit import ViT
 
-CLASSES = {"num_labels": 11}
-DINO = {k: v for k, v in VISION.items() if k != "intermediate_size"}
-MAE_SIZES = VISION | dict(
-    hidden_size=40,
-    decoder_hidden_size=24,
-    decoder_num_hidden_layers=2,
-    decoder_num_attention_heads=3,
-    decoder_intermediate_size=28,
-)
-BEIT = VISION | {"use_relative_position_bias": True}
-DINOV3 = VISION | {"hidden_size": 40, "num_register_tokens": 2}
-ALIKE = {"vit_msn", "deit", "dinov2_with_registers"}
-CONFIGS = {
-    "vit": ("ViTForImageClassification", VISION | CLASSES),
-    "vit, no offsets": (
-        "ViTForImageClassification",
-        VISION | CLASSES | {"qkv_bias": False, "hidden_act": "gelu_new"},
-    ),
-    "vit, not square": (
-        "ViTForImageClassification",
-        VISION | CLASSES | {"image_size": [15, 28], "patch_size": [5, 7]},
-    ),
-    "vit, bare": ("ViTModel", VISION | {"num_channels": 2}),
-    "vit_msn": ("ViTMSNForImageClassification", VISION | CLASSES),
-    "vit_msn, bare": ("ViTMSNModel", VISION),
-    "deit": ("DeiTForImageClassificationWithTeacher", VISION | CLASSES),
-    "deit, one head": ("DeiTForImageClassification", VISION | CLASSES),
-    "deit, bare": ("DeiTModel", VISION),
-    "dinov2": ("Dinov2ForImageClassification", DINO | CLASSES),
-    "dinov2, gated": (
-        "Dinov2Model",
-        DINO | {"use_swiglu_ffn": True, "mlp_ratio": 3, "layerscale_value": 0.5},
-    ),
-    "dinov2, no mask": ("Dinov2Model", DINO | {"use_mask_token": False}),
-    "dinov2_with_registers": (
-        "Dinov2WithRegistersForImageClassification",
-        DINO | CLASSES,
-    ),
-    "dinov2_with_registers, gated": (
-        "Dinov2WithRegistersModel",
-        DINO | {"use_swiglu_ffn": True, "num_register_tokens": 2},
-    ),
-    "dinov3_vit": ("DINOv3ViTModel", DINOV3),
-    "dinov3_vit, gated, all biases, not square": (
-        "DINOv3ViTModel",
-        DINOV3
-        | {"use_gated_mlp": True, "hidden_act": "silu", "key_bias": True}
-        | {"image_size": [15, 28], "patch_size": [5, 7]},
-    ),
-    "beit": ("BeitForImageClassification", BEIT | CLASSES),
-    "beit, shared, masked, class token": (
-        "BeitModel",
-        VISION
-        | {
-            "use_shared_relative_position_bias": True,
-            "use_mask_token": True,
-            "use_mean_pooling": False,
-        },
-    ),
-    "beit, absolute, no scale": (
-        "BeitModel",
-        VISION
-        | {"use_absolute_position_embeddings": True, "layer_scale_init_value": 0.0},
-    ),
-    "vit_mae, encoder": ("ViTMAEModel", MAE_SIZES | {"mask_ratio": 0.0}),
-}
 # What theirs is called here.
 OUTPUTS = {
     "last_hidden_state": "hidden",
@@ -116,9 +51,9 @@ def pair(size):
     return (size, size) if isinstance(size, int) else size
 
 
-@pytest.mark.parametrize("name", one_of_each_family(CONFIGS, ALIKE))
+@pytest.mark.parametrize("name", one_of_each_family(IMAGE_ENCODERS))
 def test_every_output_is_theirs(name, tmp_path):
-    architecture, options = CONFIGS[name]
+    architecture, options = IMAGE_ENCODERS[name]
     theirs = random_model(architecture, options)
     run = imported(theirs, tmp_path, max_shard_size="20KB")
     comes_back(theirs, run, tmp_path / "again")

@@ -7,10 +7,10 @@ import pytest
 import torch
 from flax import traverse_util
 from parity.decoders import BLOOM, GPT2, LENGTH
+from parity.encoder_decoders import T5
+from parity.encoders import BERT
 from parity.models_of_transformers import (
-    BERT,
     LLAMA,
-    T5,
     close,
     imported,
     random_model,
