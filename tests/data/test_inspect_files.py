@@ -503,6 +503,7 @@ def test_the_report_is_printed_as_tables(tmp_path, monkeypatch, capsys):
     [
         (["none.jsonl*"], "matches no file"),
         (["a.bin"], "of no kind that is known"),
+        (["s3://bucket/a.jsonl"], "expected a path of a mounted file system"),
         (["torn.parquet"], "is truncated"),
         (["a.jsonl", "data.length=3"], "takes no bindings"),
         (["a.jsonl", "--records", "0"], "expected at least 1"),

@@ -7,6 +7,7 @@ import pytest
 
 from fmjax.cli.main import main
 from fmjax.training.checkpoint.saved_state import saved_steps
+from tests.image_files import write_classes
 from tests.run_digest import run_digest
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "e2e"
@@ -101,6 +102,15 @@ def test_language(tmp_path, what):
     text = tmp_path / "text.txt"
     text.write_text(pathlib.Path(textwrap.__file__).read_text())
     assert_exact(tmp_path, "tiny.gin", (f"TEXT_FILE={text}", *LANGUAGE[what]))
+
+
+@pytest.mark.slow
+def test_streamed_images(tmp_path):
+    names = {str(number): 8 for number in range(10)}
+    folder = write_classes(tmp_path / "pictures", names)
+    source = ("image_task.source=@image_folder()", f"image_folder.folder={folder}")
+    streamed = ("images.streaming=True", "images.shuffle_mb=0.01")
+    assert_exact(tmp_path, "tiny_images.gin", (*ADAMW, *source, *streamed))
 
 
 @pytest.mark.slow
