@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import lzma
+import struct
 import subprocess
 import sys
 
@@ -321,6 +322,24 @@ def test_truncated_and_damaged_columns_are_refused_by_name(tmp_path):
         refused(tmp_path, "a.arrow", cut, "cannot be read, so it is truncated")
     refused(tmp_path, "a.arrow", json_lines(rows), "cannot be read, so it is truncated")
     refused(tmp_path, "a.arrow", b"", "is empty; expected Arrow")
+
+
+@pytest.mark.parametrize("make", [pa.ipc.new_stream, pa.ipc.new_file])
+def test_an_arrow_file_of_damaged_lengths_or_names_is_refused(tmp_path, make):
+    """Arrow would end the process, so that nothing is left to say why."""
+    whole = arrow([{"of": {"text": f"{n} texts"}} for n in range(3)], make)
+    # Of each array of the batch: its length, and the number of nulls.
+    nodes = struct.pack("<qq", 3, 0) * 2
+    assert whole.count(nodes) == 1
+    damaged = whole.replace(nodes, nodes[:16] + struct.pack("<qq", -3, 0))
+    (tmp_path / "a.arrow").write_bytes(damaged)
+    source = RecordFiles(str(tmp_path), "of.text", validation_fraction=0.0)
+    with pytest.raises(UserError, match=r"a\.arrow, .*: Array length is negative"):
+        list(source.records("train"))
+    # Names of columns are decoded when they are asked for.
+    (tmp_path / "a.arrow").write_bytes(whole.replace(b"text\0", b"te\xcft\0"))
+    with pytest.raises(UserError, match=r"a\.arrow, .*cannot be read, so .*utf-8"):
+        list(source.records("train"))
 
 
 def test_files_without_the_text_are_refused_before_they_are_read(tmp_path):

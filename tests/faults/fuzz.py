@@ -157,7 +157,7 @@ def _fuzzed(
         began = time.process_time()
         failure, text = None, ""
         try:
-            with _watched():
+            with watched():
                 read(content)
         except UserError:
             counts["refused"] += 1
@@ -205,7 +205,7 @@ def _audit(event: str, args: tuple) -> None:
 
 
 @contextlib.contextmanager
-def _watched() -> Iterator[None]:
+def watched() -> Iterator[None]:
     """Inside, what is forbidden raises, and so does waiting for too long."""
     global _watching
     alarmed = threading.current_thread() is threading.main_thread()

@@ -86,6 +86,8 @@ def arrow_rows(
         columns = _columns(file, reader.schema, fields)
         row, batches = _batches_from(file, reader, start)
         for batch in batches:
+            # Arrow ends the process when it slices an array of negative length.
+            batch.validate()
             if row + batch.num_rows > start:
                 step = _rows_at_once(batch.nbytes, batch.num_rows)
                 for at in range(0, batch.num_rows, step):
@@ -379,7 +381,7 @@ def _explained(file: Path, place=lambda: "") -> Iterator[None]:
         yield
     except MemoryError:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise UserError(f"{file} cannot be read: {error.strerror}.") from error
         reason = " ".join(str(error).split())
