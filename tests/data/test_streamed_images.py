@@ -11,7 +11,7 @@ import webdataset
 from image_files import encoded, picture, write_classes
 
 from fmjax.data.images.augment.flip import Flip
-from fmjax.data.images.augment.mixing import CutMix
+from fmjax.data.images.augment.mixing import CutMix, Mixup
 from fmjax.data.images.augment.random_crop import RandomResizedCrop
 from fmjax.data.images.image_data import ImageData
 from fmjax.data.sources.digits import Digits
@@ -125,6 +125,30 @@ def test_another_number_of_processes_goes_on_with_the_same_rows(tmp_path, kind):
         one = data.train_batches(8, range(8), 3)
         state = one.merge_states([own for _, own in parts])
         position += 4
+
+
+def test_a_folder_is_shuffled_over_all_its_classes(tmp_path):
+    """Also where a window is smaller than a class, and images are mixed within it."""
+    classes, each, rows = 40, 30, 37  # A prime number of rows makes one lane.
+    for number in range(classes):
+        (tmp_path / "pictures" / f"{number}").mkdir(parents=True)
+        content = encoded(picture(number))
+        for image in range(each):
+            (tmp_path / f"pictures/{number}/{image}.png").write_bytes(content)
+    source = ImageFolder(str(tmp_path / "pictures"), validation_fraction=0.0)
+    data = ImageData(
+        ImageTask(source), size=2, streaming=True, cache_dir=str(tmp_path / "cache"),
+        shuffle_mb=25 * 256e-6, augment=(Mixup(),),
+    )  # fmt: skip
+    stream = data.train_batches(rows, range(rows), 0)
+    made = [next(stream) for _ in range(8)]
+    stream.close()
+    found = np.mean([len({*batch["labels"].tolist()}) for batch in made])
+    expected = classes * (1 - (1 - 1 / classes) ** rows)
+    np.testing.assert_allclose(found, expected, rtol=0.1)
+    same = np.mean([batch["labels"] == batch["other_labels"] for batch in made])
+    # One of the 25 images of a window is the image itself.
+    assert same < 2 * (1 / 25 + 1 / classes)
 
 
 @SLOW

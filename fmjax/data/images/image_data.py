@@ -11,7 +11,9 @@ from fmjax.data.images.image_coding import ImageCoding
 from fmjax.data.images.image_examples import ImageExample, image_examples
 from fmjax.data.images.preprocessing import Preprocessing, check_preprocessing
 from fmjax.data.images.rows import ImageRows
+from fmjax.data.sources.division import Divisible, Division
 from fmjax.data.sources.examples import Skipped
+from fmjax.data.sources.image_division import ImageDivision
 from fmjax.data.streaming.streamed_data import StreamedData
 from fmjax.data.tasks.image_task import ImageTask
 from fmjax.data.tasks.mixture import Mixture
@@ -50,7 +52,8 @@ class ImageData(StreamedData):
         docs/tasks/own_pictures.md for the files that resume on other numbers of
         processes.
       shuffle_mb: with streaming, megabytes of encoded images that are shuffled at a
-        time, of all processes together.
+        time, of all processes together, of a folder in an order by hashes of names.
+        Records whose files are sorted by class need more.
       cache_dir: folder of the caches, or an address of a bucket; $FMJAX_CACHE or
         ~/.cache/fmjax if None.
       processes: number of processes of this host that build a cache of @image_folder()
@@ -110,6 +113,12 @@ class ImageData(StreamedData):
     @property
     def _row_threads(self) -> int:
         return self.threads  # Decoding takes most of the time.
+
+    def _training_division(self, source: Divisible, split: str) -> Division:
+        division = super()._training_division(source, split)
+        # In the order of names a window would hold a class or two, and batches few.
+        is_folder = isinstance(division, ImageDivision)
+        return division.shuffled() if is_folder else division
 
     def plain(self) -> "ImageData":
         """The same data from the same caches, without augmentation, with one view."""
@@ -185,4 +194,7 @@ class ImageData(StreamedData):
     def _identity(self) -> str | list | None:
         # Captions from templates are not stored in the cache.
         tokenizer = None if self._tokenizer is None else self._tokenizer.digest
-        return [tokenizer, self._kind_of_reading()] if self.streaming else tokenizer
+        if not self.streaming:
+            return tokenizer
+        # Folders were streamed in the order of their names before.
+        return [tokenizer, "hashed", self._kind_of_reading()]

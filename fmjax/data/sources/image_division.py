@@ -4,6 +4,8 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import xxhash
+
 from fmjax.data.sources.captions_file import ImageEntry
 from fmjax.data.sources.division import FilePart, FoundImage
 
@@ -26,6 +28,13 @@ class ImageDivision:
           labels: the class of each sub-folder; empty without classes.
         """
         self.root, self._entries, self._labels = root, entries, labels
+
+    def shuffled(self) -> "ImageDivision":
+        """The same images in an order that follows from hashes of their names.
+
+        In it classes are mixed, and captions of one image are apart.
+        """
+        return ImageDivision(self.root, sorted(self._entries, key=_hash), self._labels)
 
     def parts(self, size: int | None = None, numbered: bool = True) -> list[FilePart]:
         """The parts, of about `size` bytes of images; see `Division`."""
@@ -53,3 +62,9 @@ class ImageDivision:
                 except OSError as error:
                     name = f"{name} ({error.strerror})"
             yield FoundImage(name, content, label, caption)
+
+
+def _hash(entry: ImageEntry) -> int:
+    return xxhash.xxh3_64_intdigest(
+        entry.name.encode() + b"\0" + (entry.caption or b"")
+    )
