@@ -117,7 +117,7 @@ def folder_of(data):
 
 def work_of(data):
     """What its workers do of the train split."""
-    return build_worker.Work("", data.train.source, "train", "x", TextCoding())
+    return build_worker.Work("", data.train.source, "", "train", "x", TextCoding())
 
 
 @pytest.mark.parametrize("rows", ["packed", pytest.param("blocks", marks=SLOW)])

@@ -21,7 +21,7 @@ from fmjax.data.runtime.cache import (
 )
 from fmjax.data.runtime.shared_build import LARGE_BYTES, SharedBuild, forget_build
 from fmjax.data.runtime.unit_coding import UnitCoding
-from fmjax.data.sources.division import Divisible
+from fmjax.data.sources.division import Divisible, same_division
 from fmjax.data.sources.examples import Skipped
 from fmjax.data.tasks.member import Member
 from fmjax.data.tokenizers.tokenizers import Tokenizer
@@ -267,7 +267,13 @@ class CachedData(abc.ABC):
             return None
         coding = self._coding(key.layout)
         return SharedBuild(
-            self.root, key, source, coding, self._tokenizer, self.processes
+            self.root,
+            key,
+            source,
+            member.listings.get(key.split, ""),
+            coding,
+            self._tokenizer,
+            self.processes,
         )
 
     def _examples(
@@ -277,7 +283,8 @@ class CachedData(abc.ABC):
         tokenizer, name = self._tokenizer, f"{key.task} {key.split}"
         source = source_of(member)
         if isinstance(source, Divisible):
-            division = source.division(key.split)
+            listing = member.listings.get(key.split, "")
+            division = same_division(source, key.split, listing)
             examples = (e for part in division.parts() for e in division.read(part))
             coding = self._coding(key.layout)
             return coding.encoded(examples, name, tokenizer, skipped)

@@ -29,6 +29,14 @@ class ImageDivision:
         """
         self.root, self._entries, self._labels = root, entries, labels
 
+    @property
+    def listing(self) -> str:
+        """Digest of the names, captions and classes, by which parts are numbered."""
+        digest = xxhash.xxh3_128("\0".join(self._labels).encode())
+        for name, caption, broken, _ in self._entries:
+            digest.update(f"\0{name}\0{broken}\0".encode() + (caption or b""))
+        return digest.hexdigest()
+
     def shuffled(self) -> "ImageDivision":
         """The same images in an order that follows from hashes of their names.
 
