@@ -1,7 +1,9 @@
 """Streams of images: exact after a resume, on other numbers of processes too."""
 
 import collections
+import dataclasses
 import json
+import threading
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +16,7 @@ from fmjax.data.images.augment.flip import Flip
 from fmjax.data.images.augment.mixing import CutMix, Mixup
 from fmjax.data.images.augment.random_crop import RandomResizedCrop
 from fmjax.data.images.image_data import ImageData
+from fmjax.data.images.rows import ImageRows
 from fmjax.data.sources.digits import Digits
 from fmjax.data.sources.image_folder import ImageFolder
 from fmjax.data.sources.image_records import ImageRecords
@@ -176,6 +179,25 @@ def test_a_pass_has_the_rows_of_a_cache(tmp_path, kind):
     found = counted([next(stream) for _ in range(2 * COUNT)])
     stream.close()
     assert found == whole + whole
+
+
+def test_evaluation_makes_the_rows_of_its_process_in_threads(tmp_path, monkeypatch):
+    """With the random numbers of a cache's evaluation."""
+    data = data_of("folder", tmp_path, views=2, threads=3)
+    cached = dataclasses.replace(data, streaming=False)
+    cached.prepare()
+    expected = [*cached.eval_batches(8, range(2, 6), split="train")]
+    threads, make = collections.Counter(), ImageRows.row
+
+    def row(layout, record, *others):
+        threads[threading.current_thread().name] += bool(record.keys() & {"image"})
+        return make(layout, record, *others)
+
+    monkeypatch.setattr(ImageRows, "row", row)
+    found = [*data.eval_batches(8, range(2, 6), split="train")]
+    assert_same(found, expected)
+    assert threads.pop("MainThread") == 0
+    assert sum(threads.values()) == 7 * 4 + 2  # Of 60 rows in batches of 8.
 
 
 def test_corrupt_images_are_left_out_and_too_many_end_the_run(tmp_path, capfd):

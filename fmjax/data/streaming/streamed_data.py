@@ -82,6 +82,7 @@ class StreamedData(CachedData):
             self._token_bytes,
             batch_size=batch_size,
             own=rows,
+            row_threads=self._row_threads,
             max_batches=max_batches,
         )
 
