@@ -17,6 +17,7 @@ from fmjax.data.images.augment.mixing import CutMix, Mixup
 from fmjax.data.images.augment.random_crop import RandomResizedCrop
 from fmjax.data.images.image_data import ImageData
 from fmjax.data.images.rows import ImageRows
+from fmjax.data.records import BadRecord
 from fmjax.data.sources.digits import Digits
 from fmjax.data.sources.image_folder import ImageFolder
 from fmjax.data.sources.image_records import ImageRecords
@@ -234,10 +235,32 @@ def test_what_needs_a_cache_or_parts_of_files_is_refused(tmp_path):
         digits.train_batches(8, range(8), 0)
 
 
-def test_changed_images_change_the_fingerprint_of_a_stream(tmp_path):
+def test_a_row_that_cannot_be_made_has_weight_0(tmp_path, monkeypatch):
+    """Of an image that passed the check, which reads JPEG at a reduced size."""
+    data, make = data_of("folder", tmp_path, max_corrupt_fraction=0.5), ImageRows._image
+    bad = (tmp_path / "pictures" / "1" / "7.png").read_bytes()
+
+    def image(layout, record, rng):
+        if record["image"].tobytes() == bad:
+            raise BadRecord("has a damaged end")
+        return make(layout, record, rng)
+
+    monkeypatch.setattr(ImageRows, "_image", image)
+    batches = data.train_batches(1, range(1), 0)
+    weights = np.concatenate([next(batches)["weights"] for _ in range(COUNT)])
+    assert (weights == 0).sum() == batches.bad_rows == 1
+    batches.close()
+    found = [*data.eval_batches(8, range(8), split="train")]
+    assert sum(batch["weights"].sum() for batch in found) == COUNT - 1
+
+
+def test_changed_images_and_another_window_change_the_fingerprint(tmp_path):
     data = data_of("folder", tmp_path)
-    before = data.fingerprint()
+    seen = [data.fingerprint()]
     file = tmp_path / "pictures" / "0" / "3.png"
-    file.write_bytes(file.read_bytes() + b"0")
-    after = data_of_same(data, caption_length=16, shuffle_mb=5e-3).fingerprint()
-    assert after != before
+    for content in (file.read_bytes()[:-1] + b"0", file.read_bytes() + b"0"):
+        file.write_bytes(content)
+        seen.append(dataclasses.replace(data).fingerprint())
+    seen.append(dataclasses.replace(data, shuffle_mb=6e-3).fingerprint())
+    seen.append(dataclasses.replace(data, streaming=False).fingerprint())
+    assert len({*seen}) == 5
