@@ -3,6 +3,8 @@
 import collections
 import dataclasses
 import json
+import os
+import pathlib
 import threading
 
 import numpy as np
@@ -222,6 +224,28 @@ def data_of_same(data, **options):
     return ImageData(
         data.train, size=8, streaming=True, cache_dir=data.cache_dir, **options
     )
+
+
+def test_a_stream_asks_for_the_sizes_of_a_folder_with_its_list(tmp_path, monkeypatch):
+    data, calls = data_of("folder", tmp_path), collections.Counter()
+    scan, status = os.scandir, pathlib.Path.stat
+
+    def scandir(folder):
+        calls["lists"] += str(folder).endswith("pictures/0")
+        return scan(folder)
+
+    def stat(file, **options):
+        calls["stats"] += file.suffix == ".png"
+        return status(file, **options)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(pathlib.Path, "stat", stat)
+    data.fingerprint()
+    read(data, 1)
+    # Digests of samples ask once more; all of so few images are samples.
+    assert calls["stats"] == COUNT
+    # For names of classes and for images: of the fingerprint, layouts, and the stream.
+    assert calls["lists"] <= 5
 
 
 def test_what_needs_a_cache_or_parts_of_files_is_refused(tmp_path):

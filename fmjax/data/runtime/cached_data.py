@@ -23,6 +23,7 @@ from fmjax.data.runtime.shared_build import LARGE_BYTES, SharedBuild, forget_bui
 from fmjax.data.runtime.unit_coding import UnitCoding
 from fmjax.data.sources.division import Divisible, same_division
 from fmjax.data.sources.examples import Skipped
+from fmjax.data.sources.image_listing import listed_once
 from fmjax.data.tasks.member import Member
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError, require
@@ -295,7 +296,7 @@ class CachedData(abc.ABC):
 
     def _digests(self) -> contextlib.AbstractContextManager:
         """The context of digests of files, from which caches have their names."""
-        return contextlib.nullcontext()
+        return listed_once()
 
     @abc.abstractmethod
     def _identity(self):
@@ -336,10 +337,12 @@ class CachedData(abc.ABC):
 
     @functools.cached_property
     def _members(self) -> dict[str, tuple[Member, ...]]:
+        with self._digests():
+            train = validation = self.train.members(self.root)
+            if self.validation is not None:
+                validation = self.validation.members(self.root)
         members = {}
-        for split in ("train", "validation"):
-            with self._digests():
-                found = self._task(split).members(self.root)
+        for split, found in (("train", train), ("validation", validation)):
             optional = split == "validation" and self.validation is None
             if optional and not any(split in member.keys for member in found):
                 found = ()

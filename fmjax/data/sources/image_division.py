@@ -1,6 +1,5 @@
 """Parts of a folder of images: images that follow one another in its order."""
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -33,7 +32,7 @@ class ImageDivision:
     def listing(self) -> str:
         """Digest of the names, captions and classes, by which parts are numbered."""
         digest = xxhash.xxh3_128("\0".join(self._labels).encode())
-        for name, caption, broken, _ in self._entries:
+        for name, caption, broken, *_ in self._entries:
             digest.update(f"\0{name}\0{broken}\0".encode() + (caption or b""))
         return digest.hexdigest()
 
@@ -49,9 +48,7 @@ class ImageDivision:
         del numbered
         parts, start, bytes_ = [], 0, 0
         for number, entry in enumerate(self._entries, 1):
-            with contextlib.suppress(OSError):  # It counts as corrupt when it is read.
-                if not entry.broken:
-                    bytes_ += (self.root / entry.name).stat().st_size
+            bytes_ += entry.size or 0
             if size is not None and bytes_ >= size:
                 parts.append(FilePart(self.root, start, number, start, bytes_))
                 start, bytes_ = number, 0
@@ -62,7 +59,7 @@ class ImageDivision:
 
     def read(self, part: FilePart) -> Iterator[FoundImage]:
         """The images of a part; those that cannot be read have no bytes."""
-        for name, caption, broken, _ in self._entries[part.start : part.stop]:
+        for name, caption, broken, *_ in self._entries[part.start : part.stop]:
             content, label = b"", self._labels.get(Path(name).parts[0])
             if not broken:
                 try:

@@ -108,9 +108,14 @@ class StreamedData(CachedData):
         """The gin name of `streaming`."""
         return f"{self.gin_name}.streaming"
 
-    def _digests(self) -> contextlib.AbstractContextManager:
-        # What no cache can hold is too large to be read whole at every start.
-        return sampled_digests() if self.streaming else super()._digests()
+    @contextlib.contextmanager
+    def _digests(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(super()._digests())
+            if self.streaming:
+                # What no cache can hold is too large to be read at every start.
+                stack.enter_context(sampled_digests())
+            yield
 
     def _kind_of_reading(self) -> bool | list:
         """A JSON value of the order of rows, for the fingerprint."""
