@@ -259,6 +259,19 @@ def test_what_needs_a_cache_or_parts_of_files_is_refused(tmp_path):
         digits.train_batches(8, range(8), 0)
 
 
+def test_reading_all_files_for_classes_is_told_with_streaming(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr("fmjax.data.sources.classes.say_once", told.append)
+    data = data_of("parquet", tmp_path)
+    assert data.row_shapes()["labels"] == ()
+    (line,) = told
+    assert line.startswith("image_records.classes = (), and the files declare no cl")
+    cached = ImageRecords(data.train.source.files, label="label")
+    other = ImageData(ImageTask(cached), cache_dir=data.cache_dir)
+    assert other.class_names() == ("0", "1")
+    assert len(told) == 1
+
+
 def test_a_row_that_cannot_be_made_has_weight_0(tmp_path, monkeypatch):
     """Of an image that passed the check, which reads JPEG at a reduced size."""
     data, make = data_of("folder", tmp_path, max_corrupt_fraction=0.5), ImageRows._image

@@ -132,7 +132,7 @@ class ImageData(StreamedData):
 
     def class_names(self) -> tuple[str, ...]:
         """Names of the labels 0, 1, …; empty if the images have no labels."""
-        return self._task("train").class_names()
+        return self._names_of("train")
 
     def captions(self) -> Captions | None:
         """The maker of caption rows; None if the images have no captions.
@@ -147,8 +147,8 @@ class ImageData(StreamedData):
 
     @functools.cached_property
     def _layouts(self) -> dict[str, ImageRows]:
-        names = self.class_names()
-        other = self._task("validation").class_names()
+        with self._digests():
+            names, other = self._names_of("train"), self._names_of("validation")
         if other != names:
             raise UserError(
                 f"images.validation has the classes {other}, images.train {names}; "
@@ -180,6 +180,10 @@ class ImageData(StreamedData):
                 "without captions."
             )
         return layouts
+
+    def _names_of(self, split: str) -> tuple[str, ...]:
+        with self._digests():
+            return self._task(split).class_names()
 
     def _coding(self, layout: ImageRows) -> ImageCoding:
         captions = layout.captions
