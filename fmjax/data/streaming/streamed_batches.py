@@ -131,7 +131,10 @@ class StreamedBatches:
 
     @property
     def bad_rows(self) -> int:
-        """Number of documents left out so far; a stream has no rows of weight 0."""
+        """Number of examples left out so far.
+
+        Those whose row cannot be made, such as damaged images, are rows of weight 0.
+        """
         return self._rows.skipped.count
 
     def set_state(self, state: dict) -> None:

@@ -8,7 +8,6 @@ from fmjax.data.records import RowLayout
 from fmjax.data.runtime import batches
 from fmjax.data.runtime.cache import Cache
 from fmjax.data.runtime.cached_data import CachedData, source_of
-from fmjax.data.runtime.unit_coding import UnitCoding
 from fmjax.data.sources.division import Divisible, Division
 from fmjax.data.sources.file_digest import sampled_digests
 from fmjax.data.streaming.streamed_batches import StreamedBatches, streamed_eval_batches
@@ -173,11 +172,8 @@ class StreamedData(CachedData):
             streamed,
             split,
             layout,
-            self._stream_coding(layout),
+            self._coding(layout),
             self._tokenizer,
             self.max_corrupt_fraction,
             self._streams,
         )
-
-    def _stream_coding(self, layout: RowLayout) -> UnitCoding:
-        return self._coding(layout)

@@ -51,8 +51,8 @@ class StreamedRows:
         layout: RowLayout,
         coding: UnitCoding,
         tokenizer: Tokenizer | None,
-        max_corrupt_fraction: float = 0.01,
-        binding: str = "data.streaming",
+        max_corrupt_fraction: float,
+        binding: str,
     ):
         """Reads nothing yet.
 
@@ -62,7 +62,7 @@ class StreamedRows:
           layout: makes records and rows.
           coding: makes what the layout takes of the examples.
           tokenizer: of the texts; None without text.
-          max_corrupt_fraction: `data.max_corrupt_fraction`.
+          max_corrupt_fraction: as of the data.
           binding: gin name of the field that asks for streaming, for messages.
         """
         self.members, self._split = members, split

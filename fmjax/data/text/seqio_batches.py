@@ -41,7 +41,7 @@ class SeqioRows:
         split: str,
         layout: RowLayout,
         vocab_size: int,
-        max_corrupt_fraction: float = 0.01,
+        max_corrupt_fraction: float,
     ):
         """Reads nothing yet.
 
