@@ -78,11 +78,13 @@ def _data(args: argparse.Namespace) -> None:
         _inspect_files(args)
         return
     from fmjax.config.load import load_data
-    from fmjax.data.inspect.show import cache_folders, show
+    from fmjax.data.inspect.show import cache_folders, check_picture, show
 
     data = load_data(args.config, args.bindings, args.trust)
     if args.processes is not None:
         data = _with_processes(data, args.processes)
+    if args.action == "inspect" and args.picture is not None:
+        check_picture(data)
     data.prepare()
     if args.action == "cache":
         print(

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fmjax.configurable import configurable
+from fmjax.data.images.image_data import ImageData
 from fmjax.data.inspect.contact_sheet import draw_sheet
 from fmjax.data.inspect.images import describe
 from fmjax.errors import UserError
@@ -28,12 +29,19 @@ class Reconstructions:
     """
 
     def check(self, experiment: Experiment) -> None:
-        """Raises a UserError if the objective does not reconstruct images."""
+        """Raises a UserError without pictures of the objective, or without a cache."""
         if not isinstance(experiment.objective, ReconstructionObjective):
             raise UserError(
                 "experiment.evaluations has @reconstructions(), but "
                 f"@{experiment.objective.gin_name}() does not reconstruct images; "
                 "expected @masked_autoencoding()."
+            )
+        data = experiment.data
+        if isinstance(data, ImageData) and data.streaming:
+            raise UserError(
+                "images.streaming = True, but experiment.evaluations has "
+                "@reconstructions(), which reads chosen images from a cache; expected "
+                "images.streaming=False, or no @reconstructions()."
             )
 
     def __call__(

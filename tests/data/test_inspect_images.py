@@ -47,11 +47,16 @@ def test_what_cannot_be_drawn_is_refused(pictures, tmp_path, capsys):
     command = ["data", "inspect", "data/image_folder.gin", *pictures]
     assert cli.main([*command, "--picture", str(tmp_path / "look.nothing")]) == 2
     assert "look.nothing" in capsys.readouterr().err
+    cache = tmp_path / "cache"
+    stream = ["images.streaming=True", f"images.cache_dir='{cache}'"]
+    assert cli.main([*command, *stream, "--picture", "look.png"]) == 2
+    assert "but images.streaming = True; expected" in capsys.readouterr().err
     (tmp_path / "a.txt").write_text("text " * 400)
     text = ["data", "inspect", "data/text_files.gin", f"TEXT_FILE={tmp_path}/a.txt"]
-    text += ["text_task.tokenizer=@bytes()", "--picture", str(tmp_path / "look.png")]
-    assert cli.main(text) == 2
+    text += ["text_task.tokenizer=@bytes()", f"data.cache_dir='{cache}'"]
+    assert cli.main([*text, "--picture", str(tmp_path / "look.png")]) == 2
     assert "--picture needs a config of images" in capsys.readouterr().err
+    assert not cache.exists()
 
 
 @pytest.mark.parametrize("name", ["cifar10", "digits", "digits_captions"])

@@ -117,7 +117,7 @@ def folder_of(data):
 
 def work_of(data):
     """What its workers do of the train split."""
-    return build_worker.Work("", data.train.source, "train", "x", TextCoding())
+    return build_worker.Work("", data.train.source, "", "train", "x", TextCoding())
 
 
 @pytest.mark.parametrize("rows", ["packed", pytest.param("blocks", marks=SLOW)])
@@ -347,7 +347,7 @@ def test_what_another_version_has_left_is_not_used(tmp_path, corpus, small_units
     data = data_of(corpus, tmp_path / "cache", processes=2)
     folder = folder_of(data)
     folder.place.mkdir(parents=True)
-    (folder.place / "plan.json").write_text('{"version": 0, "units": [[]]}')
+    (folder.place / "plan.json").write_text('{"version": 1, "units": [[]]}')
     (folder.place / "unit-00000.json").write_text('{"pieces": 0}')
     data.prepare()
     expected = data_of(corpus, tmp_path / "one")

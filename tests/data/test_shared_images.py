@@ -1,13 +1,16 @@
 """A cache of images that several processes build: the same bytes as one's."""
 
 import dataclasses
+import io
 import json
 import os
 import pathlib
+import pickle
 import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pyarrow as pa
@@ -18,13 +21,14 @@ from fmjax.data.folders import shared_place
 from fmjax.data.images.image_coding import ImageCoding
 from fmjax.data.images.image_data import ImageData
 from fmjax.data.images.image_examples import found_images, image_examples
-from fmjax.data.runtime import shared_build
+from fmjax.data.runtime import build_worker, shared_build
 from fmjax.data.runtime.build_folder import BuildFolder
 from fmjax.data.sources.examples import Skipped
 from fmjax.data.sources.image_folder import ImageFolder
 from fmjax.data.sources.image_records import ImageRecords
 from fmjax.data.tasks.image_task import ImageTask
 from fmjax.data.tokenizers.vocabularies import Characters
+from fmjax.errors import UserError
 
 # Other programs import this module by its path, without the folder of `tests`.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
@@ -165,6 +169,28 @@ def test_images_are_those_of_seqios_task(tmp_path, kind):
         for field in dataclasses.fields(one):
             values = (getattr(each, field.name) for each in (one, other))
             np.testing.assert_array_equal(*values)
+
+
+@pytest.mark.parametrize("new", ["cat/0.gif", "ant/0.png"])
+def test_images_that_appear_while_they_are_cached_end_the_build(
+    tmp_path, monkeypatch, capsys, new
+):
+    """In one process, in the one that divides, and in one that makes units."""
+    source, _ = classes(tmp_path)
+    found = [data_of(source, None, tmp_path / "cache", processes=n) for n in (1, 2)]
+    keys = [data._keys("train")[0] for data in found]  # What caches are called by.
+    added = tmp_path / "pictures" / new
+    added.parent.mkdir(exist_ok=True)
+    added.write_bytes(encoded(picture(0)))
+    for data in found:
+        with pytest.raises(UserError, match=r"pictures have changed while they are"):
+            data.prepare()
+    work = found[1]._shared_build(*keys[1])._work
+    given = types.SimpleNamespace(buffer=io.BytesIO(pickle.dumps(work)))
+    monkeypatch.setattr(build_worker.sys, "stdin", given)
+    monkeypatch.setattr(build_worker, "_end_with_parent", lambda: None)
+    assert build_worker.main() == build_worker.USER_ERROR
+    assert "pictures have changed while they are" in capsys.readouterr().out
 
 
 @SLOW

@@ -1,7 +1,11 @@
 """Streams of images: exact after a resume, on other numbers of processes too."""
 
 import collections
+import dataclasses
 import json
+import os
+import pathlib
+import threading
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +15,11 @@ import webdataset
 from image_files import encoded, picture, write_classes
 
 from fmjax.data.images.augment.flip import Flip
-from fmjax.data.images.augment.mixing import CutMix
+from fmjax.data.images.augment.mixing import CutMix, Mixup
 from fmjax.data.images.augment.random_crop import RandomResizedCrop
 from fmjax.data.images.image_data import ImageData
+from fmjax.data.images.rows import ImageRows
+from fmjax.data.records import BadRecord
 from fmjax.data.sources.digits import Digits
 from fmjax.data.sources.image_folder import ImageFolder
 from fmjax.data.sources.image_records import ImageRecords
@@ -127,6 +133,30 @@ def test_another_number_of_processes_goes_on_with_the_same_rows(tmp_path, kind):
         position += 4
 
 
+def test_a_folder_is_shuffled_over_all_its_classes(tmp_path):
+    """Also where a window is smaller than a class, and images are mixed within it."""
+    classes, each, rows = 40, 30, 37  # A prime number of rows makes one lane.
+    for number in range(classes):
+        (tmp_path / "pictures" / f"{number}").mkdir(parents=True)
+        content = encoded(picture(number))
+        for image in range(each):
+            (tmp_path / f"pictures/{number}/{image}.png").write_bytes(content)
+    source = ImageFolder(str(tmp_path / "pictures"), validation_fraction=0.0)
+    data = ImageData(
+        ImageTask(source), size=2, streaming=True, cache_dir=str(tmp_path / "cache"),
+        shuffle_mb=25 * 256e-6, augment=(Mixup(),),
+    )  # fmt: skip
+    stream = data.train_batches(rows, range(rows), 0)
+    made = [next(stream) for _ in range(8)]
+    stream.close()
+    found = np.mean([len({*batch["labels"].tolist()}) for batch in made])
+    expected = classes * (1 - (1 - 1 / classes) ** rows)
+    np.testing.assert_allclose(found, expected, rtol=0.1)
+    same = np.mean([batch["labels"] == batch["other_labels"] for batch in made])
+    # One of the 25 images of a window is the image itself.
+    assert same < 2 * (1 / 25 + 1 / classes)
+
+
 @SLOW
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pass_has_the_rows_of_a_cache(tmp_path, kind):
@@ -154,6 +184,25 @@ def test_a_pass_has_the_rows_of_a_cache(tmp_path, kind):
     assert found == whole + whole
 
 
+def test_evaluation_makes_the_rows_of_its_process_in_threads(tmp_path, monkeypatch):
+    """With the random numbers of a cache's evaluation."""
+    data = data_of("folder", tmp_path, views=2, threads=3)
+    cached = dataclasses.replace(data, streaming=False)
+    cached.prepare()
+    expected = [*cached.eval_batches(8, range(2, 6), split="train")]
+    threads, make = collections.Counter(), ImageRows.row
+
+    def row(layout, record, *others):
+        threads[threading.current_thread().name] += bool(record.keys() & {"image"})
+        return make(layout, record, *others)
+
+    monkeypatch.setattr(ImageRows, "row", row)
+    found = [*data.eval_batches(8, range(2, 6), split="train")]
+    assert_same(found, expected)
+    assert threads.pop("MainThread") == 0
+    assert sum(threads.values()) == 7 * 4 + 2  # Of 60 rows in batches of 8.
+
+
 def test_corrupt_images_are_left_out_and_too_many_end_the_run(tmp_path, capfd):
     data = data_of("folder", tmp_path, max_corrupt_fraction=0.5)
     for number in range(4):
@@ -177,6 +226,28 @@ def data_of_same(data, **options):
     )
 
 
+def test_a_stream_asks_for_the_sizes_of_a_folder_with_its_list(tmp_path, monkeypatch):
+    data, calls = data_of("folder", tmp_path), collections.Counter()
+    scan, status = os.scandir, pathlib.Path.stat
+
+    def scandir(folder):
+        calls["lists"] += str(folder).endswith("pictures/0")
+        return scan(folder)
+
+    def stat(file, **options):
+        calls["stats"] += file.suffix == ".png"
+        return status(file, **options)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(pathlib.Path, "stat", stat)
+    data.fingerprint()
+    read(data, 1)
+    # Digests of samples ask once more; all of so few images are samples.
+    assert calls["stats"] == COUNT
+    # For names of classes and for images: of the fingerprint, layouts, and the stream.
+    assert calls["lists"] <= 5
+
+
 def test_what_needs_a_cache_or_parts_of_files_is_refused(tmp_path):
     data = data_of("folder", tmp_path)
     with pytest.raises(UserError, match=r"images\.streaming = True: rows cannot .* in"):
@@ -188,10 +259,45 @@ def test_what_needs_a_cache_or_parts_of_files_is_refused(tmp_path):
         digits.train_batches(8, range(8), 0)
 
 
-def test_changed_images_change_the_fingerprint_of_a_stream(tmp_path):
+def test_reading_all_files_for_classes_is_told_with_streaming(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr("fmjax.data.sources.classes.say_once", told.append)
+    data = data_of("parquet", tmp_path)
+    assert data.row_shapes()["labels"] == ()
+    (line,) = told
+    assert line.startswith("image_records.classes = (), and the files declare no cl")
+    cached = ImageRecords(data.train.source.files, label="label")
+    other = ImageData(ImageTask(cached), cache_dir=data.cache_dir)
+    assert other.class_names() == ("0", "1")
+    assert len(told) == 1
+
+
+def test_a_row_that_cannot_be_made_has_weight_0(tmp_path, monkeypatch):
+    """Of an image that passed the check, which reads JPEG at a reduced size."""
+    data, make = data_of("folder", tmp_path, max_corrupt_fraction=0.5), ImageRows._image
+    bad = (tmp_path / "pictures" / "1" / "7.png").read_bytes()
+
+    def image(layout, record, rng):
+        if record["image"].tobytes() == bad:
+            raise BadRecord("has a damaged end")
+        return make(layout, record, rng)
+
+    monkeypatch.setattr(ImageRows, "_image", image)
+    batches = data.train_batches(1, range(1), 0)
+    weights = np.concatenate([next(batches)["weights"] for _ in range(COUNT)])
+    assert (weights == 0).sum() == batches.bad_rows == 1
+    batches.close()
+    found = [*data.eval_batches(8, range(8), split="train")]
+    assert sum(batch["weights"].sum() for batch in found) == COUNT - 1
+
+
+def test_changed_images_and_another_window_change_the_fingerprint(tmp_path):
     data = data_of("folder", tmp_path)
-    before = data.fingerprint()
+    seen = [data.fingerprint()]
     file = tmp_path / "pictures" / "0" / "3.png"
-    file.write_bytes(file.read_bytes() + b"0")
-    after = data_of_same(data, caption_length=16, shuffle_mb=5e-3).fingerprint()
-    assert after != before
+    for content in (file.read_bytes()[:-1] + b"0", file.read_bytes() + b"0"):
+        file.write_bytes(content)
+        seen.append(dataclasses.replace(data).fingerprint())
+    seen.append(dataclasses.replace(data, shuffle_mb=6e-3).fingerprint())
+    seen.append(dataclasses.replace(data, streaming=False).fingerprint())
+    assert len({*seen}) == 5

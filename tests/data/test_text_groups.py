@@ -124,6 +124,10 @@ def test_negatives_change_a_cache_and_their_absence_changes_none(tmp_path):
     triples = RecordPairs(file, **fields, negatives=("wrong",))
     assert pairs.fingerprint("train") != triples.fingerprint("train")
     assert pairs._settings() == (("inputs", "question"), ("targets", "answer"))
+    keys = [data_of(s, tmp_path)._layout("train").cache_key() for s in (pairs, triples)]
+    assert keys[0] == {"name": f"texts2x{T}", "room": T - 1}
+    # Caches of negatives that several processes of an earlier version have built.
+    assert keys[1] != {"name": f"texts3x{T}", "room": T - 1}
 
 
 def test_caches_of_texts_and_of_pairs_are_apart(tmp_path):

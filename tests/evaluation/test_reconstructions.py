@@ -6,6 +6,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import fmjax
+from fmjax.errors import UserError
 
 TINY = [
     "experiment.objective = @masked_autoencoding()",
@@ -24,6 +25,15 @@ TINY = [
     "train.batch_size = 8",
     "cosine.warmup_steps = 1",
 ]
+
+
+def test_streamed_images_are_refused_before_training(tmp_path):
+    config = tmp_path / "mae.gin"
+    config.write_text("include 'runs/images.gin'\ninclude 'data/digits.gin'\n")
+    experiment = fmjax.load_experiment(config, [*TINY, "images.streaming = True"])
+    (evaluation,) = experiment.evaluations
+    with pytest.raises(UserError, match=r"images\.streaming = True, but experiment"):
+        evaluation.check(experiment)
 
 
 @pytest.mark.slow

@@ -11,7 +11,9 @@ from fmjax.data.images.image_coding import ImageCoding
 from fmjax.data.images.image_examples import ImageExample, image_examples
 from fmjax.data.images.preprocessing import Preprocessing, check_preprocessing
 from fmjax.data.images.rows import ImageRows
+from fmjax.data.sources.division import Divisible, Division
 from fmjax.data.sources.examples import Skipped
+from fmjax.data.sources.image_division import ImageDivision
 from fmjax.data.streaming.streamed_data import StreamedData
 from fmjax.data.tasks.image_task import ImageTask
 from fmjax.data.tasks.mixture import Mixture
@@ -50,7 +52,8 @@ class ImageData(StreamedData):
         docs/tasks/own_pictures.md for the files that resume on other numbers of
         processes.
       shuffle_mb: with streaming, megabytes of encoded images that are shuffled at a
-        time, of all processes together.
+        time, of all processes together, of a folder in an order by hashes of names.
+        Records whose files are sorted by class need more.
       cache_dir: folder of the caches, or an address of a bucket; $FMJAX_CACHE or
         ~/.cache/fmjax if None.
       processes: number of processes of this host that build a cache of @image_folder()
@@ -111,6 +114,12 @@ class ImageData(StreamedData):
     def _row_threads(self) -> int:
         return self.threads  # Decoding takes most of the time.
 
+    def _training_division(self, source: Divisible, split: str) -> Division:
+        division = super()._training_division(source, split)
+        # In the order of names a window would hold a class or two, and batches few.
+        is_folder = isinstance(division, ImageDivision)
+        return division.shuffled() if is_folder else division
+
     def plain(self) -> "ImageData":
         """The same data from the same caches, without augmentation, with one view."""
         return dataclasses.replace(self, augment=(), views=1)
@@ -123,7 +132,7 @@ class ImageData(StreamedData):
 
     def class_names(self) -> tuple[str, ...]:
         """Names of the labels 0, 1, …; empty if the images have no labels."""
-        return self._task("train").class_names()
+        return self._names_of("train")
 
     def captions(self) -> Captions | None:
         """The maker of caption rows; None if the images have no captions.
@@ -138,8 +147,8 @@ class ImageData(StreamedData):
 
     @functools.cached_property
     def _layouts(self) -> dict[str, ImageRows]:
-        names = self.class_names()
-        other = self._task("validation").class_names()
+        with self._digests():
+            names, other = self._names_of("train"), self._names_of("validation")
         if other != names:
             raise UserError(
                 f"images.validation has the classes {other}, images.train {names}; "
@@ -172,6 +181,10 @@ class ImageData(StreamedData):
             )
         return layouts
 
+    def _names_of(self, split: str) -> tuple[str, ...]:
+        with self._digests():
+            return self._task(split).class_names()
+
     def _coding(self, layout: ImageRows) -> ImageCoding:
         captions = layout.captions
         stores_captions = captions is not None and not captions.templated
@@ -185,4 +198,7 @@ class ImageData(StreamedData):
     def _identity(self) -> str | list | None:
         # Captions from templates are not stored in the cache.
         tokenizer = None if self._tokenizer is None else self._tokenizer.digest
-        return [tokenizer, self._kind_of_reading()] if self.streaming else tokenizer
+        if not self.streaming:
+            return tokenizer
+        # Folders were streamed in the order of their names before.
+        return [tokenizer, "hashed", self._kind_of_reading()]

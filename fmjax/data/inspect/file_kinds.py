@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from fmjax.data.inspect.tokens import form_of
 from fmjax.data.sources.find_files import SCHEME, FileKind, files_below, find_files
-from fmjax.data.sources.image_folder import ENDINGS
+from fmjax.data.sources.image_listing import ENDINGS
 from fmjax.data.sources.record_formats.byte_stream import COMPRESSIONS, last_suffix
 from fmjax.data.sources.record_formats.formats import RECORDS, format_of
 from fmjax.data.sources.text_reader import SIGNATURES, is_json_lines

@@ -21,20 +21,27 @@ def cache_folders(data: Data | ImageData) -> list[str]:
     return list(dict.fromkeys(str(c.folder) for s in splits for c in data.caches(s)))
 
 
+def check_picture(data: Data | ImageData) -> None:
+    """Raises a UserError if no sheet of images can be drawn of the data."""
+    if not isinstance(data, ImageData):
+        raise UserError("--picture needs a config of images; this data is text.")
+    if data.streaming:
+        raise UserError(
+            "--picture reads chosen images from a cache, but images.streaming = True; "
+            "expected images.streaming=False."
+        )
+
+
 def show(data: Data | ImageData, examples: int, picture: pathlib.Path | None) -> None:
     """Prints statistics and examples.
 
     Args:
       data: the data, prepared.
       examples: number of examples to print.
-      picture: file to which a sheet of augmented images is written, or None.
-
-    Raises:
-      UserError: `picture` is given, but the data is text.
+      picture: file to which a sheet of augmented images is written, or None; see
+        `check_picture`.
     """
     if not isinstance(data, ImageData):
-        if picture is not None:
-            raise UserError("--picture needs a config of images; this data is text.")
         report = inspect_labelled if data.label_kind() is not None else inspect
         if data.train.is_chat():
             report = inspect_conversations

@@ -23,7 +23,7 @@ from fmjax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
-_EVAL_SEED = 0
+EVAL_SEED = 0
 _NAMED = 20  # maximum number of corrupt records that are printed
 _thread = threading.local()
 # No read-ahead, since the access is random.
@@ -119,7 +119,7 @@ class Records:
     def reading(self, number: int, seed: int) -> Row:
         """The row of one record, with the random numbers of (seed, number)."""
         (record,) = self.read([number])
-        return self.row(number, record, _row_rng(seed, number))
+        return self.row(number, record, row_rng(seed, number))
 
     @property
     def has_text_bytes(self) -> bool:
@@ -277,7 +277,7 @@ def train_batches(
         indices = [int(order[number]) for number in numbers]
         return stack(
             [
-                records.row(index, record, _row_rng(int(row_seed), number))
+                records.row(index, record, row_rng(int(row_seed), number))
                 for number, index, record in zip(
                     numbers, indices, records.read(indices)
                 )
@@ -319,7 +319,7 @@ def eval_batches(
         found += [empty_record()] * (len(rows) - len(found))
         # A fixed seed, so that every evaluation has the same random corruption.
         made = [
-            records.row(number, record, _row_rng(_EVAL_SEED, number))
+            records.row(number, record, row_rng(EVAL_SEED, number))
             for number, record in enumerate(found, first + rows.start)
         ]
         batch = stack(made)
@@ -346,8 +346,11 @@ def with_target_bytes(batch: Batch, token_bytes: np.ndarray) -> Batch:
     return batch | {"target_bytes": counted.sum(-1, dtype=np.float32)}
 
 
-def _row_rng(seed: int, number: int) -> Callable[[], np.random.Generator]:
-    """A function that returns the generator of row `number` of a run."""
+def row_rng(seed: int, number: int) -> Callable[[], np.random.Generator]:
+    """A function that returns the generator of row `number` of a run.
+
+    Each thread has one, which the next row of the thread resets.
+    """
 
     def generator() -> np.random.Generator:
         # Each thread resets one generator for every row: to create another asks the

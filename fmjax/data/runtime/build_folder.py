@@ -29,7 +29,7 @@ from fmjax.storage import objects
 from fmjax.storage.paths import is_bucket
 
 # Increased whenever plans or the files of units change.
-_VERSION = 1
+_VERSION = 2
 _PLAN = "plan.json"
 _UNIT = re.compile(r"unit-(\d+)\.json")
 # A claim is written again so often; one that stays unchanged for longer is stale.

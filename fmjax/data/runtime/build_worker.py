@@ -13,7 +13,7 @@ import time
 
 from fmjax.data.runtime.build_folder import BuildFolder, Claim, Unit, UnitWriter
 from fmjax.data.runtime.unit_coding import UnitCoding
-from fmjax.data.sources.division import Divisible, Division
+from fmjax.data.sources.division import Divisible, Division, same_division
 from fmjax.data.sources.examples import Skipped
 from fmjax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 from fmjax.errors import UserError
@@ -32,6 +32,7 @@ class Work:
     Attributes:
       place: the build's folder, or its address in a bucket.
       source: the source of the data.
+      listing: `listing_of` its split when the key of the cache was computed.
       split: its split.
       name: name of task and split, for messages.
       coding: makes units of the examples.
@@ -40,6 +41,7 @@ class Work:
 
     place: str
     source: Divisible
+    listing: str
     split: str
     name: str
     coding: UnitCoding
@@ -52,7 +54,7 @@ def main() -> int:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         tokenizer = load_tokenizer(work.tokenizer) if work.tokenizer else None
-        division = work.source.division(work.split)
+        division = same_division(work.source, work.split, work.listing)
         folder = BuildFolder(as_path(work.place))
         encode_units(folder, division, work, tokenizer)
     except FileNotFoundError:

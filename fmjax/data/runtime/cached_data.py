@@ -21,8 +21,9 @@ from fmjax.data.runtime.cache import (
 )
 from fmjax.data.runtime.shared_build import LARGE_BYTES, SharedBuild, forget_build
 from fmjax.data.runtime.unit_coding import UnitCoding
-from fmjax.data.sources.division import Divisible
+from fmjax.data.sources.division import Divisible, same_division
 from fmjax.data.sources.examples import Skipped
+from fmjax.data.sources.image_listing import listed_once
 from fmjax.data.tasks.member import Member
 from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError, require
@@ -267,7 +268,13 @@ class CachedData(abc.ABC):
             return None
         coding = self._coding(key.layout)
         return SharedBuild(
-            self.root, key, source, coding, self._tokenizer, self.processes
+            self.root,
+            key,
+            source,
+            member.listings.get(key.split, ""),
+            coding,
+            self._tokenizer,
+            self.processes,
         )
 
     def _examples(
@@ -277,7 +284,8 @@ class CachedData(abc.ABC):
         tokenizer, name = self._tokenizer, f"{key.task} {key.split}"
         source = source_of(member)
         if isinstance(source, Divisible):
-            division = source.division(key.split)
+            listing = member.listings.get(key.split, "")
+            division = same_division(source, key.split, listing)
             examples = (e for part in division.parts() for e in division.read(part))
             coding = self._coding(key.layout)
             return coding.encoded(examples, name, tokenizer, skipped)
@@ -288,7 +296,7 @@ class CachedData(abc.ABC):
 
     def _digests(self) -> contextlib.AbstractContextManager:
         """The context of digests of files, from which caches have their names."""
-        return contextlib.nullcontext()
+        return listed_once()
 
     @abc.abstractmethod
     def _identity(self):
@@ -329,10 +337,12 @@ class CachedData(abc.ABC):
 
     @functools.cached_property
     def _members(self) -> dict[str, tuple[Member, ...]]:
+        with self._digests():
+            train = validation = self.train.members(self.root)
+            if self.validation is not None:
+                validation = self.validation.members(self.root)
         members = {}
-        for split in ("train", "validation"):
-            with self._digests():
-                found = self._task(split).members(self.root)
+        for split, found in (("train", train), ("validation", validation)):
             optional = split == "validation" and self.validation is None
             if optional and not any(split in member.keys for member in found):
                 found = ()

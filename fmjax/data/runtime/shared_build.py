@@ -33,7 +33,7 @@ from fmjax.data.runtime.cache import (
     open_cache,
 )
 from fmjax.data.runtime.unit_coding import UnitCoding
-from fmjax.data.sources.division import Divisible, Division, FilePart
+from fmjax.data.sources.division import Divisible, Division, FilePart, same_division
 from fmjax.data.sources.examples import Skipped
 from fmjax.data.sources.record_formats.file_parts import joined_parts
 from fmjax.data.tokenizers.tokenizers import Tokenizer
@@ -55,6 +55,7 @@ class SharedBuild:
         root: Path,
         key: CacheKey,
         source: Divisible,
+        listing: str,
         coding: UnitCoding,
         tokenizer: Tokenizer | None,
         processes: int | None,
@@ -65,11 +66,13 @@ class SharedBuild:
           root: root of all caches.
           key: key of the cache.
           source: the source of its texts or images.
+          listing: `listing_of` its split when the key was computed.
           coding: makes units of its examples.
           tokenizer: of the texts; None without text.
           processes: number of processes of this host; one a core if None.
         """
         self._root, self._key, self._source = root, key, source
+        self._listing = listing
         self._coding, self._tokenizer = coding, tokenizer
         self._processes = processes or _cores()
         self._name = f"{key.task} {key.split}"
@@ -79,7 +82,7 @@ class SharedBuild:
 
     @functools.cached_property
     def _division(self) -> Division:
-        return self._source.division(self._key.split)
+        return same_division(self._source, self._key.split, self._listing)
 
     def _units(self) -> list[Unit]:
         """The units of the plan, which is read once; empty if there is none yet."""
@@ -96,7 +99,7 @@ class SharedBuild:
           max_corrupt_fraction: as in `build_cache`.
 
         Raises:
-          UserError: as of `build_cache`.
+          UserError: as of `build_cache` and `same_division`.
         """
         began = time.monotonic()
         if not self._units():
@@ -195,6 +198,7 @@ class SharedBuild:
         return Work(
             place,
             self._source,
+            self._listing,
             self._key.split,
             self._name,
             self._coding,

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,12 +21,14 @@ class ImageEntry(NamedTuple):
       caption: text in UTF-8; None without a caption file.
       broken: whether the line is invalid or names no image in the folder.
       file: resolved path of the image that the line names.
+      size: bytes of the image; None if its file cannot be read.
     """
 
     name: str
     caption: bytes | None = None
     broken: bool = False
     file: str | None = None
+    size: int | None = None
 
 
 def read_captions(root: Path, captions: Path) -> tuple[ImageEntry, ...]:
@@ -61,12 +64,12 @@ def _read(root: Path, captions: Path, modified: int) -> tuple[ImageEntry, ...]:
                 if not is_utf8(line):
                     raise BadRecord(f"{text.bad_byte(start, stop)} is not UTF-8")
                 name, caption = parse(line)
-                file = _find(resolved, name)
+                file, size = _find(resolved, name)
                 if len(caption) > DOCUMENT_BYTES:
                     raise BadRecord(
                         f"the caption has more than {DOCUMENT_BYTES:,} bytes"
                     )
-                found.append(ImageEntry(name, caption, file=file))
+                found.append(ImageEntry(name, caption, file=file, size=size))
             except BadRecord as error:
                 where = f"{captions.name}, line {number}"
                 found.append(ImageEntry(f"{where} ({error})", b"", broken=True))
@@ -76,8 +79,10 @@ def _read(root: Path, captions: Path, modified: int) -> tuple[ImageEntry, ...]:
     return tuple(found)
 
 
-def _find(root: Path, name: str) -> str:
-    """The resolved path of an image; raises BadRecord if it is not inside `root`.
+def _find(root: Path, name: str) -> tuple[str, int]:
+    """The resolved path of an image, and its bytes.
+
+    Raises BadRecord if it is not inside `root`.
 
     An untrusted caption file must not make other files be read.
     """
@@ -87,7 +92,8 @@ def _find(root: Path, name: str) -> str:
         # Raises for surrogates: names of examples must be valid Unicode.
         name.encode()
         file = (root / name).resolve()
-        found = file.is_file()
+        status = file.stat()
+        found = stat.S_ISREG(status.st_mode)
     # The name is too long, has a NUL, or is a cycle of links.
     except (OSError, ValueError, RuntimeError):
         found = False
@@ -95,7 +101,7 @@ def _find(root: Path, name: str) -> str:
         raise BadRecord(f"there is no image {name!r:.100}")
     if not file.is_relative_to(root):
         raise BadRecord(f"{name!r:.100} is a link out of the folder")
-    return str(file)
+    return str(file), status.st_size
 
 
 def _parse_tabs(line: bytes) -> tuple[str, bytes]:

@@ -97,9 +97,9 @@ def find_classes(
         return Classes(declared, numbered=True, are_declared=True)
     if are_sampled():
         say_once(
-            f"{binding} = (), and the files declare no classes: with data.streaming, "
-            "each process reads all training files at every start to find them. Bind "
-            f"{binding} to their names, which `fmjax data inspect` prints."
+            f"{binding} = (), and the files declare no classes: when they are "
+            "streamed, each process reads all training files at every start to find "
+            f"them. Bind {binding} to their names, which `fmjax data inspect` prints."
         )
     found: set[str] = set()
     for label in itertools.chain.from_iterable(

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from fmjax.errors import UserError
+
 
 class FilePart(NamedTuple):
     """Consecutive examples of a split, in one file.
@@ -143,6 +145,43 @@ class Divisible(Protocol):
 
     def division(self, split: str) -> Division:
         """The split, to be divided."""
+
+
+@runtime_checkable
+class Listed(Protocol):
+    """A division whose parts are numbers in a list, which every process makes anew."""
+
+    @property
+    def listing(self) -> str:
+        """Digest of the list, and of all that an example's label follows from."""
+
+
+def listing_of(source: Any, split: str) -> str:
+    """The listing of a split of a source; "" if its parts are places in files."""
+    division = source.division(split) if isinstance(source, Divisible) else None
+    return division.listing if isinstance(division, Listed) else ""
+
+
+def same_division(source: Divisible, split: str, listing: str) -> Division:
+    """A split of a source, which has to be as it was when a build of it began.
+
+    Args:
+      source: the source.
+      split: its split.
+      listing: what `listing_of` was then.
+
+    Raises:
+      UserError: it is another one, so that numbers of parts would be other examples.
+    """
+    division = source.division(split)
+    if isinstance(division, Listed) and division.listing != listing:
+        raise UserError(
+            f"The images of {division.root} have changed while they are cached: found "
+            f"other names, captions or classes of the {split} split than at the "
+            "beginning; expected the same. Run the command again when the folder is "
+            "complete."
+        )
+    return division
 
 
 def number_in_file(part: FilePart, number: int) -> int | str:

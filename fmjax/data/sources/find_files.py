@@ -165,6 +165,14 @@ def files_below(
     Raises:
       UserError: a folder cannot be read.
     """
+    for path, _ in entries_below(folder, without):
+        yield path
+
+
+def entries_below(
+    folder: str | os.PathLike, without: str | os.PathLike | None = None
+) -> Iterator[tuple[Path, os.DirEntry]]:
+    """Yields the same files, each with its entry in the folder that it is in."""
     excluded = set() if without is None else {_identity(Path(without))}
     yield from _walk(Path(folder), frozenset(excluded))
 
@@ -174,7 +182,7 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".")
 
 
-def _walk(folder: Path, above: frozenset) -> Iterator[Path]:
+def _walk(folder: Path, above: frozenset) -> Iterator[tuple[Path, os.DirEntry]]:
     try:
         identity = _identity(folder)
         if identity in above:
@@ -189,7 +197,7 @@ def _walk(folder: Path, above: frozenset) -> Iterator[Path]:
         if _is_folder(entry):
             yield from _walk(path, above | {identity})
         else:
-            yield path
+            yield path, entry
 
 
 def _identity(folder: Path) -> tuple[int, int]:

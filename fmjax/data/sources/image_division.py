@@ -1,8 +1,9 @@
 """Parts of a folder of images: images that follow one another in its order."""
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+import xxhash
 
 from fmjax.data.sources.captions_file import ImageEntry
 from fmjax.data.sources.division import FilePart, FoundImage
@@ -27,14 +28,27 @@ class ImageDivision:
         """
         self.root, self._entries, self._labels = root, entries, labels
 
+    @property
+    def listing(self) -> str:
+        """Digest of the names, captions and classes, by which parts are numbered."""
+        digest = xxhash.xxh3_128("\0".join(self._labels).encode())
+        for name, caption, broken, *_ in self._entries:
+            digest.update(f"\0{name}\0{broken}\0".encode() + (caption or b""))
+        return digest.hexdigest()
+
+    def shuffled(self) -> "ImageDivision":
+        """The same images in an order that follows from hashes of their names.
+
+        In it classes are mixed, and captions of one image are apart.
+        """
+        return ImageDivision(self.root, sorted(self._entries, key=_hash), self._labels)
+
     def parts(self, size: int | None = None, numbered: bool = True) -> list[FilePart]:
         """The parts, of about `size` bytes of images; see `Division`."""
         del numbered
         parts, start, bytes_ = [], 0, 0
         for number, entry in enumerate(self._entries, 1):
-            with contextlib.suppress(OSError):  # It counts as corrupt when it is read.
-                if not entry.broken:
-                    bytes_ += (self.root / entry.name).stat().st_size
+            bytes_ += entry.size or 0
             if size is not None and bytes_ >= size:
                 parts.append(FilePart(self.root, start, number, start, bytes_))
                 start, bytes_ = number, 0
@@ -45,7 +59,7 @@ class ImageDivision:
 
     def read(self, part: FilePart) -> Iterator[FoundImage]:
         """The images of a part; those that cannot be read have no bytes."""
-        for name, caption, broken, _ in self._entries[part.start : part.stop]:
+        for name, caption, broken, *_ in self._entries[part.start : part.stop]:
             content, label = b"", self._labels.get(Path(name).parts[0])
             if not broken:
                 try:
@@ -53,3 +67,9 @@ class ImageDivision:
                 except OSError as error:
                     name = f"{name} ({error.strerror})"
             yield FoundImage(name, content, label, caption)
+
+
+def _hash(entry: ImageEntry) -> int:
+    return xxhash.xxh3_64_intdigest(
+        entry.name.encode() + b"\0" + (entry.caption or b"")
+    )

@@ -1,10 +1,9 @@
 """The source `image_folder`: images with sub-folders as classes, or with captions."""
 
-import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import xxhash
@@ -13,8 +12,15 @@ from fmjax.configurable import configurable, path
 from fmjax.data.sources.captions_file import ImageEntry, read_captions
 from fmjax.data.sources.division import FoundImage
 from fmjax.data.sources.file_digest import are_sampled, digest_file, digest_files
-from fmjax.data.sources.find_files import SCHEME, files_below, is_hidden
+from fmjax.data.sources.find_files import SCHEME, is_hidden
 from fmjax.data.sources.image_division import ImageDivision
+from fmjax.data.sources.image_listing import (
+    ENDINGS,
+    has_images,
+    is_image,
+    list_images,
+    once,
+)
 from fmjax.data.sources.image_sources import image_function_source
 from fmjax.data.sources.source import Document, check_split
 from fmjax.errors import UserError, refuse_scheme, require
@@ -22,7 +28,6 @@ from fmjax.say_once import say_once
 
 # How many files, spread over all, are read to recognize those of a stream.
 _SAMPLED_FILES = 64
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 
 
 @configurable("image_folder")
@@ -89,22 +94,7 @@ class ImageFolder:
         if self.captions is not None:
             return ()
         root = _root(self.folder, "image_folder.folder")
-        entries = [entry for entry in os.scandir(root) if not is_hidden(entry.name)]
-        for entry in entries:
-            broken_link = entry.is_symlink() and not os.path.exists(entry)
-            if broken_link and not entry.name.lower().endswith(ENDINGS):
-                raise UserError(
-                    f"{entry.path} is a link to {os.readlink(entry)}, which does not "
-                    "exist; expected the folder of a class."
-                )
-        without = self._validation_root
-        return tuple(
-            sorted(
-                entry.name
-                for entry in entries
-                if entry.is_dir() and any(_images(Path(entry), without))
-            )
-        )
+        return _classes_of(root, self._validation_root)
 
     def fingerprint(self, split: str) -> str:
         """Digest of the split's images, their names and their captions."""
@@ -114,9 +104,10 @@ class ImageFolder:
         digest.update("\0".join(self.class_names()).encode())
         for entry in entries:
             digest.update(f"{entry.name}\0".encode() + (entry.caption or b"") + b"\0")
-        files = sorted({root / entry.name for entry in entries if not entry.broken})
+        sizes = {root / e.name: e.size for e in entries if not e.broken}
+        files = sorted(sizes)
         if are_sampled():
-            digest.update(_sampled_digest(files).encode())
+            digest.update(_sampled_digest(files, sizes).encode())
         else:
             digest.update(digest_files(files, _digest).encode() if files else b"")
         if any(entry.caption == b"" and not entry.broken for entry in entries):
@@ -126,12 +117,7 @@ class ImageFolder:
 
     def size(self, split: str) -> int:
         """Bytes of the split's files."""
-        root = self._root_of(split)
-        total = 0
-        for entry in self._entries(split):
-            with contextlib.suppress(OSError):  # It counts as corrupt when it is read.
-                total += 0 if entry.broken else (root / entry.name).stat().st_size
-        return total
+        return sum(entry.size or 0 for entry in self._entries(split))
 
     def features(self) -> dict[str, str]:
         """Names of the features, as `seqio_source` yields them."""
@@ -156,7 +142,7 @@ class ImageFolder:
 
     def texts(self, split: str) -> Iterator[Document]:
         """The captions of a split, except empty ones."""
-        for name, caption, broken, _ in self._entries(split):
+        for name, caption, broken, *_ in self._entries(split):
             if not broken and caption:
                 yield name, caption
 
@@ -215,7 +201,7 @@ class ImageFolder:
         """The images of `folder` or `captions` that are not in the validation split."""
         if self.captions is None:
             found = self._listed(root, without=self._validation_root)
-            total = sum(1 for _ in _images(root))
+            total = len(list_images(root, None))
             other = f"image_folder.validation_folder = {self.validation_folder!r}"
         else:
             every = self._listed(root, self.captions, "image_folder.captions")
@@ -249,13 +235,13 @@ class ImageFolder:
             if not file.is_file():
                 raise UserError(f"{binding} = {captions!r}: no such file.")
             return read_captions(root, file)
-        found = _images(root, without)
-        names = sorted(file.relative_to(root).as_posix() for file in found)
-        if not names and without is None:
+        found = list_images(root, without)
+        if not found and without is None:
             raise UserError(
                 f"{root} has no images; expected files that end in one of {ENDINGS}."
             )
         classes = set(self.class_names())
+        names = (entry.name for entry in found)
         strays = [n for n in names if classes and Path(n).parts[0] not in classes]
         if strays:
             raise UserError(
@@ -263,7 +249,7 @@ class ImageFolder:
                 "sub-folders with images of image_folder.folder: "
                 f"{', '.join(sorted(classes))}."
             )
-        return tuple(map(ImageEntry, names))
+        return found
 
 
 def _root(folder: str, binding: str) -> Path:
@@ -279,21 +265,33 @@ def _root(folder: str, binding: str) -> Path:
     return root
 
 
-def _images(root: Path, without: Path | None = None) -> Iterator[Path]:
-    """Yields the image files below a folder; see `files_below`."""
-    for file in files_below(root, without):
-        if file.name.lower().endswith(ENDINGS):
-            yield file
+@once
+def _classes_of(root: Path, without: Path | None) -> tuple[str, ...]:
+    entries = [entry for entry in os.scandir(root) if not is_hidden(entry.name)]
+    for entry in entries:
+        broken_link = entry.is_symlink() and not os.path.exists(entry)
+        if broken_link and not is_image(entry.name):
+            raise UserError(
+                f"{entry.path} is a link to {os.readlink(entry)}, which does not "
+                "exist; expected the folder of a class."
+            )
+    return tuple(
+        sorted(
+            entry.name
+            for entry in entries
+            if entry.is_dir() and has_images(Path(entry), without)
+        )
+    )
 
 
-def _sampled_digest(files: Sequence[Path]) -> str:
+def _sampled_digest(files: Sequence[Path], sizes: Mapping[Path, int | None]) -> str:
     """Digest of the sizes of all files, and of the contents of some of them."""
     digest = xxhash.xxh3_128(b"sampled")
     for number, file in enumerate(files):
         if number % max(len(files) // _SAMPLED_FILES, 1) == 0:
             digest.update(_digest(file).encode())
-        with contextlib.suppress(OSError):  # It counts as corrupt when it is read.
-            digest.update(f"{file.stat().st_size}\0".encode())
+        if sizes[file] is not None:
+            digest.update(f"{sizes[file]}\0".encode())
     return digest.hexdigest()
 
 

@@ -160,7 +160,8 @@ class LaneRows:
         if not is_wanted:
             return None
         rng = np.random.default_rng([*self._window.entropy, 1, number])
-        return functools.partial(self._reader.rows.row, records, number, rng)
+        make = self._reader.rows.row
+        return functools.partial(make, records[number], records, lambda: rng)
 
     def _submit(self) -> Future:
         return self._pool.submit(self._make)

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from fmjax.data.records import empty_record
 from fmjax.data.runtime.batches import Batch, stack, with_target_bytes
 from fmjax.data.streaming.ahead import Ahead
 from fmjax.data.streaming.lanes import (
@@ -130,7 +131,10 @@ class StreamedBatches:
 
     @property
     def bad_rows(self) -> int:
-        """Number of documents left out so far; a stream has no rows of weight 0."""
+        """Number of examples left out so far.
+
+        Those whose row cannot be made, such as damaged images, are rows of weight 0.
+        """
         return self._rows.skipped.count
 
     def set_state(self, state: dict) -> None:
@@ -219,26 +223,32 @@ def streamed_eval_batches(
     *,
     batch_size: int,
     own: range,
+    row_threads: int,
     max_batches: int | None,
 ) -> Iterator[Batch]:
     """One pass over a split, as `batches.eval_batches`.
 
-    Every process reads the whole split and returns its own rows of each batch.
+    Every process reads the whole split, and makes its own rows of each batch.
 
     Args:
       rows: the rows of the split: `StreamedRows` or `SeqioRows`.
       token_bytes: number of bytes of each id, int [V].
       batch_size: rows of the global batch.
       own: contiguous rows of the global batch that this process returns.
+      row_threads: number of threads that make rows; 0 if they are made one by one.
       max_batches: maximum number of batches; None for all.
     """
     source = rows.in_order()
-    for _ in itertools.count() if max_batches is None else range(max_batches):
-        made = list(itertools.islice(source, batch_size))
-        if not made:
-            return
-        zeros = {name: np.zeros_like(array) for name, array in made[0].items()}
-        made += [zeros] * (batch_size - len(made))
-        batch = stack([made[r] for r in own])
-        has_bytes = rows.has_text_bytes and token_bytes.any()
-        yield with_target_bytes(batch, token_bytes) if has_bytes else batch
+    filling = rows.layout.row(empty_record(), np.random.default_rng)
+    has_bytes = rows.layout.has_text_bytes and token_bytes.any()
+    with ThreadPoolExecutor(max(row_threads, 1), "rows") as makers:
+        each = makers.map if row_threads else map
+        for _ in itertools.count() if max_batches is None else range(max_batches):
+            makes = list(itertools.islice(source, batch_size))
+            found = list(each(lambda make: make(), makes[own.start : own.stop]))
+            if len(makes) < batch_size:
+                rows.skipped.check_whole()
+            if not makes:
+                return
+            batch = stack(found + [filling] * (len(own) - len(found)))
+            yield with_target_bytes(batch, token_bytes) if has_bytes else batch

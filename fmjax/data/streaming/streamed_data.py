@@ -1,15 +1,14 @@
 """The base class of data that is read from caches, or streamed from its files."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from fmjax.data.folders import wait_until
 from fmjax.data.records import RowLayout
 from fmjax.data.runtime import batches
 from fmjax.data.runtime.cache import Cache
 from fmjax.data.runtime.cached_data import CachedData, source_of
-from fmjax.data.runtime.unit_coding import UnitCoding
-from fmjax.data.sources.division import Divisible
+from fmjax.data.sources.division import Divisible, Division
 from fmjax.data.sources.file_digest import sampled_digests
 from fmjax.data.streaming.streamed_batches import StreamedBatches, streamed_eval_batches
 from fmjax.data.streaming.streamed_rows import StreamedMember, StreamedRows
@@ -55,7 +54,7 @@ class StreamedData(CachedData):
         if not self.streaming:
             return super().train_batches(batch_size, rows, seed)
         return StreamedBatches(
-            self._streamed("train", self._training_layout()),
+            self._streamed("train", self._training_layout(), self._training_division),
             batch_size,
             rows,
             seed,
@@ -82,6 +81,7 @@ class StreamedData(CachedData):
             self._token_bytes,
             batch_size=batch_size,
             own=rows,
+            row_threads=self._row_threads,
             max_batches=max_batches,
         )
 
@@ -107,9 +107,14 @@ class StreamedData(CachedData):
         """The gin name of `streaming`."""
         return f"{self.gin_name}.streaming"
 
-    def _digests(self) -> contextlib.AbstractContextManager:
-        # What no cache can hold is too large to be read whole at every start.
-        return sampled_digests() if self.streaming else super()._digests()
+    @contextlib.contextmanager
+    def _digests(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(super()._digests())
+            if self.streaming:
+                # What no cache can hold is too large to be read at every start.
+                stack.enter_context(sampled_digests())
+            yield
 
     def _kind_of_reading(self) -> bool | list:
         """A JSON value of the order of rows, for the fingerprint."""
@@ -125,10 +130,28 @@ class StreamedData(CachedData):
 
     def _in_order(self, split: str):
         """What `streamed_eval_batches` takes."""
-        return self._streamed(split, self._layout(split))
+        return self._streamed(split, self._layout(split), self._division)
 
-    def _streamed(self, split: str, layout: RowLayout) -> StreamedRows:
+    def _division(self, source: Divisible, split: str) -> Division:
+        """A split of a source, in the order of a cache."""
+        return source.division(split)
+
+    def _training_division(self, source: Divisible, split: str) -> Division:
+        """A split of a source, in the order from which training shuffles."""
+        return self._division(source, split)
+
+    def _streamed(
+        self,
+        split: str,
+        layout: RowLayout,
+        division_of: Callable[[Divisible, str], Division],
+    ) -> StreamedRows:
         """The rows of a split.
+
+        Args:
+          split: "train" or "validation".
+          layout: makes records and rows.
+          division_of: the division of a source and split.
 
         Raises:
           UserError: a source cannot be read in parts.
@@ -142,18 +165,15 @@ class StreamedData(CachedData):
                 )
         with self._digests():
             streamed = [
-                StreamedMember(m.name, source_of(m).division(split), m.rate)
+                StreamedMember(m.name, division_of(source_of(m), split), m.rate)
                 for m in members
             ]
         return StreamedRows(
             streamed,
             split,
             layout,
-            self._stream_coding(layout),
+            self._coding(layout),
             self._tokenizer,
             self.max_corrupt_fraction,
             self._streams,
         )
-
-    def _stream_coding(self, layout: RowLayout) -> UnitCoding:
-        return self._coding(layout)

@@ -1,13 +1,16 @@
 """Rows of texts or images that are read, and texts tokenized, as they are needed."""
 
 import collections
+import functools
+import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from fmjax.data.records import BadRecord, Record, Row, RowLayout, empty_record
+from fmjax.data.runtime.batches import EVAL_SEED, row_rng
 from fmjax.data.runtime.unit_coding import UnitCoding
 from fmjax.data.sources.division import Division, RawExample
 from fmjax.data.sources.examples import Skipped
@@ -48,8 +51,8 @@ class StreamedRows:
         layout: RowLayout,
         coding: UnitCoding,
         tokenizer: Tokenizer | None,
-        max_corrupt_fraction: float = 0.01,
-        binding: str = "data.streaming",
+        max_corrupt_fraction: float,
+        binding: str,
     ):
         """Reads nothing yet.
 
@@ -59,7 +62,7 @@ class StreamedRows:
           layout: makes records and rows.
           coding: makes what the layout takes of the examples.
           tokenizer: of the texts; None without text.
-          max_corrupt_fraction: `data.max_corrupt_fraction`.
+          max_corrupt_fraction: as of the data.
           binding: gin name of the field that asks for streaming, for messages.
         """
         self.members, self._split = members, split
@@ -69,13 +72,13 @@ class StreamedRows:
         self.skipped = BoundedSkipped(f"{name} {split}", max_corrupt_fraction)
         self._lock = threading.Lock()
 
-    @property
-    def has_text_bytes(self) -> bool:
-        """Whether targets are the text itself, so that bits per byte are defined."""
-        return self.layout.has_text_bytes
+    def in_order(self) -> Iterator[Callable[[], Row]]:
+        """Functions that make each row of the split, in the order of a cache.
 
-    def in_order(self) -> Iterator[Row]:
-        """Every row of the split once, in the order of a cache."""
+        They have the random numbers of a cache's evaluation, and several threads may
+        call them.
+        """
+        numbers = itertools.count()
         for member in self.members:
             division = member.division
             examples = (e for part in division.parts() for e in division.read(part))
@@ -83,8 +86,7 @@ class StreamedRows:
             documents = self._coding.encoded(
                 examples, name, self._tokenizer, self.skipped
             )
-            yield from self._rows(documents)
-        self.skipped.check_whole()
+            yield from self._rows(documents, numbers)
 
     def records(
         self, member: StreamedMember, examples: Sequence[RawExample]
@@ -99,27 +101,30 @@ class StreamedRows:
         return found
 
     def row(
-        self, records: Sequence[Record], number: int, rng: np.random.Generator
+        self,
+        record: Record,
+        others: Sequence[Record],
+        rng: Callable[[], np.random.Generator],
     ) -> Row:
-        """The row of one of the records of a window; several threads may call it.
+        """The row of a record; several threads may call it.
 
-        One of which no row can be made is left out: its row has weight 0.
+        A record of which no row can be made is left out: its row has weight 0.
+
+        Args:
+          record: the record.
+          others: records read with it, from which the row may draw another.
+          rng: returns the row's generator.
         """
+
+        def other(rng: np.random.Generator) -> Record:
+            return others[int(rng.integers(len(others)))]
+
         try:
-            return self._row_of(records[number], records, rng)
+            return self.layout.row(record, rng, other)
         except BadRecord as error:
             with self._lock:
                 self.skipped.add(f"a record of {self._split} {error}")
-            return self._row_of(empty_record(), records, rng)
-
-    def _row_of(
-        self, record: Record, others: Sequence[Record], rng: np.random.Generator
-    ) -> Row:
-        return self.layout.row(
-            record,
-            lambda: rng,
-            lambda rng: others[int(rng.integers(len(others)))],
-        )
+            return self.layout.row(empty_record(), rng, other)
 
     def _small(self, record: Record) -> Record:
         """A record to hold in memory: as in a cache, ids take two bytes if they can."""
@@ -128,9 +133,7 @@ class StreamedRows:
         dtype = np.uint16 if self._tokenizer.vocab_size <= 1 << 16 else np.int32
         return record | {"tokens": record["tokens"].astype(dtype)}
 
-    def _rows(self, documents) -> Iterator[Row]:
-        rng = np.random.default_rng([0])
-
+    def _rows(self, documents, numbers: Iterator[int]) -> Iterator[Callable[[], Row]]:
         def contents() -> Iterator:
             for document in documents:
                 self.skipped.good_bytes += document.size or 0
@@ -139,8 +142,5 @@ class StreamedRows:
         recent: collections.deque = collections.deque(maxlen=_RECENT)
         for record in self.layout.records(contents()):
             recent.append(record)
-            try:
-                yield self._row_of(record, recent, rng)
-            except BadRecord as error:
-                self.skipped.add(f"a record of {self._split} {error}")
-                yield self._row_of(empty_record(), recent, rng)
+            rng = row_rng(EVAL_SEED, next(numbers))
+            yield functools.partial(self.row, record, tuple(recent), rng)

@@ -8,6 +8,7 @@ from fmjax.configurable import configurable, runtime_field
 from fmjax.data.folders import digest_of, is_built
 from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources.digits import Digits
+from fmjax.data.sources.division import listing_of
 from fmjax.data.sources.image_folder import ImageFolder
 from fmjax.data.sources.image_records import ImageRecords
 from fmjax.data.sources.source import Document
@@ -94,7 +95,8 @@ class ImageTask:
             tokenizer = self.build_tokenizer(root).digest
             keys = {s: key | {"tokenizer": tokenizer} for s, key in keys.items()}
         sizes = {split: self.source.size(split) for split in self.source.splits}
-        return (Member(self.name, 1.0, keys, sizes, self),)
+        listings = {split: listing_of(self.source, split) for split in keys}
+        return (Member(self.name, 1.0, keys, sizes, self, listings),)
 
     def seqio(self, name: str, tokenizer: Tokenizer | None):
         """The seqio.Task, added to seqio's registry or updated there."""

@@ -32,6 +32,7 @@ class Member:
       keys: maps a split to everything that its tokenized documents depend on.
       sizes: maps a split to its approximate bytes of text; None if unknown.
       task: the configurable that registers it: a text_task, seqio_task or image_task.
+      listings: maps a split to its `listing_of`, of those that have one.
     """
 
     name: str
@@ -39,3 +40,4 @@ class Member:
     keys: dict[str, dict]
     sizes: dict[str, int | None]
     task: Any
+    listings: dict[str, str] = dataclasses.field(default_factory=dict)

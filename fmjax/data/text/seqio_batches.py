@@ -8,7 +8,7 @@ skipped. So resuming is exact, takes time, and needs the same number of processe
 
 import collections
 import itertools
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class SeqioRows:
 
     Attributes:
       skipped: the documents left out so far.
+      layout: makes records and rows.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class SeqioRows:
         split: str,
         layout: RowLayout,
         vocab_size: int,
-        max_corrupt_fraction: float = 0.01,
+        max_corrupt_fraction: float,
     ):
         """Reads nothing yet.
 
@@ -55,7 +56,7 @@ class SeqioRows:
         self._provider = provider
         self._tasks = tasks
         self._split = split
-        self._layout = layout
+        self.layout = layout
         self._vocab_size = vocab_size
         self.skipped = BoundedSkipped(f"{provider.name} {split}", max_corrupt_fraction)
 
@@ -76,18 +77,14 @@ class SeqioRows:
         )
         yield from self._rows(dataset, [seed, epoch, index])
 
-    @property
-    def has_text_bytes(self) -> bool:
-        """Whether targets are the text itself, so that bits per byte are defined."""
-        return self._layout.has_text_bytes
-
-    def in_order(self) -> Iterator[Row]:
-        """Every row of the split once, in the order of a cache."""
+    def in_order(self) -> Iterator[Callable[[], Row]]:
+        """Functions that return each row of the split, in the order of a cache."""
         for task in self._tasks:
             dataset = task.get_dataset(
                 None, self._split, shuffle=False, try_in_mem_cache=False
             )
-            yield from self._rows(dataset, [0])
+            for row in self._rows(dataset, [0]):
+                yield lambda row=row: row
 
     def _rows(self, dataset, entropy: list[int]) -> Iterator[Row]:
         rng = np.random.default_rng(entropy)
@@ -96,7 +93,7 @@ class SeqioRows:
             f"{self._provider.name} {self._split}",
             self._vocab_size,
             self.skipped,
-            reads_pairs(self._layout),
+            reads_pairs(self.layout),
         )
 
         def contents() -> Iterator:
@@ -106,9 +103,9 @@ class SeqioRows:
             self.skipped.check_whole()
 
         recent: collections.deque = collections.deque(maxlen=_RECENT)
-        for record in self._layout.records(contents()):
+        for record in self.layout.records(contents()):
             recent.append(record)
-            yield self._layout.row(
+            yield self.layout.row(
                 record, lambda: rng, lambda rng: recent[int(rng.integers(len(recent)))]
             )
 

@@ -39,7 +39,9 @@ class TextGroups:
 
     def cache_key(self) -> dict:
         """The settings that the records depend on."""
-        return {"name": self.name, "room": self._room}
+        key = {"name": self.name, "room": self._room}
+        # Several processes left hard negatives out of caches of earlier versions.
+        return key | ({"negatives": "kept"} if self.texts > 2 else {})
 
     @property
     def has_text_bytes(self) -> bool:
