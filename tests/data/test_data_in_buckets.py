@@ -22,6 +22,7 @@ from fmjax.data.tasks.text_task import TextTask
 from fmjax.data.text.text_data import Data
 from fmjax.data.tokenizers.vocabularies import Bytes
 from fmjax.errors import UserError
+from fmjax.storage import objects
 from tests.data.test_example_records import example, write
 
 SLOW = pytest.mark.slow
@@ -100,7 +101,7 @@ def test_records_are_those_of_local_files(tmp_path, store, name):
     for split in ("train", "validation"):
         assert list(remote.records(split)) == list(local.records(split))
         assert remote.size(split) == local.size(split)
-        parts = [s.division(split).parts(1000) for s in (local, remote)]
+        parts = [s.division(split).parts(1000, False) for s in (local, remote)]
         assert [p[1:] for p in parts[0]] == [p[1:] for p in parts[1]]
         division = remote.division(split)
         read = [e for part in parts[1] for e in division.read(part)]
@@ -213,18 +214,125 @@ def test_caches_and_streams_have_the_rows_of_local_files(tmp_path, store, stream
     np.testing.assert_array_equal(*found)
 
 
-def test_a_store_that_fails_is_named(tmp_path, store):
+class ClientError(Exception):
+    """As of a client's own kind."""
+
+
+def failing(error, times):
+    """Raises an error so many times, then no more."""
+    left = [times]
+
+    def before(operation, path):
+        if operation == "read" and left[0]:
+            left[0] -= 1
+            raise error
+
+    return staticmethod(before)
+
+
+@pytest.mark.parametrize(
+    "error", [ClientError("away"), OSError("reset"), TimeoutError()]
+)
+def test_a_store_that_fails_for_a_moment_is_asked_again(
+    tmp_path, store, error, monkeypatch
+):
+    monkeypatch.setattr(objects, "PAUSES_SECONDS", (0.0, 0.0))
+    (tmp_path / "corpus").mkdir()
+    write_as(tmp_path / "corpus" / "a.parquet")
+    address = store(tmp_path / "corpus", "corpus")
+    source = RecordFiles(address, validation_fraction=0.0)
+    expected = list(source.records("train"))
+    store.buckets.before = failing(error, 2)
+    assert list(source.records("train")) == expected
+    store.buckets.before = failing(error, 3)
+    with pytest.raises(
+        objects.StoreFailure, match=r"s3://bucket/corpus/a\.parquet"
+    ) as e:
+        list(source.records("train"))
+    # A UserError's exit code would tell a launcher that another start is in vain.
+    assert not isinstance(e.value, UserError | OSError)
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError("Forbidden"), FileNotFoundError("x")]
+)
+def test_an_object_that_may_not_be_read_is_named_at_once(tmp_path, store, error):
     (tmp_path / "corpus").mkdir()
     write_as(tmp_path / "corpus" / "a.jsonl")
-    address = store(tmp_path / "corpus", "corpus")
-
-    class ClientError(Exception):
-        """As of a client's own kind."""
-
-    def fail(operation, path):
-        raise ClientError("the network is down")
-
-    store.buckets.before = staticmethod(fail)
-    source = RecordFiles(address, validation_fraction=0.0)
-    with pytest.raises(UserError, match=r"s3://bucket/corpus/a\.jsonl cannot be read"):
+    source = RecordFiles(store(tmp_path / "corpus", "corpus"), validation_fraction=0.0)
+    store.buckets.before = failing(error, -1)
+    with pytest.raises(
+        UserError, match=r"s3://bucket/corpus/a\.jsonl cannot be read: "
+    ):
         source.fingerprint("train")
+
+
+def read_whole(source):
+    source.fingerprint("train")
+    return list(source.records("train"))
+
+
+def damaged(name, content):
+    match name:
+        case "field.jsonl" | "field.csv" | "field.parquet":
+            return content
+        case "cut.json" | "cut.jsonl.gz" | "cut.tar" | "cut.parquet":
+            return content[: 3 * len(content) // 4]
+        case "bad.parquet" | "bad.jsonl.gz":
+            middle = len(content) // 3
+            return content[:middle] + bytes(64) + content[middle + 64 :]
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["field.jsonl", "field.csv", "field.parquet", "cut.json", "cut.jsonl.gz", "cut.tar",
+     "cut.parquet", "bad.jsonl.gz", "bad.parquet"],
+)  # fmt: skip
+def test_faults_of_content_read_as_those_of_local_files(tmp_path, store, name):
+    file = tmp_path / "corpus" / name
+    file.parent.mkdir()
+    write_as(file)
+    file.write_bytes(damaged(name, file.read_bytes()))
+    address, found = store(tmp_path / "corpus", "corpus"), []
+    text = "txt" if name.startswith("field") else "text"
+    for folder in (str(file.parent), address):
+        with pytest.raises(UserError) as error:
+            read_whole(RecordFiles(folder, text=text, validation_fraction=0.0))
+        found.append(str(error.value).replace(folder, "FOLDER"))
+    assert found[0] == found[1]
+    assert "FOLDER" in found[0]
+    assert ("record_files.text" in found[0]) == name.startswith("field")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a.arrow"])
+def test_little_more_than_what_is_needed_is_fetched(tmp_path, store, name):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    texts = np.random.default_rng(0).bytes(1 << 21).hex()
+    table = pa.table({"text": [texts[n : n + 512] for n in range(0, len(texts), 512)]})
+    table = table.append_column("number", [np.arange(len(table))])
+    for number in range(2):
+        file = folder / f"{number}{name[1:]}"
+        if name == "a.parquet":
+            pq.write_table(table, file, row_group_size=512, compression=None)
+        elif name == "a.arrow":
+            with pa.ipc.new_file(file, table.schema) as out:
+                out.write_table(table, max_chunksize=512)
+        else:
+            file.write_text("\n".join(map(json.dumps, table.to_pylist())))
+    total = sum(file.stat().st_size for file in folder.iterdir())
+    source = RecordFiles(store(folder, "corpus"))
+    fetched = []
+    store.buckets.fetched = staticmethod(lambda path, size: fetched.append(size))
+    source.fingerprint("train")
+    assert sum(fetched) < total / 4
+    fetched.clear()
+    division = source.division("train")
+    parts = division.parts(1 << 18)
+    assert len(parts) > 20
+    assert sum(fetched) < total / 4
+    fetched.clear()
+    for part in np.random.default_rng(1).permutation(len(parts)):
+        assert list(division.read(parts[part]))
+    assert sum(fetched) < 1.5 * total
