@@ -128,6 +128,23 @@ def test_files_are_recognized_without_reading_them(tmp_path, store):
     assert RecordFiles(address, validation_fraction=0.0).fingerprint("train") != digest
 
 
+def test_a_copy_of_a_validation_file_is_not_trained_on(tmp_path, store):
+    for name, text in (("a", "one"), ("b", "two"), ("c", "four"), ("held/v", "two")):
+        file = tmp_path / "corpus" / f"{name}.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"text": text}) + "\n")
+    local, remote = f"{tmp_path}/corpus", store(tmp_path / "corpus", "corpus")
+    for place, other in ((remote, remote), (remote, local), (local, remote)):
+        source = RecordFiles(
+            f"{place}/*.jsonl", validation_files=f"{other}/held/v.jsonl"
+        )
+        store.buckets.opened.clear()
+        texts = [text for _, text, _ in source.records("train")]
+        assert texts == [b"one", b"four"]
+        # That of another size is opened to be trained on, not to be compared.
+        assert store.buckets.opened.count("s3://bucket/corpus/c.jsonl") <= 1
+
+
 def test_files_are_found_as_on_a_disk(tmp_path, store):
     names = ["a.txt", "B.TXT", "c.md", "sub/d.txt", "sub/deep/e.txt", ".git/f.txt",
              "sub/._g.txt", "n-00.txt", "n-01.txt"]  # fmt: skip
