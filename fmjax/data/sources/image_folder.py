@@ -13,12 +13,13 @@ from fmjax.configurable import configurable, path
 from fmjax.data.sources.captions_file import ImageEntry, read_captions
 from fmjax.data.sources.division import FoundImage
 from fmjax.data.sources.file_digest import are_sampled, digest_file, digest_files
-from fmjax.data.sources.find_files import SCHEME, files_below, is_hidden
+from fmjax.data.sources.find_files import files_below, is_hidden
 from fmjax.data.sources.image_division import ImageDivision
 from fmjax.data.sources.image_sources import image_function_source
 from fmjax.data.sources.source import Document, check_split
-from fmjax.errors import UserError, refuse_scheme, require
+from fmjax.errors import UserError, require
 from fmjax.say_once import say_once
+from fmjax.storage.paths import refuse_scheme, scheme_of
 
 # How many files, spread over all, are read to recognize those of a stream.
 _SAMPLED_FILES = 64
@@ -267,7 +268,7 @@ class ImageFolder:
 
 
 def _root(folder: str, binding: str) -> Path:
-    if SCHEME.match(folder):
+    if scheme_of(folder):
         raise UserError(
             f"{binding} = {folder!r}: expected a folder of a mounted file system, as "
             "each image is a file. From buckets @image_records() reads archives "
