@@ -1,8 +1,11 @@
 """Files of data in buckets: what is read of them is what is read of local files."""
 
+import fcntl
 import gzip
 import json
 import tarfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +15,7 @@ import pytest
 
 from fmjax.data.sources import data_files
 from fmjax.data.sources.conversation_files import ConversationFiles
+from fmjax.data.sources.file_digest import digest_files
 from fmjax.data.sources.find_files import TEXTS, find_files
 from fmjax.data.sources.image_folder import ImageFolder
 from fmjax.data.sources.labelled_records import LabelledRecords
@@ -23,6 +27,7 @@ from fmjax.data.text.text_data import Data
 from fmjax.data.tokenizers.vocabularies import Bytes
 from fmjax.errors import UserError
 from fmjax.storage import objects
+from fmjax.storage.paths import as_path
 from tests.data.test_example_records import example, write
 
 SLOW = pytest.mark.slow
@@ -107,25 +112,79 @@ def test_records_are_those_of_local_files(tmp_path, store, name):
         read = [e for part in parts[1] for e in division.read(part)]
         expected = list(local.records(split))
         assert [e.texts[0] for e in read] == [text for _, text, _ in expected]
-    assert remote.fingerprint("train") == remote.fingerprint("train")
+    again = RecordFiles(remote.files, validation_fraction=0.25)
+    assert remote.fingerprint("train") == again.fingerprint("train")
     assert remote.fingerprint("train") != remote.fingerprint("validation")
 
 
 def test_files_are_recognized_without_reading_them(tmp_path, store):
     (tmp_path / "corpus").mkdir()
-    write_as(tmp_path / "corpus" / "a.jsonl")
+    file = tmp_path / "corpus" / "a.jsonl"
+    write_as(file)
     address = store(tmp_path / "corpus", "corpus")
-    before = data_files.file_version(
-        find_files(address + "/a.jsonl", "x", copies=False)[0]
-    )
-    assert before.size == (tmp_path / "corpus" / "a.jsonl").stat().st_size
+
+    def digest():
+        return digest_files(find_files(f"{address}/a.jsonl", "x", copies=False))
+
+    def fingerprint():
+        return RecordFiles(address, validation_fraction=0.0).fingerprint("train")
+
+    first, printed = digest(), fingerprint()
+    store.buckets.opened.clear()
+    assert digest() == first
     assert store.buckets.opened == []
-    with (tmp_path / "corpus" / "a.jsonl").open("a") as more:
-        more.write("\n")
-    source = RecordFiles(address, validation_fraction=0.0)
-    digest = source.fingerprint("train")
+    assert fingerprint() == printed
+    # Another object of the same size and first records.
+    file.write_bytes(file.read_bytes().replace(b"<199>", b"<200>"))
     store(tmp_path / "corpus", "corpus")
-    assert RecordFiles(address, validation_fraction=0.0).fingerprint("train") != digest
+    assert digest() != first
+    assert fingerprint() != printed
+
+
+@pytest.mark.parametrize(
+    ("about", "version"),
+    [
+        ({"ETag": '"5d41"', "LastModified": "today", "VersionId": "3"}, "5d41"),
+        ({"etag": "CJi=", "generation": "1699", "mtime": "today"}, "1699"),
+        ({"created": 12.5}, "12.5"),
+    ],
+    ids=["S3", "GCS", "others"],
+)
+def test_the_version_of_an_object_is_that_of_its_content(
+    buckets, monkeypatch, about, version
+):
+    monkeypatch.setattr(data_files, "_known", {})
+    monkeypatch.setattr(objects, "about", lambda address: {"size": 7, **about})
+    assert data_files.file_version(as_path("s3://bucket/a")) == (7, version)
+
+
+def test_one_process_of_a_machine_copies_an_object(tmp_path, store, monkeypatch):
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.txt").write_text("one")
+    (object_,) = find_files(
+        store(tmp_path / "corpus", "c") + "/a.txt", "x", copies=False
+    )
+    downloads, download = [], objects.download
+    started, finish = threading.Event(), threading.Event()
+
+    def slow(path, target):
+        downloads.append(path)
+        started.set()
+        finish.wait(20)
+        download(path, target)
+
+    monkeypatch.setattr(objects, "download", slow)
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(data_files.local_file, object_)
+        started.wait(20)
+        # The lock is one of the file system: of an opened file, not of a process.
+        lock_file = tmp_path / "copies/s3/bucket/c/.a.txt.lock"
+        with lock_file.open("wb") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        others = [pool.submit(data_files.local_file, object_) for _ in range(2)]
+        finish.set()
+    assert {copy.result().read_text() for copy in (first, *others)} == {"one"}
+    assert len(downloads) == 1
 
 
 def test_a_copy_of_a_validation_file_is_not_trained_on(tmp_path, store):
@@ -147,20 +206,25 @@ def test_a_copy_of_a_validation_file_is_not_trained_on(tmp_path, store):
 
 def test_files_are_found_as_on_a_disk(tmp_path, store):
     names = ["a.txt", "B.TXT", "c.md", "sub/d.txt", "sub/deep/e.txt", ".git/f.txt",
-             "sub/._g.txt", "n-00.txt", "n-01.txt"]  # fmt: skip
+             "sub/._g.txt", "n-00.txt", "n-01.txt", "x[1].txt", "x1.txt",
+             "y[2]/z.txt"]  # fmt: skip
     for name in names:
         file = tmp_path / "corpus" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(name)
     folder, address = str(tmp_path / "corpus"), store(tmp_path / "corpus", "corpus")
     for pattern in ("", "/", "/*.txt", "/**/*.txt", "/sub", "/n-{00..01}.txt", "/c.md",
-                    "/*/d.*", "/sub/**"):  # fmt: skip
+                    "/*/d.*", "/sub/**", "/x[1].txt", "/x[12].txt", "/y[2]",
+                    "/y[2]/z.txt"):  # fmt: skip
         local = find_files(folder + pattern, "x", TEXTS)
         remote = find_files(address + pattern, "x", TEXTS, copies=False)
         known = [file.relative_to(folder).as_posix() for file in local]
         assert [str(f).removeprefix(f"{address}/") for f in remote] == known, pattern
         copies = find_files(address + pattern, "x", TEXTS)
         assert [f.read_text() for f in copies] == [f.read_text() for f in local]
+    assert find_files(f"S3{address[2:]}/a.txt", "x", copies=False) == find_files(
+        f"{address}/a.txt", "x", copies=False
+    )
     both = (f"{address}/a.txt", f"{address}/sub")
     assert len(find_files(both, "x", TEXTS, copies=False)) == 3
     assert find_files(f"file://{folder}/a.txt", "x") == find_files(
@@ -200,7 +264,7 @@ def test_mapped_files_are_copied_once_and_again_when_they_change(tmp_path, store
 
 def test_classes_and_conversations_are_read_too(tmp_path, store):
     (tmp_path / "corpus").mkdir()
-    write_as(tmp_path / "corpus" / "a.jsonl")
+    write_as(tmp_path / "corpus" / "a[1].jsonl")
     (tmp_path / "corpus" / "text.labels.txt").write_text("")
     files = store(tmp_path / "corpus", "corpus") + "/*.jsonl"
     source = LabelledRecords(files, "text", label="label")

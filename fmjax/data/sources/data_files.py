@@ -6,12 +6,12 @@ cache's folder, which is made again when the object changes.
 """
 
 import contextlib
+import fcntl
 import functools
 import io
 import json
 import os
 import pathlib
-import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -28,9 +28,9 @@ from fmjax.storage.object_reader import (
 )
 from fmjax.storage.paths import as_path, is_bucket
 
-# What a store says of an object's version, by the store.
-_VERSIONS = ("ETag", "etag", "generation", "LastModified", "mtime", "created")
-_copying = threading.Lock()
+# What a store says of an object's version, by the store. On GCS the etag changes with
+# the metadata alone, the generation with the content.
+_VERSIONS = ("ETag", "generation", "etag", "LastModified", "mtime", "created")
 
 
 class FileVersion(NamedTuple):
@@ -137,23 +137,35 @@ def local_file(file: pathlib.Path) -> pathlib.Path:
     note = place.with_name(f".{place.name}.version")
     try:
         known = [*file_version(file)]
-        with _copying:
-            if not (place.is_file() and _noted(note) == known):
-                place.parent.mkdir(parents=True, exist_ok=True)
-                temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
-                try:
-                    objects.with_retries(
-                        file, lambda: objects.download(file, temporary)
-                    )
-                    os.replace(temporary, place)
-                finally:
-                    temporary.unlink(missing_ok=True)
-                note.write_text(json.dumps(known))
+        if not _is_copy(place, note, known):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with open(place.with_name(f".{place.name}.lock"), "wb") as lock:
+                # One process of the machine copies it, the others wait.
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not _is_copy(place, note, known):
+                    _copy(file, place)
+                    note.write_text(json.dumps(known))
     except OSError as error:
         raise UserError(
             f"{address} cannot be copied to {place}: {error.strerror or error}."
         ) from error
     return place
+
+
+def _copy(file: pathlib.Path, place: pathlib.Path) -> None:
+    temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        objects.with_retries(file, lambda: objects.download(file, temporary))
+        os.replace(temporary, place)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_copy(place: pathlib.Path, note: pathlib.Path, version: list) -> bool:
+    """Whether a local file is a copy of this version of an object, as its note says."""
+    with contextlib.suppress(OSError, ValueError):
+        return place.is_file() and json.loads(note.read_text()) == version
+    return False
 
 
 def objects_below(folder: str, binding: str) -> dict[str, Any]:
@@ -210,9 +222,3 @@ def _version_of(about: dict[str, Any]) -> FileVersion:
 def _copies() -> pathlib.Path:
     home = cache_address(None)
     return (as_path("~/.cache/fmjax") if is_bucket(home) else home) / "objects"
-
-
-def _noted(note: pathlib.Path) -> list | None:
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads(note.read_text())
-    return None
