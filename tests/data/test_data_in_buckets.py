@@ -18,6 +18,7 @@ from fmjax.data.sources.conversation_files import ConversationFiles
 from fmjax.data.sources.file_digest import digest_files
 from fmjax.data.sources.find_files import TEXTS, find_files
 from fmjax.data.sources.image_folder import ImageFolder
+from fmjax.data.sources.labelled_files import LabelledFiles
 from fmjax.data.sources.labelled_records import LabelledRecords
 from fmjax.data.sources.record_files import RecordFiles
 from fmjax.data.sources.text_files import TextFiles
@@ -238,6 +239,13 @@ def test_files_are_found_as_on_a_disk(tmp_path, store):
         find_files("ftp://bucket/a", "x")
     with pytest.raises(UserError, match=r"image_folder\.folder = 's3://bucket/corpus'"):
         list(ImageFolder(address).images("train"))
+    for bound in (
+        {"files": address},
+        {"files": folder, "validation_files": (address,)},
+    ):
+        name = list(bound)[-1]
+        with pytest.raises(UserError, match=rf"labelled_files\.{name} = 's3://bucket"):
+            LabelledFiles(**bound)
 
 
 def test_mapped_files_are_copied_once_and_again_when_they_change(tmp_path, store):
