@@ -83,8 +83,9 @@ class ReadAhead(ObjectReader):
 
         Args:
           path: its address.
-          stop: where the part ends that is read; it is fetched as a whole, up to
-            `MOST_BYTES` at a time. None if that is not known.
+          stop: where the part ends that is read, as if it were the end of the object;
+            it is fetched as a whole, up to `MOST_BYTES` at a time. None if that is not
+            known.
           first: bytes of the first read from some place.
         """
         super().__init__(path)
@@ -95,8 +96,8 @@ class ReadAhead(ObjectReader):
         follows = self._at == self._end
         self._step = min(2 * self._step, MOST_BYTES) if follows else self._first
         step = self._step
-        if self._stop is not None and self._at < self._stop:
-            step = min(self._stop - self._at, MOST_BYTES)
+        if self._stop is not None:
+            step = min(max(self._stop - self._at, 0), MOST_BYTES)
         found = super().readinto(memoryview(buffer)[:step])
         self._end = self._at
         return found

@@ -308,22 +308,23 @@ class ClientError(Exception):
 
 
 def failing(error, times):
-    """Raises an error so many times, then no more."""
+    """A hook of the store that raises an error so many times, then no more."""
     left = [times]
 
-    def before(operation, path):
-        if operation == "read" and left[0]:
+    def hook(*about):
+        if left[0]:
             left[0] -= 1
             raise error
 
-    return staticmethod(before)
+    return staticmethod(hook)
 
 
+@pytest.mark.parametrize("hook", ["before", "fetched"])
 @pytest.mark.parametrize(
     "error", [ClientError("away"), OSError("reset"), TimeoutError()]
 )
 def test_a_store_that_fails_for_a_moment_is_asked_again(
-    tmp_path, store, error, monkeypatch
+    tmp_path, store, error, hook, monkeypatch
 ):
     monkeypatch.setattr(objects, "PAUSES_SECONDS", (0.0, 0.0))
     (tmp_path / "corpus").mkdir()
@@ -331,9 +332,10 @@ def test_a_store_that_fails_for_a_moment_is_asked_again(
     address = store(tmp_path / "corpus", "corpus")
     source = RecordFiles(address, validation_fraction=0.0)
     expected = list(source.records("train"))
-    store.buckets.before = failing(error, 2)
+    # Objects are opened, or read: what was read of a range is lost.
+    setattr(store.buckets, hook, failing(error, 2))
     assert list(source.records("train")) == expected
-    store.buckets.before = failing(error, 3)
+    setattr(store.buckets, hook, failing(error, 3))
     with pytest.raises(
         objects.StoreFailure, match=r"s3://bucket/corpus/a\.parquet"
     ) as e:
@@ -398,7 +400,7 @@ def test_faults_of_content_read_as_those_of_local_files(tmp_path, store, name):
 def test_little_more_than_what_is_needed_is_fetched(tmp_path, store, name):
     folder = tmp_path / "corpus"
     folder.mkdir()
-    texts = np.random.default_rng(0).bytes(1 << 21).hex()
+    texts = np.random.default_rng(0).bytes(1 << 20).hex()
     table = pa.table({"text": [texts[n : n + 512] for n in range(0, len(texts), 512)]})
     table = table.append_column("number", [np.arange(len(table))])
     for number in range(2):
@@ -419,9 +421,11 @@ def test_little_more_than_what_is_needed_is_fetched(tmp_path, store, name):
     fetched.clear()
     division = source.division("train")
     parts = division.parts(1 << 18)
-    assert len(parts) > 20
+    assert len(parts) > 10
     assert sum(fetched) < total / 4
     fetched.clear()
     for part in np.random.default_rng(1).permutation(len(parts)):
         assert list(division.read(parts[part]))
-    assert sum(fetched) < 1.5 * total
+    assert (
+        sum(fetched) < {"a.jsonl": 1.01, "a.parquet": 1.5, "a.arrow": 1.5}[name] * total
+    )

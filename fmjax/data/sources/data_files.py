@@ -71,8 +71,9 @@ def open_binary(
 
     Args:
       file: the file.
-      stop: where the part ends that is read; None if it is not known. An object is
-        fetched in larger and larger pieces then, up to 4 MiB.
+      stop: where the part ends that is read, beyond which nothing is fetched; None if
+        it is not known. An object is fetched in larger and larger pieces then, up to
+        4 MiB.
       first: bytes of the first of these pieces.
 
     Raises:
