@@ -2,7 +2,6 @@
 
 import contextlib
 import difflib
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -52,26 +51,6 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """ " Did you mean NAME?" with the nearest known name, or "" if none is near."""
     found = nearest(name, known)
     return f" Did you mean {found!r}?" if found else ""
-
-
-def refuse_scheme(value: str | os.PathLike, binding: str) -> None:
-    """Refuses an address such as gs://bucket/folder where a path is expected.
-
-    For files that go through the operating system only, which would take `gs:` for
-    the name of a local folder. Others go through `fmjax.storage`.
-
-    Args:
-      value: the path to check.
-      binding: the gin field, option or environment variable that holds it.
-
-    Raises:
-      UserError: the path begins with SCHEME://.
-    """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", os.fspath(value)):
-        raise UserError(
-            f"{binding} = {os.fspath(value)!r}: expected a path of a mounted file "
-            "system; addresses of buckets and other SCHEME:// are not supported here."
-        )
 
 
 @contextlib.contextmanager

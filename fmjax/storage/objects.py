@@ -11,13 +11,28 @@ import pathlib
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from fmjax.storage.paths import is_bucket
+
+_T = TypeVar("_T")
+# What fails is tried again after these pauses. Nothing else tells a store that is away
+# for a while from an object that cannot be read.
+PAUSES_SECONDS = (2.0, 10.0, 30.0)
+# What another try does not change.
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 # Two writes at the same moment; the object exists; no conditional writes. Of stores
 # other than Amazon's, s3fs does not tell the second from other errors.
 _CONFLICT, _PRECONDITION_FAILED, _NOT_IMPLEMENTED = 409, 412, 501
+
+
+class StoreFailure(RuntimeError):
+    """A store did not answer for so long that what needs it ends.
+
+    It is no error of a config or a file: another start may succeed.
+    """
 
 
 @contextlib.contextmanager
@@ -32,6 +47,38 @@ def os_errors(path: os.PathLike) -> Iterator[None]:
             raise
         text = f"{type(error).__name__}: {error}"
         raise OSError(errno.EIO, text, os.fspath(path)) from error
+
+
+def with_retries(path: os.PathLike | str, act: Callable[[], _T]) -> _T:
+    """What a function returns that reads from a store.
+
+    Raises:
+      OSError: there is no such object, or the credentials do not allow to read it.
+      StoreFailure: it has failed in another way, at each of several tries.
+    """
+    for pause in (*PAUSES_SECONDS, None):
+        try:
+            with os_errors(path):
+                return act()
+        except _FINAL as error:
+            if error.errno is not None:
+                raise
+            # Clients leave out the number, which tells errors of files from others.
+            is_refused = isinstance(error, PermissionError)
+            number = errno.EACCES if is_refused else errno.ENOENT
+            raise OSError(number, os.strerror(number), os.fspath(path)) from error
+        except OSError as error:
+            if error.errno == errno.ENOSPC:  # of the copy that is made
+                raise
+            if pause is None:
+                why = " ".join(str(error.strerror or error).split())
+                raise StoreFailure(
+                    f"{os.fspath(path)} could not be read in {len(PAUSES_SECONDS) + 1} "
+                    f"tries within {sum(PAUSES_SECONDS):.0f} s: {why}. Is the store "
+                    "away? The same command goes on from the last checkpoint."
+                ) from error
+            time.sleep(pause)
+    raise AssertionError("unreachable")
 
 
 def create(path: os.PathLike, content: bytes) -> bool:
@@ -153,9 +200,9 @@ def about(address: str) -> dict:
     return _files(address).info(address)
 
 
-def open_object(path: os.PathLike, block_bytes: int):
-    """An object as a file to read from anywhere, so many bytes at a time."""
-    return _files(path).open(os.fspath(path), "rb", block_size=block_bytes)
+def open_object(path: os.PathLike):
+    """An object as a file to read from anywhere, of which each read is a request."""
+    return _files(path).open(os.fspath(path), "rb", cache_type="none")
 
 
 def upload(file: pathlib.Path, target: os.PathLike) -> None:

@@ -14,10 +14,16 @@ import sys
 
 from fmjax.errors import UserError
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _PATTERN = frozenset("*?[]")
 # Scheme → its package, and the extra that installs it.
 _PACKAGES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs")}
+
+
+def scheme_of(address: str | os.PathLike) -> str:
+    """What an address has before ://, in lower case; "" for a path."""
+    found = _SCHEME.match(os.fspath(address))
+    return found[1].lower() if found else ""
 
 
 def as_path(address: str | os.PathLike, name: str = "") -> pathlib.Path:
@@ -34,10 +40,10 @@ def as_path(address: str | os.PathLike, name: str = "") -> pathlib.Path:
       UserError: another scheme, no bucket, or a package is not installed.
     """
     text = os.fspath(address)
-    found = _SCHEME.fullmatch(text)
-    if not found:
+    scheme = scheme_of(text)
+    if not scheme:
         return pathlib.Path(text).expanduser().absolute()
-    scheme, rest = found[1].lower(), found[2]
+    rest = text[len(scheme) + len("://") :]
     what = f"{name} = {text!r}" if name else text
     if scheme == "file":
         host, slash, path = rest.partition("/")
@@ -77,9 +83,29 @@ def object_path(address: str) -> pathlib.Path:
 
 def given_path(address: str | os.PathLike, name: str = "") -> pathlib.Path:
     """The path of an address, as `as_path`; a relative path stays one."""
-    if _SCHEME.fullmatch(os.fspath(address)):
+    if scheme_of(address):
         return as_path(address, name)
     return pathlib.Path(address).expanduser()
+
+
+def refuse_scheme(value: str | os.PathLike, binding: str) -> None:
+    """Refuses an address such as gs://bucket/folder where a path is expected.
+
+    For files that go through the operating system only, which would take `gs:` for
+    the name of a local folder. Others go through `fmjax.storage`.
+
+    Args:
+      value: the path to check.
+      binding: the gin field, option or environment variable that holds it.
+
+    Raises:
+      UserError: the path begins with SCHEME://.
+    """
+    if scheme_of(value):
+        raise UserError(
+            f"{binding} = {os.fspath(value)!r}: expected a path of a mounted file "
+            "system; addresses of buckets and other SCHEME:// are not supported here."
+        )
 
 
 def is_bucket(path: os.PathLike) -> bool:

@@ -170,6 +170,7 @@ def test_the_gin_that_is_printed_gives_batches(tmp_path, monkeypatch, kind):
     assert report.total == (3 * 300 if kind == "folder" else 300)
     assert report.text.tokens_per_byte == 1
     assert report.vocabulary.startswith("bytes, since 0.")
+    assert "the gin trains" not in report.vocabulary
     config = tmp_path / "mine.gin"
     config.write_text(report.gin + "\n")
     data = load_data(str(config), ["data.length=64", "text_task.tokenizer=@bytes()"])
@@ -482,6 +483,17 @@ def test_without_a_tokenizer_tokens_are_those_of_a_vocabulary_of_the_texts(tmp_p
     size = sum(len(each.encode()) for each in texts[1::2])
     assert report.text.tokens_per_byte == pytest.approx(found / size, rel=0.01)
     assert 0.15 < report.text.tokens_per_byte < 0.6
+
+
+def test_a_single_text_is_counted_in_bytes_and_the_report_says_what_is_trained(
+    tmp_path,
+):
+    text = " ".join(RNG.choice(WORDS, 400_000))
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}))
+    report = inspect_files(str(tmp_path / "a.jsonl"))
+    assert report.vocabulary.startswith("bytes, since there are too few texts")
+    assert report.vocabulary.endswith("; the gin trains 8,192 pieces on all texts")
+    assert "@bytes()" not in report.gin
 
 
 def test_the_report_is_printed_as_tables(tmp_path, monkeypatch, capsys):

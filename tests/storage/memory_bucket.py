@@ -1,6 +1,7 @@
 """An object store in memory at s3://, in the place of s3fs."""
 
 import contextlib
+import io
 import threading
 
 from etils.epath import backend, gpath
@@ -8,6 +9,20 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
 from fmjax.storage import paths
+
+
+class Object(io.BytesIO):
+    """An object that is read; each read is told to `MemoryBuckets.fetched`."""
+
+    def __init__(self, content, store, path):
+        super().__init__(content)
+        self._store, self._path = store, path
+
+    def read(self, size=-1):
+        """Reads, as a request would."""
+        found = super().read(size)
+        self._store.fetched(self._path, len(found))
+        return found
 
 
 class MemoryBuckets(MemoryFileSystem):
@@ -20,6 +35,8 @@ class MemoryBuckets(MemoryFileSystem):
     lock = threading.Lock()
     # Called with an operation ("write", "delete", "read") and a path, before it.
     before = staticmethod(lambda operation, path: None)
+    # Called with a path and a number of bytes, after each read of an opened object.
+    fetched = staticmethod(lambda path, size: None)
 
     @classmethod
     def _strip_protocol(cls, path):
@@ -62,9 +79,15 @@ class MemoryBuckets(MemoryFileSystem):
             del self.store[name]
 
     def _open(self, path, mode="rb", **kwargs):
-        if mode == "rb":
-            type(self).before("read", path)
-        return super()._open(path, mode=mode, **kwargs)
+        if mode != "rb":
+            return super()._open(path, mode=mode, **kwargs)
+        type(self).before("read", path)
+        with self.lock:
+            found = self.store.get(self._strip_protocol(path))
+        if found is None:
+            raise FileNotFoundError(path)
+        # A file of its own for each reader: several threads read an object at a time.
+        return Object(found.getvalue(), type(self), path)
 
 
 @contextlib.contextmanager
@@ -80,6 +103,7 @@ def memory_buckets(monkeypatch):
     monkeypatch.setattr(MemoryBuckets, "store", {})
     monkeypatch.setattr(MemoryBuckets, "pseudo_dirs", [""])
     monkeypatch.setattr(MemoryBuckets, "before", staticmethod(lambda *operation: None))
+    monkeypatch.setattr(MemoryBuckets, "fetched", staticmethod(lambda path, size: None))
     monkeypatch.setitem(_registry, "s3", MemoryBuckets)
     forget()
     try:

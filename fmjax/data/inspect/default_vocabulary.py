@@ -37,7 +37,7 @@ class Counting(NamedTuple):
 
 
 def default_counting(texts: Sequence[bytes], total_bytes: float) -> Counting:
-    """Bytes for little text, else a SentencePiece model of a half of the texts.
+    """Bytes for little or a single text, else SentencePiece of a half of the texts.
 
     Args:
       texts: those that were read.
@@ -53,11 +53,14 @@ def default_counting(texts: Sequence[bytes], total_bytes: float) -> Counting:
         try:
             made = trained_on(half, read // 2, settings)
         except UserError:
-            why = f"since the text gives no {settings.vocab_size:,} pieces"
+            why = f"since a half of the texts gives no {settings.vocab_size:,} pieces"
         else:
             step = 2 * max(1, read // 2 // _COUNTED_BYTES)
             what = (
                 f"SentencePiece of {settings.vocab_size:,} pieces, trained on a half "
             )
             return Counting(made, f"{what}of the texts and counted on others", step, 1)
-    return Counting(ByteTokenizer(), f"bytes, {why}")
+    # `suggested_config` binds bytes for little text alone.
+    is_trained = total_bytes >= VOCABULARY_BYTES
+    more = f"; the gin trains {settings.vocab_size:,} pieces on all texts"
+    return Counting(ByteTokenizer(), f"bytes, {why}{more if is_trained else ''}")

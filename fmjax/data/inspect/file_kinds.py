@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fmjax.data.inspect.tokens import form_of
-from fmjax.data.sources.find_files import SCHEME, FileKind, files_below, find_files
+from fmjax.data.sources.find_files import FileKind, files_below, find_files
 from fmjax.data.sources.image_listing import ENDINGS
 from fmjax.data.sources.record_formats.byte_stream import COMPRESSIONS, last_suffix
 from fmjax.data.sources.record_formats.formats import RECORDS, format_of
 from fmjax.data.sources.text_reader import SIGNATURES, is_json_lines
-from fmjax.errors import UserError, refuse_scheme
+from fmjax.errors import UserError
+from fmjax.storage.paths import refuse_scheme, scheme_of
 
 # Bytes from which the content of a file is guessed.
 _HEAD_BYTES = 1 << 16
@@ -91,7 +92,7 @@ def is_pattern_of_files(name: str) -> bool:
     """Whether a name is that of files, rather than of a config."""
     if name.endswith(".gin"):
         return False
-    if SCHEME.match(name):
+    if scheme_of(name):
         return True
     path = Path(name).expanduser()
     if path.is_dir():

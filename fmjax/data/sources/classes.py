@@ -2,19 +2,17 @@
 
 import functools
 import itertools
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from fmjax.data.records import BadRecord
-from fmjax.data.sources.data_files import FileVersion, file_version
+from fmjax.data.sources.data_files import file_version
 from fmjax.data.sources.file_digest import are_sampled
 from fmjax.data.sources.record_formats.declared_classes import declared_classes
 from fmjax.data.sources.record_formats.record_label import Labels
 from fmjax.errors import UserError
 from fmjax.say_once import say_once
-from fmjax.storage.paths import given_path
 
 # Maximum number of classes that are collected from labels.
 _MOST = 100_000
@@ -91,7 +89,7 @@ def find_classes(
         if len({*bound}) < len(bound):
             raise UserError(f"{binding} = {bound!r:.200}: expected distinct names.")
         return Classes(bound, numbered=True)
-    stats = tuple((os.fspath(file), *_stamp(file)) for file in files)
+    stats = tuple((file, *file_version(file)) for file in files)
     declared = _declared(stats, field, binding)
     if declared:
         return Classes(declared, numbered=True, are_declared=True)
@@ -120,17 +118,13 @@ def _order(found: set[str]):
     return int if are_numbers else None
 
 
-def _stamp(file: Path) -> FileVersion:
-    return file_version(file)
-
-
 @functools.lru_cache(maxsize=64)
 def _declared(
-    stats: tuple[tuple[str, int, int | str], ...], field: str, binding: str
+    stats: tuple[tuple[Path, int, int | str], ...], field: str, binding: str
 ) -> tuple[str, ...]:
-    first, others = declared_classes(given_path(stats[0][0]), field), stats[1:]
+    first, others = declared_classes(stats[0][0], field), stats[1:]
     for file, *_ in others:
-        names = declared_classes(given_path(file), field)
+        names = declared_classes(file, field)
         if names != first:
             raise UserError(
                 f"{binding}: {stats[0][0]} declares the classes {first!r:.100}, and "

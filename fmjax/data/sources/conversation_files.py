@@ -19,7 +19,8 @@ from fmjax.data.sources.record_formats.record_messages import (
 )
 from fmjax.data.sources.record_source import RecordSource
 from fmjax.data.sources.source import DOCUMENT_BYTES, Document
-from fmjax.errors import UserError, refuse_scheme, suggest
+from fmjax.errors import UserError, suggest
+from fmjax.storage.paths import refuse_scheme
 
 _LOSSES = ("assistant", "all")
 

@@ -6,27 +6,31 @@ cache's folder, which is made again when the object changes.
 """
 
 import contextlib
+import fcntl
 import functools
 import io
 import json
 import os
 import pathlib
-import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from fmjax.data.folders import cache_address
 from fmjax.errors import UserError
 from fmjax.storage import objects
 from fmjax.storage.access import cannot_use
+from fmjax.storage.object_reader import (
+    FIRST_BYTES,
+    MOST_BYTES,
+    ObjectReader,
+    ReadAhead,
+)
 from fmjax.storage.paths import as_path, is_bucket
 
-# Bytes that a reader of an object fetches at once.
-_BLOCK_BYTES = 4 << 20
-# What a store says of an object's version, by the store.
-_VERSIONS = ("ETag", "etag", "generation", "LastModified", "mtime", "created")
-_copying = threading.Lock()
+# What a store says of an object's version, by the store. On GCS the etag changes with
+# the metadata alone, the generation with the content.
+_VERSIONS = ("ETag", "generation", "etag", "LastModified", "mtime", "created")
 
 
 class FileVersion(NamedTuple):
@@ -60,17 +64,45 @@ def file_size(file: pathlib.Path) -> int:
 
 
 @contextlib.contextmanager
-def open_binary(file: pathlib.Path) -> Iterator[BinaryIO]:
-    """Opens a file for reading; errors of a bucket's client are raised as OSErrors."""
+def open_binary(
+    file: pathlib.Path, stop: int | None = None, first: int = FIRST_BYTES
+) -> Iterator[BinaryIO]:
+    """Opens a file for reading from some place onwards.
+
+    Args:
+      file: the file.
+      stop: where the part ends that is read, beyond which nothing is fetched; None if
+        it is not known. An object is fetched in larger and larger pieces then, up to
+        4 MiB.
+      first: bytes of the first of these pieces.
+
+    Raises:
+      OSError: it cannot be read.
+      StoreFailure: a store does not answer; in the body of the `with` statement too.
+    """
     if not is_bucket(file):
         with open(file, "rb") as content:
             yield content
         return
-    with objects.os_errors(file):
-        opened = objects.open_object(file, _BLOCK_BYTES)
-        # Small reads do not pass through the client, and a peek is possible.
-        with opened, io.BufferedReader(opened, 1 << 16) as content:
-            yield content
+    with (
+        ReadAhead(file, stop, first) as opened,
+        io.BufferedReader(opened, MOST_BYTES) as content,
+    ):
+        yield content
+
+
+@contextlib.contextmanager
+def open_ranges(file: pathlib.Path) -> Iterator[BinaryIO]:
+    """Opens a file for a reader that knows what it needs; errors as `open_binary`.
+
+    Each read from an object is a request, and fetches nothing else.
+    """
+    if is_bucket(file):
+        with ObjectReader(file) as content:
+            yield cast(BinaryIO, content)
+        return
+    with open(file, "rb") as content:
+        yield content
 
 
 def common_folder(files: Sequence[pathlib.Path]) -> pathlib.Path:
@@ -106,21 +138,35 @@ def local_file(file: pathlib.Path) -> pathlib.Path:
     note = place.with_name(f".{place.name}.version")
     try:
         known = [*file_version(file)]
-        with _copying:
-            if not (place.is_file() and _noted(note) == known):
-                place.parent.mkdir(parents=True, exist_ok=True)
-                temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
-                try:
-                    objects.download(file, temporary)
-                    os.replace(temporary, place)
-                finally:
-                    temporary.unlink(missing_ok=True)
-                note.write_text(json.dumps(known))
+        if not _is_copy(place, note, known):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with open(place.with_name(f".{place.name}.lock"), "wb") as lock:
+                # One process of the machine copies it, the others wait.
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not _is_copy(place, note, known):
+                    _copy(file, place)
+                    note.write_text(json.dumps(known))
     except OSError as error:
         raise UserError(
             f"{address} cannot be copied to {place}: {error.strerror or error}."
         ) from error
     return place
+
+
+def _copy(file: pathlib.Path, place: pathlib.Path) -> None:
+    temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        objects.with_retries(file, lambda: objects.download(file, temporary))
+        os.replace(temporary, place)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_copy(place: pathlib.Path, note: pathlib.Path, version: list) -> bool:
+    """Whether a local file is a copy of this version of an object, as its note says."""
+    with contextlib.suppress(OSError, ValueError):
+        return place.is_file() and json.loads(note.read_text()) == version
+    return False
 
 
 def objects_below(folder: str, binding: str) -> dict[str, Any]:
@@ -163,8 +209,8 @@ _known: dict[str, FileVersion] = {}
 
 def _object_version(address: str) -> FileVersion:
     if address not in _known:
-        with objects.os_errors(address):
-            _known[address] = _version_of(objects.about(address))
+        about = objects.with_retries(address, lambda: objects.about(address))
+        _known[address] = _version_of(about)
     return _known[address]
 
 
@@ -177,9 +223,3 @@ def _version_of(about: dict[str, Any]) -> FileVersion:
 def _copies() -> pathlib.Path:
     home = cache_address(None)
     return (as_path("~/.cache/fmjax") if is_bucket(home) else home) / "objects"
-
-
-def _noted(note: pathlib.Path) -> list | None:
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads(note.read_text())
-    return None

@@ -8,7 +8,12 @@ from pathlib import Path
 
 import xxhash
 
-from fmjax.data.sources.data_files import common_folder, file_version, relative_name
+from fmjax.data.sources.data_files import (
+    common_folder,
+    file_version,
+    open_ranges,
+    relative_name,
+)
 from fmjax.storage.paths import is_bucket
 
 _is_sampled = contextvars.ContextVar("sampled", default=False)
@@ -35,17 +40,29 @@ def are_sampled() -> bool:
 
 
 def digest_file(file: Path) -> str:
-    """128-bit digest of a file's bytes; computed again if its size or time changes.
+    """Digest that tells whether a file has changed; computed once for its version.
 
-    Of an object of a bucket it is the digest of its size and version, so that it is
-    not read for it.
+    Of a local file it is that of its bytes. Of an object of a bucket it is that of its
+    size and version, so that it is not read for it: equal objects have different ones,
+    for which see `content_digest`.
     """
     if is_bucket(file):
         return xxhash.xxh3_128_hexdigest(f"object {file_version(file)}".encode())
-    stat = file.stat()
-    if are_sampled() and stat.st_size > _LARGE_BYTES:
-        return _sampled_digest(file, stat.st_size, stat.st_mtime_ns)
-    return _digest(file, stat.st_size, stat.st_mtime_ns)
+    return content_digest(file)
+
+
+def content_digest(file: Path) -> str:
+    """128-bit digest of a file's bytes, equal for equal files wherever they are.
+
+    An object of a bucket is read for it.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    version = file_version(file)
+    if are_sampled() and version.size > _LARGE_BYTES:
+        return _sampled_digest(file, *version)
+    return _digest(file, *version)
 
 
 def digest_files(
@@ -65,11 +82,11 @@ def digest_files(
 
 
 @functools.lru_cache(maxsize=100_000)
-def _sampled_digest(file: Path, size: int, modified: int) -> str:
+def _sampled_digest(file: Path, size: int, modified: int | str) -> str:
     """Digest of the size, and of blocks at the beginning, the end and between."""
     del modified  # only a key of the cache
     digest = xxhash.xxh3_128(f"sampled {size}".encode())
-    with open(file, "rb") as handle:
+    with open_ranges(file) as handle:
         for number in range(_BLOCKS):
             handle.seek((size - _BLOCK_BYTES) * number // (_BLOCKS - 1))
             digest.update(handle.read(_BLOCK_BYTES))
@@ -77,10 +94,10 @@ def _sampled_digest(file: Path, size: int, modified: int) -> str:
 
 
 @functools.lru_cache(maxsize=100_000)
-def _digest(file: Path, size: int, modified: int) -> str:
+def _digest(file: Path, size: int, modified: int | str) -> str:
     del size, modified  # only keys of the cache
     digest = xxhash.xxh3_128()
-    with open(file, "rb") as handle:
+    with open_ranges(file) as handle:
         while chunk := handle.read(1 << 24):
             digest.update(chunk)
     return digest.hexdigest()

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from fmjax.data.sources.file_digest import digest_file
+from fmjax.data.sources.data_files import file_size
+from fmjax.data.sources.file_digest import content_digest
 from fmjax.data.sources.source import check_split
 from fmjax.data.sources.split_names import files_by_split
 from fmjax.errors import UserError
 from fmjax.say_once import say_once
 
 _DEFAULT_FRACTION = 0.1
+_T = TypeVar("_T")
 
 
 def files_of_split(
@@ -76,13 +78,25 @@ def _without(
     held_out: list[Path],
     companions: Callable[[Path], list[Path]],
 ) -> list[Path]:
-    """Files whose content is not that of a file that is held out."""
+    """Files whose content is not that of a file that is held out.
 
-    def content(file: Path) -> tuple[str, ...]:
-        return tuple(map(_digest, [file, *companions(file)]))
+    Only files of the size of one that is held out are read, as objects of a bucket are
+    not read for their fingerprint. They may be in a bucket and on a disk.
+    """
 
-    known = set(map(content, held_out))
-    rest = [file for file in files if content(file) not in known]
+    def together(file: Path, about: Callable[[Path], _T]) -> tuple[_T, ...]:
+        return tuple(_told(about, each) for each in [file, *companions(file)])
+
+    sizes = {together(file, file_size) for file in held_out}
+    alike = [file for file in files if together(file, file_size) in sizes]
+    wanted = {together(file, file_size) for file in alike}
+    known = {
+        together(file, content_digest)
+        for file in held_out
+        if together(file, file_size) in wanted
+    }
+    again = {file for file in alike if together(file, content_digest) in known}
+    rest = [file for file in files if file not in again]
     binding = f"{source.gin_name}.files = {source.files!r}"
     if not rest:
         raise UserError(
@@ -98,8 +112,8 @@ def _without(
     return rest
 
 
-def _digest(file: Path) -> str:
+def _told(about: Callable[[Path], _T], file: Path) -> _T:
     try:
-        return digest_file(file)
+        return about(file)
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}.") from error

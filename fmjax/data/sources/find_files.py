@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from fmjax.data.sources.data_files import local_file, objects_below, objects_like
 from fmjax.errors import UserError
-from fmjax.storage.paths import as_path, is_bucket, object_path
+from fmjax.storage.paths import as_path, is_bucket, object_path, scheme_of
 
 # Maximum number of files that an error message counts by suffix.
 _COUNTED = 1000
@@ -26,7 +26,6 @@ _BRACED = 1_000_000
 _BRACES = re.compile(
     r"\{(?:(?P<first>\d+)\.\.(?P<last>\d+)|(?P<list>[^{},]*(?:,[^{},]*)+))\}"
 )
-SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SHARD = re.compile(r"-\d+-of-\d+$")
 
 
@@ -91,8 +90,10 @@ def find_files(
     found = set()
     for whole in patterns:
         for pattern in expand_braces(whole, binding):
-            if in_bucket := bool(SCHEME.match(pattern)):
-                files = _expand_address(pattern, kind, binding)
+            scheme = scheme_of(pattern)
+            if in_bucket := bool(scheme):
+                address = scheme + pattern[len(scheme) :]
+                files = _expand_address(address, kind, binding)
             else:
                 files = _expand(os.path.expanduser(pattern), kind)
             if not files:
@@ -237,9 +238,12 @@ def _expand_address(pattern: str, kind: FileKind, binding: str) -> list[Path]:
         start = next(n for n, part in enumerate(parts) if glob.has_magic(part))
         root = "/".join(parts[:start])
     as_path(root, binding)  # Raises if it is none that can be read.
-    if is_glob and "**" not in address:
+    found = objects_below(address, binding)
+    if found:  # A name may itself contain [, ] or *.
+        is_glob, root = False, address
+    elif is_glob and "**" not in address:
         found = objects_like(_any_case(address), binding)
-    else:
+    elif is_glob:
         found = objects_below(root, binding)
     chosen = []
     for name in found:

@@ -12,7 +12,7 @@ from fmjax.configurable import configurable, path
 from fmjax.data.sources.captions_file import ImageEntry, read_captions
 from fmjax.data.sources.division import FoundImage
 from fmjax.data.sources.file_digest import are_sampled, digest_file, digest_files
-from fmjax.data.sources.find_files import SCHEME, is_hidden
+from fmjax.data.sources.find_files import is_hidden
 from fmjax.data.sources.image_division import ImageDivision
 from fmjax.data.sources.image_listing import (
     ENDINGS,
@@ -23,8 +23,9 @@ from fmjax.data.sources.image_listing import (
 )
 from fmjax.data.sources.image_sources import image_function_source
 from fmjax.data.sources.source import Document, check_split
-from fmjax.errors import UserError, refuse_scheme, require
+from fmjax.errors import UserError, require
 from fmjax.say_once import say_once
+from fmjax.storage.paths import refuse_scheme, scheme_of
 
 # How many files, spread over all, are read to recognize those of a stream.
 _SAMPLED_FILES = 64
@@ -253,7 +254,7 @@ class ImageFolder:
 
 
 def _root(folder: str, binding: str) -> Path:
-    if SCHEME.match(folder):
+    if scheme_of(folder):
         raise UserError(
             f"{binding} = {folder!r}: expected a folder of a mounted file system, as "
             "each image is a file. From buckets @image_records() reads archives "

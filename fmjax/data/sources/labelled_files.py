@@ -17,6 +17,7 @@ from fmjax.data.sources.source import DOCUMENT_BYTES, Document
 from fmjax.data.sources.text_split import check_hold_out, hash_threshold
 from fmjax.errors import UserError
 from fmjax.say_once import say_once
+from fmjax.storage.paths import scheme_of
 
 _SPLITS = ("names", "hash")
 
@@ -30,7 +31,8 @@ class LabelledFiles:
     `train/neg/0_3.txt`, `train/pos/0_9.txt`. Equal texts are in the same split.
 
     Attributes:
-      files: a folder (its .txt files at any depth), a glob, or a tuple of these.
+      files: a folder (its .txt files at any depth), a glob, or a tuple of these; not in
+        a bucket.
       validation_files: files of the validation split, in the same form. Files that are
         in both are excluded from training.
       validation_fraction: share of the texts that is held out, by a hash of their
@@ -55,6 +57,16 @@ class LabelledFiles:
 
     def __post_init__(self):
         check_hold_out(self, _SPLITS)
+        for name in ("files", "validation_files"):
+            patterns = getattr(self, name) or ()
+            for pattern in (patterns,) if isinstance(patterns, str) else patterns:
+                if scheme_of(pattern) not in ("", "file"):
+                    raise UserError(
+                        f"labelled_files.{name} = {pattern!r}: expected files of a "
+                        "mounted file system, as each text is a file. From buckets "
+                        "@labelled_records() reads the fields of records, such as "
+                        "JSON lines."
+                    )
         if len({*self.classes}) < len(self.classes):
             raise UserError(
                 f"labelled_files.classes = {self.classes!r:.200}: expected distinct "

@@ -18,8 +18,9 @@ from fmjax.data.sources.source import (
     generated_source,
 )
 from fmjax.data.sources.text_reader import OpenText, is_utf8, open_text, scan_text
-from fmjax.errors import UserError, refuse_scheme
+from fmjax.errors import UserError
 from fmjax.say_once import say_once
+from fmjax.storage.paths import refuse_scheme
 
 
 @configurable("pair_files")

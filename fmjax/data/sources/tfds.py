@@ -14,7 +14,8 @@ from fmjax.configurable import configurable, path
 from fmjax.data.seqio_import import import_seqio
 from fmjax.data.sources.examples import Skipped, read_examples
 from fmjax.data.sources.source import DOCUMENT_BYTES, Document, check_split
-from fmjax.errors import UserError, refuse_scheme, require, suggest
+from fmjax.errors import UserError, require, suggest
+from fmjax.storage.paths import refuse_scheme
 
 
 class PreparedDataset:

@@ -23,7 +23,8 @@ from fmjax.data.tokenizers.tokenizers import (
     Tokenizer,
     load_tokenizer,
 )
-from fmjax.errors import UserError, refuse_scheme, require, suggest
+from fmjax.errors import UserError, require, suggest
+from fmjax.storage.paths import refuse_scheme
 
 # SentencePiece silently ignores longer training lines.
 _LINE_BYTES = 4096

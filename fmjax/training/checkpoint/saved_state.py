@@ -18,6 +18,7 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from fmjax.errors import UserError
+from fmjax.storage import objects
 from fmjax.storage.paths import as_path, is_bucket
 from fmjax.training.checkpoint.bucket_steps import committed_steps
 from fmjax.training.checkpoint.digest_item import DigestHandler, DigestRestore
@@ -31,7 +32,6 @@ ITEMS = ("state", "data", "meta", "digests")
 REFERENCES = "references"
 # Reading is tried again after these pauses: a network file system may fail briefly.
 _PAUSES_SECONDS = (2.0,)
-_PAUSES_OF_BUCKETS_SECONDS = (2.0, 10.0, 30.0)
 
 
 def item_handlers(state: ocp.PyTreeCheckpointHandler) -> dict:
@@ -336,10 +336,8 @@ class SavedState:
                 for name in items
             }
 
-        pauses = _PAUSES_SECONDS
-        if is_bucket(self.folder):
-            # Nothing else tells a store that is away for a while from a lost object.
-            pauses = _PAUSES_OF_BUCKETS_SECONDS
+        in_bucket = is_bucket(self.folder)
+        pauses = objects.PAUSES_SECONDS if in_bucket else _PAUSES_SECONDS
         for pause in (*pauses, None):
             found, error = None, None
             try:

@@ -49,12 +49,16 @@ class ByteStream(io.BufferedReader):
 
 
 @contextlib.contextmanager
-def open_bytes(file: Path, is_text: bool = True) -> Iterator[ByteStream]:
+def open_bytes(
+    file: Path, is_text: bool = True, start: int = 0, stop: int | None = None
+) -> Iterator[ByteStream]:
     """Opens a file, decompressed by its suffix.
 
     Args:
       file: the file.
       is_text: whether its content must be text.
+      start: where to read from; the beginning of the file is not looked at then.
+      stop: where the part ends that is read; None if it is not known.
 
     Raises:
       UserError: the file cannot be read, is not compressed as its suffix says, is
@@ -63,12 +67,13 @@ def open_bytes(file: Path, is_text: bool = True) -> Iterator[ByteStream]:
     """
     compression = COMPRESSIONS.get(last_suffix(file))
     with _explained(file, compression), contextlib.ExitStack() as stack:
-        raw = stack.enter_context(open_binary(file))
+        raw = stack.enter_context(open_binary(file, stop))
+        raw.seek(start)
         if compression is not None:
             _check_magic(raw.peek(4), file, compression)
         content = stack.enter_context(_decompressed(raw, file))
         stream = stack.enter_context(ByteStream(content, raw.tell))
-        if is_text:
+        if is_text and not start:
             head = stream.peek(64)
             _check_text(head, file)
             if head.startswith(codecs.BOM_UTF8):

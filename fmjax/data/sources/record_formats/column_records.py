@@ -11,7 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fmjax.data.sources.data_files import file_size, file_version, open_binary
+from fmjax.data.sources.data_files import (
+    file_size,
+    file_version,
+    open_binary,
+    open_ranges,
+)
 from fmjax.data.sources.record_formats.json_records import Found
 from fmjax.data.sources.record_formats.parts import Field, MissingField
 from fmjax.errors import UserError
@@ -167,25 +172,25 @@ def read_metadata(file: Path, is_parquet: bool) -> dict[bytes, bytes]:
 
 @contextlib.contextmanager
 def _open_parquet(file: Path) -> Iterator[pq.ParquetFile]:
-    with open_binary(file) as handle:
+    with contextlib.ExitStack() as stack:
+        handle = stack.enter_context(open_ranges(file))
         head = handle.read(4)
         size = handle.seek(0, 2)
         handle.seek(max(0, size - 4))
         tail = handle.read()
-    if head != _PARQUET:
-        raise UserError(
-            f"{file} is not Parquet: it begins with {head!r}, expected {_PARQUET!r}."
-        )
-    if size < 12 or tail != _PARQUET:
-        raise UserError(
-            f"{file} is truncated: it begins as Parquet, but its {size:,} bytes do not "
-            f"end with {_PARQUET!r}. Copy or download it again."
-        )
-    with contextlib.ExitStack() as stack:
-        opened = stack.enter_context(open_binary(file)) if is_bucket(file) else file
+        if head != _PARQUET:
+            raise UserError(
+                f"{file} is not Parquet: it begins with {head!r}, expected "
+                f"{_PARQUET!r}."
+            )
+        if size < 12 or tail != _PARQUET:
+            raise UserError(
+                f"{file} is truncated: it begins as Parquet, but its {size:,} bytes do "
+                f"not end with {_PARQUET!r}. Copy or download it again."
+            )
         # Columns are read a page at a time rather than whole.
         content = pq.ParquetFile(
-            opened,
+            handle if is_bucket(file) else file,
             buffer_size=1 << 20,
             pre_buffer=False,
             page_checksum_verification=True,
@@ -194,20 +199,33 @@ def _open_parquet(file: Path) -> Iterator[pq.ParquetFile]:
 
 
 @contextlib.contextmanager
-def _open_arrow(file: Path) -> Iterator[Any]:
+def _open_arrow(
+    file: Path, options: pa.ipc.IpcReadOptions | None = None
+) -> Iterator[Any]:
     if file_size(file) == 0:
         raise UserError(f"{file} is empty; expected Arrow.")
     with contextlib.ExitStack() as stack:
-        if is_bucket(file):
-            handle = stack.enter_context(open_binary(file))
-            source = stack.enter_context(pa.PythonFile(handle, "r"))
-        else:
-            source = stack.enter_context(pa.memory_map(str(file)))
+        source = stack.enter_context(_arrow_bytes(file, open_ranges))
         is_file = source.read(6) == b"ARROW1"
+        if is_file:
+            opened = pa.ipc.open_file
+        else:
+            opened = pa.ipc.open_stream
+            source = stack.enter_context(_arrow_bytes(file, open_binary))
         source.seek(0)
-        opened = pa.ipc.open_file if is_file else pa.ipc.open_stream
-        with opened(source) as reader:
+        with opened(source, options=options) as reader:
             yield reader
+
+
+@contextlib.contextmanager
+def _arrow_bytes(file: Path, open_object) -> Iterator[pa.NativeFile]:
+    """A file as Arrow reads it; of a bucket opened by `open_object`."""
+    if is_bucket(file):
+        with open_object(file) as handle, pa.PythonFile(handle, "r") as source:
+            yield source
+        return
+    with pa.memory_map(str(file)) as source:
+        yield source
 
 
 def _batches(reader) -> Iterator[pa.RecordBatch]:
@@ -236,7 +254,7 @@ def _batches_from(
 def _rows_of_batches(file: Path) -> tuple[int, ...]:
     """The number of rows of each batch of Arrow's file format.
 
-    Only a batch tells its rows, and one that is compressed is decompressed for it, so
+    Only a batch tells its rows, of which one column is read and decompressed for it, so
     a process does this once.
     """
     return _counted(file, *file_version(file))
@@ -246,6 +264,15 @@ def _rows_of_batches(file: Path) -> tuple[int, ...]:
 def _counted(file: Path, size: int, modified: int | str) -> tuple[int, ...]:
     del size, modified  # only keys of the cache
     with _open_arrow(file) as reader:
+        # A column of numbers is a small part of a file in a bucket.
+        widths = {
+            number: field.type.bit_width
+            for number, field in enumerate(reader.schema)
+            if pa.types.is_primitive(field.type)
+        }
+    narrowest = [min(widths, key=widths.__getitem__)] if widths else []
+    options = pa.ipc.IpcReadOptions(included_fields=narrowest)
+    with _open_arrow(file, options) as reader:
         return tuple(batch.num_rows for batch in _batches(reader))
 
 

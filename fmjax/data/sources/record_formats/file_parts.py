@@ -18,8 +18,11 @@ from fmjax.data.sources.record_formats.formats import (
     count_records,
     format_of,
 )
+from fmjax.storage.paths import is_bucket
 
 _CHUNK = 1 << 20
+# What is fetched of an object to find where a line ends.
+_LINE_BYTES = 1 << 14
 
 
 def file_parts(
@@ -33,7 +36,8 @@ def file_parts(
     Args:
       file: the file.
       size: bytes of a part, as in `Division.parts`.
-      numbered: whether lines are counted, as in `Division.parts`.
+      numbered: whether lines are counted, as in `Division.parts`. Those of objects of a
+        bucket never are: all of them would be fetched for it.
       form: its format, as `format_of`, if its name does not tell it.
 
     Raises:
@@ -43,6 +47,7 @@ def file_parts(
     total = file_size(file)
     if size is not None and size < total:
         if form in LINES and last_suffix(file) not in COMPRESSIONS:
+            numbered = numbered and not is_bucket(file)
             yield from _line_ranges(file, total, size, numbered)
             return
         if form in (*COLUMNS, *ARRAY_RECORD):
@@ -94,7 +99,7 @@ def _line_ranges(
     start, first = 0, 1
     with open_bytes(file):
         pass  # Refuses what is no text.
-    with open_binary(file) as content:
+    with open_binary(file, first=_LINE_BYTES) as content:
         while start < total:
             content.seek(min(start + size, total))
             while (found := content.readline(_CHUNK)) and not found.endswith(b"\n"):

@@ -30,6 +30,7 @@ from fmjax.data.sources.record_formats.parts import (
 )
 from fmjax.data.sources.record_formats.tar_samples import tar_samples
 from fmjax.errors import UserError, suggest
+from fmjax.storage.paths import is_bucket
 
 LINES = (".jsonl", ".ndjson")
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -65,8 +66,9 @@ _KINDS = (
 )  # fmt: skip
 # How many records of a file are looked at before it is read, at most.
 _FIRST = 1000
-# Bytes of content from which the size of the rest of a file is estimated.
-_SAMPLE_BYTES = 1 << 22
+# Bytes of content from which the size of the rest of a file is estimated, and of that
+# of an object, which is fetched for it.
+_SAMPLE_BYTES, _SAMPLE_BYTES_OF_OBJECT = 1 << 22, 1 << 20
 
 
 class RecordOptions(NamedTuple):
@@ -267,7 +269,7 @@ def first_record(file: Path, options: RecordOptions) -> FirstRecord:
 
 
 def estimate_size(file: Path, options: RecordOptions) -> int:
-    """Approximate bytes of content of a file, from its first 4 MiB of them."""
+    """Approximate bytes of content of a file, from the first of them."""
     return _estimate(file, *file_version(file), options)
 
 
@@ -278,7 +280,8 @@ def _estimate(
     del modified  # only a key of the cache
     with _opened(file, options.fields, options.csv, form=options.form) as found:
         records = _records(found, options.parts)
-        count, sampled, is_whole = _sample(records, options)
+        limit = _SAMPLE_BYTES_OF_OBJECT if is_bucket(file) else _SAMPLE_BYTES
+        count, sampled, is_whole = _sample(records, options, limit)
         if is_whole:
             return sampled
         if found.stream is not None:
@@ -290,14 +293,14 @@ def _estimate(
 
 
 def _sample(
-    records: Iterator[FoundRecord], options: RecordOptions
+    records: Iterator[FoundRecord], options: RecordOptions, limit: int
 ) -> tuple[int, int, bool]:
     """The first records, bytes of their content, and whether they are all."""
     count = found = 0
     for record in records:
         count += 1
         found += 0 if record.fault else options.size(record.values)
-        if found >= _SAMPLE_BYTES:
+        if found >= limit:
             return count, found, False
     return count, found, True
 
@@ -327,9 +330,7 @@ def _opened(
     form = format_of(file) if form is None else form
     start, stop = (0, None) if part is None else (part.start, part.stop)
     if form in LINES and stop is not None:
-        with open_bytes(file) as stream:
-            if start:
-                stream.seek(start)
+        with open_bytes(file, True, start, stop) as stream:
             lines = json_lines(stream, fields, stop - stream.tell())
             numbered = ((number_in_file(part, n - 1), values) for n, values in lines)
             yield Opened("line", numbered, stream)

@@ -13,7 +13,7 @@ from fmjax.data.text.augment.augmentation import (
     check_rate,
     num_changes,
 )
-from fmjax.errors import refuse_scheme
+from fmjax.storage.paths import refuse_scheme
 
 _WORD = re.compile(r"(\W*)(.*?)(\W*)", re.DOTALL)
 
