@@ -1,13 +1,24 @@
 """Pictures of a masked autoencoder, in the run directory and for TensorBoard."""
 
+import dataclasses
+import types
+
 import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import fmjax
+from fmjax.data.images.image_data import ImageData
+from fmjax.data.sources.image_folder import ImageFolder
+from fmjax.data.tasks.image_task import ImageTask
 from fmjax.errors import UserError
+from fmjax.evaluation.reconstructions import Reconstructions
+from fmjax.models.layers.transformer_config import TransformerConfig
+from fmjax.models.vision.mae import MAE
+from fmjax.objectives.masked_autoencoding import MaskedAutoencoding
 
+BLOCK = TransformerConfig(num_layers=1, embed_dim=16, num_heads=2)
 TINY = [
     "experiment.objective = @masked_autoencoding()",
     "experiment.evaluations = (@reconstructions(),)",
@@ -28,12 +39,13 @@ TINY = [
 
 
 def test_streamed_images_are_refused_before_training(tmp_path):
-    config = tmp_path / "mae.gin"
-    config.write_text("include 'runs/images.gin'\ninclude 'data/digits.gin'\n")
-    experiment = fmjax.load_experiment(config, [*TINY, "images.streaming = True"])
-    (evaluation,) = experiment.evaluations
+    data = ImageData(ImageTask(ImageFolder(str(tmp_path))), streaming=True)
+    objective = MaskedAutoencoding(MAE(BLOCK, BLOCK))
+    experiment = types.SimpleNamespace(objective=objective, data=data)
     with pytest.raises(UserError, match=r"images\.streaming = True, but experiment"):
-        evaluation.check(experiment)
+        Reconstructions().check(experiment)
+    experiment.data = dataclasses.replace(data, streaming=False)
+    Reconstructions().check(experiment)
 
 
 @pytest.mark.slow
