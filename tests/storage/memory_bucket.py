@@ -1,27 +1,29 @@
 """An object store in memory at s3://, in the place of s3fs."""
 
 import contextlib
-import io
 import threading
 
 from etils.epath import backend, gpath
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
+from fsspec.spec import AbstractBufferedFile
 
 from fmjax.storage import paths
 
 
-class Object(io.BytesIO):
-    """An object that is read; each read is told to `MemoryBuckets.fetched`."""
+class Object(AbstractBufferedFile):
+    """An object that is read by ranges, with fsspec's caches, as those of s3fs are.
 
-    def __init__(self, content, store, path):
-        super().__init__(content)
-        self._store, self._path = store, path
+    Each reader has its own: several threads read an object at a time.
+    """
 
-    def read(self, size=-1):
-        """Reads, as a request would."""
-        found = super().read(size)
-        self._store.fetched(self._path, len(found))
+    def __init__(self, fs, path, content, **options):
+        self._content = content
+        super().__init__(fs, path, "rb", size=len(content), **options)
+
+    def _fetch_range(self, start, end):
+        found = self._content[start:end]
+        type(self.fs).fetched(self.path, len(found))
         return found
 
 
@@ -35,7 +37,7 @@ class MemoryBuckets(MemoryFileSystem):
     lock = threading.Lock()
     # Called with an operation ("write", "delete", "read") and a path, before it.
     before = staticmethod(lambda operation, path: None)
-    # Called with a path and a number of bytes, after each read of an opened object.
+    # Called with a path and a number of bytes, before each request for a range returns.
     fetched = staticmethod(lambda path, size: None)
 
     @classmethod
@@ -86,8 +88,9 @@ class MemoryBuckets(MemoryFileSystem):
             found = self.store.get(self._strip_protocol(path))
         if found is None:
             raise FileNotFoundError(path)
-        # A file of its own for each reader: several threads read an object at a time.
-        return Object(found.getvalue(), type(self), path)
+        names = ("block_size", "cache_type", "cache_options")
+        options = {name: kwargs[name] for name in names if name in kwargs}
+        return Object(self, path, found.getvalue(), **options)
 
 
 @contextlib.contextmanager
