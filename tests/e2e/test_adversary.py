@@ -66,6 +66,7 @@ def run_dir(place):
     return trained(place, "run")
 
 
+@pytest.mark.slow
 def test_a_run_reports_robust_beside_clean_accuracy(run_dir):
     (line,) = metrics.read(run_dir, "validation")
     assert line["accuracy"] >= line["robust_accuracy"]

@@ -276,6 +276,7 @@ def test_words_are_labelled_and_transformers_agrees(place, tmp_path):
     np.testing.assert_allclose(shares, [word.probability for word in again], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_pairs_of_texts_with_several_labels(place, tmp_path):
     draw = random.Random(2)
     every = []
@@ -329,6 +330,7 @@ bytes.specials = ('[CLS]', '[SEP]', '[MASK]')
 """
 
 
+@pytest.mark.slow
 def test_an_encoder_is_tuned_by_its_pooled_vector_and_exported(place, tmp_path):
     (place / "encoder.gin").write_text(BASE + ENCODER)
     experiment = fmjax.load_experiment(

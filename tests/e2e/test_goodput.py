@@ -48,6 +48,7 @@ def slow(monkeypatch):
     monkeypatch.setattr(Saver, "save", save)
 
 
+@pytest.mark.slow
 def test_waits_are_told_by_cause_and_all_causes_make_up_the_time(
     slow, tiny, tmp_path, verb
 ):

@@ -215,6 +215,7 @@ def test_a_base_that_trained_on_is_read_at_its_step(tiny, base, tmp_path, verb):
     assert train_on(6) == [6]
 
 
+@pytest.mark.slow
 def test_a_run_that_continues_needs_only_the_runs_that_it_reads(
     tiny, base, tmp_path, verb
 ):

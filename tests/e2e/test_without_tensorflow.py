@@ -62,6 +62,7 @@ def test_every_verb_works_on_a_built_cache(finished, tiny, tmp_path):
     assert ended.returncode == 0, ended.stderr
 
 
+@pytest.mark.slow
 def test_a_cache_of_text_files_is_built_too(tiny, tmp_path):
     ended = blocked(
         "data", "cache", *tiny, f"data.cache_dir={tmp_path / 'empty'}",

@@ -82,7 +82,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", ["gpt", slow("t5"), "vit"])
+@pytest.mark.parametrize("name", ["gpt", slow("t5"), slow("vit")])
 def test_small_models_for_eight_chips(name):
     objective, batch = MODELS[name]
     mesh = MeshConfig(data=1, fsdp=8)

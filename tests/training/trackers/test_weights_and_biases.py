@@ -103,6 +103,7 @@ def test_a_package_that_is_not_installed_is_refused_before_training(
     assert not run_dir.exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_written_offline_can_be_read_back(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     report(tmp_path / "run", [1, 2, 3])
