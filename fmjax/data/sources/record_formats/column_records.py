@@ -254,8 +254,8 @@ def _batches_from(
 def _rows_of_batches(file: Path) -> tuple[int, ...]:
     """The number of rows of each batch of Arrow's file format.
 
-    Only a batch tells its rows, of which one column is read and decompressed for it, so
-    a process does this once.
+    Only a batch tells its rows, and one that is compressed is decompressed for it, so
+    a process does this once. Of a file in a bucket one column alone is read.
     """
     return _counted(file, *file_version(file))
 
@@ -263,15 +263,18 @@ def _rows_of_batches(file: Path) -> tuple[int, ...]:
 @functools.lru_cache(maxsize=1000)
 def _counted(file: Path, size: int, modified: int | str) -> tuple[int, ...]:
     del size, modified  # only keys of the cache
-    with _open_arrow(file) as reader:
-        # A column of numbers is a small part of a file in a bucket.
-        widths = {
-            number: field.type.bit_width
-            for number, field in enumerate(reader.schema)
-            if pa.types.is_primitive(field.type)
-        }
-    narrowest = [min(widths, key=widths.__getitem__)] if widths else []
-    options = pa.ipc.IpcReadOptions(included_fields=narrowest)
+    options = None
+    # Of mapped files Arrow copies what it reads where columns are chosen.
+    if is_bucket(file):
+        with _open_arrow(file) as reader:
+            # A column of numbers is a small part of a file.
+            widths = {
+                number: field.type.bit_width
+                for number, field in enumerate(reader.schema)
+                if pa.types.is_primitive(field.type)
+            }
+        narrowest = [min(widths, key=widths.__getitem__)] if widths else []
+        options = pa.ipc.IpcReadOptions(included_fields=narrowest)
     with _open_arrow(file, options) as reader:
         return tuple(batch.num_rows for batch in _batches(reader))
 
