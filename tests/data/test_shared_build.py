@@ -177,6 +177,7 @@ def test_hard_negatives_are_built_the_same(tmp_path, labelled, small_units):
     assert one.row_shapes()["tokens"] == (3, 64)
 
 
+@pytest.mark.slow
 def test_ids_and_conversations_are_built_the_same(tmp_path, small_units):
     rng = np.random.default_rng(0)
     ids = rng.integers(0, 100, 30_000).astype("<u2")

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from fmjax.inference.load import load
 from fmjax.run.fork import fork
@@ -21,6 +22,7 @@ def names(folder):
     return sorted(path.relative_to(folder) for path in folder.rglob("*"))
 
 
+@pytest.mark.slow
 def test_a_fork_with_the_same_config_ends_with_the_same_bits(
     finished, tmp_path, tiny, verb, fmjax
 ):

@@ -21,6 +21,7 @@ SCOPED = (
 
 
 @pytest.mark.parametrize("how", [WIDTH, slow(SCOPED)])
+@pytest.mark.slow
 def test_a_parametrized_run_is_stored_with_its_multipliers(tiny, tmp_path, verb, how):
     run_dir = tmp_path / "run"
     command = ("train", *tiny, *SHORT, *how, "--run_dir", run_dir)

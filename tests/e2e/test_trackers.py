@@ -13,6 +13,7 @@ from fmjax.training.reporting import events, metrics, reports
 SHORT = ("train.steps=20", "cosine.warmup_steps=1", "train.checkpoint_every=0")
 
 
+@pytest.mark.slow
 def test_mlflow_has_every_step_of_a_run_in_two_parts_once(
     tiny, tmp_path, verb, monkeypatch
 ):

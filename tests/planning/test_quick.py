@@ -96,6 +96,7 @@ allocation 7: size 1000000, color 1, preallocated-temp:
     assert _allocated(text) == (2345, 70000)
 
 
+@pytest.mark.slow
 def test_the_command_reads_a_program_without_machine_code(tmp_path, capsys):
     out, hlo = tmp_path / "plan.json", tmp_path / "step.hlo"
     words = ["plan", TINY, *BINDINGS, "--chip", "v5e", "--chips", "8", "--quick"]
