@@ -94,17 +94,6 @@ def test_tables_of_papers_are_those_of_their_results():
             text = f"{value:,}"
         assert re.search(rf"\b{text}(?= |\n)", page), name
 
-    page = (PAPERS / "muon" / "README.md").read_text(encoding="utf-8")
-    trials = json.loads((PAPERS / "muon" / "results.json").read_text())["trials"]
-    by_rate = sorted(trials, key=lambda t: float(t["bindings"]["cosine.learning_rate"]))
-    for optimizer in ("adamw", "muon"):
-        cells = [
-            f"{trial['mean']:.3f} ± {trial['interval'][1] - trial['mean']:.3f}"
-            for trial in by_rate
-            if trial["bindings"]["optimizer"] == optimizer
-        ]
-        assert f"| {' | '.join(cells)} |" in page
-
     (exponents,) = json.loads(
         (PAPERS / "kaplan_hoffmann" / "results.json").read_text()
     ).values()
@@ -117,6 +106,26 @@ def test_tables_of_papers_are_those_of_their_results():
         for low, high in [found["interval_95"]]
     ]
     assert f"| {' | '.join(measured)} |" in page
+
+
+@pytest.mark.parametrize(
+    "paper, row, column",
+    [
+        ("muon", "optimizer", "cosine.learning_rate"),
+        ("cooldown", "schedule", "RATE"),
+    ],
+)
+def test_tables_of_papers_are_those_of_their_sweeps(paper, row, column):
+    page = (PAPERS / paper / "README.md").read_text(encoding="utf-8")
+    trials = json.loads((PAPERS / paper / "results.json").read_text())["trials"]
+    trials.sort(key=lambda trial: float(trial["bindings"][column]))
+    rows = {trial["bindings"][row]: [] for trial in trials}
+    for trial in trials:
+        half = trial["interval"][1] - trial["mean"]
+        rows[trial["bindings"][row]].append(f"{trial['mean']:.3f} ± {half:.3f}")
+    assert len(rows) > 1
+    for cells in rows.values():
+        assert f" | {' | '.join(cells)} |" in page
 
 
 @pytest.mark.slow
@@ -186,17 +195,40 @@ def run_script(*command) -> None:
 
 @pytest.mark.slow
 def test_muon_learns_faster_than_adamw_each_at_its_best_rate(tmp_path, shared_data):
-    sweep = load_part("sweep", "papers/muon/sweep.gin")
-    text = shared_data / "text" / "tinyshakespeare.txt"
-    losses = {}
-    for name, rate in (("adamw", 4e-3), ("muon", 8e-3)):
-        bindings = (
-            *(f"TEXT_FILE={text}", *sweep.bindings, *sweep.space["optimizer"][name]),
-            *("train.steps=300", "train.eval_every=0", f"cosine.learning_rate={rate}"),
+    losses = {
+        name: trial_loss(
+            tmp_path / name,
+            shared_data,
+            "muon",
+            *load_part("sweep", "papers/muon/sweep.gin").space["optimizer"][name],
+            f"cosine.learning_rate={rate}",
         )
-        run_script(
-            *("-m", "fmjax", "train", sweep.config, *bindings),
-            *("--run_dir", tmp_path / name),
-        )
-        losses[name] = metrics.read(tmp_path / name, "validation")[-1]["loss"]
+        for name, rate in (("adamw", 4e-3), ("muon", 8e-3))
+    }
     assert losses["muon"] <= losses["adamw"] - 0.1, losses
+
+
+@pytest.mark.slow
+def test_a_cooldown_is_as_good_as_a_cosine(tmp_path, shared_data):
+    schedules = load_part("sweep", "papers/cooldown/sweep.gin").space["schedule"]
+    losses = {
+        name: trial_loss(
+            tmp_path / name, shared_data, "cooldown", *bindings, "RATE=0.004"
+        )
+        for name, bindings in schedules.items()
+        if name != "cosine to zero"
+    }
+    assert losses["cooldown"] <= losses["cosine to 10%"] + 0.02, losses
+    assert losses["cooldown"] <= losses["constant"] - 0.04, losses
+
+
+def trial_loss(run_dir, shared_data, paper: str, *bindings: str) -> float:
+    """The validation loss of one trial of a paper's sweep after 300 steps."""
+    sweep = load_part("sweep", f"papers/{paper}/sweep.gin")
+    text = shared_data / "text" / "tinyshakespeare.txt"
+    run_script(
+        *("-m", "fmjax", "train", sweep.config, f"TEXT_FILE={text}"),
+        *(*sweep.bindings, *bindings, "train.steps=300", "train.eval_every=0"),
+        *("--run_dir", run_dir),
+    )
+    return metrics.read(run_dir, "validation")[-1]["loss"]
