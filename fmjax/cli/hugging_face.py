@@ -26,7 +26,7 @@ def add(verbs: Verbs) -> None:
     sub.add_argument(
         "--adapter",
         action="store_true",
-        help="import an adapter of peft (LoRA, DoRA, IA3) on top of --base",
+        help="import an adapter of peft on top of --base",
     )
     sub.add_argument(
         "--base",

@@ -109,7 +109,7 @@ def test_tables_of_papers_are_those_of_their_results():
 
 
 @pytest.mark.parametrize(
-    "paper, row, column",
+    ("paper", "row", "column"),
     [
         ("muon", "optimizer", "cosine.learning_rate"),
         ("cooldown", "schedule", "RATE"),

@@ -1,161 +1,251 @@
-"""Prefixes and prompts with peft's tensors compute what peft does."""
+"""Prefixes and prompts of peft: imported, exported, and what their files hold."""
 
+import json
 import warnings
 
-import numpy as np
 import pytest
 import torch
 from flax import traverse_util
-from parity.decoders import BLOOM, GPT2, LENGTH
-from parity.encoder_decoders import T5
-from parity.encoders import BERT
-from parity.models_of_transformers import (
-    LLAMA,
-    close,
-    imported,
-    random_model,
-    text,
-)
+from parity.decoders import DECODERS, LENGTH
+from parity.encoder_decoders import ENCODER_DECODERS
+from parity.encoders import ENCODERS
+from parity.models_of_transformers import close, imported, random_model, text
+from safetensors.torch import load_file, save_file
 from tiers import slow
 
 import fmjax
+from fmjax.errors import UserError
+from fmjax.interop.peft import virtual_tokens
+from fmjax.interop.peft.base_model import BaseModel
+from fmjax.interop.peft.export_adapter import export_adapter
+from fmjax.interop.peft.import_adapter import import_adapter
 from fmjax.models.layers.text_inputs import TextInputs
 from fmjax.optim.peft.p_tuning import PTuning
 from fmjax.optim.peft.peft import Peft
-from fmjax.optim.peft.prefix import Prefix
-from fmjax.optim.peft.prompt import Prompt
 from fmjax.training.state import abstract_variables
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import peft
 
+pytestmark = pytest.mark.filterwarnings("ignore")
+
 N = 3
-DECODERS = {
-    "llama": ("LlamaForCausalLM", LLAMA),
-    "gpt2": ("GPT2LMHeadModel", GPT2),
-    "bloom": ("BloomForCausalLM", BLOOM),
+FAMILIES = {**DECODERS, **ENCODERS, **ENCODER_DECODERS}
+KINDS = {
+    "prefix": peft.PrefixTuningConfig,
+    "prompt": peft.PromptTuningConfig,
+    "p_tuning": peft.PromptEncoderConfig,
 }
-PROMPTS = {
-    "prompt": (Prompt(N), peft.PromptTuningConfig, {}),
-    "p_tuning": (
-        PTuning(N, hidden_dim=14),
-        peft.PromptEncoderConfig,
-        {"encoder_hidden_size": 14},
-    ),
-}
+# Windows of the tests' models are shorter than their texts, and peft's prefix is not
+# in every window.
+PREFIXES = ["llama", slow("gpt2"), slow("bloom"), slow("gemma"), slow("bert")]
+PREFIXES += map(slow, ("qwen3", "phi", "gpt_neox", "gptj", "stablelm", "cohere"))
+PREFIXES += map(slow, ("glm4", "granite", "opt", "olmo2", "mixtral", "roberta"))
+PROMPTS = ["gemma", slow("llama"), slow("gpt2"), slow("bert"), slow("t5")]
+PROMPTS += map(slow, ("bloom", "gemma2", "gemma3_text", "mistral", "deepseek_v3"))
+PROMPTS += map(slow, ("falcon", "gpt_oss", "opt", "deberta", "mpnet", "modernbert"))
+PROMPTS += map(slow, ("bart", "bart, scaled", "mbart", "m2m_100", "mt5", "granite"))
 
 
-def both(architecture, options, config, method, folder):
-    """peft's model, the run of its base, and the parameters with places for tensors."""
-    model = random_model(architecture, options)
-    run = fmjax.load(imported(model, folder))
-    theirs = peft.get_peft_model(model, config).eval()
+def case(family, kind):
+    values = family.values if hasattr(family, "values") else (family,)
+    return pytest.param(*values, kind, marks=getattr(family, "marks", ()))
+
+
+CASES = [case(family, "prefix") for family in PREFIXES]
+CASES += [case(family, "prompt") for family in PROMPTS]
+CASES += [case("t5", "p_tuning"), case(slow("llama"), "p_tuning")]
+
+
+def adapter_of(base, kind, task=None, **options):
+    """peft's model with random virtual tokens, and of what is saved whole."""
+    name = type(base).__name__
+    if task is None:
+        task = "FEATURE_EXTRACTION" if "MaskedLM" in name else "CAUSAL_LM"
+        task = "SEQ_2_SEQ_LM" if base.config.is_encoder_decoder else task
+    torch.manual_seed(1)
+    config = KINDS[kind](task_type=task, num_virtual_tokens=N, **options)
+    model = peft.get_peft_model(base, config).eval()
     with torch.no_grad():
-        for weight in theirs.prompt_encoder.parameters():
-            weight.add_(0.3 * torch.randn_like(weight))
-    axes, shapes = abstract_variables(run.config.objective)
-    plan = Peft(methods=(method,)).plan(axes["params"], shapes["params"])
-    return theirs, run, plan
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(0.3 * torch.randn_like(weight))
+    return model
 
 
-def with_tensors(run, plan, tensors):
-    """The parameters of the run with those of a method; none may be left out."""
-    assert tensors.keys() == plan.added.keys()
-    flat = traverse_util.flatten_dict(run.params, sep="/")
-    for path, tensor in tensors.items():
-        assert tensor.shape == plan.added[path].shape
-        flat[path] = tensor
-    return traverse_util.unflatten_dict(flat, sep="/")
-
-
-def encoder(theirs):
-    """Parameters of peft's encoder of prompts, by name."""
-    (prompt,) = theirs.prompt_encoder.values()
-    return {name: each.detach().numpy() for name, each in prompt.named_parameters()}
-
-
-def prompt_tensors(theirs, plan):
-    """The tensors of a prompt, by path here."""
-    owner = next(iter(plan.added)).rpartition("/")[0]
-    found = encoder(theirs)
-    own = {"rows": found.pop("embedding.weight")}
-    for i, name in zip((0, 2, 4), ("in", "hidden", "out")):
-        if found:
-            own[name] = found.pop(f"mlp_head.{i}.weight").T
-            own[f"{name}_bias"] = found.pop(f"mlp_head.{i}.bias")
-    assert not found
-    return {f"{owner}/{name}": each for name, each in own.items()}
-
-
-@pytest.mark.parametrize("family", ["llama", "bloom", slow("gpt2")])
-def test_a_prefix_of_peft_gives_the_same_logits(family, tmp_path):
-    architecture, options = DECODERS[family]
-    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=N)
-    theirs, run, plan = both(architecture, options, config, Prefix(N), tmp_path)
-    c = run.model.transformer
-    (rows,) = encoder(theirs).values()
-    rows = rows.reshape(N, c.num_layers, 2, c.kv_heads, c.head_width)
-    rows = rows.transpose(2, 1, 0, 3, 4)
-    tensors = {
-        f"stack/layers/attention/{name}_prefix/rows": rows[i]
-        for i, name in enumerate(("key", "value"))
-    }
-    params = with_tensors(run, plan, tensors)
+def inputs(model):
+    """Arguments of their call and of ours, and where outputs are compared."""
     tokens, mask = text(length=LENGTH - N)
-    wanted = theirs(torch.tensor(tokens), attention_mask=torch.tensor(mask)).logits
-    found = run.model.apply({"params": params}, TextInputs(tokens, padding_mask=mask))
-    close(found["logits"], wanted, mask)
+    theirs = {
+        "input_ids": torch.tensor(tokens),
+        "attention_mask": torch.tensor(mask).long(),
+    }
+    if not model.get_base_model().config.is_encoder_decoder:
+        return theirs, {"tokens": tokens, "padding_mask": mask}, mask
+    theirs["decoder_input_ids"] = torch.tensor(tokens[:, :9])
+    ours = {
+        "encoder_tokens": tokens,
+        "encoder_padding_mask": mask,
+        "decoder_tokens": tokens[:, :9],
+    }
+    return theirs, ours, None
 
 
-@pytest.mark.parametrize(
-    ("family", "kind"),
-    [
-        ("gpt2", "prompt"),
-        ("llama", "p_tuning"),
-        slow("llama", "prompt"),
-        slow("gpt2", "p_tuning"),
-    ],
-)
-def test_a_prompt_of_peft_gives_the_same_logits(family, kind, tmp_path):
-    method, make, options = PROMPTS[kind]
-    config = make(task_type="CAUSAL_LM", num_virtual_tokens=N, **options)
-    theirs, run, plan = both(*DECODERS[family], config, method, tmp_path)
-    params = with_tensors(run, plan, prompt_tensors(theirs, plan))
+def logits(model, theirs):
+    """Of peft's model, of the text alone."""
+    with torch.no_grad():
+        found = model(**theirs).logits
+    if model.get_base_model().config.is_encoder_decoder:
+        return found
+    return found[:, -theirs["input_ids"].shape[1] :]
+
+
+@pytest.mark.parametrize(("family", "kind"), CASES)
+def test_an_adapter_of_peft_comes_in_and_goes_out(family, kind, tmp_path):
+    architecture, options = FAMILIES[family]
+    base = random_model(architecture, options)
+    imported(base, tmp_path)
+    model = adapter_of(base, kind)
+    model.save_pretrained(tmp_path / "adapter")
+    import_adapter(tmp_path / "adapter", tmp_path / "adapted", tmp_path / "run")
+    theirs, ours, where = inputs(model)
+    expected = logits(model, theirs)
+    close(fmjax.load(tmp_path / "adapted")(**ours)["logits"], expected, where)
+
+    export_adapter(tmp_path / "adapted", tmp_path / "out", base_model="base")
+    again = random_model(architecture, options)
+    assert (expected - again(**theirs).logits).abs().max() > 0.1
+    found = peft.PeftModel.from_pretrained(again, tmp_path / "out").eval()
+    torch.testing.assert_close(logits(found, theirs), expected, rtol=1e-5, atol=1e-5)
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "base"
+    rows = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert rows.keys() == {"prompt_embeddings"}
+
+
+def test_what_is_trained_beside_a_prompt_is_kept(tmp_path):
+    options = {**DECODERS["llama"].options} | {"num_labels": 3, "pad_token_id": 0}
+    base = random_model("LlamaForSequenceClassification", options)
+    imported(base, tmp_path)
+    model = adapter_of(base, "prompt", "SEQ_CLS", modules_to_save=["norm"])
+    model.save_pretrained(tmp_path / "adapter")
+    import_adapter(tmp_path / "adapter", tmp_path / "adapted", tmp_path / "run")
+    export_adapter(tmp_path / "adapted", tmp_path / "out")
+    before, after = (
+        load_file(tmp_path / name / "adapter_model.safetensors")
+        for name in ("adapter", "out")
+    )
+    assert len(before) == 7  # the tokens, the head, five norms
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, rtol=0, atol=0)
+    # A row without padding, which Llama's class tells by the ids alone.
+    theirs, ours = ({n: x[:1] for n, x in each.items()} for each in inputs(model)[:2])
+    with torch.no_grad():
+        expected = model(**theirs).logits
+    close(fmjax.load(tmp_path / "adapted")(**ours)["class_logits"], expected)
+
+
+@pytest.mark.parametrize("family", ["llama", slow("gpt2")])
+def test_a_perceptron_of_p_tuning_gives_the_same_logits(family, tmp_path):
+    architecture, options = FAMILIES[family]
+    base = random_model(architecture, options)
+    run = fmjax.load(imported(base, tmp_path))
+    theirs = adapter_of(base, "p_tuning", encoder_hidden_size=14)
+    axes, shapes = abstract_variables(run.config.objective)
+    method = PTuning(N, hidden_dim=14)
+    plan = Peft(methods=(method,)).plan(axes["params"], shapes["params"])
+    tensors = of_perceptron(theirs, plan)
+    assert tensors.keys() == plan.added.keys()
+    flat = traverse_util.flatten_dict(run.params, sep="/") | tensors
+    params = traverse_util.unflatten_dict(flat, sep="/")
     tokens, mask = text(length=LENGTH - N)
     wanted = theirs(torch.tensor(tokens), attention_mask=torch.tensor(mask)).logits
     found = run.model.apply({"params": params}, TextInputs(tokens, padding_mask=mask))
     close(found["logits"], wanted[:, N:], mask)
+    # Its file holds what it gives.
+    described = BaseModel.of(run.config.objective)
+    rows, config = virtual_tokens.to_file(method, tensors, described)
+    assert config["peft_type"] == "PROMPT_TUNING"
+    close(rows, theirs.get_prompt_embedding_to_save("default"))
 
 
-def test_a_prompt_of_an_encoder_gives_the_same_vectors(tmp_path):
-    config = peft.PromptTuningConfig(
-        task_type="FEATURE_EXTRACTION", num_virtual_tokens=N
-    )
-    theirs, run, plan = both("BertModel", BERT, config, Prompt(N), tmp_path)
-    params = with_tensors(run, plan, prompt_tensors(theirs, plan))
-    tokens, mask = text(length=LENGTH - N)
-    wanted = theirs(torch.tensor(tokens), attention_mask=torch.tensor(mask))
-    for given in ({"padding_mask": mask}, {"segment_ids": mask.astype(np.int32)}):
-        found = run.model.apply({"params": params}, TextInputs(tokens, **given))
-        close(found["hidden"], wanted.last_hidden_state[:, N:], mask)
+def of_perceptron(theirs, plan):
+    """The tensors of P-tuning, by path here."""
+    owner = next(iter(plan.added)).rpartition("/")[0]
+    (prompt,) = theirs.prompt_encoder.values()
+    found = {name: each.detach().numpy() for name, each in prompt.named_parameters()}
+    own = {"rows": found.pop("embedding.weight")}
+    for i, name in zip((0, 2, 4), ("in", "hidden", "out")):
+        own[name] = found.pop(f"mlp_head.{i}.weight").T
+        own[f"{name}_bias"] = found.pop(f"mlp_head.{i}.bias")
+    assert not found
+    return {f"{owner}/{name}": each for name, each in own.items()}
 
 
-def test_a_prompt_of_an_encoder_decoder_gives_the_same_logits(tmp_path):
-    config = peft.PromptTuningConfig(
-        task_type="SEQ_2_SEQ_LM", num_virtual_tokens=N, num_transformer_submodules=1
-    )
-    theirs, run, plan = both(
-        "T5ForConditionalGeneration", T5, config, Prompt(N), tmp_path
-    )
-    params = with_tensors(run, plan, prompt_tensors(theirs, plan))
-    tokens, mask = text(length=LENGTH - N)
-    wanted = theirs(
-        torch.tensor(tokens),
-        attention_mask=torch.tensor(mask),
-        decoder_input_ids=torch.tensor(tokens[:, :9]),
-    ).logits
-    read = TextInputs(tokens, padding_mask=mask)
-    found = run.model.apply({"params": params}, read, tokens[:, :9])
-    close(found["logits"], wanted)
-    assert found["encoder_hidden"].shape[1] == LENGTH - N
+def test_a_window_is_noted(tmp_path):
+    architecture, options = FAMILIES["mistral"]
+    base = random_model(architecture, options)
+    imported(base, tmp_path)
+    adapter_of(base, "prefix").save_pretrained(tmp_path / "adapter")
+    folders = tmp_path / "adapter", tmp_path / "adapted", tmp_path / "run"
+    assert "moves out of the window" in " ".join(import_adapter(*folders))
+    notes = export_adapter(tmp_path / "adapted", tmp_path / "out")
+    assert "moves out of the window" in " ".join(notes)
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "expected"),
+    [
+        ("t5", "prefix", "peft's prefix in its decoder alone"),
+        slow("albert", "prefix", "layers that share their weights"),
+        slow("deepseek_v3", "prefix", "latent attention"),
+        slow("pegasus", "prompt", "vectors scaled here, and for peft not"),
+        slow("falcon, one key", "prefix", r"\(3, 160\), but .* makes it \(3, 40\)"),
+    ],
+)
+def test_what_peft_reads_otherwise_is_refused(family, kind, expected, tmp_path):
+    base = random_model(*FAMILIES[family])
+    imported(base, tmp_path)
+    adapter_of(base, kind).save_pretrained(tmp_path / "adapter")
+    refused(tmp_path, expected)
+
+
+def test_files_that_do_not_agree_are_refused(tmp_path):
+    base = random_model(*FAMILIES["gpt2"])
+    imported(base, tmp_path)
+    adapter_of(base, "prompt").save_pretrained(tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_config.json"
+    config = json.loads(file.read_text())
+    for change, expected in (
+        ({"num_virtual_tokens": 0}, "num_virtual_tokens = 0 .* at least 1"),
+        ({"num_virtual_tokens": 4}, "prompt_embeddings has the shape"),
+        ({"num_transformer_submodules": 3}, "expected 1 or 2"),
+        ({"peft_type": "PREFIX_TUNING"}, "prompt_embeddings has the shape"),
+        ({"peft_type": "CPT"}, "expected one of LORA"),
+    ):
+        file.write_text(json.dumps(config | change))
+        refused(tmp_path, expected)
+    file.write_text(json.dumps({"peft_type": "LORA"}))
+    refused(tmp_path, "but the adapter has a tensor 'prompt_embeddings'")
+    file.write_text(json.dumps(config))
+    tensors = tmp_path / "adapter" / "adapter_model.safetensors"
+    name = "base_model.model.transformer.h.0.attn.c_attn.lora_{}.weight"
+    low_rank = {name.format(side): torch.zeros(1, 1) for side in "AB"}
+    save_file(load_file(tensors) | low_rank, tensors)
+    refused(tmp_path, "beside 'prompt_embeddings'")
+
+
+def refused(folder, expected):
+    with pytest.raises(UserError, match=expected):
+        import_adapter(folder / "adapter", folder / "adapted", folder / "run")
+    assert not (folder / "adapted").exists()
+
+
+def test_a_prompt_of_a_pooled_encoder_is_refused(tmp_path):
+    options = {**ENCODERS["bert"].options} | {"num_labels": 3}
+    base = random_model("BertForSequenceClassification", options)
+    imported(base, tmp_path)
+    adapter_of(base, "prompt", "SEQ_CLS").save_pretrained(tmp_path / "adapter")
+    refused(tmp_path, "read at its first token")

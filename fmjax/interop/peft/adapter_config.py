@@ -12,6 +12,9 @@ from fmjax.interop.options import Options
 
 FILE = "adapter_config.json"
 LORA, IA3 = "LORA", "IA3"
+PREFIX_TUNING, PROMPT_TUNING, P_TUNING = "PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING"
+VIRTUAL_TOKENS = (PREFIX_TUNING, PROMPT_TUNING, P_TUNING)
+_KINDS = (LORA, IA3, *VIRTUAL_TOKENS)
 ALL_LINEAR = "all-linear"
 
 # Names, notes, and settings of training or of another initialization.
@@ -31,7 +34,7 @@ class AdapterConfig:
 
     Attributes:
       source: the file, for messages.
-      kind: `LORA` or `IA3`.
+      kind: `LORA`, `IA3` or one of `VIRTUAL_TOKENS`.
       rank: columns of A, where `ranks` has no pattern.
       alpha: numerator of the scale, where `alphas` has no pattern.
       rank_stabilized: whether the scale is alpha / sqrt(rank).
@@ -46,6 +49,8 @@ class AdapterConfig:
       layers_of: names of the lists of layers that `layers` counts in; any if empty.
       parameters: names of parameters that are adapted without a module of their own.
       whole: names of modules that are saved whole.
+      length: number of virtual tokens.
+      copies: for how many stacks there are virtual tokens, two of an encoder-decoder.
     """
 
     source: str
@@ -63,6 +68,8 @@ class AdapterConfig:
     layers_of: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()
     whole: tuple[str, ...] = ()
+    length: int = 0
+    copies: int = 1
 
     @classmethod
     def read(cls, folder: Path, ignore: Collection[str] = ()) -> "AdapterConfig":
@@ -80,8 +87,8 @@ class AdapterConfig:
             raise UserError(f"{folder}: no {FILE}; expected an adapter saved by peft.")
         options = Options.read(file, ignore)
         kind = options.take("peft_type", str, "")
-        if kind not in (LORA, IA3):
-            options.refuse("peft_type", kind, f"{LORA!r} or {IA3!r}")
+        if kind not in _KINDS:
+            options.refuse("peft_type", kind, f"one of {', '.join(_KINDS)}")
         common = {
             "source": str(file),
             "kind": kind,
@@ -95,6 +102,8 @@ class AdapterConfig:
             # Whether inputs or outputs are multiplied follows from the shapes.
             options.ignore("feedforward_modules")
             found = cls(**common)
+        elif kind in VIRTUAL_TOKENS:
+            found = cls(**common, **_of_virtual_tokens(options))
         else:
             found = cls(**common, **_of_lora(options))
         _finish(options)
@@ -171,6 +180,24 @@ def _of_lora(options: Options) -> dict[str, Any]:
         "layers_of": _names(options, "layers_pattern"),
         "parameters": _names(options, "target_parameters"),
     }
+
+
+def _of_virtual_tokens(options: Options) -> dict[str, Any]:
+    # Sizes follow from the base, and what trained the tensor is not in the file.
+    options.ignore(
+        *("token_dim", "num_attention_heads", "num_layers", "init_weights"),
+        *("prefix_projection", "encoder_hidden_size", "encoder_num_layers"),
+        *("encoder_dropout", "encoder_reparameterization_type", "prompt_tuning_init"),
+        *("prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"),
+    )
+    length = options.take("num_virtual_tokens", int, 0)
+    if length < 1:
+        options.refuse("num_virtual_tokens", length, "at least 1")
+    copies = options.peek("num_transformer_submodules", None)
+    options.ignore("num_transformer_submodules")
+    if copies not in (None, 1, 2):
+        options.refuse("num_transformer_submodules", copies, "1 or 2")
+    return {"length": length, "copies": copies or 1}
 
 
 def _names(options: Options, name: str) -> tuple[str, ...]:

@@ -13,6 +13,9 @@ from fmjax.storage.git_lfs import refuse_pointer
 
 SAFETENSORS, TORCH = "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
+# Of weights beside virtual tokens.
+SHORT_PREFIX = "base_model."
+VIRTUAL_TOKENS = "prompt_embeddings"
 # A name of the adapter, which older versions and dumps of models have inside.
 _ADAPTER = r"(?:\.default)?"
 _MATRIX = re.compile(rf"(.+)\.lora_([AB]){_ADAPTER}\.weight")
@@ -48,13 +51,17 @@ class AdapterTensors:
       whole: name of a tensor of the model → its name in the file.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, prefix: str = PREFIX):
         """Reads the names and shapes of the tensors.
+
+        Args:
+          folder: with the file.
+          prefix: of the names of the model's tensors.
 
         Raises:
           UserError: there is no file, it cannot be read, or a tensor's partner lacks.
         """
-        self.folder = folder
+        self.folder, self._prefix = folder, prefix
         self._files = _read(folder)
         self.low_rank: dict[str, LowRankNames] = {}
         self.factors: dict[str, str] = {}
@@ -68,6 +75,11 @@ class AdapterTensors:
                     f"{folder}: {found} has no partner; expected both A and B of "
                     f"{module}."
                 )
+
+    @property
+    def has_virtual_tokens(self) -> bool:
+        """Whether there is a tensor of virtual tokens."""
+        return VIRTUAL_TOKENS in self._files.names
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor."""
@@ -105,7 +117,9 @@ class AdapterTensors:
         return self._files.read(name, shape, longer)
 
     def _add(self, name: str) -> None:
-        own = name.removeprefix(PREFIX)
+        if name == VIRTUAL_TOKENS:
+            return
+        own = name.removeprefix(self._prefix)
         for pattern in (_MATRIX, _EMBEDDING):
             if found := pattern.fullmatch(own):
                 embedding = pattern is _EMBEDDING
@@ -115,10 +129,11 @@ class AdapterTensors:
             self._set(found[1], "magnitude", name)
         elif found := _FACTORS.fullmatch(own):
             self.factors[found[1]] = name
-        elif ".lora_" in own or ".ia3_" in own or not name.startswith(PREFIX):
+        elif ".lora_" in own or ".ia3_" in own or not name.startswith(self._prefix):
             raise UserError(
                 f"{self.folder}: {name} is a tensor that is not known; expected those "
-                "of LoRA, DoRA or IA3, and whole ones, as peft names them."
+                "of LoRA, DoRA, IA3 or virtual tokens, and whole ones, as peft names "
+                "them."
             )
         else:
             self.whole[_WRAPPED.sub("", own)] = name

@@ -11,12 +11,19 @@ import jax
 import numpy as np
 
 from fmjax.errors import UserError
+from fmjax.interop.peft import virtual_tokens
 from fmjax.interop.peft.adapter_config import FILE, IA3, LORA
-from fmjax.interop.peft.adapter_tensors import PREFIX, SAFETENSORS
+from fmjax.interop.peft.adapter_tensors import (
+    PREFIX,
+    SAFETENSORS,
+    SHORT_PREFIX,
+    VIRTUAL_TOKENS,
+)
 from fmjax.interop.peft.base_model import BIAS, WEIGHT, BaseModel, module_of
 from fmjax.interop.peft.gather import Gathered, Product
 from fmjax.interop.safetensors_writer import Tensor, check_dtype, write_file
 from fmjax.models.untie import HEAD, TABLE, head_of
+from fmjax.optim.peft.added import Method
 from fmjax.optim.peft.lora import LoRA
 from fmjax.run import directory as run_dirs
 from fmjax.sharding.mesh import MeshConfig
@@ -84,7 +91,11 @@ def export_adapter(
         (target / FILE).write_text(text + "\n", encoding="utf-8")
     about = f"{config['peft_type']} of {made.class_name}, {len(tensors)} tensors"
     whole = config["modules_to_save"]
-    return [f"{about} in {dtype}", *([f"whole: {', '.join(whole)}"] if whole else [])]
+    return [
+        f"{about} in {dtype}",
+        *([f"whole: {', '.join(whole)}"] if whole else []),
+        *made.notes,
+    ]
 
 
 class _Exported:
@@ -94,14 +105,16 @@ class _Exported:
       class_name: transformers' class of the base.
       tensors: by name.
       config: of adapter_config.json, without the base's name.
+      notes: for the user.
     """
 
     def __init__(self, run_dir: pathlib.Path, experiment: Experiment, step: int | None):
         peft, objective = experiment.peft, experiment.objective
         if peft is None or not peft.methods:
             raise UserError(
-                f"{run_dir} has no adapters (peft.methods). Expected a run of @lora() "
-                "or @ia3(); without --adapter, whole weights are exported."
+                f"{run_dir} has no adapters (peft.methods). Expected a run of @lora(), "
+                "@ia3(), @prefix(), @prompt() or @p_tuning(); without --adapter, whole "
+                "weights are exported."
             )
         imported = experiment.imported
         preferred = imported.model_type if imported else None
@@ -114,35 +127,71 @@ class _Exported:
         axes, shapes = abstract_variables(objective)
         plan = peft.plan(axes["params"], shapes["params"])
         self._trained = {*plan.base_shapes} - {*plan.frozen}
-        gathered = Gathered(self._base, self._saved, wanted, [*plan.added], run_dir)
+        arrays = {path: wanted[path] for path in plan.added}
+        self.tensors: dict[str, np.ndarray] = {}
+        self.notes: list[str] = []
+        self._prefix, self._adapted = PREFIX, set()
+        virtual = [m for m in peft.methods if isinstance(m, virtual_tokens.METHODS)]
+        if not virtual:
+            options = self._changes_of_weights(wanted, [*arrays], experiment)
+        elif len(peft.methods) == 1:
+            options = self._virtual_tokens(virtual[0], arrays)
+        else:
+            raise UserError(
+                f"{run_dir} has virtual tokens beside other adapters (peft.methods), "
+                "for which peft has no single file."
+            )
+        task, heads = _task_of(self.class_name)
+        if virtual and task is None:
+            task = "FEATURE_EXTRACTION"  # Without a task peft adds no virtual tokens.
+        bias, whole = self._add_whole(heads)
+        if options["peft_type"] == LORA:
+            options["bias"] = bias
+        elif bias != "none":
+            raise UserError(
+                f"{run_dir} trains biases beside {options['peft_type']} "
+                "(peft.trained), for which peft has no form."
+            )
+        self.config: dict[str, Any] = options | {
+            "task_type": task,
+            "inference_mode": True,
+            "modules_to_save": whole or None,
+        }
+
+    def _changes_of_weights(
+        self,
+        wanted: dict[str, jax.ShapeDtypeStruct],
+        added: list[str],
+        experiment: Experiment,
+    ) -> dict[str, Any]:
+        """Adds the tensors of LoRA or IA3; the options of their config."""
+        gathered = Gathered(self._base, self._saved, wanted, added, self._run_dir)
         products, factors = gathered.products, gathered.factors
         if bool(products) == bool(factors):
             found = "adapters of LoRA and of IA3" if products else "adapters of zeros"
             raise UserError(
-                f"{run_dir} has {found}, for which peft has no single file."
+                f"{self._run_dir} has {found}, for which peft has no single file."
             )
-        self.tensors: dict[str, np.ndarray] = {}
         for product in products.values():
             self._add_product(product)
         for module, array in factors.items():
             self.tensors[f"{PREFIX}{module}.ia3_l"] = array
         self._adapted = {product.key for product in products.values()} | {*factors}
-        task, heads = _task_of(self.class_name)
-        bias, whole = self._add_whole(heads)
-        self.config: dict[str, Any] = {
-            "task_type": task,
-            "inference_mode": True,
-            "modules_to_save": whole or None,
-        }
         if factors:
-            if bias != "none":
-                raise UserError(
-                    f"{run_dir} trains biases beside IA3 (peft.trained), for which "
-                    "peft has no form."
-                )
-            self.config |= self._ia3_config(factors, gathered.transposed)
-        else:
-            self.config |= self._lora_config(products, experiment) | {"bias": bias}
+            return self._ia3_config(factors, gathered.transposed)
+        return self._lora_config(products, experiment)
+
+    def _virtual_tokens(
+        self, method: Method, arrays: dict[str, jax.ShapeDtypeStruct]
+    ) -> dict[str, Any]:
+        """Adds the tensor of a prefix or a prompt; the options of its config."""
+        kind = virtual_tokens.kind_of(method)
+        virtual_tokens.check_base(kind, self._base, str(self._run_dir))
+        self.notes += virtual_tokens.notes(kind, self._base)
+        added = self._saved.read_params(arrays)
+        rows, options = virtual_tokens.to_file(method, added, self._base)
+        self.tensors[VIRTUAL_TOKENS], self._prefix = rows, SHORT_PREFIX
+        return options
 
     def _add_product(self, product: Product) -> None:
         key, whole = f"{PREFIX}{product.key}", product.whole
@@ -274,10 +323,11 @@ class _Exported:
         for name in places:
             module = module_of(name)
             if module in kept:
-                self.tensors[PREFIX + name] = in_run[name].make()
+                self.tensors[self._prefix + name] = in_run[name].make()
             elif name in rest:
                 inner = ".base_layer" if module in self._adapted else ""
-                self.tensors[f"{PREFIX}{module}{inner}{BIAS}"] = in_run[name].make()
+                name_there = f"{self._prefix}{module}{inner}{BIAS}"
+                self.tensors[name_there] = in_run[name].make()
         return option, listed
 
     def _drop_head_of_base(self) -> None:

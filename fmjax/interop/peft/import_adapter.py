@@ -12,8 +12,14 @@ from flax import traverse_util
 
 from fmjax.config.render import render
 from fmjax.errors import UserError
-from fmjax.interop.peft.adapter_config import AdapterConfig, check_ignored
-from fmjax.interop.peft.adapter_tensors import AdapterTensors
+from fmjax.interop.peft import virtual_tokens
+from fmjax.interop.peft.adapter_config import (
+    VIRTUAL_TOKENS,
+    AdapterConfig,
+    check_ignored,
+)
+from fmjax.interop.peft.adapter_tensors import PREFIX, SHORT_PREFIX, AdapterTensors
+from fmjax.interop.peft.adapter_tensors import VIRTUAL_TOKENS as TENSOR
 from fmjax.interop.peft.added_head import with_added_head
 from fmjax.interop.peft.base_model import WEIGHT, BaseModel
 from fmjax.interop.peft.pieces import Pieces, read_pieces
@@ -49,7 +55,9 @@ def import_adapter(
     ignore: Collection[str] = (),
     trust: bool = False,
 ) -> list[str]:
-    """Writes a run directory with an adapter of peft, LoRA, DoRA or IA3.
+    """Writes a run directory with an adapter of peft.
+
+    The adapter is of LoRA, DoRA, IA3, prefix tuning, prompt tuning or P-tuning.
 
     It names the base's checkpoint and holds what the adapter adds. Adapters of several
     ranks in one array of scanned layers are padded with zeros to the largest. Where an
@@ -88,7 +96,8 @@ def import_adapter(
     with local_copy(place) as local, new_folder(target) as folder:
         config = AdapterConfig.read(local, ignore)
         check_ignored(local, ignore)
-        tensors = AdapterTensors(local)
+        virtual = config.kind in VIRTUAL_TOKENS
+        tensors = AdapterTensors(local, SHORT_PREFIX if virtual else PREFIX)
         made = _Adapted(experiment, saved, str(base_dir), config, tensors)
         run_dirs.write(folder, render(made.experiment))
         copy_files(base_dir, folder, run_dirs.KEPT)
@@ -139,9 +148,12 @@ class _Adapted:
             self._head = head_of(self._read_base(TABLE, base))
             experiment = _with_model(experiment, untied(experiment.objective.model))
             base = BaseModel.of(experiment.objective, preferred)
+        rows = self._read_virtual_tokens(tensors, base)
         pieces = read_pieces(tensors, config, base, named)
         axes, shapes = abstract_variables(experiment.objective)
         methods = (*self._low_rank_methods(pieces), *_factor_methods(pieces))
+        if rows is not None:
+            methods = (virtual_tokens.method_of(config.kind, config.length),)
         whole = set(pieces.whole) | ({HEAD} if self._head is not None else set())
         flat = traverse_util.flatten_dict(shapes["params"], sep="/")
         held = {
@@ -160,7 +172,11 @@ class _Adapted:
                 "reads and the adapter does not have. Expected a base of this class."
             )
         check_model_reads(self.plan, experiment.objective.model)
-        self.own = self._added(pieces, base) | self._whole(pieces, base, whole)
+        if rows is None:
+            added = self._added(pieces, base)
+        else:
+            added = virtual_tokens.from_file(config.kind, config.length, base, rows)
+        self.own = added | self._whole(pieces, base, whole)
         arrays = {path: (path, dtype) for path, dtype in self.plan.frozen.items()}
         self.reference = Reference(
             named,
@@ -222,6 +238,30 @@ class _Adapted:
             del tensors.whole[other]
             return False
         return True
+
+    def _read_virtual_tokens(
+        self, tensors: AdapterTensors, base: BaseModel
+    ) -> np.ndarray | None:
+        """The tensor of virtual tokens; None of an adapter of another kind."""
+        config = self._config
+        if (config.kind in VIRTUAL_TOKENS) != tensors.has_virtual_tokens:
+            raise UserError(
+                f"{config.source} has peft_type = {config.kind!r}, but the adapter has "
+                f"{'a' if tensors.has_virtual_tokens else 'no'} tensor {TENSOR!r}. "
+                "Expected files of one adapter."
+            )
+        if config.kind not in VIRTUAL_TOKENS:
+            return None
+        if tensors.low_rank or tensors.factors:
+            module = next(iter([*tensors.low_rank, *tensors.factors]))
+            raise UserError(
+                f"{tensors.folder} has an adapter of {module} beside {TENSOR!r}; "
+                "expected one kind of adapter."
+            )
+        virtual_tokens.check_base(config.kind, base, config.source)
+        self.notes += virtual_tokens.notes(config.kind, base)
+        shape = virtual_tokens.shape_of(config.kind, config.length, config.copies, base)
+        return tensors.read(TENSOR, shape, self._named)
 
     def _read_base(self, path: str, base: BaseModel) -> np.ndarray:
         host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
