@@ -9,7 +9,7 @@ from fmjax.cli.arguments import Verbs, add_verb, takes_run, takes_sampling, take
 from fmjax.errors import UserError
 
 if TYPE_CHECKING:
-    from fmjax.inference.load import Run
+    from fmjax.inference.run import Run
 
 
 def add(verbs: Verbs) -> None:

@@ -17,8 +17,9 @@ from fmjax.evaluation.current_run import check_one_process, current_run
 from fmjax.evaluation.validation import LESS_MEMORY
 from fmjax.inference.decoder import SourceDecoder, decoder_of
 from fmjax.inference.generate import beam_search
-from fmjax.inference.load import Run, load
+from fmjax.inference.load import load
 from fmjax.inference.prompts import encode
+from fmjax.inference.run import Run
 from fmjax.run import directory as run_dirs
 from fmjax.sharding.mesh import MeshConfig
 from fmjax.storage.paths import as_path

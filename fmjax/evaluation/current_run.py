@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from fmjax.errors import UserError
-from fmjax.inference.load import Run
+from fmjax.inference.run import Run
 from fmjax.training.experiment import Experiment
 
 

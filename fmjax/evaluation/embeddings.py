@@ -15,7 +15,7 @@ from fmjax.errors import UserError
 from fmjax.evaluation.current_run import current_run
 from fmjax.evaluation.embedding_scores import alignment, recall_at_1, uniformity
 from fmjax.evaluation.label_scores import scores_of_numbers
-from fmjax.inference.load import Run
+from fmjax.inference.run import Run
 from fmjax.objectives.text_contrast import TextContrast
 from fmjax.sharding.mesh import batch_sharding, global_batch, local_rows
 from fmjax.sharding.rules import LogicalRules

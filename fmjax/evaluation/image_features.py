@@ -15,7 +15,8 @@ from fmjax.data.images.image_data import ImageData
 from fmjax.errors import UserError
 from fmjax.evaluation.validation import check_tokenizer, data_of
 from fmjax.field_types import gin_name
-from fmjax.inference.load import Run, load
+from fmjax.inference.load import load
+from fmjax.inference.run import Run
 from fmjax.models.contracts import EmbedsImagesAndTexts, ReadsImages
 from fmjax.run import directory as run_dirs
 from fmjax.sharding.mesh import MeshConfig

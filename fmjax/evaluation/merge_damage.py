@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from fmjax.errors import UserError
-from fmjax.inference.load import Run, load
+from fmjax.inference.load import load
+from fmjax.inference.run import Run
 from fmjax.models.call_arguments import array_names
 from fmjax.training.experiment import Experiment
 

@@ -24,7 +24,7 @@ Where = tuple[jax.sharding.Mesh, Any]
 
 
 class Loaded(Protocol):
-    """What is read of a `fmjax.inference.load.Run`."""
+    """What is read of a `fmjax.inference.run.Run`."""
 
     config: Experiment
     params: dict

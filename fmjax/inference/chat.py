@@ -15,8 +15,8 @@ from fmjax.errors import UserError, explained_out_of_memory
 from fmjax.inference.constraints import constrains
 from fmjax.inference.decoder import Prompts, SourceDecoder, decoder_of
 from fmjax.inference.in_batch import end_ids, in_batch, settings_of, text_after
-from fmjax.inference.load import LESS_MEMORY, Run
 from fmjax.inference.prompts import eos_array
+from fmjax.inference.run import LESS_MEMORY, Run
 from fmjax.inference.sampling import Sampling
 from fmjax.inference.slots import Slots
 from fmjax.inference.token_loop import (

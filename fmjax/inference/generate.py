@@ -9,8 +9,8 @@ from fmjax.errors import UserError, explained_out_of_memory
 from fmjax.inference.beam_search import Hypothesis, beam_search_tokens
 from fmjax.inference.decoder import SourceDecoder, decoder_of
 from fmjax.inference.in_batch import Images, in_batch, settings_of, text_after
-from fmjax.inference.load import LESS_MEMORY, Run
 from fmjax.inference.prompts import encode
+from fmjax.inference.run import LESS_MEMORY, Run
 from fmjax.inference.sampling import Sampling
 from fmjax.inference.token_loop import ScoredTokens, generate_tokens
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from fmjax.data.images.decoding import FORMATS
 from fmjax.data.records import BadRecord
 from fmjax.errors import UserError
-from fmjax.inference.load import Run
+from fmjax.inference.run import Run
 
 _BROKEN = (
     OSError,

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from fmjax.data.tokenizers.tokenizers import TwoVocabularies
 from fmjax.inference.decoder import SourceDecoder, decoder_of
 from fmjax.inference.inputs import inputs_of
-from fmjax.inference.load import Run
+from fmjax.inference.run import Run
 from fmjax.models.generation import Generation
 
 Images = Float[np.ndarray, "B height width C"]

@@ -11,7 +11,7 @@ from fmjax.inference.decoder import (
     Prompts,
     decoder_of,
 )
-from fmjax.inference.load import Run
+from fmjax.inference.run import Run
 from fmjax.inference.special_tokens import with_specials
 from fmjax.models.generation import Generation
 

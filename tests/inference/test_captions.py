@@ -18,7 +18,7 @@ from fmjax.errors import UserError
 from fmjax.inference.beam_search import beam_search_tokens
 from fmjax.inference.generate import beam_search, generate, with_prompt
 from fmjax.inference.image_files import read_images
-from fmjax.inference.load import Run
+from fmjax.inference.run import Run
 from fmjax.inference.sampling import Sampling
 from fmjax.inference.token_loop import generate_tokens
 from fmjax.models.layers.transformer_config import TransformerConfig

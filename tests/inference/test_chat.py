@@ -20,7 +20,7 @@ from fmjax.data.tokenizers.tokenizers import ByteTokenizer
 from fmjax.errors import UserError
 from fmjax.inference import chat as module
 from fmjax.inference.chat import Chat, ChatOptions, chat, stop_ids
-from fmjax.inference.load import Run
+from fmjax.inference.run import Run
 from fmjax.inference.sampling import Sampling
 from fmjax.inference.token_loop import generate_tokens
 from fmjax.models.generation import Generation

@@ -19,7 +19,7 @@ from fmjax.data.tokenizers.vocabularies import Bytes
 from fmjax.errors import UserError
 from fmjax.inference.generate import beam_search, generate, with_prompt
 from fmjax.inference.in_batch import text_after
-from fmjax.inference.load import Run
+from fmjax.inference.run import Run
 from fmjax.inference.sampling import Sampling
 from fmjax.inference.token_loop import generate_tokens
 from fmjax.models.generation import Generation

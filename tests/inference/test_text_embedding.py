@@ -14,7 +14,7 @@ from fmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
 from fmjax.data.tokenizers.tokenizers import ByteTokenizer
 from fmjax.data.tokenizers.vocabularies import Bytes
 from fmjax.errors import UserError
-from fmjax.inference.load import Run
+from fmjax.inference.run import Run
 from fmjax.models.language.bert import Bert
 from fmjax.models.language.gpt import GPT
 from fmjax.models.language.seq2seq import Seq2Seq
