@@ -34,6 +34,8 @@ import numpy as np
 from fmjax.models.language.gpt import GPT
 from fmjax.models.layers.attention_kernels.attend import attend
 from fmjax.models.layers.attention_mask import AttentionMask, self_attention
+from fmjax.models.layers.distance_bias import DistanceBias
+from fmjax.models.layers.position_bias import RelativeBuckets
 from fmjax.models.layers.rotary import Rotary
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.vision.vit import ViT
@@ -283,17 +285,23 @@ def vit_b16(smoke: bool) -> Iterator[dict]:
 
 def attention(smoke: bool) -> Iterator[dict]:
     """Attention kernels, forwards and backwards."""
-    kernels = ("xla", "blockwise", "triton", *["cudnn"] * (not smoke))
     lengths = (128,) if smoke else (1024, 4096)
-    for length, packed in itertools.product(lengths, (False, True)):
+    for length, case in itertools.product(lengths, ("", "packed ", "biased ")):
+        kernels = ["xla", "triton"]
+        if case != "biased ":
+            kernels += ["blockwise", *["cudnn"] * (not smoke)]
         shape = (1 if smoke else 16384 // length, length, 16, 64)
         # Documents of a quarter of a row.
         ids = jnp.broadcast_to(jnp.arange(length) * 4 // length, shape[:2])
-        mask = self_attention(True, ids if packed else None)
+        mask = self_attention(True, ids if case == "packed " else None)
+        places, table = jnp.arange(length)[None], jnp.linspace(-1, 1, 32 * 16)
+        buckets = {"buckets": RelativeBuckets(), "causal": True}  # T5's
+        bias = DistanceBias(places, places, table=table.reshape(32, 16), **buckets)
+        bias = bias if case == "biased " else None
         qkv = [
             jax.random.normal(jax.random.key(i), shape, jnp.bfloat16) for i in range(3)
         ]
-        gradients = {name: gradients_of_attention(name, mask) for name in kernels}
+        gradients = {n: gradients_of_attention(n, mask, bias) for n in kernels}
         want = [np.float32(x) for x in gradients["xla"](*qkv)]
         for kernel, gradient in gradients.items():
             got = [np.float32(x) for x in gradient(*qkv)]
@@ -304,18 +312,20 @@ def attention(smoke: bool) -> Iterator[dict]:
         found = in_turns(turns)
         for kernel, seconds in found.items():
             yield {
-                "case": f"attention, {length} {'packed ' * packed}tokens",
+                "case": f"attention, {length} {case}tokens",
                 "contender": kernel,
                 "ms": 1e3 * seconds,
                 "ratio": seconds / found["xla"],
             }
 
 
-def gradients_of_attention(kernel: str, mask: AttentionMask) -> Callable:
+def gradients_of_attention(
+    kernel: str, mask: AttentionMask, bias: DistanceBias | None
+) -> Callable:
     """The gradients of a kernel, compiled."""
 
     def loss(q, k, v):
-        out = attend(q, k, v, mask, implementation=kernel)
+        out = attend(q, k, v, mask, bias=bias, implementation=kernel)
         return (out.astype(jnp.float32) ** 2).sum()
 
     return jax.jit(jax.grad(loss, (0, 1, 2)))

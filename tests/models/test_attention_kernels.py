@@ -29,7 +29,12 @@ from fmjax.models.layers.attention_mask import (
     cached_self_attention,
     self_attention,
 )
-from fmjax.models.layers.position_bias import Alibi
+from fmjax.models.layers.distance_bias import DistanceBias
+from fmjax.models.layers.position_bias import (
+    Alibi,
+    RelativeBuckets,
+    RelativeGrid,
+)
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.sharding.mesh import MeshConfig, on_mesh
 from fmjax.sharding.xla_options import SCOPED_VMEM, compiled_with
@@ -211,6 +216,68 @@ def test_triton_takes_any_length_and_width(mask, width):
     assert_equal(gradients("triton"), gradients("xla"), jnp.float32)
 
 
+# A number for each bucket and head, or a slope for each head; positions of the keys.
+BIASES = {
+    "alibi": (None, "all"),
+    "alibi without order": (None, "padding"),
+    "buckets": (RelativeBuckets(8, 20), "grouped"),
+    "buckets without order": (RelativeBuckets(12, 50), "segments and padding"),
+    "buckets, odd lengths": (RelativeBuckets(32, 128), "causal"),
+}
+
+
+def with_bias(implementation, name, mesh=None):
+    """Output, and gradients of queries, keys, values and numbers of buckets."""
+    buckets, of_mask = BIASES[name]
+    arguments, into_out, real, mask, softcap = inputs(of_mask)
+    if "odd" in name:
+        arguments = tuple(x[:, : T - 39] for x in arguments)
+        into_out, real = into_out[:, : T - 39], real[:, : T - 39]
+    rows, H = arguments[0].shape[1:3]
+    positions = np.arange(rows)[None]
+    if mask.query_segment_ids is not None:
+        first = np.diff(SEGMENTS, prepend=-1) != 0
+        positions = positions - np.maximum.accumulate(positions * first, axis=1)
+    positions = jnp.asarray(positions, jnp.int32)
+    if buckets is None:
+        bias = DistanceBias.alibi(H, positions, positions, 0.3)
+    else:
+        table = np.random.default_rng(1).normal(size=(buckets.number, H))
+        table = jnp.asarray(table, jnp.float32)
+        options = {"buckets": buckets, "causal": mask.causal}
+        bias = DistanceBias(positions, positions, table=table, **options)
+    options = {"softcap": softcap, "implementation": implementation}
+
+    @jax.jit
+    def both(arguments, table, mask, into_out):
+        def attended(q, k, v, table):
+            own = dataclasses.replace(bias, table=table)
+            return attend(q, k, v, mask, bias=own, **options)
+
+        out, pull = jax.vjp(attended, *arguments, table)
+        return jnp.where(real, out, 0), *pull(into_out)
+
+    found = both(arguments, bias.table, mask, into_out)
+    return [np.float64(x) for x in found if x is not None]
+
+
+@pytest.mark.parametrize("name", [slow(n) if "without" in n else n for n in BIASES])
+def test_triton_equals_xla_with_a_bias_by_distance(name):
+    found = with_bias("triton", name)
+    assert len(found) == (4 if BIASES[name][0] is None else 5)
+    assert_equal(found, with_bias("xla", name), jnp.float32)
+
+
+@pytest.mark.parametrize("name", ["buckets without order", slow("alibi")])
+def test_a_bias_by_distance_on_a_mesh_equals_one_device(name):
+    config = MeshConfig(data=2, fsdp=1, tensor=2)
+    mesh = config.build(jax.devices()[:4])
+    want = with_bias("xla", name)
+    with on_mesh(mesh, config.all_rules):
+        got = with_bias("triton", name)
+    assert_equal(got, want, jnp.float32)
+
+
 @pytest.mark.parametrize("name", [n for n in CASES if n != "cross"])
 def test_ranges_of_blocks_are_what_the_mask_leaves(name):
     mask, q, k = CASES[name][5], 64, 32
@@ -231,15 +298,27 @@ def test_ranges_of_blocks_are_what_the_mask_leaves(name):
         assert not (there & ~inside).any()
 
 
-def test_triton_is_compiled_for_gpus():
+@pytest.mark.parametrize("bias", ["none", "alibi", "buckets"])
+def test_triton_is_compiled_for_gpus(bias):
     x = jnp.zeros((1, T, 4, 64), jnp.bfloat16)
     mask = self_attention(True, jnp.ones((1, T), jnp.int32))
+    places, table = jnp.arange(T)[None], jnp.ones((32, 4))
+    buckets = RelativeBuckets()
 
-    def gradient(x):
-        return jax.grad(lambda x: attend(x, x, x, mask, softcap=30.0).sum())(x)
+    def gradient(x, table):
+        def loss(x, table):
+            by_distance = {
+                "none": None,
+                "alibi": DistanceBias.alibi(4, places, places),
+                "buckets": DistanceBias(places, places, None, table, buckets, True),
+            }[bias]
+            return attend(x, x, x, mask, softcap=30.0, bias=by_distance).sum()
+
+        return jax.grad(loss, (0, 1))(x, table)
 
     with jax.sharding.use_abstract_mesh(mesh_of("gpu")):
-        lowered = jax.jit(gradient).trace(x).lower(lowering_platforms=("cuda",))
+        traced = jax.jit(gradient).trace(x, table)
+        lowered = traced.lower(lowering_platforms=("cuda",))
     text = lowered.as_text()
     for name in ("forward", "into_queries", "into_keys"):
         assert text.count(f'name = "flash_attention_{name}_causal"') == 1
@@ -285,6 +364,25 @@ def test_blockwise_memory_grows_with_rows_not_with_their_square():
         for length in (4096, 8192)
     ]
     assert sizes == [4096 * blockwise.BLOCK, 8192 * blockwise.BLOCK]
+
+
+@pytest.mark.parametrize("bias", [Alibi(), RelativeBuckets()])
+def test_a_bias_by_distance_needs_no_array_on_gpus(bias):
+    length = 1024
+    config = TransformerConfig(
+        num_layers=1, embed_dim=32, num_heads=2, position_bias=bias, dtype="bfloat16"
+    )
+    model = GPT(config, vocab_size=40, max_length=length)
+    tokens = jnp.zeros((1, length), jnp.int32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens[:, :4])
+
+    def gradient(params):
+        loss = lambda p: model.apply(p, tokens)["logits"].sum()  # noqa: E731
+        return jax.grad(loss)(params)
+
+    with jax.sharding.use_abstract_mesh(mesh_of("gpu")):
+        assert largest(gradient, shapes) < length**2
+    assert largest(gradient, shapes) >= length**2
 
 
 def kernels_of(platform, **changes):
@@ -409,6 +507,7 @@ def test_rows_that_a_mesh_does_not_divide_are_refused_by_splash():
     ("fields", "reason"),
     [
         ({"attention": "splash", "position_bias": Alibi()}, "position_bias = @alibi()"),
+        ({"attention": "triton", "position_bias": RelativeGrid()}, "@relative_grid()"),
         ({"attention": "cudnn", "attention_dropout": 0.1}, "attention_dropout = 0.1"),
         ({"attention": "cudnn", "attention_softcap": 9.0}, "attention_softcap = 9.0"),
         ({"attention": "triton", "attention_sinks": True}, "attention_sinks = True"),
@@ -419,17 +518,26 @@ def test_a_config_whose_kernel_cannot_compute_it_is_refused(fields, reason):
         TransformerConfig(num_layers=1, embed_dim=8, num_heads=2, **fields)
 
 
-@pytest.mark.slow
-def test_models_train_and_decode_alike_with_splash():
+@pytest.mark.parametrize(
+    ("kernel", "fields"),
+    [
+        slow("splash", {"window": 50, "global_every": 2}),
+        slow("triton", {"window": 50, "global_every": 2}),
+        slow("triton", {"position_bias": Alibi()}),
+        slow("triton", {"position_bias": Alibi(scaled=True), "scan_layers": False}),
+        slow("triton", {"position_bias": RelativeBuckets()}),
+        ("triton", {"position_bias": RelativeBuckets(8, 30, per_layer=True)}),
+    ],
+)
+def test_models_train_and_decode_alike(kernel, fields):
     config = TransformerConfig(
         num_layers=2,
         embed_dim=32,
         num_heads=4,
         num_kv_heads=2,
         bias=False,
-        window=50,
-        global_every=2,
         remat="full",
+        **fields,
     )
     tokens = jax.random.randint(jax.random.key(0), (2, T), 0, 40)
 
@@ -447,7 +555,7 @@ def test_models_train_and_decode_alike_with_splash():
         out = model.apply(params, tokens[:, :3], cache=cache, method="hidden")
         return jax.jit(jax.value_and_grad(loss))(params), out["hidden"]
 
-    got, want = run("splash"), run("xla")
+    got, want = run(kernel), run("xla")
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
         a, b = (x.unbox() if hasattr(x, "unbox") else x for x in (a, b))
         np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())

@@ -16,6 +16,7 @@ from fmjax.models.layers.attention_kernels.xla import attention_weights
 from fmjax.models.layers.attention_mask import AttentionMask
 from fmjax.models.layers.coded_weights import weight
 from fmjax.models.layers.disentangled import disentangled_scores
+from fmjax.models.layers.distance_bias import DistanceBias
 from fmjax.models.layers.dropout import Keys
 from fmjax.models.layers.logical_axes import constrain, normal_init, zeros_init
 from fmjax.models.layers.norms import HeadNorm
@@ -118,7 +119,7 @@ class Attention(nn.Module):
         *,
         positions: Int[Array, "#B T"],
         mask: AttentionMask,
-        bias: Float[Array, "#B H T S"] | None,
+        bias: Float[Array, "#B H T S"] | DistanceBias | None,
         relative: tuple[Float[Array, "P D"], Int[Array, "#B T S"]] | None,
         encoder_hidden: Float[Array, "#B source E"] | None,
         cache: KeyValueCache | None,
@@ -215,8 +216,9 @@ class Attention(nn.Module):
         if prefix is not None:
             k, v = (jnp.concatenate(pair, axis=1) for pair in zip(prefix, (k, v)))
             mask = mask.behind(ahead)
-        if bias is not None and (more := bias.shape[-1] - k.shape[1]):
-            bias = bias[..., more:]  # of the prefix of other layers
+        if bias is not None and not isinstance(bias, DistanceBias):
+            more = bias.shape[-1] - k.shape[1]  # of the prefix of other layers
+            bias = bias[..., more:] if more else bias
         if self.cross and len(k) != len(q):
             # Beams share an encoder's output: the queries of all beams of a row become
             # one sequence.
@@ -231,7 +233,7 @@ class Attention(nn.Module):
         k: Float[Array, "B S G K"],
         v: Float[Array, "B S G K"],
         mask: AttentionMask,
-        bias: Float[Array, "#B H T S"] | None,
+        bias: Float[Array, "#B H T S"] | DistanceBias | None,
         scale: float | None,
         keys: Keys,
         cached: bool,

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from fmjax.models.layers.attention import Attention, KeyValueCache
 from fmjax.models.layers.attention_mask import AttentionMask, padding_mask_of
 from fmjax.models.layers.bottleneck import HOULSBY, PFEIFFER, read_bottleneck
+from fmjax.models.layers.distance_bias import DistanceBias
 from fmjax.models.layers.dropout import Keys, drop_path, dropout, fold_keys
 from fmjax.models.layers.feed_forward import FeedForward
 from fmjax.models.layers.latent_attention import LatentAttention
@@ -23,7 +24,7 @@ from fmjax.models.layers.mixture_of_experts import MixtureOfExperts, Router
 from fmjax.models.layers.multipliers import multiply
 from fmjax.models.layers.patch_grid import PatchGrid
 from fmjax.models.layers.patch_rotary import PatchRotary
-from fmjax.models.layers.position_bias import RelativeBias, RelativePositions
+from fmjax.models.layers.relative_bias import RelativeBias, RelativePositions
 from fmjax.models.layers.transformer_config import TransformerConfig
 
 
@@ -40,7 +41,7 @@ class Context:
         keys and values are in the cache.
       cross_mask: of cross-attention.
       keys: one random key per example for dropout; None for no dropout.
-      bias: [B or 1, H, T, S], added to scores; set by the stack.
+      bias: [B or 1, H, T, S], added to scores, or by distance; set by the stack.
       relative: vectors [P, D] and indices [B or 1, T, S] for disentangled attention;
         set by the stack.
       relative_positions: of queries and keys, where each layer has biases of its own;
@@ -56,9 +57,9 @@ class Context:
     encoder_hidden: Float[Array, "B source D"] | None = None
     cross_mask: AttentionMask = AttentionMask()
     keys: Keys = None
-    bias: Float[Array, "#B H T S"] | None = None
+    bias: Float[Array, "#B H T S"] | DistanceBias | None = None
     relative: tuple[Array, Array] | None = None
-    relative_positions: RelativePositions | None = None
+    relative_positions: RelativePositions | DistanceBias | None = None
     patches: PatchGrid | None = dataclasses.field(
         default=None, metadata={"static": True}
     )
@@ -206,7 +207,7 @@ class Block(nn.Module):
         x = x if more is None else x + more
         return constrain_residual(x if post is None else post(x))
 
-    def _bias(self, context: Context) -> Float[Array, "#B H T S"] | None:
+    def _bias(self, context: Context) -> Float[Array, "#B H T S"] | DistanceBias | None:
         """The position bias: that of all layers, or the layer's own."""
         relative, c = context.relative_positions, self.config
         if relative is None:

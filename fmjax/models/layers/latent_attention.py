@@ -9,6 +9,7 @@ from fmjax.models.layers.adapters import linear
 from fmjax.models.layers.attention import Attention, KeyValueCache
 from fmjax.models.layers.attention_mask import AttentionMask
 from fmjax.models.layers.coded_weights import weight
+from fmjax.models.layers.distance_bias import DistanceBias
 from fmjax.models.layers.dropout import Keys
 from fmjax.models.layers.latent import Latent
 from fmjax.models.layers.logical_axes import constrain, normal_init, zeros_init
@@ -40,7 +41,7 @@ class LatentAttention(Attention):
         *,
         positions: Int[Array, "#B T"],
         mask: AttentionMask,
-        bias: Float[Array, "#B H T S"] | None,
+        bias: Float[Array, "#B H T S"] | DistanceBias | None,
         relative: tuple[Array, Array] | None,
         encoder_hidden: Float[Array, "#B source E"] | None,
         cache: KeyValueCache | None,

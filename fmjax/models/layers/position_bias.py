@@ -3,22 +3,12 @@
 import dataclasses
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from fmjax.configurable import configurable
 from fmjax.errors import require
-from fmjax.models.layers.image_positions import Grid
-from fmjax.models.layers.logical_axes import normal_init
-from fmjax.models.layers.patch_grid import (
-    PatchGrid,
-    displacements,
-    num_displacements,
-    resize_displacements,
-)
 
 
 @configurable("alibi")
@@ -164,65 +154,3 @@ def relative_bucket(
     far = jnp.log(ratio) / math.log(max_distance / exact) * (num_buckets - exact)
     far = jnp.minimum(exact + far.astype(jnp.int32), num_buckets - 1)
     return bucket + jnp.where(distance < exact, distance, far)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class RelativePositions:
-    """The relative position of each query and key, as a row of a table of biases.
-
-    Attributes:
-      index: int [B or 1, T, S], row of the table.
-      rows: number of rows. Static.
-      resize: grids of patches that the table and the index are for, where they differ;
-        see `resize_displacements`. Static.
-    """
-
-    index: Int[Array, "#B T S"]
-    rows: int = dataclasses.field(metadata={"static": True})
-    resize: tuple[Grid, Grid] | None = dataclasses.field(
-        default=None, metadata={"static": True}
-    )
-
-
-def bucketed(
-    buckets: RelativeBuckets,
-    queries: Int[Array, "#B T"],
-    keys: Int[Array, "#B S"],
-    causal: bool,
-) -> RelativePositions:
-    """The buckets of queries and keys at these positions; see `relative_bucket`."""
-    offset = keys[:, None, :] - queries[:, :, None]
-    index = relative_bucket(offset, buckets.number, buckets.max_distance, causal)
-    return RelativePositions(index, buckets.number)
-
-
-def on_grid(patches: PatchGrid) -> RelativePositions:
-    """The displacements of a class token and patches; see `displacements`."""
-    resize = (patches.trained, patches.grid)
-    return RelativePositions(
-        displacements(patches.grid),
-        num_displacements(patches.trained),
-        None if patches.grid == patches.trained else resize,
-    )
-
-
-class RelativeBias(nn.Module):
-    """Relative position bias: a learned number per head and relative position.
-
-    Attributes:
-      num_heads: H.
-      init_std: standard deviation of the table.
-    """
-
-    num_heads: int
-    init_std: float
-
-    @nn.compact
-    def __call__(self, relative: RelativePositions) -> Float[Array, "#B H T S"]:
-        """The bias of each query and key."""
-        init = normal_init(self.init_std, "bucket", "heads")
-        table = self.param("table", init, (relative.rows, self.num_heads))
-        if relative.resize is not None:
-            table = resize_displacements(table, *relative.resize)
-        return jnp.moveaxis(table[relative.index], -1, 1)

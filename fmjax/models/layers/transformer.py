@@ -13,6 +13,7 @@ from fmjax.models.layers.attention import ATTENTION_WEIGHTS, KeyValueCache
 from fmjax.models.layers.block import Block, BlockOutputs, Cache, Context
 from fmjax.models.layers.dense import Dense
 from fmjax.models.layers.disentangled import Disentangled, log_bucket
+from fmjax.models.layers.distance_bias import DistanceBias
 from fmjax.models.layers.logical_axes import (
     constrain,
     constrain_residual,
@@ -26,18 +27,17 @@ from fmjax.models.layers.patch_rotary import PatchRotary
 from fmjax.models.layers.pipeline import Pipeline
 from fmjax.models.layers.position_bias import (
     Alibi,
-    RelativeBias,
     RelativeBuckets,
     RelativeGrid,
     alibi,
-    bucketed,
-    on_grid,
 )
+from fmjax.models.layers.relative_bias import RelativeBias, bucketed, on_grid
 from fmjax.models.layers.remat import remat_policy
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.layers.virtual_tokens import prefix_length
 from fmjax.models.layers.zigzag import from_zigzag, to_zigzag, whole_to_zigzag
 from fmjax.models.parameter_paths import DENSE, SCANNED, SHARED
+from fmjax.sharding.platform import platform
 
 
 class Stack(nn.Module):
@@ -231,12 +231,21 @@ class Stack(nn.Module):
                 "@prefix(); expected another method."
             )
         bias = relative = positions = None
+        by_distance = cache is None and not ahead and self._takes_distances()
         match c.position_bias:
             case Alibi():
-                bias = alibi(c.num_heads, queries, keys)
-                if c.position_bias.scaled:
-                    scale = c.attention_scale or c.head_width**-0.5
-                    bias = scale * bias
+                scale = c.attention_scale or c.head_width**-0.5
+                factor = scale if c.position_bias.scaled else 1.0
+                if by_distance:
+                    bias = DistanceBias.alibi(c.num_heads, queries, keys, factor)
+                else:
+                    bias = alibi(c.num_heads, queries, keys)
+                    bias = bias if factor == 1.0 else factor * bias
+            case RelativeBuckets() if by_distance:
+                causal = context.mask.causal
+                positions = DistanceBias(
+                    queries, keys, buckets=c.position_bias, causal=causal
+                )
             case RelativeBuckets():
                 positions = bucketed(
                     c.position_bias, queries, keys, context.mask.causal
@@ -260,6 +269,14 @@ class Stack(nn.Module):
             relative=relative,
             relative_positions=positions,
             angles=angles,
+        )
+
+    def _takes_distances(self) -> bool:
+        """Whether a kernel may compute a bias from positions, without an array."""
+        alone = shards("length") == 1 and shards("layers") == 1
+        kernel = self.config.attention
+        return alone and (
+            kernel == "triton" or (kernel == "auto" and platform() == "gpu")
         )
 
     def _patches(self, context: Context, positions: Any) -> PatchGrid:

@@ -5,6 +5,7 @@ from typing import Any
 from fmjax.errors import UserError, require
 from fmjax.models.layers.disentangled import Disentangled
 from fmjax.models.layers.lanes import LANES
+from fmjax.models.layers.position_bias import Alibi, RelativeBuckets
 from fmjax.models.layers.quantized import is_installed
 from fmjax.models.layers.rotary import Rotary
 
@@ -195,7 +196,10 @@ def _check_kernel(c: Config) -> None:
     if c.attention in ("auto", "xla"):
         return
     what = None
-    if c.position_bias is not None:
+    # What depends on distance alone, triton computes with the scores.
+    by_distance = isinstance(c.position_bias, Alibi | RelativeBuckets)
+    by_kernel = c.attention == "triton" and by_distance
+    if c.position_bias is not None and not by_kernel:
         what = f"transformer.position_bias = @{c.position_bias.gin_name}()"
     elif c.attention_dropout:
         what = f"transformer.attention_dropout = {c.attention_dropout}"

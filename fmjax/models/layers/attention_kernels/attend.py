@@ -1,5 +1,7 @@
 """Scaled dot-product attention, with a kernel selected by the mesh's platform."""
 
+import dataclasses
+
 import jax
 from jaxtyping import Array, Float
 
@@ -15,6 +17,7 @@ from fmjax.models.layers.attention_kernels import (
 )
 from fmjax.models.layers.attention_kernels.call import AttentionCall
 from fmjax.models.layers.attention_mask import AttentionMask
+from fmjax.models.layers.distance_bias import DistanceBias
 from fmjax.models.layers.dropout import Keys
 from fmjax.models.layers.lanes import LANES
 from fmjax.models.layers.logical_axes import shards
@@ -41,7 +44,7 @@ def attend(
     v: Float[Array, "B S G K"],
     mask: AttentionMask,
     *,
-    bias: Float[Array, "#B H T S"] | None = None,
+    bias: Float[Array, "#B H T S"] | DistanceBias | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     implementation: str = "auto",
@@ -61,7 +64,7 @@ def attend(
       v: values.
       mask: which keys each query attends to. For a query that attends to no key the
         output is finite and differs between kernels.
-      bias: added to the scores; its first axis may be 1.
+      bias: added to the scores; the first axis of an array may be 1.
       scale: of the scores; None means K^(-1/2).
       softcap: scores x become softcap · tanh(x / softcap) (Gemma 2), before the bias;
         None leaves them unchanged.
@@ -89,6 +92,7 @@ def attend(
     options = (bias, scale, softcap, dropout_rate, keys, block, sinks)
     call = AttentionCall(q, k, v, mask, *options)
     if _in_parts(call):
+        call = dataclasses.replace(call, bias=call.bias_array)
         return _attend_in_parts(call, implementation, context_attention)
     if implementation == "auto":
         implementation = _choose(call)

@@ -5,6 +5,7 @@ import dataclasses
 from jaxtyping import Array, Float
 
 from fmjax.models.layers.attention_mask import AttentionMask
+from fmjax.models.layers.distance_bias import DistanceBias
 from fmjax.models.layers.dropout import Keys
 
 
@@ -17,7 +18,8 @@ class AttentionCall:
       k: [B, S, G, K], keys; G divides H, and each key head serves H / G query heads.
       v: [B, S, G, K], values.
       mask: which keys each query attends to.
-      bias: [B or 1, H, T, S], added to the scores; None for none.
+      bias: [B or 1, H, T, S], added to the scores, or as a function of distances; None
+        for none.
       scale: of the scores.
       softcap: scores x become softcap · tanh(x / softcap), before the bias; None leaves
         them unchanged.
@@ -32,7 +34,7 @@ class AttentionCall:
     k: Float[Array, "B S G K"]
     v: Float[Array, "B S G K"]
     mask: AttentionMask
-    bias: Float[Array, "#B H T S"] | None
+    bias: Float[Array, "#B H T S"] | DistanceBias | None
     scale: float
     softcap: float | None
     dropout_rate: float
@@ -45,9 +47,20 @@ class AttentionCall:
         """Whether attention weights are dropped."""
         return self.keys is not None and self.dropout_rate > 0
 
-    def unusual(self) -> str | None:
-        """An option of this call that no fused kernel supports; None without any."""
-        if self.bias is not None:
+    @property
+    def bias_array(self) -> Float[Array, "#B H T S"] | None:
+        """The bias as an array; None for none."""
+        bias = self.bias
+        return bias.dense() if isinstance(bias, DistanceBias) else bias
+
+    def unusual(self, distances: bool = False) -> str | None:
+        """An option of this call that no fused kernel supports; None without any.
+
+        Args:
+          distances: whether the kernel supports a bias by distance.
+        """
+        supported = distances and isinstance(self.bias, DistanceBias)
+        if self.bias is not None and not supported:
             return "a bias is added to the scores (transformer.position_bias)"
         if self.sinks is not None:
             return "transformer.attention_sinks"

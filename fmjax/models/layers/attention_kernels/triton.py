@@ -1,7 +1,8 @@
-"""Flash attention for GPUs where cuDNN has none: segments, padding, soft-caps, rings.
+"""Flash attention for GPUs where cuDNN has none: segments, biases, soft-caps, rings.
 
-cuDNN takes segments and padding only as an array [T, S], and no soft-cap. The programs
-of `triton_kernels` take the mask as it is, and give the sums that a ring needs. They
+cuDNN takes segments, padding and biases only as an array [T, S], and no soft-cap. The
+programs of `triton_kernels` take the mask as it is, and biases by distance (ALiBi, T5)
+as the positions and a few numbers. They give the sums that a ring needs. They
 are for one device and run within `shard_map` on its rows and heads, as splash attention
 does; on CPUs they are interpreted.
 """
@@ -18,12 +19,17 @@ from jaxtyping import Array, Float
 from fmjax.models.layers.attention_kernels import placement, triton_kernels
 from fmjax.models.layers.attention_kernels.call import AttentionCall
 from fmjax.models.layers.attention_kernels.triton_kernels import (
+    NO_DISTANCES,
     Blocks,
+    Distances,
     Range,
     Scores,
     Visible,
 )
 from fmjax.models.layers.attention_mask import AttentionMask
+from fmjax.models.layers.distance_bias import bucket_of
+from fmjax.models.layers.logical_axes import mesh_axes
+from fmjax.models.layers.position_bias import RelativeBuckets
 from fmjax.sharding.platform import platform
 
 _WIDEST = 256
@@ -33,8 +39,8 @@ _NO_SEGMENT = -1  # segment id of masked keys; those of tokens are 0 and up
 
 def refusal(call: AttentionCall) -> str | None:
     """Why these programs do not support the call; None if they do."""
-    if call.unusual():
-        return call.unusual()
+    if reason := call.unusual(distances=True):
+        return reason
     return refused_inputs(call) or placement.refusal(call)
 
 
@@ -52,9 +58,9 @@ def refused_inputs(call: AttentionCall) -> str | None:
 
 def attention(call: AttentionCall) -> Float[Array, "B T H K"]:
     """The output of attention, without a [T, S] array."""
-    mask = call.mask
+    mask, bias = call.mask, call.bias
 
-    def local(q, k, v, query_ids, key_ids, padding_mask, applies):
+    def local(q, k, v, query_ids, key_ids, padding_mask, applies, bias):
         here = dataclasses.replace(
             mask,
             query_segment_ids=query_ids,
@@ -62,11 +68,14 @@ def attention(call: AttentionCall) -> Float[Array, "B T H K"]:
             padding_mask=padding_mask,
             window_applies=applies,
         )
-        how = _How.of(call)
-        return _differentiable(how, q, k, v, _visible(here, len(q)))
+        places, slopes, table = (None, None), None, None
+        if bias is not None:
+            places, slopes, table = (bias.queries, bias.keys), bias.slopes, bias.table
+        visible = _visible(here, len(q))
+        return _differentiable(_How.of(call), q, k, v, visible, places, slopes, table)
 
     rows = (mask.query_segment_ids, mask.key_segment_ids, mask.padding_mask)
-    arguments = (call.q, call.k, call.v, *rows, mask.window_applies)
+    arguments = (call.q, call.k, call.v, *rows, mask.window_applies, bias)
     if jax.sharding.get_abstract_mesh().empty:
         return local(*arguments)
     of_queries, of_keys = placement.of_queries(), placement.of_keys()
@@ -76,9 +85,20 @@ def attention(call: AttentionCall) -> Float[Array, "B T H K"]:
         one = x is None or len(x) == 1
         return PartitionSpec() if one else placement.of_rows()
 
+    of_bias = None
+    if bias is not None:
+        heads = mesh_axes("act_heads")
+        of_bias = dataclasses.replace(
+            bias,
+            queries=row_spec(bias.queries),
+            keys=row_spec(bias.keys),
+            slopes=None if bias.slopes is None else PartitionSpec(heads),
+            table=None if bias.table is None else PartitionSpec(None, heads),
+        )
+    inputs = (of_queries, of_keys, of_keys, *map(row_spec, rows))
     return jax.shard_map(
         local,
-        in_specs=(of_queries, of_keys, of_keys, *map(row_spec, rows), PartitionSpec()),
+        in_specs=(*inputs, PartitionSpec(), of_bias),
         out_specs=of_queries,
         # Pallas calls do not declare over which mesh axes their outputs vary.
         check_vma=False,
@@ -102,7 +122,7 @@ def backward_piece(
     """The part of some keys in the gradients, see `splash.backward_piece`."""
     how, visible = _of_piece(call)
     arrays = (call.q, call.k, call.v, visible, out, log_sums)
-    return _backward_arrays(how, arrays, gradient)
+    return _backward_arrays(how, arrays, gradient)[:3]
 
 
 def ranges(call: AttentionCall, blocks: Blocks) -> tuple[Range, Range]:
@@ -118,12 +138,15 @@ class _How:
     softcap: float | None
     causal: bool
     window: int | None
+    buckets: RelativeBuckets | None
+    causal_buckets: bool
 
     @classmethod
     def of(cls, call: AttentionCall) -> "_How":
-        mask = call.mask
+        mask, bias = call.mask, call.bias
         window = None if mask.window_applies is not None else mask.window
-        return cls(call.scale, call.softcap, mask.causal, window)
+        buckets = (None, False) if bias is None else (bias.buckets, bias.causal)
+        return cls(call.scale, call.softcap, mask.causal, window, *buckets)
 
 
 def _of_piece(call: AttentionCall) -> tuple[_How, Visible]:
@@ -150,40 +173,65 @@ def _visible(mask: AttentionMask, B: int) -> Visible:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _differentiable(how: _How, q: Array, k: Array, v: Array, visible: Visible) -> Array:
-    return _forward_arrays(how, q, k, v, visible)[0]
+def _differentiable(how: _How, q, k, v, visible, places, slopes, table) -> Array:
+    distances = _distances(how, places, slopes, table)
+    return _forward_arrays(how, q, k, v, visible, distances)[0]
 
 
-def _forward(how, q, k, v, visible):
-    out, log_sums = _forward_arrays(how, q, k, v, visible)
+def _forward(how, q, k, v, visible, places, slopes, table):
+    distances = _distances(how, places, slopes, table)
+    out, log_sums = _forward_arrays(how, q, k, v, visible, distances)
     out = checkpoint_name(out, "attention")
     log_sums = checkpoint_name(log_sums, "attention")
-    return out, (q, k, v, visible, out, log_sums)
+    return out, (q, k, v, visible, out, log_sums, places, slopes, table)
 
 
-def _backward(how, arrays, gradient):
-    return *_backward_arrays(how, arrays, gradient), None
+def _backward(how, kept, gradient):
+    *arrays, places, slopes, table = kept
+    distances = _distances(how, places, slopes, table)
+    into_q, into_k, into_v, into_table = _backward_arrays(
+        how, arrays, gradient, distances
+    )
+    if table is not None:
+        into_table = into_table.T[: len(table)].astype(table.dtype)
+    # Slopes are constants.
+    return into_q, into_k, into_v, None, None, None, into_table
 
 
 _differentiable.defvjp(_forward, _backward)
 
 
-def _forward_arrays(how, q, k, v, visible):
+def _distances(how: _How, places, slopes, table) -> Distances:
+    """The arrays of a bias by distance."""
+    queries, keys = places
+    if table is None:
+        return Distances(queries, keys, slopes)
+    # From there on distances share a bucket.
+    farthest = how.buckets.max_distance
+    every = jnp.arange(-farthest, farthest + 1)
+    buckets = bucket_of(how.buckets, every, how.causal_buckets).astype(jnp.int32)
+    values = table.astype(jnp.float32)[buckets].T
+    return Distances(queries, keys, None, values, buckets)
+
+
+def _forward_arrays(how, q, k, v, visible, distances=NO_DISTANCES):
     (_, T, _, K), S = q.shape, k.shape[1]
     blocks = _blocks(triton_kernels.FORWARD, T, S, K)
     arrays = _padded(blocks, q, k, v, visible)
     scores = _scores(how, blocks, S)
-    out, log_sums = triton_kernels.forward(scores, blocks, *arrays)
+    distances = _widened_places(distances, blocks)
+    out, log_sums = triton_kernels.forward(scores, blocks, *arrays, distances)
     return out[:, :T, :, :K], log_sums[..., :T]
 
 
-def _backward_arrays(how, arrays, gradient):
+def _backward_arrays(how, arrays, gradient, distances=NO_DISTANCES):
+    """Gradients of q, k, v, and of the numbers of each head and bucket."""
     q, k, v, visible, out, log_sums = arrays
     (_, T, _, K), S = q.shape, k.shape[1]
     inner = (out.astype(jnp.float32) * gradient.astype(jnp.float32)).sum(-1)
     inner = jnp.swapaxes(inner, 1, 2)
 
-    def run(name, program):
+    def run(name, program, **options):
         blocks = _blocks(name, T, S, K)
         room = ((0, 0), (0, 0), (0, -T % blocks.q))
         return program(
@@ -191,11 +239,22 @@ def _backward_arrays(how, arrays, gradient):
             *_padded(blocks, q, k, v, visible),
             _widened(gradient, blocks.q),
             *(jnp.pad(x, room) for x in (log_sums, inner)),
+            _widened_places(distances, blocks),
+            **options,
         )
 
-    into_q = run(triton_kernels.INTO_QUERIES, triton_kernels.into_queries)
+    count = _power_of_two(how.buckets.number) if how.buckets else 0
+    into_q, by_block = run(
+        triton_kernels.INTO_QUERIES, triton_kernels.into_queries, num_buckets=count
+    )
     into_k, into_v = run(triton_kernels.INTO_KEYS, triton_kernels.into_keys)
-    return into_q[:, :T, :, :K], into_k[:, :S, :, :K], into_v[:, :S, :, :K]
+    into_table = None if by_block is None else by_block.sum((0, 2))
+    return (
+        into_q[:, :T, :, :K],
+        into_k[:, :S, :, :K],
+        into_v[:, :S, :, :K],
+        into_table,
+    )
 
 
 # By program, for heads of up to 128 and up to 256, what ptxas compiles for an H100
@@ -216,7 +275,8 @@ def _blocks(program: str, T: int, S: int, K: int) -> Blocks:
 def _scores(how: _How, blocks: Blocks, S: int) -> Scores:
     padded = S % blocks.k != 0
     interpret = platform() == "cpu"
-    return Scores(*dataclasses.astuple(how), S, padded, interpret)
+    mask = (how.causal, how.window)
+    return Scores(how.scale, how.softcap, *mask, S, padded, interpret)
 
 
 def _power_of_two(n: int) -> int:
@@ -237,6 +297,17 @@ def _padded(blocks: Blocks, q, k, v, visible: Visible):
     visible = Visible(queries, keys, visible.window)
     q, k, v = _widened(q, blocks.q), _widened(k, blocks.k), _widened(v, blocks.k)
     return q, k, v, visible
+
+
+def _widened_places(distances: Distances, blocks: Blocks) -> Distances:
+    """The positions with whole blocks; what is added is hidden."""
+
+    def widened(x, block):
+        return None if x is None else jnp.pad(x, ((0, 0), (0, -x.shape[1] % block)))
+
+    queries = widened(distances.queries, blocks.q)
+    keys = widened(distances.keys, blocks.k)
+    return dataclasses.replace(distances, queries=queries, keys=keys)
 
 
 def _widened(x: Array, block: int) -> Array:

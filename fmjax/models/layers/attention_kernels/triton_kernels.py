@@ -88,8 +88,43 @@ class Visible:
     key_ids: Int[Array, "B S"] | None = None
     window: Int[Array, " 1"] | None = None
 
+    @property
+    def arrays(self) -> tuple[Array | None, ...]:
+        """The arrays in order."""
+        return self.query_ids, self.key_ids, self.window
+
 
 jax.tree_util.register_dataclass(Visible)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Distances:
+    """The arrays of a bias by distance, see `DistanceBias`; None where there is none.
+
+    Distances beyond `farthest` have the bias of that one, with the same sign.
+
+    Attributes:
+      queries: int32 [B or 1, T], positions.
+      keys: int32 [B or 1, S], positions.
+      slopes: float32 [H], of ALiBi.
+      values: float32 [H, 2 · farthest + 1], the bias of each distance from -farthest.
+      buckets: int32 [2 · farthest + 1], the bucket of each, for the gradient.
+    """
+
+    queries: Int[Array, "_ T"] | None = None
+    keys: Int[Array, "_ S"] | None = None
+    slopes: Float[Array, " H"] | None = None
+    values: Float[Array, "H distances"] | None = None
+    buckets: Int[Array, " distances"] | None = None
+
+    @property
+    def arrays(self) -> tuple[Array | None, ...]:
+        """The arrays in order."""
+        return self.queries, self.keys, self.slopes, self.values, self.buckets
+
+
+NO_DISTANCES = Distances()
 
 
 def forward(
@@ -99,6 +134,7 @@ def forward(
     k: Float[Array, "B S G K"],
     v: Float[Array, "B S G K"],
     visible: Visible,
+    distances: Distances = NO_DISTANCES,
 ) -> tuple[Float[Array, "B T H K"], Float[Array, "B H T"]]:
     """Attention, and the logarithms of the sums of exp(score); float32 the latter.
 
@@ -120,12 +156,13 @@ def forward(
             specs.all_keys(k),
             specs.all_keys(v),
             *specs.visible(visible),
+            *specs.distances(distances),
         ],
         out_specs=[specs.query_block(K), specs.sums_block()],
         out_shape=[q, jax.ShapeDtypeStruct((B, H, T), jnp.float32)],
         compiler_params=_compiled(blocks),
         interpret=how.interpret,
-    )(first, last, q, k, v, visible.query_ids, visible.key_ids, visible.window)
+    )(first, last, q, k, v, *visible.arrays, *distances.arrays)
 
 
 def into_queries(
@@ -138,8 +175,10 @@ def into_queries(
     gradient: Float[Array, "B T H K"],
     log_sums: Float[Array, "B H T"],
     inner: Float[Array, "B H T"],
-) -> Float[Array, "B T H K"]:
-    """Gradient of the queries.
+    distances: Distances = NO_DISTANCES,
+    num_buckets: int = 0,
+) -> tuple[Float[Array, "B T H K"], Float[Array, "B H blocks buckets"] | None]:
+    """Gradient of the queries, and of the bias of each bucket by block of queries.
 
     Args:
       how: as in `forward`, as are blocks, q, k, v and visible.
@@ -151,11 +190,18 @@ def into_queries(
       gradient: of the output.
       log_sums: logarithms of the sums of exp(score).
       inner: products of each query's output and its gradient.
+      distances: as in `forward`.
+      num_buckets: of the bias, a power of two; 0 for no gradient of a bias.
     """
     B, T, H, K = q.shape
     first, last = block_ranges(how, blocks, visible, T, k.shape[1])[0]
     specs = _Specs(blocks, H // k.shape[2], of_queries=True)
-    return pl.pallas_call(
+    out_specs, out_shape = [specs.query_block(K)], [q]
+    if num_buckets:
+        shape = (B, H, T // blocks.q, num_buckets)
+        out_specs.append(specs.buckets_block(num_buckets))
+        out_shape.append(jax.ShapeDtypeStruct(shape, jnp.float32))
+    into_q, *into_bias = pl.pallas_call(
         functools.partial(_into_queries, how, blocks),
         name=how.name(INTO_QUERIES),
         grid=(T // blocks.q, H, B),
@@ -166,19 +212,22 @@ def into_queries(
             specs.all_keys(k),
             specs.all_keys(v),
             *specs.visible(visible),
+            *specs.distances(distances),
             specs.query_block(K),
             specs.sums_block(),
             specs.sums_block(),
         ],
-        out_specs=specs.query_block(K),
-        out_shape=q,
+        out_specs=out_specs,
+        out_shape=out_shape,
         compiler_params=_compiled(blocks),
         interpret=how.interpret,
     )(
         *(first, last, q, k, v),
-        *(visible.query_ids, visible.key_ids, visible.window),
+        *visible.arrays,
+        *distances.arrays,
         *(gradient, log_sums, inner),
     )
+    return into_q, (into_bias[0] if into_bias else None)
 
 
 def into_keys(
@@ -191,6 +240,7 @@ def into_keys(
     gradient: Float[Array, "B T H K"],
     log_sums: Float[Array, "B H T"],
     inner: Float[Array, "B H T"],
+    distances: Distances = NO_DISTANCES,
 ) -> tuple[Float[Array, "B S G K"], Float[Array, "B S G K"]]:
     """Gradients of the keys and of the values; arguments as of `into_queries`."""
     B, S, G, K = k.shape
@@ -208,6 +258,7 @@ def into_keys(
             specs.key_block(K),
             specs.key_block(K),
             *specs.visible(visible),
+            *specs.distances(distances),
             specs.all_queries(q),
             specs.all_sums(T),
             specs.all_sums(T),
@@ -218,7 +269,8 @@ def into_keys(
         interpret=how.interpret,
     )(
         *(first, last, q, k, v),
-        *(visible.query_ids, visible.key_ids, visible.window),
+        *visible.arrays,
+        *distances.arrays,
         *(gradient, log_sums, inner),
     )
 
@@ -332,6 +384,35 @@ class _Specs:
             window,
         ]
 
+    def distances(self, distances: Distances) -> list[pl.BlockSpec | None]:
+        def positions(x, size, whole):
+            if x is None:
+                return None
+            one = len(x) == 1
+            if whole:
+                shape = (None, x.shape[1])
+                return pl.BlockSpec(shape, lambda i, h, b: (0 if one else b, 0))
+            return pl.BlockSpec((None, size), lambda i, h, b: (0 if one else b, i))
+
+        heads = None if self.of_queries else self.heads_of_key
+        slopes = values = buckets = None
+        if distances.slopes is not None:
+            slopes = pl.BlockSpec((heads,), lambda i, h, b: (h,))
+        if distances.values is not None:
+            shape = (heads, distances.values.shape[1])
+            values = pl.BlockSpec(shape, lambda i, h, b: (h, 0))
+            buckets = pl.BlockSpec(distances.buckets.shape, lambda i, h, b: (0,))
+        return [
+            positions(distances.queries, self.blocks.q, not self.of_queries),
+            positions(distances.keys, self.blocks.k, self.of_queries),
+            slopes,
+            values,
+            buckets,
+        ]
+
+    def buckets_block(self, count: int) -> pl.BlockSpec:
+        return pl.BlockSpec((None, None, None, count), lambda i, h, b: (b, h, i, 0))
+
 
 def _compiled(blocks: Blocks) -> plgpu.CompilerParams:
     return plgpu.CompilerParams(num_warps=blocks.warps, num_stages=blocks.stages)
@@ -348,10 +429,16 @@ def _forward(
     query_ids_ref,
     key_ids_ref,
     window_ref,
+    query_positions_ref,
+    key_positions_ref,
+    slopes_ref,
+    values_ref,
+    buckets_ref,
     out_ref,
     log_sums_ref,
 ):
-    q = q_ref[...]
+    del buckets_ref
+    q, query_positions = q_ref[...], _loaded(query_positions_ref)
     seen_of = _keys_seen(how, blocks, query_ids_ref, key_ids_ref, window_ref)
 
     def add(j, carry):
@@ -359,6 +446,9 @@ def _forward(
         here = pl.ds(j * blocks.k, blocks.k)
         seen = seen_of(j)
         scores, _ = _scores(how, q, k_ref[here, :])
+        if query_positions is not None:
+            distance = key_positions_ref[here][None] - query_positions[:, None]
+            scores += _bias(distance, slopes_ref, values_ref)
         scores = _where(seen, scores, HIDDEN)
         new = jnp.maximum(highest, scores.max(1))
         weights = _where(seen, jnp.exp(scores - new[:, None]), 0.0)
@@ -390,27 +480,48 @@ def _into_queries(
     query_ids_ref,
     key_ids_ref,
     window_ref,
+    query_positions_ref,
+    key_positions_ref,
+    slopes_ref,
+    values_ref,
+    buckets_ref,
     gradient_ref,
     log_sums_ref,
     inner_ref,
     into_q_ref,
+    into_bias_ref=None,
 ):
     q, gradient = q_ref[...], gradient_ref[...]
+    query_positions = _loaded(query_positions_ref)
     seen_of = _keys_seen(how, blocks, query_ids_ref, key_ids_ref, window_ref)
     log_sums, inner = log_sums_ref[...], inner_ref[...]
 
-    def add(j, into_q):
+    def add(j, carry):
+        into_q, into_bias = carry
         here = pl.ds(j * blocks.k, blocks.k)
-        k, seen = k_ref[here, :], seen_of(j)
+        k, seen, distance = k_ref[here, :], seen_of(j), None
         scores, slope = _scores(how, q, k)
+        if query_positions is not None:
+            distance = key_positions_ref[here][None] - query_positions[:, None]
+            scores += _bias(distance, slopes_ref, values_ref)
         weights = _where(seen, jnp.exp(scores - log_sums[:, None]), 0.0)
         into_weights = _dot(gradient, v_ref[here, :].T)
-        into_scores = weights * (into_weights - inner[:, None]) * slope
-        return into_q + _dot(into_scores.astype(k.dtype), k)
+        into_scores = weights * (into_weights - inner[:, None])
+        if into_bias is not None:
+            bucket = buckets_ref[_place(distance, buckets_ref)]
+            into_bias += _by_bucket(into_scores, bucket, len(into_bias))
+        into_scores *= slope
+        return into_q + _dot(into_scores.astype(k.dtype), k), into_bias
 
-    zero = jnp.zeros(q.shape, jnp.float32)
-    into_q = jax.lax.fori_loop(first_ref[...], last_ref[...], add, zero)
+    into_q, into_bias = jnp.zeros(q.shape, jnp.float32), None
+    if into_bias_ref is not None:
+        into_bias = jnp.zeros(into_bias_ref.shape, jnp.float32)
+    into_q, into_bias = jax.lax.fori_loop(
+        first_ref[...], last_ref[...], add, (into_q, into_bias)
+    )
     into_q_ref[...] = (how.scale * into_q).astype(into_q_ref.dtype)
+    if into_bias_ref is not None:
+        into_bias_ref[...] = into_bias
 
 
 def _into_keys(
@@ -424,16 +535,23 @@ def _into_keys(
     query_ids_ref,
     key_ids_ref,
     window_ref,
+    query_positions_ref,
+    key_positions_ref,
+    slopes_ref,
+    values_ref,
+    buckets_ref,
     gradient_ref,
     log_sums_ref,
     inner_ref,
     into_k_ref,
     into_v_ref,
 ):
+    del buckets_ref
     # Blocks of scores are [keys, queries] here, which is how the products need them.
     k, v = k_ref[...], v_ref[...]
     key = (pl.program_id(0) * blocks.k + jnp.arange(blocks.k))[:, None]
     key_ids, window = _loaded(key_ids_ref), _loaded(window_ref)
+    key_positions = _loaded(key_positions_ref)
     first, count = first_ref[...], last_ref[...] - first_ref[...]
 
     def add(n, carry):
@@ -446,6 +564,9 @@ def _into_keys(
         ids = (None, None) if key_ids is None else (query_ids[None], key_ids[:, None])
         seen = _seen(how, query[None], key, *ids, window)
         scores, slope = _scores(how, k, q)
+        if key_positions is not None:
+            distance = key_positions[:, None] - query_positions_ref[here][None]
+            scores += _bias(distance, slopes_ref, values_ref, head)
         log_sums, inner = log_sums_ref[head, here], inner_ref[head, here]
         weights = _where(seen, jnp.exp(scores - log_sums[None]), 0.0)
         into_v += _dot(weights.astype(gradient.dtype), gradient)
@@ -491,6 +612,34 @@ def _scores(how: Scores, a, b):
         return scores, 1.0
     part = jnp.tanh(scores / how.softcap)
     return how.softcap * part, 1 - part * part
+
+
+def _bias(distance, slopes_ref, values_ref, *head):
+    """The bias of keys at these distances from queries; `head` of several, if there."""
+    if slopes_ref is not None:
+        size = jnp.abs(distance).astype(jnp.float32)
+        return -slopes_ref[head or ...] * size
+    return values_ref[(*head, _place(distance, values_ref))]
+
+
+def _place(distance, ref):
+    """Where in an array over distances, whose middle is 0, each of them is."""
+    farthest = ref.shape[-1] // 2
+    return jnp.clip(distance, -farthest, farthest) + farthest
+
+
+def _by_bucket(x, bucket, count):
+    """The sums of x over each bucket, [count]."""
+    every = jnp.arange(count)
+
+    def add(b, sums):
+        here = jnp.where(bucket == b, x, 0.0).sum(1).sum(0)
+        return sums + jnp.where(every == b, here, 0.0)
+
+    # Most blocks are far from their queries and have one bucket or two.
+    first, last = bucket.min(1).min(0), bucket.max(1).max(0)
+    zero = jnp.zeros(count, jnp.float32)
+    return jax.lax.fori_loop(first, last + 1, add, zero)
 
 
 def _seen(how: Scores, query, key, query_ids, key_ids, window):

@@ -38,7 +38,7 @@ def attention_weights(call: AttentionCall) -> Float[Array, "B H T S"]:
     if call.softcap is not None:
         scores = call.softcap * jnp.tanh(scores / call.softcap)
     if call.bias is not None:
-        scores = scores + call.bias
+        scores = scores + call.bias_array
     array = call.mask.to_array(T, S)
     if array is not None:
         scores = jnp.where(array[:, None], scores, jnp.finfo(jnp.float32).min)
