@@ -216,7 +216,7 @@ def _distances(how: _How, places, slopes, table) -> Distances:
 
 def _forward_arrays(how, q, k, v, visible, distances=NO_DISTANCES):
     (_, T, _, K), S = q.shape, k.shape[1]
-    blocks = _blocks(triton_kernels.FORWARD, T, S, K)
+    blocks = _blocks(triton_kernels.FORWARD, T, S, K, distances)
     arrays = _padded(blocks, q, k, v, visible)
     scores = _scores(how, blocks, S)
     distances = _widened_places(distances, blocks)
@@ -232,7 +232,7 @@ def _backward_arrays(how, arrays, gradient, distances=NO_DISTANCES):
     inner = jnp.swapaxes(inner, 1, 2)
 
     def run(name, program, **options):
-        blocks = _blocks(name, T, S, K)
+        blocks = _blocks(name, T, S, K, distances)
         room = ((0, 0), (0, 0), (0, -T % blocks.q))
         return program(
             *(_scores(how, blocks, S), blocks),
@@ -266,8 +266,18 @@ _BLOCKS = {
 }
 
 
-def _blocks(program: str, T: int, S: int, K: int) -> Blocks:
-    blocks = _BLOCKS[program][_power_of_two(K) > 128]
+# The same with a bias by distance, for heads of 65 to 128.
+_BIASED_BLOCKS = {
+    triton_kernels.INTO_QUERIES: Blocks(64, 32, 4, 2),
+    triton_kernels.INTO_KEYS: Blocks(64, 64, 8, 2),
+}
+
+
+def _blocks(program: str, T: int, S: int, K: int, distances: Distances) -> Blocks:
+    width = _power_of_two(K)
+    blocks = _BLOCKS[program][width > 128]
+    if distances.queries is not None and width == 128:
+        blocks = _BIASED_BLOCKS.get(program, blocks)
     q, k = min(blocks.q, _power_of_two(T)), min(blocks.k, _power_of_two(S))
     return dataclasses.replace(blocks, q=q, k=k)
 
