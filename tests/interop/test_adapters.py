@@ -150,7 +150,7 @@ REFUSED = {
         None,
         "path_initial_model_for_weight_conversion",
     ),
-    "another method": ({"peft_type": "VERA"}, None, "expected 'LORA' or 'IA3'"),
+    "another method": ({"peft_type": "VERA"}, None, "expected one of LORA, IA3"),
     "a wrong type": ({"r": "eight"}, None, "r = 'eight'; expected int"),
     "no pattern": ({"rank_pattern": {"(": 3}}, None, "expected a regular expression"),
 }
