@@ -12,6 +12,7 @@ from fmjax.interop.peft.adapter_config import PREFIX_TUNING, PROMPT_TUNING
 from fmjax.interop.peft.base_model import BaseModel
 from fmjax.models.language.bert import Bert
 from fmjax.models.language.seq2seq import Seq2Seq
+from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.models.layers.virtual_tokens import PREFIX, PROMPT, prompt_vectors
 from fmjax.models.parameter_paths import SHARED
 from fmjax.models.untie import TABLE
@@ -53,12 +54,14 @@ def check_base(kind: str, base: BaseModel, where: str) -> None:
       base: the model.
       where: the file or run directory of the adapter, for messages.
     """
-    model = base.objective.model
+    model, stack = base.objective.model, _stack(base)
     if TABLE not in base.shapes:
         reason = "has no table of tokens"
     elif kind == PREFIX_TUNING and isinstance(model, Seq2Seq):
         reason = "has peft's prefix in its decoder alone, and here in both stacks"
-    elif kind == PREFIX_TUNING and model.transformer.latent is not None:
+    elif kind == PREFIX_TUNING and stack is None:
+        reason = "has several stacks"
+    elif kind == PREFIX_TUNING and stack.latent is not None:
         reason = "has latent attention, which reads no prefix"
     elif kind == PREFIX_TUNING and any(f"/{SHARED}/" in path for path in base.shapes):
         reason = "has one prefix here for layers that share their weights"
@@ -84,7 +87,7 @@ def notes(kind: str, base: BaseModel) -> list[str]:
       kind: peft_type.
       base: the model.
     """
-    stack = getattr(base.objective.model, "transformer", None)
+    stack = _stack(base)
     if kind != PREFIX_TUNING or stack is None or stack.window is None:
         return []
     return [
@@ -188,6 +191,11 @@ def _scale(base: BaseModel) -> float:
         return 1.0
     stack = model.encoder if isinstance(model, Seq2Seq) else model.transformer
     return stack.embed_dim**0.5
+
+
+def _stack(base: BaseModel) -> TransformerConfig | None:
+    """The config of the model's layers; None where there are several."""
+    return getattr(base.objective.model, "transformer", None)
 
 
 def _keys_and_values(base: BaseModel) -> Iterator[tuple[str, tuple[int, ...]]]:
