@@ -20,7 +20,7 @@ from fmjax.models.layers.attention_kernels import (
     cudnn,
     splash_blocks,
     triton,
-    triton_kernels,
+    triton_blocks,
 )
 from fmjax.models.layers.attention_kernels.attend import attend
 from fmjax.models.layers.attention_kernels.call import AttentionCall
@@ -283,7 +283,7 @@ def test_ranges_of_blocks_are_what_the_mask_leaves(name):
     mask, q, k = CASES[name][5], 64, 32
     x = jnp.zeros((B, T, 2, K))
     call = AttentionCall(x, x, x, mask, None, 1.0, None, 0.0, None)
-    found = triton.ranges(call, triton_kernels.Blocks(q, k, 4, 1))
+    found = triton.ranges(call, triton_blocks.Blocks(q, k, 4, 1))
     array = mask.to_array(T, T)
     array = np.ones((1, T, T), bool) if array is None else np.asarray(array)
     array = np.broadcast_to(array, (B, T, T)).reshape(B, T // q, q, T // k, k)

@@ -18,13 +18,15 @@ from jaxtyping import Array, Float
 
 from fmjax.models.layers.attention_kernels import placement, triton_kernels
 from fmjax.models.layers.attention_kernels.call import AttentionCall
-from fmjax.models.layers.attention_kernels.triton_kernels import (
+from fmjax.models.layers.attention_kernels.triton_blocks import (
     NO_DISTANCES,
+    NO_WINDOW,
     Blocks,
     Distances,
     Range,
     Scores,
     Visible,
+    block_ranges,
 )
 from fmjax.models.layers.attention_mask import AttentionMask
 from fmjax.models.layers.distance_bias import bucket_of
@@ -129,7 +131,7 @@ def ranges(call: AttentionCall, blocks: Blocks) -> tuple[Range, Range]:
     """Which blocks of keys, and of queries, are visited: see `block_ranges`."""
     how, visible = _of_piece(call)
     T, S = call.q.shape[1], call.k.shape[1]
-    return triton_kernels.block_ranges(_scores(how, blocks, S), blocks, visible, T, S)
+    return block_ranges(_scores(how, blocks, S), blocks, visible, T, S)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +161,7 @@ def _visible(mask: AttentionMask, B: int) -> Visible:
     window = None
     if mask.window is not None and mask.window_applies is not None:
         limit = jnp.asarray([mask.window], jnp.int32)
-        window = jnp.where(mask.window_applies, limit, triton_kernels.NO_WINDOW)
+        window = jnp.where(mask.window_applies, limit, NO_WINDOW)
     if mask.padding_mask is not None:
         keys = jnp.where(mask.padding_mask, 0 if keys is None else keys, _NO_SEGMENT)
     if keys is None:
