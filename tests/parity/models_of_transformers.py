@@ -26,14 +26,20 @@ def random_model(architecture, options, spread=0.15):
     torch.manual_seed(0)
     cls = getattr(transformers, architecture)
     _compared[0] = cls.config_class.model_type
-    model = cls(cls.config_class(**PLAIN | options)).eval()
+    model = with_noise(cls(cls.config_class(**PLAIN | options)).eval(), spread)
     with torch.no_grad():
-        for weight in model.parameters():
-            if weight.requires_grad:
-                weight.add_(torch.randn_like(weight) * spread)
         for name, buffer in model.named_buffers():
             if name.endswith(("final_logits_bias", "e_score_correction_bias")):
                 buffer.add_(torch.randn_like(buffer))
+    return model
+
+
+def with_noise(model, spread):
+    """The model, with random numbers added to what is trained in it."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(spread * torch.randn_like(weight))
     return model
 
 

@@ -16,6 +16,7 @@ from parity.models_of_transformers import (
     imported,
     random_model,
     text,
+    with_noise,
 )
 from peft import IA3Config, LoraConfig
 from safetensors.torch import load_file
@@ -203,12 +204,7 @@ def logits_of(run, **arrays):
 def random_adapter(base, config):
     """peft's model with random adapters, and random values of what is saved whole."""
     torch.manual_seed(1)
-    model = peft.get_peft_model(base, config).eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.requires_grad:
-                weight.add_(0.1 * torch.randn_like(weight))
-    return model
+    return with_noise(peft.get_peft_model(base, config).eval(), 0.1)
 
 
 @pytest.fixture(scope="module", params=[n if n in QUICK else slow(n) for n in CASES])

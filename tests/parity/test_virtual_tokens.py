@@ -9,7 +9,13 @@ from flax import traverse_util
 from parity.decoders import DECODERS, LENGTH
 from parity.encoder_decoders import ENCODER_DECODERS
 from parity.encoders import ENCODERS
-from parity.models_of_transformers import close, imported, random_model, text
+from parity.models_of_transformers import (
+    close,
+    imported,
+    random_model,
+    text,
+    with_noise,
+)
 from safetensors.torch import load_file, save_file
 from tiers import slow
 
@@ -66,12 +72,7 @@ def adapter_of(base, kind, task=None, **options):
         task = "SEQ_2_SEQ_LM" if base.config.is_encoder_decoder else task
     torch.manual_seed(1)
     config = KINDS[kind](task_type=task, num_virtual_tokens=N, **options)
-    model = peft.get_peft_model(base, config).eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.requires_grad:
-                weight.add_(0.3 * torch.randn_like(weight))
-    return model
+    return with_noise(peft.get_peft_model(base, config).eval(), 0.3)
 
 
 def inputs(model):
