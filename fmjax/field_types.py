@@ -3,11 +3,12 @@
 import dataclasses
 import functools
 import inspect
+import types
 import typing
 from collections.abc import Mapping
 from typing import Any
 
-from fmjax.errors import UserError
+from fmjax.errors import UserError, suggest
 
 
 def check_types(cls: type, values: Mapping[str, Any]) -> None:
@@ -30,7 +31,7 @@ def check_types(cls: type, values: Mapping[str, Any]) -> None:
             # Of a tuple that macros made long, enough to know it by.
             raise UserError(
                 f"{cls.gin_name}.{name} = {_format_value(value)}: expected "
-                f"{format_type(hints[name])}{_found(value)}."
+                f"{format_type(hints[name])}{_found(value, hints[name])}"
             ) from None
 
 
@@ -110,6 +111,18 @@ def _format_value(value: Any) -> str:
     return f"@{name}()" if name else f"{value!r:.200}"
 
 
-def _found(value: Any) -> str:
+def _found(value: Any, hint: Any) -> str:
+    choices = [text for text in _literals(hint) if isinstance(text, str)]
+    if isinstance(value, str) and choices:
+        return "." + suggest(value, choices)
     # Of a configurable, its name has told it.
-    return "" if gin_name(value) else f", found {type(value).__name__}"
+    return "." if gin_name(value) else f", found {type(value).__name__}."
+
+
+def _literals(hint: Any) -> list[Any]:
+    """The values of a Literal, or of those in a union."""
+    parts = [*typing.get_args(hint)]
+    if typing.get_origin(hint) is typing.Literal:
+        return parts
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return [value for part in parts for value in _literals(part)] if is_union else []

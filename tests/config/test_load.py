@@ -234,6 +234,7 @@ def test_strings_need_no_quotes_and_paths_become_absolute(tmp_path, monkeypatch)
         (["train.steps=many"], "train.steps = 'many': expected int, found str"),
         (["train.steps=True"], "train.steps = True: expected int, found bool"),
         (["transformer.norm=rms"], "transformer.norm = 'rms'"),
+        (["transformer.norm_position=pst"], "Did you mean 'post'?"),
         (["lion.b1=0.9"], "does not use 'lion'"),
         (["experiment.optimizer=@adamv()"], "Did you mean 'adamw'"),
         (["train.steps=%STEPS"], "%STEPS, which has no value"),

@@ -205,6 +205,23 @@ def test_a_saved_tokenizers_own_file_is_checked(tmp_path, change):
             load_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("normalization", "decoded"),
+    [
+        ("identity", "Ⅳ DEF\tＦoo\n"),
+        ("nfkc", "IV DEF\tFoo\n"),
+        ("nmt_nfkc_cf", "iv def foo "),
+    ],
+)
+def test_sentencepiece_normalizes_text_as_told(root, normalization, decoded):
+    vocabulary = SentencePiece(
+        vocab_size=512, training_bytes=100_000, normalization=normalization,
+        specials=("[MASK]",),
+    )  # fmt: skip
+    tokenizer = vocabulary.build(PythonStdlib(), root)
+    assert tokenizer.decode(tokenizer.encode("Ⅳ DEF\tＦoo\n")) == decoded
+
+
 def test_training_on_files_writes_a_model_for_sentencepiece_file(tmp_path, root):
     text = tmp_path / "t.txt"
     text.write_bytes(b"".join(t for _, t in PythonStdlib().documents("validation")))
@@ -219,6 +236,7 @@ def test_training_on_files_writes_a_model_for_sentencepiece_file(tmp_path, root)
     ("make", "message"),
     [
         (lambda p: SentencePiece(model_type="bpee"), "Did you mean 'bpe'"),
+        (lambda p: SentencePiece(normalization="nfk"), "Did you mean 'nfkc'"),
         (lambda p: SentencePiece(vocab_size=100), "at least"),
         (
             lambda p: SentencePiece(file=str(p / "no")).build(PythonStdlib(), p),

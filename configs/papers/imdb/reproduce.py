@@ -122,9 +122,10 @@ def main() -> None:
         measured = pool.map(
             accuracy, [run_dir for _, run_dir in run_dirs], itertools.repeat(test)
         )
-    accuracies: dict[str, list[float]] = {method: [] for method in sweeps}
-    for (method, _), found in zip(run_dirs, measured):
-        accuracies[method].append(found)
+        accuracies: dict[str, list[float]] = {method: [] for method in sweeps}
+        for (method, run_dir), found in zip(run_dirs, measured):
+            accuracies[method].append(found)
+            print(f"test accuracy {found:.4f} of {run_dir}", flush=True)
     result = {
         "reviews": {split: len(found[0]) for split, found in texts.items()},
         "also in test": {
@@ -139,8 +140,12 @@ def main() -> None:
 
 
 def accuracy(run_dir: pathlib.Path, binding: str) -> float:
-    """The accuracy of a run with a binding."""
-    return fmjax.evaluate(run_dir, bindings=[binding])["accuracy"]
+    """The accuracy of a run with a binding, measured once and kept in its folder."""
+    kept = run_dir / "test_accuracy.json"
+    if not kept.exists():
+        found = fmjax.evaluate(run_dir, bindings=[binding])["accuracy"]
+        kept.write_text(json.dumps(found))
+    return json.loads(kept.read_text())
 
 
 def read(tfds: pathlib.Path, split: str) -> tuple[list[str], np.ndarray]:

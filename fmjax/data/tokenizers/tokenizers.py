@@ -100,8 +100,9 @@ def start_id(tokenizer: Tokenizer) -> int | None:
 class SentencePieceTokenizer:
     """A SentencePiece model.
 
-    With models trained by fmjax, decoding gives the exact text, except that the
-    character U+2581, SentencePiece's mark for a space, becomes a space.
+    With models trained by fmjax without `sentencepiece.normalization`, decoding gives
+    the exact text, except that the character U+2581, SentencePiece's mark for a space,
+    becomes a space.
     """
 
     chat_template: str | None = None

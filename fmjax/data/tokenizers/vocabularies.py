@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import sentencepiece as spm
 
@@ -23,13 +24,14 @@ from fmjax.data.tokenizers.tokenizers import (
     Tokenizer,
     load_tokenizer,
 )
-from fmjax.errors import UserError, require, suggest
+from fmjax.errors import UserError, require
 from fmjax.storage.paths import refuse_scheme
 
 # SentencePiece silently ignores longer training lines.
 _LINE_BYTES = 4096
 # Minimum vocabulary: 256 bytes, padding, EOS, unknown, and some characters.
 _MIN_PIECES = 300
+Normalization = Literal["identity", "nfkc", "nmt_nfkc", "nfkc_cf", "nmt_nfkc_cf"]
 
 
 @configurable("sentencepiece")
@@ -38,12 +40,18 @@ class SentencePiece:
     """A SentencePiece model, read from a file or trained on the task's train split.
 
     Attributes:
-      file: a trained `.model`; then `vocab_size`, `model_type` and `training_bytes`
-        have no effect. Missing special tokens and sentinels are added after its pieces.
+      file: a trained `.model`; then `vocab_size`, `model_type`, `training_bytes` and
+        `normalization` have no effect. Missing special tokens and sentinels are added
+        after its pieces.
       vocab_size: number of ids of a trained model, with padding (0), EOS (1), unknown
         (2), 256 bytes, special tokens and sentinels.
       model_type: 'bpe' (trains ten times faster) or 'unigram'.
       training_bytes: bytes of text to train on, in lines spread evenly over the split.
+      normalization: what a trained model does to text before it is divided: 'identity'
+        leaves it as it is, 'nfkc' is Unicode's, 'nmt_nfkc' also makes one kind of
+        space of line ends and tabs; with '_cf' at the end letters become lower case.
+        All but 'identity' lose something, so that decoding gives the normalized text,
+        and bits per byte are of that.
       specials: special tokens, such as '[MASK]'.
       sentinels: number of T5's sentinels <extra_id_0>, <extra_id_1>, …; the first has
         the highest id.
@@ -51,17 +59,13 @@ class SentencePiece:
 
     file: str | None = path(None)
     vocab_size: int = 8192
-    model_type: str = "bpe"
+    model_type: Literal["bpe", "unigram"] = "bpe"
     training_bytes: int = 4_000_000
+    normalization: Normalization = "identity"
     specials: tuple[str, ...] = ()
     sentinels: int = 0
 
     def __post_init__(self):
-        if self.model_type not in ("bpe", "unigram"):
-            raise UserError(
-                f"sentencepiece.model_type = {self.model_type!r}: expected 'bpe' or "
-                "'unigram'." + suggest(self.model_type, ("bpe", "unigram"))
-            )
         require(
             self,
             "vocab_size",
@@ -183,7 +187,7 @@ def train_sentencepiece(
     vocab_size: int,
     out: str,
     *,
-    model_type: str = "bpe",
+    model_type: Literal["bpe", "unigram"] = "bpe",
     training_bytes: int = 4_000_000,
 ) -> Tokenizer:
     """Trains a SentencePiece model on text files and writes it to a file.
@@ -234,7 +238,7 @@ def trained_on(
 def _train_model(
     texts: Iterable[Document], size: int, settings: SentencePiece
 ) -> bytes:
-    """Trains a lossless model: no normalization, and bytes for rare characters."""
+    """Trains a model with bytes for rare characters, lossless but for normalization."""
     valid = _Valid(texts)
     lines = _evenly(_lines(valid), min(1.0, settings.training_bytes / max(size, 1)))
     first = next(lines, None)
@@ -248,7 +252,7 @@ def _train_model(
             model_type=settings.model_type,
             vocab_size=settings.vocab_size - len(settings.names),
             byte_fallback=True,
-            normalization_rule_name="identity",
+            normalization_rule_name=settings.normalization,
             remove_extra_whitespaces=False,
             add_dummy_prefix=False,
             allow_whitespace_only_pieces=True,
