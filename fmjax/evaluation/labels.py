@@ -24,7 +24,9 @@ from fmjax.objectives.text_classification import TextClassification
 from fmjax.sharding.mesh import batch_sharding, global_batch, local_rows
 from fmjax.sharding.rules import LogicalRules
 from fmjax.sharding.xla_options import Changes, compiled_with, xla_options
+from fmjax.training.evaluate import evaluate
 from fmjax.training.experiment import EvaluationPoint, Experiment, Found
+from fmjax.training.step import evaluation_sums
 
 # Of more classes, a table would not fit on a page.
 _SHOWN_CLASSES = 20
@@ -72,20 +74,20 @@ class LabelScores:
         if not (at.last or self.every_validation) or not at.metrics:
             return {}
         mesh, rules = experiment.mesh.build(), experiment.mesh.all_rules
-        found = measure_labels(experiment, at.variables, mesh, rules)
+        _, found = evaluate_labels(experiment, at.variables, mesh, rules)
         # The name is printed before the first line.
         is_shown = at.last and found.confusion
         shown = {"confusion": f"\n{found.confusion}"} if is_shown else {}
         return {**found.scores, **shown}
 
 
-def measure_labels(
+def evaluate_labels(
     experiment: Experiment,
     variables: Mapping[str, Any],
     mesh: Mesh,
     rules: LogicalRules,
-) -> MeasuredLabels:
-    """Predicts the labels of the whole validation split, on the mesh of the variables.
+) -> tuple[dict[str, float], MeasuredLabels]:
+    """Loss and predictions of the whole validation split, on the mesh of the variables.
 
     Every process gets all predictions.
 
@@ -94,16 +96,35 @@ def measure_labels(
       variables: {"params": …}.
       mesh: of the variables.
       rules: logical to mesh axes.
+
+    Returns:
+      The result of `fmjax.training.evaluate.evaluate`, and the scores.
     """
     objective, run = experiment.objective, experiment.train
     size = run.eval_batch_size or run.batch_size
     sharding = batch_sharding(mesh, rules)
-    predict = _predictor(objective, mesh, run.xla_options)
+    step = _predicting_step(objective, mesh, run.xla_options)
     pieces = []
-    for batch in experiment.data.eval_batches(size, local_rows(sharding, size)):
-        found = jax.device_get(predict(variables, global_batch(batch, sharding, size)))
-        pieces.append([values[found[-1]] for values in found[:-1]])
-    predicted, labels = (np.concatenate(values) for values in zip(*pieces))
+
+    def eval_step(variables, batch):
+        *sums, found = step(variables, batch)
+        predicted, labels, counts = jax.device_get(found)
+        pieces.append((predicted[counts], labels[counts]))
+        return sums
+
+    values = evaluate(
+        eval_step,
+        variables,
+        experiment.data.eval_batches(size, local_rows(sharding, size)),
+        lambda batch: global_batch(batch, sharding, size),
+        objective.unit,
+    )
+    predicted, labels = map(np.concatenate, zip(*pieces))
+    return values, _scored(experiment, predicted, labels)
+
+
+def _scored(experiment: Experiment, predicted, labels) -> MeasuredLabels:
+    objective = experiment.objective
     if np.issubdtype(predicted.dtype, np.floating):
         return MeasuredLabels(scores_of_numbers(predicted, labels), "")
     if predicted.ndim == 2:
@@ -133,16 +154,20 @@ def check_labels(experiment: Experiment) -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _predictor(objective: LabelObjective, mesh: Mesh, options: Changes) -> Callable:
-    """(variables, batch) → predictions, labels, and which of them count, everywhere."""
+def _predicting_step(
+    objective: LabelObjective, mesh: Mesh, options: Changes
+) -> Callable:
+    """An evaluation step that also returns predictions.
+
+    (variables, batch) → the sums of `make_eval_step`, and (predictions, labels, which
+    of them count), all of it whole on every device.
+    """
     output = "softmax"
     if isinstance(objective, TextClassification):
         output = objective.output
     compiler_options = xla_options(mesh.devices.flat[0], options)
 
-    def predict(variables, batch):
-        with compiled_with(compiler_options):
-            logits = objective.predict(variables, batch)
+    def predicted(logits, batch):
         labels, counts = batch["labels"], batch["weights"] > 0
         if output == "regression":
             return logits[:, 0], labels, counts
@@ -155,6 +180,13 @@ def _predictor(objective: LabelObjective, mesh: Mesh, options: Changes) -> Calla
             counts = (labels >= 0) & counts[:, None]
         return logits.argmax(-1), labels, counts
 
+    def step(variables, batch):
+        with compiled_with(compiler_options):
+            logits = objective.predict(variables, batch)
+            out = objective.loss_of(logits, batch)
+        sums = evaluation_sums(objective, batch, out)
+        return *sums, predicted(logits, batch)
+
     # Replicated, so that every process has all rows.
     everywhere = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(predict, out_shardings=everywhere, compiler_options=compiler_options)
+    return jax.jit(step, out_shardings=everywhere, compiler_options=compiler_options)

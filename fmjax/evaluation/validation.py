@@ -13,7 +13,7 @@ from fmjax.data.text.text_data import Data
 from fmjax.data.tokenizers.tokenizers import load_tokenizer
 from fmjax.errors import UserError, explained_out_of_memory
 from fmjax.evaluation.embeddings import measure_embeddings
-from fmjax.evaluation.labels import check_labels, measure_labels
+from fmjax.evaluation.labels import check_labels, evaluate_labels
 from fmjax.evaluation.robustness import RobustAccuracy, measure_robustness
 from fmjax.evaluation.unigram import baseline
 from fmjax.objectives.label_objective import LabelObjective
@@ -93,17 +93,18 @@ def evaluate_run(
     variables, step = restore_model(folder, objective, mesh, rules, step, peft=peft)
     sharding = batch_sharding(mesh, rules)
     options = xla_options(mesh.devices.flat[0], experiment.train.xla_options)
-    batches = data.eval_batches(size, local_rows(sharding, size))
     with on_mesh(mesh, rules):
-        values = evaluate(
-            make_eval_step(objective, options),
-            variables,
-            batches,
-            lambda batch: global_batch(batch, sharding, size),
-            objective.unit,
-        )
         if isinstance(objective, LabelObjective):
-            values |= measure_labels(experiment, variables, mesh, rules).scores
+            values, found = evaluate_labels(experiment, variables, mesh, rules)
+            values |= found.scores
+        else:
+            values = evaluate(
+                make_eval_step(objective, options),
+                variables,
+                data.eval_batches(size, local_rows(sharding, size)),
+                lambda batch: global_batch(batch, sharding, size),
+                objective.unit,
+            )
         for how in experiment.evaluations:
             if isinstance(how, RobustAccuracy):
                 how.check(experiment)

@@ -14,7 +14,7 @@ from fmjax.models.text_heads import init_variables, text_outputs
 from fmjax.objectives.class_loss import check_class_count
 from fmjax.objectives.fit import check_names, check_tokens
 from fmjax.objectives.objective import Objective
-from fmjax.objectives.terms import Batch, RowShapes
+from fmjax.objectives.terms import Batch, LossOutput, RowShapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +55,26 @@ class LabelObjective(Objective):
     def init(self, rng: Key[Array, ""]) -> dict:
         """Boxed variables of the model."""
         return init_variables(self.model, rng)
+
+    def loss(
+        self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
+    ) -> LossOutput:
+        """Terms and metrics of a batch: `loss_of` its logits.
+
+        Args:
+          variables: {"params": …}.
+          batch: tokens and segment_ids int32 [B, T], 0 for padding; weights float32
+            [B]; labels, see `loss_of`; optionally token_types int32 [B, T], for models
+            that read them.
+          rng: one key per text for dropout; None in evaluation.
+        """
+        return self.loss_of(self.predict(variables, batch, rng), batch)
+
+    @abc.abstractmethod
+    def loss_of(
+        self, logits: Float[Array, "B ... classes"], batch: Batch
+    ) -> LossOutput:
+        """Terms and metrics of the logits of a batch."""
 
     def predict(
         self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None = None

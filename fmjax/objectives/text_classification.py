@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError, require
@@ -64,25 +64,19 @@ class TextClassification(LabelObjective):
                 return
         super().check_data(data)
 
-    def loss(
-        self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
-    ) -> LossOutput:
-        """Terms and metrics of a batch.
+    def loss_of(self, logits: Float[Array, "B classes"], batch: Batch) -> LossOutput:
+        """Terms and metrics of the logits of a batch.
 
         Args:
-          variables: {"params": …}.
-          batch: tokens and segment_ids int32 [B, T], 0 for padding; weights float32
-            [B]; labels int32 [B], or for "sigmoid" float32 [B, num_classes] with any
-            number of ones, or for "regression" float32 [B]; optionally token_types
-            int32 [B, T], for models that read them.
-          rng: one key per text for dropout; None in evaluation.
+          logits: of each text.
+          batch: weights float32 [B]; labels int32 [B], or for "sigmoid" float32
+            [B, num_classes] with any number of ones, or for "regression" float32 [B].
 
         Returns:
           Term "cross_entropy" and metric "accuracy", with "sigmoid" the share of texts
           whose labels are all right; or term "squared_error".
         """
-        logits, labels = self.predict(variables, batch, rng), batch["labels"]
-        weights = batch["weights"]
+        labels, weights = batch["labels"], batch["weights"]
         if self.output == "regression":
             losses = jnp.square(logits[:, 0] - labels)
             term = Term((losses * weights).sum(), weights.sum())

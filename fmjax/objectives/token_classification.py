@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float
 
 from fmjax.configurable import configurable
 from fmjax.errors import UserError
@@ -34,22 +34,18 @@ class TokenClassification(LabelObjective):
             "a language model with token_classes, such as @bert() or @gpt()",
         )
 
-    def loss(
-        self, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
-    ) -> LossOutput:
-        """Terms and metrics of a batch.
+    def loss_of(self, logits: Float[Array, "B T classes"], batch: Batch) -> LossOutput:
+        """Terms and metrics of the logits of a batch.
 
         Args:
-          variables: {"params": …}.
-          batch: tokens, segment_ids and labels int32 [B, T], labels below 0 of tokens
-            without a label; weights float32 [B]; optionally token_types int32 [B, T].
-          rng: one key per text for dropout; None in evaluation.
+          logits: of each token.
+          batch: labels int32 [B, T], below 0 of tokens without a label; weights float32
+            [B].
 
         Returns:
           Term "cross_entropy"; metric "accuracy" of the labelled tokens.
         """
-        logits, labels = self.predict(variables, batch, rng), batch["labels"]
-        weights = _token_weights(batch)
+        labels, weights = batch["labels"], _token_weights(batch)
         losses = class_losses(
             logits,
             jax.nn.one_hot(labels, self.classes),

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Int, Key
 
 from fmjax.objectives.objective import Objective
-from fmjax.objectives.terms import Batch
+from fmjax.objectives.terms import Batch, LossOutput
 from fmjax.optim.parametrization import average, combine
 from fmjax.sharding.mesh import batch_sharding
 from fmjax.sharding.rules import LogicalRules
@@ -148,12 +148,19 @@ def make_eval_step(
     def step(variables: dict, batch: Batch):
         with compiled_with(compiler_options):
             out = objective.loss(variables, batch, None)
-        shares = {
-            name: (term.coefficient * term.sum, term.weight)
-            for name, term in out.terms.items()
-        }
-        ratios = {name: tuple(ratio) for name, ratio in out.metrics.items()}
-        # The first term is selected here: jit returns dicts sorted by name.
-        return shares, ratios, next(iter(objective.weights(batch).values()))
+        return evaluation_sums(objective, batch, out)
 
     return jax.jit(step, compiler_options=compiler_options)
+
+
+def evaluation_sums(
+    objective: Objective, batch: Batch, out: LossOutput
+) -> tuple[Sums, Sums, jax.Array]:
+    """What an evaluation step returns of a loss; see `make_eval_step`."""
+    shares = {
+        name: (term.coefficient * term.sum, term.weight)
+        for name, term in out.terms.items()
+    }
+    ratios = {name: tuple(ratio) for name, ratio in out.metrics.items()}
+    # The first term is selected here: jit returns dicts sorted by name.
+    return shares, ratios, next(iter(objective.weights(batch).values()))
