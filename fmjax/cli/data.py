@@ -69,6 +69,11 @@ def add(verbs: Verbs) -> None:
         default=4_000_000,
         help="number of bytes of the files to train on",
     )
+    sub.add_argument(
+        "--normalization",
+        default="identity",
+        help="nfkc, nmt_nfkc, or with _cf at the end lower case as well",
+    )
 
 
 def _data(args: argparse.Namespace) -> None:
@@ -143,5 +148,6 @@ def _tokenizer(args: argparse.Namespace) -> None:
         args.out,
         model_type=args.model_type,
         training_bytes=args.training_bytes,
+        normalization=args.normalization,
     )
     print(f"wrote {args.out}; use it with sentencepiece.file={args.out}")

@@ -226,10 +226,11 @@ def test_training_on_files_writes_a_model_for_sentencepiece_file(tmp_path, root)
     text = tmp_path / "t.txt"
     text.write_bytes(b"".join(t for _, t in PythonStdlib().documents("validation")))
     out = tmp_path / "models" / "m.model"
-    trained = train_sentencepiece(str(text), 400, str(out))
+    trained = train_sentencepiece(str(text), 400, str(out), normalization="nfkc_cf")
     read = SentencePiece(file=str(out)).build(PythonStdlib(), root)
     assert read.digest == trained.digest
     assert read.vocab_size == 400
+    assert read.decode(read.encode("Ab")) == "ab"
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,7 @@ def train_sentencepiece(
     *,
     model_type: Literal["bpe", "unigram"] = "bpe",
     training_bytes: int = 4_000_000,
+    normalization: Normalization = "identity",
 ) -> Tokenizer:
     """Trains a SentencePiece model on text files and writes it to a file.
 
@@ -200,6 +201,7 @@ def train_sentencepiece(
       out: the file to write.
       model_type: 'bpe' or 'unigram'.
       training_bytes: bytes of text to train on.
+      normalization: see `SentencePiece`.
 
     Raises:
       UserError: there are no files, too little text for `vocab_size`, or `out` cannot
@@ -207,7 +209,10 @@ def train_sentencepiece(
     """
     refuse_scheme(out, "--out")
     settings = SentencePiece(
-        vocab_size=vocab_size, model_type=model_type, training_bytes=training_bytes
+        vocab_size=vocab_size,
+        model_type=model_type,
+        training_bytes=training_bytes,
+        normalization=normalization,
     )
     source = TextFiles(files=files, validation_fraction=0.0)
     model = _train_model(source.documents("train"), source.size("train"), settings)
