@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import pathlib
 
 from fmjax.cli.arguments import Verbs, add_verb, takes_bindings, takes_run
 from fmjax.errors import UserError
@@ -27,6 +28,9 @@ def add(verbs: Verbs) -> None:
         help="maximum tokens of a translation for --bleu; default: 50 more than the "
         "longest source",
     )
+    sub.add_argument(
+        "--json", type=pathlib.Path, metavar="FILE", help="also write the results there"
+    )
     for name, text in (
         ("linear_probe", "accuracy of logistic regression on image features"),
         ("knn", "accuracy of k nearest neighbours of image features"),
@@ -40,8 +44,11 @@ def add(verbs: Verbs) -> None:
 
 
 def _eval(args: argparse.Namespace) -> None:
+    import jax
+
     from fmjax.evaluation.validation import evaluate_run
     from fmjax.run.best_step import chosen_step
+    from fmjax.storage import objects
     from fmjax.storage.paths import as_path
 
     step = chosen_step(as_path(args.run_dir), args.step, args.trust)
@@ -59,4 +66,9 @@ def _eval(args: argparse.Namespace) -> None:
         from fmjax.evaluation.image_measures import measure_images
 
         values |= measure_images(args.run_dir, args.measures, **which)
-    print(json.dumps(values | evaluate_run(args.run_dir, **which), indent=2))
+    values |= evaluate_run(args.run_dir, **which)
+    text = json.dumps(values, indent=2)
+    print(text)
+    # On several hosts all have the same results.
+    if args.json and jax.process_index() == 0:
+        objects.write(args.json, f"{text}\n".encode())

@@ -1,7 +1,6 @@
 """The engine of a sweep: claims trials, runs them some at a time, and ends them."""
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from fmjax.run.curves import as_number
 from fmjax.sweeps.claims import Claims
 from fmjax.sweeps.config import SEED, SweepConfig
 from fmjax.sweeps.folder import SweepFolder
+from fmjax.sweeps.gpus import environment_of
 from fmjax.sweeps.results import RUNNING, WAITING, Row, rows_of, shown, write_results
 from fmjax.sweeps.space import Point, bindings_of_point, short_names
 from fmjax.sweeps.study import Study
@@ -185,18 +185,9 @@ class Engine:
             self._folder.trials / name,
             self._folder.log(name),
             self._config.metric,
-            self._environment(slot),
+            environment_of(slot, self._config),
             self._command,
         )
-
-    def _environment(self, slot: int) -> dict[str, str]:
-        """Variables of a run in a slot: its GPUs."""
-        count = self._config.gpus_per_run
-        if count is None:
-            return {}
-        devices = visible_gpus(count * self._config.at_once)
-        own = devices[slot * count : (slot + 1) * count]
-        return {"CUDA_VISIBLE_DEVICES": ",".join(own)}
 
     def _follow(self, active: _Active) -> None:
         """Reads how far the runs of a trial are, and ends those that have ended."""
@@ -296,24 +287,6 @@ def run_name(number: int, point: Point, seed: int | None) -> str:
     plain = "".join(c if c.isalnum() or c in "=,._+-" else "_" for c in text)
     of_seed = "" if seed is None else f",seed={seed}"
     return f"{number:04}-{plain[:_LONGEST_NAME]}{of_seed}"
-
-
-def visible_gpus(wanted: int) -> list[str]:
-    """Names of the CUDA devices that this process sees, at least so many.
-
-    Raises:
-      UserError: it sees fewer.
-    """
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if listed is None:
-        return [str(device) for device in range(wanted)]
-    devices = [device for device in listed.split(",") if device]
-    if len(devices) < wanted:
-        raise UserError(
-            f"sweep.gpus_per_run: all runs at once take {wanted} GPUs, and "
-            f"CUDA_VISIBLE_DEVICES = {listed!r}; expected at least as many."
-        )
-    return devices
 
 
 def _all_ended(rows: list[Row]) -> bool:

@@ -6,6 +6,7 @@ experiment.gin  the whole config of the first point
 trials/NAME/    the run directory of each trial and seed
 logs/NAME.log   what it printed
 claims/         which process works on which trial
+evaluations/    what runs gave on other data, see `fmjax.sweeps.evaluation`
 results.json    the results so far
 """
 
@@ -58,6 +59,10 @@ class SweepFolder:
     def claims(self) -> pathlib.Path:
         """The folder of the claims."""
         return self.path / "claims"
+
+    def evaluations(self, name: str) -> pathlib.Path:
+        """The folder of evaluations with the same bindings."""
+        return self.path / "evaluations" / name
 
     @property
     def results(self) -> pathlib.Path:

@@ -11,6 +11,7 @@ from fmjax.config.load import SWEEP, load_experiment, load_part, part_of
 from fmjax.errors import UserError, suggest
 from fmjax.sweeps.config import SweepConfig
 from fmjax.sweeps.folder import SweepFolder
+from fmjax.sweeps.gpus import visible_gpus
 from fmjax.sweeps.metric_names import metric_names
 from fmjax.sweeps.space import (
     Point,
@@ -70,7 +71,7 @@ def run_sweep(
     _require_optuna()
     from fmjax.sweeps.claims import Claims
     from fmjax.sweeps.display import Display
-    from fmjax.sweeps.engine import Engine, visible_gpus
+    from fmjax.sweeps.engine import Engine
     from fmjax.sweeps.study import Study
     from fmjax.sweeps.trial_run import COMMAND
 
@@ -179,6 +180,28 @@ def check_space(config: SweepConfig, file: str, trust: bool) -> Experiment:
             if error is not None:
                 raise UserError(f"sweep.space: {name} = {text}: {error}")
     return experiment
+
+
+def check_evaluation(
+    config: SweepConfig,
+    near: pathlib.Path,
+    bindings: Sequence[str],
+    trust: bool = False,
+) -> None:
+    """Checks bindings with which runs are to be evaluated, on the first point.
+
+    Args:
+      config: of the sweep.
+      near: folder in which the trials' config is looked up first.
+      bindings: NAME=VALUE.
+      trust: whether the trials' config may import code.
+
+    Raises:
+      UserError: the config does not take them.
+    """
+    file = str(find_config(config.config, near, "sweep.config"))
+    point = bindings_of_point(config.space, first_point(config.space))
+    load_experiment(file, [*config.bindings, *point, *bindings], trust)
 
 
 def _fails(load: Callable[[Point], Experiment], point: Point) -> UserError | None:

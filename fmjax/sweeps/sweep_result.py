@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from fmjax.evaluation.compare import curves
 from fmjax.evaluation.compared_runs import Over
 from fmjax.evaluation.frames import literal, runs
+from fmjax.sweeps import trial_run
 from fmjax.sweeps.config import Asha, SweepConfig
+from fmjax.sweeps.evaluation import evaluate_runs
 from fmjax.sweeps.folder import SweepFolder
 from fmjax.sweeps.plot import plot_sweep
 from fmjax.sweeps.results import FINISHED, Row, caption
@@ -29,8 +31,15 @@ class Sweep:
       rows: a row for each trial, the best first.
     """
 
-    def __init__(self, config: SweepConfig, folder: pathlib.Path, rows: Sequence[Row]):
+    def __init__(
+        self,
+        config: SweepConfig,
+        folder: pathlib.Path,
+        rows: Sequence[Row],
+        trust: bool = False,
+    ):
         self.config, self.folder, self.rows = config, folder, (*rows,)
+        self._trust = trust
 
     @property
     def frame(self) -> "pandas.DataFrame":
@@ -72,6 +81,51 @@ class Sweep:
     def run_dirs(self, row: Row) -> list[pathlib.Path]:
         """The run directories of a trial, one for each seed."""
         return [SweepFolder(self.folder).trials / run.name for run in row.runs]
+
+    def evaluate(
+        self, bindings: Sequence[str], rows: Sequence[Row] | None = None
+    ) -> "pandas.DataFrame":
+        """Evaluates the runs of trials with other bindings, such as of a test split.
+
+        As `fmjax eval` does, `at_once` of them at a time, each in a process of its own.
+        What was measured is kept in the folder, and is not measured again.
+
+            sweep.evaluate(["tfds.validation='test'"], [sweep.best])
+
+        Args:
+          bindings: NAME=VALUE.
+          rows: the trials; None for all that have finished.
+
+        Returns:
+          A row for each run, with its name as index. Columns: each binding of the
+          space, `seed`, and the metrics.
+
+        Raises:
+          UserError: an evaluation failed.
+        """
+        import pandas
+
+        if rows is None:
+            rows = [row for row in self.rows if row.state == FINISHED]
+        found = evaluate_runs(
+            self.config,
+            SweepFolder(self.folder),
+            [run.name for row in rows for run in row.runs],
+            bindings,
+            trust=self._trust,
+            say=print,
+            command=trial_run.COMMAND,
+        )
+        cells = {
+            run.name: {
+                **{name: literal(row.point[name]) for name in self.config.space},
+                "seed": run.seed,
+                **found[run.name],
+            }
+            for row in rows
+            for run in row.runs
+        }
+        return pandas.DataFrame.from_dict(cells, orient="index").rename_axis("run")
 
     def plot(self) -> "Figure":
         """Draws the metric of the trials, with intervals and seeds.
@@ -165,4 +219,4 @@ def sweep(
             storage=storage,
         )
     rows = run_sweep(found, folder, near, trust=trust)
-    return Sweep(found, SweepFolder(folder).path, rows)
+    return Sweep(found, SweepFolder(folder).path, rows, trust)

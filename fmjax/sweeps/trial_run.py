@@ -1,10 +1,6 @@
 """One run of a trial: `fmjax train` in a process of its own, followed by its files."""
 
-import os
 import pathlib
-import re
-import signal
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,14 +9,13 @@ from fmjax.errors import suggest
 from fmjax.launch.exit_codes import UNFINISHED
 from fmjax.run import lock as run_lock
 from fmjax.run.curves import Curves, as_number
+from fmjax.sweeps.child_process import ChildProcess
 from fmjax.training.reporting import metrics
 from fmjax.training.reporting.json_lines import Tail
 
 COMMAND = (sys.executable, "-m", "fmjax")
-_CHILD = (sys.executable, "-m", "fmjax.sweeps.child")
 # Starts of a run that others interrupt, before it counts as failed.
 _MOST_STARTS = 10
-_LONGEST_ERROR = 300
 
 
 class TrialRun:
@@ -49,8 +44,8 @@ class TrialRun:
         self._metric, self._environment = metric, dict(environment)
         self._tail = Tail(run_dir / metrics.FILE, metrics.FIELDS)
         self._curves = Curves()
-        self._process: subprocess.Popen | None = None
-        self._starts, self._printed, self._told = 0, 0, False
+        self._process: ChildProcess | None = None
+        self._starts, self._told = 0, False
 
     def poll(self) -> int | None:
         """Starts the process where none runs; its exit code once the run has ended."""
@@ -59,7 +54,8 @@ class TrialRun:
                 return UNFINISHED
             # That of a sweep which was killed a moment ago may not have ended yet.
             if run_lock.is_alive(self.run_dir) is not True:
-                self._start()
+                self._starts += 1
+                self._process = ChildProcess(self._words, self._log, self._environment)
             return None
         code = self._process.poll()
         if code == UNFINISHED and not self._told and self._starts < _MOST_STARTS:
@@ -98,7 +94,10 @@ class TrialRun:
         """
         self.read()
         if code != 0:
-            return {"step": self.step, "value": None, "error": self._error(code)}
+            error = f"exit code {code}"
+            if self._process is not None:
+                error = self._process.error(code)
+            return {"step": self.step, "value": None, "error": error}
         last = self._curves.newest.get("validation", {})
         found = as_number(last.get(self._metric))
         error = ""
@@ -126,46 +125,10 @@ class TrialRun:
     def tell_to_stop(self) -> None:
         """Tells the process to save and end; one that has not begun never does."""
         self._told = True
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
+        if self._process is not None:
+            self._process.tell_to_stop()
 
     def end(self, seconds: float) -> None:
         """Waits for the process, and kills it after so many seconds."""
-        if self._process is None:
-            return
-        try:
-            self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def _start(self) -> None:
-        self._starts += 1
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("ab") as out:
-            self._printed = out.tell()
-            self._process = subprocess.Popen(
-                [*_CHILD, str(os.getpid()), *self._words],
-                env=os.environ | self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                # Out of the terminal's group: Ctrl-C reaches it through the sweep.
-                start_new_session=True,
-            )
-
-    def _error(self, code: int) -> str:
-        """What the process printed last, as a sentence."""
-        if code < 0:
-            name = signal.Signals(-code).name
-            hint = " (the machine may have run out of memory)" if code == -9 else ""
-            return f"killed by {name}{hint}"
-        with self._log.open("rb") as log:
-            log.seek(self._printed)
-            lines = log.read().decode(errors="replace").splitlines()
-        said = [line for line in lines if line.startswith("fmjax: ")]
-        # An exception's own line is the last that is not indented.
-        raised = [line for line in lines if re.match(r"[A-Za-z_][\w.]*(?::|$)", line)]
-        found = (said or raised or [line for line in lines if line.strip()])[-1:]
-        text = found[0].removeprefix("fmjax: ") if found else f"exit code {code}"
-        return text[:_LONGEST_ERROR]
+        if self._process is not None:
+            self._process.end(seconds)

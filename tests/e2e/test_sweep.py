@@ -48,9 +48,14 @@ def test_a_sweep_of_real_runs_is_continued_after_a_kill(
         not (killed / "results.json").exists()
         or "finished" not in (killed / "results.json").read_text()
     )
-    again = fmjax("sweep", sweep_of_tiny, "--folder", killed)
+    test = ("--test", "train.eval_batch_size=4", "--test", "mesh.data=1")
+    again = fmjax("sweep", sweep_of_tiny, "--folder", killed, *test)
 
     assert again.returncode == 0, again.stderr
+    assert "with train.eval_batch_size=4, mesh.data=1, mean" in again.stdout
+    trials = json.loads((killed / "results.json").read_text())["trials"]
+    best = min(trial["mean"] for trial in trials if trial["mean"] is not None)
+    assert f"loss: {best:.4f}" in again.stdout
     results = [json.loads((x / "results.json").read_text()) for x in (whole, killed)]
     assert results[0] == results[1]
     kinds = [json.loads(x)["kind"] for x in (first / "events.jsonl").open()]

@@ -1,6 +1,7 @@
-"""Stands in for `fmjax train`: its loss is a formula of the bindings.
+"""Stands in for `fmjax train` and `eval`: the loss is a formula of the bindings.
 
     python pretend_fmjax.py train CONFIG NAME=VALUE … --run_dir DIR
+    python pretend_fmjax.py eval DIR NAME=VALUE … --json FILE
 
 Every 10 of 40 steps it "validates", and continues after a kill from the last of these.
 $PRETEND_STARTS is a file to which each start adds a line.
@@ -20,7 +21,25 @@ def loss(rate: float, seed: int, step: int) -> float:
     return (math.log10(rate) + 2.5) ** 2 + 0.01 * seed + 1.0 / step
 
 
+def evaluate(words: list[str]) -> int:
+    """The loss of the last validation and what data.shift adds; fails at -1."""
+    run_dir, out = pathlib.Path(words[1]), pathlib.Path(words[-1])
+    shift = float(words[2].removeprefix("data.shift="))
+    with open(os.environ["PRETEND_STARTS"], "a") as starts:
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+        name = f"eval {run_dir.name}"
+        starts.write(json.dumps([name, os.getppid(), time.time(), gpus]) + "\n")
+    if shift < 0:
+        print("fmjax: data.shift: expected more.", file=sys.stderr)
+        return 2
+    last = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
+    out.write_text(json.dumps({"step": last["step"], "loss": last["loss"] + shift}))
+    return 0
+
+
 def main(words: list[str]) -> int:
+    if words[0] == "eval":
+        return evaluate(words)
     run_dir = pathlib.Path(words[words.index("--run_dir") + 1])
     bindings = dict(
         word.split("=", 1) for word in words if "=" in word and "/" not in word

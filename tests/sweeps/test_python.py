@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 import fmjax
+from fmjax.errors import UserError
 from fmjax.sweeps import trial_run
 from fmjax.sweeps.plot import plot_sweep
 from tests.sweeps.conftest import COMMAND, GRID, RATE, Pretended
@@ -50,6 +51,31 @@ def test_a_sweep_is_a_frame_with_means_and_intervals(swept):
     (page,) = pd.read_html(io.StringIO(swept._repr_html_()))
     np.testing.assert_allclose(page.loss.squeeze(), frame.loss, rtol=1e-5)
     assert "0.001" in repr(swept)
+
+
+def test_runs_are_evaluated_with_other_bindings_once(swept, capsys, monkeypatch):
+    place = Pretended(swept.folder)
+    monkeypatch.setattr(trial_run, "COMMAND", COMMAND)
+    for name, value in place.environment(0).items():
+        monkeypatch.setenv(name, value)
+
+    found = swept.evaluate(["data.shift=0.5"])
+
+    assert found.index.tolist() == [run.name for row in swept.rows for run in row.runs]
+    expected = [
+        loss(rate, seed, 40) + 0.5 for rate, seed in zip(found[RATE], found.seed)
+    ]
+    np.testing.assert_allclose(found.loss, expected)
+    assert "seed=1: evaluated, 6 of 6" in capsys.readouterr().out
+    started = len(place.starts)
+    best = swept.evaluate(["data.shift=0.5"], [swept.best])
+    pd.testing.assert_frame_equal(best, found[:2])
+    assert len(place.starts) == started
+
+    with pytest.raises(UserError) as refused:
+        swept.evaluate(["data.shift=-1"], [swept.best])
+    assert "2 of 2 evaluations failed" in str(refused.value)
+    assert "seed=1: data.shift: expected more. (all it printed" in str(refused.value)
 
 
 def test_a_sweep_is_drawn_with_error_bars_and_seeds(swept):

@@ -112,6 +112,14 @@ def test_a_figure_of_no_known_format_is_refused_before_the_sweep(
     assert not folder.exists()
 
 
+def test_a_test_split_that_the_config_does_not_take_is_refused(tmp_path, capsys):
+    folder = tmp_path / "sweep"
+    words = ["sweep", "sweeps/digits_rates.gin", "--folder", str(folder)]
+    assert main([*words, "--test", "tfds.validation='test'"]) == 2
+    assert "tfds" in capsys.readouterr().err
+    assert not folder.exists()
+
+
 def test_a_value_that_fails_only_with_others_is_no_mistake_of_the_sweep(pretended):
     # 48 does not divide by 5 heads: these trials fail alone.
     config = dataclasses.replace(
