@@ -11,6 +11,7 @@ import pytest
 
 from fmjax.cli.main import main
 from fmjax.config.load import load_part
+from fmjax.evaluation.intervals import interval_of
 from fmjax.training.reporting import metrics
 
 PAPERS = pathlib.Path(__file__).parents[2] / "configs" / "papers"
@@ -108,6 +109,17 @@ def test_tables_of_papers_are_those_of_their_results():
     assert f"| {' | '.join(measured)} |" in page
 
 
+def test_the_table_of_reviews_is_that_of_its_results():
+    found = json.loads((PAPERS / "imdb" / "results.json").read_text())
+    page = (PAPERS / "imdb" / "README.md").read_text(encoding="utf-8")
+    for values in found["test accuracy by seed"].values():
+        cells = [f"{value:.4f}" for value in values]
+        assert f" | {' | '.join(cells)} | {interval_of(values)} |" in page
+    assert f"| {found['tf-idf']:.4f} |" in page
+    for split, count in found["also in test"].items():
+        assert re.search(rf"\b{count} .*`{split}`", page), split
+
+
 @pytest.mark.parametrize(
     ("paper", "row", "column"),
     [
@@ -165,6 +177,25 @@ def test_data_are_corrupted_as_papers_state(tmp_path, shared_data):
     assert bert["of these [MASK]"] == pytest.approx(0.8, abs=near)
     assert bert["of these unchanged"] == pytest.approx(0.1, abs=near)
     assert bert["of these another token"] == pytest.approx(0.1, abs=near)
+
+
+@pytest.mark.slow
+def test_reviews_come_from_raw_text_to_labels(tmp_path, shared_data):
+    few = ["train.steps=160", "train.eval_batches=2", "cosine.warmup_steps=2"]
+    options = ["--seeds", "1", "--methods", "full", "LoRA", "--at_once", "2"]
+    places = ["--runs", tmp_path / "runs", "--out", tmp_path]
+    script = PAPERS / "imdb" / "reproduce.py"
+    run_script(script, shared_data / "tfds", *options, *places, *few)
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["reviews"]["test"] == 25_000
+    assert found["also in test"]["train"] == 123
+    assert 0.89 <= found["tf-idf"] <= 0.92
+    assert found["test accuracy by seed"].keys() == {"full", "LoRA"}
+    assert (tmp_path / "accuracy.png").stat().st_size > 10_000
+    # Each pretraining was stopped on two devices, and went on on one.
+    for name in ("causal", "masked"):
+        started = (tmp_path / "runs" / name / "starts.jsonl").read_text().splitlines()
+        assert len(started) == 2
 
 
 @pytest.mark.slow

@@ -8,9 +8,7 @@ accuracy.png beside this file.
 
 import argparse
 import concurrent.futures
-import itertools
 import json
-import multiprocessing
 import pathlib
 import signal
 import subprocess
@@ -92,14 +90,14 @@ def main() -> None:
     sweeps = {
         method: fmjax.sweep(
             HERE / "masked_classes.gin" if base == "masked" else "finetune/imdb.gin",
-            {"train.steps": [500]},
+            {"method": {method: own}},
             folder=runs / method.replace(",", "").replace(" ", "_"),
             bindings=[
                 f"RUN={str(runs / base)!r}",
                 f"RECORDS={records.format('train')!r}",
                 "train.eval_every=250",
                 "train.checkpoint_every=0",
-                *bindings,
+                "train.steps=500",
                 *args.bindings,
             ],
             seeds=args.seeds,
@@ -107,25 +105,15 @@ def main() -> None:
             metric="accuracy",
             direction="maximize",
         )
-        for method, (base, bindings) in METHODS.items()
+        for method, (base, own) in METHODS.items()
         if method in args.methods
     }
     # Each run once, after all choices are made on the reviews that are held out.
     test = f"labelled_records.validation_files={records.format('test')!r}"
-    run_dirs = [
-        (method, run_dir)
+    accuracies = {
+        method: sweep.evaluate([test], [sweep.best]).accuracy.tolist()
         for method, sweep in sweeps.items()
-        for run_dir in sweep.run_dirs(sweep.best)
-    ]
-    spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(args.at_once, spawn) as pool:
-        measured = pool.map(
-            accuracy, [run_dir for _, run_dir in run_dirs], itertools.repeat(test)
-        )
-        accuracies: dict[str, list[float]] = {method: [] for method in sweeps}
-        for (method, run_dir), found in zip(run_dirs, measured):
-            accuracies[method].append(found)
-            print(f"test accuracy {found:.4f} of {run_dir}", flush=True)
+    }
     result = {
         "reviews": {split: len(found[0]) for split, found in texts.items()},
         "also in test": {
@@ -137,15 +125,6 @@ def main() -> None:
     }
     (args.out / "results.json").write_text(json.dumps(result, indent=2) + "\n")
     draw(result, args.out / "accuracy.png")
-
-
-def accuracy(run_dir: pathlib.Path, binding: str) -> float:
-    """The accuracy of a run with a binding, measured once and kept in its folder."""
-    kept = run_dir / "test_accuracy.json"
-    if not kept.exists():
-        found = fmjax.evaluate(run_dir, bindings=[binding])["accuracy"]
-        kept.write_text(json.dumps(found))
-    return json.loads(kept.read_text())
 
 
 def read(tfds: pathlib.Path, split: str) -> tuple[list[str], np.ndarray]:
