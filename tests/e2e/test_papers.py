@@ -1,5 +1,6 @@
 """Figures that papers and reference codes state, reached by the shipped configs."""
 
+import collections
 import json
 import os
 import pathlib
@@ -121,23 +122,33 @@ def test_the_table_of_reviews_is_that_of_its_results():
 
 
 @pytest.mark.parametrize(
-    ("paper", "row", "column"),
+    ("paper", "column"),
     [
-        ("muon", "optimizer", "cosine.learning_rate"),
-        ("cooldown", "schedule", "RATE"),
+        ("muon", "cosine.learning_rate"),
+        ("cooldown", "RATE"),
+        ("post_norm", "cosine.learning_rate"),
     ],
 )
-def test_tables_of_papers_are_those_of_their_sweeps(paper, row, column):
+def test_tables_of_papers_are_those_of_their_sweeps(paper, column):
     page = (PAPERS / paper / "README.md").read_text(encoding="utf-8")
     trials = json.loads((PAPERS / paper / "results.json").read_text())["trials"]
     trials.sort(key=lambda trial: float(trial["bindings"][column]))
-    rows = {trial["bindings"][row]: [] for trial in trials}
+    rows = collections.defaultdict(list)
     for trial in trials:
-        half = trial["interval"][1] - trial["mean"]
-        rows[trial["bindings"][row]].append(f"{trial['mean']:.3f} ± {half:.3f}")
+        others = {n: x for n, x in trial["bindings"].items() if n != column}
+        rows[tuple(sorted(others.items()))].append(cell_of(trial))
     assert len(rows) > 1
     for cells in rows.values():
         assert f" | {' | '.join(cells)} |" in page
+
+
+def cell_of(trial) -> str:
+    """A trial's mean and half of its interval, as tables have them."""
+    if trial["mean"] is None:
+        return "—"
+    if trial["interval"] is None:
+        return f"{trial['mean']:.3f}"
+    return f"{trial['mean']:.3f} ± {trial['interval'][1] - trial['mean']:.3f}"
 
 
 @pytest.mark.slow
@@ -251,6 +262,22 @@ def test_a_cooldown_is_as_good_as_a_cosine(tmp_path, shared_data):
     }
     assert losses["cooldown"] <= losses["cosine to 10%"] + 0.02, losses
     assert losses["cooldown"] <= losses["constant"] - 0.04, losses
+
+
+@pytest.mark.slow
+def test_post_norm_needs_a_warm_up_and_pre_norm_does_not(tmp_path, shared_data):
+    norms = load_part("sweep", "papers/post_norm/sweep.gin").space["norms"]
+    losses = {
+        name: trial_loss(
+            tmp_path / name, shared_data, "post_norm", *bindings,
+            "cosine.learning_rate=0.002",
+        )
+        for name, bindings in norms.items()
+    }  # fmt: skip
+    assert losses["post-norm"] >= 3.2, losses
+    assert losses["post-norm, warm-up"] <= 3.0, losses
+    assert losses["pre-norm"] <= 2.8, losses
+    assert losses["pre-norm, warm-up"] <= 2.8, losses
 
 
 def trial_loss(run_dir, shared_data, paper: str, *bindings: str) -> float:
