@@ -10,6 +10,7 @@ is not stored. It runs in the folder `notebooks/`.
 import argparse
 import ast
 import pathlib
+import re
 
 import jupytext
 import nbformat
@@ -17,6 +18,7 @@ from nbclient import NotebookClient
 
 FOLDER = pathlib.Path(__file__).parents[1] / "notebooks"
 _SECONDS = 3600  # that a cell may take
+_NATIVE_LOG = re.compile(r"[IWE]\d{4} \d\d:\d\d:\d\d|WARNING: All log messages before")
 _PARAMETERS = "parameters"  # tag of the cell with settings
 
 
@@ -63,7 +65,19 @@ def execute(
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times
         if cell.cell_type == "code":
-            cell.outputs = list(_as_text(cell.outputs))
+            cell.outputs = list(_as_text(_without_native_logs(cell.outputs)))
+
+
+def _without_native_logs(outputs):
+    """Outputs without what TensorFlow's and XLA's C++ log past Python."""
+    for output in outputs:
+        if output.output_type == "stream" and output.name == "stderr":
+            lines = output.text.splitlines(keepends=True)
+            kept = [line for line in lines if not _NATIVE_LOG.match(line)]
+            if len(kept) < len(lines) and not "".join(kept).strip():
+                continue
+            output.text = "".join(kept)
+        yield output
 
 
 def _as_text(outputs):

@@ -16,7 +16,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.py"))
 TINY_SIZE = {"layers": 1, "width": 32, "heads": 2, "mlp": 64}
-# Settings at which a notebook takes a minute or less; "{texts}" is a folder of text.
+# Settings at which a notebook takes a minute or less; "{texts}" is a folder of text,
+# and "tfds" becomes that of ../shared.
 # The standard library itself takes a minute to tokenize.
 TEXT = [
     "text_task.source=@text_files()",
@@ -25,7 +26,26 @@ TEXT = [
 ]
 SMALL = {
     "ablation": {"text": "none.txt", "steps": 100, "seeds": 2},
+    "objectives": {
+        "tfds": "",
+        "budget": 1.0,
+        "seeds": 1,
+        "labelled": 60,
+        "bindings": [
+            "tfds.train='train[:1%]'",
+            "sentencepiece.vocab_size=400",
+            "train.batch_size=2",
+        ],
+    },
     "quickstart": {"steps": 6, "data": TEXT},
+    "reviews": {
+        "tfds": "",
+        "pretraining_steps": 4,
+        "label_counts": [20, 40],
+        "passes": 1,
+        "held_out": 40,
+        "bindings": ["transformer.num_layers=1"],
+    },
     "sharding": {
         **TINY_SIZE,
         "vocabulary": 384,
@@ -37,6 +57,7 @@ SMALL = {
         },
     },
     "scaling_laws": {"bootstrap": 20, "points_file": "none.csv"},
+    "vision": {"vit_steps": 4, "mae_steps": 4, "clip_steps": 4},
     "where_the_flops_go": {
         **TINY_SIZE,
         "vocabulary": 1024,
@@ -115,6 +136,19 @@ def test_settings_are_assigned_and_not_stored(tmp_path):
         execute(notebook, tmp_path, {"n": 0})
 
 
+def test_logs_of_native_code_are_not_stored(tmp_path):
+    text = (
+        '# %% tags=["parameters"]\nimport os, sys\n'
+        "# %%\n_ = os.write(2, b'I0000 00:00:1796067.31 11768 port.cc:153] on\\n')\n"
+        "# %%\n_ = os.write(2, b'E0000 00:00:1796067.31 11768 a.cc:1] no\\n')\n"
+        "print('careful', file=sys.stderr)\n"
+    )
+    notebook = jupytext.reads(text, fmt="py:percent")
+    execute(notebook, tmp_path, {})
+    assert not notebook.cells[1].outputs
+    assert "".join(o.text for o in notebook.cells[2].outputs).strip() == "careful"
+
+
 def test_settings_that_a_notebook_does_not_have_are_refused(tmp_path):
     notebook = jupytext.read(NOTEBOOKS / "quickstart.py")
     with pytest.raises(ValueError, match=r"\['stepz'\]: expected some of"):
@@ -123,7 +157,7 @@ def test_settings_that_a_notebook_does_not_have_are_refused(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_notebook_runs(name, tmp_path, monkeypatch):
+def test_notebook_runs(name, tmp_path, monkeypatch, request):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     texts = tmp_path / "texts"
@@ -134,6 +168,9 @@ def test_notebook_runs(name, tmp_path, monkeypatch):
     if "data" in settings:
         data = [binding.format(texts=texts) for binding in settings["data"]]
         settings = {**settings, "data": data}
+    if "tfds" in settings:
+        tfds = request.getfixturevalue("shared_data") / "tfds"
+        settings = {**settings, "tfds": str(tfds)}
     notebook = jupytext.read(NOTEBOOKS / f"{name}.py")
 
     execute(notebook, tmp_path, settings)
