@@ -154,6 +154,8 @@ def test_scores_are_those_of_scikit_learn_over_the_whole_split(place, half):
     assert {name: found[name] for name in expected} == pytest.approx(expected)
     (line,) = metrics.read(half, "validation")
     assert {name: line[name] for name in expected} == pytest.approx(expected)
+    # Of the step that validates in training, without predictions.
+    assert found["loss"] == pytest.approx(line["loss"], rel=1e-5)
 
 
 def test_scores_depend_on_neither_batches_nor_devices(place, half):

@@ -255,14 +255,14 @@ def test_a_cooldown_is_as_good_as_a_cosine(tmp_path, shared_data):
     schedules = load_part("sweep", "papers/cooldown/sweep.gin").space["schedule"]
     losses = {
         name: trial_loss(
-            tmp_path / name, shared_data, "cooldown", *bindings, "RATE=0.004"
+            tmp_path / name, shared_data, "cooldown", *bindings, "RATE=0.004",
+            steps=1000,  # as in the sweep; in 300 no decay costs 0.036 nats
         )
         for name, bindings in schedules.items()
         if name != "cosine to zero"
-    }
-    # 2.365, 2.377 and 2.401; after 1,000 steps the differences are larger.
+    }  # fmt: skip
     assert losses["cooldown"] <= losses["cosine to 10%"] + 0.02, losses
-    assert losses["cooldown"] <= losses["constant"] - 0.02, losses
+    assert losses["cooldown"] <= losses["constant"] - 0.04, losses
 
 
 @pytest.mark.slow
@@ -281,13 +281,15 @@ def test_post_norm_needs_a_warm_up_and_pre_norm_does_not(tmp_path, shared_data):
     assert losses["pre-norm, warm-up"] <= 2.8, losses
 
 
-def trial_loss(run_dir, shared_data, paper: str, *bindings: str) -> float:
-    """The validation loss of one trial of a paper's sweep after 300 steps."""
+def trial_loss(
+    run_dir, shared_data, paper: str, *bindings: str, steps: int = 300
+) -> float:
+    """The validation loss of one trial of a paper's sweep after so many steps."""
     sweep = load_part("sweep", f"papers/{paper}/sweep.gin")
     text = shared_data / "text" / "tinyshakespeare.txt"
     run_script(
         *("-m", "fmjax", "train", sweep.config, f"TEXT_FILE={text}"),
-        *(*sweep.bindings, *bindings, "train.steps=300", "train.eval_every=0"),
+        *(*sweep.bindings, *bindings, f"train.steps={steps}", "train.eval_every=0"),
         *("--run_dir", run_dir),
     )
     return metrics.read(run_dir, "validation")[-1]["loss"]
