@@ -60,9 +60,9 @@ class BagLoss(LabelObjective):
     def predict(self, variables, batch, rng=None):
         return self.model.apply(variables, batch["tokens"], batch["segment_ids"] > 0)
 
-    def loss(self, variables, batch, rng):
+    def loss_of(self, logits, batch):
         losses = optax.softmax_cross_entropy_with_integer_labels(
-            self.predict(variables, batch), batch["labels"]
+            logits, batch["labels"]
         )
         total = (losses * batch["weights"]).sum()
         return LossOutput({"cross_entropy": Term(total, batch["weights"].sum())}, {})
