@@ -10,7 +10,12 @@ from jax.sharding import Mesh
 
 from fmjax.configurable import configurable, runtime_field
 from fmjax.errors import UserError
-from fmjax.objectives.attack import find_inputs, no_perturbation, perturb
+from fmjax.objectives.attack import (
+    PixelRange,
+    find_inputs,
+    no_perturbation,
+    perturb,
+)
 from fmjax.objectives.classification import Classification
 from fmjax.objectives.label_objective import LabelObjective
 from fmjax.objectives.objective import Objective
@@ -29,7 +34,7 @@ class RobustAccuracy:
     """Robust accuracy: that on the validation split, each row of which is attacked.
 
     Attributes:
-      attack: perturbs word vectors, or normalized pixels.
+      attack: perturbs word vectors, or normalized pixels within their range.
       max_batches: batches of the split that are read; None for all.
       every_validation: whether after each validation, or after the last step alone.
     """
@@ -82,7 +87,9 @@ def measure_robustness(
     size = run.eval_batch_size or run.batch_size
     sharding = batch_sharding(mesh, rules)
     values = evaluate(
-        _attacked_step(objective, how.attack, mesh, run.xla_options),
+        _attacked_step(
+            objective, how.attack, experiment.pixel_range, mesh, run.xla_options
+        ),
         dict(variables),
         experiment.data.eval_batches(
             size, local_rows(sharding, size), max_batches=how.max_batches
@@ -95,7 +102,11 @@ def measure_robustness(
 
 @functools.lru_cache(maxsize=1)
 def _attacked_step(
-    objective: Objective, attack: PGDAttack, mesh: Mesh, options: Changes
+    objective: Objective,
+    attack: PGDAttack,
+    pixels: PixelRange | None,
+    mesh: Mesh,
+    options: Changes,
 ) -> Callable:
     """As `fmjax.training.step.make_eval_step` makes it, of attacked inputs."""
     compiler_options = xla_options(mesh.devices.flat[0], options)
@@ -105,9 +116,10 @@ def _attacked_step(
             return objective.loss(*perturb(variables, batch, deltas), None)
 
         with compiled_with(compiler_options):
-            start = no_perturbation(find_inputs(objective, variables, batch, None))
+            inputs = find_inputs(objective, variables, batch, None, pixels)
             gradient = jax.grad(lambda deltas: total(output(deltas).terms))
-            out = output(attack(gradient, start, attack.steps))
+            start = no_perturbation(inputs)
+            out = output(attack(gradient, start, attack.steps, inputs))
         shares = {
             name: (term.coefficient * term.sum, term.weight)
             for name, term in out.terms.items()

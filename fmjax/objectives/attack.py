@@ -22,6 +22,8 @@ from fmjax.objectives.terms import Batch
 Deltas = dict[str, Array]
 Norm = Literal["l2", "linf"]
 Per = Literal["row", "token"]
+# Normalized values of black and of white, of each channel.
+PixelRange = tuple[tuple[float, ...], tuple[float, ...]]
 
 IMAGES = "images"
 
@@ -32,18 +34,32 @@ class Input(NamedTuple):
     Attributes:
       shape: of the array: [B, T, D], or [B, height, width, C] of images.
       mask: bool, without the last axis; False for padding.
+      bounds: the least and the largest perturbation of each entry, arrays of `shape`,
+        with which pixels are black and white; None for no bounds.
     """
 
     shape: tuple[int, ...]
     mask: Array
+    bounds: tuple[Array, Array] | None = None
 
 
 def find_inputs(
-    objective: Objective, variables: dict, batch: Batch, rng: Key[Array, " B"] | None
+    objective: Objective,
+    variables: dict,
+    batch: Batch,
+    rng: Key[Array, " B"] | None,
+    pixels: PixelRange | None = None,
 ) -> dict[str, Input]:
     """The inputs of words that the loss reads, else its images.
 
     The loss is traced for them; what is computed for it alone, XLA removes.
+
+    Args:
+      objective: whose loss it is.
+      variables: {"params": …, other collections}.
+      batch: of the loss.
+      rng: one key per row, or None.
+      pixels: the range of the batch's images; None for no bounds.
 
     Raises:
       UserError: there are neither.
@@ -58,8 +74,13 @@ def find_inputs(
 
     found = masks(variables, batch, rng)
     if not found and IMAGES in batch:
-        shape = batch[IMAGES].shape
-        shapes, found = {IMAGES: shape}, {IMAGES: jnp.ones(shape[:-1], bool)}
+        images = batch[IMAGES]
+        every, bounds = jnp.ones(images.shape[:-1], bool), None
+        if pixels is not None:
+            # A pixel that is out of the range, such as noise, moves no further out.
+            black, white = (jnp.asarray(value, images.dtype) for value in pixels)
+            bounds = jnp.minimum(black - images, 0), jnp.maximum(white - images, 0)
+        return {IMAGES: Input(images.shape, every, bounds)}
     if not found:
         raise UserError(
             f"experiment.objective = @{objective.gin_name}() reads no vectors of words "
@@ -84,7 +105,7 @@ def no_perturbation(inputs: Mapping[str, Input]) -> Deltas:
 def random_perturbation(
     inputs: Mapping[str, Input], keys: Key[Array, " B"], size: float, norm: Norm
 ) -> Deltas:
-    """Uniform noise, zero for padding.
+    """Uniform noise within the bounds, zero for padding.
 
     With "l2" it is U(-1, 1) · size / √(T · D), where T counts tokens that are not
     padding (FreeLB, Zhu et al. 2020, algorithm 1); with "linf" U(-1, 1) · size.
@@ -109,7 +130,16 @@ def random_perturbation(
             entries = jnp.maximum(tokens * each.shape[-1], 1)[..., None]
             scale = size / jnp.sqrt(entries)
         deltas[path] = _of_batch(jnp.where(each.mask[..., None], noise * scale, 0.0))
-    return deltas
+    return within(deltas, inputs)
+
+
+def within(deltas: Deltas, inputs: Mapping[str, Input]) -> Deltas:
+    """The nearest perturbations within the bounds of pixels, of no larger norm."""
+    found = {}
+    for path, x in deltas.items():
+        bounds = inputs[path].bounds
+        found[path] = x if bounds is None else jnp.clip(x, *bounds)
+    return found
 
 
 def sizes(x: Array, norm: Norm, per: Per) -> Array:

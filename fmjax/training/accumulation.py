@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Key
 
-from fmjax.objectives.attack import find_inputs, perturb
+from fmjax.objectives.attack import PixelRange, find_inputs, perturb
 from fmjax.objectives.objective import EmbeddingObjective, Objective
 from fmjax.objectives.terms import Batch, LossOutput, total
 from fmjax.optim.parametrization import combine
@@ -30,6 +30,7 @@ def accumulate(
     trained: Any = None,
     noise_scale: bool = False,
     adversary: Adversary | None = None,
+    pixels: PixelRange | None = None,
 ) -> tuple[Any, Metrics, Collections]:
     """Gradients, metrics and new collections of a global batch.
 
@@ -49,6 +50,7 @@ def accumulate(
       noise_scale: whether metrics have "noise_scale", the sums of microbatches that
         `fmjax.training.noise_scale` needs.
       adversary: perturbs inputs; None for none.
+      pixels: the range of images, for the adversary; None for no bounds.
 
     Returns:
       Gradients, a tree like `trained`; metrics, float32 scalars by name; all of
@@ -78,7 +80,7 @@ def accumulate(
     add_up = _through_embeddings if through_embeddings else _piece_by_piece
     arguments = (trained, state.extra, batch, keys, microbatches)
     if adversary is not None:
-        add_up = functools.partial(_adversarial, adversary, weights)
+        add_up = functools.partial(_adversarial, adversary, pixels, weights)
     (value, ((sums, metrics), extra)), grads, noise = add_up(
         objective, variables, weighted, *arguments
     )
@@ -112,6 +114,7 @@ def _piece_by_piece(
 
 def _adversarial(
     adversary,
+    pixels,
     weights,
     objective,
     variables,
@@ -137,7 +140,8 @@ def _adversarial(
         def mean(values):
             return objective.weighted_sum(values, batch) / jnp.maximum(rows, 1e-9)
 
-        inputs = find_inputs(objective, variables(trained, extra), batch, keys)
+        read = variables(trained, extra)
+        inputs = find_inputs(objective, read, batch, keys, pixels)
         attacked = Attacked(
             objective, inputs, loss, logits, mean, keys, 1 / microbatches
         )

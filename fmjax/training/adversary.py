@@ -20,6 +20,7 @@ from fmjax.objectives.attack import (
     no_perturbation,
     project,
     random_perturbation,
+    within,
 )
 from fmjax.objectives.objective import EmbeddingObjective, Objective
 from fmjax.objectives.terms import Ratio
@@ -73,7 +74,8 @@ class Adversary(abc.ABC):
     """Perturbs inputs in training so that a model becomes robust, or generalizes.
 
     Perturbed are word vectors as they are in the table, never those of padding, or
-    images. Evaluation is not perturbed; see @robust_accuracy().
+    the pixels of images, which stay within black and white. Evaluation is not
+    perturbed; see @robust_accuracy().
     """
 
     gin_name: ClassVar[str]
@@ -122,6 +124,7 @@ class FGM(Adversary):
         clean, grads = attacked.of_both(trained, no_perturbation(attacked.inputs))
         moves = ascent(grads[1], self.norm, self.per)
         deltas = jax.tree.map(lambda x: self.radius * x, moves)
+        deltas = within(deltas, attacked.inputs)
         found = attacked.of_parameters(trained, deltas)
         return _joined(self.clean_weight, (clean, grads[0]), found, attacked.share)
 
@@ -149,19 +152,19 @@ class PGD(Adversary):
 
     def gradients(self, attacked: Attacked, trained: Any) -> Found:
         """One pass more than steps; with a random start two more, or one."""
-        attack, steps = self.attack, self.attack.steps
-        start, clean = no_perturbation(attacked.inputs), None
+        attack, inputs, steps = self.attack, attacked.inputs, self.attack.steps
+        start, clean = no_perturbation(inputs), None
         if not self.random_start:
             clean, grads = attacked.of_both(trained, start)
-            clean, start = (clean, grads[0]), attack.step(start, grads[1])
+            clean, start = (clean, grads[0]), attack.step(start, grads[1], inputs)
             steps -= 1
         else:
             if self.clean_weight:
                 clean = attacked.of_parameters(trained, start)
             start = random_perturbation(
-                attacked.inputs, attacked.keys, attack.radius, attack.norm
+                inputs, attacked.keys, attack.radius, attack.norm
             )
-        deltas = attack(lambda x: attacked.of_deltas(trained, x), start, steps)
+        deltas = attack(lambda x: attacked.of_deltas(trained, x), start, steps, inputs)
         found = attacked.of_parameters(trained, deltas)
         if clean is None:
             return found
@@ -207,6 +210,7 @@ class FreeLB(Adversary):
             )
             if self.radius is not None:
                 deltas = project(deltas, self.radius, "l2", "row")
+            deltas = within(deltas, attacked.inputs)
             value, (added, extra) = found
             sums = jax.tree.map(jnp.add, sums, (value, added, grads))
             return (deltas, sums), extra

@@ -18,6 +18,7 @@ from fmjax.data.text.text_data import Data
 from fmjax.errors import UserError, require
 from fmjax.models.generation import Generation
 from fmjax.models.text_embedding import TextEmbedding
+from fmjax.objectives.attack import PixelRange
 from fmjax.objectives.objective import Objective
 from fmjax.objectives.text_contrast import TextContrast
 from fmjax.optim.freezing import Freeze
@@ -180,3 +181,12 @@ class Experiment:
         """Image preprocessing, the model's own or the data's; None for text."""
         of_data = self.data.preprocessing if isinstance(self.data, ImageData) else None
         return self.preprocessing or of_data
+
+    @property
+    def pixel_range(self) -> PixelRange | None:
+        """Normalized values of black and of white in the rows of data, if it has them.
+
+        A data source of one's own may normalize in any way, so it has none.
+        """
+        data = self.data
+        return data.preprocessing.pixel_range if isinstance(data, ImageData) else None

@@ -1,13 +1,13 @@
 """Projected gradient descent on inputs, in training and against what is trained."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 
 from fmjax.configurable import configurable
 from fmjax.errors import require
-from fmjax.objectives.attack import Deltas, Norm, Per, ascent, project
+from fmjax.objectives.attack import Deltas, Input, Norm, Per, ascent, project, within
 
 
 @configurable("pgd_attack")
@@ -15,8 +15,8 @@ from fmjax.objectives.attack import Deltas, Norm, Per, ascent, project
 class PGDAttack:
     """Projected gradient descent against a trained model (Madry et al. 2018).
 
-    Each step raises the loss of a row, and the result is projected on a ball. It starts
-    at the input itself.
+    Each step raises the loss of a row, and the result is projected on a ball; pixels
+    are then clipped to their range. It starts at the input itself.
 
     Attributes:
       radius: the largest norm of a perturbation, in units of word vectors as they are
@@ -41,7 +41,11 @@ class PGDAttack:
         require(self, "step_size", size is None or size > 0, "more than 0, or None")
 
     def __call__(
-        self, gradient: Callable[[Deltas], Deltas], start: Deltas, steps: int
+        self,
+        gradient: Callable[[Deltas], Deltas],
+        start: Deltas,
+        steps: int,
+        inputs: Mapping[str, Input],
     ) -> Deltas:
         """The perturbations after a number of steps.
 
@@ -49,17 +53,20 @@ class PGDAttack:
           gradient: of the loss, at given perturbations.
           start: the first perturbations.
           steps: number of steps.
+          inputs: what is perturbed.
         """
 
         def step(deltas, _):
-            return self.step(deltas, gradient(deltas)), None
+            return self.step(deltas, gradient(deltas), inputs), None
 
         deltas, _ = jax.lax.scan(step, start, length=steps)
         return deltas
 
-    def step(self, deltas: Deltas, gradients: Deltas) -> Deltas:
-        """The perturbations after one more step, with the gradients there."""
+    def step(
+        self, deltas: Deltas, gradients: Deltas, inputs: Mapping[str, Input]
+    ) -> Deltas:
+        """The perturbations of `inputs` one step on, with the gradients there."""
         size = self.step_size or 2.5 * self.radius / self.steps
         moves = ascent(gradients, self.norm, self.per)
         moved = jax.tree.map(lambda x, move: x + size * move, deltas, moves)
-        return project(moved, self.radius, self.norm, self.per)
+        return within(project(moved, self.radius, self.norm, self.per), inputs)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, Key
 
+from fmjax.objectives.attack import PixelRange
 from fmjax.objectives.objective import Objective
 from fmjax.objectives.terms import Batch, LossOutput
 from fmjax.optim.parametrization import average, combine
@@ -41,6 +42,7 @@ def make_train_step(
     norms: Norms | None = None,
     noise_scale: bool = False,
     adversary: Adversary | None = None,
+    pixels: PixelRange | None = None,
     compiler_options: dict[str, Any] | None = None,
 ) -> Callable[..., tuple[State, Metrics]]:
     """Makes the jitted training step: (state, global batch, phase) → (state, metrics).
@@ -67,6 +69,7 @@ def make_train_step(
       norms: groups of parameters whose norms are measured; None for none.
       noise_scale: whether to measure what the gradient noise scale needs.
       adversary: perturbs inputs; None for none.
+      pixels: the range of images, for the adversary; None for no bounds.
       compiler_options: of XLA, see `fmjax.sharding.xla_options`.
     """
 
@@ -84,6 +87,7 @@ def make_train_step(
                 trained,
                 noise_scale,
                 adversary,
+                pixels,
             )
         if plan.update_shardings is not None:
             # Reduced to where the optimizer's state is, instead of everywhere.

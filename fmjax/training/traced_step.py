@@ -72,6 +72,7 @@ class TracedStep:
             norms=self.norms,
             noise_scale=run.noise_scale is not None,
             adversary=experiment.adversary,
+            pixels=experiment.pixel_range,
             compiler_options=xla_options(mesh.devices.flat[0], run.xla_options),
         )
 

@@ -66,7 +66,6 @@ def run_dir(place):
     return trained(place, "run")
 
 
-@pytest.mark.slow
 def test_a_run_reports_robust_beside_clean_accuracy(run_dir):
     (line,) = metrics.read(run_dir, "validation")
     assert line["accuracy"] >= line["robust_accuracy"]
@@ -87,6 +86,32 @@ def test_a_wider_attack_is_a_stronger_one(run_dir):
     )
     assert more["robust_loss"] > line["robust_loss"]
     np.testing.assert_allclose(none["robust_loss"], line["cross_entropy"], rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_attacks_of_images_stay_between_black_and_white(place):
+    tiny = (
+        "transformer.num_layers=1",
+        "transformer.embed_dim=16",
+        "transformer.num_heads=2",
+        "evaluation/pgd_attack.steps=1",
+        "train.steps=2",
+        "train.log_every=1",
+    )
+    found = []
+    # With both a step reaches from black, -1, to white, 1.
+    for radius in (2.0, 1e6):
+        experiment = fmjax.load_experiment(
+            "small/vit_digits_robust.gin", (*tiny, f"pgd_attack.radius={radius}")
+        )
+        run_dir = place / f"images{radius}"
+        fmjax.train(experiment, run_dir)
+        (line,) = metrics.read(run_dir, "validation")
+        losses = [each["loss"] for each in metrics.read(run_dir, "train")]
+        found.append([*losses, line["robust_loss"], line["robust_accuracy"]])
+        assert line["robust_accuracy"] <= line["accuracy"]
+        assert line["robust_loss"] > line["cross_entropy"]
+    np.testing.assert_allclose(*found, rtol=1e-5)
 
 
 @pytest.mark.slow

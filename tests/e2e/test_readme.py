@@ -117,6 +117,7 @@ CUT_SHORT = {
     "fmjax train vectors.gin": TUNED,
     "fmjax train qa_vectors.gin": TUNED,
     "fmjax train robust.gin": TUNED,
+    "fmjax train small/vit_digits_robust.gin": ["train.steps=2"],
     "fmjax train continue_adapter.gin": [
         *BRIEF, "train.steps=2", "train.batch_size=8",
     ],

@@ -18,6 +18,7 @@ from fmjax.models.language.seq2seq import Seq2Seq
 from fmjax.models.layers.perturbation import perturbed
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.objectives.attack import (
+    Input,
     find_inputs,
     no_perturbation,
     perturb,
@@ -303,9 +304,10 @@ def test_the_margin_of_a_linear_classifier_falls_by_the_radius_times_its_norm():
         return jnp.log1p(jnp.exp(-margins(deltas["words"]))).mean()
 
     start = {"words": jnp.zeros(x.shape)}
+    inputs = {"words": Input(x.shape, jnp.ones(x.shape[:2], bool))}
     for steps, norm, dual in ((1, "l2", 2), (7, "l2", 2), (7, "linf", 1)):
         attack = PGDAttack(radius=0.3, steps=steps, norm=norm)
-        found = attack(jax.grad(loss), start, steps)["words"]
+        found = attack(jax.grad(loss), start, steps, inputs)["words"]
         expected = margins(0.0) - 0.3 * np.linalg.norm(w, dual)
         np.testing.assert_allclose(margins(np.asarray(found)), expected, atol=2e-5)
 

@@ -89,6 +89,15 @@ class Preprocessing:
         numbers += shift
         return numbers.reshape(picture.height, picture.width, 3)
 
+    @property
+    def pixel_range(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Normalized values of black and of white, each of red, green and blue."""
+        black, white = (
+            tuple((grey - mean) / std for mean, std in zip(self.mean, self.std))
+            for grey in (0, 1)
+        )
+        return black, white
+
     @functools.cached_property
     def _line(self) -> tuple[np.ndarray, np.ndarray]:
         """Scale and shift, float32 [3 S]: NumPy is slow along an axis of length 3."""
