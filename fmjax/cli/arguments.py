@@ -55,6 +55,17 @@ def takes_trust(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def takes_no_comparison(sub: argparse.ArgumentParser) -> None:
+    """Adds `--no_comparison` of merged weights."""
+    sub.add_argument(
+        "--no_comparison",
+        action="store_true",
+        help="do not compare predictions before and after a merge (KL, perplexity), as "
+        "is done for a base that is kept in fewer bits, or a --dtype narrower than "
+        "float32",
+    )
+
+
 def takes_run(sub: argparse.ArgumentParser) -> None:
     """Adds a run directory, and `--step` of its checkpoint."""
     sub.add_argument("run_dir", help="a run directory, or its s3://… or gs://…")

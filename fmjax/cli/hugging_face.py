@@ -2,7 +2,13 @@
 
 import argparse
 
-from fmjax.cli.arguments import Verbs, add_verb, takes_run, takes_trust
+from fmjax.cli.arguments import (
+    Verbs,
+    add_verb,
+    takes_no_comparison,
+    takes_run,
+    takes_trust,
+)
 from fmjax.errors import UserError
 
 
@@ -61,6 +67,7 @@ def add(verbs: Verbs) -> None:
         action="store_true",
         help="write a model with the adapters of the run in its weights",
     )
+    takes_no_comparison(sub)
     sub.add_argument(
         "--base_model",
         metavar="NAME",
@@ -118,6 +125,8 @@ def _export(args: argparse.Namespace) -> None:
     which = {"step": args.step, "dtype": args.dtype, "trust": args.trust}
     if args.base_model and not args.adapter:
         raise UserError("--base_model has an effect only with --adapter.")
+    if args.no_comparison and not args.merged:
+        raise UserError("--no_comparison has an effect only with --merged.")
     if args.adapter:
         notes = export_adapter(
             args.run_dir, args.hf_dir, base_model=args.base_model, **which
@@ -134,4 +143,21 @@ def _export(args: argparse.Namespace) -> None:
             **which,
         )
     print(f"exported {args.run_dir} into {args.hf_dir}")
-    print("\n".join(notes))
+    print("\n".join(notes), flush=True)
+    if args.merged and not args.no_comparison:
+        _compare(args)
+
+
+def _compare(args: argparse.Namespace) -> None:
+    """Prints what an export has done to merged weights, if it has rounded them."""
+    from fmjax.evaluation.merge_damage import describe, export_damage
+    from fmjax.interop.export import exported_dtype
+    from fmjax.run.directory import stored_experiment
+    from fmjax.storage.paths import as_path
+
+    experiment = stored_experiment(as_path(args.run_dir), args.trust)
+    dtype = exported_dtype(experiment, args.dtype)
+    if experiment.peft.coding is None and dtype == "float32":
+        return  # Equal to the rounding of float32.
+    which = {"step": args.step, "trust": args.trust}
+    print(describe(export_damage(args.run_dir, dtype, **which)))

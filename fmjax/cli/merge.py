@@ -2,7 +2,7 @@
 
 import argparse
 
-from fmjax.cli.arguments import Verbs, add_verb, takes_trust
+from fmjax.cli.arguments import Verbs, add_verb, takes_no_comparison, takes_trust
 
 
 def add(verbs: Verbs) -> None:
@@ -35,12 +35,7 @@ def add(verbs: Verbs) -> None:
         default="float32",
         help="dtype of the parameters; default: float32, others round the changes",
     )
-    sub.add_argument(
-        "--no_comparison",
-        action="store_true",
-        help="do not compare predictions before and after (KL, perplexity), as is done "
-        "for a base that is kept in fewer bits, or a narrower --dtype",
-    )
+    takes_no_comparison(sub)
     takes_trust(sub)
 
 
@@ -59,7 +54,7 @@ def _merge(args: argparse.Namespace) -> None:
     print("\n".join(notes), flush=True)
     if len(args.runs) > 1 or args.no_comparison:
         return
-    from fmjax.evaluation.merge_damage import merge_damage
+    from fmjax.evaluation.merge_damage import describe, merge_damage
     from fmjax.run.directory import stored_experiment
     from fmjax.storage.paths import as_path
 
@@ -68,5 +63,4 @@ def _merge(args: argparse.Namespace) -> None:
     if not coded and args.dtype == "float32":
         return  # Equal to the rounding of float32.
     damage = merge_damage(run, args.new_dir, step=args.step, trust=args.trust)
-    if damage is not None:
-        print(damage.describe())
+    print(describe(damage))

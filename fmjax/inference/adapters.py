@@ -32,12 +32,13 @@ class Loaded(Protocol):
     directory: pathlib.Path | None
 
 
-def merged(run: Loaded, where: Where) -> dict[str, Any]:
+def merged(run: Loaded, where: Where, dtype: str | None = None) -> dict[str, Any]:
     """The fields of a run whose adapters are merged into the weights.
 
     Args:
       run: a run of adapters.
       where: its mesh and rules.
+      dtype: of the weights; None for that which each had.
 
     Raises:
       UserError: adapters cannot be merged.
@@ -52,7 +53,7 @@ def merged(run: Loaded, where: Where) -> dict[str, Any]:
         "config": config,
         "model": plan.objective.model,
         "params": jax.device_put(
-            plan.merge(run.params), named_shardings(specs, where[0])
+            plan.merge(run.params, dtype), named_shardings(specs, where[0])
         ),
     }
 

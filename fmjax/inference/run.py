@@ -324,17 +324,20 @@ class Run:
             )
         return np.stack([preprocessing.of_picture(image) for image in images])
 
-    def merged(self) -> "Run":
-        """The run with its adapters merged into the weights, which keep their dtypes.
+    def merged(self, dtype: str | None = None) -> "Run":
+        """The run with its adapters merged into the weights.
 
         `fmjax merge` writes such a run. A run without adapters is returned unchanged.
+
+        Args:
+          dtype: of the weights; None to keep their dtypes.
 
         Raises:
           UserError: the adapters cannot be merged into weights.
         """
         if self.config.peft is None:
             return self
-        return self._replaced(adapters.merged(self, self._where))
+        return self._replaced(adapters.merged(self, self._where, dtype))
 
     def with_adapter(
         self,

@@ -36,6 +36,7 @@ from fmjax.sharding.mesh import MeshConfig
 from fmjax.storage.new_folder import new_folder
 from fmjax.storage.paths import as_path
 from fmjax.training.checkpoint.read_model import find_model
+from fmjax.training.experiment import Experiment
 from fmjax.training.merged import MergedState
 from fmjax.training.state import abstract_variables
 
@@ -95,7 +96,7 @@ def export_model(
         state = MergedState(source, experiment, step)
         objective = state.plan.objective
     imported = experiment.imported
-    dtype = dtype or (imported.dtype if imported else "float32")
+    dtype = exported_dtype(experiment, dtype)
     check_dtype(dtype)
     if max_shard_bytes < 1:
         raise UserError(f"max_shard_bytes = {max_shard_bytes}: expected at least 1.")
@@ -161,6 +162,12 @@ def export_model(
         model_card.write(target, source, experiment, exported, license, languages)
         notes.append(f"model card in {model_card.FILE}")
     return notes
+
+
+def exported_dtype(experiment: Experiment, dtype: str | None) -> str:
+    """The dtype of exported weights; None for that of the imported folder, if any."""
+    imported = experiment.imported
+    return dtype or (imported.dtype if imported else "float32")
 
 
 def describe(

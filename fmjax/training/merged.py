@@ -95,11 +95,12 @@ class MergePlan:
             return head_of(arrays[TABLE])
         return merged_array(path, arrays, self.axes)
 
-    def merge(self, params: Any) -> dict:
-        """All weights of parameters in memory, each in the dtype that it had.
+    def merge(self, params: Any, dtype: str | None = None) -> dict:
+        """All weights of parameters in memory.
 
         Args:
           params: nested dict of the run's parameters.
+          dtype: of all weights; None for that which each had.
         """
         flat = traverse_util.flatten_dict(params, sep="/")
         found = {}
@@ -108,8 +109,8 @@ class MergePlan:
             for name in self.sources(path):
                 is_coded = name in self.peft.coded
                 arrays[name] = self.peft.decode(name, flat) if is_coded else flat[name]
-            dtype = next(iter(arrays.values())).dtype
-            found[path] = self.array(path, arrays).astype(dtype)
+            kept = next(iter(arrays.values())).dtype
+            found[path] = self.array(path, arrays).astype(dtype or kept)
         return traverse_util.unflatten_dict(found, sep="/")
 
     @functools.cached_property

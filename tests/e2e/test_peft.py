@@ -12,8 +12,9 @@ from scipy.special import log_softmax
 from tiers import slow
 
 from fmjax import load_experiment
-from fmjax.evaluation.merge_damage import merge_damage
+from fmjax.evaluation.merge_damage import export_damage, merge_damage
 from fmjax.inference.load import load
+from fmjax.interop.hugging_face import import_model
 from fmjax.run import registry
 from fmjax.training.checkpoint import read_model
 from fmjax.training.checkpoint.saved_state import (
@@ -358,24 +359,38 @@ def test_adapters_are_trained_further_in_another_run(tiny, base, tmp_path, verb)
 
 
 @pytest.mark.slow
-def test_a_base_in_eight_bits_is_merged_as_it_was_trained_with(
-    tiny, base, tmp_path, verb
+@pytest.mark.parametrize("coding", [("int8",), ("nf4", "nf4.paths=('**/mlp/out',)")])
+def test_a_base_in_few_bits_is_merged_as_it_was_trained_with(
+    tiny, base, tmp_path, verb, coding
 ):
     run_dir, whole = tmp_path / "run", tmp_path / "whole"
-    coded = ["peft.coding=@int8()", "peft.base_dtype='float32'"]
+    name, *bindings = coding
+    coded = [f"peft.coding=@{name}()", *bindings, "peft.base_dtype='float32'"]
     code, _, err = verb(*command(tiny, base, run_dir, 4, *coded))
     assert code == 0, err
     code, said, err = verb("merge", run_dir, whole)
     assert code == 0, err
     assert "predictions of the validation split: KL" in said
+    code, said, err = verb("export", run_dir, tmp_path / "hf", "--merged")
+    assert code == 0, err
+    assert "predictions of the validation split: KL" in said
+    import_model(tmp_path / "hf", tmp_path / "again")
     tokens = np.arange(20)[None] + 60
-    runs = (load(run_dir), load(whole), load(run_dir).merged(), load(base))
-    found, merged, in_memory, plain = (
+    paths = (run_dir, whole, tmp_path / "again", base)
+    runs = (*map(load, paths), load(run_dir).merged())
+    found, merged, exported, plain, in_memory = (
         np.asarray(run(tokens=tokens)["logits"]) for run in runs
     )
     np.testing.assert_allclose(merged, found, atol=1e-5)
+    np.testing.assert_allclose(exported, found, atol=1e-5)
     np.testing.assert_allclose(in_memory, found, atol=1e-5)
     assert np.abs(plain - found).max() > 1e-3
+    # The bits change what no adapter does.
+    kernels = [
+        np.asarray(r.params["stack"]["layer_0"]["mlp"]["out"])
+        for r in (runs[1], runs[3])
+    ]
+    assert np.abs(kernels[0] - kernels[1]).max() > 1e-4
 
 
 def test_the_damage_of_a_rounded_merge_is_measured(tiny, base, tmp_path, verb):
@@ -402,6 +417,19 @@ def test_the_damage_of_a_rounded_merge_is_measured(tiny, base, tmp_path, verb):
     perplexities = [np.exp(-x.sum() / weights.sum()) for x in losses]
     assert found.perplexity == pytest.approx(perplexities, rel=1e-5)
     assert found.perplexity[0] != found.perplexity[1]
+
+    # An export rounds in the same way, and says so.
+    export = ["export", run_dir, tmp_path / "hf", "--merged", "--dtype", "float16"]
+    code, said, err = verb(*export)
+    assert code == 0, err
+    exported = export_damage(run_dir, "float16")
+    assert exported.describe() in said
+    assert exported.kl == pytest.approx(found.kl, rel=1e-3)
+    assert exported.perplexity == pytest.approx(found.perplexity, rel=1e-6)
+    export[2] = tmp_path / "silent"
+    code, said, err = verb(*export, "--no_comparison")
+    assert code == 0, err
+    assert "KL" not in said
 
 
 def _digest_rows(run_dir):
