@@ -8,19 +8,22 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from fmjax.cli.adapters import takes_adapter, with_adapter
 from fmjax.cli.arguments import Verbs, add_verb, takes_run, takes_sampling, takes_trust
 from fmjax.errors import UserError, suggest
 
 if TYPE_CHECKING:
     from fmjax.inference.chat import Chat
+    from fmjax.inference.run import Run
 
 _HELP = """\
 /reset        begin another conversation, with the same system prompt
 /system TEXT  begin another conversation, with this system prompt; none without TEXT
+/adapter NAME go on with another --adapter, by its folder's name; none without NAME
 /save FILE    append the conversation to a file of JSON lines, as data for training
 /help         this text
 /quit         end, as Ctrl-D does; Ctrl-C ends a reply"""
-_COMMANDS = ("/reset", "/system", "/save", "/help", "/quit")
+_COMMANDS = ("/reset", "/system", "/adapter", "/save", "/help", "/quit")
 
 
 def add(verbs: Verbs) -> None:
@@ -33,6 +36,11 @@ def add(verbs: Verbs) -> None:
     )
     takes_run(sub)
     takes_trust(sub)
+    takes_adapter(
+        sub,
+        "adapters to talk with, the first of several until /adapter NAME",
+        action="append",
+    )
     sub.add_argument("--system", help="the system prompt")
     sub.add_argument(
         "--message",
@@ -50,7 +58,9 @@ def _chat(args: argparse.Namespace) -> None:
         args.max_tokens, args.temperature, args.top_k, args.top_p, args.seed
     )
     run = load(args.run_dir, step=args.step, trust=args.trust, dtype=args.dtype)
-    chat, system = Chat(run, args.system, options), args.system
+    runs = _by_adapter(run, args.adapter or [], args.trust)
+    first = [*runs.values()][1 if args.adapter else 0]
+    chat, system = Chat(first, args.system, options), args.system
     is_terminal = args.message is None and sys.stdin.isatty()
     if is_terminal:
         print(f"{run!r}; /help lists commands", file=sys.stderr)
@@ -59,7 +69,7 @@ def _chat(args: argparse.Namespace) -> None:
             if args.message is None and line.startswith("/"):
                 command, _, rest = line.partition(" ")
                 system = rest.strip() if command == "/system" else system
-                if not _obey(chat, command, rest.strip(), system):
+                if not _obey(chat, command, rest.strip(), system, runs):
                     return
             elif line.strip():
                 _answer(chat, line)
@@ -67,6 +77,20 @@ def _chat(args: argparse.Namespace) -> None:
             if not is_terminal:
                 raise
             print(f"fmjax: {error}", file=sys.stderr)
+
+
+def _by_adapter(run: "Run", folders: list[str], trust: bool) -> dict[str, "Run"]:
+    """The run with each adapter, by the folder's name; as it is, by an empty name."""
+    runs = {"": run}
+    for folder in folders:
+        name = pathlib.PurePath(folder).name
+        if name in runs:
+            raise UserError(
+                f"--adapter {folder}: there are two folders {name!r}; expected other "
+                "names, by which /adapter tells them apart."
+            )
+        runs[name] = with_adapter(run, folder, trust)
+    return runs
 
 
 def _lines(is_terminal: bool) -> Iterator[str]:
@@ -94,10 +118,21 @@ def _answer(chat: "Chat", line: str) -> None:
         print("(cut: no stop token within the maximum of tokens)", file=sys.stderr)
 
 
-def _obey(chat: "Chat", command: str, rest: str, system: str | None) -> bool:
+def _obey(
+    chat: "Chat", command: str, rest: str, system: str | None, runs: dict[str, "Run"]
+) -> bool:
     """Does what a command says; returns whether to go on."""
     if command in ("/reset", "/system"):
         chat.reset(system)
+    elif command == "/adapter":
+        if rest not in runs:
+            known = [name for name in runs if name]
+            raise UserError(
+                f"/adapter {rest}: expected {'one of ' * bool(known)}"
+                f"{', '.join(known) or '--adapter of the command'}."
+                f"{suggest(rest, known)}"
+            )
+        chat.switch(runs[rest])
     elif command == "/save":
         if not rest:
             raise UserError("/save: expected the name of a file.")

@@ -4,6 +4,7 @@ import argparse
 import json
 import pathlib
 
+from fmjax.cli.adapters import adapter_run, takes_adapter
 from fmjax.cli.arguments import Verbs, add_verb, takes_bindings, takes_run
 from fmjax.errors import UserError
 
@@ -13,6 +14,7 @@ def add(verbs: Verbs) -> None:
     sub = add_verb(verbs, "eval", "Evaluate a run on its validation split.", _eval)
     takes_run(sub)
     takes_bindings(sub)
+    takes_adapter(sub, "adapters to evaluate on the data of the run")
     sub.add_argument(
         "--bleu",
         action="store_true",
@@ -57,6 +59,11 @@ def _eval(args: argparse.Namespace) -> None:
     given = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
     if given and not args.bleu:
         raise UserError(f"--{next(iter(given))} has an effect only with --bleu.")
+    if args.adapter and (measured := args.bleu * ["bleu"] + (args.measures or [])):
+        raise UserError(
+            f"--{measured[0]} has no --adapter; expected the run directory of the "
+            f"adapters: fmjax eval {args.adapter} --{measured[0]}."
+        )
     values = {}
     if args.bleu:
         from fmjax.evaluation.bleu import bleu_of_run
@@ -66,7 +73,11 @@ def _eval(args: argparse.Namespace) -> None:
         from fmjax.evaluation.image_measures import measure_images
 
         values |= measure_images(args.run_dir, args.measures, **which)
-    values |= evaluate_run(args.run_dir, **which)
+    if args.adapter is None:
+        values |= evaluate_run(args.run_dir, **which)
+    else:
+        with adapter_run(args.adapter, args.run_dir, step, args.trust) as adapter:
+            values |= evaluate_run(args.run_dir, adapter=adapter, **which)
     text = json.dumps(values, indent=2)
     print(text)
     # On several hosts all have the same results.

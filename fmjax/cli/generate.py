@@ -2,14 +2,10 @@
 
 import argparse
 import pathlib
-import tempfile
-from typing import TYPE_CHECKING
 
+from fmjax.cli.adapters import takes_adapter, with_adapter
 from fmjax.cli.arguments import Verbs, add_verb, takes_run, takes_sampling, takes_trust
 from fmjax.errors import UserError
-
-if TYPE_CHECKING:
-    from fmjax.inference.run import Run
 
 
 def add(verbs: Verbs) -> None:
@@ -22,12 +18,7 @@ def add(verbs: Verbs) -> None:
     )
     takes_run(sub)
     takes_trust(sub)
-    sub.add_argument(
-        "--adapter",
-        metavar="DIR",
-        help="adapters to generate with: a run directory of the same base, or a folder "
-        "of peft",
-    )
+    takes_adapter(sub, "adapters to generate with")
     sub.add_argument(
         "--prompt", action="append", help="text to continue or answer; may be repeated"
     )
@@ -56,7 +47,7 @@ def _generate(args: argparse.Namespace) -> None:
         raise UserError("neither --prompt nor --image is given; expected at least one.")
     run = load(args.run_dir, step=args.step, trust=args.trust, dtype=args.dtype)
     if args.adapter is not None:
-        run = _with_adapter(run, args.adapter, args.trust)
+        run = with_adapter(run, args.adapter, args.trust)
     prompts, images = args.prompt or [""], None
     if args.image:
         images = read_images(run, args.image)
@@ -73,17 +64,3 @@ def _generate(args: argparse.Namespace) -> None:
     }
     for prompt, text in zip(prompts, texts.generate(run, prompts, **options)):
         print(texts.with_prompt(run, prompt, text))
-
-
-def _with_adapter(run: "Run", folder: str, trust: bool) -> "Run":
-    """The run with adapters of a run directory, or of a folder of peft."""
-    from fmjax.interop.peft.adapter_config import FILE
-    from fmjax.interop.peft.import_adapter import import_adapter
-
-    if not pathlib.Path(folder, FILE).is_file():
-        return run.with_adapter(folder, trust=trust)
-    with tempfile.TemporaryDirectory(prefix="fmjax-") as place:
-        base = run.without_adapters(trust)
-        made = pathlib.Path(place, "run")
-        import_adapter(folder, made, base.directory, step=base.step, trust=trust)
-        return run.with_adapter(made, trust=trust)

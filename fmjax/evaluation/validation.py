@@ -16,6 +16,7 @@ from fmjax.evaluation.embeddings import measure_embeddings
 from fmjax.evaluation.labels import check_labels, evaluate_labels
 from fmjax.evaluation.robustness import RobustAccuracy, measure_robustness
 from fmjax.evaluation.unigram import baseline
+from fmjax.inference.adapters import adapters_config, base_of, check_same_base
 from fmjax.objectives.label_objective import LabelObjective
 from fmjax.objectives.text_contrast import TextContrast
 from fmjax.run import directory as run_dirs
@@ -29,6 +30,7 @@ from fmjax.sharding.mesh import (
 from fmjax.sharding.xla_options import xla_options
 from fmjax.storage.paths import as_path
 from fmjax.training.checkpoint.read_model import restore_model
+from fmjax.training.checkpoint.saved_state import SavedState
 from fmjax.training.checks import check_divisible
 from fmjax.training.evaluate import evaluate
 from fmjax.training.experiment import Experiment
@@ -47,6 +49,7 @@ def evaluate_run(
     step: int | None = None,
     bindings: Sequence[str] = (),
     trust: bool = False,
+    adapter: str | os.PathLike | None = None,
 ) -> dict[str, float]:
     """Loss and metrics of a checkpoint over the whole validation split.
 
@@ -56,6 +59,8 @@ def evaluate_run(
       bindings: "NAME=VALUE" bindings that override the stored config, such as another
         data path. Preprocessing of images that is not bound is that of an imported run.
       trust: whether the stored config may import code.
+      adapter: a run directory of adapters of the same base, whose model and objective
+        are evaluated at its newest step, on the data of `run_dir`; None for none.
 
     Returns:
       The result of `fmjax.training.evaluate.evaluate` with "step", for text
@@ -66,7 +71,8 @@ def evaluate_run(
 
     Raises:
       UserError: the run has no data, the data has another tokenizer or other classes
-        than the run, or the devices have too little memory.
+        than the run, the adapters have another base or cannot read the data, or the
+        devices have too little memory.
     """
     folder = as_path(run_dir)
     experiment = run_dirs.stored_experiment(folder, trust, bindings)
@@ -75,6 +81,11 @@ def evaluate_run(
             f"{folder}: experiment.data = None (an imported run has no data); expected "
             "data to evaluate on. Bind experiment.data=@data() and data.train=…."
         )
+    weights = folder
+    if adapter is not None:
+        weights = as_path(adapter)
+        experiment = _with_adapter(experiment, folder, step, weights, trust)
+        step = None
     # The stored mesh may be for another machine; by default use all devices here.
     mesh_is_bound = any(binding.startswith("mesh.") for binding in bindings)
     mesh_config = experiment.mesh if mesh_is_bound else MeshConfig()
@@ -86,11 +97,13 @@ def evaluate_run(
         check_tokenizer(folder, tokenizer.digest)
     experiment = dataclasses.replace(experiment, data=data)
     check_labels(experiment)
+    if adapter is not None:
+        objective.check(data.row_shapes(), tokenizer and tokenizer.vocab_size)
     if jax.process_index() == 0:
         data.prepare()
     data.wait_until_prepared()
     peft = experiment.peft
-    variables, step = restore_model(folder, objective, mesh, rules, step, peft=peft)
+    variables, step = restore_model(weights, objective, mesh, rules, step, peft=peft)
     sharding = batch_sharding(mesh, rules)
     options = xla_options(mesh.devices.flat[0], experiment.train.xla_options)
     with on_mesh(mesh, rules):
@@ -115,6 +128,22 @@ def evaluate_run(
         values["perplexity"] = float(np.exp(values["nll"]))
     counts = data.target_counts()
     return {"step": step, **values, **(baseline(*counts) if counts else {})}
+
+
+def _with_adapter(
+    experiment: Experiment,
+    folder: pathlib.Path,
+    step: int | None,
+    adapter: pathlib.Path,
+    trust: bool,
+) -> Experiment:
+    """The experiment of a run with the objective of adapters of the same base."""
+    own = adapters_config(adapter, trust)
+    base = base_of(folder, step, run_dirs.stored_experiment(folder, trust))
+    check_same_base(base, SavedState(adapter))
+    return dataclasses.replace(
+        experiment, objective=own.objective, peft=own.peft, embedding=own.embedding
+    )
 
 
 def data_of(experiment: Experiment, bindings: Sequence[str]) -> Data | ImageData | None:

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
+from flax import linen as nn
 from flax import traverse_util
 
+from fmjax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 from fmjax.errors import UserError
 from fmjax.optim.peft.peft import PeftPlan
 from fmjax.run import directory as run_dir
@@ -27,8 +29,11 @@ class Loaded(Protocol):
     """What is read of a `fmjax.inference.run.Run`."""
 
     config: Experiment
+    model: nn.Module
     params: dict
+    tokenizer: Tokenizer | None
     step: int
+    extra: Mapping[str, Any]
     directory: pathlib.Path | None
 
 
@@ -78,20 +83,51 @@ def with_adapter(
       UserError: it has no adapters, or another base.
     """
     folder = as_path(directory)
-    config = run_dir.stored_experiment(folder, trust)
-    if config.peft is None:
-        raise UserError(
-            f"{folder} is no run of adapters (experiment.peft = None); expected one."
-        )
-    base = _base_of(run)
+    config = adapters_config(folder, trust)
+    base = _base_of_loaded(run)
     found = _fields(where, config, folder, step)
-    (other,) = _bases(found["saved"])
-    if base.digest_of(base.param_shapes) != other.digest_of(other.param_shapes):
-        raise UserError(
-            f"{folder} has adapters of {other.run_dir} at step {other.step}, not of "
-            f"{base.run_dir} at step {base.step}. Expected adapters of the same base."
-        )
+    check_same_base(base, found["saved"])
     return _read(run, where, found)
+
+
+def with_loaded_adapter(run: Loaded, other: Loaded) -> dict[str, Any]:
+    """The fields of a run with the adapters of a loaded run; reads no parameters.
+
+    Args:
+      run: of the base, or of other adapters.
+      other: a loaded run of adapters, on the same mesh.
+
+    Raises:
+      UserError: it has no adapters, or another base.
+    """
+    if other.config.peft is None:
+        raise UserError(
+            "the other run has no adapters (experiment.peft = None); expected some."
+        )
+    flat = traverse_util.flatten_dict(other.params, sep="/")
+    shared = {
+        name: array
+        for own in _shared(run, other.config).values()
+        for name, array in own.items()
+    }
+    # Of runs that already share them, nothing on disk is looked at.
+    if not shared or any(flat[name] is not array for name, array in shared.items()):
+        check_same_base(_base_of_loaded(run), SavedState(other.directory, other.step))
+    return {
+        "config": other.config,
+        "model": other.model,
+        "params": traverse_util.unflatten_dict(flat | shared, sep="/"),
+        "tokenizer": other.tokenizer,
+        "step": other.step,
+        "extra": other.extra,
+        "directory": other.directory,
+    }
+
+
+def read_tokenizer(directory: pathlib.Path) -> Tokenizer | None:
+    """The tokenizer of a run directory; None if it has none."""
+    folder = directory / run_dir.TOKENIZER
+    return load_tokenizer(folder) if folder.is_dir() else None
 
 
 def without_adapters(run: Loaded, where: Where, trust: bool = False) -> dict[str, Any]:
@@ -105,21 +141,57 @@ def without_adapters(run: Loaded, where: Where, trust: bool = False) -> dict[str
     Raises:
       UserError: the base is no longer what it was.
     """
-    base = _base_of(run)
+    base = _base_of_loaded(run)
     config = run_dir.stored_experiment(base.run_dir, trust)
     found = _fields(where, config, base.run_dir, base.step)
     return _read(run, where, found)
 
 
-def _base_of(run: Loaded) -> SavedState:
-    """The checkpoint of the base of a run; its own without adapters."""
-    if run.directory is None:
-        raise UserError("this run has no directory, and so no base with adapters.")
-    saved = SavedState(run.directory, run.step)
-    if run.config.peft is None:
+def adapters_config(folder: pathlib.Path, trust: bool = False) -> Experiment:
+    """The config of a run directory of adapters; raises a UserError for others."""
+    config = run_dir.stored_experiment(folder, trust)
+    if config.peft is None:
+        raise UserError(
+            f"{folder} is no run of adapters (experiment.peft = None); expected one."
+        )
+    return config
+
+
+def base_of(
+    directory: pathlib.Path, step: int | None, config: Experiment
+) -> SavedState:
+    """The checkpoint of the base of a run; its own without adapters.
+
+    Args:
+      directory: of the run.
+      step: of its checkpoint; None for the newest.
+      config: of the run.
+
+    Raises:
+      UserError: it has parameters of several runs.
+    """
+    saved = SavedState(directory, step)
+    if config.peft is None:
         return saved
     (base,) = _bases(saved)
     return base
+
+
+def check_same_base(base: SavedState, adapters: SavedState) -> None:
+    """Raises a UserError for adapters of another base than this checkpoint."""
+    (other,) = _bases(adapters)
+    if base.digest_of(base.param_shapes) != other.digest_of(other.param_shapes):
+        raise UserError(
+            f"{adapters.run_dir} has adapters of {other.run_dir} at step {other.step}, "
+            f"not of {base.run_dir} at step {base.step}. Expected adapters of the same "
+            "base."
+        )
+
+
+def _base_of_loaded(run: Loaded) -> SavedState:
+    if run.directory is None:
+        raise UserError("this run has no directory, and so no base with adapters.")
+    return base_of(run.directory, run.step, run.config)
 
 
 def _bases(saved: SavedState) -> list[SavedState]:
@@ -151,6 +223,7 @@ def _read(run: Loaded, where: Where, found: Mapping[str, Any]) -> dict[str, Any]
         "config": config,
         "model": config.objective.model,
         "params": traverse_util.unflatten_dict(params | read, sep="/"),
+        "tokenizer": read_tokenizer(found["folder"]),
         "step": saved.step,
         "extra": saved.read_extra(found["extra"]),
         "directory": found["folder"],

@@ -161,15 +161,26 @@ class Chat:
           UserError: the run has no tokenizer, chat template or decoder, or an option is
             out of range.
         """
-        self._run, self._options = run, options or ChatOptions()
-        self._encoder, self._ends = _encoder_of(run), stop_ids(run)
-        self._sampling = self._options.sampling(settings_of(run))
-        self._decoder = decoder_of(run.model, run.params)
-        self._read: list[int] = []
-        self._slots: Slots | None = None
+        self._options = options or ChatOptions()
+        self.switch(run)
         self.ended = False
         self.messages: list[Message] = []
         self.reset(system)
+
+    def switch(self, run: Run) -> None:
+        """Goes on with another run, such as one of other adapters.
+
+        It reads the conversation from the start before its first reply.
+
+        Raises:
+          UserError: as of a new chat with the run.
+        """
+        self._encoder, self._ends = _encoder_of(run), stop_ids(run)
+        self._sampling = self._options.sampling(settings_of(run))
+        self._decoder = decoder_of(run.model, run.params)
+        self._run = run
+        self._read: list[int] = []
+        self._slots: Slots | None = None
 
     def reset(self, system: str | None = None) -> None:
         """Begins another conversation.

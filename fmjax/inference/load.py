@@ -6,8 +6,8 @@ import os
 import jax
 from flax import traverse_util
 
-from fmjax.data.tokenizers.tokenizers import load_tokenizer
 from fmjax.errors import UserError, explained_out_of_memory, suggest
+from fmjax.inference.adapters import read_tokenizer
 from fmjax.inference.run import LESS_MEMORY, Run
 from fmjax.run import directory as run_dir
 from fmjax.run.best_step import Step, chosen_step
@@ -62,12 +62,11 @@ def load(
     saved, wanted, extra = found
     code = coders(config.objective, config.peft, *where)
     params = read_params(saved, wanted, dtype, code)
-    folder = directory / run_dir.TOKENIZER
     return Run(
         config=config,
         model=config.objective.model,
         params=traverse_util.unflatten_dict(params, sep="/"),
-        tokenizer=load_tokenizer(folder) if folder.is_dir() else None,
+        tokenizer=read_tokenizer(directory),
         step=saved.step,
         extra=saved.read_extra(extra),
         rules=mesh.all_rules,

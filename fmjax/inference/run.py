@@ -345,10 +345,11 @@ class Run:
         step: int | None = None,
         trust: bool = False,
     ) -> "Run":
-        """The run with the adapters of another run of the same base.
+        """The run with the adapters of another run of the same base, and its tokenizer.
 
         Frozen parameters are not read or copied: both runs share their arrays, in the
-        dtype that they have here. Models of the same sizes share compiled programs.
+        dtype that they have here. Models of the same sizes share compiled programs. Of
+        a loaded run on the same mesh, adapters are not read again either.
 
         Args:
           other: a run of adapters, or its directory.
@@ -361,6 +362,8 @@ class Run:
         if isinstance(other, Run):
             if other.directory is None:
                 raise UserError("the other run has no directory to read adapters from.")
+            if other._where == self._where:
+                return self._replaced(adapters.with_loaded_adapter(self, other))
             other, step = other.directory, other.step
         return self._replaced(
             adapters.with_adapter(self, self._where, other, step, trust)

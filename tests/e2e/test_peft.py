@@ -432,6 +432,39 @@ def test_the_damage_of_a_rounded_merge_is_measured(tiny, base, tmp_path, verb):
     assert "KL" not in said
 
 
+def test_commands_with_an_adapter_do_what_they_do_with_its_own_run(
+    tiny, base, tmp_path, verb
+):
+    run_dir = tmp_path / "run"
+    bindings = ("peft.base_dtype='float32'", "peft.trained=()")
+    code, _, err = verb(*command(tiny, base, run_dir, 4, *bindings))
+    assert code == 0, err
+
+    def said(*words):
+        code, out, err = verb(*words)
+        assert code == 0, err
+        return out
+
+    # Files of peft are imported for a while.
+    said("export", run_dir, tmp_path / "peft", "--adapter", "--base_model", "x")
+    greedy = ("--prompt", "def ", "--temperature", "0", "--max_tokens", "12")
+    own, plain = (said("generate", run, *greedy) for run in (run_dir, base))
+    assert own != plain
+    for folder in (run_dir, tmp_path / "peft"):
+        assert said("generate", base, "--adapter", folder, *greedy) == own
+    own, plain = (json.loads(said("eval", run)) for run in (run_dir, base))
+    found = json.loads(said("eval", base, "--adapter", run_dir))
+    assert found == own
+    assert abs(found["loss"] - plain["loss"]) > 1e-3
+    for words, message in (
+        (("eval", base, "--adapter", base), "is no run of adapters"),
+        (("eval", base, "--adapter", run_dir, "--knn"), "--knn has no --adapter"),
+    ):
+        code, _, err = verb(*words)
+        assert code == 2
+        assert message in err
+
+
 def _digest_rows(run_dir):
     last = max((run_dir / "checkpoints").iterdir(), key=lambda path: int(path.name))
     for file in sorted((last / "digests").glob("*.json")):

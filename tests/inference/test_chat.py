@@ -225,4 +225,38 @@ def test_the_command_reads_lines_and_commands(tokenizer, tmp_path, monkeypatch, 
     monkeypatch.setattr("sys.stdin", io.StringIO("/sav x\n"))
     assert cli.main(words) == 2
     assert "/sav: expected one of /reset" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.StringIO("/adapter x\n"))
+    assert cli.main(words) == 2
+    assert "/adapter x: expected --adapter of the command" in capsys.readouterr().err
     assert verb._HELP.count("\n/") + 1 == len(verb._COMMANDS)
+
+
+def test_the_command_talks_with_one_adapter_after_the_other(
+    tokenizer, monkeypatch, capsys
+):
+    run = run_of(tokenizer)
+    runs = {"": run} | {
+        name: dataclasses.replace(
+            run, params=jax.tree.map(lambda x, by=by: x * by, run.params)
+        )
+        for name, by in (("poet", 1.5), ("lawyer", 2.0))
+    }
+    lines = ["Hello", "/adapter lawyer", "Go on", "/adapter", "Again"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    monkeypatch.setattr("fmjax.inference.load.load", lambda *args, **kwargs: run)
+    monkeypatch.setattr(
+        verb, "with_adapter", lambda run, folder, trust: runs[folder.split("/")[-1]]
+    )
+    words = ["chat", "runs/x", "--max_tokens", "8", "--temperature", "0"]
+    words += ["--adapter", "runs/poet"]
+    assert cli.main([*words, "--adapter", "runs/lawyer"]) == 0
+    messages, expected = [], []
+    for name, said in (("poet", "Hello"), ("lawyer", "Go on"), ("", "Again")):
+        messages.append({"role": "user", "content": said})
+        (reply,) = chat(runs[name], [messages], ChatOptions(8, temperature=0.0))
+        messages.append({"role": "assistant", "content": reply.text})
+        expected.append(reply.text)
+    assert capsys.readouterr().out == "".join(f"{text}\n" for text in expected)
+    assert len(set(expected)) == 3
+    assert cli.main([*words, "--adapter", "other/poet"]) == 2
+    assert "there are two folders 'poet'" in capsys.readouterr().err

@@ -12,6 +12,7 @@ import fmjax
 from fmjax.cli.main import main
 from fmjax.interop.hugging_face import import_model
 from fmjax.interop.peft.adapter_config import AdapterConfig
+from fmjax.training.checkpoint.saved_state import SavedState
 
 PREFIX = "base_model.model.transformer."
 QKV = "h.{}.attn.c_attn"
@@ -246,12 +247,40 @@ def test_adapters_of_a_loaded_run_are_switched(base, adapted):
     assert np.abs(alone[0] - plain).max() > 0.1
 
 
+def test_loaded_adapters_are_switched_without_reading_them(base, adapted, monkeypatch):
+    run = fmjax.load(base)
+    named = {path.name: run.with_adapter(path) for path in adapted}
+    apart = fmjax.load(adapted[2])
+    expected = {name: logits(each) for name, each in named.items()}
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("something is read")
+
+    monkeypatch.setattr(SavedState, "read", refuse)
+    # Of another loading, its base is compared with this one.
+    other = run.with_adapter(apart)
+    np.testing.assert_array_equal(logits(other), expected["run2"])
+    kernels = [r.params["stack"]["layers"]["mlp"]["in"] for r in (other, run, apart)]
+    assert kernels[0] is kernels[1] is not kernels[2]
+    monkeypatch.setattr(SavedState, "__init__", refuse)
+    programs = run._apply._cache_size()
+    for current in (run, named["run0"], named["run1"]):
+        for name, each in named.items():
+            switched = current.with_adapter(each)
+            np.testing.assert_array_equal(logits(switched), expected[name])
+            assert switched.directory == each.directory
+    assert run._apply._cache_size() == programs
+    with pytest.raises(fmjax.errors.UserError, match="the other run has no adapters"):
+        named["run0"].with_adapter(run)
+
+
 def test_adapters_of_another_base_are_refused(adapted, tmp_path):
     other = random_tensors() | {"ln_f.bias": np.ones(6, "float32")}
     import_model(write(tmp_path / "hf", other), tmp_path / "run")
     run = fmjax.load(tmp_path / "run")
-    with pytest.raises(fmjax.errors.UserError, match="Expected adapters of the same"):
-        run.with_adapter(adapted[0])
+    for each in (adapted[0], fmjax.load(adapted[0])):
+        with pytest.raises(fmjax.errors.UserError, match="Expected adapters of the sa"):
+            run.with_adapter(each)
     with pytest.raises(fmjax.errors.UserError, match="is no run of adapters"):
         run.with_adapter(tmp_path / "run")
 
