@@ -1,6 +1,7 @@
 """Folders of sentence-transformers: the same vectors, and the same files back."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -119,6 +120,21 @@ def test_an_imported_folder_gives_its_vectors_and_comes_out_again(folder, tmp_pa
     np.testing.assert_array_equal(
         again.embed(TEXTS, truncate=True), run.embed(TEXTS, truncate=True)
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_sentence_transformers_reads_what_was_exported(folder, tmp_path, mode):
+    # It takes long to import.
+    from sentence_transformers import SentenceTransformer
+
+    there = shutil.copytree(folder, tmp_path / "there")
+    (there / "1_Pooling" / "config.json").write_text(json.dumps(legacy(mode)))
+    import_model(there, tmp_path / "run")
+    export_model(tmp_path / "run", tmp_path / "out")
+    model = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    found = fmjax.load(tmp_path / "run").embed(TEXTS, truncate=True)
+    np.testing.assert_allclose(found, model.encode(TEXTS), atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", MODES)
