@@ -12,9 +12,9 @@ from flax import traverse_util
 from fmjax.interop.export import describe
 from fmjax.interop.family import Architecture, Family
 from fmjax.interop.peft.factors import Layout
-from fmjax.interop.peft.module_names import in_memory
+from fmjax.interop.peft.module_names import apart, in_memory
 from fmjax.interop.safetensors_writer import Tensor
-from fmjax.interop.weights import Leaf, Place, leaves, places, tensors
+from fmjax.interop.weights import Leaf, Place, leaves, places
 from fmjax.models.contracts import vocab_size_of
 from fmjax.objectives.objective import Objective
 from fmjax.optim.axes import Names, num_batch_axes, sides
@@ -22,6 +22,10 @@ from fmjax.training.checkpoint.saved_state import SavedState
 from fmjax.training.state import abstract_variables
 
 WEIGHT, BIAS = ".weight", ".bias"
+# Of torch.nn.MultiheadAttention.
+_TORCH_IN, _TORCH_OUT = ".in_proj_weight", ".out_proj.weight"
+# Arrays in memory while tensors are made, at least those that one tensor joins.
+_HELD = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +79,11 @@ class BaseModel:
     def places(self) -> dict[str, Place]:
         """The tensors by their names in the model of transformers."""
         rows = self.family.rows_of(self.architecture)
-        found = places(rows, self.leaves, self.family)
+        found = (
+            part
+            for place in places(rows, self.leaves, self.family)
+            for part in apart(self.family.model_type, place)
+        )
         return {self.name_of(place): place for place in found}
 
     def name_of(self, place: Place) -> str:
@@ -112,22 +120,38 @@ class BaseModel:
         }
         return short(name) in copies and self.find(name) is None
 
-    def is_unseen(self, name: str) -> bool:
-        """Whether peft's adapter of a table has no effect on what a model computes.
+    def unseen(self, name: str) -> str:
+        """What a tensor is whose adapter peft leaves out in what it computes.
 
-        Encoder-decoders of transformers read their table by modules of other names,
-        which peft does not change.
+        Encoder-decoders of transformers read their table by modules of other names, and
+        torch's MultiheadAttention reads the weight of its output by itself.
+
+        Args:
+          name: of the tensor in `places`.
+
+        Returns:
+          A phrase for messages; "" for all other tensors.
         """
-        return any(
+        if any(
             copy.endswith("embed_tokens.weight")
             for copy, original in self.family.copies.items()
             if self.find(original) == name
-        )
+        ):
+            return "the table of encoder and decoder"
+        if name.endswith(_TORCH_OUT) and (
+            name.replace(_TORCH_OUT, _TORCH_IN) in self.places
+        ):
+            return "the output of torch's MultiheadAttention"
+        return ""
 
     def layout(self, place: Place) -> Layout:
-        """How the parameters of a tensor lie in it."""
-        names = self.axes[self.stored(place.row.paths[0], place)[0]]
-        return Layout(place.row, place.shapes, len(sides(names)[0]))
+        """How the parameters of a tensor lie in it.
+
+        Those of patches, with an axis for height, width and channels each, have no side
+        that is one of inputs to an adapter.
+        """
+        own = sides(self.axes[self.stored(place.row.paths[0], place)[0]])
+        return Layout(place.row, place.shapes, len(own[0]) if len(own) == 2 else 0)
 
     def stored(self, path: str, place: Place) -> tuple[str, tuple[int, ...]]:
         """The array of a parameter of a tensor, and the indices of its first axes."""
@@ -161,16 +185,27 @@ class BaseModel:
         """The tensors of a checkpoint of this model, by the names of `places`."""
         host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
 
-        def read(names: list[str]) -> dict[str, np.ndarray]:
-            wanted = {name: self.shapes[name].update(sharding=host) for name in names}
-            return {n: np.asarray(x) for n, x in saved.read_params(wanted).items()}
+        @functools.lru_cache(maxsize=_HELD)
+        def read(path: str) -> np.ndarray:
+            wanted = {path: self.shapes[path].update(sharding=host)}
+            return np.asarray(saved.read_params(wanted)[path])
 
-        model = self.objective.model
-        every = tensors(
-            read, self.shapes, model, self.family, self.architecture, self.leaves
-        )
-        renamed = ((in_memory(self.family.model_type, t.name), t) for t in every)
-        return {name: tensor for name, tensor in renamed if name in self.places}
+        def make(place: Place) -> np.ndarray:
+            parts = []
+            for path, shape in zip(place.row.paths, place.shapes):
+                array, index = self.stored(path, place)
+                # Without padding of the vocabulary.
+                parts.append(read(array)[index][tuple(map(slice, shape))])
+            return place.row.to_there(parts)
+
+        return {
+            name: Tensor(
+                name,
+                place.row.shape_there(place.shapes),
+                functools.partial(make, place),
+            )
+            for name, place in self.places.items()
+        }
 
     def _in_files(self, place: Place) -> str:
         name = self.family.written(self.objective.model, place.row.name)

@@ -143,17 +143,19 @@ class Gathered:
                 products = [part and nothing for part, _ in parts]
         if all(part is None for part in products):
             return  # Layers that are not adapted, beside others that are.
-        if place.row.paths[0].endswith("/table") and self._base.is_unseen(name):
+        joined = layout.join(products)
+        unseen = self._base.unseen(name)
+        if unseen and joined.a.any() and joined.b.any():
             raise UserError(
-                f"{self._run_dir} has an adapter of {place.row.paths[0]!r}, the table "
-                "of encoder and decoder, which peft leaves out in what it computes. "
-                "Expected --merged, or a run without it."
+                f"{self._run_dir} has an adapter of {place.row.paths[0]!r}, {unseen}, "
+                "which peft leaves out in what it computes. Expected --merged, or a "
+                "run without it."
             )
         module = module_of(name)
         # Routers are no linear layers there.
         is_parameter = place.row.paths[0].endswith("/router")
         self.products[name if is_parameter else module] = Product(
-            layout.join(products),
+            joined,
             magnitude,
             module,
             is_table=place.row.paths[0].endswith("/table"),

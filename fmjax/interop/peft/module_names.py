@@ -7,6 +7,9 @@ old names; adapters of version 4 have the old names too.
 
 import re
 
+from fmjax.interop.rows import Row
+from fmjax.interop.weights import Place
+
 _VISION = (
     (r"encoder\.layer\.", "layers."),
     (r"attention\.attention\.(query|key|value)", r"attention.\1"),
@@ -17,7 +20,10 @@ _VISION = (
     (r"intermediate\.dense", "mlp.fc1"),
     (r"output\.dense", "mlp.fc2"),
 )
-_DINOV2 = _VISION[1:6]
+_DINOV2 = (*_VISION[1:6], (r"mlp\.weights_out\.", "mlp.down_proj."))
+_GATED = "mlp.weights_in", ("mlp.gate_proj", "mlp.up_proj")
+# Module of files that is several in memory, and those, by model_type.
+_APART = dict.fromkeys(("dinov2", "dinov2_with_registers"), _GATED)
 # (pattern, replacement) by model_type, applied in order to the names of files.
 _RENAMED: dict[str, tuple[tuple[str, str], ...]] = {
     **dict.fromkeys(("vit", "vit_msn", "deit", "beit", "vit_mae"), _VISION),
@@ -35,3 +41,22 @@ def in_memory(model_type: str, name: str) -> str:
     for pattern, replacement in _RENAMED.get(model_type, ()):
         name = re.sub(pattern, replacement, name)
     return name
+
+
+def apart(model_type: str, place: Place) -> list[Place]:
+    """The tensors in the model of a tensor of files of whole models."""
+    joined, modules = _APART.get(model_type, ("", ()))
+    if not joined or joined not in place.name or not isinstance(place.row, Row):
+        return [place]
+    # "two i o -> (two o) i": parts are stacked, and lie one after the other.
+    pattern = place.row.pattern.replace("two ", "")
+    return [
+        place._replace(
+            row=place.row._replace(
+                path=path, name=place.row.name.replace(joined, module), pattern=pattern
+            ),
+            name=place.name.replace(joined, module),
+            shapes=(shape,),
+        )
+        for path, module, shape in zip(place.row.paths, modules, place.shapes)
+    ]

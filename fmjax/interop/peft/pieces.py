@@ -166,16 +166,12 @@ class _Reader:
         is_table = place.row.paths[0].endswith("/table")
         if not layout.is_linear or is_table != names.embedding:
             kind = "a table" if is_table else f"{place.row.shape_there(place.shapes)}"
+            if place.row.paths[0].endswith("patches/kernel"):
+                kind = "a convolution of patches"
             raise UserError(
                 f"{self._tensors.folder}: {names.a} is of {name}, which in "
                 f"{self._named} is {kind}; expected an adapter of a linear layer, or "
                 "of a table lora_embedding_A and lora_embedding_B."
-            )
-        if is_table and self._base.is_unseen(name):
-            raise UserError(
-                f"{self._tensors.folder}: {names.a} is of {name}, the table of encoder "
-                "and decoder, whose adapter peft leaves out in what it computes. "
-                "Expected an adapter without it."
             )
         config = self._config
         if config.dora != bool(names.magnitude):
@@ -199,6 +195,13 @@ class _Reader:
             self._read(names.b, (outputs, rank), of_b),
             config.scale(config.alpha_of(named), rank),
         )
+        unseen = self._base.unseen(name)
+        if unseen and product.a.any() and product.b.any():
+            raise UserError(
+                f"{self._tensors.folder}: {names.a} is of {name}, {unseen}, whose "
+                "adapter peft leaves out in what it computes. Expected an adapter "
+                "without it, or one of zeros, as peft starts with."
+            )
         magnitudes: list = [None] * len(place.row.paths)
         if names.magnitude:
             lengths = self._read(names.magnitude, (outputs,), of_b)

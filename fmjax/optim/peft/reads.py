@@ -24,7 +24,9 @@ def check_model_reads(plan: PeftPlan, model: nn.Module) -> None:
         elif name == "images" and isinstance(model, ReadsImages):
             size = model.image_size
             height, width = (size, size) if isinstance(size, int) else size
-            channels = getattr(model, "channels", 3)
+            # Of a model of images and texts, its encoder of images has the field.
+            encoder = getattr(model, "image", model)
+            channels = getattr(encoder, "channels", 3)
             arrays[name] = jnp.zeros((1, height, width, channels), jnp.float32)
     inputs = call_arguments(model, arrays)
     with read_adapters() as read:
