@@ -1,18 +1,28 @@
 """Files of peft that are refused by name, and what commands do with those that fit."""
 
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 from interop.small_gpt2 import random_tensors, write
 from safetensors.numpy import load_file, save_file
 
 import fmjax
 from fmjax.cli.main import main
+from fmjax.config.render import render
 from fmjax.interop.hugging_face import import_model
 from fmjax.interop.peft.adapter_config import AdapterConfig
+from fmjax.interop.peft.export_adapter import export_adapter
+from fmjax.optim.peft.peft import Peft
+from fmjax.run import directory as run_dirs
+from fmjax.training.checkpoint.checkpoints import save_model
+from fmjax.training.checkpoint.reference import Reference
 from fmjax.training.checkpoint.saved_state import SavedState
+from fmjax.training.init_from import InitFrom
+from fmjax.training.state import abstract_variables
 
 PREFIX = "base_model.model.transformer."
 QKV = "h.{}.attn.c_attn"
@@ -22,6 +32,13 @@ CONFIG = {
     "lora_alpha": 4,
     "target_modules": ["c_attn"],
     "fan_in_fan_out": True,
+}
+
+NORMS = {
+    "peft_type": "LN_TUNING",
+    "target_modules": ["ln_1"],
+    "r": ...,
+    "lora_alpha": ...,
 }
 
 
@@ -39,6 +56,26 @@ def tensors(seed=0):
         name: array
         for layer in range(2)
         for name, array in low_rank(QKV.format(layer), 6, 18, seed=seed + layer).items()
+    }
+
+
+def norms(*names):
+    """Tensors of LayerNorm tuning: of modules, or single ones."""
+    every = [
+        name
+        for each in names
+        for name in (
+            [each]
+            if each.endswith((".weight", ".bias"))
+            else [f"{each}.weight", f"{each}.bias"]
+        )
+    ]
+    rng = np.random.default_rng(0)
+    return {
+        PREFIX + ".ln_tuning_layers.".join(name.rsplit(".", 1)): rng.normal(
+            size=6
+        ).astype("float32")
+        for name in every
     }
 
 
@@ -150,6 +187,26 @@ REFUSED = {
         {"init_lora_weights": "pissa_niter_4"},
         None,
         "path_initial_model_for_weight_conversion",
+    ),
+    "norms in part": (
+        NORMS,
+        norms("h.0.ln_1", "h.1.ln_1.weight"),
+        "has no tensors of transformer.h.1.ln_1.bias",
+    ),
+    "norms that are no targets": (
+        NORMS | {"target_modules": ["ln_2"]},
+        norms("h.0.ln_1"),
+        "has no target for transformer.h.0.ln_1",
+    ),
+    "norms beside": (
+        {},
+        tensors() | norms("h.0.ln_1"),
+        "peft_type = 'LORA', but the adapter has tensors of LN_TUNING",
+    ),
+    "no norms": (
+        NORMS,
+        None,
+        "peft_type = 'LN_TUNING', but the adapter has tensors of LORA",
     ),
     "another method": ({"peft_type": "VERA"}, None, "expected one of LORA, IA3"),
     "a wrong type": ({"r": "eight"}, None, "r = 'eight'; expected int"),
@@ -346,6 +403,48 @@ def test_a_run_of_adapters_is_exported_by_one_of_two_ways(adapted, tmp_path, cap
     assert found.keys() == expected.keys()
     for name, array in expected.items():
         np.testing.assert_allclose(found[name], array, rtol=1e-6)
+
+
+def test_norms_come_in_and_go_out(base, tmp_path):
+    given = norms("h.0.ln_1", "h.1.ln_1")
+    folder = written(tmp_path / "adapter", given, **NORMS)
+    assert main(import_of(folder, base, tmp_path / "run")) == 0
+    run, plain = fmjax.load(tmp_path / "run"), fmjax.load(base)
+    for name, param in (("weight", "scale"), ("bias", "bias")):
+        there = [given[f"{PREFIX}h.{i}.ln_1.ln_tuning_layers.{name}"] for i in range(2)]
+        here = run.params["stack"]["layers"]["attention_norm"][param]
+        np.testing.assert_array_equal(here, there)
+    assert np.abs(logits(run) - logits(plain)).max() > 0.1
+    export_adapter(tmp_path / "run", tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["target_modules"]) == ("LN_TUNING", ["ln_1"])
+    found = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert found.keys() == given.keys()
+    for name, array in given.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_biases_that_are_trained_alone_are_no_adapter_of_peft(base, tmp_path):
+    saved, run = SavedState(base), fmjax.load(base)
+    peft = Peft(trained=("**/*bias",))
+    axes, shapes = abstract_variables(run.config.objective)
+    frozen = peft.plan(axes["params"], shapes["params"]).frozen
+    arrays = {path: (path, dtype) for path, dtype in frozen.items()}
+    rest = Reference(str(base), saved.step, saved.digest_of(arrays), arrays)
+    flat = traverse_util.flatten_dict(run.params, sep="/")
+    biases = {path: x for path, x in flat.items() if path not in frozen}
+    config = dataclasses.replace(
+        run.config, peft=peft, init_from=(InitFrom(str(base)),)
+    )
+    run_dirs.write(tmp_path / "run", render(config))
+    save_model(
+        tmp_path / "run",
+        traverse_util.unflatten_dict(biases, sep="/"),
+        references=[rest],
+    )
+    with pytest.raises(fmjax.errors.UserError, match="no norms that are trained alone"):
+        export_adapter(tmp_path / "run", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_base_of_another_value_is_refused_when_the_adapter_is_read(tmp_path):

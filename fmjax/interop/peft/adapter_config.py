@@ -11,10 +11,10 @@ from fmjax.errors import UserError, suggest
 from fmjax.interop.options import Options
 
 FILE = "adapter_config.json"
-LORA, IA3 = "LORA", "IA3"
+LORA, IA3, LN_TUNING = "LORA", "IA3", "LN_TUNING"
 PREFIX_TUNING, PROMPT_TUNING, P_TUNING = "PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING"
 VIRTUAL_TOKENS = (PREFIX_TUNING, PROMPT_TUNING, P_TUNING)
-_KINDS = (LORA, IA3, *VIRTUAL_TOKENS)
+_KINDS = (LORA, IA3, LN_TUNING, *VIRTUAL_TOKENS)
 ALL_LINEAR = "all-linear"
 
 # Names, notes, and settings of training or of another initialization.
@@ -34,7 +34,7 @@ class AdapterConfig:
 
     Attributes:
       source: the file, for messages.
-      kind: `LORA`, `IA3` or one of `VIRTUAL_TOKENS`.
+      kind: `LORA`, `IA3`, `LN_TUNING` or one of `VIRTUAL_TOKENS`.
       rank: columns of A, where `ranks` has no pattern.
       alpha: numerator of the scale, where `alphas` has no pattern.
       rank_stabilized: whether the scale is alpha / sqrt(rank).
@@ -102,6 +102,8 @@ class AdapterConfig:
             # Whether inputs or outputs are multiplied follows from the shapes.
             options.ignore("feedforward_modules")
             found = cls(**common)
+        elif kind == LN_TUNING:
+            found = cls(**common)  # It has no options of its own.
         elif kind in VIRTUAL_TOKENS:
             found = cls(**common, **_of_virtual_tokens(options))
         else:

@@ -22,6 +22,7 @@ _MATRIX = re.compile(rf"(.+)\.lora_([AB]){_ADAPTER}\.weight")
 _EMBEDDING = re.compile(rf"(.+)\.lora_embedding_([AB]){_ADAPTER}")
 _MAGNITUDE = re.compile(rf"(.+)\.lora_magnitude_vector{_ADAPTER}(?:\.weight)?")
 _FACTORS = re.compile(rf"(.+)\.ia3_l{_ADAPTER}")
+_TUNED = re.compile(rf"(.+)\.ln_tuning_layers{_ADAPTER}\.(.+)")
 _WRAPPED = re.compile(rf"\.(base_layer|modules_to_save{_ADAPTER})(?=\.)")
 
 
@@ -49,6 +50,7 @@ class AdapterTensors:
       low_rank: module → names of its tensors of LoRA.
       factors: module → name of its factors of IA3.
       whole: name of a tensor of the model → its name in the file.
+      tuned: modules of LayerNorm tuning, whose tensors are in `whole`.
     """
 
     def __init__(self, folder: Path, prefix: str = PREFIX):
@@ -66,6 +68,7 @@ class AdapterTensors:
         self.low_rank: dict[str, LowRankNames] = {}
         self.factors: dict[str, str] = {}
         self.whole: dict[str, str] = {}
+        self.tuned: set[str] = set()
         for name in self._files.names:
             self._add(name)
         for module, names in self.low_rank.items():
@@ -129,11 +132,14 @@ class AdapterTensors:
             self._set(found[1], "magnitude", name)
         elif found := _FACTORS.fullmatch(own):
             self.factors[found[1]] = name
+        elif found := _TUNED.fullmatch(own):
+            self.tuned.add(found[1])
+            self.whole[f"{found[1]}.{found[2]}"] = name
         elif ".lora_" in own or ".ia3_" in own or not name.startswith(self._prefix):
             raise UserError(
                 f"{self.folder}: {name} is a tensor that is not known; expected those "
-                "of LoRA, DoRA, IA3 or virtual tokens, and whole ones, as peft names "
-                "them."
+                "of LoRA, DoRA, IA3, LayerNorm tuning or virtual tokens, and whole "
+                "ones, as peft names them."
             )
         else:
             self.whole[_WRAPPED.sub("", own)] = name

@@ -1,10 +1,11 @@
 """Export of a run of adapters as the files of peft."""
 
+import functools
 import json
 import os
 import pathlib
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 
 from fmjax.errors import UserError
 from fmjax.interop.peft import virtual_tokens
-from fmjax.interop.peft.adapter_config import FILE, IA3, LORA
+from fmjax.interop.peft.adapter_config import FILE, IA3, LN_TUNING, LORA
 from fmjax.interop.peft.adapter_tensors import (
     PREFIX,
     SAFETENSORS,
@@ -21,7 +22,9 @@ from fmjax.interop.peft.adapter_tensors import (
 )
 from fmjax.interop.peft.base_model import BIAS, WEIGHT, BaseModel, module_of
 from fmjax.interop.peft.gather import Gathered, Product
+from fmjax.interop.peft.module_lists import saved_modules, shortened
 from fmjax.interop.safetensors_writer import Tensor, check_dtype, write_file
+from fmjax.interop.weights import Place
 from fmjax.models.untie import HEAD, TABLE, head_of
 from fmjax.optim.peft.added import Method
 from fmjax.optim.peft.lora import LoRA
@@ -56,11 +59,14 @@ def export_adapter(
 ) -> list[str]:
     """Writes adapter_config.json and adapter_model.safetensors of a run of adapters.
 
+    A run without adapters that trains norms (`peft.trained`) is of LayerNorm tuning.
+
     Names are those of transformers' models from version 5 on. Adapters of several
     parameters that a tensor there joins become one of their summed rank.
 
     Args:
-      run_dir: a run directory with adapters, from `fmjax train` or `fmjax import`.
+      run_dir: a run directory with adapters or trained norms, from `fmjax train` or
+        `fmjax import`.
       folder: the folder to write; it must be new.
       step: of the checkpoint; the newest if None.
       dtype: of the tensors: float32, float16 or bfloat16; None for float32.
@@ -110,12 +116,8 @@ class _Exported:
 
     def __init__(self, run_dir: pathlib.Path, experiment: Experiment, step: int | None):
         peft, objective = experiment.peft, experiment.objective
-        if peft is None or not peft.methods:
-            raise UserError(
-                f"{run_dir} has no adapters (peft.methods). Expected a run of @lora(), "
-                "@ia3(), @prefix(), @prompt() or @p_tuning(); without --adapter, whole "
-                "weights are exported."
-            )
+        if peft is None:
+            raise _no_adapters(run_dir)
         imported = experiment.imported
         preferred = imported.model_type if imported else None
         self._base, self._run_dir = BaseModel.of(objective, preferred), run_dir
@@ -131,8 +133,11 @@ class _Exported:
         self.tensors: dict[str, np.ndarray] = {}
         self.notes: list[str] = []
         self._prefix, self._adapted = PREFIX, set()
+        self._tuned: set[str] = set()
         virtual = [m for m in peft.methods if isinstance(m, virtual_tokens.METHODS)]
-        if not virtual:
+        if not peft.methods:
+            options = self._tuned_norms()
+        elif not virtual:
             options = self._changes_of_weights(wanted, [*arrays], experiment)
         elif len(peft.methods) == 1:
             options = self._virtual_tokens(virtual[0], arrays)
@@ -158,6 +163,11 @@ class _Exported:
             "modules_to_save": whole or None,
         }
 
+    @functools.cached_property
+    def _modules(self) -> set[str]:
+        """All modules with weights or biases."""
+        return {module_of(name) for name in self._base.places} - {""}
+
     def _changes_of_weights(
         self,
         wanted: dict[str, jax.ShapeDtypeStruct],
@@ -180,6 +190,28 @@ class _Exported:
         if factors:
             return self._ia3_config(factors, gathered.transposed)
         return self._lora_config(products, experiment)
+
+    def _tuned_norms(self) -> dict[str, Any]:
+        """Finds the norms that are trained; the options of their config."""
+        self._tuned = {
+            module_of(name)
+            for name, place in self._base.places.items()
+            if name.endswith(WEIGHT) and self._is_norm(place) and self._trains(place)
+        }
+        if not self._tuned:
+            raise _no_adapters(self._run_dir)
+        self._adapted = self._tuned
+        return {
+            "peft_type": LN_TUNING,
+            "target_modules": shortened(self._tuned, self._modules),
+        }
+
+    def _is_norm(self, place: Place) -> bool:
+        return all(path.rpartition("/")[0].endswith("norm") for path in place.row.paths)
+
+    def _trains(self, place: Place) -> bool:
+        arrays = {self._base.stored(path, place)[0] for path in place.row.paths}
+        return not arrays.isdisjoint(self._trained)
 
     def _virtual_tokens(
         self, method: Method, arrays: dict[str, jax.ShapeDtypeStruct]
@@ -238,7 +270,7 @@ class _Exported:
             "lora_dropout": 0.0 if parameters else max(dropouts),
             "rank_pattern": {n: r for n, r in experts.items() if r != rank},
             "alpha_pattern": {n: a for n, a in alphas.items() if a != alpha},
-            "target_modules": self._shortened(modules) or None,
+            "target_modules": shortened(modules, self._modules) or None,
             "target_parameters": parameters or None,
             "fan_in_fan_out": any(
                 product.inputs_first and not product.is_table
@@ -257,7 +289,8 @@ class _Exported:
         self, factors: dict[str, np.ndarray], transposed: bool
     ) -> dict[str, Any]:
         inner = {module for module, array in factors.items() if len(array) == 1}
-        first, rest = self._shortened(inner), self._shortened({*factors} - inner)
+        first = shortened(inner, self._modules)
+        rest = shortened({*factors} - inner, self._modules)
         if any(m.endswith(n) for m in factors.keys() - inner for n in first):
             first = sorted(inner)
         return {
@@ -268,22 +301,6 @@ class _Exported:
             "init_ia3_weights": True,
         }
 
-    def _shortened(self, modules: Collection[str]) -> list[str]:
-        """Ends of names that stand for these modules and for no others."""
-        every = {module_of(name) for name in self._base.places} - {""}
-        found: set[str] = set()
-        for module in modules:
-            parts = module.split(".")
-            for i in reversed(range(len(parts))):
-                end = ".".join(parts[i:])
-                same = {m for m in every if m == end or m.endswith(f".{end}")}
-                if same <= {*modules}:
-                    found.add(end)
-                    break
-            else:
-                found.add(module)
-        return sorted(found)
-
     def _add_whole(self, heads: Iterable[str]) -> tuple[str, list[str]]:
         """Adds trained tensors; the option "bias", and names of modules."""
         places = self._base.places
@@ -291,7 +308,7 @@ class _Exported:
         names = {
             name
             for name, place in places.items()
-            if self._trained & {self._base.stored(p, place)[0] for p in place.row.paths}
+            if self._trains(place) and module_of(name) not in self._tuned
         }
         modules = {module_of(name) for name in names if name.endswith(WEIGHT)}
         biases = {name for name in names if name.endswith(BIAS)}
@@ -312,7 +329,7 @@ class _Exported:
         elif rest:
             modules |= {module_of(name) for name in rest}
             rest = set()
-        listed, kept = self._closure(modules, heads)
+        listed, kept = saved_modules([*heads, *sorted(modules)], self._modules)
         if both := sorted(kept & self._adapted):
             raise UserError(
                 f"{self._run_dir} trains {both[0]} (peft.trained) beside its adapter, "
@@ -322,7 +339,10 @@ class _Exported:
         in_run = self._base.tensors(self._saved)
         for name in places:
             module = module_of(name)
-            if module in kept:
+            if module in self._tuned:
+                key = f"{self._prefix}{module}.ln_tuning_layers"
+                self.tensors[key + name.removeprefix(module)] = in_run[name].make()
+            elif module in kept:
                 self.tensors[self._prefix + name] = in_run[name].make()
             elif name in rest:
                 inner = ".base_layer" if module in self._adapted else ""
@@ -342,30 +362,14 @@ class _Exported:
         if np.array_equal(found, head_of(tables[0].read_params({TABLE: table})[TABLE])):
             self._trained.discard(HEAD)
 
-    def _closure(
-        self, modules: Iterable[str], heads: Iterable[str]
-    ) -> tuple[list[str], set[str]]:
-        """Names for modules_to_save, and all modules that peft saves by them.
 
-        peft saves each module whose name ends so, with all modules in it.
-        """
-        every = {module_of(name) for name in self._base.places} - {""}
-        listed, kept = [], set()
-        for name in (*heads, *sorted(modules)):
-            if name in kept:
-                continue
-            own = {
-                module
-                for module in every
-                for parts in [module.split(".")]
-                if any(
-                    ".".join(parts[:i]).endswith(name) for i in range(1, len(parts) + 1)
-                )
-            }
-            if own:
-                listed.append(name)
-                kept |= own
-        return listed, kept
+def _no_adapters(run_dir: pathlib.Path) -> UserError:
+    return UserError(
+        f"{run_dir} has no adapters (peft.methods), and no norms that are trained "
+        "alone (peft.trained). Expected a run of @lora(), @ia3(), @prefix(), "
+        "@prompt(), @p_tuning() or peft/layer_norm.gin; without --adapter, whole "
+        "weights are exported."
+    )
 
 
 def _task_of(class_name: str) -> tuple[str | None, tuple[str, ...]]:

@@ -57,7 +57,8 @@ def import_adapter(
 ) -> list[str]:
     """Writes a run directory with an adapter of peft.
 
-    The adapter is of LoRA, DoRA, IA3, prefix tuning, prompt tuning or P-tuning.
+    The adapter is of LoRA, DoRA, IA3, LayerNorm tuning, prefix tuning, prompt tuning or
+    P-tuning.
 
     It names the base's checkpoint and holds what the adapter adds. Adapters of several
     ranks in one array of scanned layers are padded with zeros to the largest. Where an
@@ -252,10 +253,9 @@ class _Adapted:
             )
         if config.kind not in VIRTUAL_TOKENS:
             return None
-        if tensors.low_rank or tensors.factors:
-            module = next(iter([*tensors.low_rank, *tensors.factors]))
+        if others := [*tensors.low_rank, *tensors.factors, *tensors.tuned]:
             raise UserError(
-                f"{tensors.folder} has an adapter of {module} beside {TENSOR!r}; "
+                f"{tensors.folder} has an adapter of {others[0]} beside {TENSOR!r}; "
                 "expected one kind of adapter."
             )
         virtual_tokens.check_base(config.kind, base, config.source)

@@ -7,7 +7,7 @@ import numpy as np
 
 from fmjax.errors import UserError
 from fmjax.interop.families import FAMILIES
-from fmjax.interop.peft.adapter_config import AdapterConfig
+from fmjax.interop.peft.adapter_config import IA3, LN_TUNING, LORA, AdapterConfig
 from fmjax.interop.peft.adapter_tensors import AdapterTensors, LowRankNames
 from fmjax.interop.peft.base_model import BIAS, WEIGHT, BaseModel, module_of
 from fmjax.interop.peft.factors import LowRank
@@ -109,7 +109,18 @@ class _Reader:
     def check_targets(self) -> None:
         """Raises a UserError where tensors and target_modules do not agree."""
         config, base, tensors = self._config, self._base, self._tensors
-        present = [*tensors.low_rank, *tensors.factors]
+        for kind, modules in (
+            (LORA, tensors.low_rank),
+            (IA3, tensors.factors),
+            (LN_TUNING, tensors.tuned),
+        ):
+            if modules and config.kind != kind:
+                raise UserError(
+                    f"{config.source} has peft_type = {config.kind!r}, but the adapter "
+                    f"has tensors of {kind} of {min(modules)}. Expected files of one "
+                    "kind of adapter."
+                )
+        present = [*tensors.low_rank, *tensors.factors, *tensors.tuned]
         for module in present:
             if config.is_target(module) is False and not self._of_parameter(module):
                 raise UserError(
@@ -120,7 +131,7 @@ class _Reader:
         places = {base.find(module + WEIGHT) for module in present}
         # Experts are modules in files of earlier versions alone.
         by_expert = any(n and base.places[n].expert is not None for n in places)
-        lacking = []
+        lacking = self._untuned() if config.kind == LN_TUNING else []
         for name, place in base.places.items():
             if not name.endswith(WEIGHT) or name in places:
                 continue
@@ -136,6 +147,21 @@ class _Reader:
                 f"{tensors.folder} has no tensors of {', '.join(lacking[:5])}{more}, "
                 f"which target_modules of {config.source} names."
             )
+
+    def _untuned(self) -> list[str]:
+        """Tensors of the norms that the config names which the file does not have."""
+        base = self._base
+        present = {base.find(name) for name in self._tensors.whole}
+        return [
+            name
+            for name in base.places
+            if name not in present
+            and any(
+                self._config.is_target(module_of(each))
+                for each in (name, *base.old_names(name))
+                if module_of(each)
+            )
+        ]
 
     def read(self) -> Pieces:
         """All tensors."""
