@@ -6,19 +6,18 @@ import numpy as np
 import peft
 import pytest
 import torch
-from parity.decoders import DECODERS
-from parity.encoder_decoders import T5
-from parity.encoders import BERT
-from parity.image_encoders import VISION
-from parity.models_of_transformers import (
-    PLAIN,
-    close,
-    imported,
-    random_model,
-    text,
-    with_noise,
+from parity.adapter_cases import (
+    CASES,
+    SEQ2SEQ,
+    inputs,
+    logits_of,
+    lora,
+    random_adapter,
 )
-from peft import IA3Config, LoraConfig
+from parity.decoders import DECODERS
+from parity.encoders import BERT
+from parity.gradients_of_adapters import assert_same, of_a_run, of_peft
+from parity.models_of_transformers import PLAIN, close, imported, random_model
 from safetensors.torch import load_file
 from tiers import slow
 
@@ -30,181 +29,7 @@ from fmjax.run.merge import merge_runs
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-MLM = ("BertForMaskedLM", BERT)
-CLASSES = ("BertForSequenceClassification", BERT)
-SEQ2SEQ = ("T5ForConditionalGeneration", T5)
-IMAGES = ("ViTForImageClassification", VISION)
-DINO = {name: value for name, value in VISION.items() if name != "intermediate_size"}
-EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
-
-
-def lora(**options):
-    # Neither 8 nor 16, which are defaults; and B is not zero.
-    return LoraConfig(**{"r": 3, "lora_alpha": 5, "init_lora_weights": False} | options)
-
-
-CASES = {
-    "llama": (
-        DECODERS["llama"],
-        lora(
-            target_modules="all-linear",
-            rank_pattern={"layers.1.self_attn.q_proj": 5, "o_proj": 2},
-            alpha_pattern={"down_proj": 9},
-            use_rslora=True,
-        ),
-    ),
-    "llama, dora of one layer": (
-        DECODERS["llama"],
-        lora(
-            target_modules=["q_proj", "down_proj"],
-            use_dora=True,
-            layers_to_transform=[1],
-        ),
-    ),
-    "llama, table and head": (
-        DECODERS["llama"],
-        lora(
-            target_modules=["embed_tokens", "lm_head", "o_proj"],
-            modules_to_save=["model.norm"],
-        ),
-    ),
-    "llama, dora of the head": (
-        DECODERS["llama"],
-        lora(target_modules=["lm_head", "o_proj"], use_dora=True),
-    ),
-    "llama, regular expression": (
-        DECODERS["llama"],
-        lora(target_modules=r".*layers\.0\.self_attn\.(q|k)_proj"),
-    ),
-    "llama, ia3": (
-        DECODERS["llama"],
-        IA3Config(
-            target_modules=["k_proj", "v_proj", "down_proj"],
-            feedforward_modules=["down_proj"],
-            modules_to_save=["embed_tokens"],
-        ),
-    ),
-    "gpt2": (
-        DECODERS["gpt2"],
-        lora(
-            target_modules=["c_attn", "c_proj", "c_fc"],
-            fan_in_fan_out=True,
-            bias="all",
-        ),
-    ),
-    "gpt2, dora": (
-        DECODERS["gpt2"],
-        lora(
-            target_modules=["c_attn"],
-            fan_in_fan_out=True,
-            use_dora=True,
-            bias="lora_only",
-        ),
-    ),
-    "gpt2, tied table": (
-        DECODERS["gpt2"],
-        lora(target_modules=["c_attn", "wte", "wpe"], fan_in_fan_out=True),
-    ),
-    "gpt2, tied head": (
-        DECODERS["gpt2"],
-        lora(target_modules=["c_attn", "lm_head"], fan_in_fan_out=True),
-    ),
-    "gpt2, whole table": (
-        DECODERS["gpt2"],
-        lora(target_modules=["c_attn"], fan_in_fan_out=True, modules_to_save=["wte"]),
-    ),
-    "gpt2, whole head": (
-        DECODERS["gpt2"],
-        lora(
-            target_modules=["c_attn"], fan_in_fan_out=True, modules_to_save=["lm_head"]
-        ),
-    ),
-    "gpt2, ia3": (DECODERS["gpt2"], IA3Config()),
-    "mixtral": (
-        DECODERS["mixtral"],
-        lora(
-            target_modules=["q_proj"],
-            target_parameters=[*EXPERTS, "mlp.gate.weight"],
-            rank_pattern={EXPERTS[0]: 4},
-            alpha_pattern={EXPERTS[0]: 7},
-        ),
-    ),
-    "qwen2_moe": (
-        DECODERS["qwen2_moe"],
-        lora(target_modules=["gate_proj"], target_parameters=EXPERTS[1:]),
-    ),
-    "deepseek_v3": (DECODERS["deepseek_v3"], lora(target_modules="all-linear")),
-    "phi3": (DECODERS["phi3"], lora(target_modules="all-linear")),
-    "bloom": (DECODERS["bloom"], lora(target_modules=["query_key_value"])),
-    "falcon": (
-        DECODERS["falcon"],
-        lora(target_modules=["query_key_value"], use_dora=True),
-    ),
-    "gpt_neox": (
-        DECODERS["gpt_neox"],
-        lora(target_modules=["query_key_value", "lm_head"]),
-    ),
-    "bert": (MLM, lora(target_modules=["query", "dense"])),
-    "bert, ia3": (
-        MLM,
-        IA3Config(
-            target_modules=["key", "value", "output.dense"],
-            feedforward_modules=["output.dense"],
-        ),
-    ),
-    "bert, classes": (CLASSES, lora(task_type="SEQ_CLS", bias="lora_only")),
-    "t5": (
-        SEQ2SEQ,
-        lora(target_modules=["q", "v", "wo", "wi"], rank_pattern={"decoder.*v": 1}),
-    ),
-    "t5, ia3": (SEQ2SEQ, IA3Config()),
-    "vit": (
-        IMAGES,
-        lora(target_modules="all-linear", modules_to_save=["classifier"]),
-    ),
-    "dinov2": (
-        ("Dinov2ForImageClassification", DINO),
-        lora(target_modules=["q_proj", "fc1"], modules_to_save=["classifier"]),
-    ),
-}
 QUICK = ("gpt2, dora", "mixtral", "bert, ia3")
-
-
-def inputs(model):
-    """Arguments of their call and of ours, and where outputs are compared."""
-    name = type(model.get_base_model()).__name__
-    if "Image" in name:
-        pixels = np.random.default_rng(0).normal(size=(2, 3, 21, 21))
-        pixels = pixels.astype(np.float32)
-        images = pixels.transpose(0, 2, 3, 1)
-        return {"pixel_values": torch.tensor(pixels)}, {"images": images}, None
-    tokens, mask = text()
-    theirs = {
-        "input_ids": torch.tensor(tokens),
-        "attention_mask": torch.tensor(mask).long(),
-    }
-    if "T5" not in name:
-        where = None if "Sequence" in name else mask
-        return theirs, {"tokens": tokens, "padding_mask": mask}, where
-    written = tokens[:, :7]
-    theirs["decoder_input_ids"] = torch.tensor(written)
-    ours = {
-        "encoder_tokens": tokens,
-        "encoder_padding_mask": mask,
-        "decoder_tokens": written,
-    }
-    return theirs, ours, None
-
-
-def logits_of(run, **arrays):
-    out = run(**arrays)
-    return out[next(name for name in ("logits", "class_logits") if name in out)]
-
-
-def random_adapter(base, config):
-    """peft's model with random adapters, and random values of what is saved whole."""
-    torch.manual_seed(1)
-    return with_noise(peft.get_peft_model(base, config).eval(), 0.1)
 
 
 @pytest.fixture(scope="module", params=[n if n in QUICK else slow(n) for n in CASES])
@@ -255,6 +80,15 @@ def test_an_exported_adapter_is_the_one_of_peft(adapted):
     theirs, _, _ = inputs(model)
     with torch.no_grad():
         torch.testing.assert_close(found(**theirs).logits, model(**theirs).logits)
+
+
+def test_gradients_are_those_of_peft(adapted, tmp_path):
+    model, folder, _ = adapted
+    theirs, ours, where = inputs(model)
+    expected = of_peft(model, theirs, where)
+    found = of_a_run(folder / "adapted", ours, where, tmp_path)
+    num_experts = getattr(model.get_base_model().config, "num_local_experts", 1)
+    assert_same(found, expected, num_experts)
 
 
 def test_merged_weights_are_those_of_peft(adapted):

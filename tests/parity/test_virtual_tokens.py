@@ -1,14 +1,22 @@
 """Prefixes and prompts of peft: imported, exported, and what their files hold."""
 
+import dataclasses
 import json
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from flax import traverse_util
 from parity.decoders import DECODERS, LENGTH
 from parity.encoder_decoders import ENCODER_DECODERS
 from parity.encoders import ENCODERS
+from parity.gradients_of_adapters import (
+    assert_same,
+    gradients_by_path,
+    of_a_run,
+    of_peft,
+)
 from parity.models_of_transformers import (
     close,
     imported,
@@ -52,6 +60,7 @@ PROMPTS = ["gemma", slow("llama"), slow("gpt2"), slow("bert"), slow("t5")]
 PROMPTS += map(slow, ("bloom", "gemma2", "gemma3_text", "mistral", "deepseek_v3"))
 PROMPTS += map(slow, ("falcon", "gpt_oss", "opt", "deberta", "mpnet", "modernbert"))
 PROMPTS += map(slow, ("bart", "bart, scaled", "mbart", "m2m_100", "mt5", "granite"))
+PROMPTS += [slow("mixtral")]
 
 
 def case(family, kind):
@@ -61,7 +70,14 @@ def case(family, kind):
 
 CASES = [case(family, "prefix") for family in PREFIXES]
 CASES += [case(family, "prompt") for family in PROMPTS]
-CASES += [case("t5", "p_tuning"), case(slow("llama"), "p_tuning")]
+P_TUNINGS = ["t5", *map(slow, ("llama", "gpt2", "mixtral", "bert"))]
+CASES += [case(family, "p_tuning") for family in P_TUNINGS]
+GRADIENTS = [
+    case(slow(family), kind)
+    for kind in ("prefix", "prompt")
+    for family in ("llama", "gpt2", "mixtral", "bert")
+]
+GRADIENTS += [case(slow("t5"), "prompt")]
 
 
 def adapter_of(base, kind, task=None, **options):
@@ -148,7 +164,20 @@ def test_what_is_trained_beside_a_prompt_is_kept(tmp_path):
     close(fmjax.load(tmp_path / "adapted")(**ours)["class_logits"], expected)
 
 
-@pytest.mark.parametrize("family", ["llama", slow("gpt2")])
+@pytest.mark.parametrize(("family", "kind"), GRADIENTS)
+def test_gradients_are_those_of_peft(family, kind, tmp_path):
+    base = random_model(*FAMILIES[family])
+    imported(base, tmp_path)
+    model = adapter_of(base, kind)
+    model.save_pretrained(tmp_path / "adapter")
+    import_adapter(tmp_path / "adapter", tmp_path / "adapted", tmp_path / "run")
+    theirs, ours, where = inputs(model)
+    expected = of_peft(model, theirs, where)
+    found = of_a_run(tmp_path / "adapted", ours, where, tmp_path / "of")
+    assert_same(found, {"prompt_embeddings": expected["embedding.weight"]})
+
+
+@pytest.mark.parametrize("family", ["llama", *map(slow, ("gpt2", "mixtral", "bert"))])
 def test_a_perceptron_of_p_tuning_gives_the_same_logits(family, tmp_path):
     architecture, options = FAMILIES[family]
     base = random_model(architecture, options)
@@ -157,7 +186,8 @@ def test_a_perceptron_of_p_tuning_gives_the_same_logits(family, tmp_path):
     axes, shapes = abstract_variables(run.config.objective)
     method = PTuning(N, hidden_dim=14)
     plan = Peft(methods=(method,)).plan(axes["params"], shapes["params"])
-    tensors = of_perceptron(theirs, plan)
+    (module,) = theirs.prompt_encoder.values()
+    tensors = of_perceptron(module.named_parameters(), plan)
     assert tensors.keys() == plan.added.keys()
     flat = traverse_util.flatten_dict(run.params, sep="/") | tensors
     params = traverse_util.unflatten_dict(flat, sep="/")
@@ -165,6 +195,13 @@ def test_a_perceptron_of_p_tuning_gives_the_same_logits(family, tmp_path):
     wanted = theirs(torch.tensor(tokens), attention_mask=torch.tensor(mask)).logits
     found = run.model.apply({"params": params}, TextInputs(tokens, padding_mask=mask))
     close(found["logits"], wanted[:, N:], mask)
+    peft_of_run = dataclasses.replace(run.config, peft=Peft(methods=(method,)))
+    whole = dataclasses.replace(run, config=peft_of_run, params=params)
+    read = {"tokens": tokens, "padding_mask": mask}
+    ours = gradients_by_path(whole, read, mask)
+    gradients = of_peft(theirs, inputs(theirs)[0], mask)
+    expected = of_perceptron(gradients.items(), plan)
+    assert_same(as_tensors(ours), as_tensors(expected))
     # Its file holds what it gives.
     described = BaseModel.of(run.config.objective)
     rows, config = virtual_tokens.to_file(method, tensors, described)
@@ -172,17 +209,20 @@ def test_a_perceptron_of_p_tuning_gives_the_same_logits(family, tmp_path):
     close(rows, theirs.get_prompt_embedding_to_save("default"))
 
 
-def of_perceptron(theirs, plan):
-    """The tensors of P-tuning, by path here."""
+def of_perceptron(found, plan):
+    """The tensors of P-tuning, by path here, given them by name."""
     owner = next(iter(plan.added)).rpartition("/")[0]
-    (prompt,) = theirs.prompt_encoder.values()
-    found = {name: each.detach().numpy() for name, each in prompt.named_parameters()}
+    found = {name: each.detach().numpy() for name, each in found}
     own = {"rows": found.pop("embedding.weight")}
     for i, name in zip((0, 2, 4), ("in", "hidden", "out")):
         own[name] = found.pop(f"mlp_head.{i}.weight").T
         own[f"{name}_bias"] = found.pop(f"mlp_head.{i}.bias")
     assert not found
     return {f"{owner}/{name}": each for name, each in own.items()}
+
+
+def as_tensors(arrays):
+    return {name: torch.tensor(np.asarray(x)) for name, x in arrays.items()}
 
 
 def test_a_window_is_noted(tmp_path):
