@@ -106,12 +106,19 @@ def linear(
         y = product(None)
         y = y + (scale * jnp.tensordot(inner, b, 1)).astype(y.dtype)
         if "magnitude" in lora:
-            whole = kernel.astype(jnp.float32)
+            whole = as_multiplied(kernel, x.dtype)
             y = y * direction_factor(whole, lora).astype(y.dtype)
         y = y if offset is None else y + offset
     if ia3 is not None and "out" in ia3:
         y = y * ia3["out"].astype(y.dtype)
     return y
+
+
+def as_multiplied(kernel: Array | Coded, dtype: jnp.dtype) -> Array:
+    """A weight in the dtype of its products, or in its own if that is wider."""
+    if isinstance(kernel, Coded):
+        return kernel.decode(dtype)
+    return kernel.astype(jnp.promote_types(kernel.dtype, dtype))
 
 
 def lookup(
@@ -163,13 +170,17 @@ def direction_factor(kernel: Array, lora: Adapter) -> Float[Array, "..."]:
 
 
 def adapted_norm(kernel: Array, lora: Adapter) -> Float[Array, "..."]:
-    """|W + s A B| over the inputs, for each output, in float32."""
-    a, b = lora["a"].astype(jnp.float32), lora["b"].astype(jnp.float32)
-    b = lora["scale"] * b
-    kernel = kernel.astype(jnp.float32)
+    """|W + s A B| over the inputs, for each output, float32.
+
+    Products with W read it in its own dtype, with A rounded to it, and add up in
+    float32: casting W first would copy it.
+    """
+    a, f32 = lora["a"].astype(kernel.dtype), jnp.float32
+    b = lora["scale"] * lora["b"].astype(f32)
     inputs = tuple(range(a.ndim - 1))
-    squares = (kernel**2).sum(inputs)
-    cross = (jnp.tensordot(a, kernel, (inputs, inputs)) * b).sum(0)
-    inner = jnp.tensordot(a, a, (inputs, inputs))
+    over = (inputs, inputs)
+    squares = jnp.square(kernel.astype(f32)).sum(inputs)
+    cross = jnp.tensordot(a, kernel, over, preferred_element_type=f32)
+    inner = jnp.tensordot(a, a, over, preferred_element_type=f32)
     own = (jnp.tensordot(inner, b, 1) * b).sum(0)
-    return jnp.sqrt(squares + 2 * cross + own)
+    return jnp.sqrt(squares + 2 * (cross * b).sum(0) + own)

@@ -17,6 +17,8 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, UInt8
 
+from fmjax.sharding.platform import platform
+
 # Suffixes of the names of coded weights.
 NF4 = "_nf4"
 INT8 = "_int8"
@@ -204,10 +206,13 @@ def _largest(codes: Codes) -> Float[Array, "..."]:
 
 
 def _nf4_values(codes: UInt8[Array, "..."]) -> Float[Array, "..."]:
-    """The levels of codes below 16, by a tree of selections.
+    """The levels of codes below 16, by a tree of selections but on CPUs.
 
-    TPUs look values up one at a time; four selections of vectors take their place.
+    TPUs look values up one at a time; four selections of vectors take their place. On
+    CPUs XLA would keep 16 arrays of the size of a weight for these, one of each level.
     """
+    if platform() == "cpu":
+        return jnp.asarray(NF4_LEVELS, jnp.float32)[codes.astype(jnp.int32)]
     values = [jnp.float32(level) for level in NF4_LEVELS]
     for bit in range(4):
         odd = (codes >> bit) & 1 == 1

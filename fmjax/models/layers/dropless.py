@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from fmjax.models.layers.expert_blocks import FeedForward, Kernels
+from fmjax.models.layers.expert_blocks import FeedForward, Kernels, is_hidden
 from fmjax.models.layers.expert_exchange import exchange
 from fmjax.models.layers.grouped_dot import grouped_dot
 from fmjax.models.layers.logical_axes import mesh_axes, shards
@@ -33,7 +33,7 @@ def dropless(
       x: tokens.
       chosen: indices of the k experts of each token.
       weights: factors of the experts' outputs.
-      kernels: [E, …] by name, with the logical axes "expert", "embed" and "mlp".
+      kernels: of the experts, as they are applied by `feed_forward`.
       feed_forward: (rows [N, D], kernels, product of rows and a kernel) → [N, D].
 
     Returns:
@@ -69,7 +69,7 @@ def dropless(
     rows = PartitionSpec(batch, length)
     placed = {
         name: PartitionSpec(
-            expert, *((hidden, None) if name == "out" else (None, hidden))
+            expert, *(hidden if each else None for each in is_hidden(name))
         )
         for name in kernels
     }

@@ -16,6 +16,9 @@ from jaxtyping import Array, Float, Int
 
 from fmjax.models.layers.grouped_dot import expected_rows, grouped_dot
 
+# "in", "gate" and "out" [E, inputs, outputs], and of each what adapters and biases add:
+# "in_a" [E, inputs, r] and "in_b" [E, r, outputs]; "in_factor" and "in_bias" [E, 1,
+# outputs].
 Kernels = dict[str, Array]
 FeedForward = Callable[[Array, Kernels, Callable], Array]
 EXPECTED_TRIPS = "expected_trips_"
@@ -101,6 +104,13 @@ def _backward(feed_forward, expected, residuals, gradient):
 
 
 _apply.defvjp(_forward, _backward)
+
+
+def is_hidden(name: str) -> tuple[bool, bool]:
+    """Whether the last two axes of one of `Kernels` are the hidden units of experts."""
+    weight, _, part = name.partition("_")
+    inward, outward = weight == "out", weight != "out"
+    return inward and part in ("", "a"), outward and part != "a"
 
 
 class _Blocks:

@@ -13,7 +13,13 @@ from jaxtyping import Array, Bool, Float, Int
 from fmjax.configurable import configurable
 from fmjax.errors import require
 from fmjax.models.layers.activations import ACTIVATIONS, gate_with
-from fmjax.models.layers.adapters import LORA, adapter_of, linear, merged
+from fmjax.models.layers.adapters import (
+    LORA,
+    adapter_of,
+    as_multiplied,
+    direction_factor,
+    linear,
+)
 from fmjax.models.layers.coded_weights import Coded, weight
 from fmjax.models.layers.dropless import dropless
 from fmjax.models.layers.feed_forward import FeedForward
@@ -238,6 +244,7 @@ class MixtureOfExperts(nn.Module):
         return y * opened.astype(y.dtype)
 
     def _kernels(self, width: int) -> dict[str, Array]:
+        """What rows are multiplied with, by name: see `expert_blocks.Kernels`."""
         E, F = self.experts.number, self.mlp_dim
         inward = normal_init(self.init_std, "expert", "embed", "mlp")
         outward = normal_init(self.out_init_std, "expert", "mlp", "embed")
@@ -245,11 +252,14 @@ class MixtureOfExperts(nn.Module):
         if self.gated:
             kernels["gate"] = self._weight("gate", inward, width)
         kernels["out"] = self._weight("out", outward, width)
-        for name, kernel in kernels.items():
-            # A token visits few experts, so that a product per expert and adapter
-            # costs more than the experts' weights do.
+        for name, kernel in list(kernels.items()):
             if (lora := adapter_of(self, name + LORA)) is not None:
-                kernels[name] = merged(kernel, lora)
+                scale = lora["scale"][:, None, None]
+                kernels |= {f"{name}_a": lora["a"], f"{name}_b": scale * lora["b"]}
+                if "magnitude" in lora:
+                    whole = as_multiplied(kernel, self.dtype)
+                    factors = jax.vmap(direction_factor)(whole, lora)
+                    kernels[f"{name}_factor"] = factors[:, None]
         if self.bias:
             for name in ("in", "gate") if self.gated else ("in",):
                 init = zeros_init("expert", "mlp")
@@ -274,11 +284,16 @@ class MixtureOfExperts(nn.Module):
     def _feed_forward(self, x, kernels, multiply):
         def product(x, name):
             y = checkpoint_name(multiply(x, kernels[name]), "weights")
-            if f"{name}_bias" not in kernels:
-                return y
-            # Each row's expert's: a product of groups too.
+            # Each row has its expert's, by products of groups too.
             ones = jnp.ones((*x.shape[:-1], 1), x.dtype)
-            return y + multiply(ones, kernels[f"{name}_bias"])
+            if f"{name}_a" in kernels:
+                inner = multiply(x, kernels[f"{name}_a"])
+                y = y + multiply(inner, kernels[f"{name}_b"])
+            if f"{name}_factor" in kernels:
+                y = y * multiply(ones, kernels[f"{name}_factor"])
+            if f"{name}_bias" in kernels:
+                y = y + multiply(ones, kernels[f"{name}_bias"])
+            return y
 
         h = product(x, "in")
         if self.gated:
