@@ -271,3 +271,21 @@ def test_a_model_with_new_adapters_is_the_base_to_the_bit(method):
         assert_close(after, before, 1e-6)
     else:
         np.testing.assert_array_equal(after["logits"], before["logits"])
+
+
+def test_dropout_of_adapters_is_of_training_alone():
+    rate = 0.5
+    objective, _, plan = planned("gpt", (LoRA(paths=BLOCK, rank=3, dropout=rate),))
+    params = drawn(plan)
+    flat = traverse_util.flatten_dict(params, sep="/")
+    kept = {path: x for path, x in flat.items() if not path.endswith("/dropout")}
+    assert len(kept) < len(flat)
+    without = traverse_util.unflatten_dict(kept, sep="/")
+    batch = {"tokens": IDS, "targets": IDS, "weights": np.ones((2, T), np.float32)}
+    keys = jax.random.split(jax.random.key(0), 2)
+    loss = jax.jit(lambda p, keys: objective.loss({"params": p}, batch, keys).terms)
+    (evaluated,), (plain,) = (loss(p, None).values() for p in (params, without))
+    np.testing.assert_array_equal(evaluated.sum, plain.sum)
+    (dropped,), (again,) = (loss(p, keys).values() for p in (params, without))
+    np.testing.assert_array_equal(again.sum, plain.sum)
+    assert abs(dropped.sum - plain.sum) > 1e-2
