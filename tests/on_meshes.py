@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -81,23 +82,27 @@ def gradients_of(
     microbatches: int = 1,
     state: State | None = None,
     adversary: Adversary | None = None,
+    trained: Any = None,
 ) -> tuple[float, dict[str, np.ndarray]]:
-    """The loss of a batch and its gradients by name, from `state` or random numbers."""
+    """The loss of a batch and its gradients by name, from `state` or random numbers.
+
+    `trained` are the parameters to differentiate, as for `accumulate`; None for all.
+    """
     mesh, rules = build(mesh_config)
     if state is None:
         state = random_state(objective, mesh, rules)
     rows = rows_of(batch)
 
     @jax.jit
-    def gradients(state, data):
+    def gradients(state, data, trained):
         keys = example_keys(0, state.step, rows)
         return accumulate(
-            objective, state, data, keys, microbatches, adversary=adversary
+            objective, state, data, keys, microbatches, trained, adversary=adversary
         )[:2]
 
     with on_mesh(mesh, rules):
         data = global_batch(batch, batch_sharding(mesh, rules), rows)
-        grads, metrics = gradients(state, data)
+        grads, metrics = gradients(state, data, trained)
     named = jax.tree_util.tree_leaves_with_path(jax.device_get(grads))
     named = {jax.tree_util.keystr(path): leaf for path, leaf in named}
     return float(metrics["loss"]), named

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 from run_digest import run_digest
+from safetensors.numpy import load_file
 from scipy.special import log_softmax
 from tiers import slow
 
@@ -83,6 +84,18 @@ def test_a_run_on_coded_weights_resumes_and_loads(
     kind = "int8" if "int8" in coding else "uint8"
     suffix = "int8" if "int8" in coding else "nf4"
     assert layer["mlp"][f"out_{suffix}"]["codes"].dtype == kind
+    # peft's files hold the adapters alone, which codes of the base do not change.
+    code, _, err = verb("export", whole, tmp_path / "adapter", "--adapter")
+    assert code == 0, err
+    tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    for ours, theirs in (("query", "q_proj"), ("value", "v_proj")):
+        name = f"base_model.model.model.layers.0.self_attn.{theirs}.lora_"
+        lora = load(whole).params["stack"]["layer_0"]["attention"][f"{ours}_lora"]
+        a, b = (np.asarray(lora[side]) for side in ("a", "b"))
+        np.testing.assert_array_equal(tensors[f"{name}A.weight"], a.T)
+        np.testing.assert_array_equal(tensors[f"{name}B.weight"], b.reshape(2, -1).T)
+        assert b.any()
+    assert not any("mlp" in name for name in tensors)
     # As many as were trained, and never all of them in memory before they are coded.
     said = said.split(" parameters on")[0].split()[-1]
     assert f"{said} parameters" in repr(load(whole))

@@ -4,9 +4,16 @@ import dataclasses
 
 import jax
 import numpy as np
+import optax
 import pytest
 from flax import traverse_util
-from on_meshes import MESHES, build, packed_rows
+from on_meshes import (
+    MESHES,
+    assert_same_gradients,
+    build,
+    gradients_of,
+    packed_rows,
+)
 from tiers import slow
 
 from fmjax.models.language.gpt import GPT
@@ -15,10 +22,14 @@ from fmjax.models.layers.rotary import Rotary
 from fmjax.models.layers.transformer_config import TransformerConfig
 from fmjax.objectives.causal_lm import CausalLM
 from fmjax.optim.optimizers import AdamW
-from fmjax.optim.peft.coding import NormalFloat4
+from fmjax.optim.peft.bottleneck import Bottleneck
+from fmjax.optim.peft.coding import Int8, NormalFloat4
 from fmjax.optim.peft.ia3 import IA3
 from fmjax.optim.peft.lora import LoRA
+from fmjax.optim.peft.p_tuning import PTuning
 from fmjax.optim.peft.peft import Peft
+from fmjax.optim.peft.prefix import Prefix
+from fmjax.optim.peft.prompt import Prompt
 from fmjax.optim.schedules import Constant
 from fmjax.sharding.mesh import batch_sharding, global_batch, on_mesh
 from fmjax.training.state import abstract_variables, plan_state
@@ -47,6 +58,22 @@ PEFT = {
     "dora on nf4": Peft(methods=(LoRA(paths=ALL, dora=True),), coding=NormalFloat4()),
     "ia3": Peft(methods=(IA3(),), trained=("stack/final_norm/*",)),
 }
+# Beside those above, whose gradients are compared one by one. BitFit trains biases.
+BIASED = dataclasses.replace(CONFIG, bias=True)
+MORE = {
+    "int8": Peft(methods=(LoRA(paths=ALL, dropout=0.3),), coding=Int8()),
+    "prefix": Peft(methods=(Prefix(3),)),
+    "prompt": Peft(methods=(Prompt(3, init="normal"),)),
+    "p-tuning": Peft(methods=(PTuning(3, hidden_dim=24),)),
+    "houlsby": Peft(methods=(Bottleneck(reduction=8),)),
+    "pfeiffer": Peft(methods=(Bottleneck("pfeiffer", reduction=8),)),
+    "bitfit": Peft(trained=("**/*bias",)),
+    "many": Peft(
+        methods=(LoRA(dropout=0.3), Prefix(3), PTuning(3), Bottleneck(reduction=8)),
+        trained=("**/*bias",),
+        coding=Int8(),
+    ),
+}
 
 
 def batch(step):
@@ -64,13 +91,7 @@ def batch(step):
 
 def trained(config, peft, mesh_config, microbatches=1):
     """Losses and norms of gradients of steps, and the trained parameters after them."""
-    objective = CausalLM(
-        GPT(config, vocab_size=V, max_length=T, positions="none", vocab_multiple=64)
-    )
-    mesh, rules = build(mesh_config)
-    plan = plan_state(objective, OPTIMIZER, mesh, rules, train_steps=STEPS, peft=peft)
-    state = plan.init()
-    state = dataclasses.replace(state, params=drawn(objective, plan, state.params))
+    objective, plan, state, mesh, rules = begun(config, peft, mesh_config)
     step = make_train_step(
         objective, plan, lambda s: 1e-2, mesh, rules, seed=0, microbatches=microbatches
     )
@@ -82,6 +103,25 @@ def trained(config, peft, mesh_config, microbatches=1):
             losses.append(float(metrics["loss"]))
             norms.append(float(metrics["grad_norm"]))
     return losses, norms, jax.device_get(plan.freezing.partition(state.params, 0))
+
+
+def begun(config, peft, mesh_config):
+    """An objective, and the plan and first state of its training on a mesh."""
+    objective = CausalLM(
+        GPT(config, vocab_size=V, max_length=T, positions="none", vocab_multiple=64)
+    )
+    mesh, rules = build(mesh_config)
+    plan = plan_state(objective, OPTIMIZER, mesh, rules, train_steps=STEPS, peft=peft)
+    state = plan.init()
+    state = dataclasses.replace(state, params=drawn(objective, plan, state.params))
+    return objective, plan, state, mesh, rules
+
+
+def gradients(config, peft, mesh_config):
+    """The loss of a batch, and the gradient of each parameter that is trained."""
+    objective, plan, state, _, _ = begun(config, peft, mesh_config)
+    trained = plan.freezing.partition(state.params, 0)
+    return gradients_of(objective, batch(0), mesh_config, 1, state, trained=trained)
 
 
 def drawn(objective, plan, params):
@@ -131,3 +171,65 @@ def test_a_mesh_and_microbatches_compute_what_one_device_does(peft):
 def test_every_mesh_computes_what_one_device_does(config, peft, mesh):
     wanted = trained(config, PEFT[peft], None)
     assert_same(trained(config, PEFT[peft], MESHES[mesh]), wanted)
+
+
+@pytest.mark.parametrize(
+    ("peft", "mesh"),
+    [
+        ("many", "data_fsdp_tensor"),
+        *(slow(peft, mesh) for peft in [*PEFT, *MORE] for mesh in MESHES),
+    ],
+)
+def test_each_gradient_is_that_of_one_device(peft, mesh):
+    method = (PEFT | MORE)[peft]
+    config = BIASED if "**/*bias" in method.trained else WIDE
+    loss, wanted = gradients(config, method, None)
+    found, sharded = gradients(config, method, MESHES[mesh])
+    np.testing.assert_allclose(found, loss, rtol=1e-6)
+    assert len(wanted) > 0
+    assert all(gradient.any() for gradient in wanted.values())
+    assert_same_gradients(sharded, wanted)
+
+
+def test_averages_are_kept_of_adapters_alone():
+    decay, (mesh, rules) = 0.9, build(None)
+    objective = CausalLM(GPT(CONFIG, vocab_size=V, max_length=T, positions="none"))
+    plan = plan_state(
+        objective,
+        OPTIMIZER,
+        mesh,
+        rules,
+        train_steps=STEPS,
+        peft=Peft(methods=(LoRA(),), base_dtype="bfloat16"),
+        ema=True,
+    )
+    step = make_train_step(
+        objective, plan, lambda s: 1e-2, mesh, rules, seed=0, ema_decay=decay
+    )
+    state = plan.init()
+    params, average = (flat(tree) for tree in (state.params, state.ema))
+    base = params.keys() - average.keys()
+    assert base == plan.peft.never_trained.keys()
+    wanted = {path: array.astype(np.float64) for path, array in average.items()}
+    with on_mesh(mesh, rules):
+        for i in range(STEPS):
+            placed = global_batch(batch(i), batch_sharding(mesh, rules), B)
+            state, _ = step(state, placed, 0)
+            now = flat(state.params)
+            for path in wanted:
+                wanted[path] = decay * wanted[path] + (1 - decay) * now[path]
+    evaluated = flat(state.eval_variables["params"])
+    for path, expected in wanted.items():
+        np.testing.assert_allclose(evaluated[path], expected, rtol=1e-5, atol=1e-7)
+        assert np.abs(now[path] - expected).max() > 1e-3
+    for path in base:
+        np.testing.assert_array_equal(evaluated[path], params[path])
+
+
+def flat(tree):
+    """The arrays of a tree of parameters on the host, by path."""
+    leaves = traverse_util.flatten_dict(tree, sep="/")
+    masked = optax.MaskedNode
+    return {
+        p: jax.device_get(x) for p, x in leaves.items() if not isinstance(x, masked)
+    }
