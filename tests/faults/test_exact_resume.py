@@ -1,5 +1,6 @@
 """A run in two parts ends as one in one part, to the bit, whatever it trains."""
 
+import json
 import pathlib
 import textwrap
 
@@ -70,7 +71,44 @@ LANGUAGE = {
     "bad steps judged": (
         *ADAMW, "experiment.bad_steps=@bad_steps()", "bad_steps.spikes='skip'",
     ),
+    "adversary that begins with noise": (
+        *ADAMW, *DROPOUT, "experiment.adversary=@freelb()",
+    ),
+    "conversations": (
+        *ADAMW, "data.rows='packed'", "text_task.source=@conversation_files()",
+        "conversation_files.files=%TEXT_FILE",
+        "conversation_files.chat_template='plain'",
+    ),
+    "contrast of texts": (
+        *ADAMW, *DROPOUT, "experiment.objective=@text_contrast()",
+        "text_contrast.model=@gpt()", "text_contrast.embedding=@text_embedding()",
+        "text_embedding.pooling='mean'", "experiment.evaluations=()",
+        "data.rows='texts'", "text_files.document='line'",
+    ),
+    "labels of augmented texts": (
+        *ADAMW, *DROPOUT, "experiment.objective=@text_classification()",
+        "text_classification.model=@gpt()", "experiment.evaluations=()",
+        "text_task.source=@labelled_records()",
+        "labelled_records.files=%TEXT_FILE",
+        "data.augment=(@deletion(), @swap())",
+    ),
 }  # fmt: skip
+# What those read that do not read plain text.
+RECORDS = {
+    "conversations": [
+        {
+            "messages": [
+                {"role": "user", "content": f"{i} and {i}?"},
+                {"role": "assistant", "content": f"{2 * i}."},
+            ]
+        }
+        for i in range(200)
+    ],
+    "labels of augmented texts": [
+        {"text": f"one of {i} words is no other", "label": str(i % 3)}
+        for i in range(200)
+    ],
+}
 IMAGES = {
     "augmented, mixed": ADAMW,
     "views": (
@@ -99,8 +137,12 @@ def assert_exact(tmp_path, config, bindings):
 @pytest.mark.slow
 @pytest.mark.parametrize("what", LANGUAGE)
 def test_language(tmp_path, what):
-    text = tmp_path / "text.txt"
-    text.write_text(pathlib.Path(textwrap.__file__).read_text())
+    if what in RECORDS:
+        text = tmp_path / "text.jsonl"
+        text.write_text("".join(json.dumps(row) + "\n" for row in RECORDS[what]))
+    else:
+        text = tmp_path / "text.txt"
+        text.write_text(pathlib.Path(textwrap.__file__).read_text())
     assert_exact(tmp_path, "tiny.gin", (f"TEXT_FILE={text}", *LANGUAGE[what]))
 
 
