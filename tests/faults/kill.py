@@ -21,6 +21,7 @@ import sys
 import tempfile
 import textwrap
 import time
+from collections.abc import Sequence
 
 from tests.run_digest import run_digest
 
@@ -28,19 +29,30 @@ ROOT = pathlib.Path(__file__).parents[2]
 DEADLINE_SECONDS = 300
 # Saves are frequent, so that many are hit; the last step is not a multiple.
 BINDINGS = ("train.steps=303", "train.checkpoint_every=10", "train.log_every=1")
+# A run of adapters, with dropout, on the codes of another run's weights.
+ADAPTERS = (
+    "experiment.peft=@peft()", "peft.methods=(@lora(),)", "lora.rank=2",
+    "lora.dropout=0.2", "peft.coding=@nf4()", "nf4.paths=('**/mlp/out',)",
+    "experiment.init_from=(@init_from(),)",
+)  # fmt: skip
 MOMENTS = ("any", "save", "steps", "restore", "cache")
 
 
 class Run:
     """A run directory and the command that trains in it."""
 
-    def __init__(self, folder: pathlib.Path, text: pathlib.Path):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        text: pathlib.Path,
+        bindings: Sequence[str] = BINDINGS,
+    ):
         self.run_dir = folder / "run"
         self.cache = folder / "cache"
         self._log = folder / "log.txt"
         self._command = [
             sys.executable, "-m", "fmjax", "train", ROOT / "tests" / "e2e" / "tiny.gin",
-            f"TEXT_FILE={text}", *BINDINGS, "--run_dir", self.run_dir,
+            f"TEXT_FILE={text}", *bindings, "--run_dir", self.run_dir,
         ]  # fmt: skip
 
     def start(self) -> subprocess.Popen:
@@ -109,8 +121,16 @@ def kill_once(run: Run, moment: str, rng: random.Random, seconds: float) -> bool
     return alive
 
 
-def torment(count: int, folder: pathlib.Path, seed: int = 0) -> dict[str, int]:
+def torment(
+    count: int, folder: pathlib.Path, seed: int = 0, adapters: bool = False
+) -> dict[str, int]:
     """Kills a run so many times, and lets it end.
+
+    Args:
+      count: how often.
+      folder: of all files.
+      seed: of the moments.
+      adapters: whether it trains adapters on another run, which is not disturbed.
 
     Returns:
       How often each moment was hit.
@@ -121,7 +141,12 @@ def torment(count: int, folder: pathlib.Path, seed: int = 0) -> dict[str, int]:
     text = folder / "text.txt"
     text.write_text(pathlib.Path(textwrap.__file__).read_text())
     (folder / "whole").mkdir(parents=True)
-    whole = Run(folder / "whole", text)
+    bindings = BINDINGS
+    if adapters:
+        base = Run(folder, text, ("train.steps=20",))
+        base.finish()
+        bindings = (*BINDINGS, *ADAPTERS, f"init_from.run='{base.run_dir}'")
+    whole = Run(folder / "whole", text, bindings)
     whole.finish()
     began = time.monotonic()
     shutil.rmtree(whole.run_dir)
@@ -130,7 +155,7 @@ def torment(count: int, folder: pathlib.Path, seed: int = 0) -> dict[str, int]:
 
     rng, hits = random.Random(seed), collections.Counter()
     (folder / "killed").mkdir()
-    killed = Run(folder / "killed", text)
+    killed = Run(folder / "killed", text, bindings)
     finished = 0
     while hits.total() < count:
         moment = "any" if hits.total() % 3 == 0 else rng.choice(MOMENTS[1:])
@@ -160,10 +185,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n", type=int, default=100, help="kills")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--adapters", action="store_true", help="train adapters")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
-        hits = torment(args.n, pathlib.Path(folder), args.seed)
+        hits = torment(args.n, pathlib.Path(folder), args.seed, args.adapters)
         minutes = (time.monotonic() - began) / 60
     print(f"{args.n} kills in {minutes:.0f} minutes: {hits}; every end was the same")
     return 0
