@@ -18,14 +18,21 @@ from fmjax.evaluation.label_scores import (
     scores_of_numbers,
     scores_of_sets,
 )
+from fmjax.evaluation.written_labels import (
+    WRITTEN_METRICS,
+    check_scores_written,
+    written_step,
+)
 from fmjax.objectives.class_loss import NamesClasses
 from fmjax.objectives.label_objective import LabelObjective
+from fmjax.objectives.seq2seq_lm import Seq2SeqLM
 from fmjax.objectives.text_classification import TextClassification
 from fmjax.sharding.mesh import batch_sharding, global_batch, local_rows
 from fmjax.sharding.rules import LogicalRules
 from fmjax.sharding.xla_options import Changes, compiled_with, xla_options
 from fmjax.training.evaluate import evaluate
 from fmjax.training.experiment import EvaluationPoint, Experiment, Found
+from fmjax.training.labels import writes_labels
 from fmjax.training.step import evaluation_sums
 
 # Of more classes, a table would not fit on a page.
@@ -52,7 +59,9 @@ class LabelScores:
 
     For @text_classification() and @token_classification(): accuracy, F1, Matthews'
     correlation and a confusion matrix; for numbers Pearson's and Spearman's
-    correlation.
+    correlation. For labels as text, which @seq2seq_lm() writes, the predicted class is
+    that whose text has the highest likelihood; "exact_match" is the share of texts
+    whose label greedy decoding writes, and "token_accuracy" the accuracy of the loss.
 
     Attributes:
       every_validation: whether after each validation, or after the last step alone.
@@ -62,11 +71,14 @@ class LabelScores:
 
     def check(self, experiment: Experiment) -> None:
         """Raises a UserError if the objective does not predict labels."""
-        if not isinstance(experiment.objective, LabelObjective):
+        if writes_labels(experiment):
+            check_scores_written(experiment)
+        elif not isinstance(experiment.objective, LabelObjective):
             raise UserError(
                 "experiment.evaluations has @label_scores(), but "
                 f"@{experiment.objective.gin_name}() does not predict labels; expected "
-                "@text_classification() or @token_classification()."
+                "@text_classification() or @token_classification(), or @seq2seq_lm() "
+                "with record_pairs.labels = True."
             )
 
     def __call__(self, experiment: Experiment, at: EvaluationPoint) -> Found:
@@ -74,11 +86,12 @@ class LabelScores:
         if not (at.last or self.every_validation) or not at.metrics:
             return {}
         mesh, rules = experiment.mesh.build(), experiment.mesh.all_rules
-        _, found = evaluate_labels(experiment, at.variables, mesh, rules)
+        values, found = evaluate_labels(experiment, at.variables, mesh, rules)
         # The name is printed before the first line.
         is_shown = at.last and found.confusion
         shown = {"confusion": f"\n{found.confusion}"} if is_shown else {}
-        return {**found.scores, **shown}
+        written = {n: values[n] for n in WRITTEN_METRICS if n in values}
+        return {**found.scores, **written, **shown}
 
 
 def evaluate_labels(
@@ -92,7 +105,8 @@ def evaluate_labels(
     Every process gets all predictions.
 
     Args:
-      experiment: with a `LabelObjective`, and data with a validation split.
+      experiment: with a `LabelObjective`, or labels as text, and data with a validation
+        split.
       variables: {"params": …}.
       mesh: of the variables.
       rules: logical to mesh axes.
@@ -103,7 +117,10 @@ def evaluate_labels(
     objective, run = experiment.objective, experiment.train
     size = run.eval_batch_size or run.batch_size
     sharding = batch_sharding(mesh, rules)
-    step = _predicting_step(objective, mesh, run.xla_options)
+    if writes_labels(experiment):
+        step = written_step(experiment, mesh)
+    else:
+        step = _predicting_step(objective, mesh, run.xla_options)
     pieces = []
 
     def eval_step(variables, batch):
@@ -120,6 +137,11 @@ def evaluate_labels(
         objective.unit,
     )
     predicted, labels = map(np.concatenate, zip(*pieces))
+    if writes_labels(experiment) and (labels < 0).any():
+        raise UserError(
+            f"{(labels < 0).sum():,} of {len(labels):,} targets of experiment.data are "
+            f"none of the classes {experiment.labels!r:.200}."
+        )
     return values, _scored(experiment, predicted, labels)
 
 
@@ -129,9 +151,10 @@ def _scored(experiment: Experiment, predicted, labels) -> MeasuredLabels:
         return MeasuredLabels(scores_of_numbers(predicted, labels), "")
     if predicted.ndim == 2:
         return MeasuredLabels(scores_of_sets(predicted, labels), "")
-    counts = ClassCounts.of(predicted, labels, objective.classes)
     names, table = experiment.labels, ""
-    if len(names) == objective.classes <= _SHOWN_CLASSES:
+    classes = len(names) if writes_labels(experiment) else objective.classes
+    counts = ClassCounts.of(predicted, labels, classes)
+    if len(names) == classes <= _SHOWN_CLASSES:
         table = confusion_table(predicted, labels, names)
     return MeasuredLabels(counts.scores(), table)
 
@@ -143,13 +166,14 @@ def check_labels(experiment: Experiment) -> None:
     files may have others, or the same in another order.
     """
     data, labels = experiment.data, experiment.labels
-    if not isinstance(experiment.objective, LabelObjective) or not labels:
+    predicts = isinstance(experiment.objective, LabelObjective | Seq2SeqLM)
+    if not predicts or not labels:
         return
     if isinstance(data, NamesClasses) and (names := data.class_names()) != labels:
         raise UserError(
             f"experiment.data has the classes {names!r:.200}, and the run "
             f"{labels!r:.200}; expected the same. Bind the classes of the source, such "
-            f"as labelled_records.classes={labels!r:.200}."
+            f"as labelled_records.classes={labels!r:.200}, or record_pairs.classes."
         )
 
 

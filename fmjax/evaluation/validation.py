@@ -16,6 +16,7 @@ from fmjax.evaluation.embeddings import measure_embeddings
 from fmjax.evaluation.labels import check_labels, evaluate_labels
 from fmjax.evaluation.robustness import RobustAccuracy, measure_robustness
 from fmjax.evaluation.unigram import baseline
+from fmjax.evaluation.written_labels import scores_written
 from fmjax.inference.adapters import adapters_config, base_of, check_same_base
 from fmjax.objectives.label_objective import LabelObjective
 from fmjax.objectives.text_contrast import TextContrast
@@ -107,7 +108,7 @@ def evaluate_run(
     sharding = batch_sharding(mesh, rules)
     options = xla_options(mesh.devices.flat[0], experiment.train.xla_options)
     with on_mesh(mesh, rules):
-        if isinstance(objective, LabelObjective):
+        if isinstance(objective, LabelObjective) or scores_written(experiment):
             values, found = evaluate_labels(experiment, variables, mesh, rules)
             values |= found.scores
         else:

@@ -35,9 +35,11 @@ from fmjax.inference.classify_words import (
     word_rows,
 )
 from fmjax.inference.inputs import inputs_of, rows_apart
+from fmjax.inference.label_texts import label_prompts, label_tokens
 from fmjax.inference.special_tokens import as_read
 from fmjax.inference.text_rows import TextOrPair, TextRow, of_rows, text_rows
 from fmjax.models.call_arguments import array_names, call_arguments
+from fmjax.models.label_likelihoods import label_likelihoods
 from fmjax.models.layers.attention import ATTENTION_WEIGHTS
 from fmjax.models.layers.coded_weights import parameter_count
 from fmjax.models.layers.l2_normalize import l2_normalize
@@ -52,6 +54,7 @@ from fmjax.objectives.text_classification import TextClassification
 from fmjax.sharding.mesh import batch_shards, on_mesh
 from fmjax.sharding.rules import LogicalRules
 from fmjax.training.experiment import Experiment
+from fmjax.training.labels import writes_labels
 from fmjax.training.reporting import metrics
 
 if TYPE_CHECKING:
@@ -63,6 +66,7 @@ _COMPILED = (
     "_apply_for_weights",
     "_class_logits",
     "_embed_texts",
+    "_label_likelihoods",
     "_token_logits",
 )
 LESS_MEMORY = (
@@ -245,8 +249,13 @@ class Run:
         the last token. Special tokens are those of labelled texts in training, or of an
         imported tokenizer.
 
+        An encoder-decoder that was trained on labels as text, see
+        `record_pairs.labels`, reads each text in the template of training, and the
+        logits are the log-likelihoods of the labels, log p(label | text) with EOS.
+
         Args:
-          texts: the texts, or pairs of them.
+          texts: the texts, or pairs of them; for labels as text, of the fields of
+            `record_pairs.inputs` in their order there.
           truncate: whether to cut what is longer than the model's max_length, of a pair
             the second text; a line says how many are.
           batch_size: number of texts at a time.
@@ -256,6 +265,8 @@ class Run:
             empty or too long, or there is too little memory.
         """
         _check_batch_size(batch_size)
+        if writes_labels(self.config):
+            return self._classify_by_likelihood(texts, truncate, batch_size)
         check_classifies_texts(self.model)
 
         def wrap(ids):
@@ -265,6 +276,23 @@ class Run:
         logits = np.stack(self._of_texts(self._class_logits, rows, batch_size))
         labels = self._labels(self.model.num_classes)
         return Classified(logits, labels, self._has_several_labels())
+
+    def _classify_by_likelihood(
+        self, texts: Sequence[TextOrPair], truncate: bool, batch_size: int
+    ) -> Classified:
+        prompts = label_prompts(self.config.data, texts)
+
+        def wrap(ids):
+            return as_read(self.model, self.tokenizer, *ids, imported=False)
+
+        rows = text_rows(self.model, self.tokenizer, prompts, wrap, truncate)
+        labels = label_tokens(self.config, self.tokenizer)
+
+        def compute(variables, text):
+            return self._label_likelihoods(variables, text, *labels).log_likelihoods
+
+        found = np.stack(self._of_texts(compute, rows, batch_size))
+        return Classified(found, self.config.labels)
 
     def _has_several_labels(self) -> bool:
         objective, imported = self.config.objective, self.config.imported
@@ -493,6 +521,10 @@ class Run:
     @functools.cached_property
     def _class_logits(self):
         return jax.jit(functools.partial(class_logits, self.model))
+
+    @functools.cached_property
+    def _label_likelihoods(self):
+        return jax.jit(functools.partial(label_likelihoods, self.model))
 
     @functools.cached_property
     def _token_logits(self):

@@ -1,5 +1,6 @@
 """The source `record_pairs` against pandas and pyarrow, and rows made of it."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -165,3 +166,67 @@ def test_three_lines_of_gin_are_enough_to_inspect_pairs(tmp_path, monkeypatch, c
     shown = capsys.readouterr().out
     assert "what is" in shown
     assert "→ " in shown
+
+
+def labelled(tmp_path, targets, **options):
+    lines = [json.dumps({"q": f"text {n}", "a": a}) for n, a in enumerate(targets)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    fields = {"inputs": "q", "targets": "a", "labels": True} | options
+    return RecordPairs(str(tmp_path / "a.jsonl"), validation_fraction=0.0, **fields)
+
+
+def test_classes_are_the_different_targets_or_those_that_are_bound(tmp_path):
+    frame = pandas.Series(["good", "bad", "good", " ", "bad", "fine film"] * 2)
+    source = labelled(tmp_path, frame)
+    different = frame[frame.str.strip() != ""].drop_duplicates()
+    assert source.class_names() == tuple(different.sort_values())
+    assert RecordPairs(source.files, "q", "a").class_names() == ()
+    bound = labelled(tmp_path, frame, classes=("good", "bad"))
+    assert bound.class_names() == ("good", "bad")
+    wrong = "has the target 'fine film'; expected one of the 2 classes ('good', 'bad')"
+    assert [f for *_, f in bound.pairs("train") if f] == [wrong] * 2
+    numbers = labelled(tmp_path, [10, 9, 2])
+    assert dataclasses.replace(numbers, targets="{a}").class_names() == ("2", "9", "10")
+
+
+def test_labels_leave_pairs_and_their_caches_as_they_are(tmp_path):
+    source = labelled(tmp_path, ["good", "bad"] * 4)
+    plain = dataclasses.replace(source, labels=False)
+    assert pairs(source, "train") == pairs(plain, "train")
+    found = [
+        Data(TextTask(each, Bytes()), length=8, cache_dir=str(tmp_path))
+        for each in (source, plain)
+    ]
+    assert [data.class_names() for data in found] == [("bad", "good"), ()]
+    assert found[0].row_shapes() == found[1].row_shapes()
+    # As before there were labels.
+    assert plain._settings() == (("inputs", "q"), ("targets", "a"))
+
+
+def test_prompts_are_the_inputs_of_records(tmp_path):
+    source = labelled(tmp_path, ["good"], inputs="{q}; {n}: {{x}}")
+    data = Data(TextTask(source, Bytes()), length=8)
+    assert data.label_prompt(("a", "b")) == "a; b: {x}"
+    with pytest.raises(
+        UserError, match=r"found 1 texts; expected 2, of the fields q, n"
+    ):
+        data.label_prompt(("a",))
+
+
+def test_labels_that_cannot_be_are_refused_by_name(tmp_path):
+    with pytest.raises(
+        UserError, match=r"record_pairs\.classes = \('a',\).*labels=True"
+    ):
+        labelled(tmp_path, ["a"], labels=False, classes=("a",))
+    with pytest.raises(UserError, match=r"record_pairs\.negatives = \('q',\).*labels"):
+        labelled(tmp_path, ["a"], negatives=("q",))
+    with pytest.raises(UserError, match=r"record_pairs\.classes = .*distinct"):
+        labelled(tmp_path, ["a"], classes=("a", "a")).class_names()
+    train, other = labelled(tmp_path, ["a", "b"]), tmp_path / "other"
+    other.mkdir()
+    validation = labelled(other, ["a", "c"])
+    data = Data(TextTask(train, Bytes()), TextTask(validation, Bytes(), name="other"))
+    with pytest.raises(
+        UserError, match=r"data\.validation has the labels \('a', 'c'\)"
+    ):
+        data.class_names()

@@ -137,6 +137,11 @@ class TextTask:
         texts = 1 if source.second_text is None else 2
         return LabelKind(source.class_names(), source.several, texts, source.numbers)
 
+    def label_texts(self) -> tuple[str, ...]:
+        """The texts that are targets of pairs, where these are labels; else none."""
+        source = self.source
+        return source.class_names() if isinstance(source, RecordPairs) else ()
+
     def members(self, root: Path) -> tuple[Member, ...]:
         """The task as a single member of rate 1."""
         tokenizer = self.build_tokenizer(root)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from fmjax.data.records import RowLayout
 from fmjax.data.runtime import batches
 from fmjax.data.runtime.text_coding import TextCoding
 from fmjax.data.sources.examples import Skipped
+from fmjax.data.sources.record_pairs import RecordPairs
 from fmjax.data.streaming.streamed_batches import StreamedBatches
 from fmjax.data.streaming.streamed_data import StreamedData
 from fmjax.data.streaming.streamed_rows import StreamedRows
@@ -204,9 +205,47 @@ class Data(StreamedData):
         return kind
 
     def class_names(self) -> tuple[str, ...]:
-        """Names of the labels 0, 1, …; empty if texts have no labels."""
+        """Names of the labels 0, 1, …; empty if texts have no labels.
+
+        Labels may also be targets of pairs, see `record_pairs.labels`.
+
+        Raises:
+          UserError: `validation` has other classes than `train`.
+        """
         kind = self.label_kind()
-        return () if kind is None else kind.names
+        return self._label_texts() if kind is None else kind.names
+
+    def label_prompt(self, texts: Sequence[str]) -> str:
+        """What an encoder reads to write the label of a text, or of several.
+
+        Args:
+          texts: of the fields that `record_pairs.inputs` names.
+
+        Raises:
+          UserError: there are more texts or fewer than fields, or targets of the task
+            of `train` are no labels.
+        """
+        source = getattr(self.train, "source", None)
+        if not isinstance(source, RecordPairs):
+            raise UserError(
+                "data.train has no labels as text; expected a @text_task() of "
+                "@record_pairs()."
+            )
+        return source.input_text(texts)
+
+    def _label_texts(self) -> tuple[str, ...]:
+        with self._digests():
+            found = [
+                task.label_texts() if isinstance(task, TextTask) else ()
+                for task in (self.train, self.validation or self.train)
+            ]
+        if found[0] != found[1]:
+            raise UserError(
+                f"data.validation has the labels {found[1]!r:.200}, data.train "
+                f"{found[0]!r:.200}; expected the same. Bind record_pairs.classes of "
+                "both."
+            )
+        return found[0]
 
     def check_training(self) -> None:
         """Reads what `augment` needs; see `ChecksTraining`."""
