@@ -84,14 +84,19 @@ def _data(args: argparse.Namespace) -> None:
         return
     from fmjax.config.load import load_data
     from fmjax.data.inspect.show import cache_folders, check_picture, show
+    from fmjax.data.runtime.batch_source import ChecksTraining, PreparesTraining
 
     data = load_data(args.config, args.bindings, args.trust)
     if args.processes is not None:
         data = _with_processes(data, args.processes)
     if args.action == "inspect" and args.picture is not None:
         check_picture(data)
+    if isinstance(data, ChecksTraining):
+        data.check_training()
     data.prepare()
     if args.action == "cache":
+        if isinstance(data, PreparesTraining):
+            data.prepare_training()
         print(
             "\n".join(cache_folders(data))
             or f"nothing to cache: {data.gin_name}.streaming = True"

@@ -37,7 +37,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "augmentations": (
         "random changes of images or texts each time they are read",
-        ("data.images.augment", "data.text.augment"),
+        ("data.images.augment", "data.text.augment", "inference.back_translation"),
     ),
     "data": ("tasks, mixtures and batches", ("data",)),
     "evaluations": ("measurements during a run besides the loss", ("evaluation",)),

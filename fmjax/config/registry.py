@@ -16,6 +16,8 @@ ROOMS = (
     "sweeps.config", "sweeps.space",
     # The others import SciPy's optimizers, which takes a while.
     "scaling.ladder_config",
+    # The only one of its room.
+    "inference.back_translation",
 )  # fmt: skip
 
 # Gin name → class.

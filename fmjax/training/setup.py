@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from fmjax.data.runtime.batch_source import ChecksTraining
+from fmjax.data.runtime.batch_source import ChecksTraining, PreparesTraining
 from fmjax.sharding.mesh import batch_sharding
 from fmjax.sharding.rules import LogicalRules
 from fmjax.sharding.xla_options import check_xla_options
@@ -123,6 +123,8 @@ def set_up(
     if jax.process_index() == 0:
         data.prepare()
     data.wait_until_prepared()
+    if isinstance(data, PreparesTraining):
+        data.prepare_training()
     on_checked(referred)
     sharding = batch_sharding(mesh, rules)
     return Setup(mesh, rules, sharding, eval_size, plan, step, copies, referred)

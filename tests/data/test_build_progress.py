@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from fmjax.data.runtime.build_progress import build_progress
+from fmjax.data.runtime.build_progress import build_progress, text_progress
 
 
 @pytest.fixture
@@ -48,3 +48,12 @@ def test_without_a_size_there_is_no_remaining_time(clock, capsys):
         update(50_000_000, 500)
     line = capsys.readouterr().err.splitlines()[-1]
     assert line == "caching: 50 MB, 5.0 MB/s, 50 examples/s"
+
+
+def test_texts_that_take_long_are_counted_one_by_one(clock, capsys):
+    with text_progress("translating", 6_000, 1_000) as update:
+        clock[0] += 20
+        update(1_050)
+    line = capsys.readouterr().err.splitlines()[-1]
+    rest = "1,050 of 6,000 texts, 2.5 texts/s, about 33:00 left"
+    assert line == f"translating: {rest}"

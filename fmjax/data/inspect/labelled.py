@@ -80,6 +80,7 @@ def inspect_labelled(data: Data, *, examples: int = 3) -> LabelledReport:
       examples: number of rows to decode.
     """
     data.prepare()
+    data.prepare_training()
     names = data.class_names()
     counts, counted = {}, {}
     splits = ("train", "validation") if data.has_validation else ("train",)

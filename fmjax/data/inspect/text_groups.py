@@ -59,6 +59,7 @@ def inspect_text_groups(data: Data, *, examples: int = 3) -> TextGroupsReport:
       examples: number of rows to decode.
     """
     data.prepare()
+    data.prepare_training()
     size = max(_SAMPLED, examples)
     batches = data.train_batches(size, range(size), seed=0)
     try:

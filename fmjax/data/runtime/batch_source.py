@@ -54,6 +54,14 @@ class ChecksTraining(Protocol):
         """Raises a UserError if training rows cannot be made; before caches are."""
 
 
+@runtime_checkable
+class PreparesTraining(Protocol):
+    """Data that makes more for training rows than caches."""
+
+    def prepare_training(self) -> None:
+        """Makes it, when the caches are there; all processes of a run call it."""
+
+
 class BatchSource(Protocol):
     """The interface of `experiment.data`: batches for training and evaluation.
 

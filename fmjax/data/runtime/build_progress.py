@@ -28,9 +28,32 @@ def build_progress(
       total_bytes: bytes of text of all documents, approximately; None if unknown.
       begin: bytes and documents of earlier processes, which do not count in the rates.
     """
+    with _shown(title, total_bytes, begin[0], _Rate(begin)) as update:
+        yield update
+
+
+@contextlib.contextmanager
+def text_progress(
+    title: str, total: int, begin: int = 0
+) -> Iterator[Callable[[int], None]]:
+    """The same by numbers of texts, for what takes long for each of them.
+
+    Args:
+      title: what is being done.
+      total: number of texts.
+      begin: number of those of earlier processes.
+    """
+    with _shown(title, total, begin, _TextRate((begin, begin))) as update:
+        yield lambda done: update(done, done)
+
+
+@contextlib.contextmanager
+def _shown(
+    title: str, total_bytes: int | None, begin: int, rate: "_Rate"
+) -> Iterator[Update]:
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _lines(title, total_bytes, begin)
+        yield _lines(title, total_bytes, rate)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -38,9 +61,8 @@ def build_progress(
         TextColumn("{task.fields[state]}"),
         TimeRemainingColumn(),
     )
-    rate = _Rate(begin)
     with Progress(*columns, console=console, transient=False) as bar:
-        task = bar.add_task(title, total=total_bytes, completed=begin[0], state="")
+        task = bar.add_task(title, total=total_bytes, completed=begin, state="")
 
         def update(size: int, documents: int) -> None:
             state = rate.describe(size, documents, total_bytes)
@@ -75,8 +97,17 @@ class _Rate:
         )
 
 
-def _lines(title: str, total_bytes: int | None, begin: tuple[int, int]) -> Update:
-    rate, printed = _Rate(begin), time.monotonic()
+class _TextRate(_Rate):
+    """Rates in texts, which are both numbers."""
+
+    def describe(self, size: int, documents: int, total: int | None) -> str:
+        """ "1,234 of 6,920 texts, 3.4 texts/s"."""
+        per_second, _ = self.per_second(size, documents)
+        return f"{size:,} of {total:,} texts, {per_second:,.1f} texts/s"
+
+
+def _lines(title: str, total_bytes: int | None, rate: _Rate) -> Update:
+    printed = time.monotonic()
     say(title)
 
     def update(size: int, documents: int) -> None:

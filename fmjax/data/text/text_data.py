@@ -21,7 +21,13 @@ from fmjax.data.tasks.member import LabelKind
 from fmjax.data.tasks.mixture import Mixture, seqio_provider
 from fmjax.data.tasks.seqio_task import SeqioTask
 from fmjax.data.tasks.text_task import TextTask
-from fmjax.data.text.augment.augmentation import TextAugmentation, TextAugmenter
+from fmjax.data.text.augment.augmentation import (
+    TextAugmentation,
+    TextAugmenter,
+    TrainingTexts,
+    words_of,
+)
+from fmjax.data.text.augment.rewriting import Rewriting
 from fmjax.data.text.chats import longest_chat
 from fmjax.data.text.corruption.denoising import Denoising
 from fmjax.data.text.corruption.infilling import Infilling
@@ -40,6 +46,9 @@ from fmjax.data.text.row_kinds import (
 from fmjax.data.text.seqio_batches import SeqioBatches, SeqioRows
 from fmjax.data.text.text_groups import TextGroups, reads_pairs
 from fmjax.errors import UserError, require, suggest
+
+# Records of the training split that are read at a time.
+_AT_ONCE = 1024
 
 Task = TextTask | Mixture | SeqioTask
 CorruptionConfig = (
@@ -72,8 +81,9 @@ class Data(StreamedData):
       target_length: tokens of the decoder's row of pairs; `length` if None. Only with
         pairs = 'encoder_decoder'.
       augment: augmentations of labelled texts, and of texts with rows = 'texts', such
-        as (@synonyms(), @insertion(), @swap(), @deletion()). Each time a text is read
-        in training, one of them, drawn at random, may change it; labels stay.
+        as (@synonyms(), @insertion(), @swap(), @deletion()), or @back_translation().
+        Each time a text is read in training, one of them, drawn at random, may change
+        it; labels stay.
       augment_share: share of the texts that `augment` changes; 0.8 is four changed
         texts for each unchanged one.
       random_window: whether training rows start at random positions of the stream
@@ -251,6 +261,11 @@ class Data(StreamedData):
         """Reads what `augment` needs; see `ChecksTraining`."""
         self._training_layout()
 
+    def prepare_training(self) -> None:
+        """Makes what `augment` needs of all texts; see `PreparesTraining`."""
+        for part in self._augmentations:
+            part.prepare()
+
     def _training_layout(self) -> RowLayout:
         layout = self._layout("train")
         if not self.augment:
@@ -261,11 +276,36 @@ class Data(StreamedData):
                 f"data.augment = ({names}): expected () unless the task of data.train "
                 "has labelled texts (labels of words excepted), or data.rows = 'texts'."
             )
+        for part in self.augment:
+            if isinstance(part, Rewriting) and self.streaming:
+                raise UserError(
+                    f"data.augment has @{part.gin_name}(), whose variants of all texts "
+                    "are made before training, and data.streaming = True; expected "
+                    "data.streaming=False."
+                )
         return dataclasses.replace(layout, augment=self._augmenter)
 
     @functools.cached_property
     def _augmenter(self) -> TextAugmenter:
-        return TextAugmenter(self.augment, self.augment_share, self._tokenizer)
+        return TextAugmenter(self._augmentations, self.augment_share, self._tokenizer)
+
+    @functools.cached_property
+    def _augmentations(self) -> tuple[TextAugmentation, ...]:
+        def key() -> list[dict]:
+            return [key.as_json() for _, key in self._keys("train")]
+
+        texts = TrainingTexts(self.root, key, self._training_texts)
+        return tuple(part.of(texts) for part in self.augment)
+
+    def _training_texts(self) -> Iterator[str]:
+        records = self.records("train")
+        for start in range(0, len(records), _AT_ONCE):
+            stop = min(start + _AT_ONCE, len(records))
+            for record in records.read(range(start, stop)):
+                ends = np.cumsum(record["lengths"])
+                for tokens in np.split(record["tokens"].astype(np.int32), ends)[:-1]:
+                    if words := words_of(tokens, self._tokenizer):
+                        yield " ".join(words)
 
     def _identity(self) -> bool | list:
         digests = [part.digest() for part in self.augment]

@@ -22,7 +22,7 @@ from fmjax.storage import objects
 from fmjax.storage.paths import as_path, is_bucket
 from fmjax.training.checkpoint.bucket_steps import committed_steps
 from fmjax.training.checkpoint.digest_item import DigestHandler, DigestRestore
-from fmjax.training.checkpoint.digests import damaged, opened
+from fmjax.training.checkpoint.digests import Digests, damaged, opened
 from fmjax.training.checkpoint.reference import Reference
 
 FOLDER = "checkpoints"
@@ -71,17 +71,46 @@ def parameter_count(run_dir: pathlib.Path, step: int) -> int | None:
 
     It is read from digests and metadata alone.
     """
-    folder = epath.Path(run_dir) / FOLDER / str(step)
     try:
-        pieces = DigestHandler().restore(folder / "digests", DigestRestore())
-        meta = ocp.JsonCheckpointHandler().restore(folder / "meta")
-        named = [each.get("parameters", 0) for each in opened(meta).get(REFERENCES, ())]
+        pieces, references = _described(run_dir, step)
+        named = [each.get("parameters", 0) for each in references]
     # A damaged file can have any content.
     except Exception:
         return None
     shapes = {part.path: part.shape for part in pieces}
     sizes = [math.prod(s) for path, s in shapes.items() if path.startswith("params/")]
     return sum(sizes) + sum(named) or None
+
+
+def parameter_digest(run_dir: pathlib.Path, step: int) -> str:
+    """One digest of the parameters of a checkpoint, and of those that it names.
+
+    One process may read it alone.
+
+    Raises:
+      Damaged: its digests or its metadata cannot be read.
+    """
+    try:
+        pieces, references = _described(run_dir, step)
+        named = sorted(each["digest"] for each in references)
+    # A damaged file can have any content.
+    except Exception as error:
+        folder = as_path(run_dir) / FOLDER / str(step)
+        raise Damaged(folder, f"cannot be read: {in_a_line(error)}") from error
+    own = sorted(
+        f"{part} {value}"
+        for part, value in pieces.items()
+        if part.path.startswith(("params/", "ema/"))
+    )
+    return hashlib.sha256("\n".join([*own, *named]).encode()).hexdigest()
+
+
+def _described(run_dir: pathlib.Path, step: int) -> tuple[Digests, list[dict]]:
+    """Digests of the arrays of a checkpoint, and what it says of other runs' arrays."""
+    folder = epath.Path(run_dir) / FOLDER / str(step)
+    pieces = DigestHandler().restore(folder / "digests", DigestRestore())
+    meta = ocp.JsonCheckpointHandler().restore(folder / "meta")
+    return pieces, opened(meta).get(REFERENCES, [])
 
 
 def in_a_line(error: Exception) -> str:

@@ -6,7 +6,10 @@ from the given generator, so that runs are reproducible.
 """
 
 import abc
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -15,6 +18,22 @@ from fmjax.data.tokenizers.tokenizers import Tokenizer
 from fmjax.errors import UserError, require
 
 Rng = np.random.Generator
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingTexts:
+    """All texts of a training split, of which some augmentations are made.
+
+    Attributes:
+      root: root of all caches.
+      key: gives a JSON value that the texts depend on.
+      read: yields the texts, as `words_of` their tokens joined by single spaces; they
+        are read from caches, which must be there.
+    """
+
+    root: Path
+    key: Callable[[], Any]
+    read: Callable[[], Iterator[str]]
 
 
 class TextAugmentation(abc.ABC):
@@ -31,6 +50,15 @@ class TextAugmentation(abc.ABC):
     def digest(self) -> str | None:
         """Digest of these files; None if there are none."""
         return None
+
+    def of(self, texts: TrainingTexts) -> "TextAugmentation":
+        """The augmentation of such texts; itself unless it depends on them all."""
+        del texts
+        return self
+
+    def prepare(self) -> None:
+        """Makes what it needs of the texts; every process calls it, once per run."""
+        return
 
 
 class TextAugmenter:
@@ -69,8 +97,7 @@ class TextAugmenter:
         if rng.random() >= self._share:
             return tokens
         part = self._parts[int(rng.integers(len(self._parts)))]
-        # A text that was cut within a character ends in U+FFFD.
-        words = self._tokenizer.decode(tokens).rstrip("\ufffd").split()
+        words = words_of(tokens, self._tokenizer)
         changed = part.change(words, rng)
         if changed == words:
             return tokens
@@ -79,6 +106,12 @@ class TextAugmenter:
         except UserError:
             return tokens
         return np.array(ids, np.int32) if len(ids) else tokens
+
+
+def words_of(tokens: Int[np.ndarray, " n"], tokenizer: Tokenizer) -> list[str]:
+    """The words of a text, which are changed."""
+    # A text that was cut within a character ends in U+FFFD.
+    return tokenizer.decode(tokens).rstrip("\ufffd").split()
 
 
 def check_rate(augmentation: TextAugmentation) -> None:
