@@ -11,8 +11,10 @@ import textwrap
 import time
 
 import numpy as np
+import pyarrow.feather
 import pytest
 from local_processes import assert_same_losses, children, free_port, losses
+from written_translators import write_translator
 
 from fmjax.training.checkpoint.saved_state import saved_steps
 from fmjax.training.faults import bad_step_log
@@ -135,6 +137,40 @@ def test_labels_are_scored_by_two_processes_as_by_one(tmp_path):
         found.append([line[score] for score in scores])
     np.testing.assert_allclose(*found, rtol=1e-12)
     assert 0 < found[0][0] < 1
+
+
+@pytest.mark.slow
+def test_texts_are_back_translated_by_two_processes_as_by_one(tmp_path):
+    rows = [{"text": f"{n} text", "label": n % 2} for n in range(30)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "records.jsonl").write_text(lines)
+    runs = tuple(write_translator(tmp_path / name, n) for n, name in enumerate("ab"))
+    (tmp_path / "labels.gin").write_text(
+        "include 'runs/pretrain.gin'\n"
+        "include 'data/labelled_records.gin'\ninclude 'data/back_translation.gin'\n"
+        f"RECORDS = '{tmp_path / 'records.jsonl'}'\nRUNS = {runs}\n"
+        "back_translation.batch_size = 8\n"
+        "experiment.objective = @text_classification()\n"
+        "text_classification.model = @gpt()\ngpt.max_length = 32\n"
+        "text_task.tokenizer = @bytes()\ndata.length = 32\n"
+        "transformer.num_layers = 1\ntransformer.embed_dim = 32\n"
+        "transformer.num_heads = 2\ntrain.steps = 6\ntrain.batch_size = 8\n"
+        "train.log_every = 1\n"
+    )
+    found = []
+    for start, name in ((together, "two"), (alone, "one")):
+        cache = tmp_path / f"cache_{name}"
+        ended = start(
+            "train", str(tmp_path / "labels.gin"), f"data.cache_dir={cache}",
+            "--run_dir", tmp_path / name,
+        )  # fmt: skip
+        assert ended.returncode == 0, ended.stdout
+        assert "Writing @back_translation()" in ended.stdout
+        assert "[1] Writing" not in ended.stdout
+        (file,) = (cache / "variants").glob("*/variants.arrow")
+        found.append(pyarrow.feather.read_table(file))
+    assert found[0].equals(found[1])
+    np.testing.assert_allclose(*(losses(tmp_path / n) for n in ("two", "one")), 1e-4)
 
 
 @pytest.mark.slow
