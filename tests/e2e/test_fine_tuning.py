@@ -19,6 +19,7 @@ from fmjax.run import directory as run_dirs
 from fmjax.sharding.mesh import MeshConfig, on_mesh
 from fmjax.training.checkpoint.read_model import restore_model
 from fmjax.training.reporting import metrics
+from tests.e2e.tuned_runs import tune, write_base_and_records
 
 NAMES = ("bad", "fine", "good")
 BASE = """
@@ -39,16 +40,13 @@ train.batch_size = 8
 """
 
 
-def write_records(folder):
-    """180 short reviews whose first word tells the class, in two files."""
+def reviews():
+    """180 short reviews whose first word tells the class."""
     draw = random.Random(0)
     texts = {f"{name} {draw.choices('abcdefg', k=5)}" for name in NAMES * 60}
     rows = [{"text": t, "label": t.split()[0]} for t in sorted(texts)]
     draw.shuffle(rows)
-    for name, part in (("train", rows[:140]), ("dev", rows[140:])):
-        lines = "".join(json.dumps(row) + "\n" for row in part)
-        (folder / f"{name}.jsonl").write_text(lines)
-    return rows[140:]
+    return rows
 
 
 @pytest.fixture(scope="module")
@@ -56,33 +54,16 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("fine_tuning")
         patch.setenv("FMJAX_CACHE", str(folder / "cache"))
-        (folder / "text.txt").write_text("A film.\n\nA good film.\n\n" * 40)
-        (folder / "base.gin").write_text(BASE)
-        experiment = fmjax.load_experiment(
-            folder / "base.gin", [f"TEXT_FILE={folder / 'text.txt'}"]
-        )
-        fmjax.train(experiment, folder / "base")
-        (folder / "records").mkdir()
-        write_records(folder / "records")
+        write_base_and_records(folder, BASE, reviews())
         yield folder
 
 
 def tuned(place, name, *bindings, lines="", base="base"):
-    """Fine-tunes a run on the records, by the three lines of a user's file."""
-    (place / f"{name}.gin").write_text(
-        f"include '{place}/{base}/config.gin'\n"
-        "include 'finetune/texts.gin'\n"
-        f"RUN = '{place}/{base}'\n" + lines
-    )
     short = ("data.length=32", "train.steps=60", "train.eval_every=0",
              "train.batch_size=16", "train.eval_batch_size=16",
              "cosine.learning_rate=1e-2")  # fmt: skip
-    records = f"RECORDS={place / 'records'}"
-    experiment = fmjax.load_experiment(
-        place / f"{name}.gin", [records, *short, *bindings]
-    )
-    fmjax.train(experiment, place / name)
-    return place / name
+    bindings = (*short, *bindings)
+    return tune(place, name, bindings, ("finetune/texts.gin",), lines, base)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from fmjax.run import directory as run_dirs
 from fmjax.sharding.mesh import MeshConfig, on_mesh
 from fmjax.training.checkpoint.read_model import restore_model
 from fmjax.training.reporting import metrics
+from tests.e2e.tuned_runs import tune, write_base_and_records
 
 # One is the beginning of another, so that EOS tells them apart.
 NAMES = ("bad", "good", "good enough")
@@ -55,17 +56,15 @@ SHORT = (
 )  # fmt: skip
 
 
-def write_records(folder):
-    """180 short reviews whose first number mostly tells the class, in two files."""
+def reviews():
+    """180 short reviews whose first number mostly tells the class."""
     draw, rows = random.Random(0), []
     for name in NAMES * 60:
         hint = draw.choice(NAMES) if draw.random() < 0.3 else name
         text = f"{len(hint)} {''.join(draw.choices('abcdefg', k=12))}"
         rows.append({"text": text, "label": name})
     draw.shuffle(rows)
-    for name, part in (("train", rows[:140]), ("dev", rows[140:])):
-        lines = "".join(json.dumps(row) + "\n" for row in part)
-        (folder / f"{name}.jsonl").write_text(lines)
+    return rows
 
 
 @pytest.fixture(scope="module")
@@ -73,26 +72,12 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("text_to_text")
         patch.setenv("FMJAX_CACHE", str(folder / "cache"))
-        (folder / "text.txt").write_text("A film.\n\nA good film.\n\n" * 40)
-        (folder / "base.gin").write_text(BASE)
-        experiment = fmjax.load_experiment(
-            folder / "base.gin", [f"TEXT_FILE={folder / 'text.txt'}"]
-        )
-        fmjax.train(experiment, folder / "base")
-        (folder / "records").mkdir()
-        write_records(folder / "records")
+        write_base_and_records(folder, BASE, reviews())
         yield folder
 
 
 def tuned(place, name, *bindings, parts=("finetune/text_to_text.gin",)):
-    lines = [f"include '{part}'\n" for part in (f"{place}/base/config.gin", *parts)]
-    (place / f"{name}.gin").write_text("".join(lines) + f"RUN = '{place}/base'\n")
-    records = f"RECORDS={place / 'records'}"
-    experiment = fmjax.load_experiment(
-        place / f"{name}.gin", [records, *SHORT, *bindings]
-    )
-    fmjax.train(experiment, place / name)
-    return place / name
+    return tune(place, name, (*SHORT, *bindings), parts)
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +193,7 @@ def test_a_head_on_an_encoder_decoder_is_tuned_scored_and_exported(place, tmp_pa
     # As the header of the second part says for a run with a head of its own.
     bindings = ("seq2seq.tie_embeddings=True",
                 "init_from.without=('class_head/**', 'language_head/**')")  # fmt: skip
-    run_dir = tuned(place, "head", "train.steps=25", *bindings, parts=parts)
+    run_dir = tuned(place, "head", "train.steps=100", *bindings, parts=parts)
     run = fmjax.load(run_dir)
     assert run.config.labels == NAMES
     assert run.model.num_classes == 3

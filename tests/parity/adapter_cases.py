@@ -227,21 +227,26 @@ def inputs(model):
         images = pixels.transpose(0, 2, 3, 1)
         return {"pixel_values": torch.tensor(pixels)}, {"images": images}, None
     tokens, mask = text()
+    if "T5" in name:
+        return *text_arguments(tokens, mask, written=tokens[:, :7]), None
+    return *text_arguments(tokens, mask), None if "Sequence" in name else mask
+
+
+def text_arguments(tokens, mask, written=None):
+    """Arguments of their call and of ours; `written` are the decoder's tokens."""
     theirs = {
         "input_ids": torch.tensor(tokens),
         "attention_mask": torch.tensor(mask).long(),
     }
-    if "T5" not in name:
-        where = None if "Sequence" in name else mask
-        return theirs, {"tokens": tokens, "padding_mask": mask}, where
-    written = tokens[:, :7]
+    if written is None:
+        return theirs, {"tokens": tokens, "padding_mask": mask}
     theirs["decoder_input_ids"] = torch.tensor(written)
     ours = {
         "encoder_tokens": tokens,
         "encoder_padding_mask": mask,
         "decoder_tokens": written,
     }
-    return theirs, ours, None
+    return theirs, ours
 
 
 def logits_of(run, **arrays):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from parity.adapter_cases import lora, random_adapter
+from parity.adapter_cases import lora, random_adapter, text_arguments
 from parity.decoders import DECODERS
 from parity.encoder_decoders import ENCODER_DECODERS
 from parity.encoders import ENCODERS
@@ -75,20 +75,10 @@ def inputs(name, model):
     if padding is not None:
         # Positions count from padding, and classes of decoders are read before it.
         tokens = np.where(mask, np.maximum(tokens, 5), padding)
-    theirs = {
-        "input_ids": torch.tensor(tokens),
-        "attention_mask": torch.tensor(mask).long(),
-    }
     if name not in ENCODER_DECODERS:
-        return theirs, {"tokens": tokens, "padding_mask": mask}, mask
+        return *text_arguments(tokens, mask), mask
     written = np.random.default_rng(3).integers(2, VOCAB, size=(4, 19))
-    theirs["decoder_input_ids"] = torch.tensor(written)
-    ours = {
-        "encoder_tokens": tokens,
-        "encoder_padding_mask": mask,
-        "decoder_tokens": written,
-    }
-    return theirs, ours, None
+    return *text_arguments(tokens, mask, written), None
 
 
 @pytest.mark.parametrize("name", CASES)
