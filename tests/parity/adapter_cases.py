@@ -201,7 +201,8 @@ CASES = {
     "vit, ia3": (
         IMAGES,
         IA3Config(
-            target_modules=["k_proj", "v_proj", "fc2"], feedforward_modules=["fc2"]
+            target_modules=["q_proj", "k_proj", "v_proj", "fc2"],
+            feedforward_modules=["fc2"],
         ),
     ),
     "vit, norms": (

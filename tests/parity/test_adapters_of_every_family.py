@@ -27,8 +27,13 @@ REFUSED = {
     "siglip": POOLING,
     "siglip2": POOLING | {"patch_embedding": "is a convolution of patches"},
 }
-# Heads with fewer outputs than the rank, and theirs.
-NARROW = {"dense_prediction": 1, "seq_relationship": 2, "sop_classifier.classifier": 2}
+# Layers with fewer outputs than the rank, and theirs.
+NARROW = {
+    "dense_prediction": 1,
+    "seq_relationship": 2,
+    "shared_expert_gate": 1,
+    "sop_classifier.classifier": 2,
+}
 # Outputs of transformers' classes, and their names here.
 OUTPUTS = {
     "logits_per_image": ("logits",),

@@ -175,10 +175,11 @@ class BaseModel:
         """
         found: dict[str, dict[str, list[str]]] = {}
         for name, place in self.places.items():
-            if place.expert is not None:
-                module = re.sub(r"\.\d+\.[^.]+\.weight$", "", name)
+            # StableLM has norms for each head, which lie in its files as experts do.
+            own = re.fullmatch(r"(.+)\.\d+\.[^.]+\.weight", name)
+            if place.expert is not None and own:
                 part = place.row.path.rpartition("/")[2]
-                found.setdefault(module, {}).setdefault(part, []).append(name)
+                found.setdefault(own[1], {}).setdefault(part, []).append(name)
         return found
 
     def tensors(self, saved: SavedState) -> dict[str, Tensor]:

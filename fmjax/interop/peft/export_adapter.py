@@ -147,6 +147,8 @@ class _Exported:
                 "for which peft has no single file."
             )
         task, heads = _task_of(self.class_name)
+        if saved_modules(heads, self._modules)[1] & self._adapted:
+            task, heads = None, ()  # With a task peft saves its head whole.
         if virtual and task is None:
             task = "FEATURE_EXTRACTION"  # Without a task peft adds no virtual tokens.
         bias, whole = self._add_whole(heads)

@@ -240,8 +240,10 @@ class MixtureOfExperts(nn.Module):
             return y
         init = normal_init(self.init_std, "embed", None)
         gate = self.param("shared_gate", init, (x.shape[-1], 1))
-        opened = jax.nn.sigmoid(x.astype(jnp.float32) @ gate)
-        return y * opened.astype(y.dtype)
+        opened = linear(
+            self, "shared_gate", gate, x.astype(jnp.float32), lambda x, w, _: x @ w
+        )
+        return y * jax.nn.sigmoid(opened).astype(y.dtype)
 
     def _kernels(self, width: int) -> dict[str, Array]:
         """What rows are multiplied with, by name: see `expert_blocks.Kernels`."""

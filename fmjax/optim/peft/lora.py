@@ -122,7 +122,6 @@ def _has_keys(weight: Weight) -> bool:
     """Whether the layer of a weight has keys for dropout, as those of blocks have."""
     *modules, name = weight.path.split("/")
     if "mlp" in modules:
-        return (
-            modules[-1] == "mlp" and "expert" not in weight.names and name != "router"
-        )
+        without = "expert" in weight.names or name in ("router", "shared_gate")
+        return modules[-1] == "mlp" and not without
     return any(module.endswith("attention") for module in modules)
