@@ -125,11 +125,12 @@ class SweepFolder:
           UserError: what differs, binding by binding.
         """
         was, now = self._read()["sweep"], _fields(config)
+        growing = _names(_growing(config))
         changed = [
             (name, was.get(name), now.get(name))
             for name in sorted(was.keys() | now.keys())
             if was.get(name) != now.get(name)
-            and not (name == "sweep.trials" and _is_more(was[name], now[name]))
+            and not (name in growing and _is_more(was[name], now[name]))
         ]
         before = load_stored(self.path / _EXPERIMENT, trust=bool(experiment.modules))
         changed += _changed(before, experiment)
@@ -140,9 +141,10 @@ class SweepFolder:
             )
             raise UserError(
                 f"{self.path} holds a sweep with a different config:\n{table}\n"
-                "Use another --folder, or change it back. sweep.trials may grow, and "
-                "sweep.at_once, sweep.gpus_per_run and settings of runs that affect no "
-                "result may change."
+                "Use another --folder, or change it back. "
+                f"{' and '.join(sorted(growing))} may grow, and sweep.at_once, "
+                "sweep.gpus_per_run and settings of runs that affect no result may "
+                "change."
             )
 
     @property
@@ -167,6 +169,13 @@ def _fields(config: SweepConfig) -> dict[str, str]:
     """The bindings of a sweep that stay the same."""
     fields = {".".join(name): text for name, text in bindings_of(config).items()}
     return {n: text for n, text in fields.items() if n not in _names(_FREE)}
+
+
+def _growing(config: SweepConfig) -> tuple[str, ...]:
+    """The fields that may grow when a sweep goes on."""
+    # What Bayesian search draws and what falls behind depends on the trials before it.
+    independent = config.search != "bayesian" and config.stopping is None
+    return ("seeds", "trials") if independent else ("trials",)
 
 
 def _names(fields: tuple[str, ...]) -> set[str]:

@@ -13,7 +13,14 @@ from fmjax.errors import UserError
 from fmjax.sweeps.claims import Claims
 from fmjax.sweeps.config import SweepConfig
 from fmjax.sweeps.space import Point, distributions, grid_points
-from fmjax.sweeps.trial_fields import ERROR, NUMBER, RUN, STOPPED, number_of
+from fmjax.sweeps.trial_fields import (
+    ERROR,
+    NUMBER,
+    RUN,
+    STOPPED,
+    number_of,
+    runs_of,
+)
 
 DATABASE = "study.db"
 # Seconds that a process waits for another one's write to SQLite.
@@ -25,7 +32,9 @@ class Study:
 
     Each point is one trial, in the queue from the start; who claims it first draws its
     values. Draws depend on the sweep's seed, the trial's number and, for Bayesian
-    search, on the trials before it.
+    search, on the trials before it. Where `sweep.seeds` has grown, a point that had
+    ended is a further trial in the storage, with the same number, the values and the
+    runs of the one before it.
 
     Args:
       config: of the sweep.
@@ -55,20 +64,30 @@ class Study:
     def fill(self) -> None:
         """Puts the trials that are not there yet into the queue, in order.
 
-        One process at a time calls this.
+        So it does with those that ended with fewer seeds than there are now. One
+        process at a time calls this.
         """
         points: list[Point] = [{}] * (self._config.trials or 0)
         if self._config.search == "grid":
             points = grid_points(self._config.space)
-        there = {number_of(trial) for trial in self.trials()}
+        there = {number_of(trial): trial for trial in self.trials()}
         for number, point in enumerate(points):
             if number not in there:
                 self._study.enqueue_trial(point, user_attrs={NUMBER: number})
+        for number, trial in there.items():
+            runs = runs_of(trial)
+            if trial.state.is_finished() and len(runs) < self._config.seeds:
+                kept = {f"{RUN} {seed}": run for seed, run in runs.items()}
+                self._study.enqueue_trial(
+                    trial.params, user_attrs={NUMBER: number} | kept
+                )
 
     def trials(self) -> list[FrozenTrial]:
         """All trials in the order of their numbers."""
+        # In the order in which they were added: the last one of a number has all seeds.
         found = self._study.get_trials(deepcopy=False)
-        return sorted(found, key=number_of)
+        newest = {number_of(trial): trial for trial in found}
+        return [newest[number] for number in sorted(newest)]
 
     def claim(self, claims: Claims) -> Trial | None:
         """The next trial that no live process works on, with its values drawn.

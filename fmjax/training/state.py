@@ -1,6 +1,7 @@
 """The training state, and the sharding of each of its leaves."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -122,12 +123,40 @@ def abstract_variables(
     Returns:
       A tree of tuples of names, and a tree of ShapeDtypeStructs.
     """
-    boxed = jax.eval_shape(objective.init, jax.random.key(0))
-    axes, shapes = logical_axes(boxed), nn.unbox(boxed)
+    trace = _abstract_variables
+    if not _has_hash(objective):
+        trace = trace.__wrapped__
+    # A caller may change its trees.
+    axes, shapes = (
+        jax.tree.map(lambda leaf: leaf, tree, is_leaf=_is_axes)
+        for tree in trace(objective, jax.config.jax_enable_x64)
+    )
     if peft is None:
         return axes, shapes
     plan = peft.plan(axes["params"], shapes["params"])
     return axes | {"params": plan.axes}, shapes | {"params": plan.shapes}
+
+
+# An import, an export or the start of a run asks several times, and tracing a model's
+# initializers takes a second or more.
+@functools.lru_cache(maxsize=8)
+def _abstract_variables(objective: Objective, x64: bool) -> tuple[dict, dict]:
+    del x64  # JAX's setting, on which dtypes depend
+    boxed = jax.eval_shape(objective.init, jax.random.key(0))
+    return logical_axes(boxed), nn.unbox(boxed)
+
+
+def _has_hash(objective: Objective) -> bool:
+    # An objective of a user may have a list among its fields.
+    try:
+        hash(objective)
+    except TypeError:
+        return False
+    return True
+
+
+def _is_axes(value: Any) -> bool:
+    return isinstance(value, tuple)
 
 
 def plan_state(

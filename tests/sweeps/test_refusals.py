@@ -6,13 +6,14 @@ import subprocess
 import sys
 
 import pytest
+from tiers import slow
 
 from fmjax.cli.main import main
 from fmjax.errors import UserError
 from fmjax.sweeps.config import Asha, SweepConfig
 from fmjax.sweeps.space import Integers, LogUniform, Uniform
 from fmjax.sweeps.sweep import check_space, find_config, read_sweep
-from tests.sweeps.conftest import GRID, RATE, ROOT
+from tests.sweeps.conftest import GRID, KINDS, RATE, ROOT
 
 HEAD = "sweep.config = 'quickstart.gin'\n"
 SPACE = f"sweep.space = {{'{RATE}': (1e-3, 1e-2)}}\n"
@@ -169,12 +170,12 @@ def test_a_changed_sweep_is_refused_with_what_differs(pretended):
 
     changed = dataclasses.replace(
         config,
-        seeds=2,
+        direction="maximize",
         bindings=(*GRID.bindings, "adamw.b2=0.5"),
     )
     with pytest.raises(UserError) as found:
         sweep.sweep(changed)
-    assert "  sweep.seeds: 1 → 2\n" in str(found.value)
+    assert "  sweep.direction: 'minimize' → 'maximize'\n" in str(found.value)
     assert "  adamw.b2: 0.95 → 0.5\n" in str(found.value)
     assert len(sweep.started) == 1
     # What affects no result may change.
@@ -193,6 +194,36 @@ def test_a_random_search_may_go_on_with_more_trials(pretended):
     }
     assert {n: after[n].point for n in before} == before
     assert len(sweep.started) == len(after) == 3
+
+
+@pytest.mark.parametrize("kind", ["grid", slow("random")])
+def test_a_sweep_with_more_seeds_keeps_the_runs_that_it_has(kind, pretended):
+    config = dataclasses.replace(KINDS[kind], seeds=3)
+    whole, grown = pretended("whole"), pretended("grown")
+    whole.sweep(config)
+    grown.sweep(KINDS[kind])
+    grown.sweep(config)
+    assert grown.results == whole.results
+    assert sorted(grown.started) == sorted(whole.started)
+
+    # A run that failed is not repeated, and one seed has as good a name as several.
+    failing = pretended("failing")
+    ways = {RATE: ("1e-2",), "train.keep_last": (2, 5)}
+    config = dataclasses.replace(GRID, space=ways, seeds=1)
+    failing.sweep(config)
+    rows = failing.sweep(dataclasses.replace(config, seeds=2))
+    assert [row.state for row in rows] == ["finished", "failed"]
+    assert [[run.seed for run in row.runs] for row in rows] == [[0, 1]] * 2
+    assert len(failing.started) == 4
+
+
+def test_seeds_do_not_grow_where_draws_depend_on_results(pretended):
+    sweep = pretended()
+    config = dataclasses.replace(KINDS["bayesian"], trials=1)
+    sweep.sweep(config)
+    with pytest.raises(UserError, match=r"sweep.seeds: 1 → 2\n.*sweep.trials may grow"):
+        sweep.sweep(dataclasses.replace(config, seeds=2))
+    sweep.sweep(dataclasses.replace(config, trials=2))
 
 
 def test_a_folder_of_something_else_is_refused(pretended):
