@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -41,6 +41,8 @@ from fmjax.training.merged import MergedState
 from fmjax.training.state import abstract_variables
 
 MAX_SHARD_BYTES = 5 * 10**9
+# Bytes of a model that is read at once: Orbax takes milliseconds for each reading.
+_AT_ONCE = 2**28
 
 
 def export_model(
@@ -122,14 +124,22 @@ def export_model(
             found = find_model(source, objective, mesh, rules, step, peft=peft)
             saved, stored, _ = found
 
-        def read(names: list[str]) -> dict[str, np.ndarray]:
+        def read(names: Iterable[str]) -> dict[str, np.ndarray]:
             if state is not None:
                 arrays = state.read(names)
             else:
                 arrays = saved.read_params({name: stored[name] for name in names})
             return {name: np.asarray(array) for name, array in arrays.items()}
 
-        every = [*tensors(read, stored, objective.model, family, architecture, known)]
+        from_memory = None
+        if sum(each.size * each.dtype.itemsize for each in stored.values()) <= _AT_ONCE:
+            kept = read(stored)
+
+            def from_memory(names: Iterable[str]) -> dict[str, np.ndarray]:
+                return {name: kept[name] for name in names}
+
+        how = from_memory or read
+        every = [*tensors(how, stored, objective.model, family, architecture, known)]
         write_tensors(target, every, dtype, max_shard_bytes)
         notes.append(tokenizer_files.write(target, tokenizer))
         if experiment.image_preprocessing is not None:
