@@ -12,6 +12,7 @@ def add_verb(
     name: str,
     text: str,
     func: Callable[[argparse.Namespace], int | None],
+    computes: bool = False,
 ) -> argparse.ArgumentParser:
     """Adds a verb to the command.
 
@@ -20,12 +21,13 @@ def add_verb(
       name: of the verb.
       text: what it does, for `fmjax --help` and its own help.
       func: runs it; what it returns is the exit code, None being 0.
+      computes: whether it runs a model in this process, or in processes of its own.
 
     Returns:
       The verb's parser, without arguments.
     """
     sub = add_action(verbs, name, text)
-    sub.set_defaults(func=func)
+    sub.set_defaults(func=func, computes=computes)
     return sub
 
 

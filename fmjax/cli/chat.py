@@ -33,6 +33,7 @@ def add(verbs: Verbs) -> None:
         "chat",
         "Talk with a run's model: in a terminal, or with each line of the input.",
         _chat,
+        computes=True,
     )
     takes_run(sub)
     takes_trust(sub)

@@ -11,7 +11,9 @@ from fmjax.errors import UserError
 
 def add(verbs: Verbs) -> None:
     """Adds the verb `eval`."""
-    sub = add_verb(verbs, "eval", "Evaluate a run on its validation split.", _eval)
+    sub = add_verb(
+        verbs, "eval", "Evaluate a run on its validation split.", _eval, computes=True
+    )
     takes_run(sub)
     takes_bindings(sub)
     takes_adapter(sub, "adapters to evaluate on the data of the run")

@@ -15,6 +15,7 @@ def add(verbs: Verbs) -> None:
         "generate",
         "Continue prompts, answer them, or caption images.",
         _generate,
+        computes=True,
     )
     takes_run(sub)
     takes_trust(sub)

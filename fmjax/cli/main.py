@@ -35,6 +35,7 @@ from fmjax.cli import (
 )
 from fmjax.errors import UserError, explained_out_of_memory
 from fmjax.launch.exit_codes import USER_ERROR
+from fmjax.launch.huge_pages import begin_with_huge_pages
 
 _BEGAN = time.time()
 
@@ -65,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     # Called with arguments, it is not the process that begins here.
     args.began = _BEGAN if argv is None else time.time()
+    if argv is None and args.computes:
+        begin_with_huge_pages()
     try:
         with explained_out_of_memory():
             return args.func(args) or 0

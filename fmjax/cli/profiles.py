@@ -15,6 +15,7 @@ def add(verbs: Verbs) -> None:
         "profile",
         "Print what traced steps of a run or a config were spent on.",
         _profile,
+        computes=True,
     )
     sub.add_argument(
         "traced",

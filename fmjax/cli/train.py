@@ -16,7 +16,9 @@ from fmjax.launch.exit_codes import (
 
 def add(verbs: Verbs) -> None:
     """Adds the verb `train`."""
-    sub = add_verb(verbs, "train", "Train a config, or continue a run.", _train)
+    sub = add_verb(
+        verbs, "train", "Train a config, or continue a run.", _train, computes=True
+    )
     takes_config(sub)
     sub.add_argument(
         "--run_dir", required=True, help="the folder of the run, or s3://… or gs://…"
