@@ -255,6 +255,16 @@ def test_options_that_change_nothing_are_read(tmp_path):
     assert (found.rank, found.alpha, found.targets) == (2, 4, ("c_attn",))
 
 
+def test_the_base_that_an_adapter_names_is_told(base, tmp_path, capsys):
+    for name, told in (("openai-community/gpt2", True), (None, False)):
+        folder = written(tmp_path / f"{told}", base_model_name_or_path=name)
+        assert main(import_of(folder, base, tmp_path / f"run {told}")) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        line = f"trained on {name}, as adapter_config.json says; --base is {base}"
+        assert (line in said) is told
+        assert ("trained on" in said) is told
+
+
 @pytest.fixture(scope="module")
 def adapted(base, tmp_path_factory):
     """Two runs of adapters of one base, one with a table and another rank."""

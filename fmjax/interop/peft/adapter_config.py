@@ -34,6 +34,7 @@ class AdapterConfig:
 
     Attributes:
       source: the file, for messages.
+      base: name or path of the model that it was trained on, "" if it is not told.
       kind: `LORA`, `IA3`, `LN_TUNING` or one of `VIRTUAL_TOKENS`.
       rank: columns of A, where `ranks` has no pattern.
       alpha: numerator of the scale, where `alphas` has no pattern.
@@ -55,6 +56,7 @@ class AdapterConfig:
 
     source: str
     kind: str
+    base: str = ""
     rank: int = 8
     alpha: float = 8
     rank_stabilized: bool = False
@@ -89,8 +91,11 @@ class AdapterConfig:
         kind = options.take("peft_type", str, "")
         if kind not in _KINDS:
             options.refuse("peft_type", kind, f"one of {', '.join(_KINDS)}")
+        # peft writes null for a model that was made from a config.
+        base = options.peek("base_model_name_or_path", None)
         common = {
             "source": str(file),
+            "base": base if isinstance(base, str) else "",
             "kind": kind,
             "targets": _names_or_pattern(options, "target_modules"),
             "without": _names_or_pattern(options, "exclude_modules") or (),

@@ -14,6 +14,7 @@ from fmjax.config.render import render
 from fmjax.errors import UserError
 from fmjax.interop.peft import virtual_tokens
 from fmjax.interop.peft.adapter_config import (
+    FILE,
     VIRTUAL_TOKENS,
     AdapterConfig,
     check_ignored,
@@ -109,7 +110,11 @@ def import_adapter(
         )
         if is_bucket(target):  # A checkpoint counts there once it is marked.
             (folder / FOLDER / "0" / COMMITTED).write_text("imported")
-    return [*made.notes, made.plan.describe()]
+    notes = [*made.notes, made.plan.describe()]
+    # Another base of the same shapes cannot be told from the right one.
+    if config.base:
+        notes.append(f"trained on {config.base}, as {FILE} says; --base is {base_dir}")
+    return notes
 
 
 class _Adapted:
