@@ -14,12 +14,18 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 # LLVM's optimizations take most of the time of tests that run each program once, and
 # jaxlib 0.10's new emitters make it three times as long; later versions have no others.
+# In 32 parts, for as many threads, a program takes a fifth more processor time.
 # Subprocesses inherit this.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    + " --xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10."),
+    " --xla_cpu_parallel_codegen_split_count=1"
+    + " --xla_cpu_use_fusion_emitters=false"
+    * version("jaxlib").startswith("0.10."),
 )
+
+# The Python frames of every operation are written into programs, which no test reads.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 # JAX would look for chips, as the TPUs' compiler is installed.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
