@@ -4,6 +4,7 @@ XLA's own is compared with float64 NumPy in test_gpt.py, test_attention_mask.py.
 """
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -544,7 +545,7 @@ def test_models_train_and_decode_alike(kernel, fields):
     def run(attention):
         c = dataclasses.replace(config, attention=attention)
         model = GPT(c, vocab_size=40, max_length=T)
-        params = model.init(jax.random.key(1), tokens[:, :4])
+        params = jax.jit(model.init)(jax.random.key(1), tokens[:, :4])
 
         def loss(params):
             logits = model.apply(params, tokens)["logits"]
@@ -552,7 +553,8 @@ def test_models_train_and_decode_alike(kernel, fields):
 
         # A key-value cache is read by another kernel, whichever is asked for.
         cache = model.empty_cache(2, T)
-        out = model.apply(params, tokens[:, :3], cache=cache, method="hidden")
+        hidden = functools.partial(model.apply, method="hidden")
+        out = jax.jit(hidden)(params, tokens[:, :3], cache=cache)
         return jax.jit(jax.value_and_grad(loss))(params), out["hidden"]
 
     got, want = run(kernel), run("xla")

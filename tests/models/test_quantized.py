@@ -37,8 +37,13 @@ def test_int8_rounds_rows_and_columns():
     # A step is then exactly 1/64, and no quotient is near to half a step by rounding.
     for a in (x, w, g):
         a[0] = a[:, 0] = 127.5 / 64
-    y, pull = jax.vjp(lambda x, w: product(x, w, jnp.float32, "int8"), x, w)
-    into_x, into_w = pull(g)
+
+    @jax.jit
+    def passed(x, w, g):
+        y, pull = jax.vjp(lambda x, w: product(x, w, jnp.float32, "int8"), x, w)
+        return y, *pull(g)
+
+    y, into_x, into_w = passed(x, w, g)
     np.testing.assert_allclose(y, rounded(x, 1) @ rounded(w, 0), rtol=1e-4, atol=1e-4)
     want = rounded(g, 1) @ rounded(w, 1).T
     np.testing.assert_allclose(into_x, want, rtol=1e-4, atol=1e-4)
@@ -62,7 +67,7 @@ def test_products_are_near_to_exact_ones(kind, bits):
 def test_gradients_of_a_model_point_where_exact_ones_do(kind):
     exact = decoder(LLAMA)
     rounded = decoder(dataclasses.replace(LLAMA, quantized=kind))
-    params = exact.init(jax.random.key(0))
+    params = jax.jit(exact.init)(jax.random.key(0))
     data = causal(0)
 
     def gradient(objective):

@@ -227,14 +227,15 @@ def test_prefixes_of_some_layers_leave_the_others_alone():
     params, _ = drawn(model, Prefix(N, paths=("stack/layer_1/attention",)))
     own = params["stack"]["layer_1"]["attention"]
     assert "key_prefix" in own
-    found = model.apply({"params": params}, IDS, hidden_states=True)
+    apply = jax.jit(functools.partial(model.apply, hidden_states=True))
+    found = apply({"params": params}, IDS)
     plain = params | {"stack": dict(params["stack"])}
     plain["stack"]["layer_1"] = params["stack"]["layer_1"] | {
         "attention": {
             name: leaf for name, leaf in own.items() if not name.endswith("_prefix")
         }
     }
-    before = model.apply({"params": plain}, IDS, hidden_states=True)
+    before = apply({"params": plain}, IDS)
     states = zip(found["hidden_states"], before["hidden_states"])
     same = [np.abs(a - b).max() < 1e-6 for a, b in states]
     assert same == [True, True, False]
@@ -244,7 +245,7 @@ def test_a_prompt_begins_as_vectors_of_the_vocabulary():
     model = GPT(PLAIN, **SIZES)
     axes, shapes = abstract_variables(CausalLM(model))
     plan = Peft(methods=(Prompt(N, init_ids=7),)).plan(axes["params"], shapes["params"])
-    base = nn.unbox(CausalLM(model).init(jax.random.key(0)))["params"]
+    base = nn.unbox(jax.jit(CausalLM(model).init)(jax.random.key(0)))["params"]
     params = plan.fit(plan.init(jax.random.key(1), base))
     table = np.asarray(base["tokens"]["table"])
     for row in np.asarray(params["tokens"]["table_prompt"]["rows"]):

@@ -58,7 +58,7 @@ def targets(data, classes):
 
 def means(obj, v, data):
     """The logits in float64, and the loss's term and metrics as means."""
-    logits = obj.model.apply(v, data["images"])["logits"]
+    logits = jax.jit(obj.model.apply)(v, data["images"])["logits"]
     terms, metrics, _ = jax.jit(lambda v, data: obj.loss(v, data, None))(v, data)
     found = {name: float(m.sum / m.weight) for name, m in metrics.items()}
     assert terms["cross_entropy"].weight == data["weights"].sum()

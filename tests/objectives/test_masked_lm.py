@@ -65,7 +65,7 @@ def log_softmax(logits):
 
 def outputs(obj, v, data):
     text = TextInputs.from_arrays(data, ("token_types", "segment_ids"))
-    return obj.model.apply(v, text)
+    return jax.jit(obj.model.apply)(v, text)
 
 
 def terms(obj, v, data):

@@ -70,7 +70,7 @@ def test_detection_is_over_every_real_token(limit):
     replaced = corrupted != originals
     assert 0 < (chosen & ~replaced).sum()  # What was restored counts as real.
     text = TextInputs(corrupted, segment_ids=data["segment_ids"])
-    logits = MODEL.apply(v, text)["logits"]
+    logits = jax.jit(MODEL.apply)(v, text)["logits"]
     logits = np.asarray(logits, np.float64)
     real = data["segment_ids"] > 0
     nll = np.log1p(np.exp(np.where(replaced, -logits, logits)))
@@ -119,12 +119,14 @@ def test_draws_follow_the_generator():
     obj = ReplacedTokenDetection(MODEL)
     v, (_, data) = variables(certain=False), batch()
     n = 4000
-    hidden = MODEL.apply(
-        v,
-        TextInputs(data["tokens"][:1], segment_ids=data["segment_ids"][:1]),
-        method="generator_hidden",
-    )["hidden"][:, :3]
-    logits = MODEL.apply(v, hidden, method="generator_head")
+
+    @jax.jit
+    def apart(v, text):
+        hidden = MODEL.apply(v, text, method="generator_hidden")["hidden"][:, :3]
+        return hidden, MODEL.apply(v, hidden, method="generator_head")
+
+    text = TextInputs(data["tokens"][:1], segment_ids=data["segment_ids"][:1])
+    hidden, logits = apart(v, text)
     p = np.asarray(jax.nn.softmax(logits, axis=-1), np.float64)[0, :, :V]
     keys = jax.random.split(jax.random.key(3), n)
     drawn = obj._draw(v, np.repeat(hidden, n, axis=0), keys, length=3)

@@ -78,19 +78,25 @@ OBJECTIVES = {
 
 def layers_of(objective, variables, data):
     """What enters each layer's experts and which tokens are real, and its router."""
-    found = []
 
-    def watch(call, arguments, keywords, context):
-        out = call(*arguments, **keywords)
-        layer = isinstance(context.module, MixtureOfExperts)
-        if layer and context.method_name == "__call__":
-            router = context.module.get_variable("params", "router")
-            found.append((*arguments, router))
-        return out
+    @jax.jit
+    def watched(variables, data):
+        found = []
 
-    with nn.intercept_methods(watch):
-        objective.loss(variables, data, None)
-    return [[np.asarray(x, np.float64) for x in layer] for layer in found]
+        def watch(call, arguments, keywords, context):
+            out = call(*arguments, **keywords)
+            layer = isinstance(context.module, MixtureOfExperts)
+            if layer and context.method_name == "__call__":
+                router = context.module.get_variable("params", "router")
+                found.append((*arguments, router))
+            return out
+
+        with nn.intercept_methods(watch):
+            objective.loss(variables, data, None)
+        return found
+
+    layers = watched(variables, data)
+    return [[np.asarray(x, np.float64) for x in layer] for layer in layers]
 
 
 def losses_of(x, real, router):

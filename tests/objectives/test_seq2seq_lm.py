@@ -56,7 +56,7 @@ def test_loss_is_that_of_targets_shifted_behind_the_start():
     want = nll = 0.0
     for source, targets in made:
         inputs = np.array([[START, *targets[:-1]]])
-        logits = MODEL.apply(v, source[None], inputs)["logits"][0]
+        logits = jax.jit(MODEL.apply)(v, source[None], inputs)["logits"][0]
         x = np.asarray(logits, np.float64)
         scores = x - np.log(np.exp(x).sum(-1, keepdims=True))
         gold = scores[np.arange(len(targets)), targets]
