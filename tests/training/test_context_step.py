@@ -111,10 +111,9 @@ def images(step):
     }
 
 
-@pytest.mark.parametrize(
-    "name", [*map(slow, ("context", "data_context")), "fsdp_context_tensor"]
-)
-@pytest.mark.parametrize("microbatches", [1, slow(2)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MESHES)
+@pytest.mark.parametrize("microbatches", [1, 2])
 def test_a_decoder_trains_as_on_one_device(name, microbatches):
     objective = decoder(LLAMA)
     assert_same(
@@ -126,6 +125,7 @@ def test_a_decoder_trains_as_on_one_device(name, microbatches):
 GEMMA = without_dropout(GEMMA2)
 T5 = without_dropout(BUCKETS)
 FAMILIES = {
+    "decoder": (decoder(LLAMA), causal),
     # Drawn by position, so the order stays natural.
     "dropout": (
         decoder(dataclasses.replace(LLAMA, dropout=0.1, mlp_dropout=0.1)),
@@ -175,7 +175,7 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize(
-    "name", [name if name == "t5" else slow(name) for name in FAMILIES]
+    "name", [name if name == "decoder" else slow(name) for name in FAMILIES]
 )
 def test_families_have_the_gradients_of_one_device(name):
     objective, batch = FAMILIES[name]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from on_meshes import MESHES, OPTIMIZER, assert_same_gradients, gradients_of
+from on_meshes import MESHES, OPTIMIZER, assert_same_gradients, build, gradients_of
 from tiers import slow
 
 from fmjax.errors import UserError
@@ -145,10 +145,9 @@ def test_a_scale_at_its_limit_can_fall_but_not_rise():
         return MODEL.apply(variables, method="scaling")["logit_scale"]
 
     np.testing.assert_allclose(jax.grad(scale)(np.float32(9.0)), 100.0, rtol=1e-5)
-    config = MESHES["data"]
-    mesh, rules = config.build(), config.all_rules
-    plan = plan_state(SOFTMAX, OPTIMIZER, mesh, rules, train_steps=9)
-    step = make_train_step(SOFTMAX, plan, lambda step: 0.0, mesh, rules, seed=0)
+    objective, (mesh, rules) = ImageTextContrast(MODEL), build(None)
+    plan = plan_state(objective, OPTIMIZER, mesh, rules, train_steps=9)
+    step = make_train_step(objective, plan, lambda step: 0.0, mesh, rules, seed=0)
     state = plan.init()
     above = jax.device_put(np.float32(9.0), state.params["log_scale"].sharding)
     state = dataclasses.replace(state, params=state.params | {"log_scale": above})

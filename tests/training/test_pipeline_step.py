@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 from on_meshes import assert_same, assert_same_gradients, gradients_of, run_steps
-from tiers import slow
 from training.test_context_step import LLAMA, SIZES, T5, causal, pairs
 from training.test_sharded_families import EXPERTS
 
@@ -49,14 +48,23 @@ def wide(batch, times=2):
     return rows
 
 
+def test_a_decoder_has_the_gradients_of_one_device():
+    objective = decoder(DROPPED, rounds=2, microbatches=4)
+    loss, gradients = gradients_of(objective, wide(causal)(0), None)
+    found, same = gradients_of(objective, wide(causal)(0), MESHES["joint"])
+    np.testing.assert_allclose(found, loss, rtol=1e-5)
+    assert_same_gradients(gradients, same)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mesh", "rounds", "pieces", "accumulated"),
     [
         ("joint", 2, 4, 1),
-        slow("stage", 1, None, 1),
-        slow("stage", 1, 8, 1),
-        slow("joint", 1, 2, 2),
-        slow("joint", 2, 2, 1),
+        ("stage", 1, None, 1),
+        ("stage", 1, 8, 1),
+        ("joint", 1, 2, 2),
+        ("joint", 2, 2, 1),
     ],
 )
 def test_a_decoder_trains_as_on_one_device(mesh, rounds, pieces, accumulated):
@@ -67,7 +75,8 @@ def test_a_decoder_trains_as_on_one_device(mesh, rounds, pieces, accumulated):
     )
 
 
-@pytest.mark.parametrize("mesh", [slow("joint"), slow("with experts")])
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", ["joint", "with experts"])
 def test_experts(mesh):
     objective = dataclasses.replace(decoder(EXPERTS), load_balance=1e-2, router_z=1e-3)
     loss, gradients = gradients_of(objective, wide(causal)(0), None)
