@@ -11,6 +11,7 @@ from local_processes import losses
 
 from fmjax.inference.load import load
 from fmjax.training.checkpoint.saved_state import saved_steps
+from fmjax.training.reporting import events
 
 
 @pytest.fixture(scope="module")
@@ -24,37 +25,31 @@ def interrupted(tmp_path_factory, tiny, fmjax_until):
     return run_dir, code
 
 
-def test_killed_run_ends_with_the_same_bits(
-    finished, tmp_path, tiny, fmjax, fmjax_until
+def test_a_run_that_is_told_to_stop_and_then_killed_ends_with_the_same_bits(
+    finished, interrupted, tmp_path, tiny, fmjax, fmjax_until
 ):
-    command = ("train", *tiny, "--run_dir", tmp_path / "run")
+    stopped, code = interrupted
+    assert code == 75
+    (step,) = [step for step in saved_steps(stopped) if step % 20]
+    assert step == logged(stopped)
+    run_dir = tmp_path / "run"
+    shutil.copytree(stopped, run_dir)
+    command = ("train", *tiny, "--run_dir", run_dir)
+
     code = fmjax_until(
-        lambda: saved_steps(tmp_path / "run")[-1:] >= [40], signal.SIGKILL, *command
+        lambda: saved_steps(run_dir)[-1] >= step + 20, signal.SIGKILL, *command
     )
     assert code == -signal.SIGKILL
-    assert logged(tmp_path / "run") < 160
+    killed = logged(run_dir)
+    assert killed < 160
 
     again = fmjax(*command)
 
     assert again.returncode == 0, again.stderr
-    assert "resuming from step" in again.stdout
-    assert_same_run(tmp_path / "run", finished)
-
-
-def test_sigterm_saves_and_exits_75_and_the_same_command_ends_with_the_same_bits(
-    finished, interrupted, tmp_path, tiny, fmjax
-):
-    run_dir, code = interrupted
-    assert code == 75
-    (step,) = [step for step in saved_steps(run_dir) if step % 20]
-    assert step == logged(run_dir)
-    shutil.copytree(run_dir, tmp_path / "run")
-
-    again = fmjax("train", *tiny, "--run_dir", tmp_path / "run")
-
-    assert again.returncode == 0, again.stderr
-    assert f"resuming from step {step}" in again.stdout
-    assert_same_run(tmp_path / "run", finished)
+    first, second = [e["step"] for e in events.read(run_dir) if e["kind"] == "resumed"]
+    assert first == step < second <= killed
+    assert f"resuming from step {second}" in again.stdout
+    assert_same_run(run_dir, finished)
 
 
 @pytest.mark.slow

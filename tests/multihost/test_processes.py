@@ -25,7 +25,7 @@ LAUNCHER = [
     sys.executable, str(ROOT / "launch" / "local.py"),
     "--processes", "2", "--devices_per_process", "1", "--",
 ]  # fmt: skip
-STEPS = 100
+STEPS = 60
 DEADLINE_SECONDS = 300
 
 
@@ -52,7 +52,7 @@ def one_process(tmp_path_factory, train) -> pathlib.Path:
 
 def test_two_processes_have_the_losses_of_one(one_process, tmp_path, train):
     ended = together(
-        *train, "train.checkpoint_minutes=0.02", "train.keep_last=100",
+        *train, "train.checkpoint_minutes=0.01", "train.keep_last=100",
         "--run_dir", tmp_path / "run",
     )  # fmt: skip
 
