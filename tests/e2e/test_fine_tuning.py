@@ -212,6 +212,7 @@ def test_numbers_are_predicted_and_scored(place, tmp_path):
     assert (config.num_labels, config.problem_type) == (1, "regression")
 
 
+@pytest.mark.slow
 def test_words_are_labelled_and_transformers_agrees(place, tmp_path):
     draw = random.Random(1)
     for name, count in (("train", 150), ("dev", 20)):

@@ -60,9 +60,8 @@ def command(tiny, base, run_dir, steps, *more):
     return ["train", *tiny, *bindings, *more, "--run_dir", run_dir]
 
 
-@pytest.mark.parametrize(
-    "coding", [slow("peft.coding=@int8()"), "nf4.paths=('**/mlp/out',)"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("coding", ["peft.coding=@int8()", "nf4.paths=('**/mlp/out',)"])
 def test_a_run_on_coded_weights_resumes_and_loads(
     tiny, base, tmp_path, verb, validated, coding, monkeypatch
 ):
@@ -209,6 +208,7 @@ def test_a_base_that_was_moved_alone_is_named_anew(tiny, base, tmp_path, verb):
     assert load(run_dir).step == 4
 
 
+@pytest.mark.slow
 def test_a_base_that_trained_on_is_read_at_its_step(tiny, base, tmp_path, verb):
     own, run_dir = tmp_path / "base", tmp_path / "run"
     shutil.copytree(base, own)
@@ -406,6 +406,7 @@ def test_a_base_in_few_bits_is_merged_as_it_was_trained_with(
     assert np.abs(kernels[0] - kernels[1]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_the_damage_of_a_rounded_merge_is_measured(tiny, base, tmp_path, verb):
     run_dir, whole = tmp_path / "run", tmp_path / "whole"
     code, _, err = verb(*command(tiny, base, run_dir, 4))
@@ -445,6 +446,7 @@ def test_the_damage_of_a_rounded_merge_is_measured(tiny, base, tmp_path, verb):
     assert "KL" not in said
 
 
+@pytest.mark.slow
 def test_commands_with_an_adapter_do_what_they_do_with_its_own_run(
     tiny, base, tmp_path, verb
 ):

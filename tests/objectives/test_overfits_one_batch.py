@@ -43,9 +43,12 @@ def losses(name):
     return seen[0], seen[-1]
 
 
-# Another loss of a model that another one trains.
+# Another loss of a model that another one trains; and losses of two terms, of which
+# others learn one each: contrast and the next token, tokens that are hidden.
 ALIKE = (
+    "contrastive_captioning",
     "image_text_contrast_sigmoid",
+    "replaced_token_detection",
     "text_classification_regression",
     "text_classification_sigmoid",
 )

@@ -434,7 +434,6 @@ DECODERS = {
             "rope_parameters": {**YARN, "truncate": False},
         },
         heads="texts tokens",
-        own_cache=True,
     ),
     "deepseek_v3": Case(
         "DeepseekV3ForCausalLM",

@@ -69,9 +69,14 @@ MORE = {
     "pfeiffer": Peft(methods=(Bottleneck("pfeiffer", reduction=8),)),
     "bitfit": Peft(trained=("**/*bias",)),
     "many": Peft(
-        methods=(LoRA(dropout=0.3), Prefix(3), PTuning(3), Bottleneck(reduction=8)),
+        methods=(
+            LoRA(dropout=0.3, dora=True),
+            Prefix(3),
+            PTuning(3),
+            Bottleneck(reduction=8),
+        ),
         trained=("**/*bias",),
-        coding=Int8(),
+        coding=NormalFloat4(),
     ),
 }
 
@@ -155,7 +160,8 @@ def assert_same(found, wanted):
     )
 
 
-@pytest.mark.parametrize("peft", [slow("lora"), "dora on nf4"])
+@pytest.mark.slow
+@pytest.mark.parametrize("peft", ["lora", "dora on nf4"])
 def test_a_mesh_and_microbatches_compute_what_one_device_does(peft):
     wanted = trained(CONFIG, PEFT[peft], None)
     mesh = MESHES["data_fsdp_tensor"]
