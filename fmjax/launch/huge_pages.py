@@ -1,9 +1,9 @@
 """Huge pages for the arrays of a process on a CPU.
 
-XLA takes the memory of a step from malloc and gives it back after it. From pages of 4 KiB,
-which the kernel clears anew, that takes a twentieth of a large model's step and a quarter of
-a small one's. glibc asks for pages of 2 MiB if an environment variable says so when a process
-begins, and has no other way.
+XLA takes the memory of a step from malloc and gives it back after it. From pages of
+4 KiB, which the kernel clears anew, that takes a twentieth of a large model's step and a
+quarter of a small one's. glibc asks for pages of 2 MiB if an environment variable says so
+when a process begins, and has no other way.
 """
 
 import os
@@ -21,8 +21,9 @@ def begin_with_huge_pages() -> None:
 
     It is where the kernel gives huge pages to those who ask for them ("madvise"; with
     "always" all have them), and no accelerator holds the arrays. A process that has the
-    variable, with any value, stays as it is; so it never begins twice. To be called before
-    anything was done: process id, arguments and open files stay, memory and threads do not.
+    variable, with any value, stays as it is; so it never begins twice. To be called
+    before anything was done: process id, arguments and open files stay, memory and
+    threads do not.
     """
     if VARIABLE not in os.environ and sys.gettrace() is None and _is_of_use():
         os.environ[VARIABLE] = VALUE

@@ -1,4 +1,4 @@
-"""What fine-tuning is worth on real texts: short runs of shipped configs stay above floors.
+"""What fine-tuning is worth on real texts: short runs of configs stay above floors.
 
 The figures of whole runs stand in the configs' headers and in configs/papers/.
 """
