@@ -2,8 +2,8 @@
 
 XLA takes the memory of a step from malloc and gives it back after it. From pages of
 4 KiB, which the kernel clears anew, that takes a twentieth of a large model's step and
-a quarter of a small one's. glibc asks for pages of 2 MiB if an environment variable says
-so when a process begins, and has no other way.
+a quarter of a small one's. glibc asks for pages of 2 MiB if an environment variable
+says so when a process begins, and has no other way.
 """
 
 import os
