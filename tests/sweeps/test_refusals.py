@@ -206,7 +206,9 @@ def test_a_sweep_with_more_seeds_keeps_the_runs_that_it_has(kind, pretended):
     assert grown.results == whole.results
     assert sorted(grown.started) == sorted(whole.started)
 
-    # A run that failed is not repeated, and one seed has as good a name as several.
+
+@pytest.mark.slow
+def test_more_seeds_do_not_repeat_a_run_that_failed(pretended):
     failing = pretended("failing")
     ways = {RATE: ("1e-2",), "train.keep_last": (2, 5)}
     config = dataclasses.replace(GRID, space=ways, seeds=1)
