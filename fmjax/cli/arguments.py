@@ -21,7 +21,7 @@ def add_verb(
       name: of the verb.
       text: what it does, for `fmjax --help` and its own help.
       func: runs it; what it returns is the exit code, None being 0.
-      computes: whether it runs a model in this process, or in processes of its own.
+      computes: whether it runs a model in this process.
 
     Returns:
       The verb's parser, without arguments.

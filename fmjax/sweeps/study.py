@@ -74,6 +74,9 @@ class Study:
         for number, point in enumerate(points):
             if number not in there:
                 self._study.enqueue_trial(point, user_attrs={NUMBER: number})
+        # One that fell behind, or failed beside others, has not all seeds on purpose.
+        if self._config.stopping is not None:
+            return
         for number, trial in there.items():
             runs = runs_of(trial)
             if trial.state.is_finished() and len(runs) < self._config.seeds:

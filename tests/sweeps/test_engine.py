@@ -145,6 +145,10 @@ def test_trials_that_fall_behind_are_stopped(pretended, monkeypatch):
     assert sum(name.endswith("seed=1") for name in sweep.started) == sum(
         row.state == "finished" for row in rows
     )
+    # Once ended, nothing begins again, though some have fewer seeds.
+    before = len(sweep.started)
+    assert sweep.sweep(config) == rows
+    assert len(sweep.started) == before
 
 
 def test_a_metric_that_runs_do_not_log_ends_the_sweep(pretended):
