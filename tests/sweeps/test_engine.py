@@ -5,6 +5,7 @@ import dataclasses
 import signal
 
 import numpy as np
+import optuna
 import pytest
 from scipy import stats
 from tiers import slow
@@ -149,6 +150,9 @@ def test_trials_that_fall_behind_are_stopped(pretended, monkeypatch):
     before = len(sweep.started)
     assert sweep.sweep(config) == rows
     assert len(sweep.started) == before
+    storage = f"sqlite:///{sweep.folder / 'study.db'}"
+    kept = optuna.load_study(storage=storage, study_name=None).trials
+    assert len(kept) == len(rows)
 
 
 def test_a_metric_that_runs_do_not_log_ends_the_sweep(pretended):
